@@ -1,0 +1,59 @@
+# Every target works alone, from a fresh clone: what it needs is installed into .venv first, once.
+# PYTHON chooses the interpreter (3.11 to 3.13), VENV the folder: make test PYTHON=python3.13 VENV=.venv-3.13
+
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null)
+CREATED := $(VENV)/.created-with-$(subst /,-,$(PYTHON))
+INSTALLED := $(VENV)/.installed
+
+# Byte-compiled at once: an uncompiled torch takes twice as long to import, in every process.
+ifdef UV
+  CREATE_VENV = $(UV) venv --quiet --python "$(PYTHON)" $(VENV)
+  INSTALL = $(UV) pip install --quiet --python $(BIN)/python --compile-bytecode $(PIP_FIND_LINKS:%=--find-links "%")
+else
+  CREATE_VENV = $(PYTHON) -m venv $(VENV)
+  INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --compile
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+install: $(INSTALLED) ## make .venv with everything that development needs
+
+demo: $(INSTALLED) ## sample photographs -> shards of latents -> photographs, and their PSNR, in demo/
+	rm -rf demo
+	$(BIN)/semdis encode tests/photos -o demo/latents
+	$(BIN)/semdis decode demo/latents -o demo/decoded
+	$(BIN)/semdis roundtrip tests/photos -o demo/roundtrip
+
+test: lint $(INSTALLED) ## lint, types and all tests: what continuous integration runs
+	$(BIN)/pytest
+
+lint: $(INSTALLED) ## style, import rules and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## rewrite the sources the way `make lint` wants them
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+clean: ## remove what the other targets made, .venv included
+	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find semdis_cli tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): $(CREATED) pyproject.toml constraints.txt
+	$(INSTALL) --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(CREATED):
+	rm -rf $(VENV)
+	$(CREATE_VENV)
+	@touch $@

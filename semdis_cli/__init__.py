@@ -1,0 +1,32 @@
+"""semdis: a batch tokenizer for SemDisDiffAE. Folders of images in, shards of latents out, and back.
+
+The public Python API below is loaded on first use, so that `import semdis_cli` (and `semdis --help`) never waits for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from semdis_cli.model.autoencoder import FCDMDiffAE as FCDMDiffAE
+    from semdis_cli.model.config import FCDMDiffAEConfig as FCDMDiffAEConfig
+    from semdis_cli.model.config import FCDMDiffAEInferenceConfig as FCDMDiffAEInferenceConfig
+    from semdis_cli.model.posterior import EncoderPosterior as EncoderPosterior
+    from semdis_cli.model.tokenizer import Tokenizer as Tokenizer
+
+__version__ = "0.1.0"
+
+_HOME_OF = {
+    "EncoderPosterior": "semdis_cli.model.posterior",
+    "FCDMDiffAE": "semdis_cli.model.autoencoder",
+    "FCDMDiffAEConfig": "semdis_cli.model.config",
+    "FCDMDiffAEInferenceConfig": "semdis_cli.model.config",
+    "Tokenizer": "semdis_cli.model.tokenizer",
+}
+__all__ = ["EncoderPosterior", "FCDMDiffAE", "FCDMDiffAEConfig", "FCDMDiffAEInferenceConfig", "Tokenizer", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from where it lives, on first use (PEP 562)."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)

@@ -1,0 +1,48 @@
+"""The command line: one command per verb."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from semdis_cli import __version__
+from semdis_cli.cli.decode import decode
+from semdis_cli.cli.encode import encode
+from semdis_cli.cli.failures import run_guarded
+from semdis_cli.cli.init import init
+from semdis_cli.cli.roundtrip import roundtrip
+
+app = typer.Typer(
+    name="semdis",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (encode, decode, roundtrip, init):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"semdis {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def semdis(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Images to SemDisDiffAE latents, and back.
+
+    Example: `semdis encode photos/`, then `semdis decode latents/`.
+    """
+
+
+def main() -> None:
+    """Entry point of the `semdis` script: runs a command and exits with its code."""
+    for stream in (sys.stdout, sys.stderr):  # file names need not be UTF-8; pass their bytes through
+        stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    run_guarded(app)

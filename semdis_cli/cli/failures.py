@@ -1,0 +1,39 @@
+"""Errors and signals -> one line on stderr and an exit code."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+from semdis_cli.errors import ExitCode, SemdisError
+
+
+class InterruptedRunError(SemdisError):
+    """The run was asked to stop by a signal. What is published stays."""
+
+    def __init__(self, signal_number: int) -> None:
+        name = signal.Signals(signal_number).name
+        super().__init__(f"stopped by {name}; what is published is kept: run the same command again to continue")
+        self.exit_code = ExitCode.INTERRUPTED if signal_number == signal.SIGINT else ExitCode.TERMINATED
+
+
+def run_guarded(app: Callable[[], object]) -> None:
+    """Run the command line; a `SemdisError` becomes one line and its exit code, our own faults keep their traceback."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        app()
+    except SemdisError as error:
+        print(f"semdis: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader of our output has gone: nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    """First signal: unwind, so that the open shard's temporary file goes. A second one ends the process at once."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise InterruptedRunError(number)

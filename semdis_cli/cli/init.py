@@ -1,0 +1,73 @@
+"""`semdis init`: photographs -> a model in closed form."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from semdis_cli.cli import options
+from semdis_cli.cli.report import follow
+from semdis_cli.cli.setup import (
+    DEFAULT_MAX_IMAGE_PIXELS,
+    DEFAULT_MODEL,
+    GeometryOptions,
+    count_workers,
+    find_inputs,
+    load_settings,
+)
+from semdis_cli.errors import UsageError
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.", rich_help_panel="Output")]
+Config = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="config.json of the architecture.  [default: the bundled model's]", show_default=False),
+]
+WeightsDtype = Annotated[
+    Literal["bfloat16", "float32"], typer.Option("--dtype", help="What weights are stored in.", rich_help_panel="Output")
+]
+
+
+def init(
+    sources: options.Sources = None,
+    output: Output = Path("model"),
+    config: Config = None,
+    files_from: options.FilesFrom = None,
+    null: options.Null = False,
+    seed: options.Seed = 0,
+    dtype: WeightsDtype = "bfloat16",
+    workers: options.Workers = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Make a model from photographs in closed form (per-patch PCA): no training, minutes, the linear optimum.
+
+    The bundled model was made this way. Give a few hundred photographs or more.
+
+    Example: `semdis init photos/ -o mymodel/`, then `semdis encode photos/ --model mymodel/`
+    """
+    found = find_inputs(sources, files_from, null, output)
+
+    import torch
+
+    from semdis_cli.data.loader import Loader
+    from semdis_cli.model.checkpoint import resolve_model
+    from semdis_cli.model.config import CONFIG_FILE, FCDMDiffAEConfig
+    from semdis_cli.training.init import init_model
+
+    if not found.images:
+        raise UsageError("no images found")
+    if output.exists() and any(output.iterdir()):
+        raise UsageError(f"{output}: not empty; give -o a new folder")
+    architecture = FCDMDiffAEConfig.load(config or resolve_model(DEFAULT_MODEL).folder / CONFIG_FILE)
+    load = load_settings(GeometryOptions(None, None, None), "#ffffff", DEFAULT_MAX_IMAGE_PIXELS, architecture.patch_size)
+    with Loader(load, count_workers(workers)) as loader:
+        images, failures = loader.plan(found.images)
+        events = init_model(
+            images, (*found.failures, *failures), loader, architecture, output, seed=seed, dtype=getattr(torch, dtype)
+        )
+        code = follow(
+            events,
+            as_json=False,
+            quiet=quiet,
+            summarise=lambda report: f"{report['patches']:,} patches -> {output}",
+        )
+    raise typer.Exit(code)

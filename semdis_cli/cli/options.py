@@ -1,0 +1,156 @@
+"""Every option that more than one command has, once, as an annotated alias."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+_INPUT, _GEOMETRY, _MODEL, _SAMPLING, _OUTPUT = "Input", "Geometry", "Model", "Decoding", "Output"
+
+# ---- Input ----
+
+Sources = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="SOURCE...", help="Folders (searched in depth) and single image files.", show_default=False),
+]
+FilesFrom = Annotated[
+    str | None,
+    typer.Option(metavar="LIST|-", help="Read paths from a file, or from stdin with '-': one a line.", rich_help_panel=_INPUT),
+]
+Null = Annotated[
+    bool, typer.Option("--null", "-0", help="The list's paths end with NUL (find -print0).", rich_help_panel=_INPUT)
+]
+Background = Annotated[
+    str,
+    typer.Option(metavar="#RRGGBB", help="Colour behind transparent pixels, sRGB.", rich_help_panel=_INPUT),
+]
+MaxImagePixels = Annotated[
+    int,
+    typer.Option(min=1, help="Refuse images with more pixels than this: a guard against bombs.", rich_help_panel=_INPUT),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Threads that read and write images.  [default: CPU cores]", rich_help_panel=_INPUT),
+]
+
+# ---- Geometry ----
+
+Size = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="PX",
+        help="Resize the short side to PX and cut the centre square; a multiple of the patch (16).",
+        rich_help_panel=_GEOMETRY,
+    ),
+]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Native shape, but scaled down where an image has more than N pixels.",
+        rich_help_panel=_GEOMETRY,
+    ),
+]
+BucketSize = Annotated[
+    int | None,
+    typer.Option(
+        min=64,
+        metavar="PX",
+        help="Aspect-ratio buckets of about PX x PX pixels, sides multiples of 64: resize to cover, cut the centre.",
+        rich_help_panel=_GEOMETRY,
+    ),
+]
+
+# ---- Model ----
+
+Model = Annotated[
+    str,
+    typer.Option(
+        envvar="SEMDIS_MODEL",
+        metavar="MODEL",
+        help="Bundled model, folder with config.json and model.safetensors, or repository id.",
+        rich_help_panel=_MODEL,
+    ),
+]
+RecordedModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="Where the model is, if not where the latents' record says; must be the same weights.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Revision = Annotated[
+    str | None,
+    typer.Option(metavar="REV", help="Branch, tag or commit of a repository id.", rich_help_panel=_MODEL),
+]
+Device = Annotated[
+    str,
+    typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, ...; auto takes CUDA if present.", rich_help_panel=_MODEL),
+]
+Dtype = Annotated[
+    Literal["auto", "bfloat16", "float32"],
+    typer.Option(help="What the network computes in; auto: bfloat16 where the device is fast at it.", rich_help_panel=_MODEL),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="Images of one model call.  [default: by image size and device]", rich_help_panel=_MODEL),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="CPU threads of the model.  [default: CPU cores]", rich_help_panel=_MODEL),
+]
+
+# ---- Latents ----
+
+StoreDtype = Annotated[
+    Literal["bfloat16", "float16", "float32"],
+    typer.Option(help="What latents are stored in.", rich_help_panel=_OUTPUT),
+]
+Posterior = Annotated[
+    Literal["mode", "sample"],
+    typer.Option(help="Store the posterior's mode, or a sample of it drawn from --seed.", rich_help_panel=_OUTPUT),
+]
+Seed = Annotated[
+    int,
+    typer.Option(min=0, help="Seed of all noise; each image has its own, from seed and name.", rich_help_panel=_OUTPUT),
+]
+
+# ---- Decoding ----
+
+Steps = Annotated[
+    int,
+    typer.Option(min=1, max=1000, help="Decoder evaluations: 1 for best PSNR, 10 with --pdg for sharpness.", rich_help_panel=_SAMPLING),
+]
+Pdg = Annotated[
+    bool, typer.Option("--pdg", help="Path-drop guidance: sharper, at twice the cost.", rich_help_panel=_SAMPLING)
+]
+PdgStrength = Annotated[float, typer.Option(help="Strength of --pdg; 1 is none.", rich_help_panel=_SAMPLING)]
+Sampler = Annotated[Literal["ddim", "dpmpp_2m"], typer.Option(help="How steps are taken.", rich_help_panel=_SAMPLING)]
+Schedule = Annotated[
+    Literal["linear", "cosine"], typer.Option(help="How the steps' times are spaced.", rich_help_panel=_SAMPLING)
+]
+Format = Annotated[Literal["png", "jpg", "webp"], typer.Option("--format", help="Format of the images.", rich_help_panel=_OUTPUT)]
+Quality = Annotated[
+    int, typer.Option(min=1, max=100, help="Quality of jpg and webp, 1..100; png is lossless.", rich_help_panel=_OUTPUT)
+]
+
+# ---- Reporting ----
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the closing report as one JSON object on stdout.", rich_help_panel=_OUTPUT)
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=_OUTPUT)]
+
+
+def parse_colour(text: str) -> tuple[int, int, int]:
+    """`#rrggbb` -> (red, green, blue), each 0..255. Raises `typer.BadParameter`."""
+    match = re.fullmatch(r"#?([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", text)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no colour; write it like #ffffff", param_hint="--background")
+    red, green, blue = (int(part, 16) for part in match.groups())
+    return red, green, blue

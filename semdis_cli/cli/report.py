@@ -1,0 +1,166 @@
+"""Events -> what a person reads on stderr, and what a program reads on stdout."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from semdis_cli.errors import ExitCode
+from semdis_cli.events import BatchDone, Event, ImageFailed, ImageMeasured, RunFinished, RunStarted, ShardFailed
+
+_SECONDS_BETWEEN_LINES = 10.0
+_MAX_FAILURES_SHOWN = 20
+
+
+@dataclass
+class Tally:
+    """Where a run stands: images done by this run, of all that it has to do."""
+
+    total: int = 0
+    done: int = 0
+    failed: int = 0
+    megapixels: float = 0.0
+
+    def rates(self, elapsed_s: float) -> str:
+        """`12.3 images/s, 4.56 megapixels/s, 2 failed`."""
+        elapsed_s = max(elapsed_s, 1e-9)
+        return f"{self.done / elapsed_s:.1f} images/s, {self.megapixels / elapsed_s:.2f} megapixels/s, {self.failed} failed"
+
+
+class Bar:
+    """Progress on a terminal: a bar that redraws itself."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} images"),
+            BarColumn(),
+            TextColumn("{task.fields[rates]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=None, rates="")
+        self._started = time.perf_counter()
+
+    def __enter__(self) -> "Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def say(self, line: str) -> None:
+        """A line above the bar."""
+        self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def show(self, tally: Tally) -> None:
+        """Move the bar."""
+        rates = tally.rates(time.perf_counter() - self._started)
+        self._progress.update(self._task, total=tally.total, completed=tally.done + tally.failed, rates=rates)
+
+
+class Lines:
+    """Progress where stderr is a file or a pipe: a plain line every so often."""
+
+    def __init__(self, show_progress: bool) -> None:
+        self._show_progress = show_progress
+        self._started = self._last = time.perf_counter()
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        """A line on stderr."""
+        say(line)
+
+    def show(self, tally: Tally) -> None:
+        """A progress line, if the last one is long enough ago."""
+        now = time.perf_counter()
+        if not self._show_progress or now - self._last < _SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        elapsed_s = now - self._started
+        finished = tally.done + tally.failed
+        left_s = elapsed_s / max(finished, 1) * (tally.total - finished)
+        say(f"semdis: {finished:,}/{tally.total:,} images, {tally.rates(elapsed_s)}, {_duration(left_s)} left")
+
+
+def say(line: str) -> None:
+    """One line on stderr."""
+    typer.echo(line, err=True)
+
+
+def follow(events: Iterable[Event], *, as_json: bool, quiet: bool, summarise: Callable[[dict[str, Any]], str]) -> ExitCode:
+    """Show a run as it goes and sum it up; returns its exit code.
+
+    `summarise`: closing report -> what was done, one line. Measurements and the JSON report go to stdout, all else to
+    stderr. Failures are shown even when `quiet`, the first twenty in full.
+    """
+    tally, code = Tally(), ExitCode.OK
+    display = Bar() if sys.stderr.isatty() and not quiet else Lines(show_progress=not quiet)
+    report: dict[str, Any] = {}
+    with display:
+        for event in events:
+            match event:
+                case RunStarted():
+                    tally.total = event.num_images - event.num_done
+                    if event.num_done and not quiet:
+                        display.say(f"semdis: {event.num_done:,} of {event.num_images:,} images done before, going on")
+                case BatchDone():
+                    tally.done += event.num_images
+                    tally.megapixels += event.megapixels
+                case ImageFailed():
+                    tally.failed += 1
+                    code = max(code, ExitCode.SOME_FAILED)
+                    if tally.failed <= _MAX_FAILURES_SHOWN:
+                        display.say(f"failed: {printable(event.key)}: {event.reason}")
+                case ImageMeasured() if not as_json:
+                    typer.echo(f"{printable(event.key)}\t{event.psnr_db:.2f}")
+                case ShardFailed():
+                    tally.failed += event.num_images
+                    code = ExitCode.BAD_DATA
+                    display.say(f"failed: {event.reason} ({event.num_images:,} images)")
+                case RunFinished():
+                    report = event.report
+                    if event.num_failed:
+                        code = max(code, ExitCode.SOME_FAILED)
+            display.show(tally)
+    if not quiet:
+        _close(report, summarise(report), tally)
+    if as_json:
+        typer.echo(json.dumps(report))
+    return code
+
+
+def _close(report: dict[str, Any], summary: str, tally: Tally) -> None:
+    """The closing lines: what was done, what failed, where the time went."""
+    if tally.failed > _MAX_FAILURES_SHOWN:
+        say(f"... and {tally.failed - _MAX_FAILURES_SHOWN:,} more failures")
+    images, elapsed_s = report["images"], report["elapsed_s"]
+    say(
+        f"semdis: {summary}; {images['failed']:,} failed; {elapsed_s:.1f} s, {report['images_per_s']:.1f} images/s, "
+        f"{report['megapixels_per_s']:.2f} megapixels/s"
+    )
+    if images["this_run"]:
+        shares = {name.removesuffix("_s"): seconds / elapsed_s for name, seconds in report["stages"].items()}
+        say("semdis: time: " + ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.005))
+
+
+def printable(key: str) -> str:
+    """`key`, with control characters escaped so that a file name cannot steer the terminal."""
+    return "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else ascii(c)[1:-1] for c in key)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

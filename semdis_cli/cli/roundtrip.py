@@ -1,0 +1,98 @@
+"""`semdis roundtrip`: images -> latents -> images, and how much was lost."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from semdis_cli.cli import options
+from semdis_cli.cli.report import follow
+from semdis_cli.cli.setup import (
+    DEFAULT_MAX_IMAGE_PIXELS,
+    DEFAULT_MODEL,
+    GeometryOptions,
+    announce,
+    count_workers,
+    find_inputs,
+    load_settings,
+    make_loader,
+    sampling_settings,
+    tokenizer_settings,
+)
+
+Output = Annotated[
+    Path, typer.Option("--output", "-o", help="Folder for the reconstructions.", rich_help_panel="Output")
+]
+
+
+def roundtrip(
+    sources: options.Sources = None,
+    output: Output = Path("roundtrip"),
+    files_from: options.FilesFrom = None,
+    null: options.Null = False,
+    size: options.Size = None,
+    max_pixels: options.MaxPixels = None,
+    bucket_size: options.BucketSize = None,
+    background: options.Background = "#ffffff",
+    max_image_pixels: options.MaxImagePixels = DEFAULT_MAX_IMAGE_PIXELS,
+    model: options.Model = DEFAULT_MODEL,
+    revision: options.Revision = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    batch_size: options.BatchSize = None,
+    threads: options.Threads = None,
+    workers: options.Workers = None,
+    store_dtype: options.StoreDtype = "bfloat16",
+    posterior: options.Posterior = "mode",
+    steps: options.Steps = 1,
+    pdg: options.Pdg = False,
+    pdg_strength: options.PdgStrength = 2.0,
+    sampler: options.Sampler = "ddim",
+    schedule: options.Schedule = "linear",
+    seed: options.Seed = 0,
+    image_format: options.Format = "png",
+    quality: options.Quality = 95,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Encode and decode images in one go, without storing latents, and measure the loss.
+
+    stdout: one line an image, name and PSNR in dB; then the mean. Figures also in psnr.jsonl and report.json.
+
+    Example: `semdis roundtrip photos/ -o roundtrip/ --steps 10 --pdg`
+    """
+    geometry = GeometryOptions(size, max_pixels, bucket_size)
+    found = find_inputs(sources, files_from, null, output)
+
+    from semdis_cli.model.tokenizer import Tokenizer
+    from semdis_cli.pipeline.decode import DecodeSettings
+    from semdis_cli.pipeline.encode import EncodeSettings, plan_encode
+    from semdis_cli.pipeline.images_out import WriteSettings
+    from semdis_cli.pipeline.roundtrip import roundtrip as run
+
+    tokenizer = Tokenizer.load(model, tokenizer_settings(device, dtype, batch_size, threads), revision=revision)
+    announce(tokenizer, quiet)
+    load = load_settings(geometry, background, max_image_pixels, tokenizer.patch_size)
+    encode_settings = EncodeSettings(load, store_dtype, posterior, seed)
+    decode_settings = DecodeSettings(
+        sampling=sampling_settings(steps, sampler, schedule, pdg, pdg_strength, seed),
+        write=WriteSettings(image_format, quality),
+        num_workers=count_workers(workers),
+    )
+    with make_loader(load, workers, tokenizer) as loader:
+        plan = plan_encode(found, loader, tokenizer, encode_settings)
+        events = run(plan, loader, tokenizer, encode_settings, decode_settings, output)
+        code = follow(events, as_json=as_json, quiet=quiet, summarise=lambda report: _summary(report, output, as_json))
+    raise typer.Exit(code)
+
+
+def _summary(report: dict[str, Any], output: Path, as_json: bool) -> str:
+    psnr = report["psnr_db"]
+    if psnr is None:
+        return "no image could be measured"
+    if not as_json:
+        typer.echo(f"mean\t{psnr['mean']:.2f}")
+    return (
+        f"{report['images']['ok']:,} reconstructions in {output}, PSNR mean {psnr['mean']:.2f} dB, median "
+        f"{psnr['median']:.2f}, min {psnr['min']:.2f}, max {psnr['max']:.2f}"
+    )

@@ -1,0 +1,110 @@
+"""Options -> the objects that a verb works with. Imports torch only when called."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import typer
+
+from semdis_cli.cli.options import parse_colour
+from semdis_cli.cli.report import say
+from semdis_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from semdis_cli.data.loader import Loader, LoadSettings
+    from semdis_cli.data.sources import FoundImages
+    from semdis_cli.model.config import FCDMDiffAEInferenceConfig
+    from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
+
+DEFAULT_MODEL = "semdis-small"
+DEFAULT_MAX_IMAGE_PIXELS = 178_956_970
+
+
+@dataclass(frozen=True)
+class GeometryOptions:
+    """The three ways to say which size images get; at most one is given."""
+
+    size: int | None
+    max_pixels: int | None
+    bucket_size: int | None
+
+
+def find_inputs(sources: Sequence[Path] | None, files_from: str | None, null: bool, output: Path) -> "FoundImages":
+    """All inputs of a run, sorted by key. Raises `UsageError` if none were named or a SOURCE does not exist."""
+    from semdis_cli.data.sources import find_images, read_file_list
+
+    if not sources and files_from is None:
+        raise typer.BadParameter("name at least one SOURCE, or use --files-from", param_hint="SOURCE")
+    if null and files_from is None:
+        raise typer.BadParameter("goes with --files-from", param_hint="-0")
+    listed: list[Path] = []
+    if files_from == "-":
+        listed = read_file_list(typer.get_binary_stream("stdin"), nul=null)
+    elif files_from is not None:
+        try:
+            with Path(files_from).open("rb") as stream:
+                listed = read_file_list(stream, nul=null)
+        except OSError as error:
+            raise UsageError(f"{files_from}: the list cannot be read ({error.strerror})") from error
+    return find_images(sources or (), listed=listed, exclude=output)
+
+
+def load_settings(
+    geometry: GeometryOptions, background: str, max_image_pixels: int, multiple_px: int
+) -> "LoadSettings":
+    """How files become pixels, for a model whose image sides are multiples of `multiple_px`."""
+    from semdis_cli.data.geometry import GeometrySettings
+    from semdis_cli.data.images import ReadSettings
+    from semdis_cli.data.loader import LoadSettings
+
+    return LoadSettings(
+        geometry=GeometrySettings(
+            size=geometry.size, max_pixels=geometry.max_pixels, bucket_size=geometry.bucket_size
+        ),
+        read=ReadSettings(background=parse_colour(background), max_image_pixels=max_image_pixels),
+        multiple_px=multiple_px,
+    )
+
+
+def make_loader(settings: "LoadSettings", workers: int | None, tokenizer: "Tokenizer") -> "Loader":
+    """Threads that read images: beside an accelerator ahead of it, on a CPU taking turns with the model."""
+    from semdis_cli.data.loader import Loader
+
+    return Loader(settings, count_workers(workers), ahead=0 if tokenizer.device_name == "cpu" else 2)
+
+
+def count_workers(workers: int | None) -> int:
+    """The number asked for, or one for each core this process may use."""
+    import os
+
+    return workers or len(os.sched_getaffinity(0))
+
+
+def tokenizer_settings(device: str, dtype: str, batch_size: int | None, threads: int | None) -> "TokenizerSettings":
+    """How the model is to be run."""
+    from semdis_cli.model.tokenizer import TokenizerSettings
+
+    return TokenizerSettings(device=device, dtype=dtype, batch_size=batch_size, num_threads=threads)
+
+
+def sampling_settings(
+    steps: int, sampler: str, schedule: str, pdg: bool, pdg_strength: float, seed: int
+) -> "FCDMDiffAEInferenceConfig":
+    """How latents are decoded."""
+    from semdis_cli.model.config import FCDMDiffAEInferenceConfig
+
+    return FCDMDiffAEInferenceConfig(steps, sampler, schedule, pdg, pdg_strength, seed)
+
+
+def announce(tokenizer: "Tokenizer", quiet: bool) -> None:
+    """One line on stderr: which model runs, and how."""
+    if quiet:
+        return
+    identity = tokenizer.identity
+    revision = f" at {identity.revision}" if identity.revision else ""
+    raw = "" if tokenizer.is_whitened else "; no latent statistics in it, so latents are raw, not whitened"
+    say(
+        f"semdis: model {identity.name}{revision} (sha256 {identity.weights_sha256:.12}), {tokenizer.dtype_name} on "
+        f"{tokenizer.device_name}{raw}"
+    )

@@ -1,0 +1,133 @@
+"""Any kind of sample to 8-bit sRGB: bit depth, palette, alpha, colour spaces and profiles."""
+
+import io
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from semdis_cli.errors import UnreadableImageError
+
+# Descriptions of profiles that are sRGB itself; converting from them would cost time and rounding for nothing.
+_SRGB_DESCRIPTIONS = frozenset({"sRGB", "sRGB IEC61966-2.1", "sRGB IEC61966-2-1", "sRGB built-in", "sRGB2014", "c2"})
+_PROFILE_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """What the stored samples mean, as far as Pillow's mode does not say it.
+
+    `white`: the value of white in modes of more than 8 bits; None: their range is not defined. `is_inverted`: there, 0
+    is white. `transparent`: the colour that stands for "nothing here", as a value of the image's mode. `drawn`: box
+    (left, top, right, bottom) outside of which there is nothing. `profile`: ICC profile; empty if it is known to be
+    broken.
+    """
+
+    white: int | None = 255
+    is_inverted: bool = False
+    transparent: int | tuple[int, ...] | None = None
+    drawn: tuple[int, int, int, int] | None = None
+    profile: bytes | None = None
+
+
+def split_alpha(image: Image.Image, samples: Samples) -> tuple[Image.Image, Image.Image | None]:
+    """Colour as mode L, RGB or CMYK, and alpha as mode L (None: opaque everywhere), both of the size of `image`.
+
+    16-bit grey is scaled by 1/257 and rounded (12-bit by 255/4095); 16-bit colour comes from Pillow as its high bytes.
+    Raises `UnreadableImageError` for samples without a defined range (floats, 32-bit integers).
+    """
+    alpha = _alpha(image, samples)
+    image.info.pop("transparency", None)  # it is in alpha now; further conversions would translate it, or warn
+    return _opaque(image, samples), alpha
+
+
+def to_srgb(colour: Image.Image, profile: bytes | None) -> tuple[Image.Image, tuple[str, ...]]:
+    """Mode RGB in sRGB of an image of mode L, RGB or CMYK, and notes about a profile that could not be used.
+
+    Without a usable profile L and RGB are taken for sRGB, and CMYK for plain ink: R = (255-C)(255-K)/255.
+    """
+    if profile is None:
+        return colour.convert("RGB"), ()
+    transform, notes = _transform(profile, colour.mode)
+    return (colour.convert("RGB") if transform is None else transform.apply(colour)), notes
+
+
+def composite(colour: Image.Image, alpha: Image.Image | None, background: tuple[int, int, int]) -> Image.Image:
+    """Mode RGB picture laid over `background`: (colour·alpha + background·(255-alpha))/255, rounded to nearest.
+
+    Computed on sRGB values, not on light, because that is what browsers do and what drawings are made for.
+    """
+    if alpha is None:
+        return colour
+    canvas = Image.new("RGB", colour.size, background)
+    canvas.paste(colour, mask=alpha)
+    return canvas
+
+
+def _alpha(image: Image.Image, samples: Samples) -> Image.Image | None:
+    if image.mode in {"LA", "La", "PA", "RGBA", "RGBa"}:
+        alpha: Image.Image | None = image.getchannel(image.mode[-1])
+    elif image.mode == "P" and image.has_transparency_data:
+        alpha = image.convert("RGBA").getchannel("A")
+    elif samples.transparent is not None:
+        alpha = _differs(image.convert("L") if image.mode == "1" else image, samples.transparent)
+    else:
+        alpha = None
+    return alpha if samples.drawn is None else _only_inside(samples.drawn, alpha, image)
+
+
+def _differs(image: Image.Image, colour: int | tuple[int, ...]) -> Image.Image:
+    """255 where the pixel differs from `colour`, 0 where it equals it."""
+    differs = np.asarray(image) != np.asarray(colour)
+    return Image.fromarray(np.where(differs.any(axis=2) if differs.ndim == 3 else differs, 255, 0).astype(np.uint8))
+
+
+def _only_inside(box: tuple[int, int, int, int], alpha: Image.Image | None, image: Image.Image) -> Image.Image | None:
+    if box == (0, 0, *image.size):
+        return alpha
+    inside = Image.new("L", image.size, 0)
+    inside.paste(255 if alpha is None else alpha.crop(box), box)
+    return inside
+
+
+def _opaque(image: Image.Image, samples: Samples) -> Image.Image:
+    """The image without its alpha, as mode L, RGB or CMYK; premultiplied colours are divided by their alpha."""
+    mode = image.mode
+    if mode.startswith("I") or mode == "F":
+        return _scaled(image, samples)
+    if mode in {"La", "RGBa"}:
+        image = image.convert(mode[:-1] + "A")
+    if mode in {"1", "L", "LA", "La"}:
+        return image.convert("L")
+    return image if mode == "CMYK" else image.convert("RGB")
+
+
+def _scaled(image: Image.Image, samples: Samples) -> Image.Image:
+    white = samples.white
+    if white is None or image.mode == "F":
+        kind = "floating-point" if image.mode == "F" else "signed or 32-bit integer"
+        raise UnreadableImageError(f"{kind} samples without a defined range: convert the file to 8 or 16 bits")
+    values = np.minimum(np.asarray(image).astype(np.uint32), white)
+    if samples.is_inverted:
+        values = white - values
+    return Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8))
+
+
+@lru_cache(maxsize=16)
+def _transform(profile: bytes, mode: str) -> tuple[ImageCms.ImageCmsTransform | None, tuple[str, ...]]:
+    """Transform from `profile` to sRGB, by its perceptual intent as in browsers; None if there is none to do, and why.
+
+    Kept for the next image: one camera or program writes one profile into all its files, and a transform serves many
+    threads at once.
+    """
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        space = source.profile.xcolor_space.strip()
+        if space == "RGB" and source.profile.profile_description in _SRGB_DESCRIPTIONS:
+            return None, ()
+        if space != _PROFILE_SPACES[mode]:
+            return None, (f"the ICC profile is for {space}, the image is {_PROFILE_SPACES[mode]}: ignored",)
+        return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB"), ()
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None, ("unusable ICC profile: ignored",)

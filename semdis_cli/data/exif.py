@@ -1,0 +1,79 @@
+"""Orientation: which way up a picture is meant to be seen, and turning it there."""
+
+import re
+import struct
+
+from PIL import Image
+
+ORIENTATION_TAG = 0x0112
+
+# EXIF 2.32, section 4.6.4: where the first row and the first column of the file are in the upright picture.
+_TO_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,  # row 0 at the top, column 0 at the right
+    3: Image.Transpose.ROTATE_180,  # bottom, right
+    4: Image.Transpose.FLIP_TOP_BOTTOM,  # bottom, left
+    5: Image.Transpose.TRANSPOSE,  # left, top
+    6: Image.Transpose.ROTATE_270,  # right, top
+    7: Image.Transpose.TRANSVERSE,  # right, bottom
+    8: Image.Transpose.ROTATE_90,  # left, bottom
+}
+_INTEGER_TYPES = {1: "B", 3: "H", 4: "I"}  # BYTE, SHORT (what the standard asks for), LONG
+
+
+def exif_orientation(block: object) -> tuple[int, tuple[str, ...]]:
+    """Orientation 1..8 of an EXIF block, and notes about what is wrong in it.
+
+    `block`: bytes, with or without their `Exif` prefix. Nothing is raised: a block that cannot be read, or names no
+    such orientation, means "as stored" (1) and a note. No block (None, empty) and no tag in it mean 1 and no note.
+    """
+    if not block:
+        return 1, ()
+    try:
+        value = _read_tag(block) if isinstance(block, bytes) else None
+    except (struct.error, ValueError):
+        return 1, ("unreadable EXIF block: orientation kept as stored",)
+    return valid_orientation(value)
+
+
+def valid_orientation(value: object) -> tuple[int, tuple[str, ...]]:
+    """`value` as an orientation 1..8 with no note; anything else is 1, with a note unless it is None (no such tag)."""
+    if value is None:
+        return 1, ()
+    if isinstance(value, (int, float)) and value in range(1, 9):
+        return int(value), ()
+    return 1, (f"EXIF orientation {_short(value)} does not exist: kept as stored",)
+
+
+def upright_size(stored: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """(height, width) in px of the upright picture whose file holds `stored` = (height, width)."""
+    return (stored[1], stored[0]) if orientation >= 5 else stored
+
+
+def turn_upright(image: Image.Image, orientation: int) -> Image.Image:
+    """The picture turned and mirrored so that it is seen as meant; the same object if it is upright already."""
+    return image.transpose(_TO_UPRIGHT[orientation]) if orientation in _TO_UPRIGHT else image
+
+
+def _read_tag(block: bytes) -> int | None:
+    """Value of the orientation tag in the first directory; `struct.error` or `ValueError` if there is no way to it.
+
+    Read here and not by Pillow, which parses every tag, warns about broken ones, and for a PNG decodes the image first.
+    """
+    block = re.sub(rb"\A(Exif\0\0){1,2}", b"", block)  # WebP and AVIF files may have the prefix of JPEG too
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
+    if order is None:
+        raise ValueError("not a TIFF header")
+    (start,) = struct.unpack_from(f"{order}I", block, 4)
+    (num_tags,) = struct.unpack_from(f"{order}H", block, start)
+    for position in range(start + 2, start + 2 + 12 * num_tags, 12):
+        tag, kind, count = struct.unpack_from(f"{order}HHI", block, position)
+        if tag == ORIENTATION_TAG:
+            if count != 1 or kind not in _INTEGER_TYPES:
+                raise ValueError("orientation is not one integer")
+            (value,) = struct.unpack_from(order + _INTEGER_TYPES[kind], block, position + 8)
+            return int(value)
+    return None
+
+
+def _short(value: object) -> str:
+    return str(value) if isinstance(value, (int, float)) else "that is not a number"

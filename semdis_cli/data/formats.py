@@ -1,0 +1,38 @@
+"""The image formats that can be read, told apart by a file's first bytes: its name says nothing about its content."""
+
+import struct
+
+SIGNATURE_BYTES = 32
+
+# What a folder scan takes for an image by its name alone.
+IMAGE_SUFFIXES = frozenset(
+    {"apng", "avif", "bmp", "gif", "jfif", "jpe", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp"}
+)
+
+_SIGNATURES = {
+    b"\xff\xd8\xff": "JPEG",  # an MPO file is a JPEG with more of them behind it
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",  # BigTIFF
+    b"MM\0+": "TIFF",
+}
+_AVIF_BRANDS = frozenset({b"avif", b"avis", b"mif1", b"msf1"})
+_BMP_HEADER_SIZES = frozenset({12, 40, 52, 56, 64, 108, 124})
+
+
+def image_format(start: bytes) -> str | None:
+    """Format of the file whose first `SIGNATURE_BYTES` bytes are `start`: JPEG, PNG, WEBP, GIF, BMP, TIFF or AVIF."""
+    for signature, name in _SIGNATURES.items():
+        if start.startswith(signature):
+            return name
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return "WEBP"
+    if start[4:8] == b"ftyp" and start[8:12] in _AVIF_BRANDS:
+        return "AVIF"
+    # Two letters are no signature: a text may begin with BM as well.
+    if start[:2] == b"BM" and len(start) >= 18 and struct.unpack_from("<I", start, 14)[0] in _BMP_HEADER_SIZES:
+        return "BMP"
+    return None

@@ -1,0 +1,173 @@
+"""Which size an image gets: resize, crop and pad to a bucket, planned in whole numbers, then done."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from math import isqrt, lcm
+
+import numpy as np
+from PIL import Image
+
+from semdis_cli.errors import UsageError
+from semdis_cli.records import Geometry
+
+BUCKET_STEP_PX = 64
+MAX_BUCKET_ASPECT = 4  # long side to short side
+
+
+@dataclass(frozen=True, slots=True)
+class GeometrySettings:
+    """How an image finds its size; at most one of the three is given, in pixels.
+
+    None of them: its own size, padded at the bottom and right to a multiple of the model's patch.
+    `max_pixels`: scaled down, never up, to at most so many pixels at its own aspect ratio, then padded.
+    `size`: the short side is resized to N and the centre cut to NxN.
+    `bucket_size`: resized to cover the bucket nearest in aspect ratio, and the centre cut out. Buckets have at most NxN
+    pixels, sides that are multiples of 64 (and of the patch), and aspect ratios up to 4:1, as in the training of SDXL.
+    """
+
+    max_pixels: int | None = None
+    size: int | None = None
+    bucket_size: int | None = None
+
+    def __post_init__(self) -> None:
+        given = {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
+        if len(given) > 1:
+            raise UsageError(f"give only one of {', '.join(map(_option, given))}")
+        for name, value in given.items():
+            if value < 1:
+                raise UsageError(f"{_option(name)} must be at least 1, not {value}")
+
+
+def check_geometry(settings: GeometrySettings, multiple_px: int) -> None:
+    """Raise `UsageError` if these settings do not go with sides that are multiples of `multiple_px`."""
+    if settings.size is not None and settings.size % multiple_px:
+        raise UsageError(f"--size must be a multiple of the model's patch of {multiple_px} px, not {settings.size}")
+    step = lcm(BUCKET_STEP_PX, multiple_px)
+    if settings.bucket_size is not None and settings.bucket_size % step:
+        raise UsageError(f"--bucket-size must be a multiple of {step} px, not {settings.bucket_size}")
+
+
+def fixed_bucket(settings: GeometrySettings, multiple_px: int) -> tuple[int, int] | None:
+    """The bucket (H, W) in px that every image gets, or None if it depends on the image's size. Raises `UsageError`."""
+    check_geometry(settings, multiple_px)
+    return None if settings.size is None else (settings.size, settings.size)
+
+
+def plan_geometry(source_size: tuple[int, int], settings: GeometrySettings, multiple_px: int) -> Geometry:
+    """Geometry of an upright image of `source_size` (H, W) px; a pure function, in whole numbers, equal everywhere.
+
+    The sides of its bucket are multiples of `multiple_px`. Where a centre crop cannot be exact, the odd row or column is
+    cut off at the bottom or right. Raises `UsageError` if the settings do not go with `multiple_px`.
+    """
+    check_geometry(settings, multiple_px)
+    if settings.size is not None:
+        return _cover(source_size, (settings.size, settings.size))
+    if settings.bucket_size is not None:
+        return _cover(source_size, _nearest_bucket(source_size, settings.bucket_size, multiple_px))
+    image = source_size if settings.max_pixels is None else _shrink(source_size, settings.max_pixels)
+    bucket = (_round_up(image[0], multiple_px), _round_up(image[1], multiple_px))
+    return Geometry(source=source_size, resized=image, crop=(0, 0), image=image, bucket=bucket)
+
+
+@lru_cache(maxsize=64)
+def aspect_buckets(bucket_size: int, multiple_px: int) -> tuple[tuple[int, int], ...]:
+    """The buckets (H, W) in px for `bucket_size`, from the flattest to the tallest.
+
+    For each long side L the short side is the largest multiple of the step with L·short <= bucket_size².
+    """
+    step = lcm(BUCKET_STEP_PX, multiple_px)
+    buckets: set[tuple[int, int]] = set()
+    for long in range(bucket_size, MAX_BUCKET_ASPECT * bucket_size, step):
+        short = bucket_size**2 // long // step * step
+        if short and long <= MAX_BUCKET_ASPECT * short:
+            buckets |= {(long, short), (short, long)}
+    return tuple(sorted(buckets, key=lambda bucket: (bucket[0] / bucket[1], bucket)))
+
+
+def apply_geometry(image: Image.Image, geometry: Geometry) -> np.ndarray:
+    """Carry out a plan: [3,H,W] uint8, contiguous, (H, W) = `geometry.bucket`.
+
+    `image`: mode RGB, of the size `geometry.source`; `ValueError` otherwise. Resizing is Pillow's antialiased Lanczos
+    on sRGB values; what is cropped away is not computed.
+    """
+    if image.mode != "RGB" or (image.height, image.width) != geometry.source:
+        raise ValueError(f"a {image.mode} image of {image.height}x{image.width} px does not fit {geometry}")
+    (top, left), (height, width) = geometry.crop, geometry.image
+    if geometry.resized != geometry.source:
+        image = image.resize((width, height), Image.Resampling.LANCZOS, box=_source_box(geometry))
+        top = left = 0
+    pixels = np.empty((3, *geometry.bucket), np.uint8)
+    for channel, band in zip(pixels, image.split(), strict=True):
+        channel[:height, :width] = np.asarray(band)[top : top + height, left : left + width]
+    pixels[:, height:, :width] = pixels[:, height - 1 : height, :width]
+    pixels[:, :, width:] = pixels[:, :, width - 1 : width]
+    return pixels
+
+
+def undo_padding(pixels: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """The part of `pixels` that is image, as a view. `pixels`: [3,H,W] or [H,W,3], (H, W) = `geometry.bucket`."""
+    height, width = geometry.image
+    if pixels.shape == (3, *geometry.bucket):
+        return pixels[:, :height, :width]
+    if pixels.shape == (*geometry.bucket, 3):
+        return pixels[:height, :width]
+    raise ValueError(f"pixels of shape {pixels.shape} do not fill the bucket {geometry.bucket}")
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _round_up(side: int, multiple: int) -> int:
+    return -(-side // multiple) * multiple
+
+
+def _round_ratio(numerator: int, denominator: int) -> int:
+    return (2 * numerator + denominator) // (2 * denominator)
+
+
+def _shrink(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
+    """The largest size of about this aspect ratio with at most `max_pixels`; no side below 1, none above its own."""
+    if size[0] * size[1] <= max_pixels:
+        return size
+    short, long = sorted(size)
+    new_long = min(isqrt(max_pixels * long // short), max_pixels)
+    new_short = max(1, min(_round_ratio(short * new_long, long), max_pixels // new_long))
+    return (new_short, new_long) if size[0] <= size[1] else (new_long, new_short)
+
+
+def _cover(source: tuple[int, int], box: tuple[int, int]) -> Geometry:
+    """Scale to the smallest size that covers `box`, up or down, and cut `box` out of the middle."""
+    if box[0] * source[1] >= box[1] * source[0]:  # the height decides
+        resized = (box[0], max(box[1], _round_ratio(source[1] * box[0], source[0])))
+    else:
+        resized = (max(box[0], _round_ratio(source[0] * box[1], source[1])), box[1])
+    crop = ((resized[0] - box[0]) // 2, (resized[1] - box[1]) // 2)
+    return Geometry(source=source, resized=resized, crop=crop, image=box, bucket=box)
+
+
+def _nearest_bucket(source: tuple[int, int], bucket_size: int, multiple_px: int) -> tuple[int, int]:
+    """The bucket whose aspect ratio is nearest on a logarithmic scale: neighbours meet at their geometric mean.
+
+    In whole numbers: H/W < sqrt(h1·h2 / (w1·w2)) is H²·w1·w2 < W²·h1·h2. On the boundary the taller one wins.
+    """
+    buckets = aspect_buckets(bucket_size, multiple_px)
+    height, width = source
+    for (h1, w1), (h2, w2) in pairwise(buckets):
+        if height**2 * w1 * w2 < width**2 * h1 * h2:
+            return h1, w1
+    return buckets[-1]
+
+
+def _source_box(geometry: Geometry) -> tuple[float, float, float, float]:
+    """The crop's box (left, top, right, bottom) in px of the source image, and never beyond it."""
+    (top, left), (height, width) = geometry.crop, geometry.image
+    (source_h, source_w), (resized_h, resized_w) = geometry.source, geometry.resized
+    # Multiplied before divided: where the box ends with the image, the quotient is exact.
+    return (
+        left * source_w / resized_w,
+        top * source_h / resized_h,
+        (left + width) * source_w / resized_w,
+        (top + height) * source_h / resized_h,
+    )

@@ -1,0 +1,132 @@
+"""What is known of an image file before its pixels are decoded: format, upright size, and what its samples mean."""
+
+import io
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from PIL import GifImagePlugin, ImageFile, TiffImagePlugin
+
+from semdis_cli.data.colour import Samples
+from semdis_cli.data.exif import ORIENTATION_TAG, exif_orientation, upright_size, valid_orientation
+from semdis_cli.data.formats import SIGNATURE_BYTES, image_format
+from semdis_cli.data.pillow import decoder_errors, open_image
+from semdis_cli.data.png import only_pixels, png_profile, read_png_header
+from semdis_cli.data.webp import read_webp_header
+from semdis_cli.errors import UnreadableImageError
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says about its image.
+
+    `name`: of the format. `size`: (height, width) in px of the upright picture. `orientation`: 1..8, what is still to
+    be done to the decoded pixels. `notes`: what is wrong with the orientation. `bit_depth`: bits per sample of a PNG.
+    `image`: the opened file, where Pillow has read the header.
+    """
+
+    name: str
+    size: tuple[int, int]
+    orientation: int
+    notes: tuple[str, ...] = ()
+    bit_depth: int = 8
+    image: ImageFile.ImageFile | None = None
+
+
+def read_header(file: BinaryIO) -> Header:
+    """Header of the image in `file`, which stands at its beginning. Raises `UnreadableImageError`.
+
+    Call it inside `pillow_guard`.
+    """
+    with decoder_errors("file"):  # a disk may fail, too
+        start = file.read(SIGNATURE_BYTES)
+        name = image_format(start)
+        if name is None:
+            raise UnreadableImageError("not an image in a known format" if start else "empty file")
+        if name == "PNG":
+            return _png_header(file)
+        if name == "WEBP":
+            return _webp_header(file)
+        image = open_image(name, file)
+        return _tiff_header(image) if isinstance(image, TiffImagePlugin.TiffImageFile) else _pillow_header(name, image)
+
+
+def open_pixels(header: Header, data: bytes) -> tuple[ImageFile.ImageFile, Samples]:
+    """The image of a file whose header was read from `data`, not decoded yet, and the meaning of its samples."""
+    if header.name == "PNG":
+        image = open_image("PNG", io.BytesIO(only_pixels(data, io.BytesIO(data))))
+        return image, _png_samples(header, image, data)
+    image = header.image or open_image(header.name, io.BytesIO(data))
+    with decoder_errors(header.name):
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            return image, _tiff_samples(image)
+        if isinstance(image, GifImagePlugin.GifImageFile):
+            return image, _gif_samples(image)
+        return image, Samples(profile=_profile(image))
+
+
+def _png_header(file: BinaryIO) -> Header:
+    header = read_png_header(file)
+    orientation, notes = exif_orientation(header.exif)
+    size = upright_size((header.height, header.width), orientation)
+    return Header("PNG", size, orientation, notes, header.bit_depth)
+
+
+def _webp_header(file: BinaryIO) -> Header:
+    header = read_webp_header(file)
+    orientation, notes = exif_orientation(header.exif)
+    return Header("WEBP", upright_size((header.height, header.width), orientation), orientation, notes)
+
+
+def _pillow_header(name: str, image: ImageFile.ImageFile) -> Header:
+    orientation, notes = exif_orientation(image.info.get("exif"))
+    return Header(name, upright_size((image.height, image.width), orientation), orientation, notes, image=image)
+
+
+def _tiff_header(image: TiffImagePlugin.TiffImageFile) -> Header:
+    """Pillow turns a TIFF upright itself, by its tag or by XMP: it is told the tag, so that size and pixels agree."""
+    orientation, notes = valid_orientation(image.tag_v2.get(ORIENTATION_TAG))
+    exif = image.getexif()
+    for tag in list(exif):  # while decoding, Pillow would parse all of them
+        del exif[tag]
+    exif[ORIENTATION_TAG] = orientation
+    image.info.pop("xmp", None)
+    return Header("TIFF", (image.height, image.width), 1, notes, image=image)
+
+
+def _png_samples(header: Header, image: ImageFile.ImageFile, data: bytes) -> Samples:
+    transparent = None if image.mode == "P" else image.info.get("transparency")
+    if isinstance(transparent, tuple):
+        transparent = tuple(_png_level(value, header.bit_depth) for value in transparent)
+    elif transparent is not None and image.mode == "L":
+        transparent = _png_level(transparent, header.bit_depth)
+    return Samples(white=65535, transparent=transparent, profile=png_profile(io.BytesIO(data)))
+
+
+def _png_level(value: int, bit_depth: int) -> int:
+    """The level 0..255 as which Pillow decodes a sample of that many bits."""
+    if bit_depth == 16:
+        return value >> 8
+    white = (1 << bit_depth) - 1
+    return (value & white) * 255 // white
+
+
+def _gif_samples(image: GifImagePlugin.GifImageFile) -> Samples:
+    """A frame smaller than the picture leaves the rest empty; Pillow would fill it with the palette's first colour."""
+    transparent = None if image.mode == "P" else image.info.get("transparency")
+    return Samples(transparent=transparent, drawn=image.tile[0][1])
+
+
+def _tiff_samples(image: TiffImagePlugin.TiffImageFile) -> Samples:
+    if not image.mode.startswith("I;16"):
+        return Samples(white=None, profile=_profile(image))
+    bits = image.tag_v2[TiffImagePlugin.BITSPERSAMPLE][0]
+    white_is_zero = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == 0
+    return Samples(white=(1 << bits) - 1, is_inverted=white_is_zero, profile=_profile(image))
+
+
+def _profile(image: ImageFile.ImageFile) -> bytes | None:
+    """The ICC profile; empty bytes if there is one that Pillow could not put together."""
+    if "icc_profile" not in image.info:
+        return None
+    profile = image.info["icc_profile"]
+    return profile if isinstance(profile, bytes) else b""

@@ -1,0 +1,133 @@
+"""Files -> batches of pixels, read by a pool of threads (Pillow decodes and resizes without the GIL)."""
+
+import hashlib
+import os
+import stat
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from semdis_cli.data.geometry import GeometrySettings, apply_geometry, fixed_bucket, plan_geometry
+from semdis_cli.data.images import ReadSettings, read_image, read_image_size
+from semdis_cli.errors import UnreadableImageError
+from semdis_cli.records import Failure, ImageBatch, LoadedImage, PlannedImage, SourceImage
+
+
+@dataclass(frozen=True)
+class LoadSettings:
+    """How files become pixels. `multiple_px`: what image sides are multiples of (the model's patch)."""
+
+    geometry: GeometrySettings
+    read: ReadSettings
+    multiple_px: int
+
+
+class Loader:
+    """Plans and loads images with `num_workers` threads; use as a context manager.
+
+    `ahead`: groups of images that are read while the caller computes. 0 means that reading and computing take turns, each
+    with all cores: right where both want the same CPU cores, since a busy core slows a threaded model several times over.
+    """
+
+    def __init__(self, settings: LoadSettings, num_workers: int, ahead: int = 0) -> None:
+        self._settings = settings
+        self._num_workers = num_workers
+        self._ahead = ahead
+        self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="semdis-read")
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def plan(self, sources: Sequence[SourceImage]) -> tuple[list[PlannedImage], list[Failure]]:
+        """The bucket of every source, in order; headers are read only where the settings leave the size open."""
+        bucket = fixed_bucket(self._settings.geometry, self._settings.multiple_px)
+        if bucket is not None:
+            return [PlannedImage(source, bucket) for source in sources], []
+        planned: list[PlannedImage] = []
+        failures: list[Failure] = []
+        for found in self._pool.map(self._plan_one, sources):
+            if isinstance(found, PlannedImage):
+                planned.append(found)
+            else:
+                failures.append(found)
+        return planned, failures
+
+    def batches(self, images: Sequence[PlannedImage], batch_size: int) -> Iterator[ImageBatch]:
+        """Batches of up to `batch_size` images of one bucket, in the order given, failures among them set apart."""
+        group_size = max(1, -(-4 * self._num_workers // batch_size)) * batch_size
+        remaining = iter(images)
+        groups: deque[list[Future[LoadedImage | Failure]]] = deque()
+
+        def submit_group() -> None:
+            group = [self._pool.submit(self._load_one, image) for image in islice(remaining, group_size)]
+            if group:
+                groups.append(group)
+
+        for _ in range(1 + self._ahead):
+            submit_group()
+        while groups:
+            started = time.perf_counter()
+            loaded = [future.result() for future in groups.popleft()]
+            read_s = time.perf_counter() - started
+            if self._ahead:
+                submit_group()
+            yield from _cut(loaded, batch_size, read_s)
+            if not self._ahead:
+                submit_group()
+
+    def _plan_one(self, source: SourceImage) -> PlannedImage | Failure:
+        try:
+            with _open_regular(source.path) as file:
+                size = read_image_size(file, self._settings.read)
+            geometry = plan_geometry(size, self._settings.geometry, self._settings.multiple_px)
+        except UnreadableImageError as error:
+            return Failure(source.key, str(error))
+        except OSError as error:
+            return Failure(source.key, f"cannot be read ({error.strerror or error})")
+        return PlannedImage(source, geometry.bucket)
+
+    def _load_one(self, planned: PlannedImage) -> LoadedImage | Failure:
+        source = planned.source
+        try:
+            with _open_regular(source.path) as file:
+                data = file.read()
+            image = read_image(data, self._settings.read)
+            geometry = plan_geometry(image.size, self._settings.geometry, self._settings.multiple_px)
+            if geometry.bucket != planned.bucket:
+                raise UnreadableImageError("changed its size while the run was going on; run again")
+            pixels = torch.from_numpy(apply_geometry(image.pixels, geometry))
+        except UnreadableImageError as error:
+            return Failure(source.key, str(error))
+        except OSError as error:
+            return Failure(source.key, f"cannot be read ({error.strerror or error})")
+        digest = hashlib.sha256(data).hexdigest()
+        return LoadedImage(source.key, pixels, geometry, len(data), digest, image.notes)
+
+
+def _open_regular(path: Path):
+    """Open a regular file for reading; a pipe or device would hang or never end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UnreadableImageError("not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def _cut(loaded: list[LoadedImage | Failure], batch_size: int, read_s: float) -> Iterator[ImageBatch]:
+    """One group into batches; the group's reading time goes to its first batch."""
+    for start in range(0, len(loaded), batch_size):
+        part = loaded[start : start + batch_size]
+        yield ImageBatch(
+            images=tuple(image for image in part if isinstance(image, LoadedImage)),
+            failures=tuple(failure for failure in part if isinstance(failure, Failure)),
+            read_s=0.0 if start else read_s,
+        )

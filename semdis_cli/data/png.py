@@ -1,0 +1,106 @@
+"""PNG chunks: size, orientation and profile without decoding, and a copy that holds only what makes the pixels.
+
+Pillow reads a PNG's header up to the pixels, so it misses an eXIf chunk behind them; it refuses a file for the size of
+its comments or profile; it lets comments overwrite what it knows about the image; and it checks no CRC of pixels.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from semdis_cli.errors import UnreadableImageError
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
+_MAX_PROFILE_BYTES = 16 * 2**20  # unpacked; the largest real profiles are a few MiB
+_MAX_EXIF_BYTES = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class PngHeader:
+    """What the chunks say: stored size in px, bits per sample, and the raw EXIF block if there is one."""
+
+    height: int
+    width: int
+    bit_depth: int
+    exif: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """A chunk's type, the position of its payload in the file, and the payload's length in bytes."""
+
+    kind: bytes
+    start: int
+    length: int
+
+
+def read_png_header(file: BinaryIO) -> PngHeader:
+    """Header of the PNG in `file`. Only chunk headers are read, to the end of the file; the pixels are skipped.
+
+    Raises `UnreadableImageError` if the file does not begin with an image header.
+    """
+    chunks = _chunks(file)
+    first = next(chunks, None)
+    if first is None or first.kind != b"IHDR" or first.length != 13:
+        raise UnreadableImageError("damaged PNG: it does not begin with an image header")
+    fields = file.read(13)
+    if len(fields) < 13:
+        raise UnreadableImageError("truncated: the PNG ends in its header")
+    width, height, bit_depth = struct.unpack_from(">IIB", fields)
+    if not (0 < width < 2**31 and 0 < height < 2**31):
+        raise UnreadableImageError(f"damaged PNG: its size is {height}x{width}")
+    exif = next((file.read(c.length) for c in chunks if c.kind == b"eXIf" and c.length <= _MAX_EXIF_BYTES), None)
+    return PngHeader(height, width, bit_depth, exif)
+
+
+def only_pixels(data: bytes, file: BinaryIO) -> bytes:
+    """The same image as a PNG without comments, animation, EXIF and profile. `file` reads `data`.
+
+    Raises `UnreadableImageError` if a chunk that is kept is cut off or fails its CRC.
+    """
+    view = memoryview(data)
+    parts = [view[: len(_SIGNATURE)]]
+    for chunk in _chunks(file):
+        if chunk.kind in _PIXEL_CHUNKS:
+            name = chunk.kind.decode()
+            end = chunk.start + chunk.length
+            if end + 4 > len(data):
+                raise UnreadableImageError(f"truncated: the PNG ends in its {name} chunk")
+            if zlib.crc32(view[chunk.start - 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+                raise UnreadableImageError(f"damaged PNG: wrong checksum in its {name} chunk")
+            parts.append(view[chunk.start - 8 : end + 4])
+    return b"".join(parts)
+
+
+def png_profile(file: BinaryIO) -> bytes | None:
+    """The ICC profile of the PNG in `file`, unpacked; None without one, empty bytes if it cannot be unpacked."""
+    for chunk in _chunks(file):
+        if chunk.kind == b"IDAT":  # a profile behind the pixels has no meaning
+            break
+        if chunk.kind == b"iCCP":
+            name, _, packed = file.read(min(chunk.length, _MAX_PROFILE_BYTES)).partition(b"\0")
+            return _unpack(packed[1:]) if name and packed[:1] == b"\0" else b""
+    return None
+
+
+def _unpack(packed: bytes) -> bytes:
+    stream = zlib.decompressobj()
+    try:
+        profile = stream.decompress(packed, _MAX_PROFILE_BYTES)
+    except zlib.error:
+        return b""
+    return profile if stream.eof else b""
+
+
+def _chunks(file: BinaryIO) -> Iterator[_Chunk]:
+    """Every chunk up to IEND or the end of the file; at each, `file` stands at its payload (which may be cut off)."""
+    position = file.seek(len(_SIGNATURE))
+    while len(header := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", header)
+        yield _Chunk(kind, position + 8, length)
+        if kind == b"IEND":
+            return
+        position = file.seek(position + 12 + length)

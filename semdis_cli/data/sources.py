@@ -1,0 +1,204 @@
+"""Folders, files and lists of files -> the images of a run, each under its key, sorted."""
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from semdis_cli.data.formats import IMAGE_SUFFIXES, SIGNATURE_BYTES, image_format
+from semdis_cli.errors import UsageError
+from semdis_cli.records import Failure, SourceImage
+
+
+@dataclass(frozen=True, slots=True)
+class FoundImages:
+    """Images and failures of a run, each sorted by key, no key twice, and the number of files passed over."""
+
+    images: tuple[SourceImage, ...]
+    failures: tuple[Failure, ...]
+    num_ignored: int
+
+
+def find_images(sources: Sequence[Path], *, listed: Sequence[Path] = (), exclude: Path | None = None) -> FoundImages:
+    """List the images of `sources` (folders and files) and of `listed` (files), without reading them.
+
+    Folders are searched all the way down, through symbolic links too, but not in circles. A regular file in them is an
+    image by its suffix or, failing that, by its first bytes; all else counts as ignored, and so do names that begin
+    with a dot. `exclude` is a folder not to enter. A file named outright is taken for an image whatever it looks like.
+
+    Keys are POSIX paths. In a folder: relative to it; with several sources, after the folder's own name. A file among
+    the sources: its name. A listed file: its path if that is relative and has no `..`, else its absolute path without
+    the leading slash. One file twice under one key counts once.
+
+    A source that does not exist, and two files with one key, are a `UsageError`. A listed file that does not exist, and
+    whatever is not a regular file or may not be looked at, is a `Failure`.
+    """
+    scan = _Scan(None if exclude is None else _identity(exclude))
+    for source in sources:
+        scan.add_source(source, is_only=len(sources) == 1)
+    for path in listed:
+        scan.add_file(path, _listed_key(path))
+    return scan.result()
+
+
+def read_file_list(stream: BinaryIO, *, nul: bool) -> list[Path]:
+    """Paths of a file list: one a line or, if `nul`, each ended by a NUL byte. Empty entries are skipped.
+
+    Lines may end in CRLF, and names need not be UTF-8. Raises `UsageError` for NUL bytes in lines.
+    """
+    data = stream.read()
+    if nul:
+        return [Path(os.fsdecode(name)) for name in data.split(b"\0") if name]
+    if b"\0" in data:
+        raise UsageError("the list of files holds NUL bytes: give -0 if they end the names")
+    lines = (line.removesuffix(b"\r") for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n"))
+    return [Path(os.fsdecode(line)) for line in lines if line.strip()]
+
+
+_Identity = tuple[int, int]  # (st_dev, st_ino)
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """A folder to search: its path, what the keys in it begin with, and the folder that it was reached from."""
+
+    path: str
+    prefix: str
+    identity: _Identity | None
+    parent: "_Folder | None" = None
+
+    def is_inside(self, identity: _Identity | None) -> bool:
+        """Whether this is the folder with that identity, or was reached through it."""
+        folder: _Folder | None = self
+        while folder is not None and folder.identity != identity:
+            folder = folder.parent
+        return folder is not None
+
+
+@dataclass(slots=True)
+class _Scan:
+    """What has been found so far, each with the path that it came from."""
+
+    exclude: _Identity | None
+    found: list[tuple[SourceImage | Failure, Path]] = field(default_factory=list)
+    num_ignored: int = 0
+
+    def add_source(self, source: Path, *, is_only: bool) -> None:
+        """Add what the user named: a folder or a file. `is_only`: there is no other source."""
+        try:
+            is_folder = stat.S_ISDIR(source.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            raise UsageError(f"{source}: no such file or folder") from None
+        except OSError:
+            is_folder = False  # add_file says what is wrong
+        if is_folder:
+            name = "" if is_only else source.resolve().name
+            self._add_folder(_Folder(str(source), f"{name}/" if name else "", _identity(source)))
+        else:
+            self.add_file(source, source.name)
+
+    def add_file(self, path: Path, key: str) -> None:
+        """Add one file, or why it cannot be an image. It is not opened: a pipe would keep us waiting."""
+        try:
+            status = path.stat()
+        except OSError as error:
+            self._fail(key, path, f"cannot be read ({error.strerror})")
+            return
+        if stat.S_ISREG(status.st_mode):
+            self.found.append((SourceImage(key, path, status.st_size), path))
+        else:
+            self._fail(key, path, "is a folder" if stat.S_ISDIR(status.st_mode) else "is not a regular file")
+
+    def result(self) -> FoundImages:
+        """Everything, sorted by key. Raises `UsageError` if one key stands for two files."""
+        self.found.sort(key=lambda entry: entry[0].key)
+        unique = list(_without_repeats(self.found))
+        return FoundImages(
+            images=tuple(found for found in unique if isinstance(found, SourceImage)),
+            failures=tuple(found for found in unique if isinstance(found, Failure)),
+            num_ignored=self.num_ignored,
+        )
+
+    def _add_folder(self, root: _Folder) -> None:
+        remaining = [root]
+        while remaining:
+            folder = remaining.pop()
+            if self.exclude is not None and folder.identity == self.exclude:
+                continue
+            try:
+                entries = list(os.scandir(folder.path))
+            except OSError as error:
+                key = folder.prefix.removesuffix("/") or "."
+                self._fail(key, Path(folder.path), f"cannot be searched ({error.strerror})")
+                continue
+            for entry in entries:
+                self._add_entry(entry, folder, remaining)
+
+    def _add_entry(self, entry: os.DirEntry[str], folder: _Folder, remaining: list[_Folder]) -> None:
+        key = folder.prefix + entry.name
+        if entry.name.startswith("."):
+            self.num_ignored += 1
+            return
+        try:
+            if entry.is_dir():
+                inner = _Folder(entry.path, f"{key}/", _identity(Path(entry.path)), folder)
+                if not folder.is_inside(inner.identity):  # a link back up would go on for ever
+                    remaining.append(inner)
+            elif _is_image(entry):
+                path = Path(entry.path)
+                self.found.append((SourceImage(key, path, entry.stat().st_size), path))
+            else:
+                self.num_ignored += 1
+        except OSError as error:
+            self._fail(key, Path(entry.path), f"cannot be read ({error.strerror})")
+
+    def _fail(self, key: str, path: Path, reason: str) -> None:
+        self.found.append((Failure(key, reason), path))
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    """Whether a folder's entry is an image by its suffix or first bytes. `OSError` for one that cannot be looked at."""
+    _, dot, suffix = entry.name.rpartition(".")
+    has_suffix = bool(dot) and suffix.lower() in IMAGE_SUFFIXES
+    if not entry.is_file():
+        # A dangling link in the place of an image is an image that is missing.
+        return has_suffix and entry.is_symlink() and not Path(entry.path).exists()
+    if has_suffix:
+        return True
+    with Path(entry.path).open("rb", buffering=0) as file:
+        return image_format(file.read(SIGNATURE_BYTES)) is not None
+
+
+def _identity(path: Path) -> _Identity | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _listed_key(path: Path) -> str:
+    if not path.is_absolute() and ".." not in path.parts:
+        return path.as_posix()
+    absolute = Path(os.path.normpath(path.absolute()))
+    return absolute.relative_to(absolute.anchor).as_posix()
+
+
+def _without_repeats(found: Sequence[tuple[SourceImage | Failure, Path]]) -> Iterator[SourceImage | Failure]:
+    """The records of `found`, which is sorted by key; of one file under one key the first."""
+    last_key, last_path = None, Path()
+    for record, path in found:
+        if record.key != last_key:
+            yield record
+        elif not _is_same(path, last_path):
+            raise UsageError(f"{last_path} and {path} have the same key {record.key}: name a folder above both")
+        last_key, last_path = record.key, path
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one == other or one.samefile(other)
+    except OSError:
+        return False

@@ -1,0 +1,49 @@
+"""WebP headers: size and EXIF block from the container, where Pillow would read the whole file."""
+
+import struct
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from semdis_cli.errors import UnreadableImageError
+
+_HAS_EXIF = 0x08
+_MAX_EXIF_BYTES = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class WebpHeader:
+    """Stored size in px, and the raw EXIF block if there is one."""
+
+    height: int
+    width: int
+    exif: bytes | None
+
+
+def read_webp_header(file: BinaryIO) -> WebpHeader:
+    """Header of the WebP in `file` (RFC 9649). Raises `UnreadableImageError` if it is damaged or cut off."""
+    file.seek(0)
+    start = file.read(30)
+    if len(start) < 30:
+        raise UnreadableImageError("truncated: the WEBP ends in its header")
+    kind = start[12:16]
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(start[at : at + 3], "little") + 1 for at in (24, 27))
+        return WebpHeader(height, width, _find_exif(file) if start[20] & _HAS_EXIF else None)
+    if kind == b"VP8L" and start[20] == 0x2F:
+        (bits,) = struct.unpack_from("<I", start, 21)
+        return WebpHeader((bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1, None)
+    width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", start, 26))
+    if kind == b"VP8 " and start[23:26] == b"\x9d\x01\x2a" and width and height:
+        return WebpHeader(height, width, None)
+    raise UnreadableImageError("damaged WEBP: no image header where it should be")
+
+
+def _find_exif(file: BinaryIO) -> bytes | None:
+    """Payload of the first EXIF chunk; only chunk headers are read on the way to it."""
+    position = file.seek(12)
+    while len(header := file.read(8)) == 8:
+        kind, length = struct.unpack("<4sI", header)
+        if kind == b"EXIF":
+            return file.read(length) if length <= _MAX_EXIF_BYTES else None
+        position = file.seek(position + 8 + length + length % 2)  # payloads are padded to an even length
+    return None

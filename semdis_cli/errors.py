@@ -1,0 +1,58 @@
+"""What can go wrong: one exception family, and the exit code each kind ends the command with.
+
+A user's fault is a `SemdisError`: one line that says what is wrong, which file it is, and what to do. A bad image inside a
+run is not an exception but a `records.Failure`. Anything else that is raised is our bug and keeps its traceback.
+"""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit status of every `semdis` command. Zero only if every input is accounted for."""
+
+    OK = 0
+    BUG = 1
+    USAGE = 2
+    SOME_FAILED = 3
+    BAD_DATA = 4
+    NO_SPACE = 5
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class SemdisError(Exception):
+    """Base of all errors that are not our bug. `str(error)` is one line, ready for a terminal."""
+
+    exit_code = ExitCode.USAGE
+
+
+class UsageError(SemdisError):
+    """The request cannot be carried out as it stands: a missing source, clashing options, settings that changed."""
+
+
+class MissingExtraError(UsageError):
+    """An optional package is not installed. The message holds the command that installs it."""
+
+
+class CheckpointError(SemdisError):
+    """A model folder that cannot be loaded: missing or surplus tensors, wrong shapes, not safetensors, NaN."""
+
+    exit_code = ExitCode.BAD_DATA
+
+
+class StoreError(SemdisError):
+    """A shard, manifest or journal that is damaged, unfinished, or made by something else."""
+
+    exit_code = ExitCode.BAD_DATA
+
+
+class NoSpaceError(SemdisError):
+    """The disk is full, or would be. What is published stays; the same command continues once there is room."""
+
+    exit_code = ExitCode.NO_SPACE
+
+
+class UnreadableImageError(SemdisError):
+    """One image cannot be used; the message is the reason. The pipeline turns it into a `Failure` and goes on."""
+
+    exit_code = ExitCode.SOME_FAILED

@@ -1,0 +1,91 @@
+"""What a verb tells its caller while it runs: plain values, no tensors. The terminal is one listener, a test another."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class StageTimes:
+    """Wall-clock seconds of the run's stages, summed; `wait_s` is what no stage accounts for."""
+
+    read_s: float = 0.0
+    encode_s: float = 0.0
+    decode_s: float = 0.0
+    write_s: float = 0.0
+    wait_s: float = 0.0
+
+    def __add__(self, other: "StageTimes") -> "StageTimes":
+        return StageTimes(
+            self.read_s + other.read_s,
+            self.encode_s + other.encode_s,
+            self.decode_s + other.decode_s,
+            self.write_s + other.write_s,
+            self.wait_s + other.wait_s,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """The run is planned: `num_images` inputs in all, of which `num_done` were finished by an earlier run.
+
+    `megapixels`: of all inputs still to do, as far as their sizes are known.
+    """
+
+    num_images: int
+    num_done: int
+    megapixels: float
+
+
+@dataclass(frozen=True, slots=True)
+class BatchDone:
+    """One model call's images went through. `megapixels` (10^6) counts input pixels. `times` is this batch's share."""
+
+    num_images: int
+    megapixels: float
+    times: StageTimes
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFailed:
+    """An input could not be used; the run goes on."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageMeasured:
+    """One image was reconstructed: PSNR against the pixels the model was given, padding left out."""
+
+    key: str
+    psnr_db: float
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPublished:
+    """A shard is safely on disk."""
+
+    name: str
+    num_images: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFailed:
+    """A shard could not be decoded because it is missing or damaged; the others are."""
+
+    name: str
+    reason: str
+    num_images: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """The run is complete: ok + failed = inputs. `report` is what `report.json` holds."""
+
+    num_ok: int
+    num_failed: int
+    report: dict[str, Any]
+
+
+Event = RunStarted | BatchDone | ImageFailed | ImageMeasured | ShardPublished | ShardFailed | RunFinished

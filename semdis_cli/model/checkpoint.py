@@ -1,0 +1,205 @@
+"""Weights in and out: where a model name leads, and a strict reader that says everything that is wrong at once.
+
+A checkpoint is a folder with `config.json` and `model.safetensors`. Files are untrusted: no pickle, sizes checked by
+safetensors before anything is allocated, and no tensor is accepted that the architecture does not ask for.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+from torch import Tensor
+
+from semdis_cli.errors import CheckpointError, MissingExtraError, UsageError
+
+WEIGHTS_FILE = "model.safetensors"
+BUNDLED_MODEL = "semdis-small"
+LATENT_STATS = ("latent_norm_running_mean", "latent_norm_running_var")
+# Kept in float32 whatever the weights' dtype: whitening and the time embedding need the digits.
+FLOAT32_BUFFERS = (*LATENT_STATS, "decoder.time_embed.freqs")
+
+_PATCHIFY_WEIGHTS = ("encoder.patchify.proj.weight", "decoder.patchify.proj.weight")
+_WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_MAX_LISTED = 6
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ModelLocation:
+    """Where a model was found. `name` is what the user asked for, `revision` a hub commit (or None)."""
+
+    name: str
+    folder: Path
+    revision: str | None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The tensors of a checkpoint under the architecture's names and shapes, and what was found on the way.
+
+    `has_latent_stats`: False for a first export without whitening statistics; its latents stay raw.
+    `patchify_form`: "1x1" or "patch", how the patchify weights were stored.
+    """
+
+    tensors: dict[str, Tensor]
+    has_latent_stats: bool
+    patchify_form: str
+    sha256: str
+
+
+def resolve_model(name: str, *, revision: str | None = None, cache_dir: str | Path | None = None) -> ModelLocation:
+    """Find the folder of a model: the bundled one by name, a local folder, or a repository id through the hub.
+
+    Raises `CheckpointError` if there is no such folder, `MissingExtraError` if the hub client is needed but missing.
+    """
+    if name == BUNDLED_MODEL:
+        return ModelLocation(name, Path(__file__).parents[1] / "weights" / BUNDLED_MODEL, None)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return ModelLocation(name, folder, None)
+    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+        raise CheckpointError(
+            f"{name}: no such model; give a folder with config.json and {WEIGHTS_FILE}, a repository id like "
+            f"data-archetype/semdisdiffae, or {BUNDLED_MODEL}"
+        )
+    return _download(name, revision, cache_dir)
+
+
+def _download(repo_id: str, revision: str | None, cache_dir: str | Path | None) -> ModelLocation:
+    """Fetch (or find in the hub's cache) the two files of a published model; offline mode is honoured by the client."""
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{repo_id}: no such folder, and reading it from the hub needs: pip install 'semdis[hub]'"
+        ) from error
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        folder = snapshot_download(
+            repo_id,
+            revision=revision,
+            cache_dir=cache_dir,
+            allow_patterns=["config.json", WEIGHTS_FILE],
+        )
+    except HFValidationError as error:
+        raise CheckpointError(f"{repo_id}: neither a folder nor a repository id") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"{repo_id}: cannot be fetched from the hub ({reason}); check the name and the network, or give --model a "
+            f"local folder with config.json and {WEIGHTS_FILE}"
+        ) from error
+    return ModelLocation(repo_id, Path(folder), Path(folder).name)
+
+
+def read_weights(path: Path, expected: Mapping[str, Shape], patch_shape: Shape) -> Weights:
+    """Read `model.safetensors` and hold it against the architecture's `expected` names and shapes.
+
+    Accepts patchify weights as [C,c*P*P,1,1] or as [C,c,P,P] with `patch_shape` = (c, P, P), and a first export without
+    latent statistics. Raises `CheckpointError` with every difference: missing and surplus tensors, wrong shapes or dtypes,
+    NaN or infinity.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            found: dict[str, Shape] = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            problems = _wrong_names(found, expected) + _wrong_shapes(found, expected, patch_shape)
+            if problems:
+                raise _bad(path, problems)
+            tensors = {name: file.get_tensor(name) for name in found}
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
+    problems = _wrong_values(tensors)
+    if problems:
+        raise _bad(path, problems)
+    is_patch_form = any(found[name][-1] != 1 for name in _PATCHIFY_WEIGHTS)
+    for name in _PATCHIFY_WEIGHTS:  # W1x1[o, c*P*P + y*P + x] = Wpatch[o, c, y, x]
+        tensors[name] = tensors[name].reshape(expected[name])
+    return Weights(
+        tensors=tensors,
+        has_latent_stats=set(LATENT_STATS) <= set(found),
+        patchify_form="patch" if is_patch_form else "1x1",
+        sha256=digest,
+    )
+
+
+def serialize_weights(tensors: Mapping[str, Tensor]) -> bytes:
+    """The bytes of `model.safetensors`: contiguous CPU copies under the same names."""
+    return serialize({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"format": "pt"})
+
+
+def write_checkpoint(folder: Path, config_json: str, tensors: Mapping[str, Tensor]) -> None:
+    """Write `config.json` and `model.safetensors` into `folder` (made if missing), each whole or not at all.
+
+    Raises `UsageError` if the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in ((WEIGHTS_FILE, serialize_weights(tensors)), ("config.json", config_json.encode())):
+            temporary = folder / f".{name}.{os.getpid()}.tmp"
+            temporary.write_bytes(data)
+            temporary.replace(folder / name)
+    except OSError as error:
+        raise UsageError(f"{folder}: the model cannot be written there ({error.strerror})") from error
+
+
+def _wrong_names(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> list[str]:
+    """Missing and surplus tensors. The two latent statistics may be absent, but only both together."""
+    required = set(expected)
+    if not set(LATENT_STATS) & set(found):
+        required -= set(LATENT_STATS)
+    missing, surplus = sorted(required - set(found)), sorted(set(found) - set(expected))
+    problems = []
+    if missing:
+        problems.append(f"{len(missing)} missing: {_listed(missing)}")
+    if surplus:
+        problems.append(f"{len(surplus)} surplus: {_listed(surplus)}")
+    return problems
+
+
+def _wrong_shapes(found: Mapping[str, Shape], expected: Mapping[str, Shape], patch_shape: Shape) -> list[str]:
+    def accepted(name: str) -> tuple[Shape, ...]:
+        as_patches = (expected[name][0], *patch_shape)
+        return (expected[name], as_patches) if name in _PATCHIFY_WEIGHTS else (expected[name],)
+
+    wrong = [
+        f"{name} is {list(shape)}, not {list(expected[name])}"
+        for name, shape in sorted(found.items())
+        if name in expected and shape not in accepted(name)
+    ]
+    return [f"{len(wrong)} of another shape: {_listed(wrong)}"] if wrong else []
+
+
+def _wrong_values(tensors: Mapping[str, Tensor]) -> list[str]:
+    of_dtype = [
+        f"{name} is {tensor.dtype}" for name, tensor in sorted(tensors.items()) if tensor.dtype not in _WEIGHT_DTYPES
+    ]
+    if of_dtype:
+        return [f"{len(of_dtype)} neither float32, bfloat16 nor float16: {_listed(of_dtype)}"]
+    problems = []
+    not_finite = [name for name, tensor in sorted(tensors.items()) if not tensor.isfinite().all()]
+    if not_finite:
+        problems.append(f"{len(not_finite)} with NaN or infinity: {_listed(not_finite)}")
+    variance = tensors.get(LATENT_STATS[1])
+    if variance is not None and (variance < 0).any():
+        problems.append(f"{LATENT_STATS[1]} has negative entries")
+    return problems
+
+
+def _listed(items: list[str]) -> str:
+    more = len(items) - _MAX_LISTED
+    return ", ".join(items[:_MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _bad(path: Path, problems: list[str]) -> CheckpointError:
+    return CheckpointError(f"{path}: not a checkpoint of this architecture; tensors {'; '.join(problems)}")

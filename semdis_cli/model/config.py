@@ -1,0 +1,197 @@
+"""What a model is (`config.json`, as published) and how it decodes (`FCDMDiffAEInferenceConfig`)."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+from semdis_cli.errors import CheckpointError
+
+PosteriorKind = Literal["diagonal_gaussian", "deterministic"]
+NormMode = Literal["disabled", "channel_wise"]
+PatchifyMode = Literal["off", "patch_2x2"]
+Sampler = Literal["ddim", "dpmpp_2m"]
+Schedule = Literal["linear", "cosine"]
+
+CONFIG_FILE = "config.json"
+_MAX_CONFIG_BYTES = 1 << 20
+# Fields that the first published config.json does not have: written only where they differ from these defaults.
+_LATER_FIELDS = ("bottleneck_patchify_mode", "latent_running_stats_eps")
+
+
+@dataclass(frozen=True)
+class FCDMDiffAEConfig:
+    """Hyper-parameters of `FCDMDiffAE`; names and defaults are those of the published `config.json`.
+
+    `patch_size` in pixels; `logsnr_min`/`logsnr_max` natural log; `pixel_noise_std` in units of the [-1, 1] image range.
+    Raises `CheckpointError` for values that describe no model (negative sizes, blocks that do not add up, ...).
+    """
+
+    in_channels: int = 3
+    patch_size: int = 16
+    model_dim: int = 896
+    encoder_depth: int = 4
+    decoder_depth: int = 8
+    decoder_start_blocks: int = 2
+    decoder_end_blocks: int = 2
+    bottleneck_dim: int = 128
+    mlp_ratio: float = 4.0
+    depthwise_kernel_size: int = 7
+    adaln_low_rank_rank: int = 128
+    bottleneck_posterior_kind: PosteriorKind = "diagonal_gaussian"
+    bottleneck_norm_mode: NormMode = "disabled"
+    logsnr_min: float = -10.0
+    logsnr_max: float = 10.0
+    pixel_noise_std: float = 0.558
+    bottleneck_patchify_mode: PatchifyMode = "off"
+    latent_running_stats_eps: float = 1e-4
+
+    def __post_init__(self) -> None:
+        problems = [*_wrong_types(self), *_wrong_values(self)]
+        if problems:
+            raise CheckpointError(f"{CONFIG_FILE} describes no model: {'; '.join(problems)}")
+
+    @property
+    def hidden_dim(self) -> int:
+        """Width inside a block, H = int(C * mlp_ratio)."""
+        return int(self.model_dim * self.mlp_ratio)
+
+    @property
+    def bottleneck_patch(self) -> int:
+        """Side of the bottleneck patches that are folded into channels: 1, or 2 for the p32 model."""
+        return 2 if self.bottleneck_patchify_mode == "patch_2x2" else 1
+
+    @property
+    def effective_patch_size(self) -> int:
+        """Pixels per latent position along each side (16; 32 for p32)."""
+        return self.patch_size * self.bottleneck_patch
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels Z of a latent as exchanged (128; 512 for p32)."""
+        return self.bottleneck_dim * self.bottleneck_patch**2
+
+    @property
+    def num_middle_blocks(self) -> int:
+        """Decoder blocks that path-drop guidance leaves out."""
+        return self.decoder_depth - self.decoder_start_blocks - self.decoder_end_blocks
+
+    def to_json(self) -> str:
+        """The text of `config.json` in the published form: two-space indent, fields in order, one newline at the end."""
+        fields = dataclasses.asdict(self)
+        for name in _LATER_FIELDS:
+            if fields[name] == type(self).__dataclass_fields__[name].default:
+                del fields[name]
+        return json.dumps(fields, indent=2) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write `config.json` to `path` (a file)."""
+        Path(path).write_text(self.to_json(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "FCDMDiffAEConfig":
+        """Read `config.json`. Raises `CheckpointError` naming the file and what is wrong with it."""
+        path = Path(path)
+        try:
+            if path.stat().st_size > _MAX_CONFIG_BYTES:
+                raise CheckpointError(f"{path}: larger than {_MAX_CONFIG_BYTES} bytes, so no model config")
+            fields = json.loads(path.read_bytes())
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"{path}: not JSON ({error})") from error
+        try:
+            return cls.from_fields(fields)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+
+    @classmethod
+    def from_fields(cls, fields: Any) -> "FCDMDiffAEConfig":
+        """Build from parsed JSON. Raises `CheckpointError` for unknown keys, wrong types or impossible values."""
+        if not isinstance(fields, dict):
+            raise CheckpointError(f"expected an object of settings, found {type(fields).__name__}")
+        unknown = sorted(set(fields) - set(cls.__dataclass_fields__))
+        if unknown:
+            raise CheckpointError(f"unknown settings {', '.join(unknown)}: not a config of this architecture")
+        return cls(**fields)
+
+
+@dataclass
+class FCDMDiffAEInferenceConfig:
+    """How a latent is decoded.
+
+    `num_steps`: decoder evaluations (twice as many with `pdg`). `seed`: of the starting noise; None draws it afresh.
+    Raises `ValueError` for a value outside its range.
+    """
+
+    num_steps: int = 1
+    sampler: Sampler = "ddim"
+    schedule: Schedule = "linear"
+    pdg: bool = False
+    pdg_strength: float = 2.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1, not {self.num_steps}")
+        if self.sampler not in get_args(Sampler):
+            raise ValueError(f"sampler must be one of {get_args(Sampler)}, not {self.sampler!r}")
+        if self.schedule not in get_args(Schedule):
+            raise ValueError(f"schedule must be one of {get_args(Schedule)}, not {self.schedule!r}")
+        if not math.isfinite(self.pdg_strength):
+            raise ValueError(f"pdg_strength must be a number, not {self.pdg_strength}")
+
+
+def _wrong_types(config: FCDMDiffAEConfig) -> list[str]:
+    problems = []
+    for name, hint in get_type_hints(FCDMDiffAEConfig).items():
+        value = getattr(config, name)
+        if hint is int:
+            right = isinstance(value, int) and not isinstance(value, bool)
+        elif hint is float:
+            right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        else:
+            right = value in get_args(hint)
+        if not right:
+            problems.append(f"{name} = {value!r} is not {_describe(hint)}")
+    return problems
+
+
+def _describe(hint: Any) -> str:
+    if hint is int:
+        return "a whole number"
+    return "a finite number" if hint is float else f"one of {', '.join(get_args(hint))}"
+
+
+def _wrong_values(config: FCDMDiffAEConfig) -> list[str]:
+    if _wrong_types(config):
+        return []
+    limits = {  # name: (least, most); the upper ends only keep a hostile file from asking for terabytes
+        "in_channels": (1, 64),
+        "patch_size": (1, 256),
+        "model_dim": (1, 16384),
+        "encoder_depth": (0, 256),
+        "decoder_depth": (0, 256),
+        "decoder_start_blocks": (0, 256),
+        "decoder_end_blocks": (0, 256),
+        "bottleneck_dim": (1, 16384),
+        "mlp_ratio": (1 / config.model_dim, 64),
+        "depthwise_kernel_size": (1, 63),
+        "adaln_low_rank_rank": (1, 16384),
+    }
+    problems = [
+        f"{name} = {getattr(config, name)} is outside {least:g}..{most:g}"
+        for name, (least, most) in limits.items()
+        if not least <= getattr(config, name) <= most
+    ]
+    if config.depthwise_kernel_size % 2 == 0:
+        problems.append(f"depthwise_kernel_size = {config.depthwise_kernel_size} is even")
+    if config.num_middle_blocks < 0:
+        problems.append("decoder_start_blocks + decoder_end_blocks exceed decoder_depth")
+    if not config.logsnr_min < config.logsnr_max:
+        problems.append("logsnr_min is not below logsnr_max")
+    if config.pixel_noise_std <= 0 or config.latent_running_stats_eps <= 0:
+        problems.append("pixel_noise_std and latent_running_stats_eps must be above zero")
+    return problems

@@ -1,0 +1,132 @@
+"""The diffusion arithmetic: one equation, one function, float32 throughout.
+
+Variance preserving: x_t = alpha x0 + sigma eps with alpha^2 + sigma^2 = 1, time t in [0, 1] (0 clean, 1 noise) and the
+natural log-SNR `logsnr` = log(alpha^2 / sigma^2). Noise `eps` is drawn with the pixel noise std of the model (0.558), not
+unit variance. Times and log-SNRs are 0-dim or [B] tensors; images are [B,3,H,W] in [-1, 1] units, never clamped.
+"""
+
+import math
+from collections.abc import Callable
+from typing import assert_never
+
+import torch
+from torch import Tensor
+
+from semdis_cli.model.config import FCDMDiffAEInferenceConfig, Schedule
+
+# x_t [B,3,H,W], logsnr (0-dim), t (0-dim) -> x0_hat [B,3,H,W]
+Predict = Callable[[Tensor, Tensor], Tensor]
+
+
+def vp_logsnr(t: Tensor, logsnr_min: float = -10.0, logsnr_max: float = 10.0) -> Tensor:
+    """Log-SNR of the cosine schedule, -2 ln tan(a t + b), truncated to [logsnr_min, logsnr_max] at t = 1, 0.
+
+    Source: Hoogeboom et al., "simple diffusion" (2023), eq. for the truncated cosine schedule.
+    """
+    b = math.atan(math.exp(-logsnr_max / 2))
+    a = math.atan(math.exp(-logsnr_min / 2)) - b
+    return -2.0 * torch.log(torch.tan(a * t.float() + b))
+
+
+def vp_alpha_sigma(logsnr: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha = sqrt(sigmoid(logsnr)), sigma = sqrt(sigmoid(-logsnr)). Source: Kingma et al., "Variational Diffusion Models"."""
+    logsnr = logsnr.float()
+    return torch.sigmoid(logsnr).sqrt(), torch.sigmoid(-logsnr).sqrt()
+
+
+def add_noise(x0: Tensor, noise: Tensor, logsnr: Tensor) -> Tensor:
+    """x_t = alpha x0 + sigma noise, with one `logsnr` per image ([B]) or one for all (0-dim)."""
+    alpha, sigma = (_per_image(value) for value in vp_alpha_sigma(logsnr))
+    return alpha * x0.float() + sigma * noise.float()
+
+
+def implied_noise(x_t: Tensor, x0_hat: Tensor, logsnr: Tensor) -> Tensor:
+    """eps_hat = (x_t - alpha x0_hat) / sigma: the noise that a clean prediction leaves over."""
+    alpha, sigma = (_per_image(value) for value in vp_alpha_sigma(logsnr))
+    return (x_t.float() - alpha * x0_hat.float()) / sigma
+
+
+def time_grid(num_steps: int, schedule: Schedule) -> Tensor:
+    """`num_steps + 1` times from exactly 1 down to exactly 0: evenly spaced, or 0.5 (1 - cos(pi i / N)) reversed.
+
+    Returns [num_steps + 1] float32. Raises `ValueError` if `num_steps` < 1.
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, not {num_steps}")
+    i = torch.arange(num_steps, -1, -1, dtype=torch.float64)
+    match schedule:
+        case "linear":
+            times = i / num_steps
+        case "cosine":
+            times = 0.5 * (1.0 - torch.cos(math.pi * i / num_steps))
+        case _:
+            assert_never(schedule)
+    return times.float()
+
+
+def initial_state(noise: Tensor, logsnr_min: float = -10.0, logsnr_max: float = 10.0) -> Tensor:
+    """The sampler's start, sigma(t=1) * noise: what is left of the image at t = 1 is taken to be zero."""
+    _, sigma = vp_alpha_sigma(vp_logsnr(torch.ones((), device=noise.device), logsnr_min, logsnr_max))
+    return sigma * noise.float()
+
+
+def ddim_step(x_t: Tensor, x0_hat: Tensor, logsnr: Tensor, logsnr_next: Tensor) -> Tensor:
+    """Deterministic DDIM step, alpha_next x0_hat + sigma_next eps_hat. Source: Song et al. 2021, eq. 12 with eta = 0."""
+    alpha_next, sigma_next = vp_alpha_sigma(logsnr_next)
+    return alpha_next * x0_hat.float() + sigma_next * implied_noise(x_t, x0_hat, logsnr)
+
+
+def dpmpp_2m_step(
+    x_t: Tensor,
+    x0_hat: Tensor,
+    logsnr: Tensor,
+    logsnr_next: Tensor,
+    x0_hat_prev: Tensor | None = None,
+    logsnr_prev: Tensor | None = None,
+) -> Tensor:
+    """DPM-Solver++(2M) step with data prediction; first order while there is no previous prediction.
+
+    Source: Lu et al. 2022, "DPM-Solver++", algorithm 2. Their lambda is half of our log-SNR.
+    """
+    _, sigma = vp_alpha_sigma(logsnr)
+    alpha_next, sigma_next = vp_alpha_sigma(logsnr_next)
+    h = (logsnr_next - logsnr) / 2
+    phi = torch.expm1(-h)
+    x_next = (sigma_next / sigma) * x_t.float() - alpha_next * phi * x0_hat.float()
+    if x0_hat_prev is None or logsnr_prev is None:
+        return x_next
+    r = (logsnr - logsnr_prev) / 2 / h
+    slope = (x0_hat.float() - x0_hat_prev.float()) / r
+    return x_next - 0.5 * alpha_next * phi * slope
+
+
+def path_drop_guidance(x0_full: Tensor, x0_drop: Tensor, pdg_strength: float) -> Tensor:
+    """x0 = x0_drop + s (x0_full - x0_drop): away from what the decoder says without its middle blocks."""
+    x0_drop = x0_drop.float()
+    return x0_drop + pdg_strength * (x0_full.float() - x0_drop)
+
+
+def sample(
+    predict: Predict, noise: Tensor, config: FCDMDiffAEInferenceConfig, logsnr_min: float, logsnr_max: float
+) -> Tensor:
+    """Run the sampler of `config` from `noise` [B,3,H,W] (float32, pixel noise std) to t = 0.
+
+    `predict(x_t, t)` gives x0_hat (guidance included). Returns [B,3,H,W] float32, unclamped.
+    """
+    times = time_grid(config.num_steps, config.schedule).to(noise.device)
+    logsnrs = vp_logsnr(times, logsnr_min, logsnr_max)
+    x = initial_state(noise, logsnr_min, logsnr_max)
+    x0_hat_prev: Tensor | None = None
+    for i in range(config.num_steps):
+        x0_hat = predict(x, times[i]).float()
+        if config.sampler == "ddim":
+            x = ddim_step(x, x0_hat, logsnrs[i], logsnrs[i + 1])
+        else:
+            x = dpmpp_2m_step(x, x0_hat, logsnrs[i], logsnrs[i + 1], x0_hat_prev, logsnrs[i - 1] if i else None)
+        x0_hat_prev = x0_hat
+    return x
+
+
+def _per_image(value: Tensor) -> Tensor:
+    """[B] -> [B,1,1,1]; a 0-dim tensor stays as it is."""
+    return value[:, None, None, None] if value.ndim else value

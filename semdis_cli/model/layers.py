@@ -1,0 +1,156 @@
+"""The building blocks of FCDM: ConvNeXt blocks with GRN and RMSNorm, scale + gate AdaLN, time embedding, patchify.
+
+Parameter names and shapes are those of the published weights. Feature maps are [B,C,h,w]; C = `model_dim`, H = hidden width.
+"""
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Patchify(nn.Module):
+    """[B,3,H,W] -> [B,C,H/P,W/P]: each patch unfolded into channels (c*P*P + y*P + x), then one 1x1 convolution."""
+
+    def __init__(self, in_channels: int, patch_size: int, model_dim: int) -> None:
+        super().__init__()
+        self.unshuffle = nn.PixelUnshuffle(patch_size)
+        self.proj = nn.Conv2d(in_channels * patch_size**2, model_dim, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B,in_channels,H,W] -> [B,model_dim,H/P,W/P]; H and W must be multiples of P."""
+        return cast(Tensor, self.proj(self.unshuffle(images)))
+
+
+class ChannelWiseRMSNorm(nn.Module):
+    """y = x / sqrt(mean_c(x^2) + eps) at each position (Zhang & Sennrich 2019, RMSNorm, over the channel axis)."""
+
+    def __init__(self, channels: int, eps: float = 1e-6, affine: bool = True) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,C,h,w] -> the same. The mean square is float32 whatever the dtype of x: bf16 sums over C drift."""
+        mean_square = x.float().square().mean(dim=1, keepdim=True)
+        y = x * torch.rsqrt(mean_square + self.eps).to(x.dtype)
+        if self.weight is not None and self.bias is not None:
+            y = y * self.weight[:, None, None].to(x.dtype) + self.bias[:, None, None].to(x.dtype)
+        return y
+
+
+class GRN(nn.Module):
+    """Global response normalisation (Woo et al. 2023, ConvNeXt V2, algorithm 1), over the whole feature map of an image."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,H,h,w] -> gamma (x n) + beta + x with n = g / (mean_c g + eps), g the L2 norm of each channel's map."""
+        g = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True).float()
+        n = (g / (g.mean(dim=1, keepdim=True) + self.eps)).to(x.dtype)
+        return self.gamma.to(x.dtype) * (x * n) + self.beta.to(x.dtype) + x
+
+
+class FCDMBlock(nn.Module):
+    """ConvNeXt block of FCDM: depthwise conv, RMSNorm, 1x1 up, GELU, GRN, 1x1 down, gated residual.
+
+    The gate is the learned `layer_scale` (encoder), or comes with the scale from AdaLN (`use_external_adaln`, decoder).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        mlp_ratio: float,
+        *,
+        depthwise_kernel_size: int = 7,
+        use_external_adaln: bool = False,
+        norm_eps: float = 1e-6,
+        layer_scale_init: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        hidden = int(channels * mlp_ratio)
+        kernel = depthwise_kernel_size
+        self.dwconv = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
+        self.norm = ChannelWiseRMSNorm(channels, eps=norm_eps, affine=False)
+        self.pwconv1 = nn.Conv2d(channels, hidden, 1)
+        self.grn = GRN(hidden)
+        self.pwconv2 = nn.Conv2d(hidden, channels, 1)
+        self.layer_scale = None if use_external_adaln else nn.Parameter(torch.full((channels,), layer_scale_init))
+
+    def forward(self, x: Tensor, adaln_m: Tensor | None = None) -> Tensor:
+        """[B,C,h,w] -> the same. `adaln_m` [B,2C] = (scale, gate) for decoder blocks, None for encoder blocks."""
+        h = self.norm(self.dwconv(x))
+        if self.layer_scale is not None:
+            gate = self.layer_scale[:, None, None].to(x.dtype)
+        else:
+            assert adaln_m is not None, "a decoder block needs its AdaLN modulation"
+            scale, gate = adaln_m.to(x.dtype)[:, :, None, None].chunk(2, dim=1)
+            h = h * (1 + scale)
+        h = self.pwconv2(self.grn(functional.gelu(self.pwconv1(h))))
+        return x + gate * h
+
+
+class SinusoidalTimeEmbeddingMLP(nn.Module):
+    """t in [0, 1] -> conditioning vector: sine and cosine features of 1000 t through a two-layer SiLU MLP."""
+
+    freqs: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        freq_dim: int = 256,
+        hidden_mult: float = 1.0,
+        time_scale: float = 1000.0,
+        max_period: float = 10000.0,
+    ) -> None:
+        super().__init__()
+        self.time_scale = time_scale
+        half, hidden = freq_dim // 2, int(dim * hidden_mult)
+        exponents = torch.arange(half, dtype=torch.float32) / (half - 1)
+        self.register_buffer("freqs", torch.exp(-math.log(max_period) * exponents))
+        self.proj_in = nn.Linear(freq_dim, hidden)
+        self.act = nn.SiLU()
+        self.proj_out = nn.Linear(hidden, dim)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """[B] float32 -> [B,dim]. Angles up to 1000 rad need float32, so only the MLP runs in the weights' dtype."""
+        angles = (self.time_scale * t.float())[:, None] * self.freqs.float()
+        features = torch.cat([angles.sin(), angles.cos()], dim=-1).to(self.proj_in.weight.dtype)
+        return cast(Tensor, self.proj_out(self.act(self.proj_in(features))))
+
+
+class AdaLNScaleGateZeroProjector(nn.Module):
+    """The scale and gate that all decoder blocks share: one linear map of SiLU(cond), zero at the start (DiT, adaLN-Zero)."""
+
+    def __init__(self, d_model: int, d_cond: int) -> None:
+        super().__init__()
+        self.act = nn.SiLU()
+        self.proj = nn.Linear(d_cond, 2 * d_model)
+        nn.init.zeros_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
+
+    def forward_activated(self, act_cond: Tensor) -> Tensor:
+        """SiLU(cond) [B,d_cond] -> [B,2*d_model] = (scale, gate)."""
+        return cast(Tensor, self.proj(act_cond))
+
+
+class AdaLNScaleGateZeroLowRankDelta(nn.Module):
+    """What one decoder block adds to the shared scale and gate: a low-rank linear map of SiLU(cond), zero at the start."""
+
+    def __init__(self, *, d_model: int, d_cond: int, rank: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(d_cond, rank, bias=False)
+        self.up = nn.Linear(rank, 2 * d_model, bias=False)
+        nn.init.normal_(self.down.weight, std=0.02)
+        nn.init.zeros_(self.up.weight)
+
+    def forward_activated(self, act_cond: Tensor) -> Tensor:
+        """SiLU(cond) [B,d_cond] -> [B,2*d_model]."""
+        return cast(Tensor, self.up(self.down(act_cond)))

@@ -1,0 +1,198 @@
+"""`Tokenizer`: uint8 images <-> latents, as the pipeline sees a model.
+
+Holds what a bare model leaves open: the pixel convention, device and dtype, a fixed batch shape (so that an image's bytes do
+not depend on its neighbours), and one noise generator per image, seeded from (seed, key).
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from semdis_cli.errors import CheckpointError, UsageError
+from semdis_cli.model.autoencoder import FCDMDiffAE
+from semdis_cli.model.checkpoint import resolve_model
+from semdis_cli.model.config import FCDMDiffAEInferenceConfig
+
+DtypeName = Literal["auto", "bfloat16", "float32"]
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+# Pixels per model call where no batch size is given: a CPU gains nothing from more, a GPU needs them to fill up.
+_CPU_BATCH_PIXELS = 4 * 256**2
+_GPU_BATCH_PIXELS = 64 * 256**2
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """How a model is run.
+
+    `device`: "auto" (CUDA if present), "cpu", "cuda", "cuda:1", ... `dtype` "auto": bfloat16 where the device multiplies it
+    in hardware. `batch_size`: images per model call; None chooses by image size. `num_threads`: CPU threads of the model;
+    None leaves torch's choice.
+    """
+
+    device: str = "auto"
+    dtype: DtypeName = "auto"
+    batch_size: int | None = None
+    num_threads: int | None = None
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which model it is: its name as asked for, its hub revision (or None), and the hashes that decide."""
+
+    name: str
+    revision: str | None
+    weights_sha256: str
+    config_sha256: str
+
+
+class Tokenizer:
+    """uint8 sRGB images [B,3,H,W] <-> latents [B,Z,h,w] float32, whitened if the model has statistics."""
+
+    def __init__(self, model: FCDMDiffAE, identity: ModelIdentity, settings: TokenizerSettings) -> None:
+        """Take over `model`: move and cast it as `settings` say. Raises `UsageError` for a device that is not there."""
+        device = _find_device(settings.device)
+        if settings.num_threads is not None:
+            torch.set_num_threads(settings.num_threads)
+        self.identity = identity
+        self.batch_size = settings.batch_size
+        self.model = model.to(device=device, dtype=_find_dtype(settings.dtype, device)).eval()
+
+    @classmethod
+    def load(
+        cls, name: str, settings: TokenizerSettings | None = None, *, revision: str | None = None
+    ) -> "Tokenizer":
+        """Load a model by bundled name, folder or repository id. Raises `CheckpointError` or `UsageError`."""
+        location = resolve_model(name, revision=revision)
+        model, weights_sha256 = FCDMDiffAE.from_folder(location.folder)
+        if model.config.in_channels != 3:
+            raise CheckpointError(f"{name}: takes {model.config.in_channels} channels, but images have 3")
+        config_sha256 = hashlib.sha256(model.config.to_json().encode()).hexdigest()
+        identity = ModelIdentity(name, location.revision, weights_sha256, config_sha256)
+        return cls(model, identity, settings or TokenizerSettings())
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels per latent position along each side; image sides are multiples of it."""
+        return self.model.config.effective_patch_size
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels Z of a latent."""
+        return self.model.config.latent_channels
+
+    @property
+    def is_whitened(self) -> bool:
+        """Whether latents are whitened; False for a checkpoint without statistics, whose latents are raw."""
+        return self.model.has_latent_stats
+
+    @property
+    def device_name(self) -> str:
+        """ "cpu", or the name of the accelerator."""
+        device = self.model.device
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+    @property
+    def dtype_name(self) -> str:
+        """ "bfloat16" or "float32": what the network computes in."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    def images_per_call(self, height: int, width: int) -> int:
+        """Images of one model call at this size: a function of settings and size only, never of how many there are."""
+        if self.batch_size is not None:
+            return self.batch_size
+        pixels = _CPU_BATCH_PIXELS if self.model.device.type == "cpu" else _GPU_BATCH_PIXELS
+        return max(1, pixels // (height * width))
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor, keys: Sequence[str], *, sample_seed: int | None = None) -> Tensor:
+        """uint8 [B,3,H,W] -> latents [B,Z,h,w] float32 on the CPU: the posterior mode, or a sample.
+
+        With `sample_seed`, eps of each image is drawn from (sample_seed, key). B at most `images_per_call`; a smaller batch
+        is padded to it, so that the kernels see one shape.
+        """
+        batch = self._pad(images)
+        posterior = self.model.encode_posterior(images_to_float(batch.to(self.model.device)))
+        if sample_seed is None:
+            raw = posterior.mode()
+        else:
+            shape = tuple(posterior.mean.shape[1:])
+            eps = torch.stack([image_noise("posterior", sample_seed, key, shape) for key in keys])
+            raw = posterior.sample_with(self._pad(eps, len(batch)).to(self.model.device))
+        return self.model.whiten(raw)[: len(images)].cpu()
+
+    @torch.inference_mode()
+    def decode(
+        self, latents: Tensor, keys: Sequence[str], config: FCDMDiffAEInferenceConfig | None = None
+    ) -> Tensor:
+        """Latents [B,Z,h,w] -> uint8 [B,3,H,W] on the CPU. Starting noise of each image from (`config.seed` or 0, key)."""
+        config = config or FCDMDiffAEInferenceConfig()
+        height, width = (side * self.patch_size for side in latents.shape[-2:])
+        shape = (self.model.config.in_channels, height, width)
+        noise = torch.stack([image_noise("pixels", config.seed or 0, key, shape) for key in keys])
+        noise *= self.model.config.pixel_noise_std
+        batch = self._pad(latents, self.images_per_call(height, width))
+        images = self.model.decode(batch, height, width, inference_config=config, noise=self._pad(noise, len(batch)))
+        return float_to_images(images[: len(latents)]).cpu()
+
+    def _pad(self, batch: Tensor, size: int | None = None) -> Tensor:
+        """Append zeros along the first axis up to `size` (default: the images of one call)."""
+        size = self.images_per_call(*batch.shape[-2:]) if size is None else size
+        assert len(batch) <= size, f"{len(batch)} images in a call for {size}"
+        if len(batch) == size:
+            return batch
+        return torch.cat([batch, batch.new_zeros(size - len(batch), *batch.shape[1:])])
+
+
+def images_to_float(images: Tensor) -> Tensor:
+    """uint8 0..255 -> float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1.0
+
+
+def float_to_images(x: Tensor) -> Tensor:
+    """Float in about [-1, 1] -> uint8 0..255, clamped and rounded to nearest (not truncated)."""
+    return ((x.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def image_noise(purpose: str, seed: int, key: str, shape: tuple[int, ...]) -> Tensor:
+    """Standard normal float32 noise of one image, the same wherever and beside whatever it is computed.
+
+    `purpose` keeps the streams of encoding and decoding apart.
+    """
+    text = f"{purpose}\0{seed}\0{key}".encode(errors="surrogateescape")
+    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1)
+    return torch.randn(shape, generator=generator)
+
+
+def _find_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises AssertionError
+        raise UsageError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
+    return device
+
+
+def _find_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
+    if name != "auto":
+        return _DTYPES[name]
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = device.type == "cpu" and _cpu_multiplies_bfloat16()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    """Whether the CPU has bfloat16 dot products (AVX-512 BF16 or AMX); without them bfloat16 is slower than float32."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as cpuinfo:
+            flags = next((line for line in cpuinfo if line.startswith(("flags", "Features"))), "")
+    except OSError:  # not Linux
+        return False
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags.split())

@@ -1,0 +1,1 @@
+"""The verbs: how the data flows, top to bottom, with no terminal."""

@@ -1,0 +1,141 @@
+"""Shards of latents -> images."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from semdis_cli.data.geometry import undo_padding
+from semdis_cli.errors import CheckpointError, StoreError
+from semdis_cli.events import BatchDone, Event, RunStarted, ShardFailed, StageTimes
+from semdis_cli.model.config import FCDMDiffAEInferenceConfig
+from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
+from semdis_cli.pipeline.images_out import ImageWriter, WriteSettings, output_names
+from semdis_cli.pipeline.report import RunTotals
+from semdis_cli.records import Geometry
+from semdis_cli.store.claim import claim_folder
+from semdis_cli.store.reader import LatentSource
+from semdis_cli.store.shards import Shard
+
+_MARKER = "decode.json"
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """How latents become image files. `sampling.seed` None counts as 0: decoding is always reproducible."""
+
+    sampling: FCDMDiffAEInferenceConfig
+    write: WriteSettings
+    num_workers: int
+
+
+def load_recorded_model(source: LatentSource, override: str | None, settings: TokenizerSettings) -> Tokenizer:
+    """The model that made `source`, from where the record says or from `override`.
+
+    Raises `CheckpointError` if it cannot be loaded, `StoreError` if it is another model than the record's.
+    """
+    try:
+        record = source.provenance["model"]
+        name, revision, weights_sha256 = record["name"], record["revision"], record["weights_sha256"]
+        channels, is_whitened = source.provenance["channels"], source.provenance["whitened"]
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{source.path}: does not say which model made it") from error
+    try:
+        tokenizer = Tokenizer.load(override or str(name), settings, revision=None if override else revision)
+    except CheckpointError as error:
+        hint = "" if override else f" (the model recorded in {source.path}; give --model if it is elsewhere)"
+        raise CheckpointError(f"{error}{hint}") from error
+    found = tokenizer.identity
+    if (found.weights_sha256, found.config_sha256) != (weights_sha256, record.get("config_sha256")):
+        raise StoreError(
+            f"{source.path}: made by {name} (weights {weights_sha256:.12}), but {found.name} has other weights or "
+            f"another config (weights {found.weights_sha256:.12}); give --model the one that made it"
+        )
+    if (tokenizer.latent_channels, tokenizer.is_whitened) != (channels, is_whitened):
+        raise StoreError(f"{source.path}: its record does not fit its own model; damaged or edited")
+    return tokenizer
+
+
+def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings, output: Path) -> Iterator[Event]:
+    """Decode every latent of `source` into an image below `output`; images that an earlier run finished are kept.
+
+    A damaged shard is a `ShardFailed` event, and the others are decoded all the same. Raises `UsageError` if the folder
+    holds something else or cannot be written, `NoSpaceError`, and `StoreError` for keys that lead out of the folder.
+    """
+    totals = RunTotals("decode", tokenizer)
+    names = output_names(source.keys, settings.write.format)
+    claim_folder(output, _MARKER, _decode_record(source, tokenizer, settings))
+    num_failed = 0
+    with ImageWriter(output, names, settings.write, settings.num_workers) as writer:
+        # What there is to do
+        done = {key for key in source.keys if writer.exists(key)}
+        yield RunStarted(len(source.keys), len(done), 0.0)
+
+        # Shard -> latents -> pixels -> files
+        for stored in source.shards:
+            try:
+                started = time.perf_counter()
+                shard = source.read(stored)
+                _check_fit(shard, tokenizer, names.keys(), str(stored.path))
+                read_s = time.perf_counter() - started
+            except StoreError as error:
+                num_failed += stored.num_images
+                yield ShardFailed(stored.path.name, str(error), stored.num_images)
+                continue
+            rows = [row for row, key in enumerate(shard.keys) if key not in done]
+            yield totals.add(BatchDone(0, 0.0, StageTimes(read_s=read_s)))
+            for batch in _decode_rows(shard, rows, tokenizer, settings.sampling, writer):
+                yield totals.add(batch)
+    yield totals.finish(
+        output,
+        num_ok=len(source.keys) - num_failed,
+        num_failed=num_failed,
+        sampling=asdict(settings.sampling),
+        latents=str(source.path),
+    )
+
+
+def _decode_rows(
+    shard: Shard, rows: Sequence[int], tokenizer: Tokenizer, sampling: FCDMDiffAEInferenceConfig, writer: ImageWriter
+) -> Iterator[BatchDone]:
+    """Decode the given rows of a shard, one model call at a time, and write their images."""
+    height, width = (side * tokenizer.patch_size for side in shard.latents.shape[-2:])
+    size = tokenizer.images_per_call(height, width)
+    for start in range(0, len(rows), size):
+        batch = rows[start : start + size]
+        started = time.perf_counter()
+        images = tokenizer.decode(shard.latents[batch].float(), [shard.keys[row] for row in batch], sampling)
+        decoded = time.perf_counter()
+        for row, image in zip(batch, images, strict=True):
+            writer.submit(shard.keys[row], crop(image, shard.geometries[row]))
+        writer.drain()
+        times = StageTimes(decode_s=decoded - started, write_s=time.perf_counter() - decoded)
+        yield BatchDone(len(batch), len(batch) * height * width / 1e6, times)
+
+
+def crop(image: Tensor, geometry: Geometry) -> Tensor:
+    """uint8 [3,H,W] of a bucket -> the image without its padding."""
+    height, width = geometry.image
+    return image[:, :height, :width]
+
+
+def _check_fit(shard: Shard, tokenizer: Tokenizer, keys: Any, path: str) -> None:
+    """Raise `StoreError` if a shard's rows do not belong to the set, or are not what the model takes."""
+    grid, patch = tuple(shard.latents.shape[-2:]), tokenizer.patch_size
+    if shard.latents.shape[1] != tokenizer.latent_channels:
+        raise StoreError(f"{path}: {shard.latents.shape[1]} channels, but the model has {tokenizer.latent_channels}")
+    for key, geometry in zip(shard.keys, shard.geometries, strict=True):
+        if key not in keys or geometry.bucket != (grid[0] * patch, grid[1] * patch):
+            raise StoreError(f"{path}: row {key!r:.80} does not belong to this set; damaged or edited")
+
+
+def _decode_record(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings) -> dict[str, Any]:
+    return {
+        "latents_sha256": source.sha256,
+        "model": asdict(tokenizer.identity),
+        "sampling": asdict(settings.sampling),
+        "write": asdict(settings.write),
+    }

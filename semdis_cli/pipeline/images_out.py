@@ -1,0 +1,82 @@
+"""Decoded pixels -> image files: names, formats, and a pool of threads that writes them."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from torch import Tensor
+
+from semdis_cli.data.images import ImageFormat, write_image
+from semdis_cli.errors import UsageError
+from semdis_cli.atomic import make_folder, publish
+from semdis_cli.store.reader import check_key
+
+
+@dataclass(frozen=True)
+class WriteSettings:
+    """`format` of the files; `quality` 1..100 for jpg and webp (PNG is lossless and ignores it)."""
+
+    format: ImageFormat = "png"
+    quality: int = 95
+
+
+def output_names(keys: Iterable[str], suffix: str) -> dict[str, PurePosixPath]:
+    """The file name of every key: its suffix replaced, or `suffix` appended where two keys would get one name.
+
+    `a.jpg` becomes `a.png`; `b.jpg` beside `b.webp` become `b.jpg.png` and `b.webp.png`. Raises `StoreError` for keys that
+    are no relative paths.
+    """
+    paths = {key: check_key(key) for key in keys}
+    appended = {key: path.with_name(f"{path.name}.{suffix}") for key, path in paths.items()}
+    replaced = {key: path.with_suffix(f".{suffix}") for key, path in paths.items()}
+    names = _prefer_unique(replaced, appended)
+    return names if len(set(names.values())) == len(names) else appended
+
+
+def _prefer_unique(first: Mapping[str, PurePosixPath], second: Mapping[str, PurePosixPath]) -> dict[str, PurePosixPath]:
+    counts = Counter(first.values())
+    return {key: name if counts[name] == 1 else second[key] for key, name in first.items()}
+
+
+class ImageWriter:
+    """Encodes and publishes images with `num_workers` threads; at most a few wait at a time. Use as a context manager."""
+
+    def __init__(self, root: Path, names: Mapping[str, PurePosixPath], settings: WriteSettings, num_workers: int) -> None:
+        self._root = root.resolve()
+        self._names = names
+        self._settings = settings
+        self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="semdis-write")
+        self._pending: list[Future[None]] = []
+
+    def __enter__(self) -> "ImageWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def exists(self, key: str) -> bool:
+        """Whether the image of `key` was written by an earlier run."""
+        return self._path(key).is_file()
+
+    def submit(self, key: str, pixels: Tensor) -> None:
+        """Write one image, uint8 [3,H,W], soon. Errors come up in `drain`."""
+        self._pending.append(self._pool.submit(self._write, key, pixels))
+
+    def drain(self) -> None:
+        """Wait until everything submitted is on disk. Raises what writing raised: `UsageError`, `NoSpaceError`."""
+        pending, self._pending = self._pending, []
+        for future in pending:
+            future.result()
+
+    def _path(self, key: str) -> Path:
+        return self._root / self._names[key]
+
+    def _write(self, key: str, pixels: Tensor) -> None:
+        path = self._path(key)
+        make_folder(path.parent)
+        if not path.parent.resolve().is_relative_to(self._root):
+            raise UsageError(f"{path}: a link leads out of {self._root}; remove it")
+        data = write_image(pixels.permute(1, 2, 0).numpy(), self._settings.format, self._settings.quality)
+        publish(path, [data])

@@ -1,0 +1,65 @@
+"""What a run did and where its time went, summed while it goes and written as `report.json` beside its output."""
+
+import json
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from semdis_cli.events import BatchDone, RunFinished, StageTimes
+from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.atomic import publish
+
+
+class RunTotals:
+    """Sums of a run's batches, from the moment it is made."""
+
+    def __init__(self, verb: str, tokenizer: Tokenizer) -> None:
+        self._verb = verb
+        self._tokenizer = tokenizer
+        self._started = time.perf_counter()
+        self._num_images = 0
+        self._megapixels = 0.0
+        self._times = StageTimes()
+
+    def add(self, batch: BatchDone) -> BatchDone:
+        """Count a batch, and hand it on."""
+        self._num_images += batch.num_images
+        self._megapixels += batch.megapixels
+        self._times = self._times + batch.times
+        return batch
+
+    def finish(self, output: Path, *, num_ok: int, num_failed: int, **results: Any) -> RunFinished:
+        """Write `report.json` into `output` and return it as the closing event. `results` are the verb's own facts."""
+        elapsed_s = time.perf_counter() - self._started
+        times = self._times + StageTimes(wait_s=max(0.0, elapsed_s - sum(asdict(self._times).values())))
+        report = {
+            "command": self._verb,
+            "images": {"ok": num_ok, "failed": num_failed, "this_run": self._num_images},
+            "elapsed_s": round(elapsed_s, 3),
+            "images_per_s": round(self._num_images / elapsed_s, 3),
+            "megapixels_per_s": round(self._megapixels / elapsed_s, 3),
+            "stages": {name: round(value, 3) for name, value in asdict(times).items()},
+            "model": asdict(self._tokenizer.identity),
+            "compute": compute_record(self._tokenizer),
+            "output": str(output),
+            **results,
+        }
+        publish(output / "report.json", [json.dumps(report, indent=1).encode() + b"\n"])
+        return RunFinished(num_ok, num_failed, report)
+
+
+def compute_record(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The settings of the computation that can change the last bits of a latent."""
+    record: dict[str, Any] = {
+        "device": tokenizer.device_name,
+        "dtype": tokenizer.dtype_name,
+        "batch_size": tokenizer.batch_size or "auto",
+        "torch": version("torch"),
+    }
+    if tokenizer.device_name == "cpu":
+        record["num_threads"] = torch.get_num_threads()
+    return record

@@ -1,0 +1,127 @@
+"""Images -> latents -> images, without storing latents: what the tokenizer does to these pictures, in dB."""
+
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from semdis_cli.data.loader import Loader
+from semdis_cli.events import BatchDone, Event, ImageFailed, ImageMeasured, RunStarted, StageTimes
+from semdis_cli.metrics import psnr_db
+from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.pipeline.decode import DecodeSettings, crop
+from semdis_cli.pipeline.encode import EncodePlan, EncodeSettings
+from semdis_cli.pipeline.images_out import ImageWriter, output_names
+from semdis_cli.pipeline.report import RunTotals
+from semdis_cli.records import ImageBatch
+from semdis_cli.atomic import publish
+from semdis_cli.store.claim import claim_folder
+from semdis_cli.store.index import to_line
+from semdis_cli.store.shards import STORE_DTYPES
+
+_MARKER = "roundtrip.json"
+_PER_IMAGE_FILE = "psnr.jsonl"
+_MAX_PSNR_DB = 100.0
+
+
+def roundtrip(
+    plan: EncodePlan,
+    loader: Loader,
+    tokenizer: Tokenizer,
+    encode_settings: EncodeSettings,
+    decode_settings: DecodeSettings,
+    output: Path,
+) -> Iterator[Event]:
+    """Encode and decode every planned image, write the reconstructions into `output` and measure them.
+
+    Latents pass through the stored dtype, so the figures are those of `encode` followed by `decode`. PSNR is against the
+    pixels that the model was given, padding left out, and counts as 100 dB where nothing differs. `psnr.jsonl` has one row
+    per input. Raises `UsageError` if the folder holds something else, `NoSpaceError` if the disk fills up.
+    """
+    totals = RunTotals("roundtrip", tokenizer)
+    images = [image for shard in plan.shards for image in shard.images]
+    names = output_names((image.source.key for image in images), decode_settings.write.format)
+    record = {
+        "encode": plan.provenance,
+        "sampling": asdict(decode_settings.sampling),
+        "write": asdict(decode_settings.write),
+    }
+    claim_folder(output, _MARKER, record)
+    yield RunStarted(plan.num_inputs, 0, plan.megapixels())
+    errors = {failure.key: failure.reason for failure in plan.failures}
+    yield from (ImageFailed(key, reason) for key, reason in errors.items())
+
+    # Read -> encode -> decode -> measure -> file
+    scores: dict[str, float] = {}
+    with ImageWriter(output, names, decode_settings.write, decode_settings.num_workers) as writer:
+        for shard in plan.shards:
+            for batch in loader.batches(shard.images, tokenizer.images_per_call(*shard.bucket)):
+                for failure in batch.failures:
+                    errors[failure.key] = failure.reason
+                    yield ImageFailed(failure.key, failure.reason)
+                if batch.images:
+                    done, measured = _roundtrip_batch(batch, tokenizer, encode_settings, decode_settings, writer)
+                    yield totals.add(done)
+                    yield from measured
+                    scores.update((image.key, image.psnr_db) for image in measured)
+
+    # Figures
+    rows = [{"key": key, "psnr_db": round(score, 4)} for key, score in scores.items()]
+    rows += [{"key": key, "error": reason} for key, reason in errors.items()]
+    publish(output / _PER_IMAGE_FILE, (to_line(row) for row in sorted(rows, key=lambda row: str(row["key"]))))
+    yield totals.finish(
+        output,
+        num_ok=len(scores),
+        num_failed=len(errors),
+        sampling=asdict(decode_settings.sampling),
+        psnr_db=_summary(list(scores.values())),
+    )
+
+
+def _roundtrip_batch(
+    batch: ImageBatch,
+    tokenizer: Tokenizer,
+    encode_settings: EncodeSettings,
+    decode_settings: DecodeSettings,
+    writer: ImageWriter,
+) -> tuple[BatchDone, list[ImageMeasured]]:
+    keys = [image.key for image in batch.images]
+    started = time.perf_counter()
+    pixels = torch.stack([image.pixels for image in batch.images])
+    latents = tokenizer.encode(pixels, keys, sample_seed=encode_settings.sample_seed)
+    stored = latents.to(STORE_DTYPES[encode_settings.store_dtype]).float()
+    encoded = time.perf_counter()
+    decoded_pixels = tokenizer.decode(stored, keys, decode_settings.sampling)
+    decoded = time.perf_counter()
+    measured = []
+    for image, reconstruction in zip(batch.images, decoded_pixels, strict=True):
+        kept: Tensor = crop(reconstruction, image.geometry)
+        writer.submit(image.key, kept)
+        score = min(psnr_db(kept, crop(image.pixels, image.geometry)), _MAX_PSNR_DB)
+        measured.append(ImageMeasured(image.key, score))
+    writer.drain()
+    times = StageTimes(
+        read_s=batch.read_s,
+        encode_s=encoded - started,
+        decode_s=decoded - encoded,
+        write_s=time.perf_counter() - decoded,
+    )
+    megapixels = pixels.shape[0] * pixels.shape[2] * pixels.shape[3] / 1e6
+    return BatchDone(len(keys), megapixels, times), measured
+
+
+def _summary(scores: list[float]) -> dict[str, float] | None:
+    """Mean, median, least and greatest of the scores in dB; None without any."""
+    if not scores:
+        return None
+    values = {
+        "mean": statistics.fmean(scores),
+        "median": statistics.median(scores),
+        "min": min(scores),
+        "max": max(scores),
+    }
+    return {name: round(value, 3) for name, value in values.items()}

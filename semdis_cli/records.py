@@ -1,0 +1,106 @@
+"""Frozen records that travel between the boxes. Tensors and plain values only: no behaviour beyond arithmetic."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class SourceImage:
+    """One input, named but not read yet.
+
+    `key` is its identity: a relative POSIX path with extension, unique within a run. `path` is where its bytes are.
+    """
+
+    key: str
+    path: Path
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An input that could not be used, and why (one line)."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """What happened between the upright source image and the model's input; all sizes in pixels, (height, width).
+
+    source -> resize to `resized` -> cut the box of size `image` at `crop` (top, left) -> repeat the last row and column
+    until the size is `bucket`. Decoding undoes the last step: what comes back has the size `image`.
+    """
+
+    source: tuple[int, int]
+    resized: tuple[int, int]
+    crop: tuple[int, int]
+    image: tuple[int, int]
+    bucket: tuple[int, int]
+
+    def to_json(self) -> dict[str, list[int]]:
+        """As plain lists, ready for `json.dumps`."""
+        return {name: list(getattr(self, name)) for name in _GEOMETRY_FIELDS}
+
+    @classmethod
+    def from_json(cls, value: object) -> "Geometry":
+        """The geometry that `to_json` wrote. `value` is not trusted: `ValueError` says what is wrong with it."""
+        if not isinstance(value, dict) or value.keys() != set(_GEOMETRY_FIELDS):
+            raise ValueError(f"a geometry has the fields {', '.join(_GEOMETRY_FIELDS)}")
+        geometry = cls(**{name: _pair(name, value[name]) for name in _GEOMETRY_FIELDS})
+        for axis in (0, 1):
+            if geometry.crop[axis] + geometry.image[axis] > geometry.resized[axis]:
+                raise ValueError(f"geometry: the box of {geometry.image} at {geometry.crop} leaves {geometry.resized}")
+            if geometry.image[axis] > geometry.bucket[axis]:
+                raise ValueError(f"geometry: the image {geometry.image} does not fit its bucket {geometry.bucket}")
+        return geometry
+
+
+_GEOMETRY_FIELDS = ("source", "resized", "crop", "image", "bucket")
+
+
+def _pair(name: str, value: object) -> tuple[int, int]:
+    """Two integers from JSON: sizes from 1, the crop's corner from 0 on."""
+    smallest = 0 if name == "crop" else 1
+    if not isinstance(value, list) or len(value) != 2 or not all(type(side) is int for side in value):
+        raise ValueError(f"geometry: {name} must be two integers, not {str(value)[:40]}")
+    if not all(smallest <= side < 2**31 for side in value):
+        raise ValueError(f"geometry: {name} is out of range: {str(value)[:40]}")
+    return value[0], value[1]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedImage:
+    """One input and the bucket (H, W) in pixels that it is going to have."""
+
+    source: SourceImage
+    bucket: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedImage:
+    """One image as the model will see it.
+
+    `pixels`: [3,H,W] uint8 sRGB, (H,W) = `geometry.bucket`. `sha256`: hex digest of the source file's bytes. `notes`:
+    what a reader of the index should know about the colours or orientation (e.g. an ICC profile that was unusable).
+    """
+
+    key: str
+    pixels: "Tensor"
+    geometry: Geometry
+    num_bytes: int
+    sha256: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBatch:
+    """Images of one bucket, in key order, and the inputs among them that failed. `read_s` is wall-clock seconds."""
+
+    images: tuple[LoadedImage, ...]
+    failures: tuple[Failure, ...]
+    read_s: float

@@ -1,0 +1,137 @@
+"""`index.jsonl`: one row per input, failures included, sorted by key."""
+
+import heapq
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from semdis_cli.errors import StoreError
+from semdis_cli.records import Failure, Geometry, LoadedImage
+
+
+@dataclass(frozen=True, slots=True)
+class IndexRow:
+    """What became of one input.
+
+    `error` None: ok, and `shard` (file name) and `row` say where its latents are. Otherwise the reason, and no place.
+    `num_bytes`, `sha256` of the source file are None where it could not be read.
+    """
+
+    key: str
+    error: str | None = None
+    num_bytes: int | None = None
+    sha256: str | None = None
+    geometry: Geometry | None = None
+    shard: str | None = None
+    row: int | None = None
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of_image(cls, image: LoadedImage, shard: str, row: int) -> Self:
+        """The row of an image whose latents are row `row` of `shard`."""
+        return cls(
+            key=image.key,
+            num_bytes=image.num_bytes,
+            sha256=image.sha256,
+            geometry=image.geometry,
+            shard=shard,
+            row=row,
+            notes=image.notes,
+        )
+
+    @classmethod
+    def of_failure(cls, failure: Failure) -> Self:
+        """The row of an input that could not be used."""
+        return cls(key=failure.key, error=failure.reason)
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether the input has latents."""
+        return self.error is None
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as written: `status` first to read, absent facts left out."""
+        fields: dict[str, Any] = {"key": self.key, "status": "ok" if self.is_ok else "failed"}
+        optional = {
+            "error": self.error,
+            "num_bytes": self.num_bytes,
+            "sha256": self.sha256,
+            "geometry": self.geometry and self.geometry.to_json(),
+            "shard": self.shard,
+            "row": self.row,
+            "notes": list(self.notes) or None,
+        }
+        return fields | {name: value for name, value in optional.items() if value is not None}
+
+    @classmethod
+    def from_json(cls, fields: Any) -> Self:
+        """Parse one row of an untrusted file. Raises `StoreError` for anything that is no such row."""
+        try:
+            geometry = fields.get("geometry")
+            row = cls(
+                key=_typed(fields["key"], str),
+                error=_typed(fields.get("error"), str | None),
+                num_bytes=_typed(fields.get("num_bytes"), int | None),
+                sha256=_typed(fields.get("sha256"), str | None),
+                geometry=None if geometry is None else Geometry.from_json(geometry),
+                shard=_typed(fields.get("shard"), str | None),
+                row=_typed(fields.get("row"), int | None),
+                notes=tuple(_typed(note, str) for note in fields.get("notes", [])),
+            )
+            if fields["status"] != ("ok" if row.is_ok else "failed"):
+                raise ValueError("status and error disagree")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"not an index row ({error})") from error
+        return row
+
+
+def to_line(fields: dict[str, Any]) -> bytes:
+    """One JSON line: sorted keys, ASCII (so any file name survives), no spaces."""
+    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+def read_rows(path: Path) -> Iterator[IndexRow]:
+    """The rows of an `index.jsonl`, one at a time. Raises `StoreError` naming file and line."""
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    yield IndexRow.from_json(json.loads(line))
+                except (ValueError, StoreError) as error:
+                    raise StoreError(f"{path}: line {number}: {error}") from error
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def merge_rows(sorted_groups: Iterable[tuple[str, Iterable[IndexRow]]]) -> Iterator[IndexRow]:
+    """Merge groups of rows, each sorted by key, into one sorted stream.
+
+    `sorted_groups`: (first key of the group, its rows), sorted by first key. A group is opened only when its first key is
+    next, so memory holds the groups that overlap, not all of them.
+    """
+    heap: list[tuple[str, int, IndexRow, Iterator[IndexRow]]] = []
+
+    def advance(number: int, rows: Iterator[IndexRow]) -> None:
+        row = next(rows, None)
+        if row is not None:
+            heapq.heappush(heap, (row.key, number, row, rows))
+
+    def pop() -> IndexRow:
+        _, number, row, rows = heapq.heappop(heap)
+        advance(number, rows)
+        return row
+
+    for number, (first_key, group) in enumerate(sorted_groups):
+        while heap and heap[0][0] < first_key:
+            yield pop()
+        advance(number, iter(group))
+    while heap:
+        yield pop()
+
+
+def _typed(value: Any, kind: Any) -> Any:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{value!r:.40} is not {kind}")
+    return value

@@ -1,0 +1,133 @@
+"""The journal of a running encode: one synced line per published shard, so that a killed run continues where it was."""
+
+import json
+import os
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any, Self
+
+from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.atomic import PublishedFile, explain_write_error, make_folder, sync_folder
+from semdis_cli.store.index import IndexRow, to_line
+from semdis_cli.store.statistics import ChannelSums
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; two runs on one folder then write the same bytes twice
+    fcntl = None  # type: ignore[assignment]
+
+# One writer today; the folder has room for one journal per writer.
+_WRITER = "0.jsonl"
+JOURNAL_FOLDER = "journal"
+
+
+@dataclass(frozen=True)
+class JournalEntry:
+    """What one planned shard came to: its file (None if every image failed), its rows in key order, its channel sums."""
+
+    name: str
+    file: PublishedFile | None
+    rows: tuple[IndexRow, ...]
+    sums: ChannelSums
+
+    def to_json(self) -> dict[str, Any]:
+        """The journal line."""
+        return {
+            "shard": self.name,
+            "num_bytes": self.file and self.file.num_bytes,
+            "sha256": self.file and self.file.sha256,
+            "rows": [row.to_json() for row in self.rows],
+            "sums": self.sums.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Self:
+        """Inverse of `to_json`. Raises `KeyError`, `TypeError`, `ValueError` or `StoreError` on other lines."""
+        file = None if fields["sha256"] is None else PublishedFile(int(fields["num_bytes"]), str(fields["sha256"]))
+        rows = tuple(IndexRow.from_json(row) for row in fields["rows"])
+        return cls(str(fields["shard"]), file, rows, ChannelSums.from_json(fields["sums"]))
+
+
+class Journal:
+    """An append-only file whose first line is the plan. Holding it open also keeps other runs off the folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / JOURNAL_FOLDER
+        self.path = self.folder / _WRITER
+        self._file: IO[bytes] | None = None
+
+    def lock(self) -> None:
+        """Open (make) the journal for this run alone. Raises `UsageError` if another run has it."""
+        make_folder(self.folder)
+        try:
+            self._file = self.path.open("a+b")
+            if fcntl is not None:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.close()
+            raise UsageError(f"{self.folder.parent}: another semdis run is writing there; wait for it to end") from error
+        except OSError as error:
+            self.close()
+            raise explain_write_error(self.path, error) from error
+
+    def read(self) -> tuple[dict[str, Any] | None, dict[int, JournalEntry]]:
+        """The plan line (None in a new journal) and, by offset, the entries so far, their rows left out to save memory.
+
+        A line torn by a crash is cut off. Raises `StoreError` if a whole line is not what a journal holds.
+        """
+        assert self._file is not None, "the journal is read under its lock"
+        plan: dict[str, Any] | None = None
+        entries: dict[int, JournalEntry] = {}
+        offset = self._file.seek(0)
+        for line in self._file:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                if offset == 0:
+                    plan = dict(json.loads(line)["plan"])
+                else:
+                    entries[offset] = replace(JournalEntry.from_json(json.loads(line)), rows=())
+            except (KeyError, TypeError, ValueError, StoreError) as error:
+                raise StoreError(
+                    f"{self.path}: the line at byte {offset} is damaged ({error}); delete {self.folder} to begin again: "
+                    "shards are made anew with the same bytes"
+                ) from error
+            offset += len(line)
+        self._file.truncate(offset)
+        return plan, entries
+
+    def read_entry(self, offset: int) -> JournalEntry:
+        """The whole entry whose line begins at `offset`."""
+        assert self._file is not None, "the journal is read under its lock"
+        self._file.seek(offset)
+        return JournalEntry.from_json(json.loads(self._file.readline()))
+
+    def append(self, fields: dict[str, Any]) -> int:
+        """Add one line, sync it, and return its offset. Raises `NoSpaceError` or `UsageError`.
+
+        A line torn by a full disk or a crash is cut off by the next run.
+        """
+        assert self._file is not None, "the journal is written under its lock"
+        try:
+            offset = self._file.seek(0, os.SEEK_END)
+            self._file.write(to_line(fields))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise explain_write_error(self.path, error) from error
+        return offset
+
+    def remove(self) -> None:
+        """Delete the journal: the manifest has taken its place."""
+        self.path.unlink(missing_ok=True)
+        self.close()
+        with suppress(OSError):  # other writers' journals keep the folder
+            self.folder.rmdir()
+        sync_folder(self.folder.parent)
+
+    def close(self) -> None:
+        """Let go of the lock."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None

@@ -1,0 +1,111 @@
+"""`manifest.json`: what a finished set is made of. Written last; without it the set is unfinished."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from semdis_cli.errors import StoreError
+from semdis_cli.atomic import PublishedFile
+from semdis_cli.store.shards import FORMAT_VERSION
+
+MANIFEST_FILE = "manifest.json"
+INDEX_FILE = "index.jsonl"
+CHECKSUM_FILE = "SHA256SUMS"
+SHARD_FOLDER = "shards"
+REPORT_FILE = "report.json"
+_SHARD_NAME = re.compile(r"\d{8}-\d{1,6}x\d{1,6}\.safetensors")
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One published shard: name within `shards/`, number of latents, size and sha256."""
+
+    name: str
+    num_images: int
+    file: PublishedFile
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The record of a finished set.
+
+    `provenance`: the settings that decide every byte. `plan_sha256`: of the inputs and their cut into shards. `mean`,
+    `std`: per channel, over all stored latents. No times and no machine names: equal inputs give equal bytes.
+    """
+
+    provenance: dict[str, Any]
+    plan_sha256: str
+    num_ok: int
+    num_failed: int
+    shards: tuple[ShardEntry, ...]
+    index: PublishedFile
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def to_bytes(self) -> bytes:
+        """The file: indented JSON with sorted keys."""
+        fields = {
+            "format": FORMAT_VERSION,
+            "provenance": self.provenance,
+            "plan_sha256": self.plan_sha256,
+            "totals": {"ok": self.num_ok, "failed": self.num_failed},
+            "shards": [{"name": s.name, "num_images": s.num_images, **_file_json(s.file)} for s in self.shards],
+            "index": _file_json(self.index),
+            "latents": {"mean": list(self.mean), "std": list(self.std)},
+        }
+        return json.dumps(fields, sort_keys=True, indent=1).encode() + b"\n"
+
+    @classmethod
+    def read(cls, root: Path) -> Self:
+        """Read `root/manifest.json`. Raises `StoreError` if it is missing (the set is unfinished) or damaged."""
+        path = root / MANIFEST_FILE
+        try:
+            fields = json.loads(path.read_bytes())
+        except FileNotFoundError as error:
+            raise StoreError(f"{root}: no {MANIFEST_FILE}, so not a finished set of latents; "
+                             "run the same semdis encode again to finish it") from error
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
+        except (ValueError, RecursionError) as error:
+            raise StoreError(f"{path}: not JSON ({error}); damaged") from error
+        try:
+            return cls._parse(fields)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{path}: not a manifest of format {FORMAT_VERSION} ({error!r})") from error
+
+    @classmethod
+    def _parse(cls, fields: dict[str, Any]) -> Self:
+        if fields["format"] != FORMAT_VERSION:
+            raise ValueError(f"format {fields['format']}")
+        totals, latents = fields["totals"], fields["latents"]
+        return cls(
+            provenance=dict(fields["provenance"]),
+            plan_sha256=str(fields["plan_sha256"]),
+            num_ok=int(totals["ok"]),
+            num_failed=int(totals["failed"]),
+            shards=tuple(_parse_shard(shard) for shard in fields["shards"]),
+            index=_parse_file(fields["index"]),
+            mean=tuple(map(float, latents["mean"])),
+            std=tuple(map(float, latents["std"])),
+        )
+
+
+def check_shard_name(name: object) -> str:
+    """`name` if it is a shard's file name and nothing else (no path). Raises `ValueError`."""
+    if not isinstance(name, str) or not _SHARD_NAME.fullmatch(name):
+        raise ValueError(f"{name!r:.60} is no shard name")
+    return name
+
+
+def _parse_shard(fields: dict[str, Any]) -> ShardEntry:
+    return ShardEntry(check_shard_name(fields["name"]), int(fields["num_images"]), _parse_file(fields))
+
+
+def _parse_file(fields: dict[str, Any]) -> PublishedFile:
+    return PublishedFile(int(fields["num_bytes"]), str(fields["sha256"]))
+
+
+def _file_json(file: PublishedFile) -> dict[str, Any]:
+    return {"num_bytes": file.num_bytes, "sha256": file.sha256}

@@ -1,0 +1,75 @@
+"""Which image goes into which shard: a pure function of the inputs and the settings, so that any run agrees with any other."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from semdis_cli.records import Failure, PlannedImage
+from semdis_cli.store.index import to_line
+
+BYTES_PER_VALUE = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+
+@dataclass(frozen=True)
+class LatentLayout:
+    """What the size of a latent follows from: `patch_size` px per position, `channels` Z, stored `dtype`."""
+
+    patch_size: int
+    channels: int
+    dtype: str
+
+    def grid(self, bucket: tuple[int, int]) -> tuple[int, int]:
+        """Latent grid (h, w) of a bucket (H, W) in pixels."""
+        return bucket[0] // self.patch_size, bucket[1] // self.patch_size
+
+    def latent_bytes(self, bucket: tuple[int, int]) -> int:
+        """Bytes of one image's latents."""
+        height, width = self.grid(bucket)
+        return self.channels * height * width * BYTES_PER_VALUE[self.dtype]
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    """One shard to be: its file name and its images, in key order. Failures leave no gap in the rows."""
+
+    name: str
+    images: tuple[PlannedImage, ...]
+
+    @property
+    def bucket(self) -> tuple[int, int]:
+        """(H, W) in pixels, the same for all its images."""
+        return self.images[0].bucket
+
+
+def plan_shards(
+    images: Iterable[PlannedImage], layout: LatentLayout, *, shard_bytes: int, shard_images: int | None = None
+) -> list[PlannedShard]:
+    """Cut the images of each bucket, in key order, into shards of about `shard_bytes`, or of `shard_images` images.
+
+    Shards are numbered bucket by bucket, smallest first. `images` must be sorted by key.
+    """
+    by_bucket: dict[tuple[int, int], list[PlannedImage]] = defaultdict(list)
+    for image in images:
+        by_bucket[image.bucket].append(image)
+    shards: list[PlannedShard] = []
+    for bucket, members in sorted(by_bucket.items()):
+        height, width = layout.grid(bucket)
+        size = shard_images or max(1, shard_bytes // layout.latent_bytes(bucket))
+        for start in range(0, len(members), size):
+            name = f"{len(shards):08d}-{height}x{width}.safetensors"
+            shards.append(PlannedShard(name, tuple(members[start : start + size])))
+    return shards
+
+
+def plan_sha256(provenance: dict[str, Any], shards: Sequence[PlannedShard], failures: Sequence[Failure]) -> str:
+    """Hex digest of all that decides the output: settings, every input with its size, and the cut into shards."""
+    digest = hashlib.sha256(to_line(provenance))
+    for shard in shards:
+        digest.update(to_line({"shard": shard.name}))
+        for image in shard.images:
+            digest.update(to_line({"key": image.source.key, "num_bytes": image.source.num_bytes}))
+    for failure in failures:
+        digest.update(to_line({"failed": failure.key}))
+    return digest.hexdigest()

@@ -1,0 +1,104 @@
+"""One shard: a safetensors file with one stacked tensor `latents` [N,Z,h,w] and one metadata key `semdis`.
+
+The metadata holds everything needed to decode the shard on its own, and the sha256 of the tensor's bytes, so that a flipped
+bit or an edited dtype is found even without the manifest.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as deserialize
+from safetensors.torch import save as serialize
+from torch import Tensor
+
+from semdis_cli.errors import StoreError
+from semdis_cli.records import Geometry
+from semdis_cli.atomic import PublishedFile, publish
+
+FORMAT_VERSION = 1
+STORE_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_TENSOR = "latents"
+_METADATA = "semdis"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The contents of one shard file.
+
+    `latents` [N,Z,h,w] in the stored dtype; `keys` and `geometries` per row; `provenance`: the settings that made it.
+    """
+
+    latents: Tensor
+    keys: tuple[str, ...]
+    geometries: tuple[Geometry, ...]
+    provenance: dict[str, Any]
+
+
+def write_shard(path: Path, shard: Shard) -> PublishedFile:
+    """Publish `shard` at `path`. Equal shards give equal bytes."""
+    latents = shard.latents.contiguous()
+    metadata = {
+        "format": FORMAT_VERSION,
+        "dtype": _dtype_name(latents.dtype),
+        "shape": list(latents.shape),
+        "latents_sha256": hashlib.sha256(_payload(latents)).hexdigest(),
+        "keys": list(shard.keys),
+        "geometry": [geometry.to_json() for geometry in shard.geometries],
+        "provenance": shard.provenance,
+    }
+    text = json.dumps(metadata, sort_keys=True, separators=(",", ":"))
+    return publish(path, [serialize({_TENSOR: latents}, {_METADATA: text})])
+
+
+def read_shard(path: Path, expected: PublishedFile | None = None) -> Shard:
+    """Read and check one shard. `expected`: size and sha256 from the manifest, checked first if given.
+
+    Raises `StoreError` naming the file for anything that is not exactly what was written.
+    """
+    try:
+        if expected is not None and path.stat().st_size != expected.num_bytes:
+            raise StoreError(f"{path}: {path.stat().st_size} bytes, but the manifest says {expected.num_bytes}; damaged")
+        data = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
+    if expected is not None and hashlib.sha256(data).hexdigest() != expected.sha256:
+        raise StoreError(f"{path}: its bytes do not match the sha256 in the manifest; damaged or edited")
+    try:
+        return _parse(data)
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise StoreError(f"{path}: not a semdis shard ({error})") from error
+
+
+def _parse(data: bytes) -> Shard:
+    """The checks that a shard can answer for itself. Raises many kinds of exception; `read_shard` names the file."""
+    tensors = deserialize(data)  # also checks that the header fits the file, before anything is allocated
+    payload_start = 8 + int.from_bytes(data[:8], "little")
+    metadata = json.loads(json.loads(data[8:payload_start])["__metadata__"][_METADATA])
+    if metadata["format"] != FORMAT_VERSION:
+        raise ValueError(f"format {metadata['format']}; this version reads {FORMAT_VERSION}")
+    if set(tensors) != {_TENSOR}:
+        raise ValueError(f"tensors {sorted(tensors)}, expected {_TENSOR} alone")
+    latents = tensors[_TENSOR]
+    if latents.dtype != STORE_DTYPES[metadata["dtype"]] or list(latents.shape) != metadata["shape"]:
+        raise ValueError("the tensor's dtype or shape is not what was written")
+    if hashlib.sha256(memoryview(data)[payload_start:]).hexdigest() != metadata["latents_sha256"]:
+        raise ValueError("the latents do not match their sha256; damaged")
+    keys, geometries, provenance = metadata["keys"], metadata["geometry"], metadata["provenance"]
+    if latents.ndim != 4 or not len(keys) == len(geometries) == len(latents):
+        raise ValueError("rows, keys and geometries differ in number")
+    if not all(isinstance(key, str) for key in keys) or not isinstance(provenance, dict):
+        raise TypeError("keys or provenance of the wrong type")
+    return Shard(latents, tuple(keys), tuple(map(Geometry.from_json, geometries)), provenance)
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _payload(latents: Tensor) -> memoryview:
+    return memoryview(latents.view(torch.uint8).numpy()).cast("B")

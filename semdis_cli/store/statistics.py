@@ -1,0 +1,50 @@
+"""Per-channel statistics of stored latents, summed so that no order of work and no resume changes a digit."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelSums:
+    """Positions counted, and per channel the sum and the sum of squares, float64."""
+
+    count: int
+    total: tuple[float, ...]
+    squares: tuple[float, ...]
+
+    @classmethod
+    def zero(cls, channels: int) -> Self:
+        """Sums of nothing."""
+        return cls(0, (0.0,) * channels, (0.0,) * channels)
+
+    @classmethod
+    def of(cls, latents: Tensor) -> Self:
+        """Sums over `latents` [Z,h,w]: one image, in NumPy so that the number of threads cannot matter."""
+        values = latents.float().numpy().reshape(latents.shape[0], -1).astype(np.float64)
+        return cls(values.shape[1], tuple(values.sum(1).tolist()), tuple(np.square(values).sum(1).tolist()))
+
+    def __add__(self, other: Self) -> "ChannelSums":
+        return ChannelSums(
+            self.count + other.count,
+            tuple(a + b for a, b in zip(self.total, other.total, strict=True)),
+            tuple(a + b for a, b in zip(self.squares, other.squares, strict=True)),
+        )
+
+    def mean_std(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of each channel, rounded to six digits; zeros if nothing was counted."""
+        count = max(self.count, 1)
+        mean = np.array(self.total) / count
+        variance = np.maximum(np.array(self.squares) / count - mean**2, 0.0)
+        return [round(float(x), 6) for x in mean], [round(float(x), 6) for x in np.sqrt(variance)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Floats survive JSON exactly (shortest repr)."""
+        return {"count": self.count, "total": list(self.total), "squares": list(self.squares)}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Self:
+        """Inverse of `to_json`."""
+        return cls(int(fields["count"]), tuple(map(float, fields["total"])), tuple(map(float, fields["squares"])))

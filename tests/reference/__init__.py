@@ -1,0 +1,1 @@
+"""Independent re-derivations that the package is tested against."""

@@ -1,0 +1,245 @@
+"""Every rule of the lint is seen to fail: the real tools run on a copy of the package in which one line breaks it."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+
+TOO_COMPLEX = (
+    "def planted(n: int) -> int:\n"
+    + "".join(f"    if n == {i}:\n        n += {i}\n" for i in range(9))
+    + "    return n"
+)
+TOO_LONG = "def planted() -> None:\n" + '    __name__.strip("x")\n' * 31
+TOO_DEEP = (
+    "def planted(n: int) -> int:\n" + "".join(" " * 4 * i + "while n:\n" for i in range(1, 5)) + " " * 20 + "n = 0"
+)
+TRY = "def planted() -> None:\n    try:\n        planted()\n    except "
+
+# A module that may load heavy packages when it runs, but not when it is imported, is imported while they are blocked.
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+rooms, blocked = sys.argv[1].split(), sys.argv[2].split()
+sys.modules.update(dict.fromkeys(blocked))
+for room in rooms:
+    module = importlib.import_module(room)
+    for found in pkgutil.walk_packages(getattr(module, "__path__", []), room + "."):
+        importlib.import_module(found.name)
+"""
+TERMINAL = "semdis_cli.cli semdis_cli.events semdis_cli.errors semdis_cli.records"
+HEAVY = "torch torchvision numpy safetensors PIL huggingface_hub"
+OPTIONAL = "torchvision huggingface_hub"
+
+UNWELCOME_NAMES = {"base", "common", "helper", "helpers", "misc", "util", "utils"}
+
+
+@dataclass(frozen=True)
+class Plant:
+    """`code` at the end of the file `path` of the package (a new file if there is none) breaks `rule`."""
+
+    title: str
+    path: str
+    code: str
+    rule: str
+
+
+RUFF_PLANTS = (
+    Plant("the terminal loads torch at once", "cli/planted.py", "import torch", "TID253"),
+    Plant("the terminal loads a part of torch at once", "cli/planted.py", "from torch.nn import Linear", "TID253"),
+    Plant("the terminal loads Pillow at once", "cli/planted.py", "from PIL import Image", "TID253"),
+    Plant("events load torch at once", "events.py", "import torch", "TID253"),
+    Plant("errors load torch at once", "errors.py", "import torch", "TID253"),
+    Plant("records load torch at once", "records.py", "from torch import Tensor", "TID253"),
+    Plant("pickle is imported", "store/planted.py", "import pickle", "TID251"),
+    Plant("torch.load unpickles", "model/planted.py", 'import torch\n\ntorch.load("x")', "TID251"),
+    Plant("torch.save pickles", "training/planted.py", 'from torch import save\n\nsave({}, "x")', "TID251"),
+    Plant("the seed is global", "pipeline/planted.py", "import torch\n\ntorch.manual_seed(0)", "TID251"),
+    Plant("click is imported", "cli/planted.py", "import click", "TID251"),
+    Plant("an import is relative", "model/planted.py", "from . import config", "TID252"),
+    Plant("an import takes everything", "model/planted.py", "from semdis_cli.errors import *", "F403"),
+    Plant("an import hides in a function", "store/planted.py", "def planted() -> None:\n    import json", "PLC0415"),
+    Plant("an import is unused", "store/planted.py", "import json", "F401"),
+    Plant("the pipeline prints", "pipeline/planted.py", 'print("x")', "T201"),
+    Plant("an except catches everything", "pipeline/planted.py", TRY + "Exception:\n        planted()", "BLE001"),
+    Plant("an except is bare", "pipeline/planted.py", TRY[:-1] + ":\n        planted()", "E722"),
+    Plant("an exception is passed over", "pipeline/planted.py", TRY + "Exception:\n        pass", "S110"),
+    Plant("text is evaluated", "model/planted.py", 'eval("1")', "S307"),
+    Plant("paths are strings", "store/planted.py", 'import os\n\nos.path.join("a", "b")', "PTH118"),
+    Plant("a function is not annotated", "model/planted.py", "def planted(n):\n    return n", "ANN001"),
+    Plant("a function has no docstring", "model/planted.py", "def planted() -> None:\n    return", "D103"),
+    Plant("an argument is unused", "model/planted.py", "def planted(n: int) -> None:\n    return", "ARG001"),
+    Plant("a flag is positional", "data/planted.py", "def planted(flag: bool) -> bool:\n    return flag", "FBT001"),
+    Plant("a private name is used outside", "data/planted.py", "import json\n\njson._default_decoder", "SLF001"),
+    Plant(
+        "a default is mutable", "data/planted.py", "def planted(x: list[int] = []) -> list[int]:\n    return x", "B006"
+    ),
+    Plant("code is commented out", "data/planted.py", "# planted = sum(x for x in (1, 2))", "ERA001"),
+    Plant("something is left to do", "data/planted.py", "# TODO: the rest", "FIX002"),
+    Plant("a line is too long", "data/planted.py", "planted = 1" + " + 1" * 30, "E501"),
+    Plant("a function is too complex", "data/planted.py", TOO_COMPLEX, "C901"),
+    Plant("a function is too long", "data/planted.py", TOO_LONG, "PLR0915"),
+    Plant("a function is nested too deep", "data/planted.py", TOO_DEEP, "PLR1702"),
+    Plant("an exemption exempts nothing", "data/planted.py", "planted = 1  # noqa: T201", "RUF100"),
+)
+
+LAYER_PLANTS = (
+    Plant("the store knows the model", "store/planted.py", "import semdis_cli.model", "semdis_cli.store"),
+    Plant("the model knows the store", "model/planted.py", "from semdis_cli import store", "semdis_cli.model"),
+    Plant("the data know the model", "data/planted.py", "from semdis_cli.model import config", "semdis_cli.data"),
+    Plant("the metrics know the data", "metrics.py", "import semdis_cli.data", "semdis_cli.metrics"),
+    Plant("the model knows the pipeline", "model/planted.py", "import semdis_cli.pipeline", "semdis_cli.model"),
+    Plant("the pipeline knows the terminal", "pipeline/planted.py", "import semdis_cli.cli", "semdis_cli.pipeline"),
+    Plant(
+        "the pipeline knows the training", "pipeline/planted.py", "import semdis_cli.training", "semdis_cli.pipeline"
+    ),
+    Plant(
+        "the training knows the pipeline", "training/planted.py", "import semdis_cli.pipeline", "semdis_cli.training"
+    ),
+    Plant("records know the store", "records.py", "import semdis_cli.store", "semdis_cli.records"),
+    Plant("events know records", "events.py", "import semdis_cli.records", "semdis_cli.events"),
+    Plant("errors know events", "errors.py", "import semdis_cli.events", "semdis_cli.errors"),
+    Plant(
+        "an import hides in a function",
+        "store/planted.py",
+        "def f() -> None:\n    import semdis_cli.data",
+        "semdis_cli.store",
+    ),
+    Plant(
+        "an import hides among the types",
+        "store/planted.py",
+        "import typing\n\nif typing.TYPE_CHECKING:\n    import semdis_cli.model",
+        "semdis_cli.store",
+    ),
+    Plant("a module stands outside the layers", "planted.py", "", "semdis_cli.planted"),
+    Plant("the pipeline knows Typer", "pipeline/planted.py", "import typer", "package typer"),
+    Plant("the store knows Rich", "store/planted.py", "from rich.table import Table", "package rich"),
+    Plant("the model knows Pillow", "model/planted.py", "from PIL import Image", "package PIL"),
+    Plant("the pipeline knows safetensors", "pipeline/planted.py", "import safetensors.torch", "package safetensors"),
+)
+
+TYPE_PLANTS = (
+    Plant("a result is of another type", "planted.py", 'def planted() -> int:\n    return "x"', "return-value"),
+    Plant("a function is not typed", "planted.py", "def planted(n):\n    return n", "no-untyped-def"),
+    Plant("a generic has no parameters", "planted.py", "def planted(n: list) -> None: ...", "type-arg"),
+    Plant("an ignore ignores everything", "planted.py", "planted: int = 'x'  # type: ignore", "ignore-without-code"),
+    Plant(
+        "a line cannot be reached",
+        "planted.py",
+        "def f(n: int) -> None:\n    if n is None:\n        f(1)",
+        "unreachable",
+    ),
+)
+
+
+def titled(plants: tuple[Plant, ...]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("plant", [pytest.param(plant, id=plant.title.replace(" ", "-")) for plant in plants])
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A project folder that holds the package, without its weights, and the configuration of the tools."""
+    ignored = shutil.ignore_patterns("__pycache__", "weights", "planted.py")
+    shutil.copytree(PROJECT / "semdis_cli", tmp_path / "semdis_cli", ignore=ignored)
+    shutil.copy(PROJECT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def put(plant: Plant, project: Path) -> None:
+    path = project / "semdis_cli" / plant.path
+    before = path.read_text() if path.exists() else '"""Planted."""\n'
+    path.write_text(f"{before}\n{plant.code}\n")
+
+
+def run(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False, timeout=120)
+
+
+def ruff(project: Path) -> set[tuple[str, str]]:
+    """What `ruff check` finds: (rule, file) pairs."""
+    result = run(project, str(BIN / "ruff"), "check", "--no-cache", "--output-format", "json")
+    found = {
+        (each["code"], Path(each["filename"]).relative_to(project).as_posix()) for each in json.loads(result.stdout)
+    }
+    assert result.returncode == bool(found), result.stderr
+    return found
+
+
+def lint_imports(project: Path) -> subprocess.CompletedProcess[str]:
+    return run(project, str(BIN / "lint-imports"), "--no-logo", "--no-cache")
+
+
+def import_all(project: Path, rooms: str, blocked: str) -> subprocess.CompletedProcess[str]:
+    return run(project, sys.executable, "-c", IMPORT_ALL, rooms, blocked)
+
+
+def badly_named(project: Path) -> list[str]:
+    return sorted(path.name for path in (project / "semdis_cli").rglob("*") if path.stem in UNWELCOME_NAMES)
+
+
+def test_ruff_finds_nothing_in_the_package_as_it_is(copy: Path) -> None:
+    assert ruff(copy) == set()
+
+
+@titled(RUFF_PLANTS)
+def test_ruff_fails_when(plant: Plant, copy: Path) -> None:
+    put(plant, copy)
+    assert (plant.rule, f"semdis_cli/{plant.path}") in ruff(copy)
+
+
+def test_the_layers_hold_in_the_package_as_it_is(copy: Path) -> None:
+    result = lint_imports(copy)
+    assert result.returncode == 0, result.stdout
+
+
+@titled(LAYER_PLANTS)
+def test_the_layers_break_when(plant: Plant, copy: Path) -> None:
+    put(plant, copy)
+    result = lint_imports(copy)
+    assert result.returncode == 1
+    assert "BROKEN" in result.stdout
+    assert re.search(rf"{re.escape(plant.rule)}\b", result.stdout.partition("Broken contracts")[2])
+
+
+@titled(TYPE_PLANTS)
+def test_mypy_fails_when(plant: Plant, copy: Path) -> None:
+    put(plant, copy)
+    result = run(copy, str(BIN / "mypy"), f"semdis_cli/{plant.path}", "--follow-imports", "skip")
+    assert result.returncode == 1
+    assert f"[{plant.rule}]" in result.stdout
+
+
+def test_the_terminal_is_imported_without_heavy_packages(copy: Path) -> None:
+    result = import_all(copy, TERMINAL, HEAVY)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_terminal_that_loads_the_model_is_noticed(copy: Path) -> None:
+    put(Plant("", "cli/planted.py", "import semdis_cli.model.layers", ""), copy)
+    assert "import of torch halted" in import_all(copy, TERMINAL, "torch").stderr
+
+
+def test_every_module_is_imported_without_optional_packages(copy: Path) -> None:
+    result = import_all(copy, "semdis_cli", OPTIONAL)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_module_that_needs_an_optional_package_is_noticed(copy: Path) -> None:
+    put(Plant("", "model/planted.py", "import huggingface_hub", ""), copy)
+    assert "import of huggingface_hub halted" in import_all(copy, "semdis_cli.model", OPTIONAL).stderr
+
+
+def test_no_module_is_a_drawer(copy: Path) -> None:
+    assert badly_named(copy) == []
+
+
+def test_a_module_that_is_a_drawer_is_noticed(copy: Path) -> None:
+    put(Plant("", "data/utils.py", "", ""), copy)
+    assert badly_named(copy) == ["utils.py"]
