@@ -1,6 +1,7 @@
 """semdis: a batch tokenizer for SemDisDiffAE. Folders of images in, shards of latents out, and back.
 
-The public Python API below is loaded on first use, so that `import semdis_cli` (and `semdis --help`) never waits for torch.
+The public Python API below is loaded on first use, so that `import semdis_cli` (and `semdis --help`) never waits for
+torch.
 """
 
 from importlib import import_module
@@ -22,7 +23,14 @@ _HOME_OF = {
     "FCDMDiffAEInferenceConfig": "semdis_cli.model.config",
     "Tokenizer": "semdis_cli.model.tokenizer",
 }
-__all__ = ["EncoderPosterior", "FCDMDiffAE", "FCDMDiffAEConfig", "FCDMDiffAEInferenceConfig", "Tokenizer", "__version__"]
+__all__ = [
+    "EncoderPosterior",
+    "FCDMDiffAE",
+    "FCDMDiffAEConfig",
+    "FCDMDiffAEInferenceConfig",
+    "Tokenizer",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> object:

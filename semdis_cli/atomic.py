@@ -38,8 +38,8 @@ class PublishedFile:
 def publish(path: Path, chunks: Iterable[bytes | memoryview]) -> PublishedFile:
     """Write `chunks` to `path`, replacing what was there, so that a reader sees all of it or none.
 
-    Raises `NoSpaceError` if the disk fills up and `UsageError` if the folder cannot be written; the temporary file is gone
-    in either case.
+    Raises `NoSpaceError` if the disk fills up and `UsageError` if the folder cannot be written; the temporary file is
+    gone in either case.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMP_SUFFIX}")
     try:

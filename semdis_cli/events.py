@@ -1,4 +1,4 @@
-"""What a verb tells its caller while it runs: plain values, no tensors. The terminal is one listener, a test another."""
+"""What a verb tells its caller while it runs: plain values, no tensors. A terminal listens, or a test."""
 
 from dataclasses import dataclass
 from typing import Any

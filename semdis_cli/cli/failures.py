@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
+import typer
+
 from semdis_cli.errors import ExitCode, SemdisError
 
 
@@ -25,7 +27,7 @@ def run_guarded(app: Callable[[], object]) -> None:
     try:
         app()
     except SemdisError as error:
-        print(f"semdis: {' '.join(str(error).split())}", file=sys.stderr)
+        typer.echo(f"semdis: {' '.join(str(error).split())}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader of our output has gone: nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

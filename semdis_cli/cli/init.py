@@ -20,10 +20,13 @@ from semdis_cli.errors import UsageError
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.", rich_help_panel="Output")]
 Config = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="config.json of the architecture.  [default: the bundled model's]", show_default=False),
+    typer.Option(
+        metavar="FILE", help="config.json of the architecture.  [default: the bundled model's]", show_default=False
+    ),
 ]
 WeightsDtype = Annotated[
-    Literal["bfloat16", "float32"], typer.Option("--dtype", help="What weights are stored in.", rich_help_panel="Output")
+    Literal["bfloat16", "float32"],
+    typer.Option("--dtype", help="What weights are stored in.", rich_help_panel="Output"),
 ]
 
 
@@ -58,7 +61,9 @@ def init(
     if output.exists() and any(output.iterdir()):
         raise UsageError(f"{output}: not empty; give -o a new folder")
     architecture = FCDMDiffAEConfig.load(config or resolve_model(DEFAULT_MODEL).folder / CONFIG_FILE)
-    load = load_settings(GeometryOptions(None, None, None), "#ffffff", DEFAULT_MAX_IMAGE_PIXELS, architecture.patch_size)
+    load = load_settings(
+        GeometryOptions(None, None, None), "#ffffff", DEFAULT_MAX_IMAGE_PIXELS, architecture.patch_size
+    )
     with Loader(load, count_workers(workers)) as loader:
         images, failures = loader.plan(found.images)
         events = init_model(

@@ -16,7 +16,9 @@ Sources = Annotated[
 ]
 FilesFrom = Annotated[
     str | None,
-    typer.Option(metavar="LIST|-", help="Read paths from a file, or from stdin with '-': one a line.", rich_help_panel=_INPUT),
+    typer.Option(
+        metavar="LIST|-", help="Read paths from a file, or from stdin with '-': one a line.", rich_help_panel=_INPUT
+    ),
 ]
 Null = Annotated[
     bool, typer.Option("--null", "-0", help="The list's paths end with NUL (find -print0).", rich_help_panel=_INPUT)
@@ -27,7 +29,9 @@ Background = Annotated[
 ]
 MaxImagePixels = Annotated[
     int,
-    typer.Option(min=1, help="Refuse images with more pixels than this: a guard against bombs.", rich_help_panel=_INPUT),
+    typer.Option(
+        min=1, help="Refuse images with more pixels than this: a guard against bombs.", rich_help_panel=_INPUT
+    ),
 ]
 Workers = Annotated[
     int | None,
@@ -94,7 +98,9 @@ Device = Annotated[
 ]
 Dtype = Annotated[
     Literal["auto", "bfloat16", "float32"],
-    typer.Option(help="What the network computes in; auto: bfloat16 where the device is fast at it.", rich_help_panel=_MODEL),
+    typer.Option(
+        help="What the network computes in; auto: bfloat16 where the device is fast at it.", rich_help_panel=_MODEL
+    ),
 ]
 BatchSize = Annotated[
     int | None,
@@ -124,7 +130,12 @@ Seed = Annotated[
 
 Steps = Annotated[
     int,
-    typer.Option(min=1, max=1000, help="Decoder evaluations: 1 for best PSNR, 10 with --pdg for sharpness.", rich_help_panel=_SAMPLING),
+    typer.Option(
+        min=1,
+        max=1000,
+        help="Decoder evaluations: 1 for best PSNR, 10 with --pdg for sharpness.",
+        rich_help_panel=_SAMPLING,
+    ),
 ]
 Pdg = Annotated[
     bool, typer.Option("--pdg", help="Path-drop guidance: sharper, at twice the cost.", rich_help_panel=_SAMPLING)
@@ -134,7 +145,9 @@ Sampler = Annotated[Literal["ddim", "dpmpp_2m"], typer.Option(help="How steps ar
 Schedule = Annotated[
     Literal["linear", "cosine"], typer.Option(help="How the steps' times are spaced.", rich_help_panel=_SAMPLING)
 ]
-Format = Annotated[Literal["png", "jpg", "webp"], typer.Option("--format", help="Format of the images.", rich_help_panel=_OUTPUT)]
+Format = Annotated[
+    Literal["png", "jpg", "webp"], typer.Option("--format", help="Format of the images.", rich_help_panel=_OUTPUT)
+]
 Quality = Annotated[
     int, typer.Option(min=1, max=100, help="Quality of jpg and webp, 1..100; png is lossless.", rich_help_panel=_OUTPUT)
 ]

@@ -30,7 +30,8 @@ class Tally:
     def rates(self, elapsed_s: float) -> str:
         """`12.3 images/s, 4.56 megapixels/s, 2 failed`."""
         elapsed_s = max(elapsed_s, 1e-9)
-        return f"{self.done / elapsed_s:.1f} images/s, {self.megapixels / elapsed_s:.2f} megapixels/s, {self.failed} failed"
+        images_per_s, megapixels_per_s = self.done / elapsed_s, self.megapixels / elapsed_s
+        return f"{images_per_s:.1f} images/s, {megapixels_per_s:.2f} megapixels/s, {self.failed:,} failed"
 
 
 class Bar:
@@ -99,46 +100,69 @@ def say(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def follow(events: Iterable[Event], *, as_json: bool, quiet: bool, summarise: Callable[[dict[str, Any]], str]) -> ExitCode:
+def follow(
+    events: Iterable[Event], *, as_json: bool, quiet: bool, summarise: Callable[[dict[str, Any]], str]
+) -> ExitCode:
     """Show a run as it goes and sum it up; returns its exit code.
 
     `summarise`: closing report -> what was done, one line. Measurements and the JSON report go to stdout, all else to
     stderr. Failures are shown even when `quiet`, the first twenty in full.
     """
-    tally, code = Tally(), ExitCode.OK
-    display = Bar() if sys.stderr.isatty() and not quiet else Lines(show_progress=not quiet)
-    report: dict[str, Any] = {}
-    with display:
+    run = _Run(as_json=as_json, quiet=quiet)
+    with run.display:
         for event in events:
-            match event:
-                case RunStarted():
-                    tally.total = event.num_images - event.num_done
-                    if event.num_done and not quiet:
-                        display.say(f"semdis: {event.num_done:,} of {event.num_images:,} images done before, going on")
-                case BatchDone():
-                    tally.done += event.num_images
-                    tally.megapixels += event.megapixels
-                case ImageFailed():
-                    tally.failed += 1
-                    code = max(code, ExitCode.SOME_FAILED)
-                    if tally.failed <= _MAX_FAILURES_SHOWN:
-                        display.say(f"failed: {printable(event.key)}: {event.reason}")
-                case ImageMeasured() if not as_json:
-                    typer.echo(f"{printable(event.key)}\t{event.psnr_db:.2f}")
-                case ShardFailed():
-                    tally.failed += event.num_images
-                    code = ExitCode.BAD_DATA
-                    display.say(f"failed: {event.reason} ({event.num_images:,} images)")
-                case RunFinished():
-                    report = event.report
-                    if event.num_failed:
-                        code = max(code, ExitCode.SOME_FAILED)
-            display.show(tally)
+            run.take(event)
     if not quiet:
-        _close(report, summarise(report), tally)
+        _close(run.report, summarise(run.report), run.tally)
     if as_json:
-        typer.echo(json.dumps(report))
-    return code
+        typer.echo(json.dumps(run.report))
+    return run.code
+
+
+class _Run:
+    """What has been seen of a run so far."""
+
+    def __init__(self, *, as_json: bool, quiet: bool) -> None:
+        self.display = Bar() if sys.stderr.isatty() and not quiet else Lines(show_progress=not quiet)
+        self.tally = Tally()
+        self.code = ExitCode.OK
+        self.report: dict[str, Any] = {}
+        self._as_json = as_json
+        self._quiet = quiet
+
+    def take(self, event: Event) -> None:
+        """Count one event and show what it has to show."""
+        match event:
+            case RunStarted():
+                self._start(event)
+            case BatchDone():
+                self.tally.done += event.num_images
+                self.tally.megapixels += event.megapixels
+            case ImageFailed():
+                self._fail(1, f"{printable(event.key)}: {event.reason}", ExitCode.SOME_FAILED)
+            case ShardFailed():
+                self._fail(event.num_images, f"{event.reason} ({event.num_images:,} images)", ExitCode.BAD_DATA)
+            case ImageMeasured() if not self._as_json:
+                typer.echo(f"{printable(event.key)}\t{event.psnr_db:.2f}")
+            case RunFinished():
+                self._finish(event)
+        self.display.show(self.tally)
+
+    def _start(self, event: RunStarted) -> None:
+        self.tally.total = event.num_images - event.num_done
+        if event.num_done and not self._quiet:
+            self.display.say(f"semdis: {event.num_done:,} of {event.num_images:,} images done before, going on")
+
+    def _fail(self, num_images: int, line: str, code: ExitCode) -> None:
+        self.tally.failed += num_images
+        self.code = max(self.code, code)
+        if self.tally.failed <= _MAX_FAILURES_SHOWN or code == ExitCode.BAD_DATA:
+            self.display.say(f"failed: {line}")
+
+    def _finish(self, event: RunFinished) -> None:
+        self.report = event.report
+        if event.num_failed:
+            self.code = max(self.code, ExitCode.SOME_FAILED)
 
 
 def _close(report: dict[str, Any], summary: str, tally: Tally) -> None:

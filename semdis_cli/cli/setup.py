@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -14,8 +14,8 @@ from semdis_cli.errors import UsageError
 if TYPE_CHECKING:
     from semdis_cli.data.loader import Loader, LoadSettings
     from semdis_cli.data.sources import FoundImages
-    from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-    from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
+    from semdis_cli.model.config import FCDMDiffAEInferenceConfig, Sampler, Schedule
+    from semdis_cli.model.tokenizer import DtypeName, Tokenizer, TokenizerSettings
 
 DEFAULT_MODEL = "semdis-small"
 DEFAULT_MAX_IMAGE_PIXELS = 178_956_970
@@ -59,9 +59,7 @@ def load_settings(
     from semdis_cli.data.loader import LoadSettings
 
     return LoadSettings(
-        geometry=GeometrySettings(
-            size=geometry.size, max_pixels=geometry.max_pixels, bucket_size=geometry.bucket_size
-        ),
+        geometry=GeometrySettings(size=geometry.size, max_pixels=geometry.max_pixels, bucket_size=geometry.bucket_size),
         read=ReadSettings(background=parse_colour(background), max_image_pixels=max_image_pixels),
         multiple_px=multiple_px,
     )
@@ -81,7 +79,9 @@ def count_workers(workers: int | None) -> int:
     return workers or len(os.sched_getaffinity(0))
 
 
-def tokenizer_settings(device: str, dtype: str, batch_size: int | None, threads: int | None) -> "TokenizerSettings":
+def tokenizer_settings(
+    device: str, dtype: "DtypeName", batch_size: int | None, threads: int | None
+) -> "TokenizerSettings":
     """How the model is to be run."""
     from semdis_cli.model.tokenizer import TokenizerSettings
 
@@ -89,7 +89,7 @@ def tokenizer_settings(device: str, dtype: str, batch_size: int | None, threads:
 
 
 def sampling_settings(
-    steps: int, sampler: str, schedule: str, pdg: bool, pdg_strength: float, seed: int
+    steps: int, sampler: "Sampler", schedule: "Schedule", pdg: bool, pdg_strength: float, seed: int
 ) -> "FCDMDiffAEInferenceConfig":
     """How latents are decoded."""
     from semdis_cli.model.config import FCDMDiffAEInferenceConfig

@@ -100,6 +100,8 @@ def _opaque(image: Image.Image, samples: Samples) -> Image.Image:
         image = image.convert(mode[:-1] + "A")
     if mode in {"1", "L", "LA", "La"}:
         return image.convert("L")
+    if mode == "LAB":
+        return _lab_transform().apply(image)
     return image if mode == "CMYK" else image.convert("RGB")
 
 
@@ -128,6 +130,14 @@ def _transform(profile: bytes, mode: str) -> tuple[ImageCms.ImageCmsTransform | 
             return None, ()
         if space != _PROFILE_SPACES[mode]:
             return None, (f"the ICC profile is for {space}, the image is {_PROFILE_SPACES[mode]}: ignored",)
-        return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB"), ()
+        srgb, fine = ImageCms.createProfile("sRGB"), ImageCms.Flags.HIGHRESPRECALC
+        return ImageCms.buildTransform(source, srgb, mode, "RGB", flags=fine), ()
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return None, ("unusable ICC profile: ignored",)
+
+
+@lru_cache(maxsize=1)
+def _lab_transform() -> ImageCms.ImageCmsTransform:
+    """CIE L*a*b* (D50) to sRGB, exactly: through the usual table of 33³ colours, single pixels are 50 levels off."""
+    lab, srgb, exact = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), ImageCms.Flags.NOOPTIMIZE
+    return ImageCms.buildTransform(lab, srgb, "LAB", "RGB", flags=exact)

@@ -57,8 +57,9 @@ def fixed_bucket(settings: GeometrySettings, multiple_px: int) -> tuple[int, int
 def plan_geometry(source_size: tuple[int, int], settings: GeometrySettings, multiple_px: int) -> Geometry:
     """Geometry of an upright image of `source_size` (H, W) px; a pure function, in whole numbers, equal everywhere.
 
-    The sides of its bucket are multiples of `multiple_px`. Where a centre crop cannot be exact, the odd row or column is
-    cut off at the bottom or right. Raises `UsageError` if the settings do not go with `multiple_px`.
+    The sides of its bucket are multiples of `multiple_px`. Where a centre crop cannot be exact, one row or column more
+    is cut off at the bottom or right than at the other side. Raises `UsageError` if the settings do not go with
+    `multiple_px`.
     """
     check_geometry(settings, multiple_px)
     if settings.size is not None:

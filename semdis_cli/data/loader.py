@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
@@ -31,8 +32,9 @@ class LoadSettings:
 class Loader:
     """Plans and loads images with `num_workers` threads; use as a context manager.
 
-    `ahead`: groups of images that are read while the caller computes. 0 means that reading and computing take turns, each
-    with all cores: right where both want the same CPU cores, since a busy core slows a threaded model several times over.
+    `ahead`: groups of images that are read while the caller computes. 0 means that reading and computing take turns,
+    each with all cores: right where both want the same CPU cores, since a busy core slows a threaded model several
+    times over.
     """
 
     def __init__(self, settings: LoadSettings, num_workers: int, ahead: int = 0) -> None:
@@ -113,7 +115,7 @@ class Loader:
         return LoadedImage(source.key, pixels, geometry, len(data), digest, image.notes)
 
 
-def _open_regular(path: Path):
+def _open_regular(path: Path) -> BinaryIO:
     """Open a regular file for reading; a pipe or device would hang or never end."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

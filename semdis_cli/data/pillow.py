@@ -75,11 +75,16 @@ def decoder_errors(name: str) -> Iterator[None]:
     try:
         yield
     except _DECODER_ERRORS as error:
-        message = " ".join(str(error).split())[:200] or type(error).__name__
-        if isinstance(error, MemoryError):
-            raise UnreadableImageError(f"not enough memory to read this {name}") from error
-        is_cut_off = "truncated" in message or isinstance(error, EOFError)
-        raise UnreadableImageError(f"{'truncated' if is_cut_off else f'cannot decode {name}'}: {message}") from error
+        raise UnreadableImageError(_reason(name, error)) from error
+
+
+def _reason(name: str, error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return f"not enough memory to read this {name}"
+    if isinstance(error.__cause__ or error, (EOFError, IndexError, struct.error)):  # their messages speak of buffers
+        return f"truncated: the {name} ends too early"
+    message = " ".join(str(error).split())[:200] or type(error).__name__
+    return f"truncated: {message}" if "truncated" in message.lower() else f"cannot decode {name}: {message}"
 
 
 @contextmanager

@@ -62,7 +62,7 @@ def only_pixels(data: bytes, file: BinaryIO) -> bytes:
     Raises `UnreadableImageError` if a chunk that is kept is cut off or fails its CRC.
     """
     view = memoryview(data)
-    parts = [view[: len(_SIGNATURE)]]
+    parts, has_pixels = [view[: len(_SIGNATURE)]], False
     for chunk in _chunks(file):
         if chunk.kind in _PIXEL_CHUNKS:
             name = chunk.kind.decode()
@@ -72,6 +72,9 @@ def only_pixels(data: bytes, file: BinaryIO) -> bytes:
             if zlib.crc32(view[chunk.start - 4 : end]) != struct.unpack_from(">I", data, end)[0]:
                 raise UnreadableImageError(f"damaged PNG: wrong checksum in its {name} chunk")
             parts.append(view[chunk.start - 8 : end + 4])
+            has_pixels |= name == "IDAT"
+    if not has_pixels:
+        raise UnreadableImageError("truncated: the PNG ends before its pixels")
     return b"".join(parts)
 
 

@@ -87,11 +87,13 @@ class FCDMDiffAE(nn.Module):
             tensors = {name: tensor for name, tensor in tensors.items() if name not in LATENT_STATS}
         write_checkpoint(Path(folder), self.config.to_json(), tensors)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move or cast like any module, but keep the statistics and time frequencies in float32: `.to(bfloat16)` would
-        cost them all but three digits."""
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002 (inherited)
+        """Move or cast like any module, but leave the statistics and time frequencies in float32.
+
+        `.to(bfloat16)` would cost them all but three digits.
+        """
         kept = {name: buffer for name, buffer in self.named_buffers() if name in FLOAT32_BUFFERS}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, before in kept.items():
             owner_name, _, leaf = name.rpartition(".")
             owner = self.get_submodule(owner_name)
@@ -200,4 +202,3 @@ class FCDMDiffAE(nn.Module):
         expected = (channels, height // patch, width // patch)
         if latents.ndim != 4 or tuple(latents.shape[1:]) != expected:
             raise ValueError(f"latents are {list(latents.shape)}; {height}x{width} needs [B, {str(expected)[1:-1]}]")
-

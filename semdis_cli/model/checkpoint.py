@@ -102,9 +102,9 @@ def _download(repo_id: str, revision: str | None, cache_dir: str | Path | None) 
 def read_weights(path: Path, expected: Mapping[str, Shape], patch_shape: Shape) -> Weights:
     """Read `model.safetensors` and hold it against the architecture's `expected` names and shapes.
 
-    Accepts patchify weights as [C,c*P*P,1,1] or as [C,c,P,P] with `patch_shape` = (c, P, P), and a first export without
-    latent statistics. Raises `CheckpointError` with every difference: missing and surplus tensors, wrong shapes or dtypes,
-    NaN or infinity.
+    Accepts patchify weights as [C,c*P*P,1,1] or as [C,c,P,P] with `patch_shape` = (c, P, P), and a first export
+    without latent statistics. Raises `CheckpointError` with every difference: missing and surplus tensors, wrong
+    shapes or dtypes, NaN or infinity.
     """
     try:
         with safe_open(path, framework="pt") as file:

@@ -25,8 +25,8 @@ _LATER_FIELDS = ("bottleneck_patchify_mode", "latent_running_stats_eps")
 class FCDMDiffAEConfig:
     """Hyper-parameters of `FCDMDiffAE`; names and defaults are those of the published `config.json`.
 
-    `patch_size` in pixels; `logsnr_min`/`logsnr_max` natural log; `pixel_noise_std` in units of the [-1, 1] image range.
-    Raises `CheckpointError` for values that describe no model (negative sizes, blocks that do not add up, ...).
+    `patch_size` in pixels; `logsnr_min`/`logsnr_max` natural log; `pixel_noise_std` in units of the [-1, 1] image
+    range. Raises `CheckpointError` for values that describe no model (negative sizes, blocks that do not add up, ...).
     """
 
     in_channels: int = 3
@@ -79,7 +79,7 @@ class FCDMDiffAEConfig:
         return self.decoder_depth - self.decoder_start_blocks - self.decoder_end_blocks
 
     def to_json(self) -> str:
-        """The text of `config.json` in the published form: two-space indent, fields in order, one newline at the end."""
+        """The text of `config.json` in the published form: two-space indent, fields in order, a newline at the end."""
         fields = dataclasses.asdict(self)
         for name in _LATER_FIELDS:
             if fields[name] == type(self).__dataclass_fields__[name].default:

@@ -1,8 +1,8 @@
 """The diffusion arithmetic: one equation, one function, float32 throughout.
 
 Variance preserving: x_t = alpha x0 + sigma eps with alpha^2 + sigma^2 = 1, time t in [0, 1] (0 clean, 1 noise) and the
-natural log-SNR `logsnr` = log(alpha^2 / sigma^2). Noise `eps` is drawn with the pixel noise std of the model (0.558), not
-unit variance. Times and log-SNRs are 0-dim or [B] tensors; images are [B,3,H,W] in [-1, 1] units, never clamped.
+natural log-SNR `logsnr` = log(alpha^2 / sigma^2). Noise `eps` is drawn with the pixel noise std of the model (0.558),
+not unit variance. Times and log-SNRs are 0-dim or [B] tensors; images are [B,3,H,W] in [-1, 1] units, never clamped.
 """
 
 import math
@@ -29,7 +29,7 @@ def vp_logsnr(t: Tensor, logsnr_min: float = -10.0, logsnr_max: float = 10.0) ->
 
 
 def vp_alpha_sigma(logsnr: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha = sqrt(sigmoid(logsnr)), sigma = sqrt(sigmoid(-logsnr)). Source: Kingma et al., "Variational Diffusion Models"."""
+    """alpha = sqrt(sigmoid(logsnr)), sigma = sqrt(sigmoid(-logsnr)). Source: Kingma et al. 2021, VDM."""
     logsnr = logsnr.float()
     return torch.sigmoid(logsnr).sqrt(), torch.sigmoid(-logsnr).sqrt()
 
@@ -71,7 +71,7 @@ def initial_state(noise: Tensor, logsnr_min: float = -10.0, logsnr_max: float = 
 
 
 def ddim_step(x_t: Tensor, x0_hat: Tensor, logsnr: Tensor, logsnr_next: Tensor) -> Tensor:
-    """Deterministic DDIM step, alpha_next x0_hat + sigma_next eps_hat. Source: Song et al. 2021, eq. 12 with eta = 0."""
+    """DDIM step, alpha_next x0_hat + sigma_next eps_hat. Source: Song et al. 2021, eq. 12 without its noise term."""
     alpha_next, sigma_next = vp_alpha_sigma(logsnr_next)
     return alpha_next * x0_hat.float() + sigma_next * implied_noise(x_t, x0_hat, logsnr)
 

@@ -1,7 +1,5 @@
 """Images -> posterior: patchify, residual blocks, one 1x1 head for mean and log-SNR."""
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -46,4 +44,4 @@ class Encoder(nn.Module):
         return EncoderPosterior(mean=self._fold(self.norm_out(mean)), logsnr=self._fold(logsnr))
 
     def _fold(self, x: Tensor) -> Tensor:
-        return cast(Tensor, functional.pixel_unshuffle(x, self.bottleneck_patch))
+        return functional.pixel_unshuffle(x, self.bottleneck_patch)

@@ -1,6 +1,7 @@
 """The building blocks of FCDM: ConvNeXt blocks with GRN and RMSNorm, scale + gate AdaLN, time embedding, patchify.
 
-Parameter names and shapes are those of the published weights. Feature maps are [B,C,h,w]; C = `model_dim`, H = hidden width.
+Parameter names and shapes are those of the published weights. Feature maps are [B,C,h,w]; C = `model_dim`, H = hidden
+width.
 """
 
 import math
@@ -27,7 +28,7 @@ class Patchify(nn.Module):
 class ChannelWiseRMSNorm(nn.Module):
     """y = x / sqrt(mean_c(x^2) + eps) at each position (Zhang & Sennrich 2019, RMSNorm, over the channel axis)."""
 
-    def __init__(self, channels: int, eps: float = 1e-6, affine: bool = True) -> None:
+    def __init__(self, channels: int, eps: float = 1e-6, *, affine: bool = True) -> None:
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(channels)) if affine else None
@@ -43,7 +44,7 @@ class ChannelWiseRMSNorm(nn.Module):
 
 
 class GRN(nn.Module):
-    """Global response normalisation (Woo et al. 2023, ConvNeXt V2, algorithm 1), over the whole feature map of an image."""
+    """Global response normalisation over the whole feature map (Woo et al. 2023, ConvNeXt V2, algorithm 1)."""
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -127,7 +128,7 @@ class SinusoidalTimeEmbeddingMLP(nn.Module):
 
 
 class AdaLNScaleGateZeroProjector(nn.Module):
-    """The scale and gate that all decoder blocks share: one linear map of SiLU(cond), zero at the start (DiT, adaLN-Zero)."""
+    """The scale and gate that all decoder blocks share: a linear map of SiLU(cond), zero at the start (DiT)."""
 
     def __init__(self, d_model: int, d_cond: int) -> None:
         super().__init__()
@@ -142,7 +143,7 @@ class AdaLNScaleGateZeroProjector(nn.Module):
 
 
 class AdaLNScaleGateZeroLowRankDelta(nn.Module):
-    """What one decoder block adds to the shared scale and gate: a low-rank linear map of SiLU(cond), zero at the start."""
+    """What one decoder block adds to the shared scale and gate: a low-rank map of SiLU(cond), zero at the start."""
 
     def __init__(self, *, d_model: int, d_cond: int, rank: int) -> None:
         super().__init__()

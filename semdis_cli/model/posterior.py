@@ -12,8 +12,8 @@ from semdis_cli.model.diffusion import vp_alpha_sigma
 class EncoderPosterior:
     """z ~ N(alpha mean, sigma^2), alpha = sqrt(sigmoid(logsnr)), sigma = sqrt(sigmoid(-logsnr)).
 
-    `mean`, `logsnr`: [B,Z,h,w], raw (not whitened), in the model's dtype. All arithmetic is float32; results come back in
-    the dtype of `mean`.
+    `mean`, `logsnr`: [B,Z,h,w], raw (not whitened), in the model's dtype. All arithmetic is float32; results come back
+    in the dtype of `mean`.
     """
 
     mean: Tensor
@@ -34,7 +34,7 @@ class EncoderPosterior:
         return (self.alpha * self.mean.float()).to(self.mean.dtype)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """alpha * mean + sigma * eps with eps ~ N(0, I) drawn in float32 on the generator's device (default: of `mean`)."""
+        """alpha * mean + sigma * eps, eps ~ N(0, I) drawn in float32 on the generator's device (default: of `mean`)."""
         device = generator.device if generator is not None else self.mean.device
         eps = torch.randn(self.mean.shape, generator=generator, device=device, dtype=torch.float32)
         return self.sample_with(eps.to(self.mean.device))

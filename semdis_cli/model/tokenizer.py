@@ -1,12 +1,13 @@
 """`Tokenizer`: uint8 images <-> latents, as the pipeline sees a model.
 
-Holds what a bare model leaves open: the pixel convention, device and dtype, a fixed batch shape (so that an image's bytes do
-not depend on its neighbours), and one noise generator per image, seeded from (seed, key).
+Holds what a bare model leaves open: the pixel convention, device and dtype, a fixed batch shape (so that an image's
+bytes do not depend on its neighbours), and one noise generator per image, seeded from (seed, key).
 """
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -28,9 +29,9 @@ _GPU_BATCH_PIXELS = 64 * 256**2
 class TokenizerSettings:
     """How a model is run.
 
-    `device`: "auto" (CUDA if present), "cpu", "cuda", "cuda:1", ... `dtype` "auto": bfloat16 where the device multiplies it
-    in hardware. `batch_size`: images per model call; None chooses by image size. `num_threads`: CPU threads of the model;
-    None leaves torch's choice.
+    `device`: "auto" (CUDA if present), "cpu", "cuda", "cuda:1", ... `dtype` "auto": bfloat16 where the device
+    multiplies it in hardware. `batch_size`: images per model call; None chooses by image size. `num_threads`: CPU
+    threads of the model; None leaves torch's choice.
     """
 
     device: str = "auto"
@@ -62,9 +63,7 @@ class Tokenizer:
         self.model = model.to(device=device, dtype=_find_dtype(settings.dtype, device)).eval()
 
     @classmethod
-    def load(
-        cls, name: str, settings: TokenizerSettings | None = None, *, revision: str | None = None
-    ) -> "Tokenizer":
+    def load(cls, name: str, settings: TokenizerSettings | None = None, *, revision: str | None = None) -> "Tokenizer":
         """Load a model by bundled name, folder or repository id. Raises `CheckpointError` or `UsageError`."""
         location = resolve_model(name, revision=revision)
         model, weights_sha256 = FCDMDiffAE.from_folder(location.folder)
@@ -91,13 +90,13 @@ class Tokenizer:
 
     @property
     def device_name(self) -> str:
-        """ "cpu", or the name of the accelerator."""
+        """The string "cpu", or the name of the accelerator."""
         device = self.model.device
         return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
     @property
     def dtype_name(self) -> str:
-        """ "bfloat16" or "float32": what the network computes in."""
+        """Either "bfloat16" or "float32": what the network computes in."""
         return str(self.model.dtype).removeprefix("torch.")
 
     def images_per_call(self, height: int, width: int) -> int:
@@ -111,8 +110,8 @@ class Tokenizer:
     def encode(self, images: Tensor, keys: Sequence[str], *, sample_seed: int | None = None) -> Tensor:
         """uint8 [B,3,H,W] -> latents [B,Z,h,w] float32 on the CPU: the posterior mode, or a sample.
 
-        With `sample_seed`, eps of each image is drawn from (sample_seed, key). B at most `images_per_call`; a smaller batch
-        is padded to it, so that the kernels see one shape.
+        With `sample_seed`, eps of each image is drawn from (sample_seed, key). B at most `images_per_call`; a smaller
+        batch is padded to it, so that the kernels see one shape.
         """
         batch = self._pad(images)
         posterior = self.model.encode_posterior(images_to_float(batch.to(self.model.device)))
@@ -125,10 +124,8 @@ class Tokenizer:
         return self.model.whiten(raw)[: len(images)].cpu()
 
     @torch.inference_mode()
-    def decode(
-        self, latents: Tensor, keys: Sequence[str], config: FCDMDiffAEInferenceConfig | None = None
-    ) -> Tensor:
-        """Latents [B,Z,h,w] -> uint8 [B,3,H,W] on the CPU. Starting noise of each image from (`config.seed` or 0, key)."""
+    def decode(self, latents: Tensor, keys: Sequence[str], config: FCDMDiffAEInferenceConfig | None = None) -> Tensor:
+        """Latents [B,Z,h,w] -> uint8 [B,3,H,W] on the CPU. Each image's noise comes from (`config.seed` or 0, key)."""
         config = config or FCDMDiffAEInferenceConfig()
         height, width = (side * self.patch_size for side in latents.shape[-2:])
         shape = (self.model.config.in_channels, height, width)
@@ -191,7 +188,7 @@ def _find_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
 def _cpu_multiplies_bfloat16() -> bool:
     """Whether the CPU has bfloat16 dot products (AVX-512 BF16 or AMX); without them bfloat16 is slower than float32."""
     try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as cpuinfo:
+        with Path("/proc/cpuinfo").open(encoding="ascii", errors="replace") as cpuinfo:
             flags = next((line for line in cpuinfo if line.startswith(("flags", "Features"))), "")
     except OSError:  # not Linux
         return False

@@ -1,14 +1,13 @@
 """Shards of latents -> images."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from semdis_cli.data.geometry import undo_padding
 from semdis_cli.errors import CheckpointError, StoreError
 from semdis_cli.events import BatchDone, Event, RunStarted, ShardFailed, StageTimes
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
@@ -122,7 +121,7 @@ def crop(image: Tensor, geometry: Geometry) -> Tensor:
     return image[:, :height, :width]
 
 
-def _check_fit(shard: Shard, tokenizer: Tokenizer, keys: Any, path: str) -> None:
+def _check_fit(shard: Shard, tokenizer: Tokenizer, keys: Collection[str], path: str) -> None:
     """Raise `StoreError` if a shard's rows do not belong to the set, or are not what the model takes."""
     grid, patch = tuple(shard.latents.shape[-2:]), tokenizer.patch_size
     if shard.latents.shape[1] != tokenizer.latent_channels:

@@ -130,12 +130,8 @@ def encode(
 
         # Read -> encode -> shard
         for planned in latents.remaining:
-            batch_size = tokenizer.images_per_call(*planned.bucket)
             with latents.open_shard(planned) as shard:
-                for batch in loader.batches(planned.images, batch_size):
-                    done, failures = _encode_batch(batch, tokenizer, settings, shard)
-                    yield totals.add(done)
-                    yield from (ImageFailed(failure.key, failure.reason) for failure in failures)
+                yield from map(totals.add, _encode_images(planned, loader, tokenizer, settings, shard))
             yield totals.add(BatchDone(0, 0.0, StageTimes(write_s=shard.publish_s)))
             if shard.published is not None:
                 yield ShardPublished(planned.name, shard.num_images, shard.published.num_bytes)
@@ -150,6 +146,16 @@ def encode(
         latent_bytes=sum(shard.file.num_bytes for shard in manifest.shards),
         whitened=tokenizer.is_whitened,
     )
+
+
+def _encode_images(
+    planned: PlannedShard, loader: Loader, tokenizer: Tokenizer, settings: EncodeSettings, shard: ShardWriter
+) -> Iterator[Event]:
+    """Read and encode the images of one shard, a model call at a time."""
+    for batch in loader.batches(planned.images, tokenizer.images_per_call(*planned.bucket)):
+        done, failures = _encode_batch(batch, tokenizer, settings, shard)
+        yield done
+        yield from (ImageFailed(failure.key, failure.reason) for failure in failures)
 
 
 def _encode_batch(
@@ -172,15 +178,13 @@ def _encode_batch(
             failures.append(Failure(image.key, "its latents are not finite (NaN or infinity)"))
     for failure in failures:
         shard.add_failure(failure)
-    times = StageTimes(
-        read_s=batch.read_s, encode_s=encoded - started, write_s=time.perf_counter() - encoded
-    )
+    times = StageTimes(read_s=batch.read_s, encode_s=encoded - started, write_s=time.perf_counter() - encoded)
     megapixels = sum(image.pixels.shape[1] * image.pixels.shape[2] for image in batch.images) / 1e6
     return BatchDone(len(batch.images), megapixels, times), failures
 
 
 def estimate_s(plan: EncodePlan, loader: Loader, tokenizer: Tokenizer, settings: EncodeSettings) -> float:
-    """Seconds that encoding `plan` would take: a few images of its largest shard are read and encoded, nothing written."""
+    """Seconds that encoding `plan` would take, from reading and encoding a few images of its largest shard."""
     if not plan.shards:
         return 0.0
     shard = max(plan.shards, key=lambda shard: len(shard.images))

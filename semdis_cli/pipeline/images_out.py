@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 
 from torch import Tensor
 
+from semdis_cli.atomic import make_folder, publish
 from semdis_cli.data.images import ImageFormat, write_image
 from semdis_cli.errors import UsageError
-from semdis_cli.atomic import make_folder, publish
 from semdis_cli.store.reader import check_key
 
 
@@ -25,8 +25,8 @@ class WriteSettings:
 def output_names(keys: Iterable[str], suffix: str) -> dict[str, PurePosixPath]:
     """The file name of every key: its suffix replaced, or `suffix` appended where two keys would get one name.
 
-    `a.jpg` becomes `a.png`; `b.jpg` beside `b.webp` become `b.jpg.png` and `b.webp.png`. Raises `StoreError` for keys that
-    are no relative paths.
+    `a.jpg` becomes `a.png`; `b.jpg` beside `b.webp` become `b.jpg.png` and `b.webp.png`. Raises `StoreError` for keys
+    that are no relative paths.
     """
     paths = {key: check_key(key) for key in keys}
     appended = {key: path.with_name(f"{path.name}.{suffix}") for key, path in paths.items()}
@@ -41,9 +41,11 @@ def _prefer_unique(first: Mapping[str, PurePosixPath], second: Mapping[str, Pure
 
 
 class ImageWriter:
-    """Encodes and publishes images with `num_workers` threads; at most a few wait at a time. Use as a context manager."""
+    """Encodes and publishes images with `num_workers` threads; use as a context manager."""
 
-    def __init__(self, root: Path, names: Mapping[str, PurePosixPath], settings: WriteSettings, num_workers: int) -> None:
+    def __init__(
+        self, root: Path, names: Mapping[str, PurePosixPath], settings: WriteSettings, num_workers: int
+    ) -> None:
         self._root = root.resolve()
         self._names = names
         self._settings = settings

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from semdis_cli.events import BatchDone, RunFinished, StageTimes
-from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.atomic import publish
+from semdis_cli.events import BatchDone, Event, RunFinished, StageTimes
+from semdis_cli.model.tokenizer import Tokenizer
 
 
 class RunTotals:
@@ -25,12 +25,13 @@ class RunTotals:
         self._megapixels = 0.0
         self._times = StageTimes()
 
-    def add(self, batch: BatchDone) -> BatchDone:
-        """Count a batch, and hand it on."""
-        self._num_images += batch.num_images
-        self._megapixels += batch.megapixels
-        self._times = self._times + batch.times
-        return batch
+    def add(self, event: Event) -> Event:
+        """Hand an event on, and count it if it is a batch."""
+        if isinstance(event, BatchDone):
+            self._num_images += event.num_images
+            self._megapixels += event.megapixels
+            self._times = self._times + event.times
+        return event
 
     def finish(self, output: Path, *, num_ok: int, num_failed: int, **results: Any) -> RunFinished:
         """Write `report.json` into `output` and return it as the closing event. `results` are the verb's own facts."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from semdis_cli.atomic import publish
 from semdis_cli.data.loader import Loader
 from semdis_cli.events import BatchDone, Event, ImageFailed, ImageMeasured, RunStarted, StageTimes
 from semdis_cli.metrics import psnr_db
@@ -18,7 +19,6 @@ from semdis_cli.pipeline.encode import EncodePlan, EncodeSettings
 from semdis_cli.pipeline.images_out import ImageWriter, output_names
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.records import ImageBatch
-from semdis_cli.atomic import publish
 from semdis_cli.store.claim import claim_folder
 from semdis_cli.store.index import to_line
 from semdis_cli.store.shards import STORE_DTYPES
@@ -38,9 +38,9 @@ def roundtrip(
 ) -> Iterator[Event]:
     """Encode and decode every planned image, write the reconstructions into `output` and measure them.
 
-    Latents pass through the stored dtype, so the figures are those of `encode` followed by `decode`. PSNR is against the
-    pixels that the model was given, padding left out, and counts as 100 dB where nothing differs. `psnr.jsonl` has one row
-    per input. Raises `UsageError` if the folder holds something else, `NoSpaceError` if the disk fills up.
+    Latents pass through the stored dtype, so the figures are those of `encode` followed by `decode`. PSNR is against
+    the pixels that the model was given, padding left out, and counts as 100 dB where nothing differs. `psnr.jsonl` has
+    one row per input. Raises `UsageError` if the folder holds something else, `NoSpaceError` if the disk fills up.
     """
     totals = RunTotals("roundtrip", tokenizer)
     images = [image for shard in plan.shards for image in shard.images]
@@ -58,16 +58,14 @@ def roundtrip(
     # Read -> encode -> decode -> measure -> file
     scores: dict[str, float] = {}
     with ImageWriter(output, names, decode_settings.write, decode_settings.num_workers) as writer:
-        for shard in plan.shards:
-            for batch in loader.batches(shard.images, tokenizer.images_per_call(*shard.bucket)):
-                for failure in batch.failures:
-                    errors[failure.key] = failure.reason
-                    yield ImageFailed(failure.key, failure.reason)
-                if batch.images:
-                    done, measured = _roundtrip_batch(batch, tokenizer, encode_settings, decode_settings, writer)
-                    yield totals.add(done)
-                    yield from measured
-                    scores.update((image.key, image.psnr_db) for image in measured)
+        for batch in _all_batches(plan, loader, tokenizer):
+            errors.update((failure.key, failure.reason) for failure in batch.failures)
+            yield from (ImageFailed(failure.key, failure.reason) for failure in batch.failures)
+            if batch.images:
+                done, measured = _roundtrip_batch(batch, tokenizer, encode_settings, decode_settings, writer)
+                scores.update((image.key, image.psnr_db) for image in measured)
+                yield totals.add(done)
+                yield from measured
 
     # Figures
     rows = [{"key": key, "psnr_db": round(score, 4)} for key, score in scores.items()]
@@ -80,6 +78,11 @@ def roundtrip(
         sampling=asdict(decode_settings.sampling),
         psnr_db=_summary(list(scores.values())),
     )
+
+
+def _all_batches(plan: EncodePlan, loader: Loader, tokenizer: Tokenizer) -> Iterator[ImageBatch]:
+    for shard in plan.shards:
+        yield from loader.batches(shard.images, tokenizer.images_per_call(*shard.bucket))
 
 
 def _roundtrip_batch(

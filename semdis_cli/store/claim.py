@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.atomic import make_folder, publish
+from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.store.latent_set import describe_differences
 
 
 def claim_folder(folder: Path, marker: str, settings: dict[str, Any]) -> bool:
-    """Make `folder` ours, with `settings` recorded in the file `marker`. True if an earlier run with equal settings had it.
+    """Make `folder` ours, with `settings` recorded in the file `marker`; True if an earlier equal run did so.
 
     Raises `UsageError` if the folder holds anything else, so that nothing of anybody's is overwritten.
     """

@@ -97,19 +97,23 @@ def read_rows(path: Path) -> Iterator[IndexRow]:
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                try:
-                    yield IndexRow.from_json(json.loads(line))
-                except (ValueError, StoreError) as error:
-                    raise StoreError(f"{path}: line {number}: {error}") from error
+                yield _parse_row(line, f"{path}: line {number}")
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _parse_row(line: bytes, place: str) -> IndexRow:
+    try:
+        return IndexRow.from_json(json.loads(line))
+    except (ValueError, StoreError) as error:
+        raise StoreError(f"{place}: {error}") from error
 
 
 def merge_rows(sorted_groups: Iterable[tuple[str, Iterable[IndexRow]]]) -> Iterator[IndexRow]:
     """Merge groups of rows, each sorted by key, into one sorted stream.
 
-    `sorted_groups`: (first key of the group, its rows), sorted by first key. A group is opened only when its first key is
-    next, so memory holds the groups that overlap, not all of them.
+    `sorted_groups`: (first key of the group, its rows), sorted by first key. A group is opened only when its first key
+    is next, so memory holds the groups that overlap, not all of them.
     """
     heap: list[tuple[str, int, IndexRow, Iterator[IndexRow]]] = []
 

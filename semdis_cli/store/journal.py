@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Self
 
-from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.atomic import PublishedFile, explain_write_error, make_folder, sync_folder
+from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.store.index import IndexRow, to_line
 from semdis_cli.store.statistics import ChannelSums
 
@@ -24,7 +24,7 @@ JOURNAL_FOLDER = "journal"
 
 @dataclass(frozen=True)
 class JournalEntry:
-    """What one planned shard came to: its file (None if every image failed), its rows in key order, its channel sums."""
+    """What one planned shard came to: its file (None if every image failed), rows in key order, channel sums."""
 
     name: str
     file: PublishedFile | None
@@ -66,7 +66,9 @@ class Journal:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self.close()
-            raise UsageError(f"{self.folder.parent}: another semdis run is writing there; wait for it to end") from error
+            raise UsageError(
+                f"{self.folder.parent}: another semdis run is writing there; wait for it to end"
+            ) from error
         except OSError as error:
             self.close()
             raise explain_write_error(self.path, error) from error
@@ -90,8 +92,8 @@ class Journal:
                     entries[offset] = replace(JournalEntry.from_json(json.loads(line)), rows=())
             except (KeyError, TypeError, ValueError, StoreError) as error:
                 raise StoreError(
-                    f"{self.path}: the line at byte {offset} is damaged ({error}); delete {self.folder} to begin again: "
-                    "shards are made anew with the same bytes"
+                    f"{self.path}: the line at byte {offset} is damaged ({error}); delete {self.folder} to begin "
+                    "again: shards are made anew with the same bytes"
                 ) from error
             offset += len(line)
         self._file.truncate(offset)

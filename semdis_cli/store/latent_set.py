@@ -9,9 +9,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from semdis_cli.atomic import PublishedFile, check_free_space, is_temporary, make_folder, publish, sweep_temporaries
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.records import Failure, LoadedImage
-from semdis_cli.atomic import PublishedFile, check_free_space, is_temporary, make_folder, publish, sweep_temporaries
 from semdis_cli.store.index import IndexRow, merge_rows, to_line
 from semdis_cli.store.journal import JOURNAL_FOLDER, Journal, JournalEntry
 from semdis_cli.store.manifest import (
@@ -34,9 +34,9 @@ _HEADER_BYTES_PER_IMAGE = 512
 class LatentSetWriter:
     """One output folder under one plan. Use as a context manager: entering locks it and finds out what is done already.
 
-    `provenance`: the settings that decide every byte, with `dtype` the stored one. Raises on entering: `UsageError` if the
-    folder holds another plan or is in use, `NoSpaceError` if the disk cannot hold what is left to write, `StoreError` if
-    what is there is damaged.
+    `provenance`: the settings that decide every byte, with `dtype` the stored one. Raises on entering: `UsageError` if
+    the folder holds another plan or is in use, `NoSpaceError` if the disk cannot hold what is left to write,
+    `StoreError` if what is there is damaged.
     """
 
     def __init__(
@@ -62,7 +62,9 @@ class LatentSetWriter:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.finished is not None:
             self._journal.remove()
         self._journal.close()
@@ -92,8 +94,8 @@ class LatentSetWriter:
             )
         if plan_sha256 != self.plan_sha256:
             raise UsageError(
-                f"{self.root}: begun with other inputs (files were added, removed or changed in size, or the shard size "
-                "differs); restore them to continue, or give another -o"
+                f"{self.root}: begun with other inputs (files were added, removed or changed in size, or shards are "
+                "cut differently); restore them to continue, or give another -o"
             )
 
     def _is_present(self, entry: JournalEntry) -> bool:
@@ -123,7 +125,7 @@ class LatentSetWriter:
         self._done[entry.name] = self._journal.append(entry.to_json())
 
     def finish(self, failures: Sequence[Failure]) -> Manifest:
-        """Write index, checksums and, last, the manifest. `failures`: inputs that never got into a shard, sorted by key."""
+        """Write index, checksums and, last, the manifest. `failures`: inputs that are in no shard, sorted by key."""
         counts = {True: 0, False: 0}
 
         def lines() -> Iterator[bytes]:
@@ -174,7 +176,7 @@ class LatentSetWriter:
 
 
 class ShardWriter:
-    """Collects the rows of one shard. Leaving the `with` block normally publishes it; on an exception nothing appears."""
+    """Collects the rows of one shard. Leaving its `with` normally publishes it; on an exception nothing appears."""
 
     def __init__(self, latent_set: LatentSetWriter, planned: PlannedShard) -> None:
         self._set = latent_set
@@ -204,7 +206,9 @@ class ShardWriter:
         """Latents added so far."""
         return len(self._latents)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is not None:
             return
         assert len(self._rows) == len(self._planned.images), "a shard is complete when each of its images has a row"
@@ -250,7 +254,7 @@ def _check_shards_present(root: Path, manifest: Manifest) -> None:
     for shard in manifest.shards:
         if _size(root / SHARD_FOLDER / shard.name) != shard.file.num_bytes:
             raise StoreError(
-                f"{root / SHARD_FOLDER / shard.name}: missing or of another size than {MANIFEST_FILE} says; restore it, "
+                f"{root / SHARD_FOLDER / shard.name}: missing, or not of the size in {MANIFEST_FILE}; restore it, "
                 f"or delete {MANIFEST_FILE} to encode the set again"
             )
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from semdis_cli.errors import StoreError
 from semdis_cli.atomic import PublishedFile
+from semdis_cli.errors import StoreError
 from semdis_cli.store.shards import FORMAT_VERSION
 
 MANIFEST_FILE = "manifest.json"
@@ -64,8 +64,10 @@ class Manifest:
         try:
             fields = json.loads(path.read_bytes())
         except FileNotFoundError as error:
-            raise StoreError(f"{root}: no {MANIFEST_FILE}, so not a finished set of latents; "
-                             "run the same semdis encode again to finish it") from error
+            raise StoreError(
+                f"{root}: no {MANIFEST_FILE}, so not a finished set of latents; "
+                "run the same semdis encode again to finish it"
+            ) from error
         except OSError as error:
             raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
         except (ValueError, RecursionError) as error:

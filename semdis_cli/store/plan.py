@@ -1,4 +1,4 @@
-"""Which image goes into which shard: a pure function of the inputs and the settings, so that any run agrees with any other."""
+"""Which image goes into which shard: a pure function of inputs and settings, so that any two runs agree."""
 
 import hashlib
 from collections import defaultdict

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from semdis_cli.errors import StoreError
 from semdis_cli.atomic import PublishedFile
+from semdis_cli.errors import StoreError
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import INDEX_FILE, SHARD_FOLDER, Manifest
 from semdis_cli.store.shards import Shard, read_shard
@@ -37,7 +37,9 @@ class LatentSource:
         if shard.provenance != self.provenance:
             raise StoreError(f"{stored.path}: made with other settings than the set it lies in")
         if len(shard.keys) != stored.num_images:
-            raise StoreError(f"{stored.path}: holds {len(shard.keys)} latents, but the manifest says {stored.num_images}")
+            raise StoreError(
+                f"{stored.path}: holds {len(shard.keys)} latents, but the manifest says {stored.num_images}"
+            )
         return shard
 
 

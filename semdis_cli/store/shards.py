@@ -1,7 +1,7 @@
 """One shard: a safetensors file with one stacked tensor `latents` [N,Z,h,w] and one metadata key `semdis`.
 
-The metadata holds everything needed to decode the shard on its own, and the sha256 of the tensor's bytes, so that a flipped
-bit or an edited dtype is found even without the manifest.
+The metadata holds everything needed to decode the shard on its own, and the sha256 of the tensor's bytes, so that a
+flipped bit or an edited dtype is found even without the manifest.
 """
 
 import hashlib
@@ -16,9 +16,9 @@ from safetensors.torch import load as deserialize
 from safetensors.torch import save as serialize
 from torch import Tensor
 
+from semdis_cli.atomic import PublishedFile, publish
 from semdis_cli.errors import StoreError
 from semdis_cli.records import Geometry
-from semdis_cli.atomic import PublishedFile, publish
 
 FORMAT_VERSION = 1
 STORE_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -62,7 +62,9 @@ def read_shard(path: Path, expected: PublishedFile | None = None) -> Shard:
     """
     try:
         if expected is not None and path.stat().st_size != expected.num_bytes:
-            raise StoreError(f"{path}: {path.stat().st_size} bytes, but the manifest says {expected.num_bytes}; damaged")
+            raise StoreError(
+                f"{path}: {path.stat().st_size} bytes, but the manifest says {expected.num_bytes}; damaged"
+            )
         data = path.read_bytes()
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
@@ -101,4 +103,4 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 
 def _payload(latents: Tensor) -> memoryview:
-    return memoryview(latents.view(torch.uint8).numpy()).cast("B")
+    return latents.view(torch.uint8).numpy().data.cast("B")

@@ -1,7 +1,8 @@
 """A model in closed form, without training: per-patch PCA written into the published architecture.
 
-The linear optimum of the whole family: encoder and decoder reproduce the leading principal components of the photographs'
-patches, and every block starts as the identity. It is both a usable tokenizer and a starting point for training.
+The linear optimum of the whole family: encoder and decoder reproduce the leading principal components of the
+photographs' patches, and every block starts as the identity. It is both a usable tokenizer and a starting point for
+training.
 """
 
 import time
@@ -109,13 +110,16 @@ def init_model(
 def closed_form_model(config: FCDMDiffAEConfig, moments: PatchMoments, *, seed: int = 0) -> FCDMDiffAE:
     """The model whose one-step reconstruction is the projection of each patch onto `bottleneck_dim` components.
 
-    Features are components scaled to unit variance. `seed` draws what has no closed form (the blocks' inner weights), which
-    does not change the function: block outputs are zero. Raises `UsageError` for too few patches or an impossible config.
+    Features are components scaled to unit variance. `seed` draws what has no closed form (the blocks' inner weights),
+    which does not change the function: block outputs are zero. Raises `UsageError` for too few patches or an
+    impossible config.
     """
     width, num_latents = config.model_dim, config.bottleneck_dim
     num_components = min(width, 3 * config.patch_size**2)
     if num_latents > num_components or config.bottleneck_norm_mode != "disabled":
-        raise UsageError("no closed form: bottleneck_dim exceeds the components, or bottleneck_norm_mode is not disabled")
+        raise UsageError(
+            "no closed form: bottleneck_dim exceeds the components, or bottleneck_norm_mode is not disabled"
+        )
     if moments.count < 2 * num_components:
         raise UsageError(
             f"{moments.count} patches of {config.patch_size} px are too few for {num_components} components; "
@@ -133,14 +137,14 @@ def closed_form_model(config: FCDMDiffAEConfig, moments: PatchMoments, *, seed: 
     # Features -> posterior: the leading ones are the mean, the log-SNR is constant
     _set(encoder.to_bottleneck, _eye(num_latents)[:, :, None, None])
     if config.bottleneck_posterior_kind == "diagonal_gaussian":
-        encoder.to_bottleneck.bias[num_latents:] = _LOGSNR
+        _bias(encoder.to_bottleneck)[num_latents:] = _LOGSNR
         alpha = vp_alpha_sigma(torch.tensor(_LOGSNR))[0]
     else:
         alpha = torch.ones(())
     model.latent_norm_running_var.fill_(alpha.square().item())
 
-    # Latents -> features -> image. The noisy image is seen at unit scale, but not listened to yet; the middle blocks are
-    # by-passed, so that leaving them out (path drop) changes nothing.
+    # Latents -> features -> image. The noisy image is seen at unit scale, but not listened to yet; the middle blocks
+    # are by-passed, so that leaving them out (path drop) changes nothing.
     _set(decoder.patchify.proj, components[:, :, None, None])
     _set(decoder.latent_up, _eye(num_latents)[:, :, None, None] / alpha)
     _set(decoder.fuse_in, torch.cat([torch.zeros(width, width), _eye(width)], dim=1)[:, :, None, None])
@@ -173,10 +177,14 @@ def _set(layer: nn.Conv2d, weight: Tensor, bias: Tensor | None = None) -> None:
     """Write into the leading rows and columns of a layer; the rest becomes zero."""
     layer.weight.zero_()
     layer.weight[: weight.shape[0], : weight.shape[1]] = weight.to(layer.weight.dtype)
-    if layer.bias is not None:
-        layer.bias.zero_()
-        if bias is not None:
-            layer.bias[: bias.shape[0]] = bias.to(layer.bias.dtype)
+    _bias(layer).zero_()
+    if bias is not None:
+        _bias(layer)[: bias.shape[0]] = bias.to(layer.weight.dtype)
+
+
+def _bias(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None, "every convolution of this architecture has a bias"
+    return layer.bias
 
 
 def _eye(size: int) -> Tensor:
