@@ -23,7 +23,7 @@ def png(
     after: Sequence[bytes] = (),
     is_interlaced: bool = False,
 ) -> bytes:
-    """PNG of `samples` [H,W,C] (raw values), with extra chunks before and after the pixels. `colour_type`: as in IHDR."""
+    """PNG of raw `samples` [H,W,C], with extra chunks before and after the pixels. `colour_type`: as in IHDR."""
     height, width, _ = samples.shape
     header = struct.pack(">IIBBBBB", width, height, bit_depth, colour_type, 0, 0, int(is_interlaced))
     if is_interlaced:

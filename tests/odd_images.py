@@ -56,14 +56,13 @@ class OddImage:
 
 def build_odd_images(folder: Path) -> list[OddImage]:
     """Write the files below `folder`, and say what they are, in key order."""
-    built: list[OddImage] = []
-    for odd, data in _all():
+    built = [OddImage("folder.jpg", size=None, reason="is a folder", is_found=False)]
+    (folder / "folder.jpg").mkdir(parents=True)
+    for odd, data in odd_files():
         path = folder / odd.key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         built.append(odd)
-    (folder / "folder.jpg").mkdir(parents=True)
-    built.append(OddImage("folder.jpg", size=None, reason="is a folder", is_found=False))
     return sorted(built, key=lambda odd: odd.key)
 
 
@@ -119,7 +118,7 @@ FOUR = _spots(*COLOURS)
 FOUR_GREYS = _spots(*GREYS)
 _PICTURE = quadrants(*COLOURS).astype(np.uint8)
 _GREY = quadrants(*GREYS).astype(np.uint8)
-_ON_WHITE = tuple(round(value * 128 / 255 + 255 * 127 / 255) for value in COLOURS[3])
+_ON_WHITE = round(128 * 128 / 255 + 255 * 127 / 255)  # grey 128 under alpha 128
 
 
 def _saved(pixels: np.ndarray | Image.Image, name: str, **options: object) -> bytes:
@@ -133,7 +132,8 @@ def _jpeg(pixels: np.ndarray | Image.Image = _PICTURE, **options: object) -> byt
     return _saved(pixels, "JPEG", **{"quality": 95, "subsampling": 0, **options})
 
 
-def _all() -> Iterator[tuple[OddImage, bytes]]:
+def odd_files() -> Iterator[tuple[OddImage, bytes]]:
+    """Every file and its bytes, in no particular order."""
     yield from _jpegs()
     yield from _turned()
     yield from _pngs()
@@ -298,7 +298,8 @@ def _tiffs() -> Iterator[tuple[OddImage, bytes]]:
 
 def _others() -> Iterator[tuple[OddImage, bytes]]:
     yield OddImage("plain.bmp", colours=FOUR), _saved(_PICTURE, "BMP")
-    yield OddImage("palette.bmp", colours=FOUR), _saved(Image.fromarray(_PICTURE).quantize(4, dither=0), "BMP")
+    four_colours = Image.fromarray(_PICTURE).quantize(4, dither=Image.Dither.NONE)
+    yield OddImage("palette.bmp", colours=FOUR), _saved(four_colours, "BMP")
     if features.check("avif"):
         yield (
             OddImage("plain.avif", colours=FOUR, tolerance=4),
@@ -344,6 +345,7 @@ def _unreadable() -> Iterator[tuple[OddImage, bytes]]:
     yield OddImage("bad/empty.jpg", None, reason="empty file"), b""
     yield OddImage("bad/text.jpg", None, reason="not an image"), b"This is a caption, not an image.\n" * 9
     yield OddImage("bad/truncated.jpg", None, reason="truncated"), jpeg[: len(jpeg) * 2 // 3]
+    yield OddImage("bad/truncated.webp", None, reason="truncated"), _saved(noise, "WEBP")[:2000]
     yield OddImage("bad/truncated.png", None, reason="truncated"), png(noise)[:9000]
     yield OddImage("bad/header_only.png", None, reason="truncated"), whole[:33]
     yield OddImage("bad/header_only.jpg", None, reason="truncated"), jpeg[:4]

@@ -9,15 +9,14 @@ import typer
 from semdis_cli.cli import options
 from semdis_cli.cli.report import follow, printable, say
 from semdis_cli.cli.setup import (
-    DEFAULT_MAX_IMAGE_PIXELS,
-    DEFAULT_MODEL,
-    GeometryOptions,
     announce,
     find_inputs,
-    load_settings,
+    geometry_settings,
     make_loader,
+    read_settings,
     tokenizer_settings,
 )
+from semdis_cli.defaults import BUNDLED_MODEL, MAX_IMAGE_PIXELS
 from semdis_cli.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -45,8 +44,8 @@ def encode(
     max_pixels: options.MaxPixels = None,
     bucket_size: options.BucketSize = None,
     background: options.Background = "#ffffff",
-    max_image_pixels: options.MaxImagePixels = DEFAULT_MAX_IMAGE_PIXELS,
-    model: options.Model = DEFAULT_MODEL,
+    max_image_pixels: options.MaxImagePixels = MAX_IMAGE_PIXELS,
+    model: options.Model = BUNDLED_MODEL,
     revision: options.Revision = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -69,9 +68,11 @@ def encode(
 
     Example: `semdis encode photos/ -o latents/ --size 256`
     """
-    geometry = GeometryOptions(size, max_pixels, bucket_size)
+    geometry = geometry_settings(size, max_pixels, bucket_size)
+    read = read_settings(background, max_image_pixels)
     found = find_inputs(sources, files_from, null, output)
 
+    from semdis_cli.data.loader import LoadSettings
     from semdis_cli.model.tokenizer import Tokenizer
     from semdis_cli.pipeline.encode import EncodeSettings, estimate_s, plan_encode
     from semdis_cli.pipeline.encode import encode as run
@@ -79,7 +80,7 @@ def encode(
     how = tokenizer_settings(device, dtype, batch_size, threads)
     tokenizer = Tokenizer.load(model, how, revision=revision)
     announce(tokenizer, quiet)
-    load = load_settings(geometry, background, max_image_pixels, tokenizer.patch_size)
+    load = LoadSettings(geometry, read, tokenizer.patch_size)
     settings = EncodeSettings(load, store_dtype, posterior, seed, shard_size, shard_images)
     with make_loader(load, workers, tokenizer) as loader:
         plan = plan_encode(found, loader, tokenizer, settings)

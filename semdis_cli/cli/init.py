@@ -7,14 +7,8 @@ import typer
 
 from semdis_cli.cli import options
 from semdis_cli.cli.report import follow
-from semdis_cli.cli.setup import (
-    DEFAULT_MAX_IMAGE_PIXELS,
-    DEFAULT_MODEL,
-    GeometryOptions,
-    count_workers,
-    find_inputs,
-    load_settings,
-)
+from semdis_cli.cli.setup import count_workers, find_inputs, geometry_settings, read_settings
+from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import UsageError
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.", rich_help_panel="Output")]
@@ -51,7 +45,7 @@ def init(
 
     import torch
 
-    from semdis_cli.data.loader import Loader
+    from semdis_cli.data.loader import Loader, LoadSettings
     from semdis_cli.model.checkpoint import resolve_model
     from semdis_cli.model.config import CONFIG_FILE, FCDMDiffAEConfig
     from semdis_cli.training.init import init_model
@@ -60,10 +54,8 @@ def init(
         raise UsageError("no images found")
     if output.exists() and any(output.iterdir()):
         raise UsageError(f"{output}: not empty; give -o a new folder")
-    architecture = FCDMDiffAEConfig.load(config or resolve_model(DEFAULT_MODEL).folder / CONFIG_FILE)
-    load = load_settings(
-        GeometryOptions(None, None, None), "#ffffff", DEFAULT_MAX_IMAGE_PIXELS, architecture.patch_size
-    )
+    architecture = FCDMDiffAEConfig.load(config or resolve_model(BUNDLED_MODEL).folder / CONFIG_FILE)
+    load = LoadSettings(geometry_settings(), read_settings(), architecture.patch_size)
     with Loader(load, count_workers(workers)) as loader:
         images, failures = loader.plan(found.images)
         events = init_model(

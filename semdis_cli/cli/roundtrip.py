@@ -8,17 +8,16 @@ import typer
 from semdis_cli.cli import options
 from semdis_cli.cli.report import follow
 from semdis_cli.cli.setup import (
-    DEFAULT_MAX_IMAGE_PIXELS,
-    DEFAULT_MODEL,
-    GeometryOptions,
     announce,
     count_workers,
     find_inputs,
-    load_settings,
+    geometry_settings,
     make_loader,
+    read_settings,
     sampling_settings,
     tokenizer_settings,
 )
+from semdis_cli.defaults import BUNDLED_MODEL, MAX_IMAGE_PIXELS
 
 Output = Annotated[
     Path, typer.Option("--output", "-o", help="Folder for the reconstructions.", rich_help_panel="Output")
@@ -34,8 +33,8 @@ def roundtrip(
     max_pixels: options.MaxPixels = None,
     bucket_size: options.BucketSize = None,
     background: options.Background = "#ffffff",
-    max_image_pixels: options.MaxImagePixels = DEFAULT_MAX_IMAGE_PIXELS,
-    model: options.Model = DEFAULT_MODEL,
+    max_image_pixels: options.MaxImagePixels = MAX_IMAGE_PIXELS,
+    model: options.Model = BUNDLED_MODEL,
     revision: options.Revision = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -61,9 +60,11 @@ def roundtrip(
 
     Example: `semdis roundtrip photos/ -o roundtrip/ --steps 10 --pdg`
     """
-    geometry = GeometryOptions(size, max_pixels, bucket_size)
+    geometry = geometry_settings(size, max_pixels, bucket_size)
+    read = read_settings(background, max_image_pixels)
     found = find_inputs(sources, files_from, null, output)
 
+    from semdis_cli.data.loader import LoadSettings
     from semdis_cli.model.tokenizer import Tokenizer
     from semdis_cli.pipeline.decode import DecodeSettings
     from semdis_cli.pipeline.encode import EncodeSettings, plan_encode
@@ -72,7 +73,7 @@ def roundtrip(
 
     tokenizer = Tokenizer.load(model, tokenizer_settings(device, dtype, batch_size, threads), revision=revision)
     announce(tokenizer, quiet)
-    load = load_settings(geometry, background, max_image_pixels, tokenizer.patch_size)
+    load = LoadSettings(geometry, read, tokenizer.patch_size)
     encode_settings = EncodeSettings(load, store_dtype, posterior, seed)
     decode_settings = DecodeSettings(
         sampling=sampling_settings(steps, sampler, schedule, pdg, pdg_strength, seed),

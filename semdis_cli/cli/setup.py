@@ -1,7 +1,6 @@
 """Options -> the objects that a verb works with. Imports torch only when called."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,25 +8,16 @@ import typer
 
 from semdis_cli.cli.options import parse_colour
 from semdis_cli.cli.report import say
+from semdis_cli.defaults import MAX_IMAGE_PIXELS
 from semdis_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from semdis_cli.data.geometry import GeometrySettings
+    from semdis_cli.data.images import ReadSettings
     from semdis_cli.data.loader import Loader, LoadSettings
     from semdis_cli.data.sources import FoundImages
     from semdis_cli.model.config import FCDMDiffAEInferenceConfig, Sampler, Schedule
     from semdis_cli.model.tokenizer import DtypeName, Tokenizer, TokenizerSettings
-
-DEFAULT_MODEL = "semdis-small"
-DEFAULT_MAX_IMAGE_PIXELS = 178_956_970
-
-
-@dataclass(frozen=True)
-class GeometryOptions:
-    """The three ways to say which size images get; at most one is given."""
-
-    size: int | None
-    max_pixels: int | None
-    bucket_size: int | None
 
 
 def find_inputs(sources: Sequence[Path] | None, files_from: str | None, null: bool, output: Path) -> "FoundImages":
@@ -38,6 +28,9 @@ def find_inputs(sources: Sequence[Path] | None, files_from: str | None, null: bo
         raise typer.BadParameter("name at least one SOURCE, or use --files-from", param_hint="SOURCE")
     if null and files_from is None:
         raise typer.BadParameter("goes with --files-from", param_hint="-0")
+    for source in sources or ():
+        if source.resolve().is_relative_to(output.resolve()):
+            raise UsageError(f"-o {output} holds the source {source}; give a folder of its own")
     listed: list[Path] = []
     if files_from == "-":
         listed = read_file_list(typer.get_binary_stream("stdin"), nul=null)
@@ -50,19 +43,20 @@ def find_inputs(sources: Sequence[Path] | None, files_from: str | None, null: bo
     return find_images(sources or (), listed=listed, exclude=output)
 
 
-def load_settings(
-    geometry: GeometryOptions, background: str, max_image_pixels: int, multiple_px: int
-) -> "LoadSettings":
-    """How files become pixels, for a model whose image sides are multiples of `multiple_px`."""
+def geometry_settings(
+    size: int | None = None, max_pixels: int | None = None, bucket_size: int | None = None
+) -> "GeometrySettings":
+    """Which size images get. Raises `UsageError` if more than one way is given."""
     from semdis_cli.data.geometry import GeometrySettings
-    from semdis_cli.data.images import ReadSettings
-    from semdis_cli.data.loader import LoadSettings
 
-    return LoadSettings(
-        geometry=GeometrySettings(size=geometry.size, max_pixels=geometry.max_pixels, bucket_size=geometry.bucket_size),
-        read=ReadSettings(background=parse_colour(background), max_image_pixels=max_image_pixels),
-        multiple_px=multiple_px,
-    )
+    return GeometrySettings(size=size, max_pixels=max_pixels, bucket_size=bucket_size)
+
+
+def read_settings(background: str = "#ffffff", max_image_pixels: int = MAX_IMAGE_PIXELS) -> "ReadSettings":
+    """How files become pixels."""
+    from semdis_cli.data.images import ReadSettings
+
+    return ReadSettings(background=parse_colour(background), max_image_pixels=max_image_pixels)
 
 
 def make_loader(settings: "LoadSettings", workers: int | None, tokenizer: "Tokenizer") -> "Loader":

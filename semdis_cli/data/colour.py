@@ -38,7 +38,7 @@ def split_alpha(image: Image.Image, samples: Samples) -> tuple[Image.Image, Imag
     Raises `UnreadableImageError` for samples without a defined range (floats, 32-bit integers).
     """
     alpha = _alpha(image, samples)
-    image.info.pop("transparency", None)  # it is in alpha now; further conversions would translate it, or warn
+    image.info.clear()  # transparency is in alpha now, the profile in `samples`; both would follow further conversions
     return _opaque(image, samples), alpha
 
 
@@ -47,10 +47,8 @@ def to_srgb(colour: Image.Image, profile: bytes | None) -> tuple[Image.Image, tu
 
     Without a usable profile L and RGB are taken for sRGB, and CMYK for plain ink: R = (255-C)(255-K)/255.
     """
-    if profile is None:
-        return colour.convert("RGB"), ()
-    transform, notes = _transform(profile, colour.mode)
-    return (colour.convert("RGB") if transform is None else transform.apply(colour)), notes
+    transform, notes = (None, ()) if profile is None else _transform(profile, colour.mode)
+    return (_rgb(colour) if transform is None else transform.apply(colour)), notes
 
 
 def composite(colour: Image.Image, alpha: Image.Image | None, background: tuple[int, int, int]) -> Image.Image:
@@ -102,7 +100,11 @@ def _opaque(image: Image.Image, samples: Samples) -> Image.Image:
         return image.convert("L")
     if mode == "LAB":
         return _lab_transform().apply(image)
-    return image if mode == "CMYK" else image.convert("RGB")
+    return image if mode == "CMYK" else _rgb(image)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")  # Pillow would copy an RGB image
 
 
 def _scaled(image: Image.Image, samples: Samples) -> Image.Image:

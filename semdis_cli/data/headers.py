@@ -11,7 +11,7 @@ from semdis_cli.data.exif import ORIENTATION_TAG, exif_orientation, upright_size
 from semdis_cli.data.formats import SIGNATURE_BYTES, image_format
 from semdis_cli.data.pillow import decoder_errors, open_image
 from semdis_cli.data.png import only_pixels, png_profile, read_png_header
-from semdis_cli.data.webp import read_webp_header
+from semdis_cli.data.webp import check_complete, read_webp_header
 from semdis_cli.errors import UnreadableImageError
 
 
@@ -55,6 +55,8 @@ def open_pixels(header: Header, data: bytes) -> tuple[ImageFile.ImageFile, Sampl
     if header.name == "PNG":
         image = open_image("PNG", io.BytesIO(only_pixels(data, io.BytesIO(data))))
         return image, _png_samples(header, image, data)
+    if header.name == "WEBP":
+        check_complete(data)
     image = header.image or open_image(header.name, io.BytesIO(data))
     with decoder_errors(header.name):
         if isinstance(image, TiffImagePlugin.TiffImageFile):

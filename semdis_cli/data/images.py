@@ -11,6 +11,7 @@ from semdis_cli.data.colour import composite, split_alpha, to_srgb
 from semdis_cli.data.exif import turn_upright
 from semdis_cli.data.headers import Header, open_pixels, read_header
 from semdis_cli.data.pillow import decoder_errors, pillow_guard
+from semdis_cli.defaults import MAX_IMAGE_PIXELS
 from semdis_cli.errors import UnreadableImageError, UsageError
 
 ImageFormat = Literal["png", "jpg", "webp"]
@@ -24,11 +25,11 @@ class ReadSettings:
     """
 
     background: tuple[int, int, int] = (255, 255, 255)
-    max_image_pixels: int = 178_956_970  # what Pillow refuses, too: 0.5 GiB as RGB
+    max_image_pixels: int = MAX_IMAGE_PIXELS
 
     def __post_init__(self) -> None:
-        if not all(0 <= value <= 255 for value in self.background):
-            raise UsageError(f"the background must be three values 0..255, not {self.background}")
+        if len(self.background) != 3 or not all(0 <= value <= 255 for value in self.background):
+            raise UsageError(f"the background is three values in 0..255, not {self.background}")
         if self.max_image_pixels < 1:
             raise UsageError(f"--max-image-pixels must be at least 1, not {self.max_image_pixels}")
 

@@ -83,7 +83,7 @@ def _reason(name: str, error: Exception) -> str:
         return f"not enough memory to read this {name}"
     if isinstance(error.__cause__ or error, (EOFError, IndexError, struct.error)):  # their messages speak of buffers
         return f"truncated: the {name} ends too early"
-    message = " ".join(str(error).split())[:200] or type(error).__name__
+    message = " ".join(str(error).split())[:200] or "its parts do not fit together"
     return f"truncated: {message}" if "truncated" in message.lower() else f"cannot decode {name}: {message}"
 
 

@@ -38,6 +38,13 @@ def read_webp_header(file: BinaryIO) -> WebpHeader:
     raise UnreadableImageError("damaged WEBP: no image header where it should be")
 
 
+def check_complete(data: bytes) -> None:
+    """Raise `UnreadableImageError` if the WebP in `data` ends before the length that its container states."""
+    (length,) = struct.unpack_from("<I", data, 4)
+    if 8 + length > len(data):
+        raise UnreadableImageError(f"truncated: the WEBP should have {8 + length} bytes, it has {len(data)}")
+
+
 def _find_exif(file: BinaryIO) -> bytes | None:
     """Payload of the first EXIF chunk; only chunk headers are read on the way to it."""
     position = file.seek(12)

@@ -15,10 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
+from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import CheckpointError, MissingExtraError, UsageError
 
 WEIGHTS_FILE = "model.safetensors"
-BUNDLED_MODEL = "semdis-small"
 LATENT_STATS = ("latent_norm_running_mean", "latent_norm_running_var")
 # Kept in float32 whatever the weights' dtype: whitening and the time embedding need the digits.
 FLOAT32_BUFFERS = (*LATENT_STATS, "decoder.time_embed.freqs")

@@ -6,15 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
+from semdis_cli.data.geometry import undo_padding
 from semdis_cli.errors import CheckpointError, StoreError
 from semdis_cli.events import BatchDone, Event, RunStarted, ShardFailed, StageTimes
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
 from semdis_cli.pipeline.images_out import ImageWriter, WriteSettings, output_names
 from semdis_cli.pipeline.report import RunTotals
-from semdis_cli.records import Geometry
 from semdis_cli.store.claim import claim_folder
 from semdis_cli.store.reader import LatentSource
 from semdis_cli.store.shards import Shard
@@ -109,16 +107,10 @@ def _decode_rows(
         images = tokenizer.decode(shard.latents[batch].float(), [shard.keys[row] for row in batch], sampling)
         decoded = time.perf_counter()
         for row, image in zip(batch, images, strict=True):
-            writer.submit(shard.keys[row], crop(image, shard.geometries[row]))
+            writer.submit(shard.keys[row], undo_padding(image.numpy(), shard.geometries[row]))
         writer.drain()
         times = StageTimes(decode_s=decoded - started, write_s=time.perf_counter() - decoded)
         yield BatchDone(len(batch), len(batch) * height * width / 1e6, times)
-
-
-def crop(image: Tensor, geometry: Geometry) -> Tensor:
-    """uint8 [3,H,W] of a bucket -> the image without its padding."""
-    height, width = geometry.image
-    return image[:, :height, :width]
 
 
 def _check_fit(shard: Shard, tokenizer: Tokenizer, keys: Collection[str], path: str) -> None:

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from torch import Tensor
+import numpy as np
 
 from semdis_cli.atomic import make_folder, publish
 from semdis_cli.data.images import ImageFormat, write_image
@@ -62,7 +62,7 @@ class ImageWriter:
         """Whether the image of `key` was written by an earlier run."""
         return self._path(key).is_file()
 
-    def submit(self, key: str, pixels: Tensor) -> None:
+    def submit(self, key: str, pixels: np.ndarray) -> None:
         """Write one image, uint8 [3,H,W], soon. Errors come up in `drain`."""
         self._pending.append(self._pool.submit(self._write, key, pixels))
 
@@ -75,10 +75,10 @@ class ImageWriter:
     def _path(self, key: str) -> Path:
         return self._root / self._names[key]
 
-    def _write(self, key: str, pixels: Tensor) -> None:
+    def _write(self, key: str, pixels: np.ndarray) -> None:
         path = self._path(key)
         make_folder(path.parent)
         if not path.parent.resolve().is_relative_to(self._root):
             raise UsageError(f"{path}: a link leads out of {self._root}; remove it")
-        data = write_image(pixels.permute(1, 2, 0).numpy(), self._settings.format, self._settings.quality)
+        data = write_image(pixels.transpose(1, 2, 0), self._settings.format, self._settings.quality)
         publish(path, [data])

@@ -7,14 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from semdis_cli.atomic import publish
+from semdis_cli.data.geometry import undo_padding
 from semdis_cli.data.loader import Loader
 from semdis_cli.events import BatchDone, Event, ImageFailed, ImageMeasured, RunStarted, StageTimes
 from semdis_cli.metrics import psnr_db
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline.decode import DecodeSettings, crop
+from semdis_cli.pipeline.decode import DecodeSettings
 from semdis_cli.pipeline.encode import EncodePlan, EncodeSettings
 from semdis_cli.pipeline.images_out import ImageWriter, output_names
 from semdis_cli.pipeline.report import RunTotals
@@ -102,9 +102,10 @@ def _roundtrip_batch(
     decoded = time.perf_counter()
     measured = []
     for image, reconstruction in zip(batch.images, decoded_pixels, strict=True):
-        kept: Tensor = crop(reconstruction, image.geometry)
+        kept = undo_padding(reconstruction.numpy(), image.geometry)
+        given = undo_padding(image.pixels.numpy(), image.geometry)
         writer.submit(image.key, kept)
-        score = min(psnr_db(kept, crop(image.pixels, image.geometry)), _MAX_PSNR_DB)
+        score = min(psnr_db(torch.from_numpy(kept), torch.from_numpy(given)), _MAX_PSNR_DB)
         measured.append(ImageMeasured(image.key, score))
     writer.drain()
     times = StageTimes(

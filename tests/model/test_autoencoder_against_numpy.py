@@ -335,6 +335,17 @@ def test_the_time_embedding_of_a_bfloat16_model_knows_its_angles_in_float32() ->
     assert np.abs(actual - expected).max() < 0.02 * np.abs(expected).max()
 
 
+def test_a_bfloat16_decoder_is_told_the_time_in_float32() -> None:
+    model, weights = model_and_weights(TINY)
+    model.to(torch.bfloat16)
+    x_t, latents = (tensor(x).bfloat16() for x in (starting_noise(TINY), random_latents()))
+    t = np.array([0.7, 0.1], dtype=np.float32).astype(np.float64)
+    expected = fcdm.decoder(array(x_t), t, array(latents), weights, as_mapping(TINY))
+    error = array(model.decoder(x_t, tensor(t), latents)) - expected
+    # The blocks' roundings cost 0.01; bfloat16 would move t by up to 0.002, which costs 0.06 to 0.09.
+    assert np.sqrt(np.mean(error**2)) < 0.025 * np.sqrt(np.mean(expected**2))
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m"])
 @pytest.mark.parametrize("pdg", [False, True])
 def test_a_bfloat16_decoder_is_guided_and_sampled_in_float32(sampler: Sampler, pdg: bool) -> None:
