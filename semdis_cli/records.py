@@ -1,4 +1,4 @@
-"""Frozen records that travel between the boxes. Tensors and plain values only: no behaviour beyond arithmetic."""
+"""Frozen records that travel between the boxes: tensors and plain values; no behaviour but arithmetic and JSON."""
 
 from dataclasses import dataclass
 from pathlib import Path

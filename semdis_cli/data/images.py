@@ -28,7 +28,7 @@ class ReadSettings:
     max_image_pixels: int = MAX_IMAGE_PIXELS
 
     def __post_init__(self) -> None:
-        if len(self.background) != 3 or not all(0 <= value <= 255 for value in self.background):
+        if not all(0 <= value <= 255 for value in self.background):
             raise UsageError(f"the background is three values in 0..255, not {self.background}")
         if self.max_image_pixels < 1:
             raise UsageError(f"--max-image-pixels must be at least 1, not {self.max_image_pixels}")

@@ -5,7 +5,9 @@ safetensors before anything is allocated, and no tensor is accepted that the arc
 """
 
 import hashlib
+import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ FLOAT32_BUFFERS = (*LATENT_STATS, "decoder.time_embed.freqs")
 _PATCHIFY_WEIGHTS = ("encoder.patchify.proj.weight", "decoder.patchify.proj.weight")
 _WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MAX_LISTED = 6
+_REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 Shape = tuple[int, ...]
 
@@ -60,12 +63,16 @@ def resolve_model(name: str, *, revision: str | None = None, cache_dir: str | Pa
     """
     if name == BUNDLED_MODEL:
         return ModelLocation(name, Path(__file__).parents[1] / "weights" / BUNDLED_MODEL, None)
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return ModelLocation(name, folder, None)
-    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+    try:
+        folder = Path(name).expanduser()
+        if folder.is_dir():
+            return ModelLocation(name, folder, None)
+        is_other_file = folder.exists()
+    except (OSError, RuntimeError, ValueError):  # what no file is called: too long, a NUL byte, the home of nobody
+        is_other_file = False
+    if is_other_file or not _REPOSITORY_ID.fullmatch(name):
         raise CheckpointError(
-            f"{name}: no such model; give a folder with config.json and {WEIGHTS_FILE}, a repository id like "
+            f"{name:.200}: no such model; give a folder with config.json and {WEIGHTS_FILE}, a repository id like "
             f"data-archetype/semdisdiffae, or {BUNDLED_MODEL}"
         )
     return _download(name, revision, cache_dir)
@@ -73,6 +80,7 @@ def resolve_model(name: str, *, revision: str | None = None, cache_dir: str | Pa
 
 def _download(repo_id: str, revision: str | None, cache_dir: str | Path | None) -> ModelLocation:
     """Fetch (or find in the hub's cache) the two files of a published model; offline mode is honoured by the client."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read by the client when it is imported
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -80,7 +88,6 @@ def _download(repo_id: str, revision: str | None, cache_dir: str | Path | None) 
         raise MissingExtraError(
             f"{repo_id}: no such folder, and reading it from the hub needs: pip install 'semdis[hub]'"
         ) from error
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         folder = snapshot_download(
             repo_id,
@@ -109,6 +116,7 @@ def read_weights(path: Path, expected: Mapping[str, Shape], patch_shape: Shape) 
     try:
         with safe_open(path, framework="pt") as file:
             found: dict[str, Shape] = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            _check_names_once(path)
             problems = _wrong_names(found, expected) + _wrong_shapes(found, expected, patch_shape)
             if problems:
                 raise _bad(path, problems)
@@ -117,7 +125,7 @@ def read_weights(path: Path, expected: Mapping[str, Shape], patch_shape: Shape) 
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except SafetensorError as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
     problems = _wrong_values(tensors)
     if problems:
@@ -197,8 +205,22 @@ def _wrong_values(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def _listed(items: list[str]) -> str:
+    """The first few, each short and printable: names come from the file."""
     more = len(items) - _MAX_LISTED
-    return ", ".join(items[:_MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
+    shown = (ascii(item)[1:-1][:120] for item in items[:_MAX_LISTED])
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+
+
+def _check_names_once(path: Path) -> None:
+    """Raise `ValueError` if the header, which safetensors has accepted, names a tensor twice."""
+
+    def unique(pairs: list[tuple[str, object]]) -> None:
+        names = [name for name, _ in pairs]
+        if len(set(names)) < len(names):
+            raise ValueError("a tensor is named twice")
+
+    with path.open("rb") as file:
+        json.loads(file.read(int.from_bytes(file.read(8), "little")), object_pairs_hook=unique)
 
 
 def _bad(path: Path, problems: list[str]) -> CheckpointError:

@@ -17,6 +17,7 @@ Schedule = Literal["linear", "cosine"]
 
 CONFIG_FILE = "config.json"
 _MAX_CONFIG_BYTES = 1 << 20
+_MAX_LISTED = 6
 # Fields that the first published config.json does not have: written only where they differ from these defaults.
 _LATER_FIELDS = ("bottleneck_patchify_mode", "latent_running_stats_eps")
 
@@ -95,6 +96,8 @@ class FCDMDiffAEConfig:
         """Read `config.json`. Raises `CheckpointError` naming the file and what is wrong with it."""
         path = Path(path)
         try:
+            if path.exists() and not path.is_file():  # a pipe would keep us waiting
+                raise CheckpointError(f"{path}: cannot be read (not a regular file)")
             if path.stat().st_size > _MAX_CONFIG_BYTES:
                 raise CheckpointError(f"{path}: larger than {_MAX_CONFIG_BYTES} bytes, so no model config")
             fields = json.loads(path.read_bytes())
@@ -114,7 +117,8 @@ class FCDMDiffAEConfig:
             raise CheckpointError(f"expected an object of settings, found {type(fields).__name__}")
         unknown = sorted(set(fields) - set(cls.__dataclass_fields__))
         if unknown:
-            raise CheckpointError(f"unknown settings {', '.join(unknown)}: not a config of this architecture")
+            names = ", ".join(ascii(name)[1:-1][:40] for name in unknown[:_MAX_LISTED])
+            raise CheckpointError(f"unknown settings {names}: not a config of this architecture")
         return cls(**fields)
 
 
@@ -151,11 +155,12 @@ def _wrong_types(config: FCDMDiffAEConfig) -> list[str]:
         if hint is int:
             right = isinstance(value, int) and not isinstance(value, bool)
         elif hint is float:
-            right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            right = whole or (isinstance(value, float) and math.isfinite(value))
         else:
-            right = value in get_args(hint)
+            right = isinstance(value, str) and value in get_args(hint)
         if not right:
-            problems.append(f"{name} = {value!r} is not {_describe(hint)}")
+            problems.append(f"{name} = {value!r:.40} is not {_describe(hint)}")
     return problems
 
 
@@ -177,21 +182,29 @@ def _wrong_values(config: FCDMDiffAEConfig) -> list[str]:
         "decoder_start_blocks": (0, 256),
         "decoder_end_blocks": (0, 256),
         "bottleneck_dim": (1, 16384),
-        "mlp_ratio": (1 / config.model_dim, 64),
+        "mlp_ratio": (0, 64),
         "depthwise_kernel_size": (1, 63),
         "adaln_low_rank_rank": (1, 16384),
+        "logsnr_min": (-1000, 1000),
+        "logsnr_max": (-1000, 1000),
+        "pixel_noise_std": (0, 1e6),
+        "latent_running_stats_eps": (0, 1e6),
     }
     problems = [
-        f"{name} = {getattr(config, name)} is outside {least:g}..{most:g}"
+        f"{name} = {getattr(config, name)!r:.40} is outside {least:g}..{most:g}"
         for name, (least, most) in limits.items()
         if not least <= getattr(config, name) <= most
     ]
+    if problems:
+        return problems
+    if config.pixel_noise_std == 0 or config.latent_running_stats_eps == 0:
+        problems.append("pixel_noise_std and latent_running_stats_eps must be above zero")
+    if config.hidden_dim < 1:
+        problems.append(f"mlp_ratio = {config.mlp_ratio} leaves no hidden channel")
     if config.depthwise_kernel_size % 2 == 0:
         problems.append(f"depthwise_kernel_size = {config.depthwise_kernel_size} is even")
     if config.num_middle_blocks < 0:
         problems.append("decoder_start_blocks + decoder_end_blocks exceed decoder_depth")
     if not config.logsnr_min < config.logsnr_max:
         problems.append("logsnr_min is not below logsnr_max")
-    if config.pixel_noise_std <= 0 or config.latent_running_stats_eps <= 0:
-        problems.append("pixel_noise_std and latent_running_stats_eps must be above zero")
     return problems

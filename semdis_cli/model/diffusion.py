@@ -72,7 +72,7 @@ def initial_state(noise: Tensor, logsnr_min: float = -10.0, logsnr_max: float = 
 
 def ddim_step(x_t: Tensor, x0_hat: Tensor, logsnr: Tensor, logsnr_next: Tensor) -> Tensor:
     """DDIM step, alpha_next x0_hat + sigma_next eps_hat. Source: Song et al. 2021, eq. 12 without its noise term."""
-    alpha_next, sigma_next = vp_alpha_sigma(logsnr_next)
+    alpha_next, sigma_next = (_per_image(value) for value in vp_alpha_sigma(logsnr_next))
     return alpha_next * x0_hat.float() + sigma_next * implied_noise(x_t, x0_hat, logsnr)
 
 
@@ -88,14 +88,14 @@ def dpmpp_2m_step(
 
     Source: Lu et al. 2022, "DPM-Solver++", algorithm 2. Their lambda is half of our log-SNR.
     """
-    _, sigma = vp_alpha_sigma(logsnr)
-    alpha_next, sigma_next = vp_alpha_sigma(logsnr_next)
-    h = (logsnr_next - logsnr) / 2
+    _, sigma = (_per_image(value) for value in vp_alpha_sigma(logsnr))
+    alpha_next, sigma_next = (_per_image(value) for value in vp_alpha_sigma(logsnr_next))
+    h = _per_image(logsnr_next - logsnr) / 2
     phi = torch.expm1(-h)
     x_next = (sigma_next / sigma) * x_t.float() - alpha_next * phi * x0_hat.float()
     if x0_hat_prev is None or logsnr_prev is None:
         return x_next
-    r = (logsnr - logsnr_prev) / 2 / h
+    r = _per_image(logsnr - logsnr_prev) / 2 / h
     slope = (x0_hat.float() - x0_hat_prev.float()) / r
     return x_next - 0.5 * alpha_next * phi * slope
 

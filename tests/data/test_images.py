@@ -1,9 +1,7 @@
 """Reading and writing of images: right pixels from odd files, one line of reason from bad ones, nothing else."""
 
 import io
-import os
 import struct
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable
@@ -129,7 +127,7 @@ def _tiff_with_a_bad_tag() -> bytes:
 
 def test_pillow_warns_elsewhere_but_not_in_a_read() -> None:
     read_image(_tiff_with_a_bad_tag())  # pytest makes an error of every warning
-    with pytest.warns(UserWarning, match="Tag data larger|Possibly corrupt"):
+    with pytest.warns(UserWarning, match="Tag data larger|Truncated File Read"):
         _warn_as_pillow()
 
 
@@ -190,7 +188,7 @@ def test_orientation_is_not_taken_from_xmp() -> None:
 
 
 @pytest.mark.parametrize(
-    "block", [b"", b"Exif\0\0", b"MM", exif(1)[:9], exif(1)[:20], b"\xff" * 50, exif(6).replace(b"II", b"XX")]
+    "block", [b"", b"Exif\0\0", b"MM", exif(1)[:9], exif(1)[:17], b"\xff" * 50, exif(6).replace(b"II", b"XX")]
 )
 def test_a_broken_exif_block_leaves_the_picture_as_stored(block: bytes) -> None:
     data = png(np.zeros((3, 5, 3), int), before=[png_chunk(b"eXIf", block)])
@@ -219,10 +217,12 @@ def test_the_size_needs_no_pixels() -> None:
 
 
 def test_a_failing_disk_is_a_reason_not_a_crash() -> None:
-    with tempfile.TemporaryFile() as file:
-        os.close(file.fileno())
-        with pytest.raises(UnreadableImageError, match="Bad file descriptor"):
-            read_image_size(file)
+    class BrokenFile(io.BytesIO):
+        def read(self, *_: object) -> bytes:
+            raise OSError(5, "Input/output error")
+
+    with pytest.raises(UnreadableImageError, match="Input/output error"):
+        read_image_size(BrokenFile())
 
 
 def test_settings_out_of_range_are_a_usage_error() -> None:
@@ -235,7 +235,7 @@ def test_settings_out_of_range_are_a_usage_error() -> None:
 SMALL_FILES = {odd.key: data for odd, data in ODD_FILES if 0 < len(data) < 20_000}
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     key=st.sampled_from(sorted(SMALL_FILES)),
     changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6),

@@ -292,3 +292,17 @@ def test_twice_the_steps_halve_the_error_of_ddim_and_quarter_that_of_dpmpp_2m() 
     assert ddim[0] / ddim[1] == pytest.approx(2.0, rel=0.1)
     assert dpmpp[0] / dpmpp[1] == pytest.approx(4.0, rel=0.25)
     assert dpmpp[1] < ddim[1]
+
+
+@pytest.mark.parametrize("with_previous", [False, True])
+def test_steps_take_one_log_snr_per_image(with_previous: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+    x_t, x0, previous = (torch.randn(2, 3, 4, 2, generator=generator) for _ in range(3))
+    now, then, before = torch.tensor([-3.0, 1.0]), torch.tensor([-1.0, 2.5]), torch.tensor([-4.0, 0.5])
+    together = diffusion.dpmpp_2m_step(x_t, x0, now, then, *((previous, before) if with_previous else ()))
+    for i in range(2):
+        single = (previous[i : i + 1], before[i]) if with_previous else ()
+        alone = diffusion.dpmpp_2m_step(x_t[i : i + 1], x0[i : i + 1], now[i], then[i], *single)
+        torch.testing.assert_close(together[i : i + 1], alone)
+        ddim = diffusion.ddim_step(x_t[i : i + 1], x0[i : i + 1], now[i], then[i])
+        torch.testing.assert_close(diffusion.ddim_step(x_t, x0, now, then)[i : i + 1], ddim)

@@ -1,0 +1,120 @@
+"""The store under test, and a small set of latents for it: made without a model, the same each time."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from semdis_cli.records import Failure, Geometry, LoadedImage, PlannedImage, SourceImage
+from semdis_cli.store.latent_set import LatentSetWriter
+from semdis_cli.store.manifest import Manifest
+from semdis_cli.store.plan import LatentLayout, PlannedShard, plan_sha256, plan_shards
+from semdis_cli.store.shards import STORE_DTYPES, Shard
+
+CHANNELS = 3
+PROVENANCE: dict[str, Any] = {
+    "model": {"name": "made up", "revision": None, "weights_sha256": "0" * 64, "config_sha256": "1" * 64},
+    "channels": CHANNELS,
+    "patch_size": 16,
+    "whitened": True,
+    "posterior": {"kind": "mode"},
+    "dtype": "bfloat16",
+    "preprocessing": {"geometry": {"size": None, "max_pixels": None}},
+}
+# Two buckets, three to a shard; names in the order of bytes are not in the order of shards.
+KEYS = ("a.png", "b/a.png", "b/bad.png", "b/c.png", "c.png", "d.jpg", "d.png", "e.png", "ü.png")
+
+
+def bucket_of(key: str) -> tuple[int, int]:
+    return (16, 32) if key < "c" else (32, 32)
+
+
+def geometry_of(bucket: tuple[int, int]) -> Geometry:
+    """An image one pixel smaller than its bucket, cut from a larger one."""
+    image = bucket[0] - 1, bucket[1] - 1
+    return Geometry(source=(100, 90), resized=(50, 45), crop=(1, 2), image=image, bucket=bucket)
+
+
+def latents_of(key: str, bucket: tuple[int, int]) -> Tensor:
+    """Latents [Z,h,w] float32 that depend on the key alone."""
+    seed = int.from_bytes(hashlib.sha256(key.encode(errors="surrogateescape")).digest()[:4])
+    return torch.randn((CHANNELS, bucket[0] // 16, bucket[1] // 16), generator=torch.Generator().manual_seed(seed))
+
+
+def make_shard(
+    keys: tuple[str, ...] = ("a.png", "b/c.png"), dtype: str = "bfloat16", bucket: tuple[int, int] = (32, 32)
+) -> Shard:
+    """A shard with one row of latents per key."""
+    latents = torch.stack([latents_of(key, bucket) for key in keys]).to(STORE_DTYPES[dtype])
+    return Shard(latents, keys, (geometry_of(bucket),) * len(keys), {**PROVENANCE, "dtype": dtype})
+
+
+def are_equal(one: Shard, other: Shard) -> bool:
+    """Whether two shards are the same, their latents bit for bit."""
+    if not have_equal_latents(one, other):
+        return False
+    return (one.keys, one.geometries, one.provenance) == (other.keys, other.geometries, other.provenance)
+
+
+def have_equal_latents(one: Shard, other: Shard) -> bool:
+    """Whether the latents are the same bit for bit, NaN and minus zero included."""
+    same_kind = one.latents.dtype == other.latents.dtype and one.latents.shape == other.latents.shape
+    return same_kind and torch.equal(one.latents.view(torch.uint8), other.latents.view(torch.uint8))
+
+
+@dataclass(frozen=True)
+class SmallPlan:
+    """What is to be encoded. Images whose name has "bad" in it cannot be read; `failures` were known beforehand."""
+
+    provenance: dict[str, Any]
+    shards: tuple[PlannedShard, ...]
+    failures: tuple[Failure, ...] = (Failure("b/b.png", "is a folder"), Failure("z.png", "is empty"))
+
+    @property
+    def sha256(self) -> str:
+        return plan_sha256(self.provenance, self.shards, self.failures)
+
+    def open(self, root: Path) -> LatentSetWriter:
+        """A writer, not entered yet."""
+        return LatentSetWriter(root, self.provenance, self.sha256, self.shards, CHANNELS)
+
+
+def make_plan(keys: tuple[str, ...] = KEYS, shard_images: int = 3, **settings: Any) -> SmallPlan:
+    provenance = {**PROVENANCE, **settings}
+    images = [PlannedImage(SourceImage(key, Path("images") / key, len(key)), bucket_of(key)) for key in sorted(keys)]
+    layout = LatentLayout(16, CHANNELS, provenance["dtype"])
+    return SmallPlan(provenance, tuple(plan_shards(images, layout, shard_bytes=2**20, shard_images=shard_images)))
+
+
+def write_next(latents: LatentSetWriter) -> None:
+    """Encode and publish the next shard."""
+    planned = latents.remaining[0]
+    with latents.open_shard(planned) as shard:
+        for image in planned.images:
+            key = image.source.key
+            if "bad" in key:
+                shard.add_failure(Failure(key, "is truncated"))
+                continue
+            sha256 = hashlib.sha256(key.encode()).hexdigest()
+            pixels = torch.zeros(3, *image.bucket, dtype=torch.uint8)
+            loaded = LoadedImage(key, pixels, geometry_of(image.bucket), len(key), sha256, notes=("made up",))
+            shard.add(loaded, latents_of(key, image.bucket))
+
+
+def write_set(root: Path, plan: SmallPlan | None = None) -> Manifest:
+    """Write what is missing of a set, and finish it."""
+    plan = plan or make_plan()
+    with plan.open(root) as latents:
+        while latents.remaining:
+            write_next(latents)
+        return latents.finished or latents.finish(plan.failures)
+
+
+def contents(root: Path) -> dict[str, bytes | None]:
+    """Every file below `root` with its bytes, and every folder with None."""
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes() if path.is_file() else None for path in root.rglob("*")
+    }
