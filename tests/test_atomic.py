@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -48,7 +48,7 @@ def small_disk(folder: Path, options: str) -> Iterator[Path]:
 def fill_disk(folder: Path) -> Path:
     """Take all space that is left on the disk of `folder`; deleting the file that is returned gives it back."""
     padding = folder / "padding"
-    with padding.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+    with padding.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(512))
     return padding
@@ -105,7 +105,7 @@ def test_a_file_holds_its_chunks_and_size_and_sha256_are_those_of_the_file(
 
 
 def test_the_size_of_a_view_of_wide_items_is_in_bytes(tmp_path: Path) -> None:
-    published = publish(tmp_path / "file", [memoryview(bytes(16)).cast("d")])
+    published = publish(tmp_path / "file", [memoryview(bytes(16)).cast("I")])
     assert (tmp_path / "file").stat().st_size == 16
     assert published.num_bytes == 16
 

@@ -39,14 +39,14 @@ class Bar:
 
     def __init__(self) -> None:
         self._progress = Progress(
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} images"),
+            TextColumn("{task.fields[counts]}"),
             BarColumn(),
             TextColumn("{task.fields[rates]}"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
         )
-        self._task = self._progress.add_task("", total=None, rates="")
+        self._task = self._progress.add_task("", total=None, counts="", rates="")
         self._started = time.perf_counter()
 
     def __enter__(self) -> "Bar":
@@ -62,8 +62,9 @@ class Bar:
 
     def show(self, tally: Tally) -> None:
         """Move the bar."""
-        rates = tally.rates(time.perf_counter() - self._started)
-        self._progress.update(self._task, total=tally.total, completed=tally.done + tally.failed, rates=rates)
+        finished = tally.done + tally.failed
+        counts, rates = f"{finished:,}/{tally.total:,} images", tally.rates(time.perf_counter() - self._started)
+        self._progress.update(self._task, total=tally.total, completed=finished, counts=counts, rates=rates)
 
 
 class Lines:

@@ -72,7 +72,7 @@ def resolve_model(name: str, *, revision: str | None = None, cache_dir: str | Pa
         is_other_file = False
     if is_other_file or not _REPOSITORY_ID.fullmatch(name):
         raise CheckpointError(
-            f"{name:.200}: no such model; give a folder with config.json and {WEIGHTS_FILE}, a repository id like "
+            f"{name}: no such model; give a folder with config.json and {WEIGHTS_FILE}, a repository id like "
             f"data-archetype/semdisdiffae, or {BUNDLED_MODEL}"
         )
     return _download(name, revision, cache_dir)

@@ -1,5 +1,7 @@
 """Latents to be read: a finished set, or a single shard file that came on its own."""
 
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -69,10 +71,10 @@ def _ok_keys(path: Path, manifest: Manifest) -> Iterator[str]:
 def check_key(key: str) -> PurePosixPath:
     """`key` as a relative path that stays inside whatever folder it is joined to.
 
-    Raises `StoreError` for absolute paths, `..`, backslashes, drive letters, control characters and empty parts.
+    Raises `StoreError` for absolute paths, `..`, empty parts and NUL, and on Windows for what its names cannot hold.
+    Elsewhere colons, backslashes and line breaks are ordinary characters of names, and are given back as they were.
     """
-    parts = key.split("/")
-    bad_part = any(part in ("", ".", "..") for part in parts)
-    if bad_part or "\\" in key or ":" in parts[0] or any(ord(character) < 32 for character in key):
+    is_bad = "\0" in key or any(part in {"", ".", ".."} for part in key.split("/"))
+    if is_bad or (os.name == "nt" and re.search(r'[\\:*?"<>|\x00-\x1f]', key)):
         raise StoreError(f"key {key!r:.80} would leave the output folder, or is no file name")
     return PurePosixPath(key)

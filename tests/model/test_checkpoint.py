@@ -82,8 +82,8 @@ def assert_same_model(actual: FCDMDiffAE, expected: FCDMDiffAE) -> None:
     images, settings_ = random_images(), FCDMDiffAEInferenceConfig(2, "dpmpp_2m", pdg=True, seed=3)
     latents = expected.encode(images)
     assert torch.equal(actual.encode(images), latents)
-    size, other_size = (model.decode(latents, 32, 48, inference_config=settings_) for model in (actual, expected))
-    assert torch.equal(size, other_size)
+    one, other = (model.decode(latents, 32, 48, inference_config=settings_) for model in (actual, expected))
+    assert torch.equal(one, other)
 
 
 def rewrite(folder: Path, change: Callable[[Tensors], object]) -> Path:
@@ -345,6 +345,10 @@ def drop(*names: str) -> Callable[[Tensors], None]:
     return change
 
 
+def store_as(dtype: torch.dtype) -> Callable[[Tensors], None]:
+    return lambda tensors: tensors.update({FUSE: tensors[FUSE].to(dtype)})
+
+
 def replace(**tensors: Tensor) -> Callable[[Tensors], None]:
     """Keywords have `__` for a dot."""
     return lambda all_tensors: all_tensors.update({name.replace("__", "."): t for name, t in tensors.items()})
@@ -391,19 +395,15 @@ WRONG_TENSORS: dict[str, tuple[Callable[[Tensors], object], list[str]]] = {
         lambda tensors: [set_first(name, -math.inf)(tensors) for name in (FUSE, OTHER_FUSE)],
         [f"2 with NaN or infinity: {FUSE}, {OTHER_FUSE}"],
     ),
-    "NaN in the statistics": (set_first(STATS[1], math.nan), [f"NaN or infinity: {STATS[1]}"]),
+    "NaN among the statistics": (set_first(STATS[1], math.nan), [f"NaN or infinity: {STATS[1]}"]),
     "a negative variance": (set_first(STATS[1], -1e-3), [f"{STATS[1]} has negative entries"]),
     **{
-        f"{dtype} weights": (
-            lambda tensors, dtype=dtype: tensors.update({FUSE: tensors[FUSE].to(dtype)}),
-            [f"1 neither float32, bfloat16 nor float16: {FUSE} is {dtype}"],
-        )
+        f"{dtype} weights": (store_as(dtype), [f"1 neither float32, bfloat16 nor float16: {FUSE} is {dtype}"])
         for dtype in (torch.int8, torch.uint8, torch.bool, torch.float64, torch.complex64, torch.float8_e4m3fn)
     },
 }
 
 
-@pytest.mark.filterwarnings("ignore:Casting complex:UserWarning")
 @pytest.mark.parametrize("title", WRONG_TENSORS)
 def test_wrong_tensors_are_all_listed_in_one_line(folder: Path, title: str) -> None:
     change, fragments = WRONG_TENSORS[title]
@@ -770,13 +770,18 @@ def test_a_name_that_leads_nowhere_says_what_would(name: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         resolve_model(name)
     message = str(caught.value)
-    assert message.startswith(f"{name}: ")
+    assert message.startswith(name[:200])
+    assert len(message) < 400
     assert len(message.splitlines()) == 1
     for hint in ("config.json and model.safetensors", "repository id", "semdis-small"):
         assert hint in message
 
 
 def test_a_file_is_not_mistaken_for_a_repository(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the network was touched")
+
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
     monkeypatch.chdir(folder.parent)
     with pytest.raises(CheckpointError, match="give a folder"):
         resolve_model("model/model.safetensors")

@@ -77,8 +77,9 @@ def read_or_none(path: Path, data: bytes, expected: PublishedFile | None = None)
     try:
         return read_shard(path, expected)
     except StoreError as error:
-        assert str(error).startswith(f"{path}: ")
-        return None
+        message = str(error)
+    assert message.startswith(f"{path}: ")
+    return None
 
 
 # --- whole shards ---------------------------------------------------------------------------------------------------
@@ -276,8 +277,8 @@ EDITS: dict[str, Callable[[bytes], bytes]] = {
     "one key twice": lambda data: edited_metadata(data, keys=["a", "a"]),
     "provenance no object": lambda data: edited_metadata(data, provenance=[]),
     "header not JSON": lambda data: assemble(b"latents!", data[payload_start(data) :]),
-    "header a list": lambda data: assemble(b"[]", b""),
-    "header without end": lambda data: assemble(b"[" * 1_000_000, b""),
+    "header a list": lambda _: assemble(b"[]", b""),
+    "header without end": lambda _: assemble(b"[" * 1_000_000, b""),
     "text": lambda _: b"This is not a shard, but a letter about one.\n" * 20,
 } | {
     f"geometry {number}": lambda data, bad=value: edited_metadata(data, geometry=[geometry_of((32, 32)).to_json(), bad])

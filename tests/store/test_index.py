@@ -1,0 +1,216 @@
+"""Rows of the index: whatever a file may be called survives, nonsense is refused, and groups merge in order."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semdis_cli.errors import StoreError
+from semdis_cli.records import Failure, Geometry
+from semdis_cli.store.index import IndexRow, merge_rows, read_rows, to_line
+from tests.store import geometry_of
+
+FAILED = IndexRow.of_failure(Failure("bad.png", "is truncated"))
+OK = IndexRow(
+    key="a.png",
+    num_bytes=10,
+    sha256="ab" * 32,
+    geometry=geometry_of((32, 32)),
+    shard="00000000-2x2.safetensors",
+    row=0,
+    notes=("a note",),
+)
+
+quick = settings(deadline=None)
+
+file_names = st.one_of(
+    st.binary(min_size=1, max_size=12).map(os.fsdecode),
+    st.text(st.sampled_from('a\n\r\t\0"\\/\u2028\U0001f600é\udc80\udcff'), min_size=1, max_size=8),
+)
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> Geometry:
+    def pair(smallest: int = 1, largest: int = 2**31 - 1) -> tuple[int, int]:
+        side = st.integers(smallest, largest)
+        return draw(side), draw(side)
+
+    image, crop = pair(largest=2**30), pair(smallest=0, largest=2**30 - 1)
+    resized = crop[0] + image[0], crop[1] + image[1]
+    bucket = image[0] + draw(st.integers(0, 99)), image[1] + draw(st.integers(0, 99))
+    return Geometry(source=pair(), resized=resized, crop=crop, image=image, bucket=bucket)
+
+
+rows = st.one_of(
+    st.builds(IndexRow, key=file_names, error=st.text()),
+    st.builds(
+        IndexRow,
+        key=file_names,
+        num_bytes=st.integers(0, 2**63),
+        sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
+        geometry=geometries(),
+        shard=st.just("00000001-2x2.safetensors"),
+        row=st.integers(0, 10**6),
+        notes=st.lists(st.text(), max_size=2).map(tuple),
+    ),
+)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=8,
+)
+fields_of_a_row = st.sampled_from(["key", "status", "error", "num_bytes", "sha256", "geometry", "shard", "row", "notes"])
+
+
+# --- one row --------------------------------------------------------------------------------------------------------
+
+
+@quick
+@given(row=rows)
+def test_a_row_survives_its_line_whatever_its_key(row: IndexRow) -> None:
+    line = to_line(row.to_json())
+    assert line.isascii()
+    assert line.count(b"\n") == 1
+    assert line.endswith(b"\n")
+    assert IndexRow.from_json(json.loads(line)) == row
+
+
+@quick
+@given(found=st.lists(rows, max_size=5), data=st.data())
+def test_rows_survive_their_file(
+    found: list[IndexRow], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "index.jsonl"
+    path.write_bytes(b"".join(to_line(row.to_json()) for row in found))
+    assert list(read_rows(path)) == found
+
+
+def test_a_row_says_what_became_of_its_input_and_leaves_out_what_is_not_known() -> None:
+    assert FAILED.to_json() == {"key": "bad.png", "status": "failed", "error": "is truncated"}
+    assert OK.to_json()["status"] == "ok"
+    assert "error" not in OK.to_json()
+    assert OK.is_ok
+    assert not FAILED.is_ok
+
+
+def from_json_or_none(fields: Any) -> IndexRow | None:
+    """The row, or None for a `StoreError`; any other exception is a failure."""
+    try:
+        return IndexRow.from_json(fields)
+    except StoreError:
+        return None
+
+
+@quick
+@given(fields=json_values)
+def test_nonsense_is_no_row(fields: Any) -> None:
+    assert from_json_or_none(fields) is None
+
+
+@quick
+@given(row=rows, field=fields_of_a_row, value=json_values)
+def test_a_row_with_nonsense_in_it_is_refused_or_reads_the_same_again(row: IndexRow, field: str, value: Any) -> None:
+    parsed = from_json_or_none({**row.to_json(), field: value})
+    if parsed is not None:
+        assert IndexRow.from_json(json.loads(to_line(parsed.to_json()))) == parsed
+
+
+NOT_ROWS: dict[str, dict[str, Any]] = {
+    "no key": {"key": None},
+    "a key that is no text": {"key": 5},
+    "no status": {"status": None},
+    "a status of neither kind": {"status": "skipped"},
+    "failed without a reason": {"status": "failed"},
+    "ok with a reason": {"error": "is truncated"},
+    "ok without a shard": {"shard": None},
+    "ok without a row": {"row": None},
+    "ok without a geometry": {"geometry": None},
+    "a shard outside the folder": {"shard": "../../00000000-2x2.safetensors"},
+    "a row before the first": {"row": -1},
+    "a row that is no number": {"row": True},
+    "a fraction of a byte": {"num_bytes": 1.5},
+    "a geometry that is none": {"geometry": {}},
+    "a geometry that does not fit": {"geometry": {**geometry_of((32, 32)).to_json(), "crop": [40, 40]}},
+    "notes that are one text": {"notes": "a note"},
+    "notes that are an object": {"notes": {"a": "note"}},
+    "a note that is no text": {"notes": [5]},
+}
+
+
+@pytest.mark.parametrize("change", list(NOT_ROWS))
+def test_a_row_is_refused_that_has(change: str) -> None:
+    assert from_json_or_none({**OK.to_json(), **NOT_ROWS[change]}) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(b"{\n", id="not JSON"),
+        pytest.param(b"\n", id="empty"),
+        pytest.param(b"\xff\n", id="not UTF-8"),
+        pytest.param(b"5\n", id="a number"),
+        pytest.param(b"[" * 100_000 + b"\n", id="nested without end"),
+        pytest.param(to_line(OK.to_json())[:-10], id="torn"),
+    ],
+)
+def test_a_damaged_line_is_named(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "index.jsonl"
+    path.write_bytes(to_line(FAILED.to_json()) + line)
+    found = read_rows(path)
+    assert next(found) == FAILED
+    with pytest.raises(StoreError, match=rf"^{path}: line 2: "):
+        next(found)
+
+
+def test_a_missing_index_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"index\.jsonl: cannot be read \(No such file or directory\)"):
+        list(read_rows(tmp_path / "index.jsonl"))
+
+
+# --- merging --------------------------------------------------------------------------------------------------------
+
+
+def failed_rows(keys: Iterable[str]) -> list[IndexRow]:
+    return [IndexRow.of_failure(Failure(key, "is empty")) for key in sorted(keys)]
+
+
+groups_of_keys = st.lists(st.lists(file_names, min_size=1, max_size=8), max_size=8)
+
+
+@quick
+@given(groups=groups_of_keys)
+def test_merging_is_sorting(groups: list[list[str]]) -> None:
+    sorted_groups = sorted((failed_rows(keys) for keys in groups), key=lambda group: group[0].key)
+    merged = merge_rows((group[0].key, group) for group in sorted_groups)
+    assert [row.key for row in merged] == sorted(key for keys in groups for key in keys)
+
+
+@quick
+@given(groups=groups_of_keys)
+def test_a_group_is_opened_only_when_its_first_key_is_next_and_read_one_row_ahead(groups: list[list[str]]) -> None:
+    sorted_groups = sorted((failed_rows(keys) for keys in groups), key=lambda group: group[0].key)
+    num_read = [0] * len(sorted_groups)
+
+    def reading(number: int) -> Iterator[IndexRow]:
+        for row in sorted_groups[number]:
+            num_read[number] += 1
+            yield row
+
+    merged = merge_rows((group[0].key, reading(number)) for number, group in enumerate(sorted_groups))
+    for row in merged:
+        for number, group in enumerate(sorted_groups):
+            if group[0].key > row.key:
+                assert num_read[number] == 0
+            num_due = sum(other.key <= row.key for other in group)
+            assert num_read[number] <= num_due + 1
+    assert num_read == [len(group) for group in sorted_groups]
+
+
+def test_empty_groups_do_no_harm() -> None:
+    assert list(merge_rows([])) == []
+    assert list(merge_rows([("a", []), ("b", failed_rows(["b"]))])) == failed_rows(["b"])

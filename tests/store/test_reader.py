@@ -1,0 +1,307 @@
+"""Reading latents: keys that stay in their folder, and sets and shards that are refused once they were touched."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from semdis_cli.atomic import PublishedFile
+from semdis_cli.errors import StoreError
+from semdis_cli.store.index import IndexRow, read_rows, to_line
+from semdis_cli.store.manifest import Manifest
+from semdis_cli.store.reader import check_key, open_latents
+from semdis_cli.store.shards import write_shard
+from tests.store import KEYS, PROVENANCE, are_equal, make_plan, make_shard, write_set
+
+OK_KEYS = tuple(sorted(key for key in KEYS if "bad" not in key))
+FIRST, SECOND, THIRD = "00000000-1x2.safetensors", "00000001-1x2.safetensors", "00000002-2x2.safetensors"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A finished set: three images of which one failed, one image, three images, two images."""
+    write_set(tmp_path / "latents")
+    return tmp_path / "latents"
+
+
+# --- keys -----------------------------------------------------------------------------------------------------------
+
+HOSTILE_KEYS = [
+    "",
+    "/",
+    "/etc/passwd",
+    "//server/share",
+    ".",
+    "..",
+    "../a.png",
+    "a/../../b.png",
+    "a/..",
+    "a/./b.png",
+    "./a.png",
+    "a//b.png",
+    "a/",
+    "..\\a.png",
+    "\\\\server\\share",
+    "a\\..\\..\\b.png",
+    "C:/a.png",
+    "C:a.png",
+    "c:\\a.png",
+    "a.png\0.txt",
+    "\0",
+    "a\x1b[2J.png",
+    "a\r.png",
+]
+
+ORDINARY_KEYS = [
+    "a.png",
+    "a/b/c.png",
+    "no suffix",
+    ".hidden.png",
+    "...",
+    "..a.png",
+    "a..",
+    "-rf",
+    "~",
+    "~root/a.png",
+    "$HOME.png",
+    "ü/日本.png",
+    "\U0001f600.png",
+    os.fsdecode(b"latin-\xe9.png"),
+    "2024-01-01 12:30:00.png",
+    "x" * 250 + ".png",
+]
+
+
+@pytest.mark.parametrize("key", HOSTILE_KEYS, ids=repr)
+def test_a_key_that_leads_elsewhere_is_refused(key: str) -> None:
+    with pytest.raises(StoreError, match="would leave the output folder, or is no file name"):
+        check_key(key)
+
+
+@pytest.mark.parametrize("key", ORDINARY_KEYS, ids=repr)
+def test_an_ordinary_key_is_its_path(key: str) -> None:
+    assert check_key(key) == PurePosixPath(key)
+
+
+keys = st.one_of(
+    st.text(max_size=20),
+    st.text(st.sampled_from("a./\\:C~\n\0"), max_size=12),
+    st.binary(max_size=12).map(os.fsdecode),
+    st.lists(st.sampled_from(["..", ".", "", "a", "C:", "a.png"]), max_size=6).map("/".join),
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(key=keys)
+@example(key="a/\ud800")
+def test_a_key_stays_inside_the_folder_on_every_system_or_is_refused(key: str) -> None:
+    try:
+        path = check_key(key)
+    except StoreError as error:
+        assert len(str(error).splitlines()) == 1  # noqa: PT017 (either outcome is right)
+        return
+    assert str(path) == key
+    assert os.path.normpath(f"/root/{path}") == f"/root/{key}"
+    windows = PureWindowsPath("C:/root") / str(path)
+    assert windows.is_relative_to("C:/root")
+    assert ".." not in windows.parts
+
+
+def test_a_long_key_is_not_shown_in_full() -> None:
+    with pytest.raises(StoreError) as refused:
+        check_key("../" + "x" * 10_000)
+    assert len(str(refused.value)) < 200
+
+
+# --- a set ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_set_has_its_shards_its_keys_and_its_settings(root: Path) -> None:
+    source = open_latents(root)
+    assert source.keys == OK_KEYS
+    assert source.provenance == PROVENANCE
+    assert source.sha256 == make_plan().sha256
+    assert [stored.path.name for stored in source.shards[:3]] == [FIRST, SECOND, THIRD]
+    assert sorted(key for stored in source.shards for key in source.read(stored).keys) == sorted(OK_KEYS)
+
+
+def test_the_latents_of_a_set_are_those_that_were_written(root: Path) -> None:
+    source = open_latents(root)
+    assert are_equal(source.read(source.shards[2]), make_shard(("c.png", "d.jpg", "d.png")))
+
+
+@pytest.mark.parametrize("path", ["missing", "file"])
+def test_what_is_neither_a_set_nor_a_shard_is_named(tmp_path: Path, path: str) -> None:
+    (tmp_path / "file").write_text("a letter")
+    with pytest.raises(StoreError, match=f"^{tmp_path / path}: "):
+        open_latents(tmp_path / path)
+
+
+def test_a_folder_without_a_manifest_is_an_unfinished_set(root: Path) -> None:
+    (root / "manifest.json").unlink()
+    with pytest.raises(StoreError, match="not a finished set"):
+        open_latents(root)
+
+
+def edit_keys(root: Path) -> None:
+    path = root / "index.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"b/c.png", b"b/x.png"))
+
+
+def drop_row(root: Path) -> None:
+    lines = (root / "index.jsonl").read_bytes().splitlines(keepends=True)
+    (root / "index.jsonl").write_bytes(b"".join(lines[1:]))
+
+
+def add_row(root: Path) -> None:
+    with (root / "index.jsonl").open("ab") as file:
+        file.write(to_line(IndexRow("../../x.png", error="hostile").to_json()))
+
+
+def swap_rows(root: Path) -> None:
+    lines = (root / "index.jsonl").read_bytes().splitlines(keepends=True)
+    (root / "index.jsonl").write_bytes(b"".join(reversed(lines)))
+
+
+def remove(root: Path) -> None:
+    (root / "index.jsonl").unlink()
+
+
+@pytest.mark.parametrize("edit", [edit_keys, drop_row, add_row, swap_rows, remove])
+def test_a_touched_index_is_refused_by_name(root: Path, edit: Callable[[Path], None]) -> None:
+    edit(root)
+    with pytest.raises(StoreError, match=rf"^{root / 'index.jsonl'}: (does not match the sha256|cannot be read)"):
+        open_latents(root)
+
+
+def test_an_index_with_a_hostile_row_is_refused_though_its_sha256_is_right(root: Path) -> None:
+    with (root / "index.jsonl").open("ab") as file:
+        file.write(b"{}\n")
+    put_into_manifest(root, index=PublishedFile.of(root / "index.jsonl"))
+    with pytest.raises(StoreError, match=r"index\.jsonl: line \d+: not an index row"):
+        open_latents(root)
+
+
+def put_into_manifest(root: Path, index: PublishedFile) -> None:
+    fields = json.loads((root / "manifest.json").read_bytes())
+    fields["index"] = {"num_bytes": index.num_bytes, "sha256": index.sha256}
+    (root / "manifest.json").write_text(json.dumps(fields))
+
+
+def assert_only_refused(root: Path, name: str, reason: str) -> None:
+    """Shard `name` is refused by its path, and every other one is read."""
+    source = open_latents(root)
+    for stored in source.shards:
+        if stored.path.name == name:
+            with pytest.raises(StoreError, match=rf"^{root / 'shards' / name}: {reason}"):
+                source.read(stored)
+        else:
+            assert source.read(stored).keys
+
+
+def test_a_missing_shard_is_named_and_the_others_are_read(root: Path) -> None:
+    (root / "shards" / SECOND).unlink()
+    assert_only_refused(root, SECOND, r"cannot be read \(No such file or directory\)")
+
+
+def test_a_shard_of_another_size_is_named_and_the_others_are_read(root: Path) -> None:
+    path = root / "shards" / SECOND
+    path.write_bytes(path.read_bytes() + b"\0")
+    assert_only_refused(root, SECOND, r"\d+ bytes, but the manifest says \d+; damaged")
+
+
+def test_a_flipped_bit_is_found_and_the_others_are_read(root: Path) -> None:
+    path = root / "shards" / SECOND
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert_only_refused(root, SECOND, "its bytes do not match the sha256 in the manifest")
+
+
+def test_a_shard_of_another_set_with_the_same_keys_and_size_is_refused(root: Path, tmp_path: Path) -> None:
+    write_set(tmp_path / "other", make_plan(whitened=False, posterior={"kind": "mod"}))  # of the same length
+    other = tmp_path / "other" / "shards" / THIRD
+    assert other.stat().st_size == (root / "shards" / THIRD).stat().st_size
+    (root / "shards" / THIRD).write_bytes(other.read_bytes())
+    assert_only_refused(root, THIRD, "its bytes do not match the sha256 in the manifest")
+
+
+def test_two_shards_of_one_size_that_changed_places_are_refused(tmp_path: Path) -> None:
+    root = tmp_path / "latents"
+    write_set(root, make_plan(("a.png", "b.png", "d.png", "e.png"), shard_images=1))
+    one, other = (root / "shards" / f"0000000{number}-1x2.safetensors" for number in (0, 1))
+    assert one.stat().st_size == other.stat().st_size
+    kept = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(kept)
+    source = open_latents(root)
+    for stored in source.shards[:2]:
+        with pytest.raises(StoreError, match="do not match the sha256 in the manifest"):
+            source.read(stored)
+    assert [source.read(stored).keys for stored in source.shards[2:]] == [("d.png",), ("e.png",)]
+
+
+def test_a_shard_that_the_manifest_does_not_know_is_not_read(root: Path) -> None:
+    write_shard(root / "shards" / "00000099-2x2.safetensors", make_shard())
+    source = open_latents(root)
+    assert source.keys == OK_KEYS
+    assert "00000099-2x2.safetensors" not in {stored.path.name for stored in source.shards}
+
+
+def test_a_number_of_images_that_the_shard_does_not_have_is_refused(root: Path) -> None:
+    fields = json.loads((root / "manifest.json").read_bytes())
+    fields["shards"][1]["num_images"] += 1
+    (root / "manifest.json").write_text(json.dumps(fields))
+    assert_only_refused(root, SECOND, "holds 1 latents, but the manifest says 2")
+
+
+def test_other_settings_in_the_manifest_than_in_the_shards_are_refused(root: Path) -> None:
+    fields = json.loads((root / "manifest.json").read_bytes())
+    fields["provenance"]["whitened"] = False
+    (root / "manifest.json").write_text(json.dumps(fields))
+    source = open_latents(root)
+    with pytest.raises(StoreError, match="made with other settings than the set it lies in"):
+        source.read(source.shards[0])
+
+
+def test_every_row_of_the_index_finds_its_latents(root: Path) -> None:
+    source = open_latents(root)
+    shards = {stored.path.name: source.read(stored) for stored in source.shards}
+    for row in read_rows(root / "index.jsonl"):
+        if row.is_ok:
+            assert row.shard is not None
+            assert row.row is not None
+            assert shards[row.shard].keys[row.row] == row.key
+            assert shards[row.shard].geometries[row.row] == row.geometry
+    assert sum(len(shard.keys) for shard in shards.values()) == Manifest.read(root).num_ok
+
+
+# --- a shard that came alone ----------------------------------------------------------------------------------------
+
+
+def test_a_shard_alone_is_a_set_of_its_own(root: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "mailed"
+    alone.write_bytes((root / "shards" / THIRD).read_bytes())
+    source = open_latents(alone)
+    assert source.keys == ("c.png", "d.jpg", "d.png")
+    assert source.provenance == PROVENANCE
+    assert source.sha256 == PublishedFile.of(alone).sha256
+    assert are_equal(source.read(*source.shards), make_shard(source.keys))
+
+
+def test_a_damaged_shard_alone_is_refused_by_name(root: Path, tmp_path: Path) -> None:
+    data = (root / "shards" / THIRD).read_bytes()
+    (tmp_path / "mailed").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(StoreError, match=rf"^{tmp_path / 'mailed'}: .*do not match their sha256"):
+        open_latents(tmp_path / "mailed")
+
+
+def test_a_shard_alone_that_changes_after_it_was_opened_is_refused(root: Path) -> None:
+    path = root / "shards" / THIRD
+    source = open_latents(path)
+    path.write_bytes((root / "shards" / SECOND).read_bytes())
+    with pytest.raises(StoreError, match="damaged"):
+        source.read(*source.shards)
