@@ -45,6 +45,8 @@ class Bar:
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
+            redirect_stdout=False,  # Rich would send results to stderr, past the pipe that waits for them
+            redirect_stderr=False,
         )
         self._task = self._progress.add_task("", total=None, counts="", rates="")
         self._started = time.perf_counter()
@@ -59,6 +61,13 @@ class Bar:
     def say(self, line: str) -> None:
         """A line above the bar."""
         self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def result(self, line: str) -> None:
+        """A line on stdout; above the bar if that is the same terminal."""
+        if sys.stdout.isatty():
+            self.say(line)
+        else:
+            typer.echo(line)
 
     def show(self, tally: Tally) -> None:
         """Move the bar."""
@@ -83,6 +92,10 @@ class Lines:
     def say(self, line: str) -> None:
         """A line on stderr."""
         say(line)
+
+    def result(self, line: str) -> None:
+        """A line on stdout."""
+        typer.echo(line)
 
     def show(self, tally: Tally) -> None:
         """A progress line, if the last one is long enough ago."""
@@ -144,7 +157,7 @@ class _Run:
             case ShardFailed():
                 self._fail(event.num_images, f"{event.reason} ({event.num_images:,} images)", ExitCode.BAD_DATA)
             case ImageMeasured() if not self._as_json:
-                typer.echo(f"{printable(event.key)}\t{event.psnr_db:.2f}")
+                self.display.result(f"{printable(event.key)}\t{event.psnr_db:.2f}")
             case RunFinished():
                 self._finish(event)
         self.display.show(self.tally)

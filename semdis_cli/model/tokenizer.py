@@ -60,7 +60,10 @@ class Tokenizer:
             torch.set_num_threads(settings.num_threads)
         self.identity = identity
         self.batch_size = settings.batch_size
-        self.model = model.to(device=device, dtype=_find_dtype(settings.dtype, device)).eval()
+        dtype = _find_dtype(settings.dtype, device)
+        if dtype == torch.float32:
+            torch.backends.cudnn.allow_tf32 = False  # torch's default: 10 bits of mantissa under the name of float32
+        self.model = model.to(device=device, dtype=dtype).eval()
 
     @classmethod
     def load(cls, name: str, settings: TokenizerSettings | None = None, *, revision: str | None = None) -> "Tokenizer":

@@ -10,7 +10,7 @@ from semdis_cli.data.geometry import undo_padding
 from semdis_cli.errors import CheckpointError, StoreError
 from semdis_cli.events import BatchDone, Event, RunStarted, ShardFailed, StageTimes
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
+from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer, TokenizerSettings
 from semdis_cli.pipeline.images_out import ImageWriter, WriteSettings, output_names
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.store.claim import claim_folder
@@ -34,26 +34,37 @@ def load_recorded_model(source: LatentSource, override: str | None, settings: To
 
     Raises `CheckpointError` if it cannot be loaded, `StoreError` if it is another model than the record's.
     """
+    record = _recorded_model(source)
     try:
-        record = source.provenance["model"]
-        name, revision, weights_sha256 = record["name"], record["revision"], record["weights_sha256"]
-        channels, is_whitened = source.provenance["channels"], source.provenance["whitened"]
-    except (KeyError, TypeError) as error:
-        raise StoreError(f"{source.path}: does not say which model made it") from error
-    try:
-        tokenizer = Tokenizer.load(override or str(name), settings, revision=None if override else revision)
+        if override is None:
+            tokenizer = Tokenizer.load(record.name, settings, revision=record.revision)
+        else:
+            tokenizer = Tokenizer.load(override, settings)
     except CheckpointError as error:
         hint = "" if override else f" (the model recorded in {source.path}; give --model if it is elsewhere)"
         raise CheckpointError(f"{error}{hint}") from error
     found = tokenizer.identity
-    if (found.weights_sha256, found.config_sha256) != (weights_sha256, record.get("config_sha256")):
+    if (found.weights_sha256, found.config_sha256) != (record.weights_sha256, record.config_sha256):
         raise StoreError(
-            f"{source.path}: made by {name} (weights {weights_sha256:.12}), but {found.name} has other weights or "
-            f"another config (weights {found.weights_sha256:.12}); give --model the one that made it"
+            f"{source.path}: made by {record.name} (weights {record.weights_sha256:.12}), but {found.name} has other "
+            f"weights or another config (weights {found.weights_sha256:.12}); give --model the one that made it"
         )
-    if (tokenizer.latent_channels, tokenizer.is_whitened) != (channels, is_whitened):
+    facts = {"channels": tokenizer.latent_channels, "whitened": tokenizer.is_whitened}
+    if any(source.provenance.get(name) != value for name, value in facts.items()):
         raise StoreError(f"{source.path}: its record does not fit its own model; damaged or edited")
     return tokenizer
+
+
+def _recorded_model(source: LatentSource) -> ModelIdentity:
+    """Which model made the latents, as their record says; a file's record is checked like all else in it."""
+    try:
+        identity = ModelIdentity(**source.provenance["model"])
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{source.path}: does not say which model made it") from error
+    texts = (identity.name, identity.weights_sha256, identity.config_sha256, identity.revision or "")
+    if not all(isinstance(text, str) for text in texts):
+        raise StoreError(f"{source.path}: does not say which model made it")
+    return identity
 
 
 def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings, output: Path) -> Iterator[Event]:

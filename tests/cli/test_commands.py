@@ -116,6 +116,16 @@ def test_a_terminal_gets_a_progress_bar(tmp_path: Path, tiny: Path) -> None:
     assert b"images/s" in shown
 
 
+def test_results_go_to_the_pipe_even_while_a_terminal_shows_the_bar(tmp_path: Path, tiny: Path) -> None:
+    pty = pytest.importorskip("pty")
+    terminal, its_other_end = pty.openpty()
+    command = [sys.executable, "-m", "semdis_cli", "roundtrip", str(COLOSSEUM), "--model", str(tiny)]
+    done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=its_other_end, check=True)
+    os.close(its_other_end)
+    os.close(terminal)
+    assert re.fullmatch(rb"roman-colosseum.jpg\t[\d.]+\nmean\t[\d.]+\n", done.stdout)
+
+
 # ---- Sources ----
 
 

@@ -58,7 +58,8 @@ def test_a_shard_has_one_bucket_and_a_name_that_says_its_number_and_grid(
 
 def sizes_by_bucket(shards: Sequence[PlannedShard]) -> list[tuple[tuple[int, int], list[int]]]:
     return [
-        (bucket, [len(shard.images) for shard in group]) for bucket, group in groupby(shards, lambda shard: shard.bucket)
+        (bucket, [len(shard.images) for shard in group])
+        for bucket, group in groupby(shards, lambda shard: shard.bucket)
     ]
 
 

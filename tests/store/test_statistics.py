@@ -18,7 +18,10 @@ quick = settings(deadline=None)
 def random_latents(num_images: int, *, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> list[Tensor]:
     """Latents [Z=4,h,w] of different grids, each channel with its own mean and spread."""
     generator = torch.Generator().manual_seed(seed)
-    scale, shift = torch.tensor([1.0, 0.01, 30.0, 0.0])[:, None, None], torch.tensor([0.0, 5.0, -3.0, 2.5])[:, None, None]
+    scale, shift = (
+        torch.tensor([1.0, 0.01, 30.0, 0.0])[:, None, None],
+        torch.tensor([0.0, 5.0, -3.0, 2.5])[:, None, None],
+    )
     return [
         (torch.randn((4, 1 + number % 3, 2 + number % 5), generator=generator) * scale + shift).to(dtype)
         for number in range(num_images)
