@@ -46,8 +46,8 @@ class BatchDone:
 
 
 @dataclass(frozen=True, slots=True)
-class ImageFailed:
-    """An input could not be used; the run goes on."""
+class Failure:
+    """An input that could not be used, and why (one line). The run goes on; the index keeps it."""
 
     key: str
     reason: str
@@ -88,4 +88,4 @@ class RunFinished:
     report: dict[str, Any]
 
 
-Event = RunStarted | BatchDone | ImageFailed | ImageMeasured | ShardPublished | ShardFailed | RunFinished
+Event = RunStarted | BatchDone | Failure | ImageMeasured | ShardPublished | ShardFailed | RunFinished

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from semdis_cli.events import Failure
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -18,14 +20,6 @@ class SourceImage:
     key: str
     path: Path
     num_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An input that could not be used, and why (one line)."""
-
-    key: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from semdis_cli.errors import ExitCode
-from semdis_cli.events import BatchDone, Event, ImageFailed, ImageMeasured, RunFinished, RunStarted, ShardFailed
+from semdis_cli.events import BatchDone, Event, Failure, ImageMeasured, RunFinished, RunStarted, ShardFailed
 
 _SECONDS_BETWEEN_LINES = 10.0
 _MAX_FAILURES_SHOWN = 20
@@ -152,7 +152,7 @@ class _Run:
             case BatchDone():
                 self.tally.done += event.num_images
                 self.tally.megapixels += event.megapixels
-            case ImageFailed():
+            case Failure():
                 self._fail(1, f"{printable(event.key)}: {event.reason}", ExitCode.SOME_FAILED)
             case ShardFailed():
                 self._fail(event.num_images, f"{event.reason} ({event.num_images:,} images)", ExitCode.BAD_DATA)

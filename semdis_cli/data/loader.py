@@ -17,7 +17,8 @@ import torch
 from semdis_cli.data.geometry import GeometrySettings, apply_geometry, fixed_bucket, plan_geometry
 from semdis_cli.data.images import ReadSettings, read_image, read_image_size
 from semdis_cli.errors import UnreadableImageError
-from semdis_cli.records import Failure, ImageBatch, LoadedImage, PlannedImage, SourceImage
+from semdis_cli.events import Failure
+from semdis_cli.records import ImageBatch, LoadedImage, PlannedImage, SourceImage
 
 
 @dataclass(frozen=True)

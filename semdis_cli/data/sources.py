@@ -9,7 +9,8 @@ from typing import BinaryIO
 
 from semdis_cli.data.formats import IMAGE_SUFFIXES, SIGNATURE_BYTES, image_format
 from semdis_cli.errors import UsageError
-from semdis_cli.records import Failure, SourceImage
+from semdis_cli.events import Failure
+from semdis_cli.records import SourceImage
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ import torch
 from semdis_cli.data.loader import Loader, LoadSettings
 from semdis_cli.data.sources import FoundImages
 from semdis_cli.errors import UsageError
-from semdis_cli.events import BatchDone, Event, ImageFailed, RunStarted, ShardPublished, StageTimes
+from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardPublished, StageTimes
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.report import RunTotals, compute_record
-from semdis_cli.records import Failure, ImageBatch
+from semdis_cli.records import ImageBatch
 from semdis_cli.store.latent_set import LatentSetWriter, ShardWriter
 from semdis_cli.store.plan import LatentLayout, PlannedShard, plan_sha256, plan_shards
 
@@ -119,14 +119,14 @@ def encode(
 ) -> Iterator[Event]:
     """Encode what `plan` says into `output`, continuing an earlier run of the same plan.
 
-    A bad image is an `ImageFailed` event and a row of the index. Raises what `LatentSetWriter` raises on entering.
+    A bad image is a `Failure` event and a row of the index. Raises what `LatentSetWriter` raises on entering.
     """
     totals = RunTotals("encode", tokenizer)
     with LatentSetWriter(output, plan.provenance, plan.sha256, plan.shards, tokenizer.latent_channels) as latents:
         # What there is to do
         latents.check_space(plan.latent_bytes(latents.remaining))
         yield RunStarted(plan.num_inputs, latents.num_done, plan.megapixels(latents.remaining))
-        yield from (ImageFailed(failure.key, failure.reason) for failure in plan.failures)
+        yield from plan.failures
 
         # Read -> encode -> shard
         for planned in latents.remaining:
@@ -155,7 +155,7 @@ def _encode_images(
     for batch in loader.batches(planned.images, tokenizer.images_per_call(*planned.bucket)):
         done, failures = _encode_batch(batch, tokenizer, settings, shard)
         yield done
-        yield from (ImageFailed(failure.key, failure.reason) for failure in failures)
+        yield from failures
 
 
 def _encode_batch(

@@ -11,7 +11,7 @@ import torch
 from semdis_cli.atomic import publish
 from semdis_cli.data.geometry import undo_padding
 from semdis_cli.data.loader import Loader
-from semdis_cli.events import BatchDone, Event, ImageFailed, ImageMeasured, RunStarted, StageTimes
+from semdis_cli.events import BatchDone, Event, ImageMeasured, RunStarted, StageTimes
 from semdis_cli.metrics import psnr_db
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.decode import DecodeSettings
@@ -53,14 +53,14 @@ def roundtrip(
     claim_folder(output, _MARKER, record)
     yield RunStarted(plan.num_inputs, 0, plan.megapixels())
     errors = {failure.key: failure.reason for failure in plan.failures}
-    yield from (ImageFailed(key, reason) for key, reason in errors.items())
+    yield from plan.failures
 
     # Read -> encode -> decode -> measure -> file
     scores: dict[str, float] = {}
     with ImageWriter(output, names, decode_settings.write, decode_settings.num_workers) as writer:
         for batch in _all_batches(plan, loader, tokenizer):
             errors.update((failure.key, failure.reason) for failure in batch.failures)
-            yield from (ImageFailed(failure.key, failure.reason) for failure in batch.failures)
+            yield from batch.failures
             if batch.images:
                 done, measured = _roundtrip_batch(batch, tokenizer, encode_settings, decode_settings, writer)
                 scores.update((image.key, image.psnr_db) for image in measured)

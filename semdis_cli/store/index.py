@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from semdis_cli.errors import StoreError
-from semdis_cli.records import Failure, Geometry, LoadedImage
+from semdis_cli.events import Failure
+from semdis_cli.records import Geometry, LoadedImage
 
 
 @dataclass(frozen=True, slots=True)

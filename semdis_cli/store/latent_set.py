@@ -11,7 +11,8 @@ from torch import Tensor
 
 from semdis_cli.atomic import PublishedFile, check_free_space, is_temporary, make_folder, publish, sweep_temporaries
 from semdis_cli.errors import StoreError, UsageError
-from semdis_cli.records import Failure, LoadedImage
+from semdis_cli.events import Failure
+from semdis_cli.records import LoadedImage
 from semdis_cli.store.index import IndexRow, merge_rows, to_line
 from semdis_cli.store.journal import JOURNAL_FOLDER, Journal, JournalEntry
 from semdis_cli.store.manifest import (

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from semdis_cli.records import Failure, PlannedImage
+from semdis_cli.events import Failure
+from semdis_cli.records import PlannedImage
 from semdis_cli.store.index import to_line
 
 BYTES_PER_VALUE = {"bfloat16": 2, "float16": 2, "float32": 4}

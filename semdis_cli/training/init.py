@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from semdis_cli.data.loader import Loader
 from semdis_cli.errors import UsageError
-from semdis_cli.events import BatchDone, Event, ImageFailed, RunFinished, RunStarted, StageTimes
+from semdis_cli.events import BatchDone, Event, Failure, RunFinished, RunStarted, StageTimes
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.config import FCDMDiffAEConfig
 from semdis_cli.model.diffusion import vp_alpha_sigma
 from semdis_cli.model.layers import FCDMBlock
 from semdis_cli.model.tokenizer import images_to_float
-from semdis_cli.records import Failure, PlannedImage
+from semdis_cli.records import PlannedImage
 
 _LOGSNR = 8.0  # of the posterior: noise 35 dB below the latents
 _GATE = 0.3  # of blocks, whose output is zero at first: gradients reach them, the closed form stays
@@ -78,7 +78,7 @@ def init_model(
     started = time.perf_counter()
     moments, num_failed = PatchMoments(config.patch_size), len(failures)
     yield RunStarted(len(images) + len(failures), 0, sum(i.bucket[0] * i.bucket[1] for i in images) / 1e6)
-    yield from (ImageFailed(failure.key, failure.reason) for failure in failures)
+    yield from failures
     megapixels = 0.0
     for batch in loader.batches(images, _IMAGES_PER_BATCH):
         batch_megapixels = 0.0
@@ -87,7 +87,7 @@ def init_model(
             moments.add(image.pixels[:, :height, :width])
             batch_megapixels += height * width / 1e6
         yield BatchDone(len(batch.images), batch_megapixels, StageTimes(read_s=batch.read_s))
-        yield from (ImageFailed(failure.key, failure.reason) for failure in batch.failures)
+        yield from batch.failures
         num_failed += len(batch.failures)
         megapixels += batch_megapixels
     model = closed_form_model(config, moments, seed=seed)

@@ -9,7 +9,7 @@ import pytest
 
 from semdis_cli.data.sources import FoundImages, find_images, read_file_list
 from semdis_cli.errors import UsageError
-from semdis_cli.records import Failure
+from semdis_cli.events import Failure
 from tests.image_bytes import gif
 from tests.odd_images import build_odd_images, quadrants
 

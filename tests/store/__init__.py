@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from semdis_cli.records import Failure, Geometry, LoadedImage, PlannedImage, SourceImage
+from semdis_cli.events import Failure
+from semdis_cli.records import Geometry, LoadedImage, PlannedImage, SourceImage
 from semdis_cli.store.latent_set import LatentSetWriter
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.plan import LatentLayout, PlannedShard, plan_sha256, plan_shards

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semdis_cli.records import Failure, PlannedImage, SourceImage
+from semdis_cli.events import Failure
+from semdis_cli.records import PlannedImage, SourceImage
 from semdis_cli.store.manifest import check_shard_name
 from semdis_cli.store.plan import LatentLayout, PlannedShard, plan_sha256, plan_shards
 

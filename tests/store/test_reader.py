@@ -74,7 +74,7 @@ ORDINARY_KEYS = [
 
 
 @pytest.mark.parametrize("key", HOSTILE_KEYS, ids=repr)
-def test_a_key_that_leads_elsewhere_is_refused(key: str) -> None:
+def test_a_key_that_leads_elsewhere_or_names_no_file_is_refused(key: str) -> None:
     with pytest.raises(StoreError, match="would leave the output folder, or is no file name"):
         check_key(key)
 

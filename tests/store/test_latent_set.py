@@ -1,0 +1,550 @@
+"""A set that is being written: stopped anywhere it is completed to the same bytes, and nothing is mixed into it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from semdis_cli.errors import NoSpaceError, SemdisError, StoreError, UsageError
+from semdis_cli.records import Failure
+from semdis_cli.store.index import IndexRow, read_rows
+from semdis_cli.store.journal import JournalEntry
+from semdis_cli.store.latent_set import LatentSetWriter, describe_differences
+from semdis_cli.store.reader import open_latents
+from semdis_cli.store.statistics import ChannelSums
+from tests.store import CHANNELS, KEYS, SmallPlan, contents, make_plan, write_next, write_set
+from tests.test_atomic import fill_disk, small_disk
+
+JOURNAL = Path("journal", "0.jsonl")
+NUM_SHARDS = 4
+
+
+class StoppedError(Exception):
+    """What a run is stopped with."""
+
+
+def write_some(root: Path, num_shards: int, plan: SmallPlan | None = None) -> None:
+    """Publish the first shards, then stop."""
+
+    def write(latents: LatentSetWriter) -> None:
+        for _ in range(num_shards):
+            write_next(latents)
+        raise StoppedError
+
+    with pytest.raises(StoppedError), (plan or make_plan()).open(root) as latents:
+        write(latents)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set that was written without a break, not to be changed."""
+    root = tmp_path_factory.mktemp("sets") / "finished"
+    write_set(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All shards of the set, but no index and no manifest; not to be changed."""
+    root = tmp_path_factory.mktemp("sets") / "unfinished"
+    write_some(root, NUM_SHARDS)
+    return root
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "latents"
+
+
+def journal_lines(root: Path) -> list[bytes]:
+    return (root / JOURNAL).read_bytes().splitlines(keepends=True)
+
+
+# --- one run --------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_set_has_its_shards_index_checksums_and_manifest_and_nothing_else(finished: Path) -> None:
+    shards = [f"shards/0000000{number}-{grid}.safetensors" for number, grid in enumerate(["1x2", "1x2", "2x2", "2x2"])]
+    assert sorted(contents(finished)) == sorted(["SHA256SUMS", "index.jsonl", "manifest.json", "shards", *shards])
+
+
+def test_every_input_has_one_row_in_the_order_of_keys(finished: Path) -> None:
+    rows = list(read_rows(finished / "index.jsonl"))
+    assert [row.key for row in rows] == sorted([*KEYS, "b/b.png", "z.png"])
+    assert {row.key: row.error for row in rows if not row.is_ok} == {
+        "b/bad.png": "is truncated",
+        "b/b.png": "is a folder",
+        "z.png": "is empty",
+    }
+
+
+def test_a_failure_leaves_no_gap_in_the_rows_of_its_shard(finished: Path) -> None:
+    places = {row.key: (row.shard, row.row) for row in read_rows(finished / "index.jsonl")}
+    assert places["a.png"] == ("00000000-1x2.safetensors", 0)
+    assert places["b/a.png"] == ("00000000-1x2.safetensors", 1)
+    assert places["b/bad.png"] == (None, None)
+    assert places["b/c.png"] == ("00000001-1x2.safetensors", 0)
+
+
+def test_a_shard_whose_images_all_failed_is_no_file_but_has_its_rows(root: Path) -> None:
+    manifest = write_set(root, make_plan(("a bad.png", "b bad.png", "c.png"), shard_images=2))
+    assert [path.name for path in (root / "shards").iterdir()] == ["00000001-2x2.safetensors"]
+    assert (manifest.num_ok, manifest.num_failed) == (1, 4)
+    assert [row.key for row in read_rows(root / "index.jsonl")] == [
+        "a bad.png",
+        "b bad.png",
+        "b/b.png",
+        "c.png",
+        "z.png",
+    ]
+
+
+def test_a_set_of_failures_alone_is_finished_too(root: Path) -> None:
+    manifest = write_set(root, make_plan(("bad.png",)))
+    assert (manifest.num_ok, manifest.num_failed, manifest.shards) == (0, 3, ())
+    assert manifest.mean == (0.0,) * CHANNELS
+    assert open_latents(root).keys == ()
+
+
+def test_an_exception_within_a_shard_leaves_nothing_of_it(root: Path) -> None:
+    plan = make_plan()
+
+    def stop(latents: LatentSetWriter) -> None:
+        with latents.open_shard(plan.shards[0]) as shard:
+            shard.add_failure(Failure("a.png", "is empty"))
+            raise StoppedError
+
+    with pytest.raises(StoppedError), plan.open(root) as latents:
+        stop(latents)
+    assert contents(root / "shards") == {}
+    assert len(journal_lines(root)) == 1
+
+
+def test_a_shard_is_not_published_without_a_row_for_each_of_its_images(root: Path) -> None:
+    plan = make_plan()
+    with (
+        plan.open(root) as latents,
+        pytest.raises(AssertionError, match="each of its images has a row"),
+        latents.open_shard(plan.shards[0]) as shard,
+    ):
+        shard.add_failure(Failure("a.png", "is empty"))
+    assert contents(root / "shards") == {}
+
+
+# --- stopped, and continued -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_shards", range(NUM_SHARDS + 1))
+def test_a_run_that_stopped_after_any_shard_is_completed_to_the_same_bytes(
+    root: Path, finished: Path, num_shards: int
+) -> None:
+    write_some(root, num_shards)
+    with make_plan().open(root) as latents:
+        assert len(latents.remaining) == NUM_SHARDS - num_shards
+        assert latents.num_done == [0, 3, 4, 7, 9][num_shards]
+    write_set(root)
+    assert contents(root) == contents(finished)
+
+
+def test_a_run_that_stops_after_every_shard_gets_there(root: Path, finished: Path) -> None:
+    for _ in range(NUM_SHARDS):
+        write_some(root, 1)
+    write_set(root)
+    assert contents(root) == contents(finished)
+
+
+def torn(root: Path, kept: int) -> None:
+    """Cut the journal down to its first bytes, as a power failure may."""
+    with (root / JOURNAL).open("r+b") as file:
+        file.truncate(kept)
+
+
+def test_a_journal_torn_at_any_byte_is_continued(root: Path, unfinished: Path) -> None:
+    shutil.copytree(unfinished, root)
+    lines = journal_lines(root)
+    for kept in reversed(range(sum(map(len, lines)))):
+        torn(root, kept)
+        with make_plan().open(root) as latents:
+            whole = sum(sum(map(len, lines[: number + 1])) <= kept for number in range(len(lines)))
+            assert len(latents.remaining) == NUM_SHARDS - max(0, whole - 1)
+        assert journal_lines(root) == lines[: max(1, whole)]
+
+
+@pytest.mark.parametrize("kept", [0, 1, 200, 700, 1500, -1])
+def test_a_set_with_a_torn_journal_is_completed_to_the_same_bytes(
+    root: Path, unfinished: Path, finished: Path, kept: int
+) -> None:
+    shutil.copytree(unfinished, root)
+    torn(root, kept if kept >= 0 else (root / JOURNAL).stat().st_size - 1)
+    write_set(root)
+    assert contents(root) == contents(finished)
+
+
+@pytest.mark.parametrize("number", range(1, NUM_SHARDS + 1))
+def test_a_shard_that_was_published_but_not_noted_is_published_again(
+    root: Path, unfinished: Path, finished: Path, number: int
+) -> None:
+    shutil.copytree(unfinished, root)
+    lines = journal_lines(root)
+    (root / JOURNAL).write_bytes(b"".join(lines[:number] + lines[number + 1 :]))
+    with make_plan().open(root) as latents:
+        assert latents.remaining == (make_plan().shards[number - 1],)
+    write_set(root)
+    assert contents(root) == contents(finished)
+
+
+def take_shard_away(root: Path) -> None:
+    (root / "shards" / "00000002-2x2.safetensors").unlink()
+
+
+def cut_shard(root: Path) -> None:
+    with (root / "shards" / "00000002-2x2.safetensors").open("r+b") as file:
+        file.truncate(100)
+
+
+def empty_shard(root: Path) -> None:
+    (root / "shards" / "00000002-2x2.safetensors").write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [take_shard_away, cut_shard, empty_shard])
+def test_a_shard_that_is_not_as_it_was_noted_is_published_again(
+    root: Path, unfinished: Path, finished: Path, damage: Callable[[Path], None]
+) -> None:
+    shutil.copytree(unfinished, root)
+    damage(root)
+    with make_plan().open(root) as latents:
+        assert [shard.name for shard in latents.remaining] == ["00000002-2x2.safetensors"]
+    write_set(root)
+    assert contents(root) == contents(finished)
+
+
+def test_a_run_killed_before_the_index_is_completed(root: Path, unfinished: Path, finished: Path) -> None:
+    shutil.copytree(unfinished, root)
+    write_set(root)
+    assert contents(root) == contents(finished)
+
+
+@pytest.mark.parametrize("there", [["index.jsonl"], ["index.jsonl", "SHA256SUMS"]])
+def test_a_run_killed_before_the_manifest_is_completed(
+    root: Path, unfinished: Path, finished: Path, there: list[str]
+) -> None:
+    shutil.copytree(unfinished, root)
+    for name in there:
+        shutil.copy(finished / name, root / name)
+    write_set(root)
+    assert contents(root) == contents(finished)
+
+
+def test_a_run_killed_between_the_manifest_and_the_end_of_the_journal_is_tidied_up(
+    root: Path, unfinished: Path, finished: Path
+) -> None:
+    shutil.copytree(finished, root)
+    shutil.copytree(unfinished / "journal", root / "journal")
+    with make_plan().open(root) as latents:
+        assert latents.remaining == ()
+        assert latents.finished is not None
+    assert contents(root) == contents(finished)
+
+
+def test_a_run_killed_between_the_journal_and_its_folder_is_tidied_up(root: Path, finished: Path) -> None:
+    shutil.copytree(finished, root)
+    (root / "journal").mkdir()
+    write_set(root)
+    assert contents(root) == contents(finished)
+
+
+def test_temporary_files_of_a_killed_run_are_swept(root: Path, finished: Path) -> None:
+    write_some(root, 1)
+    for name in ("shards/.00000001-1x2.safetensors.7.semdis-tmp", ".index.jsonl.7.semdis-tmp"):
+        (root / name).write_bytes(b"half a fi")
+    write_set(root)
+    assert contents(root) == contents(finished)
+
+
+def test_a_set_that_is_complete_is_left_as_it_is(root: Path, finished: Path) -> None:
+    shutil.copytree(finished, root)
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+    assert write_set(root) == write_set(root)
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()} == before
+    assert contents(root) == contents(finished)
+
+
+def test_the_report_of_an_earlier_run_is_no_stranger(root: Path, finished: Path) -> None:
+    shutil.copytree(finished, root)
+    (root / "report.json").write_text("{}")
+    write_set(root)
+    assert contents(root) == {**contents(finished), "report.json": b"{}"}
+
+
+# --- damage ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(b"{}\n", id="an empty object"),
+        pytest.param(b"nonsense\n", id="not JSON"),
+        pytest.param(b"\n", id="empty"),
+        pytest.param(b"\xff\xff\n", id="not UTF-8"),
+        pytest.param(b"[]\n", id="a list"),
+        pytest.param(b"[" * 100_000 + b"\n", id="nested without end"),
+        pytest.param(bytes(300) + b"\n", id="zeros, as a power failure may leave"),
+    ],
+)
+@pytest.mark.parametrize("number", [0, 1, NUM_SHARDS])
+def test_a_damaged_line_of_the_journal_is_refused_and_the_advice_helps(
+    root: Path, unfinished: Path, finished: Path, number: int, line: bytes
+) -> None:
+    shutil.copytree(unfinished, root)
+    lines = journal_lines(root)
+    (root / JOURNAL).write_bytes(b"".join([*lines[:number], line, *lines[number + 1 :]]))
+    offset = sum(map(len, lines[:number]))
+    with pytest.raises(
+        StoreError, match=rf"0\.jsonl: the line at byte {offset} is damaged .*delete {root / 'journal'}"
+    ):
+        write_set(root)
+    shutil.rmtree(root / "journal")
+    write_set(root)
+    assert contents(root) == contents(finished)
+
+
+def infinite_count(fields: dict[str, object]) -> dict[str, object]:
+    return {**fields, "sums": {"count": float("inf"), "total": [0.0] * CHANNELS, "squares": [0.0] * CHANNELS}}
+
+
+def nul_in_name(fields: dict[str, object]) -> dict[str, object]:
+    return {**fields, "shard": "a\0b"}
+
+
+@pytest.mark.parametrize("edit", [infinite_count, nul_in_name])
+def test_a_line_of_the_journal_with_nonsense_in_it_is_refused(
+    root: Path, unfinished: Path, edit: Callable[[dict[str, object]], dict[str, object]]
+) -> None:
+    shutil.copytree(unfinished, root)
+    lines = journal_lines(root)
+    lines[2] = json.dumps(edit(json.loads(lines[2]))).encode() + b"\n"
+    (root / JOURNAL).write_bytes(b"".join(lines))
+    with pytest.raises(StoreError, match="is damaged"):
+        write_set(root)
+
+
+def test_a_flipped_bit_in_the_journal_s_first_line_is_refused(root: Path, unfinished: Path) -> None:
+    shutil.copytree(unfinished, root)
+    first, *others = journal_lines(root)
+    unnoticed = []
+    for position in range(len(first) - 1):
+        damaged = first[:position] + bytes([first[position] ^ 1]) + first[position + 1 :]
+        (root / JOURNAL).write_bytes(b"".join([damaged, *others]))
+        try:
+            with make_plan().open(root):
+                unnoticed.append(position)
+        except SemdisError:
+            pass
+    assert unnoticed == []
+
+
+def test_a_flipped_bit_in_a_line_of_the_journal_changes_nothing_of_the_finished_set(
+    root: Path, unfinished: Path, finished: Path
+) -> None:
+    lines, as_it_should_be = journal_lines(unfinished), contents(finished)
+    changed = []
+    for position in range(len(lines[3]) - 1):
+        shutil.copytree(unfinished, root)
+        damaged = lines[3][:position] + bytes([lines[3][position] ^ 1]) + lines[3][position + 1 :]
+        (root / JOURNAL).write_bytes(b"".join([*lines[:3], damaged, *lines[4:]]))
+        try:
+            write_set(root)
+        except StoreError:
+            pass
+        else:
+            if contents(root) != as_it_should_be:
+                changed.append(damaged[max(0, position - 10) : position + 10])
+        shutil.rmtree(root)
+    assert changed == []
+
+
+def test_a_finished_set_without_one_of_its_shards_is_refused_and_the_advice_helps(root: Path, finished: Path) -> None:
+    shutil.copytree(finished, root)
+    take_shard_away(root)
+    with pytest.raises(StoreError, match=r"00000002-2x2\.safetensors: missing.*delete manifest\.json"):
+        write_set(root)
+    (root / "manifest.json").unlink()
+    write_set(root)
+    assert contents(root) == contents(finished)
+
+
+def test_a_finished_set_with_a_shard_cut_short_is_refused(root: Path, finished: Path) -> None:
+    shutil.copytree(finished, root)
+    cut_shard(root)
+    with pytest.raises(StoreError, match=r"00000002-2x2\.safetensors: missing, or not of the size in manifest\.json"):
+        write_set(root)
+
+
+@pytest.mark.parametrize("name", ["index.jsonl", "SHA256SUMS"])
+def test_a_finished_set_without_its_index_or_checksums_is_not_called_finished(
+    root: Path, finished: Path, name: str
+) -> None:
+    shutil.copytree(finished, root)
+    (root / name).unlink()
+    try:
+        write_set(root)
+    except StoreError as error:
+        message = str(error)
+        assert name in message
+    else:
+        assert contents(root) == contents(finished)
+
+
+def test_a_finished_set_with_a_damaged_manifest_is_refused(root: Path, finished: Path) -> None:
+    shutil.copytree(finished, root)
+    (root / "manifest.json").write_bytes(b"{")
+    with pytest.raises(StoreError, match=r"manifest\.json: not JSON"):
+        write_set(root)
+
+
+# --- other settings, other inputs, other folders --------------------------------------------------------------------
+
+
+def plans_that_differ() -> dict[str, tuple[SmallPlan, str]]:
+    other_inputs = r"begun with other inputs .*restore them to continue, or give another -o"
+    return {
+        "dtype": (make_plan(dtype="float32"), r"other settings \(dtype: bfloat16 -> float32\)"),
+        "nested": (
+            make_plan(preprocessing={"geometry": {"size": 256, "max_pixels": None}}),
+            r"other settings \(preprocessing\.geometry\.size: None -> 256\)",
+        ),
+        "two settings": (
+            make_plan(whitened=False, posterior={"kind": "sample", "seed": 3}),
+            r"other settings \(posterior\.kind: mode -> sample; posterior\.seed: None -> 3; whitened: True -> False\)",
+        ),
+        "an image more": (make_plan((*KEYS, "new.png")), other_inputs),
+        "an image less": (make_plan(KEYS[1:]), other_inputs),
+        "another cut": (make_plan(shard_images=2), other_inputs),
+        "a failure less": (SmallPlan(make_plan().provenance, make_plan().shards, failures=()), other_inputs),
+    }
+
+
+@pytest.mark.parametrize("num_shards", [0, 2, None], ids=["begun", "half done", "finished"])
+@pytest.mark.parametrize("difference", list(plans_that_differ()))
+def test_another_plan_is_refused_with_the_difference_and_nothing_is_touched(
+    root: Path, finished: Path, num_shards: int | None, difference: str
+) -> None:
+    if num_shards is None:
+        shutil.copytree(finished, root)
+    else:
+        write_some(root, num_shards)
+    before = contents(root)
+    plan, message = plans_that_differ()[difference]
+    with pytest.raises(UsageError, match=message):
+        write_set(root, plan)
+    assert contents(root) == before
+    write_set(root)
+    assert contents(root) == contents(finished)
+
+
+def test_differences_are_named_by_their_path() -> None:
+    before = {"same": 1, "gone": 2, "in": {"a": [1, 2], "same": None}}
+    now = {"same": 1, "new": 3, "in": {"a": [1, 3], "same": None}}
+    assert describe_differences(before, now) == ["gone: 2 -> None", "in.a: [1, 2] -> [1, 3]", "new: None -> 3"]
+    assert describe_differences(before, before) == []
+
+
+@pytest.mark.parametrize("stranger", ["photo.jpg", ".hidden", "photos/photo.jpg", "manifest.json.bak"])
+def test_a_folder_with_other_files_is_refused_and_nothing_is_made_in_it(root: Path, stranger: str) -> None:
+    (root / stranger).parent.mkdir(parents=True)
+    (root / stranger).write_bytes(b"precious")
+    before = contents(root)
+    with pytest.raises(UsageError, match="holds other files .*give -o an empty or new folder"):
+        write_set(root)
+    assert contents(root) == before
+
+
+def test_an_empty_folder_and_one_whose_parents_are_missing_are_taken(tmp_path: Path, finished: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for root in (tmp_path / "empty", tmp_path / "a" / "b" / "latents"):
+        write_set(root)
+        assert contents(root) == contents(finished)
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(root: Path) -> None:
+    root.write_bytes(b"precious")
+    with pytest.raises(UsageError, match="cannot be written"):
+        write_set(root)
+    assert root.read_bytes() == b"precious"
+
+
+def test_no_shard_of_a_plan_that_was_given_up_stays_in_a_finished_set(root: Path, finished: Path) -> None:
+    write_some(root, len(KEYS), make_plan(shard_images=1))
+    shutil.rmtree(root / "journal")
+    write_set(root)
+    assert contents(root) == contents(finished)
+
+
+# --- two at once ----------------------------------------------------------------------------------------------------
+
+
+def test_a_second_writer_is_refused_while_the_first_is_at_work(root: Path, finished: Path) -> None:
+    with make_plan().open(root) as latents:
+        write_next(latents)
+        before = contents(root)
+        with pytest.raises(UsageError, match="another semdis run is writing there; wait for it to end"):
+            write_set(root)
+        assert contents(root) == before
+        while latents.remaining:
+            write_next(latents)
+        latents.finish(make_plan().failures)
+    assert contents(root) == contents(finished)
+
+
+def test_a_writer_that_stopped_lets_the_next_one_in(root: Path, finished: Path) -> None:
+    write_some(root, 1)
+    with pytest.raises(UsageError, match="other settings"):
+        write_set(root, make_plan(dtype="float32"))
+    write_set(root)
+    assert contents(root) == contents(finished)
+
+
+# --- no space -------------------------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_cannot_hold_what_is_left_is_refused_before_the_first_shard(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "size=1m") as disk, make_plan().open(disk / "latents") as latents:
+        latents.check_space(2**19)
+        with pytest.raises(
+            NoSpaceError, match=r"needs 2 MiB, but the disk has 1 MiB free; make room or choose another"
+        ):
+            latents.check_space(2**21)
+        assert contents(disk / "latents" / "shards") == {}
+
+
+def test_a_disk_that_fills_up_keeps_what_is_published_and_the_run_can_go_on(tmp_path: Path, finished: Path) -> None:
+    with small_disk(tmp_path / "disk", "size=256k") as disk:
+        root = disk / "latents"
+        write_some(root, 1)
+        before, padding = contents(root), fill_disk(disk)
+        with pytest.raises(NoSpaceError, match="no space left on the disk; make room and run the same command again"):
+            write_set(root)
+        assert contents(root) == before
+        padding.unlink()
+        write_set(root)
+        assert contents(root) == contents(finished)
+
+
+def test_a_disk_that_fills_up_at_the_journal_is_reported_as_full_and_the_run_can_go_on(
+    tmp_path: Path, finished: Path
+) -> None:
+    many_rows = tuple(IndexRow(f"{number}.png", error="is empty") for number in range(100))
+    entry = JournalEntry("00000000-1x2.safetensors", None, many_rows, ChannelSums.zero(CHANNELS))
+    with small_disk(tmp_path / "disk", "size=256k") as disk:
+        root = disk / "latents"
+        with (
+            pytest.raises(NoSpaceError, match=r"0\.jsonl: no space left on the disk"),
+            make_plan().open(root) as latents,
+        ):
+            padding = fill_disk(disk)
+            latents.record(entry)
+        padding.unlink()
+        write_set(root)
+        assert contents(root) == contents(finished)
