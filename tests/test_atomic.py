@@ -22,6 +22,7 @@ from semdis_cli.atomic import (
 )
 from semdis_cli.errors import NoSpaceError, StoreError, UsageError
 
+PROJECT = Path(__file__).parents[1]
 NOBODY = 65534
 
 
@@ -262,7 +263,7 @@ except UsageError as error:
     print(error)
 """
     command = [sys.executable, "-c", script, os.fspath(tmp_path / "file")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.stdout.endswith("file: cannot be written (File too large)\n"), done.stderr
     assert names(tmp_path) == []
 
@@ -297,7 +298,7 @@ publish(Path(sys.argv[1]), chunks())
         (tmp_path / name).write_bytes(b"precious")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / ".x.1.semdis-tmp").touch()
-    subprocess.run([sys.executable, "-c", script, os.fspath(tmp_path / "file")], check=False)
+    subprocess.run([sys.executable, "-c", script, os.fspath(tmp_path / "file")], cwd=PROJECT, check=False)
     left = set(names(tmp_path)) - set(others)
     assert len(left) == 1
     assert is_temporary(*left)

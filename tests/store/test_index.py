@@ -65,9 +65,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
     max_leaves=8,
 )
-fields_of_a_row = st.sampled_from(
-    ["key", "status", "error", "num_bytes", "sha256", "geometry", "shard", "row", "notes"]
-)
+FIELDS = ("key", "status", "error", "num_bytes", "sha256", "geometry", "shard", "row", "notes")
 
 
 # --- one row --------------------------------------------------------------------------------------------------------
