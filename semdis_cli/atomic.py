@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,9 @@ def publish(path: Path, chunks: Iterable[bytes | memoryview]) -> PublishedFile:
     Raises `NoSpaceError` if the disk fills up and `UsageError` if the folder cannot be written; the temporary file is
     gone in either case.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMP_SUFFIX}")
+    # Not the name itself: with anything added, a long one would be too long.
+    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    temporary = path.with_name(f".{name}.{os.getpid()}{_TEMP_SUFFIX}")
     try:
         published = _write_synced(temporary, chunks)
         temporary.replace(path)
@@ -49,7 +52,8 @@ def publish(path: Path, chunks: Iterable[bytes | memoryview]) -> PublishedFile:
     except OSError as error:
         raise explain_write_error(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # gone with the rename, or never there; why is said already
+            temporary.unlink()
     return published
 
 
@@ -60,7 +64,7 @@ def _write_synced(path: Path, chunks: Iterable[bytes | memoryview]) -> Published
         for chunk in chunks:
             file.write(chunk)
             digest.update(chunk)
-            num_bytes += len(chunk)
+            num_bytes += memoryview(chunk).nbytes
         file.flush()
         os.fsync(file.fileno())
     return PublishedFile(num_bytes, digest.hexdigest())

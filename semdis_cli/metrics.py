@@ -10,5 +10,6 @@ def psnr_db(image: Tensor, reference: Tensor) -> float:
 
     The mean square error is taken over all pixels and channels in float64.
     """
+    assert image.shape == reference.shape, f"{list(image.shape)} against {list(reference.shape)}"
     mse = (image.double() - reference.double()).square().mean().item()
     return math.inf if mse == 0 else 10.0 * math.log10(255.0**2 / mse)

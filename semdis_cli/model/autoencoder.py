@@ -12,6 +12,7 @@ from semdis_cli.model import diffusion
 from semdis_cli.model.checkpoint import (
     FLOAT32_BUFFERS,
     LATENT_STATS,
+    TIME_FREQUENCIES,
     WEIGHTS_FILE,
     read_weights,
     resolve_model,
@@ -20,6 +21,7 @@ from semdis_cli.model.checkpoint import (
 from semdis_cli.model.config import CONFIG_FILE, FCDMDiffAEConfig, FCDMDiffAEInferenceConfig
 from semdis_cli.model.decoder import Decoder
 from semdis_cli.model.encoder import Encoder
+from semdis_cli.model.layers import time_frequencies
 from semdis_cli.model.posterior import EncoderPosterior
 
 
@@ -77,6 +79,8 @@ class FCDMDiffAE(nn.Module):
             tensors[LATENT_STATS[0]] = torch.zeros(config.latent_channels)
             tensors[LATENT_STATS[1]] = torch.ones(config.latent_channels)
         tensors.update({name: tensors[name].float() for name in FLOAT32_BUFFERS})
+        if weights.tensors[TIME_FREQUENCIES].dtype != torch.float32:  # rounded, they are off by whole radians at t = 1
+            tensors[TIME_FREQUENCIES] = time_frequencies()
         model.load_state_dict(tensors, assign=True)
         return model.requires_grad_(False), weights.sha256
 

@@ -22,8 +22,9 @@ from semdis_cli.errors import CheckpointError, MissingExtraError, UsageError
 
 WEIGHTS_FILE = "model.safetensors"
 LATENT_STATS = ("latent_norm_running_mean", "latent_norm_running_var")
+TIME_FREQUENCIES = "decoder.time_embed.freqs"
 # Kept in float32 whatever the weights' dtype: whitening and the time embedding need the digits.
-FLOAT32_BUFFERS = (*LATENT_STATS, "decoder.time_embed.freqs")
+FLOAT32_BUFFERS = (*LATENT_STATS, TIME_FREQUENCIES)
 
 _PATCHIFY_WEIGHTS = ("encoder.patchify.proj.weight", "decoder.patchify.proj.weight")
 _WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -113,6 +114,8 @@ def read_weights(path: Path, expected: Mapping[str, Shape], patch_shape: Shape) 
     without latent statistics. Raises `CheckpointError` with every difference: missing and surplus tensors, wrong
     shapes or dtypes, NaN or infinity.
     """
+    if path.exists() and not path.is_file():  # a pipe would keep us waiting
+        raise CheckpointError(f"{path}: cannot be read (not a regular file)")
     try:
         with safe_open(path, framework="pt") as file:
             found: dict[str, Shape] = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118

@@ -98,6 +98,12 @@ class FCDMBlock(nn.Module):
         return x + gate * h
 
 
+def time_frequencies(count: int = 128, max_period: float = 10000.0) -> Tensor:
+    """[count] float32, falling geometrically from 1 to exactly 1 / `max_period` (denominator `count` - 1)."""
+    exponents = torch.arange(count, dtype=torch.float32) / (count - 1)
+    return torch.exp(-math.log(max_period) * exponents)
+
+
 class SinusoidalTimeEmbeddingMLP(nn.Module):
     """t in [0, 1] -> conditioning vector: sine and cosine features of 1000 t through a two-layer SiLU MLP."""
 
@@ -113,9 +119,8 @@ class SinusoidalTimeEmbeddingMLP(nn.Module):
     ) -> None:
         super().__init__()
         self.time_scale = time_scale
-        half, hidden = freq_dim // 2, int(dim * hidden_mult)
-        exponents = torch.arange(half, dtype=torch.float32) / (half - 1)
-        self.register_buffer("freqs", torch.exp(-math.log(max_period) * exponents))
+        hidden = int(dim * hidden_mult)
+        self.register_buffer("freqs", time_frequencies(freq_dim // 2, max_period))
         self.proj_in = nn.Linear(freq_dim, hidden)
         self.act = nn.SiLU()
         self.proj_out = nn.Linear(hidden, dim)

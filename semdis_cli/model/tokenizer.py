@@ -19,6 +19,7 @@ from semdis_cli.model.checkpoint import resolve_model
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 
 DtypeName = Literal["auto", "bfloat16", "float32"]
+_DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu")
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 # Pixels per model call where no batch size is given: a CPU gains nothing from more, a GPU needs them to fill up.
 _CPU_BATCH_PIXELS = 4 * 256**2
@@ -116,6 +117,7 @@ class Tokenizer:
         With `sample_seed`, eps of each image is drawn from (sample_seed, key). B at most `images_per_call`; a smaller
         batch is padded to it, so that the kernels see one shape.
         """
+        assert len(keys) == len(images), f"{len(keys)} keys for {len(images)} images"
         batch = self._pad(images)
         posterior = self.model.encode_posterior(images_to_float(batch.to(self.model.device)))
         if sample_seed is None:
@@ -129,6 +131,7 @@ class Tokenizer:
     @torch.inference_mode()
     def decode(self, latents: Tensor, keys: Sequence[str], config: FCDMDiffAEInferenceConfig | None = None) -> Tensor:
         """Latents [B,Z,h,w] -> uint8 [B,3,H,W] on the CPU. Each image's noise comes from (`config.seed` or 0, key)."""
+        assert len(keys) == len(latents), f"{len(keys)} keys for {len(latents)} latents"
         config = config or FCDMDiffAEInferenceConfig()
         height, width = (side * self.patch_size for side in latents.shape[-2:])
         shape = (self.model.config.in_channels, height, width)
@@ -162,7 +165,7 @@ def image_noise(purpose: str, seed: int, key: str, shape: tuple[int, ...]) -> Te
 
     `purpose` keeps the streams of encoding and decoding apart.
     """
-    text = f"{purpose}\0{seed}\0{key}".encode(errors="surrogateescape")
+    text = f"{purpose}\0{seed}\0{key}".encode(errors="surrogatepass")
     generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1)
     return torch.randn(shape, generator=generator)
 
@@ -172,9 +175,12 @@ def _find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in _DEVICE_TYPES:
+            raise UsageError(f"--device {name}: must be auto, or one of {', '.join(_DEVICE_TYPES)}")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # torch without CUDA raises AssertionError
-        raise UsageError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise UsageError(f"--device {name}: not available here ({reason:.200})") from error
     return device
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from semdis_cli.atomic import make_folder, publish
 from semdis_cli.data.images import ImageFormat, write_image
 from semdis_cli.errors import UsageError
-from semdis_cli.store.reader import check_key
+from semdis_cli.store.checks import check_key
 
 
 @dataclass(frozen=True)

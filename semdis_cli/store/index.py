@@ -10,6 +10,15 @@ from typing import Any, Self
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
 from semdis_cli.records import Geometry, LoadedImage
+from semdis_cli.store.checks import (
+    MALFORMED,
+    check_count,
+    check_sha256,
+    check_shard_name,
+    check_text,
+    check_texts,
+    parse_json,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +79,29 @@ class IndexRow:
     def from_json(cls, fields: Any) -> Self:
         """Parse one row of an untrusted file. Raises `StoreError` for anything that is no such row."""
         try:
-            geometry = fields.get("geometry")
-            row = cls(
-                key=_typed(fields["key"], str),
-                error=_typed(fields.get("error"), str | None),
-                num_bytes=_typed(fields.get("num_bytes"), int | None),
-                sha256=_typed(fields.get("sha256"), str | None),
-                geometry=None if geometry is None else Geometry.from_json(geometry),
-                shard=_typed(fields.get("shard"), str | None),
-                row=_typed(fields.get("row"), int | None),
-                notes=tuple(_typed(note, str) for note in fields.get("notes", [])),
-            )
-            if fields["status"] != ("ok" if row.is_ok else "failed"):
-                raise ValueError("status and error disagree")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            return cls._failed(fields) if fields["status"] == "failed" else cls._ok(fields)
+        except MALFORMED as error:
             raise StoreError(f"not an index row ({error})") from error
-        return row
+
+    @classmethod
+    def _failed(cls, fields: dict[str, Any]) -> Self:
+        if set(fields) != {"key", "status", "error"}:
+            raise ValueError(f"a failed row has other fields: {sorted(fields)}")
+        return cls(key=check_text(fields["key"]), error=check_text(fields["error"]))
+
+    @classmethod
+    def _ok(cls, fields: dict[str, Any]) -> Self:
+        if fields["status"] != "ok" or "error" in fields:
+            raise ValueError("status and error disagree")
+        return cls(
+            key=check_text(fields["key"]),
+            num_bytes=check_count(fields["num_bytes"]),
+            sha256=check_sha256(fields["sha256"]),
+            geometry=Geometry.from_json(fields["geometry"]),
+            shard=check_shard_name(fields["shard"]),
+            row=check_count(fields["row"]),
+            notes=check_texts(fields.get("notes", [])),
+        )
 
 
 def to_line(fields: dict[str, Any]) -> bytes:
@@ -105,7 +121,7 @@ def read_rows(path: Path) -> Iterator[IndexRow]:
 
 def _parse_row(line: bytes, place: str) -> IndexRow:
     try:
-        return IndexRow.from_json(json.loads(line))
+        return IndexRow.from_json(parse_json(line))
     except (ValueError, StoreError) as error:
         raise StoreError(f"{place}: {error}") from error
 
@@ -134,9 +150,3 @@ def merge_rows(sorted_groups: Iterable[tuple[str, Iterable[IndexRow]]]) -> Itera
         advance(number, iter(group))
     while heap:
         yield pop()
-
-
-def _typed(value: Any, kind: Any) -> Any:
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise TypeError(f"{value!r:.40} is not {kind}")
-    return value

@@ -1,6 +1,6 @@
 """The journal of a running encode: one synced line per published shard, so that a killed run continues where it was."""
 
-import json
+import hashlib
 import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -9,6 +9,7 @@ from typing import IO, Any, Self
 
 from semdis_cli.atomic import PublishedFile, explain_write_error, make_folder, sync_folder
 from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.store.checks import MALFORMED, check_count, check_sha256, check_shard_name, parse_json
 from semdis_cli.store.index import IndexRow, to_line
 from semdis_cli.store.statistics import ChannelSums
 
@@ -43,25 +44,30 @@ class JournalEntry:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
-        """Inverse of `to_json`. Raises `KeyError`, `TypeError`, `ValueError` or `StoreError` on other lines."""
-        file = None if fields["sha256"] is None else PublishedFile(int(fields["num_bytes"]), str(fields["sha256"]))
+        """Inverse of `to_json`. Raises one of `MALFORMED`, or `StoreError`, on anything else."""
+        file = None
+        if fields["sha256"] is not None:
+            file = PublishedFile(check_count(fields["num_bytes"]), check_sha256(fields["sha256"]))
         rows = tuple(IndexRow.from_json(row) for row in fields["rows"])
-        return cls(str(fields["shard"]), file, rows, ChannelSums.from_json(fields["sums"]))
+        return cls(check_shard_name(fields["shard"]), file, rows, ChannelSums.from_json(fields["sums"]))
 
 
 class Journal:
-    """An append-only file whose first line is the plan. Holding it open also keeps other runs off the folder."""
+    """An append-only file whose first line is the plan. Holding it open also keeps other runs off the folder.
+
+    Each line carries the sha256 of its content: what a resumed run takes from it ends up in the finished set.
+    """
 
     def __init__(self, root: Path) -> None:
         self.folder = root / JOURNAL_FOLDER
         self.path = self.folder / _WRITER
-        self._file: IO[bytes] | None = None
+        self._file: IO[bytes] | None = None  # unbuffered: a write that failed is not tried again on closing
 
     def lock(self) -> None:
         """Open (make) the journal for this run alone. Raises `UsageError` if another run has it."""
         make_folder(self.folder)
         try:
-            self._file = self.path.open("a+b")
+            self._file = self.path.open("ab", buffering=0)
             if fcntl is not None:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -78,44 +84,42 @@ class Journal:
 
         A line torn by a crash is cut off. Raises `StoreError` if a whole line is not what a journal holds.
         """
-        assert self._file is not None, "the journal is read under its lock"
         plan: dict[str, Any] | None = None
         entries: dict[int, JournalEntry] = {}
-        offset = self._file.seek(0)
-        for line in self._file:
-            if not line.endswith(b"\n"):
-                break
-            try:
+        offset = 0
+        with self.path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
                 if offset == 0:
-                    plan = dict(json.loads(line)["plan"])
+                    plan = self._parse(line, offset)
                 else:
-                    entries[offset] = replace(JournalEntry.from_json(json.loads(line)), rows=())
-            except (KeyError, TypeError, ValueError, StoreError) as error:
-                raise StoreError(
-                    f"{self.path}: the line at byte {offset} is damaged ({error}); delete {self.folder} to begin "
-                    "again: shards are made anew with the same bytes"
-                ) from error
-            offset += len(line)
-        self._file.truncate(offset)
+                    entries[offset] = replace(self._parse_entry(line, offset), rows=())
+                offset += len(line)
+        self._locked.truncate(offset)
         return plan, entries
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self._locked.truncate(0)
 
     def read_entry(self, offset: int) -> JournalEntry:
         """The whole entry whose line begins at `offset`."""
-        assert self._file is not None, "the journal is read under its lock"
-        self._file.seek(offset)
-        return JournalEntry.from_json(json.loads(self._file.readline()))
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            return self._parse_entry(file.readline(), offset)
 
     def append(self, fields: dict[str, Any]) -> int:
         """Add one line, sync it, and return its offset. Raises `NoSpaceError` or `UsageError`.
 
         A line torn by a full disk or a crash is cut off by the next run.
         """
-        assert self._file is not None, "the journal is written under its lock"
         try:
-            offset = self._file.seek(0, os.SEEK_END)
-            self._file.write(to_line(fields))
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            offset = self._locked.seek(0, os.SEEK_END)
+            line = memoryview(to_line({"content": fields, "sha256": _digest(fields)}))
+            while line:
+                line = line[self._locked.write(line) :]
+            os.fsync(self._locked.fileno())
         except OSError as error:
             raise explain_write_error(self.path, error) from error
         return offset
@@ -133,3 +137,35 @@ class Journal:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    @property
+    def _locked(self) -> IO[bytes]:
+        assert self._file is not None, "the journal is used under its lock"
+        return self._file
+
+    def _parse_entry(self, line: bytes, offset: int) -> JournalEntry:
+        try:
+            return JournalEntry.from_json(self._parse(line, offset))
+        except MALFORMED as error:
+            raise self._damaged(offset, error) from error
+
+    def _parse(self, line: bytes, offset: int) -> dict[str, Any]:
+        """The content of one line, after it has been held against its sha256."""
+        try:
+            fields = parse_json(line)
+            content = dict(fields["content"])
+            if fields != {"content": content, "sha256": _digest(content)}:
+                raise ValueError("it does not match its sha256")
+        except MALFORMED as error:
+            raise self._damaged(offset, error) from error
+        return content
+
+    def _damaged(self, offset: int, error: Exception) -> StoreError:
+        return StoreError(
+            f"{self.path}: the line at byte {offset} is damaged ({error}); delete {self.folder} to begin again: shards "
+            "are made anew with the same bytes"
+        )
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(to_line(fields)).hexdigest()

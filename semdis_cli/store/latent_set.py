@@ -13,6 +13,7 @@ from semdis_cli.atomic import PublishedFile, check_free_space, is_temporary, mak
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure
 from semdis_cli.records import LoadedImage
+from semdis_cli.store.checks import is_shard_name
 from semdis_cli.store.index import IndexRow, merge_rows, to_line
 from semdis_cli.store.journal import JOURNAL_FOLDER, Journal, JournalEntry
 from semdis_cli.store.manifest import (
@@ -25,7 +26,7 @@ from semdis_cli.store.manifest import (
     ShardEntry,
 )
 from semdis_cli.store.plan import PlannedShard
-from semdis_cli.store.shards import STORE_DTYPES, Shard, write_shard
+from semdis_cli.store.shards import STORE_DTYPES, Shard, read_record, write_shard
 from semdis_cli.store.statistics import ChannelSums
 
 # What a shard's header adds for each image (key, geometry), generously.
@@ -59,14 +60,17 @@ class LatentSetWriter:
         try:
             self._resume()
         except BaseException:
-            self._journal.close()
+            self._let_go()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.finished is not None:
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if (self.root / MANIFEST_FILE).exists():  # the journal has done its work
             self._journal.remove()
         self._journal.close()
 
@@ -77,14 +81,37 @@ class LatentSetWriter:
         if (self.root / MANIFEST_FILE).exists():
             manifest = Manifest.read(self.root)
             self._check_plan(manifest.provenance, manifest.plan_sha256)
-            _check_shards_present(self.root, manifest)
+            _check_all_present(self.root, manifest)
             self.finished = manifest
             return
-        if plan is None:
-            self._journal.append({"plan": {"provenance": self.provenance, "plan_sha256": self.plan_sha256}})
+        if plan is None or not entries:
+            self._begin(has_plan=plan is not None)
         else:
-            self._check_plan(plan["provenance"], plan["plan_sha256"])
+            self._check_plan(plan.get("provenance"), plan.get("plan_sha256"))
         self._done = {entry.name: offset for offset, entry in entries.items() if self._is_present(entry)}
+
+    def _begin(self, *, has_plan: bool) -> None:
+        """Write the plan. An earlier one under which no shard was finished binds nobody, and leaves no shard behind.
+
+        Shards without any plan stand there because a manifest was deleted to encode the set again, or they are
+        somebody's.
+        """
+        shards = [path for path in (self.root / SHARD_FOLDER).iterdir() if not is_temporary(path.name)]
+        planned = {shard.name: shard for shard in self.shards}
+        for path in shards:
+            if has_plan:
+                path.unlink()
+            elif path.name not in planned or not self._may_be_ours(path, planned[path.name]):
+                raise UsageError(f"{path}: a shard of other latents; give -o an empty or new folder")
+        self._journal.clear()
+        self._journal.append({"provenance": self.provenance, "plan_sha256": self.plan_sha256})
+
+    def _may_be_ours(self, path: Path, planned: PlannedShard) -> bool:
+        try:
+            keys, provenance = read_record(path)
+        except StoreError:  # damaged: it is made again
+            return True
+        return bool(provenance == self.provenance and {*keys} <= {image.source.key for image in planned.images})
 
     def _check_plan(self, provenance: Any, plan_sha256: Any) -> None:
         differences = describe_differences(provenance, self.provenance)
@@ -245,18 +272,27 @@ def describe_differences(before: Any, now: Any, prefix: str = "") -> list[str]:
 def _check_own_folder(root: Path) -> None:
     """Refuse to mix latents into a folder that holds something else."""
     own = {MANIFEST_FILE, INDEX_FILE, CHECKSUM_FILE, SHARD_FOLDER, JOURNAL_FOLDER, REPORT_FILE}
-    strangers = sorted(path.name for path in root.iterdir() if path.name not in own) if root.is_dir() else []
-    strangers = [name for name in strangers if not is_temporary(name)]
+    strangers = [path for path in _list(root) if path.name not in own]
+    strangers += [path for path in _list(root / SHARD_FOLDER) if not is_shard_name(path.name) or not path.is_file()]
+    strangers = sorted(path for path in strangers if not is_temporary(path.name))
     if strangers:
-        raise UsageError(f"{root}: holds other files ({strangers[0]}, ...); give -o an empty or new folder")
+        raise UsageError(f"{root}: holds other files ({strangers[0].name}, ...); give -o an empty or new folder")
 
 
-def _check_shards_present(root: Path, manifest: Manifest) -> None:
-    for shard in manifest.shards:
-        if _size(root / SHARD_FOLDER / shard.name) != shard.file.num_bytes:
+def _list(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _check_all_present(root: Path, manifest: Manifest) -> None:
+    """Refuse to call a set finished whose files are not all there; what is in them is for reading to check."""
+    sizes = {root / SHARD_FOLDER / shard.name: shard.file.num_bytes for shard in manifest.shards}
+    sizes[root / INDEX_FILE] = manifest.index.num_bytes
+    sizes[root / CHECKSUM_FILE] = sum(map(len, _checksum_lines(manifest)))
+    for path, num_bytes in sizes.items():
+        if _size(path) != num_bytes:
             raise StoreError(
-                f"{root / SHARD_FOLDER / shard.name}: missing, or not of the size in {MANIFEST_FILE}; restore it, "
-                f"or delete {MANIFEST_FILE} to encode the set again"
+                f"{path}: missing, or not of the size in {MANIFEST_FILE}; restore it, or delete {MANIFEST_FILE} to "
+                "encode the set again"
             )
 
 

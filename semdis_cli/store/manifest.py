@@ -1,13 +1,13 @@
 """`manifest.json`: what a finished set is made of. Written last; without it the set is unfinished."""
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from semdis_cli.atomic import PublishedFile
 from semdis_cli.errors import StoreError
+from semdis_cli.store.checks import MALFORMED, check_count, check_sha256, check_shard_name, parse_json
 from semdis_cli.store.shards import FORMAT_VERSION
 
 MANIFEST_FILE = "manifest.json"
@@ -15,7 +15,6 @@ INDEX_FILE = "index.jsonl"
 CHECKSUM_FILE = "SHA256SUMS"
 SHARD_FOLDER = "shards"
 REPORT_FILE = "report.json"
-_SHARD_NAME = re.compile(r"\d{8}-\d{1,6}x\d{1,6}\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Manifest:
         """Read `root/manifest.json`. Raises `StoreError` if it is missing (the set is unfinished) or damaged."""
         path = root / MANIFEST_FILE
         try:
-            fields = json.loads(path.read_bytes())
+            fields = parse_json(path.read_bytes())
         except FileNotFoundError as error:
             raise StoreError(
                 f"{root}: no {MANIFEST_FILE}, so not a finished set of latents; "
@@ -70,11 +69,11 @@ class Manifest:
             ) from error
         except OSError as error:
             raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise StoreError(f"{path}: not JSON ({error}); damaged") from error
         try:
             return cls._parse(fields)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except MALFORMED as error:
             raise StoreError(f"{path}: not a manifest of format {FORMAT_VERSION} ({error!r})") from error
 
     @classmethod
@@ -84,9 +83,9 @@ class Manifest:
         totals, latents = fields["totals"], fields["latents"]
         return cls(
             provenance=dict(fields["provenance"]),
-            plan_sha256=str(fields["plan_sha256"]),
-            num_ok=int(totals["ok"]),
-            num_failed=int(totals["failed"]),
+            plan_sha256=check_sha256(fields["plan_sha256"]),
+            num_ok=check_count(totals["ok"]),
+            num_failed=check_count(totals["failed"]),
             shards=tuple(_parse_shard(shard) for shard in fields["shards"]),
             index=_parse_file(fields["index"]),
             mean=tuple(map(float, latents["mean"])),
@@ -94,19 +93,12 @@ class Manifest:
         )
 
 
-def check_shard_name(name: object) -> str:
-    """`name` if it is a shard's file name and nothing else (no path). Raises `ValueError`."""
-    if not isinstance(name, str) or not _SHARD_NAME.fullmatch(name):
-        raise ValueError(f"{name!r:.60} is no shard name")
-    return name
-
-
 def _parse_shard(fields: dict[str, Any]) -> ShardEntry:
-    return ShardEntry(check_shard_name(fields["name"]), int(fields["num_images"]), _parse_file(fields))
+    return ShardEntry(check_shard_name(fields["name"]), check_count(fields["num_images"]), _parse_file(fields))
 
 
 def _parse_file(fields: dict[str, Any]) -> PublishedFile:
-    return PublishedFile(int(fields["num_bytes"]), str(fields["sha256"]))
+    return PublishedFile(check_count(fields["num_bytes"]), check_sha256(fields["sha256"]))
 
 
 def _file_json(file: PublishedFile) -> dict[str, Any]:

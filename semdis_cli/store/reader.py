@@ -1,10 +1,8 @@
 """Latents to be read: a finished set, or a single shard file that came on its own."""
 
-import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from semdis_cli.atomic import PublishedFile
@@ -66,15 +64,3 @@ def _ok_keys(path: Path, manifest: Manifest) -> Iterator[str]:
     if PublishedFile.of(path) != manifest.index:
         raise StoreError(f"{path}: does not match the sha256 in the manifest; damaged or edited")
     return (row.key for row in read_rows(path) if row.is_ok)
-
-
-def check_key(key: str) -> PurePosixPath:
-    """`key` as a relative path that stays inside whatever folder it is joined to.
-
-    Raises `StoreError` for absolute paths, `..`, empty parts and NUL, and on Windows for what its names cannot hold.
-    Elsewhere colons, backslashes and line breaks are ordinary characters of names, and are given back as they were.
-    """
-    is_bad = "\0" in key or any(part in {"", ".", ".."} for part in key.split("/"))
-    if is_bad or (os.name == "nt" and re.search(r'[\\:*?"<>|\x00-\x1f]', key)):
-        raise StoreError(f"key {key!r:.80} would leave the output folder, or is no file name")
-    return PurePosixPath(key)

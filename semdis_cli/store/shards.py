@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as deserialize
 from safetensors.torch import save as serialize
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 from semdis_cli.atomic import PublishedFile, publish
 from semdis_cli.errors import StoreError
 from semdis_cli.records import Geometry
+from semdis_cli.store.checks import MALFORMED, check_texts, parse_json
 
 FORMAT_VERSION = 1
 STORE_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -72,7 +73,17 @@ def read_shard(path: Path, expected: PublishedFile | None = None) -> Shard:
         raise StoreError(f"{path}: its bytes do not match the sha256 in the manifest; damaged or edited")
     try:
         return _parse(data)
-    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (SafetensorError, RuntimeError, *MALFORMED) as error:  # RuntimeError: a shape that torch cannot hold
+        raise StoreError(f"{path}: not a semdis shard ({error})") from error
+
+
+def read_record(path: Path) -> tuple[Any, Any]:
+    """Keys and provenance of the shard at `path`, from its header alone. Raises `StoreError` if it has none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = parse_json(file.metadata()[_METADATA].encode())
+            return metadata["keys"], metadata["provenance"]
+    except (OSError, SafetensorError, RuntimeError, *MALFORMED) as error:
         raise StoreError(f"{path}: not a semdis shard ({error})") from error
 
 
@@ -80,7 +91,7 @@ def _parse(data: bytes) -> Shard:
     """The checks that a shard can answer for itself. Raises many kinds of exception; `read_shard` names the file."""
     tensors = deserialize(data)  # also checks that the header fits the file, before anything is allocated
     payload_start = 8 + int.from_bytes(data[:8], "little")
-    metadata = json.loads(json.loads(data[8:payload_start])["__metadata__"][_METADATA])
+    metadata = parse_json(parse_json(data[8:payload_start])["__metadata__"][_METADATA].encode())
     if metadata["format"] != FORMAT_VERSION:
         raise ValueError(f"format {metadata['format']}; this version reads {FORMAT_VERSION}")
     if set(tensors) != {_TENSOR}:
@@ -90,12 +101,12 @@ def _parse(data: bytes) -> Shard:
         raise ValueError("the tensor's dtype or shape is not what was written")
     if hashlib.sha256(memoryview(data)[payload_start:]).hexdigest() != metadata["latents_sha256"]:
         raise ValueError("the latents do not match their sha256; damaged")
-    keys, geometries, provenance = metadata["keys"], metadata["geometry"], metadata["provenance"]
-    if latents.ndim != 4 or not len(keys) == len(geometries) == len(latents):
-        raise ValueError("rows, keys and geometries differ in number")
-    if not all(isinstance(key, str) for key in keys) or not isinstance(provenance, dict):
-        raise TypeError("keys or provenance of the wrong type")
-    return Shard(latents, tuple(keys), tuple(map(Geometry.from_json, geometries)), provenance)
+    if not isinstance(metadata["provenance"], dict):
+        raise TypeError("no provenance")
+    keys, geometries = check_texts(metadata["keys"]), tuple(map(Geometry.from_json, metadata["geometry"]))
+    if latents.ndim != 4 or not len(set(keys)) == len(keys) == len(geometries) == len(latents):
+        raise ValueError("rows, keys and geometries do not go together")
+    return Shard(latents, keys, geometries, metadata["provenance"])
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

@@ -23,7 +23,7 @@ from semdis_cli.model.tokenizer import images_to_float
 from semdis_cli.records import PlannedImage
 
 _LOGSNR = 8.0  # of the posterior: noise 35 dB below the latents
-_GATE = 0.3  # of blocks, whose output is zero at first: gradients reach them, the closed form stays
+_GATE = 0.3  # of blocks, whose output is zero at first: the closed form stays, and the paths for gradients are open
 _MAX_PATCHES_PER_IMAGE = 4096
 _IMAGES_PER_BATCH = 16
 

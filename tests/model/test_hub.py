@@ -75,7 +75,7 @@ def run_script(script: str, *args: str | Path, **environment: str) -> Any:
     """Run `script` in a process without network, offline by default; the JSON that it prints last."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_", "XDG_"))}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", NO_NETWORK + textwrap.dedent(script), *map(str, args)],
+        [sys.executable, "-c", NO_NETWORK + textwrap.dedent(script), *map(str, args)],
         env={**kept, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path), **environment},
         capture_output=True,
         text=True,

@@ -195,6 +195,15 @@ def test_an_images_noise_decides_its_reconstruction() -> None:
     assert torch.equal(decode("a.jpg", 0), tokenizer.decode(latents, ["a.jpg"]))
 
 
+@every_decoding
+def test_decoding_is_the_models_decoding_from_the_noise_of_the_key(decoding: FCDMDiffAEInferenceConfig) -> None:
+    tokenizer, keys = tiny_tokenizer(batch_size=2), KEYS[:2]
+    latents = torch.randn(2, 8, 2, 3, generator=torch.Generator().manual_seed(2))
+    noise = 0.558 * torch.stack([image_noise("pixels", 7, key, (3, 32, 48)) for key in keys])
+    expected = tokenizer.model.decode(latents, 32, 48, inference_config=decoding, noise=noise)
+    assert torch.equal(tokenizer.decode(latents, keys, decoding), float_to_images(expected))
+
+
 # --- batches --------------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from semdis_cli.atomic import PublishedFile, publish
 from semdis_cli.errors import StoreError
-from semdis_cli.store.manifest import MANIFEST_FILE, Manifest, ShardEntry, check_shard_name
+from semdis_cli.store.checks import check_shard_name
+from semdis_cli.store.manifest import MANIFEST_FILE, Manifest, ShardEntry
 
 Json = dict[str, Any]
 

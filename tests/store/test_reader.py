@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from semdis_cli.atomic import PublishedFile
 from semdis_cli.errors import StoreError
+from semdis_cli.store.checks import check_key
 from semdis_cli.store.index import IndexRow, read_rows, to_line
 from semdis_cli.store.manifest import Manifest
-from semdis_cli.store.reader import check_key, open_latents
+from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shards import write_shard
 from tests.store import KEYS, PROVENANCE, are_equal, make_plan, make_shard, write_set
 

@@ -167,7 +167,7 @@ def test_no_flipped_bit_changes_the_latents_of_a_shard_on_its_own(written: Path,
     metadata_start = data.index(text)
     metadata = range(metadata_start, metadata_start + len(text))
     for position in range(len(data)):
-        for bit in range(8):
+        for bit in {position % 8, 5} if position in metadata else range(8):
             shard = read_or_none(scratch, flipped(data, position, bit))
             if shard is not None:
                 assert position in metadata, f"byte {position} bit {bit} went unnoticed"

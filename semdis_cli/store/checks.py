@@ -1,0 +1,87 @@
+"""What text in our own files must look like before it is believed: JSON, names, keys, hashes, counts."""
+
+import json
+import os
+import re
+from pathlib import PurePosixPath
+from typing import Any
+
+from semdis_cli.errors import StoreError
+
+# What reading a field of parsed JSON raises where the file holds something else.
+MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+_SHARD_NAME = re.compile(r"[0-9]{8}-[0-9]{1,6}x[0-9]{1,6}\.safetensors")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def parse_json(data: bytes) -> Any:
+    """The value in `data`. Raises `ValueError` for what is not JSON: NaN, Infinity and bottomless nesting too."""
+    try:
+        return json.loads(data, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether `name` is the file name of a shard, and no path."""
+    return _SHARD_NAME.fullmatch(name) is not None
+
+
+def check_shard_name(name: object) -> str:
+    """`name` if it is a shard's file name and nothing else (no path). Raises `ValueError`."""
+    if not isinstance(name, str) or not is_shard_name(name):
+        raise ValueError(f"{name!r:.60} is no shard name")
+    return name
+
+
+def check_sha256(digest: object) -> str:
+    """`digest` if it is a sha256 in hex. Raises `ValueError`."""
+    if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+        raise ValueError(f"{digest!r:.80} is no sha256")
+    return digest
+
+
+def check_count(value: object) -> int:
+    """`value` if it is a whole number from 0 on. Raises `ValueError`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{value!r:.40} is no count")
+    return value
+
+
+def check_text(value: object) -> str:
+    """`value` if it is a string. Raises `ValueError`."""
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r:.40} is no text")  # noqa: TRY004 (one kind of error for all that is malformed)
+    return value
+
+
+def check_texts(value: object) -> tuple[str, ...]:
+    """`value` as a tuple if it is a list of strings. Raises `ValueError`."""
+    if not isinstance(value, list):
+        raise ValueError(f"{value!r:.40} is no list")  # noqa: TRY004
+    return tuple(map(check_text, value))
+
+
+def check_key(key: str) -> PurePosixPath:
+    """`key` as a relative path that stays inside whatever folder it is joined to.
+
+    Raises `StoreError` for absolute paths, `..`, empty parts, NUL and what no file name can hold; on Windows for more.
+    Elsewhere colons, backslashes and line breaks are ordinary characters of names, and are given back as they were.
+    """
+    is_bad = "\0" in key or any(part in {"", ".", ".."} for part in key.split("/"))
+    if is_bad or not _can_be_encoded(key) or (os.name == "nt" and re.search(r'[\\:*?"<>|\x00-\x1f]', key)):
+        raise StoreError(f"key {key!r:.80} would leave the output folder, or is no file name")
+    return PurePosixPath(key)
+
+
+def _can_be_encoded(key: str) -> bool:
+    try:
+        os.fsencode(key)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")

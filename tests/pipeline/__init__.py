@@ -1,0 +1,1 @@
+"""The verbs under test: how they end, and how they go on."""
