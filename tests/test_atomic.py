@@ -150,6 +150,20 @@ def test_while_it_is_written_there_is_only_a_temporary_file(tmp_path: Path) -> N
     assert is_temporary(seen[0][0])
 
 
+def test_what_a_killed_writer_with_the_same_process_id_left_is_not_in_the_way(tmp_path: Path) -> None:
+    # In a container, the same command has the same process id every time.
+    left: list[str] = []
+
+    def chunks() -> Iterator[bytes]:
+        left.extend(names(tmp_path))
+        yield b"first"
+
+    publish(tmp_path / "file", chunks())
+    (tmp_path / left[0]).write_bytes(b"half a fi")
+    publish(tmp_path / "file", [b"second"])
+    assert (tmp_path / "file").read_bytes() == b"second"
+
+
 def test_a_reader_of_the_old_file_keeps_all_of_it_and_other_links_stay(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"old" * 1000)
     (tmp_path / "link").hardlink_to(tmp_path / "file")

@@ -97,8 +97,9 @@ def announce(tokenizer: "Tokenizer", quiet: bool) -> None:
         return
     identity = tokenizer.identity
     revision = f" at {identity.revision}" if identity.revision else ""
-    raw = "" if tokenizer.is_whitened else "; no latent statistics in it, so latents are raw, not whitened"
+    raw = "" if tokenizer.is_whitened else ": latents are raw, not whitened"
     say(
-        f"semdis: model {identity.name}{revision} (sha256 {identity.weights_sha256:.12}), {tokenizer.dtype_name} on "
-        f"{tokenizer.device_name}{raw}"
+        f"semdis: model {identity.name}{revision} (sha256 {identity.weights_sha256:.12}), stored in "
+        f"{tokenizer.description}{raw}"
     )
+    say(f"semdis: running in {tokenizer.dtype_name} on {tokenizer.device_name}")

@@ -14,6 +14,7 @@ from semdis_cli.model.checkpoint import (
     LATENT_STATS,
     TIME_FREQUENCIES,
     WEIGHTS_FILE,
+    WeightsFile,
     read_weights,
     resolve_model,
     write_checkpoint,
@@ -65,24 +66,24 @@ class FCDMDiffAE(nn.Module):
         return model.to(device=device, dtype=dtype).eval()
 
     @classmethod
-    def from_folder(cls, folder: Path) -> tuple[Self, str]:
-        """Load `config.json` + `model.safetensors` on the CPU as stored; also the sha256 of the weights file."""
+    def from_folder(cls, folder: Path) -> tuple[Self, WeightsFile]:
+        """Load `config.json` + `model.safetensors` on the CPU as stored; also what was found in the weights file."""
         config = FCDMDiffAEConfig.load(folder / CONFIG_FILE)
         with torch.device("meta"):  # the config is untrusted: allocate nothing before the tensors have been checked
             model = cls(config)
         expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         patch_shape = (config.in_channels, config.patch_size, config.patch_size)
-        weights = read_weights(folder / WEIGHTS_FILE, expected, patch_shape)
-        tensors = dict(weights.tensors)
-        if not weights.has_latent_stats:
+        stored, found = read_weights(folder / WEIGHTS_FILE, expected, patch_shape)
+        tensors = dict(stored)
+        if not found.has_latent_stats:
             model.has_latent_stats = False
             tensors[LATENT_STATS[0]] = torch.zeros(config.latent_channels)
             tensors[LATENT_STATS[1]] = torch.ones(config.latent_channels)
         tensors.update({name: tensors[name].float() for name in FLOAT32_BUFFERS})
-        if weights.tensors[TIME_FREQUENCIES].dtype != torch.float32:  # rounded, they are off by whole radians at t = 1
+        if stored[TIME_FREQUENCIES].dtype != torch.float32:  # rounded, they are off by whole radians at t = 1
             tensors[TIME_FREQUENCIES] = time_frequencies()
         model.load_state_dict(tensors, assign=True)
-        return model.requires_grad_(False), weights.sha256
+        return model.requires_grad_(False), found
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors` under the published names. Raises `UsageError` if it cannot."""

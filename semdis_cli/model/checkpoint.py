@@ -44,17 +44,22 @@ class ModelLocation:
 
 
 @dataclass(frozen=True)
-class Weights:
-    """The tensors of a checkpoint under the architecture's names and shapes, and what was found on the way.
+class WeightsFile:
+    """What was found in a weights file.
 
     `has_latent_stats`: False for a first export without whitening statistics; its latents stay raw.
-    `patchify_form`: "1x1" or "patch", how the patchify weights were stored.
+    `patchify_form`: "1x1" or "patch", how the patchify weights were stored. `dtypes`: of the tensors, sorted.
     """
 
-    tensors: dict[str, Tensor]
+    sha256: str
     has_latent_stats: bool
     patchify_form: str
-    sha256: str
+    dtypes: tuple[str, ...]
+
+    def describe(self) -> str:
+        """One phrase for a person: `float32, patchify as 1x1, with latent statistics`."""
+        stats = "with" if self.has_latent_stats else "without"
+        return f"{' and '.join(self.dtypes)}, patchify as {self.patchify_form}, {stats} latent statistics"
 
 
 def resolve_model(name: str, *, revision: str | None = None, cache_dir: str | Path | None = None) -> ModelLocation:
@@ -107,12 +112,14 @@ def _download(repo_id: str, revision: str | None, cache_dir: str | Path | None) 
     return ModelLocation(repo_id, Path(folder), Path(folder).name)
 
 
-def read_weights(path: Path, expected: Mapping[str, Shape], patch_shape: Shape) -> Weights:
-    """Read `model.safetensors` and hold it against the architecture's `expected` names and shapes.
+def read_weights(
+    path: Path, expected: Mapping[str, Shape], patch_shape: Shape
+) -> tuple[dict[str, Tensor], WeightsFile]:
+    """Read `model.safetensors`: the tensors under the architecture's `expected` names and shapes, and what was found.
 
-    Accepts patchify weights as [C,c*P*P,1,1] or as [C,c,P,P] with `patch_shape` = (c, P, P), and a first export
-    without latent statistics. Raises `CheckpointError` with every difference: missing and surplus tensors, wrong
-    shapes or dtypes, NaN or infinity.
+    Accepts patchify weights as [C,c*P*P,1,1] or as [C,c,P,P] with `patch_shape` = (c, P, P), and a first export without
+    latent statistics. Raises `CheckpointError` with every difference: missing and surplus tensors, wrong shapes or
+    dtypes, NaN or infinity.
     """
     if path.exists() and not path.is_file():  # a pipe would keep us waiting
         raise CheckpointError(f"{path}: cannot be read (not a regular file)")
@@ -136,11 +143,11 @@ def read_weights(path: Path, expected: Mapping[str, Shape], patch_shape: Shape) 
     is_patch_form = any(found[name][-1] != 1 for name in _PATCHIFY_WEIGHTS)
     for name in _PATCHIFY_WEIGHTS:  # W1x1[o, c*P*P + y*P + x] = Wpatch[o, c, y, x]
         tensors[name] = tensors[name].reshape(expected[name])
-    return Weights(
-        tensors=tensors,
+    return tensors, WeightsFile(
+        sha256=digest,
         has_latent_stats=set(LATENT_STATS) <= set(found),
         patchify_form="patch" if is_patch_form else "1x1",
-        sha256=digest,
+        dtypes=tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})),
     )
 
 

@@ -54,12 +54,18 @@ class ModelIdentity:
 class Tokenizer:
     """uint8 sRGB images [B,3,H,W] <-> latents [B,Z,h,w] float32, whitened if the model has statistics."""
 
-    def __init__(self, model: FCDMDiffAE, identity: ModelIdentity, settings: TokenizerSettings) -> None:
-        """Take over `model`: move and cast it as `settings` say. Raises `UsageError` for a device that is not there."""
+    def __init__(
+        self, model: FCDMDiffAE, identity: ModelIdentity, settings: TokenizerSettings, description: str = ""
+    ) -> None:
+        """Take over `model`: move and cast it as `settings` say. `description`: of its weights file, for a person.
+
+        Raises `UsageError` for a device that is not there.
+        """
         device = _find_device(settings.device)
         if settings.num_threads is not None:
             torch.set_num_threads(settings.num_threads)
         self.identity = identity
+        self.description = description
         self.batch_size = settings.batch_size
         dtype = _find_dtype(settings.dtype, device)
         if dtype == torch.float32:
@@ -70,12 +76,12 @@ class Tokenizer:
     def load(cls, name: str, settings: TokenizerSettings | None = None, *, revision: str | None = None) -> "Tokenizer":
         """Load a model by bundled name, folder or repository id. Raises `CheckpointError` or `UsageError`."""
         location = resolve_model(name, revision=revision)
-        model, weights_sha256 = FCDMDiffAE.from_folder(location.folder)
+        model, found = FCDMDiffAE.from_folder(location.folder)
         if model.config.in_channels != 3:
             raise CheckpointError(f"{name}: takes {model.config.in_channels} channels, but images have 3")
         config_sha256 = hashlib.sha256(model.config.to_json().encode()).hexdigest()
-        identity = ModelIdentity(name, location.revision, weights_sha256, config_sha256)
-        return cls(model, identity, settings or TokenizerSettings())
+        identity = ModelIdentity(name, location.revision, found.sha256, config_sha256)
+        return cls(model, identity, settings or TokenizerSettings(), found.describe())
 
     @property
     def patch_size(self) -> int:

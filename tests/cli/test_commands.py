@@ -84,8 +84,9 @@ def test_json_is_one_object_on_stdout_and_quiet_leaves_stderr_empty(run: Run, ti
 def test_without_json_encode_leaves_stdout_empty_and_sums_up_on_stderr(run: Run, tiny: Path) -> None:
     done = run("encode", COLOSSEUM, "--model", tiny)
     assert done.stdout == ""
-    model, summary, where_time_went = done.stderr.splitlines()
+    model, device, summary, where_time_went = done.stderr.splitlines()
     assert f"model {tiny} (sha256 " in model
+    assert re.fullmatch(r"semdis: running in (bfloat16|float32) on cpu", device)
     assert re.search(r"1 images in 1 shards, .* 0 failed; .* images/s, .* megapixels/s", summary)
     assert "encode " in where_time_went
 

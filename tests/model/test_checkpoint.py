@@ -763,9 +763,10 @@ def test_any_settings_at_all_describe_a_model_or_are_refused(fields: dict[str, A
 def test_the_bundled_model_is_found_by_its_name() -> None:
     location = resolve_model("semdis-small")
     assert location.revision is None
-    model, sha256 = FCDMDiffAE.from_folder(location.folder)
+    model, found = FCDMDiffAE.from_folder(location.folder)
     assert model.has_latent_stats
-    assert len(sha256) == 64
+    assert len(found.sha256) == 64
+    assert found.describe() == "bfloat16 and float32, patchify as 1x1, with latent statistics"
     assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
 
 

@@ -24,7 +24,7 @@ from semdis_cli.store.reader import LatentSource, open_latents
 from tests.cli.conftest import Outcome, semdis
 from tests.store import contents as all_contents
 from tests.test_atomic import small_disk
-from tests.worlds import save_tiny_model
+from tests.worlds import save_tiny_model, tiny_model
 
 PROJECT = Path(__file__).parents[2]
 SIZES = [(16, 16), (32, 32), (20, 40)]
@@ -279,6 +279,20 @@ def test_a_finished_set_is_not_touched_again(
     assert contents(root) == contents(whole)
 
 
+def test_latents_that_the_stored_dtype_cannot_hold_are_failures_and_the_set_is_finished(
+    tmp_path: Path, runner: Runner, few_images: Path
+) -> None:
+    huge = tiny_model()
+    huge.encoder.to_bottleneck.weight[:8] *= 1e6
+    huge.save_pretrained(tmp_path / "model")
+    arguments = encode_arguments(few_images, tmp_path / "latents", tmp_path / "model", "--store-dtype", "float16")
+    done = runner.run(arguments)
+    assert done.code == 3, done.stderr
+    assert Manifest.read(tmp_path / "latents").num_failed == 7
+    source = open_latents(tmp_path / "latents")
+    assert all(source.read(stored).latents.isfinite().all() for stored in source.shards)
+
+
 # --- SIGKILL --------------------------------------------------------------------------------------------------------
 
 
@@ -314,7 +328,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(
     assert contents(root) == contents(whole)
 
 
-EVERY = [pytest.param(4, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
+EVERY = [pytest.param(5, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("step", EVERY)
@@ -350,7 +364,7 @@ def test_a_decode_killed_before_any_of_its_file_operations_is_completed_to_the_s
     tmp_path: Path, runner: Runner, few_latents: Path, few_decoded: Path, step: int
 ) -> None:
     wrong = {}
-    for operation in count(2, step):
+    for operation in count(3, step):
         root = tmp_path / str(operation)
         if runner.run(decode_arguments(few_latents, root), before=(operation, root)).code != -signal.SIGKILL:
             break
@@ -393,7 +407,7 @@ def test_the_real_command_asked_to_stop_says_how_to_go_on(
 
 
 @pytest.mark.parametrize("stop", STOPS, ids=["SIGTERM", "SIGINT"])
-@pytest.mark.parametrize("step", [pytest.param(8, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [pytest.param(12, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
 def test_an_encode_asked_to_stop_before_any_file_operation_leaves_nothing_half_done(
     tmp_path: Path,
     runner: Runner,
@@ -489,7 +503,7 @@ def test_an_encode_on_a_disk_that_fills_up_anywhere_can_go_on(
             done = runner.run(arguments)
             assert done.code == 3, done.stderr
             assert contents(root) == contents(few_latents), f"{num_pages} pages"
-    assert num_pages > 10
+    assert num_pages > 5
 
 
 @pytest.mark.parametrize("step", EVERY)
