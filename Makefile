@@ -19,10 +19,10 @@ else
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format clean
+.PHONY: help install demo test test-slow lint format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 
 install: $(INSTALLED) ## make .venv with everything that development needs
 
@@ -32,8 +32,11 @@ demo: $(INSTALLED) ## sample photographs -> shards of latents -> photographs, an
 	$(BIN)/semdis decode demo/latents -o demo/decoded
 	$(BIN)/semdis roundtrip tests/photos -o demo/roundtrip
 
-test: lint $(INSTALLED) ## lint, types and all tests: what continuous integration runs
-	$(BIN)/pytest
+test: lint $(INSTALLED) ## lint, types and all tests that take no more than minutes
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(INSTALLED) ## the tests that take longer
+	$(BIN)/pytest -m slow
 
 lint: $(INSTALLED) ## style, import rules and types
 	$(BIN)/ruff check

@@ -6,13 +6,20 @@ Temp name in the same folder -> write -> fsync -> rename -> fsync of the folder.
 import errno
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from semdis_cli.errors import NoSpaceError, StoreError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _TEMP_SUFFIX = ".semdis-tmp"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -42,9 +49,9 @@ def publish(path: Path, chunks: Iterable[bytes | memoryview]) -> PublishedFile:
     Raises `NoSpaceError` if the disk fills up and `UsageError` if the folder cannot be written; the temporary file is
     gone in either case.
     """
-    # Not the name itself: with anything added, a long one would be too long.
-    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-    temporary = path.with_name(f".{name}.{os.getpid()}{_TEMP_SUFFIX}")
+    # Neither the name itself (with anything added, a long one would be too long) nor the process id (in a container it
+    # is that of the killed run before).
+    temporary = path.with_name(f".{secrets.token_hex(8)}{_TEMP_SUFFIX}")
     try:
         published = _write_synced(temporary, chunks)
         temporary.replace(path)
@@ -91,6 +98,26 @@ def is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith(_TEMP_SUFFIX)
 
 
+def open_locked(path: Path, folder: Path) -> BinaryIO:
+    """Open `path` for appending, unbuffered, and keep other runs out of `folder` until it is closed.
+
+    Raises `UsageError` if another run has it, or it cannot be opened.
+    """
+    try:
+        file = path.open("ab", buffering=0)
+    except OSError as error:
+        raise explain_write_error(path, error) from error
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise UsageError(f"{folder}: another semdis run is writing there; wait for it to end") from error
+    except OSError:  # a file system without locks: then it is up to the user to start one run only
+        pass
+    return file
+
+
 def make_folder(folder: Path) -> None:
     """Make `folder` and its parents. Raises `UsageError` or `NoSpaceError` with a reason."""
     try:
@@ -104,7 +131,7 @@ def check_free_space(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise NoSpaceError(
-            f"{folder}: needs {needed_bytes / 2**20:,.0f} MiB, but the disk has {free / 2**20:,.0f} MiB free; "
+            f"{folder}: needs {needed_bytes / 2**20:,.1f} MiB, but the disk has {free / 2**20:,.1f} MiB free; "
             "make room or choose another -o"
         )
 

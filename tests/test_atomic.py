@@ -340,7 +340,7 @@ def test_a_folder_in_the_place_of_a_file_or_below_one_is_explained(tmp_path: Pat
 def test_what_does_not_fit_on_the_disk_is_refused_with_both_figures(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "size=8m") as disk:
         check_free_space(disk, 8 * 2**20)
-        with pytest.raises(NoSpaceError, match="needs 12 MiB, but the disk has 8 MiB free"):
+        with pytest.raises(NoSpaceError, match=r"needs 12\.0 MiB, but the disk has 8\.0 MiB free"):
             check_free_space(disk, 12 * 2**20)
 
 

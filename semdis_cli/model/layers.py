@@ -100,7 +100,7 @@ class FCDMBlock(nn.Module):
 
 def time_frequencies(count: int = 128, max_period: float = 10000.0) -> Tensor:
     """[count] float32, falling geometrically from 1 to exactly 1 / `max_period` (denominator `count` - 1)."""
-    exponents = torch.arange(count, dtype=torch.float32) / (count - 1)
+    exponents = torch.arange(count, dtype=torch.float32, device="cpu") / (count - 1)
     return torch.exp(-math.log(max_period) * exponents)
 
 
@@ -154,7 +154,8 @@ class AdaLNScaleGateZeroLowRankDelta(nn.Module):
         super().__init__()
         self.down = nn.Linear(d_cond, rank, bias=False)
         self.up = nn.Linear(rank, 2 * d_model, bias=False)
-        nn.init.normal_(self.down.weight, std=0.02)
+        if not self.down.weight.is_meta:  # on the meta device this would load a second of torch's compiler, for nothing
+            nn.init.normal_(self.down.weight, std=0.02)
         nn.init.zeros_(self.up.weight)
 
     def forward_activated(self, act_cond: Tensor) -> Tensor:

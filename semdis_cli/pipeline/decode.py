@@ -13,7 +13,7 @@ from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer, TokenizerSettings
 from semdis_cli.pipeline.images_out import ImageWriter, WriteSettings, output_names
 from semdis_cli.pipeline.report import RunTotals
-from semdis_cli.store.claim import claim_folder
+from semdis_cli.store.claim import claimed_folder
 from semdis_cli.store.reader import LatentSource
 from semdis_cli.store.shards import Shard
 
@@ -75,9 +75,11 @@ def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings,
     """
     totals = RunTotals("decode", tokenizer)
     names = output_names(source.keys, settings.write.format)
-    claim_folder(output, _MARKER, _decode_record(source, tokenizer, settings))
     num_failed = 0
-    with ImageWriter(output, names, settings.write, settings.num_workers) as writer:
+    with (
+        claimed_folder(output, _MARKER, _decode_record(source, tokenizer, settings), names.values()),
+        ImageWriter(output, names, settings.write, settings.num_workers) as writer,
+    ):
         # What there is to do
         done = {key for key in source.keys if writer.exists(key)}
         yield RunStarted(len(source.keys), len(done), 0.0)

@@ -18,6 +18,7 @@ from semdis_cli.pipeline.report import RunTotals, compute_record
 from semdis_cli.records import ImageBatch
 from semdis_cli.store.latent_set import LatentSetWriter, ShardWriter
 from semdis_cli.store.plan import LatentLayout, PlannedShard, plan_sha256, plan_shards
+from semdis_cli.store.shards import STORE_DTYPES
 
 Posterior = Literal["mode", "sample"]
 StoreDtype = Literal["bfloat16", "float16", "float32"]
@@ -172,8 +173,11 @@ def _encode_batch(
         latents = tokenizer.encode(images, keys, sample_seed=settings.sample_seed)
     encoded = time.perf_counter()
     for image, latent in zip(batch.images, latents, strict=True):
-        if latent.isfinite().all():
-            shard.add(image, latent)
+        stored = latent.to(STORE_DTYPES[settings.store_dtype])
+        if stored.isfinite().all():
+            shard.add(image, stored)
+        elif latent.isfinite().all():
+            failures.append(Failure(image.key, f"its latents are too large for --store-dtype {settings.store_dtype}"))
         else:
             failures.append(Failure(image.key, "its latents are not finite (NaN or infinity)"))
     for failure in failures:

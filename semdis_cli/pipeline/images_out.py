@@ -23,7 +23,7 @@ class WriteSettings:
 
 
 def output_names(keys: Iterable[str], suffix: str) -> dict[str, PurePosixPath]:
-    """The file name of every key: its suffix replaced, or `suffix` appended where two keys would get one name.
+    """The file name of every key: its suffix replaced, or `suffix` appended where that name is another's or a folder's.
 
     `a.jpg` becomes `a.png`; `b.jpg` beside `b.webp` become `b.jpg.png` and `b.webp.png`. Raises `StoreError` for keys
     that are no relative paths.
@@ -31,13 +31,9 @@ def output_names(keys: Iterable[str], suffix: str) -> dict[str, PurePosixPath]:
     paths = {key: check_key(key) for key in keys}
     appended = {key: path.with_name(f"{path.name}.{suffix}") for key, path in paths.items()}
     replaced = {key: path.with_suffix(f".{suffix}") for key, path in paths.items()}
-    names = _prefer_unique(replaced, appended)
+    taken = Counter(replaced.values()) + Counter({folder for path in paths.values() for folder in path.parents})
+    names = {key: name if taken[name] == 1 else appended[key] for key, name in replaced.items()}
     return names if len(set(names.values())) == len(names) else appended
-
-
-def _prefer_unique(first: Mapping[str, PurePosixPath], second: Mapping[str, PurePosixPath]) -> dict[str, PurePosixPath]:
-    counts = Counter(first.values())
-    return {key: name if counts[name] == 1 else second[key] for key, name in first.items()}
 
 
 class ImageWriter:
@@ -77,8 +73,8 @@ class ImageWriter:
 
     def _write(self, key: str, pixels: np.ndarray) -> None:
         path = self._path(key)
-        make_folder(path.parent)
         if not path.parent.resolve().is_relative_to(self._root):
             raise UsageError(f"{path}: a link leads out of {self._root}; remove it")
+        make_folder(path.parent)
         data = write_image(pixels.transpose(1, 2, 0), self._settings.format, self._settings.quality)
         publish(path, [data])

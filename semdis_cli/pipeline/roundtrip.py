@@ -19,7 +19,7 @@ from semdis_cli.pipeline.encode import EncodePlan, EncodeSettings
 from semdis_cli.pipeline.images_out import ImageWriter, output_names
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.records import ImageBatch
-from semdis_cli.store.claim import claim_folder
+from semdis_cli.store.claim import claimed_folder
 from semdis_cli.store.index import to_line
 from semdis_cli.store.shards import STORE_DTYPES
 
@@ -50,14 +50,16 @@ def roundtrip(
         "sampling": asdict(decode_settings.sampling),
         "write": asdict(decode_settings.write),
     }
-    claim_folder(output, _MARKER, record)
     yield RunStarted(plan.num_inputs, 0, plan.megapixels())
     errors = {failure.key: failure.reason for failure in plan.failures}
     yield from plan.failures
 
     # Read -> encode -> decode -> measure -> file
     scores: dict[str, float] = {}
-    with ImageWriter(output, names, decode_settings.write, decode_settings.num_workers) as writer:
+    with (
+        claimed_folder(output, _MARKER, record, names.values()),
+        ImageWriter(output, names, decode_settings.write, decode_settings.num_workers) as writer,
+    ):
         for batch in _all_batches(plan, loader, tokenizer):
             errors.update((failure.key, failure.reason) for failure in batch.failures)
             yield from batch.failures

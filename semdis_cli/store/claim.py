@@ -1,31 +1,45 @@
 """An output folder of images: claimed by a marker file that says what made them, before the first one is written."""
 
 import json
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from semdis_cli.atomic import make_folder, publish
+from semdis_cli.atomic import is_temporary, make_folder, open_locked, publish, sweep_temporaries
 from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.store.checks import parse_json
 from semdis_cli.store.latent_set import describe_differences
 
 
-def claim_folder(folder: Path, marker: str, settings: dict[str, Any]) -> bool:
-    """Make `folder` ours, with `settings` recorded in the file `marker`; True if an earlier equal run did so.
+@contextmanager
+def claimed_folder(
+    folder: Path, marker: str, settings: dict[str, Any], names: Iterable[PurePosixPath]
+) -> Iterator[None]:
+    """Make `folder` ours while inside, with `settings` recorded in the file `marker`; an earlier equal run may go on.
 
-    Raises `UsageError` if the folder holds anything else, so that nothing of anybody's is overwritten.
+    Temporary files that it left beside `names` (of the files to come, relative) are swept. Raises `UsageError` if the
+    folder holds anything else, so that nothing of anybody's is overwritten, or if another run is at work in it.
     """
     make_folder(folder)
     path = folder / marker
     if not path.exists():
-        if any(folder.iterdir()):
+        if any(not is_temporary(child.name) for child in folder.iterdir()):
             raise UsageError(f"{folder}: not empty, and not from an earlier run of this command; give -o a new folder")
         publish(path, [json.dumps(settings, sort_keys=True, indent=1).encode() + b"\n"])
-        return False
+    with open_locked(path, folder):
+        _check_settings(path, settings)
+        for inner in {folder, *((folder / name).parent for name in names)}:
+            if inner.is_dir():
+                sweep_temporaries(inner)
+        yield
+
+
+def _check_settings(path: Path, settings: dict[str, Any]) -> None:
     try:
-        before = json.loads(path.read_bytes())
+        before = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: cannot be read ({error}); give -o a new folder") from error
     differences = describe_differences(before, json.loads(json.dumps(settings)))
     if differences:
-        raise UsageError(f"{folder}: made with other settings ({'; '.join(differences)}); give -o a new folder")
-    return True
+        raise UsageError(f"{path.parent}: made with other settings ({'; '.join(differences)}); give -o a new folder")

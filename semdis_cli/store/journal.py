@@ -5,18 +5,13 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, BinaryIO, Self
 
-from semdis_cli.atomic import PublishedFile, explain_write_error, make_folder, sync_folder
-from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.atomic import PublishedFile, explain_write_error, make_folder, open_locked, sync_folder
+from semdis_cli.errors import StoreError
 from semdis_cli.store.checks import MALFORMED, check_count, check_sha256, check_shard_name, parse_json
 from semdis_cli.store.index import IndexRow, to_line
 from semdis_cli.store.statistics import ChannelSums
-
-try:
-    import fcntl
-except ImportError:  # Windows has no flock; two runs on one folder then write the same bytes twice
-    fcntl = None  # type: ignore[assignment]
 
 # One writer today; the folder has room for one journal per writer.
 _WRITER = "0.jsonl"
@@ -61,23 +56,13 @@ class Journal:
     def __init__(self, root: Path) -> None:
         self.folder = root / JOURNAL_FOLDER
         self.path = self.folder / _WRITER
-        self._file: IO[bytes] | None = None  # unbuffered: a write that failed is not tried again on closing
+        self._file: BinaryIO | None = None  # unbuffered: a write that failed is not tried again on closing
 
     def lock(self) -> None:
         """Open (make) the journal for this run alone. Raises `UsageError` if another run has it."""
         make_folder(self.folder)
-        try:
-            self._file = self.path.open("ab", buffering=0)
-            if fcntl is not None:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self.close()
-            raise UsageError(
-                f"{self.folder.parent}: another semdis run is writing there; wait for it to end"
-            ) from error
-        except OSError as error:
-            self.close()
-            raise explain_write_error(self.path, error) from error
+        self._file = open_locked(self.path, self.folder.parent)
+        sync_folder(self.folder)
 
     def read(self) -> tuple[dict[str, Any] | None, dict[int, JournalEntry]]:
         """The plan line (None in a new journal) and, by offset, the entries so far, their rows left out to save memory.
@@ -139,7 +124,7 @@ class Journal:
             self._file = None
 
     @property
-    def _locked(self) -> IO[bytes]:
+    def _locked(self) -> BinaryIO:
         assert self._file is not None, "the journal is used under its lock"
         return self._file
 

@@ -219,11 +219,12 @@ class ShardWriter:
         return self
 
     def add(self, image: LoadedImage, latents: Tensor) -> None:
-        """Append one image's latents [Z,h,w], any float dtype; images come in key order."""
-        stored = latents.to(STORE_DTYPES[self._set.provenance["dtype"]])
+        """Append one image's latents [Z,h,w], finite in the stored dtype; images come in key order."""
+        latents = latents.to(STORE_DTYPES[self._set.provenance["dtype"]])
+        assert latents.isfinite().all(), f"{image.key}: latents that cannot be stored are a failure"
         self._rows.append(IndexRow.of_image(image, self._planned.name, len(self._latents)))
-        self._latents.append(stored)
-        self._sums = self._sums + ChannelSums.of(stored)
+        self._latents.append(latents)
+        self._sums = self._sums + ChannelSums.of(latents)
 
     def add_failure(self, failure: Failure) -> None:
         """Note an image of this shard that could not be used."""

@@ -1,7 +1,7 @@
 """One shard: a safetensors file with one stacked tensor `latents` [N,Z,h,w] and one metadata key `semdis`.
 
-The metadata holds everything needed to decode the shard on its own, and the sha256 of the tensor's bytes, so that a
-flipped bit or an edited dtype is found even without the manifest.
+The metadata holds everything needed to decode the shard on its own, and the sha256 of itself and of the tensor's
+bytes, so that a flipped bit or an edited dtype is found even without the manifest.
 """
 
 import hashlib
@@ -52,6 +52,7 @@ def write_shard(path: Path, shard: Shard) -> PublishedFile:
         "geometry": [geometry.to_json() for geometry in shard.geometries],
         "provenance": shard.provenance,
     }
+    metadata["record_sha256"] = _record_sha256(metadata)
     text = json.dumps(metadata, sort_keys=True, separators=(",", ":"))
     return publish(path, [serialize({_TENSOR: latents}, {_METADATA: text})])
 
@@ -94,6 +95,8 @@ def _parse(data: bytes) -> Shard:
     metadata = parse_json(parse_json(data[8:payload_start])["__metadata__"][_METADATA].encode())
     if metadata["format"] != FORMAT_VERSION:
         raise ValueError(f"format {metadata['format']}; this version reads {FORMAT_VERSION}")
+    if _record_sha256(metadata) != metadata["record_sha256"]:
+        raise ValueError("the record does not match its sha256; damaged or edited")
     if set(tensors) != {_TENSOR}:
         raise ValueError(f"tensors {sorted(tensors)}, expected {_TENSOR} alone")
     latents = tensors[_TENSOR]
@@ -107,6 +110,12 @@ def _parse(data: bytes) -> Shard:
     if latents.ndim != 4 or not len(set(keys)) == len(keys) == len(geometries) == len(latents):
         raise ValueError("rows, keys and geometries do not go together")
     return Shard(latents, keys, geometries, metadata["provenance"])
+
+
+def _record_sha256(metadata: dict[str, Any]) -> str:
+    """Of all the rest of the metadata, as canonical JSON."""
+    rest = {name: value for name, value in metadata.items() if name != "record_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

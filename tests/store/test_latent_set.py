@@ -514,7 +514,7 @@ def test_a_writer_that_stopped_lets_the_next_one_in(root: Path, finished: Path) 
 def test_a_disk_that_cannot_hold_what_is_left_is_refused_before_the_first_shard(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "size=1m") as disk, make_plan().open(disk / "latents") as latents:
         latents.check_space(2**19)
-        with pytest.raises(NoSpaceError, match="needs 2 MiB, but the disk has 1 MiB free; make room"):
+        with pytest.raises(NoSpaceError, match=r"needs 2\.0 MiB, but the disk has 1\.0 MiB free; make room"):
             latents.check_space(2**21)
         assert contents(disk / "latents" / "shards") == {}
 
