@@ -336,6 +336,15 @@ def test_two_keys_that_would_share_a_name_keep_their_suffixes(run: Run, tmp_path
     assert images == {"a.png.jpg", "a.webp.jpg", "b.jpg"}
 
 
+def test_an_image_and_a_folder_that_would_share_a_name_both_come_back(run: Run, tmp_path: Path, tiny: Path) -> None:
+    for name in ("a.jpg", "a.png/b.jpg"):
+        small_photo(tmp_path / "in" / name)
+    assert run("encode", "in", "--model", tiny).code == 0
+    assert run("decode").code == 0
+    images = {path.relative_to(tmp_path / "decoded").as_posix() for path in (tmp_path / "decoded").rglob("*.png")}
+    assert images == {"a.jpg.png", "a.png", "a.png/b.png"}
+
+
 def test_decode_finishes_what_is_missing_and_refuses_other_settings(run: Run, tmp_path: Path, tiny: Path) -> None:
     for name in ("a.png", "b.png"):
         small_photo(tmp_path / "in" / name)
