@@ -1,5 +1,6 @@
 """Options -> the objects that a verb works with. Imports torch only when called."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,9 +69,9 @@ def make_loader(settings: "LoadSettings", workers: int | None, tokenizer: "Token
 
 def count_workers(workers: int | None) -> int:
     """The number asked for, or one for each core this process may use."""
-    import os
-
-    return workers or len(os.sched_getaffinity(0))
+    if workers is not None:
+        return workers
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def tokenizer_settings(

@@ -150,8 +150,8 @@ def test_others_may_read_a_shard(tmp_path: Path) -> None:
 
 # --- flipped bits ---------------------------------------------------------------------------------------------------
 #
-# With the manifest's sha256 every flipped bit is found. A shard on its own answers for its latents and its record; a flip
-# that goes unnoticed (a space for a tab, a capital in an escape) changes nothing of either.
+# With the manifest's sha256 every flipped bit is found. A shard on its own answers for its latents and its record; what
+# goes unnoticed (a space for a tab, a capital in an escape) changes nothing of either.
 
 
 def flipped(data: bytes, position: int, bit: int) -> bytes:
