@@ -5,7 +5,8 @@ bytes do not depend on its neighbours), and one noise generator per image, seede
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from semdis_cli.errors import CheckpointError, UsageError
+from semdis_cli.errors import CheckpointError, UnreadableImageError, UsageError
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.checkpoint import resolve_model
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
@@ -22,8 +23,9 @@ DtypeName = Literal["auto", "bfloat16", "float32"]
 _DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu")
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 # Pixels per model call where no batch size is given: a CPU gains nothing from more, a GPU needs them to fill up.
-_CPU_BATCH_PIXELS = 4 * 256**2
-_GPU_BATCH_PIXELS = 64 * 256**2
+# Tiny images stop gaining long before that, and each odd size is padded to a whole call: hence the second limit.
+_CPU_BATCH_PIXELS, _CPU_BATCH_IMAGES = 4 * 256**2, 32
+_GPU_BATCH_PIXELS, _GPU_BATCH_IMAGES = 64 * 256**2, 256
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,11 @@ class Tokenizer:
         """Images of one model call at this size: a function of settings and size only, never of how many there are."""
         if self.batch_size is not None:
             return self.batch_size
-        pixels = _CPU_BATCH_PIXELS if self.model.device.type == "cpu" else _GPU_BATCH_PIXELS
-        return max(1, pixels // (height * width))
+        if self.model.device.type == "cpu":
+            pixels, images = _CPU_BATCH_PIXELS, _CPU_BATCH_IMAGES
+        else:
+            pixels, images = _GPU_BATCH_PIXELS, _GPU_BATCH_IMAGES
+        return max(1, min(images, pixels // (height * width)))
 
     @torch.inference_mode()
     def encode(self, images: Tensor, keys: Sequence[str], *, sample_seed: int | None = None) -> Tensor:
@@ -125,7 +130,8 @@ class Tokenizer:
         """
         assert len(keys) == len(images), f"{len(keys)} keys for {len(images)} images"
         batch = self._pad(images)
-        posterior = self.model.encode_posterior(images_to_float(batch.to(self.model.device)))
+        with _said_if_out_of_memory(batch):
+            posterior = self.model.encode_posterior(images_to_float(batch.to(self.model.device)))
         if sample_seed is None:
             raw = posterior.mode()
         else:
@@ -144,7 +150,9 @@ class Tokenizer:
         noise = torch.stack([image_noise("pixels", config.seed or 0, key, shape) for key in keys])
         noise *= self.model.config.pixel_noise_std
         batch = self._pad(latents, self.images_per_call(height, width))
-        images = self.model.decode(batch, height, width, inference_config=config, noise=self._pad(noise, len(batch)))
+        noise = self._pad(noise, len(batch))
+        with _said_if_out_of_memory(noise):
+            images = self.model.decode(batch, height, width, inference_config=config, noise=noise)
         return float_to_images(images[: len(latents)]).cpu()
 
     def _pad(self, batch: Tensor, size: int | None = None) -> Tensor:
@@ -154,6 +162,22 @@ class Tokenizer:
         if len(batch) == size:
             return batch
         return torch.cat([batch, batch.new_zeros(size - len(batch), *batch.shape[1:])])
+
+
+@contextmanager
+def _said_if_out_of_memory(images: Tensor) -> Iterator[None]:
+    """Say of a call for `images` [B,3,H,W] that memory ran out: of one image, that it is too large; of more, the option."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        size = f"{images.shape[2]}x{images.shape[3]}"
+        if len(images) == 1:
+            raise UnreadableImageError(f"not enough memory for the model at {size}; use --max-pixels") from error
+        raise UsageError(
+            f"not enough memory for {len(images)} images of {size}; give a smaller --batch-size"
+        ) from error
 
 
 def images_to_float(images: Tensor) -> Tensor:

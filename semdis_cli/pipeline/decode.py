@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from semdis_cli.data.geometry import undo_padding
-from semdis_cli.errors import CheckpointError, StoreError
-from semdis_cli.events import BatchDone, Event, RunStarted, ShardFailed, StageTimes
+from semdis_cli.errors import CheckpointError, StoreError, UnreadableImageError
+from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer, TokenizerSettings
-from semdis_cli.pipeline.images_out import ImageWriter, WriteSettings, output_names
-from semdis_cli.pipeline.report import RunTotals
+from semdis_cli.pipeline.images_out import ImageWriter, WriteSettings, output_names, too_long
+from semdis_cli.pipeline.report import RunTotals, compute_record
 from semdis_cli.store.claim import claimed_folder
 from semdis_cli.store.reader import LatentSource
 from semdis_cli.store.shards import Shard
@@ -81,8 +81,12 @@ def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings,
         ImageWriter(output, names, settings.write, settings.num_workers) as writer,
     ):
         # What there is to do
-        done = {key for key in source.keys if writer.exists(key)}
-        yield RunStarted(len(source.keys), len(done), 0.0)
+        failures = too_long(names)
+        done = {failure.key for failure in failures}
+        done |= {key for key in source.keys if key not in done and writer.exists(key)}
+        yield RunStarted(len(source.keys), len(done) - len(failures), 0.0)
+        yield from failures
+        num_failed += len(failures)
 
         # Shard -> latents -> pixels -> files
         for stored in source.shards:
@@ -97,8 +101,9 @@ def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings,
                 continue
             rows = [row for row, key in enumerate(shard.keys) if key not in done]
             yield totals.add(BatchDone(0, 0.0, StageTimes(read_s=read_s)))
-            for batch in _decode_rows(shard, rows, tokenizer, settings.sampling, writer):
-                yield totals.add(batch)
+            for event in _decode_rows(shard, rows, tokenizer, settings.sampling, writer):
+                num_failed += isinstance(event, Failure)
+                yield totals.add(event)
     yield totals.finish(
         output,
         num_ok=len(source.keys) - num_failed,
@@ -110,14 +115,19 @@ def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings,
 
 def _decode_rows(
     shard: Shard, rows: Sequence[int], tokenizer: Tokenizer, sampling: FCDMDiffAEInferenceConfig, writer: ImageWriter
-) -> Iterator[BatchDone]:
+) -> Iterator[Event]:
     """Decode the given rows of a shard, one model call at a time, and write their images."""
     height, width = (side * tokenizer.patch_size for side in shard.latents.shape[-2:])
     size = tokenizer.images_per_call(height, width)
     for start in range(0, len(rows), size):
         batch = rows[start : start + size]
         started = time.perf_counter()
-        images = tokenizer.decode(shard.latents[batch].float(), [shard.keys[row] for row in batch], sampling)
+        keys = [shard.keys[row] for row in batch]
+        try:
+            images = tokenizer.decode(shard.latents[batch].float(), keys, sampling)
+        except UnreadableImageError as error:
+            yield from (Failure(key, str(error)) for key in keys)
+            continue
         decoded = time.perf_counter()
         for row, image in zip(batch, images, strict=True):
             writer.submit(shard.keys[row], undo_padding(image.numpy(), shard.geometries[row]))
@@ -131,6 +141,8 @@ def _check_fit(shard: Shard, tokenizer: Tokenizer, keys: Collection[str], path: 
     grid, patch = tuple(shard.latents.shape[-2:]), tokenizer.patch_size
     if shard.latents.shape[1] != tokenizer.latent_channels:
         raise StoreError(f"{path}: {shard.latents.shape[1]} channels, but the model has {tokenizer.latent_channels}")
+    if not shard.latents.isfinite().all():
+        raise StoreError(f"{path}: latents that are not finite; not made by semdis encode")
     for key, geometry in zip(shard.keys, shard.geometries, strict=True):
         if key not in keys or geometry.bucket != (grid[0] * patch, grid[1] * patch):
             raise StoreError(f"{path}: row {key!r:.80} does not belong to this set; damaged or edited")
@@ -140,6 +152,7 @@ def _decode_record(source: LatentSource, tokenizer: Tokenizer, settings: DecodeS
     return {
         "latents_sha256": source.sha256,
         "model": asdict(tokenizer.identity),
+        "compute": compute_record(tokenizer),
         "sampling": asdict(settings.sampling),
         "write": asdict(settings.write),
     }

@@ -1,27 +1,29 @@
 """Images -> shards of latents."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from semdis_cli.data.loader import Loader, LoadSettings
 from semdis_cli.data.sources import FoundImages
-from semdis_cli.errors import UsageError
+from semdis_cli.errors import UnreadableImageError, UsageError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardPublished, StageTimes
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.report import RunTotals, compute_record
-from semdis_cli.records import ImageBatch
+from semdis_cli.records import ImageBatch, LoadedImage
 from semdis_cli.store.latent_set import LatentSetWriter, ShardWriter
 from semdis_cli.store.plan import LatentLayout, PlannedShard, plan_sha256, plan_shards
 from semdis_cli.store.shards import STORE_DTYPES
 
 Posterior = Literal["mode", "sample"]
 StoreDtype = Literal["bfloat16", "float16", "float32"]
+_SHARDS_TRIED = 3  # for an estimate
 
 
 @dataclass(frozen=True)
@@ -165,14 +167,15 @@ def _encode_batch(
     """One model call; its latents go to `shard`. Returns what was done and the images that failed."""
     started = time.perf_counter()
     failures = list(batch.failures)
-    if not batch.images:
-        latents = torch.empty(0)
-    else:
-        images = torch.stack([image.pixels for image in batch.images])
-        keys = [image.key for image in batch.images]
-        latents = tokenizer.encode(images, keys, sample_seed=settings.sample_seed)
+    images, latents = batch.images, torch.empty(0)
+    if images:
+        try:
+            latents = encode_images(images, tokenizer, settings)
+        except UnreadableImageError as error:
+            failures += [Failure(image.key, str(error)) for image in images]
+            images = ()
     encoded = time.perf_counter()
-    for image, latent in zip(batch.images, latents, strict=True):
+    for image, latent in zip(images, latents, strict=True):
         stored = latent.to(STORE_DTYPES[settings.store_dtype])
         if stored.isfinite().all():
             shard.add(image, stored)
@@ -183,25 +186,35 @@ def _encode_batch(
     for failure in failures:
         shard.add_failure(failure)
     times = StageTimes(read_s=batch.read_s, encode_s=encoded - started, write_s=time.perf_counter() - encoded)
-    megapixels = sum(image.pixels.shape[1] * image.pixels.shape[2] for image in batch.images) / 1e6
-    return BatchDone(len(batch.images), megapixels, times), failures
+    megapixels = sum(image.pixels.shape[1] * image.pixels.shape[2] for image in images) / 1e6
+    return BatchDone(len(images), megapixels, times), failures
+
+
+def encode_images(images: Sequence[LoadedImage], tokenizer: Tokenizer, settings: EncodeSettings) -> Tensor:
+    """Latents [B,Z,h,w] float32 of one call's images. Raises `UnreadableImageError` if one is too large for the memory."""
+    pixels = torch.stack([image.pixels for image in images])
+    return tokenizer.encode(pixels, [image.key for image in images], sample_seed=settings.sample_seed)
 
 
 def estimate_s(plan: EncodePlan, loader: Loader, tokenizer: Tokenizer, settings: EncodeSettings) -> float:
-    """Seconds that encoding `plan` would take, from reading and encoding a few images of its largest shard."""
-    if not plan.shards:
-        return 0.0
-    shard = max(plan.shards, key=lambda shard: len(shard.images))
+    """Seconds that encoding `plan` would take, from reading and encoding a few images of its largest shards."""
+    num_read, read_s, num_pixels, encode_s = 0, 0.0, 0, 0.0
+    for shard in sorted(plan.shards, key=lambda shard: -len(shard.images))[:_SHARDS_TRIED]:
+        size = tokenizer.images_per_call(*shard.bucket)
+        for number, batch in enumerate(loader.batches(shard.images[: 2 * size], size)):
+            started = time.perf_counter()
+            if batch.images:
+                encode_images(batch.images, tokenizer, settings)
+            num_read, read_s = num_read + len(batch.images) + len(batch.failures), read_s + batch.read_s
+            if number or len(shard.images) <= size:  # the first call of a size pays for its start-up
+                num_pixels += size * shard.bucket[0] * shard.bucket[1]
+                encode_s += time.perf_counter() - started
+    num_images = sum(len(shard.images) for shard in plan.shards)
+    called_pixels = sum(_called_pixels(shard, tokenizer) for shard in plan.shards)
+    return num_images * read_s / max(num_read, 1) + called_pixels * encode_s / max(num_pixels, 1)
+
+
+def _called_pixels(shard: PlannedShard, tokenizer: Tokenizer) -> int:
+    """Pixels that the model sees for a shard, the padding of its last call included."""
     size = tokenizer.images_per_call(*shard.bucket)
-    sample = shard.images[: max(3 * size, 8)]
-    calls: list[tuple[int, float]] = []
-    for batch in loader.batches(sample, size):
-        started = time.perf_counter()
-        if batch.images:
-            images = torch.stack([image.pixels for image in batch.images])
-            keys = [image.key for image in batch.images]
-            tokenizer.encode(images, keys, sample_seed=settings.sample_seed)
-        calls.append((len(batch.images) + len(batch.failures), batch.read_s + time.perf_counter() - started))
-    warm = calls[1:] or calls  # the first call pays for start-up
-    pixels = sum(count for count, _ in warm) * shard.bucket[0] * shard.bucket[1]
-    return sum(seconds for _, seconds in warm) / pixels * 1e6 * plan.megapixels()
+    return -(-len(shard.images) // size) * size * shard.bucket[0] * shard.bucket[1]

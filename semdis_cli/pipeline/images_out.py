@@ -1,5 +1,6 @@
 """Decoded pixels -> image files: names, formats, and a pool of threads that writes them."""
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +12,10 @@ import numpy as np
 from semdis_cli.atomic import make_folder, publish
 from semdis_cli.data.images import ImageFormat, write_image
 from semdis_cli.errors import UsageError
+from semdis_cli.events import Failure
 from semdis_cli.store.checks import check_key
+
+_MAX_NAME_BYTES = 255
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,12 @@ def output_names(keys: Iterable[str], suffix: str) -> dict[str, PurePosixPath]:
     taken = Counter(replaced.values()) + Counter({folder for path in paths.values() for folder in path.parents})
     names = {key: name if taken[name] == 1 else appended[key] for key, name in replaced.items()}
     return names if len(set(names.values())) == len(names) else appended
+
+
+def too_long(names: Mapping[str, PurePosixPath]) -> list[Failure]:
+    """The keys whose file name no file system would take; each costs its own image only."""
+    reason = f"its name would be longer than {_MAX_NAME_BYTES} bytes; rename the original"
+    return [Failure(key, reason) for key, name in names.items() if len(os.fsencode(name.name)) > _MAX_NAME_BYTES]
 
 
 class ImageWriter:

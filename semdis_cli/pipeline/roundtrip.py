@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -11,12 +11,13 @@ import torch
 from semdis_cli.atomic import publish
 from semdis_cli.data.geometry import undo_padding
 from semdis_cli.data.loader import Loader
-from semdis_cli.events import BatchDone, Event, ImageMeasured, RunStarted, StageTimes
+from semdis_cli.errors import UnreadableImageError
+from semdis_cli.events import BatchDone, Event, Failure, ImageMeasured, RunStarted, StageTimes
 from semdis_cli.metrics import psnr_db
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.decode import DecodeSettings
-from semdis_cli.pipeline.encode import EncodePlan, EncodeSettings
-from semdis_cli.pipeline.images_out import ImageWriter, output_names
+from semdis_cli.pipeline.encode import EncodePlan, EncodeSettings, encode_images
+from semdis_cli.pipeline.images_out import ImageWriter, output_names, too_long
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.records import ImageBatch
 from semdis_cli.store.claim import claimed_folder
@@ -47,12 +48,14 @@ def roundtrip(
     names = output_names((image.source.key for image in images), decode_settings.write.format)
     record = {
         "encode": plan.provenance,
+        "plan_sha256": plan.sha256,
         "sampling": asdict(decode_settings.sampling),
         "write": asdict(decode_settings.write),
     }
     yield RunStarted(plan.num_inputs, 0, plan.megapixels())
-    errors = {failure.key: failure.reason for failure in plan.failures}
-    yield from plan.failures
+    known = [*plan.failures, *too_long(names)]
+    errors = {failure.key: failure.reason for failure in known}
+    yield from known
 
     # Read -> encode -> decode -> measure -> file
     scores: dict[str, float] = {}
@@ -60,11 +63,18 @@ def roundtrip(
         claimed_folder(output, _MARKER, record, names.values()),
         ImageWriter(output, names, decode_settings.write, decode_settings.num_workers) as writer,
     ):
-        for batch in _all_batches(plan, loader, tokenizer):
-            errors.update((failure.key, failure.reason) for failure in batch.failures)
-            yield from batch.failures
-            if batch.images:
+        for loaded in _all_batches(plan, loader, tokenizer):
+            errors.update((failure.key, failure.reason) for failure in loaded.failures)
+            yield from loaded.failures
+            batch = replace(loaded, images=tuple(image for image in loaded.images if image.key not in errors))
+            if not batch.images:
+                continue
+            try:
                 done, measured = _roundtrip_batch(batch, tokenizer, encode_settings, decode_settings, writer)
+            except UnreadableImageError as error:
+                errors.update((image.key, str(error)) for image in batch.images)
+                yield from (Failure(image.key, str(error)) for image in batch.images)
+            else:
                 scores.update((image.key, image.psnr_db) for image in measured)
                 yield totals.add(done)
                 yield from measured
@@ -96,8 +106,7 @@ def _roundtrip_batch(
 ) -> tuple[BatchDone, list[ImageMeasured]]:
     keys = [image.key for image in batch.images]
     started = time.perf_counter()
-    pixels = torch.stack([image.pixels for image in batch.images])
-    latents = tokenizer.encode(pixels, keys, sample_seed=encode_settings.sample_seed)
+    latents = encode_images(batch.images, tokenizer, encode_settings)
     stored = latents.to(STORE_DTYPES[encode_settings.store_dtype]).float()
     encoded = time.perf_counter()
     decoded_pixels = tokenizer.decode(stored, keys, decode_settings.sampling)
@@ -116,7 +125,7 @@ def _roundtrip_batch(
         decode_s=decoded - encoded,
         write_s=time.perf_counter() - decoded,
     )
-    megapixels = pixels.shape[0] * pixels.shape[2] * pixels.shape[3] / 1e6
+    megapixels = sum(image.pixels.shape[1] * image.pixels.shape[2] for image in batch.images) / 1e6
     return BatchDone(len(keys), megapixels, times), measured
 
 

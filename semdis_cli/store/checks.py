@@ -63,6 +63,13 @@ def check_texts(value: object) -> tuple[str, ...]:
     return tuple(map(check_text, value))
 
 
+def check_object(value: object) -> dict[str, Any]:
+    """`value` if it is a JSON object. Raises `ValueError`."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{value!r:.40} is no object")  # noqa: TRY004
+    return value
+
+
 def check_key(key: str) -> PurePosixPath:
     """`key` as a relative path that stays inside whatever folder it is joined to.
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from semdis_cli.atomic import is_temporary, make_folder, open_locked, publish, sweep_temporaries
+from semdis_cli.atomic import make_folder, open_locked, publish, sweep_temporaries
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.store.checks import parse_json
 from semdis_cli.store.latent_set import describe_differences
@@ -21,11 +21,10 @@ def claimed_folder(
     Temporary files that it left beside `names` (of the files to come, relative) are swept. Raises `UsageError` if the
     folder holds anything else, so that nothing of anybody's is overwritten, or if another run is at work in it.
     """
+    check_image_folder(folder, marker)
     make_folder(folder)
     path = folder / marker
     if not path.exists():
-        if any(not is_temporary(child.name) for child in folder.iterdir()):
-            raise UsageError(f"{folder}: not empty, and not from an earlier run of this command; give -o a new folder")
         publish(path, [json.dumps(settings, sort_keys=True, indent=1).encode() + b"\n"])
     with open_locked(path, folder):
         _check_settings(path, settings)
@@ -33,6 +32,18 @@ def claimed_folder(
             if inner.is_dir():
                 sweep_temporaries(inner)
         yield
+
+
+def check_image_folder(folder: Path, marker: str) -> None:
+    """Refuse a folder that holds something and was not claimed before, ahead of any work. Raises `UsageError`.
+
+    Names that begin with a dot do not count.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: cannot be written (not a folder)")
+    is_taken = folder.is_dir() and any(not child.name.startswith(".") for child in folder.iterdir())
+    if is_taken and not (folder / marker).is_file():
+        raise UsageError(f"{folder}: not empty, and not from an earlier run of this command; give -o a new folder")
 
 
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:

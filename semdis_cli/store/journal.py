@@ -147,8 +147,8 @@ class Journal:
 
     def _damaged(self, offset: int, error: Exception) -> StoreError:
         return StoreError(
-            f"{self.path}: the line at byte {offset} is damaged ({error}); delete {self.folder} to begin again: shards "
-            "are made anew with the same bytes"
+            f"{self.path}: the line at byte {offset} is damaged ({error}); delete {self.folder.parent} and encode "
+            "the set again: it gets the same bytes"
         )
 
 

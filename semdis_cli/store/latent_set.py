@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from semdis_cli.atomic import PublishedFile, check_free_space, is_temporary, make_folder, publish, sweep_temporaries
+from semdis_cli.atomic import PublishedFile, check_free_space, make_folder, publish, sweep_temporaries
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure
 from semdis_cli.records import LoadedImage
@@ -26,7 +26,7 @@ from semdis_cli.store.manifest import (
     ShardEntry,
 )
 from semdis_cli.store.plan import PlannedShard
-from semdis_cli.store.shards import STORE_DTYPES, Shard, read_record, write_shard
+from semdis_cli.store.shards import STORE_DTYPES, Shard, write_shard
 from semdis_cli.store.statistics import ChannelSums
 
 # What a shard's header adds for each image (key, geometry), generously.
@@ -54,9 +54,9 @@ class LatentSetWriter:
         self._journal = Journal(root)
 
     def __enter__(self) -> Self:
-        _check_own_folder(self.root)
-        make_folder(self.root / SHARD_FOLDER)
+        check_latents_folder(self.root)
         self._journal.lock()
+        make_folder(self.root / SHARD_FOLDER)
         try:
             self._resume()
         except BaseException:
@@ -81,37 +81,23 @@ class LatentSetWriter:
         if (self.root / MANIFEST_FILE).exists():
             manifest = Manifest.read(self.root)
             self._check_plan(manifest.provenance, manifest.plan_sha256)
+            if manifest.num_ok + manifest.num_failed < self._num_planned:
+                raise StoreError(f"{self.root / MANIFEST_FILE}: does not account for every input; damaged or edited")
             _check_all_present(self.root, manifest)
             self.finished = manifest
             return
         if plan is None or not entries:
-            self._begin(has_plan=plan is not None)
+            self._begin()
         else:
             self._check_plan(plan.get("provenance"), plan.get("plan_sha256"))
         self._done = {entry.name: offset for offset, entry in entries.items() if self._is_present(entry)}
 
-    def _begin(self, *, has_plan: bool) -> None:
-        """Write the plan. An earlier one under which no shard was finished binds nobody, and leaves no shard behind.
-
-        Shards without any plan stand there because a manifest was deleted to encode the set again, or they are
-        somebody's.
-        """
-        shards = [path for path in (self.root / SHARD_FOLDER).iterdir() if not is_temporary(path.name)]
-        planned = {shard.name: shard for shard in self.shards}
-        for path in shards:
-            if has_plan:
-                path.unlink()
-            elif path.name not in planned or not self._may_be_ours(path, planned[path.name]):
-                raise UsageError(f"{path}: a shard of other latents; give -o an empty or new folder")
+    def _begin(self) -> None:
+        """Write the plan. An earlier one under which no shard was finished binds nobody, and leaves no shard behind."""
+        for path in _list(self.root / SHARD_FOLDER):
+            path.unlink()
         self._journal.clear()
         self._journal.append({"provenance": self.provenance, "plan_sha256": self.plan_sha256})
-
-    def _may_be_ours(self, path: Path, planned: PlannedShard) -> bool:
-        try:
-            keys, provenance = read_record(path)
-        except StoreError:  # damaged: it is made again
-            return True
-        return bool(provenance == self.provenance and {*keys} <= {image.source.key for image in planned.images})
 
     def _check_plan(self, provenance: Any, plan_sha256: Any) -> None:
         differences = describe_differences(provenance, self.provenance)
@@ -137,7 +123,11 @@ class LatentSetWriter:
     @property
     def num_done(self) -> int:
         """Inputs whose outcome is on disk already, failures included."""
-        return sum(len(shard.images) for shard in self.shards) - sum(len(shard.images) for shard in self.remaining)
+        return self._num_planned - sum(len(shard.images) for shard in self.remaining)
+
+    @property
+    def _num_planned(self) -> int:
+        return sum(len(shard.images) for shard in self.shards)
 
     def check_space(self, latent_bytes: int) -> None:
         """Raise `NoSpaceError` unless the disk can hold `latent_bytes` of latents and their headers."""
@@ -162,7 +152,7 @@ class LatentSetWriter:
                 yield to_line(row.to_json())
 
         index = publish(self.root / INDEX_FILE, lines())
-        num_inputs = sum(len(shard.images) for shard in self.shards) + len(failures)
+        num_inputs = self._num_planned + len(failures)
         assert counts[True] + counts[False] == num_inputs, f"{counts} rows for {num_inputs} inputs"
         entries, sums = self._summarise()
         mean, std = sums.mean_std()
@@ -270,18 +260,26 @@ def describe_differences(before: Any, now: Any, prefix: str = "") -> list[str]:
     ]
 
 
-def _check_own_folder(root: Path) -> None:
-    """Refuse to mix latents into a folder that holds something else."""
-    own = {MANIFEST_FILE, INDEX_FILE, CHECKSUM_FILE, SHARD_FOLDER, JOURNAL_FOLDER, REPORT_FILE}
+def check_latents_folder(root: Path) -> None:
+    """Refuse a folder that holds something else than latents of ours, before any work. Raises `UsageError`.
+
+    Ours is a folder with a manifest or a journal, and in it only what has our names; names that begin with a dot do not
+    count.
+    """
+    if root.exists() and not root.is_dir():
+        raise UsageError(f"{root}: cannot be written (not a folder)")
+    is_ours = (root / MANIFEST_FILE).is_file() or (root / JOURNAL_FOLDER).is_dir()
+    own = {MANIFEST_FILE, INDEX_FILE, CHECKSUM_FILE, SHARD_FOLDER, JOURNAL_FOLDER, REPORT_FILE} if is_ours else set()
     strangers = [path for path in _list(root) if path.name not in own]
     strangers += [path for path in _list(root / SHARD_FOLDER) if not is_shard_name(path.name) or not path.is_file()]
-    strangers = sorted(path for path in strangers if not is_temporary(path.name))
+    strangers += [path for path in _list(root / JOURNAL_FOLDER) if path.suffix != ".jsonl"]
     if strangers:
-        raise UsageError(f"{root}: holds other files ({strangers[0].name}, ...); give -o an empty or new folder")
+        raise UsageError(f"{root}: holds other files ({min(strangers).name}, ...); give -o an empty or new folder")
 
 
 def _list(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
+    """What is in `folder`, if it is one; names that begin with a dot left out."""
+    return [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
 
 
 def _check_all_present(root: Path, manifest: Manifest) -> None:
@@ -292,8 +290,8 @@ def _check_all_present(root: Path, manifest: Manifest) -> None:
     for path, num_bytes in sizes.items():
         if _size(path) != num_bytes:
             raise StoreError(
-                f"{path}: missing, or not of the size in {MANIFEST_FILE}; restore it, or delete {MANIFEST_FILE} to "
-                "encode the set again"
+                f"{path}: missing, or not of the size in {MANIFEST_FILE}; restore it, or delete {root} and encode "
+                "the set again"
             )
 
 

@@ -81,6 +81,8 @@ class Manifest:
         if fields["format"] != FORMAT_VERSION:
             raise ValueError(f"format {fields['format']}")
         totals, latents = fields["totals"], fields["latents"]
+        if sum(check_count(shard["num_images"]) for shard in fields["shards"]) != totals["ok"]:
+            raise ValueError("the shards do not add up to the total")
         return cls(
             provenance=dict(fields["provenance"]),
             plan_sha256=check_sha256(fields["plan_sha256"]),

@@ -8,7 +8,7 @@ from typing import Any
 from semdis_cli.atomic import PublishedFile
 from semdis_cli.errors import StoreError
 from semdis_cli.store.index import read_rows
-from semdis_cli.store.manifest import INDEX_FILE, SHARD_FOLDER, Manifest
+from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest
 from semdis_cli.store.shards import Shard, read_shard
 
 
@@ -51,7 +51,10 @@ def open_latents(path: Path) -> LatentSource:
             StoredShard(path / SHARD_FOLDER / shard.name, shard.num_images, shard.file) for shard in manifest.shards
         )
         keys = tuple(_ok_keys(path / INDEX_FILE, manifest))
-        return LatentSource(path, manifest.provenance, manifest.plan_sha256, shards, keys)
+        if not len(set(keys)) == len(keys) == manifest.num_ok == sum(shard.num_images for shard in shards):
+            raise StoreError(f"{path / MANIFEST_FILE}: its totals, shards and index disagree; damaged or edited")
+        sha256 = PublishedFile.of(path / MANIFEST_FILE).sha256
+        return LatentSource(path, manifest.provenance, sha256, shards, keys)
     if not path.exists():
         raise StoreError(f"{path}: no such latents; give the folder that semdis encode wrote, or one of its shards")
     shard, file = read_shard(path), PublishedFile.of(path)

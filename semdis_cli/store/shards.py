@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load as deserialize
 from safetensors.torch import save as serialize
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch import Tensor
 from semdis_cli.atomic import PublishedFile, publish
 from semdis_cli.errors import StoreError
 from semdis_cli.records import Geometry
-from semdis_cli.store.checks import MALFORMED, check_texts, parse_json
+from semdis_cli.store.checks import MALFORMED, check_object, check_texts, parse_json
 
 FORMAT_VERSION = 1
 STORE_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -63,6 +63,8 @@ def read_shard(path: Path, expected: PublishedFile | None = None) -> Shard:
     Raises `StoreError` naming the file for anything that is not exactly what was written.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe or device would keep us waiting, or never end
+            raise StoreError(f"{path}: cannot be read (not a regular file)")
         if expected is not None and path.stat().st_size != expected.num_bytes:
             raise StoreError(
                 f"{path}: {path.stat().st_size} bytes, but the manifest says {expected.num_bytes}; damaged"
@@ -75,16 +77,6 @@ def read_shard(path: Path, expected: PublishedFile | None = None) -> Shard:
     try:
         return _parse(data)
     except (SafetensorError, RuntimeError, *MALFORMED) as error:  # RuntimeError: a shape that torch cannot hold
-        raise StoreError(f"{path}: not a semdis shard ({error})") from error
-
-
-def read_record(path: Path) -> tuple[Any, Any]:
-    """Keys and provenance of the shard at `path`, from its header alone. Raises `StoreError` if it has none."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = parse_json(file.metadata()[_METADATA].encode())
-            return metadata["keys"], metadata["provenance"]
-    except (OSError, SafetensorError, RuntimeError, *MALFORMED) as error:
         raise StoreError(f"{path}: not a semdis shard ({error})") from error
 
 
@@ -104,12 +96,10 @@ def _parse(data: bytes) -> Shard:
         raise ValueError("the tensor's dtype or shape is not what was written")
     if hashlib.sha256(memoryview(data)[payload_start:]).hexdigest() != metadata["latents_sha256"]:
         raise ValueError("the latents do not match their sha256; damaged")
-    if not isinstance(metadata["provenance"], dict):
-        raise TypeError("no provenance")
     keys, geometries = check_texts(metadata["keys"]), tuple(map(Geometry.from_json, metadata["geometry"]))
-    if latents.ndim != 4 or not len(set(keys)) == len(keys) == len(geometries) == len(latents):
+    if latents.ndim != 4 or 0 in latents.shape or not len(set(keys)) == len(keys) == len(geometries) == len(latents):
         raise ValueError("rows, keys and geometries do not go together")
-    return Shard(latents, keys, geometries, metadata["provenance"])
+    return Shard(latents, keys, geometries, check_object(metadata["provenance"]))
 
 
 def _record_sha256(metadata: dict[str, Any]) -> str:

@@ -302,10 +302,10 @@ def test_a_damaged_line_of_the_journal_is_refused_and_the_advice_helps(
     (root / JOURNAL).write_bytes(b"".join([*lines[:number], line, *lines[number + 1 :]]))
     offset = sum(map(len, lines[:number]))
     with pytest.raises(
-        StoreError, match=rf"0\.jsonl: the line at byte {offset} is damaged .*delete {root / 'journal'}"
+        StoreError, match=rf"0\.jsonl: the line at byte {offset} is damaged .*delete {root} and encode the set again"
     ):
         write_set(root)
-    shutil.rmtree(root / "journal")
+    shutil.rmtree(root)
     write_set(root)
     assert contents(root) == contents(finished)
 
@@ -348,9 +348,9 @@ def test_a_flipped_bit_in_a_line_of_the_journal_changes_nothing_of_the_finished_
 def test_a_finished_set_without_one_of_its_shards_is_refused_and_the_advice_helps(root: Path, finished: Path) -> None:
     shutil.copytree(finished, root)
     take_shard_away(root)
-    with pytest.raises(StoreError, match=r"00000002-2x2\.safetensors: missing.*delete manifest\.json"):
+    with pytest.raises(StoreError, match=r"00000002-2x2\.safetensors: missing.*delete .* and encode the set again"):
         write_set(root)
-    (root / "manifest.json").unlink()
+    shutil.rmtree(root)
     write_set(root)
     assert contents(root) == contents(finished)
 
@@ -442,7 +442,10 @@ def test_differences_are_named_by_their_path() -> None:
     "stranger",
     [
         "photo.jpg",
-        ".hidden",
+        "index.jsonl",
+        "report.json",
+        "shards/00000000-2x2.safetensors",
+        "journal/2026.md",
         "photos/photo.jpg",
         "manifest.json.bak",
         "shards/photo.jpg",

@@ -1,5 +1,6 @@
 """Reading latents: keys that stay in their folder, and sets and shards that are refused once they were touched."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -125,7 +126,7 @@ def test_a_finished_set_has_its_shards_its_keys_and_its_settings(root: Path) -> 
     source = open_latents(root)
     assert source.keys == OK_KEYS
     assert source.provenance == PROVENANCE
-    assert source.sha256 == make_plan().sha256
+    assert source.sha256 == hashlib.sha256((root / "manifest.json").read_bytes()).hexdigest()
     assert [stored.path.name for stored in source.shards[:3]] == [FIRST, SECOND, THIRD]
     assert sorted(key for stored in source.shards for key in source.read(stored).keys) == sorted(OK_KEYS)
 
@@ -255,8 +256,23 @@ def test_a_shard_that_the_manifest_does_not_know_is_not_read(root: Path) -> None
 def test_a_number_of_images_that_the_shard_does_not_have_is_refused(root: Path) -> None:
     fields = json.loads((root / "manifest.json").read_bytes())
     fields["shards"][1]["num_images"] += 1
+    fields["shards"][0]["num_images"] -= 1
     (root / "manifest.json").write_text(json.dumps(fields))
-    assert_only_refused(root, SECOND, "holds 1 latents, but the manifest says 2")
+    source = open_latents(root)
+    with pytest.raises(StoreError, match="holds 1 latents, but the manifest says 2"):
+        source.read(source.shards[1])
+
+
+def test_a_manifest_that_leaves_a_shard_out_is_refused(root: Path) -> None:
+    fields = json.loads((root / "manifest.json").read_bytes())
+    left_out = fields["shards"].pop()
+    (root / "manifest.json").write_text(json.dumps(fields))
+    with pytest.raises(StoreError, match="do not add up"):
+        open_latents(root)
+    fields["totals"]["ok"] -= left_out["num_images"]
+    (root / "manifest.json").write_text(json.dumps(fields))
+    with pytest.raises(StoreError, match="totals, shards and index disagree"):
+        open_latents(root)
 
 
 def test_other_settings_in_the_manifest_than_in_the_shards_are_refused(root: Path) -> None:
