@@ -33,6 +33,11 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    """The public names, for tab completion."""
+    return __all__
+
+
 def __getattr__(name: str) -> object:
     """Import a public name from where it lives, on first use (PEP 562)."""
     if name not in _HOME_OF:

@@ -1,7 +1,7 @@
 """What can go wrong: one exception family, and the exit code each kind ends the command with.
 
 A user's fault is a `SemdisError`: one line that says what is wrong, which file it is, and what to do. A bad image
-inside a run is not an exception but a `records.Failure`. Anything else that is raised is our bug and keeps its
+inside a run is not an exception but a `events.Failure`. Anything else that is raised is our bug and keeps its
 traceback.
 """
 
@@ -18,6 +18,7 @@ class ExitCode(IntEnum):
     BAD_DATA = 4
     NO_SPACE = 5
     INTERRUPTED = 130
+    OUTPUT_CLOSED = 141
     TERMINATED = 143
 
 

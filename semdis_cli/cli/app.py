@@ -44,5 +44,6 @@ def semdis(
 def main() -> None:
     """Entry point of the `semdis` script: runs a command and exits with its code."""
     for stream in (sys.stdout, sys.stderr):  # file names need not be UTF-8; pass their bytes through
-        stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+        if stream is not None:  # closed by the caller
+            stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     run_guarded(lambda: app(prog_name="semdis"))

@@ -8,6 +8,7 @@ import typer
 from semdis_cli.cli import options
 from semdis_cli.cli.report import follow
 from semdis_cli.cli.setup import announce, count_workers, sampling_settings, tokenizer_settings
+from semdis_cli.defaults import DECODE_MARKER
 
 Latents = Annotated[Path, typer.Argument(help="Folder that `semdis encode` wrote, or one shard file.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the images.", rich_help_panel="Output")]
@@ -42,8 +43,10 @@ def decode(
     from semdis_cli.pipeline.decode import DecodeSettings, load_recorded_model
     from semdis_cli.pipeline.decode import decode as run
     from semdis_cli.pipeline.images_out import WriteSettings
+    from semdis_cli.store.claim import check_image_folder
     from semdis_cli.store.reader import open_latents
 
+    check_image_folder(output, DECODE_MARKER)
     source = open_latents(latents)
     tokenizer = load_recorded_model(source, model, tokenizer_settings(device, dtype, batch_size, threads))
     announce(tokenizer, quiet)

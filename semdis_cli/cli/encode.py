@@ -28,7 +28,9 @@ ShardSize = Annotated[
 ]
 ShardImages = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Exactly N images a shard, whatever its size.", rich_help_panel="Output"),
+    typer.Option(
+        min=1, max=65536, metavar="N", help="Exactly N images a shard, whatever its size.", rich_help_panel="Output"
+    ),
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Count images, bytes and time; write nothing.", rich_help_panel="Output")
@@ -70,13 +72,16 @@ def encode(
     """
     geometry = geometry_settings(size, max_pixels, bucket_size)
     read = read_settings(background, max_image_pixels)
-    found = find_inputs(sources, files_from, null, output)
+    found = find_inputs(sources, files_from, null=null, output=output, quiet=quiet)
 
     from semdis_cli.data.loader import LoadSettings
     from semdis_cli.model.tokenizer import Tokenizer
     from semdis_cli.pipeline.encode import EncodeSettings, estimate_s, plan_encode
     from semdis_cli.pipeline.encode import encode as run
+    from semdis_cli.store.latent_set import check_latents_folder
 
+    if not dry_run:
+        check_latents_folder(output)
     how = tokenizer_settings(device, dtype, batch_size, threads)
     tokenizer = Tokenizer.load(model, how, revision=revision)
     announce(tokenizer, quiet)

@@ -6,8 +6,7 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-import typer
-
+from semdis_cli.cli.report import OutputClosedError, one_line, say
 from semdis_cli.errors import ExitCode, SemdisError
 
 
@@ -16,7 +15,7 @@ class InterruptedRunError(SemdisError):
 
     def __init__(self, signal_number: int) -> None:
         name = signal.Signals(signal_number).name
-        super().__init__(f"stopped by {name}; what is published is kept: run the same command again to continue")
+        super().__init__(f"stopped by {name}; run the same command again: encode and decode go on where they were")
         self.exit_code = ExitCode.INTERRUPTED if signal_number == signal.SIGINT else ExitCode.TERMINATED
 
 
@@ -26,12 +25,12 @@ def run_guarded(app: Callable[[], object]) -> None:
         signal.signal(number, _stop)
     try:
         app()
-    except SemdisError as error:
-        typer.echo(f"semdis: {' '.join(str(error).split())}", err=True)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of our output has gone: nobody is left to tell
+    except OutputClosedError as error:  # the reader of our results has gone: nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+        sys.exit(error.exit_code)
+    except SemdisError as error:
+        say(f"semdis: {one_line(str(error))}")
+        sys.exit(error.exit_code)
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:

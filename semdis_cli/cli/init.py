@@ -41,7 +41,7 @@ def init(
 
     Example: `semdis init photos/ -o mymodel/`, then `semdis encode photos/ --model mymodel/`
     """
-    found = find_inputs(sources, files_from, null, output)
+    found = find_inputs(sources, files_from, null=null, output=output, quiet=quiet)
 
     import torch
 
@@ -52,8 +52,8 @@ def init(
 
     if not found.images:
         raise UsageError("no images found")
-    if output.exists() and any(output.iterdir()):
-        raise UsageError(f"{output}: not empty; give -o a new folder")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UsageError(f"{output}: not an empty folder; give -o a new one")
     architecture = FCDMDiffAEConfig.load(config or resolve_model(BUNDLED_MODEL).folder / CONFIG_FILE)
     load = LoadSettings(geometry_settings(), read_settings(), architecture.patch_size)
     with Loader(load, count_workers(workers)) as loader:

@@ -123,7 +123,12 @@ Posterior = Annotated[
 ]
 Seed = Annotated[
     int,
-    typer.Option(min=0, help="Seed of all noise; each image has its own, from seed and name.", rich_help_panel=_OUTPUT),
+    typer.Option(
+        min=0,
+        max=2**63 - 1,
+        help="Seed of all noise; each image has its own, from seed and name.",
+        rich_help_panel=_OUTPUT,
+    ),
 ]
 
 # ---- Decoding ----

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from semdis_cli.errors import ExitCode
+from semdis_cli.errors import ExitCode, SemdisError
 from semdis_cli.events import BatchDone, Event, Failure, ImageMeasured, RunFinished, RunStarted, ShardFailed
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -60,14 +60,14 @@ class Bar:
 
     def say(self, line: str) -> None:
         """A line above the bar."""
-        self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._progress.console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def result(self, line: str) -> None:
         """A line on stdout; above the bar if that is the same terminal."""
         if sys.stdout.isatty():
             self.say(line)
         else:
-            typer.echo(line)
+            put(line)
 
     def show(self, tally: Tally) -> None:
         """Move the bar."""
@@ -95,7 +95,7 @@ class Lines:
 
     def result(self, line: str) -> None:
         """A line on stdout."""
-        typer.echo(line)
+        put(line)
 
     def show(self, tally: Tally) -> None:
         """A progress line, if the last one is long enough ago."""
@@ -109,9 +109,28 @@ class Lines:
         say(f"semdis: {finished:,}/{tally.total:,} images, {tally.rates(elapsed_s)}, {_duration(left_s)} left")
 
 
+class OutputClosedError(SemdisError):
+    """Nobody reads our stdout any more, as in `semdis roundtrip photos | head -1`."""
+
+    exit_code = ExitCode.OUTPUT_CLOSED
+
+
 def say(line: str) -> None:
     """One line on stderr."""
     typer.echo(line, err=True)
+
+
+def put(line: str) -> None:
+    """One line of results on stdout. Raises `OutputClosedError` if nobody reads it."""
+    try:
+        typer.echo(line)
+    except BrokenPipeError as error:
+        raise OutputClosedError("the reader of the output has gone") from error
+
+
+def one_line(text: str) -> str:
+    """`text` on one line, with nothing in it that steers a terminal: parts of it come from files."""
+    return printable(" ".join(text.split()))
 
 
 def follow(
@@ -126,10 +145,12 @@ def follow(
     with run.display:
         for event in events:
             run.take(event)
+    if run.tally.failed > _MAX_FAILURES_SHOWN:
+        say(f"... and {run.tally.failed - _MAX_FAILURES_SHOWN:,} more failures")
     if not quiet:
-        _close(run.report, summarise(run.report), run.tally)
+        _close(run.report, summarise(run.report))
     if as_json:
-        typer.echo(json.dumps(run.report))
+        put(json.dumps(run.report))
     return run.code
 
 
@@ -171,24 +192,24 @@ class _Run:
         self.tally.failed += num_images
         self.code = max(self.code, code)
         if self.tally.failed <= _MAX_FAILURES_SHOWN or code == ExitCode.BAD_DATA:
-            self.display.say(f"failed: {line}")
+            self.display.say(f"failed: {one_line(line)}")
 
     def _finish(self, event: RunFinished) -> None:
         self.report = event.report
         if event.num_failed:
             self.code = max(self.code, ExitCode.SOME_FAILED)
+        if event.report.get("psnr_db") and not self._as_json:
+            self.display.result(f"mean\t{event.report['psnr_db']['mean']:.2f}")
 
 
-def _close(report: dict[str, Any], summary: str, tally: Tally) -> None:
+def _close(report: dict[str, Any], summary: str) -> None:
     """The closing lines: what was done, what failed, where the time went."""
-    if tally.failed > _MAX_FAILURES_SHOWN:
-        say(f"... and {tally.failed - _MAX_FAILURES_SHOWN:,} more failures")
     images, elapsed_s = report["images"], report["elapsed_s"]
     say(
         f"semdis: {summary}; {images['failed']:,} failed; {elapsed_s:.1f} s, {report['images_per_s']:.1f} images/s, "
         f"{report['megapixels_per_s']:.2f} megapixels/s"
     )
-    if images["this_run"]:
+    if images["this_run"] and report["stages"]:
         shares = {name.removesuffix("_s"): seconds / elapsed_s for name, seconds in report["stages"].items()}
         say("semdis: time: " + ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.005))
 

@@ -17,7 +17,7 @@ from semdis_cli.cli.setup import (
     sampling_settings,
     tokenizer_settings,
 )
-from semdis_cli.defaults import BUNDLED_MODEL, MAX_IMAGE_PIXELS
+from semdis_cli.defaults import BUNDLED_MODEL, MAX_IMAGE_PIXELS, ROUNDTRIP_MARKER
 
 Output = Annotated[
     Path, typer.Option("--output", "-o", help="Folder for the reconstructions.", rich_help_panel="Output")
@@ -62,7 +62,7 @@ def roundtrip(
     """
     geometry = geometry_settings(size, max_pixels, bucket_size)
     read = read_settings(background, max_image_pixels)
-    found = find_inputs(sources, files_from, null, output)
+    found = find_inputs(sources, files_from, null=null, output=output, quiet=quiet)
 
     from semdis_cli.data.loader import LoadSettings
     from semdis_cli.model.tokenizer import Tokenizer
@@ -70,7 +70,9 @@ def roundtrip(
     from semdis_cli.pipeline.encode import EncodeSettings, plan_encode
     from semdis_cli.pipeline.images_out import WriteSettings
     from semdis_cli.pipeline.roundtrip import roundtrip as run
+    from semdis_cli.store.claim import check_image_folder
 
+    check_image_folder(output, ROUNDTRIP_MARKER)
     tokenizer = Tokenizer.load(model, tokenizer_settings(device, dtype, batch_size, threads), revision=revision)
     announce(tokenizer, quiet)
     load = LoadSettings(geometry, read, tokenizer.patch_size)
@@ -83,16 +85,14 @@ def roundtrip(
     with make_loader(load, workers, tokenizer) as loader:
         plan = plan_encode(found, loader, tokenizer, encode_settings)
         events = run(plan, loader, tokenizer, encode_settings, decode_settings, output)
-        code = follow(events, as_json=as_json, quiet=quiet, summarise=lambda report: _summary(report, output, as_json))
+        code = follow(events, as_json=as_json, quiet=quiet, summarise=lambda report: _summary(report, output))
     raise typer.Exit(code)
 
 
-def _summary(report: dict[str, Any], output: Path, as_json: bool) -> str:
+def _summary(report: dict[str, Any], output: Path) -> str:
     psnr = report["psnr_db"]
     if psnr is None:
         return "no image could be measured"
-    if not as_json:
-        typer.echo(f"mean\t{psnr['mean']:.2f}")
     return (
         f"{report['images']['ok']:,} reconstructions in {output}, PSNR mean {psnr['mean']:.2f} dB, median "
         f"{psnr['median']:.2f}, min {psnr['min']:.2f}, max {psnr['max']:.2f}"

@@ -21,27 +21,45 @@ if TYPE_CHECKING:
     from semdis_cli.model.tokenizer import DtypeName, Tokenizer, TokenizerSettings
 
 
-def find_inputs(sources: Sequence[Path] | None, files_from: str | None, null: bool, output: Path) -> "FoundImages":
+def find_inputs(
+    sources: Sequence[Path] | None, files_from: str | None, *, null: bool, output: Path, quiet: bool
+) -> "FoundImages":
     """All inputs of a run, sorted by key. Raises `UsageError` if none were named or a SOURCE does not exist."""
-    from semdis_cli.data.sources import find_images, read_file_list
+    from semdis_cli.data.sources import find_images
 
     if not sources and files_from is None:
         raise typer.BadParameter("name at least one SOURCE, or use --files-from", param_hint="SOURCE")
     if null and files_from is None:
         raise typer.BadParameter("goes with --files-from", param_hint="-0")
     for source in sources or ():
-        if source.resolve().is_relative_to(output.resolve()):
+        if _resolved(source).is_relative_to(_resolved(output)):
             raise UsageError(f"-o {output} holds the source {source}; give a folder of its own")
-    listed: list[Path] = []
-    if files_from == "-":
-        listed = read_file_list(typer.get_binary_stream("stdin"), nul=null)
-    elif files_from is not None:
-        try:
-            with Path(files_from).open("rb") as stream:
-                listed = read_file_list(stream, nul=null)
-        except OSError as error:
-            raise UsageError(f"{files_from}: the list cannot be read ({error.strerror})") from error
-    return find_images(sources or (), listed=listed, exclude=output)
+    listed = [] if files_from is None else _read_list(files_from, null=null)
+    found = find_images(sources or (), listed=listed, exclude=output)
+    if found.num_ignored and not quiet:
+        say(
+            f"semdis: {found.num_ignored:,} other files passed over: no images by suffix or content, hidden, or our own"
+        )
+    return found
+
+
+def _read_list(name: str, *, null: bool) -> list[Path]:
+    from semdis_cli.data.sources import read_file_list
+
+    if name == "-":
+        return read_file_list(typer.get_binary_stream("stdin"), nul=null)
+    try:
+        with Path(name).open("rb") as stream:
+            return read_file_list(stream, nul=null)
+    except OSError as error:
+        raise UsageError(f"{name}: the list cannot be read ({error.strerror})") from error
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # links in a circle
+        raise UsageError(f"{path}: cannot be followed (a link that leads to itself?)") from error
 
 
 def geometry_settings(
@@ -89,7 +107,10 @@ def sampling_settings(
     """How latents are decoded."""
     from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 
-    return FCDMDiffAEInferenceConfig(steps, sampler, schedule, pdg, pdg_strength, seed)
+    try:
+        return FCDMDiffAEInferenceConfig(steps, sampler, schedule, pdg, pdg_strength, seed)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def announce(tokenizer: "Tokenizer", quiet: bool) -> None:

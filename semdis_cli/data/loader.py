@@ -20,6 +20,9 @@ from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import Failure
 from semdis_cli.records import ImageBatch, LoadedImage, PlannedImage, SourceImage
 
+_PLANNED_AT_ONCE = 4096
+_GROUP_PIXELS = 1 << 27  # of loaded images held at a time: 0.4 GB
+
 
 @dataclass(frozen=True)
 class LoadSettings:
@@ -57,16 +60,21 @@ class Loader:
             return [PlannedImage(source, bucket) for source in sources], []
         planned: list[PlannedImage] = []
         failures: list[Failure] = []
-        for found in self._pool.map(self._plan_one, sources):
-            if isinstance(found, PlannedImage):
-                planned.append(found)
-            else:
-                failures.append(found)
+        for start in range(0, len(sources), _PLANNED_AT_ONCE):  # a future each for a million files would not be small
+            for found in self._pool.map(self._plan_one, sources[start : start + _PLANNED_AT_ONCE]):
+                if isinstance(found, PlannedImage):
+                    planned.append(found)
+                else:
+                    failures.append(found)
         return planned, failures
 
     def batches(self, images: Sequence[PlannedImage], batch_size: int) -> Iterator[ImageBatch]:
         """Batches of up to `batch_size` images of one bucket, in the order given, failures among them set apart."""
-        group_size = max(1, -(-4 * self._num_workers // batch_size)) * batch_size
+        if not images:
+            return
+        height, width = images[0].bucket
+        wanted = min(4 * self._num_workers, _GROUP_PIXELS // (height * width))
+        group_size = max(1, wanted // batch_size) * batch_size
         remaining = iter(images)
         groups: deque[list[Future[LoadedImage | Failure]]] = deque()
 

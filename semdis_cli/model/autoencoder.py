@@ -59,7 +59,8 @@ class FCDMDiffAE(nn.Module):
     ) -> Self:
         """Load a folder, a repository id, or the bundled model by name, in evaluation mode.
 
-        `dtype` None keeps the weights as stored. Raises `CheckpointError` listing everything that is wrong.
+        `dtype` None keeps the weights as stored. Parameters come frozen; `requires_grad_()` thaws them. Raises
+        `CheckpointError` listing everything that is wrong.
         """
         location = resolve_model(str(path_or_repo_id), revision=revision, cache_dir=cache_dir)
         model, _ = cls.from_folder(location.folder)
@@ -82,6 +83,8 @@ class FCDMDiffAE(nn.Module):
         tensors.update({name: tensors[name].float() for name in FLOAT32_BUFFERS})
         if stored[TIME_FREQUENCIES].dtype != torch.float32:  # rounded, they are off by whole radians at t = 1
             tensors[TIME_FREQUENCIES] = time_frequencies()
+        if len({tensor.dtype for name, tensor in tensors.items() if name not in FLOAT32_BUFFERS}) > 1:
+            tensors = {name: tensor.float() for name, tensor in tensors.items()}  # a mixed file: its best precision
         model.load_state_dict(tensors, assign=True)
         return model.requires_grad_(False), found
 
@@ -122,7 +125,7 @@ class FCDMDiffAE(nn.Module):
     def encode_posterior(self, images: Tensor) -> EncoderPosterior:
         """[B,3,H,W] in [-1,1] -> raw posterior, float32 [B,Z,h,w]. Raises `ValueError` for sizes off the patch grid."""
         self._check_size(images.shape[-2], images.shape[-1])
-        posterior: EncoderPosterior = self.encoder(images.to(self.dtype))
+        posterior: EncoderPosterior = self.encoder(images.to(self.device, self.dtype))
         return posterior
 
     def encode(self, images: Tensor) -> Tensor:

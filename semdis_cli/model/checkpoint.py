@@ -11,14 +11,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
+from semdis_cli.atomic import make_folder, publish
 from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import CheckpointError, MissingExtraError, UsageError
+from semdis_cli.model.config import CONFIG_FILE
 
 WEIGHTS_FILE = "model.safetensors"
 LATENT_STATS = ("latent_norm_running_mean", "latent_norm_running_var")
@@ -32,13 +35,18 @@ _MAX_LISTED = 6
 _REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 Shape = tuple[int, ...]
+Source = Literal["bundled", "folder", "hub"]
 
 
 @dataclass(frozen=True)
 class ModelLocation:
-    """Where a model was found. `name` is what the user asked for, `revision` a hub commit (or None)."""
+    """Where a model was found: `source` "bundled", "folder" or "hub".
+
+    `name` is what the user asked for, a folder's path in its shortest spelling; `revision` a hub commit (or None).
+    """
 
     name: str
+    source: Source
     folder: Path
     revision: str | None
 
@@ -62,21 +70,30 @@ class WeightsFile:
         return f"{' and '.join(self.dtypes)}, patchify as {self.patchify_form}, {stats} latent statistics"
 
 
-def resolve_model(name: str, *, revision: str | None = None, cache_dir: str | Path | None = None) -> ModelLocation:
+def resolve_model(
+    name: str,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    source: Source | None = None,
+) -> ModelLocation:
     """Find the folder of a model: the bundled one by name, a local folder, or a repository id through the hub.
 
+    `source`: what it is known to be; a folder that is gone is not looked for in the hub.
     Raises `CheckpointError` if there is no such folder, `MissingExtraError` if the hub client is needed but missing.
     """
+    if revision is not None and (name == BUNDLED_MODEL or Path(name).is_dir()):
+        raise UsageError(f"--revision {revision}: {name} is no repository, and has no revisions")
     if name == BUNDLED_MODEL:
-        return ModelLocation(name, Path(__file__).parents[1] / "weights" / BUNDLED_MODEL, None)
+        return ModelLocation(name, "bundled", Path(__file__).parents[1] / "weights" / BUNDLED_MODEL, None)
     try:
         folder = Path(name).expanduser()
         if folder.is_dir():
-            return ModelLocation(name, folder, None)
+            return ModelLocation(os.path.normpath(name), "folder", folder, None)
         is_other_file = folder.exists()
     except (OSError, RuntimeError, ValueError):  # what no file is called: too long, a NUL byte, the home of nobody
         is_other_file = False
-    if is_other_file or not _REPOSITORY_ID.fullmatch(name):
+    if is_other_file or source == "folder" or not _REPOSITORY_ID.fullmatch(name):
         raise CheckpointError(
             f"{name}: no such model; give a folder with config.json and {WEIGHTS_FILE}, a repository id like "
             f"data-archetype/semdisdiffae, or {BUNDLED_MODEL}"
@@ -99,7 +116,7 @@ def _download(repo_id: str, revision: str | None, cache_dir: str | Path | None) 
             repo_id,
             revision=revision,
             cache_dir=cache_dir,
-            allow_patterns=["config.json", WEIGHTS_FILE],
+            allow_patterns=[CONFIG_FILE, WEIGHTS_FILE],
         )
     except HFValidationError as error:
         raise CheckpointError(f"{repo_id}: neither a folder nor a repository id") from error
@@ -109,7 +126,7 @@ def _download(repo_id: str, revision: str | None, cache_dir: str | Path | None) 
             f"{repo_id}: cannot be fetched from the hub ({reason}); check the name and the network, or give --model a "
             f"local folder with config.json and {WEIGHTS_FILE}"
         ) from error
-    return ModelLocation(repo_id, Path(folder), Path(folder).name)
+    return ModelLocation(repo_id, "hub", Path(folder), Path(folder).name)
 
 
 def read_weights(
@@ -159,16 +176,11 @@ def serialize_weights(tensors: Mapping[str, Tensor]) -> bytes:
 def write_checkpoint(folder: Path, config_json: str, tensors: Mapping[str, Tensor]) -> None:
     """Write `config.json` and `model.safetensors` into `folder` (made if missing), each whole or not at all.
 
-    Raises `UsageError` if the folder cannot be written.
+    Raises `UsageError` if the folder cannot be written, `NoSpaceError` if the disk is full.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, data in ((WEIGHTS_FILE, serialize_weights(tensors)), ("config.json", config_json.encode())):
-            temporary = folder / f".{name}.{os.getpid()}.tmp"
-            temporary.write_bytes(data)
-            temporary.replace(folder / name)
-    except OSError as error:
-        raise UsageError(f"{folder}: the model cannot be written there ({error.strerror})") from error
+    make_folder(folder)
+    publish(folder / WEIGHTS_FILE, [serialize_weights(tensors)])
+    publish(folder / CONFIG_FILE, [config_json.encode()])
 
 
 def _wrong_names(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> list[str]:

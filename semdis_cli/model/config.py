@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
+from semdis_cli.atomic import publish
 from semdis_cli.errors import CheckpointError
 
 PosteriorKind = Literal["diagonal_gaussian", "deterministic"]
@@ -89,7 +90,7 @@ class FCDMDiffAEConfig:
 
     def save(self, path: str | Path) -> None:
         """Write `config.json` to `path` (a file)."""
-        Path(path).write_text(self.to_json(), encoding="utf-8")
+        publish(Path(path), [self.to_json().encode()])
 
     @classmethod
     def load(cls, path: str | Path) -> "FCDMDiffAEConfig":

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig, Schedule
 
-# x_t [B,3,H,W], logsnr (0-dim), t (0-dim) -> x0_hat [B,3,H,W]
+# x_t [B,3,H,W], t (0-dim) -> x0_hat [B,3,H,W]
 Predict = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -119,10 +119,13 @@ def sample(
     x0_hat_prev: Tensor | None = None
     for i in range(config.num_steps):
         x0_hat = predict(x, times[i]).float()
-        if config.sampler == "ddim":
-            x = ddim_step(x, x0_hat, logsnrs[i], logsnrs[i + 1])
-        else:
-            x = dpmpp_2m_step(x, x0_hat, logsnrs[i], logsnrs[i + 1], x0_hat_prev, logsnrs[i - 1] if i else None)
+        match config.sampler:
+            case "ddim":
+                x = ddim_step(x, x0_hat, logsnrs[i], logsnrs[i + 1])
+            case "dpmpp_2m":
+                x = dpmpp_2m_step(x, x0_hat, logsnrs[i], logsnrs[i + 1], x0_hat_prev, logsnrs[i - 1] if i else None)
+            case _:
+                assert_never(config.sampler)
         x0_hat_prev = x0_hat
     return x
 

@@ -12,8 +12,8 @@ from semdis_cli.model.diffusion import vp_alpha_sigma
 class EncoderPosterior:
     """z ~ N(alpha mean, sigma^2), alpha = sqrt(sigmoid(logsnr)), sigma = sqrt(sigmoid(-logsnr)).
 
-    `mean`, `logsnr`: [B,Z,h,w], raw (not whitened), in the model's dtype. All arithmetic is float32; results come back
-    in the dtype of `mean`.
+    `mean`, `logsnr`: [B,Z,h,w], raw (not whitened); from the encoder in float32. All arithmetic is float32; results
+    come back in the dtype of `mean`.
     """
 
     mean: Tensor

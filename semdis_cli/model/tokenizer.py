@@ -16,7 +16,7 @@ from torch import Tensor
 
 from semdis_cli.errors import CheckpointError, UnreadableImageError, UsageError
 from semdis_cli.model.autoencoder import FCDMDiffAE
-from semdis_cli.model.checkpoint import resolve_model
+from semdis_cli.model.checkpoint import Source, resolve_model
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 
 DtypeName = Literal["auto", "bfloat16", "float32"]
@@ -45,9 +45,10 @@ class TokenizerSettings:
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """Which model it is: its name as asked for, its hub revision (or None), and the hashes that decide."""
+    """Which model it is: name as asked for, where that leads, hub revision (or None), and the hashes that decide."""
 
     name: str
+    source: Source
     revision: str | None
     weights_sha256: str
     config_sha256: str
@@ -75,14 +76,21 @@ class Tokenizer:
         self.model = model.to(device=device, dtype=dtype).eval()
 
     @classmethod
-    def load(cls, name: str, settings: TokenizerSettings | None = None, *, revision: str | None = None) -> "Tokenizer":
+    def load(
+        cls,
+        name: str,
+        settings: TokenizerSettings | None = None,
+        *,
+        revision: str | None = None,
+        source: Source | None = None,
+    ) -> "Tokenizer":
         """Load a model by bundled name, folder or repository id. Raises `CheckpointError` or `UsageError`."""
-        location = resolve_model(name, revision=revision)
+        location = resolve_model(name, revision=revision, source=source)
         model, found = FCDMDiffAE.from_folder(location.folder)
         if model.config.in_channels != 3:
             raise CheckpointError(f"{name}: takes {model.config.in_channels} channels, but images have 3")
         config_sha256 = hashlib.sha256(model.config.to_json().encode()).hexdigest()
-        identity = ModelIdentity(name, location.revision, found.sha256, config_sha256)
+        identity = ModelIdentity(location.name, location.source, location.revision, found.sha256, config_sha256)
         return cls(model, identity, settings or TokenizerSettings(), found.describe())
 
     @property
@@ -166,7 +174,7 @@ class Tokenizer:
 
 @contextmanager
 def _said_if_out_of_memory(images: Tensor) -> Iterator[None]:
-    """Say of a call for `images` [B,3,H,W] that memory ran out: of one image, that it is too large; of more, the option."""
+    """Where memory runs out over `images` [B,3,H,W], say so: of a single one that it is too large."""
     try:
         yield
     except RuntimeError as error:

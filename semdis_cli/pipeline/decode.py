@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from semdis_cli.data.geometry import undo_padding
+from semdis_cli.defaults import DECODE_MARKER
 from semdis_cli.errors import CheckpointError, StoreError, UnreadableImageError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
@@ -16,8 +17,6 @@ from semdis_cli.pipeline.report import RunTotals, compute_record
 from semdis_cli.store.claim import claimed_folder
 from semdis_cli.store.reader import LatentSource
 from semdis_cli.store.shards import Shard
-
-_MARKER = "decode.json"
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ def load_recorded_model(source: LatentSource, override: str | None, settings: To
     record = _recorded_model(source)
     try:
         if override is None:
-            tokenizer = Tokenizer.load(record.name, settings, revision=record.revision)
+            tokenizer = Tokenizer.load(record.name, settings, revision=record.revision, source=record.source)
         else:
             tokenizer = Tokenizer.load(override, settings)
     except CheckpointError as error:
@@ -61,7 +60,7 @@ def _recorded_model(source: LatentSource) -> ModelIdentity:
         identity = ModelIdentity(**source.provenance["model"])
     except (KeyError, TypeError) as error:
         raise StoreError(f"{source.path}: does not say which model made it") from error
-    texts = (identity.name, identity.weights_sha256, identity.config_sha256, identity.revision or "")
+    texts = (identity.name, identity.source, identity.weights_sha256, identity.config_sha256, identity.revision or "")
     if not all(isinstance(text, str) for text in texts):
         raise StoreError(f"{source.path}: does not say which model made it")
     return identity
@@ -77,7 +76,7 @@ def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings,
     names = output_names(source.keys, settings.write.format)
     num_failed = 0
     with (
-        claimed_folder(output, _MARKER, _decode_record(source, tokenizer, settings), names.values()),
+        claimed_folder(output, DECODE_MARKER, _decode_record(source, tokenizer, settings), names.values()),
         ImageWriter(output, names, settings.write, settings.num_workers) as writer,
     ):
         # What there is to do

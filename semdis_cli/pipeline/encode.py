@@ -191,7 +191,7 @@ def _encode_batch(
 
 
 def encode_images(images: Sequence[LoadedImage], tokenizer: Tokenizer, settings: EncodeSettings) -> Tensor:
-    """Latents [B,Z,h,w] float32 of one call's images. Raises `UnreadableImageError` if one is too large for the memory."""
+    """Latents [B,Z,h,w] float32 of one call. Raises `UnreadableImageError` for an image too large for the memory."""
     pixels = torch.stack([image.pixels for image in images])
     return tokenizer.encode(pixels, [image.key for image in images], sample_seed=settings.sample_seed)
 

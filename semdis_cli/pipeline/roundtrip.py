@@ -11,6 +11,7 @@ import torch
 from semdis_cli.atomic import publish
 from semdis_cli.data.geometry import undo_padding
 from semdis_cli.data.loader import Loader
+from semdis_cli.defaults import ROUNDTRIP_MARKER
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import BatchDone, Event, Failure, ImageMeasured, RunStarted, StageTimes
 from semdis_cli.metrics import psnr_db
@@ -24,7 +25,6 @@ from semdis_cli.store.claim import claimed_folder
 from semdis_cli.store.index import to_line
 from semdis_cli.store.shards import STORE_DTYPES
 
-_MARKER = "roundtrip.json"
 _PER_IMAGE_FILE = "psnr.jsonl"
 _MAX_PSNR_DB = 100.0
 
@@ -60,7 +60,7 @@ def roundtrip(
     # Read -> encode -> decode -> measure -> file
     scores: dict[str, float] = {}
     with (
-        claimed_folder(output, _MARKER, record, names.values()),
+        claimed_folder(output, ROUNDTRIP_MARKER, record, names.values()),
         ImageWriter(output, names, decode_settings.write, decode_settings.num_workers) as writer,
     ):
         for loaded in _all_batches(plan, loader, tokenizer):

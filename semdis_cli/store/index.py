@@ -62,7 +62,7 @@ class IndexRow:
         return self.error is None
 
     def to_json(self) -> dict[str, Any]:
-        """The row as written: `status` first to read, absent facts left out."""
+        """The row as written, absent facts left out."""
         fields: dict[str, Any] = {"key": self.key, "status": "ok" if self.is_ok else "failed"}
         optional = {
             "error": self.error,

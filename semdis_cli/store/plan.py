@@ -10,6 +10,8 @@ from semdis_cli.events import Failure
 from semdis_cli.records import PlannedImage
 from semdis_cli.store.index import to_line
 
+# Safetensors refuses headers over 100 MB, and a shard's header has the key and geometry of each of its images.
+MAX_SHARD_IMAGES = 1 << 16
 BYTES_PER_VALUE = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
@@ -49,7 +51,8 @@ def plan_shards(
 ) -> list[PlannedShard]:
     """Cut the images of each bucket, in key order, into shards of about `shard_bytes`, or of `shard_images` images.
 
-    Shards are numbered bucket by bucket, smallest first. `images` must be sorted by key.
+    A shard holds 65,536 images at most. Shards are numbered bucket by bucket, smallest first. `images` must be sorted
+    by key.
     """
     by_bucket: dict[tuple[int, int], list[PlannedImage]] = defaultdict(list)
     for image in images:
@@ -57,7 +60,7 @@ def plan_shards(
     shards: list[PlannedShard] = []
     for bucket, members in sorted(by_bucket.items()):
         height, width = layout.grid(bucket)
-        size = shard_images or max(1, shard_bytes // layout.latent_bytes(bucket))
+        size = min(MAX_SHARD_IMAGES, shard_images or max(1, shard_bytes // layout.latent_bytes(bucket)))
         for start in range(0, len(members), size):
             name = f"{len(shards):08d}-{height}x{width}.safetensors"
             shards.append(PlannedShard(name, tuple(members[start : start + size])))

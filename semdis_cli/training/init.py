@@ -116,6 +116,8 @@ def closed_form_model(config: FCDMDiffAEConfig, moments: PatchMoments, *, seed: 
     """
     width, num_latents = config.model_dim, config.bottleneck_dim
     num_components = min(width, 3 * config.patch_size**2)
+    if config.in_channels != 3:
+        raise UsageError(f"no closed form for {config.in_channels} channels: photographs have 3")
     if num_latents > num_components or config.bottleneck_norm_mode != "disabled":
         raise UsageError(
             "no closed form: bottleneck_dim exceeds the components, or bottleneck_norm_mode is not disabled"

@@ -168,7 +168,7 @@ def test_a_listed_file_that_is_missing_is_a_failure_and_not_the_end(run: Run, ti
         (["encode", "here", "--device", "cuda:99"], "not available"),
         (["encode", "empty"], "no images found"),
         (["roundtrip", "here", "-o", "occupied"], "not empty"),
-        (["init", "here", "-o", "occupied"], "not empty"),
+        (["init", "here", "-o", "occupied"], "not an empty folder"),
         (["init", "here"], "too few"),
     ],
 )
@@ -403,6 +403,118 @@ def test_decode_leaves_what_a_key_or_a_link_leads_to_outside_alone(run: Run, tmp
     assert done.code == 2
     assert "leads out of" in done.stderr
     assert list((tmp_path / "outside").iterdir()) == []
+
+
+def test_images_of_latents_that_were_made_again_are_not_taken_for_done(run: Run, tmp_path: Path, tiny: Path) -> None:
+    def remake(colour: str) -> None:  # two pictures of one name and one number of bytes
+        Image.new("RGB", (64, 64), colour).save(tmp_path / "a.bmp")
+        shutil.rmtree(tmp_path / "latents", ignore_errors=True)
+        assert run("encode", "a.bmp", "--model", tiny).code == 0
+
+    remake("red")
+    assert run("decode").code == 0
+    remake("blue")
+    done = run("decode")
+    assert done.code == 2
+    assert "latents_sha256: " in done.stderr
+
+
+def test_decode_goes_on_in_the_same_dtype_only(run: Run, tiny: Path) -> None:
+    assert run("encode", COLOSSEUM, "--model", tiny).code == 0
+    assert run("decode", "--dtype", "bfloat16").code == 0
+    done = run("decode", "--dtype", "float32")
+    assert done.code == 2
+    assert "compute.dtype: bfloat16 -> float32" in done.stderr
+
+
+def test_a_name_too_long_to_give_back_costs_its_image_alone(run: Run, tmp_path: Path, tiny: Path) -> None:
+    longest = "x" * 251 + ".png"
+    for name in (longest, "a.png"):
+        small_photo(tmp_path / "in" / name)
+    assert run("encode", "in", "--model", tiny).code == 0
+    for arguments in (["decode", "--format", "webp"], ["roundtrip", "in", "--model", tiny, "--format", "webp"]):
+        done = run(*arguments)
+        assert done.code == 3
+        assert "longer than 255 bytes" in done.stderr
+        assert len(list((tmp_path / ("decoded" if arguments[0] == "decode" else "roundtrip")).glob("*.webp"))) == 1
+    assert run("decode", "-o", "as-png").code == 0
+
+
+def test_an_image_too_large_for_the_memory_costs_itself_alone(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    small_photo(tmp_path / "in" / "a.png")
+    Image.new("L", (9000, 9000), 99).save(tmp_path / "in" / "huge.png")
+    command = [sys.executable, "-m", "semdis_cli", "encode", "in", "--threads", "1"]
+    limit = (3 << 30, 3 << 30)
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, limit),
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr
+    rows = {row.key: row.error or "" for row in read_rows(tmp_path / "latents" / "index.jsonl")}
+    assert rows["a.png"] == ""
+    assert "not enough memory" in rows["huge.png"]
+
+
+def test_what_a_record_says_neither_steers_the_terminal_nor_fetches_anything(
+    run: Run, tmp_path: Path, tiny: Path
+) -> None:
+    assert run("encode", COLOSSEUM, "--model", tiny).code == 0
+    manifest = tmp_path / "latents" / "manifest.json"
+    fields = json.loads(manifest.read_bytes())
+    fields["provenance"]["model"] |= {"name": "\x1b]0;owned\x07\x1b[31m\nmodel", "source": "hub"}
+    manifest.write_text(json.dumps(fields))
+    done = run("decode")
+    assert done.code == 4
+    assert "\x1b" not in done.stderr
+    assert "\x07" not in done.stderr
+    fields["provenance"]["model"] |= {"name": "some/folder", "source": "folder"}
+    manifest.write_text(json.dumps(fields))
+    assert "some/folder: no such model" in run("decode").stderr
+
+
+def test_our_own_output_below_the_source_is_no_input(run: Run, tmp_path: Path, tiny: Path) -> None:
+    small_photo(tmp_path / "a.png")
+    assert run("encode", ".", "--model", tiny).code == 0
+    assert run("decode").code == 0
+    assert run("roundtrip", ".", "--model", tiny).code == 0
+    again = run("encode", ".", "--model", tiny)
+    assert again.code == 0, again.stderr
+    assert "1 of 1 images done before" in again.stderr
+
+
+def test_a_pipe_in_the_place_of_latents_is_refused(run: Run, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    done = run("decode", "pipe")
+    assert done.code == 4
+    assert "not a regular file" in done.stderr
+
+
+# ---- Roundtrip ----
+
+
+def test_roundtrip_prints_its_mean_even_when_quiet_and_refuses_other_inputs(
+    run: Run, tmp_path: Path, tiny: Path
+) -> None:
+    small_photo(tmp_path / "a.png")
+    done = run("roundtrip", "a.png", "--model", tiny, "--quiet")
+    assert re.fullmatch(r"a.png\t[\d.]+\nmean\t[\d.]+\n", done.stdout)
+    assert done.stderr == ""
+    small_photo(tmp_path / "b.png")
+    assert "other settings (plan_sha256" in run("roundtrip", "b.png", "--model", tiny).stderr
+
+
+def test_a_reader_that_has_seen_enough_ends_the_run_quietly(tmp_path: Path, tiny: Path) -> None:
+    for number in range(30):
+        small_photo(tmp_path / "in" / f"{number}.png")
+    command = f"{sys.executable} -m semdis_cli roundtrip in --model {tiny} --quiet | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 141
+    assert done.stdout.count(b"\n") == 1
+    assert done.stderr == b""
 
 
 # ---- A model of one's own ----

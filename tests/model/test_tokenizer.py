@@ -40,7 +40,7 @@ every_sample_seed = pytest.mark.parametrize("sample_seed", [None, 3], ids=["mode
 
 def tiny_tokenizer(dtype: DtypeName = "float32", batch_size: int | None = BATCH_SIZE, **changes: Any) -> Tokenizer:
     settings_ = TokenizerSettings("cpu", dtype, batch_size)
-    return Tokenizer(tiny_model(**changes), ModelIdentity("tiny", None, "0" * 64, "1" * 64), settings_)
+    return Tokenizer(tiny_model(**changes), ModelIdentity("tiny", "folder", None, "0" * 64, "1" * 64), settings_)
 
 
 def random_images(count: int, height: int = 32, width: int = 48, *, seed: int = 0) -> Tensor:
@@ -341,7 +341,7 @@ def test_a_tokenizer_computes_in_the_dtype_it_was_asked_for(dtype: DtypeName) ->
 
 
 def test_left_to_itself_a_tokenizer_finds_a_device_and_a_dtype() -> None:
-    tokenizer = Tokenizer(tiny_model(), ModelIdentity("tiny", None, "", ""), TokenizerSettings())
+    tokenizer = Tokenizer(tiny_model(), ModelIdentity("tiny", "folder", None, "", ""), TokenizerSettings())
     assert tokenizer.dtype_name in DTYPES
     assert (tokenizer.device_name == "cpu") == (not torch.cuda.is_available())
 
@@ -350,7 +350,9 @@ def test_the_number_of_threads_is_the_one_asked_for() -> None:
     before = torch.get_num_threads()
     try:
         for num_threads in (1, 2):
-            Tokenizer(tiny_model(), ModelIdentity("tiny", None, "", ""), TokenizerSettings(num_threads=num_threads))
+            Tokenizer(
+                tiny_model(), ModelIdentity("tiny", "folder", None, "", ""), TokenizerSettings(num_threads=num_threads)
+            )
             assert torch.get_num_threads() == num_threads
     finally:
         torch.set_num_threads(before)
@@ -363,7 +365,7 @@ ABSENT = ["nope", "", "cuda:99", "cuda:x", "meta", "mps:7", "hpu", "privateuseon
 @pytest.mark.parametrize("name", [*ABSENT, pytest.param("cuda", marks=NO_CUDA)])
 def test_a_device_that_is_not_there_is_one_line(name: str) -> None:
     with pytest.raises(UsageError, match="--device") as caught:
-        Tokenizer(tiny_model(), ModelIdentity("tiny", None, "", ""), TokenizerSettings(device=name))
+        Tokenizer(tiny_model(), ModelIdentity("tiny", "folder", None, "", ""), TokenizerSettings(device=name))
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     assert len(message) < 400

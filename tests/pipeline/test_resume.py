@@ -383,7 +383,7 @@ STOPS = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 
 
 def last_words(number: signal.Signals) -> str:
-    return f"semdis: stopped by {number.name}; what is published is kept: run the same command again to continue"
+    return f"semdis: stopped by {number.name}; run the same command again: encode and decode go on where they were"
 
 
 @pytest.mark.parametrize(("number", "code"), STOPS, ids=["SIGTERM", "SIGINT"])
