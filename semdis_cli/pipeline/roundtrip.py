@@ -44,8 +44,8 @@ def roundtrip(
     one row per input. Raises `UsageError` if the folder holds something else, `NoSpaceError` if the disk fills up.
     """
     totals = RunTotals("roundtrip", tokenizer)
-    images = [image for shard in plan.shards for image in shard.images]
-    names = output_names((image.source.key for image in images), decode_settings.write.format)
+    keys = (image.source.key for shard in plan.shards for image in shard.images)
+    names = output_names(keys, decode_settings.write.format)
     record = {
         "encode": plan.provenance,
         "plan_sha256": plan.sha256,
@@ -80,9 +80,7 @@ def roundtrip(
                 yield from measured
 
     # Figures
-    rows = [{"key": key, "psnr_db": round(score, 4)} for key, score in scores.items()]
-    rows += [{"key": key, "error": reason} for key, reason in errors.items()]
-    publish(output / _PER_IMAGE_FILE, (to_line(row) for row in sorted(rows, key=lambda row: str(row["key"]))))
+    _publish_figures(output / _PER_IMAGE_FILE, scores, errors)
     yield totals.finish(
         output,
         num_ok=len(scores),
@@ -127,6 +125,13 @@ def _roundtrip_batch(
     )
     megapixels = sum(image.pixels.shape[1] * image.pixels.shape[2] for image in batch.images) / 1e6
     return BatchDone(len(keys), megapixels, times), measured
+
+
+def _publish_figures(path: Path, scores: dict[str, float], errors: dict[str, str]) -> None:
+    """One row per input, sorted by key: its PSNR, or why it has none."""
+    rows = {key: to_line({"key": key, "psnr_db": round(score, 4)}) for key, score in scores.items()}
+    rows |= {key: to_line({"key": key, "error": reason}) for key, reason in errors.items()}
+    publish(path, (rows[key] for key in sorted(rows)))
 
 
 def _summary(scores: list[float]) -> dict[str, float] | None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -56,12 +57,11 @@ class LatentSetWriter:
     def __enter__(self) -> Self:
         check_latents_folder(self.root)
         self._journal.lock()
-        make_folder(self.root / SHARD_FOLDER)
-        try:
+        with ExitStack() as on_failure:
+            on_failure.callback(self._let_go)
+            make_folder(self.root / SHARD_FOLDER)
             self._resume()
-        except BaseException:
-            self._let_go()
-            raise
+            on_failure.pop_all()
         return self
 
     def __exit__(
