@@ -58,3 +58,19 @@ def test_the_latents_become_an_image_of_256_pixels_in_one_step(tokenizer: Tokeni
     image = tokenizer.decode(latents, ["noise.png"])
     assert image.shape == (1, 3, 256, 256)
     assert image.dtype == torch.uint8
+
+
+P32 = FCDMDiffAEConfig(bottleneck_patchify_mode="patch_2x2")
+P32_V2 = FCDMDiffAEConfig(patch_size=32, model_dim=1024, encoder_depth=8, bottleneck_dim=384)
+
+
+@pytest.mark.parametrize(("config", "channels"), [(P32, 512), (P32_V2, 384)], ids=["p32", "p32_v2"])
+def test_the_models_with_32_pixels_a_patch_run_too(config: FCDMDiffAEConfig, channels: int) -> None:
+    model = FCDMDiffAE(config).eval()
+    images = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.inference_mode():
+        latents = model.encode(images)
+        assert latents.shape == (1, channels, 2, 3)
+        assert model.decode(latents, 64, 96).shape == images.shape
+    with pytest.raises(ValueError, match="multiple of 32"):
+        model.encode(images[..., :48, :])
