@@ -114,7 +114,7 @@ def sampling_settings(
 
 
 def announce(tokenizer: "Tokenizer", quiet: bool) -> None:
-    """One line on stderr: which model runs, and how."""
+    """On stderr: a line that says which model runs, and a line that says how."""
     if quiet:
         return
     identity = tokenizer.identity
