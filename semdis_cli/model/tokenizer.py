@@ -182,7 +182,7 @@ def _said_if_out_of_memory(images: Tensor) -> Iterator[None]:
             raise
         size = f"{images.shape[2]}x{images.shape[3]}"
         if len(images) == 1:
-            raise UnreadableImageError(f"not enough memory for the model at {size}; encode it with --max-pixels") from error
+            raise UnreadableImageError(f"not enough memory at {size}; encode it with --max-pixels") from error
         raise UsageError(
             f"not enough memory for {len(images)} images of {size}; give a smaller --batch-size"
         ) from error
