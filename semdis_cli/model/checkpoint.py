@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -181,6 +181,24 @@ def write_checkpoint(folder: Path, config_json: str, tensors: Mapping[str, Tenso
     make_folder(folder)
     publish(folder / WEIGHTS_FILE, [serialize_weights(tensors)])
     publish(folder / CONFIG_FILE, [config_json.encode()])
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> None:
+    """Publish any tensors as one safetensors file, with `note` as JSON in its header."""
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    publish(path, [serialize(on_cpu, {"note": json.dumps(note, sort_keys=True)})])
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the note of `write_tensors`. Raises `CheckpointError` for a file that is not such a one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            note = json.loads((file.metadata() or {})["note"])
+            return {name: file.get_tensor(name) for name in file.keys()}, note  # noqa: SIM118
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (SafetensorError, ValueError, KeyError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a training state ({error})") from error
 
 
 def _wrong_names(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> list[str]:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from semdis_cli.model.cpu_training import depthwise_conv2d, gelu_grn
+
 
 class Patchify(nn.Module):
     """[B,3,H,W] -> [B,C,H/P,W/P]: each patch unfolded into channels (c*P*P + y*P + x), then one 1x1 convolution."""
@@ -87,15 +89,27 @@ class FCDMBlock(nn.Module):
 
     def forward(self, x: Tensor, adaln_m: Tensor | None = None) -> Tensor:
         """[B,C,h,w] -> the same. `adaln_m` [B,2C] = (scale, gate) for decoder blocks, None for encoder blocks."""
-        h = self.norm(self.dwconv(x))
+        h = self.norm(self._depthwise(x))
         if self.layer_scale is not None:
             gate = self.layer_scale[:, None, None].to(x.dtype)
         else:
             assert adaln_m is not None, "a decoder block needs its AdaLN modulation"
             scale, gate = adaln_m.to(x.dtype)[:, :, None, None].chunk(2, dim=1)
             h = h * (1 + scale)
-        h = self.pwconv2(self.grn(functional.gelu(self.pwconv1(h))))
-        return x + gate * h
+        return x + gate * self.pwconv2(self._gelu_grn(self.pwconv1(h)))
+
+    def _depthwise(self, x: Tensor) -> Tensor:
+        if self._trains_on_cpu(x) and self.dwconv.bias is not None:
+            return depthwise_conv2d(x, self.dwconv.weight, self.dwconv.bias)
+        return cast(Tensor, self.dwconv(x))
+
+    def _gelu_grn(self, u: Tensor) -> Tensor:
+        if self._trains_on_cpu(u):
+            return gelu_grn(u, self.grn.gamma, self.grn.beta, self.grn.eps)
+        return cast(Tensor, self.grn(functional.gelu(u)))
+
+    def _trains_on_cpu(self, x: Tensor) -> bool:
+        return torch.is_grad_enabled() and self.grn.gamma.requires_grad and x.device.type == "cpu"
 
 
 def time_frequencies(count: int = 128, max_period: float = 10000.0) -> Tensor:

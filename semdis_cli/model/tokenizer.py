@@ -64,13 +64,13 @@ class Tokenizer:
 
         Raises `UsageError` for a device that is not there.
         """
-        device = _find_device(settings.device)
+        device = find_device(settings.device)
         if settings.num_threads is not None:
             torch.set_num_threads(settings.num_threads)
         self.identity = identity
         self.description = description
         self.batch_size = settings.batch_size
-        dtype = _find_dtype(settings.dtype, device)
+        dtype = find_dtype(settings.dtype, device)
         if dtype == torch.float32:
             torch.backends.cudnn.allow_tf32 = False  # torch's default: 10 bits of mantissa under the name of float32
         self.model = model.to(device=device, dtype=dtype).eval()
@@ -208,7 +208,8 @@ def image_noise(purpose: str, seed: int, key: str, shape: tuple[int, ...]) -> Te
     return torch.randn(shape, generator=generator)
 
 
-def _find_device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is CUDA if present. Raises `UsageError` if there is none of that name."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -222,7 +223,8 @@ def _find_device(name: str) -> torch.device:
     return device
 
 
-def _find_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
+def find_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
+    """The dtype called `name`; "auto" is bfloat16 where `device` multiplies it fast, else float32."""
     if name != "auto":
         return _DTYPES[name]
     if device.type == "cuda":
