@@ -58,3 +58,9 @@ class UnreadableImageError(SemdisError):
     """One image cannot be used; the message is the reason. The pipeline turns it into a `Failure` and goes on."""
 
     exit_code = ExitCode.SOME_FAILED
+
+
+class DivergedError(SemdisError):
+    """Training ran into NaN or infinity. What was saved before stays good."""
+
+    exit_code = ExitCode.BAD_DATA

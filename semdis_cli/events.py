@@ -88,4 +88,44 @@ class RunFinished:
     report: dict[str, Any]
 
 
-Event = RunStarted | BatchDone | Failure | ImageMeasured | ShardPublished | ShardFailed | RunFinished
+@dataclass(frozen=True, slots=True)
+class ModelReady:
+    """Training can start: the model's parameters, the images to learn from and to measure with, and their bytes."""
+
+    num_parameters: int
+    num_images: int
+    num_held_out: int
+    image_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingProgress:
+    """`step` of `num_steps` is done; `loss` averaged since the last of these events; `left_s` seconds to go."""
+
+    step: int
+    num_steps: int
+    loss: float
+    images_per_s: float
+    left_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingMeasured:
+    """The averaged weights were saved, and reconstruct held-out images in one decoder step with this mean PSNR."""
+
+    step: int
+    psnr_db: float
+
+
+Event = (
+    RunStarted
+    | BatchDone
+    | Failure
+    | ImageMeasured
+    | ShardPublished
+    | ShardFailed
+    | ModelReady
+    | TrainingProgress
+    | TrainingMeasured
+    | RunFinished
+)

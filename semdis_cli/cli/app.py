@@ -11,6 +11,7 @@ from semdis_cli.cli.encode import encode
 from semdis_cli.cli.failures import run_guarded
 from semdis_cli.cli.init import init
 from semdis_cli.cli.roundtrip import roundtrip
+from semdis_cli.cli.train import train
 
 app = typer.Typer(
     name="semdis",
@@ -19,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (encode, decode, roundtrip, init):
+for command in (encode, decode, roundtrip, init, train):
     app.command()(command)
 
 

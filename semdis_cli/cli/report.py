@@ -18,20 +18,38 @@ _SECONDS_BETWEEN_LINES = 10.0
 _MAX_FAILURES_SHOWN = 20
 
 
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands, ready to be shown: `1,200/5,000 images`, `12.3 images/s, ...` and the seconds to go."""
+
+    finished: int
+    total: int
+    unit: str
+    rates: str
+    left_s: float
+
+    @property
+    def counts(self) -> str:
+        """`1,200/5,000 images`."""
+        return f"{self.finished:,}/{self.total:,} {self.unit}"
+
+
 @dataclass
 class Tally:
-    """Where a run stands: images done by this run, of all that it has to do."""
+    """Images done by this run, of all that it has to do."""
 
     total: int = 0
     done: int = 0
     failed: int = 0
     megapixels: float = 0.0
 
-    def rates(self, elapsed_s: float) -> str:
-        """`12.3 images/s, 4.56 megapixels/s, 2 failed`."""
-        elapsed_s = max(elapsed_s, 1e-9)
+    def position(self, elapsed_s: float) -> Position:
+        """Where the run stands after `elapsed_s`: `12.3 images/s, 4.56 megapixels/s, 2 failed`."""
+        elapsed_s, finished = max(elapsed_s, 1e-9), self.done + self.failed
         images_per_s, megapixels_per_s = self.done / elapsed_s, self.megapixels / elapsed_s
-        return f"{images_per_s:.1f} images/s, {megapixels_per_s:.2f} megapixels/s, {self.failed:,} failed"
+        rates = f"{images_per_s:.1f} images/s, {megapixels_per_s:.2f} megapixels/s, {self.failed:,} failed"
+        left_s = elapsed_s / max(finished, 1) * (self.total - finished)
+        return Position(finished, self.total, "images", rates, left_s)
 
 
 class Bar:
@@ -49,7 +67,6 @@ class Bar:
             redirect_stderr=False,
         )
         self._task = self._progress.add_task("", total=None, counts="", rates="")
-        self._started = time.perf_counter()
 
     def __enter__(self) -> "Bar":
         self._progress.start()
@@ -69,11 +86,15 @@ class Bar:
         else:
             put(line)
 
-    def show(self, tally: Tally) -> None:
+    def show(self, position: Position) -> None:
         """Move the bar."""
-        finished = tally.done + tally.failed
-        counts, rates = f"{finished:,}/{tally.total:,} images", tally.rates(time.perf_counter() - self._started)
-        self._progress.update(self._task, total=tally.total, completed=finished, counts=counts, rates=rates)
+        self._progress.update(
+            self._task,
+            total=position.total,
+            completed=position.finished,
+            counts=position.counts,
+            rates=position.rates,
+        )
 
 
 class Lines:
@@ -81,7 +102,7 @@ class Lines:
 
     def __init__(self, show_progress: bool) -> None:
         self._show_progress = show_progress
-        self._started = self._last = time.perf_counter()
+        self._last = time.perf_counter()
 
     def __enter__(self) -> "Lines":
         return self
@@ -97,16 +118,18 @@ class Lines:
         """A line on stdout."""
         put(line)
 
-    def show(self, tally: Tally) -> None:
+    def show(self, position: Position) -> None:
         """A progress line, if the last one is long enough ago."""
         now = time.perf_counter()
         if not self._show_progress or now - self._last < _SECONDS_BETWEEN_LINES:
             return
         self._last = now
-        elapsed_s = now - self._started
-        finished = tally.done + tally.failed
-        left_s = elapsed_s / max(finished, 1) * (tally.total - finished)
-        say(f"semdis: {finished:,}/{tally.total:,} images, {tally.rates(elapsed_s)}, {_duration(left_s)} left")
+        say(f"semdis: {position.counts}, {position.rates}, {_duration(position.left_s)} left")
+
+
+def open_display(*, quiet: bool) -> Bar | Lines:
+    """A bar on a terminal, lines elsewhere, no progress at all when `quiet`; a context manager."""
+    return Bar() if sys.stderr.isatty() and not quiet else Lines(show_progress=not quiet)
 
 
 class OutputClosedError(SemdisError):
@@ -158,8 +181,9 @@ class _Run:
     """What has been seen of a run so far."""
 
     def __init__(self, *, as_json: bool, quiet: bool) -> None:
-        self.display = Bar() if sys.stderr.isatty() and not quiet else Lines(show_progress=not quiet)
+        self.display = open_display(quiet=quiet)
         self.tally = Tally()
+        self._started = time.perf_counter()
         self.code = ExitCode.OK
         self.report: dict[str, Any] = {}
         self._as_json = as_json
@@ -181,7 +205,7 @@ class _Run:
                 self.display.result(f"{printable(event.key)}\t{event.psnr_db:.2f}")
             case RunFinished():
                 self._finish(event)
-        self.display.show(self.tally)
+        self.display.show(self.tally.position(time.perf_counter() - self._started))
 
     def _start(self, event: RunStarted) -> None:
         self.tally.total = event.num_images - event.num_done

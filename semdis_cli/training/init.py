@@ -156,6 +156,14 @@ def closed_form_model(config: FCDMDiffAEConfig, moments: PatchMoments, *, seed: 
     return model
 
 
+@torch.no_grad()
+def random_model(config: FCDMDiffAEConfig, *, seed: int = 0) -> FCDMDiffAE:
+    """A model with random weights from `seed`: every block the identity behind an open gate, all else fan-in scaled."""
+    model = FCDMDiffAE(config)
+    _draw_weights(model, torch.Generator().manual_seed(seed))
+    return model
+
+
 def _draw_weights(model: nn.Module, generator: torch.Generator) -> None:
     """Random inner weights (fan-in scaled), zero biases, zero block outputs behind open gates."""
     for name, parameter in model.named_parameters():

@@ -1,0 +1,291 @@
+"""`semdis train`: photographs -> a model of one's own."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from semdis_cli.cli import options
+from semdis_cli.cli.report import Position, one_line, open_display, printable, put, say
+from semdis_cli.cli.setup import count_workers, find_inputs
+from semdis_cli.defaults import BUNDLED_MODEL
+from semdis_cli.errors import ExitCode, UsageError
+from semdis_cli.events import Event, Failure, ModelReady, RunFinished, TrainingMeasured, TrainingProgress
+
+if TYPE_CHECKING:
+    from semdis_cli.data.pool import TrainingImage
+
+_RUN, _LOSS, _OPTIMIZER = "Run", "Loss", "Optimizer"
+_MAX_FAILURES_SHOWN = 20
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.", rich_help_panel="Output")]
+HeldOut = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="SOURCE",
+        help="Images to measure with, never to learn from.  [default: one in fifty of SOURCE]",
+        rich_help_panel=_RUN,
+        show_default=False,
+    ),
+]
+Init = Annotated[
+    str,
+    typer.Option(
+        metavar="pca|random|MODEL",
+        help="Where to start: closed form, random weights, or a model to fine-tune. auto: pca up to a width of 512.",
+        rich_help_panel=_RUN,
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="config.json of the architecture, for pca and random.  [default: the bundled model's]",
+        show_default=False,
+        rich_help_panel=_RUN,
+    ),
+]
+StepCount = Annotated[int, typer.Option("--steps", min=1, help="Steps of the whole run.", rich_help_panel=_RUN)]
+BatchSize = Annotated[int, typer.Option(min=1, help="Crops of one step.", rich_help_panel=_RUN)]
+Crop = Annotated[
+    int,
+    typer.Option("--crop", min=1, metavar="PX", help="Side of a crop, a multiple of the patch.", rich_help_panel=_RUN),
+]
+Memory = Annotated[
+    float, typer.Option(min=0.001, metavar="GIB", help="Most that images may take in memory.", rich_help_panel=_RUN)
+]
+LogEvery = Annotated[int, typer.Option(min=1, metavar="STEPS", help="Steps of a log line.", rich_help_panel=_RUN)]
+MeasureEvery = Annotated[
+    int, typer.Option(min=1, metavar="STEPS", help="Steps between held-out PSNRs and pictures.", rich_help_panel=_RUN)
+]
+WeightsDtype = Annotated[
+    Literal["bfloat16", "float32"],
+    typer.Option(help="What the model's weights are stored in.", rich_help_panel="Output"),
+]
+Compile = Annotated[
+    Literal["auto", "on", "off"],
+    typer.Option("--compile", help="torch.compile; auto: on CUDA, where it pays.", rich_help_panel=_RUN),
+]
+Teacher = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="DINOv2 (folder or repository id) or efficientnet-lite0 to align latents with.  [default: none]",
+        show_default=False,
+        rich_help_panel=_LOSS,
+    ),
+]
+SidBias = Annotated[
+    float, typer.Option("--sid2-bias", help="Bias of the sigmoid weighting, log-SNR.", rich_help_panel=_LOSS)
+]
+OneStepShare = Annotated[
+    float,
+    typer.Option(help="Part of a batch trained at t = 1 alone: for decoding in one step.", rich_help_panel=_LOSS),
+]
+Balance = Annotated[
+    float, typer.Option(help="Evens out the errors at t = 1 of smooth and rough crops, 0..1.", rich_help_panel=_LOSS)
+]
+PathDrop = Annotated[
+    float, typer.Option(help="Part of a batch decoded without the middle blocks, for --pdg.", rich_help_panel=_LOSS)
+]
+VarianceExpansion = Annotated[float, typer.Option(help="Weight of variance expansion.", rich_help_panel=_LOSS)]
+LatentScale = Annotated[float, typer.Option(help="Weight of the latent scale term.", rich_help_panel=_LOSS)]
+Alignment = Annotated[float, typer.Option(help="Weight of the alignment with --teacher.", rich_help_panel=_LOSS)]
+OptimizerName = Annotated[
+    Literal["muon", "adamw"],
+    typer.Option("--optimizer", help="muon: for the blocks' matrices, AdamW for the rest.", rich_help_panel=_OPTIMIZER),
+]
+MuonRate = Annotated[float, typer.Option(help="Peak rate of Muon.", rich_help_panel=_OPTIMIZER)]
+AdamwRate = Annotated[float, typer.Option(help="Peak rate of AdamW.", rich_help_panel=_OPTIMIZER)]
+LinearRateFactor = Annotated[
+    float, typer.Option(help="Times --adamw-rate: rate of the linear layers at the ends.", rich_help_panel=_OPTIMIZER)
+]
+WeightDecay = Annotated[float, typer.Option(help="Weight decay of both.", rich_help_panel=_OPTIMIZER)]
+WarmupSteps = Annotated[
+    int, typer.Option(min=0, help="Steps up to the peak; from there straight down to 0.", rich_help_panel=_OPTIMIZER)
+]
+ClipNorm = Annotated[float, typer.Option(help="Longest gradient.", rich_help_panel=_OPTIMIZER)]
+EmaDecay = Annotated[float, typer.Option(help="Decay of the weights' moving average.", rich_help_panel=_OPTIMIZER)]
+
+
+def train(
+    sources: options.Sources = None,
+    output: Output = Path("model"),
+    files_from: options.FilesFrom = None,
+    null: options.Null = False,
+    held_out: HeldOut = None,
+    init: Init = "auto",
+    config: Config = None,
+    steps: StepCount = 10_000,
+    batch_size: BatchSize = 32,
+    crop: Crop = 128,
+    seed: options.Seed = 0,
+    memory: Memory = 8.0,
+    log_every: LogEvery = 20,
+    measure_every: MeasureEvery = 500,
+    teacher: Teacher = None,
+    alignment: Alignment = 0.01,
+    sid2_bias: SidBias = -2.0,
+    one_step_share: OneStepShare = 0.0,
+    balance: Balance = 0.0,
+    path_drop: PathDrop = 0.1,
+    variance_expansion: VarianceExpansion = 1e-5,
+    latent_scale: LatentScale = 1e-4,
+    optimizer: OptimizerName = "muon",
+    muon_rate: MuonRate = 2e-3,
+    adamw_rate: AdamwRate = 1e-3,
+    linear_rate_factor: LinearRateFactor = 0.1,
+    weight_decay: WeightDecay = 0.0,
+    warmup_steps: WarmupSteps = 100,
+    clip_norm: ClipNorm = 1.0,
+    ema_decay: EmaDecay = 0.9995,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    weights_dtype: WeightsDtype = "float32",
+    compiled: Compile = "auto",
+    threads: options.Threads = None,
+    workers: options.Workers = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train a model on photographs: folders, files, or tars of packed crops. Run again to go on after a stop.
+
+    The folder holds the model at any time, log.jsonl with the losses, and pictures/ to look at.
+
+    Example: `semdis train photos/ -o mymodel/ --steps 2000`, then `semdis encode photos/ --model mymodel/`
+    """
+    images, failures = _find(sources, files_from, null=null, output=output, quiet=quiet)
+    measured, measured_failures = (
+        _find(held_out, None, null=False, output=output, quiet=quiet) if held_out else ([], [])
+    )
+
+    import torch
+
+    from semdis_cli.model.checkpoint import resolve_model
+    from semdis_cli.model.config import CONFIG_FILE, FCDMDiffAEConfig
+    from semdis_cli.model.tokenizer import find_device, find_dtype
+    from semdis_cli.training.loop import Rhythm
+    from semdis_cli.training.settings import LossSettings, OptimizerSettings, TrainingSettings
+    from semdis_cli.training.train import TrainJob
+    from semdis_cli.training.train import train as run
+
+    is_made = init in {"auto", "pca", "random"}
+    if config is not None and not is_made:
+        raise UsageError("--config goes with --init pca or random; a model brings its own")
+    architecture = FCDMDiffAEConfig.load(
+        config or resolve_model(BUNDLED_MODEL if is_made else init).folder / CONFIG_FILE
+    )
+    if init == "auto":
+        init = "pca" if architecture.model_dim <= 512 else "random"
+    torch.set_num_threads(threads or count_workers(None))
+    found_device = find_device(device)
+    settings = TrainingSettings(
+        num_steps=steps,
+        batch_size=batch_size,
+        crop_px=crop,
+        seed=seed,
+        dtype="bfloat16" if find_dtype(dtype, found_device) == torch.bfloat16 else "float32",
+        weights_dtype=weights_dtype,
+        loss=LossSettings(
+            sid2_bias=sid2_bias,
+            one_step_share=one_step_share,
+            balance=balance,
+            variance_expansion=variance_expansion,
+            latent_scale=latent_scale,
+            alignment=alignment,
+            path_drop=path_drop,
+        ),
+        optimizer=OptimizerSettings(
+            name=optimizer,
+            muon_rate=muon_rate,
+            adamw_rate=adamw_rate,
+            linear_rate_factor=linear_rate_factor,
+            weight_decay=weight_decay,
+            warmup_steps=warmup_steps,
+            clip_norm=clip_norm,
+            ema_decay=ema_decay,
+        ),
+    )
+    job = TrainJob(
+        settings=settings,
+        config=architecture,
+        init=init,
+        output=output,
+        teacher=teacher,
+        device=found_device,
+        num_workers=count_workers(workers),
+        memory_bytes=int(memory * 2**30),
+        rhythm=Rhythm(log_steps=log_every, measure_steps=measure_every),
+        compile=compiled == "on" or (compiled == "auto" and found_device.type == "cuda"),
+    )
+    if not quiet:
+        say(
+            f"semdis: training in {settings.dtype} on {found_device}, "
+            + (f"aligned with {teacher}" if teacher else "without a teacher: the alignment term is off")
+        )
+    raise typer.Exit(_follow(run(images, measured, (*failures, *measured_failures), job), as_json=as_json, quiet=quiet))
+
+
+def _find(
+    sources: Sequence[Path] | None, files_from: str | None, *, null: bool, output: Path, quiet: bool
+) -> tuple[list["TrainingImage"], Sequence[Failure]]:
+    """All images of the sources, in tars or not, and the inputs that are none."""
+    from semdis_cli.data.pool import find_packed, find_tars
+
+    tars, others = find_tars(sources or ())
+    packed = find_packed(tars)
+    if packed and not others and files_from is None:
+        return list(packed), ()
+    found = find_inputs(others, files_from, null=null, output=output, quiet=quiet or bool(packed))
+    return [*packed, *found.images], found.failures
+
+
+def _follow(events: Iterable[Event], *, as_json: bool, quiet: bool) -> ExitCode:
+    """Show a run as it goes; results to stdout, all else to stderr."""
+    run = _Run(as_json=as_json, quiet=quiet)
+    with run.display:
+        for event in events:
+            run.take(event)
+    if run.num_failed > _MAX_FAILURES_SHOWN:
+        say(f"... and {run.num_failed - _MAX_FAILURES_SHOWN:,} more failures")
+    if not quiet:
+        say(f"semdis: {run.report['steps']:,} steps -> {run.report['output']}; {run.report['elapsed_s']:.0f} s")
+    if as_json:
+        put(json.dumps(run.report))
+    return ExitCode.SOME_FAILED if run.num_failed else ExitCode.OK
+
+
+class _Run:
+    """What has been seen of a run so far."""
+
+    def __init__(self, *, as_json: bool, quiet: bool) -> None:
+        self.display = open_display(quiet=quiet)
+        self.num_failed = 0
+        self.report: dict[str, Any] = {}
+        self._as_json = as_json
+        self._quiet = quiet
+
+    def take(self, event: Event) -> None:
+        """Show one event."""
+        match event:
+            case Failure():
+                self._fail(event)
+            case ModelReady() if not self._quiet:
+                self.display.say(
+                    f"semdis: {event.num_parameters:,} parameters; {event.num_images:,} images to learn from "
+                    f"({event.image_bytes / 2**20:,.0f} MiB), {event.num_held_out:,} to measure with"
+                )
+            case TrainingProgress():
+                rates = f"loss {event.loss:.5f}, {event.images_per_s:.1f} images/s"
+                self.display.show(Position(event.step, event.num_steps, "steps", rates, event.left_s))
+            case TrainingMeasured() if not self._as_json:
+                self.display.result(f"{event.step}\t{event.psnr_db:.2f}")
+            case RunFinished():
+                self.report = event.report
+
+    def _fail(self, failure: Failure) -> None:
+        self.num_failed += 1
+        if self.num_failed <= _MAX_FAILURES_SHOWN:
+            self.display.say(f"failed: {one_line(f'{printable(failure.key)}: {failure.reason}')}")

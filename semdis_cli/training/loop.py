@@ -1,0 +1,227 @@
+"""The steps of a run: losses, held-out PSNR, log, pictures, checkpoints, and going on after a kill."""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from semdis_cli.atomic import make_folder, publish
+from semdis_cli.data.images import write_image
+from semdis_cli.data.pool import CropSampler, ImagePool
+from semdis_cli.errors import CheckpointError, DivergedError
+from semdis_cli.events import TrainingMeasured, TrainingProgress
+from semdis_cli.metrics import psnr_db
+from semdis_cli.model.tokenizer import float_to_images, image_noise, images_to_float
+from semdis_cli.training.settings import TrainingSettings
+from semdis_cli.training.state import TrainingState
+from semdis_cli.training.step import Forward, align, draw, forward, generator_for
+from semdis_cli.training.teacher import Teacher
+
+STATE_FILE, LOG_FILE, PICTURES = "training.safetensors", "log.jsonl", "pictures"
+_MAX_MEASURED, _MAX_PICTURES, _MEASURED_PX = 64, 8, 256
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """After how many steps something is logged or measured, and seconds between saves: no weight depends on it."""
+
+    log_steps: int = 20
+    measure_steps: int = 500
+    save_s: float = 300.0
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """What a run learns from, on the device, and what it is measured with."""
+
+    crops: CropSampler
+    held_out: ImagePool
+
+
+class Trainer:
+    """One run in one folder."""
+
+    def __init__(
+        self,
+        state: TrainingState,
+        settings: TrainingSettings,
+        images: TrainingImages,
+        folder: Path,
+        *,
+        teacher: Teacher | None = None,
+        rhythm: Rhythm | None = None,
+    ) -> None:
+        self.state = state
+        self._settings = settings
+        self._images = images
+        self._folder = folder
+        self._teacher = teacher
+        self._rhythm = rhythm or Rhythm()
+        self._device = state.model.device
+        self._sums: dict[str, float] = {}  # of what is logged, since the last line
+        self._saved_at = time.perf_counter()
+
+    def run(self) -> Iterator[TrainingProgress | TrainingMeasured]:
+        """Steps until the last one, from the saved state if there is one.
+
+        Raises `DivergedError` at the first loss or gradient that is not finite; the average of the weights before that
+        step is saved. What a kill leaves behind is the last saved state, from which the same steps follow.
+        """
+        self._resume()
+        log = Log(self._folder / LOG_FILE, self.state.step)
+        clock = Clock(self.state.step, self._settings)
+        if self.state.step == 0:
+            yield self._measure(log)
+        while self.state.step < self._settings.num_steps:
+            try:
+                self._count(self._step())
+            except DivergedError:
+                self.state.save_model(self._folder)
+                raise
+            if self._is_due(self._rhythm.log_steps):
+                yield self._report(log, clock)
+            if self._is_due(self._rhythm.measure_steps):
+                yield self._measure(log)
+            elif time.perf_counter() - self._saved_at > self._rhythm.save_s:
+                self._save()
+
+    def _is_due(self, every: int) -> bool:
+        return self.state.step % every == 0 or self.state.step == self._settings.num_steps
+
+    def _step(self) -> dict[str, float]:
+        """One step: its loss terms, gradient norm and rate."""
+        state, settings = self.state, self._settings
+        crops = self._images.crops.draw(settings.batch_size, generator_for(settings.seed, "crops", state.step))
+        images = images_to_float(crops)
+        with self._autocast():
+            result = self._forward(images)
+        result.loss.backward()
+        values = {name: term.item() for name, term in result.terms.items()} | {"loss": result.loss.item()}
+        values["gradient_norm"] = state.optimizer.clip()
+        for name in ("loss", "gradient_norm"):
+            if not math.isfinite(values[name]):
+                raise DivergedError(
+                    f"{self._folder}: {name} became {values[name]} in step {state.step + 1}; the weights before it are "
+                    "saved; start from them (--init) with smaller rates"
+                )
+        state.stats.add(result.posterior.mode())
+        return values | {"rate": state.apply_gradients()}
+
+    def _forward(self, images: Tensor) -> Forward:
+        """All terms for `images` [B,3,H,W] float32 in [-1, 1]."""
+        state, settings = self.state, self._settings
+        noise = generator_for(settings.seed, "noise", state.step, self._device)
+        result = forward(state.model, images, draw(state.model, images, settings.loss, noise), settings.loss)
+        if self._teacher is not None and state.head is not None:
+            chance = generator_for(settings.seed, "alignment", state.step, self._device)
+            height, width = result.latents.shape[2:]
+            features = self._teacher.features(images, (height, width))
+            cosine = align(state.head, features, result.latents, chance)
+            result.terms["alignment"] = settings.loss.alignment * cosine
+        return result
+
+    def _autocast(self) -> torch.autocast:
+        dtype = getattr(torch, self._settings.dtype)
+        return torch.autocast(self._device.type, dtype, enabled=dtype != torch.float32)
+
+    def _count(self, values: dict[str, float]) -> None:
+        for name, value in {**values, "steps": 1.0}.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def _report(self, log: "Log", clock: "Clock") -> TrainingProgress:
+        """A log line with the means since the last one."""
+        count = self._sums.pop("steps")
+        means = {name: total / count for name, total in self._sums.items()}
+        self._sums = {}
+        images_per_s, left_s = clock.rate_and_left_s(self.state.step)
+        log.add({"step": self.state.step, **means, "images_per_s": images_per_s})
+        return TrainingProgress(self.state.step, self._settings.num_steps, means["loss"], images_per_s, left_s)
+
+    def _measure(self, log: "Log") -> TrainingMeasured:
+        """Held-out PSNR of the averaged weights in one step; model, log, pictures and state go to disk."""
+        self.state.save_model(self._folder)
+        pairs = [self._reconstruct(i) for i in range(min(len(self._images.held_out), _MAX_MEASURED))]
+        mean = sum(psnr_db(decoded, image) for image, decoded in pairs) / len(pairs)
+        log.add({"step": self.state.step, "held_out_psnr_db": mean})
+        write_pictures(self._folder / PICTURES / f"step-{self.state.step:07d}.png", pairs[:_MAX_PICTURES])
+        self._save()
+        return TrainingMeasured(self.state.step, mean)
+
+    @torch.no_grad()
+    def _reconstruct(self, index: int) -> tuple[Tensor, Tensor]:
+        """The middle of a held-out image, uint8 [3,H,W], and its reconstruction."""
+        model, held_out = self.state.average, self._images.held_out
+        image = centre(held_out.images[index], _MEASURED_PX, model.config.effective_patch_size)
+        x = images_to_float(image[None].to(self._device))
+        noise = image_noise("decode", 0, held_out.keys[index], tuple(x.shape)) * model.config.pixel_noise_std
+        with self._autocast():
+            decoded = model.decode(model.encode(x), x.shape[2], x.shape[3], noise=noise)
+        return image, float_to_images(decoded)[0].cpu()
+
+    def _save(self) -> None:
+        self.state.save(self._folder / STATE_FILE, self._sums)
+        self._saved_at = time.perf_counter()
+
+    def _resume(self) -> None:
+        path = self._folder / STATE_FILE
+        if path.exists():
+            self._sums = {name: float(value) for name, value in self.state.load(path).items()}
+
+
+class Clock:
+    """How fast the steps of this process go."""
+
+    def __init__(self, step: int, settings: TrainingSettings) -> None:
+        self._first, self._settings = step, settings
+        self._started = time.perf_counter()
+
+    def rate_and_left_s(self, step: int) -> tuple[float, float]:
+        """Images a second so far, and seconds until the last step at that rate."""
+        s_per_step = (time.perf_counter() - self._started) / (step - self._first)
+        return self._settings.batch_size / s_per_step, s_per_step * (self._settings.num_steps - step)
+
+
+class Log:
+    """JSON lines, one each for what was averaged or measured. What a killed run wrote past its last save is dropped."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self._path = path
+        publish(path, _lines_up_to(path, step) if step and path.exists() else [])
+
+    def add(self, values: dict[str, Any]) -> None:
+        """Append a line, numbers to six digits."""
+        rounded = {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in values.items()}
+        with self._path.open("a") as file:
+            file.write(json.dumps(rounded) + "\n")
+
+
+def _lines_up_to(path: Path, step: int) -> list[bytes]:
+    try:
+        return [line for line in path.read_bytes().splitlines(keepends=True) if json.loads(line)["step"] <= step]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: not the log of a training run ({error}); remove it to go on without") from error
+
+
+def centre(image: Tensor, largest_px: int, multiple_px: int) -> Tensor:
+    """The middle of an image [3,H,W], each side at most `largest_px` and a multiple of `multiple_px`."""
+    height, width = (min(side, largest_px) // multiple_px * multiple_px for side in image.shape[1:])
+    top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
+    return image[:, top : top + height, left : left + width]
+
+
+def write_pictures(path: Path, pairs: list[tuple[Tensor, Tensor]]) -> None:
+    """A PNG for people: each image uint8 [3,H,W] beside its reconstruction, one pair a row."""
+    height, width = (max(image.shape[axis] for image, _ in pairs) for axis in (1, 2))
+    sheet = torch.full((len(pairs), 2, 3, height, width), 255, dtype=torch.uint8)
+    for row, pair in enumerate(pairs):
+        for column, image in enumerate(pair):
+            sheet[row, column, :, : image.shape[1], : image.shape[2]] = image
+    pixels = sheet.permute(0, 3, 1, 4, 2).reshape(len(pairs) * height, 2 * width, 3)
+    make_folder(path.parent)
+    publish(path, [write_image(pixels.contiguous().numpy(), "png")])

@@ -1,0 +1,107 @@
+"""Gradients -> weights: which optimizer moves which tensor, at which rate, and the moving average of the weights."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from semdis_cli.errors import UsageError
+from semdis_cli.training.settings import OptimizerSettings
+
+# The linear maps at the model's ends, which a closed form has filled: they need smaller steps than what starts at zero.
+_LINEAR_ENDS = ("patchify.proj", "to_bottleneck", "latent_up", "fuse_in", "fuse_skip", "out_proj")
+_BLOCK_MATRICES = ("pwconv1.weight", "pwconv2.weight")
+
+
+class Optimizer:
+    """Muon and AdamW side by side, under one schedule.
+
+    Muon (Jordan et al. 2024) makes the update of each matrix nearly orthogonal by Newton-Schulz iterations; scaled to
+    the size of AdamW's updates (Liu et al. 2025, arXiv 2502.16982), it takes AdamW's rates.
+    """
+
+    def __init__(self, model: nn.Module, settings: OptimizerSettings, num_steps: int) -> None:
+        self._settings = settings
+        self._num_steps = num_steps
+        self._parameters = dict(model.named_parameters())
+        self._matrices: dict[str, Tensor] = {}
+        if settings.name == "muon":
+            self._matrices = {
+                # Muon takes matrices: a second view of the same memory
+                name: parameter.detach().view(len(parameter), -1).requires_grad_()
+                for name, parameter in self._parameters.items()
+                if name.endswith(_BLOCK_MATRICES)
+            }
+        self._names = {tensor: name for name, tensor in (self._parameters | self._matrices).items()}
+        rest = {name: tensor for name, tensor in self._parameters.items() if name not in self._matrices}
+        ends = [name for name in rest if any(end in name for end in _LINEAR_ENDS)]
+        groups = [
+            {"params": [rest[name] for name in rest if name not in ends], "peak": settings.adamw_rate},
+            {"params": [rest[name] for name in ends], "peak": settings.adamw_rate * settings.linear_rate_factor},
+        ]
+        self._optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=settings.weight_decay)
+        ]
+        if self._matrices:
+            self._optimizers.append(_muon(self._matrices.values(), settings))
+
+    def clip(self) -> float:
+        """Scale the gradients down to `clip_norm` if they are longer; their norm before that."""
+        return nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.clip_norm).item()
+
+    def step(self, step: int) -> float:
+        """Apply the gradients of step number `step` (from 0) and clear them; the part of the peak rate used."""
+        factor = rate_factor(step, self._num_steps, self._settings.warmup_steps)
+        for name, matrix in self._matrices.items():
+            gradient = self._parameters[name].grad
+            matrix.grad = None if gradient is None else gradient.view(matrix.shape)
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * factor
+            optimizer.step()
+        for parameter in self._parameters.values():
+            parameter.grad = None
+        return factor
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Everything the optimizers remember, under names that `load_state_tensors` takes."""
+        return {
+            f"{self._names[parameter]}:{key}": value
+            for optimizer in self._optimizers
+            for parameter, state in optimizer.state.items()
+            for key, value in state.items()
+        }
+
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from what `state_tensors` gave."""
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    prefix = f"{self._names[parameter]}:"
+                    optimizer.state[parameter] = {
+                        name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)
+                    }
+
+
+def _muon(matrices: Iterable[Tensor], settings: OptimizerSettings) -> torch.optim.Optimizer:
+    if not hasattr(torch.optim, "Muon"):
+        raise UsageError(
+            f"--optimizer muon needs torch 2.9 or later, this is {torch.__version__}; use --optimizer adamw"
+        )
+    group = {"params": list(matrices), "peak": settings.muon_rate}
+    return torch.optim.Muon([group], weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw")
+
+
+def rate_factor(step: int, num_steps: int, warmup_steps: int) -> float:
+    """Part of the peak rate at `step` of 0..num_steps-1: up in `warmup_steps`, then straight down to 0."""
+    warmup_steps = min(warmup_steps, num_steps // 10)
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    return (num_steps - step) / (num_steps - warmup_steps)
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
+    """Exponential moving average of the weights, in place; young averages forget faster: min(decay, (1+n)/(10+n))."""
+    weight = 1.0 - min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), weight)

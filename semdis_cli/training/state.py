@@ -1,0 +1,102 @@
+"""Everything a run has to remember to go on: weights, their average, optimizer, latent statistics, step number."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from semdis_cli.errors import CheckpointError
+from semdis_cli.model.autoencoder import FCDMDiffAE
+from semdis_cli.model.checkpoint import read_tensors, write_tensors
+from semdis_cli.training.alignment import AlignmentHead
+from semdis_cli.training.latent_stats import RunningLatentStats
+from semdis_cli.training.optimizer import Optimizer, update_average
+from semdis_cli.training.settings import TrainingSettings
+
+
+class TrainingState:
+    """A model on its way. `step`: how many steps are done. `head`: the alignment head, if that term is on."""
+
+    def __init__(self, model: FCDMDiffAE, head: AlignmentHead | None, settings: TrainingSettings) -> None:
+        self.step = 0
+        self.model = model.requires_grad_(True).train()
+        self.head = head
+        self.average = copy.deepcopy(model).requires_grad_(False).eval()
+        trained = nn.ModuleDict({"model": self.model})
+        if head is not None:
+            trained["head"] = head
+        self.optimizer = Optimizer(trained, settings.optimizer, settings.num_steps)
+        self.stats = RunningLatentStats(model.config.latent_channels, model.device)
+        self._ema_decay = settings.optimizer.ema_decay
+        self._weights_dtype = getattr(torch, settings.weights_dtype)
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the model alone."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def num_bytes(self) -> int:
+        """About what a saved state takes, with the checkpoint beside it: weights, average, two moments, checkpoint."""
+        return 5 * sum(4 * tensor.numel() for tensor in self._tensors().values()) // 2
+
+    def apply_gradients(self) -> float:
+        """One optimizer step and what follows from it; the part of the peak rate that was used."""
+        rate = self.optimizer.step(self.step)
+        update_average(self.average, self.model, self.step, self._ema_decay)
+        self.step += 1
+        return rate
+
+    def save_model(self, folder: Path) -> None:
+        """Publish the averaged weights with the latent statistics as a checkpoint."""
+        measured = self.stats.mean_and_var()
+        if measured is not None:
+            self.average.latent_norm_running_mean.copy_(measured[0])
+            self.average.latent_norm_running_var.copy_(measured[1])
+            self.average.has_latent_stats = True
+        stored = copy.deepcopy(self.average).to(self._weights_dtype)
+        stored.save_pretrained(folder)
+
+    def save(self, path: Path, note: dict[str, Any]) -> None:
+        """Publish the whole state as one file, with `note` beside it."""
+        write_tensors(path, self._tensors() | self._optimizer_tensors(), {"step": self.step, "note": note})
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Go on from a file that `save` wrote; its note. Raises `CheckpointError` if it is damaged or of another."""
+        tensors, header = read_tensors(path)
+        own = self._tensors()
+        wrong = [name for name, tensor in own.items() if name not in tensors or tensors[name].shape != tensor.shape]
+        if wrong or not isinstance(header.get("step"), int) or not isinstance(header.get("note"), dict):
+            raise CheckpointError(f"{path}: not the state of this run ({', '.join(wrong[:3]) or 'no step'})")
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(tensors[name])
+        prefix = "optimizer:"
+        device = self.model.device
+        self.optimizer.load_state_tensors(
+            {
+                name.removeprefix(prefix): tensor if name.endswith(":step") else tensor.to(device)
+                for name, tensor in tensors.items()
+                if name.startswith(prefix)
+            }
+        )
+        self.step = header["step"]
+        note: dict[str, Any] = header["note"]
+        return note
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """The tensors that exist from the start, to be read and written in place."""
+        modules: dict[str, nn.Module] = {"model": self.model, "average": self.average}
+        if self.head is not None:
+            modules["head"] = self.head
+        own = {
+            f"{prefix}:{name}": tensor
+            for prefix, module in modules.items()
+            for name, tensor in module.state_dict().items()
+        }
+        return own | {f"stats:{name}": tensor for name, tensor in self.stats.tensors.items()}
+
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        return {f"optimizer:{name}": tensor for name, tensor in self.optimizer.state_tensors().items()}

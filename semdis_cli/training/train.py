@@ -1,0 +1,206 @@
+"""`semdis train`: find images, read them into memory, make or load a model, run the steps, sum up."""
+
+import hashlib
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+
+if sys.platform != "win32":
+    import resource
+
+from semdis_cli.atomic import check_free_space
+from semdis_cli.data.images import ReadSettings
+from semdis_cli.data.pool import CropSampler, ImagePool, TrainingImage, in_random_order, read_all
+from semdis_cli.defaults import TRAIN_MARKER
+from semdis_cli.errors import UsageError
+from semdis_cli.events import Event, Failure, ModelReady, RunFinished, TrainingMeasured, TrainingProgress
+from semdis_cli.model.autoencoder import FCDMDiffAE
+from semdis_cli.model.checkpoint import resolve_model
+from semdis_cli.model.config import FCDMDiffAEConfig
+from semdis_cli.store.claim import check_image_folder, claimed_folder
+from semdis_cli.training.alignment import AlignmentHead
+from semdis_cli.training.init import PatchMoments, closed_form_model, random_model
+from semdis_cli.training.loop import PICTURES, Rhythm, Trainer, TrainingImages
+from semdis_cli.training.settings import TrainingSettings
+from semdis_cli.training.state import TrainingState
+from semdis_cli.training.step import generator_for
+from semdis_cli.training.teacher import Teacher, load_teacher
+
+_HELD_OUT_EACH, _MAX_HELD_OUT = 50, 256
+_MAX_MOMENT_IMAGES = 4000
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """A run and where it happens.
+
+    `init`: "pca", "random", or what `resolve_model` takes; `config` is the architecture for the first two. `teacher`:
+    as `load_teacher` takes it, or None for no alignment. `memory_bytes`: how much the images may take. `compile`: run
+    encoder and decoder through torch.compile.
+    """
+
+    settings: TrainingSettings
+    config: FCDMDiffAEConfig
+    init: str
+    output: Path
+    teacher: str | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    num_workers: int = 1
+    memory_bytes: int = 8 << 30
+    rhythm: Rhythm = field(default_factory=Rhythm)
+    compile: bool = False
+
+
+def train(
+    images: Sequence[TrainingImage], held_out: Sequence[TrainingImage], failures: Sequence[Failure], job: TrainJob
+) -> Iterator[Event]:
+    """Train on `images` and measure on `held_out` (a part of `images` if that is empty), into the folder `job.output`.
+
+    The folder holds a checkpoint at any time, with the state to go on from. Raises `UsageError` for too few images or
+    an output folder of another run, `DivergedError`, `NoSpaceError`, `CheckpointError`.
+    """
+    started = time.perf_counter()
+    _check_crop(job)
+    check_image_folder(job.output, TRAIN_MARKER)
+    learned, measured = _split(images, held_out, job.settings.seed)
+    record = _record(learned, measured, job)
+    with claimed_folder(job.output, TRAIN_MARKER, record, [PurePosixPath(PICTURES, "x")]):
+        yield from failures
+        pool, test = ImagePool(), ImagePool()
+        num_failed = len(failures)
+        for source, into in ((measured, test), (learned, pool)):
+            for failure in _fill(into, source, job):
+                num_failed += 1
+                yield failure
+        _check_enough(pool, test, job)
+        state, teacher = _start(pool, job)
+        check_free_space(job.output, 2 * state.num_bytes)
+        yield ModelReady(state.num_parameters, len(pool), len(test), pool.num_bytes)
+        crops = CropSampler(pool.images, job.settings.crop_px, job.device)
+        trainer = Trainer(
+            state, job.settings, TrainingImages(crops, test), job.output, teacher=teacher, rhythm=job.rhythm
+        )
+        psnr_db = rate = None
+        for event in trainer.run():
+            yield event
+            match event:
+                case TrainingMeasured():
+                    psnr_db = event.psnr_db
+                case TrainingProgress():
+                    rate = event.images_per_s
+    yield RunFinished(
+        len(pool) + len(test),
+        num_failed,
+        {
+            "command": "train",
+            "images": {"ok": len(pool) + len(test), "failed": num_failed, "held_out": len(test)},
+            "steps": state.step,
+            "parameters": state.num_parameters,
+            "held_out_psnr_db": psnr_db,
+            "images_per_s": rate,
+            "peak_memory_mib": _peak_memory_mib(job.device),
+            "elapsed_s": round(time.perf_counter() - started, 1),
+            "output": str(job.output),
+        },
+    )
+
+
+def _split(
+    images: Sequence[TrainingImage], held_out: Sequence[TrainingImage], seed: int
+) -> tuple[list[TrainingImage], list[TrainingImage]]:
+    """What to learn from and what to measure with, shuffled; an image that is in both is only measured with."""
+    if held_out:
+        keys = {(image.path, image.key) for image in held_out}
+        learned = [image for image in images if (image.path, image.key) not in keys]
+        return in_random_order(learned, seed), list(held_out)[:_MAX_HELD_OUT]
+    if len(images) < 2:
+        raise UsageError(f"{len(images)} images are too few: one to learn from and one to measure with at the least")
+    order = in_random_order(images, seed)
+    count = min(max(len(order) // _HELD_OUT_EACH, 1), _MAX_HELD_OUT)
+    return order[count:], order[:count]
+
+
+def _fill(pool: ImagePool, images: Sequence[TrainingImage], job: TrainJob) -> Iterator[Failure]:
+    """Read images into `pool` until its share of memory is full; yields those that cannot be used."""
+    crop_px = job.settings.crop_px
+    for image, pixels in read_all(images, ReadSettings(), job.num_workers):
+        if isinstance(pixels, Failure):
+            yield pixels
+        elif min(pixels.shape[1:]) < crop_px:
+            height, width = pixels.shape[1:]
+            yield Failure(image.key, f"smaller than a crop: {width}x{height} px, --crop is {crop_px}")
+        elif pool.num_bytes + pixels.numel() > job.memory_bytes:
+            return
+        else:
+            pool.add(image.key, pixels)
+
+
+def _check_crop(job: TrainJob) -> None:
+    multiple = job.config.effective_patch_size
+    if job.settings.crop_px % multiple:
+        raise UsageError(f"--crop {job.settings.crop_px} is not a multiple of the patch, {multiple} px")
+
+
+def _check_enough(pool: ImagePool, test: ImagePool, job: TrainJob) -> None:
+    if not pool or not test:
+        raise UsageError(
+            f"too few images: {len(pool)} to learn from and {len(test)} to measure with can be used; give more, "
+            f"no side shorter than --crop {job.settings.crop_px}, and more --memory if they are large"
+        )
+
+
+def _start(pool: ImagePool, job: TrainJob) -> tuple[TrainingState, Teacher | None]:
+    """The state of step 0."""
+    seed = job.settings.seed
+    match job.init:
+        case "pca":
+            moments = PatchMoments(job.config.patch_size)
+            for image in pool.images[:_MAX_MOMENT_IMAGES]:
+                moments.add(image)
+            model = closed_form_model(job.config, moments, seed=seed)
+        case "random":
+            model = random_model(job.config, seed=seed)
+        case name:
+            model = FCDMDiffAE.from_folder(resolve_model(name).folder)[0].float()
+    model = model.to(memory_format=torch.channels_last).to(job.device)  # type: ignore[call-overload]
+    head = teacher = None
+    if job.teacher is not None:
+        teacher = load_teacher(job.teacher, job.device)
+        head = AlignmentHead(model.config.latent_channels, teacher.feature_dim)
+        head = head.initialise(generator_for(seed, "head", 0)).to(job.device)
+    state = TrainingState(model, head, job.settings)
+    if job.compile:
+        state.model.encoder.compile(dynamic=False)
+        state.model.decoder.compile(dynamic=False)
+    return state, teacher
+
+
+def _record(learned: Sequence[TrainingImage], measured: Sequence[TrainingImage], job: TrainJob) -> dict[str, Any]:
+    """What decides the weights, for a run that goes on to be compared with."""
+    digest = hashlib.sha256()
+    for image in (*learned, *measured):
+        digest.update(f"{image.key}\0{image.num_bytes}\0".encode(errors="surrogatepass"))
+    return {
+        "command": "train",
+        "settings": job.settings.to_json(),
+        "init": job.init,
+        "config_sha256": hashlib.sha256(job.config.to_json().encode()).hexdigest(),
+        "teacher": job.teacher,
+        "device": job.device.type,
+        "memory_bytes": job.memory_bytes,
+        "images": {"learned": len(learned), "held_out": len(measured), "sha256": digest.hexdigest()},
+    }
+
+
+def _peak_memory_mib(device: torch.device) -> float:
+    """Most memory held at a time: of the device if it is an accelerator, else of the process."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    if sys.platform == "win32":
+        return 0.0
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)
