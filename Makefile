@@ -19,7 +19,7 @@ else
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format clean
+.PHONY: help install demo test test-slow lint format train-default pack-training clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -48,8 +48,29 @@ format: $(INSTALLED) ## rewrite the sources the way `make lint` wants them
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
+# The run that made the bundled weights, about 95 minutes on two cores with AMX. PHOTOS: folder with images, or tars of them.
+TRAINING = --config semdis_cli/weights/semdis-small/config.json --init pca --crop 192 --one-step-share 0.8 --balance 0.5
+train-default: $(INSTALLED) ## train the bundled model anew: make train-default PHOTOS=folder, into trained/
+	@test -n "$(PHOTOS)" || { echo "make train-default PHOTOS=folder: name the photographs to train on"; exit 2; }
+	$(BIN)/semdis train "$(PHOTOS)" -o trained $(TRAINING) --batch-size 28 --steps 4500 --weights-dtype bfloat16
+
+# For a machine that has torch, and no network. PACK_PYTHON: its Python; PACK_PLATFORMS: what wheels may be for.
+PACK_PYTHON ?= 3.12
+PACK_PLATFORMS ?= manylinux_2_28_x86_64 manylinux_2_17_x86_64 manylinux2014_x86_64
+PACKED = typer rich shellingham markdown-it-py mdurl pygments annotated-doc annotated-types pydantic pydantic-core \
+  typing-inspection safetensors pillow
+pack-training: $(INSTALLED) ## a folder that trains elsewhere with one command: make pack-training PHOTOS=folder-of-tars, into pack/
+	@test -n "$(PHOTOS)" || { echo "make pack-training PHOTOS=folder: name the folder with tars of crops"; exit 2; }
+	@test -z "$$(find "$(PHOTOS)" -name '*.tar' -size +64M)" || { echo "tars of at most 64 MiB, so that they can be moved"; exit 2; }
+	rm -rf pack && mkdir -p pack/data pack/wheels
+	cp "$(PHOTOS)"/*.tar pack/data/
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir pack/wheels .
+	$(PYTHON) -m pip download --quiet --no-deps --dest pack/wheels --constraint constraints.txt --only-binary=:all: \
+	  --python-version $(PACK_PYTHON) $(PACK_PLATFORMS:%=--platform %) $(PACKED)
+	cp docs/train-offline.sh pack/run.sh
+
 clean: ## remove what the other targets made, .venv included
-	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) demo trained pack build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find semdis_cli tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): $(CREATED) pyproject.toml constraints.txt
