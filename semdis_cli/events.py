@@ -90,11 +90,15 @@ class RunFinished:
 
 @dataclass(frozen=True, slots=True)
 class ModelReady:
-    """Training can start: the model's parameters, the images to learn from and to measure with, and their bytes."""
+    """Training can start: the model's parameters, the images to learn from and to measure with, and their bytes.
+
+    `num_unread`: images that were left out because memory is full.
+    """
 
     num_parameters: int
     num_images: int
     num_held_out: int
+    num_unread: int
     image_bytes: int
 
 

@@ -251,10 +251,19 @@ def _follow(events: Iterable[Event], *, as_json: bool, quiet: bool) -> ExitCode:
     if run.num_failed > _MAX_FAILURES_SHOWN:
         say(f"... and {run.num_failed - _MAX_FAILURES_SHOWN:,} more failures")
     if not quiet:
-        say(f"semdis: {run.report['steps']:,} steps -> {run.report['output']}; {run.report['elapsed_s']:.0f} s")
+        _close(run.report)
     if as_json:
         put(json.dumps(run.report))
     return ExitCode.SOME_FAILED if run.num_failed else ExitCode.OK
+
+
+def _close(report: dict[str, Any]) -> None:
+    """The closing line."""
+    rate = f", {report['images_per_s']:.1f} images/s" if report["images_per_s"] is not None else ", nothing left to do"
+    say(
+        f"semdis: {report['steps']:,} steps -> {report['output']}; {report['elapsed_s']:.0f} s{rate}, at most "
+        f"{report['peak_memory_mib']:,.0f} MiB of memory"
+    )
 
 
 class _Run:
@@ -264,6 +273,7 @@ class _Run:
         self.display = open_display(quiet=quiet)
         self.num_failed = 0
         self.report: dict[str, Any] = {}
+        self._psnr_db: float | None = None
         self._as_json = as_json
         self._quiet = quiet
 
@@ -276,12 +286,16 @@ class _Run:
                 self.display.say(
                     f"semdis: {event.num_parameters:,} parameters; {event.num_images:,} images to learn from "
                     f"({event.image_bytes / 2**20:,.0f} MiB), {event.num_held_out:,} to measure with"
+                    + (f"; {event.num_unread:,} more do not fit in --memory" if event.num_unread else "")
                 )
             case TrainingProgress():
-                rates = f"loss {event.loss:.5f}, {event.images_per_s:.1f} images/s"
+                held_out = f"held-out {self._psnr_db:.2f} dB, " if self._psnr_db is not None else ""
+                rates = f"loss {event.loss:.5f}, {held_out}{event.images_per_s:.1f} images/s"
                 self.display.show(Position(event.step, event.num_steps, "steps", rates, event.left_s))
-            case TrainingMeasured() if not self._as_json:
-                self.display.result(f"{event.step}\t{event.psnr_db:.2f}")
+            case TrainingMeasured():
+                self._psnr_db = event.psnr_db
+                if not self._as_json:
+                    self.display.result(f"{event.step}\t{event.psnr_db:.2f}")
             case RunFinished():
                 self.report = event.report
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from semdis_cli.data.formats import IMAGE_SUFFIXES, SIGNATURE_BYTES, image_format
-from semdis_cli.defaults import DECODE_MARKER, ROUNDTRIP_MARKER
+from semdis_cli.defaults import DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure
 from semdis_cli.records import SourceImage
@@ -28,8 +28,8 @@ def find_images(sources: Sequence[Path], *, listed: Sequence[Path] = (), exclude
 
     Folders are searched all the way down, through symbolic links too, but not in circles. A regular file in them is an
     image by its suffix or, failing that, by its first bytes; all else counts as ignored, and so do names that begin
-    with a dot. `exclude` is a folder not to enter; folders that `decode` or `roundtrip` wrote are passed over as well.
-    A file named outright is taken for an image whatever it looks like.
+    with a dot. `exclude` is a folder not to enter; folders that `decode`, `roundtrip` or `train` wrote are passed over
+    as well. A file named outright is taken for an image whatever it looks like.
 
     Keys are POSIX paths. In a folder: relative to it; with several sources, after the folder's own name. A file among
     the sources: its name. A listed file: its path if that is relative and has no `..`, else its absolute path without
@@ -60,7 +60,7 @@ def read_file_list(stream: BinaryIO, *, nul: bool) -> list[Path]:
     return [Path(os.fsdecode(line)) for line in lines if line.strip()]
 
 
-_OWN_OUTPUT = frozenset({DECODE_MARKER, ROUNDTRIP_MARKER})
+_OWN_OUTPUT = frozenset({DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER})
 _Identity = tuple[int, int]  # (st_dev, st_ino)
 
 

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -68,46 +69,92 @@ def train(
     _check_crop(job)
     check_image_folder(job.output, TRAIN_MARKER)
     learned, measured = _split(images, held_out, job.settings.seed)
-    record = _record(learned, measured, job)
-    with claimed_folder(job.output, TRAIN_MARKER, record, [PurePosixPath(PICTURES, "x")]):
-        yield from failures
-        pool, test = ImagePool(), ImagePool()
-        num_failed = len(failures)
-        for source, into in ((measured, test), (learned, pool)):
-            for failure in _fill(into, source, job):
-                num_failed += 1
-                yield failure
-        _check_enough(pool, test, job)
-        state, teacher = _start(pool, job)
+    claim = partial(
+        claimed_folder, job.output, TRAIN_MARKER, _record(learned, measured, job), [PurePosixPath(PICTURES, "x")]
+    )
+    if (job.output / TRAIN_MARKER).exists():  # a run that cannot go on is refused before its images are read
+        with claim():
+            pass
+    teacher = None if job.teacher is None else load_teacher(job.teacher, job.device)
+
+    yield from failures
+    inputs = _Inputs(num_failed=len(failures))
+    yield from inputs.read(learned, measured, job)
+    inputs.check(job)
+
+    state = _start(inputs.learned, teacher, job)
+    yield ModelReady(
+        state.num_parameters, len(inputs.learned), len(inputs.held_out), inputs.num_unread, inputs.learned.num_bytes
+    )
+    with claim():
         check_free_space(job.output, 2 * state.num_bytes)
-        yield ModelReady(state.num_parameters, len(pool), len(test), pool.num_bytes)
-        crops = CropSampler(pool.images, job.settings.crop_px, job.device)
-        trainer = Trainer(
-            state, job.settings, TrainingImages(crops, test), job.output, teacher=teacher, rhythm=job.rhythm
-        )
-        psnr_db = rate = None
+        crops = CropSampler(inputs.learned.images, job.settings.crop_px, job.device)
+        images_in_memory = TrainingImages(crops, inputs.held_out)
+        trainer = Trainer(state, job.settings, images_in_memory, job.output, teacher=teacher, rhythm=job.rhythm)
+        last: dict[str, float] = {}
         for event in trainer.run():
-            yield event
             match event:
                 case TrainingMeasured():
-                    psnr_db = event.psnr_db
+                    last["held_out_psnr_db"] = round(event.psnr_db, 4)
                 case TrainingProgress():
-                    rate = event.images_per_s
-    yield RunFinished(
-        len(pool) + len(test),
-        num_failed,
-        {
-            "command": "train",
-            "images": {"ok": len(pool) + len(test), "failed": num_failed, "held_out": len(test)},
-            "steps": state.step,
-            "parameters": state.num_parameters,
-            "held_out_psnr_db": psnr_db,
-            "images_per_s": rate,
-            "peak_memory_mib": _peak_memory_mib(job.device),
-            "elapsed_s": round(time.perf_counter() - started, 1),
-            "output": str(job.output),
+                    last["images_per_s"] = round(event.images_per_s, 2)
+            yield event
+    elapsed_s = round(time.perf_counter() - started, 1)
+    yield RunFinished(inputs.num_ok, inputs.num_failed, _report(inputs, state, job, last) | {"elapsed_s": elapsed_s})
+
+
+def _report(inputs: "_Inputs", state: TrainingState, job: TrainJob, last: dict[str, float]) -> dict[str, Any]:
+    """The closing report; `last`: the last figures of the run, if it had any steps to do."""
+    return {
+        "command": "train",
+        "images": {
+            "ok": inputs.num_ok,
+            "failed": inputs.num_failed,
+            "held_out": len(inputs.held_out),
+            "unread": inputs.num_unread,
         },
-    )
+        "steps": state.step,
+        "parameters": state.num_parameters,
+        "held_out_psnr_db": None,
+        "images_per_s": None,
+        **last,
+        "peak_memory_mib": _peak_memory_mib(job.device),
+        "output": str(job.output),
+    }
+
+
+@dataclass
+class _Inputs:
+    """Images in memory, to learn from and to measure with, and the number of those that are not."""
+
+    learned: ImagePool = field(default_factory=ImagePool)
+    held_out: ImagePool = field(default_factory=ImagePool)
+    num_failed: int = 0
+    num_unread: int = 0
+
+    @property
+    def num_ok(self) -> int:
+        return len(self.learned) + len(self.held_out)
+
+    def read(
+        self, learned: Sequence[TrainingImage], measured: Sequence[TrainingImage], job: TrainJob
+    ) -> Iterator[Failure]:
+        """Read all images; yields those that cannot be used."""
+        before = self.num_failed
+        for source, pool in ((measured, self.held_out), (learned, self.learned)):
+            for failure in _fill(pool, source, job):
+                self.num_failed += 1
+                yield failure
+        self.num_unread = len(learned) + len(measured) - self.num_ok - (self.num_failed - before)
+
+    def check(self, job: TrainJob) -> None:
+        """Raise `UsageError` if there is nothing to learn from, or nothing to measure with."""
+        if not self.learned or not self.held_out:
+            raise UsageError(
+                f"too few images: {len(self.learned)} to learn from and {len(self.held_out)} to measure with can be "
+                f"used; give more, no side shorter than --crop {job.settings.crop_px}, and more --memory if they are "
+                "large"
+            )
 
 
 def _split(
@@ -146,15 +193,7 @@ def _check_crop(job: TrainJob) -> None:
         raise UsageError(f"--crop {job.settings.crop_px} is not a multiple of the patch, {multiple} px")
 
 
-def _check_enough(pool: ImagePool, test: ImagePool, job: TrainJob) -> None:
-    if not pool or not test:
-        raise UsageError(
-            f"too few images: {len(pool)} to learn from and {len(test)} to measure with can be used; give more, "
-            f"no side shorter than --crop {job.settings.crop_px}, and more --memory if they are large"
-        )
-
-
-def _start(pool: ImagePool, job: TrainJob) -> tuple[TrainingState, Teacher | None]:
+def _start(pool: ImagePool, teacher: Teacher | None, job: TrainJob) -> TrainingState:
     """The state of step 0."""
     seed = job.settings.seed
     match job.init:
@@ -168,16 +207,15 @@ def _start(pool: ImagePool, job: TrainJob) -> tuple[TrainingState, Teacher | Non
         case name:
             model = FCDMDiffAE.from_folder(resolve_model(name).folder)[0].float()
     model = model.to(memory_format=torch.channels_last).to(job.device)  # type: ignore[call-overload]
-    head = teacher = None
-    if job.teacher is not None:
-        teacher = load_teacher(job.teacher, job.device)
+    head = None
+    if teacher is not None:
         head = AlignmentHead(model.config.latent_channels, teacher.feature_dim)
         head = head.initialise(generator_for(seed, "head", 0)).to(job.device)
     state = TrainingState(model, head, job.settings)
     if job.compile:
         state.model.encoder.compile(dynamic=False)
         state.model.decoder.compile(dynamic=False)
-    return state, teacher
+    return state
 
 
 def _record(learned: Sequence[TrainingImage], measured: Sequence[TrainingImage], job: TrainJob) -> dict[str, Any]:
