@@ -2,6 +2,7 @@
 
 import hashlib
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -38,13 +39,13 @@ TrainingImage = SourceImage | PackedImage
 def find_tars(sources: Sequence[Path]) -> tuple[list[tuple[str, Path]], list[Path]]:
     """The tars among `sources` and in their folders, each with the name its keys begin with; and the other sources.
 
-    A folder that holds tars and nothing else that is visible is no source of its own any more.
+    Folders stay among the others: they may hold images beside the tars.
     """
     tars: list[tuple[str, Path]] = []
     others: list[Path] = []
     for source in sources:
         if source.is_dir():
-            inside = sorted(source.rglob(f"*{_TAR_SUFFIX}"))
+            inside = sorted(path for path in source.rglob(f"*{_TAR_SUFFIX}") if path.is_file())
             tars += [(path.relative_to(source).with_suffix("").as_posix(), path) for path in inside]
             others.append(source)
         elif source.suffix == _TAR_SUFFIX:
@@ -55,18 +56,34 @@ def find_tars(sources: Sequence[Path]) -> tuple[list[tuple[str, Path]], list[Pat
 
 
 def find_packed(tars: Sequence[tuple[str, Path]]) -> list[PackedImage]:
-    """The image files inside uncompressed tars, in order. Raises `UsageError` for what is no tar, or a key twice."""
+    """The image files inside uncompressed tars, in order.
+
+    Raises `UsageError` for what is no tar or no whole one, and for one key twice. Nothing is unpacked.
+    """
     found: list[PackedImage] = []
     for name, path in tars:
         try:
-            with tarfile.open(path, "r:") as archive:
-                found += [
-                    PackedImage(f"{name}/{member.name}", path, member.offset_data, member.size)
-                    for member in archive
-                    if member.isreg() and _has_image_suffix(member.name)
-                ]
-        except (OSError, tarfile.TarError) as error:
+            found += _list_tar(name, path)
+        except (OSError, ValueError, OverflowError, tarfile.TarError) as error:
             raise UsageError(f"{path}: cannot be read as an uncompressed tar ({error})") from error
+    repeated = [key for key, count in Counter(image.key for image in found).items() if count > 1]
+    if repeated:
+        raise UsageError(f"{repeated[0]}: {len(repeated)} names are there twice; pack or name them apart")
+    return found
+
+
+def _list_tar(name: str, path: Path) -> list[PackedImage]:
+    """The image files of one tar. Raises `ValueError` where it is damaged: tarfile takes that for its end."""
+    found = []
+    with tarfile.open(path, "r:") as archive, path.open("rb") as file:
+        for member in archive:
+            if member.size < 0:  # the next member would be looked for further back, for ever
+                raise ValueError(f"{member.name!r:.80} has a negative size")
+            if member.isreg() and _has_image_suffix(member.name):
+                found.append(PackedImage(f"{name}/{member.name}", path, member.offset_data, member.size))
+        file.seek(archive.offset)
+        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            raise ValueError(f"damaged or cut off at byte {archive.offset}")
     return found
 
 

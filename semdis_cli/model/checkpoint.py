@@ -32,6 +32,7 @@ FLOAT32_BUFFERS = (*LATENT_STATS, TIME_FREQUENCIES)
 _PATCHIFY_WEIGHTS = ("encoder.patchify.proj.weight", "decoder.patchify.proj.weight")
 _WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MAX_LISTED = 6
+_METADATA_KEY = "semdis"
 _REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 Shape = tuple[int, ...]
@@ -184,21 +185,39 @@ def write_checkpoint(folder: Path, config_json: str, tensors: Mapping[str, Tenso
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> None:
-    """Publish any tensors as one safetensors file, with `note` as JSON in its header."""
+    """Publish any tensors as one safetensors file, with `note` as JSON and a sha256 of it all in its header."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    publish(path, [serialize(on_cpu, {"note": json.dumps(note, sort_keys=True)})])
+    # One key: safetensors writes several in an order of its own, each time another.
+    header = json.dumps({"note": note, "sha256": _digest(on_cpu, note)}, sort_keys=True)
+    publish(path, [serialize(on_cpu, {_METADATA_KEY: header})])
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the note of `write_tensors`. Raises `CheckpointError` for a file that is not such a one."""
+    """The tensors and the note of `write_tensors`. Raises `CheckpointError` for any other file."""
     try:
         with safe_open(path, framework="pt") as file:
-            note = json.loads((file.metadata() or {})["note"])
-            return {name: file.get_tensor(name) for name in file.keys()}, note  # noqa: SIM118
+            header = json.loads((file.metadata() or {})[_METADATA_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        note, written = header["note"], header["sha256"]
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (SafetensorError, ValueError, KeyError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a training state ({error})") from error
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a whole file of training ({error})") from error
+    if not isinstance(note, dict):
+        raise CheckpointError(f"{path}: not a file of training (its note is no object)")
+    if _digest(tensors, note) != written:
+        raise CheckpointError(f"{path}: damaged: its bytes are not those that were written")
+    return tensors, note
+
+
+def _digest(tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> str:
+    """sha256 (hex) of the note and of every tensor's name, dtype, shape and bytes."""
+    digest = hashlib.sha256(json.dumps(note, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\0{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _wrong_names(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> list[str]:

@@ -10,6 +10,8 @@ from semdis_cli.training.settings import OptimizerSettings
 
 # The linear maps at the model's ends, which a closed form has filled: they need smaller steps than what starts at zero.
 _LINEAR_ENDS = ("patchify.proj", "to_bottleneck", "latent_up", "fuse_in", "fuse_skip", "out_proj")
+# What the optimizers remember of each tensor, in its shape; "step" is a number.
+_STATE_OF = {"AdamW": ("step", "exp_avg", "exp_avg_sq"), "Muon": ("momentum_buffer",)}
 _BLOCK_MATRICES = ("pwconv1.weight", "pwconv2.weight")
 
 
@@ -73,14 +75,29 @@ class Optimizer:
         }
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from what `state_tensors` gave."""
+        """Go on from what `state_tensors` gave. Raises `ValueError`, and changes nothing, if that was another's."""
+        found: dict[Tensor, dict[str, Tensor]] = {}
+        left = dict(tensors)
         for optimizer in self._optimizers:
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    prefix = f"{self._names[parameter]}:"
-                    optimizer.state[parameter] = {
-                        name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)
-                    }
+            wanted = _STATE_OF[type(optimizer).__name__]
+            for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+                name = self._names[parameter]
+                state = {key: left.pop(f"{name}:{key}") for key in wanted if f"{name}:{key}" in left}
+                if state:  # a parameter that never had a gradient has none
+                    _check_state(name, parameter, state, wanted)
+                    found[parameter] = state
+        if left or (tensors and not found):
+            raise ValueError(f"the state of another optimizer ({next(iter(left), 'nothing of ours')})")
+        for optimizer in self._optimizers:
+            own = (parameter for group in optimizer.param_groups for parameter in group["params"])
+            optimizer.state.update({parameter: found[parameter] for parameter in own if parameter in found})
+
+
+def _check_state(name: str, parameter: Tensor, state: dict[str, Tensor], wanted: tuple[str, ...]) -> None:
+    shapes = {key: torch.Size() if key == "step" else parameter.shape for key in wanted}
+    wrong = [key for key in wanted if key not in state or state[key].shape != shapes[key]]
+    if wrong:
+        raise ValueError(f"{name}: {', '.join(wrong)} missing or of another shape")
 
 
 def _muon(matrices: Iterable[Tensor], settings: OptimizerSettings) -> torch.optim.Optimizer:

@@ -15,6 +15,8 @@ from semdis_cli.training.latent_stats import RunningLatentStats
 from semdis_cli.training.optimizer import Optimizer, update_average
 from semdis_cli.training.settings import TrainingSettings
 
+_OPTIMIZER = "optimizer:"  # what the names of its tensors begin with
+
 
 class TrainingState:
     """A model on its way. `step`: how many steps are done. `head`: the alignment head, if that term is on."""
@@ -66,25 +68,33 @@ class TrainingState:
     def load(self, path: Path) -> dict[str, Any]:
         """Go on from a file that `save` wrote; its note. Raises `CheckpointError` if it is damaged or of another."""
         tensors, header = read_tensors(path)
-        own = self._tensors()
+        step, note = header.get("step"), header.get("note")
+        if not isinstance(step, int) or not isinstance(note, dict):
+            raise CheckpointError(f"{path}: not the state of a run (no step in it)")
+        own, optimizer = self._tensors(), self._optimizer_part(tensors)
         wrong = [name for name, tensor in own.items() if name not in tensors or tensors[name].shape != tensor.shape]
-        if wrong or not isinstance(header.get("step"), int) or not isinstance(header.get("note"), dict):
-            raise CheckpointError(f"{path}: not the state of this run ({', '.join(wrong[:3]) or 'no step'})")
+        wrong += [name for name in tensors if name not in own and not name.startswith(_OPTIMIZER)]
+        if step and not optimizer:
+            wrong.append("nothing of the optimizer")
+        if wrong:
+            raise CheckpointError(f"{path}: not the state of this run ({', '.join(wrong[:3])})")
+        try:
+            self.optimizer.load_state_tensors(optimizer)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: not the state of this run ({error})") from error
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(tensors[name])
-        prefix = "optimizer:"
-        device = self.model.device
-        self.optimizer.load_state_tensors(
-            {
-                name.removeprefix(prefix): tensor if name.endswith(":step") else tensor.to(device)
-                for name, tensor in tensors.items()
-                if name.startswith(prefix)
-            }
-        )
-        self.step = header["step"]
-        note: dict[str, Any] = header["note"]
+        self.step = step
         return note
+
+    def _optimizer_part(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What of a file's tensors is the optimizer's, where the optimizer wants it: step numbers on the CPU."""
+        return {
+            name.removeprefix(_OPTIMIZER): tensor if name.endswith(":step") else tensor.to(self.model.device)
+            for name, tensor in tensors.items()
+            if name.startswith(_OPTIMIZER)
+        }
 
     def _tensors(self) -> dict[str, Tensor]:
         """The tensors that exist from the start, to be read and written in place."""
@@ -99,4 +109,4 @@ class TrainingState:
         return own | {f"stats:{name}": tensor for name, tensor in self.stats.tensors.items()}
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
-        return {f"optimizer:{name}": tensor for name, tensor in self.optimizer.state_tensors().items()}
+        return {f"{_OPTIMIZER}{name}": tensor for name, tensor in self.optimizer.state_tensors().items()}
