@@ -1,4 +1,6 @@
-"""Running mean and variance of each latent channel, which whiten what the model exchanges."""
+"""Mean and variance of each latent channel, which whiten what the model exchanges: running, and of one fixed model."""
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -35,3 +37,11 @@ class RunningLatentStats:
 
     def _lerp(self, name: str, value: Tensor) -> None:
         self.tensors[name].lerp_(value.double(), 1.0 - self._decay)
+
+
+@torch.no_grad()
+def mean_and_var_of(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean [Z] and variance [Z], float32, of equally large batches of raw latents [B,Z,h,w], each counting the same."""
+    moments = [torch.stack([z.double().mean(dim=(0, 2, 3)), z.double().square().mean(dim=(0, 2, 3))]) for z in batches]
+    mean, square = torch.stack(moments).mean(dim=0)
+    return mean.float(), (square - mean.square()).clamp_min(0).float()

@@ -17,6 +17,7 @@ from semdis_cli.errors import CheckpointError, DivergedError
 from semdis_cli.events import TrainingMeasured, TrainingProgress
 from semdis_cli.metrics import psnr_db
 from semdis_cli.model.tokenizer import float_to_images, image_noise, images_to_float
+from semdis_cli.training.latent_stats import mean_and_var_of
 from semdis_cli.training.pictures import Reconstruction, write_sheet
 from semdis_cli.training.settings import TrainingSettings
 from semdis_cli.training.state import TrainingState
@@ -25,6 +26,7 @@ from semdis_cli.training.teacher import Teacher
 
 STATE_FILE, LOG_FILE, PICTURES = "training.safetensors", "log.jsonl", "pictures"
 _MAX_MEASURED, _MAX_PICTURES, _MEASURED_PX = 64, 8, 256
+_STATS_BATCHES = 100
 
 
 @dataclass(frozen=True)
@@ -145,13 +147,29 @@ class Trainer:
 
     def _measure(self, log: "Log") -> TrainingMeasured:
         """Held-out PSNR of the averaged weights in one step; model, log, pictures and state go to disk."""
-        self.state.save_model(self._folder)
+        is_last = self.state.step == self._settings.num_steps
+        self.state.save_model(self._folder, self._latent_stats() if is_last else None)
         rows = [self._reconstruct(i) for i in range(min(len(self._images.held_out), _MAX_MEASURED))]
         mean = sum(psnr_db(row.decoded, row.image) for row in rows) / len(rows)
         log.add({"step": self.state.step, "held_out_psnr_db": mean})
         write_sheet(self._folder / PICTURES / f"step-{self.state.step:07d}.png", rows[:_MAX_PICTURES])
         self._save()
         return TrainingMeasured(self.state.step, mean)
+
+    def _latent_stats(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance [Z] of the averaged weights' latents over fresh crops.
+
+        The running statistics are those of the weights on their way, which the average lags behind.
+        """
+        return mean_and_var_of(self._latents(i) for i in range(_STATS_BATCHES))
+
+    @torch.no_grad()
+    def _latents(self, number: int) -> Tensor:
+        """Raw latents of one batch of crops, float32."""
+        settings = self._settings
+        crops = self._images.crops.draw(settings.batch_size, generator_for(settings.seed, "statistics", number))
+        with self._autocast():
+            return self.state.average.encode_posterior(images_to_float(crops)).mode()
 
     @torch.no_grad()
     def _reconstruct(self, index: int) -> Reconstruction:

@@ -51,9 +51,9 @@ class TrainingState:
         self.step += 1
         return rate
 
-    def save_model(self, folder: Path) -> None:
-        """Publish the averaged weights with the latent statistics as a checkpoint."""
-        measured = self.stats.mean_and_var()
+    def save_model(self, folder: Path, latent_stats: tuple[Tensor, Tensor] | None = None) -> None:
+        """Publish the averaged weights, with `latent_stats` (mean and variance [Z]) or else the running ones."""
+        measured = latent_stats or self.stats.mean_and_var()
         if measured is not None:
             self.average.latent_norm_running_mean.copy_(measured[0])
             self.average.latent_norm_running_var.copy_(measured[1])
