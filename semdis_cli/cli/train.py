@@ -160,6 +160,8 @@ def train(
     measured, measured_failures = (
         _find(held_out, None, null=False, output=output, quiet=quiet) if held_out else ([], [])
     )
+    if held_out and not measured:
+        raise UsageError(f"--held-out {', '.join(map(str, held_out))}: no images found")
 
     import torch
 
@@ -236,7 +238,7 @@ def _find(
 
     tars, others = find_tars(sources or ())
     packed = find_packed(tars)
-    if packed and not others and files_from is None:
+    if tars and not others and files_from is None:
         return list(packed), ()
     found = find_inputs(others, files_from, null=null, output=output, quiet=quiet or bool(packed))
     return [*packed, *found.images], found.failures

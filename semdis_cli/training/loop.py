@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from semdis_cli.atomic import publish
+from semdis_cli.atomic import explain_write_error, publish
 from semdis_cli.data.pool import CropSampler, ImagePool
 from semdis_cli.errors import CheckpointError, DivergedError
 from semdis_cli.events import TrainingMeasured, TrainingProgress
@@ -184,13 +184,17 @@ class Trainer:
         return Reconstruction(image, float_to_images(decoded)[0].cpu(), latents[0].cpu())
 
     def _save(self) -> None:
-        self.state.save(self._folder / STATE_FILE, self._sums)
+        self.state.save(self._folder / STATE_FILE, {"sums": list(self._sums.items())})  # in their order
         self._saved_at = time.perf_counter()
 
     def _resume(self) -> None:
         path = self._folder / STATE_FILE
-        if path.exists():
-            self._sums = {name: float(value) for name, value in self.state.load(path).items()}
+        if not path.exists():
+            return
+        try:
+            self._sums = dict(self.state.load(path)["sums"])
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; remove it to start over, or give -o a new folder") from error
 
 
 class Clock:
@@ -216,13 +220,17 @@ class Log:
     def add(self, values: dict[str, Any]) -> None:
         """Append a line, numbers to six digits."""
         rounded = {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in values.items()}
-        with self._path.open("a") as file:
-            file.write(json.dumps(rounded) + "\n")
+        try:
+            with self._path.open("a") as file:
+                file.write(json.dumps(rounded) + "\n")
+        except OSError as error:
+            raise explain_write_error(self._path, error) from error
 
 
 def _lines_up_to(path: Path, step: int) -> list[bytes]:
+    lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]  # not a torn one
     try:
-        return [line for line in path.read_bytes().splitlines(keepends=True) if json.loads(line)["step"] <= step]
+        return [line for line in lines if json.loads(line)["step"] <= step]
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: not the log of a training run ({error}); remove it to go on without") from error
 

@@ -28,7 +28,7 @@ def latents_as_colours(latents: Tensor) -> Tensor:
     what they show give the parts of one thing one colour (as in Oquab et al. 2023, DINOv2, figure 1).
     """
     grid = latents.shape[1:]
-    x = latents.flatten(1).T.double()  # [h*w,Z]
+    x = latents.flatten(1).T.double().nan_to_num(0.0, 0.0, 0.0)  # [h*w,Z]; of a model gone wrong a picture too
     x = x - x.mean(dim=0)
     _, vectors = torch.linalg.eigh(x.T @ x)
     components = vectors[:, -min(3, vectors.shape[1]) :].flip(1)

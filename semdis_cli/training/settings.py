@@ -29,6 +29,7 @@ class LossSettings:
     path_drop: float = 0.1
 
     def __post_init__(self) -> None:
+        _check("sid2_bias", self.sid2_bias, -100, 100)
         for name in ("one_step_share", "balance", "path_drop"):
             _check(name, getattr(self, name), 0, 1)
         for name in ("variance_expansion", "latent_scale", "alignment"):

@@ -16,7 +16,7 @@ if sys.platform != "win32":
 
 from semdis_cli.atomic import check_free_space
 from semdis_cli.data.images import ReadSettings
-from semdis_cli.data.pool import CropSampler, ImagePool, TrainingImage, in_random_order, read_all
+from semdis_cli.data.pool import CropSampler, ImagePool, PackedImage, TrainingImage, in_random_order, read_all
 from semdis_cli.defaults import TRAIN_MARKER
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Event, Failure, ModelReady, RunFinished, TrainingMeasured, TrainingProgress
@@ -79,7 +79,7 @@ def train(
 
     yield from failures
     inputs = _Inputs(num_failed=len(failures))
-    yield from inputs.read(learned, measured, job)
+    yield from inputs.read(learned, measured, job, replace=not held_out)
     inputs.check(job)
 
     state = _start(inputs.learned, teacher, job)
@@ -137,15 +137,20 @@ class _Inputs:
         return len(self.learned) + len(self.held_out)
 
     def read(
-        self, learned: Sequence[TrainingImage], measured: Sequence[TrainingImage], job: TrainJob
+        self, learned: Sequence[TrainingImage], measured: Sequence[TrainingImage], job: TrainJob, *, replace: bool
     ) -> Iterator[Failure]:
-        """Read all images; yields those that cannot be used."""
-        before = self.num_failed
-        for source, pool in ((measured, self.held_out), (learned, self.learned)):
-            for failure in _fill(pool, source, job):
-                self.num_failed += 1
-                yield failure
+        """Read all images; yields those that cannot be used. If none of `measured` can, and with `replace`, others do."""
+        before, rest = self.num_failed, list(learned)
+        yield from self._count(_fill(self.held_out, measured, job))
+        while replace and not self.held_out and rest:
+            yield from self._count(_fill(self.held_out, [rest.pop(0)], job))
+        yield from self._count(_fill(self.learned, rest, job))
         self.num_unread = len(learned) + len(measured) - self.num_ok - (self.num_failed - before)
+
+    def _count(self, failures: Iterator[Failure]) -> Iterator[Failure]:
+        for failure in failures:
+            self.num_failed += 1
+            yield failure
 
     def check(self, job: TrainJob) -> None:
         """Raise `UsageError` if there is nothing to learn from, or nothing to measure with."""
@@ -162,14 +167,19 @@ def _split(
 ) -> tuple[list[TrainingImage], list[TrainingImage]]:
     """What to learn from and what to measure with, shuffled; an image that is in both is only measured with."""
     if held_out:
-        keys = {(image.path, image.key) for image in held_out}
-        learned = [image for image in images if (image.path, image.key) not in keys]
+        places = {_place(image) for image in held_out}
+        learned = [image for image in images if _place(image) not in places]
         return in_random_order(learned, seed), list(held_out)[:_MAX_HELD_OUT]
     if len(images) < 2:
         raise UsageError(f"{len(images)} images are too few: one to learn from and one to measure with at the least")
     order = in_random_order(images, seed)
     count = min(max(len(order) // _HELD_OUT_EACH, 1), _MAX_HELD_OUT)
     return order[count:], order[:count]
+
+
+def _place(image: TrainingImage) -> tuple[Path, int]:
+    """Where an image's bytes are, however it was named."""
+    return image.path.resolve(), image.offset if isinstance(image, PackedImage) else 0
 
 
 def _fill(pool: ImagePool, images: Sequence[TrainingImage], job: TrainJob) -> Iterator[Failure]:

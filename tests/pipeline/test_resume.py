@@ -383,7 +383,8 @@ STOPS = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 
 
 def last_words(number: signal.Signals) -> str:
-    return f"semdis: stopped by {number.name}; run the same command again: encode and decode go on where they were"
+    again = "run the same command again: encode, decode and train go on where they were"
+    return f"semdis: stopped by {number.name}; {again}"
 
 
 @pytest.mark.parametrize(("number", "code"), STOPS, ids=["SIGTERM", "SIGINT"])
