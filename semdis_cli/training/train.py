@@ -139,7 +139,7 @@ class _Inputs:
     def read(
         self, learned: Sequence[TrainingImage], measured: Sequence[TrainingImage], job: TrainJob, *, replace: bool
     ) -> Iterator[Failure]:
-        """Read all images; yields those that cannot be used. With `replace`, others are measured if none of those can."""
+        """Read all; yields images that cannot be used. With `replace`, others are measured if none of these can."""
         before, rest = self.num_failed, list(learned)
         yield from self._count(_fill(self.held_out, measured, job))
         while replace and not self.held_out and rest:
