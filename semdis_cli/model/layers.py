@@ -109,7 +109,7 @@ class FCDMBlock(nn.Module):
         return cast(Tensor, self.grn(functional.gelu(u)))
 
     def _trains_on_cpu(self, x: Tensor) -> bool:
-        return torch.is_grad_enabled() and self.grn.gamma.requires_grad and x.device.type == "cpu"
+        return self.training and torch.is_grad_enabled() and x.device.type == "cpu"
 
 
 def time_frequencies(count: int = 128, max_period: float = 10000.0) -> Tensor:
