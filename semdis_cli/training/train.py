@@ -141,10 +141,10 @@ class _Inputs:
     ) -> Iterator[Failure]:
         """Read all; yields images that cannot be used. With `replace`, others are measured if none of these can."""
         before, rest = self.num_failed, list(learned)
-        yield from self._count(_fill(self.held_out, measured, job))
+        yield from self._count(_fill(self.held_out, measured, job, job.memory_bytes))
         while replace and not self.held_out and rest:
-            yield from self._count(_fill(self.held_out, [rest.pop(0)], job))
-        yield from self._count(_fill(self.learned, rest, job))
+            yield from self._count(_fill(self.held_out, [rest.pop(0)], job, job.memory_bytes))
+        yield from self._count(_fill(self.learned, rest, job, job.memory_bytes - self.held_out.num_bytes))
         self.num_unread = len(learned) + len(measured) - self.num_ok - (self.num_failed - before)
 
     def _count(self, failures: Iterator[Failure]) -> Iterator[Failure]:
@@ -182,19 +182,20 @@ def _place(image: TrainingImage) -> tuple[Path, int]:
     return image.path.resolve(), image.offset if isinstance(image, PackedImage) else 0
 
 
-def _fill(pool: ImagePool, images: Sequence[TrainingImage], job: TrainJob) -> Iterator[Failure]:
-    """Read images into `pool` until its share of memory is full; yields those that cannot be used."""
-    crop_px = job.settings.crop_px
+def _fill(pool: ImagePool, images: Sequence[TrainingImage], job: TrainJob, memory_bytes: int) -> Iterator[Failure]:
+    """Read images into `pool` as long as memory is left; yields those that cannot be used."""
+    crop_px, left = job.settings.crop_px, memory_bytes - pool.num_bytes
     for image, pixels in read_all(images, ReadSettings(), job.num_workers):
         if isinstance(pixels, Failure):
             yield pixels
         elif min(pixels.shape[1:]) < crop_px:
             height, width = pixels.shape[1:]
             yield Failure(image.key, f"smaller than a crop: {width}x{height} px, --crop is {crop_px}")
-        elif pool.num_bytes + pixels.numel() > job.memory_bytes:
+        elif pixels.numel() > left:
             return
         else:
             pool.add(image.key, pixels)
+            left -= pixels.numel()
 
 
 def _check_crop(job: TrainJob) -> None:

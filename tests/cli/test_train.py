@@ -530,7 +530,7 @@ def test_images_that_the_memory_does_not_hold_are_not_left_out_in_silence(
 ) -> None:
     for name in ("lake-sherburne", "singaporean-cityscape", "the-spices-of-life"):
         small_photo(PHOTOS / f"{name}.jpg", tmp_path / "large" / f"{name}.png", (600, 400))  # 0.7 MiB each
-    done = run(*arguments(world, "m", "--memory", "0.001", "--steps", "1", "--json", source="large"))
+    done = run(*arguments(world, "m", "--memory", "0.0015", "--steps", "1", "--json", source="large"))
     assert done.code == 0, done.stderr
     assert "1 more do not fit in --memory" in done.stderr
     assert json.loads(done.stdout)["images"] == {"ok": 2, "failed": 0, "held_out": 1, "unread": 1}
