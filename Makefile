@@ -48,7 +48,7 @@ format: $(INSTALLED) ## rewrite the sources the way `make lint` wants them
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-# The run that made the bundled weights, about 95 minutes on two cores with AMX. PHOTOS: folder with images, or tars of them.
+# The run that made the bundled weights, 84 minutes on two cores with AMX. PHOTOS: folder with images, or tars of them.
 TRAINING = --config semdis_cli/weights/semdis-small/config.json --init pca --crop 192 --one-step-share 0.8 --balance 0.5
 train-default: $(INSTALLED) ## train the bundled model anew: make train-default PHOTOS=folder, into trained/
 	@test -n "$(PHOTOS)" || { echo "make train-default PHOTOS=folder: name the photographs to train on"; exit 2; }

@@ -192,7 +192,7 @@ class Trainer:
         if not path.exists():
             return
         try:
-            self._sums = dict(self.state.load(path)["sums"])
+            self._sums = dict(self.state.load(path).get("sums", ()))
         except CheckpointError as error:
             raise CheckpointError(f"{error}; remove it to start over, or give -o a new folder") from error
 
