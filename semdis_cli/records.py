@@ -14,12 +14,16 @@ if TYPE_CHECKING:
 class SourceImage:
     """One input, named but not read yet.
 
-    `key` is its identity: a relative POSIX path with extension, unique within a run. `path` is where its bytes are.
+    `key` is its identity: a relative POSIX path with extension, unique within a run. `path` is where its bytes are: the
+    whole file or, with `offset`, `num_bytes` of it from there on (a member of a tar). `mtime_ns`: when the file was
+    last modified, nanoseconds since 1970; None where nobody looked.
     """
 
     key: str
     path: Path
     num_bytes: int
+    mtime_ns: int | None = None
+    offset: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ class LoadedImage:
 
     `pixels`: [3,H,W] uint8 sRGB, (H,W) = `geometry.bucket`. `sha256`: hex digest of the source file's bytes. `notes`:
     what a reader of the index should know about the colours or orientation (e.g. an ICC profile that was unusable).
+    `mtime_ns` of the file before it was read, or None if it was modified too shortly before to tell a later change by.
     """
 
     key: str
@@ -89,6 +94,7 @@ class LoadedImage:
     num_bytes: int
     sha256: str
     notes: tuple[str, ...] = ()
+    mtime_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,17 +136,18 @@ class FCDMDiffAE(nn.Module):
         """Raw -> whitened, (z - mean) / sqrt(var + eps) per channel, float32; the identity without statistics."""
         if not self.has_latent_stats:
             return latents.float()
-        mean, std = self._latent_mean_std()
+        mean, std = self.latent_mean_std()
         return (latents.float() - mean) / std
 
     def dewhiten(self, latents: Tensor) -> Tensor:
         """Whitened -> raw, z sqrt(var + eps) + mean per channel, float32; the identity without statistics."""
         if not self.has_latent_stats:
             return latents.float()
-        mean, std = self._latent_mean_std()
+        mean, std = self.latent_mean_std()
         return latents.float() * std + mean
 
-    def _latent_mean_std(self) -> tuple[Tensor, Tensor]:
+    def latent_mean_std(self) -> tuple[Tensor, Tensor]:
+        """Per channel the mean and sqrt(var + eps) of raw latents, [Z,1,1] float32: what whitening takes out."""
         variance = self.latent_norm_running_var.float() + self.config.latent_running_stats_eps
         return self.latent_norm_running_mean.float()[:, None, None], variance.sqrt()[:, None, None]
 

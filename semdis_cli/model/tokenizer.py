@@ -104,6 +104,17 @@ class Tokenizer:
         return self.model.config.latent_channels
 
     @property
+    def whitening(self) -> tuple[Tensor, Tensor] | None:
+        """Per channel the mean and the standard deviation, [Z] float32, that whitening takes out.
+
+        raw = whitened * std + mean. None for a checkpoint without statistics.
+        """
+        if not self.is_whitened:
+            return None
+        mean, std = self.model.latent_mean_std()
+        return mean.flatten().cpu(), std.flatten().cpu()
+
+    @property
     def is_whitened(self) -> bool:
         """Whether latents are whitened; False for a checkpoint without statistics, whose latents are raw."""
         return self.model.has_latent_stats

@@ -105,6 +105,7 @@ def encode_provenance(tokenizer: Tokenizer, settings: EncodeSettings) -> dict[st
         "channels": tokenizer.latent_channels,
         "patch_size": tokenizer.patch_size,
         "whitened": tokenizer.is_whitened,
+        "whitening": _whitening_record(tokenizer),
         "posterior": posterior,
         "dtype": settings.store_dtype,
         "preprocessing": {
@@ -115,6 +116,14 @@ def encode_provenance(tokenizer: Tokenizer, settings: EncodeSettings) -> dict[st
         },
         "compute": compute_record(tokenizer),
     }
+
+
+def _whitening_record(tokenizer: Tokenizer) -> dict[str, list[float]] | None:
+    """What gives raw latents back without the model; each float in the fewest digits that tell float32 apart."""
+    if tokenizer.whitening is None:
+        return None
+    mean, std = ([float(str(value)) for value in values.numpy()] for values in tokenizer.whitening)
+    return {"mean": mean, "std": std}
 
 
 def encode(

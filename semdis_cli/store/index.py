@@ -25,8 +25,9 @@ from semdis_cli.store.checks import (
 class IndexRow:
     """What became of one input.
 
-    `error` None: ok, and `shard` (file name) and `row` say where its latents are. Otherwise the reason, and no place.
-    `num_bytes`, `sha256` of the source file are None where it could not be read.
+    `error` None: it has latents, and `shard` (file name) and `row` say where. Otherwise the reason, and no place.
+    `num_bytes`, `sha256` of the source file are None where it could not be read. `is_removed`: it has latents, but was
+    no longer among the inputs of the last run.
     """
 
     key: str
@@ -37,6 +38,7 @@ class IndexRow:
     shard: str | None = None
     row: int | None = None
     notes: tuple[str, ...] = ()
+    is_removed: bool = False
 
     @classmethod
     def of_image(cls, image: LoadedImage, shard: str, row: int) -> Self:
@@ -58,12 +60,19 @@ class IndexRow:
 
     @property
     def is_ok(self) -> bool:
-        """Whether the input has latents."""
-        return self.error is None
+        """Whether the input has latents that are to be used."""
+        return self.error is None and not self.is_removed
+
+    @property
+    def status(self) -> str:
+        """`ok`, `failed` or `removed`, as written."""
+        if self.error is not None:
+            return "failed"
+        return "removed" if self.is_removed else "ok"
 
     def to_json(self) -> dict[str, Any]:
         """The row as written, absent facts left out."""
-        fields: dict[str, Any] = {"key": self.key, "status": "ok" if self.is_ok else "failed"}
+        fields: dict[str, Any] = {"key": self.key, "status": self.status}
         optional = {
             "error": self.error,
             "num_bytes": self.num_bytes,
@@ -91,7 +100,7 @@ class IndexRow:
 
     @classmethod
     def _ok(cls, fields: dict[str, Any]) -> Self:
-        if fields["status"] != "ok" or "error" in fields:
+        if fields["status"] not in {"ok", "removed"} or "error" in fields:
             raise ValueError("status and error disagree")
         return cls(
             key=check_text(fields["key"]),
@@ -101,6 +110,7 @@ class IndexRow:
             shard=check_shard_name(fields["shard"]),
             row=check_count(fields["row"]),
             notes=check_texts(fields.get("notes", [])),
+            is_removed=fields["status"] == "removed",
         )
 
 

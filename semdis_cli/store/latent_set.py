@@ -27,7 +27,7 @@ from semdis_cli.store.manifest import (
     ShardEntry,
 )
 from semdis_cli.store.plan import PlannedShard
-from semdis_cli.store.shards import STORE_DTYPES, Shard, write_shard
+from semdis_cli.store.shards import STORE_DTYPES, Shard, SourceRecord, write_shard
 from semdis_cli.store.statistics import ChannelSums
 
 # What a shard's header adds for each image (key, geometry), generously.
@@ -155,16 +155,16 @@ class LatentSetWriter:
         num_inputs = self._num_planned + len(failures)
         assert counts[True] + counts[False] == num_inputs, f"{counts} rows for {num_inputs} inputs"
         entries, sums = self._summarise()
-        mean, std = sums.mean_std()
         manifest = Manifest(
             provenance=self.provenance,
             plan_sha256=self.plan_sha256,
             num_ok=counts[True],
             num_failed=counts[False],
+            num_removed=0,
+            num_superseded=0,
             shards=tuple(entries),
             index=index,
-            mean=tuple(mean),
-            std=tuple(std),
+            sums=sums,
         )
         publish(self.root / CHECKSUM_FILE, _checksum_lines(manifest))
         publish(self.root / MANIFEST_FILE, [manifest.to_bytes()])
@@ -201,6 +201,7 @@ class ShardWriter:
         self._planned = planned
         self._rows: list[IndexRow] = []
         self._latents: list[Tensor] = []
+        self._sources: list[SourceRecord] = []
         self._sums = ChannelSums.zero(latent_set.channels)
         self.published: PublishedFile | None = None
         self.publish_s = 0.0
@@ -214,6 +215,7 @@ class ShardWriter:
         assert latents.isfinite().all(), f"{image.key}: latents that cannot be stored are a failure"
         self._rows.append(IndexRow.of_image(image, self._planned.name, len(self._latents)))
         self._latents.append(latents)
+        self._sources.append(SourceRecord(image.num_bytes, image.sha256, image.notes))
         self._sums = self._sums + ChannelSums.of(latents)
 
     def add_failure(self, failure: Failure) -> None:
@@ -244,6 +246,7 @@ class ShardWriter:
             latents=torch.stack(self._latents),
             keys=tuple(row.key for row in ok),
             geometries=tuple(row.geometry for row in ok if row.geometry is not None),
+            sources=tuple(self._sources),
             provenance=self._set.provenance,
         )
 
@@ -251,7 +254,7 @@ class ShardWriter:
 def describe_differences(before: Any, now: Any, prefix: str = "") -> list[str]:
     """`name: before -> now` for every setting that differs between two provenance records."""
     if not (isinstance(before, dict) and isinstance(now, dict)):
-        return [] if before == now else [f"{prefix}: {before} -> {now}"]
+        return [] if before == now else [f"{prefix}: {before!s:.80} -> {now!s:.80}"]
     names = sorted({*before, *now})
     return [
         line

@@ -9,6 +9,7 @@ from semdis_cli.atomic import PublishedFile
 from semdis_cli.errors import StoreError
 from semdis_cli.store.checks import MALFORMED, check_count, check_sha256, check_shard_name, parse_json
 from semdis_cli.store.shards import FORMAT_VERSION
+from semdis_cli.store.statistics import ChannelSums
 
 MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "index.jsonl"
@@ -30,29 +31,44 @@ class ShardEntry:
 class Manifest:
     """The record of a finished set.
 
-    `provenance`: the settings that decide every byte. `plan_sha256`: of the inputs and their cut into shards. `mean`,
-    `std`: per channel, over all stored latents. No times and no machine names: equal inputs give equal bytes.
+    `provenance`: the settings that decide every byte. `plan_sha256`: of the inputs and their cut into shards. Of the
+    latents in the shards, `num_ok` are to be used, `num_removed` are of inputs that were gone in the last run, and
+    `num_superseded` are of inputs that were encoded again since. `sums`: over those to be used. No times and no machine
+    names: equal inputs give equal bytes.
     """
 
     provenance: dict[str, Any]
     plan_sha256: str
     num_ok: int
     num_failed: int
+    num_removed: int
+    num_superseded: int
     shards: tuple[ShardEntry, ...]
     index: PublishedFile
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    sums: ChannelSums
+
+    @property
+    def num_latents(self) -> int:
+        """Rows of all shards, those that are not to be used included."""
+        return self.num_ok + self.num_removed + self.num_superseded
 
     def to_bytes(self) -> bytes:
         """The file: indented JSON with sorted keys."""
+        mean, std = self.sums.mean_std()
+        totals = {
+            "ok": self.num_ok,
+            "failed": self.num_failed,
+            "removed": self.num_removed,
+            "superseded": self.num_superseded,
+        }
         fields = {
             "format": FORMAT_VERSION,
             "provenance": self.provenance,
             "plan_sha256": self.plan_sha256,
-            "totals": {"ok": self.num_ok, "failed": self.num_failed},
+            "totals": totals,
             "shards": [{"name": s.name, "num_images": s.num_images, **_file_json(s.file)} for s in self.shards],
             "index": _file_json(self.index),
-            "latents": {"mean": list(self.mean), "std": list(self.std)},
+            "latents": {"mean": mean, "std": std, "sums": self.sums.to_json()},
         }
         return json.dumps(fields, sort_keys=True, indent=1).encode() + b"\n"
 
@@ -81,18 +97,22 @@ class Manifest:
         if fields["format"] != FORMAT_VERSION:
             raise ValueError(f"format {fields['format']}")
         totals, latents = fields["totals"], fields["latents"]
-        if sum(check_count(shard["num_images"]) for shard in fields["shards"]) != totals["ok"]:
-            raise ValueError("the shards do not add up to the total")
-        return cls(
+        manifest = cls(
             provenance=dict(fields["provenance"]),
             plan_sha256=check_sha256(fields["plan_sha256"]),
             num_ok=check_count(totals["ok"]),
             num_failed=check_count(totals["failed"]),
+            num_removed=check_count(totals["removed"]),
+            num_superseded=check_count(totals["superseded"]),
             shards=tuple(_parse_shard(shard) for shard in fields["shards"]),
             index=_parse_file(fields["index"]),
-            mean=tuple(map(float, latents["mean"])),
-            std=tuple(map(float, latents["std"])),
+            sums=ChannelSums.from_json(latents["sums"]),
         )
+        if sum(shard.num_images for shard in manifest.shards) != manifest.num_latents:
+            raise ValueError("the shards do not add up to the totals")
+        if [list(map(float, latents["mean"])), list(map(float, latents["std"]))] != list(manifest.sums.mean_std()):
+            raise ValueError("mean and std are not those of the sums")
+        return manifest
 
 
 def _parse_shard(fields: dict[str, Any]) -> ShardEntry:

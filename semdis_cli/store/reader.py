@@ -1,6 +1,7 @@
 """Latents to be read: a finished set, or a single shard file that came on its own."""
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,22 +9,27 @@ from typing import Any
 from semdis_cli.atomic import PublishedFile
 from semdis_cli.errors import StoreError
 from semdis_cli.store.index import read_rows
-from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest
+from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, ShardEntry
 from semdis_cli.store.shards import Shard, read_shard
 
 
 @dataclass(frozen=True)
 class StoredShard:
-    """A shard that ought to exist. `expected` is None for one that came without a manifest."""
+    """A shard that ought to exist: its size and sha256, the latents in it, and the keys that are to be used.
+
+    `rows`: the row of each of those keys, rising. There may be other rows, of inputs that were removed or encoded
+    again since: they are not to be served.
+    """
 
     path: Path
     num_images: int
-    expected: PublishedFile | None
+    expected: PublishedFile
+    rows: Mapping[str, int]
 
 
 @dataclass(frozen=True)
 class LatentSource:
-    """What can be decoded: its settings, its identity (a hash), its shards and the keys in them."""
+    """What can be decoded: its settings, its identity (a hash), its shards, and the keys in them, sorted."""
 
     path: Path
     provenance: dict[str, Any]
@@ -32,7 +38,7 @@ class LatentSource:
     keys: tuple[str, ...]
 
     def read(self, stored: StoredShard) -> Shard:
-        """Read and check one shard. Raises `StoreError` if it is damaged or belongs to other latents."""
+        """Read and check one shard; its rows that are to be used. Raises `StoreError` if it is damaged or a stranger."""
         shard = read_shard(stored.path, stored.expected)
         if shard.provenance != self.provenance:
             raise StoreError(f"{stored.path}: made with other settings than the set it lies in")
@@ -40,30 +46,57 @@ class LatentSource:
             raise StoreError(
                 f"{stored.path}: holds {len(shard.keys)} latents, but the manifest says {stored.num_images}"
             )
-        return shard
+        for key, row in stored.rows.items():
+            if row >= len(shard.keys) or shard.keys[row] != key:
+                raise StoreError(f"{stored.path}: has no latents of {key!r:.80} in row {row}, but the index says so")
+        return shard if len(stored.rows) == len(shard.keys) else shard.select(tuple(stored.rows.values()))
 
 
 def open_latents(path: Path) -> LatentSource:
     """Open a finished set (its folder) or a single shard file. Raises `StoreError` if it is neither, or damaged."""
     if path.is_dir():
-        manifest = Manifest.read(path)
-        shards = tuple(
-            StoredShard(path / SHARD_FOLDER / shard.name, shard.num_images, shard.file) for shard in manifest.shards
-        )
-        keys = tuple(_ok_keys(path / INDEX_FILE, manifest))
-        if not len(set(keys)) == len(keys) == manifest.num_ok == sum(shard.num_images for shard in shards):
-            raise StoreError(f"{path / MANIFEST_FILE}: its totals, shards and index disagree; damaged or edited")
-        sha256 = PublishedFile.of(path / MANIFEST_FILE).sha256
-        return LatentSource(path, manifest.provenance, sha256, shards, keys)
+        return _open_set(path)
     if not path.exists():
         raise StoreError(f"{path}: no such latents; give the folder that semdis encode wrote, or one of its shards")
     shard, file = read_shard(path), PublishedFile.of(path)
-    stored = StoredShard(path, len(shard.keys), file)
-    return LatentSource(path, shard.provenance, file.sha256, (stored,), shard.keys)
+    rows = {key: row for row, key in enumerate(shard.keys)}
+    return LatentSource(path, shard.provenance, file.sha256, (StoredShard(path, len(rows), file, rows),), shard.keys)
 
 
-def _ok_keys(path: Path, manifest: Manifest) -> Iterator[str]:
-    """The keys that have latents, after the index has been held against the manifest."""
-    if PublishedFile.of(path) != manifest.index:
-        raise StoreError(f"{path}: does not match the sha256 in the manifest; damaged or edited")
-    return (row.key for row in read_rows(path) if row.is_ok)
+def _open_set(root: Path) -> LatentSource:
+    manifest = Manifest.read(root)
+    check_index_file(root, manifest)
+    places = _places(root, manifest)
+    keys = tuple(sorted(key for rows in places.values() for key in rows))
+    if len(set(keys)) != len(keys) or len(keys) != manifest.num_ok:
+        raise StoreError(f"{root / MANIFEST_FILE}: its totals and the index disagree; damaged or edited")
+    shards = tuple(_stored(root, shard, places[shard.name]) for shard in manifest.shards)
+    return LatentSource(root, manifest.provenance, PublishedFile.of(root / MANIFEST_FILE).sha256, shards, keys)
+
+
+def _stored(root: Path, shard: ShardEntry, places: dict[str, int]) -> StoredShard:
+    rows = dict(sorted(places.items(), key=lambda place: place[1]))
+    if len(set(rows.values())) != len(rows):
+        raise StoreError(f"{root / INDEX_FILE}: two keys share a row of {shard.name}; damaged or edited")
+    return StoredShard(root / SHARD_FOLDER / shard.name, shard.num_images, shard.file, rows)
+
+
+def _places(root: Path, manifest: Manifest) -> dict[str, dict[str, int]]:
+    """For each shard the row of each key that is to be used. Raises `StoreError` for a row in no known shard."""
+    places: dict[str, dict[str, int]] = defaultdict(dict)
+    names = {shard.name for shard in manifest.shards}
+    for row in read_rows(root / INDEX_FILE):
+        if row.is_ok and row.shard is not None and row.row is not None:
+            if row.shard not in names:
+                raise StoreError(f"{root / INDEX_FILE}: {row.key!r:.80} is in {row.shard}, which is not in the manifest")
+            places[row.shard][row.key] = row.row
+    return places
+
+
+def check_index_file(root: Path, manifest: Manifest) -> None:
+    """Raise `StoreError` unless the index is the one that the manifest was written with."""
+    if PublishedFile.of(root / INDEX_FILE) != manifest.index:
+        raise StoreError(
+            f"{root / INDEX_FILE}: does not match the sha256 in the manifest: damaged or edited, or a run that added "
+            "to the set was stopped; in that case run it again"
+        )

@@ -6,9 +6,10 @@ bytes, so that a flipped bit or an edited dtype is found even without the manife
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
@@ -19,7 +20,7 @@ from torch import Tensor
 from semdis_cli.atomic import PublishedFile, publish
 from semdis_cli.errors import StoreError
 from semdis_cli.records import Geometry
-from semdis_cli.store.checks import MALFORMED, check_object, check_texts, parse_json
+from semdis_cli.store.checks import MALFORMED, check_count, check_object, check_sha256, check_texts, parse_json
 
 FORMAT_VERSION = 1
 STORE_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -27,17 +28,49 @@ _TENSOR = "latents"
 _METADATA = "semdis"
 
 
+@dataclass(frozen=True, slots=True)
+class SourceRecord:
+    """The file that a row was made from: its size and sha256 (hex), and the notes that reading it left."""
+
+    num_bytes: int
+    sha256: str
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {"num_bytes": self.num_bytes, "sha256": self.sha256, "notes": list(self.notes)}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Self:
+        """Inverse of `to_json`. Raises one of `MALFORMED` on anything else."""
+        if set(fields) != {"num_bytes", "sha256", "notes"}:
+            raise ValueError(f"a source has other fields: {sorted(fields)}")
+        return cls(check_count(fields["num_bytes"]), check_sha256(fields["sha256"]), check_texts(fields["notes"]))
+
+
 @dataclass(frozen=True)
 class Shard:
     """The contents of one shard file.
 
-    `latents` [N,Z,h,w] in the stored dtype; `keys` and `geometries` per row; `provenance`: the settings that made it.
+    `latents` [N,Z,h,w] in the stored dtype; `keys`, `geometries` and `sources` per row; `provenance`: the settings that
+    made it.
     """
 
     latents: Tensor
     keys: tuple[str, ...]
     geometries: tuple[Geometry, ...]
+    sources: tuple[SourceRecord, ...]
     provenance: dict[str, Any]
+
+    def select(self, rows: Sequence[int]) -> "Shard":
+        """A shard of some of the rows."""
+        return Shard(
+            latents=self.latents[list(rows)],
+            keys=tuple(self.keys[row] for row in rows),
+            geometries=tuple(self.geometries[row] for row in rows),
+            sources=tuple(self.sources[row] for row in rows),
+            provenance=self.provenance,
+        )
 
 
 def write_shard(path: Path, shard: Shard) -> PublishedFile:
@@ -50,6 +83,7 @@ def write_shard(path: Path, shard: Shard) -> PublishedFile:
         "latents_sha256": hashlib.sha256(_payload(latents)).hexdigest(),
         "keys": list(shard.keys),
         "geometry": [geometry.to_json() for geometry in shard.geometries],
+        "sources": [source.to_json() for source in shard.sources],
         "provenance": shard.provenance,
     }
     metadata["record_sha256"] = _record_sha256(metadata)
@@ -97,9 +131,12 @@ def _parse(data: bytes) -> Shard:
     if hashlib.sha256(memoryview(data)[payload_start:]).hexdigest() != metadata["latents_sha256"]:
         raise ValueError("the latents do not match their sha256; damaged")
     keys, geometries = check_texts(metadata["keys"]), tuple(map(Geometry.from_json, metadata["geometry"]))
-    if latents.ndim != 4 or 0 in latents.shape or not len(set(keys)) == len(keys) == len(geometries) == len(latents):
-        raise ValueError("rows, keys and geometries do not go together")
-    return Shard(latents, keys, geometries, check_object(metadata["provenance"]))
+    sources = tuple(map(SourceRecord.from_json, metadata["sources"]))
+    if latents.ndim != 4 or 0 in latents.shape or {len(set(keys)), len(keys), len(geometries), len(sources)} != {
+        len(latents)
+    }:
+        raise ValueError("rows, keys, geometries and sources do not go together")
+    return Shard(latents, keys, geometries, sources, check_object(metadata["provenance"]))
 
 
 def _record_sha256(metadata: dict[str, Any]) -> str:

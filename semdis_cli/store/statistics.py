@@ -6,6 +6,8 @@ from typing import Any, Self
 import numpy as np
 from torch import Tensor
 
+from semdis_cli.store.checks import check_count
+
 
 @dataclass(frozen=True, slots=True)
 class ChannelSums:
@@ -46,5 +48,13 @@ class ChannelSums:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
-        """Inverse of `to_json`."""
-        return cls(int(fields["count"]), tuple(map(float, fields["total"])), tuple(map(float, fields["squares"])))
+        """Inverse of `to_json`. Raises one of `MALFORMED` for anything that cannot be sums."""
+        total, squares = tuple(map(float, fields["total"])), tuple(map(float, fields["squares"]))
+        if len(total) != len(squares) or not all(map(_is_sum, (*total, *squares))):
+            raise ValueError("the sums are not finite numbers, one of each kind for a channel")
+        return cls(check_count(fields["count"]), total, squares)
+
+
+def _is_sum(value: float) -> bool:
+    """Whether `value` can be the sum, or the sum of squares, of float32 values: so their squares can be taken too."""
+    return abs(value) < 1e100

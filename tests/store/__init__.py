@@ -13,7 +13,7 @@ from semdis_cli.records import Geometry, LoadedImage, PlannedImage, SourceImage
 from semdis_cli.store.latent_set import LatentSetWriter
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.plan import LatentLayout, PlannedShard, plan_sha256, plan_shards
-from semdis_cli.store.shards import STORE_DTYPES, Shard
+from semdis_cli.store.shards import STORE_DTYPES, Shard, SourceRecord
 
 CHANNELS = 3
 PROVENANCE: dict[str, Any] = {
@@ -50,20 +50,26 @@ def make_shard(
 ) -> Shard:
     """A shard with one row of latents per key."""
     latents = torch.stack([latents_of(key, bucket) for key in keys]).to(STORE_DTYPES[dtype])
-    return Shard(latents, keys, (geometry_of(bucket),) * len(keys), {**PROVENANCE, "dtype": dtype})
+    sources = tuple(SourceRecord(len(key), _sha256(key), ("made up",)) for key in keys)
+    return Shard(latents, keys, (geometry_of(bucket),) * len(keys), sources, {**PROVENANCE, "dtype": dtype})
 
 
 def are_equal(one: Shard, other: Shard) -> bool:
     """Whether two shards are the same, their latents bit for bit."""
     if not have_equal_latents(one, other):
         return False
-    return (one.keys, one.geometries, one.provenance) == (other.keys, other.geometries, other.provenance)
+    records = [(shard.keys, shard.geometries, shard.sources, shard.provenance) for shard in (one, other)]
+    return records[0] == records[1]
 
 
 def have_equal_latents(one: Shard, other: Shard) -> bool:
     """Whether the latents are the same bit for bit, NaN and minus zero included."""
     same_kind = one.latents.dtype == other.latents.dtype and one.latents.shape == other.latents.shape
     return same_kind and torch.equal(one.latents.view(torch.uint8), other.latents.view(torch.uint8))
+
+
+def _sha256(key: str) -> str:
+    return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -99,9 +105,8 @@ def write_next(latents: LatentSetWriter) -> None:
             if "bad" in key:
                 shard.add_failure(Failure(key, "is truncated"))
                 continue
-            sha256 = hashlib.sha256(key.encode()).hexdigest()
             pixels = torch.zeros(3, *image.bucket, dtype=torch.uint8)
-            loaded = LoadedImage(key, pixels, geometry_of(image.bucket), len(key), sha256, notes=("made up",))
+            loaded = LoadedImage(key, pixels, geometry_of(image.bucket), len(key), _sha256(key), notes=("made up",))
             shard.add(loaded, latents_of(key, image.bucket))
 
 

@@ -103,7 +103,7 @@ def test_a_shard_whose_images_all_failed_is_no_file_but_has_its_rows(root: Path)
 def test_a_set_of_failures_alone_is_finished_too(root: Path) -> None:
     manifest = write_set(root, make_plan(("bad.png",)))
     assert (manifest.num_ok, manifest.num_failed, manifest.shards) == (0, 3, ())
-    assert manifest.mean == (0.0,) * CHANNELS
+    assert manifest.sums == ChannelSums.zero(CHANNELS)
     assert open_latents(root).keys == ()
 
 

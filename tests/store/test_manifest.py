@@ -12,6 +12,7 @@ from semdis_cli.atomic import PublishedFile, publish
 from semdis_cli.errors import StoreError
 from semdis_cli.store.checks import check_shard_name
 from semdis_cli.store.manifest import MANIFEST_FILE, Manifest, ShardEntry
+from semdis_cli.store.statistics import ChannelSums
 
 Json = dict[str, Any]
 
@@ -20,13 +21,14 @@ MANIFEST = Manifest(
     plan_sha256="ab" * 32,
     num_ok=5,
     num_failed=1,
+    num_removed=0,
+    num_superseded=0,
     shards=(
         ShardEntry("00000000-1x2.safetensors", 3, PublishedFile(700, "01" * 32)),
         ShardEntry("00000001-2x2.safetensors", 2, PublishedFile(600, "23" * 32)),
     ),
     index=PublishedFile(400, "45" * 32),
-    mean=(0.125, -0.5),
-    std=(1.0, 0.999999),
+    sums=ChannelSums(8, (1.0, -4.0), (8.125, 10.0)),
 )
 
 
@@ -69,7 +71,7 @@ def test_every_sha256_stands_beside_its_file_and_its_size() -> None:
         "sha256": "01" * 32,
     }
     assert fields()["index"] == {"num_bytes": 400, "sha256": "45" * 32}
-    assert fields()["totals"] == {"ok": 5, "failed": 1}
+    assert fields()["totals"] == {"ok": 5, "failed": 1, "removed": 0, "superseded": 0}
 
 
 # --- anything else --------------------------------------------------------------------------------------------------

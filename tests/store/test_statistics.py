@@ -81,7 +81,7 @@ def test_sums_that_went_through_the_journal_have_the_same_digits(cuts: set[int],
 
 
 @quick
-@given(values=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=4))
+@given(values=st.lists(st.floats(-1e99, 1e99), min_size=1, max_size=4))
 def test_any_sums_survive_json(values: list[float]) -> None:
     sums = ChannelSums(7, tuple(values), tuple(map(abs, values)))
     assert ChannelSums.from_json(json.loads(json.dumps(sums.to_json()))) == sums
