@@ -12,14 +12,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from semdis_cli.errors import NoSpaceError, StoreError, UsageError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 _TEMP_SUFFIX = ".semdis-tmp"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -89,7 +83,7 @@ def sync_folder(folder: Path) -> None:
 def sweep_temporaries(folder: Path) -> None:
     """Remove temporary files that a killed writer left in `folder`. Call only while holding the folder's lock."""
     for path in folder.iterdir():
-        if is_temporary(path.name):
+        if is_temporary(path.name) and (path.is_symlink() or not path.is_dir()):  # a folder is none of ours
             path.unlink(missing_ok=True)
 
 
@@ -98,30 +92,13 @@ def is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith(_TEMP_SUFFIX)
 
 
-def open_locked(path: Path, folder: Path) -> BinaryIO:
-    """Open `path` for appending, unbuffered, and keep other runs out of `folder` until it is closed.
-
-    Raises `UsageError` if another run has it, or it cannot be opened.
-    """
-    try:
-        file = path.open("ab", buffering=0)
-    except OSError as error:
-        raise explain_write_error(path, error) from error
-    try:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise UsageError(f"{folder}: another semdis run is writing there; wait for it to end") from error
-    except OSError:  # a file system without locks: then it is up to the user to start one run only
-        pass
-    return file
-
-
 def make_folder(folder: Path) -> None:
-    """Make `folder` and its parents. Raises `UsageError` or `NoSpaceError` with a reason."""
+    """Make `folder` and its parents, to survive a power cut. Raises `UsageError` or `NoSpaceError` with a reason."""
     try:
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
+        for path in missing:
+            sync_folder(path.parent)
     except OSError as error:
         raise explain_write_error(folder, error) from error
 

@@ -28,12 +28,14 @@ class StageTimes:
 class RunStarted:
     """The run is planned: `num_images` inputs in all, of which `num_done` were finished by an earlier run.
 
-    `megapixels`: of all inputs still to do, as far as their sizes are known.
+    `megapixels`: of all inputs still to do, as far as their sizes are known. `num_failed_before`: of those finished by
+    an earlier run that was stopped, how many had failed; no `Failure` tells of them again.
     """
 
     num_images: int
     num_done: int
     megapixels: float
+    num_failed_before: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +49,16 @@ class BatchDone:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An input that could not be used, and why (one line). The run goes on; the index keeps it."""
+    """An input that could not be used, and why (one line). The run goes on; the index keeps it.
+
+    `num_bytes` and `mtime_ns` (when it was modified, nanoseconds since 1970) of the file whose content is the reason, so
+    that it is not tried again unless it changes; None where another attempt may do better.
+    """
 
     key: str
     reason: str
+    num_bytes: int | None = None
+    mtime_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +85,39 @@ class ShardFailed:
     name: str
     reason: str
     num_images: int
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyStarted:
+    """The shards of a set are known: there are `num_shards` to look at, and `num_bytes` to read."""
+
+    num_shards: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is wrong with a set of latents: the file (within the set, or a source), a kind, and what it is."""
+
+    file: str
+    kind: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardVerified:
+    """A shard was looked at; `num_bytes` of it were read."""
+
+    name: str
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyFinished:
+    """All was looked at; `report` says what, and how many problems of each kind there are."""
+
+    num_problems: int
+    report: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,5 +172,9 @@ Event = (
     | ModelReady
     | TrainingProgress
     | TrainingMeasured
+    | VerifyStarted
+    | Problem
+    | ShardVerified
+    | VerifyFinished
     | RunFinished
 )

@@ -26,6 +26,17 @@ class SourceImage:
     offset: int | None = None
 
 
+_CLOCK_GRAIN_NS = 2_000_000_000
+
+
+def settled_mtime(mtime_ns: int | None, now_ns: int) -> int | None:
+    """`mtime_ns` if a later change of the file would show in it, else None.
+
+    That is not so for a time within the last two seconds, the grain of the coarsest file systems, or in the future.
+    """
+    return mtime_ns if mtime_ns is not None and mtime_ns < now_ns - _CLOCK_GRAIN_NS else None
+
+
 @dataclass(frozen=True, slots=True)
 class Geometry:
     """What happened between the upright source image and the model's input; all sizes in pixels, (height, width).

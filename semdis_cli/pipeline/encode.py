@@ -17,8 +17,11 @@ from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardPublis
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.report import RunTotals, compute_record
 from semdis_cli.records import ImageBatch, LoadedImage
-from semdis_cli.store.latent_set import LatentSetWriter, ShardWriter
-from semdis_cli.store.plan import LatentLayout, PlannedShard, plan_sha256, plan_shards
+from semdis_cli.store.base import NO_BASE, Base
+from semdis_cli.store.changes import find_changes
+from semdis_cli.store.latent_set import LatentSetWriter, finished_base
+from semdis_cli.store.plan import LatentLayout, PlannedShard, SetPlan, plan_sha256, plan_shards
+from semdis_cli.store.shard_writer import ShardWriter
 from semdis_cli.store.shards import STORE_DTYPES
 
 Posterior = Literal["mode", "sample"]
@@ -48,16 +51,26 @@ class EncodeSettings:
 
 @dataclass(frozen=True)
 class EncodePlan:
-    """Everything that is known before the first image is encoded.
+    """Everything that is known before the first image is encoded: what is to be written, and how."""
 
-    `failures`: inputs that are known to be unusable, sorted by key. `sha256`: of the whole plan, settings included.
-    """
-
-    shards: tuple[PlannedShard, ...]
-    failures: tuple[Failure, ...]
+    contents: SetPlan
     provenance: dict[str, Any]
-    sha256: str
     layout: LatentLayout
+
+    @property
+    def shards(self) -> tuple[PlannedShard, ...]:
+        """The shards to be written."""
+        return self.contents.shards
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """Inputs that are known to be unusable, sorted by key."""
+        return self.contents.failures
+
+    @property
+    def sha256(self) -> str:
+        """Of the whole plan, settings included."""
+        return self.contents.sha256
 
     def latent_bytes(self, shards: Iterable[PlannedShard] | None = None) -> int:
         """Bytes of the latents of `shards` (default: all), headers not counted, if no image fails."""
@@ -71,27 +84,48 @@ class EncodePlan:
         return self.shards if shards is None else shards
 
     @property
+    def num_unchanged(self) -> int:
+        """Inputs whose latents are there already."""
+        return len(self.contents.changes.kept)
+
+    @property
     def num_inputs(self) -> int:
-        """All inputs, failures included."""
-        return sum(len(shard.images) for shard in self.shards) + len(self.failures)
+        """All inputs, failures and those that have latents already included."""
+        return self.contents.num_inputs
 
 
-def plan_encode(found: FoundImages, loader: Loader, tokenizer: Tokenizer, settings: EncodeSettings) -> EncodePlan:
-    """Which image goes where, and how large it all gets. Raises `UsageError` if there is no input at all."""
+def plan_encode(
+    found: FoundImages, loader: Loader, tokenizer: Tokenizer, settings: EncodeSettings, base: Base | None = None
+) -> EncodePlan:
+    """Which image goes where, and how large it all gets; with `base`, what is to be done beyond what that holds.
+
+    Raises `UsageError` if there is no input at all.
+    """
     if not found.images and not found.failures:
         raise UsageError(f"no images found ({found.num_ignored} other files were passed over)")
-    planned, unreadable = loader.plan(found.images)
+    base = base or NO_BASE
+    changes = find_changes(base, found.images, found.failures, loader.hashes)
+    planned, unreadable = loader.plan(changes.to_encode)
     failures = sorted((*found.failures, *unreadable), key=lambda failure: failure.key)
     layout = LatentLayout(tokenizer.patch_size, tokenizer.latent_channels, settings.store_dtype)
-    shards = plan_shards(planned, layout, shard_bytes=settings.shard_mib * 2**20, shard_images=settings.shard_images)
-    provenance = encode_provenance(tokenizer, settings)
-    return EncodePlan(
-        shards=tuple(shards),
-        failures=tuple(failures),
-        provenance=provenance,
-        sha256=plan_sha256(provenance, shards, failures),
-        layout=layout,
+    shards = plan_shards(
+        planned,
+        layout,
+        shard_bytes=settings.shard_mib * 2**20,
+        shard_images=settings.shard_images,
+        first_number=base.next_number,
     )
+    provenance = encode_provenance(tokenizer, settings)
+    sha256 = plan_sha256(provenance, shards, failures, base, changes)
+    return EncodePlan(SetPlan(tuple(shards), tuple(failures), changes, sha256), provenance, layout)
+
+
+def plan_output(
+    found: FoundImages, loader: Loader, tokenizer: Tokenizer, settings: EncodeSettings, output: Path
+) -> EncodePlan:
+    """What `encode` would do, without touching anything. Raises what it would; an unfinished set counts as none."""
+    base = finished_base(output, encode_provenance(tokenizer, settings))
+    return plan_encode(found, loader, tokenizer, settings, base)
 
 
 def encode_provenance(tokenizer: Tokenizer, settings: EncodeSettings) -> dict[str, Any]:
@@ -127,33 +161,39 @@ def _whitening_record(tokenizer: Tokenizer) -> dict[str, list[float]] | None:
 
 
 def encode(
-    plan: EncodePlan, loader: Loader, tokenizer: Tokenizer, settings: EncodeSettings, output: Path
+    found: FoundImages, loader: Loader, tokenizer: Tokenizer, settings: EncodeSettings, output: Path
 ) -> Iterator[Event]:
-    """Encode what `plan` says into `output`, continuing an earlier run of the same plan.
+    """Encode the images of `found` into `output`, continuing an earlier run; of a finished set only what has changed.
 
-    A bad image is a `Failure` event and a row of the index. Raises what `LatentSetWriter` raises on entering.
+    A bad image is a `Failure` event and a row of the index. Raises what `LatentSetWriter` and `plan_encode` raise.
     """
     totals = RunTotals("encode", tokenizer)
-    with LatentSetWriter(output, plan.provenance, plan.sha256, plan.shards, tokenizer.latent_channels) as latents:
+    with LatentSetWriter(output, encode_provenance(tokenizer, settings), tokenizer.latent_channels) as latents:
         # What there is to do
-        latents.check_space(plan.latent_bytes(latents.remaining))
+        plan = plan_encode(found, loader, tokenizer, settings, latents.base)
+        while not latents.begin(plan.contents, loader.hashes):
+            plan = plan_encode(found, loader, tokenizer, settings, latents.base)
+        latents.check_space(plan.layout)
         yield RunStarted(plan.num_inputs, latents.num_done, plan.megapixels(latents.remaining))
         yield from plan.failures
 
         # Read -> encode -> shard
         for planned in latents.remaining:
-            with latents.open_shard(planned) as shard:
+            with latents.open_shard(planned, plan.layout) as shard:
                 yield from map(totals.add, _encode_images(planned, loader, tokenizer, settings, shard))
             yield totals.add(BatchDone(0, 0.0, StageTimes(write_s=shard.publish_s)))
             if shard.published is not None:
                 yield ShardPublished(planned.name, shard.num_images, shard.published.num_bytes)
 
         # Index, checksums and, last, the manifest
-        manifest = latents.finished or latents.finish(plan.failures)
+        manifest = latents.finished or latents.finish()
     yield totals.finish(
         output,
         num_ok=manifest.num_ok,
         num_failed=manifest.num_failed,
+        unchanged=plan.num_unchanged,
+        changed=plan.contents.changes.num_changed,
+        removed=manifest.num_removed,
         shards=len(manifest.shards),
         latent_bytes=sum(shard.file.num_bytes for shard in manifest.shards),
         whitened=tokenizer.is_whitened,
@@ -189,14 +229,18 @@ def _encode_batch(
         if stored.isfinite().all():
             shard.add(image, stored)
         elif latent.isfinite().all():
-            failures.append(Failure(image.key, f"its latents are too large for --store-dtype {settings.store_dtype}"))
+            failures.append(_failure_of(image, f"its latents are too large for --store-dtype {settings.store_dtype}"))
         else:
-            failures.append(Failure(image.key, "its latents are not finite (NaN or infinity)"))
+            failures.append(_failure_of(image, "its latents are not finite (NaN or infinity)"))
     for failure in failures:
         shard.add_failure(failure)
     times = StageTimes(read_s=batch.read_s, encode_s=encoded - started, write_s=time.perf_counter() - encoded)
     megapixels = sum(image.pixels.shape[1] * image.pixels.shape[2] for image in images) / 1e6
     return BatchDone(len(images), megapixels, times), failures
+
+
+def _failure_of(image: LoadedImage, reason: str) -> Failure:
+    return Failure(image.key, reason, image.num_bytes, image.mtime_ns)
 
 
 def encode_images(images: Sequence[LoadedImage], tokenizer: Tokenizer, settings: EncodeSettings) -> Tensor:

@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from semdis_cli.atomic import make_folder, open_locked, publish, sweep_temporaries
+from semdis_cli.atomic import make_folder, publish, sweep_temporaries
 from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.lock import FolderLock
 from semdis_cli.store.checks import parse_json
-from semdis_cli.store.latent_set import describe_differences
+from semdis_cli.store.folder import describe_differences
 
 
 @contextmanager
@@ -24,14 +25,22 @@ def claimed_folder(
     check_image_folder(folder, marker)
     make_folder(folder)
     path = folder / marker
-    if not path.exists():
-        publish(path, [json.dumps(settings, sort_keys=True, indent=1).encode() + b"\n"])
-    with open_locked(path, folder):
+    with FolderLock(folder):
+        if not path.exists():
+            publish(path, [json.dumps(settings, sort_keys=True, indent=1).encode() + b"\n"])
         _check_settings(path, settings)
         for inner in {folder, *((folder / name).parent for name in names)}:
-            if inner.is_dir():
+            if _is_folder_within(inner, folder.resolve()):
                 sweep_temporaries(inner)
         yield
+
+
+def _is_folder_within(path: Path, root: Path) -> bool:
+    """Whether `path` is a folder in `root` or below; where a link leads out of it, it is not."""
+    try:
+        return path.is_dir() and path.resolve().is_relative_to(root)
+    except OSError:  # a name that no folder can have
+        return False
 
 
 def check_image_folder(folder: Path, marker: str) -> None:

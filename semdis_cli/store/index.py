@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
@@ -136,20 +136,31 @@ def _parse_row(line: bytes, place: str) -> IndexRow:
         raise StoreError(f"{place}: {error}") from error
 
 
-def merge_rows(sorted_groups: Iterable[tuple[str, Iterable[IndexRow]]]) -> Iterator[IndexRow]:
+class Keyed(Protocol):
+    """Anything that is known by a key."""
+
+    @property
+    def key(self) -> str:
+        """The key, by which rows are sorted."""
+
+
+_Row = TypeVar("_Row", bound=Keyed)
+
+
+def merge_rows(sorted_groups: Iterable[tuple[str, Iterable[_Row]]]) -> Iterator[_Row]:
     """Merge groups of rows, each sorted by key, into one sorted stream.
 
     `sorted_groups`: (first key of the group, its rows), sorted by first key. A group is opened only when its first key
     is next, so memory holds the groups that overlap, not all of them.
     """
-    heap: list[tuple[str, int, IndexRow, Iterator[IndexRow]]] = []
+    heap: list[tuple[str, int, _Row, Iterator[_Row]]] = []
 
-    def advance(number: int, rows: Iterator[IndexRow]) -> None:
+    def advance(number: int, rows: Iterator[_Row]) -> None:
         row = next(rows, None)
         if row is not None:
             heapq.heappush(heap, (row.key, number, row, rows))
 
-    def pop() -> IndexRow:
+    def pop() -> _Row:
         _, number, row, rows = heapq.heappop(heap)
         advance(number, rows)
         return row

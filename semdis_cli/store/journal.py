@@ -2,29 +2,37 @@
 
 import hashlib
 import os
+import re
+import shutil
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from semdis_cli.atomic import PublishedFile, explain_write_error, make_folder, open_locked, sync_folder
+from semdis_cli.atomic import PublishedFile, explain_write_error, make_folder, publish, sweep_temporaries, sync_folder
 from semdis_cli.errors import StoreError
 from semdis_cli.store.checks import MALFORMED, check_count, check_sha256, check_shard_name, parse_json
 from semdis_cli.store.index import IndexRow, to_line
+from semdis_cli.store.manifest import MANIFEST_FILE
+from semdis_cli.store.seen import SeenFile
 from semdis_cli.store.statistics import ChannelSums
 
-# One writer today; the folder has room for one journal per writer.
-_WRITER = "0.jsonl"
 JOURNAL_FOLDER = "journal"
+_JOURNAL_FILE = "0.jsonl"  # one writer today; the folder has room for one journal per writer
+_BASE_FOLDER = re.compile(r"base-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
 class JournalEntry:
-    """What one planned shard came to: its file (None if every image failed), rows in key order, channel sums."""
+    """What one planned shard came to: its file (None if every image failed), rows in key order, channel sums.
+
+    `seen`: for each row the file that it is about; None for failures that another attempt may not have.
+    """
 
     name: str
     file: PublishedFile | None
     rows: tuple[IndexRow, ...]
+    seen: tuple[SeenFile | None, ...]
     sums: ChannelSums
 
     def to_json(self) -> dict[str, Any]:
@@ -34,6 +42,7 @@ class JournalEntry:
             "num_bytes": self.file and self.file.num_bytes,
             "sha256": self.file and self.file.sha256,
             "rows": [row.to_json() for row in self.rows],
+            "seen": [seen and [seen.num_bytes, seen.mtime_ns] for seen in self.seen],
             "sums": self.sums.to_json(),
         }
 
@@ -44,49 +53,58 @@ class JournalEntry:
         if fields["sha256"] is not None:
             file = PublishedFile(check_count(fields["num_bytes"]), check_sha256(fields["sha256"]))
         rows = tuple(IndexRow.from_json(row) for row in fields["rows"])
-        return cls(check_shard_name(fields["shard"]), file, rows, ChannelSums.from_json(fields["sums"]))
+        seen = tuple(_parse_seen(row.key, fact) for row, fact in zip(rows, fields["seen"], strict=True))
+        return cls(check_shard_name(fields["shard"]), file, rows, seen, ChannelSums.from_json(fields["sums"]))
 
 
 class Journal:
-    """An append-only file whose first line is the plan. Holding it open also keeps other runs off the folder.
+    """An append-only file whose first line is the plan; used under the folder's lock.
 
-    Each line carries the sha256 of its content: what a resumed run takes from it ends up in the finished set.
+    Each line carries the sha256 of its content: what a resumed run takes from it ends up in the finished set. Beside it
+    lies, as `base-*`, a copy of what a growing set was before.
     """
 
     def __init__(self, root: Path) -> None:
         self.folder = root / JOURNAL_FOLDER
-        self.path = self.folder / _WRITER
+        self.path = self.folder / _JOURNAL_FILE
         self._file: BinaryIO | None = None  # unbuffered: a write that failed is not tried again on closing
 
-    def lock(self) -> None:
-        """Open (make) the journal for this run alone. Raises `UsageError` if another run has it."""
-        make_folder(self.folder)
-        self._file = open_locked(self.path, self.folder.parent)
-        sync_folder(self.folder)
-
     def read(self) -> tuple[dict[str, Any] | None, dict[int, JournalEntry]]:
-        """The plan line (None in a new journal) and, by offset, the entries so far, their rows left out to save memory.
+        """The plan line (None without a journal) and, by offset, the entries so far, without their rows to save memory.
 
         A line torn by a crash is cut off. Raises `StoreError` if a whole line is not what a journal holds.
         """
         plan: dict[str, Any] | None = None
         entries: dict[int, JournalEntry] = {}
         offset = 0
-        with self.path.open("rb") as file:
+        if not self.path.exists():
+            return None, {}
+        with self.path.open("rb+") as file:
             for line in file:
                 if not line.endswith(b"\n"):
                     break
                 if offset == 0:
                     plan = self._parse(line, offset)
                 else:
-                    entries[offset] = replace(self._parse_entry(line, offset), rows=())
+                    entries[offset] = replace(self._parse_entry(line, offset), rows=(), seen=())
                 offset += len(line)
-        self._locked.truncate(offset)
+            file.truncate(offset)
         return plan, entries
 
-    def clear(self) -> None:
-        """Begin anew."""
-        self._locked.truncate(0)
+    def begin(self, plan: dict[str, Any]) -> None:
+        """Begin anew with `plan` as the first line. Raises `NoSpaceError` or `UsageError`."""
+        self.close()
+        make_folder(self.folder)
+        publish(self.path, [_to_line(plan)])
+
+    def sweep(self, base: str | None) -> None:
+        """Remove what killed runs left in the folder: temporary files, and copies of sets other than `base`."""
+        if not self.folder.is_dir():
+            return
+        sweep_temporaries(self.folder)
+        for path in self.folder.iterdir():
+            if is_base_name(path.name) and path.name != base:
+                shutil.rmtree(path)
 
     def read_entry(self, offset: int) -> JournalEntry:
         """The whole entry whose line begins at `offset`."""
@@ -100,33 +118,31 @@ class Journal:
         A line torn by a full disk or a crash is cut off by the next run.
         """
         try:
-            offset = self._locked.seek(0, os.SEEK_END)
-            line = memoryview(to_line({"content": fields, "sha256": _digest(fields)}))
+            if self._file is None:
+                self._file = self.path.open("ab", buffering=0)
+            offset = self._file.seek(0, os.SEEK_END)
+            line = memoryview(_to_line(fields))
             while line:
-                line = line[self._locked.write(line) :]
-            os.fsync(self._locked.fileno())
+                line = line[self._file.write(line) :]
+            os.fsync(self._file.fileno())
         except OSError as error:
             raise explain_write_error(self.path, error) from error
         return offset
 
     def remove(self) -> None:
         """Delete the journal: the manifest has taken its place."""
-        self.path.unlink(missing_ok=True)
         self.close()
+        self.path.unlink(missing_ok=True)
+        self.sweep(None)
         with suppress(OSError):  # other writers' journals keep the folder
             self.folder.rmdir()
         sync_folder(self.folder.parent)
 
     def close(self) -> None:
-        """Let go of the lock."""
+        """Let go of the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
-
-    @property
-    def _locked(self) -> BinaryIO:
-        assert self._file is not None, "the journal is used under its lock"
-        return self._file
 
     def _parse_entry(self, line: bytes, offset: int) -> JournalEntry:
         try:
@@ -146,10 +162,28 @@ class Journal:
         return content
 
     def _damaged(self, offset: int, error: Exception) -> StoreError:
-        return StoreError(
-            f"{self.path}: the line at byte {offset} is damaged ({error}); delete {self.folder.parent} and encode "
-            "the set again: it gets the same bytes"
-        )
+        root = self.folder.parent
+        if (root / MANIFEST_FILE).exists():
+            remedy = f"delete {self.folder}: the set is what it was before, and the same command adds to it again"
+        else:
+            remedy = f"delete {root} and encode the set again: it gets the same bytes"
+        return StoreError(f"{self.path}: the line at byte {offset} is damaged ({error}); {remedy}")
+
+
+def _parse_seen(key: str, fact: Any) -> SeenFile | None:
+    if fact is None:
+        return None
+    num_bytes, mtime_ns = fact
+    return SeenFile(key, check_count(num_bytes), None if mtime_ns is None else check_count(mtime_ns))
+
+
+def is_base_name(name: object) -> bool:
+    """Whether `name` is that of a folder with a copy of a set."""
+    return isinstance(name, str) and _BASE_FOLDER.fullmatch(name) is not None
+
+
+def _to_line(fields: dict[str, Any]) -> bytes:
+    return to_line({"content": fields, "sha256": _digest(fields)})
 
 
 def _digest(fields: dict[str, Any]) -> str:

@@ -1,312 +1,235 @@
-"""A folder of latents being written: planned shards in, a finished and provable set out, resumable at any point."""
+"""A folder of latents being written: planned shards in, a finished and provable set out, resumable at any point.
 
-import time
-from collections.abc import Iterator, Sequence
+A finished set can grow. A run on it keeps the latents of unchanged inputs where they are, adds shards for new and
+changed ones, and marks those whose inputs are gone; until its manifest is written the set stays what it was.
+"""
+
+import secrets
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
-import torch
-from torch import Tensor
+from semdis_cli.atomic import check_free_space, make_folder, publish, sweep_temporaries
+from semdis_cli.lock import FolderLock
+from semdis_cli.records import SourceImage
+from semdis_cli.store.base import NO_BASE, Base, size_of
+from semdis_cli.store.changes import Hashes, is_unchanged
+from semdis_cli.store.folder import check_latents_folder, check_settings, list_folder
+from semdis_cli.store.growth import Growth
+from semdis_cli.store.journal import Journal, JournalEntry, is_base_name
+from semdis_cli.store.manifest import CHECKSUM_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, checksum_lines
+from semdis_cli.store.plan import LatentLayout, PlannedShard, SetPlan
+from semdis_cli.store.seen import is_just_this, write_seen
+from semdis_cli.store.shard_writer import ShardWriter
 
-from semdis_cli.atomic import PublishedFile, check_free_space, make_folder, publish, sweep_temporaries
-from semdis_cli.errors import StoreError, UsageError
-from semdis_cli.events import Failure
-from semdis_cli.records import LoadedImage
-from semdis_cli.store.checks import is_shard_name
-from semdis_cli.store.index import IndexRow, merge_rows, to_line
-from semdis_cli.store.journal import JOURNAL_FOLDER, Journal, JournalEntry
-from semdis_cli.store.manifest import (
-    CHECKSUM_FILE,
-    INDEX_FILE,
-    MANIFEST_FILE,
-    REPORT_FILE,
-    SHARD_FOLDER,
-    Manifest,
-    ShardEntry,
-)
-from semdis_cli.store.plan import PlannedShard
-from semdis_cli.store.shards import STORE_DTYPES, Shard, SourceRecord, write_shard
-from semdis_cli.store.statistics import ChannelSums
-
-# What a shard's header adds for each image (key, geometry), generously.
-_HEADER_BYTES_PER_IMAGE = 512
+# Beyond the latents, each image's key is written four times (shard, journal, index, modification times), with figures.
+_COPIES_OF_KEY = 4
+_FIGURES_BYTES = 1600
 
 
 class LatentSetWriter:
-    """One output folder under one plan. Use as a context manager: entering locks it and finds out what is done already.
+    """One output folder. Use as a context manager: entering locks it and finds out what it holds, in `base`.
 
-    `provenance`: the settings that decide every byte, with `dtype` the stored one. Raises on entering: `UsageError` if
-    the folder holds another plan or is in use, `NoSpaceError` if the disk cannot hold what is left to write,
-    `StoreError` if what is there is damaged.
+    `provenance`: the settings that decide every byte, with `dtype` the stored one. Then `begin` takes the plan. Raises
+    on entering: `UsageError` if the folder is in use or what it holds was made with other settings, `StoreError` if
+    that is damaged.
     """
 
-    def __init__(
-        self, root: Path, provenance: dict[str, Any], plan_sha256: str, shards: Sequence[PlannedShard], channels: int
-    ) -> None:
+    def __init__(self, root: Path, provenance: dict[str, Any], channels: int) -> None:
         self.root = root
         self.provenance = provenance
-        self.plan_sha256 = plan_sha256
-        self.shards = tuple(shards)
         self.channels = channels
+        self.base = Base(root, root)
         self.finished: Manifest | None = None
-        self._done: dict[str, int] = {}  # shard name -> offset of its line in the journal
+        self._plan: SetPlan | None = None
+        self._lock = FolderLock(root)
         self._journal = Journal(root)
+        self._begun: dict[str, Any] | None = None  # the plan of the run that the journal is of
+        self._entries: dict[int, JournalEntry] = {}  # what that run published
+        self._done: dict[str, int] = {}  # of this run's plan: shard name -> offset of its line in the journal
 
     def __enter__(self) -> Self:
         check_latents_folder(self.root)
-        self._journal.lock()
+        make_folder(self.root)
         with ExitStack() as on_failure:
-            on_failure.callback(self._let_go)
-            make_folder(self.root / SHARD_FOLDER)
-            self._resume()
-            on_failure.pop_all()
+            on_failure.enter_context(self._lock)
+            self._find_state()
+            self._held = on_failure.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._let_go()
-
-    def _let_go(self) -> None:
-        if (self.root / MANIFEST_FILE).exists():  # the journal has done its work
-            self._journal.remove()
+    def __exit__(self, *error: object) -> None:
         self._journal.close()
+        self._held.close()
 
-    def _resume(self) -> None:
-        for folder in (self.root, self.root / SHARD_FOLDER):
-            sweep_temporaries(folder)
-        plan, entries = self._journal.read()
-        if (self.root / MANIFEST_FILE).exists():
-            manifest = Manifest.read(self.root)
-            self._check_plan(manifest.provenance, manifest.plan_sha256)
-            if manifest.num_ok + manifest.num_failed < self._num_planned:
-                raise StoreError(f"{self.root / MANIFEST_FILE}: does not account for every input; damaged or edited")
-            _check_all_present(self.root, manifest)
-            self.finished = manifest
-            return
-        if plan is None or not entries:
-            self._begin()
+    def begin(self, plan: SetPlan, hashes: Hashes) -> bool:
+        """Take up `plan`, where an earlier run left it if there was one.
+
+        False if an earlier run had published shards under another plan: they are part of `base` now, so plan again.
+        """
+        self._plan = plan
+        is_same = self._begun is not None and self._begun.get("plan_sha256") == plan.sha256
+        if self._entries and not is_same:
+            self._adopt()
+            return False
+        is_done = plan.is_nothing and self.base.manifest is not None and self.base.folder == self.root
+        if is_done:
+            self._stay(plan)
+        elif is_same:
+            self._done = self._still_good(plan, hashes)
         else:
-            self._check_plan(plan.get("provenance"), plan.get("plan_sha256"))
-        self._done = {entry.name: offset for offset, entry in entries.items() if self._is_present(entry)}
-
-    def _begin(self) -> None:
-        """Write the plan. An earlier one under which no shard was finished binds nobody, and leaves no shard behind."""
-        for path in _list(self.root / SHARD_FOLDER):
-            path.unlink()
-        self._journal.clear()
-        self._journal.append({"provenance": self.provenance, "plan_sha256": self.plan_sha256})
-
-    def _check_plan(self, provenance: Any, plan_sha256: Any) -> None:
-        differences = describe_differences(provenance, self.provenance)
-        if differences:
-            raise UsageError(
-                f"{self.root}: begun with other settings ({'; '.join(differences)}); "
-                "give the same ones to continue, or another -o"
-            )
-        if plan_sha256 != self.plan_sha256:
-            raise UsageError(
-                f"{self.root}: begun with other inputs (files were added, removed or changed in size, or shards are "
-                "cut differently); restore them to continue, or give another -o"
-            )
-
-    def _is_present(self, entry: JournalEntry) -> bool:
-        return entry.file is None or _size(self.root / SHARD_FOLDER / entry.name) == entry.file.num_bytes
+            self._start(plan)
+        return True
 
     @property
     def remaining(self) -> tuple[PlannedShard, ...]:
         """Planned shards that are not on disk yet, in order."""
-        return () if self.finished else tuple(shard for shard in self.shards if shard.name not in self._done)
+        return (
+            () if self.finished else tuple(shard for shard in self._begun_plan.shards if shard.name not in self._done)
+        )
 
     @property
     def num_done(self) -> int:
-        """Inputs whose outcome is on disk already, failures included."""
-        return self._num_planned - sum(len(shard.images) for shard in self.remaining)
+        """Inputs whose outcome is on disk already; failures that were known beforehand do not count."""
+        plan = self._begun_plan
+        return plan.num_inputs - len(plan.failures) - sum(len(shard.images) for shard in self.remaining)
+
+    def check_space(self, layout: LatentLayout) -> None:
+        """Raise `NoSpaceError` unless the disk can hold what remains to be written."""
+        check_free_space(self.root, sum(_written_bytes(shard, layout) for shard in self.remaining))
+
+    def open_shard(self, planned: PlannedShard, layout: LatentLayout) -> ShardWriter:
+        """A writer for one planned shard; leaving its `with` normally publishes it.
+
+        Raises `NoSpaceError` where the disk has become too full for it, before anything is computed.
+        """
+        check_free_space(self.root, _written_bytes(planned, layout))
+        folder = self.root / SHARD_FOLDER
+        return ShardWriter(folder, planned, self.provenance, self.channels, self._record)
+
+    def finish(self) -> Manifest:
+        """Write index, checksums and, last, the manifest; a set to which nothing was added stays as it is."""
+        plan = self._begun_plan
+        growth = Growth(
+            base=self.base,
+            journal=self._journal,
+            places=tuple((shard.images[0].source.key, self._done[shard.name]) for shard in plan.shards),
+            failures=plan.failures,
+            changes=plan.changes,
+        )
+        self.finished = growth.write(self.root, self.provenance, plan.sha256, self.channels)
+        num_rows = self.finished.num_ok + self.finished.num_failed
+        assert num_rows == plan.num_inputs, f"{num_rows} rows for {plan.num_inputs} inputs"
+        self._journal.remove()
+        return self.finished
 
     @property
-    def _num_planned(self) -> int:
-        return sum(len(shard.images) for shard in self.shards)
+    def _begun_plan(self) -> SetPlan:
+        assert self._plan is not None, "a set is written after `begin`"
+        return self._plan
 
-    def check_space(self, latent_bytes: int) -> None:
-        """Raise `NoSpaceError` unless the disk can hold `latent_bytes` of latents and their headers."""
-        num_images = sum(len(shard.images) for shard in self.remaining)
-        check_free_space(self.root, latent_bytes + num_images * _HEADER_BYTES_PER_IMAGE)
+    def _find_state(self) -> None:
+        """What the folder holds: `base`, and the plan and the entries of a run that was stopped."""
+        for folder in filter(Path.is_dir, (self.root, self.root / SHARD_FOLDER)):
+            sweep_temporaries(folder)
+        begun, entries = self._journal.read()
+        manifest = Manifest.read(self.root) if (self.root / MANIFEST_FILE).exists() else None
+        if begun is not None and manifest is not None and manifest.plan_sha256 == begun.get("plan_sha256"):
+            begun, entries = None, {}  # finished: all that is missing is the journal's removal
+            self._journal.remove()
+        name = begun.get("base") if begun is not None else None
+        if is_base_name(name):
+            self.base = Base.read(self.root, self._journal.folder / str(name))
+        elif begun is None and manifest is not None:
+            self.base = Base.read(self.root, self.root)
+        self._journal.sweep(name if is_base_name(name) else None)
+        if self.base.manifest is not None:
+            check_settings(self.root, self.base.manifest.provenance, self.provenance)
+            self.base.check_shards()
+        if begun is not None and entries:
+            check_settings(self.root, begun.get("provenance"), self.provenance)
+        self._begun, self._entries = begun, entries
 
-    def open_shard(self, planned: PlannedShard) -> "ShardWriter":
-        """A writer for one planned shard; leaving its `with` normally publishes it."""
-        return ShardWriter(self, planned)
+    def _adopt(self) -> None:
+        """Make what was published under another plan part of `base`, in a folder of the journal."""
+        present = {entry.name: offset for offset, entry in self._entries.items() if self._is_present(entry)}
+        places = tuple((self._journal.read_entry(offset).rows[0].key, offset) for _, offset in sorted(present.items()))
+        growth = Growth(base=self.base, journal=self._journal, places=places)
+        folder = self._new_base_folder()
+        make_folder(folder)
+        assert self._begun is not None, "entries come after a plan"
+        growth.write(folder, self.provenance, str(self._begun.get("plan_sha256")), self.channels)
+        self.base = Base.read(self.root, folder)
+        self._begun, self._entries = None, {}
 
-    def record(self, entry: JournalEntry) -> None:
+    def _start(self, plan: SetPlan) -> None:
+        """Write the plan. An earlier one under which no shard was finished binds nobody, and leaves no shard behind."""
+        for path in list_folder(self.root / SHARD_FOLDER):
+            if path.name not in self.base.shard_names:
+                path.unlink()
+        make_folder(self.root / SHARD_FOLDER)
+        if self.base.manifest is not None and self.base.folder == self.root:
+            self.base = self.base.copy_to(self._new_base_folder())
+        name = self.base.folder.name if self.base.manifest is not None else None
+        self._journal.begin({"provenance": self.provenance, "plan_sha256": plan.sha256, "base": name})
+        self._journal.sweep(name)
+
+    def _stay(self, plan: SetPlan) -> None:
+        """Nothing is to be done; what follows from the set is set right, and the times of its files are renewed."""
+        manifest = self.base.manifest
+        assert manifest is not None, "an empty set is never done"
+        checksums = list(checksum_lines(manifest))
+        if size_of(self.root / CHECKSUM_FILE) != sum(map(len, checksums)):
+            publish(self.root / CHECKSUM_FILE, checksums)
+        if not is_just_this(self.root, manifest.index.sha256, plan.changes.seen()):
+            write_seen(self.root, manifest.index.sha256, plan.changes.seen())
+        if self._journal.folder.is_dir():
+            self._journal.remove()
+        self.finished = manifest
+
+    def _still_good(self, plan: SetPlan, hashes: Hashes) -> dict[str, int]:
+        """The shards of an earlier run under the same plan that are there, and whose images are still the same."""
+        planned = {shard.name: shard for shard in plan.shards}
+        done: dict[str, int] = {}
+        in_doubt: list[tuple[str, str, SourceImage]] = []
+        for offset, summary in self._entries.items():
+            if not self._is_present(summary) or summary.name not in planned:
+                continue
+            done[summary.name] = offset
+            entry = self._journal.read_entry(offset)
+            images = {image.source.key: image.source for image in planned[summary.name].images}
+            for row, seen in zip(entry.rows, entry.seen, strict=True):
+                image = images.get(row.key)
+                if image is not None and row.sha256 is not None and not is_unchanged(image, seen):
+                    in_doubt.append((summary.name, row.sha256, image))
+        digests = hashes([image for _, _, image in in_doubt])
+        for (name, sha256, _), digest in zip(in_doubt, digests, strict=True):
+            if digest != sha256:
+                done.pop(name, None)
+        return done
+
+    def _is_present(self, entry: JournalEntry) -> bool:
+        return entry.file is None or size_of(self.root / SHARD_FOLDER / entry.name) == entry.file.num_bytes
+
+    def _record(self, entry: JournalEntry) -> None:
         """Note a shard that is on disk. Only now does it count."""
+        self._lock.check()
         self._done[entry.name] = self._journal.append(entry.to_json())
 
-    def finish(self, failures: Sequence[Failure]) -> Manifest:
-        """Write index, checksums and, last, the manifest. `failures`: inputs that are in no shard, sorted by key."""
-        counts = {True: 0, False: 0}
-
-        def lines() -> Iterator[bytes]:
-            for row in merge_rows(self._row_groups(failures)):
-                counts[row.is_ok] += 1
-                yield to_line(row.to_json())
-
-        index = publish(self.root / INDEX_FILE, lines())
-        num_inputs = self._num_planned + len(failures)
-        assert counts[True] + counts[False] == num_inputs, f"{counts} rows for {num_inputs} inputs"
-        entries, sums = self._summarise()
-        manifest = Manifest(
-            provenance=self.provenance,
-            plan_sha256=self.plan_sha256,
-            num_ok=counts[True],
-            num_failed=counts[False],
-            num_removed=0,
-            num_superseded=0,
-            shards=tuple(entries),
-            index=index,
-            sums=sums,
-        )
-        publish(self.root / CHECKSUM_FILE, _checksum_lines(manifest))
-        publish(self.root / MANIFEST_FILE, [manifest.to_bytes()])
-        self.finished = manifest
-        return manifest
-
-    def _summarise(self) -> tuple[list[ShardEntry], ChannelSums]:
-        """The published shards in planned order, and the sums over all of them in that order."""
-        entries, sums = [], ChannelSums.zero(self.channels)
-        for shard in self.shards:
-            entry = self._journal.read_entry(self._done[shard.name])
-            sums = sums + entry.sums
-            if entry.file is not None:
-                entries.append(ShardEntry(entry.name, sum(row.is_ok for row in entry.rows), entry.file))
-        return entries, sums
-
-    def _row_groups(self, failures: Sequence[Failure]) -> list[tuple[str, Iterator[IndexRow]]]:
-        """Each shard's rows, read from the journal only when asked for, and the failures; sorted by first key."""
-
-        def rows_of(shard: PlannedShard) -> Iterator[IndexRow]:
-            yield from self._journal.read_entry(self._done[shard.name]).rows
-
-        groups = [(shard.images[0].source.key, rows_of(shard)) for shard in self.shards]
-        if failures:
-            groups.append((failures[0].key, map(IndexRow.of_failure, failures)))
-        return sorted(groups, key=lambda group: group[0])
+    def _new_base_folder(self) -> Path:
+        return self._journal.folder / f"base-{secrets.token_hex(8)}"
 
 
-class ShardWriter:
-    """Collects the rows of one shard. Leaving its `with` normally publishes it; on an exception nothing appears."""
-
-    def __init__(self, latent_set: LatentSetWriter, planned: PlannedShard) -> None:
-        self._set = latent_set
-        self._planned = planned
-        self._rows: list[IndexRow] = []
-        self._latents: list[Tensor] = []
-        self._sources: list[SourceRecord] = []
-        self._sums = ChannelSums.zero(latent_set.channels)
-        self.published: PublishedFile | None = None
-        self.publish_s = 0.0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def add(self, image: LoadedImage, latents: Tensor) -> None:
-        """Append one image's latents [Z,h,w], finite in the stored dtype; images come in key order."""
-        latents = latents.to(STORE_DTYPES[self._set.provenance["dtype"]])
-        assert latents.isfinite().all(), f"{image.key}: latents that cannot be stored are a failure"
-        self._rows.append(IndexRow.of_image(image, self._planned.name, len(self._latents)))
-        self._latents.append(latents)
-        self._sources.append(SourceRecord(image.num_bytes, image.sha256, image.notes))
-        self._sums = self._sums + ChannelSums.of(latents)
-
-    def add_failure(self, failure: Failure) -> None:
-        """Note an image of this shard that could not be used."""
-        self._rows.append(IndexRow.of_failure(failure))
-
-    @property
-    def num_images(self) -> int:
-        """Latents added so far."""
-        return len(self._latents)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            return
-        assert len(self._rows) == len(self._planned.images), "a shard is complete when each of its images has a row"
-        started = time.perf_counter()
-        if self._latents:
-            self.published = write_shard(self._set.root / SHARD_FOLDER / self._planned.name, self._collect())
-        rows = tuple(sorted(self._rows, key=lambda row: row.key))
-        self._set.record(JournalEntry(self._planned.name, self.published, rows, self._sums))
-        self.publish_s = time.perf_counter() - started
-
-    def _collect(self) -> Shard:
-        ok = [row for row in self._rows if row.is_ok]
-        return Shard(
-            latents=torch.stack(self._latents),
-            keys=tuple(row.key for row in ok),
-            geometries=tuple(row.geometry for row in ok if row.geometry is not None),
-            sources=tuple(self._sources),
-            provenance=self._set.provenance,
-        )
+def finished_base(root: Path, provenance: dict[str, Any]) -> Base:
+    """The finished set in `root`, not locked, or an empty one. Raises `UsageError` if its settings are others."""
+    if not (root / MANIFEST_FILE).exists():
+        return NO_BASE
+    base = Base.read(root, root)
+    if base.manifest is not None:
+        check_settings(root, base.manifest.provenance, provenance)
+    return base
 
 
-def describe_differences(before: Any, now: Any, prefix: str = "") -> list[str]:
-    """`name: before -> now` for every setting that differs between two provenance records."""
-    if not (isinstance(before, dict) and isinstance(now, dict)):
-        return [] if before == now else [f"{prefix}: {before!s:.80} -> {now!s:.80}"]
-    names = sorted({*before, *now})
-    return [
-        line
-        for name in names
-        for line in describe_differences(before.get(name), now.get(name), f"{prefix}.{name}" if prefix else name)
-    ]
-
-
-def check_latents_folder(root: Path) -> None:
-    """Refuse a folder that holds something else than latents of ours, before any work. Raises `UsageError`.
-
-    Ours is a folder with a manifest or a journal, and in it only what has our names; names that begin with a dot do not
-    count.
-    """
-    if root.exists() and not root.is_dir():
-        raise UsageError(f"{root}: cannot be written (not a folder)")
-    is_ours = (root / MANIFEST_FILE).is_file() or (root / JOURNAL_FOLDER).is_dir()
-    own = {MANIFEST_FILE, INDEX_FILE, CHECKSUM_FILE, SHARD_FOLDER, JOURNAL_FOLDER, REPORT_FILE} if is_ours else set()
-    strangers = [path for path in _list(root) if path.name not in own]
-    strangers += [path for path in _list(root / SHARD_FOLDER) if not is_shard_name(path.name) or not path.is_file()]
-    strangers += [path for path in _list(root / JOURNAL_FOLDER) if path.suffix != ".jsonl"]
-    if strangers:
-        raise UsageError(f"{root}: holds other files ({min(strangers).name}, ...); give -o an empty or new folder")
-
-
-def _list(folder: Path) -> list[Path]:
-    """What is in `folder`, if it is one; names that begin with a dot left out."""
-    return [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
-
-
-def _check_all_present(root: Path, manifest: Manifest) -> None:
-    """Refuse to call a set finished whose files are not all there; what is in them is for reading to check."""
-    sizes = {root / SHARD_FOLDER / shard.name: shard.file.num_bytes for shard in manifest.shards}
-    sizes[root / INDEX_FILE] = manifest.index.num_bytes
-    sizes[root / CHECKSUM_FILE] = sum(map(len, _checksum_lines(manifest)))
-    for path, num_bytes in sizes.items():
-        if _size(path) != num_bytes:
-            raise StoreError(
-                f"{path}: missing, or not of the size in {MANIFEST_FILE}; restore it, or delete {root} and encode "
-                "the set again"
-            )
-
-
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
-
-
-def _checksum_lines(manifest: Manifest) -> Iterator[bytes]:
-    """Lines that `sha256sum -c` reads, relative to the set's folder."""
-    yield f"{manifest.index.sha256}  {INDEX_FILE}\n".encode()
-    for shard in manifest.shards:
-        yield f"{shard.file.sha256}  {SHARD_FOLDER}/{shard.name}\n".encode()
+def _written_bytes(shard: PlannedShard, layout: LatentLayout) -> int:
+    """What a shard and all that is noted of its images take: the latents exactly, the rest generously."""
+    keys = sum(_COPIES_OF_KEY * 6 * len(image.source.key) for image in shard.images)  # 6: a character as \\uXXXX
+    return len(shard.images) * (layout.latent_bytes(shard.bucket) + _FIGURES_BYTES) + keys

@@ -1,6 +1,7 @@
 """`manifest.json`: what a finished set is made of. Written last; without it the set is unfinished."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -113,6 +114,13 @@ class Manifest:
         if [list(map(float, latents["mean"])), list(map(float, latents["std"]))] != list(manifest.sums.mean_std()):
             raise ValueError("mean and std are not those of the sums")
         return manifest
+
+
+def checksum_lines(manifest: Manifest) -> Iterator[bytes]:
+    """Lines that `sha256sum -c` reads, relative to the set's folder."""
+    yield f"{manifest.index.sha256}  {INDEX_FILE}\n".encode()
+    for shard in manifest.shards:
+        yield f"{shard.file.sha256}  {SHARD_FOLDER}/{shard.name}\n".encode()
 
 
 def _parse_shard(fields: dict[str, Any]) -> ShardEntry:

@@ -8,6 +8,8 @@ from typing import Any
 
 from semdis_cli.events import Failure
 from semdis_cli.records import PlannedImage
+from semdis_cli.store.base import NO_BASE, Base
+from semdis_cli.store.changes import Changes
 from semdis_cli.store.index import to_line
 
 # Safetensors refuses headers over 100 MB, and a shard's header has the key and geometry of each of its images.
@@ -46,13 +48,44 @@ class PlannedShard:
         return self.images[0].bucket
 
 
+@dataclass(frozen=True)
+class SetPlan:
+    """All that a run is going to write: `shards` beside those of the set that it starts from, and `changes` to that.
+
+    `failures`: inputs that are in no shard because they are known to be unusable, sorted by key. `sha256`: of it all.
+    """
+
+    shards: tuple[PlannedShard, ...]
+    failures: tuple[Failure, ...]
+    changes: Changes
+    sha256: str
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether the set that it starts from is what it would end with."""
+        changes = self.changes
+        if self.shards or changes.returned or changes.removed or changes.forgotten:
+            return False
+        return {failure.key: failure.reason for failure in self.failures} == changes.failed_before
+
+    @property
+    def num_inputs(self) -> int:
+        """All inputs, failures and those that have latents already included."""
+        return sum(len(shard.images) for shard in self.shards) + len(self.failures) + len(self.changes.kept)
+
+
 def plan_shards(
-    images: Iterable[PlannedImage], layout: LatentLayout, *, shard_bytes: int, shard_images: int | None = None
+    images: Iterable[PlannedImage],
+    layout: LatentLayout,
+    *,
+    shard_bytes: int,
+    shard_images: int | None = None,
+    first_number: int = 0,
 ) -> list[PlannedShard]:
     """Cut the images of each bucket, in key order, into shards of about `shard_bytes`, or of `shard_images` images.
 
-    A shard holds 65,536 images at most. Shards are numbered bucket by bucket, smallest first. `images` must be sorted
-    by key.
+    A shard holds 65,536 images at most. Shards are numbered bucket by bucket, smallest first, from `first_number` on.
+    `images` must be sorted by key.
     """
     by_bucket: dict[tuple[int, int], list[PlannedImage]] = defaultdict(list)
     for image in images:
@@ -62,14 +95,26 @@ def plan_shards(
         height, width = layout.grid(bucket)
         size = min(MAX_SHARD_IMAGES, shard_images or max(1, shard_bytes // layout.latent_bytes(bucket)))
         for start in range(0, len(members), size):
-            name = f"{len(shards):08d}-{height}x{width}.safetensors"
+            name = f"{first_number + len(shards):08d}-{height}x{width}.safetensors"
             shards.append(PlannedShard(name, tuple(members[start : start + size])))
     return shards
 
 
-def plan_sha256(provenance: dict[str, Any], shards: Sequence[PlannedShard], failures: Sequence[Failure]) -> str:
-    """Hex digest of all that decides the output: settings, every input with its size, and the cut into shards."""
+def plan_sha256(
+    provenance: dict[str, Any],
+    shards: Sequence[PlannedShard],
+    failures: Sequence[Failure],
+    base: Base = NO_BASE,
+    changes: Changes | None = None,
+) -> str:
+    """Hex digest of all that decides the output: settings, every input with its size, and the cut into shards.
+
+    `base` is the set that the run starts from, and `changes` what becomes of the rows in that.
+    """
     digest = hashlib.sha256(to_line(provenance))
+    if base.manifest is not None and changes is not None:
+        groups = {"returned": changes.returned, "removed": changes.removed, "forgotten": changes.forgotten}
+        digest.update(to_line({"base": base.sha256, **{name: sorted(keys) for name, keys in groups.items()}}))
     for shard in shards:
         digest.update(to_line({"shard": shard.name}))
         for image in shard.images:

@@ -38,7 +38,7 @@ class LatentSource:
     keys: tuple[str, ...]
 
     def read(self, stored: StoredShard) -> Shard:
-        """Read and check one shard; its rows that are to be used. Raises `StoreError` if it is damaged or a stranger."""
+        """Read and check one shard: its rows that are to be used. Raises `StoreError` if it is damaged or strange."""
         shard = read_shard(stored.path, stored.expected)
         if shard.provenance != self.provenance:
             raise StoreError(f"{stored.path}: made with other settings than the set it lies in")
@@ -88,7 +88,9 @@ def _places(root: Path, manifest: Manifest) -> dict[str, dict[str, int]]:
     for row in read_rows(root / INDEX_FILE):
         if row.is_ok and row.shard is not None and row.row is not None:
             if row.shard not in names:
-                raise StoreError(f"{root / INDEX_FILE}: {row.key!r:.80} is in {row.shard}, which is not in the manifest")
+                raise StoreError(
+                    f"{root / INDEX_FILE}: {row.key!r:.80} is in {row.shard}, which is not in the manifest"
+                )
             places[row.shard][row.key] = row.row
     return places
 

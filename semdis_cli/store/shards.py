@@ -6,13 +6,13 @@ bytes, so that a flipped bit or an edited dtype is found even without the manife
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as deserialize
 from safetensors.torch import save as serialize
 from torch import Tensor
@@ -24,7 +24,7 @@ from semdis_cli.store.checks import MALFORMED, check_count, check_object, check_
 
 FORMAT_VERSION = 1
 STORE_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-_TENSOR = "latents"
+TENSOR_NAME = "latents"
 _METADATA = "semdis"
 
 
@@ -75,6 +75,11 @@ class Shard:
 
 def write_shard(path: Path, shard: Shard) -> PublishedFile:
     """Publish `shard` at `path`. Equal shards give equal bytes."""
+    return publish(path, [shard_bytes(shard)])
+
+
+def shard_bytes(shard: Shard) -> bytes:
+    """The file that `shard` becomes."""
     latents = shard.latents.contiguous()
     metadata = {
         "format": FORMAT_VERSION,
@@ -88,7 +93,7 @@ def write_shard(path: Path, shard: Shard) -> PublishedFile:
     }
     metadata["record_sha256"] = _record_sha256(metadata)
     text = json.dumps(metadata, sort_keys=True, separators=(",", ":"))
-    return publish(path, [serialize({_TENSOR: latents}, {_METADATA: text})])
+    return serialize({TENSOR_NAME: latents}, {_METADATA: text})
 
 
 def read_shard(path: Path, expected: PublishedFile | None = None) -> Shard:
@@ -108,14 +113,30 @@ def read_shard(path: Path, expected: PublishedFile | None = None) -> Shard:
         raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
     if expected is not None and hashlib.sha256(data).hexdigest() != expected.sha256:
         raise StoreError(f"{path}: its bytes do not match the sha256 in the manifest; damaged or edited")
+    return parse_shard(data, str(path))
+
+
+def read_rows_of(path: Path, rows: Iterable[int]) -> Iterator[Tensor]:
+    """The latents [Z,h,w] of some rows of a shard that was checked when it was written. Raises `StoreError`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            latents = file.get_slice(TENSOR_NAME)
+            for row in rows:
+                yield latents[row]
+    except (OSError, SafetensorError, RuntimeError, IndexError) as error:
+        raise StoreError(f"{path}: cannot be read ({error}); damaged") from error
+
+
+def parse_shard(data: bytes, place: str) -> Shard:
+    """Check one shard whose file is `data`. Raises `StoreError` beginning with `place`."""
     try:
         return _parse(data)
     except (SafetensorError, RuntimeError, *MALFORMED) as error:  # RuntimeError: a shape that torch cannot hold
-        raise StoreError(f"{path}: not a semdis shard ({error})") from error
+        raise StoreError(f"{place}: not a semdis shard ({error})") from error
 
 
 def _parse(data: bytes) -> Shard:
-    """The checks that a shard can answer for itself. Raises many kinds of exception; `read_shard` names the file."""
+    """The checks that a shard can answer for itself. Raises many kinds of exception; `parse_shard` names the file."""
     tensors = deserialize(data)  # also checks that the header fits the file, before anything is allocated
     payload_start = 8 + int.from_bytes(data[:8], "little")
     metadata = parse_json(parse_json(data[8:payload_start])["__metadata__"][_METADATA].encode())
@@ -123,18 +144,20 @@ def _parse(data: bytes) -> Shard:
         raise ValueError(f"format {metadata['format']}; this version reads {FORMAT_VERSION}")
     if _record_sha256(metadata) != metadata["record_sha256"]:
         raise ValueError("the record does not match its sha256; damaged or edited")
-    if set(tensors) != {_TENSOR}:
-        raise ValueError(f"tensors {sorted(tensors)}, expected {_TENSOR} alone")
-    latents = tensors[_TENSOR]
+    if set(tensors) != {TENSOR_NAME}:
+        raise ValueError(f"tensors {sorted(tensors)}, expected {TENSOR_NAME} alone")
+    latents = tensors[TENSOR_NAME]
     if latents.dtype != STORE_DTYPES[metadata["dtype"]] or list(latents.shape) != metadata["shape"]:
         raise ValueError("the tensor's dtype or shape is not what was written")
     if hashlib.sha256(memoryview(data)[payload_start:]).hexdigest() != metadata["latents_sha256"]:
         raise ValueError("the latents do not match their sha256; damaged")
     keys, geometries = check_texts(metadata["keys"]), tuple(map(Geometry.from_json, metadata["geometry"]))
     sources = tuple(map(SourceRecord.from_json, metadata["sources"]))
-    if latents.ndim != 4 or 0 in latents.shape or {len(set(keys)), len(keys), len(geometries), len(sources)} != {
-        len(latents)
-    }:
+    if (
+        latents.ndim != 4
+        or 0 in latents.shape
+        or {len(set(keys)), len(keys), len(geometries), len(sources)} != {len(latents)}
+    ):
         raise ValueError("rows, keys, geometries and sources do not go together")
     return Shard(latents, keys, geometries, sources, check_object(metadata["provenance"]))
 

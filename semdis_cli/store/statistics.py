@@ -35,6 +35,13 @@ class ChannelSums:
             tuple(a + b for a, b in zip(self.squares, other.squares, strict=True)),
         )
 
+    def __sub__(self, other: Self) -> "ChannelSums":
+        return ChannelSums(
+            self.count - other.count,
+            tuple(a - b for a, b in zip(self.total, other.total, strict=True)),
+            tuple(a - b for a, b in zip(self.squares, other.squares, strict=True)),
+        )
+
     def mean_std(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of each channel, rounded to six digits; zeros if nothing was counted."""
         count = max(self.count, 1)

@@ -1,6 +1,8 @@
 """The store under test, and a small set of latents for it: made without a model, the same each time."""
 
 import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,15 @@ from torch import Tensor
 
 from semdis_cli.events import Failure
 from semdis_cli.records import Geometry, LoadedImage, PlannedImage, SourceImage
+from semdis_cli.store.base import NO_BASE, Base
+from semdis_cli.store.changes import find_changes
 from semdis_cli.store.latent_set import LatentSetWriter
 from semdis_cli.store.manifest import Manifest
-from semdis_cli.store.plan import LatentLayout, PlannedShard, plan_sha256, plan_shards
+from semdis_cli.store.plan import LatentLayout, PlannedShard, SetPlan, plan_sha256, plan_shards
 from semdis_cli.store.shards import STORE_DTYPES, Shard, SourceRecord
 
 CHANNELS = 3
+MTIME_NS = 1_000_000_007
 PROVENANCE: dict[str, Any] = {
     "model": {"name": "made up", "revision": None, "weights_sha256": "0" * 64, "config_sha256": "1" * 64},
     "channels": CHANNELS,
@@ -72,41 +77,74 @@ def _sha256(key: str) -> str:
     return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
 
 
+def hashes_of(sources: Sequence[SourceImage]) -> list[str | None]:
+    """What the loader would find: the content of each source is its key."""
+    return [_sha256(source.key) for source in sources]
+
+
 @dataclass(frozen=True)
 class SmallPlan:
-    """What is to be encoded. Images whose name has "bad" in it cannot be read; `failures` were known beforehand."""
+    """What is to be encoded. Images whose name has "bad" in it cannot be read; `failures` were known beforehand.
+
+    The size of a source is that of its key.
+    """
 
     provenance: dict[str, Any]
-    shards: tuple[PlannedShard, ...]
+    keys: tuple[str, ...]
+    shard_images: int
     failures: tuple[Failure, ...] = (Failure("b/b.png", "is a folder"), Failure("z.png", "is empty"))
 
     @property
-    def sha256(self) -> str:
-        return plan_sha256(self.provenance, self.shards, self.failures)
+    def layout(self) -> LatentLayout:
+        return LatentLayout(16, CHANNELS, self.provenance["dtype"])
 
-    def open(self, root: Path) -> LatentSetWriter:
-        """A writer, not entered yet."""
-        return LatentSetWriter(root, self.provenance, self.sha256, self.shards, CHANNELS)
+    @property
+    def shards(self) -> tuple[PlannedShard, ...]:
+        """Those of a new set."""
+        return self.on(NO_BASE).shards
+
+    def on(self, base: Base) -> SetPlan:
+        """The plan for a set that holds `base` already."""
+        sources = [
+            SourceImage(
+                key, Path("images") / key, len(key) + self.more_bytes.get(key, 0), self.mtimes.get(key, MTIME_NS)
+            )
+            for key in sorted(self.keys)
+        ]
+        changes = find_changes(base, sources, self.failures, hashes_of)
+        images = [PlannedImage(source, bucket_of(source.key)) for source in changes.to_encode]
+        shards = plan_shards(
+            images, self.layout, shard_bytes=2**20, shard_images=self.shard_images, first_number=base.next_number
+        )
+        sha256 = plan_sha256(self.provenance, shards, self.failures, base, changes)
+        return SetPlan(tuple(shards), self.failures, changes, sha256)
+
+    @contextmanager
+    def open(self, root: Path) -> Iterator[LatentSetWriter]:
+        """A writer that has begun."""
+        with LatentSetWriter(root, self.provenance, CHANNELS) as latents:
+            while not latents.begin(self.on(latents.base), hashes_of):
+                pass
+            yield latents
 
 
 def make_plan(keys: tuple[str, ...] = KEYS, shard_images: int = 3, **settings: Any) -> SmallPlan:
-    provenance = {**PROVENANCE, **settings}
-    images = [PlannedImage(SourceImage(key, Path("images") / key, len(key)), bucket_of(key)) for key in sorted(keys)]
-    layout = LatentLayout(16, CHANNELS, provenance["dtype"])
-    return SmallPlan(provenance, tuple(plan_shards(images, layout, shard_bytes=2**20, shard_images=shard_images)))
+    return SmallPlan({**PROVENANCE, **settings}, keys, shard_images)
 
 
 def write_next(latents: LatentSetWriter) -> None:
     """Encode and publish the next shard."""
     planned = latents.remaining[0]
-    with latents.open_shard(planned) as shard:
+    with latents.open_shard(planned, LatentLayout(16, CHANNELS, latents.provenance["dtype"])) as shard:
         for image in planned.images:
-            key = image.source.key
+            key, num_bytes = image.source.key, image.source.num_bytes
             if "bad" in key:
-                shard.add_failure(Failure(key, "is truncated"))
+                shard.add_failure(Failure(key, "is truncated", num_bytes, image.source.mtime_ns))
                 continue
             pixels = torch.zeros(3, *image.bucket, dtype=torch.uint8)
-            loaded = LoadedImage(key, pixels, geometry_of(image.bucket), len(key), _sha256(key), notes=("made up",))
+            loaded = LoadedImage(
+                key, pixels, geometry_of(image.bucket), num_bytes, _sha256(key), ("made up",), image.source.mtime_ns
+            )
             shard.add(loaded, latents_of(key, image.bucket))
 
 
@@ -116,7 +154,7 @@ def write_set(root: Path, plan: SmallPlan | None = None) -> Manifest:
     with plan.open(root) as latents:
         while latents.remaining:
             write_next(latents)
-        return latents.finished or latents.finish(plan.failures)
+        return latents.finished or latents.finish()
 
 
 def contents(root: Path) -> dict[str, bytes | None]:

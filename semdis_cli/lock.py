@@ -1,0 +1,207 @@
+"""One run at a time in a folder, also where the file system has no locks: on some network disks `flock` does nothing.
+
+The holder keeps a small file `.semdis-lock` in the folder, locked where that works, with its machine and process in it
+and a number that it raises every few seconds. Who finds the file of a holder that cannot be asked (another machine)
+watches that number: clocks are never compared, since they jump and differ.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import platform
+import re
+import secrets
+import threading
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import NoReturn, Self
+
+from semdis_cli.atomic import explain_write_error
+from semdis_cli.errors import UsageError
+
+LOCK_FILE = ".semdis-lock"
+_RECORD_BYTES = 512
+BEAT_S = 5.0
+WATCH_S = 3.2 * BEAT_S  # without a beat, the holder is dead
+SETTLE_S = 1.0  # two that write at once both look again after this long, and one sees the other's record
+
+
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    """Who holds a folder. `machine`: this boot of it; `namespace`: where the process number means something."""
+
+    machine: str
+    namespace: str
+    process: str
+    token: str
+    beat: int = 0
+
+    @classmethod
+    def this_process(cls) -> Self:
+        return cls(
+            machine=f"{platform.node()} {_first_line('/proc/sys/kernel/random/boot_id')}",
+            namespace=_namespace(),
+            process=_process(os.getpid()),
+            token=secrets.token_hex(16),
+        )
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self | None:
+        """The holder in a lock file; None if there is none, or it was torn by a crash."""
+        try:
+            fields = json.loads(data)
+            holder = cls(**fields)
+        except (TypeError, ValueError):
+            return None
+        texts = (holder.machine, holder.namespace, holder.token)
+        is_whole = all(isinstance(text, str) for text in texts) and re.fullmatch(r"\d{1,10} .*", str(holder.process))
+        return holder if is_whole else None
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(asdict(self)).encode().ljust(_RECORD_BYTES - 1) + b"\n"
+
+
+class FolderLock:
+    """Keeps other runs out of `folder`, which exists, while it is held. Use as a context manager.
+
+    Entering raises `UsageError` if another run is at work there, or the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._path = folder / LOCK_FILE
+        self._descriptor = -1
+        self._holder = _Holder.this_process()
+        self._released = threading.Event()
+
+    def __enter__(self) -> Self:
+        try:
+            while not self._try_to_take():
+                pass
+        except OSError as error:
+            raise explain_write_error(self._path, error) from error
+        self._heart = threading.Thread(target=self._beat, name="semdis-lock", daemon=True)
+        self._heart.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._released.set()
+        self._heart.join()
+        with suppress(OSError):
+            if self._is_ours():
+                self._path.unlink()
+        os.close(self._descriptor)
+
+    def check(self) -> None:
+        """Raise `UsageError` if another run took the folder, because it saw no sign of life from this one."""
+        if not self._is_ours():
+            raise UsageError(f"{self.folder}: another semdis run has taken over; this one stops, what it wrote stays")
+
+    def _try_to_take(self) -> bool:
+        """Take the folder; False if the lock file was replaced meanwhile. Raises `UsageError` if another run has it."""
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            has_locks = self._lock(descriptor)
+            before = _Holder.parse(os.pread(descriptor, _RECORD_BYTES, 0))
+            if before is not None and self._is_alive(before, descriptor, has_locks=has_locks):
+                self._refuse()
+            os.pwrite(descriptor, self._holder.to_bytes(), 0)
+            if not has_locks:
+                time.sleep(SETTLE_S)
+            is_taken = self._is_ours()
+        except BaseException:
+            self._drop_if_empty(descriptor)
+            os.close(descriptor)
+            raise
+        if not is_taken:
+            os.close(descriptor)
+            return False
+        self._descriptor = descriptor
+        return True
+
+    def _lock(self, descriptor: int) -> bool:
+        """Lock the file, and say whether the file system can. Raises `UsageError` if another run has it."""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._refuse()
+        except OSError as error:
+            if error.errno == errno.EINTR:
+                raise
+            return False
+        return True
+
+    def _drop_if_empty(self, descriptor: int) -> None:
+        """Leave no lock file behind that could not be written: the disk may be full."""
+        with suppress(OSError):
+            if os.fstat(descriptor).st_size == 0:
+                self._path.unlink()
+
+    def _is_alive(self, before: _Holder, descriptor: int, *, has_locks: bool) -> bool:
+        """Whether the run that wrote `before` is still at work."""
+        if before.machine == self._holder.machine:
+            if has_locks:  # it would hold the lock
+                return False
+            if before.namespace == self._holder.namespace:
+                return _process(int(before.process.partition(" ")[0])) == before.process
+        watched_until = time.monotonic() + WATCH_S
+        while time.monotonic() < watched_until:
+            if os.pread(descriptor, _RECORD_BYTES, 0) != before.to_bytes():
+                return True
+            time.sleep(BEAT_S / 10)
+        return False
+
+    def _refuse(self) -> NoReturn:
+        raise UsageError(f"{self.folder}: another semdis run is writing there; wait for it to end")
+
+    def _is_ours(self) -> bool:
+        try:
+            holder = _Holder.parse(self._path.read_bytes()[:_RECORD_BYTES])
+        except OSError:
+            return False
+        return holder is not None and holder.token == self._holder.token
+
+    def _beat(self) -> None:
+        """Raise the number in the file for as long as the folder is held, and the file is ours."""
+        while not self._released.wait(BEAT_S):
+            self._holder = replace(self._holder, beat=self._holder.beat + 1)
+            with suppress(OSError):
+                if self._is_ours():
+                    os.pwrite(self._descriptor, self._holder.to_bytes(), 0)
+
+
+def _process(number: int) -> str:
+    """The number and start time of a process, so that a later one of the same number is told from it."""
+    try:
+        status = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace")
+        return f"{number} {status.rpartition(')')[2].split()[19]}"
+    except (OSError, IndexError):
+        return f"{number} {_is_running(number)}"
+
+
+def _is_running(number: int) -> bool:
+    """For systems without /proc; a process of another user counts."""
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def _first_line(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,160 @@
+"""What is to be done so that a finished set holds the inputs of this run: a comparison by key, size and content."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from semdis_cli.errors import UsageError
+from semdis_cli.events import Failure
+from semdis_cli.records import SourceImage, settled_mtime
+from semdis_cli.store.base import Base, IndexLine
+from semdis_cli.store.seen import SeenFile, is_just_this
+
+# The sha256 of each file's content, in order, None where it cannot be read.
+Hashes = Callable[[Sequence[SourceImage]], Iterable[str | None]]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How the inputs of a run differ from a set; all sorted by key.
+
+    `to_encode`: new inputs, changed ones, and those that failed for a reason that may have passed. `kept`: the others,
+    with the modification times to remember. Of those `returned` were marked as removed. `removed` have latents and are
+    no longer among the inputs; `forgotten` failed, and are not either. `num_changed` of `to_encode` had latents.
+    `failed_before`: why inputs of this run have no latents so far, for those that are not kept.
+    """
+
+    to_encode: tuple[SourceImage, ...]
+    kept: tuple[SourceImage, ...] = ()
+    returned: frozenset[str] = frozenset()
+    removed: frozenset[str] = frozenset()
+    forgotten: frozenset[str] = frozenset()
+    num_changed: int = 0
+    failed_before: Mapping[str, str] = field(default_factory=dict)
+
+    def seen(self) -> Iterator[SeenFile]:
+        """What to remember of the files that are kept."""
+        return (SeenFile(image.key, image.num_bytes, image.mtime_ns) for image in self.kept)
+
+
+def find_changes(base: Base, images: Sequence[SourceImage], failures: Sequence[Failure], hashes: Hashes) -> Changes:
+    """Compare `images`, sorted by key, and inputs that are known to be unusable, with the set `base`.
+
+    An input is unchanged if it has the size and the modification time of then or, where the time is another or unknown,
+    the content of then. Raises `UsageError` if the set and the inputs have nothing in common.
+    """
+    if base.manifest is None:
+        return Changes(to_encode=tuple(images))
+    if not failures and all(image.mtime_ns is not None for image in images):
+        unchanged = Changes(to_encode=(), kept=tuple(images))
+        if is_just_this(base.folder, base.manifest.index.sha256, unchanged.seen()):
+            return unchanged
+    comparison = _Comparison(base, frozenset(failure.key for failure in failures))
+    comparison.run(images)
+    comparison.settle(hashes)
+    return comparison.result()
+
+
+@dataclass
+class _Comparison:
+    """Sorts inputs and rows into the groups of `Changes`."""
+
+    base: Base
+    failed: frozenset[str]
+    to_encode: list[SourceImage] = field(default_factory=list)
+    kept: list[SourceImage] = field(default_factory=list)
+    returned: set[str] = field(default_factory=set)
+    gone: dict[str, set[str]] = field(default_factory=lambda: {"ok": set(), "removed": set(), "failed": set()})
+    in_doubt: list[tuple[SourceImage, IndexLine]] = field(default_factory=list)
+    num_changed: int = 0
+    failed_before: dict[str, str] = field(default_factory=dict)
+
+    def run(self, images: Sequence[SourceImage]) -> None:
+        """Walk through inputs and rows side by side, both sorted by key."""
+        seen = _Seen(self.base.seen())
+        lines = self.base.lines()
+        line = next(lines, None)
+        for image in images:
+            while line is not None and line.key < image.key:
+                self._miss(line)
+                line = next(lines, None)
+            if line is not None and line.key == image.key:
+                self._compare(image, line, seen.of(image))
+                line = next(lines, None)
+            else:
+                self.to_encode.append(image)
+        while line is not None:
+            self._miss(line)
+            line = next(lines, None)
+
+    def settle(self, hashes: Hashes) -> None:
+        """Look into the files whose size and time do not tell."""
+        digests = hashes([image for image, _ in self.in_doubt])
+        for (image, line), digest in zip(self.in_doubt, digests, strict=True):
+            if digest == line.sha256:
+                self._keep(replace(image, mtime_ns=settled_mtime(image.mtime_ns, time.time_ns())), line)
+            else:
+                self._change(image)
+
+    def result(self) -> Changes:
+        """The groups. Raises `UsageError` if the inputs are all others than those of the set."""
+        num_common = len(self.kept) + self.num_changed + len(self.failed_before)
+        if not num_common and self.gone["ok"]:
+            raise UsageError(
+                f"{self.base.root}: holds latents of other images: none of its {len(self.gone['ok']):,} is among "
+                "the inputs; give another -o"
+            )
+        return Changes(
+            to_encode=tuple(sorted(self.to_encode, key=lambda image: image.key)),
+            kept=tuple(sorted(self.kept, key=lambda image: image.key)),
+            returned=frozenset(self.returned),
+            removed=frozenset(self.gone["ok"]),
+            forgotten=frozenset(self.gone["failed"]),
+            num_changed=self.num_changed,
+            failed_before=self.failed_before,
+        )
+
+    def _miss(self, line: IndexLine) -> None:
+        if line.key not in self.failed:
+            self.gone[line.status].add(line.key)
+        elif line.error is not None:
+            self.failed_before[line.key] = line.error
+
+    def _compare(self, image: SourceImage, line: IndexLine, seen: SeenFile | None) -> None:
+        if is_unchanged(image, seen):
+            self._keep(image, line)
+        elif line.status == "failed":
+            self.to_encode.append(image)
+            self.failed_before[line.key] = line.error or ""
+        elif image.num_bytes != line.num_bytes:
+            self._change(image)
+        else:
+            self.in_doubt.append((image, line))
+
+    def _change(self, image: SourceImage) -> None:
+        self.to_encode.append(image)
+        self.num_changed += 1
+
+    def _keep(self, image: SourceImage, line: IndexLine) -> None:
+        self.kept.append(image)
+        if line.status == "removed":
+            self.returned.add(image.key)
+
+
+class _Seen:
+    """Looks up what is known of files, by rising keys."""
+
+    def __init__(self, seen: Iterator[SeenFile]) -> None:
+        self._seen = seen
+        self._next = next(seen, None)
+
+    def of(self, image: SourceImage) -> SeenFile | None:
+        """What is known of the file that the row of `image` was made from."""
+        while self._next is not None and self._next.key < image.key:
+            self._next = next(self._seen, None)
+        return self._next if self._next is not None and self._next.key == image.key else None
+
+
+def is_unchanged(image: SourceImage, seen: SeenFile | None) -> bool:
+    """Whether the file is the one that was seen, by its size and modification time."""
+    return seen is not None and seen.mtime_ns is not None and seen[1:] == (image.num_bytes, image.mtime_ns)

@@ -1,0 +1,74 @@
+"""What may lie in a folder of latents, and what differs between two records of settings."""
+
+from pathlib import Path
+from typing import Any
+
+from semdis_cli.errors import UsageError
+from semdis_cli.store.checks import is_shard_name
+from semdis_cli.store.journal import JOURNAL_FOLDER, is_base_name
+from semdis_cli.store.manifest import CHECKSUM_FILE, INDEX_FILE, MANIFEST_FILE, REPORT_FILE, SHARD_FOLDER
+from semdis_cli.store.seen import SEEN_FILE
+
+_FILES = frozenset({MANIFEST_FILE, INDEX_FILE, CHECKSUM_FILE, REPORT_FILE, SEEN_FILE})
+_FOLDERS = frozenset({SHARD_FOLDER, JOURNAL_FOLDER})
+
+
+def check_latents_folder(root: Path) -> None:
+    """Refuse a folder that holds something else than latents of ours, before any work. Raises `UsageError`.
+
+    Ours is a folder with a manifest or a journal, and in it only what has our names and is no link; names that begin
+    with a dot do not count.
+    """
+    if root.exists() and not root.is_dir():
+        raise UsageError(f"{root}: cannot be written (not a folder)")
+    is_ours = (root / MANIFEST_FILE).is_file() or (root / JOURNAL_FOLDER).is_dir()
+    strangers = [path for path in list_folder(root) if not (is_ours and _is_own(path))]
+    if not strangers:
+        shards = list_folder(root / SHARD_FOLDER)
+        strangers += [path for path in shards if not (is_shard_name(path.name) and _is_file(path))]
+        strangers += [path for path in list_folder(root / JOURNAL_FOLDER) if not _is_of_journal(path)]
+    if strangers:
+        raise UsageError(f"{root}: holds other files ({min(strangers).name}, ...); give -o an empty or new folder")
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """What is in `folder`, if it is one; names that begin with a dot left out."""
+    return [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+
+
+def check_settings(root: Path, before: Any, now: dict[str, Any]) -> None:
+    """Raise `UsageError` if the latents in `root` were begun with other settings than `now`."""
+    differences = describe_differences(before, now)
+    if differences:
+        raise UsageError(
+            f"{root}: begun with other settings ({'; '.join(differences)}); "
+            "give the same ones to continue, or another -o"
+        )
+
+
+def describe_differences(before: Any, now: Any, prefix: str = "") -> list[str]:
+    """`name: before -> now` for every setting that differs between two provenance records."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return [] if before == now else [f"{prefix}: {before!s:.80} -> {now!s:.80}"]
+    names = sorted({*before, *now})
+    return [
+        line
+        for name in names
+        for line in describe_differences(before.get(name), now.get(name), f"{prefix}.{name}" if prefix else name)
+    ]
+
+
+def _is_own(path: Path) -> bool:
+    if path.name in _FOLDERS:
+        return path.is_dir() and not path.is_symlink()
+    return path.name in _FILES and _is_file(path)
+
+
+def _is_of_journal(path: Path) -> bool:
+    if is_base_name(path.name):
+        return path.is_dir() and not path.is_symlink()
+    return path.suffix == ".jsonl" and _is_file(path)
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()

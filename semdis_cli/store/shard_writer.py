@@ -1,0 +1,89 @@
+"""The rows of one shard, collected while its images are encoded."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from semdis_cli.atomic import PublishedFile
+from semdis_cli.events import Failure
+from semdis_cli.records import LoadedImage
+from semdis_cli.store.index import IndexRow
+from semdis_cli.store.journal import JournalEntry
+from semdis_cli.store.plan import PlannedShard
+from semdis_cli.store.seen import SeenFile, seen_failure
+from semdis_cli.store.shards import STORE_DTYPES, Shard, SourceRecord, write_shard
+from semdis_cli.store.statistics import ChannelSums
+
+
+class ShardWriter:
+    """Collects the rows of one shard. Leaving its `with` normally publishes it; on an exception nothing appears.
+
+    `record` is called with what the shard came to, once that is on disk.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        planned: PlannedShard,
+        provenance: dict[str, Any],
+        channels: int,
+        record: Callable[[JournalEntry], None],
+    ) -> None:
+        self._path = folder / planned.name
+        self._planned = planned
+        self._provenance = provenance
+        self._record = record
+        self._rows: dict[str, tuple[IndexRow, SeenFile | None]] = {}
+        self._latents: list[Tensor] = []
+        self._sums = ChannelSums.zero(channels)
+        self.published: PublishedFile | None = None
+        self.publish_s = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def add(self, image: LoadedImage, latents: Tensor) -> None:
+        """Append one image's latents [Z,h,w], finite in the stored dtype; images come in key order."""
+        latents = latents.to(STORE_DTYPES[self._provenance["dtype"]])
+        assert latents.isfinite().all(), f"{image.key}: latents that cannot be stored are a failure"
+        row = IndexRow.of_image(image, self._planned.name, len(self._latents))
+        self._rows[image.key] = row, SeenFile(image.key, image.num_bytes, image.mtime_ns)
+        self._latents.append(latents)
+        self._sums = self._sums + ChannelSums.of(latents)
+
+    def add_failure(self, failure: Failure) -> None:
+        """Note an image of this shard that could not be used."""
+        self._rows[failure.key] = IndexRow.of_failure(failure), seen_failure(failure)
+
+    @property
+    def num_images(self) -> int:
+        """Latents added so far."""
+        return len(self._latents)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            return
+        assert len(self._rows) == len(self._planned.images), "a shard is complete when each of its images has a row"
+        started = time.perf_counter()
+        if self._latents:
+            self.published = write_shard(self._path, self._collect())
+        rows, seen = zip(*(self._rows[key] for key in sorted(self._rows)), strict=True)
+        self._record(JournalEntry(self._planned.name, self.published, rows, seen, self._sums))
+        self.publish_s = time.perf_counter() - started
+
+    def _collect(self) -> Shard:
+        rows = [row for row, _ in self._rows.values() if row.is_ok]
+        return Shard(
+            latents=torch.stack(self._latents),
+            keys=tuple(row.key for row in rows),
+            geometries=tuple(row.geometry for row in rows if row.geometry is not None),
+            sources=tuple(SourceRecord(row.num_bytes or 0, row.sha256 or "", row.notes) for row in rows),
+            provenance=self._provenance,
+        )

@@ -1,0 +1,376 @@
+"""Single images outside of a store: names in tars, arrays without bfloat16, and readers that believe nothing."""
+
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from semdis_cli.errors import StoreError
+from semdis_cli.store.export import (
+    SampleRecord,
+    check_rows,
+    file_names,
+    impossible_names,
+    make_sample,
+    recorded_layout,
+    sample_base,
+    sample_key,
+)
+from semdis_cli.store.npy import npy_bytes, parse_npy
+from semdis_cli.store.shards import STORE_DTYPES, parse_shard
+from semdis_cli.store.tar import TAR_END, read_members, tar_member
+from tests.store import PROVENANCE, are_equal, make_shard
+
+# The name of a tar's member -> (key of the sample, extension), as webdataset 1.0.2 has it.
+WEBDATASET_NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
+WEBDATASET_PASSED_OVER = re.compile(r"__[^/]*__($|/)")
+
+Read = TypeVar("Read")
+
+any_text = st.text(st.characters(), max_size=20) | st.text(
+    st.sampled_from("a.b/%_é\n\udce9\ud83d\ude00\x00 "), max_size=9
+)
+
+
+def unless_refused(read: Callable[[], Read], start: str) -> Read | None:
+    """What is read, or None where that is refused with a line that begins so."""
+    try:
+        return read()
+    except StoreError as error:
+        line = str(error)
+    assert line.startswith(start)
+    return None
+
+
+# --- names in a tar -------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=200, deadline=None)
+@given(key=any_text)
+@example(key="__pycache__/a.jpg")
+@example(key="\ud83d\ude00")
+def test_every_key_has_a_name_in_a_tar_that_leads_back(key: str) -> None:
+    base = sample_base(key)
+    assert sample_key(base) == key
+    assert re.fullmatch("[A-Za-z0-9_~/%-]*", base)
+
+
+@settings(max_examples=200, deadline=None)
+@given(one=any_text, other=any_text)
+@example(one="é", other=os.fsdecode("é".encode()))
+@example(one="é", other="\udcc3\udca9")
+@example(one="a.b", other="a%2Eb")
+def test_two_keys_never_share_a_name_in_a_tar(one: str, other: str) -> None:
+    assert (sample_base(one) == sample_base(other)) == (one == other)
+
+
+@settings(max_examples=200, deadline=None)
+@given(key=any_text.filter(lambda key: key.rpartition("/")[2]))
+@example(key="__a__/b.jpg")
+@example(key=".hidden.tar.gz/.a.b.c")
+def test_webdataset_finds_the_extension_and_passes_nothing_over(key: str) -> None:
+    for extension in ("safetensors", "npy", "json"):
+        found = WEBDATASET_NAME.match(f"{sample_base(key)}.{extension}")
+        assert found is not None
+        assert found.groups() == (sample_base(key), extension)
+        assert WEBDATASET_PASSED_OVER.match(found[0]) is None
+
+
+@pytest.mark.parametrize("base", ["a.b", "%2e", "_a", "a%", "%FF", "a b", "%61", "é", "\ud800"])
+def test_a_name_that_no_export_gives_has_no_key(base: str) -> None:
+    with pytest.raises(ValueError, match=r"no name that an export gives|can't decode|surrogates not allowed"):
+        sample_key(base)
+
+
+# --- names of files -------------------------------------------------------------------------------------------------
+
+
+def test_files_keep_the_key_and_get_a_suffix() -> None:
+    assert file_names(["a/b.jpg"], "npy") == {"a/b.jpg": PurePosixPath("a/b.jpg.npy")}
+    with pytest.raises(StoreError, match="would leave the output folder"):
+        file_names(["a.jpg", "../b.jpg"], "npy")
+
+
+IMPOSSIBLE = {
+    "x" * 252: "longer than 255 bytes",
+    "/".join(["x" * 200] * 25): "path would be too long",
+    "a/" * 300 + "b": "path would be too long",
+    "export.json/a.png": "the export itself needs",
+    ".semdis-lock/a.png": "the export itself needs",
+    "b/.0.semdis-tmp/a.png": "the export itself needs",
+    "c": "another image's folder",
+    "\udcc3\udca9": "another image's",
+}
+
+
+def test_what_no_file_can_be_called_costs_its_own_image_alone(tmp_path: Path) -> None:
+    names = file_names(["é", *IMPOSSIBLE, "c.npy/d", "x" * 251, "export.json"], "npy")
+    failures = {failure.key: failure.reason for failure in impossible_names(names, tmp_path)}
+    assert failures.keys() == IMPOSSIBLE.keys()
+    assert [key for key, reason in failures.items() if IMPOSSIBLE[key] not in reason] == []
+
+
+# --- arrays ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_numpy_reads_the_array(dtype: torch.dtype) -> None:
+    latents = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(0)).to(dtype).transpose(1, 2)
+    data = npy_bytes(latents)
+    read = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    assert read.shape == (3, 5, 2)
+    assert np.array_equal(read, latents.numpy())
+    assert data[:8] == b"\x93NUMPY\x01\x00"
+    assert torch.equal(parse_npy(data, "here"), latents)
+
+
+def npy(shape: str = "(1, 1, 2)", descr: str = "'<f4'", order: str = "False", payload: bytes = bytes(8)) -> bytes:
+    header = f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + payload
+
+
+def test_an_array_that_is_written_so_is_read() -> None:
+    assert parse_npy(npy(), "here").tolist() == [[[0.0, 0.0]]]
+
+
+BAD_ARRAYS = {
+    "empty": b"",
+    "no array": b"not an array",
+    "pickled": npy(descr="'|O'"),
+    "float64": npy(descr="'<f8'"),
+    "big-endian": npy(descr="'>f4'"),
+    "structured": npy(descr="[('a', '<f4')]"),
+    "columns first": npy(order="True"),
+    "two sides": npy("(1, 2)"),
+    "four sides": npy("(1, 1, 1, 2)"),
+    "no values": npy("(1, 0, 2)", payload=b""),
+    "negative": npy("(1, -1, 2)"),
+    "huge": npy("(999999999, 999999999, 999999999)"),
+    "cut short": npy()[:-1],
+    "longer": npy() + b"\0",
+    "version 2": npy().replace(b"\x01\x00", b"\x02\x00", 1),
+    "code": npy("(1, 1, 2)+()"),
+    "header too long": b"\x93NUMPY\x01\x00\xff\xff" + npy()[10:],
+}
+
+
+@pytest.mark.parametrize("name", BAD_ARRAYS)
+def test_an_array_of_another_kind_is_refused_by_name(name: str) -> None:
+    with pytest.raises(StoreError, match=r"^here: "):
+        parse_npy(BAD_ARRAYS[name], "here")
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_whatever_the_bytes_an_array_is_read_or_refused(data: st.DataObject) -> None:
+    whole = npy()
+    start = data.draw(st.integers(0, len(whole)))
+    text = whole[:start] + data.draw(st.binary(max_size=40)) + whole[data.draw(st.integers(start, len(whole))) :]
+    values = unless_refused(lambda: parse_npy(text, "here"), "here: ")
+    assert values is None or npy_bytes(values)[128:] == text[-values.nbytes :]
+
+
+@settings(max_examples=200, deadline=None)
+@given(bits=st.lists(st.integers(0, 2**16 - 1), min_size=1, max_size=30))
+def test_every_finite_bfloat16_survives_float32(bits: list[int]) -> None:
+    values = torch.tensor(bits, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    values = values[values.isfinite()].reshape(1, 1, -1)
+    if values.numel():
+        back = parse_npy(npy_bytes(values.float()), "here").to(torch.bfloat16)
+        assert torch.equal(back.view(torch.int16), values.view(torch.int16))
+
+
+# --- one image as a file --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", STORE_DTYPES)
+def test_an_image_is_a_shard_of_its_own(dtype: str) -> None:
+    shard = make_shard(("a.png", "b/c.png"), dtype)
+    sample = make_sample(shard, 1, "safetensors", "float32")
+    assert are_equal(parse_shard(sample.data, "here"), shard.select([1]))
+    assert sample.record.is_exact
+    assert (sample.record.key, sample.record.geometry, sample.record.source) == (
+        "b/c.png",
+        shard.geometries[1],
+        shard.sources[1],
+    )
+
+
+@pytest.mark.parametrize(
+    ("stored", "written", "is_exact"),
+    [
+        ("bfloat16", "float32", True),
+        ("float16", "float16", True),
+        ("float16", "float32", True),
+        ("float32", "float32", True),
+        ("float32", "float16", False),
+    ],
+)
+def test_an_array_says_whether_it_lost_digits(stored: str, written: Any, is_exact: bool) -> None:
+    shard = make_shard(dtype=stored)
+    sample = make_sample(shard, 0, "npy", written)
+    assert sample.record.is_exact == is_exact
+    values = parse_npy(sample.data, "here").to(STORE_DTYPES[stored])
+    assert torch.equal(values, shard.latents[0]) == is_exact
+
+
+def test_a_bfloat16_below_the_range_of_float16_is_lost_and_that_is_said() -> None:
+    shard = make_shard()
+    shard.latents[0, 0, 0, 0] = 1e-9
+    assert not make_sample(shard, 0, "npy", "float16").record.is_exact
+
+
+def test_a_value_beyond_float16_is_a_failure() -> None:
+    shard = make_shard()
+    shard.latents[0, 0, 0, 0] = 1e5
+    with pytest.raises(ValueError, match="too large for float16"):
+        make_sample(shard, 0, "npy", "float16")
+    assert make_sample(shard, 0, "npy", "float32").record.is_exact
+
+
+def test_a_record_is_read_as_it_was_written() -> None:
+    record = make_sample(make_shard((os.fsdecode(b"\xe9\n.png"),)), 0, "npy", "float32").record
+    assert SampleRecord.parse(record.to_bytes(), "here") == record
+
+
+RECORD = make_sample(make_shard(), 0, "npy", "float32").record.to_bytes()
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_whatever_a_record_says_it_is_read_or_refused(data: st.DataObject) -> None:
+    fields = json.loads(RECORD)
+    owner = data.draw(st.sampled_from([fields, fields["file"], fields["source"], fields["geometry"]]))
+    owner[data.draw(st.sampled_from([*owner, "more"]))] = data.draw(json_values)
+    refusal = "here: not the record of an exported image"
+    record = unless_refused(lambda: SampleRecord.parse(json.dumps(fields).encode(), "here"), refusal)
+    assert record is None or json.loads(record.to_bytes()) == fields
+
+
+@given(data=st.binary(max_size=50))
+def test_whatever_the_bytes_a_record_is_refused(data: bytes) -> None:
+    with pytest.raises(StoreError, match=r"^here: "):
+        SampleRecord.parse(data, "here")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"patch_size": 0}, {"channels": -1}, {"channels": "3"}, {"dtype": "float64"}, {"dtype": []}]
+)
+def test_settings_that_describe_no_latents_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(StoreError, match=r"^here: its settings do not say what its latents are"):
+        recorded_layout({**PROVENANCE, **changes}, "here")
+
+
+def test_rows_that_are_not_what_their_settings_say_are_refused() -> None:
+    layout = recorded_layout(PROVENANCE, "here")
+    check_rows(make_shard(), layout, "here")
+    not_finite = make_shard()
+    not_finite.latents[1, 0, 0, 0] = float("nan")
+    for shard in (make_shard(dtype="float16"), not_finite):
+        with pytest.raises(StoreError, match=r"^here: "):
+            check_rows(shard, layout, "here")
+    with pytest.raises(StoreError, match=r"^here: the size of 'a\.png' does not fit"):
+        check_rows(make_shard(), recorded_layout({**PROVENANCE, "patch_size": 8}, "here"), "here")
+
+
+# --- tars -----------------------------------------------------------------------------------------------------------
+
+names = (st.text(st.sampled_from("ab/é\n\udce9 "), min_size=1, max_size=9) | st.just("x/" * 90 + "y" * 200)).filter(
+    lambda name: not name.endswith("/")
+)
+files = st.lists(st.tuples(names, st.binary(max_size=600)), max_size=5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(files=files)
+def test_python_and_we_read_the_tar_that_we_wrote(files: list[tuple[str, bytes]], tmp_path_factory: Any) -> None:
+    data = b"".join(tar_member(*file) for file in files) + TAR_END
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        members = tar.getmembers()
+        assert [member.name for member in members] == [name for name, _ in files]
+        assert {(member.mtime, member.uid, member.uname, member.mode) for member in members} <= {(0, 0, "", 0o644)}
+        contents = [file.read() for member in members if (file := tar.extractfile(member))]
+        assert contents == [content for _, content in files]
+    assert read_tar(data, tmp_path_factory.getbasetemp() / "ours.tar") == files
+
+
+def read_tar(data: bytes, path: Path) -> list[tuple[str, bytes]]:
+    path.write_bytes(data)
+    return [(member.name, data[member.offset :][: member.num_bytes]) for member in read_members(path)]
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_tars_of_other_programs_are_read_and_links_passed_over(tmp_path: Path, kind: int) -> None:
+    file = io.BytesIO()
+    names = ["a.png", "folder/" + "b" * 90 + ".png", "c" * 80 + "/" + "d" * 90]
+    if kind != tarfile.USTAR_FORMAT:
+        names += ["é" * 90, "e" * 300, "f/" * 200 + "g"]
+    with tarfile.open(fileobj=file, mode="w", format=kind, pax_headers={"comment": "kept"}) as tar:
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, "l" * 150 if kind != tarfile.USTAR_FORMAT else "l"
+        folder = tarfile.TarInfo("folder")
+        folder.type = tarfile.DIRTYPE
+        for info in (link, folder):
+            tar.addfile(info)
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = len(name), 1.5 if kind == tarfile.PAX_FORMAT else 1
+            tar.addfile(info, io.BytesIO(name.encode()[: len(name)]))
+    assert [name for name, _ in read_tar(file.getvalue(), tmp_path / "other.tar")] == names
+
+
+@pytest.mark.parametrize("size", [b"\x80" + b"\xff" * 11, b"\xff" * 12, b"-0000000001\0", b"77777777777\0", bytes(12)])
+def test_a_size_that_cannot_be_is_refused(tmp_path: Path, size: bytes) -> None:
+    header = bytearray(tar_member("a", b"")[:512])
+    header[124:136] = size
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    with pytest.raises(StoreError, match=r"^/.*bad\.tar: at byte 0: "):
+        read_tar(bytes(header) + TAR_END, tmp_path / "bad.tar")
+
+
+BAD_TARS = {
+    "empty": b"",
+    "no tar": b"not a tar",
+    "zipped": b"\x1f\x8b" + bytes(1000),
+    "no end": tar_member("a", b"b"),
+    "cut short": tar_member("a", b"b" * 2000)[:-600],
+}
+
+
+@pytest.mark.parametrize("name", BAD_TARS)
+def test_what_is_no_whole_tar_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StoreError, match=r"^/.*bad\.tar: at byte \d+: "):
+        read_tar(BAD_TARS[name], tmp_path / "bad.tar")
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_whatever_the_bytes_a_tar_is_read_or_refused(data: st.DataObject, tmp_path_factory: Any) -> None:
+    whole = tar_member("é" * 60, b"one") + tar_member("b", bytes(700)) + TAR_END
+    edits = st.lists(st.tuples(st.integers(0, len(whole) - 1), st.integers(0, 255)), max_size=3)
+    edited = bytearray(whole)
+    for position, value in data.draw(edits):
+        edited[position] = value
+    mends_checksum = data.draw(st.booleans())
+    for start in (0, 1024, 2048) if mends_checksum else ():
+        edited[start + 148 : start + 156] = b" " * 8
+        edited[start + 148 : start + 156] = b"%06o\0 " % sum(edited[start : start + 512])
+    path = tmp_path_factory.getbasetemp() / "edited.tar"
+    members = unless_refused(lambda: read_tar(bytes(edited), path), f"{path}: at byte ")
+    assert members is None or all(len(content) <= len(whole) for _, content in members)

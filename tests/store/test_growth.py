@@ -1,0 +1,417 @@
+"""A finished set that grows: only what changed is encoded, a stale latent is never served, and any kill is survived."""
+
+import hashlib
+import itertools
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.events import Failure
+from semdis_cli.records import LoadedImage, PlannedImage, SourceImage
+from semdis_cli.store.base import Base
+from semdis_cli.store.changes import find_changes
+from semdis_cli.store.index import read_rows
+from semdis_cli.store.latent_set import LatentSetWriter
+from semdis_cli.store.manifest import Manifest
+from semdis_cli.store.plan import LatentLayout, SetPlan, plan_sha256, plan_shards
+from semdis_cli.store.reader import open_latents
+from semdis_cli.store.statistics import ChannelSums
+from tests.store import CHANNELS, MTIME_NS, PROVENANCE, bucket_of, contents, geometry_of, latents_of
+
+LAYOUT = LatentLayout(16, CHANNELS, "bfloat16")
+
+
+@dataclass(frozen=True)
+class File:
+    """A source file. `content` decides its latents, "bad" cannot be read; all contents have one size."""
+
+    content: str = "v0"
+    mtime_ns: int | None = MTIME_NS
+    num_bytes: int = 100
+
+
+class KilledError(Exception):
+    """What a run is stopped with."""
+
+
+@dataclass
+class Folder:
+    """Source files and the set that is made of them."""
+
+    root: Path
+    files: dict[str, File] = field(default_factory=dict)
+    failures: tuple[Failure, ...] = ()
+    encoded: list[str] = field(default_factory=list)
+    hashed: list[str] = field(default_factory=list)
+
+    def put(self, **files: str) -> "Folder":
+        """Add or replace files by content; a new content comes with a new time."""
+        for name, content in files.items():
+            mtime_ns = MTIME_NS + int(hashlib.sha256(content.encode()).hexdigest()[:4], 16)
+            self.files[f"{name}.png"] = File(content, mtime_ns)
+        return self
+
+    def run(self, kill_after: int | None = None) -> Manifest:
+        """Bring the set up to date; raises `KilledError` after so many shards."""
+        self.encoded, self.hashed = [], []
+        with self._begun() as (latents, _):
+            for number, planned in enumerate(latents.remaining):
+                if number == kill_after:
+                    raise KilledError
+                with latents.open_shard(planned, LAYOUT) as shard:
+                    for image in planned.images:
+                        self._encode(image, shard.add, shard.add_failure)
+            if kill_after is not None:
+                raise KilledError
+            return latents.finished or latents.finish()
+
+    def kill(self, num_shards: int) -> None:
+        """Run until so many shards are published, all of them at most."""
+        with pytest.raises(KilledError):
+            self.run(num_shards)
+
+    @contextmanager
+    def _begun(self) -> Iterator[tuple[LatentSetWriter, SetPlan]]:
+        with LatentSetWriter(self.root, PROVENANCE, CHANNELS) as latents:
+            plan = self._plan(latents.base)
+            while not latents.begin(plan, self._hashes):
+                plan = self._plan(latents.base)
+            yield latents, plan
+
+    def _plan(self, base: Base) -> SetPlan:
+        sources = [
+            SourceImage(key, Path(key), file.num_bytes, file.mtime_ns) for key, file in sorted(self.files.items())
+        ]
+        changes = find_changes(base, sources, self.failures, self._hashes)
+        images = [PlannedImage(source, bucket_of(source.key)) for source in changes.to_encode]
+        shards = plan_shards(images, LAYOUT, shard_bytes=2**20, shard_images=2, first_number=base.next_number)
+        sha256 = plan_sha256(PROVENANCE, shards, self.failures, base, changes)
+        return SetPlan(tuple(shards), self.failures, changes, sha256)
+
+    def _hashes(self, sources: Sequence[SourceImage]) -> list[str | None]:
+        self.hashed += [source.key for source in sources]
+        return [sha256_of(self.files[source.key].content) for source in sources]
+
+    def _encode(self, image: PlannedImage, add: object, add_failure: object) -> None:
+        key, file = image.source.key, self.files[image.source.key]
+        self.encoded.append(key)
+        if file.content.startswith("bad"):
+            add_failure(Failure(key, "is truncated", file.num_bytes, file.mtime_ns))  # type: ignore[operator]
+            return
+        pixels = torch.zeros(3, *image.bucket, dtype=torch.uint8)
+        sha256, geometry = sha256_of(file.content), geometry_of(image.bucket)
+        loaded = LoadedImage(key, pixels, geometry, file.num_bytes, sha256, (), file.mtime_ns)
+        add(loaded, latents_of(key + file.content, image.bucket))  # type: ignore[operator]
+
+    def check(self) -> None:
+        """The set is finished, serves what the files hold now, and nothing else is left in its folder."""
+        self.check_served()
+        manifest = Manifest.read(self.root)
+        assert sorted(path.name for path in (self.root / "shards").iterdir()) == [s.name for s in manifest.shards]
+        assert not (self.root / "journal").exists()
+
+    def check_served(self) -> None:
+        """What is served is just what the files hold, and the manifest tells the truth about it."""
+        source, manifest = open_latents(self.root), Manifest.read(self.root)
+        good = {key: file for key, file in self.files.items() if not file.content.startswith("bad")}
+        assert list(source.keys) == sorted(good)
+        sums = ChannelSums.zero(CHANNELS)
+        for stored in source.shards:
+            shard = source.read(stored)
+            for key, latents, record in zip(shard.keys, shard.latents, shard.sources, strict=True):
+                assert torch.equal(latents, latents_of(key + good[key].content, bucket_of(key)).bfloat16()), key
+                assert record.sha256 == sha256_of(good[key].content)
+                sums = sums + ChannelSums.of(latents)
+        assert (manifest.num_ok, manifest.num_failed) == (
+            len(good),
+            len(self.files) - len(good) + len(self.failures),
+        )
+        assert manifest.sums.count == sums.count
+        np.testing.assert_allclose(manifest.sums.total, sums.total, atol=1e-9)
+        np.testing.assert_allclose(manifest.sums.squares, sums.squares, atol=1e-9)
+
+
+def sha256_of(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """Five files and their finished set: two shards of one bucket, one of the other."""
+    folder = Folder(tmp_path / "latents").put(a="v0", b="v0", b2="v0", d="v0", e="v0")
+    folder.run()
+    folder.check()
+    return folder
+
+
+def statuses(folder: Folder) -> dict[str, str]:
+    return {row.key: row.status for row in read_rows(folder.root / "index.jsonl")}
+
+
+# --- what is encoded, and what is not -------------------------------------------------------------------------------
+
+
+def test_a_finished_set_is_recognised_without_a_look_into_any_file(folder: Folder) -> None:
+    before = {path: path.stat().st_mtime_ns for path in folder.root.rglob("*")}
+    folder.run()
+    assert (folder.encoded, folder.hashed) == ([], [])
+    assert {path: path.stat().st_mtime_ns for path in folder.root.rglob("*")} == before
+
+
+def test_new_images_get_new_shards_and_the_old_ones_are_not_touched(folder: Folder) -> None:
+    before = contents(folder.root / "shards")
+    folder.put(a1="v0", f="v0").run()
+    assert folder.encoded == ["a1.png", "f.png"]
+    assert contents(folder.root / "shards") == {**contents(folder.root / "shards"), **before}
+    assert sorted(set(contents(folder.root / "shards")) - set(before)) == [
+        "00000003-1x2.safetensors",
+        "00000004-2x2.safetensors",
+    ]
+    folder.check()
+
+
+def test_a_changed_image_is_encoded_again_and_only_its_new_latents_are_served(folder: Folder) -> None:
+    manifest = folder.put(b="v1").run()
+    assert folder.encoded == ["b.png"]
+    assert (manifest.num_ok, manifest.num_superseded, manifest.num_latents) == (5, 1, 6)
+    folder.check()
+
+
+def test_a_change_that_neither_size_nor_time_shows_is_found_where_the_time_is_not_known(folder: Folder) -> None:
+    folder.files["b.png"] = File("v1", mtime_ns=None)
+    folder.run()
+    assert (folder.hashed, folder.encoded) == (["b.png"], ["b.png"])
+    folder.check()
+
+
+def test_a_change_of_size_needs_no_look_into_the_file(folder: Folder) -> None:
+    folder.files["b.png"] = File("v1", MTIME_NS, num_bytes=101)
+    folder.run()
+    assert (folder.hashed, folder.encoded) == ([], ["b.png"])
+    folder.check()
+
+
+def test_a_touched_file_is_looked_into_once_and_not_encoded(folder: Folder) -> None:
+    before = contents(folder.root)
+    folder.files["b.png"] = replace(folder.files["b.png"], mtime_ns=MTIME_NS + 5)
+    folder.run()
+    assert (folder.hashed, folder.encoded) == (["b.png"], [])
+    folder.run()
+    assert folder.hashed == []
+    after = contents(folder.root)
+    assert {**after, "seen.jsonl": None} == {**before, "seen.jsonl": None}
+
+
+@pytest.mark.parametrize("damage", ["", "{}\n", '{"index": 7}\n', "[[[\n"])
+def test_without_the_times_every_file_is_looked_into_and_none_encoded(folder: Folder, damage: str) -> None:
+    seen = folder.root / "seen.jsonl"
+    whole = seen.read_bytes()
+    seen.write_text(damage)
+    folder.run()
+    assert (len(folder.hashed), folder.encoded) == (5, [])
+    assert seen.read_bytes() == whole
+
+
+def test_removed_images_are_marked_and_not_served_and_come_back_without_being_encoded(folder: Folder) -> None:
+    index, gone = (folder.root / "index.jsonl").read_bytes(), folder.files.pop("b.png")
+    manifest = folder.run()
+    assert (manifest.num_ok, manifest.num_removed, manifest.num_superseded) == (4, 1, 0)
+    assert statuses(folder)["b.png"] == "removed"
+    folder.check()
+    folder.run()
+    assert folder.hashed == []
+    folder.files["b.png"] = gone
+    manifest = folder.run()
+    assert (folder.hashed, folder.encoded, manifest.num_removed) == (["b.png"], [], 0)
+    assert (folder.root / "index.jsonl").read_bytes() == index
+    folder.check()
+
+
+def test_a_removed_image_that_comes_back_changed_is_encoded(folder: Folder) -> None:
+    del folder.files["b.png"]
+    folder.run()
+    manifest = folder.put(b="v1").run()
+    assert folder.encoded == ["b.png"]
+    assert (manifest.num_ok, manifest.num_removed, manifest.num_superseded) == (5, 0, 1)
+    folder.check()
+
+
+def test_a_bad_file_is_tried_again_when_it_changes_and_not_before(folder: Folder) -> None:
+    folder.put(c="bad").run()
+    assert folder.encoded == ["c.png"]
+    folder.check()
+    folder.run()
+    assert folder.encoded == []
+    folder.put(c="v0").run()
+    assert folder.encoded == ["c.png"]
+    folder.check()
+
+
+def test_a_failure_that_may_pass_is_tried_again_and_leaves_the_set_as_it_is(folder: Folder) -> None:
+    folder.files["c.png"] = File("bad", mtime_ns=None)
+    folder.run()
+    before = contents(folder.root)
+    folder.run()
+    assert folder.encoded == ["c.png"]
+    assert contents(folder.root) == before
+
+
+def test_a_good_image_that_became_bad_is_not_served_any_more(folder: Folder) -> None:
+    manifest = folder.put(b="bad").run()
+    assert statuses(folder)["b.png"] == "failed"
+    assert (manifest.num_ok, manifest.num_superseded) == (4, 1)
+    folder.check()
+
+
+def test_an_input_that_is_found_unusable_takes_the_place_of_its_latents(folder: Folder) -> None:
+    del folder.files["b.png"]
+    folder.failures = (Failure("b.png", "is a folder"),)
+    folder.run()
+    assert statuses(folder)["b.png"] == "failed"
+    folder.check()
+    before = contents(folder.root)
+    folder.run()
+    assert contents(folder.root) == before
+
+
+def test_a_failed_input_that_is_gone_is_forgotten(folder: Folder) -> None:
+    folder.put(c="bad").run()
+    del folder.files["c.png"]
+    folder.run()
+    assert "c.png" not in statuses(folder)
+    folder.check()
+
+
+def test_inputs_that_have_nothing_in_common_with_the_set_are_refused(folder: Folder) -> None:
+    before = contents(folder.root)
+    folder.files = {"other.png": File()}
+    with pytest.raises(UsageError, match="holds latents of other images: none of its 5 is among the inputs; give anot"):
+        folder.run()
+    assert contents(folder.root) == before
+
+
+# --- stopped while growing ------------------------------------------------------------------------------------------
+
+
+def grow(folder: Folder) -> Folder:
+    """Two shards' worth of news of each bucket, a change, a removal and a file that is bad."""
+    del folder.files["e.png"]
+    return folder.put(a="v1", a1="v0", a2="v0", b3="bad", d1="v0", d2="v0", d3="v0", d4="v0")
+
+
+@pytest.mark.parametrize("num_shards", range(5))
+def test_a_growing_set_that_is_stopped_serves_what_it_did_and_ends_with_the_same_bytes(
+    folder: Folder, tmp_path: Path, num_shards: int
+) -> None:
+    whole = Folder(tmp_path / "whole", dict(folder.files))
+    shutil.copytree(folder.root, whole.root)
+    grow(whole).run()
+    whole.check()
+
+    served = dict(folder.files)
+    grow(folder).kill(num_shards)
+    Folder(folder.root, served).check_served()
+    folder.kill(0)
+    folder.run()
+    folder.check()
+    assert contents(folder.root) == contents(whole.root)
+
+
+@pytest.mark.parametrize("num_shards", range(4))
+def test_an_unfinished_set_whose_inputs_change_keeps_what_it_has(tmp_path: Path, num_shards: int) -> None:
+    folder = Folder(tmp_path / "latents").put(a="v0", b="v0", b2="v0", d="v0", e="v0")
+    folder.kill(num_shards)
+    done = folder.encoded
+    folder.put(a1="v0", e="v1")
+    del folder.files["b.png"]
+    folder.run()
+    assert set(folder.encoded) == set(folder.files) - (set(done) - {"e.png"})
+    folder.check()
+
+
+def test_inputs_that_change_after_every_shard_are_all_encoded_in_the_end(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "latents")
+    for number in range(8):
+        folder.put(**{f"{letter}{number}": "v0" for letter in "ad"}).kill(1)
+    folder.put(a0="v1").run()
+    folder.check()
+
+
+def test_a_file_that_changes_after_its_shard_was_published_is_encoded_again_by_the_next_run(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "latents").put(a="v0", b="v0", b2="v0", d="v0", e="v0")
+    folder.kill(2)
+    folder.files["a.png"] = File("v1", MTIME_NS + 9)  # of the same size: the plan is the same
+    folder.run()
+    assert folder.encoded == ["a.png", "b.png", "d.png", "e.png"]
+    folder.check()
+
+
+def test_a_kill_between_the_index_and_the_manifest_is_survived(folder: Folder, tmp_path: Path) -> None:
+    grow(folder).kill(9)
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(folder.root, unfinished)
+    folder.run()
+    for there in itertools.combinations(["index.jsonl", "seen.jsonl", "SHA256SUMS"], 1):
+        torn = Folder(tmp_path / there[0], folder.files)
+        shutil.copytree(unfinished, torn.root)
+        shutil.copy(folder.root / there[0], torn.root)
+        torn.run()
+        assert contents(torn.root) == contents(folder.root)
+
+
+def test_copies_of_the_set_that_killed_runs_left_are_swept(folder: Folder) -> None:
+    shutil.copytree(folder.root, folder.root / "journal" / "base-0123456789abcdef", ignore=lambda *_: ["journal"])
+    folder.run()
+    folder.check()
+
+
+def test_a_damaged_journal_of_a_growing_set_costs_the_growth_and_not_the_set(folder: Folder) -> None:
+    grow(folder).kill(1)
+    journal = folder.root / "journal" / "0.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-30] + b"nonsense" + journal.read_bytes()[-22:])
+    with pytest.raises(StoreError, match=rf"delete {folder.root / 'journal'}: the set is what it was before"):
+        folder.run()
+    shutil.rmtree(folder.root / "journal")
+    folder.run()
+    folder.check()
+
+
+# --- anything in any order ------------------------------------------------------------------------------------------
+
+CHANGE = st.tuples(
+    st.sampled_from(["a", "b", "c", "d", "e", "f"]), st.sampled_from(["v0", "v1", "v2", "bad", "bad2", "gone"])
+)
+STEP = st.tuples(st.lists(CHANGE, max_size=4), st.one_of(st.none(), st.integers(0, 3)), st.booleans())
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps=st.lists(STEP, min_size=1, max_size=6))
+def test_whatever_happens_to_the_files_between_runs_that_are_killed_the_set_serves_what_they_hold(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[list[tuple[str, str]], int | None, bool]]
+) -> None:
+    folder = Folder(tmp_path_factory.mktemp("any") / "latents").put(constant="v0")
+    for changes, kill_after, is_time_lost in steps:
+        for name, content in changes:
+            if content == "gone":
+                folder.files.pop(f"{name}.png", None)
+            else:
+                folder.put(**{name: content})
+                if is_time_lost:
+                    folder.files[f"{name}.png"] = replace(folder.files[f"{name}.png"], mtime_ns=None)
+        if kill_after is None:
+            folder.run()
+            folder.check()
+        else:
+            folder.kill(kill_after)
+    folder.run()
+    folder.check()
+    shutil.rmtree(folder.root)
