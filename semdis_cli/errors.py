@@ -60,6 +60,12 @@ class UnreadableImageError(SemdisError):
     exit_code = ExitCode.SOME_FAILED
 
 
+class TooManyFailuresError(SemdisError):
+    """More inputs failed than `--max-errors` allows. What is done is kept, and the run can go on."""
+
+    exit_code = ExitCode.SOME_FAILED
+
+
 class DivergedError(SemdisError):
     """Training ran into NaN or infinity. What was saved before stays good."""
 

@@ -2,7 +2,8 @@
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -27,7 +28,8 @@ def png(
     height, width, _ = samples.shape
     header = struct.pack(">IIBBBBB", width, height, bit_depth, colour_type, 0, 0, int(is_interlaced))
     if is_interlaced:
-        rows = b"".join(_png_rows(samples[y::dy, x::dx], bit_depth) for y, x, dy, dx in _ADAM7)
+        passes = [samples[y::dy, x::dx] for y, x, dy, dx in _ADAM7]
+        rows = b"".join(_png_rows(part, bit_depth) for part in passes if part.size)
     else:
         rows = _png_rows(samples, bit_depth)
     chunks = [
@@ -60,31 +62,123 @@ def exif(orientation: object = 1, *, order: str = "<", kind: int = 3) -> bytes:
 
 def with_jpeg_segment(jpeg: bytes, marker: int, payload: bytes) -> bytes:
     """The JPEG with one more segment right behind its start."""
-    return jpeg[:2] + struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload + jpeg[2:]
+    return jpeg[:2] + jpeg_segment(marker, payload) + jpeg[2:]
 
 
 def without_jpeg_segment(jpeg: bytes, marker: int) -> bytes:
     """The JPEG without its first segment of that kind."""
-    position = 2
-    while jpeg[position + 1] != marker:
-        position += 2 + int.from_bytes(jpeg[position + 2 : position + 4])
-    return jpeg[:position] + jpeg[position + 2 + int.from_bytes(jpeg[position + 2 : position + 4]) :]
+    start, end = next((start, end) for kind, start, end in jpeg_segments(jpeg) if kind == marker)
+    return jpeg[:start] + jpeg[end:]
 
 
-def tiff(size: tuple[int, int], strip: bytes, tags: dict[int, tuple[int, ...]]) -> bytes:
-    """Little-endian TIFF of one uncompressed strip. `size`: (height, width). `tags`: further ones, SHORT values."""
-    entries = {256: (size[1],), 257: (size[0],), 259: (1,), 277: (len(tags[258]),), 278: (size[0],), **tags}
+def tiff(
+    size: tuple[int, int],
+    parts: bytes | Sequence[bytes],
+    tags: Mapping[int, tuple[int, ...]],
+    *,
+    order: str = "<",
+    is_big: bool = False,
+) -> bytes:
+    """TIFF or BigTIFF, in either byte order, of ready-made strips (one if `parts` is bytes), or of tiles.
+
+    `size`: (height, width). `tags`: further ones, SHORT values; with 322, the tiles' width, the parts are tiles.
+    """
+    parts = [parts] if isinstance(parts, bytes) else parts
+    head, inline, word, count = (16, 8, "Q", "Q") if is_big else (8, 4, "I", "H")
+    entries = {256: (size[1],), 257: (size[0],), 259: (1,), 277: (len(tags[258]),), **tags}
+    if 322 not in tags:
+        entries.setdefault(278, (size[0],))
     values = {tag: ("H", value) for tag, value in entries.items()}
-    first = 8 + len(strip) + len(strip) % 2
-    values |= {273: ("I", (8,)), 279: ("I", (len(strip),))}
-    beyond = first + 2 + 12 * len(values) + 4
-    directory, extra = struct.pack("<H", len(values)), b""
+    padded = [part + bytes(-len(part) % 8) for part in parts]
+    starts = [head + sum(map(len, padded[:number])) for number in range(len(parts))]
+    places, lengths = (324, 325) if 322 in tags else (273, 279)
+    values |= {places: (word, tuple(starts)), lengths: (word, tuple(map(len, parts)))}
+    first = head + sum(map(len, padded))
+    beyond = first + struct.calcsize(count) + (12 + 2 * (inline - 4)) * len(values) + inline
+    directory, extra = struct.pack(order + count, len(values)), b""
     for tag, (code, value) in sorted(values.items()):
-        packed = struct.pack(f"<{len(value)}{code}", *value)
-        if len(packed) > 4:
-            packed, extra = struct.pack("<I", beyond + len(extra)), extra + packed
-        directory += struct.pack("<HHI", tag, 3 if code == "H" else 4, len(value)) + packed.ljust(4, b"\0")
-    return b"II*\0" + struct.pack("<I", first) + strip.ljust(first - 8, b"\0") + directory + bytes(4) + extra
+        packed = struct.pack(f"{order}{len(value)}{code}", *value)
+        if len(packed) > inline:
+            packed, extra = struct.pack(order + word, beyond + len(extra)), extra + packed
+        kind = {"H": 3, "I": 4, "Q": 16}[code]
+        directory += struct.pack(f"{order}HH{word}", tag, kind, len(value)) + packed.ljust(inline, b"\0")
+    magic = struct.pack(f"{order}HHHQ", 43, 8, 0, first) if is_big else struct.pack(f"{order}HI", 42, first)
+    return {"<": b"II", ">": b"MM"}[order] + magic + b"".join(padded) + directory + bytes(inline) + extra
+
+
+def bmp(size: tuple[int, int], rows: bytes, *, bits: int, compression: int = 0, after_header: bytes = b"") -> bytes:
+    """BMP of ready-made rows, the lowest first; with a negative height the highest. `after_header`: masks, palette."""
+    start = 14 + 40 + len(after_header)
+    info = struct.pack("<IiiHHIIiiII", 40, size[1], size[0], 1, bits, compression, len(rows), 0, 0, 0, 0)
+    return b"BM" + struct.pack("<IHHI", start + len(rows), 0, 0, start) + info + after_header + rows
+
+
+def bmp_run_lengths(indices: np.ndarray) -> bytes:
+    """Rows [H,W] of palette indices as BMP's RLE8, the lowest first."""
+    out = b""
+    for row in indices[::-1]:
+        starts = [0, *(np.flatnonzero(np.diff(row)) + 1).tolist(), len(row)]
+        for start, end in pairwise(starts):
+            out += bytes([end - start, int(row[start])])  # runs of at most 255
+        out += b"\0\0"
+    return out + b"\0\1"
+
+
+def flat_jpeg(samples: np.ndarray, *, precision: int = 8, process: int = 0xC0, segments: bytes = b"") -> bytes:
+    """JPEG of `samples` [H,W,C], constant in each block of 8x8 px, which it holds exactly.
+
+    Each block is its mean alone, quantised by 8. `process`: the marker of the frame header. `segments`: whole ones to
+    put in front.
+    """
+    height, width, num_components = samples.shape
+    components = range(1, num_components + 1)
+    frame = struct.pack(">BHHB", precision, height, width, num_components)
+    frame += b"".join(bytes([number, 0x11, 0]) for number in components)
+    scan = bytes([num_components]) + b"".join(bytes([number, 0]) for number in components) + bytes([0, 63, 0])
+    # Means: 16 sizes of 5 bits each. All else: one code, "nothing more in this block", of one bit.
+    tables = b"\0" + bytes([0, 0, 0, 0, 16, *[0] * 11, *range(16)]) + b"\x10" + bytes([1, *[0] * 15, 0])
+    bits = "".join(_block_bits(samples[::8, ::8].astype(int) - (1 << precision - 1)))
+    bits += "1" * (-len(bits) % 8)
+    packed = int(bits, 2).to_bytes(len(bits) // 8).replace(b"\xff", b"\xff\0")
+    head = jpeg_segment(0xDB, b"\0" + bytes([8] * 64)) + jpeg_segment(process, frame) + jpeg_segment(0xC4, tables)
+    return b"\xff\xd8" + segments + head + jpeg_segment(0xDA, scan) + packed + b"\xff\xd9"
+
+
+def _block_bits(means: np.ndarray) -> Iterator[str]:
+    """The blocks' codes, component by component in each place: size of the step to the mean, the step, the end."""
+    last = [0] * means.shape[2]
+    for place in means.reshape(-1, means.shape[2]).tolist():
+        for number, mean in enumerate(place):
+            step, last[number] = mean - last[number], mean
+            size = abs(step).bit_length()
+            value = step if step > 0 else step + (1 << size) - 1
+            yield f"{size:05b}" + (f"{value:0{size}b}" if size else "") + "0"
+
+
+def jpeg_segment(marker: int, payload: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload
+
+
+def jpeg_segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, start, end) of every segment up to the first scan's header."""
+    position, marker = 2, 0
+    while marker != 0xDA:
+        marker = jpeg[position + 1]
+        end = position + 2 + int.from_bytes(jpeg[position + 2 : position + 4])
+        yield marker, position, end
+        position = end
+
+
+def with_jpeg_size(jpeg: bytes, height: int, width: int) -> bytes:
+    """The JPEG with another size in its frame header."""
+    start = next(start for marker, start, _ in jpeg_segments(jpeg) if marker in {0xC0, 0xC1, 0xC2})
+    return jpeg[: start + 5] + struct.pack(">HH", height, width) + jpeg[start + 9 :]
+
+
+def with_png_header(whole: bytes, height: int, width: int, *, depth: int = 8, colour_type: int = 2) -> bytes:
+    """The PNG under another header, whose checksum is right."""
+    header = struct.pack(">IIBB", width, height, depth, colour_type) + whole[26:29]
+    return whole[:8] + png_chunk(b"IHDR", header) + whole[33:]
 
 
 def gif(

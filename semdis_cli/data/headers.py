@@ -9,10 +9,15 @@ from PIL import GifImagePlugin, ImageFile, TiffImagePlugin
 from semdis_cli.data.colour import Samples
 from semdis_cli.data.exif import ORIENTATION_TAG, exif_orientation, upright_size, valid_orientation
 from semdis_cli.data.formats import SIGNATURE_BYTES, image_format
+from semdis_cli.data.jpeg import check_jpeg_pixels
 from semdis_cli.data.pillow import decoder_errors, open_image
-from semdis_cli.data.png import only_pixels, png_profile, read_png_header
+from semdis_cli.data.png import check_png_pixels, only_pixels, png_profile, read_png_header
 from semdis_cli.data.webp import check_complete, read_webp_header
 from semdis_cli.errors import UnreadableImageError
+
+_BIG_ENDIAN_BIGTIFF = b"MM\0+"  # Pillow looks for its directory in the wrong place
+_UNCOMPRESSED = 1
+_SEPARATE_PLANES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,8 @@ def read_header(file: BinaryIO) -> Header:
         name = image_format(start)
         if name is None:
             raise UnreadableImageError("not an image in a known format" if start else "empty file")
+        if start.startswith(_BIG_ENDIAN_BIGTIFF):
+            raise UnreadableImageError("a BigTIFF of big-endian byte order: convert it to little-endian")
         if name == "PNG":
             return _png_header(file)
         if name == "WEBP":
@@ -60,10 +67,19 @@ def open_pixels(header: Header, data: bytes) -> tuple[ImageFile.ImageFile, Sampl
     image = header.image or open_image(header.name, io.BytesIO(data))
     with decoder_errors(header.name):
         if isinstance(image, TiffImagePlugin.TiffImageFile):
+            _check_tiff_parts(image)
             return image, _tiff_samples(image)
         if isinstance(image, GifImagePlugin.GifImageFile):
             return image, _gif_samples(image)
         return image, Samples(profile=_profile(image))
+
+
+def check_pixels(header: Header, image: ImageFile.ImageFile, data: bytes) -> None:
+    """Raise `UnreadableImageError` if `image`, decoded from `data`, has pixels that `data` does not hold."""
+    if header.name == "JPEG":
+        check_jpeg_pixels(image, data)
+    if header.name == "PNG":
+        check_png_pixels(image, io.BytesIO(data))
 
 
 def _png_header(file: BinaryIO) -> Header:
@@ -124,6 +140,25 @@ def _tiff_samples(image: TiffImagePlugin.TiffImageFile) -> Samples:
     bits = image.tag_v2[TiffImagePlugin.BITSPERSAMPLE][0]
     white_is_zero = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == 0
     return Samples(white=(1 << bits) - 1, is_inverted=white_is_zero, profile=_profile(image))
+
+
+def _check_tiff_parts(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Refuse an uncompressed TIFF that leaves out strips or tiles: Pillow would leave them black."""
+    tags = image.tag_v2
+    if tags.get(TiffImagePlugin.COMPRESSION, _UNCOMPRESSED) != _UNCOMPRESSED:
+        return  # libtiff sees to it
+    width, height = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
+    is_tiled = TiffImagePlugin.TILEOFFSETS in tags
+    if is_tiled:
+        columns, rows = tags[TiffImagePlugin.TILEWIDTH], tags[TiffImagePlugin.TILELENGTH]
+    else:
+        columns, rows = width, min(tags.get(TiffImagePlugin.ROWSPERSTRIP, height), height)
+    is_separate = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == _SEPARATE_PLANES
+    num_planes = tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1) if is_separate else 1
+    num_parts = -(-height // rows) * -(-width // columns) * num_planes
+    offsets = tags[TiffImagePlugin.TILEOFFSETS if is_tiled else TiffImagePlugin.STRIPOFFSETS]
+    if len(offsets) < num_parts or 0 in offsets:
+        raise UnreadableImageError(f"truncated: the TIFF has {len(offsets)} of its {num_parts} strips or tiles")
 
 
 def _profile(image: ImageFile.ImageFile) -> bytes | None:

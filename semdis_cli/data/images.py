@@ -9,7 +9,8 @@ from PIL import Image
 
 from semdis_cli.data.colour import composite, split_alpha, to_srgb
 from semdis_cli.data.exif import turn_upright
-from semdis_cli.data.headers import Header, open_pixels, read_header
+from semdis_cli.data.headers import check_pixels, open_pixels, read_header
+from semdis_cli.data.jpeg_header import plain_jpeg_size
 from semdis_cli.data.pillow import decoder_errors, pillow_guard
 from semdis_cli.defaults import MAX_IMAGE_PIXELS
 from semdis_cli.errors import UnreadableImageError, UsageError
@@ -55,10 +56,15 @@ def read_image_size(file: BinaryIO | bytes, settings: ReadSettings = _DEFAULT_SE
 
     `file` may be unbuffered. Only an AVIF is read to its end. Raises `UnreadableImageError`.
     """
-    with pillow_guard(settings.max_image_pixels):
-        header = read_header(io.BytesIO(file) if isinstance(file, bytes) else file)
-    _check_size(header, settings)
-    return header.size
+    file = io.BytesIO(file) if isinstance(file, bytes) else file
+    with decoder_errors("file"):  # a disk may fail
+        size = plain_jpeg_size(file)
+    if size is None:
+        file.seek(0)
+        with pillow_guard(settings.max_image_pixels):
+            size = read_header(file).size
+    _check_size(size, settings)
+    return size
 
 
 def read_image(data: bytes, settings: ReadSettings = _DEFAULT_SETTINGS) -> ReadImage:
@@ -72,10 +78,11 @@ def read_image(data: bytes, settings: ReadSettings = _DEFAULT_SETTINGS) -> ReadI
     """
     with pillow_guard(settings.max_image_pixels):
         header = read_header(io.BytesIO(data))
-        _check_size(header, settings)
+        _check_size(header.size, settings)
         image, samples = open_pixels(header, data)
         with decoder_errors(header.name):
             image.load()
+            check_pixels(header, image, data)
             colour, alpha = split_alpha(image, samples)
         rgb, notes = to_srgb(colour, samples.profile)
         pixels = turn_upright(composite(rgb, alpha, settings.background), header.orientation)
@@ -114,8 +121,8 @@ def _check_writable(shape: tuple[int, ...], name: ImageFormat) -> None:
         raise UsageError(f"{name} files hold at most {longest} px a side, not {max(shape[:2])}: choose png")
 
 
-def _check_size(header: Header, settings: ReadSettings) -> None:
-    height, width = header.size
+def _check_size(size: tuple[int, int], settings: ReadSettings) -> None:
+    height, width = size
     if height * width > settings.max_image_pixels:
         limit = settings.max_image_pixels
         raise UnreadableImageError(f"exceeds --max-image-pixels: {height}x{width} = {height * width} > {limit}")

@@ -56,6 +56,17 @@ _DECODER_ERRORS = (
     zlib.error,
 )
 
+# What Pillow says, and what it means.
+_CLEARER = {
+    "Failed to decode image: BMFF parsing failed": "truncated or damaged: its parts do not fit together",
+    "Missing dimensions": "truncated or damaged: no directory with a size in it",
+    "cannot load this image": "truncated or damaged: no pixels behind its header",
+    "not identified by this driver": "truncated or damaged: no usable header",
+    "unknown data organization": "truncated or damaged: its directory does not say where the pixels are",
+    "unknown pixel mode": "samples of a kind that is not supported",
+    "unrecognized data stream contents when reading image file": "damaged: its pixels cannot be unpacked",
+}
+
 
 def open_image(name: str, file: BinaryIO) -> ImageFile.ImageFile:
     """Open the image in `file`, of format `name`, with its one decoder: header read, pixels not.
@@ -81,10 +92,11 @@ def decoder_errors(name: str) -> Iterator[None]:
 def _reason(name: str, error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"not enough memory to read this {name}"
-    if isinstance(error.__cause__ or error, (EOFError, IndexError, struct.error)):  # their messages speak of buffers
-        return f"truncated: the {name} ends too early"
     message = " ".join(str(error).split())[:200] or "its parts do not fit together"
-    return f"truncated: {message}" if "truncated" in message.lower() else f"cannot decode {name}: {message}"
+    cause = error.__cause__ or error  # what speaks of buffers says that the file is cut off, too
+    if "truncated" in message.lower() or isinstance(cause, (EOFError, IndexError, struct.error)):
+        return f"truncated: the {name} ends too early"
+    return f"cannot decode {name}: {_CLEARER.get(message, message)}"
 
 
 @contextmanager

@@ -10,9 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+import numpy as np
+from PIL import Image
+
 from semdis_cli.errors import UnreadableImageError
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+_SAMPLES_PER_PIXEL = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+_UNPACKED_AT_ONCE = 2**20
 _PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 _MAX_PROFILE_BYTES = 16 * 2**20  # unpacked; the largest real profiles are a few MiB
 _MAX_EXIF_BYTES = 2**20
@@ -76,6 +82,35 @@ def only_pixels(data: bytes, file: BinaryIO) -> bytes:
     if not has_pixels:
         raise UnreadableImageError("truncated: the PNG ends before its pixels")
     return b"".join(parts)
+
+
+def check_png_pixels(image: Image.Image, file: BinaryIO) -> None:
+    """Raise `UnreadableImageError` if `image`, decoded from the PNG in `file`, has rows that the PNG does not hold.
+
+    Pillow leaves such rows at zero and says nothing. Only where they are zero the pixels are unpacked and counted.
+    """
+    file.seek(len(_SIGNATURE) + 8)
+    width, height, bit_depth, colour_type, *_, interlace = struct.unpack(">IIBBBBB", file.read(13))
+    last_row = image.crop((0, image.height - 1, image.width, image.height))
+    if not interlace and np.asarray(last_row).any():
+        return
+    bits = bit_depth * _SAMPLES_PER_PIXEL[colour_type]
+    passes = _ADAM7 if interlace else ((0, 0, 1, 1),)
+    sizes = ((-(-(height - y) // dy), -(-(width - x) // dx)) for y, x, dy, dx in passes)
+    num_bytes = sum(rows * (1 + (columns * bits + 7) // 8) for rows, columns in sizes if columns)
+    if _count_unpacked(file, num_bytes) < num_bytes:
+        raise UnreadableImageError(f"truncated: the PNG has fewer pixels than its header promises ({height}x{width})")
+
+
+def _count_unpacked(file: BinaryIO, enough: int) -> int:
+    """Bytes that the IDAT chunks of the PNG in `file` unpack to; no more are counted once there are `enough`."""
+    stream, count = zlib.decompressobj(), 0
+    for chunk in _chunks(file):
+        packed = file.read(chunk.length) if chunk.kind == b"IDAT" else b""
+        while packed and count < enough:
+            count += len(stream.decompress(packed, _UNPACKED_AT_ONCE))
+            packed = stream.unconsumed_tail
+    return count
 
 
 def png_profile(file: BinaryIO) -> bytes | None:

@@ -1,0 +1,63 @@
+"""Stopping a run of which too much fails: a wrong folder or a broken disk shows long before the end."""
+
+import re
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+from semdis_cli.errors import TooManyFailuresError, UsageError
+from semdis_cli.events import Event, Failure, RunStarted
+
+
+@dataclass(frozen=True)
+class ErrorLimit:
+    """How many inputs may fail: `value` of them or, if `is_share`, `value` percent. `text`: as the user wrote it."""
+
+    text: str
+    value: Fraction
+    is_share: bool
+
+    def is_exceeded(self, num_failed: int, num_inputs: int) -> bool:
+        """Whether `num_failed` of `num_inputs` are too many; exactly, so 2 of 200 are not more than 1 %."""
+        return num_failed > (self.value * num_inputs / 100 if self.is_share else self.value)
+
+
+def parse_limit(text: str | None) -> ErrorLimit | None:
+    """`10` or `0.5%` as a limit; None for None. Raises `UsageError` for anything else, and for more than 100 %."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"([0-9]{1,18})|([0-9]{1,18}(?:\.[0-9]{1,18})?)%", text)
+    if match is None or (match[2] and Fraction(match[2]) > 100):
+        raise UsageError(f"--max-errors is a number of inputs, or a share of them up to 100%, not {text!r:.60}")
+    return ErrorLimit(text, Fraction(match[1] or match[2]), is_share=match[1] is None)
+
+
+def within_limit(events: Iterator[Event], limit: ErrorLimit | None) -> Iterator[Event]:
+    """Hand on the events of a run until more inputs have failed than `limit` allows; None: all of them.
+
+    Inputs that failed in shards of an earlier run count, and those that are known to be unusable before anything is
+    computed; one that is reported twice counts once. Raises `TooManyFailuresError` after the run was unwound: what it
+    has published stays, what it was at is dropped.
+    """
+    if limit is None:
+        yield from events
+        return
+    num_inputs, num_before = 0, 0
+    failed: set[str] = set()  # never much larger than the limit
+    try:
+        for event in events:
+            yield event
+            if isinstance(event, RunStarted):
+                num_inputs, num_before = event.num_images, event.num_failed_before
+            elif isinstance(event, Failure):
+                failed.add(event.key)
+            if limit.is_exceeded(num_before + len(failed), num_inputs):
+                raise _too_many(num_before + len(failed), num_inputs, limit)
+    finally:
+        if isinstance(events, Generator):
+            events.close()
+
+
+def _too_many(num_failed: int, num_inputs: int, limit: ErrorLimit) -> TooManyFailuresError:
+    failed = f"{num_failed:,} of {num_inputs:,} inputs failed, more than --max-errors {limit.text} allows"
+    return TooManyFailuresError(f"{failed}; what is done is kept: the same command with a larger --max-errors goes on")
