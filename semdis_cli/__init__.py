@@ -13,21 +13,30 @@ if TYPE_CHECKING:
     from semdis_cli.model.config import FCDMDiffAEInferenceConfig as FCDMDiffAEInferenceConfig
     from semdis_cli.model.posterior import EncoderPosterior as EncoderPosterior
     from semdis_cli.model.tokenizer import Tokenizer as Tokenizer
+    from semdis_cli.store.dataset import LatentDataset as LatentDataset
+    from semdis_cli.store.dataset import LatentItem as LatentItem
+    from semdis_cli.store.sampler import BucketBatchSampler as BucketBatchSampler
 
 __version__ = "0.1.0"
 
 _HOME_OF = {
+    "BucketBatchSampler": "semdis_cli.store.sampler",
     "EncoderPosterior": "semdis_cli.model.posterior",
     "FCDMDiffAE": "semdis_cli.model.autoencoder",
     "FCDMDiffAEConfig": "semdis_cli.model.config",
     "FCDMDiffAEInferenceConfig": "semdis_cli.model.config",
+    "LatentDataset": "semdis_cli.store.dataset",
+    "LatentItem": "semdis_cli.store.dataset",
     "Tokenizer": "semdis_cli.model.tokenizer",
 }
 __all__ = [
+    "BucketBatchSampler",
     "EncoderPosterior",
     "FCDMDiffAE",
     "FCDMDiffAEConfig",
     "FCDMDiffAEInferenceConfig",
+    "LatentDataset",
+    "LatentItem",
     "Tokenizer",
     "__version__",
 ]

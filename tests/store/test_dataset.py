@@ -175,6 +175,13 @@ def test_a_shard_alone_is_a_dataset_of_its_own(tmp_path: Path) -> None:
     assert [bits(item.latents) for item in dataset] == [bits(stored(shard, item.key)) for item in dataset]
 
 
+def test_a_relative_path_is_that_of_the_opening(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root.parent)
+    dataset = LatentDataset("latents")
+    monkeypatch.chdir("/")
+    assert len(list(dataset)) == 5
+
+
 def test_it_is_part_of_the_public_interface() -> None:
     assert semdis_cli.LatentDataset is LatentDataset
     assert semdis_cli.BucketBatchSampler is BucketBatchSampler
@@ -187,6 +194,13 @@ def test_no_latents_at_all_are_an_empty_dataset(tmp_path: Path) -> None:
     assert list(BucketBatchSampler(dataset, 4)) == []
     gone = LatentDataset(set_by_hand(tmp_path / "gone", make_shard(), removed=["a.png", "b/c.png"]).root)
     assert (len(gone), list(BucketBatchSampler(gone, 4))) == (0, [])
+
+
+@pytest.mark.parametrize("dtype", [None, "float64", ["bfloat16"]])
+def test_no_latents_of_no_known_dtype_are_refused(tmp_path: Path, dtype: Any) -> None:
+    by_hand = set_by_hand(tmp_path / "latents")
+    with pytest.raises(StoreError, match="does not say of which dtype"):
+        LatentDataset(by_hand.publish(provenance={**PROVENANCE, "dtype": dtype}))
 
 
 # --- what is not to be used -----------------------------------------------------------------------------------------

@@ -162,6 +162,12 @@ def test_epochs_and_seeds_differ_in_batches_and_in_their_order() -> None:
     assert len({json.dumps(sorted(sorted(batch) for batch in batches)) for batches, _ in orders}) == 9
 
 
+def test_other_epochs_leave_out_other_batches() -> None:
+    items = make_items(0, 1, 2)
+    epochs = [all_items(batches_of_ranks(items, 1, 2, epoch, seed=0, uneven="drop")) for epoch in range(30)]
+    assert {tuple(served) for served in epochs} == {(0, 1), (0, 2), (1, 2)}
+
+
 def test_without_a_seed_items_come_bucket_by_bucket_in_their_order() -> None:
     items = make_items(1, 0, 1, 0, 0, 1, 1)
     assert list(BucketBatchSampler(items, 2)) == [[1, 3], [4], [0, 2], [5, 6]]
