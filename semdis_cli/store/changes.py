@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure
 from semdis_cli.records import SourceImage, settled_mtime
-from semdis_cli.store.base import Base, IndexLine
+from semdis_cli.store.finished import Base, IndexLine
 from semdis_cli.store.seen import SeenFile, is_just_this
 
 # The sha256 of each file's content, in order, None where it cannot be read.
@@ -99,7 +99,8 @@ class _Comparison:
     def result(self) -> Changes:
         """The groups. Raises `UsageError` if the inputs are all others than those of the set."""
         num_common = len(self.kept) + self.num_changed + len(self.failed_before)
-        if not num_common and self.gone["ok"]:
+        is_finished = self.base.folder == self.base.root
+        if is_finished and not num_common and self.gone["ok"]:
             raise UsageError(
                 f"{self.base.root}: holds latents of other images: none of its {len(self.gone['ok']):,} is among "
                 "the inputs; give another -o"

@@ -15,10 +15,17 @@ _SHARD_NAME = re.compile(r"[0-9]{8}-[0-9]{1,6}x[0-9]{1,6}\.safetensors")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)  # made once: `json.loads` would make one for every line
+
+
 def parse_json(data: bytes) -> Any:
     """The value in `data`. Raises `ValueError` for what is not JSON: NaN, Infinity and bottomless nesting too."""
     try:
-        return json.loads(data, parse_constant=_refuse_constant)
+        return _DECODER.decode(data.decode("utf-8", "surrogatepass"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -88,7 +95,3 @@ def _can_be_encoded(key: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")

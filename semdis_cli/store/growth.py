@@ -8,9 +8,9 @@ from typing import Any
 
 from semdis_cli.atomic import PublishedFile, publish
 from semdis_cli.events import Failure
-from semdis_cli.store.base import Base, IndexLine
 from semdis_cli.store.changes import Changes
 from semdis_cli.store.checks import parse_json
+from semdis_cli.store.finished import Base, IndexLine
 from semdis_cli.store.index import IndexRow, merge_rows, to_line
 from semdis_cli.store.journal import Journal, JournalEntry
 from semdis_cli.store.manifest import (

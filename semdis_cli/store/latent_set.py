@@ -5,6 +5,7 @@ changed ones, and marks those whose inputs are gone; until its manifest is writt
 """
 
 import secrets
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -12,8 +13,8 @@ from typing import Any, Self
 from semdis_cli.atomic import check_free_space, make_folder, publish, sweep_temporaries
 from semdis_cli.lock import FolderLock
 from semdis_cli.records import SourceImage
-from semdis_cli.store.base import NO_BASE, Base, size_of
 from semdis_cli.store.changes import Hashes, is_unchanged
+from semdis_cli.store.finished import NO_BASE, Base, size_of
 from semdis_cli.store.folder import check_latents_folder, check_settings, list_folder
 from semdis_cli.store.growth import Growth
 from semdis_cli.store.journal import Journal, JournalEntry, is_base_name
@@ -47,6 +48,7 @@ class LatentSetWriter:
         self._begun: dict[str, Any] | None = None  # the plan of the run that the journal is of
         self._entries: dict[int, JournalEntry] = {}  # what that run published
         self._done: dict[str, int] = {}  # of this run's plan: shard name -> offset of its line in the journal
+        self.num_failed_before = 0  # inputs that failed in those of them that an earlier run had done
 
     def __enter__(self) -> Self:
         check_latents_folder(self.root)
@@ -78,6 +80,7 @@ class LatentSetWriter:
             self._done = self._still_good(plan, hashes)
         else:
             self._start(plan)
+        self._sweep_shards()
         return True
 
     @property
@@ -162,10 +165,7 @@ class LatentSetWriter:
         self._begun, self._entries = None, {}
 
     def _start(self, plan: SetPlan) -> None:
-        """Write the plan. An earlier one under which no shard was finished binds nobody, and leaves no shard behind."""
-        for path in list_folder(self.root / SHARD_FOLDER):
-            if path.name not in self.base.shard_names:
-                path.unlink()
+        """Write the plan. An earlier one under which no shard was finished binds nobody."""
         make_folder(self.root / SHARD_FOLDER)
         if self.base.manifest is not None and self.base.folder == self.root:
             self.base = self.base.copy_to(self._new_base_folder())
@@ -186,25 +186,29 @@ class LatentSetWriter:
             self._journal.remove()
         self.finished = manifest
 
+    def _sweep_shards(self) -> None:
+        """Remove shards that nothing refers to: of a plan that was given up, or about to be written anew."""
+        for path in list_folder(self.root / SHARD_FOLDER):
+            if path.name not in self.base.shard_names and path.name not in self._done:
+                path.unlink()
+
     def _still_good(self, plan: SetPlan, hashes: Hashes) -> dict[str, int]:
         """The shards of an earlier run under the same plan that are there, and whose images are still the same."""
         planned = {shard.name: shard for shard in plan.shards}
         done: dict[str, int] = {}
-        in_doubt: list[tuple[str, str, SourceImage]] = []
+        num_failed: dict[str, int] = {}
+        in_doubt: list[tuple[str, SourceImage, str | None]] = []
         for offset, summary in self._entries.items():
-            if not self._is_present(summary) or summary.name not in planned:
-                continue
-            done[summary.name] = offset
-            entry = self._journal.read_entry(offset)
-            images = {image.source.key: image.source for image in planned[summary.name].images}
-            for row, seen in zip(entry.rows, entry.seen, strict=True):
-                image = images.get(row.key)
-                if image is not None and row.sha256 is not None and not is_unchanged(image, seen):
-                    in_doubt.append((summary.name, row.sha256, image))
-        digests = hashes([image for _, _, image in in_doubt])
-        for (name, sha256, _), digest in zip(in_doubt, digests, strict=True):
-            if digest != sha256:
+            if self._is_present(summary) and summary.name in planned:
+                entry = self._journal.read_entry(offset)
+                done[entry.name] = offset
+                num_failed[entry.name] = sum(row.error is not None for row in entry.rows)
+                in_doubt += [(entry.name, *doubt) for doubt in _doubts(planned[entry.name], entry)]
+        digests = hashes([image for _, image, _ in in_doubt])
+        for (name, _, sha256), digest in zip(in_doubt, digests, strict=True):
+            if sha256 is None or digest != sha256:
                 done.pop(name, None)
+        self.num_failed_before = sum(num_failed[name] for name in done)
         return done
 
     def _is_present(self, entry: JournalEntry) -> bool:
@@ -217,6 +221,14 @@ class LatentSetWriter:
 
     def _new_base_folder(self) -> Path:
         return self._journal.folder / f"base-{secrets.token_hex(8)}"
+
+
+def _doubts(planned: PlannedShard, entry: JournalEntry) -> Iterator[tuple[SourceImage, str | None]]:
+    """The images of a shard whose size or time is not the one of then, with the sha256 of then if they were read."""
+    images = {image.source.key: image.source for image in planned.images}
+    for row, seen in zip(entry.rows, entry.seen, strict=True):
+        if row.key in images and seen is not None and not is_unchanged(images[row.key], seen):
+            yield images[row.key], row.sha256
 
 
 def finished_base(root: Path, provenance: dict[str, Any]) -> Base:

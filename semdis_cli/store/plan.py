@@ -8,8 +8,8 @@ from typing import Any
 
 from semdis_cli.events import Failure
 from semdis_cli.records import PlannedImage
-from semdis_cli.store.base import NO_BASE, Base
 from semdis_cli.store.changes import Changes
+from semdis_cli.store.finished import NO_BASE, Base
 from semdis_cli.store.index import to_line
 
 # Safetensors refuses headers over 100 MB, and a shard's header has the key and geometry of each of its images.

@@ -1,9 +1,9 @@
 """The store under test, and a small set of latents for it: made without a model, the same each time."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from semdis_cli.events import Failure
 from semdis_cli.records import Geometry, LoadedImage, PlannedImage, SourceImage
-from semdis_cli.store.base import NO_BASE, Base
 from semdis_cli.store.changes import find_changes
+from semdis_cli.store.finished import NO_BASE, Base
 from semdis_cli.store.latent_set import LatentSetWriter
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.plan import LatentLayout, PlannedShard, SetPlan, plan_sha256, plan_shards
@@ -86,13 +86,14 @@ def hashes_of(sources: Sequence[SourceImage]) -> list[str | None]:
 class SmallPlan:
     """What is to be encoded. Images whose name has "bad" in it cannot be read; `failures` were known beforehand.
 
-    The size of a source is that of its key.
+    The size of a source is that of its key, and `more_bytes`; its time is one for all.
     """
 
     provenance: dict[str, Any]
     keys: tuple[str, ...]
     shard_images: int
     failures: tuple[Failure, ...] = (Failure("b/b.png", "is a folder"), Failure("z.png", "is empty"))
+    more_bytes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def layout(self) -> LatentLayout:
@@ -106,9 +107,7 @@ class SmallPlan:
     def on(self, base: Base) -> SetPlan:
         """The plan for a set that holds `base` already."""
         sources = [
-            SourceImage(
-                key, Path("images") / key, len(key) + self.more_bytes.get(key, 0), self.mtimes.get(key, MTIME_NS)
-            )
+            SourceImage(key, Path("images") / key, len(key) + self.more_bytes.get(key, 0), MTIME_NS)
             for key in sorted(self.keys)
         ]
         changes = find_changes(base, sources, self.failures, hashes_of)

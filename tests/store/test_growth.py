@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure
 from semdis_cli.records import LoadedImage, PlannedImage, SourceImage
-from semdis_cli.store.base import Base
 from semdis_cli.store.changes import find_changes
+from semdis_cli.store.finished import Base
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.latent_set import LatentSetWriter
 from semdis_cli.store.manifest import Manifest
-from semdis_cli.store.plan import LatentLayout, SetPlan, plan_sha256, plan_shards
+from semdis_cli.store.plan import LatentLayout, PlannedShard, SetPlan, plan_sha256, plan_shards
 from semdis_cli.store.reader import open_latents
+from semdis_cli.store.shard_writer import ShardWriter
 from semdis_cli.store.statistics import ChannelSums
 from tests.store import CHANNELS, MTIME_NS, PROVENANCE, bucket_of, contents, geometry_of, latents_of
 
@@ -60,6 +61,16 @@ class Folder:
             self.files[f"{name}.png"] = File(content, mtime_ns)
         return self
 
+    def change(self, changes: Sequence[tuple[str, str]], *, is_time_lost: bool) -> None:
+        """Put files, or take those away whose content is "gone"."""
+        for name, content in changes:
+            self.put(**{name: content})
+            key = f"{name}.png"
+            if content == "gone":
+                del self.files[key]
+            elif is_time_lost:
+                self.files[key] = replace(self.files[key], mtime_ns=None)
+
     def run(self, kill_after: int | None = None) -> Manifest:
         """Bring the set up to date; raises `KilledError` after so many shards."""
         self.encoded, self.hashed = [], []
@@ -67,9 +78,7 @@ class Folder:
             for number, planned in enumerate(latents.remaining):
                 if number == kill_after:
                     raise KilledError
-                with latents.open_shard(planned, LAYOUT) as shard:
-                    for image in planned.images:
-                        self._encode(image, shard.add, shard.add_failure)
+                self._write(latents, planned)
             if kill_after is not None:
                 raise KilledError
             return latents.finished or latents.finish()
@@ -101,16 +110,21 @@ class Folder:
         self.hashed += [source.key for source in sources]
         return [sha256_of(self.files[source.key].content) for source in sources]
 
-    def _encode(self, image: PlannedImage, add: object, add_failure: object) -> None:
+    def _write(self, latents: LatentSetWriter, planned: PlannedShard) -> None:
+        with latents.open_shard(planned, LAYOUT) as shard:
+            for image in planned.images:
+                self._encode(image, shard)
+
+    def _encode(self, image: PlannedImage, shard: ShardWriter) -> None:
         key, file = image.source.key, self.files[image.source.key]
         self.encoded.append(key)
         if file.content.startswith("bad"):
-            add_failure(Failure(key, "is truncated", file.num_bytes, file.mtime_ns))  # type: ignore[operator]
+            shard.add_failure(Failure(key, "is truncated", file.num_bytes, file.mtime_ns))
             return
         pixels = torch.zeros(3, *image.bucket, dtype=torch.uint8)
         sha256, geometry = sha256_of(file.content), geometry_of(image.bucket)
         loaded = LoadedImage(key, pixels, geometry, file.num_bytes, sha256, (), file.mtime_ns)
-        add(loaded, latents_of(key + file.content, image.bucket))  # type: ignore[operator]
+        shard.add(loaded, latents_of(key + file.content, image.bucket))
 
     def check(self) -> None:
         """The set is finished, serves what the files hold now, and nothing else is left in its folder."""
@@ -355,6 +369,28 @@ def test_a_file_that_changes_after_its_shard_was_published_is_encoded_again_by_t
     folder.check()
 
 
+def test_a_file_that_was_bad_when_its_shard_was_noted_is_tried_again_if_it_changes(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "latents").put(a="bad", b="v0", d="v0")
+    folder.kill(1)
+    folder.put(a="v0").run()
+    folder.check()
+
+
+def test_a_shard_whose_images_have_all_become_bad_leaves_no_file(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "latents").put(a="v0", b="v0", d="v0")
+    folder.kill(1)
+    folder.put(a="bad", b="bad").run()
+    folder.check()
+
+
+def test_an_unfinished_set_whose_images_have_all_been_replaced_is_none_to_be_refused(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "latents").put(a="v0", d="v0")
+    folder.kill(1)
+    folder.files = {"e.png": File()}
+    folder.run()
+    folder.check()
+
+
 def test_a_kill_between_the_index_and_the_manifest_is_survived(folder: Folder, tmp_path: Path) -> None:
     grow(folder).kill(9)
     unfinished = tmp_path / "unfinished"
@@ -393,20 +429,14 @@ CHANGE = st.tuples(
 STEP = st.tuples(st.lists(CHANGE, max_size=4), st.one_of(st.none(), st.integers(0, 3)), st.booleans())
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=st.lists(STEP, min_size=1, max_size=6))
 def test_whatever_happens_to_the_files_between_runs_that_are_killed_the_set_serves_what_they_hold(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[list[tuple[str, str]], int | None, bool]]
 ) -> None:
     folder = Folder(tmp_path_factory.mktemp("any") / "latents").put(constant="v0")
     for changes, kill_after, is_time_lost in steps:
-        for name, content in changes:
-            if content == "gone":
-                folder.files.pop(f"{name}.png", None)
-            else:
-                folder.put(**{name: content})
-                if is_time_lost:
-                    folder.files[f"{name}.png"] = replace(folder.files[f"{name}.png"], mtime_ns=None)
+        folder.change(changes, is_time_lost=is_time_lost)
         if kill_after is None:
             folder.run()
             folder.check()

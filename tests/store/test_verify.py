@@ -29,6 +29,7 @@ from semdis_cli.store.verify import ALL_DATA, NO_DATA, Sample, VerifySettings, v
 from tests.store import KEYS, SmallPlan, contents, make_plan, make_shard, write_next, write_set
 
 Json = dict[str, Any]
+SIDE_FILES = {"seen.jsonl", "report.json"}  # no part of the promise
 FIRST, SECOND, THIRD = "00000000-1x2.safetensors", "00000001-1x2.safetensors", "00000002-2x2.safetensors"
 
 
@@ -177,10 +178,10 @@ def is_in_payload(path: Path, place: int) -> bool:
     return path.suffix == ".safetensors" and place >= 8 + int.from_bytes(data[:8], "little")
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.data())
 def test_any_flipped_byte_is_found_and_not_decoded(whole: Path, scratch: Path, data: st.DataObject) -> None:
-    paths = sorted(path for path in whole.rglob("*") if path.is_file())
+    paths = sorted(path for path in whole.rglob("*") if path.is_file() and path.name not in SIDE_FILES)
     path = scratch / data.draw(st.sampled_from(paths)).relative_to(whole)
     before = path.read_bytes()
     place, mask = data.draw(st.integers(0, len(before) - 1)), data.draw(st.integers(1, 255))
@@ -417,6 +418,10 @@ def ok_rows(rows: list[Json]) -> list[Json]:
     return [row for row in rows if row["status"] == "ok"]
 
 
+def failed_row(rows: list[Json]) -> Json:
+    return next(row for row in rows if row["status"] == "failed")
+
+
 def swap(name: str) -> Callable[[list[Json]], None]:
     def change(rows: list[Json]) -> None:
         one, other = ok_rows(rows)[:2]
@@ -450,7 +455,8 @@ def put(name: str, value: Any) -> Callable[[list[Json]], None]:
         (put("key", "b/a.png"), "comes twice"),
         (lambda rows: rows.reverse(), "not in the order of keys"),
         (lambda rows: rows.pop(0), "7"),
-        (lambda rows: rows.pop(), "the index has 2"),
+        (lambda rows: rows.pop(), "the index has 7"),
+        (lambda rows: rows.remove(failed_row(rows)), "the index has 2"),
         (lambda rows: rows[0].update(status="removed"), "the index has 7"),
         (lambda rows: rows[0].update(extra=1), ""),
     ],
@@ -637,10 +643,17 @@ def test_a_set_that_grew_shrank_and_changed_has_no_problem(root: Path) -> None:
 # --- memory ---------------------------------------------------------------------------------------------------------
 
 
+def one_sized(latents: torch.Tensor) -> Shard:
+    """A shard with these latents, whose images filled their bucket."""
+    size = latents.shape[2] * 16, latents.shape[3] * 16
+    dtype = str(latents.dtype).removeprefix("torch.")
+    shard = make_shard(tuple(f"{number}.png" for number in range(len(latents))), dtype=dtype)
+    return replace(shard, latents=latents, geometries=(Geometry(size, size, (0, 0), size, size),) * len(latents))
+
+
 def test_latents_are_read_in_slices(tmp_path: Path) -> None:
-    latents = torch.ones(4, 3, 1024, 1024).to(torch.bfloat16)  # a plane is larger than a slice is wide
-    shard = make_shard(("a.png", "b.png", "c.png", "d.png"), bucket=(1024 * 16, 1024 * 16))
-    write_shard(tmp_path / "shard", replace(shard, latents=latents))
+    shard = one_sized(torch.ones(4, 3, 1024, 1024).to(torch.bfloat16))
+    write_shard(tmp_path / "shard", shard)
     tracemalloc.start()
     try:
         assert problems(tmp_path / "shard", ALL_DATA) == []
@@ -650,14 +663,11 @@ def test_latents_are_read_in_slices(tmp_path: Path) -> None:
     assert peak < 40 * 2**20 < 2 * (tmp_path / "shard").stat().st_size
 
 
-@pytest.mark.parametrize("grid", [(1, 1), (3, 5), (700, 1600), (1, 3_000_000)])
+@pytest.mark.parametrize("grid", [(1, 1), (3, 5), (700, 1600), (1, 1_100_000)])
 def test_sums_and_bad_rows_do_not_depend_on_how_the_latents_are_cut(tmp_path: Path, grid: tuple[int, int]) -> None:
     """A plane may be smaller than a slice, or larger."""
-    bucket = grid[0] * 16, grid[1] * 16
-    shard = make_shard(("a.png", "b.png"), dtype="float16", bucket=(16, 16))
-    whole = Geometry(bucket, bucket, (0, 0), bucket, bucket)
     latents = torch.arange(2 * 3 * grid[0] * grid[1]).reshape(2, 3, *grid).remainder(1000).to(torch.float16)
-    write_shard(tmp_path / "shard", replace(shard, latents=latents, geometries=(whole, whole)))
+    write_shard(tmp_path / "shard", one_sized(latents))
     header = read_shard_header(tmp_path / "shard")
     payload = read_payload(tmp_path / "shard", header, [1])
     expected = ChannelSums.of(latents[1])
@@ -665,7 +675,7 @@ def test_sums_and_bad_rows_do_not_depend_on_how_the_latents_are_cut(tmp_path: Pa
     assert payload.sums.total == pytest.approx(expected.total)
     assert payload.sums.squares == pytest.approx(expected.squares)
     latents[0, 2, -1, -1] = float("nan")
-    write_shard(tmp_path / "shard", replace(shard, latents=latents, geometries=(whole, whole)))
+    write_shard(tmp_path / "shard", one_sized(latents))
     payload = read_payload(tmp_path / "shard", read_shard_header(tmp_path / "shard"), [1])
     assert payload.bad_rows == (0,)
     assert payload.sums.total == pytest.approx(expected.total)

@@ -1,0 +1,310 @@
+"""Exported latents, found again: which image is where in a folder of files or tars, and reading it without trust."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from semdis_cli.atomic import PublishedFile
+from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.events import Failure
+from semdis_cli.records import Geometry
+from semdis_cli.store.checks import MALFORMED, check_count, check_key, check_object, parse_json
+from semdis_cli.store.export import (
+    EXPORT_MARKER,
+    TABLE_FILE,
+    SampleRecord,
+    check_rows,
+    provenance_sha256,
+    recorded_layout,
+    sample_key,
+)
+from semdis_cli.store.folder import describe_differences
+from semdis_cli.store.index import to_line
+from semdis_cli.store.manifest import MANIFEST_FILE
+from semdis_cli.store.npy import parse_npy
+from semdis_cli.store.plan import LatentLayout
+from semdis_cli.store.shards import STORE_DTYPES, Shard, SourceRecord, parse_shard
+from semdis_cli.store.tar import read_members
+
+_MAX_HEADER_BYTES = 16 << 20  # of one image; its settings take a few thousand bytes
+_MAX_LINE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Some bytes of a file. `name`: what to call them, relative to where the search began."""
+
+    path: str
+    name: str
+    offset: int
+    num_bytes: int
+
+    def read(self, limit: int | None = None) -> bytes:
+        """The bytes, or the first `limit` of them. Raises `StoreError` if they cannot be read."""
+        try:
+            with Path(self.path).open("rb") as file:
+                file.seek(self.offset)
+                return file.read(self.num_bytes if limit is None else min(limit, self.num_bytes))
+        except OSError as error:
+            raise StoreError(f"{self.name}: cannot be read ({error.strerror})") from error
+
+
+@dataclass(frozen=True, slots=True)
+class FoundSample:
+    """One image's latents, not checked yet; `source_bytes`: size of the file that they were made from.
+
+    `record`: where the rest is said, for an array; a shard says it itself.
+    """
+
+    key: str
+    bucket: tuple[int, int]
+    source_bytes: int
+    source_sha256: str
+    data: Place
+    record: Place | None = None
+
+
+@dataclass(frozen=True)
+class FoundSamples:
+    """All images of an export and what could not be used, each sorted by key, no key twice.
+
+    `num_exported`: how many there were, if the export says so.
+    """
+
+    samples: tuple[FoundSample, ...]
+    failures: tuple[Failure, ...]
+    provenance: dict[str, Any]
+    layout: LatentLayout
+    num_exported: int | None
+
+    def read(self, sample: FoundSample) -> Shard:
+        """The image's latents as a shard of one row. Raises `StoreError` if they are damaged or edited."""
+        shard = parse_shard(sample.data.read(), sample.data.name) if sample.record is None else self._read_npy(sample)
+        if shard.keys != (sample.key,) or shard.provenance != self.provenance:
+            raise StoreError(f"{sample.data.name}: changed while it was imported")
+        check_rows(shard, self.layout, sample.data.name)
+        return shard
+
+    def _read_npy(self, sample: FoundSample) -> Shard:
+        assert sample.record is not None
+        name = sample.data.name
+        record = SampleRecord.parse(sample.record.read(_MAX_LINE_BYTES), sample.record.name)
+        if record.provenance_sha256 != provenance_sha256(self.provenance):
+            raise StoreError(f"{name}: made with other settings than those in {EXPORT_MARKER}")
+        if sample.data.num_bytes != record.file.num_bytes:
+            raise StoreError(f"{name}: {sample.data.num_bytes} bytes, but it had {record.file.num_bytes}; damaged")
+        data = sample.data.read()
+        if PublishedFile(len(data), hashlib.sha256(data).hexdigest()) != record.file:
+            raise StoreError(f"{name}: does not match its sha256; damaged or edited")
+        values = parse_npy(data, name)
+        stored = values.to(STORE_DTYPES[self.layout.dtype])
+        if not record.is_exact:
+            raise StoreError(f"{name}: has lost digits of its {self.layout.dtype} values; export it as float32")
+        if not torch.equal(stored.to(torch.float32), values.to(torch.float32)):
+            raise StoreError(f"{name}: holds values that {self.layout.dtype} cannot hold; damaged or edited")
+        return Shard(stored[None], (record.key,), (record.geometry,), (record.source,), self.provenance)
+
+
+def find_samples(source: Path) -> FoundSamples:
+    """List the images in `source`: a folder that `semdis export` wrote, any folder of shards of one image, or a tar.
+
+    Only what plans need is read. Raises `UsageError` if there is nothing, or not all was made with the same settings,
+    and `StoreError` for an export that is damaged as a whole.
+    """
+    search = _Search(source)
+    if source.is_dir():
+        search.add_folder()
+    elif source.suffix in {".tar", ".safetensors"} and source.is_file():
+        search.add_file(source.name, source)
+    else:
+        raise UsageError(f"{source}: no folder, .tar or .safetensors file that could be imported")
+    return search.result()
+
+
+@dataclass
+class _Search:
+    """What has been found so far."""
+
+    source: Path
+    samples: list[FoundSample] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    provenance: dict[str, Any] | None = None
+    num_exported: int | None = None
+    _made_by: str = ""  # where the settings were found
+
+    def add_folder(self) -> None:
+        """All files below the source."""
+        if (self.source / MANIFEST_FILE).exists():
+            raise UsageError(f"{self.source}: a set of latents already, there is nothing to import")
+        marker = self._read_marker()
+        if marker.get("format") == "npy":
+            self._add_table()
+            return
+        for folder, inner, names in os.walk(self.source, onerror=_refuse):
+            inner.sort()
+            for path in (Path(folder, name) for name in sorted([*inner, *names])):
+                name = path.relative_to(self.source).as_posix()
+                if path.is_dir() and path.is_symlink():
+                    self.failures.append(Failure(name, "is a link to a folder; import that one by itself"))
+                elif path.suffix in {".safetensors", ".tar"} and not path.is_dir():
+                    self.add_file(name, path)
+
+    def add_file(self, name: str, path: Path) -> None:
+        """A shard, or a tar."""
+        try:
+            if path.suffix == ".tar":
+                self._read_marker(path.parent)
+                self._add_tar(name, path)
+            elif path.is_file():
+                place = Place(str(path), name, 0, path.stat().st_size)
+                self._try(place, name.removesuffix(".safetensors"), partial(self._peek_shard, place))
+            else:
+                self.failures.append(Failure(name, "is not a regular file"))
+        except StoreError as error:  # the tar, from some byte on
+            self.failures.append(Failure(name, str(error).removeprefix(f"{path}: ")))
+
+    def result(self) -> FoundSamples:
+        """Everything, sorted by key. Raises `UsageError` if there is nothing, or one key twice."""
+        if self.provenance is None:
+            reason = f" ({self.failures[0].key}: {self.failures[0].reason})" if self.failures else ""
+            raise UsageError(f"{self.source}: no latents that semdis export or semdis encode has written{reason}")
+        self.samples.sort(key=lambda sample: sample.key)
+        for one, other in zip(self.samples, self.samples[1:], strict=False):
+            if one.key == other.key:
+                raise UsageError(f"{one.data.name} and {other.data.name} are both {one.key!r:.80}; remove one of them")
+        failures = {failure.key: failure for failure in self._renamed_failures()}
+        return FoundSamples(
+            samples=tuple(self.samples),
+            failures=tuple(failures[key] for key in sorted(failures)),
+            provenance=self.provenance,
+            layout=recorded_layout(self.provenance, self._made_by),
+            num_exported=self.num_exported,
+        )
+
+    def _renamed_failures(self) -> Iterator[Failure]:
+        """The failures under keys that are no good image's, nor another failure's."""
+        taken = {sample.key for sample in self.samples}
+        for failure in self.failures:
+            key = failure.key
+            while key in taken:
+                key += "?"
+            taken.add(key)
+            yield Failure(key, failure.reason)
+
+    def _read_marker(self, folder: Path | None = None) -> dict[str, Any]:
+        """What the export in a folder (default: the source) says of itself; nothing if it was none."""
+        path = (folder or self.source) / EXPORT_MARKER
+        if not path.is_file():
+            return {}
+        try:
+            marker = check_object(parse_json(Place(str(path), str(path), 0, _MAX_LINE_BYTES).read()))
+            provenance, self.num_exported = check_object(marker["provenance"]), check_count(marker["num_images"])
+        except MALFORMED as error:
+            raise StoreError(f"{path}: not the record of an export ({error}); damaged or edited") from error
+        self._agree(provenance, str(path))
+        return marker
+
+    def _agree(self, provenance: dict[str, Any], place: str) -> None:
+        """Raise `UsageError` unless the settings are those of all before."""
+        if self.provenance is None:
+            recorded_layout(provenance, place)
+            self.provenance, self._made_by = provenance, place
+        elif provenance != self.provenance:
+            differences = "; ".join(describe_differences(self.provenance, provenance))
+            raise UsageError(
+                f"{place}: made with other settings than {self._made_by} ({differences}); import them one by one"
+            )
+
+    def _try(self, place: Place, likely_key: str, peek: Callable[[], FoundSample]) -> None:
+        """Add a sample, or a failure under the key that the file's name says."""
+        try:
+            sample = peek()
+            check_key(sample.key)
+            self.samples.append(sample)
+        except StoreError as error:
+            self.failures.append(Failure(likely_key, str(error)))
+        except (RecursionError, *MALFORMED) as error:  # nested just so deeply that it is read, but not written again
+            self.failures.append(Failure(likely_key, f"{place.name}: not a semdis shard ({error})"))
+
+    def _peek_shard(self, place: Place) -> FoundSample:
+        """What a shard of one image says of itself: its record is held against its sha256. Raises many kinds."""
+        header_bytes = int.from_bytes(place.read(8), "little")
+        if header_bytes > min(place.num_bytes - 8, _MAX_HEADER_BYTES):
+            raise ValueError("its header is longer than it; truncated or edited")
+        record = parse_json(parse_json(place.read(8 + header_bytes)[8:])["__metadata__"]["semdis"].encode())
+        rest = {name: value for name, value in record.items() if name != "record_sha256"}
+        if hashlib.sha256(to_line(rest)[:-1]).hexdigest() != record["record_sha256"]:
+            raise ValueError("the record does not match its sha256; damaged or edited")
+        if [len(record[name]) for name in ("keys", "geometry", "sources")] != [1, 1, 1]:
+            raise ValueError(f"it holds {len(record['keys'])} images, not one; semdis decode and export read it")
+        source, geometry = SourceRecord.from_json(record["sources"][0]), Geometry.from_json(record["geometry"][0])
+        self._agree(check_object(record["provenance"]), place.name)
+        return FoundSample(record["keys"][0], geometry.bucket, source.num_bytes, source.sha256, place)
+
+    def _add_tar(self, name: str, path: Path) -> None:
+        """The samples in a tar. Raises `StoreError` where it is damaged; what comes before stays."""
+        arrays: list[Place] = []
+        records: dict[str, Place] = {}
+        try:
+            for member in read_members(path):
+                place = Place(str(path), f"{name}/{member.name}", member.offset, member.num_bytes)
+                if member.name.endswith(".safetensors"):
+                    self._try(place, _likely_key(member.name), partial(self._peek_shard, place))
+                elif member.name.endswith(".npy"):
+                    arrays.append(place)
+                elif member.name.endswith(".json"):
+                    records[place.name.removesuffix(".json")] = place
+        finally:
+            for place in arrays:
+                record = records.get(place.name.removesuffix(".npy"))
+                likely_key = _likely_key(place.name.removeprefix(f"{name}/"))
+                self._try(place, likely_key, partial(self._peek_array, place, record))
+
+    def _add_table(self) -> None:
+        """The arrays that the table of an export lists."""
+        path = self.source / TABLE_FILE
+        if not path.is_file():
+            raise StoreError(f"{path}: missing: the export is not finished; run the same semdis export again")
+        with path.open("rb") as file:
+            offset = 0
+            for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE_BYTES), b""), start=1):
+                record = Place(str(path), f"{TABLE_FILE}: line {number}", offset, len(line))
+                offset += len(line)
+                self._try(record, record.name, partial(self._peek_row, record))
+
+    def _peek_row(self, record: Place) -> FoundSample:
+        key = SampleRecord.parse(record.read(), record.name).key
+        name = f"{check_key(key)}.npy"
+        path = self.source / name
+        if not path.resolve().is_relative_to(self.source.resolve()) or not path.is_file():
+            raise StoreError(f"{name}: missing, or no file")
+        return self._peek_array(Place(str(path), name, 0, path.stat().st_size), record)
+
+    def _peek_array(self, place: Place, record: Place | None) -> FoundSample:
+        """What is recorded of an array. Raises `StoreError`."""
+        if record is None:
+            raise StoreError(f"{place.name}: no .json beside it says what it is")
+        if self.provenance is None:
+            raise StoreError(f"{place.name}: no {EXPORT_MARKER} beside its tar says with what settings it was made")
+        known = SampleRecord.parse(record.read(_MAX_LINE_BYTES), record.name)
+        source = known.source
+        return FoundSample(known.key, known.geometry.bucket, source.num_bytes, source.sha256, place, record)
+
+
+def _likely_key(name: str) -> str:
+    """The key that the name of a member stands for."""
+    base = name.rpartition(".")[0]
+    try:
+        return sample_key(base)
+    except ValueError:  # not in a tar of ours, or one that was written to a pipe: there names are keys
+        return base
+
+
+def _refuse(error: OSError) -> None:
+    raise UsageError(f"{error.filename}: cannot be searched ({error.strerror})")
