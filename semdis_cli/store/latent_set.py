@@ -166,6 +166,7 @@ class LatentSetWriter:
 
     def _start(self, plan: SetPlan) -> None:
         """Write the plan. An earlier one under which no shard was finished binds nobody."""
+        make_folder(self._journal.folder)  # it is what tells the folder for ours, so it comes first
         make_folder(self.root / SHARD_FOLDER)
         if self.base.manifest is not None and self.base.folder == self.root:
             self.base = self.base.copy_to(self._new_base_folder())

@@ -1,0 +1,120 @@
+"""Exported files -> shards of latents, as `encode` would have cut them."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from semdis_cli.errors import StoreError
+from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardPublished, StageTimes
+from semdis_cli.pipeline.report import RunTotals
+from semdis_cli.records import LoadedImage, PlannedImage, SourceImage
+from semdis_cli.store.changes import Hashes, find_changes
+from semdis_cli.store.finished import Base
+from semdis_cli.store.latent_set import LatentSetWriter
+from semdis_cli.store.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
+from semdis_cli.store.samples import FoundSample, FoundSamples
+from semdis_cli.store.shard_writer import ShardWriter
+from semdis_cli.store.shards import Shard
+
+_IMAGES_AT_ONCE = 256
+_NO_PIXELS = torch.empty(3, 0, 0, dtype=torch.uint8)
+
+
+@dataclass(frozen=True)
+class GatherSettings:
+    """How shards are cut, as `EncodeSettings` has it."""
+
+    shard_mib: int = 256
+    shard_images: int | None = None
+
+
+def gather(found: FoundSamples, settings: GatherSettings, output: Path) -> Iterator[Event]:
+    """Write the latents of `found` into the set `output`, continuing an earlier run; of a finished set what changed.
+
+    A damaged file is a `Failure` event and a row of the index. Equal images and settings give the bytes that encoding
+    gave. Raises what `LatentSetWriter` raises.
+    """
+    totals = RunTotals("import", None)
+    samples = {sample.key: sample for sample in found.samples}
+
+    def hashes(images: Sequence[SourceImage]) -> Iterator[str]:
+        """What the files that the latents were made from are known by; it is on record."""
+        return (samples[image.key].source_sha256 for image in images)
+
+    with LatentSetWriter(output, found.provenance, found.layout.channels) as latents:
+        # What there is to do
+        plan = plan_gather(found, settings, latents.base, hashes)
+        while not latents.begin(plan, hashes):
+            plan = plan_gather(found, settings, latents.base, hashes)
+        latents.check_space(found.layout)
+        megapixels = _megapixels(latents.remaining)
+        yield RunStarted(plan.num_inputs, latents.num_done, megapixels, latents.num_failed_before)
+        yield from plan.failures
+
+        # Read -> check -> shard
+        for planned in latents.remaining:
+            with latents.open_shard(planned, found.layout) as shard:
+                yield from map(totals.add, _gather_shard(planned, found, samples, shard))
+            yield totals.add(BatchDone(0, 0.0, StageTimes(write_s=shard.publish_s)))
+            if shard.published is not None:
+                yield ShardPublished(planned.name, shard.num_images, shard.published.num_bytes)
+
+        # Index, checksums and, last, the manifest
+        manifest = latents.finished or latents.finish()
+    yield totals.finish(
+        output,
+        num_ok=manifest.num_ok,
+        num_failed=manifest.num_failed,
+        shards=len(manifest.shards),
+        latent_bytes=sum(shard.file.num_bytes for shard in manifest.shards),
+    )
+
+
+def plan_gather(found: FoundSamples, settings: GatherSettings, base: Base, hashes: Hashes) -> SetPlan:
+    """Which image goes where; beyond what `base` holds."""
+    images = [SourceImage(sample.key, Path(sample.data.path), sample.source_bytes) for sample in found.samples]
+    changes = find_changes(base, images, found.failures, hashes)
+    buckets = {sample.key: sample.bucket for sample in found.samples}
+    shards = plan_shards(
+        (PlannedImage(image, buckets[image.key]) for image in changes.to_encode),
+        found.layout,
+        shard_bytes=settings.shard_mib * 2**20,
+        shard_images=settings.shard_images,
+        first_number=base.next_number,
+    )
+    sha256 = plan_sha256(found.provenance, shards, found.failures, base, changes)
+    return SetPlan(tuple(shards), found.failures, changes, sha256)
+
+
+def _gather_shard(
+    planned: PlannedShard, found: FoundSamples, samples: dict[str, FoundSample], shard: ShardWriter
+) -> Iterator[Event]:
+    """Read the images of one shard, and check each."""
+    keys = [image.source.key for image in planned.images]
+    for start in range(0, len(keys), _IMAGES_AT_ONCE):
+        started, num_ok = time.perf_counter(), 0
+        for key in keys[start : start + _IMAGES_AT_ONCE]:
+            try:
+                one = found.read(samples[key])
+            except StoreError as error:
+                failure = Failure(key, str(error))
+                shard.add_failure(failure)
+                yield failure
+                continue
+            shard.add(_as_loaded(one), one.latents[0])
+            num_ok += 1
+        megapixels = num_ok * planned.bucket[0] * planned.bucket[1] / 1e6
+        yield BatchDone(num_ok, megapixels, StageTimes(read_s=time.perf_counter() - started))
+
+
+def _as_loaded(one: Shard) -> LoadedImage:
+    """What a set notes of an image, without its pixels: they are not needed any more."""
+    source = one.sources[0]
+    return LoadedImage(one.keys[0], _NO_PIXELS, one.geometries[0], source.num_bytes, source.sha256, source.notes)
+
+
+def _megapixels(shards: tuple[PlannedShard, ...]) -> float:
+    return sum(len(shard.images) * shard.bucket[0] * shard.bucket[1] for shard in shards) / 1e6
