@@ -8,10 +8,14 @@ import typer
 from semdis_cli import __version__
 from semdis_cli.cli.decode import decode
 from semdis_cli.cli.encode import encode
+from semdis_cli.cli.export import export
 from semdis_cli.cli.failures import run_guarded
+from semdis_cli.cli.import_ import import_
 from semdis_cli.cli.init import init
+from semdis_cli.cli.inspect import inspect
 from semdis_cli.cli.roundtrip import roundtrip
 from semdis_cli.cli.train import train
+from semdis_cli.cli.verify import verify
 
 app = typer.Typer(
     name="semdis",
@@ -20,8 +24,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (encode, decode, roundtrip, init, train):
+for command in (encode, decode, roundtrip, export, init, train, verify, inspect):
     app.command()(command)
+app.command("import")(import_)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,22 +1,51 @@
 """`semdis decode`: shards of latents -> images."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from semdis_cli.cli import options
-from semdis_cli.cli.report import follow
-from semdis_cli.cli.setup import announce, count_workers, sampling_settings, tokenizer_settings
+from semdis_cli.cli.report import follow, put_bytes
+from semdis_cli.cli.setup import (
+    STDIO,
+    announce,
+    count_workers,
+    open_stdin,
+    output_folder,
+    sampling_settings,
+    tokenizer_settings,
+)
 from semdis_cli.defaults import DECODE_MARKER
+from semdis_cli.errors import UsageError
+from semdis_cli.events import Event
 
-Latents = Annotated[Path, typer.Argument(help="Folder that `semdis encode` wrote, or one shard file.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the images.", rich_help_panel="Output")]
+if TYPE_CHECKING:
+    from semdis_cli.model.tokenizer import Tokenizer
+    from semdis_cli.pipeline.decode import DecodeSettings
+    from semdis_cli.pipeline.stream import LatentStream
+    from semdis_cli.store.reader import LatentSource
+
+Latents = Annotated[
+    Path,
+    typer.Argument(help="Folder that `semdis encode` wrote, one shard file, or -: what `encode -o -` wrote, on stdin."),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Folder for the images.  [default: decoded; for one image on stdin: stdout]",
+        show_default=False,
+        rich_help_panel="Output",
+    ),
+]
 
 
 def decode(
     latents: Latents = Path("latents"),
-    output: Output = Path("decoded"),
+    output: Output = None,
     steps: options.Steps = 1,
     pdg: options.Pdg = False,
     pdg_strength: options.PdgStrength = 2.0,
@@ -40,14 +69,21 @@ def decode(
 
     Example: `semdis decode latents/ -o decoded/ --steps 10 --pdg`
     """
+    stdin = open_stdin("what semdis encode -o - writes") if latents == STDIO else None
+
     from semdis_cli.pipeline.decode import DecodeSettings, load_recorded_model
-    from semdis_cli.pipeline.decode import decode as run
     from semdis_cli.pipeline.images_out import WriteSettings
+    from semdis_cli.pipeline.stream import LatentStream
     from semdis_cli.store.claim import check_image_folder
     from semdis_cli.store.reader import open_latents
 
-    check_image_folder(output, DECODE_MARKER)
-    source = open_latents(latents)
+    stream = None if stdin is None else LatentStream(stdin)
+    folder = output_folder(output, Path("decoded"), is_single=stream is not None and stream.is_single)
+    if folder is not None:
+        check_image_folder(folder, DECODE_MARKER)
+    elif stream is None or not stream.is_single:
+        raise UsageError("only a single image, given on stdin, can be decoded to stdout; give -o a folder")
+    source = open_latents(latents) if stream is None else stream.source
     tokenizer = load_recorded_model(source, model, tokenizer_settings(device, dtype, batch_size, threads))
     announce(tokenizer, quiet)
     settings = DecodeSettings(
@@ -56,9 +92,24 @@ def decode(
         num_workers=count_workers(workers),
     )
     code = follow(
-        run(source, tokenizer, settings, output),
+        _start(stream or source, tokenizer, settings, folder),
         as_json=as_json,
         quiet=quiet,
-        summarise=lambda report: f"{report['images']['ok']:,} images in {output}",
+        summarise=lambda report: f"{report['images']['ok']:,} images in {folder or 'stdout'}",
+        stdout_is_data=folder is None,
     )
     raise typer.Exit(code)
+
+
+def _start(
+    latents: "LatentSource | LatentStream", tokenizer: "Tokenizer", settings: "DecodeSettings", folder: Path | None
+) -> Iterator[Event]:
+    from semdis_cli.pipeline.decode import decode as decode_set
+    from semdis_cli.pipeline.stream import LatentStream, decode_single, decode_stream
+
+    if not isinstance(latents, LatentStream):
+        assert folder is not None, "a set is decoded into a folder"
+        return decode_set(latents, tokenizer, settings, folder)
+    if folder is None:
+        return decode_single(latents, tokenizer, settings, put_bytes)
+    return decode_stream(latents, tokenizer, settings, folder)

@@ -1,28 +1,48 @@
 """`semdis encode`: images -> shards of latents."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from semdis_cli.cli import options
-from semdis_cli.cli.report import follow, printable, say
+from semdis_cli.cli.report import follow, printable, put_bytes, say
 from semdis_cli.cli.setup import (
     announce,
     find_inputs,
     geometry_settings,
     make_loader,
+    output_folder,
+    peek_source,
     read_settings,
     tokenizer_settings,
 )
 from semdis_cli.defaults import BUNDLED_MODEL, MAX_IMAGE_PIXELS
 from semdis_cli.errors import ExitCode
+from semdis_cli.events import Event
 
 if TYPE_CHECKING:
-    from semdis_cli.pipeline.encode import EncodePlan
+    from semdis_cli.data.loader import Loader
+    from semdis_cli.data.sources import FoundImages
+    from semdis_cli.data.spool import PipedSource
+    from semdis_cli.model.tokenizer import Tokenizer
+    from semdis_cli.pipeline.encode import EncodePlan, EncodeSettings
 
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the latents.", rich_help_panel="Output")]
+_DEFAULT = Path("latents")
+
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Folder for the latents, or - for a tar on stdout with a file for each image.  [default: latents; "
+        "for one image on stdin: its file on stdout]",
+        show_default=False,
+        rich_help_panel="Output",
+    ),
+]
 ShardSize = Annotated[
     int, typer.Option("--shard-size", min=1, metavar="MIB", help="Size of a shard, MiB.", rich_help_panel="Output")
 ]
@@ -39,7 +59,7 @@ DryRun = Annotated[
 
 def encode(
     sources: options.Sources = None,
-    output: Output = Path("latents"),
+    output: Output = None,
     files_from: options.FilesFrom = None,
     null: options.Null = False,
     size: options.Size = None,
@@ -47,6 +67,7 @@ def encode(
     bucket_size: options.BucketSize = None,
     background: options.Background = "#ffffff",
     max_image_pixels: options.MaxImagePixels = MAX_IMAGE_PIXELS,
+    max_errors: options.MaxErrors = None,
     model: options.Model = BUNDLED_MODEL,
     revision: options.Revision = None,
     device: options.Device = "auto",
@@ -70,39 +91,72 @@ def encode(
 
     Example: `semdis encode photos/ -o latents/ --size 256`
     """
+    from semdis_cli.pipeline.limits import parse_limit, within_limit
+
+    limit = parse_limit(max_errors)
     geometry = geometry_settings(size, max_pixels, bucket_size)
     read = read_settings(background, max_image_pixels)
-    found = find_inputs(sources, files_from, null=null, output=output, quiet=quiet)
+    stdin = peek_source(sources, files_from)
+    folder = (output or _DEFAULT) if dry_run else _choose_folder(output, stdin)
+    found = find_inputs(sources, files_from, null=null, output=folder, quiet=quiet, stdin=stdin)
 
     from semdis_cli.data.loader import LoadSettings
     from semdis_cli.model.tokenizer import Tokenizer
-    from semdis_cli.pipeline.encode import EncodeSettings, estimate_s, plan_encode
-    from semdis_cli.pipeline.encode import encode as run
-    from semdis_cli.store.latent_set import check_latents_folder
+    from semdis_cli.pipeline.encode import EncodeSettings, estimate_s, plan_output
 
-    if not dry_run:
-        check_latents_folder(output)
+    if folder is not None and not dry_run:
+        _check_folder(folder)
     how = tokenizer_settings(device, dtype, batch_size, threads)
     tokenizer = Tokenizer.load(model, how, revision=revision)
     announce(tokenizer, quiet)
     load = LoadSettings(geometry, read, tokenizer.patch_size)
     settings = EncodeSettings(load, store_dtype, posterior, seed, shard_size, shard_images)
     with make_loader(load, workers, tokenizer) as loader:
-        plan = plan_encode(found, loader, tokenizer, settings)
         if dry_run:
+            plan = plan_output(found, loader, tokenizer, settings, output or _DEFAULT)
             code = _show_plan(plan, estimate_s(plan, loader, tokenizer, settings), as_json)
         else:
-            events = run(plan, loader, tokenizer, settings, output)
             code = follow(
-                events,
+                within_limit(_start(found, loader, tokenizer, settings, folder), limit),
                 as_json=as_json,
                 quiet=quiet,
-                summarise=lambda report: (
-                    f"{report['images']['ok']:,} images in {report['shards']:,} shards, "
-                    f"{report['latent_bytes'] / 2**20:,.1f} MiB in {output}"
-                ),
+                summarise=_summary,
+                stdout_is_data=folder is None,
             )
     raise typer.Exit(code)
+
+
+def _choose_folder(output: Path | None, stdin: "PipedSource | None") -> Path | None:
+    """The folder to write, None for stdout. One that cannot be written is refused before all of stdin is read."""
+    folder = output_folder(output, _DEFAULT, is_single=stdin is not None and stdin.is_single)
+    if folder is not None and stdin is not None:
+        _check_folder(folder)
+    return folder
+
+
+def _start(
+    found: "FoundImages", loader: "Loader", tokenizer: "Tokenizer", settings: "EncodeSettings", folder: Path | None
+) -> Iterator[Event]:
+    from semdis_cli.pipeline.encode import encode as encode_set
+    from semdis_cli.pipeline.stream import encode_stream
+
+    if folder is None:
+        return encode_stream(found, loader, tokenizer, settings, put_bytes)
+    return encode_set(found, loader, tokenizer, settings, folder)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be written to, before working. Raises `UsageError`."""
+    from semdis_cli.store.folder import check_latents_folder
+
+    check_latents_folder(folder)
+
+
+def _summary(report: dict[str, Any]) -> str:
+    mib = f"{report['latent_bytes'] / 2**20:,.1f} MiB"
+    if "shards" not in report:
+        return f"{report['images']['ok']:,} images, {mib} to stdout"
+    return f"{report['images']['ok']:,} images in {report['shards']:,} shards, {mib} in {report['output']}"
 
 
 def _show_plan(plan: "EncodePlan", seconds: float, as_json: bool) -> ExitCode:
@@ -111,7 +165,7 @@ def _show_plan(plan: "EncodePlan", seconds: float, as_json: bool) -> ExitCode:
         say(f"failed: {printable(failure.key)}: {failure.reason}")
     report = {
         "command": "encode --dry-run",
-        "images": {"inputs": plan.num_inputs, "failed": len(plan.failures)},
+        "images": {"inputs": plan.num_inputs, "failed": len(plan.failures), "unchanged": plan.num_unchanged},
         "shards": len(plan.shards),
         "megapixels": round(plan.megapixels(), 3),
         "latent_bytes": plan.latent_bytes(),
@@ -121,7 +175,8 @@ def _show_plan(plan: "EncodePlan", seconds: float, as_json: bool) -> ExitCode:
         typer.echo(json.dumps(report))
     else:
         typer.echo(
-            f"{plan.num_inputs:,} images ({len(plan.failures):,} unusable), {plan.megapixels():,.1f} megapixels -> "
+            f"{plan.num_inputs:,} images ({len(plan.failures):,} unusable, {plan.num_unchanged:,} there already), "
+            f"{plan.megapixels():,.1f} megapixels -> "
             f"{len(plan.shards):,} shards, {plan.latent_bytes():,} bytes, about {seconds:,.0f} s"
         )
     return ExitCode.SOME_FAILED if plan.failures else ExitCode.OK

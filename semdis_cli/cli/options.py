@@ -12,7 +12,11 @@ _INPUT, _GEOMETRY, _MODEL, _SAMPLING, _OUTPUT = "Input", "Geometry", "Model", "D
 
 Sources = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="SOURCE...", help="Folders (searched in depth) and single image files.", show_default=False),
+    typer.Argument(
+        metavar="SOURCE...",
+        help="Folders (searched in depth), tars and single image files; for encode also -: a tar or image on stdin.",
+        show_default=False,
+    ),
 ]
 FilesFrom = Annotated[
     str | None,
@@ -37,6 +41,16 @@ Workers = Annotated[
     int | None,
     typer.Option(min=1, help="Threads that read and write images.  [default: CPU cores]", rich_help_panel=_INPUT),
 ]
+MaxErrors = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|%",
+        help="Stop once more inputs failed: a number, or a share of all inputs like 1%.  [default: never]",
+        rich_help_panel=_INPUT,
+    ),
+]
+
+StoredLatents = Annotated[Path, typer.Argument(help="Folder that `semdis encode` wrote, or one shard file.")]
 
 # ---- Geometry ----
 

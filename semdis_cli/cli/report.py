@@ -1,17 +1,20 @@
 """Events -> what a person reads on stderr, and what a program reads on stdout."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from semdis_cli.errors import ExitCode, SemdisError
+from semdis_cli.atomic import explain_write_error
+from semdis_cli.errors import ExitCode, SemdisError, UsageError
 from semdis_cli.events import BatchDone, Event, Failure, ImageMeasured, RunFinished, RunStarted, ShardFailed
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -30,8 +33,8 @@ class Position:
 
     @property
     def counts(self) -> str:
-        """`1,200/5,000 images`."""
-        return f"{self.finished:,}/{self.total:,} {self.unit}"
+        """`1,200/5,000 images`, or `1,200 images` where nobody knows how many there will be."""
+        return f"{self.finished:,}/{self.total:,} {self.unit}" if self.total else f"{self.finished:,} {self.unit}"
 
 
 @dataclass
@@ -90,7 +93,7 @@ class Bar:
         """Move the bar."""
         self._progress.update(
             self._task,
-            total=position.total,
+            total=position.total or None,
             completed=position.finished,
             counts=position.counts,
             rates=position.rates,
@@ -124,7 +127,8 @@ class Lines:
         if not self._show_progress or now - self._last < _SECONDS_BETWEEN_LINES:
             return
         self._last = now
-        say(f"semdis: {position.counts}, {position.rates}, {_duration(position.left_s)} left")
+        left = f", {_duration(position.left_s)} left" if position.total else ""
+        say(f"semdis: {position.counts}, {position.rates}{left}")
 
 
 def open_display(*, quiet: bool) -> Bar | Lines:
@@ -151,18 +155,44 @@ def put(line: str) -> None:
         raise OutputClosedError("the reader of the output has gone") from error
 
 
+def put_bytes(data: bytes) -> None:
+    """Data on stdout, at once. Raises `OutputClosedError` if nobody reads it, and what a full disk raises."""
+    left = memoryview(data)
+    try:
+        while left:  # not through a buffer: what it could not write, it would try again on exiting
+            left = left[os.write(sys.stdout.fileno(), left) :]
+    except BrokenPipeError as error:
+        raise OutputClosedError("the reader of the output has gone") from error
+    except OSError as error:
+        raise explain_write_error(Path("stdout"), error) from error
+
+
+def check_stdout_takes_data() -> None:
+    """Raise `UsageError` if stdout is closed, or a terminal, which data would only confuse."""
+    if sys.stdout is None:
+        raise UsageError("stdout is closed; give -o a folder")
+    if sys.stdout.isatty():
+        raise UsageError("data is not written to a terminal; send stdout to a file or a pipe, or give -o a folder")
+
+
 def one_line(text: str) -> str:
     """`text` on one line, with nothing in it that steers a terminal: parts of it come from files."""
     return printable(" ".join(text.split()))
 
 
 def follow(
-    events: Iterable[Event], *, as_json: bool, quiet: bool, summarise: Callable[[dict[str, Any]], str]
+    events: Iterable[Event],
+    *,
+    as_json: bool,
+    quiet: bool,
+    summarise: Callable[[dict[str, Any]], str],
+    stdout_is_data: bool = False,
 ) -> ExitCode:
     """Show a run as it goes and sum it up; returns its exit code.
 
     `summarise`: closing report -> what was done, one line. Measurements and the JSON report go to stdout, all else to
-    stderr. Failures are shown even when `quiet`, the first twenty in full.
+    stderr. Failures are shown even when `quiet`, the first twenty in full. `stdout_is_data`: stdout carries images or
+    latents, so the JSON report goes to stderr too.
     """
     run = _Run(as_json=as_json, quiet=quiet)
     with run.display:
@@ -173,7 +203,7 @@ def follow(
     if not quiet:
         _close(run.report, summarise(run.report))
     if as_json:
-        put(json.dumps(run.report))
+        (say if stdout_is_data else put)(json.dumps(run.report))
     return run.code
 
 

@@ -34,6 +34,7 @@ def roundtrip(
     bucket_size: options.BucketSize = None,
     background: options.Background = "#ffffff",
     max_image_pixels: options.MaxImagePixels = MAX_IMAGE_PIXELS,
+    max_errors: options.MaxErrors = None,
     model: options.Model = BUNDLED_MODEL,
     revision: options.Revision = None,
     device: options.Device = "auto",
@@ -60,6 +61,9 @@ def roundtrip(
 
     Example: `semdis roundtrip photos/ -o roundtrip/ --steps 10 --pdg`
     """
+    from semdis_cli.pipeline.limits import parse_limit, within_limit
+
+    limit = parse_limit(max_errors)
     geometry = geometry_settings(size, max_pixels, bucket_size)
     read = read_settings(background, max_image_pixels)
     found = find_inputs(sources, files_from, null=null, output=output, quiet=quiet)
@@ -84,7 +88,7 @@ def roundtrip(
     )
     with make_loader(load, workers, tokenizer) as loader:
         plan = plan_encode(found, loader, tokenizer, encode_settings)
-        events = run(plan, loader, tokenizer, encode_settings, decode_settings, output)
+        events = within_limit(run(plan, loader, tokenizer, encode_settings, decode_settings, output), limit)
         code = follow(events, as_json=as_json, quiet=quiet, summarise=lambda report: _summary(report, output))
     raise typer.Exit(code)
 

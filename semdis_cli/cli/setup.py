@@ -1,14 +1,15 @@
 """Options -> the objects that a verb works with. Imports torch only when called."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import typer
 
 from semdis_cli.cli.options import parse_colour
-from semdis_cli.cli.report import say
+from semdis_cli.cli.report import check_stdout_takes_data, say
 from semdis_cli.defaults import MAX_IMAGE_PIXELS
 from semdis_cli.errors import UsageError
 
@@ -17,30 +18,84 @@ if TYPE_CHECKING:
     from semdis_cli.data.images import ReadSettings
     from semdis_cli.data.loader import Loader, LoadSettings
     from semdis_cli.data.sources import FoundImages
+    from semdis_cli.data.spool import PipedSource, Spool
     from semdis_cli.model.config import FCDMDiffAEInferenceConfig, Sampler, Schedule
     from semdis_cli.model.tokenizer import DtypeName, Tokenizer, TokenizerSettings
 
 
+STDIO = Path("-")
+
+
+def peek_source(sources: Sequence[Path] | None, files_from: str | None) -> "PipedSource | None":
+    """What is on stdin, if that is among the sources: of its bytes only the first are read. Raises `UsageError`."""
+    if STDIO not in (sources or ()):
+        return None
+    if files_from == "-":
+        raise UsageError("stdin cannot be both a SOURCE and the list of --files-from")
+    from semdis_cli.data.spool import peek_stdin
+
+    stream = open_stdin("a tar or an image")
+    return peek_stdin(stream, is_only=set(sources or ()) == {STDIO} and files_from is None)
+
+
+def open_stdin(wanted: str) -> BinaryIO:
+    """Stdin as bytes. Raises `UsageError` if it is closed, or a terminal: `wanted` is what should come there."""
+    if sys.stdin is None:
+        raise UsageError(f"stdin is closed; give {wanted} on it")
+    if sys.stdin.isatty():
+        raise UsageError(f"stdin is a terminal; give {wanted} on it, from a file or a pipe")
+    return sys.stdin.buffer
+
+
+def output_folder(output: Path | None, default: Path, *, is_single: bool) -> Path | None:
+    """The folder to write; None for stdout: if asked for or, if one image came on stdin, nothing else was asked for.
+
+    Raises `UsageError` if stdout is wanted, and is closed or a terminal.
+    """
+    if output != STDIO and not (output is None and is_single):
+        return output or default
+    check_stdout_takes_data()
+    return None
+
+
 def find_inputs(
-    sources: Sequence[Path] | None, files_from: str | None, *, null: bool, output: Path, quiet: bool
+    sources: Sequence[Path] | None,
+    files_from: str | None,
+    *,
+    null: bool,
+    output: Path | None,
+    quiet: bool,
+    packed: Sequence[tuple[str, Path]] = (),
+    stdin: "PipedSource | None" = None,
 ) -> "FoundImages":
-    """All inputs of a run, sorted by key. Raises `UsageError` if none were named or a SOURCE does not exist."""
+    """All inputs of a run, sorted by key. Raises `UsageError` if none were named or a SOURCE does not exist.
+
+    `packed`: more tars, and what the keys in them begin with. `stdin`: what `peek_source` found; it is read to its end
+    and kept on the disk of `output`.
+    """
     from semdis_cli.data.sources import find_images
 
-    if not sources and files_from is None:
+    if not sources and not packed and files_from is None:
         raise typer.BadParameter("name at least one SOURCE, or use --files-from", param_hint="SOURCE")
     if null and files_from is None:
         raise typer.BadParameter("goes with --files-from", param_hint="-0")
-    for source in sources or ():
-        if _resolved(source).is_relative_to(_resolved(output)):
+    for source in (*(sources or ()), *(path for _, path in packed)):
+        if output is not None and source != STDIO and _resolved(source).is_relative_to(_resolved(output)):
             raise UsageError(f"-o {output} holds the source {source}; give a folder of its own")
     listed = [] if files_from is None else _read_list(files_from, null=null)
-    found = find_images(sources or (), listed=listed, exclude=output)
+    spool = _spool(stdin, output)
+    found = find_images(sources or (), listed=listed, packed=packed, exclude=output, stdin=spool)
     if found.num_ignored and not quiet:
         say(
             f"semdis: {found.num_ignored:,} other files passed over: no images by suffix or content, hidden, or our own"
         )
     return found
+
+
+def _spool(stdin: "PipedSource | None", output: Path | None) -> "Spool | None":
+    from semdis_cli.data.spool import Spool, spool_folder
+
+    return None if stdin is None else Spool(stdin, spool_folder(output))
 
 
 def _read_list(name: str, *, null: bool) -> list[Path]:

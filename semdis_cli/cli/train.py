@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -13,9 +13,7 @@ from semdis_cli.cli.setup import count_workers, find_inputs
 from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import ExitCode, UsageError
 from semdis_cli.events import Event, Failure, ModelReady, RunFinished, TrainingMeasured, TrainingProgress
-
-if TYPE_CHECKING:
-    from semdis_cli.data.pool import TrainingImage
+from semdis_cli.records import SourceImage
 
 _RUN, _LOSS, _OPTIMIZER = "Run", "Loss", "Optimizer"
 _MAX_FAILURES_SHOWN = 20
@@ -232,16 +230,14 @@ def train(
 
 def _find(
     sources: Sequence[Path] | None, files_from: str | None, *, null: bool, output: Path, quiet: bool
-) -> tuple[list["TrainingImage"], Sequence[Failure]]:
+) -> tuple[Sequence[SourceImage], Sequence[Failure]]:
     """All images of the sources, in tars or not, and the inputs that are none."""
-    from semdis_cli.data.pool import find_packed, find_tars
+    from semdis_cli.data.tars import find_tars
 
     tars, others = find_tars(sources or ())
-    packed = find_packed(tars)
-    if tars and not others and files_from is None:
-        return list(packed), ()
-    found = find_inputs(others, files_from, null=null, output=output, quiet=quiet or bool(packed))
-    return [*packed, *found.images], found.failures
+    quiet = quiet or bool(tars)  # in a folder of them they would be the files that are passed over
+    found = find_inputs(others, files_from, null=null, output=output, quiet=quiet, packed=tars)
+    return found.images, found.failures
 
 
 def _follow(events: Iterable[Event], *, as_json: bool, quiet: bool) -> ExitCode:

@@ -2,25 +2,24 @@
 
 import hashlib
 import os
-import stat
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
-from typing import BinaryIO
+from itertools import chain, islice
 
 import torch
 
 from semdis_cli.data.geometry import GeometrySettings, apply_geometry, fixed_bucket, plan_geometry
 from semdis_cli.data.images import ReadSettings, read_image, read_image_size
+from semdis_cli.data.source_bytes import open_source, read_source
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import Failure
-from semdis_cli.records import ImageBatch, LoadedImage, PlannedImage, SourceImage
+from semdis_cli.records import ImageBatch, LoadedImage, PlannedImage, SourceImage, settled_mtime
 
 _PLANNED_AT_ONCE = 4096
+_CHUNK = 64  # headers read by one call of a thread: less is all overhead
 _GROUP_PIXELS = 1 << 27  # of loaded images held at a time: 0.4 GB
 
 
@@ -60,10 +59,13 @@ class Loader:
             return [PlannedImage(source, bucket) for source in sources], []
         planned: list[PlannedImage] = []
         failures: list[Failure] = []
-        for start in range(0, len(sources), _PLANNED_AT_ONCE):  # a future each for a million files would not be small
-            for found in self._pool.map(self._plan_one, sources[start : start + _PLANNED_AT_ONCE]):
+        shared: dict[tuple[int, int], tuple[int, int]] = {}  # a million images have a few sizes
+        for start in range(0, len(sources), _PLANNED_AT_ONCE):  # futures for a million files would not be small
+            group = sources[start : start + _PLANNED_AT_ONCE]
+            chunks = [group[first : first + _CHUNK] for first in range(0, len(group), _CHUNK)]
+            for found in chain.from_iterable(self._pool.map(self._plan_some, chunks)):
                 if isinstance(found, PlannedImage):
-                    planned.append(found)
+                    planned.append(PlannedImage(found.source, shared.setdefault(found.bucket, found.bucket)))
                 else:
                     failures.append(found)
         return planned, failures
@@ -95,13 +97,22 @@ class Loader:
             if not self._ahead:
                 submit_group()
 
+    def hashes(self, sources: Sequence[SourceImage]) -> Iterator[str | None]:
+        """The sha256 (hex) of every source's bytes, in order; None where they cannot be read."""
+        remaining = iter(sources)
+        while group := list(islice(remaining, _PLANNED_AT_ONCE)):
+            yield from self._pool.map(_hash_one, group)
+
+    def _plan_some(self, sources: Sequence[SourceImage]) -> list[PlannedImage | Failure]:
+        return [self._plan_one(source) for source in sources]
+
     def _plan_one(self, source: SourceImage) -> PlannedImage | Failure:
         try:
-            with _open_regular(source.path) as file:
+            with open_source(source) as file:
                 size = read_image_size(file, self._settings.read)
             geometry = plan_geometry(size, self._settings.geometry, self._settings.multiple_px)
         except UnreadableImageError as error:
-            return Failure(source.key, str(error))
+            return _failure_of_content(source, error)
         except OSError as error:
             return Failure(source.key, f"cannot be read ({error.strerror or error})")
         return PlannedImage(source, geometry.bucket)
@@ -109,28 +120,38 @@ class Loader:
     def _load_one(self, planned: PlannedImage) -> LoadedImage | Failure:
         source = planned.source
         try:
-            with _open_regular(source.path) as file:
-                data = file.read()
+            with open_source(source) as file:
+                mtime_ns = None if _is_spooled(source) else os.fstat(file.fileno()).st_mtime_ns
+                mtime_ns = settled_mtime(mtime_ns, time.time_ns())
+                data = read_source(file, source)
             image = read_image(data, self._settings.read)
             geometry = plan_geometry(image.size, self._settings.geometry, self._settings.multiple_px)
             if geometry.bucket != planned.bucket:
                 raise UnreadableImageError("changed its size while the run was going on; run again")
             pixels = torch.from_numpy(apply_geometry(image.pixels, geometry))
         except UnreadableImageError as error:
-            return Failure(source.key, str(error))
+            return _failure_of_content(source, error)
         except OSError as error:
             return Failure(source.key, f"cannot be read ({error.strerror or error})")
         digest = hashlib.sha256(data).hexdigest()
-        return LoadedImage(source.key, pixels, geometry, len(data), digest, image.notes)
+        return LoadedImage(source.key, pixels, geometry, len(data), digest, image.notes, mtime_ns)
 
 
-def _open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading; a pipe or device would hang or never end."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise UnreadableImageError("not a regular file")
-    return os.fdopen(descriptor, "rb")
+def _is_spooled(source: SourceImage) -> bool:
+    """Whether the image came on stdin: the time of its copy says nothing."""
+    return source.offset is not None and source.mtime_ns is None
+
+
+def _failure_of_content(source: SourceImage, error: UnreadableImageError) -> Failure:
+    return Failure(source.key, str(error), source.num_bytes, settled_mtime(source.mtime_ns, time.time_ns()))
+
+
+def _hash_one(source: SourceImage) -> str | None:
+    try:
+        with open_source(source) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, UnreadableImageError):
+        return None
 
 
 def _cut(loaded: list[LoadedImage | Failure], batch_size: int, read_s: float) -> Iterator[ImageBatch]:

@@ -1,100 +1,28 @@
 """Photographs held in memory as uint8, and random crops cut from them: what training reads from."""
 
 import hashlib
-import tarfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from semdis_cli.data.formats import IMAGE_SUFFIXES
 from semdis_cli.data.images import ReadSettings, read_image
-from semdis_cli.errors import UnreadableImageError, UsageError
+from semdis_cli.data.source_bytes import open_source, read_source
+from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import Failure
 from semdis_cli.records import SourceImage
 
-_TAR_SUFFIX = ".tar"
 _READ_AT_ONCE = 64
 
 
-@dataclass(frozen=True, slots=True)
-class PackedImage:
-    """One image in a tar of packed crops. `key`: tar's name / member's name; its bytes start at `offset`."""
-
-    key: str
-    path: Path
-    offset: int
-    num_bytes: int
-
-
-TrainingImage = SourceImage | PackedImage
-
-
-def find_tars(sources: Sequence[Path]) -> tuple[list[tuple[str, Path]], list[Path]]:
-    """The tars among `sources` and in their folders, each with the name its keys begin with; and the other sources.
-
-    Folders stay among the others: they may hold images beside the tars.
-    """
-    tars: list[tuple[str, Path]] = []
-    others: list[Path] = []
-    for source in sources:
-        if source.is_dir():
-            inside = sorted(path for path in source.rglob(f"*{_TAR_SUFFIX}") if path.is_file())
-            tars += [(path.relative_to(source).with_suffix("").as_posix(), path) for path in inside]
-            others.append(source)
-        elif source.suffix == _TAR_SUFFIX:
-            tars.append((source.stem, source))
-        else:
-            others.append(source)
-    return tars, others
-
-
-def find_packed(tars: Sequence[tuple[str, Path]]) -> list[PackedImage]:
-    """The image files inside uncompressed tars, in order.
-
-    Raises `UsageError` for what is no tar or no whole one, and for one key twice. Nothing is unpacked.
-    """
-    found: list[PackedImage] = []
-    for name, path in tars:
-        try:
-            found += _list_tar(name, path)
-        except (OSError, ValueError, OverflowError, tarfile.TarError) as error:
-            raise UsageError(f"{path}: cannot be read as an uncompressed tar ({error})") from error
-    repeated = [key for key, count in Counter(image.key for image in found).items() if count > 1]
-    if repeated:
-        raise UsageError(f"{repeated[0]}: {len(repeated)} names are there twice; pack or name them apart")
-    return found
-
-
-def _list_tar(name: str, path: Path) -> list[PackedImage]:
-    """The image files of one tar. Raises `ValueError` where it is damaged: tarfile takes that for its end."""
-    found = []
-    with tarfile.open(path, "r:") as archive, path.open("rb") as file:
-        for member in archive:
-            if member.size < 0:  # the next member would be looked for further back, for ever
-                raise ValueError(f"{member.name!r:.80} has a negative size")
-            if member.isreg() and _has_image_suffix(member.name):
-                found.append(PackedImage(f"{name}/{member.name}", path, member.offset_data, member.size))
-        file.seek(archive.offset)
-        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-            raise ValueError(f"damaged or cut off at byte {archive.offset}")
-    return found
-
-
-def _has_image_suffix(name: str) -> bool:
-    return Path(name).suffix.lower().removeprefix(".") in IMAGE_SUFFIXES
-
-
-def in_random_order(images: Sequence[TrainingImage], seed: int) -> list[TrainingImage]:
+def in_random_order(images: Sequence[SourceImage], seed: int) -> list[SourceImage]:
     """`images`, shuffled by a hash of `seed` and key: the place of an image does not depend on the others."""
 
-    def rank(image: TrainingImage) -> bytes:
+    def rank(image: SourceImage) -> bytes:
         return hashlib.sha256(f"{seed}\0{image.key}".encode(errors="surrogatepass")).digest()
 
     return sorted(images, key=rank)
@@ -193,8 +121,8 @@ class CropSampler:
 
 
 def read_all(
-    images: Sequence[TrainingImage], settings: ReadSettings, num_workers: int
-) -> Iterator[tuple[TrainingImage, Tensor | Failure]]:
+    images: Sequence[SourceImage], settings: ReadSettings, num_workers: int
+) -> Iterator[tuple[SourceImage, Tensor | Failure]]:
     """Every image as uint8 [3,H,W], or why not, in the order given; read by `num_workers` threads, a few at a time."""
     remaining = iter(images)
     with ThreadPoolExecutor(num_workers, thread_name_prefix="semdis-read") as pool:
@@ -202,14 +130,10 @@ def read_all(
             yield from zip(group, pool.map(lambda image: _read_one(image, settings), group), strict=True)
 
 
-def _read_one(image: TrainingImage, settings: ReadSettings) -> Tensor | Failure:
+def _read_one(image: SourceImage, settings: ReadSettings) -> Tensor | Failure:
     try:
-        with image.path.open("rb") as file:
-            if isinstance(image, PackedImage):
-                file.seek(image.offset)
-                data = file.read(image.num_bytes)
-            else:
-                data = file.read()
+        with open_source(image) as file:
+            data = read_source(file, image)
         pixels = np.asarray(read_image(data, settings).pixels)
     except UnreadableImageError as error:
         return Failure(image.key, str(error))

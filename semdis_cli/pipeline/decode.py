@@ -12,7 +12,7 @@ from semdis_cli.errors import CheckpointError, StoreError, UnreadableImageError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer, TokenizerSettings
-from semdis_cli.pipeline.images_out import ImageWriter, WriteSettings, output_names, too_long
+from semdis_cli.pipeline.images_out import ImageSink, ImageWriter, WriteSettings, output_names, too_long
 from semdis_cli.pipeline.report import RunTotals, compute_record
 from semdis_cli.store.claim import claimed_folder
 from semdis_cli.store.reader import LatentSource
@@ -92,7 +92,7 @@ def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings,
             try:
                 started = time.perf_counter()
                 shard = source.read(stored)
-                _check_fit(shard, tokenizer, names.keys(), str(stored.path))
+                check_fit(shard, tokenizer, names.keys(), str(stored.path))
                 read_s = time.perf_counter() - started
             except StoreError as error:
                 num_failed += stored.num_images
@@ -100,7 +100,7 @@ def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings,
                 continue
             rows = [row for row, key in enumerate(shard.keys) if key not in done]
             yield totals.add(BatchDone(0, 0.0, StageTimes(read_s=read_s)))
-            for event in _decode_rows(shard, rows, tokenizer, settings.sampling, writer):
+            for event in decode_rows(shard, rows, tokenizer, settings.sampling, writer):
                 num_failed += isinstance(event, Failure)
                 yield totals.add(event)
     yield totals.finish(
@@ -112,8 +112,8 @@ def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings,
     )
 
 
-def _decode_rows(
-    shard: Shard, rows: Sequence[int], tokenizer: Tokenizer, sampling: FCDMDiffAEInferenceConfig, writer: ImageWriter
+def decode_rows(
+    shard: Shard, rows: Sequence[int], tokenizer: Tokenizer, sampling: FCDMDiffAEInferenceConfig, writer: ImageSink
 ) -> Iterator[Event]:
     """Decode the given rows of a shard, one model call at a time, and write their images."""
     height, width = (side * tokenizer.patch_size for side in shard.latents.shape[-2:])
@@ -135,7 +135,7 @@ def _decode_rows(
         yield BatchDone(len(batch), len(batch) * height * width / 1e6, times)
 
 
-def _check_fit(shard: Shard, tokenizer: Tokenizer, keys: Collection[str], path: str) -> None:
+def check_fit(shard: Shard, tokenizer: Tokenizer, keys: Collection[str], path: str) -> None:
     """Raise `StoreError` if a shard's rows do not belong to the set, or are not what the model takes."""
     grid, patch = tuple(shard.latents.shape[-2:]), tokenizer.patch_size
     if shard.latents.shape[1] != tokenizer.latent_channels:
@@ -148,8 +148,12 @@ def _check_fit(shard: Shard, tokenizer: Tokenizer, keys: Collection[str], path: 
 
 
 def _decode_record(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings) -> dict[str, Any]:
+    return {"latents_sha256": source.sha256, **decode_provenance(tokenizer, settings)}
+
+
+def decode_provenance(tokenizer: Tokenizer, settings: DecodeSettings) -> dict[str, Any]:
+    """Every setting that decides the bytes of an image beyond its latents, as plain JSON values."""
     return {
-        "latents_sha256": source.sha256,
         "model": asdict(tokenizer.identity),
         "compute": compute_record(tokenizer),
         "sampling": asdict(settings.sampling),

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -17,11 +17,10 @@ from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardPublis
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.report import RunTotals, compute_record
 from semdis_cli.records import ImageBatch, LoadedImage
-from semdis_cli.store.base import NO_BASE, Base
 from semdis_cli.store.changes import find_changes
+from semdis_cli.store.finished import NO_BASE, Base
 from semdis_cli.store.latent_set import LatentSetWriter, finished_base
 from semdis_cli.store.plan import LatentLayout, PlannedShard, SetPlan, plan_sha256, plan_shards
-from semdis_cli.store.shard_writer import ShardWriter
 from semdis_cli.store.shards import STORE_DTYPES
 
 Posterior = Literal["mode", "sample"]
@@ -174,13 +173,14 @@ def encode(
         while not latents.begin(plan.contents, loader.hashes):
             plan = plan_encode(found, loader, tokenizer, settings, latents.base)
         latents.check_space(plan.layout)
-        yield RunStarted(plan.num_inputs, latents.num_done, plan.megapixels(latents.remaining))
+        megapixels = plan.megapixels(latents.remaining)
+        yield RunStarted(plan.num_inputs, latents.num_done, megapixels, latents.num_failed_before)
         yield from plan.failures
 
         # Read -> encode -> shard
         for planned in latents.remaining:
             with latents.open_shard(planned, plan.layout) as shard:
-                yield from map(totals.add, _encode_images(planned, loader, tokenizer, settings, shard))
+                yield from map(totals.add, encode_shard(planned, loader, tokenizer, settings, shard))
             yield totals.add(BatchDone(0, 0.0, StageTimes(write_s=shard.publish_s)))
             if shard.published is not None:
                 yield ShardPublished(planned.name, shard.num_images, shard.published.num_bytes)
@@ -200,20 +200,30 @@ def encode(
     )
 
 
-def _encode_images(
-    planned: PlannedShard, loader: Loader, tokenizer: Tokenizer, settings: EncodeSettings, shard: ShardWriter
+class LatentSink(Protocol):
+    """Where latents go: into a shard, or a stream."""
+
+    def add(self, image: LoadedImage, latents: Tensor) -> None:
+        """Take one image's latents [Z,h,w] in the stored dtype, all finite."""
+
+    def add_failure(self, failure: Failure) -> None:
+        """Take note of an image that could not be used."""
+
+
+def encode_shard(
+    planned: PlannedShard, loader: Loader, tokenizer: Tokenizer, settings: EncodeSettings, sink: LatentSink
 ) -> Iterator[Event]:
     """Read and encode the images of one shard, a model call at a time."""
     for batch in loader.batches(planned.images, tokenizer.images_per_call(*planned.bucket)):
-        done, failures = _encode_batch(batch, tokenizer, settings, shard)
+        done, failures = _encode_batch(batch, tokenizer, settings, sink)
         yield done
         yield from failures
 
 
 def _encode_batch(
-    batch: ImageBatch, tokenizer: Tokenizer, settings: EncodeSettings, shard: ShardWriter
+    batch: ImageBatch, tokenizer: Tokenizer, settings: EncodeSettings, sink: LatentSink
 ) -> tuple[BatchDone, list[Failure]]:
-    """One model call; its latents go to `shard`. Returns what was done and the images that failed."""
+    """One model call; its latents go to `sink`. Returns what was done and the images that failed."""
     started = time.perf_counter()
     failures = list(batch.failures)
     images, latents = batch.images, torch.empty(0)
@@ -227,13 +237,13 @@ def _encode_batch(
     for image, latent in zip(images, latents, strict=True):
         stored = latent.to(STORE_DTYPES[settings.store_dtype])
         if stored.isfinite().all():
-            shard.add(image, stored)
+            sink.add(image, stored)
         elif latent.isfinite().all():
             failures.append(_failure_of(image, f"its latents are too large for --store-dtype {settings.store_dtype}"))
         else:
             failures.append(_failure_of(image, "its latents are not finite (NaN or infinity)"))
     for failure in failures:
-        shard.add_failure(failure)
+        sink.add_failure(failure)
     times = StageTimes(read_s=batch.read_s, encode_s=encoded - started, write_s=time.perf_counter() - encoded)
     megapixels = sum(image.pixels.shape[1] * image.pixels.shape[2] for image in images) / 1e6
     return BatchDone(len(images), megapixels, times), failures

@@ -2,16 +2,17 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 import numpy as np
 
-from semdis_cli.atomic import make_folder, publish
+from semdis_cli.atomic import make_folder, publish, sweep_temporaries
 from semdis_cli.data.images import ImageFormat, write_image
-from semdis_cli.errors import UsageError
+from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure
 from semdis_cli.store.checks import check_key
 
@@ -46,6 +47,59 @@ def too_long(names: Mapping[str, PurePosixPath]) -> list[Failure]:
     return [Failure(key, reason) for key, name in names.items() if len(os.fsencode(name.name)) > _MAX_NAME_BYTES]
 
 
+class StreamNames:
+    """File names for keys that come one after the other, as `output_names` gives them but for what is not known yet.
+
+    The first of several keys that would share a name gets it, the others keep their own suffix: `b.png`, `b.webp.png`.
+    """
+
+    def __init__(self, suffix: str) -> None:
+        self._suffix = suffix
+        self._taken: dict[str, str] = {}  # name -> its key
+        self._folders: set[str] = set()
+
+    def claim(self, key: str) -> PurePosixPath:
+        """The name of the next key. Raises `StoreError` if it is no relative path, came before, or no name is left."""
+        path = check_key(key)
+        for name in (path.with_suffix(f".{self._suffix}"), path.with_name(f"{path.name}.{self._suffix}")):
+            if self._taken.get(str(name)) == key:
+                raise StoreError(f"{key!r:.80} came before in the stream")
+            if self._is_free(name):
+                self._taken[str(name)] = key
+                self._folders.update(map(str, name.parents))
+                return name
+        raise StoreError(f"{key!r:.80}: what it would be called is another image's, or a folder's")
+
+    def _is_free(self, name: PurePosixPath) -> bool:
+        taken = self._taken
+        return not (str(name) in taken or str(name) in self._folders or any(str(p) in taken for p in name.parents))
+
+
+class ImageSink(Protocol):
+    """Where decoded images go."""
+
+    def submit(self, key: str, pixels: np.ndarray) -> None:
+        """Write one image, uint8 [3,H,W], soon."""
+
+    def drain(self) -> None:
+        """Wait until everything submitted is written."""
+
+
+class ImagePipe:
+    """Writes one image's file to a pipe, whatever its key."""
+
+    def __init__(self, write: Callable[[bytes], object], settings: WriteSettings) -> None:
+        self._write = write
+        self._settings = settings
+
+    def submit(self, key: str, pixels: np.ndarray) -> None:  # noqa: ARG002 (a file on a pipe has no name)
+        """Write the image, uint8 [3,H,W]."""
+        self._write(write_image(pixels.transpose(1, 2, 0), self._settings.format, self._settings.quality))
+
+    def drain(self) -> None:
+        """Nothing is waiting."""
+
+
 class ImageWriter:
     """Encodes and publishes images with `num_workers` threads; use as a context manager."""
 
@@ -57,6 +111,7 @@ class ImageWriter:
         self._settings = settings
         self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="semdis-write")
         self._pending: list[Future[None]] = []
+        self._swept: set[Path] = set()
 
     def __enter__(self) -> "ImageWriter":
         return self
@@ -67,6 +122,13 @@ class ImageWriter:
     def exists(self, key: str) -> bool:
         """Whether the image of `key` was written by an earlier run."""
         return self._path(key).is_file()
+
+    def sweep_beside(self, key: str) -> None:
+        """Remove what a killed run left in the folder of the image of `key`, if nobody has looked there yet."""
+        folder = self._path(key).parent
+        if folder not in self._swept and folder.is_dir() and folder.resolve().is_relative_to(self._root):
+            sweep_temporaries(folder)
+        self._swept.add(folder)
 
     def submit(self, key: str, pixels: np.ndarray) -> None:
         """Write one image, uint8 [3,H,W], soon. Errors come up in `drain`."""

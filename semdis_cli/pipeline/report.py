@@ -15,9 +15,9 @@ from semdis_cli.model.tokenizer import Tokenizer
 
 
 class RunTotals:
-    """Sums of a run's batches, from the moment it is made."""
+    """Sums of a run's batches, from the moment it is made. `tokenizer`: None where no model runs."""
 
-    def __init__(self, verb: str, tokenizer: Tokenizer) -> None:
+    def __init__(self, verb: str, tokenizer: Tokenizer | None) -> None:
         self._verb = verb
         self._tokenizer = tokenizer
         self._started = time.perf_counter()
@@ -33,8 +33,11 @@ class RunTotals:
             self._times = self._times + event.times
         return event
 
-    def finish(self, output: Path, *, num_ok: int, num_failed: int, **results: Any) -> RunFinished:
-        """Write `report.json` into `output` and return it as the closing event. `results` are the verb's own facts."""
+    def finish(self, output: Path | None, *, num_ok: int, num_failed: int, **results: Any) -> RunFinished:
+        """Write `report.json` into `output` and return it as the closing event. `results` are the verb's own facts.
+
+        `output`: None where all went to stdout; then nothing is written.
+        """
         elapsed_s = time.perf_counter() - self._started
         times = self._times + StageTimes(wait_s=max(0.0, elapsed_s - sum(asdict(self._times).values())))
         report = {
@@ -44,12 +47,13 @@ class RunTotals:
             "images_per_s": round(self._num_images / elapsed_s, 3),
             "megapixels_per_s": round(self._megapixels / elapsed_s, 3),
             "stages": {name: round(value, 3) for name, value in asdict(times).items()},
-            "model": asdict(self._tokenizer.identity),
-            "compute": compute_record(self._tokenizer),
-            "output": str(output),
+            "output": "-" if output is None else str(output),
             **results,
         }
-        publish(output / "report.json", [json.dumps(report, indent=1).encode() + b"\n"])
+        if self._tokenizer is not None:
+            report |= {"model": asdict(self._tokenizer.identity), "compute": compute_record(self._tokenizer)}
+        if output is not None:
+            publish(output / "report.json", [json.dumps(report, indent=1).encode() + b"\n"])
         return RunFinished(num_ok, num_failed, report)
 
 

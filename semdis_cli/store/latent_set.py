@@ -6,7 +6,7 @@ changed ones, and marks those whose inputs are gone; until its manifest is writt
 
 import secrets
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -52,8 +52,10 @@ class LatentSetWriter:
 
     def __enter__(self) -> Self:
         check_latents_folder(self.root)
+        self._is_new = not self.root.exists()
         make_folder(self.root)
         with ExitStack() as on_failure:
+            on_failure.callback(self._leave_no_empty_folder)
             on_failure.enter_context(self._lock)
             self._find_state()
             self._held = on_failure.pop_all()
@@ -124,6 +126,12 @@ class LatentSetWriter:
         assert num_rows == plan.num_inputs, f"{num_rows} rows for {plan.num_inputs} inputs"
         self._journal.remove()
         return self.finished
+
+    def _leave_no_empty_folder(self) -> None:
+        """A run that was refused before it wrote anything leaves no trace."""
+        if self._is_new:
+            with suppress(OSError):  # not empty: it has begun
+                self.root.rmdir()
 
     @property
     def _begun_plan(self) -> SetPlan:

@@ -133,7 +133,7 @@ def _parse_record(record: dict[str, Any], payload_start: int) -> ShardHeader:
         shape=(N, Z, h, w),
         latents_sha256=check_sha256(record["latents_sha256"]),
         keys=check_texts(record["keys"]),
-        geometries=tuple(map(Geometry.from_json, record["geometry"])),
+        geometries=_parse_geometries(record["geometry"]),
         sources=tuple(map(SourceRecord.from_json, record["sources"])),
         provenance=check_object(record["provenance"]),
         payload_start=payload_start,
@@ -145,13 +145,25 @@ def _parse_record(record: dict[str, Any], payload_start: int) -> ShardHeader:
     return header
 
 
+def _parse_geometries(values: list[Any]) -> tuple[Geometry, ...]:
+    """Each distinct one is looked at once: most images of a shard were of few sizes."""
+    known: dict[str, Geometry] = {}
+    geometries = []
+    for value in values:
+        text = repr(value)
+        if text not in known:
+            known[text] = Geometry.from_json(value)
+        geometries.append(known[text])
+    return tuple(geometries)
+
+
 def _check_settings(header: ShardHeader) -> None:
     """Raise one of `MALFORMED` unless dtype, channels and image sizes are those that the settings make."""
     patch, channels = check_count(header.provenance["patch_size"]), check_count(header.provenance["channels"])
     _, Z, h, w = header.shape
     if (header.dtype, Z) != (header.provenance["dtype"], channels):
         raise ValueError("its dtype or channels are not those of its settings")
-    if any(geometry.bucket != (h * patch, w * patch) for geometry in header.geometries):
+    if {geometry.bucket for geometry in header.geometries} != {(h * patch, w * patch)}:
         raise ValueError(f"an image's size does not fit latents of {h}x{w} positions")
 
 

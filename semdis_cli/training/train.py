@@ -16,13 +16,14 @@ if sys.platform != "win32":
 
 from semdis_cli.atomic import check_free_space
 from semdis_cli.data.images import ReadSettings
-from semdis_cli.data.pool import CropSampler, ImagePool, PackedImage, TrainingImage, in_random_order, read_all
+from semdis_cli.data.pool import CropSampler, ImagePool, in_random_order, read_all
 from semdis_cli.defaults import TRAIN_MARKER
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Event, Failure, ModelReady, RunFinished, TrainingMeasured, TrainingProgress
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.checkpoint import resolve_model
 from semdis_cli.model.config import FCDMDiffAEConfig
+from semdis_cli.records import SourceImage
 from semdis_cli.store.claim import check_image_folder, claimed_folder
 from semdis_cli.training.alignment import AlignmentHead
 from semdis_cli.training.init import PatchMoments, closed_form_model, random_model
@@ -58,7 +59,7 @@ class TrainJob:
 
 
 def train(
-    images: Sequence[TrainingImage], held_out: Sequence[TrainingImage], failures: Sequence[Failure], job: TrainJob
+    images: Sequence[SourceImage], held_out: Sequence[SourceImage], failures: Sequence[Failure], job: TrainJob
 ) -> Iterator[Event]:
     """Train on `images` and measure on `held_out` (a part of `images` if that is empty), into the folder `job.output`.
 
@@ -137,7 +138,7 @@ class _Inputs:
         return len(self.learned) + len(self.held_out)
 
     def read(
-        self, learned: Sequence[TrainingImage], measured: Sequence[TrainingImage], job: TrainJob, *, replace: bool
+        self, learned: Sequence[SourceImage], measured: Sequence[SourceImage], job: TrainJob, *, replace: bool
     ) -> Iterator[Failure]:
         """Read all; yields images that cannot be used. With `replace`, others are measured if none of these can."""
         before, rest = self.num_failed, list(learned)
@@ -163,8 +164,8 @@ class _Inputs:
 
 
 def _split(
-    images: Sequence[TrainingImage], held_out: Sequence[TrainingImage], seed: int
-) -> tuple[list[TrainingImage], list[TrainingImage]]:
+    images: Sequence[SourceImage], held_out: Sequence[SourceImage], seed: int
+) -> tuple[list[SourceImage], list[SourceImage]]:
     """What to learn from and what to measure with, shuffled; an image that is in both is only measured with."""
     if held_out:
         places = {_place(image) for image in held_out}
@@ -177,12 +178,12 @@ def _split(
     return order[count:], order[:count]
 
 
-def _place(image: TrainingImage) -> tuple[Path, int]:
+def _place(image: SourceImage) -> tuple[Path, int]:
     """Where an image's bytes are, however it was named."""
-    return image.path.resolve(), image.offset if isinstance(image, PackedImage) else 0
+    return image.path.resolve(), image.offset or 0
 
 
-def _fill(pool: ImagePool, images: Sequence[TrainingImage], job: TrainJob, memory_bytes: int) -> Iterator[Failure]:
+def _fill(pool: ImagePool, images: Sequence[SourceImage], job: TrainJob, memory_bytes: int) -> Iterator[Failure]:
     """Read images into `pool` as long as memory is left; yields those that cannot be used."""
     crop_px, left = job.settings.crop_px, memory_bytes - pool.num_bytes
     for image, pixels in read_all(images, ReadSettings(), job.num_workers):
@@ -229,7 +230,7 @@ def _start(pool: ImagePool, teacher: Teacher | None, job: TrainJob) -> TrainingS
     return state
 
 
-def _record(learned: Sequence[TrainingImage], measured: Sequence[TrainingImage], job: TrainJob) -> dict[str, Any]:
+def _record(learned: Sequence[SourceImage], measured: Sequence[SourceImage], job: TrainJob) -> dict[str, Any]:
     """What decides the weights, for a run that goes on to be compared with."""
     digest = hashlib.sha256()
     for image in (*learned, *measured):

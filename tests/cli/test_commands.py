@@ -21,7 +21,7 @@ from tests.cli.conftest import PHOTOS, Run, semdis
 from tests.worlds import save_tiny_model, tiny_config
 
 LAKE, COLOSSEUM = PHOTOS / "lake-sherburne.jpg", PHOTOS / "roman-colosseum.jpg"
-VERBS = [command.callback.__name__ for command in app.registered_commands if command.callback]
+VERBS = [command.callback.__name__.rstrip("_") for command in app.registered_commands if command.callback]
 
 
 def shards(latents: Path) -> list[Path]:
@@ -252,7 +252,7 @@ def test_a_dry_run_predicts_the_latents_to_the_byte_and_writes_nothing(run: Run,
     assert done.code == 0
     assert not (tmp_path / "latents").exists()
     plan = json.loads(done.stdout)
-    assert plan["images"] == {"inputs": 7, "failed": 0}
+    assert plan["images"] == {"inputs": 7, "failed": 0, "unchanged": 0}
     assert plan["estimated_s"] >= 0
     assert run("encode", PHOTOS, "--model", tiny).code == 0
     payload = 0
@@ -263,15 +263,11 @@ def test_a_dry_run_predicts_the_latents_to_the_byte_and_writes_nothing(run: Run,
     assert len(shards(tmp_path / "latents")) == plan["shards"]
 
 
-def test_a_changed_setting_on_resume_is_refused_with_the_difference(run: Run, tiny: Path, tmp_path: Path) -> None:
+def test_a_changed_setting_on_resume_is_refused_with_the_difference(run: Run, tiny: Path) -> None:
     assert run("encode", COLOSSEUM, "--model", tiny).code == 0
     done = run("encode", COLOSSEUM, "--model", tiny, "--store-dtype", "float32")
     assert done.code == 2
     assert "dtype: bfloat16 -> float32" in done.stderr
-    small_photo(tmp_path / "new.png")
-    done = run("encode", COLOSSEUM, "new.png", "--model", tiny)
-    assert done.code == 2
-    assert "other inputs" in done.stderr
 
 
 def test_latents_that_are_not_finite_are_a_failure_of_their_image(run: Run, tmp_path: Path, tiny: Path) -> None:

@@ -54,7 +54,7 @@ def test_the_index_has_one_row_per_input_and_the_manifest_adds_up(folder: Path) 
     keys = sorted(path.relative_to(PHOTOS).as_posix() for path in PHOTOS.rglob("*.jpg"))
     assert [row.key for row in rows] == keys
     manifest = json.loads((folder / "latents" / "manifest.json").read_bytes())
-    assert manifest["totals"] == {"ok": 7, "failed": 0}
+    assert manifest["totals"] == {"ok": 7, "failed": 0, "removed": 0, "superseded": 0}
     assert manifest["provenance"]["model"]["name"] == "semdis-small"
     assert sum(shard["num_images"] for shard in manifest["shards"]) == 7
     assert max(abs(mean) for mean in manifest["latents"]["mean"]) < 0.5

@@ -27,9 +27,9 @@ from semdis_cli.defaults import TRAIN_MARKER
 from semdis_cli.model.checkpoint import FLOAT32_BUFFERS, read_tensors
 from semdis_cli.model.config import FCDMDiffAEConfig
 from tests.cli.conftest import PHOTOS, Outcome, Run, semdis
-from tests.pipeline.test_resume import FORKING_SERVER, PROJECT, Runner, start, temporaries
 from tests.store import contents as all_contents
 from tests.test_atomic import small_disk
+from tests.torture.harness import PROJECT, Runner, start, temporaries
 from tests.training.test_teacher import save_dinov2
 from tests.worlds import tiny_config, tiny_model
 
@@ -125,23 +125,9 @@ def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class TrainRunner(Runner):
-    """A process for each run, that need not load torch again."""
-
-    def __init__(self, folder: Path, model: Path) -> None:
-        self._folder = folder
-        self._server = subprocess.Popen(
-            [sys.executable, "-c", f"import torch._dynamo, semdis_cli.training.train\n{FORKING_SERVER}", model],
-            cwd=PROJECT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Runner]:
-    runner = TrainRunner(tmp_path_factory.mktemp("runner"), tiny)
+    runner = Runner(tmp_path_factory.mktemp("runner"), tiny, ["torch._dynamo", "semdis_cli.training.train"])
     yield runner
     runner.close()
 

@@ -1,10 +1,8 @@
-"""Images for training: what tars and files are found, how they are read, and where crops are cut out of them."""
+"""Images for training: how they are read, and where crops are cut out of them."""
 
-import contextlib
 import io
-import signal
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +18,11 @@ from semdis_cli.data.pool import (
     CropPlaces,
     CropSampler,
     ImagePool,
-    PackedImage,
-    TrainingImage,
     draw_places,
-    find_packed,
-    find_tars,
     in_random_order,
     read_all,
 )
-from semdis_cli.errors import UsageError
+from semdis_cli.data.tars import list_tar
 from semdis_cli.events import Failure
 from semdis_cli.records import SourceImage
 
@@ -63,263 +57,20 @@ def add_member(archive: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
         for name, data in members:
             add_member(archive, name, data)
     return path
 
 
-def keys_in(*paths: Path) -> list[str]:
-    return [image.key for image in find_packed([(path.stem, path) for path in paths])]
-
-
-def tree(folder: Path) -> set[Path]:
-    return set(folder.rglob("*"))
-
-
-def refusal(*paths: Path) -> str:
-    """The one line with which tars are refused."""
-    with pytest.raises(UsageError) as caught:
-        find_packed([(path.stem, path) for path in paths])
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    return message
-
-
-# --- finding tars ---------------------------------------------------------------------------------------------------
-
-
-def test_tars_are_found_in_folders_at_any_depth_and_by_name(tmp_path: Path) -> None:
-    folder = tmp_path / "photos"
-    for name in ("b.tar", "2024/may/a.tar", "2024/c.tar"):
-        write_tar(folder / name, [])
-    (folder / "photo.png").write_bytes(png())
-    single = write_tar(tmp_path / "elsewhere" / "single.tar", [])
-    photo = tmp_path / "photo.jpg"
-    tars, others = find_tars([folder, single, photo])
-    assert tars == [
-        ("2024/c", folder / "2024/c.tar"),
-        ("2024/may/a", folder / "2024/may/a.tar"),
-        ("b", folder / "b.tar"),
-        ("single", single),
-    ]
-    assert others == [folder, photo]
-
-
-def test_keys_hold_the_folders_the_tar_and_the_member(tmp_path: Path) -> None:
-    write_tar(tmp_path / "2024/may/crops-000.tar", [("x.png", png()), ("deep/er/y.JPG", b"?")])
-    write_tar(tmp_path / "crops-000.tar", [("x.png", png())])
-    tars, _ = find_tars([tmp_path])
-    assert sorted(image.key for image in find_packed(tars)) == [
-        "2024/may/crops-000/deep/er/y.JPG",
-        "2024/may/crops-000/x.png",
-        "crops-000/x.png",
-    ]
-
-
-def test_a_folder_with_tars_stays_a_source(tmp_path: Path) -> None:
-    write_tar(tmp_path / "mixed" / "b.tar", [])
-    (tmp_path / "mixed" / "photo.png").write_bytes(png())
-    tars, others = find_tars([tmp_path / "mixed"])
-    assert [name for name, _ in tars] == ["b"]
-    assert others == [tmp_path / "mixed"]
-
-
-def test_a_folder_is_no_tar_whatever_its_name(tmp_path: Path) -> None:
-    inner = tmp_path / "photos" / "unpacked.tar"
-    inner.mkdir(parents=True)
-    (inner / "photo.png").write_bytes(png())
-    assert find_tars([tmp_path / "photos"]) == ([], [tmp_path / "photos"])
-    assert find_tars([inner]) == ([], [inner])
-
-
-# --- what is in a tar -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_members_are_found_where_their_bytes_are(tmp_path: Path, format: int) -> None:  # noqa: A002
-    long = "/".join(["a-rather-long-folder-name"] * 5) + "/photo.png"  # longer than a plain header holds
-    members = {name: png(seed=seed) + bytes(seed) for seed, name in enumerate(("z.png", long, "grüße.png", "a.png"))}
-    path = tmp_path / "crops.tar"
-    with tarfile.open(path, "w", format=format) as archive:
-        for name, data in members.items():
-            add_member(archive, name, data)
-    found = find_packed([("crops", path)])
-    assert [image.key for image in found] == [f"crops/{name}" for name in members]  # in the order of the tar
-    contents = path.read_bytes()
-    for image, data in zip(found, members.values(), strict=True):
-        assert image.path == path
-        assert contents[image.offset : image.offset + image.num_bytes] == data
-
-
-def test_only_regular_files_with_the_suffix_of_an_image_are_taken(tmp_path: Path) -> None:
-    path = tmp_path / "crops.tar"
-    with tarfile.open(path, "w") as archive:
-        for name in ("a.png", "b.txt", "c.json", "png", "d.png.txt", "e.JPEG", "f.webp", "g.tar"):
-            add_member(archive, name, png())
-        for kind in (
-            tarfile.SYMTYPE,
-            tarfile.LNKTYPE,
-            tarfile.CHRTYPE,
-            tarfile.BLKTYPE,
-            tarfile.FIFOTYPE,
-            tarfile.DIRTYPE,
-        ):
-            info = tarfile.TarInfo(f"special-{kind.decode()}.png")
-            info.type, info.linkname = kind, "a.png"
-            archive.addfile(info)
-        add_member(archive, "last.png", png())
-    assert keys_in(path) == ["crops/a.png", "crops/e.JPEG", "crops/f.webp", "crops/last.png"]
-
-
-def test_a_name_that_leads_elsewhere_is_only_a_key(tmp_path: Path) -> None:
-    folder = tmp_path / "in" / "here"
-    outside = tmp_path / "outside.png"
-    names = ["../../outside.png", str(outside), "/../x.png", "a/../../b.png"]
-    path = write_tar(folder / "crops.tar", [(name, png(seed=i)) for i, name in enumerate(names)])
-    before = tree(tmp_path)
-    found = find_packed([("crops", path)])
-    assert [image.key for image in found] == [f"crops/{name}" for name in names]
-    for i, (_, image) in enumerate(read_all(found, ReadSettings(), 1)):
-        assert isinstance(image, Tensor)
-        assert torch.equal(image, as_image(random_pixels(seed=i)))
-    assert tree(tmp_path) == before
-
-
-def test_an_empty_tar_holds_nothing(tmp_path: Path) -> None:
-    assert keys_in(write_tar(tmp_path / "empty.tar", [])) == []
-
-
-@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
-def test_a_compressed_tar_is_refused(tmp_path: Path, mode: str) -> None:
-    path = tmp_path / "crops.tar"
-    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
-        add_member(archive, "a.png", png())
-    message = refusal(path)
-    assert str(path) in message
-    assert "uncompressed" in message
-
-
-@pytest.mark.parametrize("data", [b"", b"no tar", bytes(100), b"x" * 2000])
-def test_what_is_no_tar_is_refused(tmp_path: Path, data: bytes) -> None:
-    path = tmp_path / "crops.tar"
-    path.write_bytes(data)
-    assert str(path) in refusal(path)
-
-
-def test_a_tar_that_is_gone_is_refused(tmp_path: Path) -> None:
-    assert str(tmp_path / "gone.tar") in refusal(tmp_path / "gone.tar")
-
-
-@pytest.fixture
-def three_members(tmp_path: Path) -> Path:
-    """A tar of three PNGs; each header is followed by one block of 512 bytes of data."""
-    path = write_tar(tmp_path / "crops.tar", [(f"{i}.png", png(seed=i)) for i in range(3)])
-    assert all(image.num_bytes <= 512 for image in find_packed([("crops", path)]))
-    return path
-
-
-@pytest.mark.parametrize("num_bytes", [512 + 100, 3 * 512 + 1, 5 * 512 + 100])
-def test_a_tar_cut_off_within_a_members_data_is_refused(three_members: Path, num_bytes: int) -> None:
-    three_members.write_bytes(three_members.read_bytes()[:num_bytes])
-    assert str(three_members) in refusal(three_members)
-
-
-@pytest.mark.parametrize("num_bytes", [100, 2 * 512 + 100, 4 * 512 + 511])
-def test_a_tar_cut_off_within_a_header_is_refused(three_members: Path, num_bytes: int) -> None:
-    three_members.write_bytes(three_members.read_bytes()[:num_bytes])
-    assert str(three_members) in refusal(three_members)
-
-
-@pytest.mark.parametrize("member", [0, 1, 2])
-def test_a_tar_with_a_damaged_header_is_refused(three_members: Path, member: int) -> None:
-    data = bytearray(three_members.read_bytes())
-    data[2 * 512 * member + 3] ^= 0x20  # in the name: the checksum no longer fits
-    three_members.write_bytes(data)
-    assert str(three_members) in refusal(three_members)
-
-
-class StillSearchingError(Exception):
-    """Two seconds of computing did not do."""
-
-
-@pytest.fixture
-def two_seconds() -> Iterator[None]:
-    """Of this process's own time: a tar that leads in circles would fill the memory next."""
-
-    def ring(*_: object) -> None:
-        raise StillSearchingError
-
-    before = signal.signal(signal.SIGVTALRM, ring)
-    signal.setitimer(signal.ITIMER_VIRTUAL, 2)
-    yield
-    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-    signal.signal(signal.SIGVTALRM, before)
-
-
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="nothing to stop an endless search with")
-@pytest.mark.usefixtures("two_seconds")
-@pytest.mark.parametrize("num_bytes", [10**6, 2**62, 2**70, -512, -1024, -(2**70)])
-def test_a_member_of_impossible_size_is_refused(three_members: Path, num_bytes: int) -> None:
-    data = bytearray(three_members.read_bytes())
-    header = data[1024:1536]  # of the second member
-    header[124:136] = (num_bytes % 256**12 if num_bytes < 0 else num_bytes | 1 << 95).to_bytes(12, "big")  # GNU's form
-    header[148:156] = b" " * 8
-    header[148:156] = b"%06o\0 " % sum(header)  # the checksum fits
-    data[1024:1536] = header
-    three_members.write_bytes(data)
-    assert str(three_members) in refusal(three_members)
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"size": "-1024"},
-        {"size": "9" * 30},
-        {"GNU.sparse.map": "1,x"},
-        {"GNU.sparse.size": "all"},
-        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"},
-    ],
-    ids=str,
-)
-def test_extended_headers_that_say_nonsense_are_refused(tmp_path: Path, fields: dict[str, str]) -> None:
-    path = tmp_path / "crops.tar"
-    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
-        info = tarfile.TarInfo("a.png")
-        info.size, info.pax_headers = 100, fields
-        archive.addfile(info, io.BytesIO(bytes(100)))
-    assert str(path) in refusal(path)
-
-
-def test_one_key_twice_is_refused(tmp_path: Path) -> None:
-    same = write_tar(tmp_path / "same.tar", [("a.png", png(seed=1)), ("b.png", png()), ("a.png", png(seed=2))])
-    assert "same/a.png" in refusal(same)
-    one, other = (write_tar(tmp_path / folder / "crops.tar", [("a.png", png())]) for folder in ("one", "other"))
-    assert "crops/a.png" in refusal(one, other)
-
-
-@given(position=st.integers(0, 3 * 1024 - 1), byte=st.integers(0, 255))
-@settings(max_examples=50, deadline=None)
-def test_any_damaged_byte_gives_the_members_or_a_refusal(
-    tmp_path_factory: pytest.TempPathFactory, position: int, byte: int
-) -> None:
-    path = write_tar(tmp_path_factory.getbasetemp() / "damaged.tar", [(f"{i}.png", png(seed=i)) for i in range(3)])
-    whole = find_packed([("damaged", path)])
-    data = bytearray(path.read_bytes())
-    data[position] = byte
-    path.write_bytes(data)
-    with contextlib.suppress(UsageError):
-        found = find_packed([("damaged", path)])
-        assert [(image.offset, image.num_bytes) for image in found] == [
-            (image.offset, image.num_bytes) for image in whole
-        ]
+def images_in(path: Path) -> list[SourceImage]:
+    return list_tar(path, f"{path.stem}/", path.stat().st_mtime_ns, path).images
 
 
 # --- order ----------------------------------------------------------------------------------------------------------
 
 
-def sources(*keys: str) -> list[TrainingImage]:
+def sources(*keys: str) -> list[SourceImage]:
     return [SourceImage(key, Path("nowhere") / key, 0) for key in keys]
 
 
@@ -353,20 +104,20 @@ def test_a_name_that_is_not_unicode_has_its_place_too() -> None:
 
 
 @pytest.fixture
-def mixed(tmp_path: Path) -> list[TrainingImage]:
+def mixed(tmp_path: Path) -> list[SourceImage]:
     """Good files and packed images, and among them whatever can go wrong."""
     tar = write_tar(tmp_path / "crops.tar", [("0.png", png(seed=0)), ("bad.png", b"no image"), ("1.png", png(seed=1))])
-    first, bad, second = find_packed([("crops", tar)])
+    first, bad, second = images_in(tar)
     cut = write_tar(tmp_path / "cut.tar", [("x.png", png(20, 30))])
-    (shorter,) = find_packed([("cut", cut)])
-    cut.write_bytes(cut.read_bytes()[: shorter.offset + 50])
+    (shorter,) = images_in(cut)
+    cut.write_bytes(cut.read_bytes()[: (shorter.offset or 0) + 50])
     (tmp_path / "2.png").write_bytes(png(seed=2))
     (tmp_path / "text.png").write_bytes(b"a text")
     (tmp_path / "folder.png").mkdir()
-    files: dict[str, TrainingImage] = {
+    files: dict[str, SourceImage] = {
         name: SourceImage(name, tmp_path / name, 1) for name in ("2.png", "text.png", "gone.png", "folder.png")
     }
-    gone_tar = PackedImage("gone/x.png", tmp_path / "gone.tar", 512, 10)
+    gone_tar = SourceImage("gone/x.png", tmp_path / "gone.tar", 10, offset=512)
     return [
         first,
         files["gone.png"],
@@ -381,7 +132,7 @@ def mixed(tmp_path: Path) -> list[TrainingImage]:
 
 
 @pytest.mark.parametrize("num_workers", [1, 4])
-def test_every_image_comes_in_order_with_its_pixels_or_the_reason(mixed: list[TrainingImage], num_workers: int) -> None:
+def test_every_image_comes_in_order_with_its_pixels_or_the_reason(mixed: list[SourceImage], num_workers: int) -> None:
     read = list(read_all(mixed, ReadSettings(), num_workers))
     assert [image for image, _ in read] == mixed
     good = {"crops/0.png": 0, "crops/1.png": 1, "2.png": 2}
@@ -397,7 +148,7 @@ def test_every_image_comes_in_order_with_its_pixels_or_the_reason(mixed: list[Tr
             assert torch.equal(result, as_image(random_pixels(seed=good[image.key])))
 
 
-def test_a_vanished_file_is_told_from_a_broken_one(mixed: list[TrainingImage]) -> None:
+def test_a_vanished_file_is_told_from_a_broken_one(mixed: list[SourceImage]) -> None:
     reasons = {
         image.key: result.reason for image, result in read_all(mixed, ReadSettings(), 1) if isinstance(result, Failure)
     }
@@ -410,7 +161,7 @@ def test_a_vanished_file_is_told_from_a_broken_one(mixed: list[TrainingImage]) -
 
 def test_more_images_than_are_read_at_once_stay_in_order(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "crops.tar", [(f"{i}.png", png(2, 1 + i % 7)) for i in range(150)])
-    found = find_packed([("crops", path)])
+    found = images_in(path)
     widths = [pixels.shape[2] for _, pixels in read_all(found, ReadSettings(), 4) if isinstance(pixels, Tensor)]
     assert widths == [1 + i % 7 for i in range(150)]
 

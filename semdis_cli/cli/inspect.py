@@ -1,0 +1,167 @@
+"""`semdis inspect`: what latents are, and what made them."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from semdis_cli.cli import options
+from semdis_cli.cli.report import one_line, put
+
+Channels = Annotated[bool, typer.Option("--channels", help="Mean and std of every channel.")]
+
+_MAX_ROWS = 20
+_FAR_MEAN, _FAR_STD = 0.05, 0.05
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A title over a table. `columns`: their headings, those of numbers begin with '#'."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+
+def inspect(
+    latents: options.StoredLatents = Path("latents"),
+    channels: Channels = False,
+    as_json: options.Json = False,
+) -> None:
+    """Show what latents are: what made them, how many, how large, what failed, and their statistics.
+
+    Reads the lists of a set, or the whole of a single shard; `semdis verify` says whether a set is whole.
+
+    Example: `semdis inspect latents/ --json`
+    """
+    from semdis_cli.store.summary import summarise
+
+    summary = summarise(latents)
+    if as_json:
+        put(json.dumps(summary))
+        return
+    for section in _sections(summary, with_channels=channels):
+        _show(section)
+
+
+def _sections(summary: Json, *, with_channels: bool) -> Iterator[Section]:
+    """All that there is to tell, top to bottom."""
+    yield Section(summary["latents"], ("", ""), tuple(_facts(summary)))
+    yield Section("Settings", ("", ""), tuple(_flatten(summary["provenance"])))
+    buckets = [
+        (_by(bucket["grid"]), _by(bucket["image_px"]), f"{bucket['images']:,}", _size(bucket["bytes"]))
+        for bucket in summary["buckets"]
+    ]
+    yield Section("Sizes", ("#grid", "#pixels", "#images", "#latents"), _first(buckets, "sizes"))
+    yield from _groups("Failures", "reason", summary["failures"])
+    yield from _groups("Notes", "note", summary["notes"])
+    shards = [(shard["name"], f"{shard['images']:,}", _size(shard["bytes"])) for shard in summary["shards"]]
+    yield Section("Shards", ("name", "#images", "#size"), _first(shards, "shards"))
+    yield from _statistics(summary["statistics"], with_channels=with_channels)
+
+
+def _facts(summary: Json) -> Iterator[tuple[str, str]]:
+    images, sizes, sources = summary["images"], summary["bytes"], summary["sources"]
+    yield "images", f"{images['ok']:,} ok, {images['failed']:,} failed"
+    if images["removed"] or images["superseded"]:
+        yield "not served", f"{images['removed']:,} removed, {images['superseded']:,} superseded"
+    yield "sources", f"{_size(sources['bytes'])}, {sources['megapixels']:,.1f} megapixels"
+    yield "latents", _size(sizes["latents"])
+    yield "on disk", f"{_size(sizes['shards'] + sizes['index'])}, shards: {len(summary['shards']):,}"
+
+
+def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """`a.b` and its value for all that is in nested settings; long lists by their length."""
+    if isinstance(value, dict):
+        for inner in sorted(value):
+            yield from _flatten(value[inner], f"{name}.{inner}" if name else inner)
+    elif isinstance(value, list) and len(value) > 4:
+        yield name, f"{len(value):,} values"
+    else:
+        yield name, value if isinstance(value, str) else json.dumps(value)
+
+
+def _groups(title: str, what: str, groups: Sequence[Json]) -> Iterator[Section]:
+    if groups:
+        rows = [(f"{group['images']:,}", group["pattern"], group["example"]["key"]) for group in groups]
+        yield Section(title, ("#images", what, "for example"), _first(rows, "kinds"))
+
+
+def _statistics(statistics: Json, *, with_channels: bool) -> Iterator[Section]:
+    """The extremes over channels, or all of them."""
+    mean, std = statistics["mean"], statistics["std"]
+    if not mean or not statistics["positions"]:
+        return
+    num_far_mean = sum(abs(value) >= _FAR_MEAN for value in mean)
+    num_far_std = sum(abs(value - 1) > _FAR_STD for value in std)
+    rows = (
+        ("mean", _extreme(mean, min(mean)), _extreme(mean, max(mean)), f"{num_far_mean:,} beyond ±{_FAR_MEAN}"),
+        ("std", _extreme(std, min(std)), _extreme(std, max(std)), f"{num_far_std:,} beyond 1 ± {_FAR_STD}"),
+    )
+    title = f"Statistics of {len(mean):,} channels over {statistics['positions']:,} positions"
+    yield Section(title, ("", "smallest", "largest", "channels off"), rows)
+    if with_channels:
+        every = [(f"{number}", f"{mean[number]:.6f}", f"{std[number]:.6f}") for number in range(len(mean))]
+        yield Section("Channels", ("#channel", "#mean", "#std"), every)
+
+
+def _extreme(values: Sequence[float], value: float) -> str:
+    return f"{value:.4f} (channel {values.index(value)})"
+
+
+def _first(rows: Sequence[tuple[str, ...]], what: str) -> list[tuple[str, ...]]:
+    """The first rows, and a last one that says how many more there are."""
+    shown = list(rows[:_MAX_ROWS])
+    if len(rows) > _MAX_ROWS:
+        shown.append((f"... and {len(rows) - _MAX_ROWS:,} more {what}", *("" for _ in rows[0][1:])))
+    return shown
+
+
+def _show(section: Section) -> None:
+    """A table of Rich's on a terminal, aligned text elsewhere."""
+    rows = [tuple(map(one_line, row)) for row in section.rows]
+    if sys.stdout.isatty():
+        _show_table(one_line(section.title), section.columns, rows)
+    else:
+        _show_text(one_line(section.title), section.columns, rows)
+
+
+def _show_table(title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
+    table = Table(title=Text(title), title_justify="left", show_header=any(columns), title_style="bold")
+    for heading in columns:
+        table.add_column(
+            heading.removeprefix("#"), justify="right" if heading.startswith("#") else "left", overflow="fold"
+        )
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
+
+
+def _show_text(title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
+    lines = [tuple(heading.removeprefix("#") for heading in columns)] if any(columns) else []
+    lines += rows
+    widths = [max((len(line[number]) for line in lines), default=0) for number in range(len(columns))]
+    put(title)
+    for line in lines:
+        cells = [
+            cell.rjust(width) if heading.startswith("#") else cell.ljust(width)
+            for cell, width, heading in zip(line, widths, columns, strict=True)
+        ]
+        put(f"  {'  '.join(cells)}".rstrip())
+
+
+def _by(sides: Sequence[int]) -> str:
+    return f"{sides[0]}x{sides[1]}"
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes:,} bytes" if num_bytes < 2**20 else f"{num_bytes / 2**20:,.1f} MiB"

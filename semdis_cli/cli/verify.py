@@ -1,0 +1,149 @@
+"""`semdis verify`: are latents whole, and are they those of the images?"""
+
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from semdis_cli.cli import options
+from semdis_cli.cli.report import Position, one_line, open_display, put, say
+from semdis_cli.cli.setup import count_workers, find_inputs
+from semdis_cli.errors import ExitCode, UsageError
+from semdis_cli.events import Event, Problem, ShardVerified, VerifyFinished, VerifyStarted
+
+if TYPE_CHECKING:
+    from semdis_cli.store.verify import Sample
+
+_MAX_SHOWN = 20
+
+Data = Annotated[bool, typer.Option("--data", help="Read every byte; without it lists, headers and sizes alone.")]
+SampleText = Annotated[
+    str | None,
+    typer.Option("--sample", metavar="N|%", help="Read every byte of N shards, or of a share of them like 5%."),
+]
+SampleSeed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Which shards --sample takes.")]
+Against = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="SOURCE",
+        help="Compare the index with these images, as they were given to encode; with --data by their sha256.",
+    ),
+]
+Threads = Annotated[int | None, typer.Option("--workers", min=1, help="Threads that read.  [default: CPU cores]")]
+
+
+def verify(
+    latents: options.StoredLatents = Path("latents"),
+    data: Data = False,
+    sample: SampleText = None,
+    seed: SampleSeed = 0,
+    against: Against = None,
+    workers: Threads = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Check that latents are whole: nothing missing, surplus, damaged or edited.
+
+    Every problem is listed on stderr. Exit code 0 if there is none, 4 otherwise. With --json, stdout gets a line for
+    each problem and the closing report.
+
+    Example: `semdis verify latents/ --data`
+    """
+    from semdis_cli.pipeline.verify import verify as run
+    from semdis_cli.store.verify import VerifySettings
+
+    if data and sample is not None:
+        raise UsageError("--data reads every shard, --sample some of them: give one of the two")
+    settings = VerifySettings(_parse_sample(data, sample, seed), count_workers(workers))
+    sources = find_inputs(against, None, null=False, output=latents, quiet=quiet) if against else None
+    raise typer.Exit(_follow(run(latents, settings, sources), as_json=as_json, quiet=quiet))
+
+
+def _parse_sample(data: bool, text: str | None, seed: int) -> "Sample":
+    """`5%` or `12` as a sample. Raises `UsageError` for anything else."""
+    from semdis_cli.store.verify import ALL_DATA, NO_DATA, Sample
+
+    if text is None:
+        return ALL_DATA if data else NO_DATA
+    match = re.fullmatch(r"([0-9]{1,9})|([0-9]{1,3}(?:\.[0-9]{1,9})?)%", text)
+    if match is None or (match[2] and float(match[2]) > 100):
+        raise UsageError(f"--sample is a number of shards, or a share of them up to 100%, not {text!r:.60}")
+    if match[1]:
+        return Sample(count=int(match[1]), seed=seed)
+    return Sample(share=float(match[2]) / 100, seed=seed)
+
+
+def _follow(events: Iterable[Event], *, as_json: bool, quiet: bool) -> ExitCode:
+    """Show what is found as it goes and sum it up; returns the exit code."""
+    run = _Run(as_json=as_json, quiet=quiet)
+    with run.display:
+        for event in events:
+            run.take(event)
+    for kind, number in run.problems.items():
+        if number > _MAX_SHOWN:
+            say(f"... and {number - _MAX_SHOWN:,} more problems of the kind {kind}")
+    if not quiet:
+        say(f"semdis: {_summary(run.report)}")
+    if as_json:
+        put(json.dumps({"event": "report", **run.report}))
+    return ExitCode.BAD_DATA if run.problems else ExitCode.OK
+
+
+class _Run:
+    """What has been seen so far."""
+
+    def __init__(self, *, as_json: bool, quiet: bool) -> None:
+        self.display = open_display(quiet=quiet)
+        self.problems = Counter[str]()
+        self.report: dict[str, Any] = {}
+        self._as_json = as_json
+        self._started = time.perf_counter()
+        self._total = VerifyStarted(0, 0)
+        self._num_shards = self._num_bytes = 0
+
+    def take(self, event: Event) -> None:
+        """Count one event and show what it has to show."""
+        match event:
+            case Problem():
+                self._list(event)
+            case VerifyStarted():
+                self._total = event
+            case ShardVerified():
+                self._num_shards += 1
+                self._num_bytes += event.num_bytes
+                self.display.show(self._position())
+            case VerifyFinished():
+                self.report = event.report
+
+    def _list(self, problem: Problem) -> None:
+        self.problems[problem.kind] += 1
+        if self.problems[problem.kind] <= _MAX_SHOWN:
+            self.display.say(f"bad: {one_line(f'{problem.file}: {problem.what}')}")
+        if self._as_json:
+            fields = {"event": "problem", "file": problem.file, "kind": problem.kind, "what": problem.what}
+            self.display.result(json.dumps(fields))
+
+    def _position(self) -> Position:
+        elapsed_s = max(time.perf_counter() - self._started, 1e-9)
+        rates = f"{self._num_bytes / 2**20 / elapsed_s:.0f} MiB/s, {self.problems.total():,} problems"
+        left_s = elapsed_s / self._num_shards * (self._total.num_shards - self._num_shards)
+        return Position(self._num_shards, self._total.num_shards, "shards", rates, left_s)
+
+
+def _summary(report: dict[str, Any]) -> str:
+    """What was looked at, and what came of it."""
+    images = report["images"]
+    counts = f"{report['shards']:,} shards" + (f", {images['ok']:,} images" if images else "")
+    depth = {
+        "none": "lists and headers read (--data reads every byte)",
+        "sample": "a sample of the data read",
+        "all": "every byte read",
+    }[report["data"]]
+    number = sum(report["problems"].values())
+    outcome = "all is well" if number == 0 else f"{number:,} problems" if number > 1 else "1 problem"
+    return f"{one_line(report['latents'])}: {outcome}; {counts}, {depth}, {report['elapsed_s']:.1f} s"

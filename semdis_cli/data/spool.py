@@ -1,0 +1,98 @@
+"""Stdin as a source: what comes in on a pipe, copied to a file without a name that can be read from any place."""
+
+import os
+import tempfile
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from semdis_cli.atomic import explain_write_error
+from semdis_cli.data.formats import SIGNATURE_BYTES, image_format
+from semdis_cli.data.tars import is_tar_start, unpacker_of
+from semdis_cli.errors import NoSpaceError, UsageError
+
+STDIN = Path("-")
+STDIN_NAME = "stdin"
+_START_BYTES = 512  # a tar's first block
+_CHUNK_BYTES = 1 << 20
+_SUFFIXES = {"JPEG": "jpg", "TIFF": "tif"}  # of the other formats: their names
+
+
+@dataclass(frozen=True, slots=True)
+class PipedSource:
+    """An image or a tar on stdin, of which only the first bytes were read.
+
+    `suffix`: `tar`, or of the image's format. `is_only`: there is no other source.
+    """
+
+    stream: BinaryIO
+    start: bytes
+    suffix: str
+    is_only: bool
+
+    @property
+    def is_single(self) -> bool:
+        """Whether one image is all that there is."""
+        return self.is_only and self.suffix != "tar"
+
+
+class Spool:
+    """A copy of what came on stdin. `path` opens it as long as this object lives; after that it leaves no trace.
+
+    It has no name from the start: no killed run leaves it behind, and no other run sweeps it.
+    """
+
+    def __init__(self, source: PipedSource, folder: Path) -> None:
+        """Read `source` to its end. Raises `NoSpaceError` if the disk of `folder` fills up, or `UsageError`."""
+        self.suffix = source.suffix
+        self.is_single = source.is_single
+        try:
+            with tempfile.TemporaryFile(dir=folder, prefix=".", suffix=".semdis-tmp", buffering=0) as file:
+                self.num_bytes = _copy(source, file)
+                descriptor = os.dup(file.fileno())
+        except OSError as error:
+            explained = explain_write_error(folder, error)
+            if isinstance(explained, NoSpaceError):
+                explained = NoSpaceError(f"{folder}: no space left for what comes on stdin; make room and try again")
+            raise explained from error
+        weakref.finalize(self, os.close, descriptor)
+        self.path = _descriptor_folder() / str(descriptor)
+
+
+def peek_stdin(stream: BinaryIO, *, is_only: bool) -> PipedSource:
+    """What is on stdin. Raises `UsageError` if it is neither an image nor an uncompressed tar."""
+    start = stream.read(_START_BYTES)
+    name = image_format(start[:SIGNATURE_BYTES])
+    if is_tar_start(start):
+        return PipedSource(stream, start, "tar", is_only)
+    if name is not None:
+        return PipedSource(stream, start, _SUFFIXES.get(name, name.lower()), is_only)
+    if not start:
+        raise UsageError("stdin is empty; give a tar or an image on it")
+    program = unpacker_of(start)
+    hint = f"; unpack it on the way: {program} photos.tar.* | semdis encode -" if program else ""
+    raise UsageError(f"stdin: neither a tar nor an image in a known format{hint}")
+
+
+def spool_folder(output: Path | None) -> Path:
+    """Where there should be room for a copy: on the disk of `output` or, without one, for temporary files."""
+    if output is None:
+        return Path(tempfile.gettempdir())
+    return next(folder for folder in (output, *output.absolute().parents) if folder.is_dir())
+
+
+def _copy(source: PipedSource, file: BinaryIO) -> int:
+    chunk, num_bytes = source.start, 0
+    while chunk:
+        num_bytes += len(chunk)
+        left = memoryview(chunk)
+        while left:  # a pipe or a nearly full disk takes less at a time
+            left = left[file.write(left) :]
+        chunk = source.stream.read(_CHUNK_BYTES)
+    return num_bytes
+
+
+def _descriptor_folder() -> Path:
+    """Where this process's open files can be opened by their number."""
+    return Path("/proc/self/fd") if Path("/proc/self/fd").is_dir() else Path("/dev/fd")

@@ -1,0 +1,214 @@
+"""Latents on a pipe: images -> a file for each, as it is ready, and such files -> images, as they come."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, Self
+
+from semdis_cli.data.loader import Loader
+from semdis_cli.data.sources import FoundImages
+from semdis_cli.data.tars import Member, is_tar_start, read_up_to, stream_members
+from semdis_cli.defaults import DECODE_MARKER
+from semdis_cli.errors import StoreError
+from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed
+from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.pipeline.decode import DecodeSettings, check_fit, decode_provenance, decode_rows
+from semdis_cli.pipeline.encode import EncodeSettings, encode_shard, plan_encode
+from semdis_cli.pipeline.images_out import ImagePipe, ImageWriter, StreamNames, too_long
+from semdis_cli.pipeline.report import RunTotals
+from semdis_cli.store.claim import claimed_folder
+from semdis_cli.store.reader import LatentSource
+from semdis_cli.store.shards import Shard
+from semdis_cli.store.stream import MAX_MEMBER_BYTES, MEMBER_SUFFIX, StreamWriter, join_shards, read_member
+
+_NAME = "stdin"
+_START_BYTES = 512  # a tar's first block
+
+
+def encode_stream(
+    found: FoundImages,
+    loader: Loader,
+    tokenizer: Tokenizer,
+    settings: EncodeSettings,
+    write: Callable[[bytes], object],
+) -> Iterator[Event]:
+    """Encode the images of `found` into a stream: a tar or, of a single image on stdin, its file alone.
+
+    A bad image is a `Failure` event and has no file. Raises what `write` and `plan_encode` raise.
+    """
+    totals = RunTotals("encode", tokenizer)
+    plan = plan_encode(found, loader, tokenizer, settings)
+    stream = StreamWriter(write, plan.provenance, as_tar=not found.is_single)
+    yield RunStarted(plan.num_inputs, 0, plan.megapixels())
+    yield from plan.failures
+    for planned in plan.shards:
+        yield from map(totals.add, encode_shard(planned, loader, tokenizer, settings, stream))
+    stream.finish()
+    yield totals.finish(
+        None,
+        num_ok=stream.num_images,
+        num_failed=plan.num_inputs - stream.num_images,
+        latent_bytes=stream.num_bytes,
+        whitened=tokenizer.is_whitened,
+    )
+
+
+class LatentStream:
+    """Latents that come on a pipe, image by image: in a tar or, if it `is_single`, as the file of one alone.
+
+    The first good one is looked at ahead, for the model that made it. Raises `StoreError` if there is none.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        start = stream.read(_START_BYTES)
+        self.is_single = not is_tar_start(start)
+        self._items = self._single(start, stream) if self.is_single else self._members(start, stream)
+        self._early: list[Shard | ShardFailed] = []
+        self._provenance: dict[str, Any] | None = None
+        self.source = LatentSource(Path(_NAME), self._look_ahead().provenance, sha256="", shards=(), keys=())
+
+    def __iter__(self) -> Iterator[Shard | ShardFailed]:
+        """Each image's latents, a shard of one row, or why they cannot be used; once only.
+
+        Raises `StoreError` where the stream is cut off, after all that came whole.
+        """
+        yield from self._early
+        yield from self._items
+
+    def _look_ahead(self) -> Shard:
+        for item in self._items:
+            self._early.append(item)
+            if isinstance(item, Shard):
+                return item
+        if self._early and isinstance(self._early[0], ShardFailed):
+            raise StoreError(f"{self._early[0].reason} (and none of the {len(self._early):,} files is any better)")
+        raise StoreError(f"{_NAME}: no latents in it; give what semdis encode -o - writes")
+
+    def _members(self, start: bytes, stream: BinaryIO) -> Iterator[Shard | ShardFailed]:
+        try:
+            for member in stream_members(start, stream, MEMBER_SUFFIX, MAX_MEMBER_BYTES):
+                yield self._check(member)
+        except ValueError as error:
+            raise StoreError(
+                f"{_NAME}: damaged or cut off ({error}); what came whole is decoded, run the pipeline again"
+            ) from error
+
+    def _check(self, member: Member) -> Shard | ShardFailed:
+        try:
+            shard = _read_member(member.name, member.data, member.num_bytes)
+            self._provenance = self._provenance or shard.provenance
+            if shard.provenance != self._provenance:
+                raise StoreError(f"{member.name}: made with other settings than those before it")
+        except StoreError as error:
+            return ShardFailed(member.name, str(error), 1)
+        return shard
+
+    def _single(self, start: bytes, stream: BinaryIO) -> Iterator[Shard]:
+        if not start:
+            raise StoreError(f"{_NAME}: empty; did the command fail that should write to it?")
+        if start[8:9] != b"{":
+            raise StoreError(f"{_NAME}: neither a tar nor a file of latents; give what semdis encode -o - writes")
+        data = start + read_up_to(MAX_MEMBER_BYTES, stream)
+        yield _read_member(_NAME, data if len(data) <= MAX_MEMBER_BYTES else None, len(data))
+
+
+def _read_member(name: str, data: bytes | None, num_bytes: int) -> Shard:
+    if data is None:
+        raise StoreError(f"{name}: {num_bytes:,} bytes are no latents of one image")
+    return read_member(name, data)
+
+
+def decode_stream(
+    stream: LatentStream, tokenizer: Tokenizer, settings: DecodeSettings, output: Path
+) -> Iterator[Event]:
+    """Decode every image of `stream` below `output` as it comes; what an earlier run wrote there is written again.
+
+    A damaged file is a `ShardFailed` event. Raises what `decode` raises and, where the stream is cut off, `StoreError`
+    once all that came whole is on disk.
+    """
+    totals = RunTotals("decode", tokenizer)
+    record = {"latents": "stream", "provenance": stream.source.provenance, **decode_provenance(tokenizer, settings)}
+    num_ok = num_failed = 0
+    with claimed_folder(output, DECODE_MARKER, record, ()), _Receiver(output, tokenizer, settings) as receiver:
+        for event in receiver.decode(stream):
+            num_ok += event.num_images if isinstance(event, BatchDone) else 0
+            num_failed += isinstance(event, Failure | ShardFailed)
+            yield totals.add(event)
+    yield totals.finish(output, num_ok=num_ok, num_failed=num_failed, sampling=asdict(settings.sampling), latents=_NAME)
+
+
+def decode_single(
+    stream: LatentStream, tokenizer: Tokenizer, settings: DecodeSettings, write: Callable[[bytes], object]
+) -> Iterator[Event]:
+    """Decode the only image of `stream` and hand its file to `write`."""
+    totals = RunTotals("decode", tokenizer)
+    num_ok = num_failed = 0
+    for shard in stream:
+        assert isinstance(shard, Shard), "one file that is bad is no stream"
+        check_fit(shard, tokenizer, shard.keys, _NAME)
+        for event in decode_rows(shard, [0], tokenizer, settings.sampling, ImagePipe(write, settings.write)):
+            num_ok += isinstance(event, BatchDone)
+            num_failed += isinstance(event, Failure)
+            yield totals.add(event)
+    yield totals.finish(None, num_ok=num_ok, num_failed=num_failed, sampling=asdict(settings.sampling), latents=_NAME)
+
+
+class _Receiver:
+    """Collects latents of one shape until they fill a model call, and decodes them; use as a context manager."""
+
+    def __init__(self, output: Path, tokenizer: Tokenizer, settings: DecodeSettings) -> None:
+        self._tokenizer = tokenizer
+        self._settings = settings
+        self._names = StreamNames(settings.write.format)
+        self._paths: dict[str, PurePosixPath] = {}  # of the images that are collected
+        self._writer = ImageWriter(output, self._paths, settings.write, settings.num_workers)
+        self._collected: list[Shard] = []
+
+    def __enter__(self) -> Self:
+        self._writer.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._writer.__exit__(*exception)
+
+    def decode(self, stream: LatentStream) -> Iterator[Event]:
+        """Decode all that comes. Raises `StoreError` where the stream is cut off, after all that came whole."""
+        try:
+            for item in stream:
+                yield from [item] if isinstance(item, ShardFailed) else self._take(item)
+        except StoreError:  # the stream is cut off; every other one is an event by now
+            yield from self._flush()
+            raise
+        yield from self._flush()
+
+    def _take(self, shard: Shard) -> Iterator[Event]:
+        """Collect one image; decode what was collected before if it does not go with that, or fills a call."""
+        patch, shape = self._tokenizer.patch_size, shard.latents.shape
+        if self._collected and self._collected[0].latents.shape != shape:
+            yield from self._flush()
+        [key] = shard.keys
+        try:
+            check_fit(shard, self._tokenizer, shard.keys, _NAME)
+            name = self._names.claim(key)
+        except StoreError as error:
+            yield ShardFailed(key, str(error), 1)
+            return
+        failures = too_long({key: name})
+        yield from failures
+        if not failures:
+            self._paths[key] = name
+            self._collected.append(shard)
+        if len(self._collected) == self._tokenizer.images_per_call(shape[2] * patch, shape[3] * patch):
+            yield from self._flush()
+
+    def _flush(self) -> Iterator[Event]:
+        """Decode what was collected, and write it."""
+        if not self._collected:
+            return
+        batch = join_shards(self._collected)
+        for key in batch.keys:
+            self._writer.sweep_beside(key)
+        rows = range(len(batch.keys))
+        yield from decode_rows(batch, rows, self._tokenizer, self._settings.sampling, self._writer)
+        self._collected.clear()
+        self._paths.clear()

@@ -1,0 +1,131 @@
+"""Are stored latents whole, and are they those of the images that they were made from?"""
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from heapq import merge
+from itertools import groupby, islice
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from semdis_cli.data.source_bytes import open_source
+from semdis_cli.data.sources import FoundImages
+from semdis_cli.errors import UnreadableImageError
+from semdis_cli.events import Event, Failure, Problem, VerifyFinished
+from semdis_cli.records import SourceImage
+from semdis_cli.store.index import IndexRow, read_rows
+from semdis_cli.store.manifest import INDEX_FILE
+from semdis_cli.store.verify import ALL_DATA, NO_DATA, Verified, VerifySettings, verify_latents
+
+_HASHED_AT_ONCE = 1024
+
+_Pair = tuple[IndexRow, SourceImage]
+
+
+def verify(path: Path, settings: VerifySettings, sources: FoundImages | None = None) -> Iterator[Event]:
+    """Verify the set or shard at `path` and, with `sources`, hold its index against the images themselves.
+
+    Where every byte of the latents is read, so is every byte of the images. Raises `StoreError` if there are no latents
+    at `path`.
+    """
+    started, problems = time.perf_counter(), Counter[str]()
+    for event in _all_events(path, settings, sources):
+        if isinstance(event, Verified):
+            seconds = round(time.perf_counter() - started, 3)
+            yield VerifyFinished(problems.total(), _report(path, settings, event, problems) | {"elapsed_s": seconds})
+            return
+        if isinstance(event, Problem):
+            problems[event.kind] += 1
+        yield event
+
+
+def _all_events(path: Path, settings: VerifySettings, sources: FoundImages | None) -> Iterator[Event | Verified]:
+    """What is to be told, and at last what was looked at."""
+    # The latents
+    verified = yield from verify_latents(path, settings)
+
+    # The images
+    if sources is not None and verified.table is not None and verified.table.is_sorted:
+        yield from _compare_sources(path, sources, settings)
+    elif sources is not None:
+        yield Problem(INDEX_FILE, "source", "missing or damaged: the sources cannot be compared with it")
+    yield verified
+
+
+def _report(path: Path, settings: VerifySettings, verified: Verified, problems: Counter[str]) -> dict[str, Any]:
+    table = verified.table
+    return {
+        "command": "verify",
+        "latents": str(path),
+        "is_whole": not problems,
+        "problems": dict(sorted(problems.items())),
+        "shards": verified.num_shards,
+        "bytes_read": verified.num_bytes,
+        "data": {NO_DATA: "none", ALL_DATA: "all"}.get(settings.sample, "sample"),
+        "images": table and {"ok": table.num_ok, "failed": table.num_failed, "removed": table.num_removed},
+    }
+
+
+def _compare_sources(path: Path, sources: FoundImages, settings: VerifySettings) -> Iterator[Problem]:
+    """Where the images of today are not those of the index, which is sorted by key, as they are."""
+    found = _compare_sizes(path, sources)
+    pool = ThreadPoolExecutor(settings.num_workers, thread_name_prefix="semdis-hash")
+    try:
+        while group := list(islice(found, _HASHED_AT_ONCE)):
+            yield from (each for each in group if isinstance(each, Problem))
+            if settings.sample == ALL_DATA:
+                pairs = [each for each in group if not isinstance(each, Problem)]
+                yield from filter(None, pool.map(_compare_content, pairs))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _compare_sizes(path: Path, sources: FoundImages) -> Iterator[Problem | _Pair]:
+    """Each row that has latents with its image, which has the size of then, or a problem where that is not so."""
+    rows = ((row.key, 0, row) for row in read_rows(path / INDEX_FILE))
+    images = ((image.key, 1, image) for image in sources.images)
+    failures = ((failure.key, 2, failure) for failure in sources.failures)
+    everything: Iterable[tuple[str, int, IndexRow | SourceImage | Failure]] = merge(rows, images, failures)
+    for key, group in groupby(everything, key=itemgetter(0)):
+        members = [member for _, _, member in group]
+        row = next((member for member in members if isinstance(member, IndexRow)), None)
+        found = next((member for member in members if not isinstance(member, IndexRow)), None)
+        what = _difference(row, found)
+        if what is not None:
+            yield Problem(key, "source", what)
+        elif row is not None and row.is_ok and isinstance(found, SourceImage):
+            yield row, found
+
+
+def _difference(row: IndexRow | None, found: SourceImage | Failure | None) -> str | None:
+    """What tells an image from its row without reading it; None: nothing."""
+    what = None
+    if row is None:
+        what = "new: not in the index"
+    elif found is None:
+        what = None if row.is_removed else "missing: in the index, but not among the sources"
+    elif isinstance(found, Failure):
+        what = found.reason if row.error is None else None
+    elif row.is_removed:
+        what = "is there again, but marked as removed in the index"
+    elif row.is_ok and row.num_bytes != found.num_bytes:
+        what = f"changed: {found.num_bytes:,} bytes, but {row.num_bytes:,} when it was encoded"
+    return what
+
+
+def _compare_content(pair: _Pair) -> Problem | None:
+    """A problem if an image is not the one that its row was made from."""
+    row, source = pair
+    try:
+        with open_source(source) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except UnreadableImageError as error:
+        return Problem(row.key, "source", str(error))
+    except OSError as error:
+        return Problem(row.key, "source", f"cannot be read ({error.strerror or error})")
+    if digest != row.sha256:
+        return Problem(row.key, "source", "changed: has another sha256 than when it was encoded")
+    return None

@@ -1,0 +1,130 @@
+"""What `--json` prints is what docs/json-lines.md says: its tables are the schema."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.cli.conftest import PHOTOS, Run, semdis
+
+PAGE = Path(__file__).parents[2] / "docs" / "json-lines.md"
+EVERY_RUN, WITH_MODEL = ("Every run",), ("Every run", "Runs with a model")
+TYPES: dict[str, tuple[type, ...]] = {
+    "text": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "null": (type(None),),
+    "list": (list,),
+    "object": (dict,),
+}
+
+Schema = dict[str, tuple[str, bool]]  # field -> its type, and whether it is always there
+
+
+def schema(*titles: str) -> Schema:
+    """The fields in the tables under some headings, backticks left out."""
+    sections = dict(
+        re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    )
+    by_title = {title.replace("`", ""): text for title, text in sections.items()}
+    pattern = re.compile(r"^\| `([^`]+)`(\??) \| ([a-z ]+) \|", re.MULTILINE)
+    rows = [row for title in titles for row in pattern.findall(by_title[title])]
+    return {name: (kind, not optional) for name, optional, kind in rows}
+
+
+def fields(value: dict[str, Any], fixed: Schema, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every field of an object with its path; what the schema calls an object is not looked into."""
+    for name, inner in value.items():
+        path = prefix + name
+        if isinstance(inner, dict) and path not in fixed:
+            yield from fields(inner, fixed, f"{path}.")
+        else:
+            yield path, inner
+
+
+def problems(line: str, *titles: str) -> list[str]:
+    """What is not as the page says."""
+    fixed, value = schema(*titles), json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    found = dict(fields(value, fixed))
+    wrong = [f"{path} is not on the page" for path in found if path not in fixed]
+    wrong += [f"{path} is missing" for path, (_, is_fixed) in fixed.items() if is_fixed and path not in found]
+    return wrong + [
+        f"{path}: {found[path]!r}" for path in found.keys() & fixed if not fits(found[path], fixed[path][0])
+    ]
+
+
+def fits(value: object, kind: str) -> bool:
+    return any(type(value) in TYPES[one] for one in kind.split(" or "))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three photographs, and a file that is none."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    with Image.open(PHOTOS / "lake-sherburne.jpg") as photo:
+        for number in range(3):
+            photo.resize((48 + number, 48)).save(folder / f"{number}.png")
+    (folder / "bad.png").write_bytes(b"no image")
+    return folder
+
+
+def test_reports_of_encode_decode_and_roundtrip_are_as_documented(run: Run, tiny: Path, photos: Path) -> None:
+    for options in (
+        (),
+        ("--dtype", "float32", "--batch-size", "2", "--threads", "1", "--shard-images", "1", "-o", "b"),
+    ):
+        done = run("encode", photos, "--model", tiny, "--json", "-q", *options)
+        assert problems(done.stdout, *WITH_MODEL, "encode") == []
+    assert problems(run("encode", photos, "--model", tiny, "--json", "--dry-run").stdout, "encode --dry-run") == []
+    assert problems(run("decode", "--json", "-q").stdout, *WITH_MODEL, "decode") == []
+    done = run("roundtrip", photos, "--model", tiny, "--json", "-q")
+    assert problems(done.stdout, *WITH_MODEL, "roundtrip") == []
+    done = run("roundtrip", photos / "bad.png", "--model", tiny, "--json", "-q", "-o", "none")
+    assert problems(done.stdout, *WITH_MODEL, "roundtrip") == []
+
+
+def test_reports_of_what_works_on_latents_are_as_documented(run: Run, tiny: Path, photos: Path, tmp_path: Path) -> None:
+    run("encode", photos, "--model", tiny, "-q")
+    assert problems(run("inspect", "--json").stdout, "inspect") == []
+    for kind in ("webdataset", "safetensors", "npy"):
+        done = run("export", "-o", kind, "--format", kind, "--json", "-q")
+        assert problems(done.stdout, *EVERY_RUN, "export") == []
+    assert problems(run("import", "webdataset", "-o", "again", "--json", "-q").stdout, *EVERY_RUN, "import") == []
+    assert problems(run("verify", "--json", "-q").stdout, "verify") == []
+    with (tmp_path / "latents" / "index.jsonl").open("ab") as index:
+        index.write(b"more\n")
+    done = run("verify", "--json", "-q")
+    *lines, report = done.stdout.splitlines()
+    assert lines
+    assert [problems(line, "verify: a problem") for line in lines] == [[]] * len(lines)
+    assert problems(report, "verify") == []
+
+
+def test_a_report_of_train_is_as_documented(run: Run, tiny: Path, photos: Path) -> None:
+    options = ("--init", tiny, "--steps", "1", "--batch-size", "1", "--crop", "32", "--compile", "off", "--json", "-q")
+    done = run("train", photos, "-o", "model", *options)
+    assert problems(done.stdout.splitlines()[-1], "train") == []
+
+
+@pytest.mark.slow
+def test_where_stdout_is_taken_the_report_is_the_last_line_of_stderr(tiny: Path, photos: Path) -> None:
+    done = semdis("encode", photos, "-o", "-", "--model", tiny, "--json", cwd=photos.parent)
+    assert problems(done.stderr.splitlines()[-1], *WITH_MODEL, "encode") == []
+    one = semdis("encode", "-", "-o", "-", "--model", tiny, cwd=photos, stdin=(photos / "1.png").read_bytes())
+    done = semdis("decode", "-", "--json", cwd=photos, stdin=one.stdout.encode("utf-8", "surrogateescape"))
+    assert problems(done.stderr.splitlines()[-1], *WITH_MODEL, "decode") == []
+
+
+def test_a_field_that_is_missing_surplus_or_of_another_type_is_noticed() -> None:
+    good = {"event": "problem", "file": "a", "kind": "b", "what": "c"}
+    assert problems(json.dumps(good), "verify: a problem") == []
+    assert problems(json.dumps(good | {"more": 1}), "verify: a problem") == ["more is not on the page"]
+    assert problems(json.dumps(good | {"what": None}), "verify: a problem") == ["what: None"]
+    del good["file"]
+    assert problems(json.dumps(good), "verify: a problem") == ["file is missing"]

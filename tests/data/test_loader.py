@@ -1,0 +1,113 @@
+"""Loading: hashes, and when a file was modified, of files and of what lies in tars."""
+
+import hashlib
+import io
+import os
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from semdis_cli.data.geometry import GeometrySettings
+from semdis_cli.data.images import ReadSettings
+from semdis_cli.data.loader import Loader, LoadSettings
+from semdis_cli.data.sources import find_images
+from semdis_cli.events import Failure
+from semdis_cli.records import LoadedImage, SourceImage
+
+OLD_NS = 1_600_000_000_123_456_789
+
+
+@pytest.fixture
+def loader() -> Iterator[Loader]:
+    with Loader(LoadSettings(GeometrySettings(), ReadSettings(), 16), 2) as loader:
+        yield loader
+
+
+def png(side: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (side, side)).save(file, "PNG")
+    return file.getvalue()
+
+
+def load(loader: Loader, sources: tuple[SourceImage, ...]) -> dict[str, LoadedImage | Failure]:
+    planned, _ = loader.plan(sources)
+    loaded: dict[str, LoadedImage | Failure] = {}
+    for image in planned:
+        for batch in loader.batches([image], 1):
+            loaded |= {loaded_image.key: loaded_image for loaded_image in batch.images}
+            loaded |= {failure.key: failure for failure in batch.failures}
+    return loaded
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three images of their own, and two in a tar."""
+    for side, name in enumerate(("a.png", "b.png", "c.png"), start=1):
+        (tmp_path / name).write_bytes(png(side))
+    with tarfile.open(tmp_path / "packed.tar", "w") as archive:
+        for name in ("a.png", "b.png"):
+            archive.add(tmp_path / name, name)
+    for path in tmp_path.iterdir():
+        os.utime(path, ns=(OLD_NS, OLD_NS))
+    return tmp_path
+
+
+def test_every_image_gets_the_hash_of_its_bytes_in_order(folder: Path, loader: Loader) -> None:
+    found = find_images([folder, folder / "packed.tar"]).images
+    gone = SourceImage("gone.png", folder / "gone.png", 1)
+    fifo = SourceImage("pipe.png", folder / "pipe.png", 1)
+    os.mkfifo(fifo.path)
+    digests = list(loader.hashes((*found, gone, fifo, found[0])))
+    prefix = folder.name
+    expected = {key: hashlib.sha256((folder / key).read_bytes()).hexdigest() for key in ("a.png", "b.png", "c.png")}
+    names = {f"{prefix}/{key}": digest for key, digest in expected.items()}
+    names |= {"packed/a.png": expected["a.png"], "packed/b.png": expected["b.png"]}
+    assert digests == [*(names[image.key] for image in found), None, None, names[found[0].key]]
+    assert list(loader.hashes([])) == []
+    assert list(loader.hashes([found[0]] * 5000)) == [names[found[0].key]] * 5000
+
+
+def test_an_image_is_what_its_bytes_in_the_tar_are(folder: Path, loader: Loader) -> None:
+    inside = load(loader, find_images([folder / "packed.tar"]).images)
+    outside = load(loader, find_images([folder]).images)
+    assert set(inside) == {"a.png", "b.png"}
+    for key, image in inside.items():
+        other = outside[key]
+        assert isinstance(image, LoadedImage)
+        assert isinstance(other, LoadedImage)
+        assert (image.sha256, image.num_bytes, image.geometry) == (other.sha256, other.num_bytes, other.geometry)
+        assert image.pixels.equal(other.pixels)
+
+
+def test_a_time_of_modification_is_told_only_if_a_later_change_would_show(folder: Path, loader: Loader) -> None:
+    now = time.time_ns()
+    os.utime(folder / "b.png", ns=(now, now))
+    os.utime(folder / "c.png", ns=(now, now + 10**12))
+    found = find_images([folder]).images
+    assert [image.mtime_ns for image in found] == [OLD_NS, now, now + 10**12]
+    times = {key: image.mtime_ns for key, image in load(loader, found).items() if isinstance(image, LoadedImage)}
+    assert times == {"a.png": OLD_NS, "b.png": None, "c.png": None}
+
+
+def test_images_in_a_tar_have_its_time(folder: Path, loader: Loader) -> None:
+    found = find_images([folder / "packed.tar"]).images
+    assert {image.mtime_ns for image in found} == {OLD_NS}
+    assert {image.mtime_ns for image in load(loader, found).values() if isinstance(image, LoadedImage)} == {OLD_NS}
+    now = time.time_ns()
+    os.utime(folder / "packed.tar", ns=(now, now))
+    found = find_images([folder / "packed.tar"]).images
+    assert {image.mtime_ns for image in load(loader, found).values() if isinstance(image, LoadedImage)} == {None}
+
+
+def test_a_tar_that_changes_meanwhile_costs_its_images(folder: Path, loader: Loader) -> None:
+    found = find_images([folder / "packed.tar"]).images
+    planned, _ = loader.plan(found)
+    os.utime(folder / "packed.tar", ns=(OLD_NS + 1, OLD_NS + 1))
+    failures = [failure for image in planned for batch in loader.batches([image], 1) for failure in batch.failures]
+    assert [failure.key for failure in failures] == ["a.png", "b.png"]
+    assert all("tar was changed" in failure.reason for failure in failures)
+    assert list(loader.hashes(found)) == [None, None]
