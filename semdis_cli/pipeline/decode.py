@@ -95,8 +95,9 @@ def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings,
                 check_fit(shard, tokenizer, names.keys(), str(stored.path))
                 read_s = time.perf_counter() - started
             except StoreError as error:
-                num_failed += stored.num_images
-                yield ShardFailed(stored.path.name, str(error), stored.num_images)
+                num_lost = sum(key not in done for key in stored.rows)
+                num_failed += num_lost
+                yield ShardFailed(stored.path.name, str(error), num_lost)
                 continue
             rows = [row for row, key in enumerate(shard.keys) if key not in done]
             yield totals.add(BatchDone(0, 0.0, StageTimes(read_s=read_s)))
