@@ -35,7 +35,7 @@ def read_source(file: BinaryIO, source: SourceImage) -> bytes:
     return data
 
 
-def _open_regular(path: Path) -> int:
+def _open_regular(path: Path | str) -> int:
     """Open a regular file for reading; a pipe or device would hang or never end."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

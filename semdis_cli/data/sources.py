@@ -111,7 +111,7 @@ class _Scan:
     """What has been found so far, each with the path that it came from."""
 
     exclude: _Identity | None
-    found: list[tuple[SourceImage | Failure, Path]] = field(default_factory=list)
+    found: list[tuple[SourceImage | Failure, Path | str]] = field(default_factory=list)
     num_ignored: int = 0
 
     def add_source(self, source: Path, *, is_only: bool) -> None:
@@ -188,7 +188,7 @@ class _Scan:
                 entries = list(os.scandir(folder.path))
             except OSError as error:
                 key = folder.prefix.removesuffix("/") or "."
-                self._fail(key, Path(folder.path), f"cannot be searched ({error.strerror})")
+                self._fail(key, folder.path, f"cannot be searched ({error.strerror})")
                 continue
             if any(entry.name in _OWN_OUTPUT for entry in entries):
                 self.num_ignored += len(entries)
@@ -207,14 +207,15 @@ class _Scan:
                 if not folder.is_inside(inner.identity):  # a link back up would go on for ever
                     remaining.append(inner)
             elif _is_image(entry):
-                path, status = Path(entry.path), entry.stat()
-                self.found.append((SourceImage(key, path, status.st_size, status.st_mtime_ns), path))
+                status = entry.stat()
+                image = SourceImage(key, entry.path, status.st_size, status.st_mtime_ns)
+                self.found.append((image, entry.path))
             else:
                 self.num_ignored += 1
         except OSError as error:
-            self._fail(key, Path(entry.path), f"cannot be read ({error.strerror})")
+            self._fail(key, entry.path, f"cannot be read ({error.strerror})")
 
-    def _fail(self, key: str, path: Path, reason: str) -> None:
+    def _fail(self, key: str, path: Path | str, reason: str) -> None:
         self.found.append((Failure(key, reason), path))
 
 
@@ -246,9 +247,10 @@ def _listed_key(path: Path) -> str:
     return absolute.relative_to(absolute.anchor).as_posix()
 
 
-def _without_repeats(found: Sequence[tuple[SourceImage | Failure, Path]]) -> Iterator[SourceImage | Failure]:
+def _without_repeats(found: Sequence[tuple[SourceImage | Failure, Path | str]]) -> Iterator[SourceImage | Failure]:
     """The records of `found`, which is sorted by key; of one file under one key the first."""
-    last, last_path = None, Path()
+    last: SourceImage | Failure | None = None
+    last_path: Path | str = ""
     for record, path in found:
         if last is None or record.key != last.key:
             yield record
@@ -263,8 +265,8 @@ def _offset(record: SourceImage | Failure) -> int | None:
     return record.offset if isinstance(record, SourceImage) else None
 
 
-def _is_same(one: Path, other: Path) -> bool:
+def _is_same(one: Path | str, other: Path | str) -> bool:
     try:
-        return one == other or one.samefile(other)
+        return one == other or Path(one).samefile(other)
     except OSError:
         return False

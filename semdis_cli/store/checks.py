@@ -9,7 +9,7 @@ from typing import Any
 from semdis_cli.errors import StoreError
 
 # What reading a field of parsed JSON raises where the file holds something else.
-MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 _SHARD_NAME = re.compile(r"[0-9]{8}-[0-9]{1,6}x[0-9]{1,6}\.safetensors")
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -16,15 +16,13 @@ _MAX_LINE_BYTES = 1 << 12
 
 def check_checksums(root: Path, manifest: Manifest) -> Iterator[Problem]:
     """Hold `SHA256SUMS` against the manifest."""
-    expected = {INDEX_FILE: manifest.index.sha256}
+    expected = {MANIFEST_FILE: PublishedFile.of(root / MANIFEST_FILE).sha256, INDEX_FILE: manifest.index.sha256}
     expected |= {f"{SHARD_FOLDER}/{shard.name}": shard.file.sha256 for shard in manifest.shards}
     try:
         found = yield from read_checksums(root)
     except StoreError as error:
         yield Problem(CHECKSUM_FILE, "checksums", str(error).removeprefix(f"{root / CHECKSUM_FILE}: "))
         return
-    if MANIFEST_FILE in found:
-        expected[MANIFEST_FILE] = PublishedFile.of(root / MANIFEST_FILE).sha256
     for name in sorted({*expected, *found}):
         if found.get(name) != expected.get(name):
             what = "is not listed" if name not in found else "has another sha256 than in the manifest"

@@ -61,6 +61,7 @@ class Growth:
         sums = before.sums if before else ChannelSums.zero(channels)
         for entry in entries:
             sums = sums + entry.sums
+        sums = sums + self._sums_of(merged.again, channels) - self._sums_of(merged.without, channels)
         manifest = Manifest(
             provenance=provenance,
             plan_sha256=plan_sha256,
@@ -70,7 +71,7 @@ class Growth:
             num_superseded=num_latents - merged.counts["ok"] - merged.counts["removed"],
             shards=tuple(shards),
             index=index,
-            sums=sums + self._sums_of(merged.again, channels) - self._sums_of(merged.without, channels),
+            sums=sums if merged.counts["ok"] else ChannelSums.zero(channels),  # no residue of rounding
         )
         publish(folder / CHECKSUM_FILE, checksum_lines(manifest))
         publish(folder / MANIFEST_FILE, [manifest.to_bytes()])

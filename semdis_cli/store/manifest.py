@@ -1,5 +1,6 @@
 """`manifest.json`: what a finished set is made of. Written last; without it the set is unfinished."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -118,6 +119,7 @@ class Manifest:
 
 def checksum_lines(manifest: Manifest) -> Iterator[bytes]:
     """Lines that `sha256sum -c` reads, relative to the set's folder."""
+    yield f"{hashlib.sha256(manifest.to_bytes()).hexdigest()}  {MANIFEST_FILE}\n".encode()
     yield f"{manifest.index.sha256}  {INDEX_FILE}\n".encode()
     for shard in manifest.shards:
         yield f"{shard.file.sha256}  {SHARD_FOLDER}/{shard.name}\n".encode()

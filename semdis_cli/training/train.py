@@ -180,7 +180,7 @@ def _split(
 
 def _place(image: SourceImage) -> tuple[Path, int]:
     """Where an image's bytes are, however it was named."""
-    return image.path.resolve(), image.offset or 0
+    return Path(image.path).resolve(), image.offset or 0
 
 
 def _fill(pool: ImagePool, images: Sequence[SourceImage], job: TrainJob, memory_bytes: int) -> Iterator[Failure]:

@@ -1,0 +1,172 @@
+"""What untrusted bytes are put to: each reader of the store, on a file that holds them.
+
+A target takes bytes and an empty folder, and must do nothing but return or raise a `SemdisError`. Those called
+`vouched_*` sign what they are given, as somebody would who knows the format: so that hashes do not keep the rest of a
+reader from being reached.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from semdis_cli.errors import StoreError
+from semdis_cli.events import Problem
+from semdis_cli.store.index import read_rows, to_line
+from semdis_cli.store.index_table import read_index
+from semdis_cli.store.journal import Journal
+from semdis_cli.store.manifest import Manifest
+from semdis_cli.store.payload import read_payload
+from semdis_cli.store.reader import open_latents
+from semdis_cli.store.shard_header import read_shard_header
+from semdis_cli.store.shards import read_shard, write_shard
+from semdis_cli.store.summary import summarise
+from semdis_cli.store.unfinished import read_journals
+from semdis_cli.store.verify import ALL_DATA, VerifySettings, verify_latents
+from tests.store import contents, make_plan, make_shard, write_next, write_set
+
+Target = Callable[[bytes, Path], None]
+
+_DTYPES = {"bfloat16": ("BF16", 2), "float16": ("F16", 2), "float32": ("F32", 4)}
+
+
+def shard(data: bytes, folder: Path) -> None:
+    """The file of a shard. What is taken for whole is whole for every reader."""
+    path = folder / "shard.safetensors"
+    path.write_bytes(data)
+    is_whole = not [event for event in verify_latents(path, VerifySettings(ALL_DATA)) if isinstance(event, Problem)]
+    if is_whole:
+        assert len(read_shard(path).keys) == len(open_latents(path).keys)
+        header = read_shard_header(path)
+        assert read_payload(path, header).latents_sha256 == header.latents_sha256
+        summarise(path)
+    read_shard(path)
+
+
+def vouched_shard(data: bytes, folder: Path) -> None:
+    """The record of a shard: header and hashes are made to fit it, as far as it has a shape."""
+    try:
+        record = dict(json.loads(data))
+        name, size = _DTYPES.get(str(record.get("dtype")), ("BF16", 2))
+        num_values = _product(record.get("shape"))
+    except (RecursionError, TypeError, ValueError):
+        return
+    payload = bytes(num_values * size)
+    record["latents_sha256"] = hashlib.sha256(payload).hexdigest()
+    record.pop("record_sha256", None)
+    record["record_sha256"] = hashlib.sha256(_canonical(record)).hexdigest()
+    tensor = {"dtype": name, "shape": record.get("shape"), "data_offsets": [0, len(payload)]}
+    header = {"__metadata__": {"semdis": _canonical(record).decode()}, "latents": tensor}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    shard(len(text).to_bytes(8, "little") + text + payload, folder)
+
+
+def manifest(data: bytes, folder: Path) -> None:
+    """The manifest of a set that has nothing else."""
+    (folder / "manifest.json").write_bytes(data)
+    list(verify_latents(folder, VerifySettings(ALL_DATA)))
+    Manifest.read(folder)
+    summarise(folder)
+
+
+def vouched_index(data: bytes, folder: Path) -> None:
+    """The index of a whole set, for which the manifest vouches."""
+    for name, content in _whole_set().items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+    (folder / "index.jsonl").write_bytes(data)
+    fields = json.loads((folder / "manifest.json").read_bytes())
+    fields["index"] = {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(fields, sort_keys=True, indent=1) + "\n")
+    list(verify_latents(folder, VerifySettings(ALL_DATA)))
+    summarise(folder)
+    open_latents(folder)
+
+
+def index(data: bytes, folder: Path) -> None:
+    """The lines of an index."""
+    path = folder / "index.jsonl"
+    path.write_bytes(data)
+    found = list(read_index(folder))
+    try:
+        rows = list(read_rows(path))
+    except StoreError:
+        assert found
+        raise
+    keys = [row.key for row in rows]
+    assert found or keys == sorted(set(keys))
+
+
+def journal(data: bytes, folder: Path) -> None:
+    """The journal of an unfinished set."""
+    path = folder / "journal" / "0.jsonl"
+    path.parent.mkdir()
+    path.write_bytes(data)
+    list(read_journals(folder))
+    list(verify_latents(folder, VerifySettings(ALL_DATA)))
+    Journal(folder).read()
+
+
+def vouched_journal(data: bytes, folder: Path) -> None:
+    """The contents of the lines of a journal, each of which is signed."""
+    lines = []
+    for line in data.split(b"\n"):
+        try:
+            fields = json.loads(line)
+            lines.append(to_line({"content": fields, "sha256": hashlib.sha256(to_line(fields)).hexdigest()}))
+        except (RecursionError, ValueError):
+            lines.append(line + b"\n")
+    journal(b"".join(lines), folder)
+
+
+TARGETS: tuple[Target, ...] = (shard, vouched_shard, manifest, index, vouched_index, journal, vouched_journal)
+
+
+def seeds(folder: Path) -> dict[Target, list[bytes]]:
+    """Good input for each target, made in the empty `folder`."""
+    root, begun = folder / "set", folder / "begun"
+    write_set(root)
+    with make_plan().open(begun) as latents:
+        while latents.remaining:
+            write_next(latents)
+    write_shard(folder / "shard", make_shard(dtype="float16"))
+    shards = [path.read_bytes() for path in (folder / "shard", *sorted((root / "shards").iterdir()))]
+    rows = (root / "index.jsonl").read_bytes()
+    lines = (begun / "journal" / "0.jsonl").read_bytes()
+    return {
+        shard: shards,
+        vouched_shard: [_record(data) for data in shards],
+        manifest: [(root / "manifest.json").read_bytes()],
+        index: [rows],
+        vouched_index: [rows],
+        journal: [lines],
+        vouched_journal: [b"\n".join(json.dumps(json.loads(line)["content"]).encode() for line in lines.splitlines())],
+    }
+
+
+@cache
+def _whole_set() -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        write_set(Path(folder))
+        return {name: data for name, data in contents(Path(folder)).items() if data is not None}
+
+
+def _record(data: bytes) -> bytes:
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return bytes(header["__metadata__"]["semdis"].encode())
+
+
+def _canonical(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _product(shape: Any) -> int:
+    """Values in a tensor of `shape`; 1 where it is none, or a large one."""
+    product = 1
+    for side in shape if isinstance(shape, list) else []:
+        product *= side if isinstance(side, int) and 0 <= side <= 1000 else 1
+    return product if product <= 1_000_000 else 1
