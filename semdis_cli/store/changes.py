@@ -31,6 +31,7 @@ class Changes:
     forgotten: frozenset[str] = frozenset()
     num_changed: int = 0
     failed_before: Mapping[str, str] = field(default_factory=dict)
+    is_on_record: bool = False  # the set's own list of modification times is that of `kept`
 
     def seen(self) -> Iterator[SeenFile]:
         """What to remember of the files that are kept."""
@@ -46,7 +47,7 @@ def find_changes(base: Base, images: Sequence[SourceImage], failures: Sequence[F
     if base.manifest is None:
         return Changes(to_encode=tuple(images))
     if not failures and all(image.mtime_ns is not None for image in images):
-        unchanged = Changes(to_encode=(), kept=tuple(images))
+        unchanged = Changes(to_encode=(), kept=tuple(images), is_on_record=True)
         if is_just_this(base.folder, base.manifest.index.sha256, unchanged.seen()):
             return unchanged
     comparison = _Comparison(base, frozenset(failure.key for failure in failures))

@@ -189,7 +189,8 @@ class LatentSetWriter:
         checksums = list(checksum_lines(manifest))
         if size_of(self.root / CHECKSUM_FILE) != sum(map(len, checksums)):
             publish(self.root / CHECKSUM_FILE, checksums)
-        if not is_just_this(self.root, manifest.index.sha256, plan.changes.seen()):
+        is_on_record = plan.changes.is_on_record
+        if not is_on_record and not is_just_this(self.root, manifest.index.sha256, plan.changes.seen()):
             write_seen(self.root, manifest.index.sha256, plan.changes.seen())
         if self._journal.folder.is_dir():
             self._journal.remove()

@@ -15,6 +15,7 @@ from semdis_cli.events import Failure
 from semdis_cli.store.checks import MALFORMED, parse_json
 
 SEEN_FILE = "seen.jsonl"
+_quoted = json.encoder.encode_basestring_ascii
 
 
 class SeenFile(NamedTuple):
@@ -26,7 +27,8 @@ class SeenFile(NamedTuple):
 
     def to_line(self) -> bytes:
         """As written."""
-        return json.dumps(self, separators=(",", ":")).encode() + b"\n"
+        mtime_ns = "null" if self.mtime_ns is None else self.mtime_ns
+        return f"[{_quoted(self.key)},{self.num_bytes},{mtime_ns}]\n".encode()  # `json.dumps` takes three times as long
 
 
 def seen_failure(failure: Failure) -> SeenFile | None:
