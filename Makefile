@@ -19,7 +19,7 @@ else
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format train-default pack-training clean
+.PHONY: help install demo test test-slow torture lint format train-default pack-training clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,14 @@ test: lint $(INSTALLED) ## lint, types and all tests that take no more than minu
 
 test-slow: $(INSTALLED) ## the tests that take longer
 	$(BIN)/pytest -m slow
+
+# Some 45 minutes; the last line is most of them, and has IMAGES for less.
+IMAGES ?= 1000000
+torture: $(INSTALLED) ## kills, power cuts, full disks, rivals, hostile names and files, fuzz, a million files; writes docs/torture.md
+	$(BIN)/python -m tests.torture.report
+	$(BIN)/python -m tests.odd_images
+	$(BIN)/pytest tests/torture tests/pipeline/test_resume.py tests/store/test_growth.py tests/fuzz tests/cli/test_odd_images.py
+	$(BIN)/python benchmarks/million_files.py --num-images $(IMAGES)
 
 lint: $(INSTALLED) ## style, import rules and types
 	$(BIN)/ruff check

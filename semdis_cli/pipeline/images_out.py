@@ -17,6 +17,7 @@ from semdis_cli.events import Failure
 from semdis_cli.store.checks import check_key
 
 _MAX_NAME_BYTES = 255
+_MAX_KEY_BYTES = 3800  # a path may have 4095, with the folder before it
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,13 @@ def output_names(keys: Iterable[str], suffix: str) -> dict[str, PurePosixPath]:
 
 def too_long(names: Mapping[str, PurePosixPath]) -> list[Failure]:
     """The keys whose file name no file system would take; each costs its own image only."""
-    reason = f"its name would be longer than {_MAX_NAME_BYTES} bytes; rename the original"
-    return [Failure(key, reason) for key, name in names.items() if len(os.fsencode(name.name)) > _MAX_NAME_BYTES]
+    reason = f"its name would be longer than {_MAX_NAME_BYTES} bytes, or its path than {_MAX_KEY_BYTES}"
+    return [Failure(key, f"{reason}; rename the original") for key, name in names.items() if _is_too_long(name)]
+
+
+def _is_too_long(name: PurePosixPath) -> bool:
+    has_long_part = any(len(os.fsencode(part)) > _MAX_NAME_BYTES for part in name.parts)
+    return has_long_part or len(os.fsencode(name)) > _MAX_KEY_BYTES
 
 
 class StreamNames:

@@ -38,7 +38,7 @@ class RunTotals:
 
         `output`: None where all went to stdout; then nothing is written.
         """
-        elapsed_s = time.perf_counter() - self._started
+        elapsed_s = max(time.perf_counter() - self._started, 1e-9)  # a clock may stand still
         times = self._times + StageTimes(wait_s=max(0.0, elapsed_s - sum(asdict(self._times).values())))
         report = {
             "command": self._verb,

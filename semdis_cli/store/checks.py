@@ -56,6 +56,13 @@ def check_count(value: object) -> int:
     return value
 
 
+def check_integer(value: object) -> int:
+    """`value` if it is a whole number. Raises `ValueError`."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{value!r:.40} is no whole number")  # noqa: TRY004
+    return value
+
+
 def check_text(value: object) -> str:
     """`value` if it is a string. Raises `ValueError`."""
     if not isinstance(value, str):

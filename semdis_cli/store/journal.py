@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Self
 
 from semdis_cli.atomic import PublishedFile, explain_write_error, make_folder, publish, sweep_temporaries, sync_folder
 from semdis_cli.errors import StoreError
-from semdis_cli.store.checks import MALFORMED, check_count, check_sha256, check_shard_name, parse_json
+from semdis_cli.store.checks import MALFORMED, check_count, check_integer, check_sha256, check_shard_name, parse_json
 from semdis_cli.store.index import IndexRow, to_line
 from semdis_cli.store.manifest import MANIFEST_FILE
 from semdis_cli.store.seen import SeenFile
@@ -174,7 +174,7 @@ def _parse_seen(key: str, fact: Any) -> SeenFile | None:
     if fact is None:
         return None
     num_bytes, mtime_ns = fact
-    return SeenFile(key, check_count(num_bytes), None if mtime_ns is None else check_count(mtime_ns))
+    return SeenFile(key, check_count(num_bytes), None if mtime_ns is None else check_integer(mtime_ns))
 
 
 def is_base_name(name: object) -> bool:

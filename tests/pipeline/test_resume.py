@@ -1,129 +1,36 @@
 """Runs stopped by signals at any moment and by full disks, as real processes: continued, they end with equal bytes."""
 
-import json
 import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from semdis_cli.atomic import is_temporary
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import LatentSource, open_latents
-from tests.cli.conftest import Outcome, semdis
+from tests.cli.conftest import semdis
 from tests.store import contents as all_contents
 from tests.test_atomic import small_disk
+from tests.torture.harness import (
+    PROJECT,
+    Runner,
+    contents,
+    decode_arguments,
+    encode_arguments,
+    make_few_images,
+    make_images,
+    start,
+    temporaries,
+    wait_for_shards,
+)
 from tests.worlds import save_tiny_model, tiny_model
-
-PROJECT = Path(__file__).parents[2]
-SIZES = [(16, 16), (32, 32), (20, 40)]
-
-# Runs `semdis` once for each line of its input, each time in a forked process: torch is loaded only once, and a signal
-# can be sent before a given file operation below the output folder. Answers with the exit status.
-FORKING_SERVER = """
-import json, os, sys, time, traceback
-import semdis_cli.pipeline.decode, semdis_cli.pipeline.encode
-from semdis_cli.cli import main
-from semdis_cli.model.tokenizer import Tokenizer
-
-FILE_OPERATIONS = {"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate"}
-
-
-def send_signal_before(operation, number, folder):
-    num_seen = 0
-
-    def watch(event, arguments):
-        nonlocal num_seen
-        if event in FILE_OPERATIONS and str(arguments[0]).startswith(folder):
-            num_seen += 1
-            if num_seen == operation:
-                os.kill(os.getpid(), number)
-
-    sys.addaudithook(watch)
-
-
-def run(job):
-    for descriptor, name in ((1, "stdout"), (2, "stderr")):
-        os.dup2(os.open(job[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
-    if job["operation"]:
-        send_signal_before(job["operation"], job["signal"], job["folder"])
-    sys.argv = ["semdis", *job["arguments"]]
-    try:
-        main()
-    except SystemExit as ended:
-        return ended.code or 0
-    except BaseException:
-        traceback.print_exc()
-    return 1
-
-
-Tokenizer.load(sys.argv[1])  # what it imports need not be imported by each child
-for line in sys.stdin:
-    job = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        code = run(job)
-        sys.stdout.flush()
-        os._exit(code)
-    if job["after_s"] is not None:
-        time.sleep(job["after_s"])
-        os.kill(child, job["signal"])
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
-class Runner:
-    """Runs `semdis` quickly, a process for each run."""
-
-    def __init__(self, folder: Path, model: Path) -> None:
-        self._folder = folder
-        self._server = subprocess.Popen(
-            [sys.executable, "-c", FORKING_SERVER, os.fspath(model)],
-            cwd=PROJECT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(
-        self,
-        arguments: list[str],
-        *,
-        kill: signal.Signals = signal.SIGKILL,
-        before: tuple[int, Path] | None = None,
-        after_s: float | None = None,
-    ) -> Outcome:
-        """Run to the end, or until `kill`: sent before the n-th file operation below a folder, or after some time."""
-        operation, folder = before or (0, Path("/"))
-        stdout, stderr = self._folder / "stdout", self._folder / "stderr"
-        job: dict[str, Any] = {
-            "arguments": arguments,
-            "signal": int(kill),
-            "operation": operation,
-            "folder": os.fspath(folder),
-            "after_s": after_s,
-            "stdout": os.fspath(stdout),
-            "stderr": os.fspath(stderr),
-        }
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        self._server.stdin.write(json.dumps(job) + "\n")
-        self._server.stdin.flush()
-        return Outcome(int(self._server.stdout.readline()), stdout.read_text(), stderr.read_text())
-
-    def close(self) -> None:
-        self._server.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -138,15 +45,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
-def make_images(folder: Path, num_images: int) -> Path:
-    generator = np.random.default_rng(0)
-    folder.mkdir()
-    for number in range(num_images):
-        pixels = generator.integers(0, 256, (*SIZES[number % len(SIZES)], 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
-    return folder
-
-
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty small images of three sizes."""
@@ -156,26 +54,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six images, one of which is cut short, and a file that is no image at all: four shards of up to two images."""
-    folder = make_images(tmp_path_factory.mktemp("images") / "few", 6)
-    (folder / "04.png").write_bytes((folder / "04.png").read_bytes()[:-100])
-    (folder / "06.png").write_bytes(b"not a picture")
-    return folder
-
-
-def encode_arguments(images: Path, output: Path, model: Path, *more: str, shard_images: int = 3) -> list[str]:
-    return [
-        *("encode", os.fspath(images), "-o", os.fspath(output), "--model", os.fspath(model)),
-        *("--shard-images", str(shard_images), "--threads", "1", *more),
-    ]
-
-
-def decode_arguments(latents: Path, output: Path) -> list[str]:
-    return ["decode", os.fspath(latents), "-o", os.fspath(output), "--threads", "1", "--workers", "1"]
-
-
-def contents(root: Path) -> dict[str, bytes | None]:
-    """Every file below `root` with its bytes and every folder with None, but not the report: it holds times."""
-    return {name: data for name, data in all_contents(root).items() if name != "report.json"}
+    return make_few_images(tmp_path_factory.mktemp("images") / "few")
 
 
 @pytest.fixture(scope="module")
@@ -205,29 +84,6 @@ def few_decoded(tmp_path_factory: pytest.TempPathFactory, runner: Runner, few_la
     return root
 
 
-def temporaries(root: Path) -> list[str]:
-    return [path.name for path in root.rglob("*") if is_temporary(path.name)]
-
-
-def wait_for_shards(root: Path, num_shards: int, process: subprocess.Popen[str]) -> None:
-    """Return when the process has published that many shards in all, or has ended."""
-    deadline = time.monotonic() + 120
-    while process.poll() is None and len(list(root.glob("shards/*.safetensors"))) < num_shards:
-        assert time.monotonic() < deadline, "no shard in two minutes"
-        time.sleep(0.001)
-
-
-def start(arguments: list[str]) -> subprocess.Popen[str]:
-    """The real command, at work."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "semdis_cli", *arguments],
-        cwd=PROJECT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 # --- an unbroken run ------------------------------------------------------------------------------------------------
 
 
@@ -237,7 +93,7 @@ def test_sha256sum_agrees_with_the_checksums(whole: Path) -> None:
     command = ["sha256sum", "--check", "--strict", "SHA256SUMS"]
     done = subprocess.run(command, cwd=whole, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(done.stdout.splitlines()) == 16
+    assert len(done.stdout.splitlines()) == 17
 
 
 @pytest.mark.parametrize("workers", ["1", "4"])

@@ -1,0 +1,393 @@
+"""The named points in the life of an encode at which it is killed, and the situations that they arise in.
+
+A point is data: which change of which file, the how manieth, and before, halfway through or after it. Where that is in
+a run is looked up in the log of an unbroken one, so that points stay where they are when the code around them changes.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+
+from PIL import Image
+
+from tests.cli.conftest import Outcome
+from tests.torture.harness import (
+    Runner,
+    Step,
+    contents,
+    differences,
+    encode_arguments,
+    make_few_images,
+    save_image,
+    steps,
+    temporaries,
+)
+from tests.torture.watch import Change, Stop
+from tests.worlds import save_tiny_model
+
+TEMPORARY = " (temporary)"
+LOCK = "latents/.semdis-lock"
+JOURNAL = "latents/journal/[0-9]*.jsonl"
+BASE = "latents/journal/base-[*]"  # the number in its name, which is drawn by chance, is a star in the log
+SHARD = "latents/shards/*.safetensors"
+INDEX, SUMS, SEEN = "latents/index.jsonl", "latents/SHA256SUMS", "latents/seen.jsonl"
+MANIFEST, REPORT = "latents/manifest.json", "latents/report.json"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A moment of the run in a `situation`: `when` the `nth` (negative: from the end) `operation` on `file` is made.
+
+    `file` is a pattern; a temporary file goes by the name of the file to be, and `(temporary)`. `when` is "before",
+    "half" or "after".
+    """
+
+    name: str
+    situation: str
+    when: str
+    operation: str
+    file: str
+    nth: int = 1
+
+    def find(self, run: Sequence[Step]) -> Stop:
+        """Where in an unbroken run this is. Raises `LookupError` if there is no such change in it."""
+        found = [s.number for s in run if s.operation == self.operation and fnmatchcase(s.file, self.file)]
+        try:
+            number = found[self.nth - 1 if self.nth > 0 else self.nth]
+        except IndexError:
+            raise LookupError(f"{self.name}: only {len(found)} times {self.operation} {self.file}") from None
+        return Stop(number, self.when)
+
+
+def _points(situation: str, *rows: tuple[str, str, str, str, int] | tuple[str, str, str, str]) -> tuple[Point, ...]:
+    return tuple(Point(name, situation, when, operation, file, *nth) for name, when, operation, file, *nth in rows)
+
+
+POINTS = (
+    *_points(
+        "a new set",
+        ("before there is an output folder", "before", "mkdir", "latents"),
+        ("output folder made, nothing in it", "after", "mkdir", "latents"),
+        ("lock file made, not locked", "after", "create", LOCK),
+        ("lock taken, its holder not named", "after", "lock", LOCK),
+        ("holder of the lock half named", "half", "write", LOCK),
+        ("folder of shards made", "after", "mkdir", "latents/shards"),
+        ("folder of the journal made", "after", "mkdir", "latents/journal"),
+        ("plan half written", "half", "write", JOURNAL + TEMPORARY),
+        ("plan written, not synced", "after", "write", JOURNAL + TEMPORARY),
+        ("plan synced, not renamed", "before", "rename", JOURNAL + TEMPORARY),
+        ("plan renamed, its folder not synced", "after", "rename", JOURNAL + TEMPORARY),
+        ("plan safe, no shard begun", "before", "create", SHARD + TEMPORARY),
+        ("first shard opened under its temporary name", "after", "create", SHARD + TEMPORARY),
+        ("first shard half written", "half", "write", SHARD + TEMPORARY),
+        ("first shard written, not synced", "before", "sync", SHARD + TEMPORARY),
+        ("first shard synced, not renamed", "after", "sync", SHARD + TEMPORARY),
+        ("first shard renamed, its folder not synced", "after", "rename", SHARD + TEMPORARY),
+        ("first shard safe, not in the journal", "before", "write", JOURNAL),
+        ("first shard's journal line half written", "half", "write", JOURNAL),
+        ("first shard's journal line written, not synced", "after", "write", JOURNAL),
+        ("between the first shard and the second", "after", "sync", JOURNAL),
+        ("second shard half written", "half", "write", SHARD + TEMPORARY, 2),
+        ("second shard renamed, not in the journal", "after", "rename", SHARD + TEMPORARY, 2),
+        ("journal line of a shard whose images all failed half written", "half", "write", JOURNAL, 4),
+        ("last shard renamed, not in the journal", "after", "rename", SHARD + TEMPORARY, -1),
+        ("last journal line half written", "half", "write", JOURNAL, -1),
+        ("every shard in the journal, no index", "before", "create", INDEX + TEMPORARY),
+        ("index half written", "half", "write", INDEX + TEMPORARY),
+        ("index synced, not renamed", "before", "rename", INDEX + TEMPORARY),
+        ("index renamed, its folder not synced", "after", "rename", INDEX + TEMPORARY),
+        ("modification times half written", "half", "write", SEEN + TEMPORARY),
+        ("index there, checksums not begun", "before", "create", SUMS + TEMPORARY),
+        ("checksums half written", "half", "write", SUMS + TEMPORARY),
+        ("checksums renamed, no manifest", "after", "rename", SUMS + TEMPORARY),
+        ("manifest half written", "half", "write", MANIFEST + TEMPORARY),
+        ("manifest written, not synced", "before", "sync", MANIFEST + TEMPORARY),
+        ("manifest synced, not renamed", "before", "rename", MANIFEST + TEMPORARY),
+        ("manifest renamed, its folder not synced", "after", "rename", MANIFEST + TEMPORARY),
+        ("manifest safe, journal still there", "before", "unlink", JOURNAL),
+        ("journal gone, its folder still there", "after", "unlink", JOURNAL),
+        ("journal's folder gone, not synced", "after", "rmdir", "latents/journal"),
+        ("set finished, still locked", "before", "unlink", LOCK),
+        ("lock let go, no report", "after", "unlink", LOCK),
+        ("report half written", "half", "write", REPORT + TEMPORARY),
+        ("report renamed, its folder not synced", "after", "rename", REPORT + TEMPORARY),
+    ),
+    *_points(
+        "a set that a killed run left",
+        ("lock file of the killed run opened", "after", "open", LOCK),
+        ("holder of the lock half overwritten", "half", "write", LOCK),
+        ("before what the killed run left is swept", "before", "unlink", "latents/*.semdis-tmp"),
+        ("one temporary file swept, another not", "after", "unlink", "latents/*.semdis-tmp"),
+        ("all temporary files swept", "after", "unlink", "latents/*.semdis-tmp", -1),
+        ("before the torn line of the journal is cut off", "before", "truncate", JOURNAL),
+        ("torn line cut off", "after", "truncate", JOURNAL),
+        ("first line after the torn one half written", "half", "write", JOURNAL),
+        ("first shard of the second run renamed, not in the journal", "after", "rename", SHARD + TEMPORARY),
+    ),
+    *_points(
+        "a plan that was given up",
+        ("before the shard of the plan given up is removed", "before", "unlink", SHARD),
+        ("shard of the plan given up removed, the plan still there", "after", "unlink", SHARD),
+        ("new plan half written beside the one given up", "half", "write", JOURNAL + TEMPORARY),
+        ("new plan renamed over the one given up", "after", "rename", JOURNAL + TEMPORARY),
+    ),
+    *_points(
+        "a finished set not yet tidied",
+        ("before the journal of a finished set is removed", "before", "unlink", JOURNAL),
+        ("journal of a finished set removed, its folder not", "after", "unlink", JOURNAL),
+        ("finished set tidied, report half written", "half", "write", REPORT + TEMPORARY),
+    ),
+    *_points(
+        "a set that grows",
+        ("before the set as it was is noted", "before", "mkdir", BASE),
+        ("folder made for the set as it was", "after", "mkdir", BASE),
+        ("index as it was half copied", "half", "write", f"{BASE}/index.jsonl{TEMPORARY}"),
+        ("index as it was copied, its manifest not", "before", "create", f"{BASE}/manifest.json{TEMPORARY}"),
+        ("manifest as it was half copied", "half", "write", f"{BASE}/manifest.json{TEMPORARY}"),
+        ("manifest as it was copied, its folder not synced", "after", "rename", f"{BASE}/manifest.json{TEMPORARY}"),
+        ("set as it was copied, no plan", "before", "create", JOURNAL + TEMPORARY),
+        ("plan of the growth half written", "half", "write", JOURNAL + TEMPORARY),
+        ("plan of the growth renamed, its folder not synced", "after", "rename", JOURNAL + TEMPORARY),
+        ("first new shard half written", "half", "write", SHARD + TEMPORARY),
+        ("first new shard renamed, not in the journal", "after", "rename", SHARD + TEMPORARY),
+        ("first new journal line half written", "half", "write", JOURNAL),
+        ("between the first new shard and the second", "after", "sync", JOURNAL),
+        ("last new journal line written, not synced", "after", "write", JOURNAL, -1),
+        ("every new shard in the journal, old index", "before", "create", INDEX + TEMPORARY),
+        ("new index half written", "half", "write", INDEX + TEMPORARY),
+        ("new index renamed over the old one, old manifest", "after", "rename", INDEX + TEMPORARY),
+        ("new modification times renamed, old manifest", "after", "rename", SEEN + TEMPORARY),
+        ("new checksums half written", "half", "write", SUMS + TEMPORARY),
+        ("new checksums renamed over the old ones, old manifest", "after", "rename", SUMS + TEMPORARY),
+        ("new manifest half written", "half", "write", MANIFEST + TEMPORARY),
+        ("new manifest synced, old one still there", "before", "rename", MANIFEST + TEMPORARY),
+        ("new manifest renamed over the old one", "after", "rename", MANIFEST + TEMPORARY),
+        ("growth finished, journal still there", "before", "unlink", JOURNAL),
+        ("growth finished, the set as it was still noted", "after", "unlink", JOURNAL),
+        ("set as it was half removed", "after", "unlink", f"{BASE}/*"),
+        ("set as it was removed, folder of the journal still there", "after", "rmdir", BASE),
+    ),
+    *_points(
+        "a stopped set whose inputs changed",
+        ("before what was published is taken up", "before", "mkdir", BASE),
+        ("what was published half listed", "half", "write", f"{BASE}/index.jsonl{TEMPORARY}"),
+        ("what was published listed, the old plan still there", "after", "rename", f"{BASE}/manifest.json{TEMPORARY}"),
+        ("shard that was never noted removed", "after", "unlink", SHARD),
+        ("plan of the changed inputs half written", "half", "write", JOURNAL + TEMPORARY),
+        ("plan of the changed inputs renamed over the old one", "after", "rename", JOURNAL + TEMPORARY),
+        ("first shard of the changed inputs renamed, not in the journal", "after", "rename", SHARD + TEMPORARY),
+        ("manifest of the changed inputs half written", "half", "write", MANIFEST + TEMPORARY),
+    ),
+    *_points(
+        "a growing set whose inputs changed again",
+        ("set as it is by now half listed", "half", "write", f"{BASE}/index.jsonl{TEMPORARY}"),
+        ("set as it is by now listed, the old plan still there", "after", "rename", f"{BASE}/manifest.json{TEMPORARY}"),
+        ("third plan renamed over the second, two sets as they were", "after", "rename", JOURNAL + TEMPORARY),
+        ("earlier one of the sets as they were half removed", "after", "unlink", f"{BASE}/*"),
+        ("earlier one of the sets as they were removed", "after", "rmdir", BASE),
+        ("first shard of the third plan renamed, not in the journal", "after", "rename", SHARD + TEMPORARY),
+        ("manifest of the third plan half written", "half", "write", MANIFEST + TEMPORARY),
+        ("third plan finished, the set as it was half removed", "after", "unlink", f"{BASE}/*", -1),
+    ),
+)
+
+
+@dataclass
+class World:
+    """A tiny model, a few images and, below `base`, all that is made with them."""
+
+    base: Path
+
+    def __post_init__(self) -> None:
+        self.base.mkdir(parents=True, exist_ok=True)
+        self.model = save_tiny_model(self.base / "model")
+        self.images = make_few_images(self.base / "images")
+        self.runner = Runner(self.base / "runner", self.model)
+        self._situations: dict[str, Situation] = {}
+
+    def situation(self, name: str) -> "Situation":
+        """One of `SITUATIONS`, made when first asked for."""
+        if name not in self._situations:
+            folder = self.base / name.replace(" ", "-")
+            self._situations[name] = Situation(self, name, folder, SITUATIONS[name])
+            self._situations[name].prepare()
+        return self._situations[name]
+
+    def close(self) -> None:
+        self.runner.close()
+
+
+@dataclass
+class Situation:
+    """What a run of the command starts from, and what it ends with if nothing breaks it.
+
+    `start` is a folder that holds `latents` or nothing at all; `images` are the inputs.
+    """
+
+    world: World
+    name: str
+    folder: Path
+    make: Callable[["Situation"], None] = field(repr=False)
+
+    def prepare(self) -> None:
+        self.images = Path(shutil.copytree(self.world.images, self.folder / "images"))
+        self.start.mkdir()
+        self.make(self)
+
+    @property
+    def start(self) -> Path:
+        return self.folder / "start"
+
+    def arguments(self, disk: Path, *more: str) -> list[str]:
+        """The command, writing to `latents` in the folder `disk`."""
+        return encode_arguments(self.images, disk / "latents", self.world.model, *more, shard_images=1)
+
+    def begin(self, disk: Path) -> Path:
+        """A folder from which a run starts, made at `disk`."""
+        return Path(shutil.copytree(self.start, disk))
+
+    @cached_property
+    def unbroken(self) -> tuple[Outcome, tuple[Change, ...]]:
+        """A run that nothing stops, which leaves `expected`, and the changes that it made."""
+        disk = self.begin(self.folder / "unbroken")
+        outcome, changes = self.world.runner.watch(self.arguments(disk), disk)
+        assert outcome.code == 3, outcome.stderr
+        return outcome, tuple(changes)
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        return steps(self.unbroken[1])
+
+    @property
+    def expected(self) -> Path:
+        assert self.unbroken
+        return self.folder / "unbroken" / "latents"
+
+    def kill(self, disk: Path, point: Point, *more: str) -> None:
+        """One run in `disk` that is killed at `point`, where a run from nothing would reach it."""
+        trial = self.folder / "trial"
+        trial.mkdir()
+        _, changes = self.world.runner.watch(self.arguments(trial, *more), trial)
+        stop = point.find(steps(changes))
+        shutil.rmtree(trial)
+        killed, _ = self.world.runner.watch(self.arguments(disk, *more), disk, stop)
+        assert killed.code == -9, killed.stderr
+
+    def kill_here(self, point: Point) -> None:
+        """One run in `start` that is killed at `point`, where an unbroken one from there would reach it."""
+        trial = self.begin(self.folder / "trial")
+        _, changes = self.world.runner.watch(self.arguments(trial), trial)
+        shutil.rmtree(trial)
+        killed, _ = self.world.runner.watch(self.arguments(self.start), self.start, point.find(steps(changes)))
+        assert killed.code == -9, killed.stderr
+
+
+def _point(name: str) -> Point:
+    return next(point for point in POINTS if point.name == name)
+
+
+def _nothing(situation: Situation) -> None:
+    assert not list(situation.start.iterdir())
+
+
+def _left_by_a_killed_run(situation: Situation) -> None:
+    """Two shards noted, a third line torn, and temporary files in both folders."""
+    situation.kill(situation.start, Point("", "", "half", "write", JOURNAL, 3))
+    for folder in ("latents", "latents/shards"):
+        (situation.start / folder / ".0123456789abcdef.semdis-tmp").write_bytes(b"half a fi")
+
+
+def _given_up(situation: Situation) -> None:
+    """A run with other settings that published its first shard and did not get to note it."""
+    situation.kill(situation.start, _point("first shard safe, not in the journal"), "--store-dtype", "float32")
+
+
+def _not_tidied(situation: Situation) -> None:
+    situation.kill(situation.start, _point("manifest safe, journal still there"))
+
+
+def _change_inputs(images: Path) -> None:
+    """One image is added, one is another now, and one is gone."""
+    save_image(Image.new("RGB", (16, 16), "blue"), images / "00-new.png")
+    save_image(Image.new("RGB", (32, 32), "red"), images / "01.png")
+    (images / "02.png").unlink()
+
+
+def _grown(situation: Situation) -> None:
+    """A finished set whose inputs have changed since."""
+    done = situation.world.runner.run(situation.arguments(situation.start))
+    assert done.code == 3, done.stderr
+    _change_inputs(situation.images)
+
+
+def _changed_while_stopped(situation: Situation) -> None:
+    """One shard of a set noted and another not, and then the inputs changed."""
+    situation.kill(situation.start, _point("second shard renamed, not in the journal"))
+    _change_inputs(situation.images)
+
+
+def _changed_while_growing(situation: Situation) -> None:
+    """A finished set to which one shard was added; then the inputs changed again."""
+    _grown(situation)
+    situation.kill_here(_point("between the first new shard and the second"))
+    save_image(Image.new("RGB", (20, 40), "green"), situation.images / "03.png")
+    (situation.images / "05.png").unlink()
+
+
+SITUATIONS: dict[str, Callable[[Situation], None]] = {
+    "a new set": _nothing,
+    "a set that a killed run left": _left_by_a_killed_run,
+    "a plan that was given up": _given_up,
+    "a finished set not yet tidied": _not_tidied,
+    "a set that grows": _grown,
+    "a stopped set whose inputs changed": _changed_while_stopped,
+    "a growing set whose inputs changed again": _changed_while_growing,
+}
+
+
+@dataclass(frozen=True)
+class Broken:
+    """What became of a run that was killed at a point: what it left, and what the same command made of that."""
+
+    left: str
+    code: int
+    differences: tuple[str, ...]
+    stderr: str
+
+    @property
+    def is_right(self) -> bool:
+        return self.code == 3 and not self.differences
+
+
+def break_at(situation: Situation, stop: Stop, disk: Path) -> Broken:
+    """Kill a run at `stop`, in the new folder `disk`, and run the same command again."""
+    situation.begin(disk)
+    killed, _ = situation.world.runner.watch(situation.arguments(disk), disk, stop)
+    assert killed.code == -9, f"not reached: {killed.stderr}"
+    return go_on(situation, disk)
+
+
+def go_on(situation: Situation, disk: Path) -> Broken:
+    """Run the command in `disk`, whatever is there."""
+    root = disk / "latents"
+    left = describe(root)
+    again = situation.world.runner.run(situation.arguments(disk))
+    wrong = differences(root, situation.expected) + [f"temporary: {name}" for name in temporaries(disk)]
+    shutil.rmtree(disk)
+    return Broken(left, again.code, tuple(wrong), again.stderr)
+
+
+def describe(root: Path) -> str:
+    """What is in a folder of latents, in a few words."""
+    found = contents(root) if root.is_dir() else {}
+    num_shards = sum(name.endswith(".safetensors") for name in found)
+    lines = [(data or b"").count(b"\n") for name, data in found.items() if fnmatchcase(f"latents/{name}", JOURNAL)]
+    parts = [f"{num_shards} shards"] if num_shards else []
+    parts += [f"{sum(lines)} journal lines"] if lines else []
+    parts += [f"{len(temporaries(root))} temporary"] if temporaries(root) else []
+    parts += [name for name in ("index.jsonl", "SHA256SUMS", "manifest.json") if name in found]
+    parts += ["lock"] if ".semdis-lock" in found else []
+    return ", ".join(parts) or ("empty folders" if root.is_dir() else "nothing")
