@@ -66,6 +66,10 @@ class TooManyFailuresError(SemdisError):
     exit_code = ExitCode.SOME_FAILED
 
 
+class PassingReadError(UnreadableImageError):
+    """One image cannot be used now, for a reason that may pass: no memory, a failing disk, a file that changes."""
+
+
 class DivergedError(SemdisError):
     """Training ran into NaN or infinity. What was saved before stays good."""
 

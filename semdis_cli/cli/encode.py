@@ -97,7 +97,7 @@ def encode(
     geometry = geometry_settings(size, max_pixels, bucket_size)
     read = read_settings(background, max_image_pixels)
     stdin = peek_source(sources, files_from)
-    folder = (output or _DEFAULT) if dry_run else _choose_folder(output, stdin)
+    folder = _planned_folder(output, stdin, quiet) if dry_run else _choose_folder(output, stdin)
     found = find_inputs(sources, files_from, null=null, output=folder, quiet=quiet, stdin=stdin)
 
     from semdis_cli.data.loader import LoadSettings
@@ -113,17 +113,27 @@ def encode(
     settings = EncodeSettings(load, store_dtype, posterior, seed, shard_size, shard_images)
     with make_loader(load, workers, tokenizer) as loader:
         if dry_run:
-            plan = plan_output(found, loader, tokenizer, settings, output or _DEFAULT)
+            plan = plan_output(found, loader, tokenizer, settings, folder)
             code = _show_plan(plan, estimate_s(plan, loader, tokenizer, settings), as_json)
         else:
             code = follow(
-                within_limit(_start(found, loader, tokenizer, settings, folder), limit),
+                within_limit(_start(found, loader, tokenizer, settings, folder), limit, goes_on=folder is not None),
                 as_json=as_json,
                 quiet=quiet,
                 summarise=_summary,
                 stdout_is_data=folder is None,
             )
     raise typer.Exit(code)
+
+
+def _planned_folder(output: Path | None, stdin: "PipedSource | None", quiet: bool) -> Path | None:
+    """The folder that a run would write, None for stdout; says so if there is an unfinished run in it."""
+    if output == Path("-") or (output is None and stdin is not None and stdin.is_single):
+        return None
+    folder = output or _DEFAULT
+    if not quiet and (folder / "journal").is_dir():
+        say(f"semdis: a run in {folder} is unfinished; what it has done is not counted here")
+    return folder
 
 
 def _choose_folder(output: Path | None, stdin: "PipedSource | None") -> Path | None:
@@ -156,7 +166,8 @@ def _summary(report: dict[str, Any]) -> str:
     mib = f"{report['latent_bytes'] / 2**20:,.1f} MiB"
     if "shards" not in report:
         return f"{report['images']['ok']:,} images, {mib} to stdout"
-    return f"{report['images']['ok']:,} images in {report['shards']:,} shards, {mib} in {report['output']}"
+    news = "".join(f", {report[name]:,} {name}" for name in ("changed", "removed") if report[name])
+    return f"{report['images']['ok']:,} images in {report['shards']:,} shards, {mib} in {report['output']}{news}"
 
 
 def _show_plan(plan: "EncodePlan", seconds: float, as_json: bool) -> ExitCode:

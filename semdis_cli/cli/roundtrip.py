@@ -14,6 +14,7 @@ from semdis_cli.cli.setup import (
     geometry_settings,
     make_loader,
     read_settings,
+    refuse_pipes,
     sampling_settings,
     tokenizer_settings,
 )
@@ -63,6 +64,7 @@ def roundtrip(
     """
     from semdis_cli.pipeline.limits import parse_limit, within_limit
 
+    refuse_pipes(*(sources or ()), output)
     limit = parse_limit(max_errors)
     geometry = geometry_settings(size, max_pixels, bucket_size)
     read = read_settings(background, max_image_pixels)
@@ -88,7 +90,7 @@ def roundtrip(
     )
     with make_loader(load, workers, tokenizer) as loader:
         plan = plan_encode(found, loader, tokenizer, encode_settings)
-        events = within_limit(run(plan, loader, tokenizer, encode_settings, decode_settings, output), limit)
+        events = within_limit(run(plan, loader, tokenizer, encode_settings, decode_settings, output), limit, goes_on=False)
         code = follow(events, as_json=as_json, quiet=quiet, summarise=lambda report: _summary(report, output))
     raise typer.Exit(code)
 

@@ -14,7 +14,7 @@ import torch
 from semdis_cli.data.geometry import GeometrySettings, apply_geometry, fixed_bucket, plan_geometry
 from semdis_cli.data.images import ReadSettings, read_image, read_image_size
 from semdis_cli.data.source_bytes import open_source, read_source
-from semdis_cli.errors import UnreadableImageError
+from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.events import Failure
 from semdis_cli.records import ImageBatch, LoadedImage, PlannedImage, SourceImage, settled_mtime
 
@@ -112,7 +112,9 @@ class Loader:
                 size = read_image_size(file, self._settings.read)
             geometry = plan_geometry(size, self._settings.geometry, self._settings.multiple_px)
         except UnreadableImageError as error:
-            return _failure_of_content(source, error)
+            return _failure_of(source, error)
+        except MemoryError:
+            return Failure(source.key, "not enough memory to read it")
         except OSError as error:
             return Failure(source.key, f"cannot be read ({error.strerror or error})")
         return PlannedImage(source, geometry.bucket)
@@ -127,10 +129,12 @@ class Loader:
             image = read_image(data, self._settings.read)
             geometry = plan_geometry(image.size, self._settings.geometry, self._settings.multiple_px)
             if geometry.bucket != planned.bucket:
-                raise UnreadableImageError("changed its size while the run was going on; run again")
+                raise PassingReadError("changed its size while the run was going on; run again")
             pixels = torch.from_numpy(apply_geometry(image.pixels, geometry))
         except UnreadableImageError as error:
-            return _failure_of_content(source, error)
+            return _failure_of(source, error)
+        except MemoryError:
+            return Failure(source.key, "not enough memory to read it")
         except OSError as error:
             return Failure(source.key, f"cannot be read ({error.strerror or error})")
         digest = hashlib.sha256(data).hexdigest()
@@ -142,7 +146,10 @@ def _is_spooled(source: SourceImage) -> bool:
     return source.offset is not None and source.mtime_ns is None
 
 
-def _failure_of_content(source: SourceImage, error: UnreadableImageError) -> Failure:
+def _failure_of(source: SourceImage, error: UnreadableImageError) -> Failure:
+    """A failure with the file whose content is the reason, so that it is not tried again; without if it may pass."""
+    if isinstance(error, PassingReadError):
+        return Failure(source.key, str(error))
     return Failure(source.key, str(error), source.num_bytes, settled_mtime(source.mtime_ns, time.time_ns()))
 
 

@@ -23,7 +23,7 @@ from PIL import (
     features,
 )
 
-from semdis_cli.errors import UnreadableImageError
+from semdis_cli.errors import PassingReadError, UnreadableImageError
 
 # One decoder per format, called directly: `Image.open` would try others, hide why a file cannot be opened, and check
 # its own pixel limit. An MPO file is read as the JPEG that it begins with.
@@ -74,7 +74,7 @@ def open_image(name: str, file: BinaryIO) -> ImageFile.ImageFile:
     Raises `UnreadableImageError`. Call it inside `pillow_guard`.
     """
     if name in _OPTIONAL_FEATURES and not features.check(_OPTIONAL_FEATURES[name]):
-        raise UnreadableImageError(f"this Pillow was built without {name}: install Pillow from a wheel")
+        raise PassingReadError(f"this Pillow was built without {name}: install Pillow from a wheel")
     file.seek(0)
     with decoder_errors(name):
         return _DECODERS[name](file)
@@ -86,7 +86,8 @@ def decoder_errors(name: str) -> Iterator[None]:
     try:
         yield
     except _DECODER_ERRORS as error:
-        raise UnreadableImageError(_reason(name, error)) from error
+        may_pass = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
+        raise (PassingReadError if may_pass else UnreadableImageError)(_reason(name, error)) from error
 
 
 def _reason(name: str, error: Exception) -> str:

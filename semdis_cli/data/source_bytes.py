@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from semdis_cli.errors import UnreadableImageError
+from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.records import SourceImage
 
 
@@ -21,7 +21,7 @@ def open_source(source: SourceImage) -> io.BufferedReader:
     section = _Section(descriptor, source.offset, source.num_bytes)
     if source.mtime_ns is not None and os.fstat(descriptor).st_mtime_ns != source.mtime_ns:
         section.close()
-        raise UnreadableImageError("the tar was changed while the run was going on; run again")
+        raise PassingReadError("the tar was changed while the run was going on; run again")
     return io.BufferedReader(section)
 
 
@@ -31,7 +31,7 @@ def read_source(file: BinaryIO, source: SourceImage) -> bytes:
         return file.read()
     data = file.read(source.num_bytes)
     if len(data) < source.num_bytes:
-        raise UnreadableImageError("the tar was cut off while the run was going on; run again")
+        raise PassingReadError("the tar was cut off while the run was going on; run again")
     return data
 
 

@@ -9,8 +9,9 @@ from typing import BinaryIO
 
 from semdis_cli.atomic import explain_write_error
 from semdis_cli.data.formats import SIGNATURE_BYTES, image_format
-from semdis_cli.data.tars import is_tar_start, unpacker_of
+from semdis_cli.data.tars import unpacker_of
 from semdis_cli.errors import NoSpaceError, UsageError
+from semdis_cli.tar import is_tar_start
 
 STDIN = Path("-")
 STDIN_NAME = "stdin"

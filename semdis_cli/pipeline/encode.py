@@ -120,10 +120,13 @@ def plan_encode(
 
 
 def plan_output(
-    found: FoundImages, loader: Loader, tokenizer: Tokenizer, settings: EncodeSettings, output: Path
+    found: FoundImages, loader: Loader, tokenizer: Tokenizer, settings: EncodeSettings, output: Path | None
 ) -> EncodePlan:
-    """What `encode` would do, without touching anything. Raises what it would; an unfinished set counts as none."""
-    base = finished_base(output, encode_provenance(tokenizer, settings))
+    """What `encode` would do, without touching anything; `output` None: into a stream.
+
+    Raises what `encode` would. An unfinished run counts as none.
+    """
+    base = NO_BASE if output is None else finished_base(output, encode_provenance(tokenizer, settings))
     return plan_encode(found, loader, tokenizer, settings, base)
 
 

@@ -32,12 +32,12 @@ def parse_limit(text: str | None) -> ErrorLimit | None:
     return ErrorLimit(text, Fraction(match[1] or match[2]), is_share=match[1] is None)
 
 
-def within_limit(events: Iterator[Event], limit: ErrorLimit | None) -> Iterator[Event]:
+def within_limit(events: Iterator[Event], limit: ErrorLimit | None, *, goes_on: bool = True) -> Iterator[Event]:
     """Hand on the events of a run until more inputs have failed than `limit` allows; None: all of them.
 
     Inputs that failed in shards of an earlier run count, and those that are known to be unusable before anything is
     computed; one that is reported twice counts once. Raises `TooManyFailuresError` after the run was unwound: what it
-    has published stays, what it was at is dropped.
+    has published stays, what it was at is dropped. `goes_on`: the same run again would continue where this one stopped.
     """
     if limit is None:
         yield from events
@@ -52,12 +52,16 @@ def within_limit(events: Iterator[Event], limit: ErrorLimit | None) -> Iterator[
             elif isinstance(event, Failure):
                 failed.add(event.key)
             if limit.is_exceeded(num_before + len(failed), num_inputs):
-                raise _too_many(num_before + len(failed), num_inputs, limit)
+                raise _too_many(num_before + len(failed), num_inputs, limit, goes_on=goes_on)
     finally:
         if isinstance(events, Generator):
             events.close()
 
 
-def _too_many(num_failed: int, num_inputs: int, limit: ErrorLimit) -> TooManyFailuresError:
+def _too_many(num_failed: int, num_inputs: int, limit: ErrorLimit, *, goes_on: bool) -> TooManyFailuresError:
     failed = f"{num_failed:,} of {num_inputs:,} inputs failed, more than --max-errors {limit.text} allows"
-    return TooManyFailuresError(f"{failed}; what is done is kept: the same command with a larger --max-errors goes on")
+    if goes_on:
+        remedy = "what is done is kept: the same command with a larger --max-errors goes on"
+    else:
+        remedy = "mend them, or run it again with a larger --max-errors"
+    return TooManyFailuresError(f"{failed}; {remedy}")

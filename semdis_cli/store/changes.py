@@ -8,6 +8,7 @@ from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure
 from semdis_cli.records import SourceImage, settled_mtime
 from semdis_cli.store.finished import Base, IndexLine
+from semdis_cli.store.manifest import MANIFEST_FILE
 from semdis_cli.store.seen import SeenFile, is_just_this
 
 # The sha256 of each file's content, in order, None where it cannot be read.
@@ -31,6 +32,7 @@ class Changes:
     forgotten: frozenset[str] = frozenset()
     num_changed: int = 0
     failed_before: Mapping[str, str] = field(default_factory=dict)
+    num_failed: int = 0  # of `kept`: their contents are the reason, and have not changed
     is_on_record: bool = False  # the set's own list of modification times is that of `kept`
 
     def seen(self) -> Iterator[SeenFile]:
@@ -46,8 +48,10 @@ def find_changes(base: Base, images: Sequence[SourceImage], failures: Sequence[F
     """
     if base.manifest is None:
         return Changes(to_encode=tuple(images))
-    if not failures and all(image.mtime_ns is not None for image in images):
-        unchanged = Changes(to_encode=(), kept=tuple(images), is_on_record=True)
+    num_inputs = base.manifest.num_ok + base.manifest.num_failed
+    if len(images) == num_inputs and not failures and all(image.mtime_ns is not None for image in images):
+        num_failed = base.manifest.num_failed
+        unchanged = Changes(to_encode=(), kept=tuple(images), num_failed=num_failed, is_on_record=True)
         if is_just_this(base.folder, base.manifest.index.sha256, unchanged.seen()):
             return unchanged
     comparison = _Comparison(base, frozenset(failure.key for failure in failures))
@@ -68,6 +72,8 @@ class _Comparison:
     gone: dict[str, set[str]] = field(default_factory=lambda: {"ok": set(), "removed": set(), "failed": set()})
     in_doubt: list[tuple[SourceImage, IndexLine]] = field(default_factory=list)
     num_changed: int = 0
+    num_failed: int = 0
+    num_unusable: int = 0  # inputs with latents that cannot even be looked at now
     failed_before: dict[str, str] = field(default_factory=dict)
 
     def run(self, images: Sequence[SourceImage]) -> None:
@@ -100,11 +106,11 @@ class _Comparison:
     def result(self) -> Changes:
         """The groups. Raises `UsageError` if the inputs are all others than those of the set."""
         num_common = len(self.kept) + self.num_changed + len(self.failed_before)
-        is_finished = self.base.folder == self.base.root
-        if is_finished and not num_common and self.gone["ok"]:
+        num_lost = len(self.gone["ok"]) + self.num_unusable
+        if num_lost and not num_common and (self.base.root / MANIFEST_FILE).exists():
             raise UsageError(
-                f"{self.base.root}: holds latents of other images: none of its {len(self.gone['ok']):,} is among "
-                "the inputs; give another -o"
+                f"{self.base.root}: holds latents of other images: none of its {num_lost:,} is among "
+                "the inputs that can be read; give another -o"
             )
         return Changes(
             to_encode=tuple(sorted(self.to_encode, key=lambda image: image.key)),
@@ -114,6 +120,7 @@ class _Comparison:
             forgotten=frozenset(self.gone["failed"]),
             num_changed=self.num_changed,
             failed_before=self.failed_before,
+            num_failed=self.num_failed,
         )
 
     def _miss(self, line: IndexLine) -> None:
@@ -121,6 +128,8 @@ class _Comparison:
             self.gone[line.status].add(line.key)
         elif line.error is not None:
             self.failed_before[line.key] = line.error
+        else:
+            self.num_unusable += 1
 
     def _compare(self, image: SourceImage, line: IndexLine, seen: SeenFile | None) -> None:
         if is_unchanged(image, seen):
@@ -139,6 +148,7 @@ class _Comparison:
 
     def _keep(self, image: SourceImage, line: IndexLine) -> None:
         self.kept.append(image)
+        self.num_failed += line.status == "failed"
         if line.status == "removed":
             self.returned.add(image.key)
 

@@ -23,7 +23,7 @@ from semdis_cli.store.manifest import (
     checksum_lines,
 )
 from semdis_cli.store.seen import SeenFile, seen_failure, write_seen
-from semdis_cli.store.shards import read_rows_of
+from semdis_cli.store.shards import read_shard
 from semdis_cli.store.statistics import ChannelSums
 
 _Place = tuple[str, int]  # (shard, row)
@@ -44,43 +44,54 @@ class Growth:
     changes: Changes | None = None
 
     def write(self, folder: Path, provenance: dict[str, Any], plan_sha256: str, channels: int) -> Manifest:
-        """Write index, modification times, checksums and, last, the manifest into `folder`.
+        """Write index, modification times, checksums and the manifest into `folder`.
 
-        Where nothing came of the run that the set did not hold before, the manifest stays as it is.
+        Where nothing came of the run that the set did not hold before, the manifest is the one of before. Raises
+        `StoreError` if latents that are to be taken out of the statistics are damaged.
         """
         merged = _Merged(self)
         index = publish(folder / INDEX_FILE, merged.lines())
         write_seen(folder, index.sha256, merged.seen())
-        entries = [merged.entries[offset] for _, offset in self.places]
-        shards = [ShardEntry(entry.name, merged.num_rows[entry.name], entry.file) for entry in entries if entry.file]
-        before = self.base.manifest
-        if before is not None and not shards and before.index == index and self._is_in(folder):
-            return before
-        shards = [*(before.shards if before else ()), *shards]
-        num_latents = sum(shard.num_images for shard in shards)
-        sums = before.sums if before else ChannelSums.zero(channels)
-        for entry in entries:
-            sums = sums + entry.sums
-        sums = sums + self._sums_of(merged.again, channels) - self._sums_of(merged.without, channels)
-        manifest = Manifest(
-            provenance=provenance,
-            plan_sha256=plan_sha256,
-            num_ok=merged.counts["ok"],
-            num_failed=merged.counts["failed"],
-            num_removed=merged.counts["removed"],
-            num_superseded=num_latents - merged.counts["ok"] - merged.counts["removed"],
-            shards=tuple(shards),
-            index=index,
-            sums=sums if merged.counts["ok"] else ChannelSums.zero(channels),  # no residue of rounding
-        )
+        manifest, entries = self.base.manifest, [merged.entries[offset] for _, offset in self.places]
+        if manifest is None or manifest.index != index or any(entry.file for entry in entries):
+            sums = self._sums(merged, entries, channels)
+            manifest = self._manifest(merged, entries, sums, index, {"provenance": provenance, "plan": plan_sha256})
         publish(folder / CHECKSUM_FILE, checksum_lines(manifest))
         publish(folder / MANIFEST_FILE, [manifest.to_bytes()])
         return manifest
 
-    def _is_in(self, folder: Path) -> bool:
-        """Whether the manifest in `folder` is that of the base."""
-        path = folder / MANIFEST_FILE
-        return path.exists() and PublishedFile.of(path).sha256 == self.base.sha256
+    def _manifest(
+        self,
+        merged: "_Merged",
+        entries: Sequence[JournalEntry],
+        sums: ChannelSums,
+        index: PublishedFile,
+        plan: dict[str, Any],
+    ) -> Manifest:
+        before = self.base.manifest.shards if self.base.manifest else ()
+        new = [ShardEntry(entry.name, merged.num_rows[entry.name], entry.file) for entry in entries if entry.file]
+        shards = (*before, *new)
+        num_latents = sum(shard.num_images for shard in shards)
+        return Manifest(
+            provenance=plan["provenance"],
+            plan_sha256=plan["plan"],
+            num_ok=merged.counts["ok"],
+            num_failed=merged.counts["failed"],
+            num_removed=merged.counts["removed"],
+            num_superseded=num_latents - merged.counts["ok"] - merged.counts["removed"],
+            shards=shards,
+            index=index,
+            sums=sums,
+        )
+
+    def _sums(self, merged: "_Merged", entries: Sequence[JournalEntry], channels: int) -> ChannelSums:
+        """Sums over what is to be used."""
+        if not merged.counts["ok"]:
+            return ChannelSums.zero(channels)  # no residue of rounding
+        sums = self.base.manifest.sums if self.base.manifest else ChannelSums.zero(channels)
+        for entry in entries:
+            sums = sums + entry.sums
+        return sums + self._sums_of(merged.again, channels) - self._sums_of(merged.without, channels)
 
     def _sums_of(self, places: Iterable[_Place], channels: int) -> ChannelSums:
         """Sums over rows of the base's shards."""
@@ -88,9 +99,11 @@ class Growth:
         by_shard: dict[str, list[int]] = {}
         for name, row in places:
             by_shard.setdefault(name, []).append(row)
+        files = {shard.name: shard.file for shard in self.base.manifest.shards} if self.base.manifest else {}
         for name, rows in sorted(by_shard.items()):
-            for latents in read_rows_of(self.base.root / SHARD_FOLDER / name, sorted(rows)):
-                sums = sums + ChannelSums.of(latents)
+            shard = read_shard(self.base.root / SHARD_FOLDER / name, files[name])
+            for row in sorted(rows):
+                sums = sums + ChannelSums.of(shard.latents[row])
         return sums
 
 

@@ -14,7 +14,7 @@ from semdis_cli.errors import StoreError
 from semdis_cli.store.checks import MALFORMED, check_count, check_text, parse_json
 from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, ShardEntry
 from semdis_cli.store.mapped_shard import MappedShard, ShardRecord, open_shard
-from semdis_cli.store.reader import check_index_file
+from semdis_cli.store.reader import check_index_file, served_rows
 from semdis_cli.store.shards import read_shard
 
 # Any text that JSON can hold, and back: names of files that are not UTF-8 too.
@@ -68,12 +68,15 @@ def open_items(path: Path, *, verify: bool) -> OpenedLatents:
     if not path.exists():
         raise StoreError(f"{path}: no such latents; give the folder that semdis encode wrote, or one of its shards")
     shard, record = _open_shard(path, None, verify=verify)
+    rows = served_rows(path)
+    if rows is None:
+        rows = {key: row for row, key in enumerate(record.keys)}
     table = _TableBuilder()
-    order = sorted(range(len(record.keys)), key=lambda row: record.keys[row])
-    for row in order:
-        table.add(record.keys[row], 0, row)
+    for key, row in sorted(rows.items()):
+        table.add(key, 0, row)
     items = table.finish()
-    items.sizes[:] = record.sizes[order]
+    _check_rows(path, items, np.arange(len(items)), record)
+    items.sizes[:] = record.sizes[items.places[:, 1]]
     return OpenedLatents(path.parent, (shard,), items, record.provenance, record.sha256)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +13,12 @@ from typing import Any, BinaryIO, Self
 from semdis_cli.atomic import PublishedFile, explain_write_error, make_folder, publish, sweep_temporaries, sync_folder
 from semdis_cli.errors import StoreError
 from semdis_cli.store.checks import MALFORMED, check_count, check_integer, check_sha256, check_shard_name, parse_json
+from semdis_cli.store.finished import Base
 from semdis_cli.store.index import IndexRow, to_line
-from semdis_cli.store.manifest import MANIFEST_FILE
+from semdis_cli.store.manifest import JOURNAL_FOLDER
 from semdis_cli.store.seen import SeenFile
 from semdis_cli.store.statistics import ChannelSums
 
-JOURNAL_FOLDER = "journal"
 _JOURNAL_FILE = "0.jsonl"  # one writer today; the folder has room for one journal per writer
 _BASE_FOLDER = re.compile(r"base-[0-9a-f]{16}")
 
@@ -129,6 +130,24 @@ class Journal:
             raise explain_write_error(self.path, error) from error
         return offset
 
+    def keep(self, places: Mapping[str, int]) -> dict[str, int]:
+        """Drop all entries but those at `places` (shard name -> offset), and return where these are now."""
+        moved: dict[str, int] = {}
+
+        def lines() -> Iterator[bytes]:
+            with self.path.open("rb") as file:
+                yield (line := file.readline())
+                end = len(line)
+                for name, offset in sorted(places.items(), key=lambda place: place[1]):
+                    moved[name] = end
+                    file.seek(offset)
+                    yield (line := file.readline())
+                    end += len(line)
+
+        self.close()
+        publish(self.path, lines())
+        return moved
+
     def remove(self) -> None:
         """Delete the journal: the manifest has taken its place."""
         self.close()
@@ -162,12 +181,16 @@ class Journal:
         return content
 
     def _damaged(self, offset: int, error: Exception) -> StoreError:
+        return StoreError(f"{self.path}: the line at byte {offset} is damaged ({error}); {self.remedy()}")
+
+    def remedy(self) -> str:
+        """What to do about a journal that cannot be used."""
         root = self.folder.parent
-        if (root / MANIFEST_FILE).exists():
-            remedy = f"delete {self.folder}: the set is what it was before, and the same command adds to it again"
-        else:
-            remedy = f"delete {root} and encode the set again: it gets the same bytes"
-        return StoreError(f"{self.path}: the line at byte {offset} is damaged ({error}); {remedy}")
+        try:
+            Base.read(root, root)
+        except StoreError:
+            return f"delete {root} and encode the set again: it gets the same bytes"
+        return f"delete {self.folder}: the set is what it was before, and the same command adds to it again"
 
 
 def _parse_seen(key: str, fact: Any) -> SeenFile | None:

@@ -10,7 +10,15 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from semdis_cli.atomic import check_free_space, make_folder, publish, sweep_temporaries
+from semdis_cli.atomic import (
+    check_free_space,
+    explain_write_error,
+    make_folder,
+    publish,
+    sweep_temporaries,
+    sync_folder,
+)
+from semdis_cli.errors import StoreError
 from semdis_cli.lock import FolderLock
 from semdis_cli.records import SourceImage
 from semdis_cli.store.changes import Hashes, is_unchanged
@@ -18,9 +26,16 @@ from semdis_cli.store.finished import NO_BASE, Base, size_of
 from semdis_cli.store.folder import check_latents_folder, check_settings, list_folder
 from semdis_cli.store.growth import Growth
 from semdis_cli.store.journal import Journal, JournalEntry, is_base_name
-from semdis_cli.store.manifest import CHECKSUM_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, checksum_lines
+from semdis_cli.store.manifest import (
+    CHECKSUM_FILE,
+    INDEX_FILE,
+    MANIFEST_FILE,
+    SHARD_FOLDER,
+    Manifest,
+    checksum_lines,
+)
 from semdis_cli.store.plan import LatentLayout, PlannedShard, SetPlan
-from semdis_cli.store.seen import is_just_this, write_seen
+from semdis_cli.store.seen import SEEN_FILE, is_just_this, write_seen
 from semdis_cli.store.shard_writer import ShardWriter
 
 # Beyond the latents, each image's key is written four times (shard, journal, index, modification times), with figures.
@@ -57,7 +72,10 @@ class LatentSetWriter:
         with ExitStack() as on_failure:
             on_failure.callback(self._leave_no_empty_folder)
             on_failure.enter_context(self._lock)
-            self._find_state()
+            try:
+                self._find_state()
+            except OSError as error:  # files of somebody else, or a disk that has become read-only
+                raise explain_write_error(self.root, error) from error
             self._held = on_failure.pop_all()
         return self
 
@@ -71,6 +89,7 @@ class LatentSetWriter:
         False if an earlier run had published shards under another plan: they are part of `base` now, so plan again.
         """
         self._plan = plan
+        self.num_failed_before = plan.changes.num_failed
         is_same = self._begun is not None and self._begun.get("plan_sha256") == plan.sha256
         if self._entries and not is_same:
             self._adopt()
@@ -80,6 +99,8 @@ class LatentSetWriter:
             self._stay(plan)
         elif is_same:
             self._done = self._still_good(plan, hashes)
+            if len(self._done) < len(self._entries):
+                self._done = self._journal.keep(self._done)  # a line must not vouch for a shard that is written anew
         else:
             self._start(plan)
         self._sweep_shards()
@@ -100,7 +121,8 @@ class LatentSetWriter:
 
     def check_space(self, layout: LatentLayout) -> None:
         """Raise `NoSpaceError` unless the disk can hold what remains to be written."""
-        check_free_space(self.root, sum(_written_bytes(shard, layout) for shard in self.remaining))
+        copies = 3 * self.base.manifest.index.num_bytes if self.base.manifest else 0  # base, next index, times
+        check_free_space(self.root, copies + sum(_written_bytes(shard, layout) for shard in self.remaining))
 
     def open_shard(self, planned: PlannedShard, layout: LatentLayout) -> ShardWriter:
         """A writer for one planned shard; leaving its `with` normally publishes it.
@@ -109,10 +131,11 @@ class LatentSetWriter:
         """
         check_free_space(self.root, _written_bytes(planned, layout))
         folder = self.root / SHARD_FOLDER
-        return ShardWriter(folder, planned, self.provenance, self.channels, self._record)
+        return ShardWriter(folder, planned, self.provenance, self.channels, self._lock.check, self._note)
 
     def finish(self) -> Manifest:
         """Write index, checksums and, last, the manifest; a set to which nothing was added stays as it is."""
+        self._lock.check()
         plan = self._begun_plan
         growth = Growth(
             base=self.base,
@@ -121,11 +144,24 @@ class LatentSetWriter:
             failures=plan.failures,
             changes=plan.changes,
         )
-        self.finished = growth.write(self.root, self.provenance, plan.sha256, self.channels)
-        num_rows = self.finished.num_ok + self.finished.num_failed
+        written = self._new_base_folder()
+        make_folder(written)
+        manifest = growth.write(written, self.provenance, plan.sha256, self.channels)
+        num_rows = manifest.num_ok + manifest.num_failed
         assert num_rows == plan.num_inputs, f"{num_rows} rows for {plan.num_inputs} inputs"
+        for name in (INDEX_FILE, SEEN_FILE, CHECKSUM_FILE, MANIFEST_FILE):
+            self._move(written / name)
         self._journal.remove()
-        return self.finished
+        self.finished = manifest
+        return manifest
+
+    def _move(self, path: Path) -> None:
+        """Put a file that is safely on disk into its place in the set's folder."""
+        try:
+            path.replace(self.root / path.name)
+            sync_folder(self.root)
+        except OSError as error:
+            raise explain_write_error(self.root / path.name, error) from error
 
     def _leave_no_empty_folder(self) -> None:
         """A run that was refused before it wrote anything leaves no trace."""
@@ -149,7 +185,7 @@ class LatentSetWriter:
             self._journal.remove()
         name = begun.get("base") if begun is not None else None
         if is_base_name(name):
-            self.base = Base.read(self.root, self._journal.folder / str(name))
+            self.base = self._read_base(self._journal.folder / str(name))
         elif begun is None and manifest is not None:
             self.base = Base.read(self.root, self.root)
         self._journal.sweep(name if is_base_name(name) else None)
@@ -159,6 +195,14 @@ class LatentSetWriter:
         if begun is not None and entries:
             check_settings(self.root, begun.get("provenance"), self.provenance)
         self._begun, self._entries = begun, entries
+
+    def _read_base(self, folder: Path) -> Base:
+        try:
+            return Base.read(self.root, folder)
+        except StoreError as error:
+            raise StoreError(
+                f"{folder}: the set as it was cannot be read ({error}); {self._journal.remedy()}"
+            ) from error
 
     def _adopt(self) -> None:
         """Make what was published under another plan part of `base`, in a folder of the journal."""
@@ -187,7 +231,7 @@ class LatentSetWriter:
         manifest = self.base.manifest
         assert manifest is not None, "an empty set is never done"
         checksums = list(checksum_lines(manifest))
-        if size_of(self.root / CHECKSUM_FILE) != sum(map(len, checksums)):
+        if _bytes_of(self.root / CHECKSUM_FILE) != b"".join(checksums):
             publish(self.root / CHECKSUM_FILE, checksums)
         is_on_record = plan.changes.is_on_record
         if not is_on_record and not is_just_this(self.root, manifest.index.sha256, plan.changes.seen()):
@@ -218,15 +262,14 @@ class LatentSetWriter:
         for (name, _, sha256), digest in zip(in_doubt, digests, strict=True):
             if sha256 is None or digest != sha256:
                 done.pop(name, None)
-        self.num_failed_before = sum(num_failed[name] for name in done)
+        self.num_failed_before += sum(num_failed[name] for name in done)
         return done
 
     def _is_present(self, entry: JournalEntry) -> bool:
         return entry.file is None or size_of(self.root / SHARD_FOLDER / entry.name) == entry.file.num_bytes
 
-    def _record(self, entry: JournalEntry) -> None:
+    def _note(self, entry: JournalEntry) -> None:
         """Note a shard that is on disk. Only now does it count."""
-        self._lock.check()
         self._done[entry.name] = self._journal.append(entry.to_json())
 
     def _new_base_folder(self) -> Path:
@@ -237,7 +280,7 @@ def _doubts(planned: PlannedShard, entry: JournalEntry) -> Iterator[tuple[Source
     """The images of a shard whose size or time is not the one of then, with the sha256 of then if they were read."""
     images = {image.source.key: image.source for image in planned.images}
     for row, seen in zip(entry.rows, entry.seen, strict=True):
-        if row.key in images and seen is not None and not is_unchanged(images[row.key], seen):
+        if row.key in images and not is_unchanged(images[row.key], seen):
             yield images[row.key], row.sha256
 
 
@@ -249,6 +292,10 @@ def finished_base(root: Path, provenance: dict[str, Any]) -> Base:
     if base.manifest is not None:
         check_settings(root, base.manifest.provenance, provenance)
     return base
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() and not path.is_symlink() else None
 
 
 def _written_bytes(shard: PlannedShard, layout: LatentLayout) -> int:

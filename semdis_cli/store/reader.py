@@ -59,8 +59,27 @@ def open_latents(path: Path) -> LatentSource:
     if not path.exists():
         raise StoreError(f"{path}: no such latents; give the folder that semdis encode wrote, or one of its shards")
     shard, file = read_shard(path), PublishedFile.of(path)
-    rows = {key: row for row, key in enumerate(shard.keys)}
-    return LatentSource(path, shard.provenance, file.sha256, (StoredShard(path, len(rows), file, rows),), shard.keys)
+    rows = served_rows(path)
+    if rows is None:
+        rows = {key: row for row, key in enumerate(shard.keys)}
+    stored = StoredShard(path, len(shard.keys), file, rows)
+    return LatentSource(path, shard.provenance, file.sha256, (stored,), tuple(sorted(rows)))
+
+
+def served_rows(path: Path) -> dict[str, int] | None:
+    """The rows to be used of a shard that lies in a finished set, by key; None for one on its own.
+
+    Raises `StoreError` if the set's lists are damaged.
+    """
+    root = path.absolute().parents[1]
+    if path.absolute().parent.name != SHARD_FOLDER or not (root / MANIFEST_FILE).is_file():
+        return None
+    manifest = Manifest.read(root)
+    shards = {shard.name: shard for shard in manifest.shards}
+    if path.name not in shards:
+        return None
+    check_index_file(root, manifest)
+    return dict(_stored(root, shards[path.name], _places(root, manifest)[path.name]).rows)
 
 
 def _open_set(root: Path) -> LatentSource:

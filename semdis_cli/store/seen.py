@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from semdis_cli.atomic import publish
 from semdis_cli.events import Failure
-from semdis_cli.store.checks import MALFORMED, parse_json
+from semdis_cli.store.checks import MALFORMED, check_count, check_text, parse_json
 
 SEEN_FILE = "seen.jsonl"
 _quoted = json.encoder.encode_basestring_ascii
@@ -62,7 +62,7 @@ def read_seen(folder: Path, index_sha256: str) -> Iterator[SeenFile]:
                 return
             for line in file:
                 key, num_bytes, mtime_ns = parse_json(line)
-                yield SeenFile(key, num_bytes, mtime_ns)
+                yield SeenFile(check_text(key), check_count(num_bytes), mtime_ns)
     except (OSError, *MALFORMED):
         return
 

@@ -16,14 +16,16 @@ from semdis_cli.store.index import IndexRow
 from semdis_cli.store.journal import JournalEntry
 from semdis_cli.store.plan import PlannedShard
 from semdis_cli.store.seen import SeenFile, seen_failure
-from semdis_cli.store.shards import STORE_DTYPES, Shard, SourceRecord, write_shard
+from semdis_cli.store.shard_header import SourceRecord
+from semdis_cli.store.shards import STORE_DTYPES, Shard, write_shard
 from semdis_cli.store.statistics import ChannelSums
 
 
 class ShardWriter:
     """Collects the rows of one shard. Leaving its `with` normally publishes it; on an exception nothing appears.
 
-    `record` is called with what the shard came to, once that is on disk.
+    `check` is called before anything is written, and may raise; `record` with what the shard came to, once it is on
+    disk.
     """
 
     def __init__(
@@ -32,11 +34,13 @@ class ShardWriter:
         planned: PlannedShard,
         provenance: dict[str, Any],
         channels: int,
+        check: Callable[[], None],
         record: Callable[[JournalEntry], None],
     ) -> None:
         self._path = folder / planned.name
         self._planned = planned
         self._provenance = provenance
+        self._check = check
         self._record = record
         self._rows: dict[str, tuple[IndexRow, SeenFile | None]] = {}
         self._latents: list[Tensor] = []
@@ -72,6 +76,7 @@ class ShardWriter:
             return
         assert len(self._rows) == len(self._planned.images), "a shard is complete when each of its images has a row"
         started = time.perf_counter()
+        self._check()
         if self._latents:
             self.published = write_shard(self._path, self._collect())
         rows, seen = zip(*(self._rows[key] for key in sorted(self._rows)), strict=True)

@@ -1,5 +1,6 @@
 """Loading: hashes, and when a file was modified, of files and of what lies in tars."""
 
+import errno
 import hashlib
 import io
 import os
@@ -14,7 +15,9 @@ from PIL import Image
 from semdis_cli.data.geometry import GeometrySettings
 from semdis_cli.data.images import ReadSettings
 from semdis_cli.data.loader import Loader, LoadSettings
+from semdis_cli.data.pillow import decoder_errors
 from semdis_cli.data.sources import find_images
+from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.events import Failure
 from semdis_cli.records import LoadedImage, SourceImage
 
@@ -111,3 +114,44 @@ def test_a_tar_that_changes_meanwhile_costs_its_images(folder: Path, loader: Loa
     assert [failure.key for failure in failures] == ["a.png", "b.png"]
     assert all("tar was changed" in failure.reason for failure in failures)
     assert list(loader.hashes(found)) == [None, None]
+
+
+# --- why an image failed, and whether it may go away ----------------------------------------------------------------
+
+
+def test_a_failure_is_put_down_to_the_file_only_if_its_content_is_the_reason(folder: Path, loader: Loader) -> None:
+    (folder / "a.png").write_bytes((folder / "a.png").read_bytes()[:40])
+    (folder / "b.png").write_bytes(b"no image")
+    for name in ("a.png", "b.png"):
+        os.utime(folder / name, ns=(OLD_NS, OLD_NS))
+    sources = find_images([folder]).images
+    (folder / "c.png").unlink()
+    _, failures = loader.plan(sources)
+    about = {failure.key: (failure.num_bytes, failure.mtime_ns) for failure in failures}
+    assert about["b.png"] == (8, OLD_NS)
+    assert about["c.png"] == (None, None)
+    failure = load(loader, sources[:1])["a.png"] if "a.png" not in about else failures[0]
+    assert isinstance(failure, Failure)
+    assert (failure.num_bytes, failure.mtime_ns) == (40, OLD_NS)
+
+
+def test_a_tar_that_changes_while_the_run_goes_on_may_be_well_the_next_time(folder: Path, loader: Loader) -> None:
+    sources = find_images([folder / "packed.tar"]).images
+    os.utime(folder / "packed.tar")
+    _, failures = loader.plan(sources)
+    assert [failure.num_bytes for failure in failures] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("error", "may_pass"),
+    [
+        (MemoryError(), True),
+        (OSError(errno.EIO, "Input/output error"), True),
+        (OSError("image file is truncated"), False),
+        (ValueError("bad"), False),
+    ],
+)
+def test_no_memory_and_a_failing_disk_may_pass(error: Exception, may_pass: bool) -> None:
+    with pytest.raises(UnreadableImageError) as caught, decoder_errors("PNG"):
+        raise error
+    assert isinstance(caught.value, PassingReadError) == may_pass

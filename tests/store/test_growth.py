@@ -18,8 +18,10 @@ from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure
 from semdis_cli.records import LoadedImage, PlannedImage, SourceImage
 from semdis_cli.store.changes import find_changes
+from semdis_cli.store.dataset import LatentDataset
 from semdis_cli.store.finished import Base
 from semdis_cli.store.index import read_rows
+from semdis_cli.store.journal import Journal
 from semdis_cli.store.latent_set import LatentSetWriter
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.plan import LatentLayout, PlannedShard, SetPlan, plan_sha256, plan_shards
@@ -200,6 +202,19 @@ def test_a_changed_image_is_encoded_again_and_only_its_new_latents_are_served(fo
     folder.check()
 
 
+def test_a_shard_of_the_set_opened_by_its_path_serves_no_stale_latents_either(folder: Folder) -> None:
+    folder.put(b="v1")
+    del folder.files["a.png"]
+    folder.run()
+    first, last = (folder.root / "shards" / f"0000000{number}-1x2.safetensors" for number in (0, 3))
+    assert open_latents(first).keys == ()
+    assert open_latents(last).keys == ("b.png",) == tuple(LatentDataset(last).key(item) for item in range(1))
+    assert len(LatentDataset(first)) == 0
+    alone = folder.root.parent / first.name
+    shutil.copy(first, alone)
+    assert open_latents(alone).keys == ("a.png", "b.png")
+
+
 def test_a_change_that_neither_size_nor_time_shows_is_found_where_the_time_is_not_known(folder: Folder) -> None:
     folder.files["b.png"] = File("v1", mtime_ns=None)
     folder.run()
@@ -225,11 +240,11 @@ def test_a_touched_file_is_looked_into_once_and_not_encoded(folder: Folder) -> N
     assert {**after, "seen.jsonl": None} == {**before, "seen.jsonl": None}
 
 
-@pytest.mark.parametrize("damage", ["", "{}\n", '{"index": 7}\n', "[[[\n"])
+@pytest.mark.parametrize("damage", ["", "{}\n", '{"index": 7}\n', "[[[\n", "[1,2,3]\n"])
 def test_without_the_times_every_file_is_looked_into_and_none_encoded(folder: Folder, damage: str) -> None:
     seen = folder.root / "seen.jsonl"
     whole = seen.read_bytes()
-    seen.write_text(damage)
+    seen.write_bytes((whole.splitlines(keepends=True)[0] if damage.startswith("[1") else b"") + damage.encode())
     folder.run()
     assert (len(folder.hashed), folder.encoded) == (5, [])
     assert seen.read_bytes() == whole
@@ -308,9 +323,50 @@ def test_a_failed_input_that_is_gone_is_forgotten(folder: Folder) -> None:
 def test_inputs_that_have_nothing_in_common_with_the_set_are_refused(folder: Folder) -> None:
     before = contents(folder.root)
     folder.files = {"other.png": File()}
-    with pytest.raises(UsageError, match="holds latents of other images: none of its 5 is among the inputs; give anot"):
+    with pytest.raises(
+        UsageError, match="holds latents of other images: none of its 5 is among the inputs that can be"
+    ):
         folder.run()
     assert contents(folder.root) == before
+
+
+def test_a_failure_that_has_passed_and_whose_input_is_gone_is_forgotten(folder: Folder) -> None:
+    folder.failures = (Failure("c.png", "cannot be read"),)
+    folder.run()
+    assert statuses(folder)["c.png"] == "failed"
+    folder.failures = ()
+    folder.run()
+    assert "c.png" not in statuses(folder)
+    folder.check()
+
+
+def test_inputs_that_can_none_of_them_be_looked_at_cost_no_latents(folder: Folder) -> None:
+    before = contents(folder.root)
+    folder.failures = tuple(Failure(key, "cannot be read (No such device)") for key in sorted(folder.files))
+    files, folder.files = folder.files, {}
+    with pytest.raises(UsageError, match="none of its 5 is among the inputs that can be read"):
+        folder.run()
+    assert contents(folder.root) == before
+    folder.files, folder.failures = files, ()
+    folder.run()
+    assert folder.encoded == []
+
+
+def test_failures_that_are_kept_are_counted(folder: Folder) -> None:
+    folder.put(c="bad", f="bad").run()
+    for change in ({}, {"a1": "v0"}):
+        with folder.put(**change)._begun() as (latents, _):
+            assert latents.num_failed_before == 2
+
+
+def test_latents_that_are_damaged_are_not_taken_out_of_the_statistics(folder: Folder) -> None:
+    [shard] = folder.root.glob("shards/00000000-*")
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\x7f")
+    before = contents(folder.root)
+    del folder.files["b.png"]
+    with pytest.raises(StoreError, match="do not match the sha256 in the manifest"):
+        folder.run()
+    assert {name: data for name, data in contents(folder.root).items() if not name.startswith("journal")} == before
 
 
 # --- stopped while growing ------------------------------------------------------------------------------------------
@@ -387,6 +443,62 @@ def test_an_unfinished_set_whose_images_have_all_been_replaced_is_none_to_be_ref
     folder = Folder(tmp_path / "latents").put(a="v0", d="v0")
     folder.kill(1)
     folder.files = {"e.png": File()}
+    folder.run()
+    folder.check()
+
+
+def test_a_line_does_not_vouch_for_a_shard_that_was_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(tmp_path / "latents").put(a="v0", b="v0", d="v0")
+    folder.kill(1)
+    folder.files["a.png"] = File("v1", MTIME_NS + 9)  # of the same size
+
+    def stop(*_: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "append", stop)
+        with pytest.raises(KilledError):
+            folder.run()
+    folder.put(e="v0").run()
+    folder.check()
+
+
+def test_the_checksums_are_right_after_a_change_that_was_begun_and_taken_back(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, gone = contents(folder.root), folder.files.pop("b.png")
+    real = LatentSetWriter._move
+
+    def stop_at_manifest(self: LatentSetWriter, path: Path) -> None:
+        if path.name == "manifest.json":
+            raise KilledError
+        real(self, path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LatentSetWriter, "_move", stop_at_manifest)
+        with pytest.raises(KilledError):
+            folder.run()
+    folder.files["b.png"] = gone
+    folder.run()
+    assert contents(folder.root) == before
+
+
+def test_inputs_of_another_set_are_refused_after_a_growth_that_was_killed(folder: Folder) -> None:
+    folder.put(a1="v0").kill(1)
+    folder.files = {"other.png": File()}
+    with pytest.raises(UsageError, match="holds latents of other images"):
+        folder.run()
+
+
+def test_a_copy_of_the_set_that_is_gone_is_named_and_the_advice_helps(folder: Folder) -> None:
+    folder.put(a1="v0", d1="v0").kill(1)
+    [base] = folder.root.glob("journal/base-*")
+    shutil.rmtree(base)
+    with pytest.raises(StoreError, match=rf"delete {folder.root / 'journal'}: the set is what it was before"):
+        folder.run()
+    shutil.rmtree(folder.root / "journal")
     folder.run()
     folder.check()
 

@@ -545,7 +545,7 @@ def test_a_disk_that_fills_up_at_the_journal_is_reported_as_full_and_the_run_can
     def note_on_full_disk(root: Path) -> None:
         with make_plan().open(root) as latents:
             fill_disk(root.parent)
-            latents._record(entry)
+            latents._note(entry)
 
     with small_disk(tmp_path / "disk", "size=256k") as disk:
         root = disk / "latents"
