@@ -26,7 +26,8 @@ from semdis_cli.store.dataset import LatentDataset
 from semdis_cli.store.index import IndexRow, to_line
 from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, ShardEntry
 from semdis_cli.store.sampler import BucketBatchSampler
-from semdis_cli.store.shards import Shard, SourceRecord, write_shard
+from semdis_cli.store.shard_header import SourceRecord
+from semdis_cli.store.shards import Shard, write_shard
 from semdis_cli.store.statistics import ChannelSums
 
 CHANNELS, SIDE, SHARD_IMAGES, BATCH_SIZE = 128, 16, 4096, 64

@@ -49,7 +49,7 @@ def make_images(folder: Path, num_images: int) -> None:
 def measure(name: str, *arguments: str | Path) -> None:
     """Run `semdis`, and say how long it took and how much memory it had."""
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "semdis_cli", *map(str, arguments)], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "semdis_cli", *map(str, arguments)], stdout=subprocess.DEVNULL)  # noqa: S603
     _, status, usage = os.wait4(process.pid, 0)
     elapsed_s = time.perf_counter() - started
     peak_mib = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

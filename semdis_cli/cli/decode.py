@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from semdis_cli.cli import options
-from semdis_cli.cli.report import follow, put_bytes
+from semdis_cli.cli.report import count, follow, put_bytes
 from semdis_cli.cli.setup import (
     STDIO,
     announce,
@@ -70,6 +70,7 @@ def decode(
     Example: `semdis decode latents/ -o decoded/ --steps 10 --pdg`
     """
     stdin = open_stdin("what semdis encode -o - writes") if latents == STDIO else None
+    _refuse_tar(latents)
 
     from semdis_cli.pipeline.decode import DecodeSettings, load_recorded_model
     from semdis_cli.pipeline.images_out import WriteSettings
@@ -95,10 +96,27 @@ def decode(
         _start(stream or source, tokenizer, settings, folder),
         as_json=as_json,
         quiet=quiet,
-        summarise=lambda report: f"{report['images']['ok']:,} images in {folder or 'stdout'}",
+        summarise=lambda report: f"{count(report['images']['ok'], 'image')} in {folder or 'stdout'}",
         stdout_is_data=folder is None,
     )
     raise typer.Exit(code)
+
+
+def _refuse_tar(latents: Path) -> None:
+    """Raise `UsageError` if `latents` is a tar, and say how that is decoded."""
+    from semdis_cli.tar import is_tar_start
+
+    if not latents.is_file():
+        return
+    try:
+        with latents.open("rb") as file:
+            start = file.read(512)
+    except OSError:  # whoever reads the latents says so
+        return
+    if any(start) and is_tar_start(start):
+        raise UsageError(
+            f"{latents}: a tar; of semdis encode -o -: semdis decode - < {latents}; of semdis export: import it first"
+        )
 
 
 def _start(

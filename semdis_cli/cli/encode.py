@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from semdis_cli.cli import options
-from semdis_cli.cli.report import follow, printable, put_bytes, say
+from semdis_cli.cli.report import count, follow, printable, put_bytes, say
 from semdis_cli.cli.setup import (
     announce,
+    error_limit,
     find_inputs,
     geometry_settings,
     make_loader,
@@ -91,9 +92,9 @@ def encode(
 
     Example: `semdis encode photos/ -o latents/ --size 256`
     """
-    from semdis_cli.pipeline.limits import parse_limit, within_limit
+    from semdis_cli.pipeline.limits import within_limit
 
-    limit = parse_limit(max_errors)
+    limit = error_limit(max_errors)
     geometry = geometry_settings(size, max_pixels, bucket_size)
     read = read_settings(background, max_image_pixels)
     stdin = peek_source(sources, files_from)
@@ -163,11 +164,11 @@ def _check_folder(folder: Path) -> None:
 
 
 def _summary(report: dict[str, Any]) -> str:
-    mib = f"{report['latent_bytes'] / 2**20:,.1f} MiB"
+    images, mib = count(report["images"]["ok"], "image"), f"{report['latent_bytes'] / 2**20:,.1f} MiB"
     if "shards" not in report:
-        return f"{report['images']['ok']:,} images, {mib} to stdout"
+        return f"{images}, {mib} to stdout"
     news = "".join(f", {report[name]:,} {name}" for name in ("changed", "removed") if report[name])
-    return f"{report['images']['ok']:,} images in {report['shards']:,} shards, {mib} in {report['output']}{news}"
+    return f"{images} in {count(report['shards'], 'shard')}, {mib} in {report['output']}{news}"
 
 
 def _show_plan(plan: "EncodePlan", seconds: float, as_json: bool) -> ExitCode:

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from semdis_cli.cli import options
-from semdis_cli.cli.report import follow, say
-from semdis_cli.cli.setup import count_workers
-from semdis_cli.errors import UsageError
+from semdis_cli.cli.report import count, follow, say
+from semdis_cli.cli.setup import count_workers, refuse_pipes
 
 if TYPE_CHECKING:
     from semdis_cli.pipeline.export_source import ExportSettings
@@ -68,8 +67,7 @@ def export(
     member = member or ("npy" if export_format == "npy" else "safetensors")
     if npy_dtype is not None and member != "npy":
         raise typer.BadParameter("goes with npy alone: safetensors keep what is stored", param_hint="--dtype")
-    if output.resolve().is_relative_to(latents.resolve()):
-        raise UsageError(f"-o {output} lies in {latents}; give a folder of its own")
+    refuse_pipes(latents, output)
     check_image_folder(output, EXPORT_MARKER)
     source = open_latents(latents)
     dtype = npy_dtype or npy_dtype_for(source.provenance)
@@ -79,7 +77,7 @@ def export(
         run(source, settings, output),
         as_json=as_json,
         quiet=quiet,
-        summarise=lambda report: f"{report['images']['ok']:,} images as {export_format} in {output}",
+        summarise=lambda report: f"{count(report['images']['ok'], 'image')} as {export_format} in {output}",
     )
     raise typer.Exit(code)
 

@@ -16,7 +16,8 @@ class InterruptedRunError(SemdisError):
     def __init__(self, signal_number: int) -> None:
         name = signal.Signals(signal_number).name
         super().__init__(
-            f"stopped by {name}; run the same command again: encode, decode and train go on where they were"
+            f"stopped by {name}; run the same command again: "
+            "encode, decode, export, import and train go on where they were"
         )
         self.exit_code = ExitCode.INTERRUPTED if signal_number == signal.SIGINT else ExitCode.TERMINATED
 

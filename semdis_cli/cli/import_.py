@@ -7,8 +7,9 @@ import typer
 
 from semdis_cli.cli import options
 from semdis_cli.cli.encode import ShardImages, ShardSize
-from semdis_cli.cli.report import follow, say
-from semdis_cli.errors import UsageError
+from semdis_cli.cli.report import count, follow, say
+from semdis_cli.cli.setup import check_apart, refuse_pipes
+from semdis_cli.errors import ExitCode
 
 Source = Annotated[
     Path,
@@ -27,8 +28,8 @@ def import_(
 ) -> None:
     """Make shards of latents of exported files: the bytes that `semdis encode` gave, if shards are cut the same.
 
-    Each file is checked against its sha256; what is damaged is listed as failed. Stopped at any point, the same command
-    goes on.
+    Each file is checked against its sha256; what is damaged is listed as failed. What an export lacks is counted as
+    missing. Stopped at any point, the same command goes on.
 
     Example: `semdis import exported/ -o latents/`
     """
@@ -36,20 +37,21 @@ def import_(
     from semdis_cli.store.folder import check_latents_folder
     from semdis_cli.store.samples import find_samples
 
-    if output.resolve().is_relative_to(source.resolve()) or source.resolve().is_relative_to(output.resolve()):
-        raise UsageError(f"-o {output} and {source} lie in one another; give a folder of its own")
+    refuse_pipes(source, output)
+    check_apart(output, source)
     check_latents_folder(output)
     found = find_samples(source)
-    num_found = len(found.samples) + len(found.failures)
-    if found.num_exported is not None and num_found < found.num_exported:
-        say(f"semdis: {num_found:,} images found, but {found.num_exported:,} were to be exported to {source}")
+    if found.num_missing:
+        num_found = len(found.samples) + len(found.failures)
+        promise = f"{found.num_exported:,} were to be exported to {source}: {found.num_missing:,} missing"
+        say(f"semdis: {num_found:,} images found, but {promise}; run the same semdis export again")
     code = follow(
         gather(found, GatherSettings(shard_size, shard_images), output),
         as_json=as_json,
         quiet=quiet,
         summarise=lambda report: (
-            f"{report['images']['ok']:,} images in {report['shards']:,} shards, "
+            f"{count(report['images']['ok'], 'image')} in {count(report['shards'], 'shard')}, "
             f"{report['latent_bytes'] / 2**20:,.1f} MiB in {output}"
         ),
     )
-    raise typer.Exit(code)
+    raise typer.Exit(max(code, ExitCode.SOME_FAILED) if found.num_missing else code)

@@ -7,7 +7,7 @@ import typer
 
 from semdis_cli.cli import options
 from semdis_cli.cli.report import follow
-from semdis_cli.cli.setup import count_workers, find_inputs, geometry_settings, read_settings
+from semdis_cli.cli.setup import count_workers, find_inputs, geometry_settings, read_settings, refuse_pipes
 from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import UsageError
 
@@ -41,6 +41,7 @@ def init(
 
     Example: `semdis init photos/ -o mymodel/`, then `semdis encode photos/ --model mymodel/`
     """
+    refuse_pipes(*(sources or ()), output, config)
     found = find_inputs(sources, files_from, null=null, output=output, quiet=quiet)
 
     import torch
@@ -48,8 +49,10 @@ def init(
     from semdis_cli.data.loader import Loader, LoadSettings
     from semdis_cli.model.checkpoint import resolve_model
     from semdis_cli.model.config import CONFIG_FILE, FCDMDiffAEConfig
+    from semdis_cli.store.folder import check_outside_sets
     from semdis_cli.training.init import init_model
 
+    check_outside_sets(output)
     if not found.images:
         raise UsageError("no images found")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):

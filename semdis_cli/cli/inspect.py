@@ -14,6 +14,7 @@ from rich.text import Text
 
 from semdis_cli.cli import options
 from semdis_cli.cli.report import one_line, put
+from semdis_cli.cli.setup import refuse_pipes
 
 Channels = Annotated[bool, typer.Option("--channels", help="Mean and std of every channel.")]
 
@@ -36,6 +37,7 @@ def inspect(
     latents: options.StoredLatents = Path("latents"),
     channels: Channels = False,
     as_json: options.Json = False,
+    quiet: options.Quiet = False,  # noqa: ARG001 (it never says more than errors, but -q is good for every command)
 ) -> None:
     """Show what latents are: what made them, how many, how large, what failed, and their statistics.
 
@@ -45,6 +47,7 @@ def inspect(
     """
     from semdis_cli.store.summary import summarise
 
+    refuse_pipes(latents)
     summary = summarise(latents)
     if as_json:
         put(json.dumps(summary))

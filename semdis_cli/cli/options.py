@@ -1,10 +1,13 @@
 """Every option that more than one command has, once, as an annotated alias."""
 
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from semdis_cli.errors import UsageError
 
 _INPUT, _GEOMETRY, _MODEL, _SAMPLING, _OUTPUT = "Input", "Geometry", "Model", "Decoding", "Output"
 
@@ -122,7 +125,7 @@ BatchSize = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(min=1, help="CPU threads of the model.  [default: CPU cores]", rich_help_panel=_MODEL),
+    typer.Option(min=1, help="CPU threads of the model.  [default: about one a core]", rich_help_panel=_MODEL),
 ]
 
 # ---- Latents ----
@@ -176,7 +179,23 @@ Quality = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", help="Print the closing report as one JSON object on stdout.", rich_help_panel=_OUTPUT)
 ]
+JsonLines = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print a JSON object a line on stdout: each problem, and the closing report.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=_OUTPUT)]
+
+
+def parse_number_or_share(text: str, option: str) -> tuple[Fraction, bool]:
+    """`10` or `0.5%` -> the number, and whether it is a percentage. Raises `UsageError` for more than 100 % too."""
+    match = re.fullmatch(r"([0-9]{1,18})|([0-9]{1,18}(?:\.[0-9]{1,18})?)%", text)
+    if match is None or (match[2] and Fraction(match[2]) > 100):
+        raise UsageError(f"{option} is a number like 10, or a share up to 100% like 0.5%, not {text!r:.60}")
+    return Fraction(match[1] or match[2]), match[1] is None
 
 
 def parse_colour(text: str) -> tuple[int, int, int]:

@@ -175,6 +175,11 @@ def check_stdout_takes_data() -> None:
         raise UsageError("data is not written to a terminal; send stdout to a file or a pipe, or give -o a folder")
 
 
+def count(number: int, noun: str) -> str:
+    """`1 image`, `1,200 images`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def one_line(text: str) -> str:
     """`text` on one line, with nothing in it that steers a terminal: parts of it come from files."""
     return printable(" ".join(text.split()))
@@ -230,7 +235,7 @@ class _Run:
             case Failure():
                 self._fail(1, f"{printable(event.key)}: {event.reason}", ExitCode.SOME_FAILED)
             case ShardFailed():
-                self._fail(event.num_images, f"{event.reason} ({event.num_images:,} images)", ExitCode.BAD_DATA)
+                self._fail(event.num_images, f"{event.reason} ({count(event.num_images, 'image')})", ExitCode.BAD_DATA)
             case ImageMeasured() if not self._as_json:
                 self.display.result(f"{printable(event.key)}\t{event.psnr_db:.2f}")
             case RunFinished():

@@ -10,6 +10,7 @@ from semdis_cli.cli.report import follow
 from semdis_cli.cli.setup import (
     announce,
     count_workers,
+    error_limit,
     find_inputs,
     geometry_settings,
     make_loader,
@@ -62,10 +63,10 @@ def roundtrip(
 
     Example: `semdis roundtrip photos/ -o roundtrip/ --steps 10 --pdg`
     """
-    from semdis_cli.pipeline.limits import parse_limit, within_limit
+    from semdis_cli.pipeline.limits import within_limit
 
     refuse_pipes(*(sources or ()), output)
-    limit = parse_limit(max_errors)
+    limit = error_limit(max_errors)
     geometry = geometry_settings(size, max_pixels, bucket_size)
     read = read_settings(background, max_image_pixels)
     found = find_inputs(sources, files_from, null=null, output=output, quiet=quiet)
@@ -90,7 +91,9 @@ def roundtrip(
     )
     with make_loader(load, workers, tokenizer) as loader:
         plan = plan_encode(found, loader, tokenizer, encode_settings)
-        events = within_limit(run(plan, loader, tokenizer, encode_settings, decode_settings, output), limit, goes_on=False)
+        events = within_limit(
+            run(plan, loader, tokenizer, encode_settings, decode_settings, output), limit, goes_on=False
+        )
         code = follow(events, as_json=as_json, quiet=quiet, summarise=lambda report: _summary(report, output))
     raise typer.Exit(code)
 

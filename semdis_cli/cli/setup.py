@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import typer
 
-from semdis_cli.cli.options import parse_colour
+from semdis_cli.cli.options import parse_colour, parse_number_or_share
 from semdis_cli.cli.report import check_stdout_takes_data, say
 from semdis_cli.defaults import MAX_IMAGE_PIXELS
 from semdis_cli.errors import UsageError
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from semdis_cli.data.spool import PipedSource, Spool
     from semdis_cli.model.config import FCDMDiffAEInferenceConfig, Sampler, Schedule
     from semdis_cli.model.tokenizer import DtypeName, Tokenizer, TokenizerSettings
+    from semdis_cli.pipeline.limits import ErrorLimit
 
 
 STDIO = Path("-")
@@ -45,6 +46,19 @@ def open_stdin(wanted: str) -> BinaryIO:
     if sys.stdin.isatty():
         raise UsageError(f"stdin is a terminal; give {wanted} on it, from a file or a pipe")
     return sys.stdin.buffer
+
+
+def refuse_pipes(*paths: Path | None) -> None:
+    """Raise `UsageError` if one of the paths given to a command that reads and writes no pipes is `-`."""
+    if STDIO in paths:
+        raise UsageError("-: encode and decode alone read and write pipes; give a file or a folder")
+
+
+def check_apart(output: Path, source: Path) -> None:
+    """Raise `UsageError` if one of the two lies in the other, or cannot be followed."""
+    written, read = _resolved(output), _resolved(source)
+    if written.is_relative_to(read) or read.is_relative_to(written):
+        raise UsageError(f"-o {output} and {source} lie in one another; give a folder of its own")
 
 
 def output_folder(output: Path | None, default: Path, *, is_single: bool) -> Path | None:
@@ -124,6 +138,13 @@ def geometry_settings(
     from semdis_cli.data.geometry import GeometrySettings
 
     return GeometrySettings(size=size, max_pixels=max_pixels, bucket_size=bucket_size)
+
+
+def error_limit(text: str | None) -> "ErrorLimit | None":
+    """What --max-errors says; None where it is not given. Raises `UsageError`."""
+    from semdis_cli.pipeline.limits import ErrorLimit
+
+    return None if text is None else ErrorLimit(text, *parse_number_or_share(text, "--max-errors"))
 
 
 def read_settings(background: str = "#ffffff", max_image_pixels: int = MAX_IMAGE_PIXELS) -> "ReadSettings":

@@ -1,7 +1,6 @@
 """`semdis verify`: are latents whole, and are they those of the images?"""
 
 import json
-import re
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from semdis_cli.cli import options
-from semdis_cli.cli.report import Position, one_line, open_display, put, say
-from semdis_cli.cli.setup import count_workers, find_inputs
+from semdis_cli.cli.report import Position, count, one_line, open_display, put, say
+from semdis_cli.cli.setup import count_workers, find_inputs, refuse_pipes
 from semdis_cli.errors import ExitCode, UsageError
 from semdis_cli.events import Event, Problem, ShardVerified, VerifyFinished, VerifyStarted
 
@@ -26,7 +25,10 @@ SampleText = Annotated[
     str | None,
     typer.Option("--sample", metavar="N|%", help="Read every byte of N shards, or of a share of them like 5%."),
 ]
-SampleSeed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Which shards --sample takes.")]
+SampleSeed = Annotated[
+    int | None,
+    typer.Option("--seed", min=0, max=2**63 - 1, help="Which shards --sample takes.  [default: 0]"),
+]
 Against = Annotated[
     list[Path] | None,
     typer.Option(
@@ -41,10 +43,10 @@ def verify(
     latents: options.StoredLatents = Path("latents"),
     data: Data = False,
     sample: SampleText = None,
-    seed: SampleSeed = 0,
+    seed: SampleSeed = None,
     against: Against = None,
     workers: Threads = None,
-    as_json: options.Json = False,
+    as_json: options.JsonLines = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Check that latents are whole: nothing missing, surplus, damaged or edited.
@@ -57,25 +59,26 @@ def verify(
     from semdis_cli.pipeline.verify import verify as run
     from semdis_cli.store.verify import VerifySettings
 
-    if data and sample is not None:
-        raise UsageError("--data reads every shard, --sample some of them: give one of the two")
+    refuse_pipes(latents, *(against or ()))
     settings = VerifySettings(_parse_sample(data, sample, seed), count_workers(workers))
     sources = find_inputs(against, None, null=False, output=latents, quiet=quiet) if against else None
     raise typer.Exit(_follow(run(latents, settings, sources), as_json=as_json, quiet=quiet))
 
 
-def _parse_sample(data: bool, text: str | None, seed: int) -> "Sample":
-    """`5%` or `12` as a sample. Raises `UsageError` for anything else."""
+def _parse_sample(data: bool, text: str | None, seed: int | None) -> "Sample":
+    """What --data, --sample and --seed ask for. Raises `UsageError` where they do not go together."""
     from semdis_cli.store.verify import ALL_DATA, NO_DATA, Sample
 
+    if data and text is not None:
+        raise UsageError("--data reads every shard, --sample some of them: give one of the two")
+    if text is None and seed is not None:
+        raise UsageError("--seed says which shards --sample takes: give --sample too")
     if text is None:
         return ALL_DATA if data else NO_DATA
-    match = re.fullmatch(r"([0-9]{1,9})|([0-9]{1,3}(?:\.[0-9]{1,9})?)%", text)
-    if match is None or (match[2] and float(match[2]) > 100):
-        raise UsageError(f"--sample is a number of shards, or a share of them up to 100%, not {text!r:.60}")
-    if match[1]:
-        return Sample(count=int(match[1]), seed=seed)
-    return Sample(share=float(match[2]) / 100, seed=seed)
+    value, is_share = options.parse_number_or_share(text, "--sample")
+    if value == 0:
+        raise UsageError("--sample 0 would read nothing; leave it out to read lists, headers and sizes alone")
+    return Sample(value / 100, seed=seed or 0) if is_share else Sample(count=int(value), seed=seed or 0)
 
 
 def _follow(events: Iterable[Event], *, as_json: bool, quiet: bool) -> ExitCode:
@@ -137,13 +140,13 @@ class _Run:
 
 def _summary(report: dict[str, Any]) -> str:
     """What was looked at, and what came of it."""
-    images = report["images"]
-    counts = f"{report['shards']:,} shards" + (f", {images['ok']:,} images" if images else "")
+    images = report.get("images")  # of a set
+    counts = count(report["shards"], "shard") + (f", {count(images['ok'], 'image')}" if images else "")
     depth = {
         "none": "lists and headers read (--data reads every byte)",
         "sample": "a sample of the data read",
         "all": "every byte read",
     }[report["data"]]
     number = sum(report["problems"].values())
-    outcome = "all is well" if number == 0 else f"{number:,} problems" if number > 1 else "1 problem"
+    outcome = "all is well" if number == 0 else count(number, "problem")
     return f"{one_line(report['latents'])}: {outcome}; {counts}, {depth}, {report['elapsed_s']:.1f} s"

@@ -7,8 +7,8 @@ from typing import Any
 from semdis_cli.events import BatchDone, StageTimes
 from semdis_cli.store.export import ExportFormat, Member, NpyDtype, check_rows, recorded_layout
 from semdis_cli.store.index import to_line
-from semdis_cli.store.plan import BYTES_PER_VALUE
 from semdis_cli.store.reader import LatentSource, StoredShard
+from semdis_cli.store.shard_header import BYTES_PER_VALUE
 from semdis_cli.store.shards import Shard
 
 _RECORD_BYTES = 1024  # about what an image's key, geometry and source take

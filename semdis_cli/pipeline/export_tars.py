@@ -12,7 +12,8 @@ from semdis_cli.events import BatchDone, Event, Failure, ShardFailed, StageTimes
 from semdis_cli.pipeline.export_source import ExportSettings, ShardReader, batch_done
 from semdis_cli.store.export import Sample, make_sample, sample_base
 from semdis_cli.store.reader import StoredShard
-from semdis_cli.store.tar import TAR_END, read_members, tar_member
+from semdis_cli.store.tar import read_members
+from semdis_cli.tar import TAR_END, tar_member
 
 
 @dataclass(frozen=True)

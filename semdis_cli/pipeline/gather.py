@@ -35,7 +35,7 @@ def gather(found: FoundSamples, settings: GatherSettings, output: Path) -> Itera
     """Write the latents of `found` into the set `output`, continuing an earlier run; of a finished set what changed.
 
     A damaged file is a `Failure` event and a row of the index. Equal images and settings give the bytes that encoding
-    gave. Raises what `LatentSetWriter` raises.
+    gave. Images that an export lacks are counted in the report. Raises what `LatentSetWriter` raises.
     """
     totals = RunTotals("import", None)
     samples = {sample.key: sample for sample in found.samples}
@@ -68,6 +68,7 @@ def gather(found: FoundSamples, settings: GatherSettings, output: Path) -> Itera
         output,
         num_ok=manifest.num_ok,
         num_failed=manifest.num_failed,
+        num_missing=found.num_missing,
         shards=len(manifest.shards),
         latent_bytes=sum(shard.file.num_bytes for shard in manifest.shards),
     )

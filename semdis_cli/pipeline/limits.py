@@ -1,11 +1,10 @@
 """Stopping a run of which too much fails: a wrong folder or a broken disk shows long before the end."""
 
-import re
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from semdis_cli.errors import TooManyFailuresError, UsageError
+from semdis_cli.errors import TooManyFailuresError
 from semdis_cli.events import Event, Failure, RunStarted
 
 
@@ -20,16 +19,6 @@ class ErrorLimit:
     def is_exceeded(self, num_failed: int, num_inputs: int) -> bool:
         """Whether `num_failed` of `num_inputs` are too many; exactly, so 2 of 200 are not more than 1 %."""
         return num_failed > (self.value * num_inputs / 100 if self.is_share else self.value)
-
-
-def parse_limit(text: str | None) -> ErrorLimit | None:
-    """`10` or `0.5%` as a limit; None for None. Raises `UsageError` for anything else, and for more than 100 %."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"([0-9]{1,18})|([0-9]{1,18}(?:\.[0-9]{1,18})?)%", text)
-    if match is None or (match[2] and Fraction(match[2]) > 100):
-        raise UsageError(f"--max-errors is a number of inputs, or a share of them up to 100%, not {text!r:.60}")
-    return ErrorLimit(text, Fraction(match[1] or match[2]), is_share=match[1] is None)
 
 
 def within_limit(events: Iterator[Event], limit: ErrorLimit | None, *, goes_on: bool = True) -> Iterator[Event]:

@@ -33,14 +33,17 @@ class RunTotals:
             self._times = self._times + event.times
         return event
 
-    def finish(self, output: Path | None, *, num_ok: int, num_failed: int, **results: Any) -> RunFinished:
+    def finish(
+        self, output: Path | None, *, num_ok: int, num_failed: int, num_missing: int | None = None, **results: Any
+    ) -> RunFinished:
         """Write `report.json` into `output` and return it as the closing event. `results` are the verb's own facts.
 
-        `output`: None where all went to stdout; then nothing is written.
+        `output`: None where all went to stdout; then nothing is written. `num_missing`: None for a verb that counts
+        none.
         """
         elapsed_s = max(time.perf_counter() - self._started, 1e-9)  # a clock may stand still
         times = self._times + StageTimes(wait_s=max(0.0, elapsed_s - sum(asdict(self._times).values())))
-        report = {
+        report: dict[str, Any] = {
             "command": self._verb,
             "images": {"ok": num_ok, "failed": num_failed, "this_run": self._num_images},
             "elapsed_s": round(elapsed_s, 3),
@@ -50,6 +53,8 @@ class RunTotals:
             "output": "-" if output is None else str(output),
             **results,
         }
+        if num_missing is not None:
+            report["images"] |= {"missing": num_missing}
         if self._tokenizer is not None:
             report |= {"model": asdict(self._tokenizer.identity), "compute": compute_record(self._tokenizer)}
         if output is not None:

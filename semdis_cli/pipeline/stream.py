@@ -7,7 +7,6 @@ from typing import Any, BinaryIO, Self
 
 from semdis_cli.data.loader import Loader
 from semdis_cli.data.sources import FoundImages
-from semdis_cli.data.tars import Member, is_tar_start, read_up_to, stream_members
 from semdis_cli.defaults import DECODE_MARKER
 from semdis_cli.errors import StoreError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed
@@ -20,6 +19,7 @@ from semdis_cli.store.claim import claimed_folder
 from semdis_cli.store.reader import LatentSource
 from semdis_cli.store.shards import Shard
 from semdis_cli.store.stream import MAX_MEMBER_BYTES, MEMBER_SUFFIX, StreamWriter, join_shards, read_member
+from semdis_cli.tar import Member, is_tar_start, read_up_to, stream_members
 
 _NAME = "stdin"
 _START_BYTES = 512  # a tar's first block

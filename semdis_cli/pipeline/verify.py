@@ -56,8 +56,7 @@ def _all_events(path: Path, settings: VerifySettings, sources: FoundImages | Non
 
 
 def _report(path: Path, settings: VerifySettings, verified: Verified, problems: Counter[str]) -> dict[str, Any]:
-    table = verified.table
-    return {
+    report = {
         "command": "verify",
         "latents": str(path),
         "is_whole": not problems,
@@ -65,8 +64,10 @@ def _report(path: Path, settings: VerifySettings, verified: Verified, problems: 
         "shards": verified.num_shards,
         "bytes_read": verified.num_bytes,
         "data": {NO_DATA: "none", ALL_DATA: "all"}.get(settings.sample, "sample"),
-        "images": table and {"ok": table.num_ok, "failed": table.num_failed, "removed": table.num_removed},
     }
+    if (table := verified.table) is not None:
+        report["images"] = {"ok": table.num_ok, "failed": table.num_failed, "removed": table.num_removed}
+    return report
 
 
 def _compare_sources(path: Path, sources: FoundImages, settings: VerifySettings) -> Iterator[Problem]:

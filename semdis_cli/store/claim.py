@@ -10,7 +10,10 @@ from semdis_cli.atomic import make_folder, publish, sweep_temporaries
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.lock import FolderLock
 from semdis_cli.store.checks import parse_json
-from semdis_cli.store.folder import describe_differences
+from semdis_cli.store.folder import check_outside_sets, describe_differences
+
+_LATENTS_SHA256 = "latents_sha256"  # in the settings of what is made of latents: which ones
+_OF_LATENTS = (_LATENTS_SHA256, "num_images")  # what changes with them
 
 
 @contextmanager
@@ -46,8 +49,9 @@ def _is_folder_within(path: Path, root: Path) -> bool:
 def check_image_folder(folder: Path, marker: str) -> None:
     """Refuse a folder that holds something and was not claimed before, ahead of any work. Raises `UsageError`.
 
-    Names that begin with a dot do not count.
+    Names that begin with a dot do not count. One that lies in a set of latents is refused too.
     """
+    check_outside_sets(folder)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: cannot be written (not a folder)")
     is_taken = folder.is_dir() and any(not child.name.startswith(".") for child in folder.iterdir())
@@ -60,6 +64,18 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
         before = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: cannot be read ({error}); give -o a new folder") from error
-    differences = describe_differences(before, json.loads(json.dumps(settings)))
+    reasons = _describe_changes(before, json.loads(json.dumps(settings)))
+    if reasons:
+        raise UsageError(f"{path.parent}: {', and '.join(reasons)}; give -o a new folder")
+
+
+def _describe_changes(before: Any, now: dict[str, Any]) -> list[str]:
+    """Why a folder that was made with the settings `before` is none for those of `now`."""
+    reasons = []
+    if isinstance(before, dict) and before.get(_LATENTS_SHA256) != now.get(_LATENTS_SHA256):
+        reasons.append("the latents have changed since, or are others")
+        before, now = ({**record, **dict.fromkeys(_OF_LATENTS)} for record in (before, now))
+    differences = describe_differences(before, now)
     if differences:
-        raise UsageError(f"{path.parent}: made with other settings ({'; '.join(differences)}); give -o a new folder")
+        reasons.append(f"made with other settings ({'; '.join(differences)})")
+    return reasons

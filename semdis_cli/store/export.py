@@ -28,7 +28,8 @@ from semdis_cli.store.index import to_line
 from semdis_cli.store.manifest import REPORT_FILE
 from semdis_cli.store.npy import npy_bytes
 from semdis_cli.store.plan import LatentLayout
-from semdis_cli.store.shards import STORE_DTYPES, Shard, SourceRecord, shard_bytes
+from semdis_cli.store.shard_header import SourceRecord
+from semdis_cli.store.shards import STORE_DTYPES, Shard, shard_bytes
 
 ExportFormat = Literal["safetensors", "webdataset", "npy"]
 Member = Literal["safetensors", "npy"]

@@ -1,12 +1,20 @@
 """What may lie in a folder of latents, and what differs between two records of settings."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from semdis_cli.errors import UsageError
 from semdis_cli.store.checks import is_shard_name
-from semdis_cli.store.journal import JOURNAL_FOLDER, is_base_name
-from semdis_cli.store.manifest import CHECKSUM_FILE, INDEX_FILE, MANIFEST_FILE, REPORT_FILE, SHARD_FOLDER
+from semdis_cli.store.journal import is_base_name
+from semdis_cli.store.manifest import (
+    CHECKSUM_FILE,
+    INDEX_FILE,
+    JOURNAL_FOLDER,
+    MANIFEST_FILE,
+    REPORT_FILE,
+    SHARD_FOLDER,
+)
 from semdis_cli.store.seen import SEEN_FILE
 
 _FILES = frozenset({MANIFEST_FILE, INDEX_FILE, CHECKSUM_FILE, REPORT_FILE, SEEN_FILE})
@@ -19,6 +27,7 @@ def check_latents_folder(root: Path) -> None:
     Ours is a folder with a manifest or a journal, and in it only what has our names and is no link; names that begin
     with a dot do not count.
     """
+    check_outside_sets(root)
     if root.exists() and not root.is_dir():
         raise UsageError(f"{root}: cannot be written (not a folder)")
     is_ours = (root / MANIFEST_FILE).is_file() or (root / JOURNAL_FOLDER).is_dir()
@@ -29,6 +38,22 @@ def check_latents_folder(root: Path) -> None:
         strangers += [path for path in list_folder(root / JOURNAL_FOLDER) if not _is_of_journal(path)]
     if strangers:
         raise UsageError(f"{root}: holds other files ({min(strangers).name}, ...); give -o an empty or new folder")
+
+
+def check_outside_sets(output: Path) -> None:
+    """Refuse a folder to write that lies in a set of latents: the set would be none any more. Raises `UsageError`.
+
+    So is one that cannot be: a name that is too long, links in a circle.
+    """
+    try:
+        with suppress(FileNotFoundError):
+            output.stat()
+        parents = output.resolve().parents
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle behind a folder that is not there
+        reason = error.strerror if isinstance(error, OSError) else "a link that leads to itself?"
+        raise UsageError(f"{output}: cannot be written ({reason})") from error
+    for folder in filter(_is_set, parents):
+        raise UsageError(f"{output}: lies in {folder}, a set of latents; give -o a folder of its own")
 
 
 def list_folder(folder: Path) -> list[Path]:
@@ -56,6 +81,15 @@ def describe_differences(before: Any, now: Any, prefix: str = "") -> list[str]:
         for name in names
         for line in describe_differences(before.get(name), now.get(name), f"{prefix}.{name}" if prefix else name)
     ]
+
+
+def _is_set(folder: Path) -> bool:
+    """Whether `folder` holds a set of ours, finished or begun. Names alone tell: a damaged one is one too."""
+    try:
+        is_finished = (folder / MANIFEST_FILE).is_file() and (folder / INDEX_FILE).is_file()
+        return is_finished or ((folder / JOURNAL_FOLDER).is_dir() and (folder / SHARD_FOLDER).is_dir())
+    except OSError:  # what we may not look into
+        return False
 
 
 def _is_own(path: Path) -> bool:

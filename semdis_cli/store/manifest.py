@@ -10,13 +10,14 @@ from typing import Any, Self
 from semdis_cli.atomic import PublishedFile
 from semdis_cli.errors import StoreError
 from semdis_cli.store.checks import MALFORMED, check_count, check_sha256, check_shard_name, parse_json
-from semdis_cli.store.shards import FORMAT_VERSION
+from semdis_cli.store.shard_header import FORMAT_VERSION
 from semdis_cli.store.statistics import ChannelSums
 
 MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "index.jsonl"
 CHECKSUM_FILE = "SHA256SUMS"
 SHARD_FOLDER = "shards"
+JOURNAL_FOLDER = "journal"  # there while a run is under way or was stopped
 REPORT_FILE = "report.json"
 
 
@@ -76,15 +77,12 @@ class Manifest:
 
     @classmethod
     def read(cls, root: Path) -> Self:
-        """Read `root/manifest.json`. Raises `StoreError` if it is missing (the set is unfinished) or damaged."""
+        """Read `root/manifest.json`. Raises `StoreError` if it is missing or damaged."""
         path = root / MANIFEST_FILE
         try:
             fields = parse_json(path.read_bytes())
         except FileNotFoundError as error:
-            raise StoreError(
-                f"{root}: no {MANIFEST_FILE}, so not a finished set of latents; "
-                "run the same semdis encode again to finish it"
-            ) from error
+            raise StoreError(f"{root}: {_why_missing(root)}") from error
         except OSError as error:
             raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
         except ValueError as error:
@@ -123,6 +121,13 @@ def checksum_lines(manifest: Manifest) -> Iterator[bytes]:
     yield f"{manifest.index.sha256}  {INDEX_FILE}\n".encode()
     for shard in manifest.shards:
         yield f"{shard.file.sha256}  {SHARD_FOLDER}/{shard.name}\n".encode()
+
+
+def _why_missing(root: Path) -> str:
+    """What a folder is that has no manifest, and what to do."""
+    if (root / JOURNAL_FOLDER).is_dir():
+        return f"no {MANIFEST_FILE}, so not a finished set of latents; run the same semdis encode again to finish it"
+    return f"not a set of latents (no {MANIFEST_FILE}); give the folder that semdis encode wrote"
 
 
 def _parse_shard(fields: dict[str, Any]) -> ShardEntry:

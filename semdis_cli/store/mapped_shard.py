@@ -1,31 +1,36 @@
 """A shard file that is read row by row: its header is checked once, its latents stay where they are."""
 
-import hashlib
 import json
-import math
+import os
 import struct
 from dataclasses import dataclass, fields
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from semdis_cli.atomic import PublishedFile
 from semdis_cli.errors import StoreError
 from semdis_cli.records import Geometry
 from semdis_cli.store.checks import MALFORMED, check_count, check_object, check_texts
-from semdis_cli.store.shards import FORMAT_VERSION, STORE_DTYPES, SourceRecord
-
-_HEADER_DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}  # what safetensors calls them
-_SHA256_FIELD = b',"record_sha256":"'  # never the first field of a record, whose names are sorted
+from semdis_cli.store.shard_header import (
+    HeaderText,
+    SourceRecord,
+    check_fields,
+    check_record_sha256,
+    no_shard,
+    open_regular,
+)
+from semdis_cli.store.shards import STORE_DTYPES
 
 _GEOMETRY_FIELDS = {field.name for field in fields(Geometry)}
 _SOURCE_FIELDS = {field.name for field in fields(SourceRecord)}
-_SIZE = struct.Struct("<2q")  # (H, W)
+_GEOMETRY_PAIRS = itemgetter("source", "resized", "crop", "image", "bucket")
+_PAIRS = struct.Struct("<10q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,73 +84,61 @@ def open_shard(path: Path, expected: PublishedFile | None = None) -> tuple[Mappe
 
     `expected`: as the manifest says, of which only the size is looked at. Raises `StoreError` naming the file.
     """
-    try:
-        if path.exists() and not path.is_file():  # a pipe or device would keep us waiting, or never end
-            raise StoreError(f"{path}: cannot be read (not a regular file)")
-        num_bytes = path.stat().st_size
+    with open_regular(path) as file:
+        num_bytes = os.fstat(file.fileno()).st_size
         if expected is not None and num_bytes != expected.num_bytes:
             raise StoreError(f"{path}: {num_bytes} bytes, but the manifest says {expected.num_bytes}; damaged")
-        return _open(path, num_bytes)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (SafetensorError, RecursionError, struct.error, *MALFORMED) as error:
-        raise StoreError(f"{path}: not a semdis shard ({error})") from error
+        try:
+            return _parse(path.name, HeaderText.read(file, num_bytes))
+        except (struct.error, *MALFORMED) as error:
+            raise no_shard(str(path), error) from error
 
 
-def _open(path: Path, num_bytes: int) -> tuple[MappedShard, ShardRecord]:
+def _parse(name: str, text: HeaderText) -> tuple[MappedShard, ShardRecord]:
     """The checks that a header can answer for itself. Raises many kinds of exception; `open_shard` names the file."""
-    with safe_open(path, framework="np") as file:  # checks that the tensors fill the file, no more and no less
-        if list(file.keys()) != ["latents"]:
-            raise ValueError(f"tensors {sorted(file.keys())!s:.80}, expected latents alone")
-        tensor, text = file.get_slice("latents"), file.metadata()["semdis"].encode()
-        header_dtype, shape = tensor.get_dtype(), tensor.get_shape()
-    _check_sha256(text)
-    record = check_object(json.loads(text, object_hook=_shrink))
-    if record["format"] != FORMAT_VERSION:
-        raise ValueError(f"format {record['format']!s:.20}; this version reads {FORMAT_VERSION}")
-    if header_dtype != _HEADER_DTYPES[record["dtype"]] or shape != record["shape"]:
-        raise ValueError("the tensor's dtype or shape is not what was written")
-    if len(shape) != 4 or 0 in shape:
-        raise ValueError(f"latents of shape {shape}")
-    dtype = STORE_DTYPES[record["dtype"]]
-    start = num_bytes - math.prod(shape) * dtype.itemsize
-    return MappedShard(path.name, num_bytes, start, dtype, tuple(shape)), _parse_record(record, shape)
-
-
-def _check_sha256(text: bytes) -> None:
-    """Raise `ValueError` unless a record holds the sha256 of all the rest of it.
-
-    The text is hashed as it stands, which is as it was written: formatting it anew would take longer than all else.
-    """
-    start = text.rindex(_SHA256_FIELD)
-    end = start + len(_SHA256_FIELD) + 64
-    digest = hashlib.sha256(text[:start])
-    digest.update(memoryview(text)[end + 1 :])
-    if text[start + len(_SHA256_FIELD) : end + 1] != f'{digest.hexdigest()}"'.encode():
-        raise ValueError("the record does not match its sha256; damaged or edited")
+    check_record_sha256(text.record.encode())
+    record = check_object(json.loads(text.record, object_hook=_shrink))
+    check_fields(record)
+    N, Z, h, w = map(check_count, record["shape"])
+    if 0 in (N, Z, h, w):
+        raise ValueError(f"latents of shape {record['shape']}")
+    text.check(record["dtype"], (N, Z, h, w))
+    shard = MappedShard(name, text.num_bytes, text.payload_start, STORE_DTYPES[record["dtype"]], (N, Z, h, w))
+    return shard, _parse_record(record, shard.shape)
 
 
 def _shrink(fields: dict[str, Any]) -> dict[str, Any] | bytes | None:
-    """An object of a record as it is kept while the rest is parsed: for each row only its sizes, in bytes.
+    """An object of a record as it is kept while the rest is parsed: for each row only its geometry, in bytes.
 
     All the small lists and dictionaries of a large shard would keep Python's garbage collector busy for longer than all
     the rest takes.
     """
     if fields.keys() == _GEOMETRY_FIELDS:
-        return b"".join(_SIZE.pack(*fields[name]) for name in ("source", "image", "bucket"))
+        (a, b), (c, d), (e, f), (g, h), (i, j) = _GEOMETRY_PAIRS(fields)
+        return _PAIRS.pack(a, b, c, d, e, f, g, h, i, j)
     return None if fields.keys() == _SOURCE_FIELDS else fields
 
 
-def _parse_record(record: dict[str, Any], shape: list[int]) -> ShardRecord:
+def _parse_record(record: dict[str, Any], shape: tuple[int, int, int, int]) -> ShardRecord:
     keys, provenance = check_texts(record["keys"]), check_object(record["provenance"])
-    sizes = np.frombuffer(b"".join(record["geometry"]), dtype="<i8").reshape(-1, 6)
+    pairs = np.frombuffer(b"".join(record["geometry"]), dtype="<i8").reshape(-1, 5, 2)
     if {len(set(keys)), len(keys), len(record["geometry"]), len(record["sources"])} != {shape[0]}:
         raise ValueError("rows, keys, geometries and sources do not go together")
-    if sizes.min() < 1 or sizes.max() >= 2**31:
-        raise ValueError("a geometry is not made of sizes")
+    _check_geometries(pairs)
     patch_size = check_count(provenance["patch_size"])
-    if (sizes[:, 4:] != [patch_size * shape[2], patch_size * shape[3]]).any():
+    if (pairs[:, 4] != [patch_size * shape[2], patch_size * shape[3]]).any():
         raise ValueError("a geometry does not fit the latents")
     if (provenance["channels"], provenance["dtype"]) != (shape[1], record["dtype"]):
         raise ValueError("its settings are of other latents")
-    return ShardRecord(keys, sizes[:, :4].astype(np.int32), provenance, record["record_sha256"])
+    sizes = pairs[:, [0, 3]].reshape(-1, 4).astype(np.int32)
+    return ShardRecord(keys, sizes, provenance, record["record_sha256"])
+
+
+def _check_geometries(pairs: NDArray[np.int64]) -> None:
+    """Raise `ValueError` unless `pairs` [N,5,2] are what `Geometry.from_json` takes."""
+    smallest = np.array([1, 1, 0, 1, 1])[:, None]
+    if (pairs < smallest).any() or pairs.max() >= 2**31:
+        raise ValueError("a geometry is not made of sizes")
+    _, resized, crop, image, bucket = pairs.swapaxes(0, 1)
+    if (crop + image > resized).any() or (image > bucket).any():
+        raise ValueError("the sizes of a geometry do not go together")

@@ -11,10 +11,10 @@ from semdis_cli.records import PlannedImage
 from semdis_cli.store.changes import Changes
 from semdis_cli.store.finished import NO_BASE, Base
 from semdis_cli.store.index import to_line
+from semdis_cli.store.shard_header import BYTES_PER_VALUE
 
 # Safetensors refuses headers over 100 MB, and a shard's header has the key and geometry of each of its images.
 MAX_SHARD_IMAGES = 1 << 16
-BYTES_PER_VALUE = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from semdis_cli.store.index import to_line
 from semdis_cli.store.manifest import MANIFEST_FILE
 from semdis_cli.store.npy import parse_npy
 from semdis_cli.store.plan import LatentLayout
-from semdis_cli.store.shards import STORE_DTYPES, Shard, SourceRecord, parse_shard
+from semdis_cli.store.shard_header import SourceRecord
+from semdis_cli.store.shards import STORE_DTYPES, Shard, parse_shard
 from semdis_cli.store.tar import read_members
 
 _MAX_HEADER_BYTES = 16 << 20  # of one image; its settings take a few thousand bytes
@@ -74,7 +75,7 @@ class FoundSample:
 class FoundSamples:
     """All images of an export and what could not be used, each sorted by key, no key twice.
 
-    `num_exported`: how many there were, if the export says so.
+    `num_exported`: how many a folder should hold, if the exports in it say so.
     """
 
     samples: tuple[FoundSample, ...]
@@ -82,6 +83,11 @@ class FoundSamples:
     provenance: dict[str, Any]
     layout: LatentLayout
     num_exported: int | None
+
+    @property
+    def num_missing(self) -> int:
+        """How many images were to be exported, but are not there, not even damaged."""
+        return max(0, (self.num_exported or 0) - len(self.samples) - len(self.failures))
 
     def read(self, sample: FoundSample) -> Shard:
         """The image's latents as a shard of one row. Raises `StoreError` if they are damaged or edited."""
@@ -135,7 +141,7 @@ class _Search:
     samples: list[FoundSample] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     provenance: dict[str, Any] | None = None
-    num_exported: int | None = None
+    num_promised: dict[Path, int] = field(default_factory=dict)  # images of the export that each marker stands for
     _made_by: str = ""  # where the settings were found
 
     def add_folder(self) -> None:
@@ -148,6 +154,8 @@ class _Search:
             return
         for folder, inner, names in os.walk(self.source, onerror=_refuse):
             inner.sort()
+            if EXPORT_MARKER in names and Path(folder) != self.source:
+                self._add_marker(Path(folder))
             for path in (Path(folder, name) for name in sorted([*inner, *names])):
                 name = path.relative_to(self.source).as_posix()
                 if path.is_dir() and path.is_symlink():
@@ -184,7 +192,7 @@ class _Search:
             failures=tuple(failures[key] for key in sorted(failures)),
             provenance=self.provenance,
             layout=recorded_layout(self.provenance, self._made_by),
-            num_exported=self.num_exported,
+            num_exported=sum(self.num_promised.values()) if self.num_promised and self.source.is_dir() else None,
         )
 
     def _renamed_failures(self) -> Iterator[Failure]:
@@ -197,6 +205,14 @@ class _Search:
             taken.add(key)
             yield Failure(key, failure.reason)
 
+    def _add_marker(self, folder: Path) -> None:
+        """An export in a folder below the source."""
+        try:
+            self._read_marker(folder)
+        except StoreError as error:
+            name = (folder / EXPORT_MARKER).relative_to(self.source).as_posix()
+            self.failures.append(Failure(name, str(error).removeprefix(f"{folder / EXPORT_MARKER}: ")))
+
     def _read_marker(self, folder: Path | None = None) -> dict[str, Any]:
         """What the export in a folder (default: the source) says of itself; nothing if it was none."""
         path = (folder or self.source) / EXPORT_MARKER
@@ -204,10 +220,11 @@ class _Search:
             return {}
         try:
             marker = check_object(parse_json(Place(str(path), str(path), 0, _MAX_LINE_BYTES).read()))
-            provenance, self.num_exported = check_object(marker["provenance"]), check_count(marker["num_images"])
+            provenance, num_images = check_object(marker["provenance"]), check_count(marker["num_images"])
         except MALFORMED as error:
             raise StoreError(f"{path}: not the record of an export ({error}); damaged or edited") from error
         self._agree(provenance, str(path))
+        self.num_promised[path] = num_images
         return marker
 
     def _agree(self, provenance: dict[str, Any], place: str) -> None:

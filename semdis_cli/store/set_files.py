@@ -9,8 +9,14 @@ from semdis_cli.atomic import is_temporary
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
 from semdis_cli.store.index_table import compare_rows
-from semdis_cli.store.journal import JOURNAL_FOLDER
-from semdis_cli.store.manifest import CHECKSUM_FILE, INDEX_FILE, MANIFEST_FILE, REPORT_FILE, SHARD_FOLDER
+from semdis_cli.store.manifest import (
+    CHECKSUM_FILE,
+    INDEX_FILE,
+    JOURNAL_FOLDER,
+    MANIFEST_FILE,
+    REPORT_FILE,
+    SHARD_FOLDER,
+)
 from semdis_cli.store.seen import SEEN_FILE
 from semdis_cli.store.shard_check import ShardTarget
 from semdis_cli.store.shard_header import ShardHeader, read_shard_header

@@ -11,8 +11,7 @@ from semdis_cli.events import Problem
 from semdis_cli.store.checks import is_shard_name
 from semdis_cli.store.checksums import check_checksums, read_checksums
 from semdis_cli.store.index_table import IndexTable, read_index
-from semdis_cli.store.journal import JOURNAL_FOLDER
-from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest
+from semdis_cli.store.manifest import INDEX_FILE, JOURNAL_FOLDER, MANIFEST_FILE, SHARD_FOLDER, Manifest
 from semdis_cli.store.shard_check import ShardTarget
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.unfinished import PendingShard, has_journal, read_journals
@@ -130,7 +129,11 @@ def _read_manifest(root: Path) -> Generator[Problem, None, Manifest | None]:
     if not path.exists():
         if not any((root / name).exists() for name in (JOURNAL_FOLDER, SHARD_FOLDER, INDEX_FILE)):
             raise StoreError(f"{root}: not a set of latents; give the folder that semdis encode wrote")
-        what = "missing: the set is unfinished; run the same semdis encode again to finish it"
+        what = (
+            "missing: the set is unfinished; run the same semdis encode again to finish it"
+            if (root / JOURNAL_FOLDER).exists()
+            else "missing, and no journal to finish the set from; restore it from a copy, or encode the set anew"
+        )
         yield Problem(MANIFEST_FILE, "unfinished", what)
         return None
     try:

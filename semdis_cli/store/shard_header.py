@@ -1,22 +1,37 @@
-"""What a shard says about itself, read without its latents: a few hundred bytes an image."""
+"""What a shard says about itself, read without its latents: a few hundred bytes an image.
+
+A shard is a safetensors file with one stacked tensor `latents` [N,Z,h,w] and one metadata key `semdis`: the record, as
+canonical JSON, in which there is the sha256 of all the rest of it.
+"""
 
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 from semdis_cli.errors import StoreError
 from semdis_cli.records import Geometry
-from semdis_cli.store.checks import MALFORMED, check_count, check_object, check_sha256, check_texts, parse_json
-from semdis_cli.store.plan import BYTES_PER_VALUE
-from semdis_cli.store.shards import FORMAT_VERSION, SourceRecord
+from semdis_cli.store.checks import (
+    MALFORMED,
+    check_count,
+    check_object,
+    check_sha256,
+    check_text,
+    check_texts,
+    parse_json,
+)
 
+FORMAT_VERSION = 1
+TENSOR_NAME = "latents"
+METADATA_KEY = "semdis"
+BYTES_PER_VALUE = {"bfloat16": 2, "float16": 2, "float32": 4}
+_ALIGNMENT = 8  # of the latents in the file
 MAX_HEADER_BYTES = 100_000_000  # what safetensors itself accepts
 _SAFETENSORS_NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 _RECORD_FIELDS = {
@@ -30,6 +45,27 @@ _RECORD_FIELDS = {
     "provenance",
     "record_sha256",
 }
+_SHA256_FIELD = b',"record_sha256":"'  # never the first field of a record, whose names are sorted
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRecord:
+    """The file that a row was made from: its size and sha256 (hex), and the notes that reading it left."""
+
+    num_bytes: int
+    sha256: str
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {"num_bytes": self.num_bytes, "sha256": self.sha256, "notes": list(self.notes)}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Self:
+        """Inverse of `to_json`. Raises one of `MALFORMED` on anything else."""
+        if set(fields) != {"num_bytes", "sha256", "notes"}:
+            raise ValueError(f"a source has other fields: {sorted(fields)}")
+        return cls(check_count(fields["num_bytes"]), check_sha256(fields["sha256"]), check_texts(fields["notes"]))
 
 
 @dataclass(frozen=True)
@@ -55,6 +91,46 @@ class ShardHeader:
         return prod(self.shape) * BYTES_PER_VALUE[self.dtype]
 
 
+@dataclass(frozen=True)
+class HeaderText:
+    """The header of a safetensors file of `num_bytes`, as it stands: its `text`, and the text of the `record` in it.
+
+    `payload_start`: where the header ends.
+    """
+
+    text: bytes
+    record: str
+    payload_start: int
+    num_bytes: int
+
+    @classmethod
+    def read(cls, file: BinaryIO, num_bytes: int) -> Self:
+        """The header with which `file` begins. Raises one of `MALFORMED` if it cannot be that of a shard."""
+        header_bytes = int.from_bytes(file.read(8), "little")
+        if num_bytes < 8 or header_bytes > min(num_bytes - 8, MAX_HEADER_BYTES):
+            raise ValueError(
+                f"its header would have {header_bytes:,} bytes, the file has {num_bytes:,}; truncated or edited"
+            )
+        text = file.read(header_bytes).rstrip(b" ")
+        if header_bytes != len(text) + -len(text) % _ALIGNMENT:
+            raise ValueError("its header is not padded as it was; damaged or edited")
+        record = check_text(parse_json(text)["__metadata__"][METADATA_KEY])
+        return cls(text, record, 8 + header_bytes, num_bytes)
+
+    def check(self, dtype: str, shape: Sequence[int]) -> None:
+        """Raise one of `MALFORMED` unless there is nothing but the record and one tensor, which fills the file."""
+        payload_bytes = prod(shape) * BYTES_PER_VALUE[dtype]
+        tensor = {"dtype": _SAFETENSORS_NAMES[dtype], "shape": list(shape), "data_offsets": [0, payload_bytes]}
+        header = {"__metadata__": {METADATA_KEY: self.record}, TENSOR_NAME: tensor}
+        if json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode() != self.text:
+            raise ValueError("its header is not what was written with its record; damaged or edited")
+        if self.num_bytes != self.payload_start + payload_bytes:
+            raise ValueError(
+                f"{self.num_bytes:,} bytes, but its header describes {self.payload_start + payload_bytes:,}; "
+                "truncated or edited"
+            )
+
+
 def read_shard_header(path: Path) -> ShardHeader:
     """Read and check the header of the shard at `path`. Raises `StoreError` for all that is not as it was written.
 
@@ -62,67 +138,73 @@ def read_shard_header(path: Path) -> ShardHeader:
     """
     with open_regular(path) as file:
         try:
-            return _read(file)
-        except (RecursionError, *MALFORMED) as error:  # nested just so deeply that it is read, but not written again
-            raise StoreError(f"{path}: not a semdis shard ({_reason(error)})") from error
+            return parse_header(file, os.fstat(file.fileno()).st_size)
+        except MALFORMED as error:
+            raise no_shard(str(path), error) from error
+
+
+def parse_header(file: BinaryIO, num_bytes: int) -> ShardHeader:
+    """The header of the shard that `file`, of `num_bytes`, holds from here on; the latents are not read.
+
+    Raises one of `MALFORMED` for all that is not as it was written; `no_shard` says so.
+    """
+    text = HeaderText.read(file, num_bytes)
+    record = check_object(parse_json(text.record.encode()))
+    check_fields(record)
+    if canonical_json(record) != text.record:
+        raise ValueError("the record is not written as it was; damaged or edited")
+    check_record_sha256(text.record.encode())
+    header = _parse_record(record, text.payload_start)
+    text.check(header.dtype, header.shape)
+    return header
+
+
+def no_shard(place: str, error: Exception) -> StoreError:
+    """What to raise where parsing `place` has raised `error`."""
+    return StoreError(f"{place}: not a semdis shard ({_reason(error)})")
 
 
 @contextmanager
 def open_regular(path: Path) -> Iterator[BinaryIO]:
     """The file at `path`, open for reading. Raises `StoreError`; a pipe or device, which could keep us, is refused."""
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123 (a descriptor)
+        with open(path, "rb", opener=_open_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise StoreError(f"{path}: cannot be read (not a regular file)")
             yield file
+    except IsADirectoryError as error:
+        raise StoreError(f"{path}: cannot be read (not a regular file)") from error
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _read(file: BinaryIO) -> ShardHeader:
-    num_bytes = os.fstat(file.fileno()).st_size
-    header_bytes = int.from_bytes(file.read(8), "little")
-    if num_bytes < 8 or header_bytes > min(num_bytes - 8, MAX_HEADER_BYTES):
-        raise ValueError(
-            f"its header would have {header_bytes:,} bytes, the file has {num_bytes:,}; truncated or edited"
-        )
-    header = _parse_header(file.read(header_bytes), header_bytes)
-    if num_bytes != header.payload_start + header.payload_bytes:
-        raise ValueError(
-            f"{num_bytes:,} bytes, but its header describes {header.payload_start + header.payload_bytes:,}; "
-            "truncated or edited"
-        )
-    return header
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _parse_header(data: bytes, header_bytes: int) -> ShardHeader:
-    """The record in a safetensors header, which must describe one tensor: that of the record."""
-    text = data.rstrip(b" ")
-    fields = check_object(parse_json(text))
-    if json.dumps(fields, separators=(",", ":")).encode() != text:
-        raise ValueError("its header is not written as it was; damaged or edited")
-    record_text = fields["__metadata__"]["semdis"]
-    record = check_object(parse_json(record_text.encode()))
+def canonical_json(record: dict[str, Any]) -> str:
+    """The one text that `record` is written as."""
+    return json.dumps(record, sort_keys=True, separators=(",", ":"))
+
+
+def check_fields(record: dict[str, Any]) -> None:
+    """Raise one of `MALFORMED` unless the record is of a format that we read, and has its fields."""
     if record["format"] != FORMAT_VERSION:
         raise ValueError(f"format {record['format']!s:.20}; this version reads {FORMAT_VERSION}")
-    _check_record(record, record_text)
-    header = _parse_record(record, 8 + header_bytes)
-    tensor = {
-        "dtype": _SAFETENSORS_NAMES[header.dtype],
-        "shape": list(header.shape),
-        "data_offsets": [0, header.payload_bytes],
-    }
-    if fields != {"__metadata__": {"semdis": record_text}, "latents": tensor}:
-        raise ValueError("the tensor's dtype, shape or place is not what was written; damaged or edited")
-    return header
-
-
-def _check_record(record: dict[str, Any], text: str) -> None:
-    """Raise `ValueError` unless the record is the one that its sha256 was taken of, to the byte."""
-    if set(record) != _RECORD_FIELDS:
+    if record.keys() != _RECORD_FIELDS:
         raise ValueError(f"a record has other fields: {sorted(record)!s:.200}")
-    rest = _canonical({name: value for name, value in record.items() if name != "record_sha256"})
-    if sha256(rest.encode()).hexdigest() != record["record_sha256"] or _canonical(record) != text:
+
+
+def check_record_sha256(text: bytes) -> None:
+    """Raise `ValueError` unless a record holds the sha256 of all the rest of it.
+
+    The text is hashed as it stands, which is as it was written: formatting it anew would take longer than all else.
+    """
+    start = text.rindex(_SHA256_FIELD)
+    end = start + len(_SHA256_FIELD) + 64
+    digest = sha256(text[:start])
+    digest.update(memoryview(text)[end + 1 :])
+    if text[start + len(_SHA256_FIELD) : end + 1] != f'{digest.hexdigest()}"'.encode():
         raise ValueError("the record does not match its sha256; damaged or edited")
 
 
@@ -165,10 +247,6 @@ def _check_settings(header: ShardHeader) -> None:
         raise ValueError("its dtype or channels are not those of its settings")
     if {geometry.bucket for geometry in header.geometries} != {(h * patch, w * patch)}:
         raise ValueError(f"an image's size does not fit latents of {h}x{w} positions")
-
-
-def _canonical(record: dict[str, Any]) -> str:
-    return json.dumps(record, sort_keys=True, separators=(",", ":"))
 
 
 def _reason(error: Exception) -> str:

@@ -5,47 +5,32 @@ bytes, so that a flipped bit or an edited dtype is found even without the manife
 """
 
 import hashlib
-import json
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load as deserialize
 from safetensors.torch import save as serialize
 from torch import Tensor
 
 from semdis_cli.atomic import PublishedFile, publish
 from semdis_cli.errors import StoreError
 from semdis_cli.records import Geometry
-from semdis_cli.store.checks import MALFORMED, check_count, check_object, check_sha256, check_texts, parse_json
+from semdis_cli.store.checks import MALFORMED
+from semdis_cli.store.shard_header import (
+    FORMAT_VERSION,
+    METADATA_KEY,
+    TENSOR_NAME,
+    SourceRecord,
+    canonical_json,
+    no_shard,
+    parse_header,
+)
 
-FORMAT_VERSION = 1
 STORE_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-TENSOR_NAME = "latents"
-_METADATA = "semdis"
-
-
-@dataclass(frozen=True, slots=True)
-class SourceRecord:
-    """The file that a row was made from: its size and sha256 (hex), and the notes that reading it left."""
-
-    num_bytes: int
-    sha256: str
-    notes: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {"num_bytes": self.num_bytes, "sha256": self.sha256, "notes": list(self.notes)}
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Self:
-        """Inverse of `to_json`. Raises one of `MALFORMED` on anything else."""
-        if set(fields) != {"num_bytes", "sha256", "notes"}:
-            raise ValueError(f"a source has other fields: {sorted(fields)}")
-        return cls(check_count(fields["num_bytes"]), check_sha256(fields["sha256"]), check_texts(fields["notes"]))
 
 
 @dataclass(frozen=True)
@@ -91,9 +76,8 @@ def shard_bytes(shard: Shard) -> bytes:
         "sources": [source.to_json() for source in shard.sources],
         "provenance": shard.provenance,
     }
-    metadata["record_sha256"] = _record_sha256(metadata)
-    text = json.dumps(metadata, sort_keys=True, separators=(",", ":"))
-    return serialize({TENSOR_NAME: latents}, {_METADATA: text})
+    metadata["record_sha256"] = hashlib.sha256(canonical_json(metadata).encode()).hexdigest()
+    return serialize({TENSOR_NAME: latents}, {METADATA_KEY: canonical_json(metadata)})
 
 
 def read_shard(path: Path, expected: PublishedFile | None = None) -> Shard:
@@ -130,42 +114,14 @@ def read_rows_of(path: Path, rows: Iterable[int]) -> Iterator[Tensor]:
 def parse_shard(data: bytes, place: str) -> Shard:
     """Check one shard whose file is `data`. Raises `StoreError` beginning with `place`."""
     try:
-        return _parse(data)
-    except (SafetensorError, RuntimeError, *MALFORMED) as error:  # RuntimeError: a shape that torch cannot hold
-        raise StoreError(f"{place}: not a semdis shard ({error})") from error
-
-
-def _parse(data: bytes) -> Shard:
-    """The checks that a shard can answer for itself. Raises many kinds of exception; `parse_shard` names the file."""
-    tensors = deserialize(data)  # also checks that the header fits the file, before anything is allocated
-    payload_start = 8 + int.from_bytes(data[:8], "little")
-    metadata = parse_json(parse_json(data[8:payload_start])["__metadata__"][_METADATA].encode())
-    if metadata["format"] != FORMAT_VERSION:
-        raise ValueError(f"format {metadata['format']}; this version reads {FORMAT_VERSION}")
-    if _record_sha256(metadata) != metadata["record_sha256"]:
-        raise ValueError("the record does not match its sha256; damaged or edited")
-    if set(tensors) != {TENSOR_NAME}:
-        raise ValueError(f"tensors {sorted(tensors)}, expected {TENSOR_NAME} alone")
-    latents = tensors[TENSOR_NAME]
-    if latents.dtype != STORE_DTYPES[metadata["dtype"]] or list(latents.shape) != metadata["shape"]:
-        raise ValueError("the tensor's dtype or shape is not what was written")
-    if hashlib.sha256(memoryview(data)[payload_start:]).hexdigest() != metadata["latents_sha256"]:
-        raise ValueError("the latents do not match their sha256; damaged")
-    keys, geometries = check_texts(metadata["keys"]), tuple(map(Geometry.from_json, metadata["geometry"]))
-    sources = tuple(map(SourceRecord.from_json, metadata["sources"]))
-    if (
-        latents.ndim != 4
-        or 0 in latents.shape
-        or {len(set(keys)), len(keys), len(geometries), len(sources)} != {len(latents)}
-    ):
-        raise ValueError("rows, keys, geometries and sources do not go together")
-    return Shard(latents, keys, geometries, sources, check_object(metadata["provenance"]))
-
-
-def _record_sha256(metadata: dict[str, Any]) -> str:
-    """Of all the rest of the metadata, as canonical JSON."""
-    rest = {name: value for name, value in metadata.items() if name != "record_sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        header = parse_header(io.BytesIO(data), len(data))
+        payload = memoryview(data)[header.payload_start :]
+        if hashlib.sha256(payload).hexdigest() != header.latents_sha256:
+            raise ValueError("the latents do not match their sha256; damaged")
+    except MALFORMED as error:
+        raise no_shard(place, error) from error
+    latents = torch.frombuffer(bytearray(payload), dtype=STORE_DTYPES[header.dtype]).view(header.shape)
+    return Shard(latents, header.keys, header.geometries, header.sources, header.provenance)
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

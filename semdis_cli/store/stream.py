@@ -9,8 +9,9 @@ from torch import Tensor
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
 from semdis_cli.records import LoadedImage
-from semdis_cli.store.shards import STORE_DTYPES, Shard, SourceRecord, parse_shard, shard_bytes
-from semdis_cli.store.tar import TAR_END, tar_member
+from semdis_cli.store.shard_header import SourceRecord
+from semdis_cli.store.shards import STORE_DTYPES, Shard, parse_shard, shard_bytes
+from semdis_cli.tar import TAR_END, tar_member
 
 MEMBER_SUFFIX = ".safetensors"
 # The largest image that is read by default, in float32 at 256 channels a patch of 16, takes two thirds of that.

@@ -13,9 +13,9 @@ from semdis_cli.store.index import IndexRow, read_rows
 from semdis_cli.store.index_table import row_of
 from semdis_cli.store.manifest import INDEX_FILE, Manifest
 from semdis_cli.store.payload import read_payload
-from semdis_cli.store.plan import BYTES_PER_VALUE, LatentLayout
+from semdis_cli.store.plan import LatentLayout
 from semdis_cli.store.reader import check_index_file
-from semdis_cli.store.shard_header import read_shard_header
+from semdis_cli.store.shard_header import BYTES_PER_VALUE, read_shard_header
 from semdis_cli.store.statistics import ChannelSums
 
 _MAX_GROUPS = 1000

@@ -12,7 +12,8 @@ from semdis_cli.events import Problem
 from semdis_cli.store.checks import MALFORMED, parse_json
 from semdis_cli.store.index import to_line
 from semdis_cli.store.index_table import ShardRows
-from semdis_cli.store.journal import JOURNAL_FOLDER, JournalEntry
+from semdis_cli.store.journal import JournalEntry
+from semdis_cli.store.manifest import JOURNAL_FOLDER
 from semdis_cli.store.shard_header import open_regular
 
 

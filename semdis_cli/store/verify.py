@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial, reduce
 from math import ceil
 from operator import add
@@ -25,7 +26,7 @@ VerifyEvent = Problem | VerifyStarted | ShardVerified
 class Sample:
     """Some of the shards: `count` of them or, if that is None, a `share` (0..1), rounded up; `seed` decides which."""
 
-    share: float = 1.0
+    share: Fraction = Fraction(1)
     count: int | None = None
     seed: int = 0
 
@@ -36,7 +37,7 @@ class Sample:
         return frozenset(ranked[:count])
 
 
-NO_DATA, ALL_DATA = Sample(share=0.0), Sample()
+NO_DATA, ALL_DATA = Sample(Fraction(0)), Sample()
 
 
 @dataclass(frozen=True)

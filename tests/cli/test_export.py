@@ -144,6 +144,58 @@ def test_a_damaged_shard_ends_with_4_and_a_damaged_file_with_3(run: Run, tmp_pat
     assert (Manifest.read(tmp_path / "back").num_ok, Manifest.read(tmp_path / "back").num_failed) == (4, 1)
 
 
+@pytest.mark.parametrize("how", [["--format", "safetensors"], ["--format", "npy"], ["--tar-size", "1"]])
+def test_what_an_export_lacks_ends_with_3_and_is_counted(run: Run, tmp_path: Path, how: list[str]) -> None:
+    root = make_set(tmp_path / "latents", tuple(f"{number}.png" for number in range(450)), shard_images=100)
+    assert run("export", root, "-o", "out", *how).code == 0
+    table = tmp_path / "out" / "latents.jsonl"
+    if "npy" in how:
+        table.write_bytes(b"".join(table.read_bytes().splitlines(keepends=True)[:-1]))
+    else:
+        max((tmp_path / "out").glob("*.safetensors" if "safetensors" in how else "*.tar")).unlink()
+    done = run("import", "out", "-o", "back", "--quiet", "--json")
+    assert done.code == 3
+    images = json.loads(done.stdout)["images"]
+    assert images["ok"] + images["missing"] == 450
+    assert (images["failed"], images["missing"] > 0) == (0, True)
+    found = f"{images['ok']} images found, but 450 were to be exported to out: {images['missing']} missing"
+    assert done.stderr == f"semdis: {found}; run the same semdis export again\n"
+    assert run("export", root, "-o", "out", *how).code == 0
+    done = run("import", "out", "-o", "back", "--quiet", "--json")
+    assert (done.code, done.stderr, json.loads(done.stdout)["images"]["missing"]) == (0, "", 0)
+
+
+def test_a_single_tar_of_several_lacks_nothing(run: Run, tmp_path: Path) -> None:
+    root = make_set(tmp_path / "latents", tuple(f"{number}.png" for number in range(450)), shard_images=100)
+    assert run("export", root, "-o", "out", "--tar-size", "1", "--member", "npy").code == 0
+    done = run("import", "out/000000.tar", "-o", "back", "--quiet", "--json")
+    assert (done.code, done.stderr, json.loads(done.stdout)["images"]["missing"]) == (0, "", 0)
+    assert Manifest.read(tmp_path / "back").num_ok < 450
+
+
+@pytest.mark.parametrize("how", [[], ["--format", "safetensors"]])
+def test_several_exports_in_a_folder_are_counted_together(run: Run, tmp_path: Path, how: list[str]) -> None:
+    for name, keys in (("one", ("a.png", "b.png", "c.png")), ("two", ("d.png", "e.png"))):
+        assert run("export", make_set(tmp_path / name, keys), "-o", f"out/{name}", *how).code == 0
+    assert run("import", "out", "-o", "back").code == 0
+    for path in (tmp_path / "out" / "one").glob("*.tar" if not how else "*.safetensors"):
+        path.unlink()
+    done = run("import", "out", "-o", "less", "--quiet")
+    assert done.code == 3
+    assert "2 images found, but 5 were to be exported to out: 3 missing" in done.stderr
+
+
+def test_joined_tars_end_with_3_and_what_to_do(run: Run, latents: Path, tmp_path: Path) -> None:
+    assert run("export", latents, "-o", "out").code == 0
+    tar = (tmp_path / "out" / "000000.tar").read_bytes()
+    (tmp_path / "ab.tar").write_bytes(tar * 2)
+    done = run("import", "ab.tar", "-o", "back")
+    assert done.code == 3
+    assert "failed: ab.tar: " in done.stderr
+    assert "goes on behind its end; tars that were joined must be given one by one" in done.stderr
+    assert json.loads((tmp_path / "back" / "report.json").read_bytes())["images"]["ok"] == 8
+
+
 def test_folders_that_lie_in_one_another_are_refused(run: Run, latents: Path, tmp_path: Path) -> None:
     assert run("export", latents, "-o", latents / "out").code == 2
     assert not (latents / "out").exists()

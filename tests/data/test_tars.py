@@ -17,9 +17,10 @@ from PIL import Image
 
 from semdis_cli.data.source_bytes import open_source, read_source
 from semdis_cli.data.sources import find_images
-from semdis_cli.data.tars import TarContents, find_tars, is_tar_start, list_tar, stream_members, walk_tar
+from semdis_cli.data.tars import TarContents, find_tars, list_tar
 from semdis_cli.errors import UnreadableImageError, UsageError
 from semdis_cli.events import Failure
+from semdis_cli.tar import is_tar_start, stream_members, walk_tar
 
 MTIME_NS = 1_700_000_000_123_456_789
 

@@ -28,7 +28,7 @@ from semdis_cli.store.npy import npy_bytes
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.samples import find_samples
 from semdis_cli.store.shards import Shard, parse_shard, read_shard, write_shard
-from semdis_cli.store.tar import TAR_END, tar_member
+from semdis_cli.tar import TAR_END, tar_member
 from tests.store import KEYS, PROVENANCE, SmallPlan, are_equal, contents, make_plan, make_shard, write_set
 
 GOOD_KEYS = tuple(sorted(key for key in KEYS if "bad" not in key))
@@ -450,7 +450,7 @@ def test_a_tar_that_is_cut_short_gives_what_is_whole(exported: Exported, tmp_pat
     path = tmp_path / "out" / "000000.tar"
     os.truncate(path, path.stat().st_size * 2 // 3)
     failures = failures_of(import_to(tmp_path / "back", tmp_path / "out"))
-    assert re.search(r"^at byte \d+: .*cut short", failures["000000.tar"])
+    assert re.search(r"uncompressed tar \(.*(cut off|unexpected end)", failures["000000.tar"])
     assert 2 < len(open_latents(tmp_path / "back").keys) < len(GOOD_KEYS)
 
 
@@ -590,6 +590,20 @@ def test_an_export_that_was_not_finished_is_refused_or_known(root: Path, exporte
     (tmp_path / "files" / "c.png.safetensors").unlink()
     found = find_samples(tmp_path / "files")
     assert (len(found.samples), found.num_exported) == (len(GOOD_KEYS) - 1, len(GOOD_KEYS))
+
+
+def test_an_export_below_the_source_that_holds_nothing_to_import_is_missed(
+    exported: Exported, exports: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(exports["npy"], exported("safetensors") / "arrays")
+    found = find_samples(tmp_path / "out")
+    assert (found.num_exported, found.num_missing) == (2 * len(GOOD_KEYS), len(GOOD_KEYS))
+    (tmp_path / "out" / "arrays" / "export.json").write_text("{}")
+    found = find_samples(tmp_path / "out")
+    assert (found.num_exported, found.num_missing) == (len(GOOD_KEYS), 0)
+    [failure] = found.failures
+    assert failure.key == "arrays/export.json"
+    assert failure.reason.startswith("not the record of an export")
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format":"npy","provenance":[],"num_images":1}', "\0"])

@@ -239,7 +239,7 @@ STOPS = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 
 
 def last_words(number: signal.Signals) -> str:
-    again = "run the same command again: encode, decode and train go on where they were"
+    again = "run the same command again: encode, decode, export, import and train go on where they were"
     return f"semdis: stopped by {number.name}; {again}"
 
 

@@ -25,7 +25,7 @@ from semdis_cli.pipeline.images_out import StreamNames, WriteSettings
 from semdis_cli.pipeline.stream import LatentStream, decode_stream, encode_stream
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shards import Shard, parse_shard, shard_bytes
-from semdis_cli.store.tar import TAR_END, tar_member
+from semdis_cli.tar import TAR_END, tar_member
 from tests.worlds import save_tiny_model
 
 # Two sizes, so that a stream has batches of two shapes, and a file that is no image.
@@ -238,7 +238,7 @@ def strangers(members: Members) -> Iterator[tuple[str, bytes, str]]:
     yield (
         "grid",
         change(other, lambda shard: replace(shard, latents=shard.latents.repeat(1, 1, 2, 1))),
-        "does not belong",
+        "does not fit latents of",
     )
     yield "channels", change(other, lambda shard: replace(shard, latents=shard.latents.repeat(1, 2, 1, 1))), "channels"
 

@@ -17,7 +17,8 @@ from semdis_cli.store.finished import NO_BASE, Base
 from semdis_cli.store.latent_set import LatentSetWriter
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.plan import LatentLayout, PlannedShard, SetPlan, plan_sha256, plan_shards
-from semdis_cli.store.shards import STORE_DTYPES, Shard, SourceRecord
+from semdis_cli.store.shard_header import SourceRecord
+from semdis_cli.store.shards import STORE_DTYPES, Shard
 
 CHANNELS = 3
 MTIME_NS = 1_000_000_007

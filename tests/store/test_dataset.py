@@ -420,9 +420,10 @@ def make_shard_of_zeros(keys: tuple[str, ...]) -> Shard:
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 LATENTS_UNREAD = {"sha256 of other latents", "sha256 missing"}  # noticed only when the latents are read
+SAME_NUMBER = "geometry 6"  # true for 1, by somebody who knows the format: LatentDataset reads the 1
 
 
-@pytest.mark.parametrize("edit", list(EDITS))
+@pytest.mark.parametrize("edit", sorted(EDITS.keys() - {SAME_NUMBER}))
 def test_an_edited_shard_is_refused_by_name(tmp_path: Path, edit: str) -> None:
     path = tmp_path / "mailed"
     write_shard(path, make_shard())
@@ -564,6 +565,7 @@ def test_an_index_that_was_edited_after_the_manifest_is_refused(root: Path) -> N
 
 def test_an_unfinished_set_is_refused(root: Path) -> None:
     (root / "manifest.json").unlink()
+    (root / "journal").mkdir()
     with pytest.raises(StoreError, match=f"^{root}: .*not a finished set"):
         LatentDataset(root)
 

@@ -28,7 +28,8 @@ from semdis_cli.store.export import (
 )
 from semdis_cli.store.npy import npy_bytes, parse_npy
 from semdis_cli.store.shards import STORE_DTYPES, parse_shard
-from semdis_cli.store.tar import TAR_END, read_members, tar_member
+from semdis_cli.store.tar import read_members
+from semdis_cli.tar import TAR_END, tar_member
 from tests.store import PROVENANCE, are_equal, make_shard
 
 # The name of a tar's member -> (key of the sample, extension), as webdataset 1.0.2 has it.
@@ -334,13 +335,13 @@ def test_tars_of_other_programs_are_read_and_links_passed_over(tmp_path: Path, k
     assert [name for name, _ in read_tar(file.getvalue(), tmp_path / "other.tar")] == names
 
 
-@pytest.mark.parametrize("size", [b"\x80" + b"\xff" * 11, b"\xff" * 12, b"-0000000001\0", b"77777777777\0", bytes(12)])
+@pytest.mark.parametrize("size", [b"\x80" + b"\xff" * 11, b"\xff" * 12, b"-0000000001\0", b"77777777777\0"])
 def test_a_size_that_cannot_be_is_refused(tmp_path: Path, size: bytes) -> None:
     header = bytearray(tar_member("a", b"")[:512])
     header[124:136] = size
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
-    with pytest.raises(StoreError, match=r"^/.*bad\.tar: at byte 0: "):
+    with pytest.raises(StoreError, match=r"^/.*bad\.tar: cannot be read as an uncompressed tar "):
         read_tar(bytes(header) + TAR_END, tmp_path / "bad.tar")
 
 
@@ -355,8 +356,25 @@ BAD_TARS = {
 
 @pytest.mark.parametrize("name", BAD_TARS)
 def test_what_is_no_whole_tar_is_refused_by_name(tmp_path: Path, name: str) -> None:
-    with pytest.raises(StoreError, match=r"^/.*bad\.tar: at byte \d+: "):
+    with pytest.raises(StoreError, match=r"^/.*bad\.tar: cannot be read as an uncompressed tar "):
         read_tar(BAD_TARS[name], tmp_path / "bad.tar")
+
+
+@pytest.mark.parametrize("num_end_bytes", [512, 1024, 10240, 3 << 20])
+@pytest.mark.parametrize("rest", [tar_member("b", b"two") + TAR_END, b"\1"])
+def test_a_tar_that_goes_on_behind_its_end_is_refused(tmp_path: Path, num_end_bytes: int, rest: bytes) -> None:
+    whole = tar_member("a", b"one") + bytes(num_end_bytes)
+    assert read_tar(whole, tmp_path / "one.tar") == [("a", b"one")]
+    with pytest.raises(StoreError, match=r"^/.*two\.tar: .*goes on behind its end; .* one by one"):
+        read_tar(whole + rest, tmp_path / "two.tar")
+
+
+def test_no_file_is_longer_than_what_is_left_of_its_tar(tmp_path: Path) -> None:
+    (tmp_path / "cut.tar").write_bytes(tar_member("a", b"one") + tar_member("b", bytes(700))[:-400])
+    members = read_members(tmp_path / "cut.tar")
+    assert next(members).name == "a"
+    with pytest.raises(StoreError, match=r"'b' is cut off"):
+        next(members)
 
 
 @settings(max_examples=200, deadline=None)
@@ -372,5 +390,5 @@ def test_whatever_the_bytes_a_tar_is_read_or_refused(data: st.DataObject, tmp_pa
         edited[start + 148 : start + 156] = b" " * 8
         edited[start + 148 : start + 156] = b"%06o\0 " % sum(edited[start : start + 512])
     path = tmp_path_factory.getbasetemp() / "edited.tar"
-    members = unless_refused(lambda: read_tar(bytes(edited), path), f"{path}: at byte ")
+    members = unless_refused(lambda: read_tar(bytes(edited), path), f"{path}: cannot be read as an uncompressed tar ")
     assert members is None or all(len(content) <= len(whole) for _, content in members)

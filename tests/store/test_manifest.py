@@ -32,6 +32,12 @@ MANIFEST = Manifest(
 )
 
 
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for manifests; not one that other tests lie in, which would then lie in a set."""
+    return tmp_path_factory.mktemp("manifests")
+
+
 def read_or_none(folder: Path, data: bytes) -> Manifest | None:
     """The manifest, or None if it is refused by the file's name; any other exception is a failure."""
     path = folder / MANIFEST_FILE
@@ -211,17 +217,17 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 @settings(deadline=None, max_examples=300)
 @given(place=st.sampled_from(places(fields())[1:]), value=json_values)
 def test_nonsense_anywhere_in_a_manifest_is_refused_or_harmless(
-    place: tuple[Any, ...], value: Any, tmp_path_factory: pytest.TempPathFactory
+    place: tuple[Any, ...], value: Any, scratch: Path
 ) -> None:
     changed = fields()
     parent: Any = changed
     for key in place[:-1]:
         parent = parent[key]
     parent[place[-1]] = value
-    read_or_none(tmp_path_factory.getbasetemp(), json.dumps(changed).encode())
+    read_or_none(scratch, json.dumps(changed).encode())
 
 
 @settings(deadline=None)
 @given(value=json_values)
-def test_json_of_any_kind_is_no_manifest(value: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
-    assert read_or_none(tmp_path_factory.getbasetemp(), json.dumps(value).encode()) is None
+def test_json_of_any_kind_is_no_manifest(value: Any, scratch: Path) -> None:
+    assert read_or_none(scratch, json.dumps(value).encode()) is None

@@ -143,8 +143,11 @@ def test_what_is_neither_a_set_nor_a_shard_is_named(tmp_path: Path, path: str) -
         open_latents(tmp_path / path)
 
 
-def test_a_folder_without_a_manifest_is_an_unfinished_set(root: Path) -> None:
+def test_a_folder_with_a_journal_and_no_manifest_is_an_unfinished_set(root: Path) -> None:
     (root / "manifest.json").unlink()
+    with pytest.raises(StoreError, match="not a set of latents"):
+        open_latents(root)
+    (root / "journal").mkdir()
     with pytest.raises(StoreError, match="not a finished set"):
         open_latents(root)
 

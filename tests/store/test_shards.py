@@ -18,6 +18,7 @@ from safetensors import safe_open
 
 from semdis_cli.atomic import PublishedFile
 from semdis_cli.errors import StoreError
+from semdis_cli.store.shard_header import canonical_json
 from semdis_cli.store.shards import STORE_DTYPES, Shard, read_shard, write_shard
 from tests.store import are_equal, geometry_of, have_equal_latents, make_shard
 from tests.test_atomic import umask
@@ -56,8 +57,15 @@ def metadata_of(data: bytes) -> Json:
 
 
 def assemble(header: bytes | Json, payload: bytes) -> bytes:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    text = header if isinstance(header, bytes) else json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + payload
+
+
+def unaligned(data: bytes, num_spaces: int) -> bytes:
+    """The shard with so many spaces more behind its header."""
+    start = payload_start(data)
+    return (start - 8 + num_spaces).to_bytes(8, "little") + data[8:start] + b" " * num_spaces + data[start:]
 
 
 def edited_header(data: bytes, **changes: Any) -> bytes:
@@ -71,9 +79,15 @@ def edited_tensor(data: bytes, **changes: Any) -> bytes:
 def edited_metadata(data: bytes, **changes: Any) -> bytes:
     """The shard with another record, and the hash of that record: the edit of somebody who knows the format."""
     record = {name: value for name, value in {**metadata_of(data), **changes}.items() if name != "record_sha256"}
-    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
-    record["record_sha256"] = hashlib.sha256(text.encode()).hexdigest()
-    return edited_header(data, __metadata__={"semdis": json.dumps({**record, **changes})})
+    record["record_sha256"] = hashlib.sha256(canonical_json(record).encode()).hexdigest()
+    return edited_header(data, __metadata__={"semdis": canonical_json({**record, **changes})})
+
+
+def without_settings(data: bytes) -> bytes:
+    """The shard with a record in which `provenance` is not there at all, and that is hashed so."""
+    record = {name: value for name, value in metadata_of(data).items() if name not in {"record_sha256", "provenance"}}
+    record["record_sha256"] = hashlib.sha256(canonical_json(record).encode()).hexdigest()
+    return edited_header(data, __metadata__={"semdis": canonical_json(record)})
 
 
 def read_or_none(path: Path, data: bytes, expected: PublishedFile | None = None) -> Shard | None:
@@ -254,6 +268,25 @@ EDITS: dict[str, Callable[[bytes], bytes]] = {
     ),
     "tensor of another name": lambda data: assemble(
         {"latent": header_of(data)["latents"], "__metadata__": header_of(data)["__metadata__"]},
+        data[payload_start(data) :],
+    ),
+    "shape of fractions": lambda data: edited_tensor(data, shape=[2.0, 3, 2, 2]),
+    "one more key beside the record": lambda data: edited_header(
+        data, __metadata__={**header_of(data)["__metadata__"], "format": "pt"}
+    ),
+    "one more field in the tensor": lambda data: edited_tensor(data, more=1),
+    "one more field in the record": lambda data: edited_metadata(data, more=1),
+    "one field of the record less": without_settings,
+    "header formatted anew": lambda data: assemble(
+        json.dumps(header_of(data), indent=1).encode(), data[payload_start(data) :]
+    ),
+    "header without padding to eight bytes": lambda data: unaligned(data, 1),
+    "header with more padding than to eight bytes": lambda data: unaligned(data, 8),
+    "header in another order": lambda data: assemble(
+        dict(reversed(header_of(data).items())), data[payload_start(data) :]
+    ),
+    "a key twice": lambda data: assemble(
+        data[8 : payload_start(data)].replace(b'{"__metadata__"', b'{"__metadata__":{},"__metadata__"', 1),
         data[payload_start(data) :],
     ),
     "no tensor": lambda data: assemble({"__metadata__": header_of(data)["__metadata__"]}, b""),

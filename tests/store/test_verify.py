@@ -6,6 +6,7 @@ import shutil
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def rewrite_shard(root: Path, name: str, change: Callable[[Shard], Shard]) -> No
 
 
 @pytest.mark.parametrize("dtype", list(STORE_DTYPES))
-@pytest.mark.parametrize("sample", [NO_DATA, ALL_DATA, Sample(share=0.3)])
+@pytest.mark.parametrize("sample", [NO_DATA, ALL_DATA, Sample(Fraction(3, 10))])
 def test_a_whole_set_has_no_problem(tmp_path: Path, dtype: str, sample: Sample) -> None:
     write_set(tmp_path / "set", make_plan(dtype=dtype))
     before = contents(tmp_path)
@@ -243,13 +244,14 @@ def test_without_data_a_flipped_bit_of_the_latents_is_not_looked_for(root: Path)
     assert {problem.file for problem in problems(root, ALL_DATA)} == {f"shards/{FIRST}"}
 
 
-@given(st.integers(0, 30), st.integers(0, 2**63 - 1), st.sampled_from([0.0, 0.05, 0.5, 1.0]))
-def test_a_sample_is_the_same_for_the_same_seed_and_of_the_size_asked_for(size: int, seed: int, share: float) -> None:
-    names = [f"{number:08d}" for number in range(30)]
+@given(st.integers(0, 30), st.integers(0, 2**63 - 1), st.sampled_from([0, 5, 7, 50, 100]))
+def test_a_sample_is_the_same_for_the_same_seed_and_of_the_size_asked_for(size: int, seed: int, percent: int) -> None:
+    names = [f"{number:08d}" for number in range(100)]
     assert len(Sample(count=size, seed=seed).choose(names)) == size
-    chosen = Sample(share=share, seed=seed).choose(names)
-    assert chosen == Sample(share=share, seed=seed).choose(names[::-1])
-    assert len(chosen) == {0.0: 0, 0.05: 2, 0.5: 15, 1.0: 30}[share]
+    sample = Sample(Fraction(percent, 100), seed=seed)
+    assert sample.choose(names) == sample.choose(names[::-1])
+    assert len(sample.choose(names)) == percent
+    assert len(sample.choose(names[:30])) == {0: 0, 5: 2, 7: 3, 50: 15, 100: 30}[percent]
 
 
 def test_another_seed_gives_another_sample() -> None:

@@ -33,8 +33,9 @@ LOCK = "latents/.semdis-lock"
 JOURNAL = "latents/journal/[0-9]*.jsonl"
 BASE = "latents/journal/base-[*]"  # the number in its name, which is drawn by chance, is a star in the log
 SHARD = "latents/shards/*.safetensors"
-INDEX, SUMS, SEEN = "latents/index.jsonl", "latents/SHA256SUMS", "latents/seen.jsonl"
-MANIFEST, REPORT = "latents/manifest.json", "latents/report.json"
+# Written in a folder of the journal, and from there moved to their places.
+INDEX, SUMS, SEEN = f"{BASE}/index.jsonl", f"{BASE}/SHA256SUMS", f"{BASE}/seen.jsonl"
+MANIFEST, REPORT = f"{BASE}/manifest.json", "latents/report.json"
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,11 @@ POINTS = (
         ("manifest written, not synced", "before", "sync", MANIFEST + TEMPORARY),
         ("manifest synced, not renamed", "before", "rename", MANIFEST + TEMPORARY),
         ("manifest renamed, its folder not synced", "after", "rename", MANIFEST + TEMPORARY),
+        ("all lists written, none in its place", "before", "rename", f"latents/index.jsonl{TEMPORARY}"),
+        ("index in its place, its folder not synced", "after", "rename", f"latents/index.jsonl{TEMPORARY}"),
+        ("modification times in their place, no checksums", "after", "rename", f"latents/seen.jsonl{TEMPORARY}"),
+        ("checksums in their place, no manifest", "after", "rename", f"latents/SHA256SUMS{TEMPORARY}"),
+        ("manifest in its place, its folder not synced", "after", "rename", f"latents/manifest.json{TEMPORARY}"),
         ("manifest safe, journal still there", "before", "unlink", JOURNAL),
         ("journal gone, its folder still there", "after", "unlink", JOURNAL),
         ("journal's folder gone, not synced", "after", "rmdir", "latents/journal"),
@@ -144,10 +150,10 @@ POINTS = (
         "a set that grows",
         ("before the set as it was is noted", "before", "mkdir", BASE),
         ("folder made for the set as it was", "after", "mkdir", BASE),
-        ("index as it was half copied", "half", "write", f"{BASE}/index.jsonl{TEMPORARY}"),
-        ("index as it was copied, its manifest not", "before", "create", f"{BASE}/manifest.json{TEMPORARY}"),
-        ("manifest as it was half copied", "half", "write", f"{BASE}/manifest.json{TEMPORARY}"),
-        ("manifest as it was copied, its folder not synced", "after", "rename", f"{BASE}/manifest.json{TEMPORARY}"),
+        ("index as it was half copied", "half", "write", INDEX + TEMPORARY),
+        ("index as it was copied, its manifest not", "before", "create", MANIFEST + TEMPORARY),
+        ("manifest as it was half copied", "half", "write", MANIFEST + TEMPORARY),
+        ("manifest as it was copied, its folder not synced", "after", "rename", MANIFEST + TEMPORARY),
         ("set as it was copied, no plan", "before", "create", JOURNAL + TEMPORARY),
         ("plan of the growth half written", "half", "write", JOURNAL + TEMPORARY),
         ("plan of the growth renamed, its folder not synced", "after", "rename", JOURNAL + TEMPORARY),
@@ -156,15 +162,20 @@ POINTS = (
         ("first new journal line half written", "half", "write", JOURNAL),
         ("between the first new shard and the second", "after", "sync", JOURNAL),
         ("last new journal line written, not synced", "after", "write", JOURNAL, -1),
-        ("every new shard in the journal, old index", "before", "create", INDEX + TEMPORARY),
-        ("new index half written", "half", "write", INDEX + TEMPORARY),
-        ("new index renamed over the old one, old manifest", "after", "rename", INDEX + TEMPORARY),
-        ("new modification times renamed, old manifest", "after", "rename", SEEN + TEMPORARY),
+        ("every new shard in the journal, old index", "before", "create", INDEX + TEMPORARY, 2),
+        ("new index half written", "half", "write", INDEX + TEMPORARY, 2),
         ("new checksums half written", "half", "write", SUMS + TEMPORARY),
-        ("new checksums renamed over the old ones, old manifest", "after", "rename", SUMS + TEMPORARY),
-        ("new manifest half written", "half", "write", MANIFEST + TEMPORARY),
-        ("new manifest synced, old one still there", "before", "rename", MANIFEST + TEMPORARY),
-        ("new manifest renamed over the old one", "after", "rename", MANIFEST + TEMPORARY),
+        ("new manifest half written", "half", "write", MANIFEST + TEMPORARY, 2),
+        ("new lists written, old ones in their place", "before", "rename", f"latents/index.jsonl{TEMPORARY}"),
+        ("new index in the place of the old one, old manifest", "after", "rename", f"latents/index.jsonl{TEMPORARY}"),
+        ("new modification times in their place, old manifest", "after", "rename", f"latents/seen.jsonl{TEMPORARY}"),
+        (
+            "new checksums in the place of the old ones, old manifest",
+            "after",
+            "rename",
+            f"latents/SHA256SUMS{TEMPORARY}",
+        ),
+        ("new manifest in the place of the old one", "after", "rename", f"latents/manifest.json{TEMPORARY}"),
         ("growth finished, journal still there", "before", "unlink", JOURNAL),
         ("growth finished, the set as it was still noted", "after", "unlink", JOURNAL),
         ("set as it was half removed", "after", "unlink", f"{BASE}/*"),
@@ -173,23 +184,23 @@ POINTS = (
     *_points(
         "a stopped set whose inputs changed",
         ("before what was published is taken up", "before", "mkdir", BASE),
-        ("what was published half listed", "half", "write", f"{BASE}/index.jsonl{TEMPORARY}"),
-        ("what was published listed, the old plan still there", "after", "rename", f"{BASE}/manifest.json{TEMPORARY}"),
+        ("what was published half listed", "half", "write", INDEX + TEMPORARY),
+        ("what was published listed, the old plan still there", "after", "rename", MANIFEST + TEMPORARY),
         ("shard that was never noted removed", "after", "unlink", SHARD),
         ("plan of the changed inputs half written", "half", "write", JOURNAL + TEMPORARY),
         ("plan of the changed inputs renamed over the old one", "after", "rename", JOURNAL + TEMPORARY),
         ("first shard of the changed inputs renamed, not in the journal", "after", "rename", SHARD + TEMPORARY),
-        ("manifest of the changed inputs half written", "half", "write", MANIFEST + TEMPORARY),
+        ("manifest of the changed inputs half written", "half", "write", MANIFEST + TEMPORARY, -1),
     ),
     *_points(
         "a growing set whose inputs changed again",
-        ("set as it is by now half listed", "half", "write", f"{BASE}/index.jsonl{TEMPORARY}"),
-        ("set as it is by now listed, the old plan still there", "after", "rename", f"{BASE}/manifest.json{TEMPORARY}"),
+        ("set as it is by now half listed", "half", "write", INDEX + TEMPORARY),
+        ("set as it is by now listed, the old plan still there", "after", "rename", MANIFEST + TEMPORARY),
         ("third plan renamed over the second, two sets as they were", "after", "rename", JOURNAL + TEMPORARY),
         ("earlier one of the sets as they were half removed", "after", "unlink", f"{BASE}/*"),
         ("earlier one of the sets as they were removed", "after", "rmdir", BASE),
         ("first shard of the third plan renamed, not in the journal", "after", "rename", SHARD + TEMPORARY),
-        ("manifest of the third plan half written", "half", "write", MANIFEST + TEMPORARY),
+        ("manifest of the third plan half written", "half", "write", MANIFEST + TEMPORARY, -1),
         ("third plan finished, the set as it was half removed", "after", "unlink", f"{BASE}/*", -1),
     ),
 )

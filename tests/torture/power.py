@@ -108,8 +108,12 @@ class Disk:
             assert change.to is not None
             target, new_name = self._parent(change.to)
             gone: dict[str, File | Folder | None] = {name: None} if change.operation == "rename" else {}
-            assert target is parent, "a change between folders arrives in parts: not modelled"
-            parent.pending.append(gone | {new_name: parent.names[name]})
+            there: dict[str, File | Folder | None] = {new_name: parent.names[name]}
+            if target is parent:
+                parent.pending.append(gone | there)
+            else:  # the two folders get to the disk one by one
+                target.pending.append(there)
+                parent.pending.append(gone)
 
     def _find(self, path: str) -> File | Folder:
         if path == ".":

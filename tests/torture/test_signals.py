@@ -25,7 +25,7 @@ CHOSEN = {
     "one temporary file swept, another not",
     "shard of the plan given up removed, the plan still there",
     "set as it was copied, no plan",
-    "new index renamed over the old one, old manifest",
+    "new index in the place of the old one, old manifest",
     "set as it was half removed",
     "what was published listed, the old plan still there",
 }

@@ -29,7 +29,7 @@ _REAL = {
 }
 _AUDITED = {
     *("os.chmod", "os.chown", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate"),
-    *("os.utime", "shutil.move", "shutil.rmtree"),
+    *("os.utime", "shutil.move"),  # shutil.rmtree says so, too, and then does it in parts that come by
 }
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 

@@ -1,0 +1,156 @@
+"""Uncompressed tars: written the same every time, read forwards and without trust in any header."""
+
+import io
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, cast
+
+TAR_END = bytes(2 * tarfile.BLOCKSIZE)
+_MAX_HEADER_BYTES = 1 << 20  # of one member: names, and the attributes that some systems pack with a file
+_CHUNK_BYTES = 1 << 20
+# What reading a damaged tar makes tarfile raise.
+_DAMAGED = (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file that came in a tar on a pipe: its bytes, or None if they were more than are read."""
+
+    name: str
+    num_bytes: int
+    data: bytes | None
+
+
+def tar_member(name: str, data: bytes) -> bytes:
+    """`data` as the member `name` of a tar, header and padding included. No times, no owners: equal bytes."""
+    header = tarfile.TarInfo(name)
+    header.size = len(data)
+    return header.tobuf(tarfile.PAX_FORMAT) + data + bytes(-len(data) % tarfile.BLOCKSIZE)
+
+
+def is_tar_start(start: bytes) -> bool:
+    """Whether a file that begins with the block `start` of 512 bytes is a tar; zeros alone are an empty one."""
+    try:
+        tarfile.TarInfo.frombuf(start, "utf-8", "surrogateescape")
+    except tarfile.EOFHeaderError:  # type: ignore[attr-defined] # public in all but its types
+        return True
+    except (tarfile.TarError, ValueError):
+        return False
+    return True
+
+
+def stream_members(start: bytes, stream: BinaryIO, suffix: str, max_bytes: int) -> Iterator[Member]:
+    """The files of a tar on a pipe whose names end in `suffix`, as they come. Of others nothing is kept.
+
+    `start`: what was read of the pipe already. A file of more than `max_bytes` comes without its bytes. Raises
+    `ValueError` where the tar is damaged or ends too early; what was yielded before is whole.
+    """
+    file = cast("BinaryIO", _Forward(start, stream))
+    for member in walk_tar(file):
+        if not (member.isreg() and member.name.endswith(suffix)):
+            continue
+        if member.size > max_bytes or member.issparse():
+            yield Member(member.name, member.size, None)
+            continue
+        data = read_up_to(member.size, file)
+        if len(data) < member.size:
+            raise ValueError(f"cut off in {member.name!r:.80}")
+        yield Member(member.name, member.size, data)
+
+
+def read_up_to(num_bytes: int, file: BinaryIO) -> bytes:
+    """The next `num_bytes` of a file or pipe, fewer at its end; memory is taken for what comes, not for what may."""
+    chunks: list[bytes] = []
+    while num_bytes and (chunk := file.read(min(num_bytes, _CHUNK_BYTES))):
+        chunks.append(chunk)
+        num_bytes -= len(chunk)
+    return b"".join(chunks)
+
+
+def walk_tar(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """The members of the tar in `file`, in order; `file` is only ever read forwards.
+
+    While it is a member's turn, the caller may read it off `file`. Raises `ValueError` where the tar is damaged, cut
+    off, or goes on behind its end: tarfile itself takes all of that for the end.
+    """
+    headers = _Headers(file)
+    try:
+        with tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
+            yield from _members(archive, headers)
+    except _DAMAGED as error:
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+    while chunk := file.read(_CHUNK_BYTES):
+        if chunk.strip(b"\0"):
+            raise ValueError("goes on behind its end; tars that were joined must be given one by one")
+
+
+def _members(archive: tarfile.TarFile, headers: "_Headers") -> Iterator[tarfile.TarInfo]:
+    while (member := archive.next()) is not None:
+        if member.size < 0:  # the next member would be looked for further back, for ever
+            raise ValueError(f"{member.name!r:.80} has a negative size")
+        yield member
+        archive.members.clear()  # type: ignore[attr-defined] # a million of them would not be small
+        headers.allow_next()
+    if headers.last != bytes(tarfile.BLOCKSIZE):
+        raise ValueError(f"damaged or cut off at byte {archive.offset}")
+
+
+class _Headers(io.RawIOBase):
+    """The file as tarfile sees it: so many bytes for the headers of a member, whatever size they claim to be."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
+        self._file = file
+        self._left = _MAX_HEADER_BYTES
+        self.last = b""
+
+    def allow_next(self) -> None:
+        """Let another member's headers be read."""
+        self._left = _MAX_HEADER_BYTES
+
+    def read(self, size: int = -1) -> bytes:
+        """What comes next; `ValueError` where that is more than headers take."""
+        if not 0 <= size <= self._left:
+            raise ValueError(f"a header of more than {_MAX_HEADER_BYTES} bytes")
+        self._left -= size
+        self.last = self._file.read(size)
+        return self.last
+
+    def tell(self) -> int:
+        """Where the file stands."""
+        return self._file.tell()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a member's last byte."""
+        return self._file.seek(offset, whence)
+
+
+class _Forward(io.BufferedIOBase):
+    """A pipe as a file that knows where it stands, and goes forwards only. `start`: its bytes that were read before."""
+
+    def __init__(self, start: bytes, stream: BinaryIO) -> None:
+        super().__init__()
+        self._start = start
+        self._stream = stream
+        self._position = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        """The next `size` bytes, fewer at the end. `size` is one that can be believed."""
+        size = -1 if size is None else size
+        data, self._start = (self._start, b"") if size < 0 else (self._start[:size], self._start[size:])
+        data += self._stream.read(size if size < 0 else size - len(data))
+        self._position += len(data)
+        return data
+
+    def tell(self) -> int:
+        """Bytes read so far."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Skip what lies before `offset`, or all that is left."""
+        if whence != io.SEEK_SET or offset < self._position:
+            raise ValueError("a header leads back")
+        while self._position < offset and self.read(min(offset - self._position, _CHUNK_BYTES)):
+            pass
+        return self._position
