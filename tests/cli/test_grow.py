@@ -127,7 +127,10 @@ def test_other_images_altogether_are_refused_and_nothing_is_touched(tmp_path: Pa
     write_image(photos / "other.bmp", 1)
     refused = encode()
     assert refused.code == 2
-    assert "holds latents of other images: none of its 6 is among the inputs that can be read; give another -o" in refused.stderr
+    assert (
+        "holds latents of other images: none of its 6 is among the inputs that can be read; give another -o"
+        in refused.stderr
+    )
     assert contents(tmp_path / "latents") == before
 
 

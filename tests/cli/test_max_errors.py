@@ -127,4 +127,4 @@ def test_roundtrip_has_the_same_limit(run: Run, tmp_path: Path, tiny: Path, phot
 def test_a_limit_that_is_none_is_a_usage_error(run: Run, photos: Path, command: str, limit: str) -> None:
     done = run(command, photos, f"--max-errors={limit}")
     assert done.code == 2
-    assert done.stderr.startswith("semdis: --max-errors is a number of inputs, or a share of them up to 100%")
+    assert done.stderr.startswith("semdis: --max-errors is a number like 10, or a share up to 100%")

@@ -84,6 +84,7 @@ def test_every_sha256_stands_beside_its_file_and_its_size() -> None:
 
 
 def test_without_a_manifest_the_set_is_unfinished_and_the_error_says_how_to_finish_it(tmp_path: Path) -> None:
+    (tmp_path / "journal").mkdir()
     with pytest.raises(StoreError, match=rf"^{tmp_path}: no manifest\.json.*run the same semdis encode again"):
         Manifest.read(tmp_path)
 
