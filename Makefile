@@ -32,8 +32,9 @@ demo: $(INSTALLED) ## sample photographs -> shards of latents -> photographs, an
 	$(BIN)/semdis decode demo/latents -o demo/decoded
 	$(BIN)/semdis roundtrip tests/photos -o demo/roundtrip
 
+# Two at a time, a file to one of them, and one thread for each: threads that share a busy core slow each other down.
 test: lint $(INSTALLED) ## lint, types and all tests that take no more than minutes
-	$(BIN)/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(INSTALLED) ## the tests that take longer
 	$(BIN)/pytest -m slow

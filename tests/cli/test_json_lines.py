@@ -79,9 +79,14 @@ def test_reports_of_encode_decode_and_roundtrip_are_as_documented(run: Run, tiny
         (),
         ("--dtype", "float32", "--batch-size", "2", "--threads", "1", "--shard-images", "1", "-o", "b"),
     ):
-        done = run("encode", photos, "--model", tiny, "--json", "-q", *options)
+        done = run("encode", photos, "--model", tiny, "--json", "-q", "--threads", "1", *options)
         assert problems(done.stdout, *WITH_MODEL, "encode") == []
-    assert problems(run("encode", photos, "--model", tiny, "--json", "--dry-run").stdout, "encode --dry-run") == []
+    assert (
+        problems(
+            run("encode", photos, "--model", tiny, "--json", "--dry-run", "--threads", "1").stdout, "encode --dry-run"
+        )
+        == []
+    )
     assert problems(run("decode", "--json", "-q").stdout, *WITH_MODEL, "decode") == []
     done = run("roundtrip", photos, "--model", tiny, "--json", "-q")
     assert problems(done.stdout, *WITH_MODEL, "roundtrip") == []
