@@ -6,13 +6,12 @@ bytes, so that a flipped bit or an edited dtype is found even without the manife
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
@@ -98,17 +97,6 @@ def read_shard(path: Path, expected: PublishedFile | None = None) -> Shard:
     if expected is not None and hashlib.sha256(data).hexdigest() != expected.sha256:
         raise StoreError(f"{path}: its bytes do not match the sha256 in the manifest; damaged or edited")
     return parse_shard(data, str(path))
-
-
-def read_rows_of(path: Path, rows: Iterable[int]) -> Iterator[Tensor]:
-    """The latents [Z,h,w] of some rows of a shard that was checked when it was written. Raises `StoreError`."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            latents = file.get_slice(TENSOR_NAME)
-            for row in rows:
-                yield latents[row]
-    except (OSError, SafetensorError, RuntimeError, IndexError) as error:
-        raise StoreError(f"{path}: cannot be read ({error}); damaged") from error
 
 
 def parse_shard(data: bytes, place: str) -> Shard:
