@@ -20,7 +20,7 @@ from semdis_cli.model.checkpoint import (
     write_checkpoint,
 )
 from semdis_cli.model.config import CONFIG_FILE, FCDMDiffAEConfig, FCDMDiffAEInferenceConfig
-from semdis_cli.model.decoder import Decoder
+from semdis_cli.model.decoder import Decoder, DecoderSteps
 from semdis_cli.model.encoder import Encoder
 from semdis_cli.model.layers import time_frequencies
 from semdis_cli.model.posterior import EncoderPosterior
@@ -178,12 +178,13 @@ class FCDMDiffAE(nn.Module):
         raw = self.dewhiten(latents.to(self.device))
         z = functional.pixel_shuffle(raw, self.config.bottleneck_patch).to(self.dtype)
 
-        def predict(x_t: Tensor, t: Tensor) -> Tensor:
-            x_t, times = x_t.to(self.dtype), t.expand(x_t.shape[0])
-            x0_full: Tensor = self.decoder(x_t, times, z)
+        times = diffusion.time_grid(config.num_steps, config.schedule)[:-1].to(self.device)
+        steps = DecoderSteps(self.decoder, z, times)
+
+        def predict(x_t: Tensor, step: int) -> Tensor:
             if not config.pdg:
-                return x0_full
-            x0_drop = self.decoder(x_t, times, z, drop_middle_blocks=True)
+                return steps.predict(x_t.to(self.dtype), step)
+            x0_full, x0_drop = steps.predict_both(x_t.to(self.dtype), step)
             return diffusion.path_drop_guidance(x0_full, x0_drop, config.pdg_strength)
 
         limits = (self.config.logsnr_min, self.config.logsnr_max)

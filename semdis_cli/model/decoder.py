@@ -4,6 +4,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from semdis_cli.model.config import FCDMDiffAEConfig
 from semdis_cli.model.layers import (
@@ -53,19 +54,11 @@ class Decoder(nn.Module):
         (the path drop of SPRINT, arXiv 2510.21986).
         """
         f = self.fuse_in(torch.cat([self.patchify(x_t), self.latent_up(latents)], dim=1))
-        modulations = self._modulations(t)
-        num_start, num_middle = len(self.start_blocks), len(self.middle_blocks)
+        modulations = self.modulations(t)
+        s = self.start(f, modulations)
+        return self.finish(s, modulations, drop_middle_blocks=drop_middle_blocks)
 
-        s = _run(self.start_blocks, f, modulations[:num_start])
-        if drop_middle_blocks:
-            m = self.path_drop_mask_feature.expand_as(s)
-        else:
-            m = _run(self.middle_blocks, s, modulations[num_start : num_start + num_middle])
-        e = self.fuse_skip(torch.cat([s, m], dim=1))
-        e = _run(self.end_blocks, e, modulations[num_start + num_middle :])
-        return cast(Tensor, self.unpatchify(self.out_proj(e)))
-
-    def _modulations(self, t: Tensor) -> list[Tensor]:
+    def modulations(self, t: Tensor) -> list[Tensor]:
         """t [B] -> (scale, gate) [B,2C] of every block: the shared projection plus the block's low-rank delta."""
         act_cond = self.adaln_base.act(self.time_embed(t))
         base = self.adaln_base.forward_activated(act_cond)
@@ -73,6 +66,53 @@ class Decoder(nn.Module):
             base + cast(AdaLNScaleGateZeroLowRankDelta, delta).forward_activated(act_cond)
             for delta in self.adaln_deltas
         ]
+
+    def start(self, f: Tensor, modulations: list[Tensor]) -> Tensor:
+        """What `fuse_in` gives [B,C,h,w] through the start blocks. `modulations`: [B,2C] or, for all images, [1,2C]."""
+        return _run(self.start_blocks, f, modulations[: len(self.start_blocks)])
+
+    def finish(self, s: Tensor, modulations: list[Tensor], *, drop_middle_blocks: bool = False) -> Tensor:
+        """What `start` gives [B,C,h,w] -> x0_hat [B,3,H,W]."""
+        num_start = len(self.start_blocks)
+        first_end = num_start + len(self.middle_blocks)
+        if drop_middle_blocks:
+            m = self.path_drop_mask_feature.expand_as(s)
+        else:
+            m = _run(self.middle_blocks, s, modulations[num_start:first_end])
+        e = self.fuse_skip(torch.cat([s, m], dim=1))
+        e = _run(self.end_blocks, e, modulations[first_end:])
+        return cast(Tensor, self.unpatchify(self.out_proj(e)))
+
+
+class DecoderSteps:
+    """A decoder's steps over one time grid for given latents; what the steps share is computed once.
+
+    Shared by all: `latent_up` and its half of `fuse_in`. By all images of a step: the modulations. By the two passes of
+    path-drop guidance: everything up to the middle blocks.
+    """
+
+    def __init__(self, decoder: Decoder, latents: Tensor, times: Tensor) -> None:
+        """Raw `latents` [B,Z,h,w]; `times` [steps] float32."""
+        self._decoder = decoder
+        fuse = decoder.fuse_in
+        of_x, of_z = fuse.weight.split(fuse.out_channels, dim=1)
+        self._weight_of_x = of_x.contiguous()
+        self._condition = functional.conv2d(decoder.latent_up(latents), of_z, fuse.bias)
+        of_blocks = decoder.modulations(times)  # each [steps,2C]
+        self._modulations = [[rows[i : i + 1] for rows in of_blocks] for i in range(len(times))]
+
+    def predict(self, x_t: Tensor, step: int) -> Tensor:
+        """x_t [B,3,H,W] in the weights' dtype -> x0_hat [B,3,H,W]."""
+        return self._decoder.finish(self._start(x_t, step), self._modulations[step])
+
+    def predict_both(self, x_t: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """x_t [B,3,H,W] -> x0_hat with and without the middle blocks, each [B,3,H,W]."""
+        s, modulations = self._start(x_t, step), self._modulations[step]
+        return self._decoder.finish(s, modulations), self._decoder.finish(s, modulations, drop_middle_blocks=True)
+
+    def _start(self, x_t: Tensor, step: int) -> Tensor:
+        f = functional.conv2d(self._decoder.patchify(x_t), self._weight_of_x).add_(self._condition)
+        return self._decoder.start(f, self._modulations[step])
 
 
 def _run(blocks: nn.ModuleList, x: Tensor, modulations: list[Tensor]) -> Tensor:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig, Schedule
 
-# x_t [B,3,H,W], t (0-dim) -> x0_hat [B,3,H,W]
-Predict = Callable[[Tensor, Tensor], Tensor]
+# x_t [B,3,H,W], index of the step into `time_grid` -> x0_hat [B,3,H,W]
+Predict = Callable[[Tensor, int], Tensor]
 
 
 def vp_logsnr(t: Tensor, logsnr_min: float = -10.0, logsnr_max: float = 10.0) -> Tensor:
@@ -111,14 +111,15 @@ def sample(
 ) -> Tensor:
     """Run the sampler of `config` from `noise` [B,3,H,W] (float32, pixel noise std) to t = 0.
 
-    `predict(x_t, t)` gives x0_hat (guidance included). Returns [B,3,H,W] float32, unclamped.
+    `predict(x_t, step)` gives x0_hat (guidance included) at `time_grid(...)[step]`. Returns [B,3,H,W] float32,
+    unclamped. Every step is elementwise: images may be cut into patches, in any order of their values.
     """
     times = time_grid(config.num_steps, config.schedule).to(noise.device)
     logsnrs = vp_logsnr(times, logsnr_min, logsnr_max)
     x = initial_state(noise, logsnr_min, logsnr_max)
     x0_hat_prev: Tensor | None = None
     for i in range(config.num_steps):
-        x0_hat = predict(x, times[i]).float()
+        x0_hat = predict(x, i).float()
         match config.sampler:
             case "ddim":
                 x = ddim_step(x, x0_hat, logsnrs[i], logsnrs[i + 1])

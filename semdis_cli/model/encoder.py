@@ -36,7 +36,10 @@ class Encoder(nn.Module):
         h = self.patchify(images)
         for block in self.blocks:
             h = block(h)
-        head = self.to_bottleneck(h).float()
+        return self.posterior(self.to_bottleneck(h).float())
+
+    def posterior(self, head: Tensor) -> EncoderPosterior:
+        """What `to_bottleneck` gives, [B,Z,h,w] or [B,2Z,h,w] float32, as a posterior."""
         if self.is_deterministic:
             mean, logsnr = head, torch.full_like(head, torch.inf)
         else:

@@ -19,6 +19,10 @@ class EncoderPosterior:
     mean: Tensor
     logsnr: Tensor
 
+    def __getitem__(self, images: slice) -> "EncoderPosterior":
+        """The posterior of some of the images."""
+        return EncoderPosterior(self.mean[images], self.logsnr[images])
+
     @property
     def alpha(self) -> Tensor:
         """[B,Z,h,w] float32 in (0, 1)."""

@@ -5,27 +5,34 @@ bytes do not depend on its neighbours), and one noise generator per image, seede
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from semdis_cli.errors import CheckpointError, UnreadableImageError, UsageError
+from semdis_cli.errors import CheckpointError
+from semdis_cli.model import flops
 from semdis_cli.model.autoencoder import FCDMDiffAE
+from semdis_cli.model.call_sizes import BatchSize, CallSizes, packed_call_bytes, plain_call_bytes
 from semdis_cli.model.checkpoint import Source, resolve_model
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
+from semdis_cli.model.devices import DtypeName, find_device, find_dtype
+from semdis_cli.model.network import CallStreams, CompiledNetwork, choose_network, to_device, to_host
+from semdis_cli.model.pixels import float_to_images, images_to_float
+from semdis_cli.model.posterior import EncoderPosterior
 
-DtypeName = Literal["auto", "bfloat16", "float32"]
-_DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu")
-_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-# Pixels per model call where no batch size is given: a CPU gains nothing from more, a GPU needs them to fill up.
-# Tiny images stop gaining long before that, and each odd size is padded to a whole call: hence the second limit.
-_CPU_BATCH_PIXELS, _CPU_BATCH_IMAGES = 4 * 256**2, 32
-_GPU_BATCH_PIXELS, _GPU_BATCH_IMAGES = 64 * 256**2, 256
+__all__ = [  # with what is kept elsewhere, and was here first
+    "DtypeName",
+    "ModelIdentity",
+    "Tokenizer",
+    "TokenizerSettings",
+    "find_device",
+    "find_dtype",
+    "float_to_images",
+    "image_noise",
+    "images_to_float",
+]
 
 
 @dataclass(frozen=True)
@@ -33,14 +40,17 @@ class TokenizerSettings:
     """How a model is run.
 
     `device`: "auto" (CUDA if present), "cpu", "cuda", "cuda:1", ... `dtype` "auto": bfloat16 where the device
-    multiplies it in hardware. `batch_size`: images per model call; None chooses by image size. `num_threads`: CPU
-    threads of the model; None leaves torch's choice.
+    multiplies it in hardware. `batch_size`: images per model call; None chooses by image size, "auto" also by the free
+    memory of a GPU. `num_threads`: CPU threads of one call; None is one on a CPU (calls in several threads use several
+    cores, and bytes do not depend on how many there are), torch's choice elsewhere. `compile`: the blocks, once for
+    every image size, where that pays (not with packed weights).
     """
 
     device: str = "auto"
     dtype: DtypeName = "auto"
-    batch_size: int | None = None
+    batch_size: BatchSize = None
     num_threads: int | None = None
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,15 +75,17 @@ class Tokenizer:
         Raises `UsageError` for a device that is not there.
         """
         device = find_device(settings.device)
-        if settings.num_threads is not None:
-            torch.set_num_threads(settings.num_threads)
-        self.identity = identity
-        self.description = description
-        self.batch_size = settings.batch_size
         dtype = find_dtype(settings.dtype, device)
         if dtype == torch.float32:
             torch.backends.cudnn.allow_tf32 = False  # torch's default: 10 bits of mantissa under the name of float32
-        self.model = model.to(device=device, dtype=dtype).eval()
+        self.identity = identity
+        self.description = description
+        self.model = model.to(device=device, dtype=dtype).requires_grad_(False).eval()
+        self._num_threads = settings.num_threads or (1 if device.type == "cpu" else None)
+        self._use_threads()
+        self._network, self._compile_note = choose_network(self.model, compiled=settings.compile)
+        self._calls = CallSizes(settings.batch_size, self.model)
+        self._streams = CallStreams(device)
 
     @classmethod
     def load(
@@ -120,6 +132,11 @@ class Tokenizer:
         return self.model.has_latent_stats
 
     @property
+    def is_on_cpu(self) -> bool:
+        """Whether model calls are CPU work, like reading images."""
+        return self.model.device.type == "cpu"
+
+    @property
     def device_name(self) -> str:
         """The string "cpu", or the name of the accelerator."""
         device = self.model.device
@@ -130,83 +147,131 @@ class Tokenizer:
         """Either "bfloat16" or "float32": what the network computes in."""
         return str(self.model.dtype).removeprefix("torch.")
 
+    @property
+    def num_threads(self) -> int:
+        """CPU threads of one call."""
+        return self._num_threads or torch.get_num_threads()
+
+    @property
+    def batch_size(self) -> BatchSize:
+        """Images per model call as they were asked for."""
+        return self._calls.batch_size
+
+    @property
+    def kernels(self) -> str:
+        """Whose kernels compute: "onednn" (packed weights), "torch" or "inductor" (compiled). Last bits differ."""
+        return self._network.kernels
+
+    @property
+    def compile_note(self) -> str | None:
+        """Why nothing is compiled though it was asked for; None if all is well."""
+        return self._network.note if isinstance(self._network, CompiledNetwork) else self._compile_note
+
+    @property
+    def halved_to(self) -> dict[tuple[int, int], int]:
+        """Images of one call by size (H, W), where memory ran out over more of them."""
+        return self._calls.halved_to
+
     def images_per_call(self, height: int, width: int) -> int:
-        """Images of one model call at this size: a function of settings and size only, never of how many there are."""
-        if self.batch_size is not None:
-            return self.batch_size
-        if self.model.device.type == "cpu":
-            pixels, images = _CPU_BATCH_PIXELS, _CPU_BATCH_IMAGES
-        else:
-            pixels, images = _GPU_BATCH_PIXELS, _GPU_BATCH_IMAGES
-        return max(1, min(images, pixels // (height * width)))
+        """Images that one call of `encode` or `decode` takes at this size.
+
+        A function of settings and size only (and, for "auto", of the memory that was free when first asked): never of
+        how many images there are.
+        """
+        return self._calls.most(height, width)
 
     @torch.inference_mode()
     def encode(self, images: Tensor, keys: Sequence[str], *, sample_seed: int | None = None) -> Tensor:
-        """uint8 [B,3,H,W] -> latents [B,Z,h,w] float32 on the CPU: the posterior mode, or a sample.
+        """uint8 [B,3,H,W] of any strides -> latents [B,Z,h,w] float32 on the CPU: the posterior mode, or a sample.
 
-        With `sample_seed`, eps of each image is drawn from (sample_seed, key). B at most `images_per_call`; a smaller
-        batch is padded to it, so that the kernels see one shape.
+        With `sample_seed`, eps of each image is drawn from (sample_seed, key). B at most `images_per_call`. Any number
+        of threads may call at once. Raises `UnreadableImageError` if there is no memory even for one image.
         """
         assert len(keys) == len(images), f"{len(keys)} keys for {len(images)} images"
-        batch = self._pad(images)
-        with _said_if_out_of_memory(batch):
-            posterior = self.model.encode_posterior(images_to_float(batch.to(self.model.device)))
-        if sample_seed is None:
-            raw = posterior.mode()
-        else:
-            shape = tuple(posterior.mean.shape[1:])
-            eps = torch.stack([image_noise("posterior", sample_seed, key, shape) for key in keys])
-            raw = posterior.sample_with(self._pad(eps, len(batch)).to(self.model.device))
-        return self.model.whiten(raw)[: len(images)].cpu()
+        self._use_threads()
+
+        def call(part: slice, size: int) -> Tensor:
+            with self._streams.current():
+                posterior = self._network.posterior(self._padded(images[part], size))
+                return to_host(self._latents(posterior, keys[part], sample_seed))
+
+        return self._calls.run(len(images), images.shape[2], images.shape[3], call)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, keys: Sequence[str], config: FCDMDiffAEInferenceConfig | None = None) -> Tensor:
-        """Latents [B,Z,h,w] -> uint8 [B,3,H,W] on the CPU. Each image's noise comes from (`config.seed` or 0, key)."""
+        """Latents [B,Z,h,w] -> uint8 [B,3,H,W] on the CPU. Each image's noise comes from (`config.seed` or 0, key).
+
+        Threads and memory as in `encode`.
+        """
         assert len(keys) == len(latents), f"{len(keys)} keys for {len(latents)} latents"
+        self._use_threads()
         config = config or FCDMDiffAEInferenceConfig()
         height, width = (side * self.patch_size for side in latents.shape[-2:])
         shape = (self.model.config.in_channels, height, width)
-        noise = torch.stack([image_noise("pixels", config.seed or 0, key, shape) for key in keys])
-        noise *= self.model.config.pixel_noise_std
-        batch = self._pad(latents, self.images_per_call(height, width))
-        noise = self._pad(noise, len(batch))
-        with _said_if_out_of_memory(noise):
-            images = self.model.decode(batch, height, width, inference_config=config, noise=noise)
-        return float_to_images(images[: len(latents)]).cpu()
 
-    def _pad(self, batch: Tensor, size: int | None = None) -> Tensor:
-        """Append zeros along the first axis up to `size` (default: the images of one call)."""
-        size = self.images_per_call(*batch.shape[-2:]) if size is None else size
-        assert len(batch) <= size, f"{len(batch)} images in a call for {size}"
-        if len(batch) == size:
+        def call(part: slice, size: int) -> Tensor:
+            noise = torch.stack([image_noise("pixels", config.seed or 0, key, shape) for key in keys[part]])
+            noise *= self.model.config.pixel_noise_std
+            with self._streams.current():
+                batch = self._padded(latents[part], size), self._padded(noise, size)
+                return to_host(self._network.images(*batch, config)[: len(noise)])
+
+        return self._calls.run(len(latents), height, width, call)
+
+    def warm_up(self, height: int, width: int) -> None:
+        """Encode and decode black images of this size, so that no later call pays for packing or compiling."""
+        count = self.images_per_call(height, width)
+        keys = [""] * count
+        latents = self.encode(torch.zeros(count, 3, height, width, dtype=torch.uint8), keys)
+        self.decode(latents, keys)
+
+    def call_bytes(self, height: int, width: int) -> int:
+        """Estimated memory in bytes that one full call of `encode` or `decode` takes at its peak, beside the weights.
+
+        Within a factor of two on a CPU.
+        """
+        estimate = plain_call_bytes if self._network.pads_calls else packed_call_bytes
+        num_images = self.images_per_call(height, width)
+        return estimate(self.model.config, height, width, num_images, self.model.dtype.itemsize)
+
+    def encode_flops(self, height: int, width: int) -> int:
+        """Floating-point operations of encoding one image."""
+        return flops.encode_flops(self.model.config, height, width)
+
+    def decode_flops(self, height: int, width: int, num_steps: int = 1, pdg: bool = False) -> int:  # noqa: FBT001, FBT002 (settings passed on)
+        """Of decoding one image as published: every step anew, guidance as two whole passes."""
+        return flops.decode_flops(self.model.config, height, width, num_steps, pdg=pdg)
+
+    def decode_flops_with_reuse(self, height: int, width: int, num_steps: int = 1, pdg: bool = False) -> int:  # noqa: FBT001, FBT002 (settings passed on)
+        """Of decoding one image here, where steps and passes share what they can."""
+        return flops.decode_flops_with_reuse(self.model.config, height, width, num_steps, pdg=pdg)
+
+    def _padded(self, batch: Tensor, size: int) -> Tensor:
+        """Zeros appended along the first axis up to `size`, where the network wants one size."""
+        if not self._network.pads_calls or len(batch) == size:
             return batch
         return torch.cat([batch, batch.new_zeros(size - len(batch), *batch.shape[1:])])
 
+    def _latents(self, posterior: EncoderPosterior, keys: Sequence[str], sample_seed: int | None) -> Tensor:
+        """[len(keys),Z,h,w] of the first images; image by image on a CPU, where torch's vectors would straddle two."""
 
-@contextmanager
-def _said_if_out_of_memory(images: Tensor) -> Iterator[None]:
-    """Where memory runs out over `images` [B,3,H,W], say so: of a single one that it is too large."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-            raise
-        size = f"{images.shape[2]}x{images.shape[3]}"
-        if len(images) == 1:
-            raise UnreadableImageError(f"not enough memory at {size}; encode it with --max-pixels") from error
-        raise UsageError(
-            f"not enough memory for {len(images)} images of {size}; give a smaller --batch-size"
-        ) from error
+        def some(rows: slice) -> Tensor:
+            if sample_seed is None:
+                return self.model.whiten(posterior[rows].mode())
+            shape = tuple(posterior.mean.shape[1:])
+            eps = torch.stack([image_noise("posterior", sample_seed, key, shape) for key in keys[rows]])
+            return self.model.whiten(posterior[rows].sample_with(to_device(eps, self.model.device)))
 
+        step = 1 if self.is_on_cpu else len(keys)
+        return torch.cat([some(slice(start, start + step)) for start in range(0, len(keys), step)])
 
-def images_to_float(images: Tensor) -> Tensor:
-    """uint8 0..255 -> float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1.0
+    def _use_threads(self) -> None:
+        """Give the calling thread its share of cores: torch counts them per thread.
 
-
-def float_to_images(x: Tensor) -> Tensor:
-    """Float in about [-1, 1] -> uint8 0..255, clamped and rounded to nearest (not truncated)."""
-    return ((x.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        Only where it differs: setting the number throws torch's prepared convolutions away.
+        """
+        if self._num_threads is not None and torch.get_num_threads() != self._num_threads:
+            torch.set_num_threads(self._num_threads)
 
 
 def image_noise(purpose: str, seed: int, key: str, shape: tuple[int, ...]) -> Tensor:
@@ -217,39 +282,3 @@ def image_noise(purpose: str, seed: int, key: str, shape: tuple[int, ...]) -> Te
     text = f"{purpose}\0{seed}\0{key}".encode(errors="surrogatepass")
     generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1)
     return torch.randn(shape, generator=generator)
-
-
-def find_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is CUDA if present. Raises `UsageError` if there is none of that name."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        if device.type not in _DEVICE_TYPES:
-            raise UsageError(f"--device {name}: must be auto, or one of {', '.join(_DEVICE_TYPES)}")
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises AssertionError
-        reason = str(error).splitlines()[0].partition(". ")[0]
-        raise UsageError(f"--device {name}: not available here ({reason:.200})") from error
-    return device
-
-
-def find_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
-    """The dtype called `name`; "auto" is bfloat16 where `device` multiplies it fast, else float32."""
-    if name != "auto":
-        return _DTYPES[name]
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = device.type == "cpu" and _cpu_multiplies_bfloat16()
-    return torch.bfloat16 if fast else torch.float32
-
-
-def _cpu_multiplies_bfloat16() -> bool:
-    """Whether the CPU has bfloat16 dot products (AVX-512 BF16 or AMX); without them bfloat16 is slower than float32."""
-    try:
-        with Path("/proc/cpuinfo").open(encoding="ascii", errors="replace") as cpuinfo:
-            flags = next((line for line in cpuinfo if line.startswith(("flags", "Features"))), "")
-    except OSError:  # not Linux
-        return False
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags.split())

@@ -15,6 +15,7 @@ from torch import Tensor
 from semdis_cli.model import diffusion
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.config import FCDMDiffAEConfig, FCDMDiffAEInferenceConfig, Sampler, Schedule
+from semdis_cli.model.decoder import DecoderSteps
 from tests.reference import fcdm
 from tests.reference.fcdm import Array, Weights
 
@@ -355,7 +356,7 @@ def test_a_bfloat16_decoder_is_guided_and_sampled_in_float32(sampler: Sampler, p
     # One step only: in a second one the last bit of x_t could fall on the other side of a rounding to bfloat16.
     x_1 = diffusion.initial_state(tensor(noise)).bfloat16()
     raw = model.dewhiten(latents).bfloat16()
-    full, drop = (array(model.decoder(x_1, torch.ones(2), raw, drop_middle_blocks=drop)) for drop in (False, True))
+    full, drop = map(array, DecoderSteps(model.decoder, raw, torch.ones(1)).predict_both(x_1, 0))
     x0_hat = fcdm.path_drop_guidance(full, drop, 1.7) if pdg else full
     ends = fcdm.vp_logsnr(np.array([1.0, 0.0]))
     expected = fcdm.ddim_step(fcdm.initial_state(noise), x0_hat, ends[0], ends[1])
@@ -373,7 +374,8 @@ def test_the_sampler_takes_bfloat16_predictions_into_float32(sampler: Sampler) -
         return (target * (0.5 + t)).bfloat16()
 
     settings = FCDMDiffAEInferenceConfig(5, sampler)
-    x_0 = diffusion.sample(predict, noise, settings, -10.0, 10.0)
+    times = diffusion.time_grid(5, "linear")
+    x_0 = diffusion.sample(lambda x_t, step: predict(x_t, times[step]), noise, settings, -10.0, 10.0)
     grid = fcdm.time_grid(5, "linear")
     x_1 = fcdm.initial_state(array(noise))
     expected = fcdm.sample(

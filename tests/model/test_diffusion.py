@@ -1,7 +1,7 @@
 """The diffusion formulas against their float64 NumPy twins, and against what must hold whatever the code."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -225,10 +225,12 @@ def test_path_drop_guidance_of_strength_two_goes_as_far_again() -> None:
 
 
 def run_sampler(
-    noise: Array, predict: diffusion.Predict, num_steps: int, sampler: Sampler, schedule: Schedule
+    noise: Array, predict: Callable[[Tensor, Tensor], Tensor], num_steps: int, sampler: Sampler, schedule: Schedule
 ) -> Tensor:
+    """`predict(x_t, t)`: from the time, not from its place in the grid."""
     config = FCDMDiffAEInferenceConfig(num_steps=num_steps, sampler=sampler, schedule=schedule)
-    return diffusion.sample(predict, tensor(noise), config, -10.0, 10.0)
+    times = diffusion.time_grid(num_steps, schedule)
+    return diffusion.sample(lambda x_t, step: predict(x_t, times[step]), tensor(noise), config, -10.0, 10.0)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -214,7 +214,7 @@ def test_the_images_of_a_call_depend_on_size_and_settings_only() -> None:
     assert counts == sorted(counts, reverse=True)
     assert counts[-1] == 1
     assert tokenizer.images_per_call(256, 512) == tokenizer.images_per_call(512, 256)
-    for num_images in (1, 3):
+    for num_images in (1, 2):
         tokenizer.encode(random_images(num_images, 256, 256), KEYS[:num_images])
         assert [tokenizer.images_per_call(*size) for size in sizes] == counts
     assert [tiny_tokenizer("bfloat16", None).images_per_call(*size) for size in sizes] == counts
@@ -238,7 +238,7 @@ def test_the_mode_is_the_models_whitened_encoding() -> None:
     tokenizer, images = tiny_tokenizer(batch_size=2), random_images(2)
     with torch.inference_mode():
         expected = tokenizer.model.encode(images_to_float(images))
-    assert torch.equal(tokenizer.encode(images, KEYS[:2]), expected)
+    torch.testing.assert_close(tokenizer.encode(images, KEYS[:2]), expected, rtol=0, atol=1e-6)
 
 
 def test_a_sample_is_the_mode_plus_sigma_times_the_noise_of_the_key() -> None:

@@ -1,0 +1,125 @@
+"""How many images one model call takes, how much memory that costs, and what happens where memory runs out."""
+
+from collections.abc import Callable
+from threading import Lock
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from semdis_cli.errors import UnreadableImageError
+from semdis_cli.model.autoencoder import FCDMDiffAE
+from semdis_cli.model.config import FCDMDiffAEConfig
+from semdis_cli.model.cpu_inference import images_of_a_group
+
+BatchSize = int | Literal["auto"] | None
+# Pixels of one call on a GPU where no batch size is given: they fill it up. Tiny images stop gaining before that, and
+# each odd size is padded to a whole call: hence the second limit.
+_GPU_BATCH_PIXELS, _GPU_BATCH_IMAGES = 64 * 256**2, 256
+_USABLE_SHARE = 0.8  # of the memory that is free: the rest is for kernels' own workspace
+
+
+class CallSizes:
+    """The images of one call for every image size; halved where memory runs out, for as long as this object lives."""
+
+    def __init__(self, batch_size: BatchSize, model: FCDMDiffAE) -> None:
+        """`batch_size` None: by image size alone. "auto": the same, or what the GPU's free memory takes if less."""
+        self.batch_size = batch_size
+        self._config, self._device = model.config, model.device
+        self._element_bytes = model.dtype.itemsize
+        self._lock = Lock()
+        self._most: dict[tuple[int, int], int] = {}
+        self._halved: dict[tuple[int, int], int] = {}
+
+    @property
+    def halved_to(self) -> dict[tuple[int, int], int]:
+        """Images of one call by size (H, W), where memory ran out over more of them."""
+        with self._lock:
+            return dict(self._halved)
+
+    def most(self, height: int, width: int) -> int:
+        """Images that are given to one call; the same from the first question to the last."""
+        if isinstance(self.batch_size, int):
+            return self.batch_size
+        with self._lock:
+            if (height, width) not in self._most:
+                self._most[height, width] = self._choose(height, width)
+            return self._most[height, width]
+
+    def run(self, num_images: int, height: int, width: int, call: Callable[[slice, int], Tensor]) -> Tensor:
+        """`call(part, size)` over `num_images` images, whose results [n,...] are joined in order.
+
+        `part`: which images; `size`: to how many they may be padded. One call, unless memory runs out: then half as
+        many at a time, now and later. Raises `UnreadableImageError` if there is no memory for a single one.
+        """
+        most = self.most(height, width)
+        assert num_images <= most, f"{num_images} images in a call for {most}"
+        results: list[Tensor] = []
+        start = 0
+        while start < num_images:
+            size = self._halved.get((height, width), most)
+            part = slice(start, min(start + size, num_images))
+            result = _unless_out_of_memory(call, part, size)
+            if result is not None:
+                results.append(result)
+                start = part.stop
+            elif size == 1:
+                raise UnreadableImageError(f"not enough memory at {height}x{width}; encode it with --max-pixels")
+            else:
+                self._halve(height, width, size)
+        return results[0] if len(results) == 1 else torch.cat(results)
+
+    def _halve(self, height: int, width: int, size: int) -> None:
+        with self._lock:
+            if self._halved.get((height, width), size) == size:  # another thread may have been first
+                self._halved[height, width] = size // 2
+
+    def _choose(self, height: int, width: int) -> int:
+        if self._device.type == "cpu":
+            return images_of_a_group((height // self._config.patch_size, width // self._config.patch_size))
+        most = max(1, min(_GPU_BATCH_IMAGES, _GPU_BATCH_PIXELS // (height * width)))
+        if self.batch_size != "auto" or self._device.type != "cuda":
+            return most
+        free_bytes, _ = torch.cuda.mem_get_info(self._device)
+        return images_that_fit(free_bytes, plain_call_bytes(self._config, height, width, 1, self._element_bytes), most)
+
+
+def images_that_fit(free_bytes: int, image_bytes: int, most: int) -> int:
+    """Images of a call that needs `image_bytes` for each: a power of two, or `most` if that fits; at least one."""
+    fitting = int(free_bytes * _USABLE_SHARE) // max(1, image_bytes)
+    if fitting >= most:
+        return most
+    return 1 << max(0, fitting.bit_length() - 1)
+
+
+def plain_call_bytes(config: FCDMDiffAEConfig, height: int, width: int, num_images: int, element_bytes: int) -> int:
+    """Memory that the plain modules take at their peak for `num_images` images: six hidden maps, and the sampler."""
+    rows = num_images * (height // config.patch_size) * (width // config.patch_size)
+    maps = rows * (6 * config.hidden_dim + 6 * config.model_dim) * element_bytes
+    return maps + _pixel_bytes(config, height, width, num_images)
+
+
+def packed_call_bytes(config: FCDMDiffAEConfig, height: int, width: int, num_images: int, element_bytes: int) -> int:
+    """Memory that the packed network takes: one group of images at a time, one hidden map."""
+    grid = (height // config.patch_size, width // config.patch_size)
+    group = images_of_a_group(grid)
+    rows = group * grid[0] * grid[1]
+    maps = rows * (config.hidden_dim + 8 * config.model_dim) * element_bytes
+    return maps + _pixel_bytes(config, height, width, group) + num_images * config.in_channels * height * width * 6
+
+
+def _pixel_bytes(config: FCDMDiffAEConfig, height: int, width: int, num_images: int) -> int:
+    """Of a sampler step: eight float32 images."""
+    return 8 * 4 * num_images * config.in_channels * height * width
+
+
+def _unless_out_of_memory(call: Callable[[slice, int], Tensor], part: slice, size: int) -> Tensor | None:
+    """The result; None if memory ran out. The error, which holds on to the tensors of the call, is gone by then."""
+    try:
+        return call(part, size)
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None

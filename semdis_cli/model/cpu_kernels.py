@@ -1,0 +1,176 @@
+"""oneDNN's linear maps and depthwise convolutions with weights packed in advance: what a fast CPU block is made of.
+
+The operators are PyTorch's own (its compiler uses them), but private: `onednn_works` tries them, and nothing here runs
+where they are missing or give another answer. Feature maps are rows [M,C], M = B*h*w, so that no layout is converted
+between a convolution and a linear map.
+"""
+
+import math
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from semdis_cli.model.layers import FCDMBlock
+
+# Rows of one linear map: so many that loading the weights is paid back, so few that the result is still in the cache
+# for the passes over it (measured with 896 x 3584 weights in bfloat16: 256 to 1024 rows are within 10 %).
+CHUNK_ROWS = 512
+
+
+@cache
+def onednn_works(dtype: torch.dtype) -> bool:
+    """Whether the private operators exist, take what is given to them here, and agree with the public ones."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 32, generator=generator).to(dtype)
+    weight, bias = torch.randn(64, 32, generator=generator).to(dtype), torch.randn(64, generator=generator)
+    kernel = torch.randn(32, 1, 3, 3, generator=generator).to(dtype)
+    expected = functional.linear(x.float(), weight.float(), bias)
+    try:
+        with torch.inference_mode():
+            linear, depthwise = PackedLinear(weight, bias), PackedDepthwise(kernel, bias[:32])
+            pairs = [
+                (linear(x), expected),
+                (linear.gelu(x), functional.gelu(expected)),
+                (linear.add(x, linear(x)), 2 * expected),
+                (depthwise(x, (1, 2, 3)), _public_depthwise(x, kernel, bias[:32])),
+                (_mean_square(x), x.float().square().mean(dim=0)),
+            ]
+    except (AttributeError, RuntimeError, TypeError, NotImplementedError):
+        return False
+    return all(
+        y.dtype in {dtype, torch.float32} and torch.allclose(y.float(), other, rtol=0.02, atol=0.05)
+        for y, other in pairs
+    )
+
+
+class PackedLinear:
+    """y = x W^T + b for rows x [M,K]; W [N,K] is packed once, b [N] has its dtype. The sum is float32 until the end."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self._weight = _op("_reorder_linear_weight")(weight, CHUNK_ROWS)
+        self._bias = None if bias is None else bias.to(weight.dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[M,K] -> [M,N]."""
+        return _op("_linear_pointwise")(x, self._weight, self._bias, "none", [], "")
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """[M,K] -> GELU of y, [M,N]. y is float32 there: one rounding fewer than in two operators."""
+        return _op("_linear_pointwise")(x, self._weight, self._bias, "gelu", [], "none")
+
+    def add(self, x: Tensor, other: Tensor) -> Tensor:
+        """[M,K], [M,N] -> y + other [M,N], added in float32."""
+        return _op("_linear_pointwise").binary(x, other, self._weight, self._bias, "add")
+
+
+class PackedDepthwise:
+    """A convolution of each channel by itself on rows: stride 1, zeros around, the size kept."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        """Weight [C,1,k,k], k odd; bias [C]."""
+        self._channels, self._padding = weight.shape[0], [weight.shape[-1] // 2] * 2
+        pack = _op("_reorder_convolution_weight")
+        self._weight = pack(weight, self._padding, [1, 1], [1, 1], self._channels, [1, self._channels, 16, 16])
+        self._bias = bias.to(weight.dtype)
+
+    def __call__(self, x: Tensor, shape: tuple[int, int, int]) -> Tensor:
+        """[B*h*w,C] with `shape` (B, h, w) -> the same."""
+        maps = x.view(*shape, self._channels).permute(0, 3, 1, 2)
+        ones = [1, 1]
+        y = _op("_convolution_pointwise")(
+            maps, self._weight, self._bias, self._padding, ones, ones, self._channels, "none", [], ""
+        )
+        return y.permute(0, 2, 3, 1).reshape(x.shape)
+
+
+class PackedBlock:
+    """`FCDMBlock` on rows, with everything folded into its weights that does not depend on the image.
+
+    GRN's beta goes into the second map's bias, and so does an encoder block's layer scale into its weight and bias. A
+    decoder block takes scale and gate from AdaLN.
+    """
+
+    def __init__(self, block: FCDMBlock) -> None:
+        weight, bias = block.pwconv2.weight.flatten(1).float(), _bias(block.pwconv2)
+        bias = bias + weight @ block.grn.beta.flatten().float()
+        if block.layer_scale is not None:
+            gate = block.layer_scale.float()
+            weight, bias = weight * gate[:, None], bias * gate
+        dtype = block.pwconv1.weight.dtype
+        self._depthwise = PackedDepthwise(block.dwconv.weight, _bias(block.dwconv))
+        self._up = PackedLinear(block.pwconv1.weight.flatten(1), _bias(block.pwconv1))
+        self._down = PackedLinear(weight.to(dtype), bias)
+        self._gamma = block.grn.gamma.flatten().float()
+        self._norm_eps, self._grn_eps = block.norm.eps, block.grn.eps
+
+    def __call__(
+        self, x: Tensor, shape: tuple[int, int, int], modulation: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Rows [B*h*w,C] with `shape` (B, h, w) -> the same. `modulation`: (1 + scale, gate), each [C]."""
+        y = self._depthwise(x, shape)
+        _rms_norm_(y, self._norm_eps)
+        if modulation is not None:
+            y.mul_(modulation[0])
+        num_rows = _rows_of_a_piece(len(x)) if shape[0] == 1 else len(x)
+        hidden = [self._up.gelu(rows) for rows in y.split(num_rows)]
+        self._grn_(hidden, shape[0])
+        pieces = zip(hidden, x.split(num_rows), strict=True)
+        if modulation is None:
+            parts = [self._down.add(u, rows) for u, rows in pieces]
+        else:
+            parts = [torch.addcmul(rows, self._down(u), modulation[1]) for u, rows in pieces]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _grn_(self, hidden: list[Tensor], num_images: int) -> None:
+        """GRN without its beta, in place. `hidden`: pieces [M,H] of one image, or one piece of several images."""
+        if num_images == 1:
+            energy = sum(len(u) * _mean_square(u) for u in hidden)
+            maps = hidden
+        else:
+            maps = [hidden[0].view(num_images, -1, hidden[0].shape[1])]
+            energy = torch.stack([_mean_square(u) for u in maps[0]])[:, None] * maps[0].shape[1]
+        g = torch.as_tensor(energy).sqrt_()  # [H] or [B,1,H]
+        n = g.div_(g.mean(dim=-1, keepdim=True) + self._grn_eps)
+        scale = n.mul_(self._gamma).add_(1.0).to(hidden[0].dtype)
+        for u in maps:
+            u.mul_(scale)
+
+
+def _rows_of_a_piece(num_rows: int) -> int:
+    """Rows of each piece when `num_rows` are cut into as few equal ones as `CHUNK_ROWS` allows."""
+    return math.ceil(num_rows / math.ceil(num_rows / CHUNK_ROWS))
+
+
+def _rms_norm_(x: Tensor, eps: float) -> None:
+    """`ChannelWiseRMSNorm` over the rows of [M,C], in place; the norm is float32."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    x.mul_(norm.square_().div_(x.shape[1]).add_(eps).rsqrt_().to(x.dtype))
+
+
+def _mean_square(u: Tensor) -> Tensor:
+    """mean_m u[m,k]^2, [M,K] -> [K] float32: var + mean^2, since the statistics of a batch norm are one fast pass."""
+    rows, width = u.shape
+    unused = u.new_zeros(2, width, dtype=torch.float32)  # float32 running statistics make the results float32
+    maps = u.view(1, 1, rows, width).permute(0, 3, 1, 2)
+    mean, variance = torch.batch_norm_update_stats(maps, unused[0], unused[1], 0.0)
+    return variance.addcmul_(mean, mean)
+
+
+def _bias(layer: torch.nn.Module) -> Tensor:
+    bias = layer.bias
+    assert isinstance(bias, Tensor)
+    return bias.float()
+
+
+@cache
+def _op(name: str) -> Any:
+    return getattr(torch.ops.mkldnn, name)
+
+
+def _public_depthwise(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+    maps = x.float().view(1, 2, 3, -1).permute(0, 3, 1, 2)
+    y = functional.conv2d(maps, kernel.float(), bias, padding=1, groups=len(kernel))
+    return y.permute(0, 2, 3, 1).reshape(x.shape)

@@ -1,0 +1,48 @@
+"""Where a model runs and in which dtype: names from the command line -> what torch has here."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from semdis_cli.errors import UsageError
+
+DtypeName = Literal["auto", "bfloat16", "float32"]
+_DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu")
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def find_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is CUDA if present. Raises `UsageError` if there is none of that name."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type not in _DEVICE_TYPES:
+            raise UsageError(f"--device {name}: must be auto, or one of {', '.join(_DEVICE_TYPES)}")
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises AssertionError
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise UsageError(f"--device {name}: not available here ({reason:.200})") from error
+    return device
+
+
+def find_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
+    """The dtype called `name`; "auto" is bfloat16 where `device` multiplies it fast, else float32."""
+    if name != "auto":
+        return _DTYPES[name]
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = device.type == "cpu" and _cpu_multiplies_bfloat16()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    """Whether the CPU has bfloat16 dot products (AVX-512 BF16 or AMX); without them bfloat16 is slower than float32."""
+    try:
+        with Path("/proc/cpuinfo").open(encoding="ascii", errors="replace") as cpuinfo:
+            flags = next((line for line in cpuinfo if line.startswith(("flags", "Features"))), "")
+    except OSError:  # not Linux
+        return False
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags.split())

@@ -1,0 +1,164 @@
+"""What a `Tokenizer` computes with: the plain modules on any device, or packed weights on a CPU."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Lock, local
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from semdis_cli.model.autoencoder import FCDMDiffAE
+from semdis_cli.model.config import FCDMDiffAEInferenceConfig
+from semdis_cli.model.cpu_inference import PackedNetwork
+from semdis_cli.model.cpu_kernels import onednn_works
+from semdis_cli.model.layers import FCDMBlock
+from semdis_cli.model.pixels import float_to_images, images_to_float
+from semdis_cli.model.posterior import EncoderPosterior
+
+T = TypeVar("T")
+_MOST_COMPILED_SIZES = 256
+
+
+class Network(Protocol):
+    """A model for inference. Tensors come from the host; results stay on the device. Any thread may call."""
+
+    @property
+    def kernels(self) -> str:
+        """Whose kernels compute: "onednn", "torch" or "inductor"."""
+
+    @property
+    def pads_calls(self) -> bool:
+        """Whether a call must be padded to a fixed number of images, for their bytes not to depend on it."""
+
+    def posterior(self, images: Tensor) -> EncoderPosterior:
+        """uint8 [B,3,H,W] of any strides -> raw posterior [B,Z,h,w] float32."""
+
+    def images(self, latents: Tensor, noise: Tensor, config: FCDMDiffAEInferenceConfig) -> Tensor:
+        """Latents [B,Z,h,w], noise [B,3,H,W] float32 (std `pixel_noise_std`) -> uint8 [B,3,H,W]."""
+
+
+class PlainNetwork:
+    """`FCDMDiffAE` itself."""
+
+    pads_calls = True
+
+    def __init__(self, model: FCDMDiffAE) -> None:
+        self._model = model
+
+    @property
+    def kernels(self) -> str:
+        """The word "torch"."""
+        return "torch"
+
+    def posterior(self, images: Tensor) -> EncoderPosterior:
+        """uint8 [B,3,H,W] of any strides -> raw posterior [B,Z,h,w] float32."""
+        return self._model.encode_posterior(images_to_float(to_device(images, self._model.device)))
+
+    def images(self, latents: Tensor, noise: Tensor, config: FCDMDiffAEInferenceConfig) -> Tensor:
+        """Latents [B,Z,h,w], noise [B,3,H,W] float32 (std `pixel_noise_std`) -> uint8 [B,3,H,W]."""
+        height, width = noise.shape[2:]
+        latents, noise = (to_device(batch, self._model.device) for batch in (latents, noise))
+        return float_to_images(self._model.decode(latents, height, width, inference_config=config, noise=noise))
+
+
+class CompiledNetwork(PlainNetwork):
+    """`FCDMDiffAE` with its blocks compiled, once for every size of call; eager where that fails, with the reason.
+
+    Without CUDA graphs: those belong to the thread that recorded them, and any thread may call.
+    """
+
+    def __init__(self, model: FCDMDiffAE) -> None:
+        super().__init__(model)
+        self._lock = Lock()
+        self._compiled: set[tuple[str, torch.Size]] = set()
+        self.note: str | None = None
+        torch._dynamo.config.recompile_limit = _MOST_COMPILED_SIZES  # noqa: SLF001 (its eight are soon used up)
+        for block in self._blocks():
+            block.compile(dynamic=False)
+
+    @property
+    def kernels(self) -> str:
+        """Either "inductor", or "torch" where compiling failed."""
+        return "inductor" if self.note is None else "torch"
+
+    def posterior(self, images: Tensor) -> EncoderPosterior:
+        """As of the plain network."""
+        return self._once_alone(("encode", images.shape), lambda: super(CompiledNetwork, self).posterior(images))
+
+    def images(self, latents: Tensor, noise: Tensor, config: FCDMDiffAEInferenceConfig) -> Tensor:
+        """As of the plain network."""
+        key = ("decode", noise.shape)
+        return self._once_alone(key, lambda: super(CompiledNetwork, self).images(latents, noise, config))
+
+    def _once_alone(self, key: tuple[str, torch.Size], call: Callable[[], T]) -> T:
+        """`call()`; the first for a size, which compiles, while no other thread compiles."""
+        if key in self._compiled:
+            return call()
+        with self._lock:
+            try:
+                result = call()
+            except RuntimeError as error:  # torch's compiler has many, most of them this kind
+                if isinstance(error, torch.OutOfMemoryError) or self.note is not None:
+                    raise
+                self._give_up(error)
+                result = call()
+            self._compiled.add(key)
+            return result
+
+    def _give_up(self, error: RuntimeError) -> None:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        self.note = f"not compiled: {lines[0]:.200}" if lines else f"not compiled: {type(error).__name__}"
+        for block in self._blocks():
+            block._compiled_call_impl = None  # noqa: SLF001 (what `Module.compile` sets; there is no way back but this)
+
+    def _blocks(self) -> list[FCDMBlock]:
+        return [module for module in self._model.modules() if isinstance(module, FCDMBlock)]
+
+
+def choose_network(model: FCDMDiffAE, *, compiled: bool = False) -> tuple[Network, str | None]:
+    """Packed weights for bfloat16 on a CPU whose PyTorch has the operators; else the plain modules, or compiled ones.
+
+    Also why it is not compiled, if that was asked for: packed weights are as fast on a CPU, without the wait. float32
+    gains nothing from packing that would be worth a second set of last bits.
+    """
+    if model.device.type == "cpu" and model.dtype == torch.bfloat16 and onednn_works(model.dtype):
+        return PackedNetwork(model), "not compiled: packed weights are as fast on a CPU" if compiled else None
+    return CompiledNetwork(model) if compiled else PlainNetwork(model), None
+
+
+def to_device(batch: Tensor, device: torch.device) -> Tensor:
+    """`batch` on `device`; to a GPU through pinned memory, without waiting for it."""
+    if device.type != "cuda" or batch.device == device:
+        return batch.to(device)
+    return batch.contiguous().pin_memory().to(device, non_blocking=True)
+
+
+def to_host(batch: Tensor) -> Tensor:
+    """`batch` on the CPU; from a GPU into pinned memory, waiting for this thread's work only."""
+    if batch.device.type != "cuda":
+        return batch.cpu()
+    host = torch.empty(batch.shape, dtype=batch.dtype, pin_memory=True)
+    host.copy_(batch, non_blocking=True)
+    torch.cuda.current_stream(batch.device).synchronize()
+    return host
+
+
+class CallStreams:
+    """A CUDA stream for each calling thread: one thread's copies go on beside another's kernels."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._of_thread = local()
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """The calling thread's own stream, in order behind what the device has been given before; nothing on a CPU."""
+        if self._device.type != "cuda":
+            yield
+            return
+        if not hasattr(self._of_thread, "stream"):
+            self._of_thread.stream = torch.cuda.Stream(self._device)
+            self._of_thread.stream.wait_stream(torch.cuda.default_stream(self._device))
+        with torch.cuda.stream(self._of_thread.stream):
+            yield

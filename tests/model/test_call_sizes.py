@@ -1,0 +1,158 @@
+"""Images of a call: as many as memory takes, half as many where it runs out, none lost and none out of order."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from semdis_cli.errors import UnreadableImageError
+from semdis_cli.model.call_sizes import images_that_fit
+from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer, TokenizerSettings
+from tests.worlds import tiny_model
+
+GIB = 2**30
+KEYS = [f"{i}.png" for i in range(9)]
+
+
+def tiny_tokenizer(batch_size: Any = 8, dtype: Any = "float32") -> Tokenizer:
+    identity = ModelIdentity("tiny", "folder", None, "0" * 64, "1" * 64)
+    return Tokenizer(tiny_model(), identity, TokenizerSettings("cpu", dtype, batch_size))
+
+
+def random_images(count: int, height: int = 32, width: int = 48) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator)
+
+
+@contextmanager
+def memory_for(count: int, *layers: nn.Module) -> Iterator[None]:
+    """`layers` run out of memory over more than `count` images, as on a GPU."""
+
+    def check(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if len(inputs[0]) > count:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    hooks = [layer.register_forward_pre_hook(check) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def limited(tokenizer: Tokenizer) -> tuple[nn.Module, nn.Module]:
+    return tokenizer.model.encoder.patchify, tokenizer.model.decoder.patchify
+
+
+# --- memory runs out ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "settled"), [(7, 4), (4, 4), (3, 2), (1, 1)])
+@pytest.mark.parametrize("num_images", [8, 5, 1])
+def test_where_memory_runs_out_calls_are_halved_and_no_image_is_lost(num_images: int, count: int, settled: int) -> None:
+    tokenizer, images, keys = tiny_tokenizer(), random_images(num_images), KEYS[:num_images]
+    expected = tiny_tokenizer().encode(images, keys, sample_seed=1)
+    pictures = tiny_tokenizer().decode(expected, keys)
+    assert tokenizer.halved_to == {}
+    with memory_for(count, *limited(tokenizer)):
+        latents = tokenizer.encode(images, keys, sample_seed=1)
+        decoded = tokenizer.decode(latents, keys)
+    torch.testing.assert_close(latents, expected, rtol=0, atol=1e-5)
+    assert int((decoded.int() - pictures.int()).abs().max()) <= 1
+    assert tokenizer.halved_to == {(32, 48): settled}
+    assert tokenizer.images_per_call(32, 48) == 8  # the pipeline's batches stay as they were
+
+
+def test_a_halved_call_stays_halved_and_other_sizes_are_not() -> None:
+    tokenizer = tiny_tokenizer()
+    with memory_for(4, *limited(tokenizer)):
+        before = tokenizer.encode(random_images(8), KEYS[:8])
+    assert tokenizer.halved_to == {(32, 48): 4}
+    assert torch.equal(tokenizer.encode(random_images(8), KEYS[:8]), before)  # with memory back: the same calls
+    tokenizer.encode(random_images(8, 48, 48), KEYS[:8])
+    assert tokenizer.halved_to == {(32, 48): 4}
+
+
+def test_an_image_that_does_not_fit_alone_is_an_unreadable_image() -> None:
+    tokenizer = tiny_tokenizer()
+    with memory_for(0, *limited(tokenizer)), pytest.raises(UnreadableImageError, match="not enough memory at 32x48"):
+        tokenizer.encode(random_images(3), KEYS[:3])
+    latents = tokenizer.encode(random_images(3), KEYS[:3])
+    with memory_for(0, *limited(tokenizer)), pytest.raises(UnreadableImageError, match="--max-pixels"):
+        tokenizer.decode(latents, KEYS[:3])
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory() -> None:
+    tokenizer = tiny_tokenizer()
+    with pytest.raises(ValueError, match="latents are"):
+        tokenizer.decode(torch.zeros(2, 5, 2, 3), KEYS[:2])
+    assert tokenizer.halved_to == {}
+
+
+# --- how many -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("free_bytes", "image_bytes", "most", "expected"),
+    [
+        (80 * GIB, GIB, 64, 64),  # all of them fit
+        (80 * GIB, GIB, 100, 64),  # the next power of two below
+        (20 * GIB, GIB, 64, 16),
+        (19 * GIB, GIB, 64, 8),  # 15.2 of them
+        (GIB, GIB, 64, 1),  # not even one, by the estimate: it is tried
+        (0, GIB, 64, 1),
+        (80 * GIB, 1, 48, 48),
+    ],
+)
+def test_images_that_fit_are_a_power_of_two_or_as_many_as_are_wanted(
+    free_bytes: int, image_bytes: int, most: int, expected: int
+) -> None:
+    assert images_that_fit(free_bytes, image_bytes, most) == expected
+
+
+@pytest.mark.parametrize("batch_size", [None, "auto"])
+def test_on_a_cpu_a_call_is_a_group_of_about_512_patches(batch_size: Any) -> None:
+    tokenizer = tiny_tokenizer(batch_size)
+    sizes = [(16, 16), (64, 64), (256, 256), (256, 320), (384, 512), (1024, 1024)]
+    assert [tokenizer.images_per_call(*size) for size in sizes] == [32, 32, 2, 1, 1, 1]
+
+
+# --- how much memory ------------------------------------------------------------------------------------------------
+
+MEASURE = """
+import ctypes, sys, torch
+from pathlib import Path
+from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
+from semdis_cli.model.config import FCDMDiffAEInferenceConfig
+
+def status_bytes(field):
+    return int(Path("/proc/self/status").read_text().split(field + ":")[1].split()[0]) * 1024
+
+dtype, height, width = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+tokenizer = Tokenizer.load("semdis-small", TokenizerSettings("cpu", dtype))
+tokenizer.warm_up(64, 64)
+count = tokenizer.images_per_call(height, width)
+images, keys = torch.zeros(count, 3, height, width, dtype=torch.uint8), ["a"] * count
+ctypes.CDLL(None).malloc_trim(0)
+before = status_bytes("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+latents = tokenizer.encode(images, keys)
+tokenizer.decode(latents, keys, FCDMDiffAEInferenceConfig(2, "dpmpp_2m", pdg=True))
+print(status_bytes("VmHWM") - before, tokenizer.call_bytes(height, width))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("size", [(1024, 1024), (1536, 2048)])
+def test_a_calls_memory_is_estimated_within_a_factor_of_two(dtype: str, size: tuple[int, int]) -> None:
+    arguments = [sys.executable, "-c", MEASURE, dtype, *map(str, size)]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=200, check=True)
+    measured, estimated = map(int, done.stdout.split())
+    assert measured / 2 < estimated < 2 * measured, f"{measured / 2**20:.0f} MiB, estimated {estimated / 2**20:.0f}"
