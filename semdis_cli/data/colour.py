@@ -51,6 +51,14 @@ def to_srgb(colour: Image.Image, profile: bytes | None) -> tuple[Image.Image, tu
     return (_rgb(colour) if transform is None else transform.apply(colour)), notes
 
 
+def samples_to_srgb(pixels: np.ndarray, mode: str, profile: bytes | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """`to_srgb` for [H,W,3] uint8; in mode L the three are equal, and the profile is one for grey."""
+    transform, notes = (None, ()) if profile is None else _transform(profile, mode)
+    if transform is None:
+        return pixels, notes
+    return np.array(transform.apply(Image.fromarray(pixels[:, :, 0] if mode == "L" else pixels))), notes
+
+
 def composite(colour: Image.Image, alpha: Image.Image | None, background: tuple[int, int, int]) -> Image.Image:
     """Mode RGB picture laid over `background`: (colour·alpha + background·(255-alpha))/255, rounded to nearest.
 

@@ -3,6 +3,7 @@
 import re
 import struct
 
+import numpy as np
 from PIL import Image
 
 ORIENTATION_TAG = 0x0112
@@ -16,6 +17,16 @@ _TO_UPRIGHT = {
     6: Image.Transpose.ROTATE_270,  # right, top
     7: Image.Transpose.TRANSVERSE,  # right, bottom
     8: Image.Transpose.ROTATE_90,  # left, bottom
+}
+# The same in three steps: rows and columns change places, then top and bottom, then left and right.
+_STEPS = {
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
 }
 _INTEGER_TYPES = {1: "B", 3: "H", 4: "I"}  # BYTE, SHORT (what the standard asks for), LONG
 
@@ -52,6 +63,22 @@ def upright_size(stored: tuple[int, int], orientation: int) -> tuple[int, int]:
 def turn_upright(image: Image.Image, orientation: int) -> Image.Image:
     """The picture turned and mirrored so that it is seen as meant; the same object if it is upright already."""
     return image.transpose(_TO_UPRIGHT[orientation]) if orientation in _TO_UPRIGHT else image
+
+
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """`turn_upright` for [H,W,C], as a view."""
+    is_swapped, is_upside_down, is_mirrored = _STEPS.get(orientation, (False, False, False))
+    pixels = pixels.swapaxes(0, 1) if is_swapped else pixels
+    return pixels[:: -1 if is_upside_down else 1, :: -1 if is_mirrored else 1]
+
+
+def unturned_box(
+    corner: tuple[int, int], box: tuple[int, int], size: tuple[int, int], orientation: int
+) -> tuple[int, int]:
+    """(top, left) in the stored picture of a box of (height, width) `box` at `corner` of the upright one of `size`."""
+    is_swapped, *is_flipped = _STEPS.get(orientation, (False, False, False))
+    top, left = (size[i] - corner[i] - box[i] if is_flipped[i] else corner[i] for i in (0, 1))
+    return (left, top) if is_swapped else (top, left)
 
 
 def _read_tag(block: bytes) -> int | None:

@@ -1,4 +1,4 @@
-"""Which size an image gets: resize, crop and pad to a bucket, planned in whole numbers, then done."""
+"""Which size an image gets: resize, crop and pad to a bucket, planned in whole numbers."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -6,7 +6,6 @@ from itertools import pairwise
 from math import isqrt, lcm
 
 import numpy as np
-from PIL import Image
 
 from semdis_cli.errors import UsageError
 from semdis_cli.records import Geometry
@@ -86,26 +85,6 @@ def aspect_buckets(bucket_size: int, multiple_px: int) -> tuple[tuple[int, int],
     return tuple(sorted(buckets, key=lambda bucket: (bucket[0] / bucket[1], bucket)))
 
 
-def apply_geometry(image: Image.Image, geometry: Geometry) -> np.ndarray:
-    """Carry out a plan: [3,H,W] uint8, contiguous, (H, W) = `geometry.bucket`.
-
-    `image`: mode RGB, of the size `geometry.source`; `ValueError` otherwise. Resizing is Pillow's antialiased Lanczos
-    on sRGB values; what is cropped away is not computed.
-    """
-    if image.mode != "RGB" or (image.height, image.width) != geometry.source:
-        raise ValueError(f"a {image.mode} image of {image.height}x{image.width} px does not fit {geometry}")
-    (top, left), (height, width) = geometry.crop, geometry.image
-    if geometry.resized != geometry.source:
-        image = image.resize((width, height), Image.Resampling.LANCZOS, box=_source_box(geometry))
-        top = left = 0
-    pixels = np.empty((3, *geometry.bucket), np.uint8)
-    for channel, band in zip(pixels, image.split(), strict=True):
-        channel[:height, :width] = np.asarray(band)[top : top + height, left : left + width]
-    pixels[:, height:, :width] = pixels[:, height - 1 : height, :width]
-    pixels[:, :, width:] = pixels[:, :, width - 1 : width]
-    return pixels
-
-
 def undo_padding(pixels: np.ndarray, geometry: Geometry) -> np.ndarray:
     """The part of `pixels` that is image, as a view. `pixels`: [3,H,W] or [H,W,3], (H, W) = `geometry.bucket`."""
     height, width = geometry.image
@@ -159,16 +138,3 @@ def _nearest_bucket(source: tuple[int, int], bucket_size: int, multiple_px: int)
         if height**2 * w1 * w2 < width**2 * h1 * h2:
             return h1, w1
     return buckets[-1]
-
-
-def _source_box(geometry: Geometry) -> tuple[float, float, float, float]:
-    """The crop's box (left, top, right, bottom) in px of the source image, and never beyond it."""
-    (top, left), (height, width) = geometry.crop, geometry.image
-    (source_h, source_w), (resized_h, resized_w) = geometry.source, geometry.resized
-    # Multiplied before divided: where the box ends with the image, the quotient is exact.
-    return (
-        left * source_w / resized_w,
-        top * source_h / resized_h,
-        (left + width) * source_w / resized_w,
-        (top + height) * source_h / resized_h,
-    )

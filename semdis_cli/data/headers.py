@@ -36,6 +36,11 @@ class Header:
     bit_depth: int = 8
     image: ImageFile.ImageFile | None = None
 
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """(height, width) in px before it is turned."""
+        return upright_size(self.size, self.orientation)
+
 
 def read_header(file: BinaryIO) -> Header:
     """Header of the image in `file`, which stands at its beginning. Raises `UnreadableImageError`.
@@ -74,10 +79,13 @@ def open_pixels(header: Header, data: bytes) -> tuple[ImageFile.ImageFile, Sampl
         return image, Samples(profile=_profile(image))
 
 
-def check_pixels(header: Header, image: ImageFile.ImageFile, data: bytes) -> None:
-    """Raise `UnreadableImageError` if `image`, decoded from `data`, has pixels that `data` does not hold."""
+def check_pixels(header: Header, image: ImageFile.ImageFile, data: bytes, fraction: int = 1) -> None:
+    """Raise `UnreadableImageError` if `image`, decoded from `data`, has pixels that `data` does not hold.
+
+    `fraction`: of its size at which a JPEG was decoded.
+    """
     if header.name == "JPEG":
-        check_jpeg_pixels(image, data)
+        check_jpeg_pixels(image, data, fraction)
     if header.name == "PNG":
         check_png_pixels(image, io.BytesIO(data))
 

@@ -1,6 +1,7 @@
 """Image files to pixels and back: `read_image_size`, `read_image`, `write_image`."""
 
 import io
+import os
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
@@ -9,9 +10,11 @@ from PIL import Image
 
 from semdis_cli.data.colour import composite, split_alpha, to_srgb
 from semdis_cli.data.exif import turn_upright
-from semdis_cli.data.headers import check_pixels, open_pixels, read_header
+from semdis_cli.data.headers import Header, check_pixels, open_pixels, read_header
+from semdis_cli.data.jpeg import draft
 from semdis_cli.data.jpeg_header import plain_jpeg_size
 from semdis_cli.data.pillow import decoder_errors, pillow_guard
+from semdis_cli.data.png_writer import png_bytes
 from semdis_cli.defaults import MAX_IMAGE_PIXELS
 from semdis_cli.errors import UnreadableImageError, UsageError
 
@@ -23,10 +26,13 @@ class ReadSettings:
     """How files become pixels. `background`: sRGB colour behind transparent pixels, 0..255 each.
 
     `max_image_pixels`: an image of more pixels is refused from its header, before anything is decoded.
+    `jpeg_scaling`: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still at least twice the size that
+    it is going to get: faster, and not quite the same pixels (photographs: 45 dB and more to the exact ones).
     """
 
     background: tuple[int, int, int] = (255, 255, 255)
     max_image_pixels: int = MAX_IMAGE_PIXELS
+    jpeg_scaling: bool = False
 
     def __post_init__(self) -> None:
         if not all(0 <= value <= 255 for value in self.background):
@@ -37,7 +43,7 @@ class ReadSettings:
 
 @dataclass(frozen=True, slots=True)
 class ReadImage:
-    """`pixels`: upright picture, Pillow mode RGB, 8 bits, sRGB. `notes`: what could not be honoured, one line each."""
+    """`pixels`: a picture of Pillow's mode RGB, 8 bits, sRGB. `notes`: what could not be honoured, one line each."""
 
     pixels: Image.Image
     notes: tuple[str, ...] = ()
@@ -63,33 +69,43 @@ def read_image_size(file: BinaryIO | bytes, settings: ReadSettings = _DEFAULT_SE
         file.seek(0)
         with pillow_guard(settings.max_image_pixels):
             size = read_header(file).size
-    _check_size(size, settings)
+    check_size(size, settings)
     return size
 
 
 def read_image(data: bytes, settings: ReadSettings = _DEFAULT_SETTINGS) -> ReadImage:
     """The picture in a file's bytes: upright, sRGB, 8 bits, laid over the background where it is transparent.
 
-    Formats are JPEG, MPO, PNG, WebP, GIF, BMP, TIFF and AVIF, recognised by content; of several frames or pages the
-    first. Orientation comes from EXIF alone. An EXIF block or ICC profile that cannot be used costs a note, not the
-    image. JPEGs of four channels hold inverted ink, as all writers since Photoshop do it. PNG's gAMA and cHRM are not
-    applied. Safe to call from several threads. Raises `UnreadableImageError`: unknown format, cut off, damaged, too
-    large.
+    It is decoded whole, by Pillow. Formats are JPEG, MPO, PNG, WebP, GIF, BMP, TIFF and AVIF, recognised by content; of
+    several frames or pages the first. Orientation comes from EXIF alone. An EXIF block or ICC profile that cannot be
+    used costs a note, not the image. JPEGs of four channels hold inverted ink, as all writers since Photoshop do it.
+    PNG's gAMA and cHRM are not applied. Safe to call from several threads. Raises `UnreadableImageError`: unknown
+    format, cut off, damaged, too large.
     """
     with pillow_guard(settings.max_image_pixels):
         header = read_header(io.BytesIO(data))
-        _check_size(header.size, settings)
-        image, samples = open_pixels(header, data)
-        with decoder_errors(header.name):
-            image.load()
-            check_pixels(header, image, data)
-            colour, alpha = split_alpha(image, samples)
-        rgb, notes = to_srgb(colour, samples.profile)
-        pixels = turn_upright(composite(rgb, alpha, settings.background), header.orientation)
-    image_read = ReadImage(pixels, header.notes + notes)
-    if image_read.size != header.size:
-        raise UnreadableImageError(f"damaged {header.name}: {image_read.size} px where it promised {header.size}")
-    return image_read
+        check_size(header.size, settings)
+        stored = decode_stored(header, data, settings)
+        return ReadImage(turn_upright(stored.pixels, header.orientation), stored.notes)
+
+
+def decode_stored(header: Header, data: bytes, settings: ReadSettings, fraction: int = 1) -> ReadImage:
+    """What `read_image` gives but for the last step: the picture is not turned upright yet. By Pillow.
+
+    `header` was read from `data`. `fraction`: 1; of a JPEG 2, 4 or 8 too, where no side is below it. Call it inside
+    `pillow_guard`. Raises `UnreadableImageError`.
+    """
+    image, samples = open_pixels(header, data)
+    with decoder_errors(header.name):
+        draft(image, fraction)
+        image.load()
+        check_pixels(header, image, data, fraction)
+        colour, alpha = split_alpha(image, samples)
+    rgb, notes = to_srgb(colour, samples.profile)
+    stored = ReadImage(composite(rgb, alpha, settings.background), header.notes + notes)
+    if stored.size != tuple(-(-side // fraction) for side in header.stored_size):
+        raise UnreadableImageError(f"damaged {header.name}: {stored.size} px where it promised {header.stored_size}")
+    return stored
 
 
 def write_image(pixels: np.ndarray, format: ImageFormat, quality: int = 95) -> bytes:  # noqa: A002
@@ -102,17 +118,27 @@ def write_image(pixels: np.ndarray, format: ImageFormat, quality: int = 95) -> b
     if not 1 <= quality <= 100:
         raise UsageError(f"--quality must be in 1..100, not {quality}")
     _check_writable(pixels.shape, format)
-    image, file = Image.fromarray(pixels), io.BytesIO()
     if format == "png":
-        # Level 1: a photograph of 768x512 px takes 45 ms and 0.80 MB; level 6 takes 85 ms and 0.77 MB.
-        image.save(file, "PNG", compress_level=1)
-    elif format == "jpg":
-        image.save(file, "JPEG", quality=quality, subsampling=0 if quality >= 90 else 2)
-    elif quality == 100:
-        image.save(file, "WEBP", lossless=True, quality=0, method=0)  # for lossless files these two are effort only
-    else:
-        image.save(file, "WEBP", quality=quality, method=2)
-    return file.getvalue()
+        return png_bytes(pixels)
+    image = Image.fromarray(pixels)
+    if format == "jpg":
+        return _saved(image, "JPEG", quality=quality, subsampling=0 if quality >= 90 else 2)
+    if quality == 100:
+        return _saved(image, "WEBP", lossless=True, quality=0, method=0)  # for lossless files these two are effort only
+    return _saved(image, "WEBP", quality=quality, method=2)
+
+
+def _saved(image: Image.Image, name: str, **options: int) -> bytes:
+    with _memory_file() as file:
+        image.save(file, name, **options)
+        file.seek(0)
+        return file.read()
+
+
+def _memory_file() -> BinaryIO:
+    """A file in memory; where there is such a thing, one that the system knows: to it Pillow writes without the GIL."""
+    create = getattr(os, "memfd_create", None)  # Linux
+    return io.BytesIO() if create is None else os.fdopen(create("semdis"), "w+b")
 
 
 def _check_writable(shape: tuple[int, ...], name: ImageFormat) -> None:
@@ -121,7 +147,8 @@ def _check_writable(shape: tuple[int, ...], name: ImageFormat) -> None:
         raise UsageError(f"{name} files hold at most {longest} px a side, not {max(shape[:2])}: choose png")
 
 
-def _check_size(size: tuple[int, int], settings: ReadSettings) -> None:
+def check_size(size: tuple[int, int], settings: ReadSettings) -> None:
+    """Raise `UnreadableImageError` for an image of more pixels than `settings` allow."""
     height, width = size
     if height * width > settings.max_image_pixels:
         limit = settings.max_image_pixels

@@ -8,7 +8,7 @@ import io
 import random
 import re
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 from semdis_cli.data.pillow import open_image
 from semdis_cli.errors import UnreadableImageError
@@ -23,8 +23,16 @@ _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _ARITHMETIC = frozenset({0xC9, 0xCA, 0xCB})
 
 
-def check_jpeg_pixels(image: Image.Image, data: bytes) -> None:
+def draft(image: ImageFile.ImageFile, fraction: int) -> None:
+    """Let an opened JPEG be decoded at 1/1, 1/2, 1/4 or 1/8 of its sides, rounded up. No side is below `fraction`."""
+    if fraction > 1:
+        image.draft(None, (image.width // fraction, image.height // fraction))
+
+
+def check_jpeg_pixels(image: Image.Image, data: bytes, fraction: int = 1) -> None:
     """Raise `UnreadableImageError` if `image`, decoded from `data`, was filled up where `data` has no pixels for it.
+
+    It was decoded at that `fraction` of its size.
 
     Only a picture whose last pixel is about mid-grey can be one that lacks more than its last block; it is decoded once
     more, with noise behind its scans. A decoder that has all it needs never looks at the noise. Arithmetic coding may
@@ -33,9 +41,11 @@ def check_jpeg_pixels(image: Image.Image, data: bytes) -> None:
     if image.width > _WIDEST_BLOCK_PX and not _ends_in_grey(image):
         return
     again = open_image("JPEG", io.BytesIO(_with_noise(data)))
+    size = (again.height, again.width)
+    draft(again, fraction)
     if again.tobytes() != image.tobytes():
         raise UnreadableImageError(
-            f"truncated: the JPEG has fewer pixels than its header promises ({image.height}x{image.width})"
+            f"truncated: the JPEG has fewer pixels than its header promises ({size[0]}x{size[1]})"
         )
 
 

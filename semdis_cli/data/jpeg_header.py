@@ -11,6 +11,8 @@ _EXIF, _START_OF_SCAN = 0xE1, 0xDA
 _KNOWN = _FRAMES | _TABLES | {_START_OF_SCAN}
 _EXIF_PREFIX = b"Exif\0\0"
 _FRAME_BYTES = 6
+_ADOBE, _ADOBE_PREFIX = 0xEE, b"Adobe"
+_YCBCR_IDS = (b"\1\2\3", b"\0\1\2")  # where nothing else says it, libjpeg takes the letters R, G, B for RGB
 
 
 def plain_jpeg_size(file: BinaryIO) -> tuple[int, int] | None:
@@ -31,6 +33,25 @@ def plain_jpeg_size(file: BinaryIO) -> tuple[int, int] | None:
         else:
             file.seek(num_bytes, 1)
     return None
+
+
+def is_plain_jpeg(file: BinaryIO) -> bool:
+    """Whether the JPEG in `file` is built as nearly all are, in YCbCr or grey, with 8 bits a sample."""
+    frames: list[bytes] = []
+    for marker, num_bytes in _segments(file):
+        if marker == _START_OF_SCAN:
+            return len(frames) == 1 and _frame_size(frames[0]) is not None and _is_ycbcr_or_grey(frames[0])
+        segment = file.read(num_bytes)
+        if marker in _FRAMES:
+            frames.append(segment)
+        elif marker == _ADOBE and segment.startswith(_ADOBE_PREFIX) and segment[11:12] != b"\1":
+            return False
+    return False
+
+
+def _is_ycbcr_or_grey(frame: bytes) -> bool:
+    ids = frame[_FRAME_BYTES::3]
+    return len(frame) == _FRAME_BYTES + 3 * frame[5] and (len(ids) == 1 or ids in _YCBCR_IDS)
 
 
 def _segments(file: BinaryIO) -> Iterator[tuple[int, int]]:

@@ -1,18 +1,16 @@
-"""Files -> batches of pixels, read by a pool of threads (Pillow decodes and resizes without the GIL)."""
+"""Files -> pixels: which size each image gets, and the images themselves."""
 
 import hashlib
 import os
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
 
-import torch
-
-from semdis_cli.data.geometry import GeometrySettings, apply_geometry, fixed_bucket, plan_geometry
-from semdis_cli.data.images import ReadSettings, read_image, read_image_size
+from semdis_cli.data.geometry import GeometrySettings, fixed_bucket, plan_geometry
+from semdis_cli.data.images import ReadSettings, read_image_size
+from semdis_cli.data.pixels import load_pixels
 from semdis_cli.data.source_bytes import open_source, read_source
 from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.events import Failure
@@ -33,17 +31,11 @@ class LoadSettings:
 
 
 class Loader:
-    """Plans and loads images with `num_workers` threads; use as a context manager.
+    """Plans and loads images with `num_workers` threads (decoding holds no GIL); use as a context manager."""
 
-    `ahead`: groups of images that are read while the caller computes. 0 means that reading and computing take turns,
-    each with all cores: right where both want the same CPU cores, since a busy core slows a threaded model several
-    times over.
-    """
-
-    def __init__(self, settings: LoadSettings, num_workers: int, ahead: int = 0) -> None:
+    def __init__(self, settings: LoadSettings, num_workers: int) -> None:
         self._settings = settings
-        self._num_workers = num_workers
-        self._ahead = ahead
+        self.num_workers = num_workers
         self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="semdis-read")
 
     def __enter__(self) -> "Loader":
@@ -71,31 +63,40 @@ class Loader:
         return planned, failures
 
     def batches(self, images: Sequence[PlannedImage], batch_size: int) -> Iterator[ImageBatch]:
-        """Batches of up to `batch_size` images of one bucket, in the order given, failures among them set apart."""
+        """Batches of up to `batch_size` images of one bucket, in the order given, failures among them set apart.
+
+        A few images are read at a time, while the caller waits.
+        """
         if not images:
             return
         height, width = images[0].bucket
-        wanted = min(4 * self._num_workers, _GROUP_PIXELS // (height * width))
+        wanted = min(4 * self.num_workers, _GROUP_PIXELS // (height * width))
         group_size = max(1, wanted // batch_size) * batch_size
         remaining = iter(images)
-        groups: deque[list[Future[LoadedImage | Failure]]] = deque()
-
-        def submit_group() -> None:
-            group = [self._pool.submit(self._load_one, image) for image in islice(remaining, group_size)]
-            if group:
-                groups.append(group)
-
-        for _ in range(1 + self._ahead):
-            submit_group()
-        while groups:
+        while group := list(islice(remaining, group_size)):
             started = time.perf_counter()
-            loaded = [future.result() for future in groups.popleft()]
-            read_s = time.perf_counter() - started
-            if self._ahead:
-                submit_group()
-            yield from _cut(loaded, batch_size, read_s)
-            if not self._ahead:
-                submit_group()
+            loaded = list(self._pool.map(self.load, group))
+            yield from _cut(loaded, batch_size, time.perf_counter() - started)
+
+    def load(self, planned: PlannedImage) -> LoadedImage | Failure:
+        """One image, read in the calling thread, or why it cannot be used. Safe to call from several threads."""
+        source = planned.source
+        try:
+            with open_source(source) as file:
+                mtime_ns = None if _is_spooled(source) else os.fstat(file.fileno()).st_mtime_ns
+                mtime_ns = settled_mtime(mtime_ns, time.time_ns())
+                data = read_source(file, source)
+            image = load_pixels(data, self._settings.read, self._settings.geometry, self._settings.multiple_px)
+            if image.geometry.bucket != planned.bucket:
+                raise PassingReadError("changed its size while the run was going on; run again")
+        except UnreadableImageError as error:
+            return _failure_of(source, error)
+        except MemoryError:
+            return Failure(source.key, "not enough memory to read it")
+        except OSError as error:
+            return Failure(source.key, f"cannot be read ({error.strerror or error})")
+        digest = hashlib.sha256(data).hexdigest()
+        return LoadedImage(source.key, image.pixels, image.geometry, len(data), digest, image.notes, mtime_ns)
 
     def hashes(self, sources: Sequence[SourceImage]) -> Iterator[str | None]:
         """The sha256 (hex) of every source's bytes, in order; None where they cannot be read."""
@@ -118,27 +119,6 @@ class Loader:
         except OSError as error:
             return Failure(source.key, f"cannot be read ({error.strerror or error})")
         return PlannedImage(source, geometry.bucket)
-
-    def _load_one(self, planned: PlannedImage) -> LoadedImage | Failure:
-        source = planned.source
-        try:
-            with open_source(source) as file:
-                mtime_ns = None if _is_spooled(source) else os.fstat(file.fileno()).st_mtime_ns
-                mtime_ns = settled_mtime(mtime_ns, time.time_ns())
-                data = read_source(file, source)
-            image = read_image(data, self._settings.read)
-            geometry = plan_geometry(image.size, self._settings.geometry, self._settings.multiple_px)
-            if geometry.bucket != planned.bucket:
-                raise PassingReadError("changed its size while the run was going on; run again")
-            pixels = torch.from_numpy(apply_geometry(image.pixels, geometry))
-        except UnreadableImageError as error:
-            return _failure_of(source, error)
-        except MemoryError:
-            return Failure(source.key, "not enough memory to read it")
-        except OSError as error:
-            return Failure(source.key, f"cannot be read ({error.strerror or error})")
-        digest = hashlib.sha256(data).hexdigest()
-        return LoadedImage(source.key, pixels, geometry, len(data), digest, image.notes, mtime_ns)
 
 
 def _is_spooled(source: SourceImage) -> bool:

@@ -1,11 +1,13 @@
 """Reading and writing of images: right pixels from odd files, one line of reason from bad ones, nothing else."""
 
 import io
+import os
 import struct
 import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from semdis_cli.errors import UnreadableImageError, UsageError
 from tests.image_bytes import exif, icc_profile, png, png_chunk, tiff
 from tests.odd_images import HEIGHT, WIDTH, OddImage, odd_files
 
+PHOTOS = sorted((Path(__file__).parents[1] / "photos").rglob("*.jpg"))
 ODD_FILES = list(odd_files())
 READABLE = [(odd, data) for odd, data in ODD_FILES if odd.is_readable]
 UNREADABLE = [(odd, data) for odd, data in ODD_FILES if not odd.is_readable]
@@ -270,6 +273,40 @@ def photo() -> np.ndarray:
 def test_a_lossless_file_holds_every_bit(photo: np.ndarray, name: str, quality: int) -> None:
     data = write_image(photo, name, quality)  # type: ignore[arg-type]
     assert np.array_equal(np.asarray(read_image(data).pixels), photo)
+
+
+@settings(max_examples=200, deadline=None)
+@given(height=st.integers(1, 40), width=st.integers(1, 40), top=st.sampled_from([2, 256]), seed=st.integers(0, 99))
+def test_a_png_of_any_size_holds_every_bit(height: int, width: int, top: int, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, top, (height, width, 3), np.uint8)
+    data = write_image(pixels, "png")
+    assert np.array_equal(np.asarray(read_image(data).pixels), pixels)  # which checks every checksum, too
+    with Image.open(io.BytesIO(data)) as image:
+        image.verify()
+
+
+def test_photographs_as_pngs_take_about_what_pillows_quickest_ones_take() -> None:
+    num_bytes = num_bytes_of_pillow = 0
+    for path in PHOTOS:
+        with Image.open(path) as image:
+            num_bytes += len(write_image(np.asarray(image), "png"))
+            num_bytes_of_pillow += len(_saved(image, "PNG", compress_level=1))
+    assert num_bytes < 1.05 * num_bytes_of_pillow
+
+
+def test_a_jpeg_is_the_same_where_there_are_no_files_in_memory(
+    photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_image(photo, "jpg")
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    assert write_image(photo, "jpg") == data
+
+
+def test_writing_leaves_no_file_open(photo: np.ndarray) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 0
+    for name in ("png", "jpg", "webp"):
+        write_image(photo, name)
+    assert before == (len(list(Path("/proc/self/fd").iterdir())) if before else 0)
 
 
 @pytest.mark.parametrize("name", ["jpg", "webp"])
