@@ -11,10 +11,10 @@ from semdis_cli.cli import options
 from semdis_cli.cli.report import count, follow, printable, put_bytes, say
 from semdis_cli.cli.setup import (
     announce,
+    count_workers,
     error_limit,
     find_inputs,
     geometry_settings,
-    make_loader,
     output_folder,
     peek_source,
     read_settings,
@@ -68,6 +68,7 @@ def encode(
     bucket_size: options.BucketSize = None,
     background: options.Background = "#ffffff",
     max_image_pixels: options.MaxImagePixels = MAX_IMAGE_PIXELS,
+    jpeg_scaling: options.JpegScaling = False,
     max_errors: options.MaxErrors = None,
     model: options.Model = BUNDLED_MODEL,
     revision: options.Revision = None,
@@ -96,14 +97,15 @@ def encode(
 
     limit = error_limit(max_errors)
     geometry = geometry_settings(size, max_pixels, bucket_size)
-    read = read_settings(background, max_image_pixels)
+    read = read_settings(background, max_image_pixels, jpeg_scaling=jpeg_scaling)
     stdin = peek_source(sources, files_from)
     folder = _planned_folder(output, stdin, quiet) if dry_run else _choose_folder(output, stdin)
     found = find_inputs(sources, files_from, null=null, output=folder, quiet=quiet, stdin=stdin)
 
-    from semdis_cli.data.loader import LoadSettings
+    from semdis_cli.data.loader import Loader, LoadSettings
     from semdis_cli.model.tokenizer import Tokenizer
-    from semdis_cli.pipeline.encode import EncodeSettings, estimate_s, plan_output
+    from semdis_cli.pipeline.encode import EncodeSettings, plan_output
+    from semdis_cli.pipeline.estimate import estimate_s
 
     if folder is not None and not dry_run:
         _check_folder(folder)
@@ -112,7 +114,7 @@ def encode(
     announce(tokenizer, quiet)
     load = LoadSettings(geometry, read, tokenizer.patch_size)
     settings = EncodeSettings(load, store_dtype, posterior, seed, shard_size, shard_images)
-    with make_loader(load, workers, tokenizer) as loader:
+    with Loader(load, count_workers(workers)) as loader:
         if dry_run:
             plan = plan_output(found, loader, tokenizer, settings, folder)
             code = _show_plan(plan, estimate_s(plan, loader, tokenizer, settings), as_json)

@@ -269,7 +269,8 @@ def _close(report: dict[str, Any], summary: str) -> None:
         f"{report['megapixels_per_s']:.2f} megapixels/s"
     )
     if images["this_run"] and report["stages"]:
-        shares = {name.removesuffix("_s"): seconds / elapsed_s for name, seconds in report["stages"].items()}
+        all_s = report.get("threads", 1) * elapsed_s
+        shares = {name.removesuffix("_s"): seconds / all_s for name, seconds in report["stages"].items()}
         say("semdis: time: " + ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.005))
 
 

@@ -13,7 +13,6 @@ from semdis_cli.cli.setup import (
     error_limit,
     find_inputs,
     geometry_settings,
-    make_loader,
     read_settings,
     refuse_pipes,
     sampling_settings,
@@ -36,6 +35,7 @@ def roundtrip(
     bucket_size: options.BucketSize = None,
     background: options.Background = "#ffffff",
     max_image_pixels: options.MaxImagePixels = MAX_IMAGE_PIXELS,
+    jpeg_scaling: options.JpegScaling = False,
     max_errors: options.MaxErrors = None,
     model: options.Model = BUNDLED_MODEL,
     revision: options.Revision = None,
@@ -68,10 +68,10 @@ def roundtrip(
     refuse_pipes(*(sources or ()), output)
     limit = error_limit(max_errors)
     geometry = geometry_settings(size, max_pixels, bucket_size)
-    read = read_settings(background, max_image_pixels)
+    read = read_settings(background, max_image_pixels, jpeg_scaling=jpeg_scaling)
     found = find_inputs(sources, files_from, null=null, output=output, quiet=quiet)
 
-    from semdis_cli.data.loader import LoadSettings
+    from semdis_cli.data.loader import Loader, LoadSettings
     from semdis_cli.model.tokenizer import Tokenizer
     from semdis_cli.pipeline.decode import DecodeSettings
     from semdis_cli.pipeline.encode import EncodeSettings, plan_encode
@@ -89,7 +89,7 @@ def roundtrip(
         write=WriteSettings(image_format, quality),
         num_workers=count_workers(workers),
     )
-    with make_loader(load, workers, tokenizer) as loader:
+    with Loader(load, count_workers(workers)) as loader:
         plan = plan_encode(found, loader, tokenizer, encode_settings)
         events = within_limit(
             run(plan, loader, tokenizer, encode_settings, decode_settings, output), limit, goes_on=False

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import typer
 
-from semdis_cli.cli.options import parse_colour, parse_number_or_share
+from semdis_cli.cli.options import parse_batch_size, parse_colour, parse_number_or_share
 from semdis_cli.cli.report import check_stdout_takes_data, say
 from semdis_cli.defaults import MAX_IMAGE_PIXELS
 from semdis_cli.errors import UsageError
@@ -16,7 +16,6 @@ from semdis_cli.errors import UsageError
 if TYPE_CHECKING:
     from semdis_cli.data.geometry import GeometrySettings
     from semdis_cli.data.images import ReadSettings
-    from semdis_cli.data.loader import Loader, LoadSettings
     from semdis_cli.data.sources import FoundImages
     from semdis_cli.data.spool import PipedSource, Spool
     from semdis_cli.model.config import FCDMDiffAEInferenceConfig, Sampler, Schedule
@@ -147,18 +146,13 @@ def error_limit(text: str | None) -> "ErrorLimit | None":
     return None if text is None else ErrorLimit(text, *parse_number_or_share(text, "--max-errors"))
 
 
-def read_settings(background: str = "#ffffff", max_image_pixels: int = MAX_IMAGE_PIXELS) -> "ReadSettings":
+def read_settings(
+    background: str = "#ffffff", max_image_pixels: int = MAX_IMAGE_PIXELS, *, jpeg_scaling: bool = False
+) -> "ReadSettings":
     """How files become pixels."""
     from semdis_cli.data.images import ReadSettings
 
-    return ReadSettings(background=parse_colour(background), max_image_pixels=max_image_pixels)
-
-
-def make_loader(settings: "LoadSettings", workers: int | None, tokenizer: "Tokenizer") -> "Loader":
-    """Threads that read images: beside an accelerator ahead of it, on a CPU taking turns with the model."""
-    from semdis_cli.data.loader import Loader
-
-    return Loader(settings, count_workers(workers), ahead=0 if tokenizer.device_name == "cpu" else 2)
+    return ReadSettings(parse_colour(background), max_image_pixels, jpeg_scaling)
 
 
 def count_workers(workers: int | None) -> int:
@@ -169,12 +163,13 @@ def count_workers(workers: int | None) -> int:
 
 
 def tokenizer_settings(
-    device: str, dtype: "DtypeName", batch_size: int | None, threads: int | None
+    device: str, dtype: "DtypeName", batch_size: str | None, threads: int | None
 ) -> "TokenizerSettings":
-    """How the model is to be run."""
+    """How the model is to be run. Raises `UsageError`."""
     from semdis_cli.model.tokenizer import TokenizerSettings
 
-    return TokenizerSettings(device=device, dtype=dtype, batch_size=batch_size, num_threads=threads)
+    images = None if batch_size is None else parse_batch_size(batch_size)
+    return TokenizerSettings(device=device, dtype=dtype, batch_size=images, num_threads=threads)
 
 
 def sampling_settings(

@@ -1,7 +1,7 @@
 """Shards of latents -> images."""
 
-import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,15 @@ from semdis_cli.errors import CheckpointError, StoreError, UnreadableImageError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer, TokenizerSettings
-from semdis_cli.pipeline.images_out import ImageSink, ImageWriter, WriteSettings, output_names, too_long
+from semdis_cli.pipeline.calls import share_of_call, start_workers
+from semdis_cli.pipeline.images_out import ImageWriter, WriteSettings, output_names, too_long
+from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, in_order, timed
 from semdis_cli.pipeline.report import RunTotals, compute_record
 from semdis_cli.store.claim import claimed_folder
-from semdis_cli.store.reader import LatentSource
+from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
+
+_SHARDS_HELD = 2
 
 
 @dataclass(frozen=True)
@@ -72,14 +76,15 @@ def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings,
     A damaged shard is a `ShardFailed` event, and the others are decoded all the same. Raises `UsageError` if the folder
     holds something else or cannot be written, `NoSpaceError`, and `StoreError` for keys that lead out of the folder.
     """
-    totals = RunTotals("decode", tokenizer)
+    totals = RunTotals("decode", tokenizer, settings.num_workers)
     names = output_names(source.keys, settings.write.format)
     num_failed = 0
     with (
         claimed_folder(output, DECODE_MARKER, _decode_record(source, tokenizer, settings), names.values()),
-        ImageWriter(output, names, settings.write, settings.num_workers) as writer,
+        start_workers(tokenizer, settings.num_workers) as workers,
     ):
         # What there is to do
+        writer = ImageWriter(output, names, settings.write, workers)
         failures = too_long(names)
         done = {failure.key for failure in failures}
         done |= {key for key in source.keys if key not in done and writer.exists(key)}
@@ -88,22 +93,10 @@ def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings,
         num_failed += len(failures)
 
         # Shard -> latents -> pixels -> files
-        for stored in source.shards:
-            try:
-                started = time.perf_counter()
-                shard = source.read(stored)
-                check_fit(shard, tokenizer, names.keys(), str(stored.path))
-                read_s = time.perf_counter() - started
-            except StoreError as error:
-                num_lost = sum(key not in done for key in stored.rows)
-                num_failed += num_lost
-                yield ShardFailed(stored.path.name, str(error), num_lost)
-                continue
-            rows = [row for row, key in enumerate(shard.keys) if key not in done]
-            yield totals.add(BatchDone(0, 0.0, StageTimes(read_s=read_s)))
-            for event in decode_rows(shard, rows, tokenizer, settings.sampling, writer):
-                num_failed += isinstance(event, Failure)
-                yield totals.add(event)
+        calls = _read_calls(source, tokenizer, done, workers)
+        for event in decode_calls(calls, tokenizer, settings.sampling, writer, workers):
+            num_failed += _num_failed(event)
+            yield totals.add(event)
     yield totals.finish(
         output,
         num_ok=len(source.keys) - num_failed,
@@ -113,27 +106,110 @@ def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings,
     )
 
 
-def decode_rows(
-    shard: Shard, rows: Sequence[int], tokenizer: Tokenizer, sampling: FCDMDiffAEInferenceConfig, writer: ImageSink
-) -> Iterator[Event]:
-    """Decode the given rows of a shard, one model call at a time, and write their images."""
-    height, width = (side * tokenizer.patch_size for side in shard.latents.shape[-2:])
-    size = tokenizer.images_per_call(height, width)
+def _num_failed(event: Event) -> int:
+    return event.num_images if isinstance(event, ShardFailed) else int(isinstance(event, Failure))
+
+
+def _read_calls(
+    source: LatentSource, tokenizer: Tokenizer, done: Collection[str], workers: Workers
+) -> Iterator[Shard | Event]:
+    """The latents of every model call, as a shard of those rows alone, and what is to be told of reading them.
+
+    The next shard is read while the one before it is decoded. `done`: keys to leave out.
+    """
+    keys = frozenset(source.keys)
+
+    def start(stored: StoredShard) -> "Future[Timed[Shard | ShardFailed]]":
+        return workers.submit(Urgency.READ, timed, _read_shard, source, stored, tokenizer, keys, done)
+
+    for read in in_order(source.shards, start, lambda _: 1 / _SHARDS_HELD):
+        yield BatchDone(0, 0.0, StageTimes(read_s=read.seconds))
+        if isinstance(read.value, ShardFailed):
+            yield read.value
+        else:
+            yield from shard_calls(read.value, tokenizer, done)
+
+
+def _read_shard(
+    source: LatentSource, stored: StoredShard, tokenizer: Tokenizer, keys: Collection[str], done: Collection[str]
+) -> Shard | ShardFailed:
+    try:
+        shard = source.read(stored)
+        check_fit(shard, tokenizer, keys, str(stored.path))
+    except StoreError as error:
+        return ShardFailed(stored.path.name, str(error), sum(key not in done for key in stored.rows))
+    return shard
+
+
+def shard_calls(shard: Shard, tokenizer: Tokenizer, done: Collection[str] = ()) -> Iterator[Shard]:
+    """The rows of `shard` whose keys are not in `done`, a model call at a time."""
+    rows = [row for row, key in enumerate(shard.keys) if key not in done]
+    size = tokenizer.images_per_call(*_bucket(shard, tokenizer))
     for start in range(0, len(rows), size):
-        batch = rows[start : start + size]
-        started = time.perf_counter()
-        keys = [shard.keys[row] for row in batch]
-        try:
-            images = tokenizer.decode(shard.latents[batch].float(), keys, sampling)
-        except UnreadableImageError as error:
-            yield from (Failure(key, str(error)) for key in keys)
-            continue
-        decoded = time.perf_counter()
-        for row, image in zip(batch, images, strict=True):
-            writer.submit(shard.keys[row], undo_padding(image.numpy(), shard.geometries[row]))
-        writer.drain()
-        times = StageTimes(decode_s=decoded - started, write_s=time.perf_counter() - decoded)
-        yield BatchDone(len(batch), len(batch) * height * width / 1e6, times)
+        yield shard.select(rows[start : start + size])
+
+
+def _bucket(shard: Shard, tokenizer: Tokenizer) -> tuple[int, int]:
+    height, width = shard.latents.shape[-2:]
+    return height * tokenizer.patch_size, width * tokenizer.patch_size
+
+
+def decode_calls(
+    calls: Iterable[Shard | Event],
+    tokenizer: Tokenizer,
+    sampling: FCDMDiffAEInferenceConfig,
+    writer: ImageWriter,
+    workers: Workers,
+) -> Iterator[Event]:
+    """Decode `calls`, each the rows of a model call, several at once, and write their images.
+
+    A `BatchDone` comes once its images are on disk. Events among `calls` are handed on in their place. Raises what
+    writing raises.
+    """
+
+    def start(call: Shard | Event) -> "Future[_DecodedCall | Event]":
+        if isinstance(call, Shard):
+            return workers.submit(Urgency.MODEL, _decode_call, call, tokenizer, sampling, writer)
+        handed_on: Future[_DecodedCall | Event] = Future()
+        handed_on.set_result(call)
+        return handed_on
+
+    def share(call: Shard | Event) -> float:
+        if not isinstance(call, Shard):
+            return 0.0
+        return share_of_call(_bucket(call, tokenizer), len(call.keys), tokenizer, workers)
+
+    for result in in_order(calls, start, share):
+        yield from result.events() if isinstance(result, _DecodedCall) else [result]
+
+
+@dataclass(frozen=True)
+class _DecodedCall:
+    """Images that are being written, or the reason why there are none."""
+
+    writing: list[Future[float]]
+    failures: list[Failure]
+    megapixels: float
+    decode_s: float
+
+    def events(self) -> Iterator[Event]:
+        """What is to be told once all images are on disk; waits for that."""
+        write_s = sum(future.result() for future in self.writing)
+        yield BatchDone(len(self.writing), self.megapixels, StageTimes(decode_s=self.decode_s, write_s=write_s))
+        yield from self.failures
+
+
+def _decode_call(
+    call: Shard, tokenizer: Tokenizer, sampling: FCDMDiffAEInferenceConfig, writer: ImageWriter
+) -> _DecodedCall:
+    """One model call; its images are handed to the threads that write."""
+    try:
+        images, decode_s = timed(tokenizer.decode, call.latents.float(), call.keys, sampling)
+    except UnreadableImageError as error:
+        return _DecodedCall([], [Failure(key, str(error)) for key in call.keys], 0.0, 0.0)
+    rows = zip(call.keys, images, call.geometries, strict=True)
+    writing = [writer.submit(key, undo_padding(image.numpy(), geometry)) for key, image, geometry in rows]
+    return _DecodedCall(writing, [], images.shape[0] * images.shape[2] * images.shape[3] / 1e6, decode_s)
 
 
 def check_fit(shard: Shard, tokenizer: Tokenizer, keys: Collection[str], path: str) -> None:

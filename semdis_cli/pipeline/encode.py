@@ -1,31 +1,33 @@
 """Images -> shards of latents."""
 
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import torch
 from torch import Tensor
 
 from semdis_cli.data.loader import Loader, LoadSettings
+from semdis_cli.data.resize import resize_name
 from semdis_cli.data.sources import FoundImages
-from semdis_cli.errors import UnreadableImageError, UsageError
+from semdis_cli.errors import UsageError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardPublished, StageTimes
 from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.pipeline.calls import EncodedCall, LatentSettings, encoded_calls, image_calls, start_workers
+from semdis_cli.pipeline.overlap import Workers
 from semdis_cli.pipeline.report import RunTotals, compute_record
-from semdis_cli.records import ImageBatch, LoadedImage
+from semdis_cli.records import LoadedImage
 from semdis_cli.store.changes import find_changes
 from semdis_cli.store.finished import NO_BASE, Base
 from semdis_cli.store.latent_set import LatentSetWriter, finished_base
 from semdis_cli.store.plan import LatentLayout, PlannedShard, SetPlan, plan_sha256, plan_shards
-from semdis_cli.store.shards import STORE_DTYPES
+from semdis_cli.store.shard_writer import ShardWriter
 
 Posterior = Literal["mode", "sample"]
 StoreDtype = Literal["bfloat16", "float16", "float32"]
-_SHARDS_TRIED = 3  # for an estimate
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class EncodeSettings:
     def sample_seed(self) -> int | None:
         """Seed of the posterior samples, or None for the mode."""
         return self.seed if self.posterior == "sample" else None
+
+    @property
+    def latents(self) -> LatentSettings:
+        """What is stored of an image's posterior."""
+        return LatentSettings(self.store_dtype, self.sample_seed)
 
 
 @dataclass(frozen=True)
@@ -149,6 +156,8 @@ def encode_provenance(tokenizer: Tokenizer, settings: EncodeSettings) -> dict[st
             "background": list(load.read.background),
             "max_image_pixels": load.read.max_image_pixels,
             "reader": f"pillow {version('pillow')}",
+            "resize": resize_name(),
+            "jpeg_scaling": load.read.jpeg_scaling,
         },
         "compute": compute_record(tokenizer),
     }
@@ -169,8 +178,11 @@ def encode(
 
     A bad image is a `Failure` event and a row of the index. Raises what `LatentSetWriter` and `plan_encode` raise.
     """
-    totals = RunTotals("encode", tokenizer)
-    with LatentSetWriter(output, encode_provenance(tokenizer, settings), tokenizer.latent_channels) as latents:
+    totals = RunTotals("encode", tokenizer, loader.num_workers)
+    with (
+        LatentSetWriter(output, encode_provenance(tokenizer, settings), tokenizer.latent_channels) as latents,
+        start_workers(tokenizer, loader.num_workers) as workers,
+    ):
         # What there is to do
         plan = plan_encode(found, loader, tokenizer, settings, latents.base)
         while not latents.begin(plan.contents, loader.hashes):
@@ -181,12 +193,16 @@ def encode(
         yield from plan.failures
 
         # Read -> encode -> shard
-        for planned in latents.remaining:
-            with latents.open_shard(planned, plan.layout) as shard:
-                yield from map(totals.add, encode_shard(planned, loader, tokenizer, settings, shard))
-            yield totals.add(BatchDone(0, 0.0, StageTimes(write_s=shard.publish_s)))
-            if shard.published is not None:
-                yield ShardPublished(planned.name, shard.num_images, shard.published.num_bytes)
+        calls = image_calls(latents.remaining, tokenizer)
+        publisher = _Publisher(workers)
+        encoded = encoded_calls(calls, loader, tokenizer, settings.latents, workers)
+        for planned, results in groupby(encoded, lambda result: result.call.shard):
+            shard = latents.open_shard(planned, plan.layout)
+            for result in results:
+                yield from map(totals.add, take_call(result, shard))
+                yield from map(totals.add, publisher.news())
+            yield from map(totals.add, publisher.publish(shard))
+        yield from map(totals.add, publisher.wait())
 
         # Index, checksums and, last, the manifest
         manifest = latents.finished or latents.finish()
@@ -203,6 +219,35 @@ def encode(
     )
 
 
+class _Publisher:
+    """Publishes filled shards in a thread beside the others, one after the other, while the next one is filled."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._shard: ShardWriter | None = None
+        self._published: Future[None] | None = None
+
+    def publish(self, shard: ShardWriter) -> Iterator[Event]:
+        """Start to publish `shard`, once the one before it is on disk: so no more than two are held in memory."""
+        yield from self.wait()
+        self._shard, self._published = shard, self._workers.submit_disk(shard.publish)
+
+    def news(self) -> Iterator[Event]:
+        """Tell of the shard that was being published, if it is on disk by now. Raises what writing it raised."""
+        if self._published is not None and self._published.done():
+            yield from self.wait()
+
+    def wait(self) -> Iterator[Event]:
+        """Wait for the shard that is being published, and tell of it. Raises what writing it raised."""
+        if self._published is None or self._shard is None:
+            return
+        self._published.result()
+        shard, self._shard, self._published = self._shard, None, None
+        yield BatchDone(0, 0.0, StageTimes(write_s=shard.publish_s))
+        if shard.published is not None:
+            yield ShardPublished(shard.name, shard.num_images, shard.published.num_bytes)
+
+
 class LatentSink(Protocol):
     """Where latents go: into a shard, or a stream."""
 
@@ -213,74 +258,11 @@ class LatentSink(Protocol):
         """Take note of an image that could not be used."""
 
 
-def encode_shard(
-    planned: PlannedShard, loader: Loader, tokenizer: Tokenizer, settings: EncodeSettings, sink: LatentSink
-) -> Iterator[Event]:
-    """Read and encode the images of one shard, a model call at a time."""
-    for batch in loader.batches(planned.images, tokenizer.images_per_call(*planned.bucket)):
-        done, failures = _encode_batch(batch, tokenizer, settings, sink)
-        yield done
-        yield from failures
-
-
-def _encode_batch(
-    batch: ImageBatch, tokenizer: Tokenizer, settings: EncodeSettings, sink: LatentSink
-) -> tuple[BatchDone, list[Failure]]:
-    """One model call; its latents go to `sink`. Returns what was done and the images that failed."""
-    started = time.perf_counter()
-    failures = list(batch.failures)
-    images, latents = batch.images, torch.empty(0)
-    if images:
-        try:
-            latents = encode_images(images, tokenizer, settings)
-        except UnreadableImageError as error:
-            failures += [Failure(image.key, str(error)) for image in images]
-            images = ()
-    encoded = time.perf_counter()
-    for image, latent in zip(images, latents, strict=True):
-        stored = latent.to(STORE_DTYPES[settings.store_dtype])
-        if stored.isfinite().all():
-            sink.add(image, stored)
-        elif latent.isfinite().all():
-            failures.append(_failure_of(image, f"its latents are too large for --store-dtype {settings.store_dtype}"))
-        else:
-            failures.append(_failure_of(image, "its latents are not finite (NaN or infinity)"))
-    for failure in failures:
+def take_call(result: EncodedCall, sink: LatentSink) -> Iterator[Event]:
+    """Hand what came out of a model call to `sink`, and tell of it."""
+    for image, latents in result.rows:
+        sink.add(image, latents)
+    for failure in result.failures:
         sink.add_failure(failure)
-    times = StageTimes(read_s=batch.read_s, encode_s=encoded - started, write_s=time.perf_counter() - encoded)
-    megapixels = sum(image.pixels.shape[1] * image.pixels.shape[2] for image in images) / 1e6
-    return BatchDone(len(images), megapixels, times), failures
-
-
-def _failure_of(image: LoadedImage, reason: str) -> Failure:
-    return Failure(image.key, reason, image.num_bytes, image.mtime_ns)
-
-
-def encode_images(images: Sequence[LoadedImage], tokenizer: Tokenizer, settings: EncodeSettings) -> Tensor:
-    """Latents [B,Z,h,w] float32 of one call. Raises `UnreadableImageError` for an image too large for the memory."""
-    pixels = torch.stack([image.pixels for image in images])
-    return tokenizer.encode(pixels, [image.key for image in images], sample_seed=settings.sample_seed)
-
-
-def estimate_s(plan: EncodePlan, loader: Loader, tokenizer: Tokenizer, settings: EncodeSettings) -> float:
-    """Seconds that encoding `plan` would take, from reading and encoding a few images of its largest shards."""
-    num_read, read_s, num_pixels, encode_s = 0, 0.0, 0, 0.0
-    for shard in sorted(plan.shards, key=lambda shard: -len(shard.images))[:_SHARDS_TRIED]:
-        size = tokenizer.images_per_call(*shard.bucket)
-        for number, batch in enumerate(loader.batches(shard.images[: 2 * size], size)):
-            started = time.perf_counter()
-            if batch.images:
-                encode_images(batch.images, tokenizer, settings)
-            num_read, read_s = num_read + len(batch.images) + len(batch.failures), read_s + batch.read_s
-            if number or len(shard.images) <= size:  # the first call of a size pays for its start-up
-                num_pixels += size * shard.bucket[0] * shard.bucket[1]
-                encode_s += time.perf_counter() - started
-    num_images = sum(len(shard.images) for shard in plan.shards)
-    called_pixels = sum(_called_pixels(shard, tokenizer) for shard in plan.shards)
-    return num_images * read_s / max(num_read, 1) + called_pixels * encode_s / max(num_pixels, 1)
-
-
-def _called_pixels(shard: PlannedShard, tokenizer: Tokenizer) -> int:
-    """Pixels that the model sees for a shard, the padding of its last call included."""
-    size = tokenizer.images_per_call(*shard.bucket)
-    return -(-len(shard.images) // size) * size * shard.bucket[0] * shard.bucket[1]
+    yield result.done()
+    yield from result.failures

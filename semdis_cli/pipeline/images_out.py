@@ -1,12 +1,12 @@
-"""Decoded pixels -> image files: names, formats, and a pool of threads that writes them."""
+"""Decoded pixels -> image files: names, formats, and writing them beside all else that a run does."""
 
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from semdis_cli.atomic import make_folder, publish, sweep_temporaries
 from semdis_cli.data.images import ImageFormat, write_image
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure
+from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, timed
 from semdis_cli.store.checks import check_key
 
 _MAX_NAME_BYTES = 255
@@ -81,16 +82,6 @@ class StreamNames:
         return not (str(name) in taken or str(name) in self._folders or any(str(p) in taken for p in name.parents))
 
 
-class ImageSink(Protocol):
-    """Where decoded images go."""
-
-    def submit(self, key: str, pixels: np.ndarray) -> None:
-        """Write one image, uint8 [3,H,W], soon."""
-
-    def drain(self) -> None:
-        """Wait until everything submitted is written."""
-
-
 class ImagePipe:
     """Writes one image's file to a pipe, whatever its key."""
 
@@ -98,32 +89,22 @@ class ImagePipe:
         self._write = write
         self._settings = settings
 
-    def submit(self, key: str, pixels: np.ndarray) -> None:  # noqa: ARG002 (a file on a pipe has no name)
+    def write(self, pixels: np.ndarray) -> None:
         """Write the image, uint8 [3,H,W]."""
         self._write(write_image(pixels.transpose(1, 2, 0), self._settings.format, self._settings.quality))
 
-    def drain(self) -> None:
-        """Nothing is waiting."""
-
 
 class ImageWriter:
-    """Encodes and publishes images with `num_workers` threads; use as a context manager."""
+    """Encodes and publishes images below `root`, under `names`, with the threads of `workers`."""
 
     def __init__(
-        self, root: Path, names: Mapping[str, PurePosixPath], settings: WriteSettings, num_workers: int
+        self, root: Path, names: Mapping[str, PurePosixPath], settings: WriteSettings, workers: Workers
     ) -> None:
         self._root = root.resolve()
         self._names = names
         self._settings = settings
-        self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="semdis-write")
-        self._pending: list[Future[None]] = []
+        self._workers = workers
         self._swept: set[Path] = set()
-
-    def __enter__(self) -> "ImageWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
 
     def exists(self, key: str) -> bool:
         """Whether the image of `key` was written by an earlier run."""
@@ -136,23 +117,24 @@ class ImageWriter:
             sweep_temporaries(folder)
         self._swept.add(folder)
 
-    def submit(self, key: str, pixels: np.ndarray) -> None:
-        """Write one image, uint8 [3,H,W], soon. Errors come up in `drain`."""
-        self._pending.append(self._pool.submit(self._write, key, pixels))
+    def submit(self, key: str, pixels: np.ndarray) -> "Future[float]":
+        """Write one image, uint8 [3,H,W], soon; the result is the seconds that it took.
 
-    def drain(self) -> None:
-        """Wait until everything submitted is on disk. Raises what writing raised: `UsageError`, `NoSpaceError`."""
-        pending, self._pending = self._pending, []
-        for future in pending:
-            future.result()
+        The future raises what writing raised: `UsageError`, `NoSpaceError`. Threads that compute make the file's bytes,
+        threads that may wait put them on disk.
+        """
+        made = self._workers.submit(Urgency.WRITE, timed, self._make, pixels)
+        return self._workers.submit_disk_after(made, partial(self._publish, self._path(key)))
 
-    def _path(self, key: str) -> Path:
-        return self._root / self._names[key]
+    def _make(self, pixels: np.ndarray) -> bytes:
+        return write_image(pixels.transpose(1, 2, 0), self._settings.format, self._settings.quality)
 
-    def _write(self, key: str, pixels: np.ndarray) -> None:
-        path = self._path(key)
+    def _publish(self, path: Path, made: Timed[bytes]) -> float:
         if not path.parent.resolve().is_relative_to(self._root):
             raise UsageError(f"{path}: a link leads out of {self._root}; remove it")
         make_folder(path.parent)
-        data = write_image(pixels.transpose(1, 2, 0), self._settings.format, self._settings.quality)
-        publish(path, [data])
+        publish(path, [made.value])
+        return made.seconds
+
+    def _path(self, key: str) -> Path:
+        return self._root / self._names[key]

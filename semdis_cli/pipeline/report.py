@@ -7,19 +7,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from semdis_cli.atomic import publish
 from semdis_cli.events import BatchDone, Event, RunFinished, StageTimes
 from semdis_cli.model.tokenizer import Tokenizer
 
 
 class RunTotals:
-    """Sums of a run's batches, from the moment it is made. `tokenizer`: None where no model runs."""
+    """Sums of a run's batches, from the moment it is made.
 
-    def __init__(self, verb: str, tokenizer: Tokenizer | None) -> None:
+    `tokenizer`: None where no model runs. `num_threads`: what works at once; stages are counted in their seconds.
+    """
+
+    def __init__(self, verb: str, tokenizer: Tokenizer | None, num_threads: int = 1) -> None:
         self._verb = verb
         self._tokenizer = tokenizer
+        self._num_threads = num_threads
         self._started = time.perf_counter()
         self._num_images = 0
         self._megapixels = 0.0
@@ -42,13 +44,15 @@ class RunTotals:
         none.
         """
         elapsed_s = max(time.perf_counter() - self._started, 1e-9)  # a clock may stand still
-        times = self._times + StageTimes(wait_s=max(0.0, elapsed_s - sum(asdict(self._times).values())))
+        idle_s = self._num_threads * elapsed_s - sum(asdict(self._times).values())
+        times = self._times + StageTimes(wait_s=max(0.0, idle_s))
         report: dict[str, Any] = {
             "command": self._verb,
             "images": {"ok": num_ok, "failed": num_failed, "this_run": self._num_images},
             "elapsed_s": round(elapsed_s, 3),
             "images_per_s": round(self._num_images / elapsed_s, 3),
             "megapixels_per_s": round(self._megapixels / elapsed_s, 3),
+            "threads": self._num_threads,
             "stages": {name: round(value, 3) for name, value in asdict(times).items()},
             "output": "-" if output is None else str(output),
             **results,
@@ -67,9 +71,10 @@ def compute_record(tokenizer: Tokenizer) -> dict[str, Any]:
     record: dict[str, Any] = {
         "device": tokenizer.device_name,
         "dtype": tokenizer.dtype_name,
-        "batch_size": tokenizer.batch_size or "auto",
+        "kernels": tokenizer.kernels,
+        "batch_size": tokenizer.batch_size or "by size",
         "torch": version("torch"),
     }
-    if tokenizer.device_name == "cpu":
-        record["num_threads"] = torch.get_num_threads()
+    if tokenizer.is_on_cpu:
+        record["num_threads"] = tokenizer.num_threads
     return record

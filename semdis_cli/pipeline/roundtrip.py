@@ -1,11 +1,12 @@
 """Images -> latents -> images, without storing latents: what the tokenizer does to these pictures, in dB."""
 
 import statistics
-import time
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from semdis_cli.atomic import publish
@@ -15,12 +16,22 @@ from semdis_cli.defaults import ROUNDTRIP_MARKER
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import BatchDone, Event, Failure, ImageMeasured, RunStarted, StageTimes
 from semdis_cli.metrics import psnr_db
+from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.pipeline.calls import (
+    ImageCall,
+    LatentSettings,
+    encode_images,
+    image_calls,
+    share_of_call,
+    start_workers,
+)
 from semdis_cli.pipeline.decode import DecodeSettings
-from semdis_cli.pipeline.encode import EncodePlan, EncodeSettings, encode_images
+from semdis_cli.pipeline.encode import EncodePlan, EncodeSettings
 from semdis_cli.pipeline.images_out import ImageWriter, output_names, too_long
+from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, in_order, timed
 from semdis_cli.pipeline.report import RunTotals
-from semdis_cli.records import ImageBatch
+from semdis_cli.records import LoadedImage
 from semdis_cli.store.claim import claimed_folder
 from semdis_cli.store.index import to_line
 from semdis_cli.store.shards import STORE_DTYPES
@@ -43,7 +54,7 @@ def roundtrip(
     the pixels that the model was given, padding left out, and counts as 100 dB where nothing differs. `psnr.jsonl` has
     one row per input. Raises `UsageError` if the folder holds something else, `NoSpaceError` if the disk fills up.
     """
-    totals = RunTotals("roundtrip", tokenizer)
+    totals = RunTotals("roundtrip", tokenizer, loader.num_workers)
     keys = (image.source.key for shard in plan.shards for image in shard.images)
     names = output_names(keys, decode_settings.write.format)
     record = {
@@ -53,31 +64,25 @@ def roundtrip(
         "write": asdict(decode_settings.write),
     }
     yield RunStarted(plan.num_inputs, 0, plan.megapixels())
-    known = [*plan.failures, *too_long(names)]
-    errors = {failure.key: failure.reason for failure in known}
-    yield from known
+    unusable = too_long(names)
+    errors = {failure.key: failure.reason for failure in (*plan.failures, *unusable)}
+    yield from (*plan.failures, *unusable)
 
     # Read -> encode -> decode -> measure -> file
     scores: dict[str, float] = {}
     with (
         claimed_folder(output, ROUNDTRIP_MARKER, record, names.values()),
-        ImageWriter(output, names, decode_settings.write, decode_settings.num_workers) as writer,
+        start_workers(tokenizer, loader.num_workers) as workers,
     ):
-        for loaded in _all_batches(plan, loader, tokenizer):
-            errors.update((failure.key, failure.reason) for failure in loaded.failures)
-            yield from loaded.failures
-            batch = replace(loaded, images=tuple(image for image in loaded.images if image.key not in errors))
-            if not batch.images:
-                continue
-            try:
-                done, measured = _roundtrip_batch(batch, tokenizer, encode_settings, decode_settings, writer)
-            except UnreadableImageError as error:
-                errors.update((image.key, str(error)) for image in batch.images)
-                yield from (Failure(image.key, str(error)) for image in batch.images)
-            else:
-                scores.update((image.key, image.psnr_db) for image in measured)
-                yield totals.add(done)
-                yield from measured
+        writer = ImageWriter(output, names, decode_settings.write, workers)
+        calls = _usable_calls(plan, tokenizer, {failure.key for failure in unusable})
+        how = _Roundtrip(loader, tokenizer, encode_settings.latents, decode_settings.sampling, writer, workers)
+        for event in how.run(calls):
+            if isinstance(event, ImageMeasured):
+                scores[event.key] = event.psnr_db
+            elif isinstance(event, Failure):
+                errors[event.key] = event.reason
+            yield totals.add(event)
 
     # Figures
     _publish_figures(output / _PER_IMAGE_FILE, scores, errors)
@@ -90,41 +95,80 @@ def roundtrip(
     )
 
 
-def _all_batches(plan: EncodePlan, loader: Loader, tokenizer: Tokenizer) -> Iterator[ImageBatch]:
-    for shard in plan.shards:
-        yield from loader.batches(shard.images, tokenizer.images_per_call(*shard.bucket))
+def _usable_calls(plan: EncodePlan, tokenizer: Tokenizer, unusable: Collection[str]) -> Iterator[ImageCall]:
+    for call in image_calls(plan.shards, tokenizer):
+        images = tuple(image for image in call.images if image.source.key not in unusable)
+        if images:
+            yield replace(call, images=images)
 
 
-def _roundtrip_batch(
-    batch: ImageBatch,
-    tokenizer: Tokenizer,
-    encode_settings: EncodeSettings,
-    decode_settings: DecodeSettings,
-    writer: ImageWriter,
-) -> tuple[BatchDone, list[ImageMeasured]]:
-    keys = [image.key for image in batch.images]
-    started = time.perf_counter()
-    latents = encode_images(batch.images, tokenizer, encode_settings)
-    stored = latents.to(STORE_DTYPES[encode_settings.store_dtype]).float()
-    encoded = time.perf_counter()
-    decoded_pixels = tokenizer.decode(stored, keys, decode_settings.sampling)
-    decoded = time.perf_counter()
-    measured = []
-    for image, reconstruction in zip(batch.images, decoded_pixels, strict=True):
-        kept = undo_padding(reconstruction.numpy(), image.geometry)
-        given = undo_padding(image.pixels.numpy(), image.geometry)
-        writer.submit(image.key, kept)
-        score = min(psnr_db(torch.from_numpy(kept), torch.from_numpy(given)), _MAX_PSNR_DB)
-        measured.append(ImageMeasured(image.key, score))
-    writer.drain()
-    times = StageTimes(
-        read_s=batch.read_s,
-        encode_s=encoded - started,
-        decode_s=decoded - encoded,
-        write_s=time.perf_counter() - decoded,
-    )
-    megapixels = sum(image.pixels.shape[1] * image.pixels.shape[2] for image in batch.images) / 1e6
-    return BatchDone(len(keys), megapixels, times), measured
+@dataclass(frozen=True)
+class _RoundtripCall:
+    """What became of a model call: its images are being written."""
+
+    scores: list[ImageMeasured]
+    writing: list[Future[float]]
+    failures: list[Failure]
+    megapixels: float
+    times: StageTimes
+
+    def events(self) -> Iterator[Event]:
+        """What is to be told once all images are on disk; waits for that."""
+        write_s = sum(future.result() for future in self.writing)
+        yield BatchDone(len(self.scores), self.megapixels, self.times + StageTimes(write_s=write_s))
+        yield from self.scores
+        yield from self.failures
+
+
+@dataclass(frozen=True)
+class _Roundtrip:
+    """Everything that a call goes through: reading, the two halves of the model, measuring and writing."""
+
+    loader: Loader
+    tokenizer: Tokenizer
+    latents: LatentSettings
+    sampling: FCDMDiffAEInferenceConfig
+    writer: ImageWriter
+    workers: Workers
+
+    def run(self, calls: Iterable[ImageCall]) -> Iterator[Event]:
+        """Several calls at once; events come in their order."""
+        for result in in_order(calls, self._start, self._share):
+            yield from result.events()
+
+    def _start(self, call: ImageCall) -> "Future[_RoundtripCall]":
+        reading = [self.workers.submit(Urgency.READ, timed, self.loader.load, image) for image in call.images]
+        return self.workers.submit_after(reading, Urgency.MODEL, self._finish)
+
+    def _share(self, call: ImageCall) -> float:
+        return share_of_call(call.bucket, len(call.images), self.tokenizer, self.workers)
+
+    def _finish(self, loaded: Sequence[Timed[LoadedImage | Failure]]) -> _RoundtripCall:
+        """Encode, decode and measure what could be read, and hand it to the threads that write."""
+        failures = [one.value for one in loaded if isinstance(one.value, Failure)]
+        images = [one.value for one in loaded if isinstance(one.value, LoadedImage)]
+        times = StageTimes(read_s=sum(one.seconds for one in loaded))
+        if not images:
+            return _RoundtripCall([], [], failures, 0.0, times)
+        try:
+            encoded = timed(encode_images, images, self.tokenizer, self.latents.sample_seed)
+            stored = encoded.value.to(STORE_DTYPES[self.latents.store_dtype]).float()
+            decoded = timed(self.tokenizer.decode, stored, [image.key for image in images], self.sampling)
+        except UnreadableImageError as error:
+            failures += [Failure(image.key, str(error)) for image in images]
+            return _RoundtripCall([], [], failures, 0.0, times)
+        scores, writing = [], []
+        for image, reconstruction in zip(images, decoded.value, strict=True):
+            kept = undo_padding(reconstruction.numpy(), image.geometry)
+            given = undo_padding(image.pixels.numpy(), image.geometry)
+            scores.append(ImageMeasured(image.key, _psnr_db(kept, given)))
+            writing.append(self.writer.submit(image.key, kept))
+        times += StageTimes(encode_s=encoded.seconds, decode_s=decoded.seconds)
+        return _RoundtripCall(scores, writing, failures, decoded.value[:, 0].numel() / 1e6, times)
+
+
+def _psnr_db(kept: np.ndarray, given: np.ndarray) -> float:
+    return min(psnr_db(torch.from_numpy(kept), torch.from_numpy(given)), _MAX_PSNR_DB)
 
 
 def _publish_figures(path: Path, scores: dict[str, float], errors: dict[str, str]) -> None:

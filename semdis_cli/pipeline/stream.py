@@ -3,17 +3,20 @@
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
+from semdis_cli.data.geometry import undo_padding
 from semdis_cli.data.loader import Loader
 from semdis_cli.data.sources import FoundImages
 from semdis_cli.defaults import DECODE_MARKER
-from semdis_cli.errors import StoreError
-from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed
+from semdis_cli.errors import StoreError, UnreadableImageError
+from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline.decode import DecodeSettings, check_fit, decode_provenance, decode_rows
-from semdis_cli.pipeline.encode import EncodeSettings, encode_shard, plan_encode
+from semdis_cli.pipeline.calls import encoded_calls, image_calls, start_workers
+from semdis_cli.pipeline.decode import DecodeSettings, check_fit, decode_calls, decode_provenance
+from semdis_cli.pipeline.encode import EncodeSettings, plan_encode, take_call
 from semdis_cli.pipeline.images_out import ImagePipe, ImageWriter, StreamNames, too_long
+from semdis_cli.pipeline.overlap import Workers, timed
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.store.claim import claimed_folder
 from semdis_cli.store.reader import LatentSource
@@ -36,13 +39,15 @@ def encode_stream(
 
     A bad image is a `Failure` event and has no file. Raises what `write` and `plan_encode` raise.
     """
-    totals = RunTotals("encode", tokenizer)
+    totals = RunTotals("encode", tokenizer, loader.num_workers)
     plan = plan_encode(found, loader, tokenizer, settings)
     stream = StreamWriter(write, plan.provenance, as_tar=not found.is_single)
     yield RunStarted(plan.num_inputs, 0, plan.megapixels())
     yield from plan.failures
-    for planned in plan.shards:
-        yield from map(totals.add, encode_shard(planned, loader, tokenizer, settings, stream))
+    with start_workers(tokenizer, loader.num_workers) as workers:
+        calls = image_calls(plan.shards, tokenizer)
+        for result in encoded_calls(calls, loader, tokenizer, settings.latents, workers):
+            yield from map(totals.add, take_call(result, stream))
     stream.finish()
     yield totals.finish(
         None,
@@ -126,14 +131,19 @@ def decode_stream(
     A damaged file is a `ShardFailed` event. Raises what `decode` raises and, where the stream is cut off, `StoreError`
     once all that came whole is on disk.
     """
-    totals = RunTotals("decode", tokenizer)
+    totals = RunTotals("decode", tokenizer, settings.num_workers)
     record = {"latents": "stream", "provenance": stream.source.provenance, **decode_provenance(tokenizer, settings)}
     num_ok = num_failed = 0
-    with claimed_folder(output, DECODE_MARKER, record, ()), _Receiver(output, tokenizer, settings) as receiver:
-        for event in receiver.decode(stream):
+    with (
+        claimed_folder(output, DECODE_MARKER, record, ()),
+        start_workers(tokenizer, settings.num_workers) as workers,
+    ):
+        receiver = _Receiver(output, tokenizer, settings, workers)
+        for event in decode_calls(receiver.calls(stream), tokenizer, settings.sampling, receiver.writer, workers):
             num_ok += event.num_images if isinstance(event, BatchDone) else 0
             num_failed += isinstance(event, Failure | ShardFailed)
             yield totals.add(event)
+        receiver.check_end()
     yield totals.finish(output, num_ok=num_ok, num_failed=num_failed, sampling=asdict(settings.sampling), latents=_NAME)
 
 
@@ -146,43 +156,49 @@ def decode_single(
     for shard in stream:
         assert isinstance(shard, Shard), "one file that is bad is no stream"
         check_fit(shard, tokenizer, shard.keys, _NAME)
-        for event in decode_rows(shard, [0], tokenizer, settings.sampling, ImagePipe(write, settings.write)):
-            num_ok += isinstance(event, BatchDone)
-            num_failed += isinstance(event, Failure)
-            yield totals.add(event)
+        try:
+            images, decode_s = timed(tokenizer.decode, shard.latents.float(), shard.keys, settings.sampling)
+        except UnreadableImageError as error:
+            num_failed += 1
+            yield Failure(shard.keys[0], str(error))
+            continue
+        written = timed(ImagePipe(write, settings.write).write, undo_padding(images[0].numpy(), shard.geometries[0]))
+        num_ok += 1
+        megapixels = images.shape[2] * images.shape[3] / 1e6
+        yield totals.add(BatchDone(1, megapixels, StageTimes(decode_s=decode_s, write_s=written.seconds)))
     yield totals.finish(None, num_ok=num_ok, num_failed=num_failed, sampling=asdict(settings.sampling), latents=_NAME)
 
 
 class _Receiver:
-    """Collects latents of one shape until they fill a model call, and decodes them; use as a context manager."""
+    """Collects latents of one shape until they fill a model call, and gives each image its file name."""
 
-    def __init__(self, output: Path, tokenizer: Tokenizer, settings: DecodeSettings) -> None:
+    def __init__(self, output: Path, tokenizer: Tokenizer, settings: DecodeSettings, workers: Workers) -> None:
         self._tokenizer = tokenizer
-        self._settings = settings
         self._names = StreamNames(settings.write.format)
-        self._paths: dict[str, PurePosixPath] = {}  # of the images that are collected
-        self._writer = ImageWriter(output, self._paths, settings.write, settings.num_workers)
+        self._paths: dict[str, PurePosixPath] = {}
+        self.writer = ImageWriter(output, self._paths, settings.write, workers)
         self._collected: list[Shard] = []
+        self._cut_off: StoreError | None = None
 
-    def __enter__(self) -> Self:
-        self._writer.__enter__()
-        return self
+    def calls(self, stream: LatentStream) -> Iterator[Shard | Event]:
+        """The latents of every model call, and what is to be told of those that cannot be used.
 
-    def __exit__(self, *exception: object) -> None:
-        self._writer.__exit__(*exception)
-
-    def decode(self, stream: LatentStream) -> Iterator[Event]:
-        """Decode all that comes. Raises `StoreError` where the stream is cut off, after all that came whole."""
+        Where the stream is cut off, this ends: then `check_end` raises.
+        """
         try:
             for item in stream:
                 yield from [item] if isinstance(item, ShardFailed) else self._take(item)
-        except StoreError:  # the stream is cut off; every other one is an event by now
-            yield from self._flush()
-            raise
+        except StoreError as error:  # the stream is cut off; every other one is an event by now
+            self._cut_off = error
         yield from self._flush()
 
-    def _take(self, shard: Shard) -> Iterator[Event]:
-        """Collect one image; decode what was collected before if it does not go with that, or fills a call."""
+    def check_end(self) -> None:
+        """Raise `StoreError` if the stream was cut off."""
+        if self._cut_off is not None:
+            raise self._cut_off
+
+    def _take(self, shard: Shard) -> Iterator[Shard | Event]:
+        """Collect one image; hand on what was collected before if it does not go with that, or fills a call."""
         patch, shape = self._tokenizer.patch_size, shard.latents.shape
         if self._collected and self._collected[0].latents.shape != shape:
             yield from self._flush()
@@ -197,18 +213,13 @@ class _Receiver:
         yield from failures
         if not failures:
             self._paths[key] = name
+            self.writer.sweep_beside(key)
             self._collected.append(shard)
         if len(self._collected) == self._tokenizer.images_per_call(shape[2] * patch, shape[3] * patch):
             yield from self._flush()
 
-    def _flush(self) -> Iterator[Event]:
-        """Decode what was collected, and write it."""
-        if not self._collected:
-            return
-        batch = join_shards(self._collected)
-        for key in batch.keys:
-            self._writer.sweep_beside(key)
-        rows = range(len(batch.keys))
-        yield from decode_rows(batch, rows, self._tokenizer, self._settings.sampling, self._writer)
-        self._collected.clear()
-        self._paths.clear()
+    def _flush(self) -> Iterator[Shard]:
+        """Hand on what was collected."""
+        if self._collected:
+            yield join_shards(self._collected)
+            self._collected = []

@@ -22,7 +22,7 @@ from semdis_cli.store.statistics import ChannelSums
 
 
 class ShardWriter:
-    """Collects the rows of one shard. Leaving its `with` normally publishes it; on an exception nothing appears.
+    """Collects the rows of one shard. `publish`, or leaving its `with` normally, writes it; until then nothing appears.
 
     `check` is called before anything is written, and may raise; `record` with what the shard came to, once it is on
     disk.
@@ -44,7 +44,8 @@ class ShardWriter:
         self._record = record
         self._rows: dict[str, tuple[IndexRow, SeenFile | None]] = {}
         self._latents: list[Tensor] = []
-        self._sums = ChannelSums.zero(channels)
+        self._num_images = 0  # latents that are written
+        self._channels = channels
         self.published: PublishedFile | None = None
         self.publish_s = 0.0
 
@@ -53,12 +54,9 @@ class ShardWriter:
 
     def add(self, image: LoadedImage, latents: Tensor) -> None:
         """Append one image's latents [Z,h,w], finite in the stored dtype; images come in key order."""
-        latents = latents.to(STORE_DTYPES[self._provenance["dtype"]])
-        assert latents.isfinite().all(), f"{image.key}: latents that cannot be stored are a failure"
         row = IndexRow.of_image(image, self._planned.name, len(self._latents))
         self._rows[image.key] = row, SeenFile(image.key, image.num_bytes, image.mtime_ns)
-        self._latents.append(latents)
-        self._sums = self._sums + ChannelSums.of(latents)
+        self._latents.append(latents.to(STORE_DTYPES[self._provenance["dtype"]]))
 
     def add_failure(self, failure: Failure) -> None:
         """Note an image of this shard that could not be used."""
@@ -67,26 +65,40 @@ class ShardWriter:
     @property
     def num_images(self) -> int:
         """Latents added so far."""
-        return len(self._latents)
+        return self._num_images + len(self._latents)
+
+    @property
+    def name(self) -> str:
+        """Of the shard's file."""
+        return self._planned.name
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
-            return
+        if kind is None:
+            self.publish()
+
+    def publish(self) -> None:
+        """Write the shard. It may be called from another thread than `add`, once all rows are there."""
         assert len(self._rows) == len(self._planned.images), "a shard is complete when each of its images has a row"
         started = time.perf_counter()
         self._check()
+        sums = ChannelSums.zero(self._channels)
         if self._latents:
-            self.published = write_shard(self._path, self._collect())
+            collected = self._collect()
+            sums = ChannelSums.of_all(collected.latents)
+            assert sums.are_finite, f"{self.name}: latents that cannot be stored are a failure"
+            self.published = write_shard(self._path, collected)
         rows, seen = zip(*(self._rows[key] for key in sorted(self._rows)), strict=True)
-        self._record(JournalEntry(self._planned.name, self.published, rows, seen, self._sums))
+        self._record(JournalEntry(self.name, self.published, rows, seen, sums))
         self.publish_s = time.perf_counter() - started
 
     def _collect(self) -> Shard:
         rows = [row for row, _ in self._rows.values() if row.is_ok]
+        latents = torch.stack(self._latents)
+        self._num_images, self._latents = len(self._latents), []  # not held twice while it is written
         return Shard(
-            latents=torch.stack(self._latents),
+            latents=latents,
             keys=tuple(row.key for row in rows),
             geometries=tuple(row.geometry for row in rows if row.geometry is not None),
             sources=tuple(SourceRecord(row.num_bytes or 0, row.sha256 or "", row.notes) for row in rows),

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from semdis_cli.store.checks import check_count
 
+_IMAGES_AT_ONCE = 16
+
 
 @dataclass(frozen=True, slots=True)
 class ChannelSums:
@@ -27,6 +29,24 @@ class ChannelSums:
         """Sums over `latents` [Z,h,w]: one image, in NumPy so that the number of threads cannot matter."""
         values = latents.float().numpy().reshape(latents.shape[0], -1).astype(np.float64)
         return cls(values.shape[1], tuple(values.sum(1).tolist()), tuple(np.square(values).sum(1).tolist()))
+
+    @classmethod
+    def of_all(cls, latents: Tensor) -> Self:
+        """Sums over `latents` [N,Z,h,w], N at least 1: digit for digit as if they were added one by one."""
+        channels = latents.shape[1]
+        total, squares = np.zeros(channels), np.zeros(channels)
+        for images in latents.split(_IMAGES_AT_ONCE):
+            values = images.float().numpy().reshape(len(images), channels, -1).astype(np.float64)
+            for one, one_squared in zip(values.sum(2), np.square(values).sum(2), strict=True):
+                total += one
+                squares += one_squared
+        count = latents.shape[0] * latents.shape[2] * latents.shape[3]
+        return cls(count, tuple(total.tolist()), tuple(squares.tolist()))
+
+    @property
+    def are_finite(self) -> bool:
+        """Whether no infinity and no NaN was among what was summed."""
+        return bool(np.isfinite(self.squares).all())
 
     def __add__(self, other: Self) -> "ChannelSums":
         return ChannelSums(

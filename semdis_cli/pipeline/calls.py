@@ -1,0 +1,138 @@
+"""Planned images -> latents, a model call at a time, with reading and computing overlapped."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from semdis_cli.data.loader import Loader
+from semdis_cli.errors import UnreadableImageError
+from semdis_cli.events import BatchDone, Failure, StageTimes
+from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, in_order, timed
+from semdis_cli.records import LoadedImage, PlannedImage
+from semdis_cli.store.plan import PlannedShard
+from semdis_cli.store.shards import STORE_DTYPES
+
+_NO_PIXELS = torch.empty(3, 0, 0, dtype=torch.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class LatentSettings:
+    """What is stored of the posterior: its mode, or with `sample_seed` a sample; in `store_dtype`."""
+
+    store_dtype: str
+    sample_seed: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCall:
+    """The images of one model call, and the shard that they are for."""
+
+    shard: PlannedShard
+    images: tuple[PlannedImage, ...]
+
+    @property
+    def bucket(self) -> tuple[int, int]:
+        """(H, W) in px of every image."""
+        return self.shard.bucket
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedCall:
+    """What became of a model call: `rows` of an image (without its pixels) and its latents [Z,h,w] as stored."""
+
+    call: ImageCall
+    rows: tuple[tuple[LoadedImage, Tensor], ...]
+    failures: tuple[Failure, ...]
+    times: StageTimes
+
+    def done(self) -> BatchDone:
+        """The event that tells of it."""
+        height, width = self.call.bucket
+        return BatchDone(len(self.rows), len(self.rows) * height * width / 1e6, self.times)
+
+
+def start_workers(tokenizer: Tokenizer, num_workers: int) -> Workers:
+    """The threads for a run with this model, `num_workers` of them for CPU work.
+
+    On a CPU a model call is CPU work like all other; if it uses several threads itself, fewer run at once.
+    """
+    if not tokenizer.is_on_cpu:
+        return Workers(num_workers, num_model_threads=1)
+    if tokenizer.num_threads == 1:
+        return Workers(num_workers)
+    return Workers(num_workers, num_model_threads=max(1, num_workers // tokenizer.num_threads))
+
+
+def image_calls(shards: Iterable[PlannedShard], tokenizer: Tokenizer) -> Iterator[ImageCall]:
+    """The model calls for all images of `shards`, in order."""
+    for shard in shards:
+        size = tokenizer.images_per_call(*shard.bucket)
+        for start in range(0, len(shard.images), size):
+            yield ImageCall(shard, tuple(shard.images[start : start + size]))
+
+
+def encoded_calls(
+    calls: Iterable[ImageCall], loader: Loader, tokenizer: Tokenizer, settings: LatentSettings, workers: Workers
+) -> Iterator[EncodedCall]:
+    """Read and encode the images of `calls`, several at once; results come in their order."""
+
+    def start(call: ImageCall) -> "Future[EncodedCall]":
+        return workers.submit_after(
+            [workers.submit(Urgency.READ, timed, loader.load, image) for image in call.images],
+            Urgency.MODEL,
+            lambda loaded: encode_call(call, loaded, tokenizer, settings),
+        )
+
+    yield from in_order(calls, start, lambda call: share_of_call(call.bucket, len(call.images), tokenizer, workers))
+
+
+def share_of_call(bucket: tuple[int, int], num_images: int, tokenizer: Tokenizer, workers: Workers) -> float:
+    """What a call of that many images takes of the room that `workers` have: pixels, and the network's tensors."""
+    pixel_bytes = 3 * num_images * bucket[0] * bucket[1]
+    model_bytes = tokenizer.call_bytes(*bucket) if tokenizer.is_on_cpu else 0
+    return workers.share_of_room(num_images, pixel_bytes + model_bytes)
+
+
+def encode_call(
+    call: ImageCall, loaded: Sequence[Timed[LoadedImage | Failure]], tokenizer: Tokenizer, settings: LatentSettings
+) -> EncodedCall:
+    """One model call for the images of `call` that could be read. Whatever is wrong with an image is a `Failure`."""
+    failures = [one.value for one in loaded if isinstance(one.value, Failure)]
+    images = [one.value for one in loaded if isinstance(one.value, LoadedImage)]
+    stored = timed(_store_images, images, tokenizer, settings) if images else Timed([], 0.0)
+    rows = [one for one in stored.value if not isinstance(one, Failure)]
+    failures += [one for one in stored.value if isinstance(one, Failure)]
+    times = StageTimes(read_s=sum(one.seconds for one in loaded), encode_s=stored.seconds)
+    return EncodedCall(call, tuple(rows), tuple(failures), times)
+
+
+def _store_images(
+    images: Sequence[LoadedImage], tokenizer: Tokenizer, settings: LatentSettings
+) -> list[tuple[LoadedImage, Tensor] | Failure]:
+    try:
+        latents = encode_images(images, tokenizer, settings.sample_seed)
+    except UnreadableImageError as error:
+        return [Failure(image.key, str(error)) for image in images]
+    return [_store(image, one, settings.store_dtype) for image, one in zip(images, latents, strict=True)]
+
+
+def encode_images(images: Sequence[LoadedImage], tokenizer: Tokenizer, sample_seed: int | None) -> Tensor:
+    """Latents [B,Z,h,w] float32 of one call. Raises `UnreadableImageError` for an image too large for the memory."""
+    pixels = images[0].pixels[None] if len(images) == 1 else torch.stack([image.pixels for image in images])
+    return tokenizer.encode(pixels, [image.key for image in images], sample_seed=sample_seed)
+
+
+def _store(image: LoadedImage, latents: Tensor, store_dtype: str) -> tuple[LoadedImage, Tensor] | Failure:
+    """The image without its pixels and its latents in the stored dtype, if they are finite in it."""
+    stored = latents.to(STORE_DTYPES[store_dtype], copy=True)
+    if stored.isfinite().all():
+        return replace(image, pixels=_NO_PIXELS), stored
+    if latents.isfinite().all():
+        reason = f"its latents are too large for --store-dtype {store_dtype}"
+    else:
+        reason = "its latents are not finite (NaN or infinity)"
+    return Failure(image.key, reason, image.num_bytes, image.mtime_ns)

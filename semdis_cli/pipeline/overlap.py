@@ -1,0 +1,264 @@
+"""Reading, computing and writing at once: tasks for a few threads, the most urgent first, with bounded queues.
+
+On a CPU all work of a run is tasks of one pool with a thread for each core. Whatever is ready runs, so no core waits
+while there is anything to do, and no two threads ever want the same core. Beside an accelerator, the model has a thread
+of its own.
+"""
+
+import heapq
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from enum import IntEnum
+from itertools import count
+from typing import Any, Generic, NamedTuple, Self, TypeVar
+
+import torch
+
+T = TypeVar("T")
+R = TypeVar("R")
+_DISK_THREADS = 4  # they wait for the disk, not for a core
+_ROUNDING = 1e-9
+
+
+class Urgency(IntEnum):
+    """Which task goes first: the one whose result frees most memory."""
+
+    WRITE = 0
+    MODEL = 1
+    READ = 2
+
+
+class Timed(NamedTuple, Generic[T]):
+    """What a task gave, and the seconds that it took."""
+
+    value: T
+    seconds: float
+
+
+def timed(function: Callable[..., T], *args: Any) -> Timed[T]:
+    """Call `function`, and time it."""
+    started = time.perf_counter()
+    value = function(*args)
+    return Timed(value, time.perf_counter() - started)
+
+
+class WorkerDiedError(RuntimeError):
+    """A thread of a pool ended while there was work for it."""
+
+
+class WorkPool:
+    """`num_threads` threads that take the most urgent task, and of equally urgent ones the oldest.
+
+    Torch computes with one thread in each. Use as a context manager: leaving it drops what has not begun, and waits for
+    what has. What a task raises is in its future; if a thread dies, all tasks that are left fail.
+    """
+
+    def __init__(self, num_threads: int, name: str = "semdis-work") -> None:
+        self.num_threads = num_threads
+        self._tasks: list[tuple[int, int, Future[Any], Callable[..., Any], tuple[Any, ...]]] = []
+        self._numbers = count()
+        self._changed = threading.Condition()
+        self._is_closed = False
+        self._death: BaseException | None = None
+        self._threads = [
+            threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True) for number in range(num_threads)
+        ]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._is_closed = True
+            dropped, self._tasks = self._tasks, []
+            self._changed.notify_all()
+        for task in dropped:
+            task[2].cancel()
+        for thread in self._threads:
+            thread.join()
+
+    def submit(self, urgency: Urgency, function: Callable[..., T], *args: Any) -> "Future[T]":
+        """Have `function(*args)` called in one of the threads, soon. Raises `WorkerDiedError` if one of them is dead.
+
+        In a pool that is closed already, the task is cancelled: nobody waits for it any more.
+        """
+        future: Future[T] = Future()
+        with self._changed:
+            if self._death is not None:
+                raise WorkerDiedError(f"a thread of the pool died ({self._death!r})") from self._death
+            if self._is_closed:
+                future.cancel()
+                return future
+            heapq.heappush(self._tasks, (urgency, next(self._numbers), future, function, args))
+            self._changed.notify()
+        return future
+
+    def _work(self) -> None:
+        torch.set_num_threads(1)
+        taken: deque[Future[Any]] = deque(maxlen=1)
+        try:
+            while self._work_once(taken):
+                pass
+        except BaseException as error:  # noqa: BLE001 (nobody else would hear of it, and all would wait)
+            self._die(error, taken)
+
+    def _work_once(self, taken: "deque[Future[Any]]") -> bool:
+        """Wait for a task, note its future in `taken` and run it; False if the pool is closed."""
+        with self._changed:
+            while not self._tasks and not self._is_closed:
+                self._changed.wait()
+            if self._is_closed:
+                return False
+            taken.append(self._tasks[0][2])
+            _, _, future, function, args = heapq.heappop(self._tasks)
+        if not future.set_running_or_notify_cancel():
+            return True
+        try:
+            result = function(*args)
+        except BaseException as error:  # noqa: BLE001 (whoever waits for the result gets it, whatever it is)
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+        return True
+
+    def _die(self, error: BaseException, taken: "deque[Future[Any]]") -> None:
+        with self._changed:
+            self._death = error
+            left, self._tasks = self._tasks, []
+            self._changed.notify_all()
+        for future in (*taken, *(task[2] for task in left)):
+            if not future.done():
+                future.set_exception(WorkerDiedError(f"a thread of the pool died ({error!r})"))
+
+
+class Workers:
+    """All threads of a run: `num_threads` for CPU work, a few that wait for the disk, and where needed for the model.
+
+    Use as a context manager. `num_model_threads`: threads for model calls alone, each a call at a time, beside the
+    others; None: a call takes one of those.
+    """
+
+    def __init__(self, num_threads: int, num_model_threads: int | None = None) -> None:
+        self._pool = WorkPool(num_threads)
+        self._model_pool = self._pool if num_model_threads is None else WorkPool(num_model_threads, "semdis-model")
+        self._disk = ThreadPoolExecutor(_DISK_THREADS, thread_name_prefix="semdis-disk")
+        self._memory = max(free_memory() // 4, 1 << 30)
+
+    def __enter__(self) -> Self:
+        self._pool.__enter__()
+        if self._model_pool is not self._pool:
+            self._model_pool.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._model_pool is not self._pool:
+            self._model_pool.__exit__(*error)
+        self._pool.__exit__(*error)
+        self._disk.shutdown(cancel_futures=True)
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that compute at once: what elapsed seconds are multiplied with to get the seconds there were."""
+        return self._pool.num_threads
+
+    @property
+    def num_model_threads(self) -> int:
+        """Model calls that can run at once."""
+        return self._model_pool.num_threads
+
+    def elapsed_s(self, cpu_s: float, model_s: float) -> float:
+        """Seconds that so many seconds of CPU work and of model calls take at least, all threads together."""
+        if self._model_pool is self._pool:
+            return (cpu_s + model_s) / self.num_threads
+        return max(cpu_s / self.num_threads, model_s / self.num_model_threads)
+
+    def share_of_room(self, num_images: int, num_bytes: int) -> float:
+        """What a model call of that many images takes of the room for calls under way: by memory, and by number.
+
+        A quarter of the memory that was free is used, and no more images are under way than keep all threads busy.
+        """
+        num_calls = 3 * self.num_model_threads + -(-4 * self.num_threads // num_images)
+        return max(num_bytes / self._memory, 1 / num_calls)
+
+    def submit(self, urgency: Urgency, function: Callable[..., T], *args: Any) -> "Future[T]":
+        """Have `function(*args)` called soon, in a thread that is meant for such tasks."""
+        pool = self._model_pool if urgency is Urgency.MODEL else self._pool
+        return pool.submit(urgency, function, *args)
+
+    def submit_disk(self, function: Callable[..., T], *args: Any) -> "Future[T]":
+        """Have `function(*args)`, which mostly waits for the disk, called beside the others."""
+        return self._disk.submit(function, *args)
+
+    def submit_disk_after(self, future: "Future[T]", function: Callable[[T], R]) -> "Future[R]":
+        """Have `function` called with the result of `future` as by `submit_disk`; if that fails, so does this."""
+        outcome: Future[R] = Future()
+        future.add_done_callback(lambda done: _hand_on(outcome, lambda: self.submit_disk(function, done.result())))
+        return outcome
+
+    def submit_after(
+        self, futures: "Sequence[Future[T]]", urgency: Urgency, function: Callable[[list[T]], R]
+    ) -> "Future[R]":
+        """Have `function` called with the results of `futures`, once all are there; if one fails, so does this."""
+        outcome: Future[R] = Future()
+        remaining, lock = len(futures), threading.Lock()
+
+        def count_down(_: "Future[T]") -> None:
+            nonlocal remaining
+            with lock:
+                remaining -= 1
+                if remaining:
+                    return
+            _hand_on(outcome, lambda: self.submit(urgency, function, [future.result() for future in futures]))
+
+        for future in futures:
+            future.add_done_callback(count_down)
+        return outcome
+
+
+def _hand_on(outcome: "Future[R]", start: "Callable[[], Future[R]]") -> None:
+    """Let `outcome` become what the future that `start` returns becomes, or the error that it raises."""
+    try:
+        inner = start()
+    except BaseException as error:  # noqa: BLE001 (of the tasks before; it belongs to whoever waits for the outcome)
+        outcome.set_exception(error)
+        return
+
+    def copy(done: "Future[R]") -> None:
+        if done.cancelled():
+            outcome.cancel()
+        elif (error := done.exception()) is not None:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(done.result())
+
+    inner.add_done_callback(copy)
+
+
+def in_order(items: Iterable[T], start: "Callable[[T], Future[R]]", share_of_room: Callable[[T], float]) -> Iterator[R]:
+    """`start` every item as early as there is room for it, and yield the results in the order of the items.
+
+    There is room while the shares of what was started, and not yielded yet, add up to at most 1; one item may always be
+    under way. Raises what a task raised, when its turn comes.
+    """
+    pending: deque[tuple[float, Future[R]]] = deque()
+    for item in items:
+        share = share_of_room(item)
+        while pending and (pending[0][1].done() or sum(other for other, _ in pending) + share > 1 + _ROUNDING):
+            yield pending.popleft()[1].result()
+        pending.append((share, start(item)))
+    while pending:
+        yield pending.popleft()[1].result()
+
+
+def free_memory() -> int:
+    """Bytes of memory that are free now, or 4 GiB on a system that does not tell."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 4 << 30

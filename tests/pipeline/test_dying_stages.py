@@ -1,0 +1,204 @@
+"""A stage that dies ends the run with its own error, soon and without a hang, and what was finished stays."""
+
+import ctypes
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import Tensor
+
+from semdis_cli.data.geometry import GeometrySettings
+from semdis_cli.data.images import ReadSettings
+from semdis_cli.data.loader import Loader, LoadSettings
+from semdis_cli.data.sources import find_images
+from semdis_cli.errors import UsageError
+from semdis_cli.events import BatchDone, Event, Failure, RunFinished
+from semdis_cli.model.config import FCDMDiffAEInferenceConfig
+from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
+from semdis_cli.pipeline.decode import DecodeSettings, decode
+from semdis_cli.pipeline.encode import EncodeSettings, encode, plan_encode
+from semdis_cli.pipeline.images_out import WriteSettings
+from semdis_cli.pipeline.overlap import WorkerDiedError
+from semdis_cli.pipeline.roundtrip import roundtrip
+from semdis_cli.records import LoadedImage, PlannedImage
+from semdis_cli.store.reader import open_latents
+from tests.worlds import tiny_model
+
+NUM_IMAGES = 24
+BREAKS_AT = "13.png"  # in the middle of the second shard
+SETTINGS = EncodeSettings(LoadSettings(GeometrySettings(), ReadSettings(), 16), shard_images=8)
+DECODING = DecodeSettings(FCDMDiffAEInferenceConfig(), WriteSettings(), num_workers=2)
+
+
+class BrokenStageError(RuntimeError):
+    """What the stages of these tests die of: nothing that the program knows."""
+
+
+class BreakingLoader(Loader):
+    """Reading breaks at one image."""
+
+    def load(self, planned: PlannedImage) -> LoadedImage | Failure:
+        if planned.source.key == BREAKS_AT:
+            raise BrokenStageError("reading broke")
+        return super().load(planned)
+
+
+class BreakingTokenizer(Tokenizer):
+    """The model breaks at the same image, encoding or decoding it."""
+
+    def encode(self, images: Tensor, keys: Sequence[str], **options: Any) -> Tensor:
+        if BREAKS_AT in keys:
+            raise BrokenStageError("encoding broke")
+        return super().encode(images, keys, **options)
+
+    def decode(self, latents: Tensor, keys: Sequence[str], config: FCDMDiffAEInferenceConfig | None = None) -> Tensor:
+        if BREAKS_AT in keys:
+            raise BrokenStageError("decoding broke")
+        return super().decode(latents, keys, config)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(NUM_IMAGES):
+        pixels = np.random.default_rng(number).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+    return folder
+
+
+def make(kind: type[Tokenizer]) -> Tokenizer:
+    """A tokenizer of that kind, with the record of a real one."""
+    real = Tokenizer.load("semdis-small", TokenizerSettings(dtype="float32"))
+    return kind(tiny_model(), real.identity, TokenizerSettings(dtype="float32", batch_size=2))
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return make(Tokenizer)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, photos: Path, tokenizer: Tokenizer) -> Path:
+    output = tmp_path_factory.mktemp("whole") / "latents"
+    with Loader(SETTINGS.load, 2) as loader:
+        list(encode(find_images([photos]), loader, tokenizer, SETTINGS, output))
+    return output
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left_over() -> Iterator[None]:
+    yield
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("semdis")]
+    assert not left
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in {"report.json", "seen.jsonl"}
+    }
+
+
+def encode_with(photos: Path, output: Path, loader_kind: type[Loader], tokenizer: Tokenizer) -> Iterator[Event]:
+    with loader_kind(SETTINGS.load, 2) as loader:
+        yield from encode(find_images([photos]), loader, tokenizer, SETTINGS, output)
+
+
+@pytest.mark.parametrize("stage", ["reading", "encoding"])
+def test_an_encode_ends_with_the_error_of_the_stage_that_broke_and_can_go_on(
+    tmp_path: Path, photos: Path, tokenizer: Tokenizer, whole: Path, stage: str
+) -> None:
+    loader_kind = BreakingLoader if stage == "reading" else Loader
+    breaking = tokenizer if stage == "reading" else make(BreakingTokenizer)
+    with pytest.raises(BrokenStageError, match=f"{stage} broke"):
+        list(encode_with(photos, tmp_path / "latents", loader_kind, breaking))
+    assert len(list((tmp_path / "latents/shards").iterdir())) == 1  # the first one was finished
+    list(encode_with(photos, tmp_path / "latents", Loader, tokenizer))
+    assert contents(tmp_path / "latents") == contents(whole)
+
+
+def test_an_encode_ends_with_the_error_of_writing_a_shard(
+    tmp_path: Path, photos: Path, tokenizer: Tokenizer, whole: Path
+) -> None:
+    events = encode_with(photos, tmp_path / "latents", Loader, tokenizer)
+    for event in events:
+        if isinstance(event, BatchDone):
+            break
+    shutil.rmtree(tmp_path / "latents/shards")
+    (tmp_path / "latents/shards").write_text("in the way")
+    with pytest.raises(UsageError, match=r"shards/.*cannot be written"):
+        list(events)
+    (tmp_path / "latents/shards").unlink()
+    (tmp_path / "latents/shards").mkdir()
+    list(encode_with(photos, tmp_path / "latents", Loader, tokenizer))
+    assert contents(tmp_path / "latents") == contents(whole)
+
+
+def test_an_encode_whose_worker_is_killed_ends_and_can_go_on(
+    tmp_path: Path, photos: Path, tokenizer: Tokenizer, whole: Path
+) -> None:
+    events = encode_with(photos, tmp_path / "latents", Loader, tokenizer)
+    next(events)
+    kill_workers()
+    with pytest.raises((SystemExit, WorkerDiedError)):
+        list(events)
+    list(encode_with(photos, tmp_path / "latents", Loader, tokenizer))
+    assert contents(tmp_path / "latents") == contents(whole)
+
+
+def kill_workers() -> None:
+    """Let the next thing that a computing thread does be to die."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("semdis-work") and thread.ident is not None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+
+
+def test_a_decode_ends_with_the_error_of_the_model_and_can_go_on(
+    tmp_path: Path, whole: Path, tokenizer: Tokenizer
+) -> None:
+    source = open_latents(whole)
+    with pytest.raises(BrokenStageError, match="decoding broke"):
+        list(decode(source, make(BreakingTokenizer), DECODING, tmp_path / "decoded"))
+    assert not (tmp_path / "decoded" / BREAKS_AT).exists()
+    assert (tmp_path / "decoded/00.png").exists()
+    *_, last = decode(source, tokenizer, DECODING, tmp_path / "decoded")
+    assert isinstance(last, RunFinished)
+    assert len(list((tmp_path / "decoded").glob("*.png"))) == NUM_IMAGES
+
+
+def test_a_decode_ends_with_the_error_of_writing_an_image(tmp_path: Path, whole: Path, tokenizer: Tokenizer) -> None:
+    (tmp_path / "decoded").mkdir()
+    events = decode(open_latents(whole), tokenizer, DECODING, tmp_path / "decoded")
+    next(events)
+    (tmp_path / "decoded" / BREAKS_AT).mkdir()  # an image cannot take the place of a folder
+    with pytest.raises(UsageError, match=f"{BREAKS_AT}: cannot be written"):
+        list(events)
+
+
+@pytest.mark.parametrize("stage", ["reading", "encoding"])
+def test_a_roundtrip_ends_with_the_error_of_the_stage_that_broke(
+    tmp_path: Path, photos: Path, tokenizer: Tokenizer, stage: str
+) -> None:
+    loader_kind = BreakingLoader if stage == "reading" else Loader
+    breaking = tokenizer if stage == "reading" else make(BreakingTokenizer)
+    with loader_kind(SETTINGS.load, 2) as loader:
+        plan = plan_encode(find_images([photos]), loader, tokenizer, SETTINGS)
+        with pytest.raises(BrokenStageError, match=f"{stage} broke"):
+            list(roundtrip(plan, loader, breaking, SETTINGS, DECODING, tmp_path / "out"))
+
+
+def test_a_run_that_is_left_in_the_middle_leaves_no_thread_behind(
+    tmp_path: Path, photos: Path, tokenizer: Tokenizer
+) -> None:
+    events = encode_with(photos, tmp_path / "latents", Loader, tokenizer)
+    for event in events:
+        if isinstance(event, BatchDone):
+            break
+    assert any(thread.name.startswith("semdis-work") for thread in threading.enumerate())
+    events.close()  # type: ignore[attr-defined] # it is a generator

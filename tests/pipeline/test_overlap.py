@@ -1,0 +1,234 @@
+"""Threads that read, compute and write at once: what goes first, what order comes out, and how a run ends."""
+
+import ctypes
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semdis_cli.pipeline.overlap import Urgency, WorkerDiedError, Workers, WorkPool, in_order, timed
+
+_LONG_S = 20.0  # nobody waits so long unless something hangs
+
+
+@pytest.fixture
+def pool() -> Iterator[WorkPool]:
+    with WorkPool(2) as pool:
+        yield pool
+
+
+def test_results_and_errors_come_back_to_whoever_asked(pool: WorkPool) -> None:
+    assert pool.submit(Urgency.READ, divmod, 7, 2).result(_LONG_S) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        pool.submit(Urgency.READ, divmod, 7, 0).result(_LONG_S)
+    assert pool.submit(Urgency.MODEL, len, "still there").result(_LONG_S) == 11
+
+
+def test_the_most_urgent_task_goes_first_and_of_equal_ones_the_oldest() -> None:
+    order: list[str] = []
+    gate = threading.Event()
+    with WorkPool(1) as pool:
+        blocked = pool.submit(Urgency.WRITE, gate.wait, _LONG_S)
+        tasks = [
+            pool.submit(urgency, order.append, f"{urgency.name}{number}")
+            for number in range(2)
+            for urgency in (Urgency.READ, Urgency.MODEL, Urgency.WRITE)
+        ]
+        gate.set()
+        assert blocked.result(_LONG_S)
+        for task in tasks:
+            task.result(_LONG_S)
+    assert order == ["WRITE0", "WRITE1", "MODEL0", "MODEL1", "READ0", "READ1"]
+
+
+def test_as_many_tasks_run_at_once_as_there_are_threads() -> None:
+    meeting = threading.Barrier(3)
+    with WorkPool(3) as pool:
+        tasks = [pool.submit(Urgency.READ, meeting.wait, _LONG_S) for _ in range(3)]
+        assert sorted(task.result(_LONG_S) for task in tasks) == [0, 1, 2]
+
+
+def test_torch_uses_one_thread_in_each(pool: WorkPool) -> None:
+    tasks = [pool.submit(Urgency.MODEL, torch.get_num_threads) for _ in range(8)]
+    assert {task.result(_LONG_S) for task in tasks} == {1}
+
+
+def test_leaving_drops_what_has_not_begun_and_waits_for_what_has() -> None:
+    begun, gate = threading.Event(), threading.Event()
+
+    def work() -> str:
+        begun.set()
+        gate.wait(_LONG_S)
+        return "done"
+
+    with WorkPool(1) as pool:
+        running = pool.submit(Urgency.READ, work)
+        waiting = pool.submit(Urgency.READ, work)
+        begun.wait(_LONG_S)
+        threading.Timer(0.1, gate.set).start()
+    assert running.result(0) == "done"
+    assert waiting.cancelled()
+    assert pool.submit(Urgency.READ, work).cancelled()
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), MemoryError()])
+def test_nothing_that_a_task_raises_ends_its_thread(pool: WorkPool, error: BaseException) -> None:
+    def work() -> None:
+        raise error
+
+    for _ in range(4):
+        with pytest.raises(type(error)):
+            pool.submit(Urgency.READ, work).result(_LONG_S)
+    assert pool.submit(Urgency.READ, len, "abc").result(_LONG_S) == 3
+
+
+def test_a_thread_that_is_killed_at_its_work_ends_the_task_with_that_error(pool: WorkPool) -> None:
+    idents: list[int] = []
+
+    def work() -> None:
+        idents.append(threading.get_ident())
+        deadline = time.monotonic() + _LONG_S
+        while time.monotonic() < deadline:
+            time.sleep(0.001)
+
+    task = pool.submit(Urgency.READ, work)
+    while not idents:
+        time.sleep(0.001)
+    kill(idents[0], SystemExit)
+    with pytest.raises(SystemExit):
+        task.result(_LONG_S)
+
+
+def test_a_thread_that_is_killed_between_tasks_fails_all_that_are_left_instead_of_hanging() -> None:
+    with WorkPool(1) as pool:
+        ident = pool.submit(Urgency.READ, threading.get_ident).result(_LONG_S)
+        kill(ident, SystemExit)  # it takes effect once the thread runs Python again: with the next task
+        tasks = [pool.submit(Urgency.READ, time.sleep, 0.001) for _ in range(2)]
+        assert any(isinstance(task.exception(_LONG_S), SystemExit | WorkerDiedError) for task in tasks)
+        while any(thread.name.startswith("semdis-work") for thread in threading.enumerate()):
+            time.sleep(0.001)
+        with pytest.raises(WorkerDiedError, match="SystemExit"):
+            pool.submit(Urgency.READ, len, "abc")
+
+
+def kill(ident: int, error: type[BaseException]) -> None:
+    """Raise `error` in another thread, wherever it is."""
+    assert ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(error)) == 1
+
+
+def test_a_task_after_others_gets_their_results_in_order() -> None:
+    with Workers(2) as workers:
+        reads = [workers.submit(Urgency.READ, slow_double, number) for number in range(7)]
+        total = workers.submit_after(reads, Urgency.MODEL, list[int])
+        assert total.result(_LONG_S) == [0, 2, 4, 6, 8, 10, 12]
+        assert workers.submit_disk_after(total, sum).result(_LONG_S) == 42
+
+
+def slow_double(number: int) -> int:
+    time.sleep(0.002 * (7 - number))
+    return 2 * number
+
+
+def test_a_task_after_others_fails_with_the_error_of_the_one_that_failed() -> None:
+    with Workers(2) as workers:
+        reads = [workers.submit(Urgency.READ, divmod, 7, number) for number in (1, 0, 2)]
+        total = workers.submit_after(reads, Urgency.MODEL, list[tuple[int, int]])
+        with pytest.raises(ZeroDivisionError):
+            total.result(_LONG_S)
+        with pytest.raises(ZeroDivisionError):
+            workers.submit_disk_after(total, len).result(_LONG_S)
+
+
+def test_what_waits_for_tasks_that_were_dropped_does_not_wait_for_ever() -> None:
+    gate, begun = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        gate.wait(_LONG_S)
+
+    with Workers(1) as workers:
+        running = workers.submit(Urgency.READ, work)
+        waiting = workers.submit(Urgency.READ, work)
+        after = workers.submit_after([running, waiting], Urgency.MODEL, len)
+        begun.wait(_LONG_S)
+        threading.Timer(0.05, gate.set).start()
+    with pytest.raises(CancelledError):
+        after.result(_LONG_S)
+
+
+def test_model_calls_have_threads_of_their_own_where_that_is_asked_for() -> None:
+    with Workers(2, num_model_threads=1) as workers:
+        names = {urgency: workers.submit(urgency, threading.current_thread).result(_LONG_S).name for urgency in Urgency}
+        assert names[Urgency.MODEL] == "semdis-model-0"
+        assert {names[Urgency.READ][:-1], names[Urgency.WRITE][:-1]} == {"semdis-work-"}
+        assert (workers.num_threads, workers.num_model_threads) == (2, 1)
+        assert workers.elapsed_s(8.0, 3.0) == 4.0  # the model runs beside the rest
+        assert workers.elapsed_s(4.0, 3.0) == 3.0
+    assert Workers(2).elapsed_s(8.0, 3.0) == 5.5
+
+
+def test_a_call_takes_room_by_its_number_and_by_its_memory() -> None:
+    workers = Workers(4)
+    assert workers.share_of_room(1, 0) == 1 / (3 * 4 + 16)
+    assert workers.share_of_room(64, 0) == 1 / (3 * 4 + 1)
+    assert workers.share_of_room(1, 1 << 50) > 1
+
+
+@given(delays=st.lists(st.integers(0, 3), max_size=20), share=st.sampled_from([0.0, 0.1, 1 / 3, 0.5, 1.0, 7.0]))
+@settings(max_examples=30, deadline=None)
+def test_results_come_in_order_and_no_more_are_under_way_than_there_is_room_for(
+    delays: list[int], share: float
+) -> None:
+    under_way: set[int] = set()
+    most = 0
+
+    def start(item: tuple[int, int]) -> "Future[int]":
+        nonlocal most
+        under_way.add(item[0])
+        most = max(most, len(under_way))
+        return pool.submit(Urgency.READ, work, item)
+
+    def work(item: tuple[int, int]) -> int:
+        time.sleep(item[1] / 1000)
+        return item[0]
+
+    with WorkPool(3) as pool:
+        results = []
+        for result in in_order(enumerate(delays), start, lambda _: share):
+            under_way.discard(result)
+            results.append(result)
+    assert results == list(range(len(delays)))
+    assert most <= (len(delays) if share == 0 else max(1, round(1 / share)))
+
+
+def test_what_is_done_is_handed_on_before_more_is_asked_for(pool: WorkPool) -> None:
+    """So that results do not lie about while a slow pipe is waited for."""
+    done = pool.submit(Urgency.READ, len, "ab")
+    done.result(_LONG_S)
+    seen: list[str] = []
+
+    def items() -> Iterator[int]:
+        for number in range(3):
+            seen.append(f"asked for {number}")
+            yield number
+
+    seen.extend("got one" for _ in in_order(items(), lambda _: done, lambda _: 0.01))
+    assert seen == ["asked for 0", "asked for 1", "got one", "asked for 2", "got one", "got one"]
+
+
+def test_an_error_comes_in_its_turn(pool: WorkPool) -> None:
+    results = in_order([2, 1, 0], lambda number: pool.submit(Urgency.READ, divmod, 4, number), lambda _: 0.1)
+    assert [next(results), next(results)] == [(2, 0), (4, 0)]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_a_timed_call_says_how_long_it_took() -> None:
+    value, seconds = timed(slow_double, 2)
+    assert value == 4
+    assert 0.01 <= seconds < _LONG_S
