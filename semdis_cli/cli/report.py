@@ -268,6 +268,8 @@ def _close(report: dict[str, Any], summary: str) -> None:
         f"semdis: {summary}; {images['failed']:,} failed; {elapsed_s:.1f} s, {report['images_per_s']:.1f} images/s, "
         f"{report['megapixels_per_s']:.2f} megapixels/s"
     )
+    for size, num_images in report.get("halved", {}).items():
+        say(f"semdis: memory ran out at {size} px: calls were halved, to {count(num_images, 'image')}")
     if images["this_run"] and report["stages"]:
         all_s = report.get("threads", 1) * elapsed_s
         shares = {name.removesuffix("_s"): seconds / all_s for name, seconds in report["stages"].items()}

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
+from semdis_cli.data.jpeg_decoder import jpeg_decoder
 from semdis_cli.data.loader import Loader, LoadSettings
 from semdis_cli.data.resize import resize_name
 from semdis_cli.data.sources import FoundImages
@@ -213,6 +214,7 @@ def encode(
         unchanged=plan.num_unchanged,
         changed=plan.contents.changes.num_changed,
         removed=manifest.num_removed,
+        jpeg_decoder=jpeg_decoder(),
         shards=len(manifest.shards),
         latent_bytes=sum(shard.file.num_bytes for shard in manifest.shards),
         whitened=tokenizer.is_whitened,

@@ -61,6 +61,8 @@ class RunTotals:
             report["images"] |= {"missing": num_missing}
         if self._tokenizer is not None:
             report |= {"model": asdict(self._tokenizer.identity), "compute": compute_record(self._tokenizer)}
+            if halved := self._tokenizer.halved_to:
+                report["halved"] = {f"{height}x{width}": size for (height, width), size in halved.items()}
         if output is not None:
             publish(output / "report.json", [json.dumps(report, indent=1).encode() + b"\n"])
         return RunFinished(num_ok, num_failed, report)

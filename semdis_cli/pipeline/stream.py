@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from semdis_cli.data.geometry import undo_padding
+from semdis_cli.data.jpeg_decoder import jpeg_decoder
 from semdis_cli.data.loader import Loader
 from semdis_cli.data.sources import FoundImages
 from semdis_cli.defaults import DECODE_MARKER
@@ -53,6 +54,7 @@ def encode_stream(
         None,
         num_ok=stream.num_images,
         num_failed=plan.num_inputs - stream.num_images,
+        jpeg_decoder=jpeg_decoder(),
         latent_bytes=stream.num_bytes,
         whitened=tokenizer.is_whitened,
     )

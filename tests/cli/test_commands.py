@@ -439,7 +439,7 @@ def test_a_name_too_long_to_give_back_costs_its_image_alone(run: Run, tmp_path: 
 def test_an_image_too_large_for_the_memory_costs_itself_alone(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     small_photo(tmp_path / "in" / "a.png")
-    Image.new("L", (9000, 9000), 99).save(tmp_path / "in" / "huge.png")
+    Image.new("L", (13000, 13000), 99).save(tmp_path / "in" / "huge.png")
     command = [sys.executable, "-m", "semdis_cli", "encode", "in", "--threads", "1"]
     limit = (3 << 30, 3 << 30)
     done = subprocess.run(
