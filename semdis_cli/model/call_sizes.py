@@ -93,9 +93,9 @@ def images_that_fit(free_bytes: int, image_bytes: int, most: int) -> int:
 
 
 def plain_call_bytes(config: FCDMDiffAEConfig, height: int, width: int, num_images: int, element_bytes: int) -> int:
-    """Memory that the plain modules take at their peak for `num_images` images: six hidden maps, and the sampler."""
+    """Memory that the plain modules take at their peak for `num_images` images: four hidden maps, and the sampler."""
     rows = num_images * (height // config.patch_size) * (width // config.patch_size)
-    maps = rows * (6 * config.hidden_dim + 6 * config.model_dim) * element_bytes
+    maps = rows * (4 * config.hidden_dim + 4 * config.model_dim) * element_bytes
     return maps + _pixel_bytes(config, height, width, num_images)
 
 
@@ -109,8 +109,8 @@ def packed_call_bytes(config: FCDMDiffAEConfig, height: int, width: int, num_ima
 
 
 def _pixel_bytes(config: FCDMDiffAEConfig, height: int, width: int, num_images: int) -> int:
-    """Of a sampler step: eight float32 images."""
-    return 8 * 4 * num_images * config.in_channels * height * width
+    """Of a sampler step and what rounds its result: twelve float32 images."""
+    return 12 * 4 * num_images * config.in_channels * height * width
 
 
 def _unless_out_of_memory(call: Callable[[slice, int], Tensor], part: slice, size: int) -> Tensor | None:

@@ -18,6 +18,10 @@ from semdis_cli.model.layers import FCDMBlock
 # Rows of one linear map: so many that loading the weights is paid back, so few that the result is still in the cache
 # for the passes over it (measured with 896 x 3584 weights in bfloat16: 256 to 1024 rows are within 10 %).
 CHUNK_ROWS = 512
+_CACHED_ROWS = 256
+# From that many rows of one image, GRN's scale and the gate go into the image's own copy of the second map's weights:
+# scaling and packing these costs as much as scaling about a thousand rows.
+_MANY_ROWS = 2048
 
 
 @cache
@@ -94,15 +98,15 @@ class PackedBlock:
     """
 
     def __init__(self, block: FCDMBlock) -> None:
-        weight, bias = block.pwconv2.weight.flatten(1).float(), _bias(block.pwconv2)
-        bias = bias + weight @ block.grn.beta.flatten().float()
-        if block.layer_scale is not None:
-            gate = block.layer_scale.float()
-            weight, bias = weight * gate[:, None], bias * gate
-        dtype = block.pwconv1.weight.dtype
+        self._weight = block.pwconv2.weight.flatten(1)
+        self._bias = _bias(block.pwconv2) + self._weight.float() @ block.grn.beta.flatten().float()
+        self._layer_scale = None if block.layer_scale is None else block.layer_scale.detach()
         self._depthwise = PackedDepthwise(block.dwconv.weight, _bias(block.dwconv))
         self._up = PackedLinear(block.pwconv1.weight.flatten(1), _bias(block.pwconv1))
-        self._down = PackedLinear(weight.to(dtype), bias)
+        self._down = PackedLinear(self._weight, self._bias)
+        if self._layer_scale is not None:
+            gate = self._layer_scale.float()
+            self._down = PackedLinear((self._weight.float() * gate[:, None]).to(self._weight.dtype), self._bias * gate)
         self._gamma = block.grn.gamma.flatten().float()
         self._norm_eps, self._grn_eps = block.norm.eps, block.grn.eps
 
@@ -111,32 +115,36 @@ class PackedBlock:
     ) -> Tensor:
         """Rows [B*h*w,C] with `shape` (B, h, w) -> the same. `modulation`: (1 + scale, gate), each [C]."""
         y = self._depthwise(x, shape)
-        _rms_norm_(y, self._norm_eps)
-        if modulation is not None:
-            y.mul_(modulation[0])
         num_rows = _rows_of_a_piece(len(x)) if shape[0] == 1 else len(x)
-        hidden = [self._up.gelu(rows) for rows in y.split(num_rows)]
-        self._grn_(hidden, shape[0])
-        pieces = zip(hidden, x.split(num_rows), strict=True)
-        if modulation is None:
-            parts = [self._down.add(u, rows) for u, rows in pieces]
+        hidden, energies = [], []
+        for rows in y.split(num_rows):
+            _rms_norm_(rows, self._norm_eps)
+            if modulation is not None:
+                rows.mul_(modulation[0])
+            u = self._up.gelu(rows)
+            hidden.append(u)
+            energies.append(_energy(u, shape[0]))  # at once, while u is in the cache
+        scale = self._grn_scale(sum(energies[1:], start=energies[0])).to(x.dtype)
+        pieces = list(zip(hidden, x.split(num_rows), strict=True))
+        gate = self._layer_scale if modulation is None else modulation[1]
+        assert gate is not None, "a decoder block needs its AdaLN modulation"
+        if shape[0] == 1 and len(x) >= _MANY_ROWS:
+            down = PackedLinear((self._weight * scale[0]).mul_(gate[:, None]), self._bias * gate)
+            parts = [down.add(u, rows) for u, rows in pieces]
         else:
-            parts = [torch.addcmul(rows, self._down(u), modulation[1]) for u, rows in pieces]
+            parts = [self._scaled_down(u, rows, scale, modulation) for u, rows in pieces]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _grn_(self, hidden: list[Tensor], num_images: int) -> None:
-        """GRN without its beta, in place. `hidden`: pieces [M,H] of one image, or one piece of several images."""
-        if num_images == 1:
-            energy = sum(len(u) * _mean_square(u) for u in hidden)
-            maps = hidden
-        else:
-            maps = [hidden[0].view(num_images, -1, hidden[0].shape[1])]
-            energy = torch.stack([_mean_square(u) for u in maps[0]])[:, None] * maps[0].shape[1]
-        g = torch.as_tensor(energy).sqrt_()  # [H] or [B,1,H]
-        n = g.div_(g.mean(dim=-1, keepdim=True) + self._grn_eps)
-        scale = n.mul_(self._gamma).add_(1.0).to(hidden[0].dtype)
-        for u in maps:
-            u.mul_(scale)
+    def _scaled_down(self, u: Tensor, rows: Tensor, scale: Tensor, modulation: tuple[Tensor, Tensor] | None) -> Tensor:
+        """A piece of hidden map [M,H], scaled in place by [B,1,H], through the second map and onto `rows` [M,C]."""
+        u.view(len(scale), -1, u.shape[1]).mul_(scale)
+        return self._down.add(u, rows) if modulation is None else torch.addcmul(rows, self._down(u), modulation[1])
+
+    def _grn_scale(self, energy: Tensor) -> Tensor:
+        """What GRN (without its beta) multiplies maps of `energy` [B,H] by: [B,1,H], float32."""
+        g = energy.sqrt()
+        n = g.div_(g.mean(dim=1, keepdim=True) + self._grn_eps)
+        return n.mul_(self._gamma).add_(1.0)[:, None]
 
 
 def _rows_of_a_piece(num_rows: int) -> int:
@@ -150,8 +158,20 @@ def _rms_norm_(x: Tensor, eps: float) -> None:
     x.mul_(norm.square_().div_(x.shape[1]).add_(eps).rsqrt_().to(x.dtype))
 
 
+def _energy(u: Tensor, num_images: int) -> Tensor:
+    """sum_m u[m,k]^2 of each image, [M,H] -> [num_images,H] float32."""
+    if num_images > 1:
+        maps = u.view(num_images, -1, u.shape[1])
+        return torch.stack([_mean_square(rows) for rows in maps]) * maps.shape[1]
+    sums = [_mean_square(rows) * len(rows) for rows in u.split(_CACHED_ROWS)]
+    return sum(sums[1:], start=sums[0])[None]
+
+
 def _mean_square(u: Tensor) -> Tensor:
-    """mean_m u[m,k]^2, [M,K] -> [K] float32: var + mean^2, since the statistics of a batch norm are one fast pass."""
+    """mean_m u[m,k]^2, [M,K] -> [K] float32: var + mean^2, since torch has a fast kernel for these two.
+
+    It reads u twice, so a few rows at a time.
+    """
     rows, width = u.shape
     unused = u.new_zeros(2, width, dtype=torch.float32)  # float32 running statistics make the results float32
     maps = u.view(1, 1, rows, width).permute(0, 3, 1, 2)

@@ -24,8 +24,9 @@ from tests.worlds import tiny_model
 needs_onednn = pytest.mark.skipif(not onednn_works(torch.bfloat16), reason="this CPU or PyTorch has no such kernels")
 ONE_STEP = FCDMDiffAEInferenceConfig()
 GUIDED = FCDMDiffAEInferenceConfig(3, "dpmpp_2m", "cosine", pdg=True, pdg_strength=1.5)
-# One image of a group, several, an odd grid, and one that is cut into pieces (28 x 24 patches).
-SIZES = [(256, 256), (32, 48), (80, 144), (448, 384)]
+# Two images of a group, many, an odd grid, one that is cut into pieces (28 x 24 patches), and one whose weights are
+# scaled in place of its maps (48 x 48).
+SIZES = [(256, 256), (32, 48), (80, 144), (448, 384), (768, 768)]
 
 every_size = pytest.mark.parametrize("size", SIZES, ids=[f"{height}x{width}" for height, width in SIZES])
 
