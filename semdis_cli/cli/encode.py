@@ -76,6 +76,7 @@ def encode(
     dtype: options.Dtype = "auto",
     batch_size: options.BatchSize = None,
     threads: options.Threads = None,
+    compiling: options.Compile = "auto",
     workers: options.Workers = None,
     store_dtype: options.StoreDtype = "bfloat16",
     posterior: options.Posterior = "mode",
@@ -109,7 +110,7 @@ def encode(
 
     if folder is not None and not dry_run:
         _check_folder(folder)
-    how = tokenizer_settings(device, dtype, batch_size, threads)
+    how = tokenizer_settings(device, dtype, batch_size, threads, compiling, num_images=len(found.images))
     tokenizer = Tokenizer.load(model, how, revision=revision)
     announce(tokenizer, quiet)
     load = LoadSettings(geometry, read, tokenizer.patch_size)

@@ -149,6 +149,15 @@ Threads = Annotated[
     ),
 ]
 
+Compile = Annotated[
+    Literal["auto", "on", "off"],
+    typer.Option(
+        "--compile",
+        help="Compile the network: takes a minute, then runs faster. auto: on a GPU, from 50,000 images on.",
+        rich_help_panel=_MODEL,
+    ),
+]
+
 # ---- Latents ----
 
 StoreDtype = Annotated[

@@ -43,6 +43,7 @@ def roundtrip(
     dtype: options.Dtype = "auto",
     batch_size: options.BatchSize = None,
     threads: options.Threads = None,
+    compiling: options.Compile = "auto",
     workers: options.Workers = None,
     store_dtype: options.StoreDtype = "bfloat16",
     posterior: options.Posterior = "mode",
@@ -80,7 +81,11 @@ def roundtrip(
     from semdis_cli.store.claim import check_image_folder
 
     check_image_folder(output, ROUNDTRIP_MARKER)
-    tokenizer = Tokenizer.load(model, tokenizer_settings(device, dtype, batch_size, threads), revision=revision)
+    tokenizer = Tokenizer.load(
+        model,
+        tokenizer_settings(device, dtype, batch_size, threads, compiling, num_images=len(found.images)),
+        revision=revision,
+    )
     announce(tokenizer, quiet)
     load = LoadSettings(geometry, read, tokenizer.patch_size)
     encode_settings = EncodeSettings(load, store_dtype, posterior, seed)

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import typer
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 
 STDIO = Path("-")
+CompileChoice = Literal["auto", "on", "off"]
 
 
 def peek_source(sources: Sequence[Path] | None, files_from: str | None) -> "PipedSource | None":
@@ -163,13 +164,21 @@ def count_workers(workers: int | None) -> int:
 
 
 def tokenizer_settings(
-    device: str, dtype: "DtypeName", batch_size: str | None, threads: int | None
+    device: str,
+    dtype: "DtypeName",
+    batch_size: str | None,
+    threads: int | None,
+    compiling: CompileChoice,
+    *,
+    num_images: int,
 ) -> "TokenizerSettings":
-    """How the model is to be run. Raises `UsageError`."""
+    """How the model is to be run on that many images. Raises `UsageError`."""
+    from semdis_cli.model.devices import find_device, pays_to_compile
     from semdis_cli.model.tokenizer import TokenizerSettings
 
     images = None if batch_size is None else parse_batch_size(batch_size)
-    return TokenizerSettings(device=device, dtype=dtype, batch_size=images, num_threads=threads)
+    compiled = pays_to_compile(find_device(device), num_images) if compiling == "auto" else compiling == "on"
+    return TokenizerSettings(device, dtype, images, threads, compiled)
 
 
 def sampling_settings(
@@ -195,4 +204,6 @@ def announce(tokenizer: "Tokenizer", quiet: bool) -> None:
         f"semdis: model {identity.name}{revision} (sha256 {identity.weights_sha256:.12}), stored in "
         f"{tokenizer.description}{raw}"
     )
-    say(f"semdis: running in {tokenizer.dtype_name} on {tokenizer.device_name}")
+    say(f"semdis: running in {tokenizer.dtype_name} on {tokenizer.device_name} ({tokenizer.kernels} kernels)")
+    if tokenizer.compile_note is not None:
+        say(f"semdis: {tokenizer.compile_note}")

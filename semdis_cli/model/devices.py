@@ -9,6 +9,7 @@ from semdis_cli.errors import UsageError
 
 DtypeName = Literal["auto", "bfloat16", "float32"]
 _DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu")
+_IMAGES_WORTH_COMPILING = 50_000
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -25,6 +26,15 @@ def find_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0].partition(". ")[0]
         raise UsageError(f"--device {name}: not available here ({reason:.200})") from error
     return device
+
+
+def pays_to_compile(device: torch.device, num_images: int) -> bool:
+    """Whether compiling is worth its wait for so many images: on a GPU from some ten thousand on.
+
+    It takes about a minute there and saves a quarter of the time (1.28 to 1.43 times as fast is usual for networks of
+    this family). On a CPU packed weights are as fast.
+    """
+    return device.type == "cuda" and num_images >= _IMAGES_WORTH_COMPILING
 
 
 def find_dtype(name: DtypeName, device: torch.device) -> torch.dtype:

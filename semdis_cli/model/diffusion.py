@@ -29,8 +29,11 @@ def vp_logsnr(t: Tensor, logsnr_min: float = -10.0, logsnr_max: float = 10.0) ->
 
 
 def vp_alpha_sigma(logsnr: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha = sqrt(sigmoid(logsnr)), sigma = sqrt(sigmoid(-logsnr)). Source: Kingma et al. 2021, VDM."""
-    logsnr = logsnr.float()
+    """alpha = sqrt(sigmoid(logsnr)), sigma = sqrt(sigmoid(-logsnr)). Source: Kingma et al. 2021, VDM.
+
+    float32, or float64 if `logsnr` is.
+    """
+    logsnr = logsnr.to(torch.promote_types(logsnr.dtype, torch.float32))
     return torch.sigmoid(logsnr).sqrt(), torch.sigmoid(-logsnr).sqrt()
 
 
@@ -38,12 +41,6 @@ def add_noise(x0: Tensor, noise: Tensor, logsnr: Tensor) -> Tensor:
     """x_t = alpha x0 + sigma noise, with one `logsnr` per image ([B]) or one for all (0-dim)."""
     alpha, sigma = (_per_image(value) for value in vp_alpha_sigma(logsnr))
     return alpha * x0.float() + sigma * noise.float()
-
-
-def implied_noise(x_t: Tensor, x0_hat: Tensor, logsnr: Tensor) -> Tensor:
-    """eps_hat = (x_t - alpha x0_hat) / sigma: the noise that a clean prediction leaves over."""
-    alpha, sigma = (_per_image(value) for value in vp_alpha_sigma(logsnr))
-    return (x_t.float() - alpha * x0_hat.float()) / sigma
 
 
 def time_grid(num_steps: int, schedule: Schedule) -> Tensor:
@@ -66,14 +63,19 @@ def time_grid(num_steps: int, schedule: Schedule) -> Tensor:
 
 def initial_state(noise: Tensor, logsnr_min: float = -10.0, logsnr_max: float = 10.0) -> Tensor:
     """The sampler's start, sigma(t=1) * noise: what is left of the image at t = 1 is taken to be zero."""
-    _, sigma = vp_alpha_sigma(vp_logsnr(torch.ones((), device=noise.device), logsnr_min, logsnr_max))
-    return sigma * noise.float()
+    _, sigma = vp_alpha_sigma(vp_logsnr(torch.ones(()), logsnr_min, logsnr_max))
+    return noise.float() * float(sigma)
 
 
 def ddim_step(x_t: Tensor, x0_hat: Tensor, logsnr: Tensor, logsnr_next: Tensor) -> Tensor:
-    """DDIM step, alpha_next x0_hat + sigma_next eps_hat. Source: Song et al. 2021, eq. 12 without its noise term."""
-    alpha_next, sigma_next = (_per_image(value) for value in vp_alpha_sigma(logsnr_next))
-    return alpha_next * x0_hat.float() + sigma_next * implied_noise(x_t, x0_hat, logsnr)
+    """DDIM step, alpha_next x0_hat + sigma_next eps_hat with eps_hat = (x_t - alpha x0_hat) / sigma.
+
+    Source: Song et al. 2021, eq. 12 without its noise term.
+    """
+    alpha, sigma = vp_alpha_sigma(logsnr.double())
+    alpha_next, sigma_next = vp_alpha_sigma(logsnr_next.double())
+    ratio = sigma_next / sigma
+    return _weighted_sum((ratio, x_t), (alpha_next - ratio * alpha, x0_hat))
 
 
 def dpmpp_2m_step(
@@ -88,16 +90,15 @@ def dpmpp_2m_step(
 
     Source: Lu et al. 2022, "DPM-Solver++", algorithm 2. Their lambda is half of our log-SNR.
     """
-    _, sigma = (_per_image(value) for value in vp_alpha_sigma(logsnr))
-    alpha_next, sigma_next = (_per_image(value) for value in vp_alpha_sigma(logsnr_next))
-    h = _per_image(logsnr_next - logsnr) / 2
-    phi = torch.expm1(-h)
-    x_next = (sigma_next / sigma) * x_t.float() - alpha_next * phi * x0_hat.float()
+    _, sigma = vp_alpha_sigma(logsnr.double())
+    alpha_next, sigma_next = vp_alpha_sigma(logsnr_next.double())
+    h = (logsnr_next.double() - logsnr.double()) / 2
+    of_x0_hat = -alpha_next * torch.expm1(-h)
     if x0_hat_prev is None or logsnr_prev is None:
-        return x_next
-    r = _per_image(logsnr - logsnr_prev) / 2 / h
-    slope = (x0_hat.float() - x0_hat_prev.float()) / r
-    return x_next - 0.5 * alpha_next * phi * slope
+        return _weighted_sum((sigma_next / sigma, x_t), (of_x0_hat, x0_hat))
+    r = (logsnr.double() - logsnr_prev.double()) / 2 / h
+    of_slope = of_x0_hat / (2 * r)
+    return _weighted_sum((sigma_next / sigma, x_t), (of_x0_hat + of_slope, x0_hat), (-of_slope, x0_hat_prev))
 
 
 def path_drop_guidance(x0_full: Tensor, x0_drop: Tensor, pdg_strength: float) -> Tensor:
@@ -114,12 +115,11 @@ def sample(
     `predict(x_t, step)` gives x0_hat (guidance included) at `time_grid(...)[step]`. Returns [B,3,H,W] float32,
     unclamped. Every step is elementwise: images may be cut into patches, in any order of their values.
     """
-    times = time_grid(config.num_steps, config.schedule).to(noise.device)
-    logsnrs = vp_logsnr(times, logsnr_min, logsnr_max)
+    logsnrs = vp_logsnr(time_grid(config.num_steps, config.schedule), logsnr_min, logsnr_max)  # on the CPU
     x = initial_state(noise, logsnr_min, logsnr_max)
     x0_hat_prev: Tensor | None = None
     for i in range(config.num_steps):
-        x0_hat = predict(x, i).float()
+        x0_hat = predict(x, i)
         match config.sampler:
             case "ddim":
                 x = ddim_step(x, x0_hat, logsnrs[i], logsnrs[i + 1])
@@ -129,6 +129,21 @@ def sample(
                 assert_never(config.sampler)
         x0_hat_prev = x0_hat
     return x
+
+
+def _weighted_sum(first: tuple[Tensor, Tensor], *others: tuple[Tensor, Tensor]) -> Tensor:
+    """The sum of coefficient times images, float32: a pass over the images for each.
+
+    Coefficients are float64, 0-dim on the CPU or [B]; they are rounded once.
+    """
+    coefficient, x = first
+    total = x.float() * _per_image(coefficient.float())
+    for coefficient, x in others:
+        if coefficient.ndim:
+            total += _per_image(coefficient.float()) * x.float()
+        else:
+            total.add_(x, alpha=float(coefficient))
+    return total
 
 
 def _per_image(value: Tensor) -> Tensor:

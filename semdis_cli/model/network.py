@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from semdis_cli.errors import UsageError
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.cpu_inference import PackedNetwork
@@ -63,9 +64,11 @@ class PlainNetwork:
 
 
 class CompiledNetwork(PlainNetwork):
-    """`FCDMDiffAE` with its blocks compiled, once for every size of call; eager where that fails, with the reason.
+    """`FCDMDiffAE` with its blocks compiled, once for every size of call.
 
-    Without CUDA graphs: those belong to the thread that recorded them, and any thread may call.
+    Where the first size fails, nothing is compiled, and `note` says why; a later one raises `UsageError`, since what
+    was computed so far is on record as compiled. Without CUDA graphs: those belong to the thread that recorded them,
+    and any thread may call.
     """
 
     def __init__(self, model: FCDMDiffAE) -> None:
@@ -101,19 +104,28 @@ class CompiledNetwork(PlainNetwork):
             except RuntimeError as error:  # torch's compiler has many, most of them this kind
                 if isinstance(error, torch.OutOfMemoryError) or self.note is not None:
                     raise
+                if self._compiled:
+                    size = "x".join(map(str, key[1]))
+                    raise UsageError(
+                        f"compiling for {size} failed ({_first_line(error)}); use --compile off"
+                    ) from error
                 self._give_up(error)
                 result = call()
             self._compiled.add(key)
             return result
 
     def _give_up(self, error: RuntimeError) -> None:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        self.note = f"not compiled: {lines[0]:.200}" if lines else f"not compiled: {type(error).__name__}"
+        self.note = f"not compiled: {_first_line(error)}"
         for block in self._blocks():
             block._compiled_call_impl = None  # noqa: SLF001 (what `Module.compile` sets; there is no way back but this)
 
     def _blocks(self) -> list[FCDMBlock]:
         return [module for module in self._model.modules() if isinstance(module, FCDMBlock)]
+
+
+def _first_line(error: RuntimeError) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{lines[0]:.200}" if lines else type(error).__name__
 
 
 def choose_network(model: FCDMDiffAE, *, compiled: bool = False) -> tuple[Network, str | None]:

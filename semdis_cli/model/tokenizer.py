@@ -103,7 +103,11 @@ class Tokenizer:
             raise CheckpointError(f"{name}: takes {model.config.in_channels} channels, but images have 3")
         config_sha256 = hashlib.sha256(model.config.to_json().encode()).hexdigest()
         identity = ModelIdentity(location.name, location.source, location.revision, found.sha256, config_sha256)
-        return cls(model, identity, settings or TokenizerSettings(), found.describe())
+        tokenizer = cls(model, identity, settings or TokenizerSettings(), found.describe())
+        if tokenizer.kernels == "inductor":  # whether it can compile at all shows now, before anything is on record
+            side = tokenizer.patch_size
+            tokenizer.encode(torch.zeros(1, 3, side, side, dtype=torch.uint8), [""])
+        return tokenizer
 
     @property
     def patch_size(self) -> int:

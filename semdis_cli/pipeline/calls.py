@@ -58,10 +58,11 @@ class EncodedCall:
 def start_workers(tokenizer: Tokenizer, num_workers: int) -> Workers:
     """The threads for a run with this model, `num_workers` of them for CPU work.
 
-    On a CPU a model call is CPU work like all other; if it uses several threads itself, fewer run at once.
+    On a CPU a model call is CPU work like all other; if it uses several threads itself, fewer run at once. On a GPU two
+    calls are under way: one is copied while the other computes.
     """
     if not tokenizer.is_on_cpu:
-        return Workers(num_workers, num_model_threads=1)
+        return Workers(num_workers, num_model_threads=2)
     if tokenizer.num_threads == 1:
         return Workers(num_workers)
     return Workers(num_workers, num_model_threads=max(1, num_workers // tokenizer.num_threads))

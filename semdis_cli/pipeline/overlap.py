@@ -168,6 +168,11 @@ class Workers:
         return self._pool.num_threads
 
     @property
+    def num_disk_threads(self) -> int:
+        """Tasks that can wait for the disk at once."""
+        return _DISK_THREADS
+
+    @property
     def num_model_threads(self) -> int:
         """Model calls that can run at once."""
         return self._model_pool.num_threads

@@ -1,0 +1,182 @@
+"""Each stage of `encode` and `decode` by itself, over real files: the same functions that the verbs call."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from semdis_cli.data.loader import Loader, LoadSettings
+from semdis_cli.data.sources import FoundImages
+from semdis_cli.errors import UsageError
+from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.pipeline.bench import work
+from semdis_cli.pipeline.bench.limit import Resource, StageCost
+from semdis_cli.pipeline.bench.rounds import Effort
+from semdis_cli.pipeline.calls import image_calls
+from semdis_cli.pipeline.decode import DecodeSettings, shard_calls
+from semdis_cli.pipeline.encode import EncodeSettings, encode_provenance, plan_encode
+from semdis_cli.pipeline.images_out import WriteSettings
+from semdis_cli.pipeline.overlap import Urgency, Workers
+from semdis_cli.records import PlannedImage
+
+READ_IMAGES, MODEL_ENCODE, WRITE_LATENTS = "reading images", "model encode", "writing latents"
+READ_LATENTS, MODEL_DECODE = "reading latents", "model decode"
+WRITE_IMAGES, PUBLISH_IMAGES = "writing images", "publishing files"
+
+_LEAST_STORED = 64  # latents in shards: of a few, all time would go into waiting for the disk, which a run does once
+
+T = TypeVar("T")
+Task = Callable[[], T]
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What the stages of the two verbs cost, and what writing images would cost in other formats.
+
+    `scaled_reading`: what reading would cost with `jpeg_scaling`; None if that is what was measured.
+    `megapixels_per_image`: model input pixels (10^6) of the images that it was measured with, on average.
+    """
+
+    encode: tuple[StageCost, ...]
+    decode: tuple[StageCost, ...]
+    other_formats: dict[str, StageCost]
+    scaled_reading: StageCost | None
+    megapixels_per_image: float
+
+
+def measure_stages(
+    found: FoundImages,
+    loader: Loader,
+    tokenizer: Tokenizer,
+    settings: tuple[EncodeSettings, DecodeSettings],
+    bench: "StageBench",
+    folder: Path,
+) -> Stages:
+    """What each stage costs over the images of `found`; files go into `folder`, which exists.
+
+    Raises `UsageError` if an image cannot be used.
+    """
+    encode_settings, decode_settings = settings
+    plan = plan_encode(found, loader, tokenizer, encode_settings)
+    if plan.failures:
+        raise UsageError(f"{plan.failures[0].key}: {plan.failures[0].reason}; measure with images that can be read")
+    calls = list(image_calls(plan.shards, tokenizer))
+
+    # Files -> pixels -> latents -> shards
+    images = [image for call in calls for image in call.images]
+    loaded, read_images = bench.run(READ_IMAGES, [partial(loader.load, image) for image in images])
+    ready = dict(zip((image.source.key for image in images), loaded, strict=True))
+    encoding = {call: partial(work.encode, call, ready, tokenizer, encode_settings.latents) for call in calls}
+    bench.warm_up(MODEL_ENCODE, {call.bucket: task for call, task in encoding.items()}.values())
+    encoded, model_encode = bench.run(MODEL_ENCODE, list(encoding.values()))
+    loaded, ready, encoding = [], {}, {}
+    copies = max(1, _LEAST_STORED // len(images))
+    shards = [work.full_shard(shard, encoded, copies) for shard in plan.shards]
+    provenance = encode_provenance(tokenizer, encode_settings)
+    writing = [partial(work.write_shard, folder, shard, provenance) for shard in shards]
+    stored, write_latents = bench.run(WRITE_LATENTS, writing, copies)
+
+    # Shards -> latents -> pixels -> files
+    reading = [partial(work.read_shard, one, tokenizer) for one in stored]
+    shards_read, read_latents = bench.run(READ_LATENTS, reading, copies)
+    rows = [call for shard in shards_read for call in shard_calls(work.first_copy(shard, copies), tokenizer)]
+    decoding = [partial(work.decode, call, tokenizer, decode_settings.sampling) for call in rows]
+    bench.warm_up(MODEL_DECODE, {call.latents.shape: task for call, task in zip(rows, decoding, strict=True)}.values())
+    decoded, model_decode = bench.run(MODEL_DECODE, decoding)
+    pictures = [picture for call in decoded for picture in call]
+    files, write_images = bench.run(WRITE_IMAGES, _writing(pictures, decode_settings.write))
+    _, publish_files = bench.run(
+        PUBLISH_IMAGES, [partial(work.publish_file, folder, number, data) for number, data in enumerate(files)]
+    )
+    others = [one for one in work.FORMATS if one != decode_settings.write.format]
+    quality = decode_settings.write.quality
+    return Stages(
+        (read_images, model_encode, write_latents),
+        (read_latents, model_decode, write_images, publish_files),
+        {other: bench.run(WRITE_IMAGES, _writing(pictures, WriteSettings(other, quality)))[1] for other in others},
+        _scaled_reading(images, encode_settings.load, loader.num_workers, bench),
+        plan.megapixels() / len(images),
+    )
+
+
+def _scaled_reading(
+    images: Sequence[PlannedImage], load: LoadSettings, num_workers: int, bench: "StageBench"
+) -> StageCost | None:
+    """What reading costs where JPEGs may be decoded at a fraction of their size; None if they were already."""
+    if load.read.jpeg_scaling:
+        return None
+    with Loader(replace(load, read=replace(load.read, jpeg_scaling=True)), num_workers) as loader:
+        return bench.run(READ_IMAGES, [partial(loader.load, image) for image in images])[1]
+
+
+def _writing(pictures: "Sequence[work.Picture]", settings: WriteSettings) -> list[Task[bytes]]:
+    return [partial(work.file_of, picture, settings) for picture in pictures]
+
+
+@dataclass(frozen=True)
+class StageBench:
+    """Runs a stage by itself, with the threads that it has in a run."""
+
+    num_images: int
+    workers: Workers
+    is_on_cpu: bool
+    effort: Effort
+
+    def run(self, name: str, tasks: Sequence[Task[T]], copies: int = 1) -> tuple[list[T], StageCost]:
+        """Time `tasks`, all that a stage has to do for `copies` of the images; also returns what they gave."""
+        place: tuple[_Submit[T], Resource, int] = self._place(name)
+        submit, resource, num_threads = place
+        _run_all(tasks[:: max(1, len(tasks) // num_threads)], submit)
+        rounds: list[tuple[float, float]] = []
+        results: list[_Done[T]] = []
+        started = time.perf_counter()
+        while not rounds or (len(rounds) < self.effort.num_rounds and not self._is_over(started)):
+            results = _run_all(tasks, submit)
+            rounds.append((sum(one.thread_s for one in results), sum(one.cpu_s for one in results)))
+        cost = StageCost.of(name, resource, num_threads, copies * self.num_images, rounds)
+        return [one.value for one in results], cost
+
+    def warm_up(self, name: str, tasks: Iterable[Task[T]]) -> None:
+        """Run `tasks` of a stage untimed: the first of their kind, which take longer."""
+        place: tuple[_Submit[T], Resource, int] = self._place(name)
+        _run_all(list(tasks), place[0])
+
+    def _is_over(self, started: float) -> bool:
+        """Whether the time for a stage is over: large images would take minutes a round."""
+        return time.perf_counter() - started > self.effort.num_rounds * self.effort.round_s
+
+    def _place(self, name: str) -> "tuple[_Submit[T], Resource, int]":
+        """Where the tasks of a stage run, what they share with other stages, and how many run at once."""
+        if name == PUBLISH_IMAGES:
+            return self.workers.submit_disk, "disk", self.workers.num_disk_threads
+        if name == WRITE_LATENTS:
+            return self.workers.submit_disk, "disk", 1  # one shard at a time
+        if name not in {MODEL_ENCODE, MODEL_DECODE}:
+            return partial(self.workers.submit, Urgency.READ), "cores", self.workers.num_threads
+        resource: Resource = "cores" if self.is_on_cpu else "accelerator"
+        return partial(self.workers.submit, Urgency.MODEL), resource, self.workers.num_model_threads
+
+
+_Submit = Callable[..., "Future[_Done[T]]"]
+
+
+@dataclass(frozen=True)
+class _Done(Generic[T]):
+    """What a task gave, and the seconds that it took of its thread, and of a core."""
+
+    value: T
+    thread_s: float
+    cpu_s: float
+
+
+def _run_all(tasks: Sequence[Task[T]], submit: "_Submit[T]") -> "list[_Done[T]]":
+    return [future.result() for future in [submit(_timed, task) for task in tasks]]
+
+
+def _timed(task: Task[T]) -> "_Done[T]":
+    started, cpu_started = time.perf_counter(), time.thread_time()
+    value = task()
+    return _Done(value, time.perf_counter() - started, time.thread_time() - cpu_started)
