@@ -41,7 +41,7 @@ def load_pixels(data: bytes, settings: ReadSettings, geometry: GeometrySettings,
         plan = plan_geometry(header.size, geometry, multiple_px)
         is_plain = header.name == "JPEG" and is_plain_jpeg(io.BytesIO(data))
         fraction = _fraction(plan) if is_plain and settings.jpeg_scaling else 1
-        decoded = _decode_fast(header, data, fraction) if is_plain else None
+        decoded = _decode_fast(header, data, fraction, is_resized=plan.resized != plan.source) if is_plain else None
         if decoded is None:
             stored = decode_stored(header, data, settings, fraction)
             decoded = np.array(stored.pixels), stored.notes  # a copy: torch asks for memory that may be written
@@ -57,10 +57,16 @@ def _fraction(plan: Geometry) -> int:
     return next((fraction for fraction in (8, 4, 2) if fraction <= smallest), 1)
 
 
-def _decode_fast(header: Header, data: bytes, fraction: int) -> tuple[np.ndarray, tuple[str, ...]] | None:
-    """A plain JPEG as stored, in sRGB, and its notes; None if Pillow has to decode it."""
+def _decode_fast(
+    header: Header, data: bytes, fraction: int, *, is_resized: bool
+) -> tuple[np.ndarray, tuple[str, ...]] | None:
+    """A plain JPEG as stored, in sRGB, and its notes; None if Pillow has to decode it.
+
+    `is_resized`: it is going to be, into memory of its own, so that these pixels need not last.
+    """
     height, width = header.stored_size
-    pixels = decode_plain_jpeg(data, (-(-height // fraction), -(-width // fraction)))
+    size = (-(-height // fraction), -(-width // fraction))
+    pixels = decode_plain_jpeg(data, size, is_passing=is_resized)
     if pixels is None:
         return None
     image, samples = open_pixels(header, data)

@@ -156,6 +156,16 @@ def test_native_pixels_are_not_copied_into_planes() -> None:
     assert loaded.pixels.stride() == (1, 288, 3)
 
 
+@pytest.mark.parametrize("mode", [NATIVE, GeometrySettings(size=64), GeometrySettings(max_pixels=20_000)])
+@pytest.mark.parametrize("settings", [EXACT, SCALED])
+def test_an_image_stays_what_it_is_when_the_next_one_is_loaded(mode: GeometrySettings, settings: ReadSettings) -> None:
+    loaded = [load_pixels(path.read_bytes(), settings, mode, 16).pixels for path in PHOTOS]
+    copies = [pixels.clone() for pixels in loaded]
+    for path in reversed(PHOTOS):
+        load_pixels(path.read_bytes(), settings, mode, 16)
+    assert all(torch.equal(pixels, copy) for pixels, copy in zip(loaded, copies, strict=True))
+
+
 def test_padding_repeats_the_last_row_and_column() -> None:
     data = jpeg(PICTURE[:50, :70])
     loaded = load_pixels(data, EXACT, NATIVE, 16)
