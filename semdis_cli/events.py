@@ -6,7 +6,11 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class StageTimes:
-    """Wall-clock seconds of the run's stages, summed; `wait_s` is what no stage accounts for."""
+    """Seconds of the run's stages, summed over all threads; `wait_s` is what no stage accounts for.
+
+    `write_s`: making files' bytes or, of latents, hashing and writing them too; waiting for the disk over images is in
+    none of them.
+    """
 
     read_s: float = 0.0
     encode_s: float = 0.0
@@ -40,7 +44,10 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class BatchDone:
-    """One model call's images went through. `megapixels` (10^6) counts input pixels. `times` is this batch's share."""
+    """One model call's images went through. `megapixels` (10^6) counts input pixels. `times` is this batch's share.
+
+    With 0 images it tells of time alone, that of a shard read or written.
+    """
 
     num_images: int
     megapixels: float

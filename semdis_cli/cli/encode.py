@@ -10,6 +10,7 @@ import typer
 from semdis_cli.cli import options
 from semdis_cli.cli.report import count, follow, printable, put_bytes, say
 from semdis_cli.cli.setup import (
+    CompileChoice,
     announce,
     count_workers,
     error_limit,
@@ -110,6 +111,7 @@ def encode(
 
     if folder is not None and not dry_run:
         _check_folder(folder)
+    compiling = _as_recorded(compiling, folder)
     how = tokenizer_settings(device, dtype, batch_size, threads, compiling, num_images=len(found.images))
     tokenizer = Tokenizer.load(model, how, revision=revision)
     announce(tokenizer, quiet)
@@ -146,6 +148,17 @@ def _choose_folder(output: Path | None, stdin: "PipedSource | None") -> Path | N
     if folder is not None and stdin is not None:
         _check_folder(folder)
     return folder
+
+
+def _as_recorded(compiling: CompileChoice, folder: Path | None) -> CompileChoice:
+    """What auto means for a set that is there already: what it was made with, however many images there are now."""
+    from semdis_cli.store.latent_set import recorded_settings
+
+    recorded = None if folder is None or compiling != "auto" else recorded_settings(folder)
+    compute = (recorded or {}).get("compute")
+    if not isinstance(compute, dict) or "kernels" not in compute:
+        return compiling
+    return "on" if compute["kernels"] == "inductor" else "off"
 
 
 def _start(

@@ -45,7 +45,7 @@ JpegScaling = Annotated[
     typer.Option(
         "--jpeg-scaling",
         help="Decode JPEGs at 1/2, 1/4 or 1/8 of their size where that is still twice what they are resized to: up to "
-        "twice as fast, at slightly other pixels (50 dB); part of the record.",
+        "twice as fast, at slightly other pixels (45 dB and more); part of the record.",
         rich_help_panel=_INPUT,
     ),
 ]
@@ -136,7 +136,7 @@ BatchSize = Annotated[
     str | None,
     typer.Option(
         metavar="N|auto",
-        help="Images of one model call; auto: as many as a GPU's memory takes.  [default: by image size and device]",
+        help="Images of one model call; auto: fewer where a GPU's memory is short.  [default: by size and device]",
         rich_help_panel=_MODEL,
     ),
 ]

@@ -271,7 +271,7 @@ def _close(report: dict[str, Any], summary: str) -> None:
     for size, num_images in report.get("halved", {}).items():
         say(f"semdis: memory ran out at {size} px: calls were halved, to {count(num_images, 'image')}")
     if images["this_run"] and report["stages"]:
-        all_s = report.get("threads", 1) * elapsed_s
+        all_s = report["threads"] * elapsed_s
         shares = {name.removesuffix("_s"): seconds / all_s for name, seconds in report["stages"].items()}
         say("semdis: time: " + ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.005))
 

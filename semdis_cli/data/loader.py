@@ -31,7 +31,10 @@ class LoadSettings:
 
 
 class Loader:
-    """Plans and loads images with `num_workers` threads (decoding holds no GIL); use as a context manager."""
+    """Plans and hashes images with `num_workers` threads of its own; use as a context manager.
+
+    `load` works in whichever thread calls it.
+    """
 
     def __init__(self, settings: LoadSettings, num_workers: int) -> None:
         self._settings = settings

@@ -61,11 +61,19 @@ def start_workers(tokenizer: Tokenizer, num_workers: int) -> Workers:
     On a CPU a model call is CPU work like all other; if it uses several threads itself, fewer run at once. On a GPU two
     calls are under way: one is copied while the other computes.
     """
+    return Workers(num_workers, _num_model_threads(tokenizer, num_workers))
+
+
+def busy_threads(tokenizer: Tokenizer, num_workers: int) -> int:
+    """Threads that can be at work at once in such a run."""
+    return num_workers + (_num_model_threads(tokenizer, num_workers) or 0)
+
+
+def _num_model_threads(tokenizer: Tokenizer, num_workers: int) -> int | None:
+    """Threads for model calls alone; None where they are CPU work like all other."""
     if not tokenizer.is_on_cpu:
-        return Workers(num_workers, num_model_threads=2)
-    if tokenizer.num_threads == 1:
-        return Workers(num_workers)
-    return Workers(num_workers, num_model_threads=max(1, num_workers // tokenizer.num_threads))
+        return 2
+    return None if tokenizer.num_threads == 1 else max(1, num_workers // tokenizer.num_threads)
 
 
 def image_calls(shards: Iterable[PlannedShard], tokenizer: Tokenizer) -> Iterator[ImageCall]:

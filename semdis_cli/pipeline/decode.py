@@ -12,7 +12,7 @@ from semdis_cli.errors import CheckpointError, StoreError, UnreadableImageError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer, TokenizerSettings
-from semdis_cli.pipeline.calls import share_of_call, start_workers
+from semdis_cli.pipeline.calls import busy_threads, share_of_call, start_workers
 from semdis_cli.pipeline.images_out import ImageWriter, WriteSettings, output_names, too_long
 from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, in_order, timed
 from semdis_cli.pipeline.report import RunTotals, compute_record
@@ -76,7 +76,7 @@ def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings,
     A damaged shard is a `ShardFailed` event, and the others are decoded all the same. Raises `UsageError` if the folder
     holds something else or cannot be written, `NoSpaceError`, and `StoreError` for keys that lead out of the folder.
     """
-    totals = RunTotals("decode", tokenizer, settings.num_workers)
+    totals = RunTotals("decode", tokenizer, busy_threads(tokenizer, settings.num_workers))
     names = output_names(source.keys, settings.write.format)
     num_failed = 0
     with (

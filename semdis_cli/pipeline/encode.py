@@ -17,7 +17,14 @@ from semdis_cli.data.sources import FoundImages
 from semdis_cli.errors import UsageError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardPublished, StageTimes
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline.calls import EncodedCall, LatentSettings, encoded_calls, image_calls, start_workers
+from semdis_cli.pipeline.calls import (
+    EncodedCall,
+    LatentSettings,
+    busy_threads,
+    encoded_calls,
+    image_calls,
+    start_workers,
+)
 from semdis_cli.pipeline.overlap import Workers
 from semdis_cli.pipeline.report import RunTotals, compute_record
 from semdis_cli.records import LoadedImage
@@ -179,7 +186,7 @@ def encode(
 
     A bad image is a `Failure` event and a row of the index. Raises what `LatentSetWriter` and `plan_encode` raise.
     """
-    totals = RunTotals("encode", tokenizer, loader.num_workers)
+    totals = RunTotals("encode", tokenizer, busy_threads(tokenizer, loader.num_workers))
     with (
         LatentSetWriter(output, encode_provenance(tokenizer, settings), tokenizer.latent_channels) as latents,
         start_workers(tokenizer, loader.num_workers) as workers,

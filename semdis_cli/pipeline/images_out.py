@@ -118,7 +118,7 @@ class ImageWriter:
         self._swept.add(folder)
 
     def submit(self, key: str, pixels: np.ndarray) -> "Future[float]":
-        """Write one image, uint8 [3,H,W], soon; the result is the seconds that it took.
+        """Write one image, uint8 [3,H,W], soon; the result is the seconds that making its bytes took.
 
         The future raises what writing raised: `UsageError`, `NoSpaceError`. Threads that compute make the file's bytes,
         threads that may wait put them on disk.

@@ -1,7 +1,7 @@
 """Reading, computing and writing at once: tasks for a few threads, the most urgent first, with bounded queues.
 
 On a CPU all work of a run is tasks of one pool with a thread for each core. Whatever is ready runs, so no core waits
-while there is anything to do, and no two threads ever want the same core. Beside an accelerator, the model has a thread
+while there is anything to do, and no two threads ever want the same core. Beside an accelerator, the model has threads
 of its own.
 """
 
@@ -53,8 +53,9 @@ class WorkerDiedError(RuntimeError):
 class WorkPool:
     """`num_threads` threads that take the most urgent task, and of equally urgent ones the oldest.
 
-    Torch computes with one thread in each. Use as a context manager: leaving it drops what has not begun, and waits for
-    what has. What a task raises is in its future; if a thread dies, all tasks that are left fail.
+    Torch computes with one thread in each, unless a task asks for more. Use as a context manager: leaving it drops what
+    has not begun, and waits for what has. What a task raises is in its future; if a thread dies, all tasks that are
+    left fail.
     """
 
     def __init__(self, num_threads: int, name: str = "semdis-work") -> None:
@@ -164,7 +165,7 @@ class Workers:
 
     @property
     def num_threads(self) -> int:
-        """Threads that compute at once: what elapsed seconds are multiplied with to get the seconds there were."""
+        """Threads for CPU work."""
         return self._pool.num_threads
 
     @property
@@ -209,7 +210,8 @@ class Workers:
     def submit_after(
         self, futures: "Sequence[Future[T]]", urgency: Urgency, function: Callable[[list[T]], R]
     ) -> "Future[R]":
-        """Have `function` called with the results of `futures`, once all are there; if one fails, so does this."""
+        """Have `function` called with the results of `futures`, at least one; if one of them fails, so does this."""
+        assert futures, "there must be something to wait for"
         outcome: Future[R] = Future()
         remaining, lock = len(futures), threading.Lock()
 
@@ -262,7 +264,7 @@ def in_order(items: Iterable[T], start: "Callable[[T], Future[R]]", share_of_roo
 
 
 def free_memory() -> int:
-    """Bytes of memory that are free now, or 4 GiB on a system that does not tell."""
+    """Bytes of memory that are free now, the page cache not counted; 4 GiB on a system that does not tell."""
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):

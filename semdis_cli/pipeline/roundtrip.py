@@ -11,6 +11,7 @@ import torch
 
 from semdis_cli.atomic import publish
 from semdis_cli.data.geometry import undo_padding
+from semdis_cli.data.jpeg_decoder import jpeg_decoder
 from semdis_cli.data.loader import Loader
 from semdis_cli.defaults import ROUNDTRIP_MARKER
 from semdis_cli.errors import UnreadableImageError
@@ -21,6 +22,7 @@ from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import (
     ImageCall,
     LatentSettings,
+    busy_threads,
     encode_images,
     image_calls,
     share_of_call,
@@ -54,7 +56,7 @@ def roundtrip(
     the pixels that the model was given, padding left out, and counts as 100 dB where nothing differs. `psnr.jsonl` has
     one row per input. Raises `UsageError` if the folder holds something else, `NoSpaceError` if the disk fills up.
     """
-    totals = RunTotals("roundtrip", tokenizer, loader.num_workers)
+    totals = RunTotals("roundtrip", tokenizer, busy_threads(tokenizer, loader.num_workers))
     keys = (image.source.key for shard in plan.shards for image in shard.images)
     names = output_names(keys, decode_settings.write.format)
     record = {
@@ -91,6 +93,7 @@ def roundtrip(
         num_ok=len(scores),
         num_failed=len(errors),
         sampling=asdict(decode_settings.sampling),
+        jpeg_decoder=jpeg_decoder(),
         psnr_db=_summary(list(scores.values())),
     )
 

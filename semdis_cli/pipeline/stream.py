@@ -13,7 +13,7 @@ from semdis_cli.defaults import DECODE_MARKER
 from semdis_cli.errors import StoreError, UnreadableImageError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline.calls import encoded_calls, image_calls, start_workers
+from semdis_cli.pipeline.calls import busy_threads, encoded_calls, image_calls, start_workers
 from semdis_cli.pipeline.decode import DecodeSettings, check_fit, decode_calls, decode_provenance
 from semdis_cli.pipeline.encode import EncodeSettings, plan_encode, take_call
 from semdis_cli.pipeline.images_out import ImagePipe, ImageWriter, StreamNames, too_long
@@ -40,7 +40,7 @@ def encode_stream(
 
     A bad image is a `Failure` event and has no file. Raises what `write` and `plan_encode` raise.
     """
-    totals = RunTotals("encode", tokenizer, loader.num_workers)
+    totals = RunTotals("encode", tokenizer, busy_threads(tokenizer, loader.num_workers))
     plan = plan_encode(found, loader, tokenizer, settings)
     stream = StreamWriter(write, plan.provenance, as_tar=not found.is_single)
     yield RunStarted(plan.num_inputs, 0, plan.megapixels())
@@ -133,7 +133,7 @@ def decode_stream(
     A damaged file is a `ShardFailed` event. Raises what `decode` raises and, where the stream is cut off, `StoreError`
     once all that came whole is on disk.
     """
-    totals = RunTotals("decode", tokenizer, settings.num_workers)
+    totals = RunTotals("decode", tokenizer, busy_threads(tokenizer, settings.num_workers))
     record = {"latents": "stream", "provenance": stream.source.provenance, **decode_provenance(tokenizer, settings)}
     num_ok = num_failed = 0
     with (

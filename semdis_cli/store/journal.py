@@ -92,6 +92,14 @@ class Journal:
             file.truncate(offset)
         return plan, entries
 
+    def read_plan(self) -> dict[str, Any] | None:
+        """The plan line alone, None without a whole one; changes nothing, so no lock is needed. Raises `StoreError`."""
+        if not self.path.is_file():
+            return None
+        with self.path.open("rb") as file:
+            line = file.readline()
+        return self._parse(line, 0) if line.endswith(b"\n") else None
+
     def begin(self, plan: dict[str, Any]) -> None:
         """Begin anew with `plan` as the first line. Raises `NoSpaceError` or `UsageError`."""
         self.close()

@@ -294,6 +294,18 @@ def finished_base(root: Path, provenance: dict[str, Any]) -> Base:
     return base
 
 
+def recorded_settings(root: Path) -> dict[str, Any] | None:
+    """The settings of the set in `root`, finished or begun; None if there is none that can be read."""
+    try:
+        if (root / MANIFEST_FILE).is_file():
+            return Manifest.read(root).provenance
+        begun = Journal(root).read_plan()
+    except (StoreError, OSError):  # whoever is about to write there says so
+        return None
+    provenance = (begun or {}).get("provenance")
+    return provenance if isinstance(provenance, dict) else None
+
+
 def _bytes_of(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() and not path.is_symlink() else None
 
