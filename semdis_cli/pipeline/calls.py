@@ -110,13 +110,18 @@ def encode_call(
     call: ImageCall, loaded: Sequence[Timed[LoadedImage | Failure]], tokenizer: Tokenizer, settings: LatentSettings
 ) -> EncodedCall:
     """One model call for the images of `call` that could be read. Whatever is wrong with an image is a `Failure`."""
-    failures = [one.value for one in loaded if isinstance(one.value, Failure)]
-    images = [one.value for one in loaded if isinstance(one.value, LoadedImage)]
+    images, failures, read_s = split_loaded(loaded)
     stored = timed(_store_images, images, tokenizer, settings) if images else Timed([], 0.0)
     rows = [one for one in stored.value if not isinstance(one, Failure)]
     failures += [one for one in stored.value if isinstance(one, Failure)]
-    times = StageTimes(read_s=sum(one.seconds for one in loaded), encode_s=stored.seconds)
-    return EncodedCall(call, tuple(rows), tuple(failures), times)
+    return EncodedCall(call, tuple(rows), tuple(failures), StageTimes(read_s=read_s, encode_s=stored.seconds))
+
+
+def split_loaded(loaded: Sequence[Timed[LoadedImage | Failure]]) -> tuple[list[LoadedImage], list[Failure], float]:
+    """The images that could be read, why the others could not, and the seconds that all took."""
+    images = [one.value for one in loaded if isinstance(one.value, LoadedImage)]
+    failures = [one.value for one in loaded if isinstance(one.value, Failure)]
+    return images, failures, sum(one.seconds for one in loaded)
 
 
 def _store_images(

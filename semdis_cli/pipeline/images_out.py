@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -82,16 +82,9 @@ class StreamNames:
         return not (str(name) in taken or str(name) in self._folders or any(str(p) in taken for p in name.parents))
 
 
-class ImagePipe:
-    """Writes one image's file to a pipe, whatever its key."""
-
-    def __init__(self, write: Callable[[bytes], object], settings: WriteSettings) -> None:
-        self._write = write
-        self._settings = settings
-
-    def write(self, pixels: np.ndarray) -> None:
-        """Write the image, uint8 [3,H,W]."""
-        self._write(write_image(pixels.transpose(1, 2, 0), self._settings.format, self._settings.quality))
+def image_file(pixels: np.ndarray, settings: WriteSettings) -> bytes:
+    """The file of one image, uint8 [3,H,W]."""
+    return write_image(pixels.transpose(1, 2, 0), settings.format, settings.quality)
 
 
 class ImageWriter:
@@ -123,11 +116,8 @@ class ImageWriter:
         The future raises what writing raised: `UsageError`, `NoSpaceError`. Threads that compute make the file's bytes,
         threads that may wait put them on disk.
         """
-        made = self._workers.submit(Urgency.WRITE, timed, self._make, pixels)
+        made = self._workers.submit(Urgency.WRITE, timed, image_file, pixels, self._settings)
         return self._workers.submit_disk_after(made, partial(self._publish, self._path(key)))
-
-    def _make(self, pixels: np.ndarray) -> bytes:
-        return write_image(pixels.transpose(1, 2, 0), self._settings.format, self._settings.quality)
 
     def _publish(self, path: Path, made: Timed[bytes]) -> float:
         if not path.parent.resolve().is_relative_to(self._root):

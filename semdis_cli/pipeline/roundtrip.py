@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from semdis_cli.atomic import publish
 from semdis_cli.data.geometry import undo_padding
@@ -26,6 +27,7 @@ from semdis_cli.pipeline.calls import (
     encode_images,
     image_calls,
     share_of_call,
+    split_loaded,
     start_workers,
 )
 from semdis_cli.pipeline.decode import DecodeSettings
@@ -147,10 +149,9 @@ class _Roundtrip:
         return share_of_call(call.bucket, len(call.images), self.tokenizer, self.workers)
 
     def _finish(self, loaded: Sequence[Timed[LoadedImage | Failure]]) -> _RoundtripCall:
-        """Encode, decode and measure what could be read, and hand it to the threads that write."""
-        failures = [one.value for one in loaded if isinstance(one.value, Failure)]
-        images = [one.value for one in loaded if isinstance(one.value, LoadedImage)]
-        times = StageTimes(read_s=sum(one.seconds for one in loaded))
+        """Encode and decode what could be read, measure it, and hand it to the threads that write."""
+        images, failures, read_s = split_loaded(loaded)
+        times = StageTimes(read_s=read_s)
         if not images:
             return _RoundtripCall([], [], failures, 0.0, times)
         try:
@@ -160,14 +161,21 @@ class _Roundtrip:
         except UnreadableImageError as error:
             failures += [Failure(image.key, str(error)) for image in images]
             return _RoundtripCall([], [], failures, 0.0, times)
+        scores, writing = self._measure(images, decoded.value)
+        times += StageTimes(encode_s=encoded.seconds, decode_s=decoded.seconds)
+        return _RoundtripCall(scores, writing, failures, decoded.value[:, 0].numel() / 1e6, times)
+
+    def _measure(
+        self, images: Sequence[LoadedImage], reconstructions: Tensor
+    ) -> tuple[list[ImageMeasured], list[Future[float]]]:
+        """PSNR of `reconstructions`, uint8 [B,3,H,W], and their files, which are being written."""
         scores, writing = [], []
-        for image, reconstruction in zip(images, decoded.value, strict=True):
+        for image, reconstruction in zip(images, reconstructions, strict=True):
             kept = undo_padding(reconstruction.numpy(), image.geometry)
             given = undo_padding(image.pixels.numpy(), image.geometry)
             scores.append(ImageMeasured(image.key, _psnr_db(kept, given)))
             writing.append(self.writer.submit(image.key, kept))
-        times += StageTimes(encode_s=encoded.seconds, decode_s=decoded.seconds)
-        return _RoundtripCall(scores, writing, failures, decoded.value[:, 0].numel() / 1e6, times)
+        return scores, writing
 
 
 def _psnr_db(kept: np.ndarray, given: np.ndarray) -> float:

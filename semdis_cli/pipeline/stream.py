@@ -16,7 +16,7 @@ from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import busy_threads, encoded_calls, image_calls, start_workers
 from semdis_cli.pipeline.decode import DecodeSettings, check_fit, decode_calls, decode_provenance
 from semdis_cli.pipeline.encode import EncodeSettings, plan_encode, take_call
-from semdis_cli.pipeline.images_out import ImagePipe, ImageWriter, StreamNames, too_long
+from semdis_cli.pipeline.images_out import ImageWriter, StreamNames, image_file, too_long
 from semdis_cli.pipeline.overlap import Workers, timed
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.store.claim import claimed_folder
@@ -164,10 +164,11 @@ def decode_single(
             num_failed += 1
             yield Failure(shard.keys[0], str(error))
             continue
-        written = timed(ImagePipe(write, settings.write).write, undo_padding(images[0].numpy(), shard.geometries[0]))
+        file = timed(image_file, undo_padding(images[0].numpy(), shard.geometries[0]), settings.write)
+        write(file.value)
         num_ok += 1
         megapixels = images.shape[2] * images.shape[3] / 1e6
-        yield totals.add(BatchDone(1, megapixels, StageTimes(decode_s=decode_s, write_s=written.seconds)))
+        yield totals.add(BatchDone(1, megapixels, StageTimes(decode_s=decode_s, write_s=file.seconds)))
     yield totals.finish(None, num_ok=num_ok, num_failed=num_failed, sampling=asdict(settings.sampling), latents=_NAME)
 
 

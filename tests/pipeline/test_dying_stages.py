@@ -62,6 +62,17 @@ class BreakingTokenizer(Tokenizer):
         return super().decode(latents, keys, config)
 
 
+class DecodingBreaks(BreakingTokenizer):
+    """Encoding works."""
+
+    def encode(self, images: Tensor, keys: Sequence[str], **options: Any) -> Tensor:
+        return Tokenizer.encode(self, images, keys, **options)
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "DecodingBreaks":
+        return cls(tiny_model(), tokenizer.identity, TokenizerSettings(dtype="float32", batch_size=2))
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
@@ -179,6 +190,31 @@ def test_a_decode_ends_with_the_error_of_writing_an_image(tmp_path: Path, whole:
     (tmp_path / "decoded" / BREAKS_AT).mkdir()  # an image cannot take the place of a folder
     with pytest.raises(UsageError, match=f"{BREAKS_AT}: cannot be written"):
         list(events)
+
+
+def test_a_decode_whose_worker_is_killed_ends_and_can_go_on(tmp_path: Path, whole: Path, tokenizer: Tokenizer) -> None:
+    events = decode(open_latents(whole), tokenizer, DECODING, tmp_path / "decoded")
+    next(events)
+    kill_workers()
+    with pytest.raises((SystemExit, WorkerDiedError)):
+        list(events)
+    list(decode(open_latents(whole), tokenizer, DECODING, tmp_path / "decoded"))
+    assert len(list((tmp_path / "decoded").glob("*.png"))) == NUM_IMAGES
+
+
+def test_a_roundtrip_ends_with_the_error_of_decoding_or_of_writing(
+    tmp_path: Path, photos: Path, tokenizer: Tokenizer
+) -> None:
+    with Loader(SETTINGS.load, 2) as loader:
+        plan = plan_encode(find_images([photos]), loader, tokenizer, SETTINGS)
+        with pytest.raises(BrokenStageError, match="decoding broke"):
+            list(roundtrip(plan, loader, DecodingBreaks.of(tokenizer), SETTINGS, DECODING, tmp_path / "out"))
+        events = roundtrip(plan, loader, tokenizer, SETTINGS, DECODING, tmp_path / "out")
+        next(events)
+        (tmp_path / "out" / BREAKS_AT).unlink(missing_ok=True)
+        (tmp_path / "out" / BREAKS_AT).mkdir()
+        with pytest.raises(UsageError, match=f"{BREAKS_AT}: cannot be written"):
+            list(events)
 
 
 @pytest.mark.parametrize("stage", ["reading", "encoding"])

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from semdis_cli.atomic import publish
 from semdis_cli.data.geometry import undo_padding
-from semdis_cli.data.images import ImageFormat, write_image
+from semdis_cli.data.images import ImageFormat
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import EncodedCall, ImageCall, LatentSettings, encode_call
 from semdis_cli.pipeline.decode import check_fit
-from semdis_cli.pipeline.images_out import WriteSettings
+from semdis_cli.pipeline.images_out import WriteSettings, image_file
 from semdis_cli.pipeline.overlap import Timed
 from semdis_cli.records import Geometry, LoadedImage
 from semdis_cli.store.plan import PlannedShard
@@ -108,8 +108,7 @@ def decode(call: Shard, tokenizer: Tokenizer, sampling: FCDMDiffAEInferenceConfi
 
 def file_of(picture: Picture, settings: WriteSettings) -> bytes:
     """The bytes of an image file."""
-    pixels = undo_padding(picture.pixels.numpy(), picture.geometry)
-    return write_image(pixels.transpose(1, 2, 0), settings.format, settings.quality)
+    return image_file(undo_padding(picture.pixels.numpy(), picture.geometry), settings)
 
 
 def publish_file(folder: Path, number: int, data: bytes) -> None:
