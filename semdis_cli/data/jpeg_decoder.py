@@ -1,4 +1,4 @@
-"""The fastest JPEG decoder on this machine that gives the very bits of Pillow, for the files that nearly all are.
+"""simplejpeg where it is installed and gives the very bits of Pillow, for the JPEGs that nearly all are.
 
 Pillow decodes with the same library, libjpeg-turbo, but hands the file over in pieces and spreads every pixel over four
 bytes; without that, decoding takes two thirds of the time.

@@ -14,8 +14,7 @@ def png_bytes(pixels: np.ndarray) -> bytes:
     """The PNG (W3C, third edition) of [H,W,3] uint8 sRGB. Equal pixels give equal bytes with one version of zlib.
 
     Every row is filtered by the average of its neighbours, which suits pictures. zlib then looks for runs of one byte
-    alone: other repeats are seldom in what is left of a photograph, and finding none of them takes most of the time. Of
-    a photograph of 768x512 px, this makes 0.70 MB in 21 ms; Pillow's level 1 makes 0.73 MB in 46 ms.
+    alone: other repeats are seldom in what is left of a photograph, and finding none of them takes most of the time.
     """
     height, width, _ = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, _BITS, _RGB, 0, 0, 0)

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from semdis_cli.data.exif import turned, unturned_box, upright_size
 from semdis_cli.records import Geometry
 
-_LOBES = 3  # of the Lanczos kernel: how far it reaches, in px of the larger of the two grids
-_MOST_CUT = 8  # torch computes the whole axis: of a row of pixels, enlarged to a square's side, that would be gigabytes
+_LOBES = 3  # of the Lanczos kernel: how far it reaches, in px of the coarser of the two grids
+_MOST_CUT = 8  # torch computes the whole axis first: a row of pixels enlarged to a square's side would take gigabytes
 _PROBE_SIZES = ((7, 30), (30, 7), (64, 64))
 
 
@@ -55,8 +55,8 @@ def fit_pixels(pixels: np.ndarray, geometry: Geometry, orientation: int = 1, fra
     decoded at one `fraction`-th of the size; `ValueError` if they do not have the plan's. The result may share their
     memory.
 
-    Resizing is antialiased Lanczos on sRGB values, rows first and columns then, rounded to 8 bits after each, by what
-    `resize_name` says. Torch's is within 1 level of Pillow's along one axis and within 2 after both, where hardly one
+    Resizing is antialiased Lanczos on sRGB values, along rows first, then along columns, rounded to 8 bits after each,
+    by what `resize_name` says. Torch's is within 1 level of Pillow's along one axis and within 2 after both, where hardly one
     sample in 100 000 is off by 2; Pillow also does the few axes of which most is cut off. Turning comes last: it then
     costs next to nothing. A picture decoded at a fraction begins in the same corner; where its size is no multiple, the
     last pixel stands for a part of one, and the step from pixel to pixel is that of the exact size, so the crop stays
@@ -124,7 +124,7 @@ def _cut(pixels: np.ndarray, stretch: slice, dim: int) -> np.ndarray:
 
 
 def _torch_pass(pixels: np.ndarray, axis: _Axis, dim: int) -> np.ndarray:
-    """[H,W,3] resized along `dim`, by Torch's integer kernels, and cut."""
+    """[H,W,3] resized along `dim`, by torch's integer kernels, and cut."""
     height, width, channels = pixels.shape
     # These strides, also for sides of 1 px, where others would mean the same and end in kernels that fail.
     strides = (height * width * channels, 1, width * channels, channels)
@@ -132,11 +132,11 @@ def _torch_pass(pixels: np.ndarray, axis: _Axis, dim: int) -> np.ndarray:
     if axis.extent == pixels.shape[dim]:
         size = [height, width]
         size[dim] = axis.resized
-        resized = F.interpolate(image, size=size, mode="lanczos", antialias=True)
+        resized = functional.interpolate(image, size=size, mode="lanczos", antialias=True)
     else:
         steps = [1.0, 1.0]
         steps[dim] = axis.resized / axis.extent
-        resized = F.interpolate(image, scale_factor=steps, mode="lanczos", antialias=True)
+        resized = functional.interpolate(image, scale_factor=steps, mode="lanczos", antialias=True)
     return _cut(resized[0].permute(1, 2, 0).numpy(), axis.stretch, dim)
 
 

@@ -32,9 +32,9 @@ def schema(*titles: str) -> Schema:
         re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     )
     by_title = {title.replace("`", ""): text for title, text in sections.items()}
-    pattern = re.compile(r"^\| `([^`]+)`(\??) \| ([a-z ]+) \|", re.MULTILINE)
+    pattern = re.compile(r"^\| `([^|]+)`(\??) \| ([a-z ]+) \|", re.MULTILINE)
     rows = [row for title in titles for row in pattern.findall(by_title[title])]
-    return {name: (kind, not optional) for name, optional, kind in rows}
+    return {name: (kind, not optional) for names, optional, kind in rows for name in names.split("`, `")}
 
 
 def fields(value: dict[str, Any], fixed: Schema, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -133,3 +133,9 @@ def test_a_field_that_is_missing_surplus_or_of_another_type_is_noticed() -> None
     assert problems(json.dumps(good | {"what": None}), "verify: a problem") == ["what: None"]
     del good["file"]
     assert problems(json.dumps(good), "verify: a problem") == ["file is missing"]
+
+
+@pytest.mark.slow
+def test_the_report_of_bench_is_as_documented(run: Run, tiny: Path) -> None:
+    done = run("bench", "--quick", "--json", "-q", "--model", tiny, "--size", "64", "--num-images", "2")
+    assert problems(done.stdout, "bench") == []

@@ -114,6 +114,7 @@ def test_a_damaged_jpeg_gives_what_read_image_gives(
 @pytest.mark.parametrize("path", PHOTOS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("mode", [NATIVE, GeometrySettings(size=64), GeometrySettings(max_pixels=50_000)], ids=str)
 def test_what_decodes_changes_no_bit(path: Path, mode: GeometrySettings) -> None:
+    pytest.importorskip("simplejpeg")
     data = path.read_bytes()
     for settings_ in (EXACT, SCALED):
         fast = load_pixels(data, settings_, mode, 16)

@@ -61,7 +61,7 @@ def test_what_is_timed_runs_warm_first_and_then_in_equal_rounds() -> None:
     assert asked[:3] == [4, 4, 4]
     assert asked[3:] == [rounds.num_units] * 3
     assert rounds.num_units % 4 == 0
-    assert all(0 < seconds < 10 for seconds in rounds.seconds)
+    assert all(seconds > 0 for seconds in rounds.seconds)
 
 
 # ---- The limit ----

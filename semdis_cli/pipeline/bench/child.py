@@ -71,7 +71,7 @@ def answer(request: Request) -> Steps:
     import_torch_s = clock.lap_s()
     from semdis_cli.model.config import FCDMDiffAEInferenceConfig
     from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
-    from semdis_cli.pipeline.bench.model import decode_call, encode_call, run_calls
+    from semdis_cli.pipeline.bench.model import decoding_call, encoding_call, run_calls
     from semdis_cli.pipeline.calls import start_workers
 
     import_rest_s = clock.lap_s()
@@ -84,9 +84,9 @@ def answer(request: Request) -> Steps:
     sampling = FCDMDiffAEInferenceConfig(**request.sampling)
     size, count = request.size, tokenizer.images_per_call(*request.size)
     if request.verb == "encode":
-        call = encode_call(tokenizer, size, count)
+        call = encoding_call(tokenizer, size, count)
     else:
-        call = decode_call(tokenizer, size, count, sampling)
+        call = decoding_call(tokenizer, size, count, sampling)
     with start_workers(tokenizer, request.num_workers) as workers:
         run_calls(call, workers)(1)
         first_call_s = clock.lap_s()

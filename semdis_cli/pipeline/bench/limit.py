@@ -8,7 +8,8 @@ from semdis_cli.pipeline.bench.rounds import Spread
 
 Resource = Literal["cores", "accelerator", "disk"]
 _REACHED = 0.9  # of the limit: what is below it is worth a word
-_SLOWER = 1.05
+_SLOWER = 1.05  # stages beside each other: less may be chance
+_WORTHWHILE = 1.05  # times the limit: what a setting must bring to be named
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def explain(verb: str, limit: Limit, reached: Reached, others: Sequence[Setting]
     rest = "".join(f", {name} {share:.0%}" for name, share in stages if share >= 0.05)
     sentences = [f"{verb} is bound by {first}: it takes {first_share:.0%} of {_NAMES[limit.resource]}{rest}."]
     best = max(others, key=lambda other: other.images_per_s, default=None)
-    if best is not None and best.images_per_s > 1.05 * limit.images_per_s:
+    if best is not None and best.images_per_s > _WORTHWHILE * limit.images_per_s:
         sentences.append(f"{best.option} would raise the limit from {_rate(limit)} to {_rate(best)} images/s.")
     elif limit.without_first_images_per_s is not None:
         without = limit.without_first_images_per_s

@@ -41,7 +41,7 @@ def measure_encode(
     """Encoding images of `size` (H, W) px."""
     flop = tokenizer.encode_flops(*size)
     count = tokenizer.images_per_call(*size)
-    calls = _Calls(encode_call(tokenizer, size, count), encode_call(tokenizer, size, 1), count)
+    calls = _Calls(encoding_call(tokenizer, size, count), encoding_call(tokenizer, size, 1), count)
     return _measure(calls, size, flop, gemm, workers, effort)
 
 
@@ -56,11 +56,11 @@ def measure_decode(
     """Decoding to images of `size` (H, W) px."""
     flop = tokenizer.decode_flops_with_reuse(*size, sampling.num_steps, sampling.pdg)
     count = tokenizer.images_per_call(*size)
-    calls = _Calls(decode_call(tokenizer, size, count, sampling), decode_call(tokenizer, size, 1, sampling), count)
+    calls = _Calls(decoding_call(tokenizer, size, count, sampling), decoding_call(tokenizer, size, 1, sampling), count)
     return _measure(calls, size, flop, gemm, workers, effort)
 
 
-def encode_call(tokenizer: Tokenizer, size: tuple[int, int], count: int) -> ModelCall:
+def encoding_call(tokenizer: Tokenizer, size: tuple[int, int], count: int) -> ModelCall:
     """A call that encodes `count` images of `size` (H, W) px."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (count, 3, *size), dtype=torch.uint8, generator=generator)
@@ -68,7 +68,7 @@ def encode_call(tokenizer: Tokenizer, size: tuple[int, int], count: int) -> Mode
     return lambda: tokenizer.encode(images, keys)
 
 
-def decode_call(
+def decoding_call(
     tokenizer: Tokenizer, size: tuple[int, int], count: int, sampling: FCDMDiffAEInferenceConfig
 ) -> ModelCall:
     """A call that decodes latents to `count` images of `size` (H, W) px."""

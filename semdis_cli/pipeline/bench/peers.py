@@ -15,7 +15,7 @@ from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.pixels import float_to_images, images_to_float
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.bench.machine import intra_op_threads, synchronise
-from semdis_cli.pipeline.bench.model import ModelCall, decode_call, encode_call, run_calls
+from semdis_cli.pipeline.bench.model import ModelCall, decoding_call, encoding_call, run_calls
 from semdis_cli.pipeline.bench.rounds import Effort, Spread, elapsed_s
 from semdis_cli.pipeline.overlap import Workers
 
@@ -148,7 +148,7 @@ def measure_peer(
     images = torch.randint(256, (count, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     grid = (size[0] // kind.downsampling, size[1] // kind.downsampling)
     latents = torch.randn(count, kind.latent_channels, *grid, generator=torch.Generator().manual_seed(0))
-    ours = (encode_call(tokenizer, size, our_count), decode_call(tokenizer, size, our_count, sampling))
+    ours = (encoding_call(tokenizer, size, our_count), decoding_call(tokenizer, size, our_count, sampling))
     theirs = (lambda: _encode(peer, images), lambda: _decode(peer, latents))
     encode, decode = (
         _compare(_Side(run_calls(our, workers), our_count), _Side(their, count), peer, workers, effort)
