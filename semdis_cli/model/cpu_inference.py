@@ -143,15 +143,17 @@ class PackedNetwork:
         """uint8 [B,3,H,W] of any strides -> raw posterior [B,Z,h,w] float32."""
         encoder = self._packed_encoder()
         heads = [encoder.head(group) for group in self._groups(images)]
-        return self._model.encoder.posterior(torch.cat(heads)[: len(images)])
+        return self._model.encoder.posterior(_joined(heads)[: len(images)])
 
     def images(self, latents: Tensor, noise: Tensor, config: FCDMDiffAEInferenceConfig) -> Tensor:
         """Latents [B,Z,h,w], noise [B,3,H,W] (std `pixel_noise_std`) -> uint8 [B,3,H,W]."""
         decoder = self._packed_decoder()
-        z = functional.pixel_shuffle(self._model.dewhiten(latents), self._model.config.bottleneck_patch)
+        z, patch = self._model.dewhiten(latents), self._model.config.bottleneck_patch
+        if patch > 1:  # otherwise it would be a copy
+            z = functional.pixel_shuffle(z, patch)
         limits = (self._model.config.logsnr_min, self._model.config.logsnr_max)
         groups = zip(self._groups(z, patch=1), self._groups(noise), strict=True)
-        return torch.cat([decoder.images(*group, config, limits) for group in groups])[: len(latents)]
+        return _joined([decoder.images(*group, config, limits) for group in groups])[: len(latents)]
 
     def _groups(self, batch: Tensor, patch: int | None = None) -> list[Tensor]:
         """[B,c,H,W] in groups of one size, the last with zeros behind: kernels may add up otherwise for fewer rows."""
@@ -174,6 +176,10 @@ class PackedNetwork:
             if self._decoder is None:
                 self._decoder = PackedDecoder(self._model.decoder, self._model.config.patch_size)
             return self._decoder
+
+
+def _joined(groups: list[Tensor]) -> Tensor:
+    return groups[0] if len(groups) == 1 else torch.cat(groups)
 
 
 def _run(blocks: list[PackedBlock], x: Tensor, shape: tuple[int, int, int], modulations: list[Modulation]) -> Tensor:

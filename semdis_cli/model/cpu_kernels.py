@@ -44,8 +44,9 @@ def onednn_works(dtype: torch.dtype) -> bool:
             ]
     except (AttributeError, RuntimeError, TypeError, NotImplementedError):
         return False
+    rtol, atol = (1e-5, 1e-4) if dtype == torch.float32 else (0.02, 0.05)
     return all(
-        y.dtype in {dtype, torch.float32} and torch.allclose(y.float(), other, rtol=0.02, atol=0.05)
+        y.dtype in {dtype, torch.float32} and torch.allclose(y.float(), other, rtol=rtol, atol=atol)
         for y, other in pairs
     )
 

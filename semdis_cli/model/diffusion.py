@@ -33,8 +33,12 @@ def vp_alpha_sigma(logsnr: Tensor) -> tuple[Tensor, Tensor]:
 
     float32, or float64 if `logsnr` is.
     """
-    logsnr = logsnr.to(torch.promote_types(logsnr.dtype, torch.float32))
-    return torch.sigmoid(logsnr).sqrt(), torch.sigmoid(-logsnr).sqrt()
+    return vp_alpha(logsnr), vp_alpha(-logsnr)
+
+
+def vp_alpha(logsnr: Tensor) -> Tensor:
+    """alpha = sqrt(sigmoid(logsnr)), of -logsnr sigma. float32, or float64 if `logsnr` is."""
+    return torch.sigmoid(logsnr.to(torch.promote_types(logsnr.dtype, torch.float32))).sqrt()
 
 
 def add_noise(x0: Tensor, noise: Tensor, logsnr: Tensor) -> Tensor:

@@ -47,4 +47,4 @@ class Encoder(nn.Module):
         return EncoderPosterior(mean=self._fold(self.norm_out(mean)), logsnr=self._fold(logsnr))
 
     def _fold(self, x: Tensor) -> Tensor:
-        return functional.pixel_unshuffle(x, self.bottleneck_patch)
+        return x if self.bottleneck_patch == 1 else functional.pixel_unshuffle(x, self.bottleneck_patch)  # it copies

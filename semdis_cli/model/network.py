@@ -129,12 +129,11 @@ def _first_line(error: RuntimeError) -> str:
 
 
 def choose_network(model: FCDMDiffAE, *, compiled: bool = False) -> tuple[Network, str | None]:
-    """Packed weights for bfloat16 on a CPU whose PyTorch has the operators; else the plain modules, or compiled ones.
+    """Packed weights on a CPU whose PyTorch has the operators for the dtype; else the plain modules, or compiled ones.
 
-    Also why it is not compiled, if that was asked for: packed weights are as fast on a CPU, without the wait. float32
-    gains nothing from packing that would be worth a second set of last bits.
+    Also why it is not compiled, if that was asked for: packed weights are as fast on a CPU, without the wait.
     """
-    if model.device.type == "cpu" and model.dtype == torch.bfloat16 and onednn_works(model.dtype):
+    if model.device.type == "cpu" and onednn_works(model.dtype):
         return PackedNetwork(model), "not compiled: packed weights are as fast on a CPU" if compiled else None
     return CompiledNetwork(model) if compiled else PlainNetwork(model), None
 

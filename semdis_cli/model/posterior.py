@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from semdis_cli.model.diffusion import vp_alpha_sigma
+from semdis_cli.model.diffusion import vp_alpha
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class EncoderPosterior:
     @property
     def alpha(self) -> Tensor:
         """[B,Z,h,w] float32 in (0, 1)."""
-        return vp_alpha_sigma(self.logsnr)[0]
+        return vp_alpha(self.logsnr)
 
     @property
     def sigma(self) -> Tensor:
         """[B,Z,h,w] float32 in (0, 1)."""
-        return vp_alpha_sigma(self.logsnr)[1]
+        return vp_alpha(-self.logsnr)
 
     def mode(self) -> Tensor:
         """alpha * mean: the raw latents that are stored."""

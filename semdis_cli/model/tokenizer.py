@@ -214,7 +214,7 @@ class Tokenizer:
         shape = (self.model.config.in_channels, height, width)
 
         def call(part: slice, size: int) -> Tensor:
-            noise = torch.stack([image_noise("pixels", config.seed or 0, key, shape) for key in keys[part]])
+            noise = _noise_of_images("pixels", config.seed or 0, keys[part], shape)
             noise *= self.model.config.pixel_noise_std
             with self._streams.current():
                 batch = self._padded(latents[part], size), self._padded(noise, size)
@@ -263,7 +263,7 @@ class Tokenizer:
             if sample_seed is None:
                 return self.model.whiten(posterior[rows].mode())
             shape = tuple(posterior.mean.shape[1:])
-            eps = torch.stack([image_noise("posterior", sample_seed, key, shape) for key in keys[rows]])
+            eps = _noise_of_images("posterior", sample_seed, keys[rows], shape)
             return self.model.whiten(posterior[rows].sample_with(to_device(eps, self.model.device)))
 
         step = 1 if self.is_on_cpu else len(keys)
@@ -278,11 +278,19 @@ class Tokenizer:
             torch.set_num_threads(self._num_threads)
 
 
-def image_noise(purpose: str, seed: int, key: str, shape: tuple[int, ...]) -> Tensor:
+def image_noise(purpose: str, seed: int, key: str, shape: tuple[int, ...], out: Tensor | None = None) -> Tensor:
     """Standard normal float32 noise of one image, the same wherever and beside whatever it is computed.
 
-    `purpose` keeps the streams of encoding and decoding apart.
+    `purpose` keeps the streams of encoding and decoding apart. `out`: where to draw it, contiguous.
     """
     text = f"{purpose}\0{seed}\0{key}".encode(errors="surrogatepass")
     generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1)
-    return torch.randn(shape, generator=generator)
+    return torch.randn(shape, generator=generator, out=out)
+
+
+def _noise_of_images(purpose: str, seed: int, keys: Sequence[str], shape: tuple[int, ...]) -> Tensor:
+    """[len(keys), *shape]."""
+    noise = torch.empty(len(keys), *shape)
+    for image, key in zip(noise, keys, strict=True):
+        image_noise(purpose, seed, key, shape, out=image)
+    return noise

@@ -18,7 +18,7 @@ from semdis_cli.model.cpu_inference import PackedNetwork, images_of_a_group
 from semdis_cli.model.cpu_kernels import CHUNK_ROWS, onednn_works
 from semdis_cli.model.network import PlainNetwork, choose_network
 from semdis_cli.model.pixels import float_to_images, images_to_float, images_to_patches, patches_to_images
-from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer, TokenizerSettings
+from semdis_cli.model.tokenizer import DtypeName, ModelIdentity, Tokenizer, TokenizerSettings, find_dtype
 from tests.worlds import tiny_model
 
 needs_onednn = pytest.mark.skipif(not onednn_works(torch.bfloat16), reason="this CPU or PyTorch has no such kernels")
@@ -28,6 +28,20 @@ GUIDED = FCDMDiffAEInferenceConfig(3, "dpmpp_2m", "cosine", pdg=True, pdg_streng
 # scaled in place of its maps (48 x 48).
 SIZES = [(256, 256), (32, 48), (80, 144), (448, 384), (768, 768)]
 
+DTYPES: tuple[DtypeName, ...] = ("bfloat16", "float32")
+every_dtype = pytest.mark.parametrize(
+    "dtype",
+    [
+        pytest.param(
+            name,
+            marks=pytest.mark.skipif(
+                not onednn_works(find_dtype(name, torch.device("cpu"))),
+                reason="this CPU or PyTorch has no such kernels",
+            ),
+        )
+        for name in DTYPES
+    ],
+)
 every_size = pytest.mark.parametrize("size", SIZES, ids=[f"{height}x{width}" for height, width in SIZES])
 
 
@@ -50,9 +64,9 @@ def decode_float(model: FCDMDiffAE, latents: Tensor, noise: Tensor, config: FCDM
     return model.decode(latents, *noise.shape[2:], inference_config=config, noise=noise)
 
 
-def tiny_tokenizer(**changes: Any) -> Tokenizer:
+def tiny_tokenizer(dtype: DtypeName = "bfloat16", **changes: Any) -> Tokenizer:
     identity = ModelIdentity("tiny", "folder", None, "0" * 64, "1" * 64)
-    return Tokenizer(tiny_model(**changes), identity, TokenizerSettings("cpu", "bfloat16"))
+    return Tokenizer(tiny_model(**changes), identity, TokenizerSettings("cpu", dtype))
 
 
 # --- the same function ----------------------------------------------------------------------------------------------
@@ -116,6 +130,27 @@ def test_every_kind_of_model_can_be_packed(changes: dict[str, Any]) -> None:
     assert relative_error(decoded, float_to_images(decode_float(full, latents, noise, GUIDED))) < 0.02
 
 
+@pytest.mark.skipif(not onednn_works(torch.float32), reason="this CPU or PyTorch has no such kernels")
+@every_size
+@torch.inference_mode()
+def test_packed_float32_is_float32(size: tuple[int, int]) -> None:
+    """A dozen roundings of 6e-8 away from float64, like the plain modules."""
+    model = tiny_model(depthwise_kernel_size=7)
+    exact = copy.deepcopy(model).double()
+    images = smooth_images(3, size)
+    noise = 0.558 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    posterior = PackedNetwork(model).posterior(images)
+    head = exact.encoder.to_bottleneck
+    expected = exact.encode_posterior(images.double() / 127.5 - 1)
+    assert head.weight.dtype == torch.float64
+    for name in ("mean", "logsnr"):
+        assert relative_error(getattr(posterior, name), getattr(expected, name)) < 2e-6
+    latents = model.whiten(posterior.mode())
+    plain, packed = (network(model).images(latents, noise, GUIDED) for network in (PlainNetwork, PackedNetwork))
+    assert (plain.int() - packed.int()).abs().max() <= 1
+    assert (plain != packed).float().mean() < 1e-3
+
+
 @needs_onednn
 @torch.inference_mode()
 def test_a_channel_that_is_zero_everywhere_stays_finite() -> None:
@@ -129,10 +164,12 @@ def test_a_channel_that_is_zero_everywhere_stays_finite() -> None:
 # --- the same bytes -------------------------------------------------------------------------------------------------
 
 
-@needs_onednn
+@every_dtype
 @every_size
-def test_an_images_bytes_do_not_depend_on_how_many_come_with_it_nor_on_its_place(size: tuple[int, int]) -> None:
-    tokenizer = tiny_tokenizer(depthwise_kernel_size=7)
+def test_an_images_bytes_do_not_depend_on_how_many_come_with_it_nor_on_its_place(
+    size: tuple[int, int], dtype: DtypeName
+) -> None:
+    tokenizer = tiny_tokenizer(dtype, depthwise_kernel_size=7)
     count = tokenizer.images_per_call(*size)
     images = smooth_images(count, size)
     keys = [f"{i}" for i in range(count)]
@@ -146,19 +183,19 @@ def test_an_images_bytes_do_not_depend_on_how_many_come_with_it_nor_on_its_place
     assert torch.equal(backwards.flip(0), together)
 
 
-@needs_onednn
-def test_a_larger_batch_size_changes_no_byte() -> None:
+@every_dtype
+def test_a_larger_batch_size_changes_no_byte(dtype: DtypeName) -> None:
     images, keys = smooth_images(7, (192, 192)), [f"{i}" for i in range(7)]
     identity = ModelIdentity("tiny", "folder", None, "", "")
-    seven = Tokenizer(tiny_model(), identity, TokenizerSettings("cpu", "bfloat16", batch_size=7))
+    seven = Tokenizer(tiny_model(), identity, TokenizerSettings("cpu", dtype, batch_size=7))
     latents = seven.encode(images, keys)
-    assert torch.equal(tiny_tokenizer().encode(images[:3], keys[:3]), latents[:3])
+    assert torch.equal(tiny_tokenizer(dtype).encode(images[:3], keys[:3]), latents[:3])
 
 
-@needs_onednn
+@every_dtype
 @pytest.mark.parametrize("num_threads", [2, 4])
-def test_calls_at_once_in_several_threads_give_the_same_bytes(num_threads: int) -> None:
-    tokenizer, calm = tiny_tokenizer(), tiny_tokenizer()
+def test_calls_at_once_in_several_threads_give_the_same_bytes(num_threads: int, dtype: DtypeName) -> None:
+    tokenizer, calm = tiny_tokenizer(dtype), tiny_tokenizer(dtype)
     batches = [smooth_images(1, size, seed) for seed in range(3) for size in SIZES]
     expected = [calm.encode(batch, ["a"]) for batch in batches]
     pictures = [calm.decode(latents, ["a"], GUIDED) for latents in expected]
@@ -220,8 +257,8 @@ def test_a_group_fills_the_rows_of_a_map_but_never_beyond(grid: tuple[int, int],
 # --- where it does not run ------------------------------------------------------------------------------------------
 
 
-def test_float32_stays_with_the_plain_modules() -> None:
-    network, note = choose_network(tiny_model())
+def test_a_dtype_without_operators_stays_with_the_plain_modules() -> None:
+    network, note = choose_network(tiny_model().double())
     assert network.kernels == "torch"
     assert note is None
 

@@ -103,24 +103,6 @@ def test_noise_is_added_with_each_images_own_logsnr(seed: int, logsnr: tuple[flo
     assert_close(diffusion.add_noise(tensor(x0), tensor(noise), torch.tensor(logsnr)), expected)
 
 
-@given(seed=seeds, logsnr=logsnrs)
-@quick
-def test_the_implied_noise_is_the_reference_noise(seed: int, logsnr: float) -> None:
-    x_t, x0_hat = image(seed), image(seed + 1)
-    expected = fcdm.implied_noise(x_t, x0_hat, np.array(logsnr))
-    # The difference is rounded before it is divided by sigma.
-    atol = 1e-6 / float(fcdm.vp_sigma(np.array(logsnr)))
-    assert_close(diffusion.implied_noise(tensor(x_t), tensor(x0_hat), tensor(logsnr)), expected, atol=atol)
-
-
-@given(seed=seeds, logsnr=st.floats(-10.0, 2.0, width=32))
-@quick
-def test_the_implied_noise_is_the_noise_that_was_added(seed: int, logsnr: float) -> None:
-    x0, noise, level = tensor(image(seed)), tensor(image(seed + 1)), tensor(logsnr)
-    recovered = diffusion.implied_noise(diffusion.add_noise(x0, noise, level), x0, level)
-    assert_close(recovered, noise.double().numpy(), atol=5e-6)
-
-
 # --- time grid ------------------------------------------------------------------------------------------------------
 
 
