@@ -108,9 +108,13 @@ def check_free_space(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise NoSpaceError(
-            f"{folder}: needs {needed_bytes / 2**20:,.1f} MiB, but the disk has {free / 2**20:,.1f} MiB free; "
+            f"{folder}: needs {_size(needed_bytes)}, but the disk has {_size(free)} free; "
             "make room or choose another -o"
         )
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:,.1f} MiB" if num_bytes >= 2**20 else f"{num_bytes / 2**10:,.1f} KiB"
 
 
 def explain_write_error(path: Path, error: OSError) -> UsageError | NoSpaceError:

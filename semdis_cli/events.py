@@ -8,8 +8,7 @@ from typing import Any
 class StageTimes:
     """Seconds of the run's stages, summed over all threads; `wait_s` is what no stage accounts for.
 
-    `write_s`: making files' bytes or, of latents, hashing and writing them too; waiting for the disk over images is in
-    none of them.
+    `publish_s` is spent beside those threads: hashing and writing shards. Waiting for the disk over images is in none.
     """
 
     read_s: float = 0.0
@@ -17,6 +16,7 @@ class StageTimes:
     decode_s: float = 0.0
     write_s: float = 0.0
     wait_s: float = 0.0
+    publish_s: float = 0.0
 
     def __add__(self, other: "StageTimes") -> "StageTimes":
         return StageTimes(
@@ -25,6 +25,7 @@ class StageTimes:
             self.decode_s + other.decode_s,
             self.write_s + other.write_s,
             self.wait_s + other.wait_s,
+            self.publish_s + other.publish_s,
         )
 
 

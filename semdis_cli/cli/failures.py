@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
+from typing import NoReturn
 
 from semdis_cli.cli.report import OutputClosedError, one_line, say
 from semdis_cli.errors import ExitCode, SemdisError
@@ -32,8 +33,17 @@ def run_guarded(app: Callable[[], object]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(error.exit_code)
     except SemdisError as error:
-        say(f"semdis: {one_line(str(error))}")
-        sys.exit(error.exit_code)
+        _end(error)
+    except RuntimeError as error:
+        stopped = error.__context__  # where a signal came between two steps of Python's own locks
+        if not isinstance(stopped, InterruptedRunError):
+            raise
+        _end(stopped)
+
+
+def _end(error: SemdisError) -> NoReturn:
+    say(f"semdis: {one_line(str(error))}")
+    sys.exit(error.exit_code)
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:

@@ -57,10 +57,10 @@ def fit_pixels(pixels: np.ndarray, geometry: Geometry, orientation: int = 1, fra
 
     Resizing is antialiased Lanczos on sRGB values, along rows first, then along columns, rounded to 8 bits after each,
     by what `resize_name` says. Torch's is within 1 level of Pillow's along one axis and within 2 after both, where
-    hardly one sample in 100 000 is off by 2; Pillow also does the few axes of which most is cut off. Turning comes last:
-    it then costs next to nothing. A picture decoded at a fraction begins in the same corner; where its size is no
-    multiple, the last pixel stands for a part of one, and the step from pixel to pixel is that of the exact size, so the
-    crop stays where it was.
+    hardly one sample in 100 000 is off by 2; Pillow also does the few axes of which most is cut off. Turning comes
+    last: it then costs next to nothing. A picture decoded at a fraction begins in the same corner; where its size is no
+    multiple, the last pixel stands for a part of one, and the step from pixel to pixel is that of the exact size, so
+    the crop stays where it was.
     """
     stored = upright_size(geometry.source, orientation)
     if pixels.shape != (*(-(-side // fraction) for side in stored), 3):

@@ -124,7 +124,7 @@ class FCDMDiffAE(nn.Module):
 
     def encode_posterior(self, images: Tensor) -> EncoderPosterior:
         """[B,3,H,W] in [-1,1] -> raw posterior, float32 [B,Z,h,w]. Raises `ValueError` for sizes off the patch grid."""
-        self._check_size(images.shape[-2], images.shape[-1])
+        self.check_size(images.shape[-2], images.shape[-1])
         posterior: EncoderPosterior = self.encoder(images.to(self.device, self.dtype))
         return posterior
 
@@ -169,7 +169,7 @@ class FCDMDiffAE(nn.Module):
         CPU from `inference_config.seed`. Raises `ValueError` if the sizes do not fit.
         """
         config = inference_config or FCDMDiffAEInferenceConfig()
-        self._check_latents(latents, height, width)
+        self.check_latents(latents, height, width)
         shape = (latents.shape[0], self.config.in_channels, height, width)
         if noise is None:
             noise = self.draw_noise(shape, config.seed)
@@ -201,13 +201,15 @@ class FCDMDiffAE(nn.Module):
             latents = self.encode(images.to(self.device))
         return self.decode(latents, images.shape[-2], images.shape[-1], inference_config=inference_config)
 
-    def _check_size(self, height: int, width: int) -> None:
+    def check_size(self, height: int, width: int) -> None:
+        """Raise `ValueError` for image sizes off the patch grid."""
         patch = self.config.effective_patch_size
         if height < 1 or width < 1 or height % patch or width % patch:
             raise ValueError(f"image size {height}x{width} is not a multiple of {patch} pixels on both sides")
 
-    def _check_latents(self, latents: Tensor, height: int, width: int) -> None:
-        self._check_size(height, width)
+    def check_latents(self, latents: Tensor, height: int, width: int) -> None:
+        """Raise `ValueError` unless these are latents [B,Z,h,w] of images of that size."""
+        self.check_size(height, width)
         patch, channels = self.config.effective_patch_size, self.config.latent_channels
         expected = (channels, height // patch, width // patch)
         if latents.ndim != 4 or tuple(latents.shape[1:]) != expected:

@@ -141,12 +141,14 @@ class PackedNetwork:
 
     def posterior(self, images: Tensor) -> EncoderPosterior:
         """uint8 [B,3,H,W] of any strides -> raw posterior [B,Z,h,w] float32."""
+        self._model.check_size(*images.shape[2:])
         encoder = self._packed_encoder()
         heads = [encoder.head(group) for group in self._groups(images)]
         return self._model.encoder.posterior(_joined(heads)[: len(images)])
 
     def images(self, latents: Tensor, noise: Tensor, config: FCDMDiffAEInferenceConfig) -> Tensor:
         """Latents [B,Z,h,w], noise [B,3,H,W] (std `pixel_noise_std`) -> uint8 [B,3,H,W]."""
+        self._model.check_latents(latents, *noise.shape[2:])
         decoder = self._packed_decoder()
         z, patch = self._model.dewhiten(latents), self._model.config.bottleneck_patch
         if patch > 1:  # otherwise it would be a copy

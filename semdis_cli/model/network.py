@@ -131,9 +131,10 @@ def _first_line(error: RuntimeError) -> str:
 def choose_network(model: FCDMDiffAE, *, compiled: bool = False) -> tuple[Network, str | None]:
     """Packed weights on a CPU whose PyTorch has the operators for the dtype; else the plain modules, or compiled ones.
 
-    Also why it is not compiled, if that was asked for: packed weights are as fast on a CPU, without the wait.
+    Also why it is not compiled, if that was asked for: packed weights are as fast on a CPU, without the wait. PyTorch's
+    own switch for oneDNN, `torch.backends.mkldnn.enabled`, switches packed weights off too.
     """
-    if model.device.type == "cpu" and onednn_works(model.dtype):
+    if model.device.type == "cpu" and bool(torch.backends.mkldnn.enabled) and onednn_works(model.dtype):
         return PackedNetwork(model), "not compiled: packed weights are as fast on a CPU" if compiled else None
     return CompiledNetwork(model) if compiled else PlainNetwork(model), None
 

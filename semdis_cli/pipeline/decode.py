@@ -21,6 +21,7 @@ from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
 
 _SHARDS_HELD = 2
+_SHARE_OF_EVENT = 1 / 1024  # of the room for calls: they are small, but there may be very many
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def decode_calls(
 
     def share(call: Shard | Event) -> float:
         if not isinstance(call, Shard):
-            return 0.0
+            return _SHARE_OF_EVENT
         return share_of_call(_bucket(call, tokenizer), len(call.keys), tokenizer, workers)
 
     for result in in_order(calls, start, share):

@@ -252,7 +252,7 @@ class _Publisher:
             return
         self._published.result()
         shard, self._shard, self._published = self._shard, None, None
-        yield BatchDone(0, 0.0, StageTimes(write_s=shard.publish_s))
+        yield BatchDone(0, 0.0, StageTimes(publish_s=shard.publish_s))
         if shard.published is not None:
             yield ShardPublished(shard.name, shard.num_images, shard.published.num_bytes)
 

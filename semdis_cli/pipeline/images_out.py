@@ -97,18 +97,36 @@ class ImageWriter:
         self._names = names
         self._settings = settings
         self._workers = workers
-        self._swept: set[Path] = set()
+        self._seen: set[Path] = set()
+        self._not_made: set[Path] = set()  # when they were seen
+        self._swept: set[tuple[int, int]] = set()  # device and number of each folder
 
     def exists(self, key: str) -> bool:
         """Whether the image of `key` was written by an earlier run."""
         return self._path(key).is_file()
 
     def sweep_beside(self, key: str) -> None:
-        """Remove what a killed run left in the folder of the image of `key`, if nobody has looked there yet."""
+        """Remove what a killed run left in the folder of the image of `key`, if nobody has looked there yet.
+
+        A folder may have several names (links, spelling on some disks). One that this run makes holds nothing of a
+        killed one.
+        """
         folder = self._path(key).parent
-        if folder not in self._swept and folder.is_dir() and folder.resolve().is_relative_to(self._root):
+        if folder in self._seen:
+            return
+        self._seen.add(folder)
+        place = _place(folder)
+        if place is None:
+            self._not_made.add(folder)
+            return
+        for other in tuple(self._not_made):
+            made = _place(other)
+            if made is not None:
+                self._not_made.discard(other)
+                self._swept.add(made)
+        if place not in self._swept and folder.resolve().is_relative_to(self._root):
             sweep_temporaries(folder)
-        self._swept.add(folder)
+        self._swept.add(place)
 
     def submit(self, key: str, pixels: np.ndarray) -> "Future[float]":
         """Write one image, uint8 [3,H,W], soon; the result is the seconds that making its bytes took.
@@ -128,3 +146,11 @@ class ImageWriter:
 
     def _path(self, key: str) -> Path:
         return self._root / self._names[key]
+
+
+def _place(folder: Path) -> tuple[int, int] | None:
+    """What a folder is known by, whatever it is called; None if there is none of that name."""
+    if not folder.is_dir():
+        return None
+    status = folder.stat()
+    return status.st_dev, status.st_ino

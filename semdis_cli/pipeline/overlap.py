@@ -5,6 +5,7 @@ while there is anything to do, and no two threads ever want the same core. Besid
 of its own.
 """
 
+import atexit
 import heapq
 import os
 import threading
@@ -12,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from enum import IntEnum
 from itertools import count
 from typing import Any, Generic, NamedTuple, Self, TypeVar
@@ -62,7 +64,9 @@ class WorkPool:
         self.num_threads = num_threads
         self._tasks: list[tuple[int, int, Future[Any], Callable[..., Any], tuple[Any, ...]]] = []
         self._numbers = count()
-        self._changed = threading.Condition()
+        # A lock of its own for `with`: that of a condition is Python code, in which a signal could leave it locked.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._is_closed = False
         self._death: BaseException | None = None
         self._threads = [
@@ -70,12 +74,15 @@ class WorkPool:
         ]
 
     def __enter__(self) -> Self:
+        self._torch_threads = torch.get_num_threads()
         for thread in self._threads:
             thread.start()
+        atexit.register(self.__exit__)  # a run that nobody finished: threads must not be in C++ code when Python ends
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._changed:
+        atexit.unregister(self.__exit__)
+        with self._lock:
             self._is_closed = True
             dropped, self._tasks = self._tasks, []
             self._changed.notify_all()
@@ -83,6 +90,7 @@ class WorkPool:
             task[2].cancel()
         for thread in self._threads:
             thread.join()
+        torch.set_num_threads(self._torch_threads)  # what a thread sets is also what new ones get
 
     def submit(self, urgency: Urgency, function: Callable[..., T], *args: Any) -> "Future[T]":
         """Have `function(*args)` called in one of the threads, soon. Raises `WorkerDiedError` if one of them is dead.
@@ -90,7 +98,7 @@ class WorkPool:
         In a pool that is closed already, the task is cancelled: nobody waits for it any more.
         """
         future: Future[T] = Future()
-        with self._changed:
+        with self._lock:
             if self._death is not None:
                 raise WorkerDiedError(f"a thread of the pool died ({self._death!r})") from self._death
             if self._is_closed:
@@ -110,26 +118,26 @@ class WorkPool:
             self._die(error, taken)
 
     def _work_once(self, taken: "deque[Future[Any]]") -> bool:
-        """Wait for a task, note its future in `taken` and run it; False if the pool is closed."""
-        with self._changed:
+        """Wait for a task, note its future in `taken` while it runs; False if the pool is closed."""
+        with self._lock:
             while not self._tasks and not self._is_closed:
                 self._changed.wait()
             if self._is_closed:
                 return False
             taken.append(self._tasks[0][2])
             _, _, future, function, args = heapq.heappop(self._tasks)
-        if not future.set_running_or_notify_cancel():
-            return True
-        try:
-            result = function(*args)
-        except BaseException as error:  # noqa: BLE001 (whoever waits for the result gets it, whatever it is)
-            future.set_exception(error)
-        else:
-            future.set_result(result)
+        if future.set_running_or_notify_cancel():
+            try:
+                result = function(*args)
+            except BaseException as error:  # noqa: BLE001 (whoever waits for the result gets it, whatever it is)
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+        taken.clear()  # a thread that waits must not hold on to a result
         return True
 
     def _die(self, error: BaseException, taken: "deque[Future[Any]]") -> None:
-        with self._changed:
+        with self._lock:
             self._death = error
             left, self._tasks = self._tasks, []
             self._changed.notify_all()
@@ -158,10 +166,11 @@ class Workers:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._model_pool is not self._pool:
-            self._model_pool.__exit__(*error)
-        self._pool.__exit__(*error)
-        self._disk.shutdown(cancel_futures=True)
+        with ExitStack() as steps:  # whatever happens in one, the next is done: nothing may be written after this
+            steps.callback(self._disk.shutdown, cancel_futures=True)
+            steps.push(self._pool)
+            if self._model_pool is not self._pool:
+                steps.push(self._model_pool)
 
     @property
     def num_threads(self) -> int:
@@ -213,7 +222,7 @@ class Workers:
         """Have `function` called with the results of `futures`, at least one; if one of them fails, so does this."""
         assert futures, "there must be something to wait for"
         outcome: Future[R] = Future()
-        remaining, lock = len(futures), threading.Lock()
+        remaining, lock, waited_for = len(futures), threading.Lock(), list(futures)
 
         def count_down(_: "Future[T]") -> None:
             nonlocal remaining
@@ -221,7 +230,9 @@ class Workers:
                 remaining -= 1
                 if remaining:
                     return
-            _hand_on(outcome, lambda: self.submit(urgency, function, [future.result() for future in futures]))
+                done = waited_for.copy()
+                waited_for.clear()  # a future keeps its callbacks: if they kept it, both would stay, with the result
+            _hand_on(outcome, lambda: self.submit(urgency, function, [future.result() for future in done]))
 
         for future in futures:
             future.add_done_callback(count_down)
@@ -254,9 +265,16 @@ def in_order(items: Iterable[T], start: "Callable[[T], Future[R]]", share_of_roo
     under way. Raises what a task raised, when its turn comes.
     """
     pending: deque[tuple[float, Future[R]]] = deque()
-    for item in items:
+    remaining = iter(items)
+    while True:
+        while pending and pending[0][1].done():  # before more is asked for: that may take its time
+            yield pending.popleft()[1].result()
+        try:
+            item = next(remaining)
+        except StopIteration:
+            break
         share = share_of_room(item)
-        while pending and (pending[0][1].done() or sum(other for other, _ in pending) + share > 1 + _ROUNDING):
+        while pending and sum(other for other, _ in pending) + share > 1 + _ROUNDING:
             yield pending.popleft()[1].result()
         pending.append((share, start(item)))
     while pending:

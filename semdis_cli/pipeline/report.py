@@ -44,7 +44,7 @@ class RunTotals:
         none.
         """
         elapsed_s = max(time.perf_counter() - self._started, 1e-9)  # a clock may stand still
-        idle_s = self._num_threads * elapsed_s - sum(asdict(self._times).values())
+        idle_s = self._num_threads * elapsed_s - (sum(asdict(self._times).values()) - self._times.publish_s)
         times = self._times + StageTimes(wait_s=max(0.0, idle_s))
         report: dict[str, Any] = {
             "command": self._verb,

@@ -127,7 +127,7 @@ class LatentSetWriter:
     def open_shard(self, planned: PlannedShard, layout: LatentLayout) -> ShardWriter:
         """A writer for one planned shard; leaving its `with` normally publishes it.
 
-        Raises `NoSpaceError` where the disk has become too full for it, before anything is computed.
+        Raises `NoSpaceError` where the disk has become too full for it; one that is being published is not counted.
         """
         check_free_space(self.root, _written_bytes(planned, layout))
         folder = self.root / SHARD_FOLDER

@@ -20,8 +20,11 @@ KEYS = [f"{i}.png" for i in range(9)]
 
 
 def tiny_tokenizer(batch_size: Any = 8, dtype: Any = "float32") -> Tokenizer:
+    """One that runs the plain modules, as on a GPU."""
     identity = ModelIdentity("tiny", "folder", None, "0" * 64, "1" * 64)
-    return Tokenizer(tiny_model(), identity, TokenizerSettings("cpu", dtype, batch_size))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends.mkldnn, "enabled", False)
+        return Tokenizer(tiny_model(), identity, TokenizerSettings("cpu", dtype, batch_size))
 
 
 def random_images(count: int, height: int = 32, width: int = 48) -> Tensor:

@@ -140,9 +140,7 @@ def test_packed_float32_is_float32(size: tuple[int, int]) -> None:
     images = smooth_images(3, size)
     noise = 0.558 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
     posterior = PackedNetwork(model).posterior(images)
-    head = exact.encoder.to_bottleneck
     expected = exact.encode_posterior(images.double() / 127.5 - 1)
-    assert head.weight.dtype == torch.float64
     for name in ("mean", "logsnr"):
         assert relative_error(getattr(posterior, name), getattr(expected, name)) < 2e-6
     latents = model.whiten(posterior.mode())
@@ -261,6 +259,21 @@ def test_a_dtype_without_operators_stays_with_the_plain_modules() -> None:
     network, note = choose_network(tiny_model().double())
     assert network.kernels == "torch"
     assert note is None
+
+
+def test_pytorchs_switch_for_onednn_switches_packed_weights_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    network, _ = choose_network(tiny_model())
+    assert network.kernels == "torch"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sizes_off_the_patch_grid_and_other_latents_are_refused(dtype: DtypeName) -> None:
+    tokenizer = tiny_tokenizer(dtype)
+    with pytest.raises(ValueError, match="not a multiple of 16 pixels"):
+        tokenizer.encode(torch.zeros(1, 3, 40, 32, dtype=torch.uint8), ["a"])
+    with pytest.raises(ValueError, match="latents are"):
+        tokenizer.decode(torch.zeros(1, 5, 2, 3), ["a"])
 
 
 FALLBACK = """

@@ -1,10 +1,14 @@
 """Threads that read, compute and write at once: what goes first, what order comes out, and how a run ends."""
 
 import ctypes
+import gc
+import subprocess
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 import pytest
 import torch
@@ -230,7 +234,69 @@ def test_what_is_done_is_handed_on_before_more_is_asked_for(pool: WorkPool) -> N
             yield number
 
     seen.extend("got one" for _ in in_order(items(), lambda _: done, lambda _: 0.01))
-    assert seen == ["asked for 0", "asked for 1", "got one", "asked for 2", "got one", "got one"]
+    assert seen == ["asked for 0", "got one", "asked for 1", "got one", "asked for 2", "got one"]
+
+
+def test_results_that_were_handed_on_are_let_go_without_a_collector_of_cycles() -> None:
+    class Big:
+        """What takes much memory."""
+
+    alive: list[weakref.ref[Big]] = []
+
+    def read() -> Big:
+        one = Big()
+        alive.append(weakref.ref(one))
+        return one
+
+    gc.collect()
+    gc.disable()
+    try:
+        with Workers(2) as workers:
+
+            def start(_: int) -> "Future[int]":
+                reads = [workers.submit(Urgency.READ, read) for _ in range(2)]
+                return workers.submit_after(reads, Urgency.MODEL, len)
+
+            assert list(in_order(range(50), start, lambda _: 0.25)) == [2] * 50
+            deadline = time.monotonic() + _LONG_S
+            while any(one() is not None for one in alive) and time.monotonic() < deadline:
+                time.sleep(0.001)  # the last thread may be at its last steps
+            assert len(alive) == 100
+            assert not any(one() is not None for one in alive)
+    finally:
+        gc.enable()
+
+
+def test_torch_has_its_threads_back_afterwards() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with Workers(2, num_model_threads=1) as workers:
+            workers.submit(Urgency.READ, len, "abc").result(_LONG_S)
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result(_LONG_S) == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("ending", ["", "raise SystemError('ours')"])
+def test_a_program_that_leaves_a_run_in_the_middle_ends_like_any_other(ending: str) -> None:
+    source = f"""
+import torch
+from semdis_cli.pipeline.overlap import Urgency, WorkPool
+def run():
+    with WorkPool(2) as pool:
+        for _ in range(1000):
+            pool.submit(Urgency.MODEL, lambda: torch.randn(600, 600) @ torch.randn(600, 600))
+        yield 1
+        yield 2
+events = run()
+next(events)
+{ending}
+"""
+    done = subprocess.run([sys.executable, "-c", source], check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == (1 if ending else 0), done.stderr
+    assert ("SystemError: ours" in done.stderr) == bool(ending)
 
 
 def test_an_error_comes_in_its_turn(pool: WorkPool) -> None:

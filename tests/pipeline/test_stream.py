@@ -4,7 +4,7 @@ import io
 import tarfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import cast
 
 import numpy as np
@@ -21,7 +21,8 @@ from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
 from semdis_cli.pipeline.decode import DecodeSettings, decode
 from semdis_cli.pipeline.encode import EncodeSettings, encode
-from semdis_cli.pipeline.images_out import StreamNames, WriteSettings
+from semdis_cli.pipeline.images_out import ImageWriter, StreamNames, WriteSettings
+from semdis_cli.pipeline.overlap import Workers
 from semdis_cli.pipeline.stream import LatentStream, decode_stream, encode_stream
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shards import Shard, parse_shard, shard_bytes
@@ -320,3 +321,23 @@ def test_names_go_to_the_first_that_comes() -> None:
     with pytest.raises(StoreError, match="folder"):
         names.claim("d.png/x.jpg")
     assert str(names.claim("a.webp/x.jpg")) == "a.webp/x.png"
+
+
+def test_a_folder_is_swept_once_whatever_it_is_called(tmp_path: Path) -> None:
+    """Else a file that is being written could be taken for one that a killed run left."""
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/.0123456789abcdef.semdis-tmp").write_text("left by a killed run")
+    (tmp_path / "link").symlink_to("new")
+    names = {key: PurePosixPath(f"{key}.png") for key in ("old/a", "new/a", "link/a", "again/a")}
+    with Workers(1) as workers:
+        writer = ImageWriter(tmp_path, names, WriteSettings(), workers)
+        writer.sweep_beside("old/a")
+        assert list((tmp_path / "old").iterdir()) == []
+        writer.sweep_beside("new/a")
+        (tmp_path / "new").mkdir()
+        (tmp_path / "again").symlink_to("new")
+        for folder in ("old", "new"):
+            (tmp_path / folder / ".fedcba9876543210.semdis-tmp").write_text("being written")
+        for key in names:
+            writer.sweep_beside(key)
+    assert len(list((tmp_path / "old").iterdir())) == len(list((tmp_path / "new").iterdir())) == 1
