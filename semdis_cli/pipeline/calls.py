@@ -136,7 +136,8 @@ def _store_images(
 
 def encode_images(images: Sequence[LoadedImage], tokenizer: Tokenizer, sample_seed: int | None) -> Tensor:
     """Latents [B,Z,h,w] float32 of one call. Raises `UnreadableImageError` for an image too large for the memory."""
-    pixels = images[0].pixels[None] if len(images) == 1 else torch.stack([image.pixels for image in images])
+    # Pixels lie as [H,W,3] in memory; a stack of [3,H,W] would sort them by channel first.
+    pixels = torch.stack([image.pixels.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
     return tokenizer.encode(pixels, [image.key for image in images], sample_seed=sample_seed)
 
 

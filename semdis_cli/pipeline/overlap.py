@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack
 from enum import IntEnum
 from itertools import count
@@ -156,21 +156,25 @@ class Workers:
     def __init__(self, num_threads: int, num_model_threads: int | None = None) -> None:
         self._pool = WorkPool(num_threads)
         self._model_pool = self._pool if num_model_threads is None else WorkPool(num_model_threads, "semdis-model")
-        self._disk = ThreadPoolExecutor(_DISK_THREADS, thread_name_prefix="semdis-disk")
+        # No executor of the standard library's: a signal while it starts a thread makes it forget that thread.
+        self._disk = WorkPool(_DISK_THREADS, "semdis-disk")
         self._memory = max(free_memory() // 4, 1 << 30)
 
     def __enter__(self) -> Self:
-        self._pool.__enter__()
-        if self._model_pool is not self._pool:
-            self._model_pool.__enter__()
+        for pool in self._pools:
+            pool.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        with ExitStack() as steps:  # whatever happens in one, the next is done: nothing may be written after this
-            steps.callback(self._disk.shutdown, cancel_futures=True)
-            steps.push(self._pool)
-            if self._model_pool is not self._pool:
-                steps.push(self._model_pool)
+        with ExitStack() as steps:  # whatever happens in one, the next is left too: nothing may be written after this
+            for pool in self._pools:
+                steps.push(pool)
+
+    @property
+    def _pools(self) -> list[WorkPool]:
+        """In the order in which they are entered; what hands work on is left before what it hands it to."""
+        own = [] if self._model_pool is self._pool else [self._model_pool]
+        return [self._disk, self._pool, *own]
 
     @property
     def num_threads(self) -> int:
@@ -208,7 +212,7 @@ class Workers:
 
     def submit_disk(self, function: Callable[..., T], *args: Any) -> "Future[T]":
         """Have `function(*args)`, which mostly waits for the disk, called beside the others."""
-        return self._disk.submit(function, *args)
+        return self._disk.submit(Urgency.WRITE, function, *args)
 
     def submit_disk_after(self, future: "Future[T]", function: Callable[[T], R]) -> "Future[R]":
         """Have `function` called with the result of `future` as by `submit_disk`; if that fails, so does this."""
