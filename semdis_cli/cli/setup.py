@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from semdis_cli.data.sources import FoundImages
     from semdis_cli.data.spool import PipedSource, Spool
     from semdis_cli.model.config import FCDMDiffAEInferenceConfig, Sampler, Schedule
-    from semdis_cli.model.tokenizer import DtypeName, Tokenizer, TokenizerSettings
+    from semdis_cli.model.devices import DtypeName
+    from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
     from semdis_cli.pipeline.limits import ErrorLimit
 
 

@@ -166,7 +166,7 @@ def train(
 
     from semdis_cli.model.checkpoint import resolve_model
     from semdis_cli.model.config import CONFIG_FILE, FCDMDiffAEConfig
-    from semdis_cli.model.tokenizer import find_device, find_dtype
+    from semdis_cli.model.devices import find_device, find_dtype
     from semdis_cli.training.loop import Rhythm
     from semdis_cli.training.settings import LossSettings, OptimizerSettings, TrainingSettings
     from semdis_cli.training.train import TrainJob

@@ -14,7 +14,7 @@ from torch.nn import functional
 from semdis_cli.model import diffusion
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-from semdis_cli.model.cpu_kernels import CHUNK_ROWS, PackedBlock, PackedLinear
+from semdis_cli.model.cpu_kernels import CHUNK_ROWS, Modulation, PackedBlock, PackedLinear, float_bias
 from semdis_cli.model.decoder import Decoder
 from semdis_cli.model.encoder import Encoder
 from semdis_cli.model.layers import FCDMBlock
@@ -22,7 +22,6 @@ from semdis_cli.model.pixels import float_to_images, images_to_float, images_to_
 from semdis_cli.model.posterior import EncoderPosterior
 
 Grid = tuple[int, int]
-Modulation = tuple[Tensor, Tensor]  # (1 + scale, gate), each [C]
 _MOST_IMAGES = 32
 
 
@@ -65,7 +64,7 @@ class PackedDecoder:
         width = decoder.out_proj.in_channels
         of_x, of_z = (half.float() for half in decoder.fuse_in.weight.flatten(1).split(width, dim=1))
         patchify, latent_up = decoder.patchify.proj, decoder.latent_up
-        bias = _bias(decoder.fuse_in) + of_x @ _bias(patchify) + of_z @ _bias(latent_up)
+        bias = float_bias(decoder.fuse_in) + of_x @ float_bias(patchify) + of_z @ float_bias(latent_up)
         self._noisy_in = PackedLinear((of_x @ patchify.weight.flatten(1).float()).to(self._dtype))
         self._latents_in = PackedLinear((of_z @ latent_up.weight.flatten(1).float()).to(self._dtype), bias)
 
@@ -74,8 +73,8 @@ class PackedDecoder:
         )
         of_start, of_middle = decoder.fuse_skip.weight.flatten(1).split(width, dim=1)
         self._skip_in = PackedLinear(of_start.contiguous())
-        self._middle_in = PackedLinear(of_middle.contiguous(), _bias(decoder.fuse_skip))
-        dropped = of_middle.float() @ decoder.path_drop_mask_feature.flatten().float() + _bias(decoder.fuse_skip)
+        self._middle_in = PackedLinear(of_middle.contiguous(), float_bias(decoder.fuse_skip))
+        dropped = of_middle.float() @ decoder.path_drop_mask_feature.flatten().float() + float_bias(decoder.fuse_skip)
         self._dropped_in = dropped.to(self._dtype)
         self._out = _packed(decoder.out_proj)
         self._plain = decoder
@@ -147,7 +146,7 @@ class PackedNetwork:
         return self._model.encoder.posterior(_joined(heads)[: len(images)])
 
     def images(self, latents: Tensor, noise: Tensor, config: FCDMDiffAEInferenceConfig) -> Tensor:
-        """Latents [B,Z,h,w], noise [B,3,H,W] (std `pixel_noise_std`) -> uint8 [B,3,H,W]."""
+        """As of the plain network."""
         self._model.check_latents(latents, *noise.shape[2:])
         decoder = self._packed_decoder()
         z, patch = self._model.dewhiten(latents), self._model.config.bottleneck_patch
@@ -198,8 +197,3 @@ def _packed(layer: nn.Module) -> PackedLinear:
 
 def _packed_blocks(blocks: nn.ModuleList) -> list[PackedBlock]:
     return [PackedBlock(cast(FCDMBlock, block)) for block in blocks]
-
-
-def _bias(layer: nn.Conv2d) -> Tensor:
-    assert layer.bias is not None
-    return layer.bias.float()

@@ -18,6 +18,7 @@ from semdis_cli.model.layers import FCDMBlock
 # Rows of one linear map: so many that loading the weights is paid back, so few that the result is still in the cache
 # for the passes over it (measured with 896 x 3584 weights in bfloat16: 256 to 1024 rows are within 10 %).
 CHUNK_ROWS = 512
+Modulation = tuple[Tensor, Tensor]  # (1 + scale, gate), each [C]
 _CACHED_ROWS = 256
 # From that many rows of one image, GRN's scale and the gate go into the image's own copy of the second map's weights:
 # scaling and packing these costs as much as scaling about a thousand rows.
@@ -100,10 +101,10 @@ class PackedBlock:
 
     def __init__(self, block: FCDMBlock) -> None:
         self._weight = block.pwconv2.weight.flatten(1)
-        self._bias = _bias(block.pwconv2) + self._weight.float() @ block.grn.beta.flatten().float()
+        self._bias = float_bias(block.pwconv2) + self._weight.float() @ block.grn.beta.flatten().float()
         self._layer_scale = None if block.layer_scale is None else block.layer_scale.detach()
-        self._depthwise = PackedDepthwise(block.dwconv.weight, _bias(block.dwconv))
-        self._up = PackedLinear(block.pwconv1.weight.flatten(1), _bias(block.pwconv1))
+        self._depthwise = PackedDepthwise(block.dwconv.weight, float_bias(block.dwconv))
+        self._up = PackedLinear(block.pwconv1.weight.flatten(1), float_bias(block.pwconv1))
         self._down = PackedLinear(self._weight, self._bias)
         if self._layer_scale is not None:
             gate = self._layer_scale.float()
@@ -112,7 +113,7 @@ class PackedBlock:
         self._norm_eps, self._grn_eps = block.norm.eps, block.grn.eps
 
     def __call__(
-        self, x: Tensor, shape: tuple[int, int, int], modulation: tuple[Tensor, Tensor] | None = None
+        self, x: Tensor, shape: tuple[int, int, int], modulation: Modulation | None = None
     ) -> Tensor:
         """Rows [B*h*w,C] with `shape` (B, h, w) -> the same. `modulation`: (1 + scale, gate), each [C]."""
         y = self._depthwise(x, shape)
@@ -136,7 +137,7 @@ class PackedBlock:
             parts = [self._scaled_down(u, rows, scale, modulation) for u, rows in pieces]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _scaled_down(self, u: Tensor, rows: Tensor, scale: Tensor, modulation: tuple[Tensor, Tensor] | None) -> Tensor:
+    def _scaled_down(self, u: Tensor, rows: Tensor, scale: Tensor, modulation: Modulation | None) -> Tensor:
         """A piece of hidden map [M,H], scaled in place by [B,1,H], through the second map and onto `rows` [M,C]."""
         u.view(len(scale), -1, u.shape[1]).mul_(scale)
         return self._down.add(u, rows) if modulation is None else torch.addcmul(rows, self._down(u), modulation[1])
@@ -180,7 +181,8 @@ def _mean_square(u: Tensor) -> Tensor:
     return variance.addcmul_(mean, mean)
 
 
-def _bias(layer: torch.nn.Module) -> Tensor:
+def float_bias(layer: torch.nn.Module) -> Tensor:
+    """The bias of a layer that has one, float32."""
     bias = layer.bias
     assert isinstance(bias, Tensor)
     return bias.float()

@@ -29,10 +29,10 @@ def find_device(name: str) -> torch.device:
 
 
 def pays_to_compile(device: torch.device, num_images: int) -> bool:
-    """Whether compiling is worth its wait for so many images: on a GPU from some ten thousand on.
+    """Whether compiling is worth its wait for so many images: on a GPU from tens of thousands on.
 
-    It takes about a minute there and saves a quarter of the time (1.28 to 1.43 times as fast is usual for networks of
-    this family). On a CPU packed weights are as fast.
+    Nobody has measured it there yet; a minute's wait and a quarter less time are assumed. On a CPU packed weights are as
+    fast.
     """
     return device.type == "cuda" and num_images >= _IMAGES_WORTH_COMPILING
 

@@ -1,8 +1,9 @@
-"""The diffusion arithmetic: one equation, one function, float32 throughout.
+"""The diffusion arithmetic: one equation, one function; images in float32, coefficients in float64, rounded once.
 
 Variance preserving: x_t = alpha x0 + sigma eps with alpha^2 + sigma^2 = 1, time t in [0, 1] (0 clean, 1 noise) and the
 natural log-SNR `logsnr` = log(alpha^2 / sigma^2). Noise `eps` is drawn with the pixel noise std of the model (0.558),
-not unit variance. Times and log-SNRs are 0-dim or [B] tensors; images are [B,3,H,W] in [-1, 1] units, never clamped.
+not unit variance. Times and log-SNRs are 0-dim or [B] tensors, those of a sampler on the CPU; images are [B,3,H,W] in
+[-1, 1] units, never clamped.
 """
 
 import math

@@ -14,19 +14,19 @@ def encode_flops(config: FCDMDiffAEConfig, height: int, width: int) -> int:
     return 2 * per_patch * _patches(config, height, width)
 
 
-def decode_flops(config: FCDMDiffAEConfig, height: int, width: int, steps: int = 1, *, pdg: bool = False) -> int:
+def decode_flops(config: FCDMDiffAEConfig, height: int, width: int, num_steps: int = 1, *, pdg: bool = False) -> int:
     """Of `Decoder` as published, every step computed anew and path-drop guidance as two whole passes.
 
-    What any implementation is measured by. Conditioning (AdaLN), shared by all patches, is left out: below 0.1 % of an
+    Conditioning (AdaLN), shared by all patches, is left out: below 0.1 % of an
     image of 256 x 256 pixels.
     """
     dropped = config.num_middle_blocks * _block(config)
-    per_patch = steps * (_whole_step(config) + (_whole_step(config) - dropped if pdg else 0))
+    per_patch = num_steps * (_whole_step(config) + (_whole_step(config) - dropped if pdg else 0))
     return 2 * per_patch * _patches(config, height, width)
 
 
 def decode_flops_with_reuse(
-    config: FCDMDiffAEConfig, height: int, width: int, steps: int = 1, *, pdg: bool = False
+    config: FCDMDiffAEConfig, height: int, width: int, num_steps: int = 1, *, pdg: bool = False
 ) -> int:
     """What is computed of `decode_flops` where steps and guidance's two passes share what they can.
 
@@ -38,7 +38,7 @@ def decode_flops_with_reuse(
     start = _patch_values(config) * C + C * C + config.decoder_start_blocks * _block(config)
     end = 2 * C * C + config.decoder_end_blocks * _block(config) + C * _patch_values(config)
     step = start + config.num_middle_blocks * _block(config) + end + (end if pdg else 0)
-    return 2 * (once + steps * step) * _patches(config, height, width)
+    return 2 * (once + num_steps * step) * _patches(config, height, width)
 
 
 def _whole_step(config: FCDMDiffAEConfig) -> int:

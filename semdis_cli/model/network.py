@@ -36,7 +36,10 @@ class Network(Protocol):
         """uint8 [B,3,H,W] of any strides -> raw posterior [B,Z,h,w] float32."""
 
     def images(self, latents: Tensor, noise: Tensor, config: FCDMDiffAEInferenceConfig) -> Tensor:
-        """Latents [B,Z,h,w], noise [B,3,H,W] float32 (std `pixel_noise_std`) -> uint8 [B,3,H,W]."""
+        """Whitened latents [B,Z,h,w] float32 (raw without statistics) -> uint8 [B,3,H,W].
+
+        `noise`: [B,3,H,W] float32 of std `pixel_noise_std`.
+        """
 
 
 class PlainNetwork:
@@ -57,7 +60,10 @@ class PlainNetwork:
         return self._model.encode_posterior(images_to_float(to_device(images, self._model.device)))
 
     def images(self, latents: Tensor, noise: Tensor, config: FCDMDiffAEInferenceConfig) -> Tensor:
-        """Latents [B,Z,h,w], noise [B,3,H,W] float32 (std `pixel_noise_std`) -> uint8 [B,3,H,W]."""
+        """Whitened latents [B,Z,h,w] float32 (raw without statistics) -> uint8 [B,3,H,W].
+
+        `noise`: [B,3,H,W] float32 of std `pixel_noise_std`.
+        """
         height, width = noise.shape[2:]
         latents, noise = (to_device(batch, self._model.device) for batch in (latents, noise))
         return float_to_images(self._model.decode(latents, height, width, inference_config=config, noise=noise))
@@ -68,7 +74,7 @@ class CompiledNetwork(PlainNetwork):
 
     Where the first size fails, nothing is compiled, and `note` says why; a later one raises `UsageError`, since what
     was computed so far is on record as compiled. Without CUDA graphs: those belong to the thread that recorded them,
-    and any thread may call.
+    and any thread may call. That more than torch's eight sizes are compiled holds for all of this process.
     """
 
     def __init__(self, model: FCDMDiffAE) -> None:
@@ -76,7 +82,7 @@ class CompiledNetwork(PlainNetwork):
         self._lock = Lock()
         self._compiled: set[tuple[str, torch.Size]] = set()
         self.note: str | None = None
-        torch._dynamo.config.recompile_limit = _MOST_COMPILED_SIZES  # noqa: SLF001 (its eight are soon used up)
+        _allow_many_sizes()
         for block in self._blocks():
             block.compile(dynamic=False)
 
@@ -121,6 +127,12 @@ class CompiledNetwork(PlainNetwork):
 
     def _blocks(self) -> list[FCDMBlock]:
         return [module for module in self._model.modules() if isinstance(module, FCDMBlock)]
+
+
+def _allow_many_sizes() -> None:
+    limits = torch._dynamo.config  # noqa: SLF001 (there is no other name for it)
+    name = "recompile_limit" if hasattr(limits, "recompile_limit") else "cache_size_limit"  # the latter up to torch 2.6
+    setattr(limits, name, _MOST_COMPILED_SIZES)
 
 
 def _first_line(error: RuntimeError) -> str:

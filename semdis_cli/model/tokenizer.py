@@ -1,7 +1,7 @@
 """`Tokenizer`: uint8 images <-> latents, as the pipeline sees a model.
 
-Holds what a bare model leaves open: the pixel convention, device and dtype, a fixed batch shape (so that an image's
-bytes do not depend on its neighbours), and one noise generator per image, seeded from (seed, key).
+Holds what a bare model leaves open: the pixel convention, device and dtype, one size of call (padded, or in groups, so
+that an image's bytes do not depend on its neighbours), and one noise generator per image, seeded from (seed, key).
 """
 
 import hashlib
@@ -21,18 +21,6 @@ from semdis_cli.model.devices import DtypeName, find_device, find_dtype
 from semdis_cli.model.network import CallStreams, CompiledNetwork, choose_network, to_device, to_host
 from semdis_cli.model.pixels import float_to_images, images_to_float
 from semdis_cli.model.posterior import EncoderPosterior
-
-__all__ = [  # with what is kept elsewhere, and was here first
-    "DtypeName",
-    "ModelIdentity",
-    "Tokenizer",
-    "TokenizerSettings",
-    "find_device",
-    "find_dtype",
-    "float_to_images",
-    "image_noise",
-    "images_to_float",
-]
 
 
 @dataclass(frozen=True)
@@ -242,12 +230,8 @@ class Tokenizer:
         """Floating-point operations of encoding one image."""
         return flops.encode_flops(self.model.config, height, width)
 
-    def decode_flops(self, height: int, width: int, num_steps: int = 1, pdg: bool = False) -> int:  # noqa: FBT001, FBT002 (settings passed on)
-        """Of decoding one image as published: every step anew, guidance as two whole passes."""
-        return flops.decode_flops(self.model.config, height, width, num_steps, pdg=pdg)
-
-    def decode_flops_with_reuse(self, height: int, width: int, num_steps: int = 1, pdg: bool = False) -> int:  # noqa: FBT001, FBT002 (settings passed on)
-        """Of decoding one image here, where steps and passes share what they can."""
+    def decode_flops(self, height: int, width: int, num_steps: int = 1, *, pdg: bool = False) -> int:
+        """Of decoding one image, where steps and guidance's two passes share what they can."""
         return flops.decode_flops_with_reuse(self.model.config, height, width, num_steps, pdg=pdg)
 
     def _padded(self, batch: Tensor, size: int) -> Tensor:

@@ -19,7 +19,7 @@ from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.config import FCDMDiffAEConfig
 from semdis_cli.model.diffusion import vp_alpha_sigma
 from semdis_cli.model.layers import FCDMBlock
-from semdis_cli.model.tokenizer import images_to_float
+from semdis_cli.model.pixels import images_to_float
 from semdis_cli.records import PlannedImage
 
 _LOGSNR = 8.0  # of the posterior: noise 35 dB below the latents

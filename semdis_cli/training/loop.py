@@ -16,7 +16,8 @@ from semdis_cli.data.pool import CropSampler, ImagePool
 from semdis_cli.errors import CheckpointError, DivergedError
 from semdis_cli.events import TrainingMeasured, TrainingProgress
 from semdis_cli.metrics import psnr_db
-from semdis_cli.model.tokenizer import float_to_images, image_noise, images_to_float
+from semdis_cli.model.pixels import float_to_images, images_to_float
+from semdis_cli.model.tokenizer import image_noise
 from semdis_cli.training.latent_stats import mean_and_var_of
 from semdis_cli.training.pictures import Reconstruction, write_sheet
 from semdis_cli.training.settings import TrainingSettings

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.config import FCDMDiffAEConfig, FCDMDiffAEInferenceConfig
-from semdis_cli.model.tokenizer import images_to_float
+from semdis_cli.model.pixels import images_to_float
 from tests.worlds import tiny_config, tiny_model
 
 PATH = Path(__file__).parents[1] / "golden" / "tiny.safetensors"

@@ -18,7 +18,8 @@ from semdis_cli.model.cpu_inference import PackedNetwork, images_of_a_group
 from semdis_cli.model.cpu_kernels import CHUNK_ROWS, onednn_works
 from semdis_cli.model.network import PlainNetwork, choose_network
 from semdis_cli.model.pixels import float_to_images, images_to_float, images_to_patches, patches_to_images
-from semdis_cli.model.tokenizer import DtypeName, ModelIdentity, Tokenizer, TokenizerSettings, find_dtype
+from semdis_cli.model.devices import DtypeName, find_dtype
+from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer, TokenizerSettings
 from tests.worlds import tiny_model
 
 needs_onednn = pytest.mark.skipif(not onednn_works(torch.bfloat16), reason="this CPU or PyTorch has no such kernels")
@@ -210,20 +211,20 @@ def test_calls_at_once_in_several_threads_give_the_same_bytes(num_threads: int, 
 
 
 def test_a_call_in_a_new_thread_uses_one_thread() -> None:
-    tokenizer = tiny_tokenizer()
+    tokenizer, before = tiny_tokenizer(), torch.get_num_threads()
     torch.set_num_threads(3)  # what a new thread starts with
 
     def threads_in_use() -> tuple[int, int]:
-        before = torch.get_num_threads()
+        at_first = torch.get_num_threads()
         tokenizer.encode(smooth_images(1, (32, 32)), ["a"])
-        return before, torch.get_num_threads()
+        return at_first, torch.get_num_threads()
 
     try:
         with ThreadPoolExecutor(1) as pool:
             assert pool.submit(threads_in_use).result() == (3, 1)
         assert tokenizer.num_threads == 1
     finally:
-        torch.set_num_threads(1)
+        torch.set_num_threads(before)
 
 
 @every_size

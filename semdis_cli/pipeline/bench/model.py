@@ -54,7 +54,7 @@ def measure_decode(
     effort: Effort,
 ) -> ModelSpeed:
     """Decoding to images of `size` (H, W) px."""
-    flop = tokenizer.decode_flops_with_reuse(*size, sampling.num_steps, sampling.pdg)
+    flop = tokenizer.decode_flops(*size, sampling.num_steps, pdg=sampling.pdg)
     count = tokenizer.images_per_call(*size)
     calls = _Calls(decoding_call(tokenizer, size, count, sampling), decoding_call(tokenizer, size, 1, sampling), count)
     return _measure(calls, size, flop, gemm, workers, effort)
