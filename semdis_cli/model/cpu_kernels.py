@@ -112,9 +112,7 @@ class PackedBlock:
         self._gamma = block.grn.gamma.flatten().float()
         self._norm_eps, self._grn_eps = block.norm.eps, block.grn.eps
 
-    def __call__(
-        self, x: Tensor, shape: tuple[int, int, int], modulation: Modulation | None = None
-    ) -> Tensor:
+    def __call__(self, x: Tensor, shape: tuple[int, int, int], modulation: Modulation | None = None) -> Tensor:
         """Rows [B*h*w,C] with `shape` (B, h, w) -> the same. `modulation`: (1 + scale, gate), each [C]."""
         y = self._depthwise(x, shape)
         num_rows = _rows_of_a_piece(len(x)) if shape[0] == 1 else len(x)

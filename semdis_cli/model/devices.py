@@ -31,8 +31,8 @@ def find_device(name: str) -> torch.device:
 def pays_to_compile(device: torch.device, num_images: int) -> bool:
     """Whether compiling is worth its wait for so many images: on a GPU from tens of thousands on.
 
-    Nobody has measured it there yet; a minute's wait and a quarter less time are assumed. On a CPU packed weights are as
-    fast.
+    Nobody has measured it there yet; a minute's wait and a quarter less time are assumed. On a CPU packed weights are
+    as fast.
     """
     return device.type == "cuda" and num_images >= _IMAGES_WORTH_COMPILING
 

@@ -19,7 +19,6 @@ from semdis_cli.model.checkpoint import Source, resolve_model
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.devices import DtypeName, find_device, find_dtype
 from semdis_cli.model.network import CallStreams, CompiledNetwork, choose_network, to_device, to_host
-from semdis_cli.model.pixels import float_to_images, images_to_float
 from semdis_cli.model.posterior import EncoderPosterior
 
 

@@ -14,8 +14,8 @@ from semdis_cli.data.synthetic import jpeg_of
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
 from semdis_cli.pipeline.bench.child import Request
-from semdis_cli.pipeline.bench.end_to_end import EndToEnd, run_decode, run_encode, summarise
-from semdis_cli.pipeline.bench.limit import Setting, StageCost, explain, find_limit, with_cost, with_threads
+from semdis_cli.pipeline.bench.end_to_end import EndToEnd, Run, run_decode, run_encode, summarise
+from semdis_cli.pipeline.bench.limit import Limit, Setting, StageCost, explain, find_limit, with_cost, with_threads
 from semdis_cli.pipeline.bench.machine import GemmRate, Machine, describe_machine, measure_gemm
 from semdis_cli.pipeline.bench.model import ModelSpeed, measure_decode, measure_encode
 from semdis_cli.pipeline.bench.peers import PEERS, PeerName, PeerSpeed, check_size, find_peer, measure_peer
@@ -135,8 +135,10 @@ class _Bench:
         if settings.against is not None:
             check_size(settings.against, sample.size)
         gemm, model_encode, model_decode = self._measure_model(sample)
-        stages = self._measure_stages(sample)
-        encode, decode = self._measure_runs(sample, stages)
+        before = self._measure_stages(sample, self.folder / "stages-before")
+        runs = self._measure_runs(sample, before)
+        stages = before.and_again(self._measure_stages(sample, self.folder / "stages-after"))
+        encode, decode = self._summarise_runs(runs, stages)
         memory, start_up = self._measure_processes(sample)
         peer = self._measure_peer(sample)
         return BenchReport(
@@ -171,9 +173,8 @@ class _Bench:
             decode = measure_decode(tokenizer, sample.size, sampling, gemm, workers, self._effort)
         return gemm, encode, decode
 
-    def _measure_stages(self, sample: Sample) -> Stages:
+    def _measure_stages(self, sample: Sample, folder: Path) -> Stages:
         self.tell("running each stage by itself")
-        folder = self.folder / "stages"
         folder.mkdir()
         with start_workers(self.tokenizer, self.settings.num_workers) as workers:
             stage_bench = StageBench(len(sample.found.images), workers, self.tokenizer.is_on_cpu, self._effort)
@@ -184,26 +185,30 @@ class _Bench:
     def _decode_settings(self) -> DecodeSettings:
         return DecodeSettings(self.settings.sampling, self.settings.write, self.settings.num_workers)
 
-    def _measure_runs(self, sample: Sample, stages: Stages) -> tuple[EndToEnd, EndToEnd]:
+    def _measure_runs(self, sample: Sample, stages: Stages) -> tuple[list[Run], list[Run]]:
         """From files to files: as many images as take some seconds, in the same mixture as the stages had."""
         self.tell("running from files to files")
-        plan, num_threads = self.settings.thoroughness, self.settings.num_workers
-        limits = [find_limit(costs, num_threads) for costs in (stages.encode, stages.decode)]
-        slower = min(limit.images_per_s for limit in limits)
+        plan = self.settings.thoroughness
+        slower = min(limit.images_per_s for limit in self._limits(stages))
         times = min(_MAX_REPEATS, max(1, round(plan.run_s * slower / len(sample.found.images))))
         latents, images = self.folder / "latents", self.folder / "decoded"
         found = repeated(sample.found, times)
         encoded = run_encode(found, self.loader, self.tokenizer, self.encode_settings, latents, plan.num_runs)
-        decoded = run_decode(latents, self.tokenizer, self._decode_settings, images, plan.num_runs)
+        return encoded, run_decode(latents, self.tokenizer, self._decode_settings, images, plan.num_runs)
+
+    def _limits(self, stages: Stages) -> list[Limit]:
+        return [find_limit(costs, self.settings.num_workers) for costs in (stages.encode, stages.decode)]
+
+    def _summarise_runs(self, runs: tuple[list[Run], list[Run]], stages: Stages) -> tuple[EndToEnd, EndToEnd]:
+        """Beside the limits that the stages set."""
+        encode_limit, decode_limit = self._limits(stages)
+        num_threads = self.settings.num_workers
         num_cores = describe_machine(self.tokenizer.model.device).num_cores
         encode_others = [*_more_threads(stages.encode, num_threads, num_cores), *_scaled_reading(stages, num_threads)]
-        decode_others = [
-            *_more_threads(stages.decode, num_threads, num_cores),
-            *_other_formats(stages, num_threads),
-        ]
+        decode_others = [*_more_threads(stages.decode, num_threads, num_cores), *_other_formats(stages, num_threads)]
         return (
-            summarise(encoded, limits[0], lambda reached: explain("encode", limits[0], reached, encode_others)),
-            summarise(decoded, limits[1], lambda reached: explain("decode", limits[1], reached, decode_others)),
+            summarise(runs[0], encode_limit, lambda reached: explain("encode", encode_limit, reached, encode_others)),
+            summarise(runs[1], decode_limit, lambda reached: explain("decode", decode_limit, reached, decode_others)),
         )
 
     def _measure_processes(self, sample: Sample) -> tuple[PeakMemory, StartUp]:

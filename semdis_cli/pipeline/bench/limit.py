@@ -37,6 +37,16 @@ class StageCost:
         cpu_s = Spread.of([seconds / num_images for _, seconds in rounds]).median
         return cls(name, resource, num_threads, num_images, thread_s, cpu_s, num_threads / thread_s.median)
 
+    def and_again(self, other: "StageCost") -> "StageCost":
+        """The same stage, measured at two times."""
+        thread_s = Spread.of_both(self.thread_s_per_image, other.thread_s_per_image)
+        return replace(
+            self,
+            thread_s_per_image=thread_s,
+            cpu_s_per_image=(self.cpu_s_per_image + other.cpu_s_per_image) / 2,
+            images_per_s=self.num_threads / thread_s.median,
+        )
+
 
 @dataclass(frozen=True)
 class Limit:

@@ -26,6 +26,16 @@ class Spread:
         lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
         return cls(median, lower, upper, len(values))
 
+    @classmethod
+    def of_both(cls, first: "Spread", second: "Spread") -> Self:
+        """Of a figure that was measured at two times, which count alike: what changed between them shows."""
+        return cls(
+            (first.median + second.median) / 2,
+            min(first.lower_quartile, second.lower_quartile),
+            max(first.upper_quartile, second.upper_quartile),
+            first.num_rounds + second.num_rounds,
+        )
+
 
 @dataclass(frozen=True)
 class Effort:

@@ -46,6 +46,19 @@ class Stages:
     scaled_reading: StageCost | None
     megapixels_per_image: float
 
+    def and_again(self, other: "Stages") -> "Stages":
+        """The same stages, measured at two times: a machine that is not ours alone is not always as fast."""
+        scaled = None
+        if self.scaled_reading is not None and other.scaled_reading is not None:
+            scaled = self.scaled_reading.and_again(other.scaled_reading)
+        return Stages(
+            tuple(one.and_again(same) for one, same in zip(self.encode, other.encode, strict=True)),
+            tuple(one.and_again(same) for one, same in zip(self.decode, other.decode, strict=True)),
+            {name: cost.and_again(other.other_formats[name]) for name, cost in self.other_formats.items()},
+            scaled,
+            self.megapixels_per_image,
+        )
+
 
 def measure_stages(
     found: FoundImages,
