@@ -92,12 +92,8 @@ class Loader:
             image = load_pixels(data, self._settings.read, self._settings.geometry, self._settings.multiple_px)
             if image.geometry.bucket != planned.bucket:
                 raise PassingReadError("changed its size while the run was going on; run again")
-        except UnreadableImageError as error:
+        except (UnreadableImageError, MemoryError, OSError) as error:
             return _failure_of(source, error)
-        except MemoryError:
-            return Failure(source.key, "not enough memory to read it")
-        except OSError as error:
-            return Failure(source.key, f"cannot be read ({error.strerror or error})")
         digest = hashlib.sha256(data).hexdigest()
         return LoadedImage(source.key, image.pixels, image.geometry, len(data), digest, image.notes, mtime_ns)
 
@@ -115,12 +111,8 @@ class Loader:
             with open_source(source) as file:
                 size = read_image_size(file, self._settings.read)
             geometry = plan_geometry(size, self._settings.geometry, self._settings.multiple_px)
-        except UnreadableImageError as error:
+        except (UnreadableImageError, MemoryError, OSError) as error:
             return _failure_of(source, error)
-        except MemoryError:
-            return Failure(source.key, "not enough memory to read it")
-        except OSError as error:
-            return Failure(source.key, f"cannot be read ({error.strerror or error})")
         return PlannedImage(source, geometry.bucket)
 
 
@@ -129,8 +121,12 @@ def _is_spooled(source: SourceImage) -> bool:
     return source.offset is not None and source.mtime_ns is None
 
 
-def _failure_of(source: SourceImage, error: UnreadableImageError) -> Failure:
+def _failure_of(source: SourceImage, error: UnreadableImageError | MemoryError | OSError) -> Failure:
     """A failure with the file whose content is the reason, so that it is not tried again; without if it may pass."""
+    if isinstance(error, MemoryError):
+        return Failure(source.key, "not enough memory to read it")
+    if isinstance(error, OSError):
+        return Failure(source.key, f"cannot be read ({error.strerror or error})")
     if isinstance(error, PassingReadError):
         return Failure(source.key, str(error))
     return Failure(source.key, str(error), source.num_bytes, settled_mtime(source.mtime_ns, time.time_ns()))
