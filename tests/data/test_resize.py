@@ -148,7 +148,7 @@ def test_turning_last_gives_what_turning_first_gives(
     geometry = plan_geometry(size, mode, 16)
     stored = smooth(upright_size(size, orientation))
     upright = np.array(turn_upright(Image.fromarray(stored), orientation))
-    # The order of the two passes changes with the turn, and so does what is rounded first: once in each of the two ways.
+    # The order of the two passes changes with the turn, and so does what is rounded first, in both ways once.
     assert furthest(fit_pixels(stored, geometry, orientation), fit_pixels(upright, geometry)) <= 2
 
 
