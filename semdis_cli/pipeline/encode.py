@@ -1,5 +1,6 @@
 """Images -> shards of latents."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
@@ -36,6 +37,7 @@ from semdis_cli.store.shard_writer import ShardWriter
 
 Posterior = Literal["mode", "sample"]
 StoreDtype = Literal["bfloat16", "float16", "float32"]
+_MOST_HELD_BYTES = 512 << 20  # of latents in shards that are not on disk yet: two of the usual size
 
 
 @dataclass(frozen=True)
@@ -229,29 +231,37 @@ def encode(
 
 
 class _Publisher:
-    """Publishes filled shards in a thread beside the others, one after the other, while the next one is filled."""
+    """Publishes filled shards in a thread beside the others, one after the other, while the next ones are filled."""
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
-        self._shard: ShardWriter | None = None
-        self._published: Future[None] | None = None
+        self._waiting: deque[tuple[ShardWriter, int, Future[None]]] = deque()
 
     def publish(self, shard: ShardWriter) -> Iterator[Event]:
-        """Start to publish `shard`, once the one before it is on disk: so no more than two are held in memory."""
-        yield from self.wait()
-        self._shard, self._published = shard, self._workers.submit_disk(shard.publish)
+        """Have `shard` published after those before it; waits for these while they and it are too much to hold."""
+        num_bytes = shard.num_bytes
+        while self._waiting and num_bytes + sum(held for _, held, _ in self._waiting) > _MOST_HELD_BYTES:
+            yield from self._first()
+        if self._waiting:
+            last = self._waiting[-1][2]
+            published = self._workers.submit_disk_after(last, lambda _: shard.publish())
+        else:
+            published = self._workers.submit_disk(shard.publish)
+        self._waiting.append((shard, num_bytes, published))
 
     def news(self) -> Iterator[Event]:
-        """Tell of the shard that was being published, if it is on disk by now. Raises what writing it raised."""
-        if self._published is not None and self._published.done():
-            yield from self.wait()
+        """Tell of the shards that are on disk by now. Raises what writing them raised."""
+        while self._waiting and self._waiting[0][2].done():
+            yield from self._first()
 
     def wait(self) -> Iterator[Event]:
-        """Wait for the shard that is being published, and tell of it. Raises what writing it raised."""
-        if self._published is None or self._shard is None:
-            return
-        self._published.result()
-        shard, self._shard, self._published = self._shard, None, None
+        """Wait for all shards, and tell of them. Raises what writing them raised."""
+        while self._waiting:
+            yield from self._first()
+
+    def _first(self) -> Iterator[Event]:
+        shard, _, published = self._waiting.popleft()
+        published.result()
         yield BatchDone(0, 0.0, StageTimes(publish_s=shard.publish_s))
         if shard.published is not None:
             yield ShardPublished(shard.name, shard.num_images, shard.published.num_bytes)

@@ -7,15 +7,16 @@ of its own.
 
 import atexit
 import heapq
-import os
+import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from enum import IntEnum
 from itertools import count
+from pathlib import Path
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import torch
@@ -158,7 +159,7 @@ class Workers:
         self._model_pool = self._pool if num_model_threads is None else WorkPool(num_model_threads, "semdis-model")
         # No executor of the standard library's: a signal while it starts a thread makes it forget that thread.
         self._disk = WorkPool(_DISK_THREADS, "semdis-disk")
-        self._memory = max(free_memory() // 4, 1 << 30)
+        self._memory = max(available_memory() // 4, 1 << 30)
 
     def __enter__(self) -> Self:
         for pool in self._pools:
@@ -200,7 +201,7 @@ class Workers:
     def share_of_room(self, num_images: int, num_bytes: int) -> float:
         """What a model call of that many images takes of the room for calls under way: by memory, and by number.
 
-        A quarter of the memory that was free is used, and no more images are under way than keep all threads busy.
+        A quarter of the memory that was available is used, and no more images are under way than keep all threads busy.
         """
         num_calls = 3 * self.num_model_threads + -(-4 * self.num_threads // num_images)
         return max(num_bytes / self._memory, 1 / num_calls)
@@ -285,9 +286,10 @@ def in_order(items: Iterable[T], start: "Callable[[T], Future[R]]", share_of_roo
         yield pending.popleft()[1].result()
 
 
-def free_memory() -> int:
-    """Bytes of memory that are free now, the page cache not counted; 4 GiB on a system that does not tell."""
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 4 << 30
+def available_memory() -> int:
+    """Bytes of memory that can be had now, the page cache included where the system tells; else 4 GiB."""
+    with suppress(OSError, AttributeError, ValueError):
+        status = Path("/proc/meminfo").read_text(encoding="ascii")
+        if (found := re.search(r"^MemAvailable: +([0-9]+) kB", status, re.MULTILINE)) is not None:
+            return int(found[1]) << 10
+    return 4 << 30

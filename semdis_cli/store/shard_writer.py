@@ -63,6 +63,11 @@ class ShardWriter:
         self._rows[failure.key] = IndexRow.of_failure(failure), seen_failure(failure)
 
     @property
+    def num_bytes(self) -> int:
+        """Of the latents that are held."""
+        return sum(latents.nbytes for latents in self._latents)
+
+    @property
     def num_images(self) -> int:
         """Latents added so far."""
         return self._num_images + len(self._latents)

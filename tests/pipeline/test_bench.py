@@ -22,10 +22,10 @@ from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
 from semdis_cli.pipeline.bench.child import Request
 from semdis_cli.pipeline.bench.end_to_end import run_decode, run_encode, summarise
 from semdis_cli.pipeline.bench.limit import find_limit
-from semdis_cli.pipeline.bench.machine import describe_machine, intra_op_threads, measure_gemm
+from semdis_cli.pipeline.bench.machine import GemmRate, describe_machine, intra_op_threads, measure_gemm
 from semdis_cli.pipeline.bench.model import measure_decode, measure_encode
 from semdis_cli.pipeline.bench.peers import PEERS, check_size, find_peer, make_peer, measure_peer
-from semdis_cli.pipeline.bench.rounds import Effort
+from semdis_cli.pipeline.bench.rounds import Effort, Spread
 from semdis_cli.pipeline.bench.sample import gather_images, middle_size, repeated, spread_out
 from semdis_cli.pipeline.bench.stages import StageBench, Stages, measure_stages
 from semdis_cli.pipeline.bench.startup import ask_child, measure_start_up, peak_memory
@@ -132,6 +132,13 @@ def test_the_model_is_timed_with_its_arithmetic_beside_it(tokenizer: Tokenizer, 
         assert speed.megapixels_per_s.median == pytest.approx(speed.images_per_s.median * 32 * 64 / 1e6)
     assert encode.gflop_per_image == tokenizer.encode_flops(32, 64) / 1e9
     assert decode.gflop_per_image == tokenizer.decode_flops(32, 64, 2, pdg=True) / 1e9
+
+
+def test_products_that_were_measured_at_two_times_count_both() -> None:
+    slow, fast = (GemmRate(2048, "float32", Spread(rate, rate, rate, 1), None) for rate in (1.0, 3.0))
+    both = slow.and_again(fast)
+    assert both.one_call_tflop_per_s == Spread(2.0, 1.0, 3.0, 2)
+    assert (both.side, both.dtype, both.call_a_core_tflop_per_s, both.tflop_per_s) == (2048, "float32", None, 2.0)
 
 
 # ---- The images ----

@@ -171,7 +171,8 @@ class _Bench:
             self.tell(f"running the model by itself, at {height}x{width}")
             encode = measure_encode(tokenizer, sample.size, gemm, workers, self._effort)
             decode = measure_decode(tokenizer, sample.size, sampling, gemm, workers, self._effort)
-        return gemm, encode, decode
+            gemm = gemm.and_again(measure_gemm(device, dtype, workers, self._effort))
+        return gemm, encode.beside(gemm), decode.beside(gemm)
 
     def _measure_stages(self, sample: Sample, folder: Path) -> Stages:
         self.tell("running each stage by itself")

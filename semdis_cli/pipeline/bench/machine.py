@@ -81,6 +81,14 @@ class GemmRate:
         ways = (self.one_call_tflop_per_s, self.call_a_core_tflop_per_s)
         return max(way.median for way in ways if way is not None)
 
+    def and_again(self, other: "GemmRate") -> "GemmRate":
+        """The same products, measured at two times."""
+        one_call = Spread.of_both(self.one_call_tflop_per_s, other.one_call_tflop_per_s)
+        call_a_core = None
+        if self.call_a_core_tflop_per_s is not None and other.call_a_core_tflop_per_s is not None:
+            call_a_core = Spread.of_both(self.call_a_core_tflop_per_s, other.call_a_core_tflop_per_s)
+        return GemmRate(self.side, self.dtype, one_call, call_a_core)
+
 
 def measure_gemm(device: torch.device, dtype: torch.dtype, workers: Workers, effort: Effort) -> GemmRate:
     """The rate of the machine's own matrix products on `device`, with the threads of `workers` on a CPU."""

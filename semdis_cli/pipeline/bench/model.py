@@ -1,7 +1,7 @@
 """The model by itself: how fast it encodes and decodes, and which share of the machine's matrix products that is."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -33,6 +33,10 @@ class ModelSpeed:
     gflop_per_image: float
     tflop_per_s: float
     share_of_gemm: float
+
+    def beside(self, gemm: GemmRate) -> "ModelSpeed":
+        """The same, as a share of `gemm`."""
+        return replace(self, share_of_gemm=self.tflop_per_s / gemm.tflop_per_s)
 
 
 def measure_encode(
