@@ -11,8 +11,11 @@ from semdis_cli.cli.report import OutputClosedError, one_line, say
 from semdis_cli.errors import ExitCode, SemdisError
 
 
-class InterruptedRunError(SemdisError):
-    """The run was asked to stop by a signal. What is published stays."""
+class InterruptedRunError(BaseException):
+    """The run was asked to stop by a signal. What is published stays.
+
+    No `Exception`: it may be raised between any two lines, those of others that catch all of these and go on included.
+    """
 
     def __init__(self, signal_number: int) -> None:
         name = signal.Signals(signal_number).name
@@ -32,7 +35,7 @@ def run_guarded(app: Callable[[], object]) -> None:
     except OutputClosedError as error:  # the reader of our results has gone: nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(error.exit_code)
-    except SemdisError as error:
+    except (SemdisError, InterruptedRunError) as error:
         _end(error)
     except RuntimeError as error:
         stopped = error.__context__  # where a signal came between two steps of Python's own locks
@@ -41,7 +44,7 @@ def run_guarded(app: Callable[[], object]) -> None:
         _end(stopped)
 
 
-def _end(error: SemdisError) -> NoReturn:
+def _end(error: SemdisError | InterruptedRunError) -> NoReturn:
     say(f"semdis: {one_line(str(error))}")
     sys.exit(error.exit_code)
 

@@ -2,12 +2,11 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 from torch import Tensor
 
@@ -192,6 +191,7 @@ def encode(
     with (
         LatentSetWriter(output, encode_provenance(tokenizer, settings), tokenizer.latent_channels) as latents,
         start_workers(tokenizer, loader.num_workers) as workers,
+        _Publisher(workers) as publisher,
     ):
         # What there is to do
         plan = plan_encode(found, loader, tokenizer, settings, latents.base)
@@ -204,14 +204,15 @@ def encode(
 
         # Read -> encode -> shard
         calls = image_calls(latents.remaining, tokenizer)
-        publisher = _Publisher(workers)
         encoded = encoded_calls(calls, loader, tokenizer, settings.latents, workers)
-        for planned, results in groupby(encoded, lambda result: result.call.shard):
-            shard = latents.open_shard(planned, plan.layout)
-            for result in results:
-                yield from map(totals.add, take_call(result, shard))
-                yield from map(totals.add, publisher.news())
-            yield from map(totals.add, publisher.publish(shard))
+        shard: ShardWriter | None = None
+        for result in encoded:
+            shard = shard or latents.open_shard(result.call.shard, plan.layout)
+            yield from map(totals.add, take_call(result, shard))
+            if shard.is_full:  # now, not when the next call is done: that one may fail
+                yield from map(totals.add, publisher.publish(shard))
+                shard = None
+            yield from map(totals.add, publisher.news())
         yield from map(totals.add, publisher.wait())
 
         # Index, checksums and, last, the manifest
@@ -231,11 +232,20 @@ def encode(
 
 
 class _Publisher:
-    """Publishes filled shards in a thread beside the others, one after the other, while the next ones are filled."""
+    """Publishes filled shards in a thread beside the others, one after the other, while the next ones are filled.
+
+    Leaving its `with` waits for them, whatever ended the run: what is encoded is kept.
+    """
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self._waiting: deque[tuple[ShardWriter, int, Future[None]]] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        wait([published for _, _, published in self._waiting])
 
     def publish(self, shard: ShardWriter) -> Iterator[Event]:
         """Have `shard` published after those before it; waits for these while they and it are too much to hold."""

@@ -63,6 +63,11 @@ class ShardWriter:
         self._rows[failure.key] = IndexRow.of_failure(failure), seen_failure(failure)
 
     @property
+    def is_full(self) -> bool:
+        """Whether each of its images has a row: then it can be published."""
+        return len(self._rows) == len(self._planned.images)
+
+    @property
     def num_bytes(self) -> int:
         """Of the latents that are held."""
         return sum(latents.nbytes for latents in self._latents)
@@ -85,7 +90,7 @@ class ShardWriter:
 
     def publish(self) -> None:
         """Write the shard. It may be called from another thread than `add`, once all rows are there."""
-        assert len(self._rows) == len(self._planned.images), "a shard is complete when each of its images has a row"
+        assert self.is_full, "a shard is complete when each of its images has a row"
         started = time.perf_counter()
         self._check()
         sums = ChannelSums.zero(self._channels)

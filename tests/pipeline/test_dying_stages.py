@@ -3,7 +3,9 @@
 import ctypes
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
+from semdis_cli.atomic import PublishedFile
 from semdis_cli.data.geometry import GeometrySettings
 from semdis_cli.data.images import ReadSettings
 from semdis_cli.data.loader import Loader, LoadSettings
@@ -27,6 +30,7 @@ from semdis_cli.pipeline.overlap import WorkerDiedError
 from semdis_cli.pipeline.roundtrip import roundtrip
 from semdis_cli.records import LoadedImage, PlannedImage
 from semdis_cli.store.reader import open_latents
+from semdis_cli.store.shards import Shard, write_shard
 from tests.worlds import tiny_model
 
 NUM_IMAGES = 24
@@ -132,6 +136,38 @@ def test_an_encode_ends_with_the_error_of_the_stage_that_broke_and_can_go_on(
     assert len(list((tmp_path / "latents/shards").iterdir())) == 1  # the first one was finished
     list(encode_with(photos, tmp_path / "latents", Loader, tokenizer))
     assert contents(tmp_path / "latents") == contents(whole)
+
+
+@pytest.mark.parametrize(("is_closed", "num_filled"), [(False, 6), (True, 3)])
+def test_a_run_that_ends_early_keeps_every_shard_that_was_filled(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    photos: Path,
+    tokenizer: Tokenizer,
+    is_closed: bool,
+    num_filled: int,
+) -> None:
+    """However slow the disk. Shards of two images; the run breaks in the seventh, or is left in the fourth."""
+
+    def write_slowly(path: Path, shard: Shard) -> PublishedFile:
+        time.sleep(0.1)
+        return write_shard(path, shard)
+
+    monkeypatch.setattr("semdis_cli.store.shard_writer.write_shard", write_slowly)
+    settings, num_seen = replace(SETTINGS, shard_images=2), 0
+    with BreakingLoader(settings.load, 2) as loader:
+        events = encode(find_images([photos]), loader, tokenizer, settings, tmp_path / "latents")
+        assert isinstance(events, Generator)
+        if is_closed:
+            while num_seen < 8:
+                event = next(events)
+                num_seen += event.num_images if isinstance(event, BatchDone) else 0
+            events.close()
+        else:
+            with pytest.raises(BrokenStageError):
+                list(events)
+    names = sorted(path.name[:8] for path in (tmp_path / "latents/shards").iterdir())
+    assert names == [f"{number:08d}" for number in range(num_filled)]
 
 
 def test_an_encode_ends_with_the_error_of_writing_a_shard(
