@@ -13,10 +13,14 @@ from semdis_cli.model.config import FCDMDiffAEConfig
 from semdis_cli.model.cpu_inference import images_of_a_group
 
 BatchSize = int | Literal["auto"] | None
+Half = Literal["encode", "decode"]
 # Pixels of one call on a GPU where no batch size is given: they fill it up. Tiny images stop gaining before that, and
 # each odd size is padded to a whole call: hence the second limit.
 _GPU_BATCH_PIXELS, _GPU_BATCH_IMAGES = 64 * 256**2, 256
 _USABLE_SHARE = 0.8  # of the memory that is free: the rest is for kernels' own workspace
+# Float32 images that are alive at once beside the maps: a sampler step's with guidance, and what rounds its result.
+_PLAIN_IMAGES: dict[Half, int] = {"encode": 2, "decode": 12}
+_PACKED_IMAGES: dict[Half, int] = {"encode": 1, "decode": 8}
 
 
 class CallSizes:
@@ -92,25 +96,29 @@ def images_that_fit(free_bytes: int, image_bytes: int, most: int) -> int:
     return 1 << max(0, fitting.bit_length() - 1)
 
 
-def plain_call_bytes(config: FCDMDiffAEConfig, height: int, width: int, num_images: int, element_bytes: int) -> int:
+def plain_call_bytes(
+    config: FCDMDiffAEConfig, height: int, width: int, num_images: int, element_bytes: int, half: Half = "decode"
+) -> int:
     """Memory that the plain modules take at their peak for `num_images` images: four hidden maps, and the sampler."""
     rows = num_images * (height // config.patch_size) * (width // config.patch_size)
     maps = rows * (4 * config.hidden_dim + 4 * config.model_dim) * element_bytes
-    return maps + _pixel_bytes(config, height, width, num_images)
+    return maps + _PLAIN_IMAGES[half] * _image_bytes(config, height, width, num_images)
 
 
-def packed_call_bytes(config: FCDMDiffAEConfig, height: int, width: int, num_images: int, element_bytes: int) -> int:
+def packed_call_bytes(
+    config: FCDMDiffAEConfig, height: int, width: int, num_images: int, element_bytes: int, half: Half = "decode"
+) -> int:
     """Memory that the packed network takes: one group of images at a time, one hidden map."""
     grid = (height // config.patch_size, width // config.patch_size)
     group = images_of_a_group(grid)
     rows = group * grid[0] * grid[1]
     maps = rows * (config.hidden_dim + 8 * config.model_dim) * element_bytes
-    return maps + _pixel_bytes(config, height, width, group) + num_images * config.in_channels * height * width * 6
+    return maps + _PACKED_IMAGES[half] * _image_bytes(config, height, width, max(group, num_images))
 
 
-def _pixel_bytes(config: FCDMDiffAEConfig, height: int, width: int, num_images: int) -> int:
-    """Of a sampler step and what rounds its result: twelve float32 images."""
-    return 12 * 4 * num_images * config.in_channels * height * width
+def _image_bytes(config: FCDMDiffAEConfig, height: int, width: int, num_images: int) -> int:
+    """Of `num_images` float32 images."""
+    return 4 * num_images * config.in_channels * height * width
 
 
 def _unless_out_of_memory(call: Callable[[slice, int], Tensor], part: slice, size: int) -> Tensor | None:

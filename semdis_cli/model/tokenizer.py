@@ -14,7 +14,7 @@ from torch import Tensor
 from semdis_cli.errors import CheckpointError
 from semdis_cli.model import flops
 from semdis_cli.model.autoencoder import FCDMDiffAE
-from semdis_cli.model.call_sizes import BatchSize, CallSizes, packed_call_bytes, plain_call_bytes
+from semdis_cli.model.call_sizes import BatchSize, CallSizes, Half, packed_call_bytes, plain_call_bytes
 from semdis_cli.model.checkpoint import Source, resolve_model
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.devices import DtypeName, find_device, find_dtype
@@ -216,14 +216,14 @@ class Tokenizer:
         latents = self.encode(torch.zeros(count, 3, height, width, dtype=torch.uint8), keys)
         self.decode(latents, keys)
 
-    def call_bytes(self, height: int, width: int) -> int:
-        """Estimated memory in bytes that one full call of `encode` or `decode` takes at its peak, beside the weights.
+    def call_bytes(self, height: int, width: int, half: Half) -> int:
+        """Estimated memory in bytes that a full call of `encode` or `decode`, as `half` says, takes beside the weights.
 
         Within a factor of two on a CPU.
         """
         estimate = plain_call_bytes if self._network.pads_calls else packed_call_bytes
         num_images = self.images_per_call(height, width)
-        return estimate(self.model.config, height, width, num_images, self.model.dtype.itemsize)
+        return estimate(self.model.config, height, width, num_images, self.model.dtype.itemsize, half)
 
     def encode_flops(self, height: int, width: int) -> int:
         """Floating-point operations of encoding one image."""

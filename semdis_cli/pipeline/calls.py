@@ -10,12 +10,14 @@ from torch import Tensor
 from semdis_cli.data.loader import Loader
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import BatchDone, Failure, StageTimes
+from semdis_cli.model.call_sizes import Half
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, in_order, timed
 from semdis_cli.records import LoadedImage, PlannedImage
 from semdis_cli.store.plan import PlannedShard
 from semdis_cli.store.shards import STORE_DTYPES
 
+_COPIES_HELD = 2  # of the pixels of a call under way: as read, and as reconstructed or filtered for a file
 _NO_PIXELS = torch.empty(3, 0, 0, dtype=torch.uint8)
 
 
@@ -96,14 +98,22 @@ def encoded_calls(
             lambda loaded: encode_call(call, loaded, tokenizer, settings),
         )
 
-    yield from in_order(calls, start, lambda call: share_of_call(call.bucket, len(call.images), tokenizer, workers))
+    def share(call: ImageCall) -> float:
+        return share_of_call(call.bucket, len(call.images), "encode", tokenizer, workers)
+
+    yield from in_order(calls, start, share)
 
 
-def share_of_call(bucket: tuple[int, int], num_images: int, tokenizer: Tokenizer, workers: Workers) -> float:
-    """What a call of that many images takes of the room that `workers` have: pixels, and the network's tensors."""
+def share_of_call(
+    bucket: tuple[int, int], num_images: int, half: Half, tokenizer: Tokenizer, workers: Workers
+) -> float:
+    """What a call of that many images takes of the room that `workers` have; by pixels, and by the network's tensors.
+
+    `half`: of the model; where a call takes both, "decode", which needs more.
+    """
     pixel_bytes = 3 * num_images * bucket[0] * bucket[1]
-    model_bytes = tokenizer.call_bytes(*bucket) if tokenizer.is_on_cpu else 0
-    return workers.share_of_room(num_images, pixel_bytes + model_bytes)
+    model_bytes = tokenizer.call_bytes(*bucket, half) if tokenizer.is_on_cpu else 0
+    return workers.share_of_room(num_images, _COPIES_HELD * pixel_bytes, model_bytes)
 
 
 def encode_call(

@@ -178,7 +178,7 @@ def decode_calls(
     def share(call: Shard | Event) -> float:
         if not isinstance(call, Shard):
             return _SHARE_OF_EVENT
-        return share_of_call(_bucket(call, tokenizer), len(call.keys), tokenizer, workers)
+        return share_of_call(_bucket(call, tokenizer), len(call.keys), "decode", tokenizer, workers)
 
     for result in in_order(calls, start, share):
         yield from result.events() if isinstance(result, _DecodedCall) else [result]

@@ -159,7 +159,7 @@ class Workers:
         self._model_pool = self._pool if num_model_threads is None else WorkPool(num_model_threads, "semdis-model")
         # No executor of the standard library's: a signal while it starts a thread makes it forget that thread.
         self._disk = WorkPool(_DISK_THREADS, "semdis-disk")
-        self._memory = max(available_memory() // 4, 1 << 30)
+        self._memory = max(available_memory(), 4 << 30)
 
     def __enter__(self) -> Self:
         for pool in self._pools:
@@ -198,13 +198,18 @@ class Workers:
             return (cpu_s + model_s) / self.num_threads
         return max(cpu_s / self.num_threads, model_s / self.num_model_threads)
 
-    def share_of_room(self, num_images: int, num_bytes: int) -> float:
+    def share_of_room(self, num_images: int, held_bytes: int, running_bytes: int) -> float:
         """What a model call of that many images takes of the room for calls under way: by memory, and by number.
 
-        A quarter of the memory that was available is used, and no more images are under way than keep all threads busy.
+        It holds `held_bytes` from its reading to the end of its turn, `running_bytes` only while the model runs. A
+        quarter of the memory that was available is for the ones, half of it for the others: as long as all threads
+        that run the model can have theirs, these do not count. No more images are under way than keep all threads busy.
         """
         num_calls = 3 * self.num_model_threads + -(-4 * self.num_threads // num_images)
-        return max(num_bytes / self._memory, 1 / num_calls)
+        shares = [1 / num_calls, held_bytes / (self._memory / 4)]
+        if self.num_model_threads * running_bytes > self._memory / 2:
+            shares.append(running_bytes / (self._memory / 2))
+        return max(shares)
 
     def submit(self, urgency: Urgency, function: Callable[..., T], *args: Any) -> "Future[T]":
         """Have `function(*args)` called soon, in a thread that is meant for such tasks."""

@@ -146,7 +146,7 @@ class _Roundtrip:
         return self.workers.submit_after(reading, Urgency.MODEL, self._finish)
 
     def _share(self, call: ImageCall) -> float:
-        return share_of_call(call.bucket, len(call.images), self.tokenizer, self.workers)
+        return share_of_call(call.bucket, len(call.images), "decode", self.tokenizer, self.workers)
 
     def _finish(self, loaded: Sequence[Timed[LoadedImage | Failure]]) -> _RoundtripCall:
         """Encode and decode what could be read, measure it, and hand it to the threads that write."""

@@ -136,17 +136,20 @@ from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 def status_bytes(field):
     return int(Path("/proc/self/status").read_text().split(field + ":")[1].split()[0]) * 1024
 
-dtype, height, width = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+half, dtype, height, width = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 tokenizer = Tokenizer.load("semdis-small", TokenizerSettings("cpu", dtype))
 tokenizer.warm_up(64, 64)
-count = tokenizer.images_per_call(height, width)
-images, keys = torch.zeros(count, 3, height, width, dtype=torch.uint8), ["a"] * count
+keys = ["a"] * tokenizer.images_per_call(height, width)
+images = torch.zeros(len(keys), 3, height, width, dtype=torch.uint8)
+latents = torch.zeros(len(keys), tokenizer.latent_channels, height // 16, width // 16)
 ctypes.CDLL(None).malloc_trim(0)
 before = status_bytes("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-latents = tokenizer.encode(images, keys)
-tokenizer.decode(latents, keys, FCDMDiffAEInferenceConfig(2, "dpmpp_2m", pdg=True))
-print(status_bytes("VmHWM") - before, tokenizer.call_bytes(height, width))
+if half == "encode":
+    tokenizer.encode(images, keys)
+else:
+    tokenizer.decode(latents, keys, FCDMDiffAEInferenceConfig(2, "dpmpp_2m", pdg=True))
+print(status_bytes("VmHWM") - before, tokenizer.call_bytes(height, width, half))
 """
 
 
@@ -154,8 +157,9 @@ print(status_bytes("VmHWM") - before, tokenizer.call_bytes(height, width))
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("size", [(1024, 1024), (1536, 2048)])
-def test_a_calls_memory_is_estimated_within_a_factor_of_two(dtype: str, size: tuple[int, int]) -> None:
-    arguments = [sys.executable, "-c", MEASURE, dtype, *map(str, size)]
+@pytest.mark.parametrize("half", ["encode", "decode"])
+def test_a_calls_memory_is_estimated_within_a_factor_of_two(half: str, dtype: str, size: tuple[int, int]) -> None:
+    arguments = [sys.executable, "-c", MEASURE, half, dtype, *map(str, size)]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=200, check=True)
     measured, estimated = map(int, done.stdout.split())
     assert measured / 2 < estimated < 2 * measured, f"{measured / 2**20:.0f} MiB, estimated {estimated / 2**20:.0f}"

@@ -15,8 +15,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from semdis_cli.pipeline import overlap
 from semdis_cli.pipeline.overlap import Urgency, WorkerDiedError, Workers, WorkPool, in_order, timed
 
+GIB = 2**30
 _LONG_S = 20.0  # nobody waits so long unless something hangs
 
 
@@ -188,11 +190,15 @@ def test_model_calls_have_threads_of_their_own_where_that_is_asked_for() -> None
     assert Workers(2).elapsed_s(8.0, 3.0) == 5.5
 
 
-def test_a_call_takes_room_by_its_number_and_by_its_memory() -> None:
+def test_a_call_takes_room_by_its_number_and_by_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overlap, "available_memory", lambda: 64 * GIB)
     workers = Workers(4)
-    assert workers.share_of_room(1, 0) == 1 / (3 * 4 + 16)
-    assert workers.share_of_room(64, 0) == 1 / (3 * 4 + 1)
-    assert workers.share_of_room(1, 1 << 50) > 1
+    by_number = 1 / (3 * 4 + 16)
+    assert workers.share_of_room(1, 0, 0) == by_number
+    assert workers.share_of_room(64, 0, 0) == 1 / (3 * 4 + 1)
+    assert workers.share_of_room(1, 4 * GIB, 0) == 1 / 4  # of a quarter of the memory
+    assert workers.share_of_room(1, 0, 8 * GIB) == by_number  # half of it is enough for all four threads
+    assert workers.share_of_room(1, 0, 16 * GIB) == 1 / 2  # and now for two of them
 
 
 @given(delays=st.lists(st.integers(0, 3), max_size=20), share=st.sampled_from([0.0, 0.1, 1 / 3, 0.5, 1.0, 7.0]))
