@@ -76,7 +76,9 @@ def _semdis(*arguments: str) -> str:
 
 def _run(module: str, *arguments: str) -> str:
     """Stdout of a Python module. Raises `UsageError` with what it said last if it fails."""
-    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)  # noqa: S603
+    # -P: torch is not looked for in the folder where the user happens to be
+    command = [sys.executable, "-P", "-m", module, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise UsageError(f"python -m {module} ended with {done.returncode}: {last:.300}")
