@@ -208,10 +208,11 @@ def encode(
         shard: ShardWriter | None = None
         for result in encoded:
             shard = shard or latents.open_shard(result.call.shard, plan.layout)
-            yield from map(totals.add, take_call(result, shard))
-            if shard.is_full:  # now, not when the next call is done: that one may fail
-                yield from map(totals.add, publisher.publish(shard))
+            told = list(take_call(result, shard))
+            if shard.is_full:  # before anything is told: what is told may end the run, and so may the next call
+                publisher.publish(shard)
                 shard = None
+            yield from map(totals.add, told)
             yield from map(totals.add, publisher.news())
         yield from map(totals.add, publisher.wait())
 
@@ -247,11 +248,9 @@ class _Publisher:
     def __exit__(self, *_: object) -> None:
         wait([published for _, _, published in self._waiting])
 
-    def publish(self, shard: ShardWriter) -> Iterator[Event]:
-        """Have `shard` published after those before it; waits for these while they and it are too much to hold."""
-        num_bytes = shard.num_bytes
-        while self._waiting and num_bytes + sum(held for _, held, _ in self._waiting) > _MOST_HELD_BYTES:
-            yield from self._first()
+    def publish(self, shard: ShardWriter) -> None:
+        """Have `shard` published after those before it."""
+        num_bytes = shard.num_bytes  # before it is written: that gives the latents back
         if self._waiting:
             last = self._waiting[-1][2]
             published = self._workers.submit_disk_after(last, lambda _: shard.publish())
@@ -260,9 +259,15 @@ class _Publisher:
         self._waiting.append((shard, num_bytes, published))
 
     def news(self) -> Iterator[Event]:
-        """Tell of the shards that are on disk by now. Raises what writing them raised."""
-        while self._waiting and self._waiting[0][2].done():
+        """Tell of the shards that are on disk by now; waits while the others are too much to hold.
+
+        Raises what writing them raised.
+        """
+        while self._waiting and (self._waiting[0][2].done() or self._holds_too_much()):
             yield from self._first()
+
+    def _holds_too_much(self) -> bool:
+        return len(self._waiting) > 1 and sum(held for _, held, _ in self._waiting) > _MOST_HELD_BYTES
 
     def wait(self) -> Iterator[Event]:
         """Wait for all shards, and tell of them. Raises what writing them raised."""

@@ -26,7 +26,8 @@ def within_limit(events: Iterator[Event], limit: ErrorLimit | None, *, goes_on: 
 
     Inputs that failed in shards of an earlier run count, and those that are known to be unusable before anything is
     computed; one that is reported twice counts once. Raises `TooManyFailuresError` after the run was unwound: what it
-    has published stays, what it was at is dropped. `goes_on`: the same run again would continue where this one stopped.
+    has published stays, a shard that is not full is dropped. `goes_on`: the same run again would continue where this
+    one stopped.
     """
     if limit is None:
         yield from events
