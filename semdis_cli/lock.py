@@ -14,7 +14,7 @@ import re
 import secrets
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NoReturn, Self
@@ -102,23 +102,20 @@ class FolderLock:
 
     def _try_to_take(self) -> bool:
         """Take the folder; False if the lock file was replaced meanwhile. Raises `UsageError` if another run has it."""
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        try:
+        with ExitStack() as on_failure:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            on_failure.callback(os.close, descriptor)
             has_locks = self._lock(descriptor)
+            on_failure.callback(self._drop_if_empty, descriptor)  # not before: it is its holder's
             before = _Holder.parse(os.pread(descriptor, _RECORD_BYTES, 0))
             if before is not None and self._is_alive(before, descriptor, has_locks=has_locks):
                 self._refuse()
             os.pwrite(descriptor, self._holder.to_bytes(), 0)
             if not has_locks:
                 time.sleep(SETTLE_S)
-            is_taken = self._is_ours()
-        except BaseException:
-            self._drop_if_empty(descriptor)
-            os.close(descriptor)
-            raise
-        if not is_taken:
-            os.close(descriptor)
-            return False
+            if not self._is_ours():
+                return False
+            on_failure.pop_all()
         self._descriptor = descriptor
         return True
 

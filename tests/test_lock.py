@@ -100,6 +100,14 @@ def test_a_folder_is_held_by_one_and_free_afterwards(tmp_path: Path) -> None:
         pass
 
 
+def test_who_is_refused_leaves_the_file_of_a_run_that_has_yet_to_write_it(tmp_path: Path) -> None:
+    with (tmp_path / LOCK_FILE).open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match="another semdis run is writing there"):
+            FolderLock(tmp_path).__enter__()
+        assert (tmp_path / LOCK_FILE).exists()
+
+
 @pytest.mark.parametrize("locks", ["with", "without"])
 def test_another_process_is_refused_while_the_first_lives_and_let_in_when_it_was_killed(
     tmp_path: Path, locks: str
