@@ -127,7 +127,7 @@ def _run_table(report: "BenchReport") -> Table:
             _spread(run.images_per_s, 1),
             _spread(run.megapixels_per_s, 2),
             f"{run.limit.images_per_s:.1f}",
-            f"{run.share_of_limit:.0%}",
+            f"{_spread(run.share_of_limit, 0, 100)} %",
             f"{run.busy_shares['wait']:.0%}",
         )
     return table

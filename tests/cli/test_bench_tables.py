@@ -38,7 +38,9 @@ def run_of(stages: tuple[StageCost, ...], share: float) -> EndToEnd:
     limit = find_limit(stages, 2)
     rate = share * limit.images_per_s
     busy = {"read": 0.5, "encode": 0.25, "decode": 0.0, "write": 0.05, "wait": 0.2}
-    return EndToEnd(40, exactly(40 / rate), exactly(rate), exactly(rate / 16), limit, share, busy, "It is as it is.")
+    return EndToEnd(
+        40, exactly(40 / rate), exactly(rate), exactly(rate / 16), limit, exactly(share), busy, "It is as it is."
+    )
 
 
 def speed(images_per_s: float) -> ModelSpeed:
@@ -87,8 +89,8 @@ def test_tables_in_a_pipe_are_plain_lines() -> None:
         ["reading images", "66.7", "30.00", "2", "75% of cores"],
         ["publishing files", "1000.0", "2.00", "2", "0% of cores"],
         ["(writing images as jpg)", "1000.0", "2.00", "2"],
-        ["encode", "40", "40.0", "2.50", "50.0", "80%", "20%"],
-        ["decode", "40", "42.0", "2.62", "40.0", "105%", "20%"],
+        ["encode", "40", "40.0", "2.50", "50.0", "80 %", "20%"],
+        ["decode", "40", "42.0", "2.62", "40.0", "105 %", "20%"],
     ],
 )
 def test_every_figure_has_its_row(cells: list[str]) -> None:

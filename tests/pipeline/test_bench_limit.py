@@ -66,7 +66,7 @@ def test_what_is_timed_runs_warm_first_and_then_in_equal_rounds() -> None:
 
 def test_a_stage_that_was_measured_at_two_times_counts_both() -> None:
     costs = [StageCost.of("model", "cores", 2, 4, [(seconds, seconds / 2)]) for seconds in (4.0, 12.0)]
-    both = costs[0].and_again(costs[1])
+    both = StageCost.over(costs)
     assert both.thread_s_per_image == Spread(2.0, 1.0, 3.0, 2)
     assert (both.cpu_s_per_image, both.images_per_s) == (1.0, 1.0)
     assert (both.name, both.num_threads, both.num_images) == ("model", 2, 4)

@@ -3,13 +3,15 @@
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from semdis_cli.data.geometry import GeometrySettings
 from semdis_cli.data.images import ReadSettings
 from semdis_cli.data.loader import Loader, LoadSettings
+from semdis_cli.data.sources import FoundImages
 from semdis_cli.data.synthetic import jpeg_of
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
@@ -35,17 +37,21 @@ _MAX_REPEATS = 64
 
 @dataclass(frozen=True)
 class Thoroughness:
-    """How much is done: images of the sample, runs from files to files and their length, and starts of the command."""
+    """How much is done: images of the sample, runs from files to files and their length, and starts of the command.
+
+    `stages`: what is done for each stage before the first run, and again after each.
+    """
 
     effort: Effort
+    stages: Effort
     num_images: int
     num_runs: int
     run_s: float
     num_starts: int
 
 
-_QUICK = Thoroughness(QUICK, num_images=8, num_runs=1, run_s=1.0, num_starts=1)
-_THOROUGH = Thoroughness(THOROUGH, num_images=32, num_runs=3, run_s=5.0, num_starts=3)
+_QUICK = Thoroughness(QUICK, QUICK, num_images=8, num_runs=1, run_s=1.0, num_starts=1)
+_THOROUGH = Thoroughness(THOROUGH, replace(THOROUGH, num_rounds=3), num_images=32, num_runs=5, run_s=6.0, num_starts=3)
 
 
 @dataclass(frozen=True)
@@ -135,10 +141,7 @@ class _Bench:
         if settings.against is not None:
             check_size(settings.against, sample.size)
         gemm, model_encode, model_decode = self._measure_model(sample)
-        before = self._measure_stages(sample, self.folder / "stages-before")
-        runs = self._measure_runs(sample, before)
-        stages = before.and_again(self._measure_stages(sample, self.folder / "stages-after"))
-        encode, decode = self._summarise_runs(runs, stages)
+        stages, encode, decode = self._measure_runs(sample)
         memory, start_up = self._measure_processes(sample)
         peer = self._measure_peer(sample)
         return BenchReport(
@@ -174,11 +177,29 @@ class _Bench:
             gemm = gemm.and_again(measure_gemm(device, dtype, workers, self._effort))
         return gemm, encode.beside(gemm), decode.beside(gemm)
 
+    def _measure_runs(self, sample: Sample) -> tuple[Stages, EndToEnd, EndToEnd]:
+        """Runs from files to files, in turns with their stages by themselves."""
+        num_runs = self.settings.thoroughness.num_runs
+        passes = [self._measure_stages(sample, self.folder / "stages-0")]
+        found = self._images_of_a_run(sample, passes[0])
+        latents, images = self.folder / "latents", self.folder / "decoded"
+        encoded: list[Run] = []
+        decoded: list[Run] = []
+        for number in range(1, num_runs + 1):
+            self.tell(f"running from files to files, {number} of {num_runs}")
+            encoded.append(run_encode(found, self.loader, self.tokenizer, self.encode_settings, latents))
+            decoded.append(run_decode(latents, self.tokenizer, self._decode_settings, images))
+            passes.append(self._measure_stages(sample, self.folder / f"stages-{number}"))
+        near = [Stages.over(both) for both in pairwise(passes)]
+        stages = Stages.over(passes)
+        return stages, self._summarise_encode(encoded, near, stages), self._summarise_decode(decoded, near, stages)
+
     def _measure_stages(self, sample: Sample, folder: Path) -> Stages:
         self.tell("running each stage by itself")
         folder.mkdir()
         with start_workers(self.tokenizer, self.settings.num_workers) as workers:
-            stage_bench = StageBench(len(sample.found.images), workers, self.tokenizer.is_on_cpu, self._effort)
+            num_images, effort = len(sample.found.images), self.settings.thoroughness.stages
+            stage_bench = StageBench(num_images, workers, self.tokenizer.is_on_cpu, effort)
             verbs = (self.encode_settings, self._decode_settings)
             return measure_stages(sample.found, self.loader, self.tokenizer, verbs, stage_bench, folder)
 
@@ -186,31 +207,33 @@ class _Bench:
     def _decode_settings(self) -> DecodeSettings:
         return DecodeSettings(self.settings.sampling, self.settings.write, self.settings.num_workers)
 
-    def _measure_runs(self, sample: Sample, stages: Stages) -> tuple[list[Run], list[Run]]:
-        """From files to files: as many images as take some seconds, in the same mixture as the stages had."""
-        self.tell("running from files to files")
-        plan = self.settings.thoroughness
-        slower = min(limit.images_per_s for limit in self._limits(stages))
-        times = min(_MAX_REPEATS, max(1, round(plan.run_s * slower / len(sample.found.images))))
-        latents, images = self.folder / "latents", self.folder / "decoded"
-        found = repeated(sample.found, times)
-        encoded = run_encode(found, self.loader, self.tokenizer, self.encode_settings, latents, plan.num_runs)
-        return encoded, run_decode(latents, self.tokenizer, self._decode_settings, images, plan.num_runs)
+    def _images_of_a_run(self, sample: Sample, stages: Stages) -> FoundImages:
+        """As many images as take some seconds, in the same mixture as the stages have."""
+        slower = min(self._limit(costs).images_per_s for costs in (stages.encode, stages.decode))
+        times = round(self.settings.thoroughness.run_s * slower / len(sample.found.images))
+        return repeated(sample.found, min(_MAX_REPEATS, max(1, times)))
 
-    def _limits(self, stages: Stages) -> list[Limit]:
-        return [find_limit(costs, self.settings.num_workers) for costs in (stages.encode, stages.decode)]
+    def _limit(self, costs: Sequence[StageCost]) -> Limit:
+        return find_limit(costs, self.settings.num_workers)
 
-    def _summarise_runs(self, runs: tuple[list[Run], list[Run]], stages: Stages) -> tuple[EndToEnd, EndToEnd]:
-        """Beside the limits that the stages set."""
-        encode_limit, decode_limit = self._limits(stages)
-        num_threads = self.settings.num_workers
+    def _summarise_encode(self, runs: Sequence[Run], near: Sequence[Stages], stages: Stages) -> EndToEnd:
+        """`near`: the stages at the time of each run."""
+        others = [*self._more_threads(stages.encode), *_scaled_reading(stages, self.settings.num_workers)]
+        limit, limits = self._limit(stages.encode), [self._limit(one.encode) for one in near]
+        return summarise(runs, limits, limit, lambda reached: explain("encode", limit, reached, others))
+
+    def _summarise_decode(self, runs: Sequence[Run], near: Sequence[Stages], stages: Stages) -> EndToEnd:
+        """As that of `encode`."""
+        others = [*self._more_threads(stages.decode), *_other_formats(stages, self.settings.num_workers)]
+        limit, limits = self._limit(stages.decode), [self._limit(one.decode) for one in near]
+        return summarise(runs, limits, limit, lambda reached: explain("decode", limit, reached, others))
+
+    def _more_threads(self, costs: Sequence[StageCost]) -> list[Setting]:
+        """What a thread for each core would bring, where there are fewer."""
         num_cores = describe_machine(self.tokenizer.model.device).num_cores
-        encode_others = [*_more_threads(stages.encode, num_threads, num_cores), *_scaled_reading(stages, num_threads)]
-        decode_others = [*_more_threads(stages.decode, num_threads, num_cores), *_other_formats(stages, num_threads)]
-        return (
-            summarise(runs[0], encode_limit, lambda reached: explain("encode", encode_limit, reached, encode_others)),
-            summarise(runs[1], decode_limit, lambda reached: explain("decode", decode_limit, reached, decode_others)),
-        )
+        if self.settings.num_workers >= num_cores:
+            return []
+        return [Setting(f"--workers {num_cores}", find_limit(with_threads(costs, num_cores), num_cores).images_per_s)]
 
     def _measure_processes(self, sample: Sample) -> tuple[PeakMemory, StartUp]:
         """Fresh processes: what memory they need, and how long they take to start."""
@@ -271,14 +294,6 @@ class _Bench:
             "mean_file_bytes": sample.num_bytes / num_images,
             "mean_input_megapixels": stages.megapixels_per_image,
         }
-
-
-def _more_threads(costs: Sequence[StageCost], num_threads: int, num_cores: int) -> list[Setting]:
-    """What a thread for each core would bring, where there are fewer."""
-    if num_threads >= num_cores:
-        return []
-    limit = find_limit(with_threads(costs, num_cores), num_cores)
-    return [Setting(f"--workers {num_cores}", limit.images_per_s)]
 
 
 def _scaled_reading(stages: Stages, num_threads: int) -> list[Setting]:

@@ -22,9 +22,11 @@ _STAGES = ("read_s", "encode_s", "decode_s", "write_s", "wait_s")
 
 @dataclass(frozen=True)
 class EndToEnd:
-    """A whole run, start-up left out, beside the limit that its stages set.
+    """Whole runs, start-up left out, beside the limit that their stages set.
 
-    `busy_shares`: of the time of all threads, by what they did, `wait` for nothing.
+    `share_of_limit`: of each run, by the stages just before and after it, since a machine drifts more than a run falls
+    short. `limit`: by the stages of all times. `busy_shares`: of the time of all threads, by what they did, `wait` for
+    nothing.
     """
 
     num_images: int
@@ -32,7 +34,7 @@ class EndToEnd:
     images_per_s: Spread
     megapixels_per_s: Spread
     limit: Limit
-    share_of_limit: float
+    share_of_limit: Spread
     busy_shares: dict[str, float]
     explanation: str
 
@@ -45,6 +47,11 @@ class Run:
     elapsed_s: float
     megapixels_per_s: float
     busy_shares: dict[str, float]
+
+    @property
+    def images_per_s(self) -> float:
+        """Images from files to files in a second."""
+        return self.num_images / max(self.elapsed_s, 1e-9)
 
     @classmethod
     def of(cls, events: Iterator[Event]) -> "Run":
@@ -64,44 +71,39 @@ class Run:
         return cls(report["images"]["this_run"], report["elapsed_s"], report["megapixels_per_s"], shares)
 
 
-def run_encode(
-    found: FoundImages,
-    loader: Loader,
-    tokenizer: Tokenizer,
-    settings: EncodeSettings,
-    output: Path,
-    num_runs: int,
-) -> list[Run]:
-    """Encode into `output`, `num_runs` times from the start; what the last one wrote is left there."""
-    return _repeat(lambda: encode(found, loader, tokenizer, settings, output), output, num_runs)
+def run_encode(found: FoundImages, loader: Loader, tokenizer: Tokenizer, settings: EncodeSettings, output: Path) -> Run:
+    """Encode into `output` from the start, whatever is there, and leave the latents there."""
+    _remove(output)
+    return Run.of(encode(found, loader, tokenizer, settings, output))
 
 
-def run_decode(latents: Path, tokenizer: Tokenizer, settings: DecodeSettings, output: Path, num_runs: int) -> list[Run]:
-    """Decode `latents` into `output`, `num_runs` times from the start."""
-    return _repeat(lambda: decode(open_latents(latents), tokenizer, settings, output), output, num_runs)
+def run_decode(latents: Path, tokenizer: Tokenizer, settings: DecodeSettings, output: Path) -> Run:
+    """Decode `latents` into `output` from the start, whatever is there."""
+    _remove(output)
+    return Run.of(decode(open_latents(latents), tokenizer, settings, output))
 
 
-def _repeat(start: Callable[[], Iterator[Event]], output: Path, num_runs: int) -> list[Run]:
-    runs = []
-    for _ in range(num_runs):
-        if output.exists():
-            shutil.rmtree(output)
-        runs.append(Run.of(start()))
-    return runs
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
-def summarise(runs: Sequence[Run], limit: Limit, explain: Callable[[Reached], str]) -> EndToEnd:
-    """`explain`: what was reached of the limit -> what holds the run up, for a person."""
-    images_per_s = Spread.of([run.num_images / max(run.elapsed_s, 1e-9) for run in runs])
+def summarise(
+    runs: Sequence[Run], limits: Sequence[Limit], limit: Limit, explain: Callable[[Reached], str]
+) -> EndToEnd:
+    """`limits`: at the time of each run; `limit`: over all of it.
+
+    `explain`: what was reached of the limit -> what holds the run up, for a person.
+    """
+    share = Spread.of([run.images_per_s / near.images_per_s for run, near in zip(runs, limits, strict=True)])
     busy_shares = {name: Spread.of([run.busy_shares[name] for run in runs]).median for name in runs[0].busy_shares}
-    reached = Reached(images_per_s.median / limit.images_per_s, busy_shares["wait"])
     return EndToEnd(
         num_images=runs[0].num_images,
         elapsed_s=Spread.of([run.elapsed_s for run in runs]),
-        images_per_s=images_per_s,
+        images_per_s=Spread.of([run.images_per_s for run in runs]),
         megapixels_per_s=Spread.of([run.megapixels_per_s for run in runs]),
         limit=limit,
-        share_of_limit=reached.share_of_limit,
+        share_of_limit=share,
         busy_shares=busy_shares,
-        explanation=explain(reached),
+        explanation=explain(Reached(share.median, busy_shares["wait"])),
     )

@@ -1,5 +1,6 @@
 """How fast a run could be if nothing ever waited, what holds it up, and what would help. Pure arithmetic."""
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -37,14 +38,15 @@ class StageCost:
         cpu_s = Spread.of([seconds / num_images for _, seconds in rounds]).median
         return cls(name, resource, num_threads, num_images, thread_s, cpu_s, num_threads / thread_s.median)
 
-    def and_again(self, other: "StageCost") -> "StageCost":
-        """The same stage, measured at two times."""
-        thread_s = Spread.of_both(self.thread_s_per_image, other.thread_s_per_image)
+    @classmethod
+    def over(cls, costs: Sequence["StageCost"]) -> "StageCost":
+        """One stage that was measured at several times."""
+        thread_s = Spread.over([cost.thread_s_per_image for cost in costs])
         return replace(
-            self,
+            costs[0],
             thread_s_per_image=thread_s,
-            cpu_s_per_image=(self.cpu_s_per_image + other.cpu_s_per_image) / 2,
-            images_per_s=self.num_threads / thread_s.median,
+            cpu_s_per_image=statistics.median(cost.cpu_s_per_image for cost in costs),
+            images_per_s=costs[0].num_threads / thread_s.median,
         )
 
 

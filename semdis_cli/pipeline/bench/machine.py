@@ -83,10 +83,10 @@ class GemmRate:
 
     def and_again(self, other: "GemmRate") -> "GemmRate":
         """The same products, measured at two times."""
-        one_call = Spread.of_both(self.one_call_tflop_per_s, other.one_call_tflop_per_s)
+        one_call = Spread.over([self.one_call_tflop_per_s, other.one_call_tflop_per_s])
         call_a_core = None
         if self.call_a_core_tflop_per_s is not None and other.call_a_core_tflop_per_s is not None:
-            call_a_core = Spread.of_both(self.call_a_core_tflop_per_s, other.call_a_core_tflop_per_s)
+            call_a_core = Spread.over([self.call_a_core_tflop_per_s, other.call_a_core_tflop_per_s])
         return GemmRate(self.side, self.dtype, one_call, call_a_core)
 
 

@@ -27,13 +27,13 @@ class Spread:
         return cls(median, lower, upper, len(values))
 
     @classmethod
-    def of_both(cls, first: "Spread", second: "Spread") -> Self:
-        """Of a figure that was measured at two times, which count alike: what changed between them shows."""
+    def over(cls, spreads: Sequence["Spread"]) -> Self:
+        """Of a figure that was measured at several times, which count alike: what changed between them shows."""
         return cls(
-            (first.median + second.median) / 2,
-            min(first.lower_quartile, second.lower_quartile),
-            max(first.upper_quartile, second.upper_quartile),
-            first.num_rounds + second.num_rounds,
+            statistics.median(one.median for one in spreads),
+            min(one.lower_quartile for one in spreads),
+            max(one.upper_quartile for one in spreads),
+            sum(one.num_rounds for one in spreads),
         )
 
 

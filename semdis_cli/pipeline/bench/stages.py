@@ -46,18 +46,21 @@ class Stages:
     scaled_reading: StageCost | None
     megapixels_per_image: float
 
-    def and_again(self, other: "Stages") -> "Stages":
-        """The same stages, measured at two times: a machine that is not ours alone is not always as fast."""
-        scaled = None
-        if self.scaled_reading is not None and other.scaled_reading is not None:
-            scaled = self.scaled_reading.and_again(other.scaled_reading)
-        return Stages(
-            tuple(one.and_again(same) for one, same in zip(self.encode, other.encode, strict=True)),
-            tuple(one.and_again(same) for one, same in zip(self.decode, other.decode, strict=True)),
-            {name: cost.and_again(other.other_formats[name]) for name, cost in self.other_formats.items()},
-            scaled,
-            self.megapixels_per_image,
+    @classmethod
+    def over(cls, passes: Sequence["Stages"]) -> "Stages":
+        """The same stages, measured at several times: a machine that is not ours alone is not always as fast."""
+        scaled = [one.scaled_reading for one in passes if one.scaled_reading is not None]
+        return cls(
+            _over([one.encode for one in passes]),
+            _over([one.decode for one in passes]),
+            {name: StageCost.over([one.other_formats[name] for one in passes]) for name in passes[0].other_formats},
+            StageCost.over(scaled) if scaled else None,
+            passes[0].megapixels_per_image,
         )
+
+
+def _over(passes: Sequence[tuple[StageCost, ...]]) -> tuple[StageCost, ...]:
+    return tuple(StageCost.over(same) for same in zip(*passes, strict=True))
 
 
 def measure_stages(
