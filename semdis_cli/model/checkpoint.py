@@ -22,6 +22,7 @@ from semdis_cli.atomic import make_folder, publish
 from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import CheckpointError, MissingExtraError, UsageError
 from semdis_cli.model.config import CONFIG_FILE
+from semdis_cli.tensors import is_finite
 
 WEIGHTS_FILE = "model.safetensors"
 LATENT_STATS = ("latent_norm_running_mean", "latent_norm_running_var")
@@ -254,7 +255,7 @@ def _wrong_values(tensors: Mapping[str, Tensor]) -> list[str]:
     if of_dtype:
         return [f"{len(of_dtype)} neither float32, bfloat16 nor float16: {_listed(of_dtype)}"]
     problems = []
-    not_finite = [name for name, tensor in sorted(tensors.items()) if not tensor.isfinite().all()]
+    not_finite = [name for name, tensor in sorted(tensors.items()) if not is_finite(tensor)]
     if not_finite:
         problems.append(f"{len(not_finite)} with NaN or infinity: {_listed(not_finite)}")
     variance = tensors.get(LATENT_STATS[1])

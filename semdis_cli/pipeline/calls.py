@@ -16,6 +16,7 @@ from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, in_order, timed
 from semdis_cli.records import LoadedImage, PlannedImage
 from semdis_cli.store.plan import PlannedShard
 from semdis_cli.store.shards import STORE_DTYPES
+from semdis_cli.tensors import is_finite
 
 _COPIES_HELD = 2  # of the pixels of a call under way: as read, and as reconstructed or filtered for a file
 _NO_PIXELS = torch.empty(3, 0, 0, dtype=torch.uint8)
@@ -154,9 +155,9 @@ def encode_images(images: Sequence[LoadedImage], tokenizer: Tokenizer, sample_se
 def _store(image: LoadedImage, latents: Tensor, store_dtype: str) -> tuple[LoadedImage, Tensor] | Failure:
     """The image without its pixels and its latents in the stored dtype, if they are finite in it."""
     stored = latents.to(STORE_DTYPES[store_dtype], copy=True)
-    if stored.isfinite().all():
+    if is_finite(stored):
         return replace(image, pixels=_NO_PIXELS), stored
-    if latents.isfinite().all():
+    if is_finite(latents):
         reason = f"its latents are too large for --store-dtype {store_dtype}"
     else:
         reason = "its latents are not finite (NaN or infinity)"

@@ -19,6 +19,7 @@ from semdis_cli.pipeline.report import RunTotals, compute_record
 from semdis_cli.store.claim import claimed_folder
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
+from semdis_cli.tensors import is_finite
 
 _SHARDS_HELD = 2
 _SHARE_OF_EVENT = 1 / 1024  # of the room for calls: they are small, but there may be very many
@@ -218,7 +219,7 @@ def check_fit(shard: Shard, tokenizer: Tokenizer, keys: Collection[str], path: s
     grid, patch = tuple(shard.latents.shape[-2:]), tokenizer.patch_size
     if shard.latents.shape[1] != tokenizer.latent_channels:
         raise StoreError(f"{path}: {shard.latents.shape[1]} channels, but the model has {tokenizer.latent_channels}")
-    if not shard.latents.isfinite().all():
+    if not is_finite(shard.latents):
         raise StoreError(f"{path}: latents that are not finite; not made by semdis encode")
     for key, geometry in zip(shard.keys, shard.geometries, strict=True):
         if key not in keys or geometry.bucket != (grid[0] * patch, grid[1] * patch):

@@ -30,6 +30,7 @@ from semdis_cli.store.npy import npy_bytes
 from semdis_cli.store.plan import LatentLayout
 from semdis_cli.store.shard_header import SourceRecord
 from semdis_cli.store.shards import STORE_DTYPES, Shard, shard_bytes
+from semdis_cli.tensors import is_finite
 
 ExportFormat = Literal["safetensors", "webdataset", "npy"]
 Member = Literal["safetensors", "npy"]
@@ -164,7 +165,7 @@ def make_sample(shard: Shard, row: int, member: Member, npy_dtype: NpyDtype) -> 
     else:
         latents = one.latents[0]
         converted = latents.to(STORE_DTYPES[npy_dtype])
-        if not converted.isfinite().all():
+        if not is_finite(converted):
             raise ValueError(f"its latents are too large for {npy_dtype}")
         is_exact = torch.equal(converted.to(torch.float32), latents.to(torch.float32))
         data = npy_bytes(converted)
@@ -194,7 +195,7 @@ def check_rows(shard: Shard, layout: LatentLayout, place: str) -> None:
     kind = shard.latents.shape[1], shard.latents.dtype
     if kind != (layout.channels, STORE_DTYPES[layout.dtype]):
         raise StoreError(f"{place}: its latents are not of the kind that its settings say; damaged or edited")
-    if not shard.latents.isfinite().all():
+    if not is_finite(shard.latents):
         raise StoreError(f"{place}: latents that are not finite; not made by semdis encode")
     grid = tuple(side * layout.patch_size for side in shard.latents.shape[-2:])
     for key, geometry in zip(shard.keys, shard.geometries, strict=True):
