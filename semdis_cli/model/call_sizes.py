@@ -80,7 +80,8 @@ class CallSizes:
 
     def _choose(self, height: int, width: int) -> int:
         if self._device.type == "cpu":
-            return images_of_a_group((height // self._config.patch_size, width // self._config.patch_size))
+            grid = (height // self._config.patch_size, width // self._config.patch_size)
+            return images_of_a_group(grid, self._config.hidden_dim)
         most = max(1, min(_GPU_BATCH_IMAGES, _GPU_BATCH_PIXELS // (height * width)))
         if self.batch_size != "auto" or self._device.type != "cuda":
             return most
@@ -110,7 +111,7 @@ def packed_call_bytes(
 ) -> int:
     """Memory that the packed network takes: one group of images at a time, one hidden map."""
     grid = (height // config.patch_size, width // config.patch_size)
-    group = images_of_a_group(grid)
+    group = images_of_a_group(grid, config.hidden_dim)
     rows = group * grid[0] * grid[1]
     maps = rows * (config.hidden_dim + 8 * config.model_dim) * element_bytes
     return maps + _PACKED_IMAGES[half] * _image_bytes(config, height, width, max(group, num_images))

@@ -14,7 +14,7 @@ from torch.nn import functional
 from semdis_cli.model import diffusion
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-from semdis_cli.model.cpu_kernels import CHUNK_ROWS, Modulation, PackedBlock, PackedLinear, float_bias
+from semdis_cli.model.cpu_kernels import Modulation, PackedBlock, PackedLinear, float_bias, rows_at_once
 from semdis_cli.model.decoder import Decoder
 from semdis_cli.model.encoder import Encoder
 from semdis_cli.model.layers import FCDMBlock
@@ -25,9 +25,9 @@ Grid = tuple[int, int]
 _MOST_IMAGES = 32
 
 
-def images_of_a_group(grid: Grid) -> int:
-    """Images of patch grid `grid` (h, w) that go through the network as one block of rows."""
-    return max(1, min(_MOST_IMAGES, CHUNK_ROWS // (grid[0] * grid[1])))
+def images_of_a_group(grid: Grid, hidden_dim: int) -> int:
+    """Images of patch grid `grid` (h, w) that go through a network of that hidden width as one block of rows."""
+    return max(1, min(_MOST_IMAGES, rows_at_once(hidden_dim) // (grid[0] * grid[1])))
 
 
 class PackedEncoder:
@@ -159,7 +159,7 @@ class PackedNetwork:
     def _groups(self, batch: Tensor, patch: int | None = None) -> list[Tensor]:
         """[B,c,H,W] in groups of one size, the last with zeros behind: kernels may add up otherwise for fewer rows."""
         patch = self._model.config.patch_size if patch is None else patch
-        size = images_of_a_group((batch.shape[2] // patch, batch.shape[3] // patch))
+        size = images_of_a_group((batch.shape[2] // patch, batch.shape[3] // patch), self._model.config.hidden_dim)
         groups = list(batch.split(size))
         missing = size - len(groups[-1])
         if missing:

@@ -16,13 +16,19 @@ from torch.nn import functional
 from semdis_cli.model.layers import FCDMBlock
 
 # Rows of one linear map: so many that loading the weights is paid back, so few that the result is still in the cache
-# for the passes over it (measured with 896 x 3584 weights in bfloat16: 256 to 1024 rows are within 10 %).
-CHUNK_ROWS = 512
+# for the passes over it (measured with 896 x 3584 weights in bfloat16: 256 to 1024 rows are within 10 %). Narrow maps
+# take twice as many: there, starting the operators counts (measured with 384 x 1152 weights: a tenth).
+_FEW_ROWS, _NARROW = 512, 1792
 Modulation = tuple[Tensor, Tensor]  # (1 + scale, gate), each [C]
 _CACHED_ROWS = 256
 # From that many rows of one image, GRN's scale and the gate go into the image's own copy of the second map's weights:
 # scaling and packing these costs as much as scaling about a thousand rows.
 _MANY_ROWS = 2048
+
+
+def rows_at_once(hidden_dim: int) -> int:
+    """Rows that go through a block of that hidden width as one map; more are cut, or belong to another call."""
+    return _FEW_ROWS if hidden_dim > _NARROW else 2 * _FEW_ROWS
 
 
 @cache
@@ -56,7 +62,7 @@ class PackedLinear:
     """y = x W^T + b for rows x [M,K]; W [N,K] is packed once, b [N] has its dtype. The sum is float32 until the end."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self._weight = _op("_reorder_linear_weight")(weight, CHUNK_ROWS)
+        self._weight = _op("_reorder_linear_weight")(weight, _FEW_ROWS)
         self._bias = None if bias is None else bias.to(weight.dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -111,11 +117,12 @@ class PackedBlock:
             self._down = PackedLinear((self._weight.float() * gate[:, None]).to(self._weight.dtype), self._bias * gate)
         self._gamma = block.grn.gamma.flatten().float()
         self._norm_eps, self._grn_eps = block.norm.eps, block.grn.eps
+        self._rows_at_once = rows_at_once(self._weight.shape[1])
 
     def __call__(self, x: Tensor, shape: tuple[int, int, int], modulation: Modulation | None = None) -> Tensor:
         """Rows [B*h*w,C] with `shape` (B, h, w) -> the same. `modulation`: (1 + scale, gate), each [C]."""
         y = self._depthwise(x, shape)
-        num_rows = _rows_of_a_piece(len(x)) if shape[0] == 1 else len(x)
+        num_rows = self._rows_of_a_piece(len(x)) if shape[0] == 1 else len(x)
         hidden, energies = [], []
         for rows in y.split(num_rows):
             _rms_norm_(rows, self._norm_eps)
@@ -135,6 +142,10 @@ class PackedBlock:
             parts = [self._scaled_down(u, rows, scale, modulation) for u, rows in pieces]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
+    def _rows_of_a_piece(self, num_rows: int) -> int:
+        """Rows of each piece when `num_rows` are cut into as few equal ones as may be."""
+        return math.ceil(num_rows / math.ceil(num_rows / self._rows_at_once))
+
     def _scaled_down(self, u: Tensor, rows: Tensor, scale: Tensor, modulation: Modulation | None) -> Tensor:
         """A piece of hidden map [M,H], scaled in place by [B,1,H], through the second map and onto `rows` [M,C]."""
         u.view(len(scale), -1, u.shape[1]).mul_(scale)
@@ -145,11 +156,6 @@ class PackedBlock:
         g = energy.sqrt()
         n = g.div_(g.mean(dim=1, keepdim=True) + self._grn_eps)
         return n.mul_(self._gamma).add_(1.0)[:, None]
-
-
-def _rows_of_a_piece(num_rows: int) -> int:
-    """Rows of each piece when `num_rows` are cut into as few equal ones as `CHUNK_ROWS` allows."""
-    return math.ceil(num_rows / math.ceil(num_rows / CHUNK_ROWS))
 
 
 def _rms_norm_(x: Tensor, eps: float) -> None:

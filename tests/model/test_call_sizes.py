@@ -119,10 +119,10 @@ def test_images_that_fit_are_a_power_of_two_or_as_many_as_are_wanted(
 
 
 @pytest.mark.parametrize("batch_size", [None, "auto"])
-def test_on_a_cpu_a_call_is_a_group_of_about_512_patches(batch_size: Any) -> None:
+def test_on_a_cpu_a_call_is_a_group_of_about_1024_patches_in_a_narrow_model(batch_size: Any) -> None:
     tokenizer = tiny_tokenizer(batch_size)
-    sizes = [(16, 16), (64, 64), (256, 256), (256, 320), (384, 512), (1024, 1024)]
-    assert [tokenizer.images_per_call(*size) for size in sizes] == [32, 32, 2, 1, 1, 1]
+    sizes = [(16, 16), (64, 64), (256, 256), (256, 320), (384, 512), (512, 768), (1024, 1024)]
+    assert [tokenizer.images_per_call(*size) for size in sizes] == [32, 32, 4, 3, 1, 1, 1]
 
 
 # --- how much memory ------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from torch import Tensor
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.cpu_inference import PackedNetwork, images_of_a_group
-from semdis_cli.model.cpu_kernels import CHUNK_ROWS, onednn_works
+from semdis_cli.model.cpu_kernels import onednn_works, rows_at_once
 from semdis_cli.model.devices import DtypeName, find_dtype
 from semdis_cli.model.network import PlainNetwork, choose_network
 from semdis_cli.model.pixels import float_to_images, images_to_float, images_to_patches, patches_to_images
@@ -247,10 +247,23 @@ def test_patches_are_in_the_order_of_pixel_unshuffle_and_come_back() -> None:
     assert torch.equal(patches_to_images(patches, 4, (2, 3)), images)
 
 
-@pytest.mark.parametrize(("grid", "count"), [((1, 1), 32), ((4, 4), 32), ((16, 16), 2), ((16, 33), 1), ((64, 64), 1)])
-def test_a_group_fills_the_rows_of_a_map_but_never_beyond(grid: tuple[int, int], count: int) -> None:
-    assert images_of_a_group(grid) == count
-    assert count == 1 or count * grid[0] * grid[1] <= CHUNK_ROWS
+@pytest.mark.parametrize(
+    ("hidden_dim", "grid", "count"),
+    [
+        (3584, (1, 1), 32),
+        (3584, (4, 4), 32),
+        (3584, (16, 16), 2),
+        (3584, (16, 33), 1),
+        (3584, (64, 64), 1),
+        (1152, (4, 4), 32),
+        (1152, (16, 16), 4),
+        (1152, (16, 33), 1),
+        (1152, (64, 64), 1),
+    ],
+)
+def test_a_group_fills_the_rows_of_a_map_but_never_beyond(hidden_dim: int, grid: tuple[int, int], count: int) -> None:
+    assert images_of_a_group(grid, hidden_dim) == count
+    assert count == 1 or count * grid[0] * grid[1] <= rows_at_once(hidden_dim)
 
 
 # --- where it does not run ------------------------------------------------------------------------------------------
