@@ -83,7 +83,7 @@ class PackedDecoder:
     def images(
         self, z: Tensor, noise: Tensor, config: FCDMDiffAEInferenceConfig, logsnr_limits: tuple[float, float]
     ) -> Tensor:
-        """One group: raw latents [n,Z,h,w] float32, noise [n,3,H,W] -> uint8 [n,3,H,W]."""
+        """One group: raw latents [n,Z,h,w] float32, noise [n,3,H,W], which is lost -> uint8 [n,3,H,W]."""
         shape = (len(z), z.shape[2], z.shape[3])
         condition = self._latents_in(z.permute(0, 2, 3, 1).reshape(-1, z.shape[1]).to(self._dtype))
         modulations = self._modulations(config)
@@ -91,8 +91,9 @@ class PackedDecoder:
         def predict(x_t: Tensor, step: int) -> Tensor:
             return self._predict(x_t, condition, shape, modulations[step], config)
 
-        x0 = diffusion.sample(predict, images_to_patches(noise, self._patch), config, *logsnr_limits)
-        return patches_to_images(float_to_images(x0), self._patch, shape[1:])
+        x = images_to_patches(noise, self._patch)  # all states follow each other in this memory
+        x0 = diffusion.sample(predict, x, config, *logsnr_limits, in_place=True)
+        return patches_to_images(float_to_images(x0, scratch=x0), self._patch, shape[1:])
 
     def _predict(
         self,

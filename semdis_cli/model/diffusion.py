@@ -3,7 +3,8 @@
 Variance preserving: x_t = alpha x0 + sigma eps with alpha^2 + sigma^2 = 1, time t in [0, 1] (0 clean, 1 noise) and the
 natural log-SNR `logsnr` = log(alpha^2 / sigma^2). Noise `eps` is drawn with the pixel noise std of the model (0.558),
 not unit variance. Times and log-SNRs are 0-dim or [B] tensors, those of a sampler on the CPU; images are [B,3,H,W] in
-[-1, 1] units, never clamped.
+[-1, 1] units, never clamped. `out`: a float32 tensor of that shape that takes the result, which may be the state before
+it; not where gradients are wanted.
 """
 
 import math
@@ -66,13 +67,15 @@ def time_grid(num_steps: int, schedule: Schedule) -> Tensor:
     return times.float()
 
 
-def initial_state(noise: Tensor, logsnr_min: float = -10.0, logsnr_max: float = 10.0) -> Tensor:
+def initial_state(
+    noise: Tensor, logsnr_min: float = -10.0, logsnr_max: float = 10.0, out: Tensor | None = None
+) -> Tensor:
     """The sampler's start, sigma(t=1) * noise: what is left of the image at t = 1 is taken to be zero."""
     _, sigma = vp_alpha_sigma(vp_logsnr(torch.ones(()), logsnr_min, logsnr_max))
-    return noise.float() * float(sigma)
+    return torch.mul(noise.float(), float(sigma), out=out)
 
 
-def ddim_step(x_t: Tensor, x0_hat: Tensor, logsnr: Tensor, logsnr_next: Tensor) -> Tensor:
+def ddim_step(x_t: Tensor, x0_hat: Tensor, logsnr: Tensor, logsnr_next: Tensor, out: Tensor | None = None) -> Tensor:
     """DDIM step, alpha_next x0_hat + sigma_next eps_hat with eps_hat = (x_t - alpha x0_hat) / sigma.
 
     Source: Song et al. 2021, eq. 12 without its noise term.
@@ -80,7 +83,7 @@ def ddim_step(x_t: Tensor, x0_hat: Tensor, logsnr: Tensor, logsnr_next: Tensor) 
     alpha, sigma = vp_alpha_sigma(logsnr.double())
     alpha_next, sigma_next = vp_alpha_sigma(logsnr_next.double())
     ratio = sigma_next / sigma
-    return _weighted_sum((ratio, x_t), (alpha_next - ratio * alpha, x0_hat))
+    return _weighted_sum((ratio, x_t), (alpha_next - ratio * alpha, x0_hat), out=out)
 
 
 def dpmpp_2m_step(
@@ -90,6 +93,7 @@ def dpmpp_2m_step(
     logsnr_next: Tensor,
     x0_hat_prev: Tensor | None = None,
     logsnr_prev: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """DPM-Solver++(2M) step with data prediction; first order while there is no previous prediction.
 
@@ -100,10 +104,11 @@ def dpmpp_2m_step(
     h = (logsnr_next.double() - logsnr.double()) / 2
     of_x0_hat = -alpha_next * torch.expm1(-h)
     if x0_hat_prev is None or logsnr_prev is None:
-        return _weighted_sum((sigma_next / sigma, x_t), (of_x0_hat, x0_hat))
+        return _weighted_sum((sigma_next / sigma, x_t), (of_x0_hat, x0_hat), out=out)
     r = (logsnr.double() - logsnr_prev.double()) / 2 / h
     of_slope = of_x0_hat / (2 * r)
-    return _weighted_sum((sigma_next / sigma, x_t), (of_x0_hat + of_slope, x0_hat), (-of_slope, x0_hat_prev))
+    terms = (of_x0_hat + of_slope, x0_hat), (-of_slope, x0_hat_prev)
+    return _weighted_sum((sigma_next / sigma, x_t), *terms, out=out)
 
 
 def path_drop_guidance(x0_full: Tensor, x0_drop: Tensor, pdg_strength: float) -> Tensor:
@@ -113,36 +118,45 @@ def path_drop_guidance(x0_full: Tensor, x0_drop: Tensor, pdg_strength: float) ->
 
 
 def sample(
-    predict: Predict, noise: Tensor, config: FCDMDiffAEInferenceConfig, logsnr_min: float, logsnr_max: float
+    predict: Predict,
+    noise: Tensor,
+    config: FCDMDiffAEInferenceConfig,
+    logsnr_min: float,
+    logsnr_max: float,
+    *,
+    in_place: bool = False,
 ) -> Tensor:
     """Run the sampler of `config` from `noise` [B,3,H,W] (float32, pixel noise std) to t = 0.
 
     `predict(x_t, step)` gives x0_hat (guidance included) at `time_grid(...)[step]`. Returns [B,3,H,W] float32,
-    unclamped. Every step is elementwise: images may be cut into patches, in any order of their values.
+    unclamped. Every step is elementwise: images may be cut into patches, in any order of their values. `in_place`: in
+    the memory of `noise`, without gradients; `predict` must not keep x_t then.
     """
+    out = noise if in_place else None
     logsnrs = vp_logsnr(time_grid(config.num_steps, config.schedule), logsnr_min, logsnr_max)  # on the CPU
-    x = initial_state(noise, logsnr_min, logsnr_max)
+    x = initial_state(noise, logsnr_min, logsnr_max, out)
     x0_hat_prev: Tensor | None = None
     for i in range(config.num_steps):
         x0_hat = predict(x, i)
         match config.sampler:
             case "ddim":
-                x = ddim_step(x, x0_hat, logsnrs[i], logsnrs[i + 1])
+                x = ddim_step(x, x0_hat, logsnrs[i], logsnrs[i + 1], out)
             case "dpmpp_2m":
-                x = dpmpp_2m_step(x, x0_hat, logsnrs[i], logsnrs[i + 1], x0_hat_prev, logsnrs[i - 1] if i else None)
+                before = logsnrs[i - 1] if i else None
+                x = dpmpp_2m_step(x, x0_hat, logsnrs[i], logsnrs[i + 1], x0_hat_prev, before, out)
             case _:
                 assert_never(config.sampler)
         x0_hat_prev = x0_hat
     return x
 
 
-def _weighted_sum(first: tuple[Tensor, Tensor], *others: tuple[Tensor, Tensor]) -> Tensor:
+def _weighted_sum(first: tuple[Tensor, Tensor], *others: tuple[Tensor, Tensor], out: Tensor | None = None) -> Tensor:
     """The sum of coefficient times images, float32: a pass over the images for each.
 
     Coefficients are float64, 0-dim on the CPU or [B]; they are rounded once.
     """
     coefficient, x = first
-    total = x.float() * _per_image(coefficient.float())
+    total = torch.mul(x.float(), _per_image(coefficient.float()), out=out)
     for coefficient, x in others:
         if coefficient.ndim:
             total += _per_image(coefficient.float()) * x.float()

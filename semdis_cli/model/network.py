@@ -38,7 +38,7 @@ class Network(Protocol):
     def images(self, latents: Tensor, noise: Tensor, config: FCDMDiffAEInferenceConfig) -> Tensor:
         """Whitened latents [B,Z,h,w] float32 (raw without statistics) -> uint8 [B,3,H,W].
 
-        `noise`: [B,3,H,W] float32 of std `pixel_noise_std`.
+        `noise`: [B,3,H,W] float32 of std `pixel_noise_std`; it may be overwritten.
         """
 
 

@@ -9,9 +9,12 @@ def images_to_float(images: Tensor) -> Tensor:
     return images.float().div_(127.5).sub_(1.0)
 
 
-def float_to_images(x: Tensor) -> Tensor:
-    """Float in about [-1, 1] -> uint8 0..255, clamped and rounded to nearest (not truncated)."""
-    values = (x.float() + 1.0).mul_(127.5).round_().clamp_(0, 255)
+def float_to_images(x: Tensor, scratch: Tensor | None = None) -> Tensor:
+    """Float in about [-1, 1] -> uint8 0..255, clamped and rounded to nearest (not truncated).
+
+    `scratch`: float32 of the shape of `x`, for the values between; it may be `x`, which is lost then.
+    """
+    values = torch.add(x.float(), 1.0, out=scratch).mul_(127.5).round_().clamp_(0, 255)
     return values.to(torch.int16).to(torch.uint8)  # on a CPU three times as fast as without the step between
 
 
