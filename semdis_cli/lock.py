@@ -134,7 +134,8 @@ class FolderLock:
     def _drop_if_empty(self, descriptor: int) -> None:
         """Leave no lock file behind that could not be written: the disk may be full."""
         with suppress(OSError):
-            if os.fstat(descriptor).st_size == 0:
+            status = os.fstat(descriptor)
+            if status.st_size == 0 and os.path.samestat(status, self._path.lstat()):
                 self._path.unlink()
 
     def _is_alive(self, before: _Holder, descriptor: int, *, has_locks: bool) -> bool:

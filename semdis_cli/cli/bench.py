@@ -54,7 +54,7 @@ Against = Annotated[
         rich_help_panel="Model",
     ),
 ]
-Quick = Annotated[bool, typer.Option("--quick", help="Measure for seconds instead of a minute or two; less exact.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Measure for seconds instead of minutes; less exact.")]
 Plot = Annotated[
     Path | None,
     typer.Option(metavar="FILE.png|svg", help="Draw where the time goes, as bars.", rich_help_panel="Output"),

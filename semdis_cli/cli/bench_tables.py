@@ -150,7 +150,8 @@ def _start_up(report: "BenchReport") -> str:
         f"\nStart-up: semdis --help {_spread(start.help_s, 2)} s; an image encoded {_spread(start.first_image_s, 2)} s "
         f"after the start: torch {start.import_torch_s:.2f} s, other imports {start.import_rest_s:.2f} s, "
         f"loading the model {start.load_model_s:.2f} s, first call {start.first_call_s:.2f} s, all else "
-        f"{start.rest_s:.2f} s\nMeasured in {report.elapsed_s:.0f} s; in brackets the quartiles of several rounds"
+        f"{start.rest_s:.2f} s\nMeasured in {report.elapsed_s:.0f} s; in brackets quartiles: of several rounds or, "
+        "of what was measured at several times, the lowest and the highest"
     )
 
 

@@ -64,7 +64,7 @@ def start_workers(tokenizer: Tokenizer, num_workers: int) -> Workers:
     On a CPU a model call is CPU work like all other; if it uses several threads itself, fewer run at once. On a GPU two
     calls are under way: one is copied while the other computes.
     """
-    return Workers(num_workers, _num_model_threads(tokenizer, num_workers))
+    return Workers(num_workers, _num_model_threads(tokenizer, num_workers), shares_cores=tokenizer.is_on_cpu)
 
 
 def busy_threads(tokenizer: Tokenizer, num_workers: int) -> int:

@@ -14,14 +14,13 @@ from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer, TokenizerSettings
 from semdis_cli.pipeline.calls import busy_threads, share_of_call, start_workers
 from semdis_cli.pipeline.images_out import ImageWriter, WriteSettings, output_names, too_long
-from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, in_order, timed
+from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, in_order, one_ahead, timed
 from semdis_cli.pipeline.report import RunTotals, compute_record
 from semdis_cli.store.claim import claimed_folder
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
 from semdis_cli.tensors import is_finite
 
-_SHARDS_HELD = 2
 _SHARE_OF_EVENT = 1 / 1024  # of the room for calls: they are small, but there may be very many
 
 
@@ -122,14 +121,15 @@ def _read_calls(
     keys = frozenset(source.keys)
 
     def start(stored: StoredShard) -> "Future[Timed[Shard | ShardFailed]]":
-        return workers.submit(Urgency.READ, timed, _read_shard, source, stored, tokenizer, keys, done)
+        return workers.submit(Urgency.READ_SHARD, timed, _read_shard, source, stored, tokenizer, keys, done)
 
-    for read in in_order(source.shards, start, lambda _: 1 / _SHARDS_HELD):
+    for read in one_ahead(map(start, source.shards)):
         yield BatchDone(0, 0.0, StageTimes(read_s=read.seconds))
         if isinstance(read.value, ShardFailed):
             yield read.value
         else:
             yield from shard_calls(read.value, tokenizer, done)
+        del read  # or a third shard would be held while the next one is waited for
 
 
 def _read_shard(

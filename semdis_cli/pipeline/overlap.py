@@ -7,32 +7,34 @@ of its own.
 
 import atexit
 import heapq
-import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from enum import IntEnum
 from itertools import count
-from pathlib import Path
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import torch
 
+from semdis_cli.pipeline.memory import available_memory
+
 T = TypeVar("T")
 R = TypeVar("R")
 _DISK_THREADS = 4  # they wait for the disk, not for a core
+_LEAST_MEMORY = 256 << 20  # bytes; with less, one call at a time is tried
 _ROUNDING = 1e-9
 
 
 class Urgency(IntEnum):
-    """Which task goes first: the one whose result frees most memory."""
+    """Which task goes first: one that many others wait for, then the one whose result frees most memory."""
 
-    WRITE = 0
-    MODEL = 1
-    READ = 2
+    READ_SHARD = 0
+    WRITE = 1
+    MODEL = 2
+    READ = 3
 
 
 class Timed(NamedTuple, Generic[T]):
@@ -70,6 +72,8 @@ class WorkPool:
         self._changed = threading.Condition(self._lock)
         self._is_closed = False
         self._death: BaseException | None = None
+        self._num_at_work = num_threads
+        self._have_ended = threading.Event()
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True) for number in range(num_threads)
         ]
@@ -82,16 +86,17 @@ class WorkPool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        atexit.unregister(self.__exit__)
         with self._lock:
             self._is_closed = True
             dropped, self._tasks = self._tasks, []
             self._changed.notify_all()
         for task in dropped:
             task[2].cancel()
+        self._have_ended.wait()  # a join that a signal ends takes its thread for ended from then on (Python 3.11)
         for thread in self._threads:
             thread.join()
         torch.set_num_threads(self._torch_threads)  # what a thread sets is also what new ones get
+        atexit.unregister(self.__exit__)  # last: a signal may end the waiting above
 
     def submit(self, urgency: Urgency, function: Callable[..., T], *args: Any) -> "Future[T]":
         """Have `function(*args)` called in one of the threads, soon. Raises `WorkerDiedError` if one of them is dead.
@@ -117,6 +122,11 @@ class WorkPool:
                 pass
         except BaseException as error:  # noqa: BLE001 (nobody else would hear of it, and all would wait)
             self._die(error, taken)
+        finally:
+            with self._lock:
+                self._num_at_work -= 1
+                if not self._num_at_work:
+                    self._have_ended.set()
 
     def _work_once(self, taken: "deque[Future[Any]]") -> bool:
         """Wait for a task, note its future in `taken` while it runs; False if the pool is closed."""
@@ -151,15 +161,16 @@ class Workers:
     """All threads of a run: `num_threads` for CPU work, a few that wait for the disk, and where needed for the model.
 
     Use as a context manager. `num_model_threads`: threads for model calls alone, each a call at a time, beside the
-    others; None: a call takes one of those.
+    others; None: a call takes one of those. `shares_cores`: whether the model computes on the same cores.
     """
 
-    def __init__(self, num_threads: int, num_model_threads: int | None = None) -> None:
+    def __init__(self, num_threads: int, num_model_threads: int | None = None, *, shares_cores: bool = True) -> None:
+        self._shares_cores = shares_cores
         self._pool = WorkPool(num_threads)
         self._model_pool = self._pool if num_model_threads is None else WorkPool(num_model_threads, "semdis-model")
         # No executor of the standard library's: a signal while it starts a thread makes it forget that thread.
         self._disk = WorkPool(_DISK_THREADS, "semdis-disk")
-        self._memory = max(available_memory(), 4 << 30)
+        self._memory = max(available_memory(), _LEAST_MEMORY)
 
     def __enter__(self) -> Self:
         for pool in self._pools:
@@ -194,9 +205,8 @@ class Workers:
 
     def elapsed_s(self, cpu_s: float, model_s: float) -> float:
         """Seconds that so many seconds of CPU work and of model calls take at least, all threads together."""
-        if self._model_pool is self._pool:
-            return (cpu_s + model_s) / self.num_threads
-        return max(cpu_s / self.num_threads, model_s / self.num_model_threads)
+        both = cpu_s / self.num_threads, model_s / self.num_model_threads
+        return sum(both) if self._shares_cores else max(both)
 
     def share_of_room(self, num_images: int, held_bytes: int, running_bytes: int) -> float:
         """What a model call of that many images takes of the room for calls under way: by memory, and by number.
@@ -291,10 +301,10 @@ def in_order(items: Iterable[T], start: "Callable[[T], Future[R]]", share_of_roo
         yield pending.popleft()[1].result()
 
 
-def available_memory() -> int:
-    """Bytes of memory that can be had now, the page cache included where the system tells; else 4 GiB."""
-    with suppress(OSError, AttributeError, ValueError):
-        status = Path("/proc/meminfo").read_text(encoding="ascii")
-        if (found := re.search(r"^MemAvailable: +([0-9]+) kB", status, re.MULTILINE)) is not None:
-            return int(found[1]) << 10
-    return 4 << 30
+def one_ahead(started: "Iterator[Future[T]]") -> Iterator[T]:
+    """The results of `started`; the next one has been started when one is handed out."""
+    ahead = next(started, None)
+    while ahead is not None:
+        now, ahead = ahead, next(started, None)
+        yield now.result()
+        del now

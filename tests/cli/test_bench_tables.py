@@ -120,7 +120,7 @@ def test_the_picture_is_what_its_name_says(name: str, tmp_path: Path) -> None:
             "encode: 40.0 images/s, 80% of the limit (50.0 images/s)",
             "reading images 60%",
             "model encode 20%",
-            "waiting 20%",
+            "short of the limit 20%",
         ]
         assert "decode: 42.0 images/s, 105% of the limit (40.0 images/s)" in texts
         assert "importing torch 50%" in texts

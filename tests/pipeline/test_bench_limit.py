@@ -124,8 +124,16 @@ def test_no_stage_is_slower_than_the_limit_and_its_shares_add_up(costs: list[tup
 def test_twice_the_threads_are_twice_the_rate_where_cores_bind(seconds: list[float], num_threads: int) -> None:
     stages = [stage(f"{number}", one, num_threads=num_threads) for number, one in enumerate(seconds)]
     limit = find_limit(stages, num_threads)
-    more = find_limit(with_threads(stages, 2 * num_threads), 2 * num_threads)
+    more = find_limit(with_threads(stages, num_threads, 2 * num_threads), 2 * num_threads)
     assert more.images_per_s == pytest.approx(2 * limit.images_per_s)
+
+
+def test_calls_of_several_threads_have_fewer_threads_that_make_them() -> None:
+    stages = [stage("reading", 0.01, num_threads=8), stage("model", 0.1, num_threads=2)]
+    reading, model = with_threads(stages, 8, 16)
+    assert (reading.num_threads, model.num_threads) == (16, 4)
+    [least] = with_threads([stage("model", 0.1, num_threads=1)], 8, 4)
+    assert least.num_threads == 1
 
 
 def test_another_cost_takes_the_place_of_the_stage_of_its_name() -> None:

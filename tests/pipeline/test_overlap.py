@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import signal
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semdis_cli.pipeline import overlap
-from semdis_cli.pipeline.overlap import Urgency, WorkerDiedError, Workers, WorkPool, in_order, timed
+from semdis_cli.pipeline.overlap import Urgency, WorkerDiedError, Workers, WorkPool, in_order, one_ahead, timed
 
 GIB = 2**30
 _LONG_S = 20.0  # nobody waits so long unless something hangs
@@ -39,17 +40,18 @@ def test_the_most_urgent_task_goes_first_and_of_equal_ones_the_oldest() -> None:
     order: list[str] = []
     gate = threading.Event()
     with WorkPool(1) as pool:
-        blocked = pool.submit(Urgency.WRITE, gate.wait, _LONG_S)
+        blocked = pool.submit(Urgency.READ_SHARD, gate.wait, _LONG_S)
         tasks = [
             pool.submit(urgency, order.append, f"{urgency.name}{number}")
             for number in range(2)
-            for urgency in (Urgency.READ, Urgency.MODEL, Urgency.WRITE)
+            for urgency in (Urgency.READ, Urgency.MODEL, Urgency.WRITE, Urgency.READ_SHARD)
         ]
         gate.set()
         assert blocked.result(_LONG_S)
         for task in tasks:
             task.result(_LONG_S)
-    assert order == ["WRITE0", "WRITE1", "MODEL0", "MODEL1", "READ0", "READ1"]
+    names = ("READ_SHARD", "WRITE", "MODEL", "READ")
+    assert order == [f"{name}{number}" for name in names for number in range(2)]
 
 
 def test_as_many_tasks_run_at_once_as_there_are_threads() -> None:
@@ -180,14 +182,15 @@ def test_what_waits_for_tasks_that_were_dropped_does_not_wait_for_ever() -> None
 
 
 def test_model_calls_have_threads_of_their_own_where_that_is_asked_for() -> None:
-    with Workers(2, num_model_threads=1) as workers:
+    with Workers(2, num_model_threads=1, shares_cores=False) as workers:
         names = {urgency: workers.submit(urgency, threading.current_thread).result(_LONG_S).name for urgency in Urgency}
         assert names[Urgency.MODEL] == "semdis-model-0"
-        assert {names[Urgency.READ][:-1], names[Urgency.WRITE][:-1]} == {"semdis-work-"}
+        assert {name[:-1] for urgency, name in names.items() if urgency is not Urgency.MODEL} == {"semdis-work-"}
         assert (workers.num_threads, workers.num_model_threads) == (2, 1)
         assert workers.elapsed_s(8.0, 3.0) == 4.0  # the model runs beside the rest
         assert workers.elapsed_s(4.0, 3.0) == 3.0
     assert Workers(2).elapsed_s(8.0, 3.0) == 5.5
+    assert Workers(4, num_model_threads=2).elapsed_s(8.0, 3.0) == 3.5  # calls of two threads, on the same cores
 
 
 def test_a_call_takes_room_by_its_number_and_by_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,10 +246,11 @@ def test_what_is_done_is_handed_on_before_more_is_asked_for(pool: WorkPool) -> N
     assert seen == ["asked for 0", "got one", "asked for 1", "got one", "asked for 2", "got one"]
 
 
-def test_results_that_were_handed_on_are_let_go_without_a_collector_of_cycles() -> None:
-    class Big:
-        """What takes much memory."""
+class Big:
+    """What takes much memory."""
 
+
+def test_results_that_were_handed_on_are_let_go_without_a_collector_of_cycles() -> None:
     alive: list[weakref.ref[Big]] = []
 
     def read() -> Big:
@@ -273,6 +277,23 @@ def test_results_that_were_handed_on_are_let_go_without_a_collector_of_cycles() 
         gc.enable()
 
 
+def test_one_more_than_is_handed_out_has_been_started_and_none_is_kept() -> None:
+    started: list[weakref.ref[Big]] = []
+
+    def start(_: int) -> "Future[Big]":
+        future: Future[Big] = Future()
+        future.set_result(Big())
+        started.append(weakref.ref(future.result()))
+        return future
+
+    seen = []
+    for big in one_ahead(map(start, range(4))):
+        seen.append((len(started), sum(one() is not None for one in started)))
+        del big
+    assert seen == [(2, 2), (3, 2), (4, 2), (4, 1)]
+    assert list(one_ahead(iter([]))) == []
+
+
 def test_torch_has_its_threads_back_afterwards() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -283,6 +304,31 @@ def test_torch_has_its_threads_back_afterwards() -> None:
             assert later.submit(torch.get_num_threads).result(_LONG_S) == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_signal_while_a_pool_is_left_does_not_end_the_program_before_its_threads() -> None:
+    source = """
+import time
+from semdis_cli.pipeline.overlap import Urgency, WorkPool
+def work():
+    print("begun", flush=True)
+    time.sleep(2)
+    print("done", flush=True)
+with WorkPool(1) as pool:
+    future = pool.submit(Urgency.MODEL, work)
+    while not future.running():
+        time.sleep(0.01)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", source], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    time.sleep(0.5)  # it is leaving the pool by now
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=_LONG_S)
+    assert output == "done\n"
+    assert process.returncode == -signal.SIGINT
 
 
 @pytest.mark.parametrize("ending", ["", "raise SystemError('ours')"])

@@ -180,7 +180,7 @@ class _Bench:
     def _measure_runs(self, sample: Sample) -> tuple[Stages, EndToEnd, EndToEnd]:
         """Runs from files to files, in turns with their stages by themselves."""
         num_runs = self.settings.thoroughness.num_runs
-        passes = [self._measure_stages(sample, self.folder / "stages-0")]
+        passes = [self._measure_stages(sample)]
         found = self._images_of_a_run(sample, passes[0])
         latents, images = self.folder / "latents", self.folder / "decoded"
         encoded: list[Run] = []
@@ -189,19 +189,21 @@ class _Bench:
             self.tell(f"running from files to files, {number} of {num_runs}")
             encoded.append(run_encode(found, self.loader, self.tokenizer, self.encode_settings, latents))
             decoded.append(run_decode(latents, self.tokenizer, self._decode_settings, images))
-            passes.append(self._measure_stages(sample, self.folder / f"stages-{number}"))
+            passes.append(self._measure_stages(sample))
         near = [Stages.over(both) for both in pairwise(passes)]
         stages = Stages.over(passes)
         return stages, self._summarise_encode(encoded, near, stages), self._summarise_decode(decoded, near, stages)
 
-    def _measure_stages(self, sample: Sample, folder: Path) -> Stages:
+    def _measure_stages(self, sample: Sample) -> Stages:
         self.tell("running each stage by itself")
-        folder.mkdir()
-        with start_workers(self.tokenizer, self.settings.num_workers) as workers:
+        with (
+            tempfile.TemporaryDirectory(dir=self.folder) as folder,
+            start_workers(self.tokenizer, self.settings.num_workers) as workers,
+        ):
             num_images, effort = len(sample.found.images), self.settings.thoroughness.stages
             stage_bench = StageBench(num_images, workers, self.tokenizer.is_on_cpu, effort)
             verbs = (self.encode_settings, self._decode_settings)
-            return measure_stages(sample.found, self.loader, self.tokenizer, verbs, stage_bench, folder)
+            return measure_stages(sample.found, self.loader, self.tokenizer, verbs, stage_bench, Path(folder))
 
     @property
     def _decode_settings(self) -> DecodeSettings:
@@ -230,10 +232,11 @@ class _Bench:
 
     def _more_threads(self, costs: Sequence[StageCost]) -> list[Setting]:
         """What a thread for each core would bring, where there are fewer."""
-        num_cores = describe_machine(self.tokenizer.model.device).num_cores
-        if self.settings.num_workers >= num_cores:
+        num_threads, num_cores = self.settings.num_workers, describe_machine(self.tokenizer.model.device).num_cores
+        if num_threads >= num_cores:
             return []
-        return [Setting(f"--workers {num_cores}", find_limit(with_threads(costs, num_cores), num_cores).images_per_s)]
+        limit = find_limit(with_threads(costs, num_threads, num_cores), num_cores)
+        return [Setting(f"--workers {num_cores}", limit.images_per_s)]
 
     def _measure_processes(self, sample: Sample) -> tuple[PeakMemory, StartUp]:
         """Fresh processes: what memory they need, and how long they take to start."""

@@ -15,14 +15,14 @@ def time_chart(report: BenchReport) -> Chart:
 
 
 def _verb_bar(verb: str, run: EndToEnd) -> Bar:
-    """The stages' shares of what is busiest, over the whole of a run; what is left of it is waiting."""
+    """The stages' shares of what is busiest, over the whole of a run, and what the run fell short of the limit."""
     title = (
         f"{verb}: {run.images_per_s.median:.1f} images/s, {run.share_of_limit.median:.0%} of the limit "
         f"({run.limit.images_per_s:.1f} images/s)"
     )
     reached = min(1.0, run.share_of_limit.median)
     parts = tuple(Part(name, reached * share) for name, share in run.limit.stages.items())
-    return Bar(title, (*parts, Part("waiting", 1.0 - reached, is_idle=True)))
+    return Bar(title, (*parts, Part("short of the limit", 1.0 - reached, is_idle=True)))
 
 
 def _start_bar(start: StartUp) -> Bar:

@@ -99,12 +99,16 @@ def with_cost(stages: Sequence[StageCost], changed: StageCost) -> list[StageCost
     return [changed if stage.name == changed.name else stage for stage in stages]
 
 
-def with_threads(stages: Sequence[StageCost], num_threads: int) -> list[StageCost]:
-    """`stages` as they would be with that many threads for CPU work, each on a core of its own."""
-    return [_with_threads(stage, num_threads) if stage.resource == "cores" else stage for stage in stages]
+def with_threads(stages: Sequence[StageCost], before: int, after: int) -> list[StageCost]:
+    """`stages` as they would be with `after` threads for CPU work instead of `before`, each on a core of its own.
+
+    Model calls of several threads have fewer threads that make them, in the same proportion.
+    """
+    return [_scaled(stage, before, after) if stage.resource == "cores" else stage for stage in stages]
 
 
-def _with_threads(stage: StageCost, num_threads: int) -> StageCost:
+def _scaled(stage: StageCost, before: int, after: int) -> StageCost:
+    num_threads = max(1, stage.num_threads * after // before)
     return replace(stage, num_threads=num_threads, images_per_s=num_threads / stage.thread_s_per_image.median)
 
 

@@ -28,7 +28,10 @@ class Spread:
 
     @classmethod
     def over(cls, spreads: Sequence["Spread"]) -> Self:
-        """Of a figure that was measured at several times, which count alike: what changed between them shows."""
+        """Of a figure that was measured at several times, which count alike: what changed between them shows.
+
+        That is the lowest of the lower quartiles, and the highest of the upper ones.
+        """
         return cls(
             statistics.median(one.median for one in spreads),
             min(one.lower_quartile for one in spreads),

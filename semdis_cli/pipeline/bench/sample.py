@@ -36,11 +36,15 @@ def gather_images(data: Path | None, num_images: int, loader: Loader, folder: Pa
     found = find_images([data or folder])
     chosen = spread_out(found.images, num_images)
     planned, failures = loader.plan(chosen)
-    outcomes = [(image, loader.load(image)) for image in planned]
-    usable = [image for image, outcome in outcomes if not isinstance(outcome, Failure)]
+    reasons = [failure.reason for failure in (*found.failures, *failures)]
+    usable = []
+    for image in planned:
+        outcome = loader.load(image)
+        if isinstance(outcome, Failure):
+            reasons.append(outcome.reason)
+        else:
+            usable.append(image)
     if not usable:
-        reasons = [failure.reason for failure in (*found.failures, *failures)]
-        reasons += [outcome.reason for _, outcome in outcomes if isinstance(outcome, Failure)]
         raise UsageError(f"{data}: no image that can be used ({reasons[0] if reasons else 'none was found'})")
     return Sample(
         found=replace(found, images=tuple(image.source for image in usable), failures=(), num_ignored=0),

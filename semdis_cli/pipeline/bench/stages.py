@@ -150,6 +150,7 @@ class StageBench:
         results: list[_Done[T]] = []
         started = time.perf_counter()
         while not rounds or (len(rounds) < self.effort.num_rounds and not self._is_over(started)):
+            results = []  # or those of two rounds would be held
             results = _run_all(tasks, submit)
             rounds.append((sum(one.thread_s for one in results), sum(one.cpu_s for one in results)))
         cost = StageCost.of(name, resource, num_threads, copies * self.num_images, rounds)

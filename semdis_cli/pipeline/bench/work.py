@@ -96,7 +96,7 @@ def write_shard(folder: Path, full: FullShard, provenance: dict[str, Any]) -> St
 def read_shard(stored: StoredSet, tokenizer: Tokenizer) -> Shard:
     """Read and check one shard."""
     shard = stored.source.read(stored.shard)
-    check_fit(shard, tokenizer, stored.source.keys, str(stored.shard.path))
+    check_fit(shard, tokenizer, frozenset(stored.source.keys), str(stored.shard.path))
     return shard
 
 
