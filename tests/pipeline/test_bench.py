@@ -19,6 +19,7 @@ from semdis_cli.data.synthetic import jpeg_of
 from semdis_cli.errors import UsageError
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
+from semdis_cli.pipeline.bench import work
 from semdis_cli.pipeline.bench.child import Request
 from semdis_cli.pipeline.bench.end_to_end import run_decode, run_encode, summarise
 from semdis_cli.pipeline.bench.limit import find_limit
@@ -29,12 +30,13 @@ from semdis_cli.pipeline.bench.rounds import Effort, Spread
 from semdis_cli.pipeline.bench.sample import gather_images, middle_size, repeated, spread_out
 from semdis_cli.pipeline.bench.stages import StageBench, Stages, measure_stages
 from semdis_cli.pipeline.bench.startup import ask_child, measure_start_up, peak_memory
-from semdis_cli.pipeline.calls import start_workers
+from semdis_cli.pipeline.calls import EncodedCall, ImageCall, start_workers
 from semdis_cli.pipeline.decode import DecodeSettings
 from semdis_cli.pipeline.encode import EncodeSettings
 from semdis_cli.pipeline.images_out import WriteSettings
 from semdis_cli.pipeline.overlap import Workers
 from semdis_cli.records import PlannedImage, SourceImage
+from semdis_cli.store.shards import Shard
 from tests.worlds import save_tiny_model
 
 EFFORT = Effort(num_warmup_rounds=0, num_rounds=2, round_s=1e-3)
@@ -211,12 +213,47 @@ def test_every_stage_has_its_cost(stages: Stages) -> None:
     assert stages.scaled_reading is not None
     assert stages.scaled_reading.name == stages.encode[0].name
     for cost in (*stages.encode, *stages.decode, *stages.other_formats.values(), stages.scaled_reading):
-        assert cost.num_images == (64 if cost.name in {"writing latents", "reading latents"} else 4)
+        assert cost.num_images >= (64 if cost.name in {"writing latents", "reading latents"} else 4)
+        assert cost.num_images % 4 == 0
         assert cost.images_per_s == pytest.approx(cost.num_threads / cost.thread_s_per_image.median)
         assert 0 < cost.thread_s_per_image.median < math.inf
         assert cost.cpu_s_per_image >= 0
     assert [one.resource for one in stages.decode] == ["cores", "cores", "cores", "disk"]
     assert stages.megapixels_per_image == 32 * 32 / 1e6
+
+
+@pytest.mark.parametrize("num_images", [1, 3, 4])
+def test_model_calls_are_full_as_in_a_long_run_and_every_thread_has_work(
+    photos: Path,
+    tokenizer: Tokenizer,
+    workers: Workers,
+    loader: Loader,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    num_images: int,
+) -> None:
+    sizes: dict[str, list[int]] = {"encode": [], "decode": []}
+    do_encode, do_decode = work.encode, work.decode
+
+    def encode(call: ImageCall, *others: Any) -> EncodedCall:
+        sizes["encode"].append(len(call.images))
+        return do_encode(call, *others)
+
+    def decode(call: Shard, *others: Any) -> list[work.Picture]:
+        sizes["decode"].append(len(call.keys))
+        return do_decode(call, *others)
+
+    monkeypatch.setattr(work, "encode", encode)
+    monkeypatch.setattr(work, "decode", decode)
+    found = find_images([photos])
+    found = replace(found, images=found.images[:num_images])
+    bench = StageBench(num_images, workers, tokenizer.is_on_cpu, replace(EFFORT, num_rounds=1))
+    stages = measure_stages(found, loader, tokenizer, (EncodeSettings(LOAD), DECODING), bench, tmp_path)
+    for verb in ("encode", "decode"):
+        assert set(sizes[verb]) == {2}
+        assert len(sizes[verb]) >= 4
+    assert stages.encode[1].num_images >= 8
+    assert stages.encode[0].num_images >= 4
 
 
 def test_an_image_that_cannot_be_used_ends_the_bench(

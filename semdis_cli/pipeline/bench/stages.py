@@ -1,5 +1,6 @@
 """Each stage of `encode` and `decode` by itself, over real files: the same functions that the verbs call."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -17,15 +18,18 @@ from semdis_cli.pipeline.bench.limit import Resource, StageCost
 from semdis_cli.pipeline.bench.rounds import Effort
 from semdis_cli.pipeline.calls import image_calls
 from semdis_cli.pipeline.decode import DecodeSettings, shard_calls
-from semdis_cli.pipeline.encode import EncodeSettings, encode_provenance, plan_encode
+from semdis_cli.pipeline.encode import EncodePlan, EncodeSettings, encode_provenance, plan_encode
 from semdis_cli.pipeline.images_out import WriteSettings
 from semdis_cli.pipeline.overlap import Urgency, Workers
 from semdis_cli.records import PlannedImage
+from semdis_cli.store.plan import PlannedShard
 
 READ_IMAGES, MODEL_ENCODE, WRITE_LATENTS = "reading images", "model encode", "writing latents"
 READ_LATENTS, MODEL_DECODE = "reading latents", "model decode"
 WRITE_IMAGES, PUBLISH_IMAGES = "writing images", "publishing files"
 
+_MOST_COPIES = 64
+_TASKS_A_THREAD = 2  # at least
 _LEAST_STORED = 64  # latents in shards: of a few, all time would go into waiting for the disk, which a run does once
 
 T = TypeVar("T")
@@ -79,43 +83,92 @@ def measure_stages(
     plan = plan_encode(found, loader, tokenizer, encode_settings)
     if plan.failures:
         raise UsageError(f"{plan.failures[0].key}: {plan.failures[0].reason}; measure with images that can be read")
-    calls = list(image_calls(plan.shards, tokenizer))
-
-    # Files -> pixels -> latents -> shards
-    images = [image for call in calls for image in call.images]
-    loaded, read_images = bench.run(READ_IMAGES, [partial(loader.load, image) for image in images])
-    ready = dict(zip((image.source.key for image in images), loaded, strict=True))
-    encoding = {call: partial(work.encode, call, ready, tokenizer, encode_settings.latents) for call in calls}
-    bench.warm_up(MODEL_ENCODE, {call.bucket: task for call, task in encoding.items()}.values())
-    encoded, model_encode = bench.run(MODEL_ENCODE, list(encoding.values()))
-    loaded, ready, encoding = [], {}, {}
-    copies = max(1, _LEAST_STORED // len(images))
-    shards = [work.full_shard(shard, encoded, copies) for shard in plan.shards]
-    provenance = encode_provenance(tokenizer, encode_settings)
-    writing = [partial(work.write_shard, folder, shard, provenance) for shard in shards]
-    stored, write_latents = bench.run(WRITE_LATENTS, writing, copies)
-
-    # Shards -> latents -> pixels -> files
-    reading = [partial(work.read_shard, one, tokenizer) for one in stored]
-    shards_read, read_latents = bench.run(READ_LATENTS, reading, copies)
-    rows = [call for shard in shards_read for call in shard_calls(work.first_copy(shard, copies), tokenizer)]
-    decoding = [partial(work.decode, call, tokenizer, decode_settings.sampling) for call in rows]
-    bench.warm_up(MODEL_DECODE, {call.latents.shape: task for call, task in zip(rows, decoding, strict=True)}.values())
-    decoded, model_decode = bench.run(MODEL_DECODE, decoding)
-    pictures = [picture for call in decoded for picture in call]
-    files, write_images = bench.run(WRITE_IMAGES, _writing(pictures, decode_settings.write))
-    _, publish_files = bench.run(
-        PUBLISH_IMAGES, [partial(work.publish_file, folder, number, data) for number, data in enumerate(files)]
-    )
+    copies = _copies_that_fill_calls(plan.shards, tokenizer)
+    stored, encode = _measure_encode(plan, copies, loader, tokenizer, encode_settings, bench, folder)
+    pictures, decode = _measure_decode(stored, copies, tokenizer, decode_settings, bench, folder)
     others = [one for one in work.FORMATS if one != decode_settings.write.format]
     quality = decode_settings.write.quality
     return Stages(
-        (read_images, model_encode, write_latents),
-        (read_latents, model_decode, write_images, publish_files),
-        {other: bench.run(WRITE_IMAGES, _writing(pictures, WriteSettings(other, quality)))[1] for other in others},
-        _scaled_reading(images, encode_settings.load, loader.num_workers, bench),
-        plan.megapixels() / len(images),
+        encode,
+        decode,
+        {
+            other: bench.run(WRITE_IMAGES, _writing(pictures, WriteSettings(other, quality)), copies)[1]
+            for other in others
+        },
+        _scaled_reading(_images(plan), encode_settings.load, loader.num_workers, bench),
+        plan.megapixels() / len(_images(plan)),
     )
+
+
+def _images(plan: EncodePlan) -> list[PlannedImage]:
+    return [image for shard in plan.shards for image in shard.images]
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Shards on disk with every image `copies` times."""
+
+    shards: list[work.StoredSet]
+    copies: int
+
+
+def _copies_that_fill_calls(shards: Iterable[PlannedShard], tokenizer: Tokenizer) -> int:
+    """How many times all images are taken so that no model call is partly empty: in long runs hardly any is."""
+    copies = 1
+    for shard in shards:
+        size = tokenizer.images_per_call(*shard.bucket)
+        copies = math.lcm(copies, size // math.gcd(size, len(shard.images)))
+    return min(copies, _MOST_COPIES)
+
+
+def _measure_encode(
+    plan: EncodePlan,
+    copies: int,
+    loader: Loader,
+    tokenizer: Tokenizer,
+    settings: EncodeSettings,
+    bench: "StageBench",
+    folder: Path,
+) -> tuple[_Stored, tuple[StageCost, ...]]:
+    """Files -> pixels -> latents -> shards; model calls with each image `copies` times."""
+    images = _images(plan)
+    loaded, read_images = bench.run(READ_IMAGES, [partial(loader.load, image) for image in images])
+    ready = dict(zip((image.source.key for image in images), loaded, strict=True))
+    calls = list(image_calls([replace(shard, images=copies * shard.images) for shard in plan.shards], tokenizer))
+    encoding = [partial(work.encode, call, ready, tokenizer, settings.latents) for call in calls]
+    bench.warm_up(MODEL_ENCODE, {call.bucket: task for call, task in zip(calls, encoding, strict=True)}.values())
+    encoded, model_encode = bench.run(MODEL_ENCODE, encoding, copies)
+    loaded, ready, encoding = [], {}, []
+
+    stored_copies = max(copies, _LEAST_STORED // len(images))
+    shards = [work.full_shard(shard, encoded, stored_copies) for shard in plan.shards]
+    provenance = encode_provenance(tokenizer, settings)
+    writing = [partial(work.write_shard, folder, shard, provenance) for shard in shards]
+    stored, write_latents = bench.run(WRITE_LATENTS, writing, stored_copies)
+    return _Stored(stored, stored_copies), (read_images, model_encode, write_latents)
+
+
+def _measure_decode(
+    stored: _Stored,
+    copies: int,
+    tokenizer: Tokenizer,
+    settings: DecodeSettings,
+    bench: "StageBench",
+    folder: Path,
+) -> tuple[list[work.Picture], tuple[StageCost, ...]]:
+    """Shards -> latents -> pixels -> files, from `copies` on; and those pixels."""
+    reading = [partial(work.read_shard, one, tokenizer) for one in stored.shards]
+    shards, read_latents = bench.run(READ_LATENTS, reading, stored.copies)
+    parts = [work.some_copies(shard, copies, stored.copies) for shard in shards]
+    calls = [call for part in parts for call in shard_calls(part, tokenizer)]
+    decoding = [partial(work.decode, call, tokenizer, settings.sampling) for call in calls]
+    bench.warm_up(MODEL_DECODE, {call.latents.shape: task for call, task in zip(calls, decoding, strict=True)}.values())
+    decoded, model_decode = bench.run(MODEL_DECODE, decoding, copies)
+    pictures = [picture for call in decoded for picture in call]
+    files, write_images = bench.run(WRITE_IMAGES, _writing(pictures, settings.write), copies)
+    publishing = [partial(work.publish_file, folder, number, data) for number, data in enumerate(files)]
+    _, publish_files = bench.run(PUBLISH_IMAGES, publishing, copies)
+    return pictures, (read_latents, model_decode, write_images, publish_files)
 
 
 def _scaled_reading(
@@ -142,19 +195,23 @@ class StageBench:
     effort: Effort
 
     def run(self, name: str, tasks: Sequence[Task[T]], copies: int = 1) -> tuple[list[T], StageCost]:
-        """Time `tasks`, all that a stage has to do for `copies` of the images; also returns what they gave."""
+        """Time `tasks`, all that a stage has to do for `copies` of the images; also returns what they gave.
+
+        Few tasks are run several times in a round, so that every thread is at work.
+        """
         place: tuple[_Submit[T], Resource, int] = self._place(name)
         submit, resource, num_threads = place
+        again = -(-_TASKS_A_THREAD * num_threads // len(tasks))
         _run_all(tasks[:: max(1, len(tasks) // num_threads)], submit)
         rounds: list[tuple[float, float]] = []
         results: list[_Done[T]] = []
         started = time.perf_counter()
         while not rounds or (len(rounds) < self.effort.num_rounds and not self._is_over(started)):
             results = []  # or those of two rounds would be held
-            results = _run_all(tasks, submit)
+            results = _run_all([*tasks] * again, submit)
             rounds.append((sum(one.thread_s for one in results), sum(one.cpu_s for one in results)))
-        cost = StageCost.of(name, resource, num_threads, copies * self.num_images, rounds)
-        return [one.value for one in results], cost
+        cost = StageCost.of(name, resource, num_threads, again * copies * self.num_images, rounds)
+        return [one.value for one in results[: len(tasks)]], cost
 
     def warm_up(self, name: str, tasks: Iterable[Task[T]]) -> None:
         """Run `tasks` of a stage untimed: the first of their kind, which take longer."""

@@ -65,7 +65,8 @@ def encode(
 
 def full_shard(planned: PlannedShard, encoded: Sequence[EncodedCall], copies: int) -> FullShard:
     """The latents of a shard, `copies` times under keys that differ."""
-    rows = [row for call in encoded if call.call.shard is planned for row in call.rows]
+    latents_of = {image.key: (image, latents) for call in encoded for image, latents in call.rows}
+    rows = [latents_of[image.source.key] for image in planned.images]
     keys = [f"{number:04d}/" for number in range(copies)]
     images = [
         replace(one, source=replace(one.source, key=key + one.source.key)) for key in keys for one in planned.images
@@ -74,9 +75,9 @@ def full_shard(planned: PlannedShard, encoded: Sequence[EncodedCall], copies: in
     return FullShard(PlannedShard(planned.name, tuple(images)), tuple(copied))
 
 
-def first_copy(shard: Shard, copies: int) -> Shard:
-    """The rows of `shard` before its copies begin."""
-    return shard.select(range(len(shard.keys) // copies))
+def some_copies(shard: Shard, wanted: int, copies: int) -> Shard:
+    """`wanted` of the `copies` that `shard` has of its images."""
+    return shard.select(range(len(shard.keys) // copies * wanted))
 
 
 def write_shard(folder: Path, full: FullShard, provenance: dict[str, Any]) -> StoredSet:
