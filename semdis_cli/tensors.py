@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+# As CUDA and Metal, the CPU, and cuBLAS say it.
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed")
+
 
 def is_finite(values: "Tensor") -> bool:
     """Whether no value of a floating-point tensor is NaN or infinite.
@@ -15,3 +18,8 @@ def is_finite(values: "Tensor") -> bool:
     if values.numel() == 0:
         return True
     return all(math.isfinite(bound) for bound in values.aminmax())  # NaN anywhere makes NaN of both
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of torch's says that there is no memory, on any device."""
+    return any(words in str(error).lower() for words in _OUT_OF_MEMORY)

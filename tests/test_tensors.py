@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from semdis_cli.tensors import is_finite
+from semdis_cli.tensors import is_finite, is_out_of_memory
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
@@ -26,3 +26,17 @@ def test_the_largest_values_are_finite() -> None:
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         limits = torch.finfo(dtype)
         assert is_finite(torch.tensor([limits.max, limits.min, limits.tiny, 0.0], dtype=dtype))
+
+
+def test_a_lack_of_memory_is_told_from_other_errors() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+    for text in (
+        "CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "MPS backend out of memory (MPS allocated: 9.05 GB)",
+    ):
+        assert is_out_of_memory(RuntimeError(text))
+    assert not is_out_of_memory(RuntimeError("The size of tensor a (2) must match the size of tensor b (3)"))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -86,9 +86,9 @@ def decode(
     elif stream is None or not stream.is_single:
         raise UsageError("only a single image, given on stdin, can be decoded to stdout; give -o a folder")
     source = open_latents(latents) if stream is None else stream.source
-    tokenizer = load_recorded_model(
-        source, model, tokenizer_settings(device, dtype, batch_size, threads, compiling, num_images=len(source.keys))
-    )
+    num_worth = len(source.keys) if _has_few_sizes(source.provenance) else 0
+    how = tokenizer_settings(device, dtype, batch_size, threads, compiling, num_images=num_worth)
+    tokenizer = load_recorded_model(source, model, how)
     announce(tokenizer, quiet)
     settings = DecodeSettings(
         sampling=sampling_settings(steps, sampler, schedule, pdg, pdg_strength, seed),
@@ -134,3 +134,10 @@ def _start(
     if folder is None:
         return decode_single(latents, tokenizer, settings, put_bytes)
     return decode_stream(latents, tokenizer, settings, folder)
+
+
+def _has_few_sizes(provenance: dict[str, Any]) -> bool:
+    """Whether the record of some latents says that their images were brought to one size, or to buckets."""
+    preprocessing = provenance.get("preprocessing")
+    geometry = preprocessing.get("geometry") if isinstance(preprocessing, dict) else None
+    return isinstance(geometry, dict) and (geometry.get("size") or geometry.get("bucket_size")) is not None

@@ -112,7 +112,8 @@ def encode(
     if folder is not None and not dry_run:
         _check_folder(folder)
     compiling = _as_recorded(compiling, folder)
-    how = tokenizer_settings(device, dtype, batch_size, threads, compiling, num_images=len(found.images))
+    num_worth = len(found.images) if geometry.has_few_sizes else 0
+    how = tokenizer_settings(device, dtype, batch_size, threads, compiling, num_images=num_worth)
     tokenizer = Tokenizer.load(model, how, revision=revision)
     announce(tokenizer, quiet)
     load = LoadSettings(geometry, read, tokenizer.patch_size)

@@ -153,7 +153,8 @@ Compile = Annotated[
     Literal["auto", "on", "off"],
     typer.Option(
         "--compile",
-        help="Compile the network: takes a minute, then runs faster. auto: on a GPU, from 50,000 images on.",
+        help="Compile the network: takes a minute, then runs faster. auto: on a GPU, for 50,000 images and more of "
+        "one --size or --bucket-size: every size is compiled anew.",
         rich_help_panel=_MODEL,
     ),
 ]

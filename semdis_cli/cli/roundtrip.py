@@ -81,11 +81,9 @@ def roundtrip(
     from semdis_cli.store.claim import check_image_folder
 
     check_image_folder(output, ROUNDTRIP_MARKER)
-    tokenizer = Tokenizer.load(
-        model,
-        tokenizer_settings(device, dtype, batch_size, threads, compiling, num_images=len(found.images)),
-        revision=revision,
-    )
+    num_worth = len(found.images) if geometry.has_few_sizes else 0
+    how = tokenizer_settings(device, dtype, batch_size, threads, compiling, num_images=num_worth)
+    tokenizer = Tokenizer.load(model, how, revision=revision)
     announce(tokenizer, quiet)
     load = LoadSettings(geometry, read, tokenizer.patch_size)
     encode_settings = EncodeSettings(load, store_dtype, posterior, seed)

@@ -173,7 +173,7 @@ def tokenizer_settings(
     *,
     num_images: int,
 ) -> "TokenizerSettings":
-    """How the model is to be run on that many images. Raises `UsageError`."""
+    """How the model is to be run. `num_images`: of few sizes, for which compiling might pay. Raises `UsageError`."""
     from semdis_cli.model.devices import find_device, pays_to_compile
     from semdis_cli.model.tokenizer import TokenizerSettings
 

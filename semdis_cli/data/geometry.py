@@ -29,6 +29,11 @@ class GeometrySettings:
     size: int | None = None
     bucket_size: int | None = None
 
+    @property
+    def has_few_sizes(self) -> bool:
+        """Whether all images together have one size, or some tens of them."""
+        return self.size is not None or self.bucket_size is not None
+
     def __post_init__(self) -> None:
         given = {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
         if len(given) > 1:

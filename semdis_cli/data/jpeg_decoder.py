@@ -77,7 +77,7 @@ def _decoded(
 ) -> np.ndarray | None:
     try:
         pixels = decoder.decode(data, size, memory)
-    except (MemoryError, RuntimeError, ValueError):  # Pillow finds out what it is, and has the words for it
+    except (MemoryError, RuntimeError, TypeError, ValueError):  # Pillow finds out what it is, and has the words for it
         return None
     return pixels if pixels.shape == (*size, 3) else None
 
@@ -87,9 +87,10 @@ def _fast_decoder() -> _Decoder | None:
     """A decoder that is installed and gives Pillow's bits; None without one."""
     try:
         import simplejpeg
-    except ImportError:
+
+        decoder = _Decoder(f"simplejpeg {simplejpeg.__version__}", _strict(simplejpeg))
+    except (ImportError, AttributeError, ValueError):  # the last is NumPy's, for what another version of it built
         return None
-    decoder = _Decoder(f"simplejpeg {simplejpeg.__version__}", _strict(simplejpeg))
     return decoder if all(_agrees(decoder, *probe) for probe in _probes()) else None
 
 

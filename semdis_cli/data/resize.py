@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from semdis_cli.data.exif import turned, unturned_box, upright_size
 from semdis_cli.records import Geometry
+from semdis_cli.tensors import is_out_of_memory
 
 _LOBES = 3  # of the Lanczos kernel: how far it reaches, in px of the coarser of the two grids
 _MOST_CUT = 8  # torch computes the whole axis first: a row of pixels enlarged to a square's side would take gigabytes
@@ -73,17 +74,17 @@ def fit_pixels(pixels: np.ndarray, geometry: Geometry, orientation: int = 1, fra
 def resize_name() -> str:
     """What resizes: `torch lanczos` where torch has it and agrees with Pillow, else `pillow lanczos`."""
     try:
-        agrees = all(_agrees(size) for size in _PROBE_SIZES)
+        agrees = all(_agrees(size, dim) for size in _PROBE_SIZES for dim in (0, 1))
     except (NotImplementedError, RuntimeError, ValueError):  # as torch says it, release by release
         agrees = False
     return "torch lanczos" if agrees else "pillow lanczos"
 
 
-def _agrees(size: tuple[int, int]) -> bool:
+def _agrees(size: tuple[int, int], dim: int) -> bool:
     y, x = np.mgrid[0 : size[0], 0 : size[1]]
     probe = np.stack([x * 37, y * 53, 255 * ((x + y) % 2)], axis=2).astype(np.uint8)
-    axis = _Axis(size[1], 16, 0, 16)
-    return bool(np.abs(_torch_pass(probe, axis, 1).astype(int) - _pillow_pass(probe, axis, 1)).max() <= 1)
+    axis = _Axis(size[dim], 16, 0, 16)
+    return bool(np.abs(_torch_pass(probe, axis, dim).astype(int) - _pillow_pass(probe, axis, dim)).max() <= 1)
 
 
 def _axes(geometry: Geometry, orientation: int, fraction: int) -> tuple[_Axis, _Axis]:
@@ -129,14 +130,19 @@ def _torch_pass(pixels: np.ndarray, axis: _Axis, dim: int) -> np.ndarray:
     # These strides, also for sides of 1 px, where others would mean the same and end in kernels that fail.
     strides = (height * width * channels, 1, width * channels, channels)
     image = torch.from_numpy(np.ascontiguousarray(pixels)).as_strided((1, channels, height, width), strides)
-    if axis.extent == pixels.shape[dim]:
-        size = [height, width]
-        size[dim] = axis.resized
-        resized = functional.interpolate(image, size=size, mode="lanczos", antialias=True)
-    else:
-        steps = [1.0, 1.0]
-        steps[dim] = axis.resized / axis.extent
-        resized = functional.interpolate(image, scale_factor=steps, mode="lanczos", antialias=True)
+    try:
+        if axis.extent == pixels.shape[dim]:
+            size = [height, width]
+            size[dim] = axis.resized
+            resized = functional.interpolate(image, size=size, mode="lanczos", antialias=True)
+        else:
+            steps = [1.0, 1.0]
+            steps[dim] = axis.resized / axis.extent
+            resized = functional.interpolate(image, scale_factor=steps, mode="lanczos", antialias=True)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise MemoryError(str(error)) from error
+        raise
     return _cut(resized[0].permute(1, 2, 0).numpy(), axis.stretch, dim)
 
 

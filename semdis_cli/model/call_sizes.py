@@ -1,7 +1,8 @@
 """How many images one model call takes, how much memory that costs, and what happens where memory runs out."""
 
-from collections.abc import Callable
-from threading import Lock
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Condition, Lock
 from typing import Literal
 
 import torch
@@ -11,6 +12,8 @@ from semdis_cli.errors import UnreadableImageError
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.config import FCDMDiffAEConfig
 from semdis_cli.model.cpu_inference import images_of_a_group
+from semdis_cli.model.devices import calls_at_once
+from semdis_cli.tensors import is_out_of_memory
 
 BatchSize = int | Literal["auto"] | None
 Half = Literal["encode", "decode"]
@@ -32,6 +35,7 @@ class CallSizes:
         self._config, self._device = model.config, model.device
         self._element_bytes = model.dtype.itemsize
         self._lock = Lock()
+        self._turns = _Turns()
         self._most: dict[tuple[int, int], int] = {}
         self._halved: dict[tuple[int, int], int] = {}
 
@@ -53,8 +57,9 @@ class CallSizes:
     def run(self, num_images: int, height: int, width: int, call: Callable[[slice, int], Tensor]) -> Tensor:
         """`call(part, size)` over `num_images` images, whose results [n,...] are joined in order.
 
-        `part`: which images; `size`: to how many they may be padded. One call, unless memory runs out: then half as
-        many at a time, now and later. Raises `UnreadableImageError` if there is no memory for a single one.
+        `part`: which images; `size`: to how many they may be padded. One call, unless memory runs out: then again while
+        no other thread has a call, and if that is not enough half as many at a time, now and later. Raises
+        `UnreadableImageError` if there is no memory for a single one.
         """
         most = self.most(height, width)
         assert num_images <= most, f"{num_images} images in a call for {most}"
@@ -63,7 +68,11 @@ class CallSizes:
         while start < num_images:
             size = self._halved.get((height, width), most)
             part = slice(start, min(start + size, num_images))
-            result = _unless_out_of_memory(call, part, size)
+            with self._turns.beside_others():
+                result = _unless_out_of_memory(call, part, size)
+            if result is None:
+                with self._turns.alone():
+                    result = _unless_out_of_memory(call, part, size)
             if result is not None:
                 results.append(result)
                 start = part.stop
@@ -86,7 +95,49 @@ class CallSizes:
         if self.batch_size != "auto" or self._device.type != "cuda":
             return most
         free_bytes, _ = torch.cuda.mem_get_info(self._device)
-        return images_that_fit(free_bytes, plain_call_bytes(self._config, height, width, 1, self._element_bytes), most)
+        kept_bytes = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+        room = (free_bytes + kept_bytes) // calls_at_once(self._device)
+        return images_that_fit(room, plain_call_bytes(self._config, height, width, 1, self._element_bytes), most)
+
+
+class _Turns:
+    """Model calls of any number of threads at once, or one with the memory to itself."""
+
+    def __init__(self) -> None:
+        self._changed = Condition()
+        self._num_calls = 0
+        self._is_taken = False
+
+    @contextmanager
+    def beside_others(self) -> Iterator[None]:
+        """Wait until nobody is, or wants to be, alone."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_taken)
+            self._num_calls += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._num_calls -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until all other calls have ended, and let none begin."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_taken)
+            self._is_taken = True
+            try:
+                self._changed.wait_for(lambda: not self._num_calls)
+            except BaseException:
+                self._is_taken = False
+                raise
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._is_taken = False
+                self._changed.notify_all()
 
 
 def images_that_fit(free_bytes: int, image_bytes: int, most: int) -> int:
@@ -127,7 +178,7 @@ def _unless_out_of_memory(call: Callable[[slice, int], Tensor], part: slice, siz
     try:
         return call(part, size)
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -37,12 +37,21 @@ def pays_to_compile(device: torch.device, num_images: int) -> bool:
     return device.type == "cuda" and num_images >= _IMAGES_WORTH_COMPILING
 
 
+def calls_at_once(device: torch.device) -> int:
+    """Threads that make model calls on an accelerator: with two, one call is copied while the other computes.
+
+    Metal ends the process if two threads use it.
+    """
+    return 2 if device.type == "cuda" else 1
+
+
 def find_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
     """The dtype called `name`; "auto" is bfloat16 where `device` multiplies it fast, else float32."""
     if name != "auto":
         return _DTYPES[name]
     if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         fast = device.type == "cpu" and _cpu_multiplies_bfloat16()
     return torch.bfloat16 if fast else torch.float32

@@ -18,7 +18,7 @@ from semdis_cli.model.pixels import float_to_images, images_to_float
 from semdis_cli.model.posterior import EncoderPosterior
 
 T = TypeVar("T")
-_MOST_COMPILED_SIZES = 256
+_MOST_COMPILED = 1024  # blocks of an encoder and of a decoder, for every size and number of threads
 
 
 class Network(Protocol):
@@ -73,16 +73,16 @@ class CompiledNetwork(PlainNetwork):
     """`FCDMDiffAE` with its blocks compiled, once for every size of call.
 
     Where the first size fails, nothing is compiled, and `note` says why; a later one raises `UsageError`, since what
-    was computed so far is on record as compiled. Without CUDA graphs: those belong to the thread that recorded them,
-    and any thread may call. That more than torch's eight sizes are compiled holds for all of this process.
+    was computed so far is on record as compiled, and so does one that would be one too many. Without CUDA graphs: those
+    belong to the thread that recorded them, and any thread may call.
     """
 
     def __init__(self, model: FCDMDiffAE) -> None:
         super().__init__(model)
         self._lock = Lock()
         self._compiled: set[tuple[str, torch.Size]] = set()
+        self._of_thread = local()
         self.note: str | None = None
-        _allow_many_sizes()
         for block in self._blocks():
             block.compile(dynamic=False)
 
@@ -102,12 +102,17 @@ class CompiledNetwork(PlainNetwork):
 
     def _once_alone(self, key: tuple[str, torch.Size], call: Callable[[], T]) -> T:
         """`call()`; the first for a size, which compiles, while no other thread compiles."""
+        if not hasattr(self._of_thread, "is_prepared"):
+            _allow_many_sizes()
+            self._of_thread.is_prepared = True
         if key in self._compiled:
             return call()
         with self._lock:
             try:
                 result = call()
-            except RuntimeError as error:  # torch's compiler has many, most of them this kind
+            except Exception as error:
+                if not _is_of_compiler(error):
+                    raise
                 if isinstance(error, torch.OutOfMemoryError) or self.note is not None:
                     raise
                 if self._compiled:
@@ -120,7 +125,7 @@ class CompiledNetwork(PlainNetwork):
             self._compiled.add(key)
             return result
 
-    def _give_up(self, error: RuntimeError) -> None:
+    def _give_up(self, error: Exception) -> None:
         self.note = f"not compiled: {_first_line(error)}"
         for block in self._blocks():
             block._compiled_call_impl = None  # noqa: SLF001 (what `Module.compile` sets; there is no way back but this)
@@ -130,12 +135,25 @@ class CompiledNetwork(PlainNetwork):
 
 
 def _allow_many_sizes() -> None:
+    """Let the calling thread compile for more than torch's eight sizes; the limits are each thread's own since 2.12.
+
+    Where they are reached, torch would go on with uncompiled blocks and other last bits: it is to fail instead.
+    """
     limits = torch._dynamo.config  # noqa: SLF001 (there is no other name for it)
-    name = "recompile_limit" if hasattr(limits, "recompile_limit") else "cache_size_limit"  # the latter up to torch 2.6
-    setattr(limits, name, _MOST_COMPILED_SIZES)
+    names = ("recompile_limit", "accumulated_recompile_limit", "cache_size_limit", "accumulated_cache_size_limit")
+    for name in names[:2] if hasattr(limits, names[0]) else names[2:]:  # the latter up to torch 2.6
+        setattr(limits, name, _MOST_COMPILED)
+    if hasattr(limits, "fail_on_recompile_limit_hit"):
+        limits.fail_on_recompile_limit_hit = True
 
 
-def _first_line(error: RuntimeError) -> str:
+def _is_of_compiler(error: Exception) -> bool:
+    """Whether an error may be one of torch's compiler: it has many, most of them `RuntimeError`."""
+    too_many = getattr(torch._dynamo.exc, "FailOnRecompileLimitHit", RuntimeError)  # noqa: SLF001
+    return isinstance(error, RuntimeError | too_many)
+
+
+def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{lines[0]:.200}" if lines else type(error).__name__
 
@@ -177,12 +195,12 @@ class CallStreams:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """The calling thread's own stream, in order behind what the device has been given before; nothing on a CPU."""
+        """The calling thread's own stream, behind what that thread gave the device before; nothing on a CPU."""
         if self._device.type != "cuda":
             yield
             return
         if not hasattr(self._of_thread, "stream"):
             self._of_thread.stream = torch.cuda.Stream(self._device)
-            self._of_thread.stream.wait_stream(torch.cuda.default_stream(self._device))
+        self._of_thread.stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._of_thread.stream):
             yield

@@ -6,7 +6,7 @@ from torch import Tensor
 
 def images_to_float(images: Tensor) -> Tensor:
     """uint8 0..255 -> float32 in [-1, 1]."""
-    return images.float().div_(127.5).sub_(1.0)
+    return images.to(torch.float32, copy=True).div_(127.5).sub_(1.0)
 
 
 def float_to_images(x: Tensor, scratch: Tensor | None = None) -> Tensor:

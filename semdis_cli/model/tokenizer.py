@@ -176,8 +176,11 @@ class Tokenizer:
         """uint8 [B,3,H,W] of any strides -> latents [B,Z,h,w] float32 on the CPU: the posterior mode, or a sample.
 
         With `sample_seed`, eps of each image is drawn from (sample_seed, key). B at most `images_per_call`. Any number
-        of threads may call at once. Raises `UnreadableImageError` if there is no memory even for one image.
+        of threads may call at once. Raises `UnreadableImageError` if there is no memory even for one image, and
+        `ValueError` for another dtype.
         """
+        if images.dtype != torch.uint8:
+            raise ValueError(f"images are {images.dtype}, not uint8 0..255")
         assert len(keys) == len(images), f"{len(keys)} keys for {len(images)} images"
         self._use_threads()
 

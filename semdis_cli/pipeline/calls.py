@@ -11,6 +11,7 @@ from semdis_cli.data.loader import Loader
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import BatchDone, Failure, StageTimes
 from semdis_cli.model.call_sizes import Half
+from semdis_cli.model.devices import calls_at_once
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, in_order, timed
 from semdis_cli.records import LoadedImage, PlannedImage
@@ -75,7 +76,7 @@ def busy_threads(tokenizer: Tokenizer, num_workers: int) -> int:
 def _num_model_threads(tokenizer: Tokenizer, num_workers: int) -> int | None:
     """Threads for model calls alone; None where they are CPU work like all other."""
     if not tokenizer.is_on_cpu:
-        return 2
+        return calls_at_once(tokenizer.model.device)
     return None if tokenizer.num_threads == 1 else max(1, num_workers // tokenizer.num_threads)
 
 

@@ -52,11 +52,13 @@ def test_pillow_decodes_without_simplejpeg(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.usefixtures("chosen_anew")
-@pytest.mark.parametrize("does", ["other bits", "another size", "nothing"])
+@pytest.mark.parametrize("does", ["other bits", "another size", "nothing", "an older one"])
 def test_pillow_decodes_where_another_decoder_does_not_agree(does: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def decode_jpeg(data: bytes, *args: object, **options: object) -> np.ndarray:
         if does == "nothing":
             raise ValueError("not built for this")
+        if does == "an older one":
+            raise TypeError("decode_jpeg() got an unexpected keyword argument 'strict'")
         pixels: np.ndarray = simplejpeg.decode_jpeg(data, *args, **options)
         if does == "another size":
             return pixels[:-1]
@@ -64,6 +66,12 @@ def test_pillow_decodes_where_another_decoder_does_not_agree(does: str, monkeypa
         return pixels
 
     monkeypatch.setitem(sys.modules, "simplejpeg", SimpleNamespace(__version__="0", decode_jpeg=decode_jpeg))
+    assert jpeg_decoder().startswith("pillow ")
+
+
+@pytest.mark.usefixtures("chosen_anew")
+def test_pillow_decodes_where_another_decoder_cannot_even_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "simplejpeg", SimpleNamespace())
     assert jpeg_decoder().startswith("pillow ")
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -108,14 +110,31 @@ def test_a_plan_carried_out_by_torch_is_within_two_levels_of_pillow(
         assert furthest(fitted, fit_pixels(stored, geometry, orientation)) <= 2
 
 
-def test_torch_is_not_used_where_it_disagrees_with_pillow() -> None:
+@pytest.mark.parametrize("dims", [{2, 3}, {2}, {3}], ids=["both axes", "columns", "rows"])
+def test_torch_is_not_used_where_it_disagrees_with_pillow(dims: set[int]) -> None:
     interpolate = F.interpolate
 
-    def is_two_levels_off(image: torch.Tensor, **options: object) -> torch.Tensor:
-        return interpolate(image, **(options | {"mode": "bicubic"}))  # type: ignore[arg-type]
+    def is_two_levels_off(image: torch.Tensor, **options: Any) -> torch.Tensor:
+        is_off = any(options["size"][dim - 2] != image.shape[dim] for dim in dims)
+        return interpolate(image, **(options | {"mode": "bicubic"} if is_off else options))
 
     with torch_whose_resizing(is_two_levels_off):
         assert resize_name() == "pillow lanczos"
+
+
+@pytest.mark.skipif(not TORCH_HAS_IT, reason="this torch does not resize as Pillow does")
+@pytest.mark.parametrize(
+    ("text", "kind"), [("DefaultCPUAllocator: can't allocate memory: you tried", MemoryError), ("bug", RuntimeError)]
+)
+def test_no_memory_for_resizing_is_a_lack_of_memory_and_other_errors_are_not(
+    text: str, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    geometry = plan_geometry((64, 96), GeometrySettings(size=32), 16)
+    stored = picture((64, 96), "noise")
+    assert resize_name() == "torch lanczos"  # found out by now
+    monkeypatch.setattr(F, "interpolate", Mock(side_effect=RuntimeError(text)))
+    with pytest.raises(kind):
+        fit_pixels(stored, geometry, 1)
 
 
 def test_torch_is_not_used_where_it_cannot() -> None:

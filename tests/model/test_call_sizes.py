@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import pytest
@@ -88,6 +91,41 @@ def test_an_image_that_does_not_fit_alone_is_an_unreadable_image() -> None:
     latents = tokenizer.encode(random_images(3), KEYS[:3])
     with memory_for(0, *limited(tokenizer)), pytest.raises(UnreadableImageError, match="--max-pixels"):
         tokenizer.decode(latents, KEYS[:3])
+
+
+def test_an_image_fails_only_if_there_is_no_memory_for_it_alone() -> None:
+    """Two threads, memory for one call: whoever runs out waits for the other and has all of it."""
+    tokenizer, images = tiny_tokenizer(batch_size=1), random_images(1)
+    expected = tiny_tokenizer(batch_size=1).encode(images, KEYS[:1])
+    lock, under_way, failed = Lock(), 0, 0
+
+    def begin(_layer: nn.Module, _inputs: tuple[Tensor, ...]) -> None:
+        nonlocal under_way, failed
+        with lock:
+            if under_way:
+                failed += 1
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            under_way += 1
+        time.sleep(0.02)
+
+    def end(_layer: nn.Module, _inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+        nonlocal under_way
+        with lock:
+            under_way -= 1
+
+    hooks = [
+        tokenizer.model.encoder.patchify.register_forward_pre_hook(begin),
+        tokenizer.model.encoder.to_bottleneck.register_forward_hook(end),
+    ]
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            results = list(pool.map(lambda _: tokenizer.encode(images, KEYS[:1]), range(30)))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert failed > 0
+    assert all(torch.equal(latents, expected) for latents in results)
+    assert tokenizer.halved_to == {}
 
 
 def test_another_error_is_not_taken_for_a_lack_of_memory() -> None:

@@ -25,9 +25,9 @@ from tests.worlds import tiny_model
 needs_onednn = pytest.mark.skipif(not onednn_works(torch.bfloat16), reason="this CPU or PyTorch has no such kernels")
 ONE_STEP = FCDMDiffAEInferenceConfig()
 GUIDED = FCDMDiffAEInferenceConfig(3, "dpmpp_2m", "cosine", pdg=True, pdg_strength=1.5)
-# Two images of a group, many, an odd grid, one that is cut into pieces (28 x 24 patches), and one whose weights are
+# Some images of a group, many, an odd grid, one that is cut into pieces (40 x 30 patches), and one whose weights are
 # scaled in place of its maps (48 x 48).
-SIZES = [(256, 256), (32, 48), (80, 144), (448, 384), (768, 768)]
+SIZES = [(256, 256), (32, 48), (80, 144), (640, 480), (768, 768)]
 
 DTYPES: tuple[DtypeName, ...] = ("bfloat16", "float32")
 every_dtype = pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_packed_encoding_is_as_close_to_float32_as_the_plain_modules(size: tuple
     for name in ("mean", "logsnr"):
         assert getattr(packed, name).dtype == torch.float32
         errors = [relative_error(getattr(p, name), getattr(expected, name)) for p in (packed, plain)]
-        assert errors[0] < max(1.15 * errors[1], 0.01)
+        assert errors[0] < max(1.15 * errors[1], 0.001)
         assert errors[0] < 0.02
 
 
@@ -102,7 +102,7 @@ def test_packed_decoding_is_as_close_to_float32_as_the_plain_modules(
     expected = float_to_images(decode_float(full, latents, noise, config))
     plain, packed = (network(half).images(latents, noise, config) for network in (PlainNetwork, PackedNetwork))
     errors = [relative_error(images, expected) for images in (packed, plain)]
-    assert errors[0] < max(1.15 * errors[1], 0.01)
+    assert errors[0] < max(1.15 * errors[1], 0.001)
 
 
 @needs_onednn

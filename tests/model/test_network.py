@@ -57,6 +57,32 @@ print(compiled.kernels, compiled.note)
 """
 
 
+MANY_SIZES = """
+import os, torch
+from concurrent.futures import ThreadPoolExecutor
+from semdis_cli.model import network
+from semdis_cli.errors import UsageError
+from tests.model.test_network import compiled_and_eager, random_images
+network._MOST_COMPILED = int(os.environ["MOST"])
+compile_block = network.FCDMBlock.compile
+network.FCDMBlock.compile = lambda block, **options: compile_block(block, backend="eager", **options)
+compiled, _ = compiled_and_eager()
+
+@torch.inference_mode()
+def work(side):
+    compiled.posterior(random_images(1, 32, side))
+
+with ThreadPoolExecutor(2) as pool:
+    try:
+        for side in range(32, 32 + 16 * 12, 16):
+            pool.submit(work, side).result()
+    except UsageError as error:
+        print(error)
+    else:
+        print(torch._dynamo.utils.counters["stats"]["unique_graphs"], compiled.kernels)
+"""
+
+
 def run_in_a_process_of_its_own(source: str, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", source],
@@ -73,6 +99,16 @@ def run_in_a_process_of_its_own(source: str, **environment: str) -> str:
 @pytest.mark.slow
 def test_compiled_blocks_agree_with_eager_ones_from_two_threads(tmp_path: Path) -> None:
     assert run_in_a_process_of_its_own(COMPILED, TORCHINDUCTOR_CACHE_DIR=str(tmp_path)) == "inductor None"
+
+
+def test_more_sizes_than_torch_compiles_by_itself_are_compiled_in_any_thread() -> None:
+    assert run_in_a_process_of_its_own(MANY_SIZES, MOST="1024") == "12 inductor"
+
+
+def test_a_size_too_many_is_told_and_never_runs_uncompiled() -> None:
+    said = run_in_a_process_of_its_own(MANY_SIZES, MOST="9")
+    assert said.startswith("compiling for 1x3x32x176 failed (")
+    assert said.endswith("); use --compile off")
 
 
 @pytest.mark.slow

@@ -304,6 +304,18 @@ def test_a_second_signal_ends_a_run_at_once(tmp_path: Path, images: Path, model:
 # --- two at once ----------------------------------------------------------------------------------------------------
 
 
+def wait_until_stopped(process: subprocess.Popen[str]) -> None:
+    """Until no thread of a process that was sent SIGSTOP is on its way through the kernel: it might still rename."""
+    threads = Path(f"/proc/{process.pid}/task")
+    until = time.monotonic() + 30
+    while threads.is_dir() and time.monotonic() < until:
+        states = {(thread / "stat").read_text().rpartition(")")[2].split()[0] for thread in threads.iterdir()}
+        if states == {"T"}:
+            return
+        time.sleep(0.01)
+    time.sleep(0.5)  # no /proc
+
+
 def test_a_second_run_is_refused_while_the_first_is_at_work(
     tmp_path: Path, runner: Runner, images: Path, model: Path
 ) -> None:
@@ -312,6 +324,7 @@ def test_a_second_run_is_refused_while_the_first_is_at_work(
     first = start(arguments)
     wait_for_shards(root, 1, first)
     first.send_signal(signal.SIGSTOP)
+    wait_until_stopped(first)
     try:
         before = all_contents(root)
         second = runner.run(arguments)
