@@ -131,6 +131,7 @@ class _Turns:
                 self._changed.wait_for(lambda: not self._num_calls)
             except BaseException:
                 self._is_taken = False
+                self._changed.notify_all()
                 raise
         try:
             yield

@@ -28,7 +28,6 @@ READ_IMAGES, MODEL_ENCODE, WRITE_LATENTS = "reading images", "model encode", "wr
 READ_LATENTS, MODEL_DECODE = "reading latents", "model decode"
 WRITE_IMAGES, PUBLISH_IMAGES = "writing images", "publishing files"
 
-_MOST_COPIES = 64
 _TASKS_A_THREAD = 2  # at least
 _LEAST_STORED = 64  # latents in shards: of a few, all time would go into waiting for the disk, which a run does once
 
@@ -83,18 +82,14 @@ def measure_stages(
     plan = plan_encode(found, loader, tokenizer, encode_settings)
     if plan.failures:
         raise UsageError(f"{plan.failures[0].key}: {plan.failures[0].reason}; measure with images that can be read")
-    copies = _copies_that_fill_calls(plan.shards, tokenizer)
-    stored, encode = _measure_encode(plan, copies, loader, tokenizer, encode_settings, bench, folder)
-    pictures, decode = _measure_decode(stored, copies, tokenizer, decode_settings, bench, folder)
+    stored, encode = _measure_encode(plan, loader, tokenizer, encode_settings, bench, folder)
+    decoded, decode = _measure_decode(stored, tokenizer, decode_settings, bench, folder)
     others = [one for one in work.FORMATS if one != decode_settings.write.format]
     quality = decode_settings.write.quality
     return Stages(
         encode,
         decode,
-        {
-            other: bench.run(WRITE_IMAGES, _writing(pictures, WriteSettings(other, quality)), copies)[1]
-            for other in others
-        },
+        {other: decoded.write(bench, WriteSettings(other, quality))[1] for other in others},
         _scaled_reading(_images(plan), encode_settings.load, loader.num_workers, bench),
         plan.megapixels() / len(_images(plan)),
     )
@@ -104,71 +99,84 @@ def _images(plan: EncodePlan) -> list[PlannedImage]:
     return [image for shard in plan.shards for image in shard.images]
 
 
+def _copies_that_fill_calls(shard: PlannedShard, tokenizer: Tokenizer) -> int:
+    """How many times its images are taken so that no model call is partly empty: in long runs hardly any is."""
+    size = tokenizer.images_per_call(*shard.bucket)
+    return size // math.gcd(size, len(shard.images))
+
+
 @dataclass(frozen=True)
 class _Stored:
-    """Shards on disk with every image `copies` times."""
+    """A shard on disk with every image `copies` times, of which `filling` fill model calls."""
 
-    shards: list[work.StoredSet]
+    on_disk: work.StoredSet
     copies: int
-
-
-def _copies_that_fill_calls(shards: Iterable[PlannedShard], tokenizer: Tokenizer) -> int:
-    """How many times all images are taken so that no model call is partly empty: in long runs hardly any is."""
-    copies = 1
-    for shard in shards:
-        size = tokenizer.images_per_call(*shard.bucket)
-        copies = math.lcm(copies, size // math.gcd(size, len(shard.images)))
-    return min(copies, _MOST_COPIES)
+    filling: int
 
 
 def _measure_encode(
     plan: EncodePlan,
-    copies: int,
     loader: Loader,
     tokenizer: Tokenizer,
     settings: EncodeSettings,
     bench: "StageBench",
     folder: Path,
-) -> tuple[_Stored, tuple[StageCost, ...]]:
-    """Files -> pixels -> latents -> shards; model calls with each image `copies` times."""
+) -> tuple[list[_Stored], tuple[StageCost, ...]]:
+    """Files -> pixels -> latents -> shards."""
     images = _images(plan)
     loaded, read_images = bench.run(READ_IMAGES, [partial(loader.load, image) for image in images])
     ready = dict(zip((image.source.key for image in images), loaded, strict=True))
-    calls = list(image_calls([replace(shard, images=copies * shard.images) for shard in plan.shards], tokenizer))
+    filling = {shard.name: _copies_that_fill_calls(shard, tokenizer) for shard in plan.shards}
+    full = [replace(shard, images=filling[shard.name] * shard.images) for shard in plan.shards]
+    calls = list(image_calls(full, tokenizer))
     encoding = [partial(work.encode, call, ready, tokenizer, settings.latents) for call in calls]
     bench.warm_up(MODEL_ENCODE, {call.bucket: task for call, task in zip(calls, encoding, strict=True)}.values())
-    encoded, model_encode = bench.run(MODEL_ENCODE, encoding, copies)
+    encoded, model_encode = bench.run(MODEL_ENCODE, encoding, [filling[call.shard.name] for call in calls])
     loaded, ready, encoding = [], {}, []
 
-    stored_copies = max(copies, _LEAST_STORED // len(images))
-    shards = [work.full_shard(shard, encoded, stored_copies) for shard in plan.shards]
+    copies = [max(filling[shard.name], _LEAST_STORED // len(images)) for shard in plan.shards]
+    shards = [work.full_shard(shard, encoded, count) for shard, count in zip(plan.shards, copies, strict=True)]
     provenance = encode_provenance(tokenizer, settings)
     writing = [partial(work.write_shard, folder, shard, provenance) for shard in shards]
-    stored, write_latents = bench.run(WRITE_LATENTS, writing, stored_copies)
-    return _Stored(stored, stored_copies), (read_images, model_encode, write_latents)
+    on_disk, write_latents = bench.run(WRITE_LATENTS, writing, copies)
+    stored = [_Stored(*one) for one in zip(on_disk, copies, filling.values(), strict=True)]
+    return stored, (read_images, model_encode, write_latents)
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """Pictures, and how many copies there are of each."""
+
+    pictures: list[work.Picture]
+    copies: list[int]
+
+    def write(self, bench: "StageBench", settings: WriteSettings) -> tuple[list[bytes], StageCost]:
+        """The files of all of them, and what making these costs."""
+        making = [partial(work.file_of, picture, settings) for picture in self.pictures]
+        return bench.run(WRITE_IMAGES, making, self.copies)
 
 
 def _measure_decode(
-    stored: _Stored,
-    copies: int,
-    tokenizer: Tokenizer,
-    settings: DecodeSettings,
-    bench: "StageBench",
-    folder: Path,
-) -> tuple[list[work.Picture], tuple[StageCost, ...]]:
-    """Shards -> latents -> pixels -> files, from `copies` on; and those pixels."""
-    reading = [partial(work.read_shard, one, tokenizer) for one in stored.shards]
-    shards, read_latents = bench.run(READ_LATENTS, reading, stored.copies)
-    parts = [work.some_copies(shard, copies, stored.copies) for shard in shards]
-    calls = [call for part in parts for call in shard_calls(part, tokenizer)]
-    decoding = [partial(work.decode, call, tokenizer, settings.sampling) for call in calls]
-    bench.warm_up(MODEL_DECODE, {call.latents.shape: task for call, task in zip(calls, decoding, strict=True)}.values())
-    decoded, model_decode = bench.run(MODEL_DECODE, decoding, copies)
-    pictures = [picture for call in decoded for picture in call]
-    files, write_images = bench.run(WRITE_IMAGES, _writing(pictures, settings.write), copies)
+    stored: Sequence[_Stored], tokenizer: Tokenizer, settings: DecodeSettings, bench: "StageBench", folder: Path
+) -> tuple[_Decoded, tuple[StageCost, ...]]:
+    """Shards -> latents -> pixels -> files."""
+    reading = [partial(work.read_shard, one.on_disk, tokenizer) for one in stored]
+    shards, read_latents = bench.run(READ_LATENTS, reading, [one.copies for one in stored])
+    calls = [
+        (call, one.filling)
+        for one, shard in zip(stored, shards, strict=True)
+        for call in shard_calls(work.some_copies(shard, one.filling, one.copies), tokenizer)
+    ]
+    decoding = [partial(work.decode, call, tokenizer, settings.sampling) for call, _ in calls]
+    sizes = [call.latents.shape for call, _ in calls]
+    bench.warm_up(MODEL_DECODE, dict(zip(sizes, decoding, strict=True)).values())
+    results, model_decode = bench.run(MODEL_DECODE, decoding, [copies for _, copies in calls])
+    of_pictures = [(picture, call[1]) for call, result in zip(calls, results, strict=True) for picture in result]
+    decoded = _Decoded([picture for picture, _ in of_pictures], [copies for _, copies in of_pictures])
+    files, write_images = decoded.write(bench, settings.write)
     publishing = [partial(work.publish_file, folder, number, data) for number, data in enumerate(files)]
-    _, publish_files = bench.run(PUBLISH_IMAGES, publishing, copies)
-    return pictures, (read_latents, model_decode, write_images, publish_files)
+    _, publish_files = bench.run(PUBLISH_IMAGES, publishing, decoded.copies)
+    return decoded, (read_latents, model_decode, write_images, publish_files)
 
 
 def _scaled_reading(
@@ -181,10 +189,6 @@ def _scaled_reading(
         return bench.run(READ_IMAGES, [partial(loader.load, image) for image in images])[1]
 
 
-def _writing(pictures: "Sequence[work.Picture]", settings: WriteSettings) -> list[Task[bytes]]:
-    return [partial(work.file_of, picture, settings) for picture in pictures]
-
-
 @dataclass(frozen=True)
 class StageBench:
     """Runs a stage by itself, with the threads that it has in a run."""
@@ -194,14 +198,18 @@ class StageBench:
     is_on_cpu: bool
     effort: Effort
 
-    def run(self, name: str, tasks: Sequence[Task[T]], copies: int = 1) -> tuple[list[T], StageCost]:
-        """Time `tasks`, all that a stage has to do for `copies` of the images; also returns what they gave.
+    def run(
+        self, name: str, tasks: Sequence[Task[T]], copies: Sequence[int] | None = None
+    ) -> tuple[list[T], StageCost]:
+        """Time `tasks`, all that a stage has to do; also returns what they gave.
 
-        Few tasks are run several times in a round, so that every thread is at work.
+        `copies`: how many times each task's images are there, default once. Few tasks are run several times in a round,
+        so that every thread is at work.
         """
         place: tuple[_Submit[T], Resource, int] = self._place(name)
         submit, resource, num_threads = place
         again = -(-_TASKS_A_THREAD * num_threads // len(tasks))
+        times = [again * count for count in copies or [1] * len(tasks)] * again
         _run_all(tasks[:: max(1, len(tasks) // num_threads)], submit)
         rounds: list[tuple[float, float]] = []
         results: list[_Done[T]] = []
@@ -209,8 +217,10 @@ class StageBench:
         while not rounds or (len(rounds) < self.effort.num_rounds and not self._is_over(started)):
             results = []  # or those of two rounds would be held
             results = _run_all([*tasks] * again, submit)
-            rounds.append((sum(one.thread_s for one in results), sum(one.cpu_s for one in results)))
-        cost = StageCost.of(name, resource, num_threads, again * copies * self.num_images, rounds)
+            done = list(zip(results, times, strict=True))
+            rounds.append((sum(one.thread_s / n for one, n in done), sum(one.cpu_s / n for one, n in done)))
+            del done
+        cost = StageCost.of(name, resource, num_threads, self.num_images, rounds)
         return [one.value for one in results[: len(tasks)]], cost
 
     def warm_up(self, name: str, tasks: Iterable[Task[T]]) -> None:
