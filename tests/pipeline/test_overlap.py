@@ -308,11 +308,11 @@ def test_torch_has_its_threads_back_afterwards() -> None:
 
 def test_a_signal_while_a_pool_is_left_does_not_end_the_program_before_its_threads() -> None:
     source = """
-import time
+import sys, time
 from semdis_cli.pipeline.overlap import Urgency, WorkPool
 def work():
     print("begun", flush=True)
-    time.sleep(2)
+    sys.stdin.readline()
     print("done", flush=True)
 with WorkPool(1) as pool:
     future = pool.submit(Urgency.MODEL, work)
@@ -320,13 +320,19 @@ with WorkPool(1) as pool:
         time.sleep(0.01)
 """
     process = subprocess.Popen(
-        [sys.executable, "-c", source], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", source],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
     time.sleep(0.5)  # it is leaving the pool by now
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=_LONG_S)
+    time.sleep(0.5)
+    assert process.poll() is None  # it waits for its thread
+    output, _ = process.communicate("go on\n", timeout=_LONG_S)
     assert output == "done\n"
     assert process.returncode == -signal.SIGINT
 
