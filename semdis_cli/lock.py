@@ -105,8 +105,8 @@ class FolderLock:
         with ExitStack() as on_failure:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
             on_failure.callback(os.close, descriptor)
+            on_failure.callback(self._drop_if_empty, descriptor)
             has_locks = self._lock(descriptor)
-            on_failure.callback(self._drop_if_empty, descriptor)  # not before: it is its holder's
             before = _Holder.parse(os.pread(descriptor, _RECORD_BYTES, 0))
             if before is not None and self._is_alive(before, descriptor, has_locks=has_locks):
                 self._refuse()
@@ -132,8 +132,9 @@ class FolderLock:
         return True
 
     def _drop_if_empty(self, descriptor: int) -> None:
-        """Leave no lock file behind that could not be written: the disk may be full."""
-        with suppress(OSError):
+        """Leave no lock file behind that was not written (the disk may be full), but that of a run that has it locked."""
+        with suppress(OSError, UsageError):
+            self._lock(descriptor)
             status = os.fstat(descriptor)
             if status.st_size == 0 and os.path.samestat(status, self._path.lstat()):
                 self._path.unlink()
