@@ -132,7 +132,7 @@ class FolderLock:
         return True
 
     def _drop_if_empty(self, descriptor: int) -> None:
-        """Leave no lock file behind that was not written (the disk may be full), but that of a run that has it locked."""
+        """Leave no lock file that was not written (the disk may be full), but for one that another run has locked."""
         with suppress(OSError, UsageError):
             self._lock(descriptor)
             status = os.fstat(descriptor)
