@@ -150,14 +150,19 @@ class FCDMDiffAEInferenceConfig:
             raise ValueError(f"sampler must be one of {get_args(Sampler)}, not {self.sampler!r}")
         if self.schedule not in get_args(Schedule):
             raise ValueError(f"schedule must be one of {get_args(Schedule)}, not {self.schedule!r}")
-        if not isinstance(self.pdg_strength, Real) or not math.isfinite(self.pdg_strength):
+        if not _is_finite(self.pdg_strength):
             raise ValueError(f"pdg_strength must be a finite number, not {self.pdg_strength!r}")
         if self.seed is not None and not _is_whole(self.seed):
             raise ValueError(f"seed must be a whole number or None, not {self.seed!r}")
 
 
+def _is_finite(value: object) -> bool:
+    """Return True for a number, NumPy's included, that is neither NaN nor infinite."""
+    return isinstance(value, Real) and math.isfinite(value)
+
+
 def _is_whole(value: object) -> bool:
-    """Whether `value` can count; NumPy's integers can."""
+    """Return True for what can count, NumPy's integers included."""
     return isinstance(value, SupportsIndex) and not isinstance(value, bool)
 
 

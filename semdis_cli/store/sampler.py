@@ -63,7 +63,7 @@ class BucketBatchSampler(Sampler[list[int]]):
 
     @property
     def drop_last(self) -> bool:
-        """Read by wrappers that split: whether the batches of a last, incomplete step of all ranks are left out.
+        """Tell wrappers that split to leave out the batches of a last, incomplete step of all ranks.
 
         That is `uneven`, and not the argument `drop_last`. True, or there is no such attribute. Raises `UsageError` if
         the batches are dealt out to several ranks already.
@@ -79,7 +79,7 @@ class BucketBatchSampler(Sampler[list[int]]):
 
     @property
     def sampler(self) -> "_Epochs":
-        """What takes `set_epoch`, where trainers look for it: Lightning and Accelerate ask no batch sampler itself."""
+        """The object with `set_epoch` where trainers look for it: Lightning and Accelerate ask no batch sampler itself."""
         return _Epochs(self)
 
     def set_epoch(self, epoch: int, start_batch: int | None = None) -> None:
