@@ -181,7 +181,7 @@ def read_weights(
 
 
 def _are_of_formula(frequencies: Tensor) -> bool:
-    """Return True if time frequencies are those of `layers.time_frequencies`, up to how they were computed and stored."""
+    """Return True if time frequencies are those of `layers.time_frequencies`, up to rounding and their dtype."""
     formula = time_frequencies(len(frequencies))
     tolerance = max(16 * torch.finfo(torch.float32).eps, torch.finfo(frequencies.dtype).eps)
     return bool(((frequencies.float() - formula).abs() <= tolerance * formula).all())

@@ -172,7 +172,7 @@ class _Roundtrip:
     def _stored(
         self, images: Sequence[LoadedImage], latents: Tensor
     ) -> tuple[list[LoadedImage], Tensor, list[Failure]]:
-        """Pass `latents` [B,Z,h,w] through the stored dtype, to float32; those that `encode` would refuse are failures."""
+        """Pass `latents` [B,Z,h,w] through the stored dtype, to float32; what `encode` would refuse is a failure."""
         tried = [stored_latents(*pair, self.latents.store_dtype) for pair in zip(images, latents, strict=True)]
         stored = [one.float() for one in tried if not isinstance(one, Failure)]
         kept = [image for image, one in zip(images, tried, strict=True) if not isinstance(one, Failure)]

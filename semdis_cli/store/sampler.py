@@ -79,7 +79,7 @@ class BucketBatchSampler(Sampler[list[int]]):
 
     @property
     def sampler(self) -> "_Epochs":
-        """The object with `set_epoch` where trainers look for it: Lightning and Accelerate ask no batch sampler itself."""
+        """The object with `set_epoch` where Lightning and Accelerate look for it: not in the batch sampler itself."""
         return _Epochs(self)
 
     def set_epoch(self, epoch: int, start_batch: int | None = None) -> None:

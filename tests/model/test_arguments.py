@@ -48,7 +48,7 @@ WRONG_IMAGES = [
     (PIXELS, "images are torch.uint8, not floats in [-1, 1]; of uint8 0..255 that is images / 127.5 - 1"),
     (IMAGES.long(), "images are torch.int64, not floats in [-1, 1]"),
     (IMAGES > 0, "images are torch.bool, not floats in [-1, 1]"),
-    (IMAGES.cfloat(), "images are torch.complex64, not floats in [-1, 1]"),
+    (IMAGES.to(torch.complex64), "images are torch.complex64, not floats in [-1, 1]"),
     (IMAGES[0], "images are [3, 32, 48], not [B, 3, H, W]"),
     (IMAGES[None], "images are [1, 1, 3, 32, 48], not [B, 3, H, W]"),
     (torch.zeros(1, 4, 32, 48), "images are [1, 4, 32, 48], not [B, 3, H, W]"),

@@ -44,7 +44,8 @@ def prepared(
     sampler: BucketBatchSampler, rank: int, world_size: int, dataset: Any = None, **options: Any
 ) -> DataLoader[Any]:
     """A loader as `accelerator.prepare` gives it to one of several processes."""
-    loader = DataLoader(dataset or list(range(len(sampler._bucket_numbers))), batch_sampler=sampler)
+    items: Any = dataset or list(range(len(sampler._bucket_numbers)))
+    loader = DataLoader(items, batch_sampler=sampler)
     given = {"device": torch.device("cpu"), "num_processes": world_size, "process_index": rank, **options}
     made: DataLoader[Any] = accelerate.data_loader.prepare_data_loader(loader, **given)
     return made
