@@ -14,6 +14,7 @@ from semdis_cli.cli.setup import (
     count_workers,
     open_stdin,
     output_folder,
+    refuse_absent_device,
     sampling_settings,
     tokenizer_settings,
 )
@@ -70,6 +71,7 @@ def decode(
 
     Example: `semdis decode latents/ -o decoded/ --steps 10 --pdg`
     """
+    refuse_absent_device(device)
     stdin = open_stdin("what semdis encode -o - writes") if latents == STDIO else None
     _refuse_tar(latents)
 

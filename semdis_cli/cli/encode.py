@@ -19,6 +19,7 @@ from semdis_cli.cli.setup import (
     output_folder,
     peek_source,
     read_settings,
+    refuse_absent_device,
     tokenizer_settings,
 )
 from semdis_cli.defaults import BUNDLED_MODEL, MAX_IMAGE_PIXELS
@@ -97,6 +98,7 @@ def encode(
     """
     from semdis_cli.pipeline.limits import within_limit
 
+    refuse_absent_device(device)
     limit = error_limit(max_errors)
     geometry = geometry_settings(size, max_pixels, bucket_size)
     read = read_settings(background, max_image_pixels, jpeg_scaling=jpeg_scaling)

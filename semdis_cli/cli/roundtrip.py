@@ -14,6 +14,7 @@ from semdis_cli.cli.setup import (
     find_inputs,
     geometry_settings,
     read_settings,
+    refuse_absent_device,
     refuse_pipes,
     sampling_settings,
     tokenizer_settings,
@@ -67,6 +68,7 @@ def roundtrip(
     from semdis_cli.pipeline.limits import within_limit
 
     refuse_pipes(*(sources or ()), output)
+    refuse_absent_device(device)
     limit = error_limit(max_errors)
     geometry = geometry_settings(size, max_pixels, bucket_size)
     read = read_settings(background, max_image_pixels, jpeg_scaling=jpeg_scaling)

@@ -164,6 +164,18 @@ def count_workers(workers: int | None) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def refuse_absent_device(device: str) -> None:
+    """Raise `UsageError` for a device that is not there: before inputs are listed, read or fetched.
+
+    What is always there costs nothing: torch is not loaded for it.
+    """
+    if device in {"auto", "cpu"}:
+        return
+    from semdis_cli.model.devices import find_device
+
+    find_device(device)
+
+
 def tokenizer_settings(
     device: str,
     dtype: "DtypeName",
@@ -178,7 +190,8 @@ def tokenizer_settings(
     from semdis_cli.model.tokenizer import TokenizerSettings
 
     images = None if batch_size is None else parse_batch_size(batch_size)
-    compiled = pays_to_compile(find_device(device), num_images) if compiling == "auto" else compiling == "on"
+    found = find_device(device)
+    compiled = pays_to_compile(found, num_images) if compiling == "auto" else compiling == "on"
     return TokenizerSettings(device, dtype, images, threads, compiled)
 
 

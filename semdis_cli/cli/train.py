@@ -9,7 +9,7 @@ import typer
 
 from semdis_cli.cli import options
 from semdis_cli.cli.report import Position, one_line, open_display, printable, put, say
-from semdis_cli.cli.setup import count_workers, find_inputs, refuse_pipes
+from semdis_cli.cli.setup import count_workers, find_inputs, refuse_absent_device, refuse_pipes
 from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import ExitCode, UsageError
 from semdis_cli.events import Event, Failure, ModelReady, RunFinished, TrainingMeasured, TrainingProgress
@@ -155,6 +155,7 @@ def train(
     Example: `semdis train photos/ -o mymodel/ --steps 2000`, then `semdis encode photos/ --model mymodel/`
     """
     refuse_pipes(*(sources or ()), output, *(held_out or ()), config)
+    refuse_absent_device(device)
     images, failures = _find(sources, files_from, null=null, output=output, quiet=quiet)
     measured, measured_failures = (
         _find(held_out, None, null=False, output=output, quiet=quiet) if held_out else ([], [])

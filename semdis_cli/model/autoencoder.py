@@ -1,5 +1,6 @@
 """`FCDMDiffAE`: the diffusion autoencoder with the published Python API."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
@@ -9,6 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from semdis_cli.model import diffusion
+from semdis_cli.model.arguments import (
+    check_channels,
+    check_finite,
+    check_float_images,
+    check_latent_shape,
+    check_noise,
+    check_pixel_values,
+    check_whole,
+)
 from semdis_cli.model.checkpoint import (
     FLOAT32_BUFFERS,
     LATENT_STATS,
@@ -21,6 +31,7 @@ from semdis_cli.model.checkpoint import (
 )
 from semdis_cli.model.config import CONFIG_FILE, FCDMDiffAEConfig, FCDMDiffAEInferenceConfig
 from semdis_cli.model.decoder import Decoder, DecoderSteps
+from semdis_cli.model.devices import check_dtype, find_device
 from semdis_cli.model.encoder import Encoder
 from semdis_cli.model.layers import time_frequencies
 from semdis_cli.model.posterior import EncoderPosterior
@@ -52,7 +63,7 @@ class FCDMDiffAE(nn.Module):
         cls,
         path_or_repo_id: str | Path,
         *,
-        device: str | torch.device = "cpu",
+        device: str | int | torch.device | None = "cpu",
         dtype: torch.dtype | None = None,
         revision: str | None = None,
         cache_dir: str | Path | None = None,
@@ -60,11 +71,16 @@ class FCDMDiffAE(nn.Module):
         """Load a folder, a repository id, or the bundled model by name, in evaluation mode.
 
         `dtype` None keeps the weights as stored. Parameters come frozen; `requires_grad_()` thaws them. Raises
-        `CheckpointError` listing everything that is wrong.
+        `UsageError` for a device that is not there and `ValueError` for a dtype of no weights, both before anything is
+        fetched, and `CheckpointError` listing everything that is wrong.
         """
+        found_device = None if device is None else find_device(device)
+        check_dtype(dtype)
         location = resolve_model(str(path_or_repo_id), revision=revision, cache_dir=cache_dir)
-        model, _ = cls.from_folder(location.folder)
-        return model.to(device=device, dtype=dtype).eval()
+        model, found = cls.from_folder(location.folder)
+        if found.has_own_frequencies:
+            warnings.warn(f"{path_or_repo_id}: {found.describe()}", stacklevel=2)
+        return model.to(device=found_device, dtype=dtype).eval()
 
     @classmethod
     def from_folder(cls, folder: Path) -> tuple[Self, WeightsFile]:
@@ -81,7 +97,7 @@ class FCDMDiffAE(nn.Module):
             tensors[LATENT_STATS[0]] = torch.zeros(config.latent_channels)
             tensors[LATENT_STATS[1]] = torch.ones(config.latent_channels)
         tensors.update({name: tensors[name].float() for name in FLOAT32_BUFFERS})
-        if stored[TIME_FREQUENCIES].dtype != torch.float32:  # rounded, they are off by whole radians at t = 1
+        if found.has_rounded_frequencies:  # as they are, angles would be off by whole radians at t = 1
             tensors[TIME_FREQUENCIES] = time_frequencies()
         if len({tensor.dtype for name, tensor in tensors.items() if name not in FLOAT32_BUFFERS}) > 1:
             tensors = {name: tensor.float() for name, tensor in tensors.items()}  # a mixed file: its best precision
@@ -123,24 +139,43 @@ class FCDMDiffAE(nn.Module):
     # ---- Images -> latents ----
 
     def encode_posterior(self, images: Tensor) -> EncoderPosterior:
-        """[B,3,H,W] in [-1,1] -> raw posterior, float32 [B,Z,h,w]. Raises `ValueError` for sizes off the patch grid."""
+        """[B,3,H,W] in [-1,1] -> raw posterior, float32 [B,Z,h,w].
+
+        Raises `ValueError` for sizes off the patch grid, and for what is no batch of such images: another number of
+        dimensions or channels, whole numbers, NaN, values in [0, 255]. `TypeError` for what is no tensor.
+        """
+        check_float_images(images, self.config.in_channels)
         self.check_size(images.shape[-2], images.shape[-1])
+        if not self.training:  # what is trained on was made here, and to look at values is to wait for the device
+            check_pixel_values(images)
+        return self.posterior(images)
+
+    def posterior(self, images: Tensor) -> EncoderPosterior:
+        """`encode_posterior` of images that are known to be right."""
         posterior: EncoderPosterior = self.encoder(images.to(self.device, self.dtype))
         return posterior
 
     def encode(self, images: Tensor) -> Tensor:
-        """[B,3,H,W] in [-1,1] -> whitened posterior mode [B,Z,h,w] float32."""
+        """[B,3,H,W] in [-1,1] -> whitened posterior mode [B,Z,h,w] float32. Raises as `encode_posterior` does."""
         return self.whiten(self.encode_posterior(images).mode())
 
     def whiten(self, latents: Tensor) -> Tensor:
-        """Raw -> whitened, (z - mean) / sqrt(var + eps) per channel, float32; the identity without statistics."""
+        """Raw -> whitened, (z - mean) / sqrt(var + eps) per channel, float32; the identity without statistics.
+
+        [...,Z,h,w] of any dtype of floating point. Raises `ValueError` for another shape, `TypeError` for no tensor.
+        """
+        check_channels(latents, self.config.latent_channels)
         if not self.has_latent_stats:
             return latents.float()
         mean, std = self.latent_mean_std()
         return (latents.float() - mean) / std
 
     def dewhiten(self, latents: Tensor) -> Tensor:
-        """Whitened -> raw, z sqrt(var + eps) + mean per channel, float32; the identity without statistics."""
+        """Whitened -> raw, z sqrt(var + eps) + mean per channel, float32; the identity without statistics.
+
+        [...,Z,h,w] of any dtype of floating point. Raises `ValueError` for another shape, `TypeError` for no tensor.
+        """
+        check_channels(latents, self.config.latent_channels)
         if not self.has_latent_stats:
             return latents.float()
         mean, std = self.latent_mean_std()
@@ -166,15 +201,24 @@ class FCDMDiffAE(nn.Module):
         """Whitened latents [B,Z,h,w] -> images [B,3,height,width] float32, unclamped, about [-1,1].
 
         `noise` [B,3,height,width] replaces the starting noise (std `pixel_noise_std`), which is otherwise drawn on the
-        CPU from `inference_config.seed`. Raises `ValueError` if the sizes do not fit.
+        CPU from `inference_config.seed`. Raises `ValueError` if the sizes do not fit, for latents or noise that are no
+        floats or hold NaN, and for settings that were changed to what there is not; `TypeError` for no tensor.
         """
-        config = inference_config or FCDMDiffAEInferenceConfig()
+        config = FCDMDiffAEInferenceConfig() if inference_config is None else inference_config
+        config.check()
+        check_whole(height=height, width=width)
         self.check_latents(latents, height, width)
+        check_finite(latents, "latents")
         shape = (latents.shape[0], self.config.in_channels, height, width)
         if noise is None:
             noise = self.draw_noise(shape, config.seed)
-        elif noise.shape != shape:
-            raise ValueError(f"noise is {list(noise.shape)}, but the images are {list(shape)}")
+        else:
+            check_noise(noise, shape)
+        return self.sample_images(latents, noise, config)
+
+    @torch.no_grad()
+    def sample_images(self, latents: Tensor, noise: Tensor, config: FCDMDiffAEInferenceConfig) -> Tensor:
+        """`decode` of latents and noise that are known to be right."""
         raw = self.dewhiten(latents.to(self.device))
         z = functional.pixel_shuffle(raw, self.config.bottleneck_patch).to(self.dtype)
 
@@ -191,14 +235,19 @@ class FCDMDiffAE(nn.Module):
         return diffusion.sample(predict, noise.to(self.device, torch.float32), config, *limits)
 
     def draw_noise(self, shape: tuple[int, ...], seed: int | None) -> Tensor:
-        """Normal noise of std `pixel_noise_std`, float32 on the CPU: from `seed`, or fresh if it is None."""
+        """Normal noise of std `pixel_noise_std`, float32 on the CPU: from `seed`, or fresh if it is None.
+
+        Raises `ValueError` for a seed that torch does not take.
+        """
+        if seed is not None and not -(2**63) <= seed < 2**64:
+            raise ValueError(f"seed must be a whole number of 64 bits, not {seed}")
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         return torch.randn(shape, generator=generator) * self.config.pixel_noise_std
 
     def reconstruct(self, images: Tensor, *, inference_config: FCDMDiffAEInferenceConfig | None = None) -> Tensor:
-        """[B,3,H,W] in [-1,1] -> the same through `encode` and `decode`, float32, unclamped."""
+        """[B,3,H,W] in [-1,1] -> the same through `encode` and `decode`, float32, unclamped. Raises as they do."""
         with torch.no_grad():
-            latents = self.encode(images.to(self.device))
+            latents = self.encode(images)
         return self.decode(latents, images.shape[-2], images.shape[-1], inference_config=inference_config)
 
     def check_size(self, height: int, width: int) -> None:
@@ -208,9 +257,10 @@ class FCDMDiffAE(nn.Module):
             raise ValueError(f"image size {height}x{width} is not a multiple of {patch} pixels on both sides")
 
     def check_latents(self, latents: Tensor, height: int, width: int) -> None:
-        """Raise `ValueError` unless these are latents [B,Z,h,w] of images of that size."""
+        """Raise `ValueError` unless these are latents [B,Z,h,w] of images of that size; `TypeError` for no tensor."""
         self.check_size(height, width)
         patch, channels = self.config.effective_patch_size, self.config.latent_channels
+        check_latent_shape(latents, channels)
         expected = (channels, height // patch, width // patch)
-        if latents.ndim != 4 or tuple(latents.shape[1:]) != expected:
+        if tuple(latents.shape[1:]) != expected:
             raise ValueError(f"latents are {list(latents.shape)}; {height}x{width} needs [B, {str(expected)[1:-1]}]")

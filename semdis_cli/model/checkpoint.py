@@ -22,6 +22,7 @@ from semdis_cli.atomic import make_folder, publish
 from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import CheckpointError, MissingExtraError, UsageError
 from semdis_cli.model.config import CONFIG_FILE
+from semdis_cli.model.layers import time_frequencies
 from semdis_cli.tensors import is_finite
 
 WEIGHTS_FILE = "model.safetensors"
@@ -59,17 +60,22 @@ class WeightsFile:
 
     `has_latent_stats`: False for a first export without whitening statistics; its latents stay raw.
     `patchify_form`: "1x1" or "patch", how the patchify weights were stored. `dtypes`: of the tensors, sorted.
+    `has_own_frequencies`: the time frequencies are not those of the formula, and are used as they are.
+    `has_rounded_frequencies`: they are the formula's, in fewer digits than float32.
     """
 
     sha256: str
     has_latent_stats: bool
     patchify_form: str
     dtypes: tuple[str, ...]
+    has_own_frequencies: bool = False
+    has_rounded_frequencies: bool = False
 
     def describe(self) -> str:
         """One phrase for a person: `float32, patchify as 1x1, with latent statistics`."""
         stats = "with" if self.has_latent_stats else "without"
-        return f"{' and '.join(self.dtypes)}, patchify as {self.patchify_form}, {stats} latent statistics"
+        own = ", with time frequencies of its own (used as stored)" if self.has_own_frequencies else ""
+        return f"{' and '.join(self.dtypes)}, patchify as {self.patchify_form}, {stats} latent statistics{own}"
 
 
 def resolve_model(
@@ -162,12 +168,23 @@ def read_weights(
     is_patch_form = any(found[name][-1] != 1 for name in _PATCHIFY_WEIGHTS)
     for name in _PATCHIFY_WEIGHTS:  # W1x1[o, c*P*P + y*P + x] = Wpatch[o, c, y, x]
         tensors[name] = tensors[name].reshape(expected[name])
+    frequencies = tensors[TIME_FREQUENCIES]
+    is_formula = _are_of_formula(frequencies)
     return tensors, WeightsFile(
         sha256=digest,
         has_latent_stats=set(LATENT_STATS) <= set(found),
         patchify_form="patch" if is_patch_form else "1x1",
         dtypes=tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})),
+        has_own_frequencies=not is_formula,
+        has_rounded_frequencies=is_formula and frequencies.dtype != torch.float32,
     )
+
+
+def _are_of_formula(frequencies: Tensor) -> bool:
+    """Return True if time frequencies are those of `layers.time_frequencies`, up to rounding and their dtype."""
+    formula = time_frequencies(len(frequencies))
+    tolerance = max(16 * torch.finfo(torch.float32).eps, torch.finfo(frequencies.dtype).eps)
+    return bool(((frequencies.float() - formula).abs() <= tolerance * formula).all())
 
 
 def serialize_weights(tensors: Mapping[str, Tensor]) -> bytes:

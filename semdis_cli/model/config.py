@@ -4,8 +4,9 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, SupportsIndex, get_args, get_type_hints
 
 from semdis_cli.atomic import publish
 from semdis_cli.errors import CheckpointError
@@ -128,7 +129,7 @@ class FCDMDiffAEInferenceConfig:
     """How a latent is decoded.
 
     `num_steps`: decoder evaluations (twice as many with `pdg`). `seed`: of the starting noise; None draws it afresh.
-    Raises `ValueError` for a value outside its range.
+    Raises `ValueError` for a value outside its range; when it decodes too, since fields may be set.
     """
 
     num_steps: int = 1
@@ -139,14 +140,30 @@ class FCDMDiffAEInferenceConfig:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1:
-            raise ValueError(f"num_steps must be at least 1, not {self.num_steps}")
+        self.check()
+
+    def check(self) -> None:
+        """Raise `ValueError` for a value outside its range."""
+        if not _is_whole(self.num_steps) or self.num_steps < 1:
+            raise ValueError(f"num_steps must be a whole number of at least 1, not {self.num_steps!r}")
         if self.sampler not in get_args(Sampler):
             raise ValueError(f"sampler must be one of {get_args(Sampler)}, not {self.sampler!r}")
         if self.schedule not in get_args(Schedule):
             raise ValueError(f"schedule must be one of {get_args(Schedule)}, not {self.schedule!r}")
-        if not math.isfinite(self.pdg_strength):
-            raise ValueError(f"pdg_strength must be a number, not {self.pdg_strength}")
+        if not _is_finite(self.pdg_strength):
+            raise ValueError(f"pdg_strength must be a finite number, not {self.pdg_strength!r}")
+        if self.seed is not None and not _is_whole(self.seed):
+            raise ValueError(f"seed must be a whole number or None, not {self.seed!r}")
+
+
+def _is_finite(value: object) -> bool:
+    """Return True for a number, NumPy's included, that is neither NaN nor infinite."""
+    return isinstance(value, Real) and math.isfinite(value)
+
+
+def _is_whole(value: object) -> bool:
+    """Return True for what can count, NumPy's integers included."""
+    return isinstance(value, SupportsIndex) and not isinstance(value, bool)
 
 
 def _wrong_types(config: FCDMDiffAEConfig) -> list[str]:

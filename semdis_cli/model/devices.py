@@ -13,19 +13,34 @@ _IMAGES_WORTH_COMPILING = 50_000
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
-def find_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is CUDA if present. Raises `UsageError` if there is none of that name."""
+def find_device(name: str | int | torch.device) -> torch.device:
+    """The device called `name` (a number is that of a CUDA device); "auto" is CUDA if present.
+
+    Raises `UsageError` if there is none of that name, and for types of device that no model runs on.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = f"cuda:{name}" if isinstance(name, int) else str(name)
     try:
         device = torch.device(name)
-        if device.type not in _DEVICE_TYPES:
-            raise UsageError(f"--device {name}: must be auto, or one of {', '.join(_DEVICE_TYPES)}")
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in _DEVICE_TYPES:
+        raise UsageError(f"--device {name:.40}: must be auto, or one of {', '.join(_DEVICE_TYPES)}, cuda:1, ...")
+    try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # torch without CUDA raises AssertionError
         reason = str(error).splitlines()[0].partition(". ")[0]
-        raise UsageError(f"--device {name}: not available here ({reason:.200})") from error
+        if reason.startswith("Could not run"):
+            reason = "this build of PyTorch knows none"
+        raise UsageError(f"--device {name:.40}: not available here ({reason:.200})") from error
     return device
+
+
+def check_dtype(dtype: object) -> None:
+    """Raise `ValueError` unless `dtype` is None or torch's of floating point."""
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"dtype must be one of floating point, as torch.bfloat16, not {dtype!r:.40}")
 
 
 def pays_to_compile(device: torch.device, num_images: int) -> bool:
@@ -46,8 +61,13 @@ def calls_at_once(device: torch.device) -> int:
 
 
 def find_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
-    """The dtype called `name`; "auto" is bfloat16 where `device` multiplies it fast, else float32."""
+    """The dtype called `name`; "auto" is bfloat16 where `device` multiplies it fast, else float32.
+
+    Raises `UsageError` for another name.
+    """
     if name != "auto":
+        if name not in _DTYPES:
+            raise UsageError(f"--dtype {name!s:.40}: must be auto, or one of {', '.join(_DTYPES)}")
         return _DTYPES[name]
     if device.type == "cuda":
         with torch.cuda.device(device):

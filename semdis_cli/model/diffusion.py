@@ -9,12 +9,12 @@ it; not where gradients are wanted.
 
 import math
 from collections.abc import Callable
-from typing import assert_never
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from semdis_cli.model.config import FCDMDiffAEInferenceConfig, Schedule
+from semdis_cli.model.config import FCDMDiffAEInferenceConfig, Sampler, Schedule
 
 # x_t [B,3,H,W], index of the step into `time_grid` -> x0_hat [B,3,H,W]
 Predict = Callable[[Tensor, int], Tensor]
@@ -52,7 +52,7 @@ def add_noise(x0: Tensor, noise: Tensor, logsnr: Tensor) -> Tensor:
 def time_grid(num_steps: int, schedule: Schedule) -> Tensor:
     """`num_steps + 1` times from exactly 1 down to exactly 0: evenly spaced, or 0.5 (1 - cos(pi i / N)) reversed.
 
-    Returns [num_steps + 1] float32. Raises `ValueError` if `num_steps` < 1.
+    Returns [num_steps + 1] float32. Raises `ValueError` if `num_steps` < 1, and for another schedule.
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, not {num_steps}")
@@ -63,7 +63,7 @@ def time_grid(num_steps: int, schedule: Schedule) -> Tensor:
         case "cosine":
             times = 0.5 * (1.0 - torch.cos(math.pi * i / num_steps))
         case _:
-            assert_never(schedule)
+            raise ValueError(f"schedule must be one of {get_args(Schedule)}, not {schedule!r}")
     return times.float()
 
 
@@ -130,7 +130,8 @@ def sample(
 
     `predict(x_t, step)` gives x0_hat (guidance included) at `time_grid(...)[step]`. Returns [B,3,H,W] float32,
     unclamped. Every step is elementwise: images may be cut into patches, in any order of their values. `in_place`: in
-    the memory of `noise`, without gradients; `predict` must not keep x_t then.
+    the memory of `noise`, without gradients; `predict` must not keep x_t then. Raises `ValueError` for another sampler
+    or schedule.
     """
     out = noise if in_place else None
     logsnrs = vp_logsnr(time_grid(config.num_steps, config.schedule), logsnr_min, logsnr_max)  # on the CPU
@@ -145,7 +146,7 @@ def sample(
                 before = logsnrs[i - 1] if i else None
                 x = dpmpp_2m_step(x, x0_hat, logsnrs[i], logsnrs[i + 1], x0_hat_prev, before, out)
             case _:
-                assert_never(config.sampler)
+                raise ValueError(f"sampler must be one of {get_args(Sampler)}, not {config.sampler!r}")
         x0_hat_prev = x0_hat
     return x
 

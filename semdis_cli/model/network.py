@@ -57,16 +57,17 @@ class PlainNetwork:
 
     def posterior(self, images: Tensor) -> EncoderPosterior:
         """uint8 [B,3,H,W] of any strides -> raw posterior [B,Z,h,w] float32."""
-        return self._model.encode_posterior(images_to_float(to_device(images, self._model.device)))
+        self._model.check_size(*images.shape[2:])
+        return self._model.posterior(images_to_float(to_device(images, self._model.device)))
 
     def images(self, latents: Tensor, noise: Tensor, config: FCDMDiffAEInferenceConfig) -> Tensor:
         """Whitened latents [B,Z,h,w] float32 (raw without statistics) -> uint8 [B,3,H,W].
 
         `noise`: [B,3,H,W] float32 of std `pixel_noise_std`.
         """
-        height, width = noise.shape[2:]
+        self._model.check_latents(latents, *noise.shape[2:])
         latents, noise = (to_device(batch, self._model.device) for batch in (latents, noise))
-        return float_to_images(self._model.decode(latents, height, width, inference_config=config, noise=noise))
+        return float_to_images(self._model.sample_images(latents, noise, config))
 
 
 class CompiledNetwork(PlainNetwork):

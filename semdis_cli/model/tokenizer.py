@@ -13,6 +13,7 @@ from torch import Tensor
 
 from semdis_cli.errors import CheckpointError
 from semdis_cli.model import flops
+from semdis_cli.model.arguments import check_finite, check_latent_shape, check_uint8_images
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.call_sizes import BatchSize, CallSizes, Half, packed_call_bytes, plain_call_bytes
 from semdis_cli.model.checkpoint import Source, resolve_model
@@ -83,14 +84,19 @@ class Tokenizer:
         revision: str | None = None,
         source: Source | None = None,
     ) -> "Tokenizer":
-        """Load a model by bundled name, folder or repository id. Raises `CheckpointError` or `UsageError`."""
+        """Load a model by bundled name, folder or repository id. Raises `CheckpointError` or `UsageError`.
+
+        A device that is not there, and a dtype that there is not, are known before anything is fetched.
+        """
+        settings = settings or TokenizerSettings()
+        find_dtype(settings.dtype, find_device(settings.device))
         location = resolve_model(name, revision=revision, source=source)
         model, found = FCDMDiffAE.from_folder(location.folder)
         if model.config.in_channels != 3:
             raise CheckpointError(f"{name}: takes {model.config.in_channels} channels, but images have 3")
         config_sha256 = hashlib.sha256(model.config.to_json().encode()).hexdigest()
         identity = ModelIdentity(location.name, location.source, location.revision, found.sha256, config_sha256)
-        tokenizer = cls(model, identity, settings or TokenizerSettings(), found.describe())
+        tokenizer = cls(model, identity, settings, found.describe())
         if tokenizer.kernels == "inductor":  # whether it can compile at all shows now, before anything is on record
             side = tokenizer.patch_size
             tokenizer.encode(torch.zeros(1, 3, side, side, dtype=torch.uint8), [""])
@@ -176,12 +182,10 @@ class Tokenizer:
         """uint8 [B,3,H,W] of any strides -> latents [B,Z,h,w] float32 on the CPU: the posterior mode, or a sample.
 
         With `sample_seed`, eps of each image is drawn from (sample_seed, key). B at most `images_per_call`. Any number
-        of threads may call at once. Raises `UnreadableImageError` if there is no memory even for one image, and
-        `ValueError` for another dtype.
+        of threads may call at once. Raises `UnreadableImageError` if there is no memory even for one image,
+        `ValueError` for another dtype or shape and for other than one key each, and `TypeError` for no tensor.
         """
-        if images.dtype != torch.uint8:
-            raise ValueError(f"images are {images.dtype}, not uint8 0..255")
-        assert len(keys) == len(images), f"{len(keys)} keys for {len(images)} images"
+        check_uint8_images(images, 3, keys)
         self._use_threads()
 
         def call(part: slice, size: int) -> Tensor:
@@ -195,11 +199,14 @@ class Tokenizer:
     def decode(self, latents: Tensor, keys: Sequence[str], config: FCDMDiffAEInferenceConfig | None = None) -> Tensor:
         """Latents [B,Z,h,w] -> uint8 [B,3,H,W] on the CPU. Each image's noise comes from (`config.seed` or 0, key).
 
-        Threads and memory as in `encode`.
+        Threads, memory and errors as in `encode`; `ValueError` too for latents that hold NaN or infinity, and for
+        settings that were changed to what there is not.
         """
-        assert len(keys) == len(latents), f"{len(keys)} keys for {len(latents)} latents"
+        check_latent_shape(latents, self.latent_channels, keys)
+        check_finite(latents, "latents")
+        config = FCDMDiffAEInferenceConfig() if config is None else config
+        config.check()
         self._use_threads()
-        config = config or FCDMDiffAEInferenceConfig()
         height, width = (side * self.patch_size for side in latents.shape[-2:])
         shape = (self.model.config.in_channels, height, width)
 

@@ -155,9 +155,15 @@ def encode_images(images: Sequence[LoadedImage], tokenizer: Tokenizer, sample_se
 
 def _store(image: LoadedImage, latents: Tensor, store_dtype: str) -> tuple[LoadedImage, Tensor] | Failure:
     """The image without its pixels and its latents in the stored dtype, if they are finite in it."""
+    stored = stored_latents(image, latents, store_dtype)
+    return stored if isinstance(stored, Failure) else (replace(image, pixels=_NO_PIXELS), stored)
+
+
+def stored_latents(image: LoadedImage, latents: Tensor, store_dtype: str) -> Tensor | Failure:
+    """The latents [Z,h,w] of an image in the stored dtype, in memory of their own, if they are finite in it."""
     stored = latents.to(STORE_DTYPES[store_dtype], copy=True)
     if is_finite(stored):
-        return replace(image, pixels=_NO_PIXELS), stored
+        return stored
     if is_finite(latents):
         reason = f"its latents are too large for --store-dtype {store_dtype}"
     else:

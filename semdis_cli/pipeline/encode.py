@@ -33,6 +33,7 @@ from semdis_cli.store.finished import NO_BASE, Base
 from semdis_cli.store.latent_set import LatentSetWriter, finished_base
 from semdis_cli.store.plan import LatentLayout, PlannedShard, SetPlan, plan_sha256, plan_shards
 from semdis_cli.store.shard_writer import ShardWriter
+from semdis_cli.store.statistics import ChannelSums
 
 Posterior = Literal["mode", "sample"]
 StoreDtype = Literal["bfloat16", "float16", "float32"]
@@ -229,7 +230,14 @@ def encode(
         shards=len(manifest.shards),
         latent_bytes=sum(shard.file.num_bytes for shard in manifest.shards),
         whitened=tokenizer.is_whitened,
+        **far_off_report(manifest.sums, tokenizer),
     )
+
+
+def far_off_report(sums: ChannelSums, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Give the closing report's words on whitened latents far from mean 0 and std 1; nothing if all is well."""
+    far_off = sums.far_off() if tokenizer.is_whitened else None
+    return {} if far_off is None else {"far_off": far_off}
 
 
 class _Publisher:

@@ -29,6 +29,7 @@ from semdis_cli.pipeline.calls import (
     share_of_call,
     split_loaded,
     start_workers,
+    stored_latents,
 )
 from semdis_cli.pipeline.decode import DecodeSettings
 from semdis_cli.pipeline.encode import EncodePlan, EncodeSettings
@@ -38,7 +39,6 @@ from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.records import LoadedImage
 from semdis_cli.store.claim import claimed_folder
 from semdis_cli.store.index import to_line
-from semdis_cli.store.shards import STORE_DTYPES
 
 _PER_IMAGE_FILE = "psnr.jsonl"
 _MAX_PSNR_DB = 100.0
@@ -156,14 +156,28 @@ class _Roundtrip:
             return _RoundtripCall([], [], failures, 0.0, times)
         try:
             encoded = timed(encode_images, images, self.tokenizer, self.latents.sample_seed)
-            stored = encoded.value.to(STORE_DTYPES[self.latents.store_dtype]).float()
+            times += StageTimes(encode_s=encoded.seconds)
+            images, stored, unusable = self._stored(images, encoded.value)
+            failures += unusable
+            if not images:
+                return _RoundtripCall([], [], failures, 0.0, times)
             decoded = timed(self.tokenizer.decode, stored, [image.key for image in images], self.sampling)
         except UnreadableImageError as error:
             failures += [Failure(image.key, str(error)) for image in images]
             return _RoundtripCall([], [], failures, 0.0, times)
         scores, writing = self._measure(images, decoded.value)
-        times += StageTimes(encode_s=encoded.seconds, decode_s=decoded.seconds)
+        times += StageTimes(decode_s=decoded.seconds)
         return _RoundtripCall(scores, writing, failures, decoded.value[:, 0].numel() / 1e6, times)
+
+    def _stored(
+        self, images: Sequence[LoadedImage], latents: Tensor
+    ) -> tuple[list[LoadedImage], Tensor, list[Failure]]:
+        """Pass `latents` [B,Z,h,w] through the stored dtype, to float32; what `encode` would refuse is a failure."""
+        tried = [stored_latents(*pair, self.latents.store_dtype) for pair in zip(images, latents, strict=True)]
+        stored = [one.float() for one in tried if not isinstance(one, Failure)]
+        kept = [image for image, one in zip(images, tried, strict=True) if not isinstance(one, Failure)]
+        failures = [one for one in tried if isinstance(one, Failure)]
+        return kept, torch.stack(stored) if stored else latents[:0], failures
 
     def _measure(
         self, images: Sequence[LoadedImage], reconstructions: Tensor

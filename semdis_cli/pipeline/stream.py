@@ -15,7 +15,7 @@ from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import busy_threads, encoded_calls, image_calls, start_workers
 from semdis_cli.pipeline.decode import DecodeSettings, check_fit, decode_calls, decode_provenance
-from semdis_cli.pipeline.encode import EncodeSettings, plan_encode, take_call
+from semdis_cli.pipeline.encode import EncodeSettings, far_off_report, plan_encode, take_call
 from semdis_cli.pipeline.images_out import ImageWriter, StreamNames, image_file, too_long
 from semdis_cli.pipeline.overlap import Workers, timed
 from semdis_cli.pipeline.report import RunTotals
@@ -42,7 +42,7 @@ def encode_stream(
     """
     totals = RunTotals("encode", tokenizer, busy_threads(tokenizer, loader.num_workers))
     plan = plan_encode(found, loader, tokenizer, settings)
-    stream = StreamWriter(write, plan.provenance, as_tar=not found.is_single)
+    stream = StreamWriter(write, plan.provenance, tokenizer.latent_channels, as_tar=not found.is_single)
     yield RunStarted(plan.num_inputs, 0, plan.megapixels())
     yield from plan.failures
     with start_workers(tokenizer, loader.num_workers) as workers:
@@ -57,6 +57,7 @@ def encode_stream(
         jpeg_decoder=jpeg_decoder(),
         latent_bytes=stream.num_bytes,
         whitened=tokenizer.is_whitened,
+        **far_off_report(stream.sums, tokenizer),
     )
 
 

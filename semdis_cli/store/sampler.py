@@ -33,6 +33,9 @@ class BucketBatchSampler(Sampler[list[int]]):
     then have one batch more than others. `uneven` "drop" leaves out the fewer than `world_size` batches too many, and
     "pad" repeats batches until all ranks have equally many. `drop_last` leaves out the short batches.
 
+    A trainer that splits batches among ranks of its own accord (Accelerate) takes one of `world_size` 1. For such a
+    trainer there is no attribute `batch_size`: it would take a batch of another length for the end of the epoch.
+
     `seed`: of the order, which is another one in each epoch; None for the order of the items. The order depends on
     nothing but the arguments and the epoch: no version of NumPy changes it. Raises `UsageError` for arguments that make
     no sense.
@@ -50,18 +53,51 @@ class BucketBatchSampler(Sampler[list[int]]):
         drop_last: bool = False,
     ) -> None:
         _check_arguments(batch_size, seed, rank, world_size, uneven)
-        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
-        self.uneven, self.drop_last = uneven, drop_last
+        self.seed, self.rank, self.world_size, self.uneven = seed, rank, world_size, uneven
         self.epoch, self.start_batch = 0, 0
+        self._batch_size, self._leaves_out_short = batch_size, drop_last
+        self._resumed_epoch: int | None = None
         self._items_sha256 = dataset.sha256
         self._bucket_numbers = dataset.bucket_numbers
         self._bucket_sizes = np.bincount(self._bucket_numbers)
 
-    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Choose the epoch that the next iteration gives, from this rank's batch `start_batch` on."""
-        if epoch < 0 or start_batch < 0:
-            raise UsageError(f"epoch {epoch}, batch {start_batch}: both count from 0")
-        self.epoch, self.start_batch = epoch, start_batch
+    @property
+    def drop_last(self) -> bool:
+        """Tell wrappers that split to leave out the batches of a last, incomplete step of all ranks.
+
+        That is `uneven`, and not the argument `drop_last`. True, or there is no such attribute. Raises `UsageError` if
+        the batches are dealt out to several ranks already.
+        """
+        if self.world_size > 1:
+            raise UsageError(
+                f"the sampler deals its batches out to {self.world_size} ranks, and a wrapper is about to split them "
+                "again: leave out rank and world_size, or do not have the loader wrapped"
+            )
+        if self.uneven != "drop":
+            raise AttributeError("batches are left out only with uneven='drop'", name="drop_last", obj=self)
+        return True
+
+    @property
+    def sampler(self) -> "_Epochs":
+        """The object with `set_epoch` where Lightning and Accelerate look for it: not in the batch sampler itself."""
+        return _Epochs(self)
+
+    def set_epoch(self, epoch: int, start_batch: int | None = None) -> None:
+        """Choose the epoch that the next iteration gives, from this rank's batch `start_batch` on.
+
+        `start_batch` None: from its first batch on, or, if the epoch is chosen already, from where that was to start:
+        a trainer that tells the epoch after `resume` undoes nothing. Raises `UsageError` for numbers below 0, and for
+        an epoch before a resumed one, unless it comes with a `start_batch`.
+        """
+        if epoch < 0 or (start_batch or 0) < 0:
+            raise UsageError(f"epoch {epoch}, batch {start_batch or 0}: both count from 0")
+        if start_batch is None and self._resumed_epoch is not None and epoch < self._resumed_epoch:
+            raise UsageError(
+                f"epoch {epoch}, but the sampler was resumed in epoch {self._resumed_epoch}: have the trainer begin "
+                "there (with Accelerate, set_epoch of the loader), or give a start_batch too"
+            )
+        if epoch != self.epoch or start_batch is not None:
+            self.epoch, self.start_batch, self._resumed_epoch = epoch, start_batch or 0, None
 
     def state(self, num_batches_done: int) -> dict[str, Any]:
         """What `resume` needs to go on after `num_batches_done` batches of this epoch on this rank: plain JSON values.
@@ -81,10 +117,17 @@ class BucketBatchSampler(Sampler[list[int]]):
         if changed:
             raise UsageError(f"the batches would come in another order than before ({'; '.join(changed)})")
         self.set_epoch(epoch, start_batch)
+        self._resumed_epoch = epoch
 
     def _order_record(self) -> dict[str, Any]:
-        names = ("batch_size", "seed", "world_size", "uneven", "drop_last")
-        return {"latents_sha256": self._items_sha256, **{name: getattr(self, name) for name in names}}
+        return {
+            "latents_sha256": self._items_sha256,
+            "batch_size": self._batch_size,
+            "seed": self.seed,
+            "world_size": self.world_size,
+            "uneven": self.uneven,
+            "drop_last": self._leaves_out_short,
+        }
 
     def __len__(self) -> int:
         """Batches that the next iteration gives."""
@@ -101,15 +144,15 @@ class BucketBatchSampler(Sampler[list[int]]):
 
     def _num_batches(self) -> NDArray[np.int64]:
         """Batches of each bucket."""
-        full, rest = np.divmod(self._bucket_sizes, self.batch_size)
-        return full if self.drop_last else full + (rest > 0)
+        full, rest = np.divmod(self._bucket_sizes, self._batch_size)
+        return full if self._leaves_out_short else full + (rest > 0)
 
     def _spans(self) -> NDArray[np.int64]:
         """Where each batch starts and stops among the items sorted by bucket, [num_batches,2]."""
         ends, num_batches = np.cumsum(self._bucket_sizes), self._num_batches()
         bucket = np.repeat(np.arange(len(ends)), num_batches)
-        starts = (ends - self._bucket_sizes)[bucket] + _count_up(num_batches) * self.batch_size
-        return np.stack([starts, np.minimum(starts + self.batch_size, ends[bucket])], axis=1)
+        starts = (ends - self._bucket_sizes)[bucket] + _count_up(num_batches) * self._batch_size
+        return np.stack([starts, np.minimum(starts + self._batch_size, ends[bucket])], axis=1)
 
     def _deal(self, order: "_Order") -> NDArray[np.int64]:
         """The numbers of this rank's batches, in order."""
@@ -128,6 +171,17 @@ class BucketBatchSampler(Sampler[list[int]]):
             repeated = np.resize(np.concatenate([steps.ravel(), surplus]), self.world_size - num_surplus)
             surplus = np.concatenate([surplus, repeated])
         return np.concatenate([steps[:, self.rank], surplus[self.rank : self.rank + 1]])
+
+
+class _Epochs:
+    """Hands `set_epoch` on to a batch sampler; no sampler of items."""
+
+    def __init__(self, batches: BucketBatchSampler) -> None:
+        self._batches = batches
+
+    def set_epoch(self, epoch: int) -> None:
+        """As of the batch sampler."""
+        self._batches.set_epoch(epoch)
 
 
 class _Order:

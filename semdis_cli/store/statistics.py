@@ -9,6 +9,9 @@ from torch import Tensor
 from semdis_cli.store.checks import check_count
 
 _IMAGES_AT_ONCE = 16
+# Whitened latents beyond these were hardly whitened by the statistics of the weights that made them.
+_MOST_ABS_MEAN = 1.0
+_LEAST_STD, _MOST_STD = 0.3, 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,20 @@ class ChannelSums:
         mean = np.array(self.total) / count
         variance = np.maximum(np.array(self.squares) / count - mean**2, 0.0)
         return [round(float(x), 6) for x in mean], [round(float(x), 6) for x in np.sqrt(variance)]
+
+    def far_off(self) -> dict[str, float] | None:
+        """Compare whitened latents, summed here, with mean 0 and standard deviation 1; None if they are about right.
+
+        `abs_mean`: median over the channels of |mean|, at most 1; `std`: that of the standard deviation, 0.3 to 3.
+        Both are given if one of them is outside.
+        """
+        if self.count == 0:
+            return None
+        mean, std = map(np.array, self.mean_std())
+        abs_mean, middle_std = float(np.median(np.abs(mean))), float(np.median(std))
+        if abs_mean <= _MOST_ABS_MEAN and _LEAST_STD <= middle_std <= _MOST_STD:
+            return None
+        return {"abs_mean": round(abs_mean, 3), "std": round(middle_std, 3)}
 
     def to_json(self) -> dict[str, Any]:
         """Floats survive JSON exactly (shortest repr)."""

@@ -11,6 +11,7 @@ from semdis_cli.events import Failure
 from semdis_cli.records import LoadedImage
 from semdis_cli.store.shard_header import SourceRecord
 from semdis_cli.store.shards import STORE_DTYPES, Shard, parse_shard, shard_bytes
+from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.tar import TAR_END, tar_member
 
 MEMBER_SUFFIX = ".safetensors"
@@ -24,7 +25,10 @@ class StreamWriter:
     Equal images give equal bytes: the headers have no times and no owners.
     """
 
-    def __init__(self, write: Callable[[bytes], object], provenance: dict[str, Any], *, as_tar: bool) -> None:
+    def __init__(
+        self, write: Callable[[bytes], object], provenance: dict[str, Any], channels: int, *, as_tar: bool
+    ) -> None:
+        self.sums = ChannelSums.zero(channels)
         self._write = write
         self._provenance = provenance
         self._as_tar = as_tar
@@ -37,6 +41,7 @@ class StreamWriter:
         source = SourceRecord(image.num_bytes, image.sha256, image.notes)
         data = shard_bytes(Shard(latents[None], (image.key,), (image.geometry,), (source,), self._provenance))
         self._write(tar_member(image.key + MEMBER_SUFFIX, data) if self._as_tar else data)
+        self.sums += ChannelSums.of(latents)
         self.num_images += 1
         self.num_bytes += len(data)
 

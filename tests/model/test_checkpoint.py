@@ -30,6 +30,7 @@ from semdis_cli.errors import CheckpointError, UsageError
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.checkpoint import resolve_model
 from semdis_cli.model.config import FCDMDiffAEConfig, FCDMDiffAEInferenceConfig
+from semdis_cli.model.tokenizer import Tokenizer
 from tests.reference import fcdm
 from tests.worlds import save_tiny_model, tiny_config, tiny_model
 
@@ -306,6 +307,31 @@ def test_a_bfloat16_file_may_keep_some_tensors_in_float32(folder: Path) -> None:
     model = FCDMDiffAE.from_pretrained(rewrite(folder, halve))
     reference = tiny_model().to(torch.bfloat16)
     torch.testing.assert_close(model.encode(random_images()), reference.encode(random_images()), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_time_frequencies_other_than_the_formula_s_are_used_as_stored_and_said(
+    folder: Path, dtype: torch.dtype
+) -> None:
+    def other(tensors: Tensors) -> None:
+        tensors[TIME_FREQUENCIES] = (tensors[TIME_FREQUENCIES] * 0.9).to(dtype)
+
+    rewrite(folder, other)
+    stored = load_file(folder / "model.safetensors")[TIME_FREQUENCIES].float()
+    with pytest.warns(UserWarning, match=r"with time frequencies of its own \(used as stored\)"):
+        model = FCDMDiffAE.from_pretrained(folder)
+    assert torch.equal(model.decoder.time_embed.freqs, stored)
+    latents, settings_ = torch.zeros(1, 8, 2, 3), FCDMDiffAEInferenceConfig(seed=0)
+    one, other_one = (m.decode(latents, 32, 48, inference_config=settings_) for m in (model, tiny_model()))
+    assert not torch.equal(one, other_one)
+    assert "time frequencies of its own" in Tokenizer.load(str(folder)).description
+
+
+def test_time_frequencies_of_the_formula_in_other_last_bits_are_used_as_stored_without_a_word(folder: Path) -> None:
+    exact = torch.exp(-math.log(10000.0) * torch.arange(128, dtype=torch.float64) / 127).float()
+    rewrite(folder, lambda tensors: tensors.update({TIME_FREQUENCIES: exact}))
+    assert torch.equal(FCDMDiffAE.from_pretrained(folder).decoder.time_embed.freqs, exact)
+    assert "frequencies" not in Tokenizer.load(str(folder)).description
 
 
 CASTS: dict[str, Callable[[FCDMDiffAE], FCDMDiffAE]] = {

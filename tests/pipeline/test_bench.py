@@ -99,7 +99,7 @@ def test_the_machine_says_what_it_is() -> None:
     assert machine.memory_mib > 100
     assert machine.processor
     assert machine.accelerator is None
-    assert machine.versions["torch"] == torch.__version__
+    assert machine.versions["torch"].partition("+")[0] == torch.__version__.partition("+")[0]  # some name no build
     json.dumps(asdict(machine))
 
 

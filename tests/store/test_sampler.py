@@ -222,6 +222,38 @@ def test_a_state_of_a_resumed_epoch_counts_from_the_start_of_the_epoch() -> None
     assert list(sampler) == batches[6:]
 
 
+def test_telling_the_epoch_again_does_not_undo_a_resume() -> None:
+    sampler = BucketBatchSampler(MIXED, 8, seed=0)
+    sampler.set_epoch(3)
+    batches = list(sampler)
+    sampler.resume(sampler.state(4))
+    for tell in (sampler.set_epoch, sampler.sampler.set_epoch):
+        tell(3)
+        assert list(sampler) == batches[4:]
+    sampler.set_epoch(4)
+    sampler.set_epoch(3)
+    assert list(sampler) == batches
+
+
+def test_an_epoch_before_the_resumed_one_is_refused_unless_it_is_meant() -> None:
+    sampler = BucketBatchSampler(MIXED, 8, seed=0)
+    first = list(sampler)
+    sampler.resume({**sampler.state(4), "epoch": 3})
+    with pytest.raises(UsageError, match=r"epoch 0, but the sampler was resumed in epoch 3.*or give a start_batch"):
+        sampler.set_epoch(0)
+    sampler.set_epoch(0, 0)
+    assert list(sampler) == first
+
+
+def test_no_attribute_tells_a_wrapper_of_full_batches() -> None:
+    sampler = BucketBatchSampler(MIXED, 8, drop_last=True)
+    assert not hasattr(sampler, "batch_size")
+    assert not hasattr(sampler, "drop_last")
+    assert BucketBatchSampler(MIXED, 8, uneven="drop").drop_last is True
+    with pytest.raises(UsageError, match="deals its batches out to 2 ranks"):
+        _ = BucketBatchSampler(MIXED, 8, world_size=2).drop_last
+
+
 def test_one_rank_s_state_serves_the_others() -> None:
     ranks = batches_of_ranks(MIXED, 8, 3, epoch=2, seed=1)
     first, last = (BucketBatchSampler(MIXED, 8, seed=1, rank=rank, world_size=3) for rank in (0, 2))

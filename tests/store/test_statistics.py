@@ -45,6 +45,28 @@ def test_mean_and_std_are_those_of_numpy_to_six_digits(dtype: torch.dtype) -> No
     assert total(parts).count == flat.shape[1]
 
 
+@pytest.mark.parametrize(
+    ("mean", "std", "expected"),
+    [
+        (0.0, 1.0, None),
+        (1.0, 3.0, None),
+        (-1.0, 0.3, None),
+        (1.01, 1.0, {"abs_mean": 1.01, "std": 1.0}),
+        (-1.01, 1.0, {"abs_mean": 1.01, "std": 1.0}),
+        (0.0, 3.01, {"abs_mean": 0.0, "std": 3.01}),
+        (0.0, 0.29, {"abs_mean": 0.0, "std": 0.29}),
+    ],
+)
+def test_what_is_far_off_is_told_by_the_median_channel(
+    mean: float, std: float, expected: dict[str, float] | None
+) -> None:
+    values = [(mean - std, mean + std)] * 3 + [(500.0, 900.0)] * 2  # a few channels may be what they are
+    assert (
+        ChannelSums(2, tuple(a + b for a, b in values), tuple(a * a + b * b for a, b in values)).far_off() == expected
+    )
+    assert ChannelSums.zero(3).far_off() is None
+
+
 def test_sums_of_one_image_are_numpy_s() -> None:
     (latents,) = random_latents(1, dtype=torch.float32)
     flat = latents.double().numpy().reshape(4, -1)

@@ -1,0 +1,47 @@
+"""The Python examples of docs/dataset.md are run as they stand, each by itself, beside a set of latents."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.test_readme import PROJECT, Block, blocks, run, script
+
+MARKDOWN = (PROJECT / "docs" / "dataset.md").read_text(encoding="utf-8")
+SCRIPTS = [block for block in blocks(MARKDOWN) if block.language == "python"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a set of latents of two sizes in `latents`."""
+    folder = tmp_path_factory.mktemp("examples")
+    photos = PROJECT / "tests" / "photos"
+    command = [sys.executable, "-m", "semdis_cli", "encode", str(photos), "--max-pixels", "10000", "--quiet"]
+    subprocess.run(command, cwd=folder, check=True)
+    return folder
+
+
+def missing_packages(block: Block) -> list[str]:
+    names = re.findall(r"^(?:import|from) (\w+)", block.text, re.MULTILINE)
+    return [name for name in names if importlib.util.find_spec(name) is None]
+
+
+def test_each_kind_of_trainer_has_an_example() -> None:
+    text = "".join(block.text for block in SCRIPTS)
+    assert all(f"import {name}" in text for name in ("DataLoader", "Accelerator", "lightning", "Trainer"))
+    assert not any(block.not_run for block in SCRIPTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", SCRIPTS, ids=lambda block: f"line {block.line}")
+def test_the_examples_for_training_run(block: Block, folder: Path) -> None:
+    missing = missing_packages(block)
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    complaint = run(script(block), folder)
+    if "operator torchvision::nms does not exist" in complaint:
+        pytest.skip("transformers imports torchvision, whose build does not suit this torch")
+    assert complaint == ""
