@@ -1,8 +1,10 @@
 """The image formats that can be read, told apart by a file's first bytes: its name says nothing about its content."""
 
 import struct
+from typing import BinaryIO
 
 from semdis_cli.data.isobmff import AVIF, bmff_format
+from semdis_cli.data.tiff_directories import is_picture
 
 SIGNATURE_BYTES = 512  # a list of brands may be long; a tar's first block
 
@@ -37,3 +39,9 @@ def image_format(start: bytes) -> str | None:
     if start[:2] == b"BM" and len(start) >= 18 and struct.unpack_from("<I", start, 14)[0] in _BMP_HEADER_SIZES:
         return "BMP"
     return None
+
+
+def is_image_file(file: BinaryIO) -> bool:
+    """Whether the file, which stands at its beginning, is an image by its content; a camera raw is none."""
+    name = image_format(file.read(SIGNATURE_BYTES))
+    return is_picture(file) if name == "TIFF" else name is not None

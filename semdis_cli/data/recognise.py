@@ -218,7 +218,7 @@ def _plain(start: bytes) -> bytes | None:
     try:
         text = start[: len(start) // 2 * 2].decode("utf-16") if is_utf16 else start.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        if is_utf16 or error.start < len(start) - 3:  # the last character may be cut in two
+        if is_utf16 or error.start < max(1, len(start) - 3):  # the last character may be cut in two
             return None
         text = start[: error.start].decode("utf-8-sig")
     return None if _CONTROL.search(text) else text.encode()

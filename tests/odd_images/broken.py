@@ -195,7 +195,7 @@ def _lying_tiffs() -> Files:
         ("checksum", "packed, with a wrong checksum", tiff(SIZE, wrong, packed), "cannot decode"),
         ("strip_missing", "one strip of two", tiff(SIZE, upper, {**_RGB8, 278: (32,)}), "1 of its 2 strips"),
         ("tile_missing", "four tiles of six", tiff(SIZE, tiles[:4], {**_RGB8, 322: (32,), 323: (32,)}), "4 of its 6"),
-        ("no_height", "claims no rows", tiff((0, WIDTH), rows, _RGB8), "no usable header"),
+        ("no_height", "claims no rows", tiff((0, WIDTH), rows, _RGB8), "makes no sense"),
         ("directory", "directory beyond the file", whole[:4] + struct.pack("<I", 2**31) + whole[8:], "truncated"),
         ("directory_in_header", "directory in its header", whole[:4] + struct.pack("<I", 4) + whole[8:], "damaged"),
     ):
@@ -249,7 +249,7 @@ def unsupported() -> Files:
             tiff(SIZE, float32, samples | {339: (3,)}),
             no_range,
         ),
-        ("float16.tif", "floats of 16 bits", tiff(SIZE, float16, half), "not supported"),
+        ("float16.tif", "floats of 16 bits", tiff(SIZE, float16, half), no_range),
         (
             "int32.tif",
             "signed samples",
@@ -269,13 +269,13 @@ def no_images() -> Files:
     unknown = "not an image in a known format"
     for name, what, data, reason in (
         ("empty.jpg", "nothing in it", b"", "empty file"),
-        ("zeros.jpg", "4096 zero bytes", bytes(4096), unknown),
-        ("text.jpg", "text", b"This is a caption, not an image.\n" * 9, unknown),
-        ("page.png", "error page of a web server", b"<!DOCTYPE html><title>404 Not Found</title>", unknown),
-        ("pointer.png", "pointer of Git LFS", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", unknown),
-        ("photo.jpg", "HEIC", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), unknown),
-        ("drawing.png", "SVG", b'<svg xmlns="http://www.w3.org/2000/svg"/>', unknown),
-        ("jpeg2000.jpg", "JPEG 2000", saved(PICTURE, "JPEG2000"), unknown),
+        ("zeros.jpg", "4096 zero bytes", bytes(4096), "nothing but zeros"),
+        ("text.jpg", "text", b"This is a caption, not an image.\n" * 9, "is plain text"),
+        ("page.png", "error page of a web server", b"<!DOCTYPE html><title>404 Not Found</title>", "is an HTML page"),
+        ("pointer.png", "pointer of Git LFS", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
+        ("photo.jpg", "HEIC", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "is a HEIC picture"),
+        ("drawing.png", "SVG", b'<svg xmlns="http://www.w3.org/2000/svg"/>', "is an SVG drawing"),
+        ("jpeg2000.jpg", "JPEG 2000", saved(PICTURE, "JPEG2000"), "is a JPEG 2000 picture"),
         ("as_text.png", "line ends changed as in a text", png(PICTURE).replace(b"\r\n", b"\n", 1), unknown),
         ("shifted.jpg", "a zero byte before it", b"\0" + jpeg(), unknown),
         ("noise.bin.jpg", "noise", _NOISE.tobytes(), unknown),
