@@ -23,7 +23,7 @@ _SIGNATURES = {
     b"II+\0": "TIFF",  # BigTIFF
     b"MM\0+": "TIFF",
 }
-_BMP_HEADER_SIZES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
+_BMP_HEADER_SIZES = frozenset({12, *range(16, 65, 4), 42, 46, 108, 124})
 
 
 def image_format(start: bytes) -> str | None:

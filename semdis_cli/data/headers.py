@@ -1,20 +1,24 @@
 """What is known of an image file before its pixels are decoded: format, upright size, and what its samples mean."""
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from PIL import GifImagePlugin, Image, ImageFile
 
+from semdis_cli.data.bmp import decode_bmp, read_bmp_header
 from semdis_cli.data.colour import Samples
-from semdis_cli.data.exif import exif_orientation, upright_size
+from semdis_cli.data.exif import exif_orientation, ignored_orientation, upright_size
 from semdis_cli.data.formats import SIGNATURE_BYTES, image_format
+from semdis_cli.data.isobmff import with_avif_brand
 from semdis_cli.data.jpeg import check_jpeg_pixels
 from semdis_cli.data.pillow import decoder_errors, open_image
 from semdis_cli.data.png import check_png_pixels, only_pixels, png_profile, read_png_header
+from semdis_cli.data.png_parts import first_frame, with_wide_key
 from semdis_cli.data.recognise import START_BYTES, unreadable_reason
 from semdis_cli.data.tiff import open_tiff, read_tiff_header
-from semdis_cli.data.webp import check_complete, read_webp_header
+from semdis_cli.data.webp import check_complete, read_webp_header, with_empty_canvas
 from semdis_cli.errors import UnreadableImageError
 
 
@@ -50,24 +54,15 @@ def read_header(file: BinaryIO) -> Header:
         name = image_format(start)
         if name is None:
             raise UnreadableImageError(unreadable_reason(start + file.read(START_BYTES - SIGNATURE_BYTES)))
-        if name == "PNG":
-            return _png_header(file)
-        if name == "WEBP":
-            return _webp_header(file)
-        return _tiff_header(file) if name == "TIFF" else _pillow_header(name, open_image(name, file))
+        if name in _READERS:
+            return _READERS[name](file)
+        return _pillow_header(name, open_image(name, file))
 
 
 def open_pixels(header: Header, data: bytes) -> tuple[Image.Image, Samples]:
     """The image of a file whose header was read from `data`, not decoded yet, and the meaning of its samples."""
-    if header.name == "PNG":
-        image = open_image("PNG", io.BytesIO(only_pixels(data, io.BytesIO(data))))
-        return image, _png_samples(header, image, data)
-    if header.name == "WEBP":
-        check_complete(data)
-    if header.name == "TIFF":
-        with decoder_errors("TIFF"):
-            picture, samples = open_tiff(header.image, data)
-            return picture, replace(samples, profile=_profile(picture))
+    if header.name in _OPENERS:
+        return _OPENERS[header.name](header, data)
     image = header.image or open_image(header.name, io.BytesIO(data))
     with decoder_errors(header.name):
         if isinstance(image, GifImagePlugin.GifImageFile):
@@ -75,7 +70,7 @@ def open_pixels(header: Header, data: bytes) -> tuple[Image.Image, Samples]:
         return image, Samples(profile=_profile(image))
 
 
-def check_pixels(header: Header, image: ImageFile.ImageFile, data: bytes, fraction: int = 1) -> None:
+def check_pixels(header: Header, image: Image.Image, data: bytes, fraction: int = 1) -> None:
     """Raise `UnreadableImageError` if `image`, decoded from `data`, has pixels that `data` does not hold.
 
     `fraction`: of its size at which a JPEG was decoded.
@@ -89,14 +84,14 @@ def check_pixels(header: Header, image: ImageFile.ImageFile, data: bytes, fracti
 def _png_header(file: BinaryIO) -> Header:
     header = read_png_header(file)
     orientation, notes = exif_orientation(header.exif)
+    notes += ignored_orientation(header.stray_exif, "a PNG, behind its pixels or under a JPEG's prefix")
     size = upright_size((header.height, header.width), orientation)
     return Header("PNG", size, orientation, notes, header.bit_depth)
 
 
 def _webp_header(file: BinaryIO) -> Header:
     header = read_webp_header(file)
-    orientation, notes = exif_orientation(header.exif)
-    return Header("WEBP", upright_size((header.height, header.width), orientation), orientation, notes)
+    return Header("WEBP", (header.height, header.width), 1, ignored_orientation(header.exif, "a WebP"))
 
 
 def _pillow_header(name: str, image: ImageFile.ImageFile) -> Header:
@@ -110,7 +105,49 @@ def _tiff_header(file: BinaryIO) -> Header:
     return Header("TIFF", size, header.orientation, header.notes, image=header.image)
 
 
-def _png_samples(header: Header, image: ImageFile.ImageFile, data: bytes) -> Samples:
+def _open_png(header: Header, data: bytes) -> tuple[Image.Image, Samples]:
+    pixels, frame = only_pixels(data, io.BytesIO(data)), first_frame(data)
+    image: Image.Image = open_image("PNG", io.BytesIO(pixels if frame is None else frame.png))
+    samples = _png_samples(header, image, data)
+    if header.bit_depth == 16 and isinstance(samples.transparent, tuple):
+        with decoder_errors("PNG"):
+            image = with_wide_key(image, pixels if frame is None else frame.png)
+        samples = replace(samples, transparent=None)
+    if frame is not None:
+        with decoder_errors("PNG"):
+            image = frame.on_canvas(image)
+        samples = replace(samples, drawn=frame.box)
+    return image, samples
+
+
+def _avif_header(file: BinaryIO) -> Header:
+    file.seek(0)
+    return _pillow_header("AVIF", open_image("AVIF", io.BytesIO(with_avif_brand(file.read()))))
+
+
+def _bmp_header(file: BinaryIO) -> Header:
+    header = read_bmp_header(file)
+    return Header("BMP", (header.height, header.width), 1)
+
+
+def _open_bmp(header: Header, data: bytes) -> tuple[Image.Image, Samples]:
+    with decoder_errors(header.name):
+        return decode_bmp(read_bmp_header(io.BytesIO(data)), data)
+
+
+def _open_tiff(header: Header, data: bytes) -> tuple[Image.Image, Samples]:
+    with decoder_errors(header.name):
+        image, samples = open_tiff(header.image, data)
+        return image, replace(samples, profile=_profile(image))
+
+
+def _open_webp(_: Header, data: bytes) -> tuple[Image.Image, Samples]:
+    check_complete(data)
+    image = open_image("WEBP", io.BytesIO(with_empty_canvas(data)))
+    return image, Samples(profile=_profile(image))
+
+
+def _png_samples(header: Header, image: Image.Image, data: bytes) -> Samples:
     transparent = None if image.mode == "P" else image.info.get("transparency")
     if isinstance(transparent, tuple):
         transparent = tuple(_png_level(value, header.bit_depth) for value in transparent)
@@ -139,3 +176,19 @@ def _profile(image: Image.Image) -> bytes | None:
         return None
     profile = image.info["icc_profile"]
     return profile if isinstance(profile, bytes) else b""
+
+
+# Formats of which more is to be known than Pillow says; all others are opened by it alone.
+_READERS: dict[str, Callable[[BinaryIO], Header]] = {
+    "AVIF": _avif_header,
+    "BMP": _bmp_header,
+    "PNG": _png_header,
+    "TIFF": _tiff_header,
+    "WEBP": _webp_header,
+}
+_OPENERS: dict[str, Callable[[Header, bytes], tuple[Image.Image, Samples]]] = {
+    "BMP": _open_bmp,
+    "PNG": _open_png,
+    "TIFF": _open_tiff,
+    "WEBP": _open_webp,
+}

@@ -10,6 +10,7 @@ import struct
 AVIF, HEIC, JPEG_XL = "AVIF", "HEIC", "JXL"
 
 _AVIF_BRANDS = frozenset({b"avif", b"avis", b"avio", b"MA1A", b"MA1B"})
+_LIBAVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIC_BRANDS = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"heif", b"MiHB", b"MiHA", b"MiHE"}
 )
@@ -35,22 +36,19 @@ def brands_of(start: bytes) -> frozenset[bytes]:
 def bmff_format(start: bytes) -> str | None:
     """`AVIF`, `HEIC` or `JXL` for the file that begins with `start`; None for what is none of them, or does not say.
 
-    A major brand of one coding counts first, then the compatible brands; where all of them are general, the type of the
-    first picture in the file does, if `start` reaches that far.
+    AVIF counts if any brand is one of its; where all brands are general, the type of the first picture in the file
+    does, if `start` reaches that far.
     """
     brands = brands_of(start)
-    named = _named(brands & {start[8:12]}) or _named(brands)
-    if named is not None:
-        return named
+    for known, name in ((_AVIF_BRANDS, AVIF), (_HEIC_BRANDS, HEIC), (_JXL_BRANDS, JPEG_XL)):
+        if brands & known:
+            return name
     if brands & _GENERAL_BRANDS:
         item = _ITEM.search(start)
         return None if item is None else AVIF if item[1] == b"av01" else HEIC
     return None
 
 
-def _named(brands: frozenset[bytes]) -> str | None:
-    """The coding that `brands` name."""
-    for known, name in ((_AVIF_BRANDS, AVIF), (_HEIC_BRANDS, HEIC), (_JXL_BRANDS, JPEG_XL)):
-        if brands & known:
-            return name
-    return None
+def with_avif_brand(data: bytes) -> bytes:
+    """The AVIF in `data` under a brand by which libavif knows it; as it is if it has one."""
+    return data if brands_of(data) & _LIBAVIF_BRANDS else data[:8] + b"avif" + data[12:]
