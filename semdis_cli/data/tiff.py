@@ -46,6 +46,8 @@ def read_tiff_header(file: BinaryIO) -> TiffHeader:
         return _pillow_header(open_image("TIFF", file))
     layout = read_layout(reader, directory)
     check_samples(layout)
+    if layout.compression not in TiffImagePlugin.COMPRESSION_INFO:
+        raise UnreadableImageError(f"a TIFF in compression {layout.compression}, which is not read: convert it first")
     if pillow_errs(layout):
         return _own_header(reader, directory, layout)
     try:
@@ -78,7 +80,7 @@ def open_tiff(image: ImageFile.ImageFile | None, data: bytes) -> tuple[Image.Ima
 def _own_header(reader: TiffReader, directory: Directory, layout: Layout) -> TiffHeader:
     """Header of a picture that Pillow cannot read or would get wrong."""
     if not is_supported(layout):
-        raise UnreadableImageError("a TIFF of this kind is not read compressed: convert it to one without compression")
+        raise UnreadableImageError("a TIFF of a kind that is not read: convert it to 8-bit RGB without compression")
     values = reader.values(directory, ORIENTATION_TAG)
     orientation, notes = valid_orientation(values[0] if values else None)
     return TiffHeader(layout.size, orientation, notes, None)

@@ -4,6 +4,7 @@ A TIFF may begin with a small version of its picture, with a mask, or with the p
 the picture itself is then another page or in a sub-directory (TIFF 6.0, TIFF Technical Note 1, TIFF/EP, DNG 1.7).
 """
 
+import errno
 import io
 import struct
 from collections.abc import Iterator
@@ -93,10 +94,13 @@ class TiffReader:
         return int(values[0]) if values else default
 
     def _read(self, position: int, num_bytes: int) -> bytes:
-        if position >= 1 << 62:
-            return b""
-        self._file.seek(position)
-        return self._file.read(num_bytes)
+        try:
+            self._file.seek(position)
+            return self._file.read(num_bytes)
+        except (OSError, OverflowError) as error:
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:
+                raise
+            return b""  # beyond what the file system could hold
 
     def _unpack(self, code: str, data: bytes) -> int | None:
         code = self.order + code

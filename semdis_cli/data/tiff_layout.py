@@ -100,11 +100,13 @@ def check_samples(layout: Layout) -> None:
 
 
 def pillow_errs(layout: Layout) -> bool:
-    """Whether Pillow opens the file, but is known to give other pixels than those in it."""
-    is_odd_plane = layout.is_planar and (set(layout.bits) != {8} or layout.num_samples == 2)
-    is_packed = layout.compression != NONE
-    is_ycc = layout.photometric == YCC and layout.compression in _COMPRESSIONS
-    return (is_odd_plane and (not is_packed or layout.num_samples == 2)) or is_ycc or has_levels(layout)
+    """Whether Pillow opens the file, but cannot decode it or is known to give other pixels than those in it."""
+    is_unsaid_alpha = layout.photometric == RGB and layout.num_samples > 3 and not layout.extra
+    if layout.compression not in _COMPRESSIONS:
+        return layout.is_planar and (layout.num_samples == 2 or is_unsaid_alpha or layout.photometric == YCC)
+    is_plain = set(layout.bits) == {8} and layout.num_samples == layout.num_colours
+    is_odd_plane = layout.is_planar and not is_plain
+    return is_odd_plane or layout.is_reversed or layout.photometric == YCC or has_levels(layout)
 
 
 def is_supported(layout: Layout) -> bool:
