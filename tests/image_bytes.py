@@ -106,11 +106,84 @@ def tiff(
     return {"<": b"II", ">": b"MM"}[order] + magic + b"".join(padded) + directory + bytes(inline) + extra
 
 
+def tiff_pages(
+    pages: Sequence[tuple[tuple[int, int], bytes, Mapping[int, tuple[int, ...]]]],
+    *,
+    subs: Sequence[tuple[tuple[int, int], bytes, Mapping[int, tuple[int, ...]]]] = (),
+    order: str = "<",
+) -> bytes:
+    """TIFF of several directories, each (height, width), its one strip, and further tags, as LONG.
+
+    `subs`: sub-directories (tag 330) of the first page.
+    """
+    data = bytearray({"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", 42, 0))
+    places = [_add_directory(data, page, order, {}) for page in subs]
+    before = 4
+    for number, page in enumerate(pages):
+        extra = {330: tuple(places)} if number == 0 and places else {}
+        place = _add_directory(data, page, order, extra)
+        struct.pack_into(f"{order}I", data, before, place)
+        (num_tags,) = struct.unpack_from(f"{order}H", data, place)
+        before = place + 2 + 12 * num_tags
+    return bytes(data)
+
+
+def _add_directory(
+    data: bytearray,
+    page: tuple[tuple[int, int], bytes, Mapping[int, tuple[int, ...]]],
+    order: str,
+    extra: Mapping[int, tuple[int, ...]],
+) -> int:
+    """Append a strip and its directory; returns the place of the latter."""
+    size, strip, tags = page
+    values = {256: (size[1],), 257: (size[0],), 259: (1,), 278: (size[0],), 277: (len(tags[258]),), **tags, **extra}
+    values |= {273: (len(data),), 279: (len(strip),)}
+    data += strip + bytes(-len(strip) % 4)
+    table = struct.pack(f"{order}H", len(values))
+    for tag, numbers in sorted(values.items()):
+        packed = struct.pack(f"{order}{len(numbers)}I", *numbers)
+        if len(packed) > 4:
+            packed, place = struct.pack(f"{order}I", len(data)), packed
+            data += place
+        table += struct.pack(f"{order}HHI", tag, 4, len(numbers)) + packed
+    place_of_table = len(data)
+    data += table + bytes(4)
+    return place_of_table
+
+
 def bmp(size: tuple[int, int], rows: bytes, *, bits: int, compression: int = 0, after_header: bytes = b"") -> bytes:
     """BMP of ready-made rows, the lowest first; with a negative height the highest. `after_header`: masks, palette."""
     start = 14 + 40 + len(after_header)
     info = struct.pack("<IiiHHIIiiII", 40, size[1], size[0], 1, bits, compression, len(rows), 0, 0, 0, 0)
     return b"BM" + struct.pack("<IHHI", start + len(rows), 0, 0, start) + info + after_header + rows
+
+
+def any_bmp(
+    rows: np.ndarray | bytes,
+    *,
+    bits: int = 0,
+    size: tuple[int, int] = (64, 96),
+    header: int = 40,
+    compression: int = 0,
+    masks: Sequence[int] = (),
+    palette: bytes = b"",
+    tail: bytes = b"",
+    num_colours: int = 0,
+) -> bytes:
+    """BMP with any header, of rows of pixels (`bits` are those of a value unless given), the lowest first.
+
+    `masks` stand in the header from byte 40 on, or behind one of 40. `tail`: what follows them.
+    """
+    pixels = bytes(rows) if isinstance(rows, bytes) else rows.tobytes()
+    bits = bits if isinstance(rows, bytes) else bits or 8 * rows.itemsize
+    if header == 12:
+        info = struct.pack("<IHHHH", 12, size[1], size[0], 1, bits)
+    else:
+        fields = (header, size[1], size[0], 1, bits, compression, len(pixels), 0, 0, num_colours, 0)
+        info = struct.pack("<IiiHHIIiiII", *fields) + struct.pack(f"<{len(masks)}I", *masks) + tail
+        info = info[:header] if header < 40 else info.ljust(header, b"\0")
+    start = 14 + len(info) + len(palette)
+    return b"BM" + struct.pack("<IHHI", start + len(pixels), 0, 0, start) + info + palette + pixels
 
 
 def bmp_run_lengths(indices: np.ndarray) -> bytes:

@@ -28,22 +28,36 @@ _STEPS = {
     7: (True, True, True),
     8: (True, True, False),
 }
-_INTEGER_TYPES = {1: "B", 3: "H", 4: "I"}  # BYTE, SHORT (what the standard asks for), LONG
+_SHORT = 3
 
 
 def exif_orientation(block: object) -> tuple[int, tuple[str, ...]]:
     """Orientation 1..8 of an EXIF block, and notes about what is wrong in it.
 
     `block`: bytes, with or without their `Exif` prefix. Nothing is raised: a block that cannot be read, or names no
-    such orientation, means "as stored" (1) and a note. No block (None, empty) and no tag in it mean 1 and no note.
+    such orientation, or not as a SHORT, means "as stored" (1) and a note. No block (None, empty) and no tag in it mean
+    1 and no note.
     """
     if not block:
         return 1, ()
     try:
         value = _read_tag(block) if isinstance(block, bytes) else None
-    except (struct.error, ValueError):
-        return 1, ("unreadable EXIF block: orientation kept as stored",)
+    except (struct.error, ValueError) as error:
+        reason = error if isinstance(error, _NotShortError) else "unreadable EXIF block"
+        return 1, (f"{reason}: orientation kept as stored",)
     return valid_orientation(value)
+
+
+def ignored_orientation(block: bytes | None, place: str) -> tuple[str, ...]:
+    """Notes about an orientation in a `place` where browsers do not look for one, and show the file as stored."""
+    orientation, notes = exif_orientation(block)
+    return (
+        notes if orientation == 1 else (f"EXIF orientation {orientation} in {place}: kept as stored, as browsers do",)
+    )
+
+
+class _NotShortError(ValueError):
+    """The orientation is a number of another type than EXIF has for it."""
 
 
 def valid_orientation(value: object) -> tuple[int, tuple[str, ...]]:
@@ -95,9 +109,9 @@ def _read_tag(block: bytes) -> int | None:
     for position in range(start + 2, start + 2 + 12 * num_tags, 12):
         tag, kind, count = struct.unpack_from(f"{order}HHI", block, position)
         if tag == ORIENTATION_TAG:
-            if count != 1 or kind not in _INTEGER_TYPES:
-                raise ValueError("orientation is not one integer")
-            (value,) = struct.unpack_from(order + _INTEGER_TYPES[kind], block, position + 8)
+            if count != 1 or kind != _SHORT:
+                raise _NotShortError("EXIF orientation is not one SHORT, which browsers ask for")
+            (value,) = struct.unpack_from(f"{order}H", block, position + 8)
             return int(value)
     return None
 

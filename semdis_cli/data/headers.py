@@ -1,23 +1,25 @@
 """What is known of an image file before its pixels are decoded: format, upright size, and what its samples mean."""
 
 import io
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-from PIL import GifImagePlugin, ImageFile, TiffImagePlugin
+from PIL import GifImagePlugin, Image, ImageFile
 
+from semdis_cli.data.bmp import decode_bmp, read_bmp_header
 from semdis_cli.data.colour import Samples
-from semdis_cli.data.exif import ORIENTATION_TAG, exif_orientation, upright_size, valid_orientation
+from semdis_cli.data.exif import exif_orientation, ignored_orientation, upright_size
 from semdis_cli.data.formats import SIGNATURE_BYTES, image_format
+from semdis_cli.data.isobmff import with_avif_brand
 from semdis_cli.data.jpeg import check_jpeg_pixels
 from semdis_cli.data.pillow import decoder_errors, open_image
 from semdis_cli.data.png import check_png_pixels, only_pixels, png_profile, read_png_header
-from semdis_cli.data.webp import check_complete, read_webp_header
+from semdis_cli.data.png_parts import first_frame, with_wide_key
+from semdis_cli.data.recognise import START_BYTES, unreadable_reason
+from semdis_cli.data.tiff import open_tiff, read_tiff_header
+from semdis_cli.data.webp import check_complete, read_webp_header, with_empty_canvas
 from semdis_cli.errors import UnreadableImageError
-
-_BIG_ENDIAN_BIGTIFF = b"MM\0+"  # Pillow looks for its directory in the wrong place
-_UNCOMPRESSED = 1
-_SEPARATE_PLANES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,35 +53,24 @@ def read_header(file: BinaryIO) -> Header:
         start = file.read(SIGNATURE_BYTES)
         name = image_format(start)
         if name is None:
-            raise UnreadableImageError("not an image in a known format" if start else "empty file")
-        if start.startswith(_BIG_ENDIAN_BIGTIFF):
-            raise UnreadableImageError("a BigTIFF of big-endian byte order: convert it to little-endian")
-        if name == "PNG":
-            return _png_header(file)
-        if name == "WEBP":
-            return _webp_header(file)
-        image = open_image(name, file)
-        return _tiff_header(image) if isinstance(image, TiffImagePlugin.TiffImageFile) else _pillow_header(name, image)
+            raise UnreadableImageError(unreadable_reason(start + file.read(START_BYTES - SIGNATURE_BYTES)))
+        if name in _READERS:
+            return _READERS[name](file)
+        return _pillow_header(name, open_image(name, file))
 
 
-def open_pixels(header: Header, data: bytes) -> tuple[ImageFile.ImageFile, Samples]:
+def open_pixels(header: Header, data: bytes) -> tuple[Image.Image, Samples]:
     """The image of a file whose header was read from `data`, not decoded yet, and the meaning of its samples."""
-    if header.name == "PNG":
-        image = open_image("PNG", io.BytesIO(only_pixels(data, io.BytesIO(data))))
-        return image, _png_samples(header, image, data)
-    if header.name == "WEBP":
-        check_complete(data)
+    if header.name in _OPENERS:
+        return _OPENERS[header.name](header, data)
     image = header.image or open_image(header.name, io.BytesIO(data))
     with decoder_errors(header.name):
-        if isinstance(image, TiffImagePlugin.TiffImageFile):
-            _check_tiff_parts(image)
-            return image, _tiff_samples(image)
         if isinstance(image, GifImagePlugin.GifImageFile):
             return image, _gif_samples(image)
         return image, Samples(profile=_profile(image))
 
 
-def check_pixels(header: Header, image: ImageFile.ImageFile, data: bytes, fraction: int = 1) -> None:
+def check_pixels(header: Header, image: Image.Image, data: bytes, fraction: int = 1) -> None:
     """Raise `UnreadableImageError` if `image`, decoded from `data`, has pixels that `data` does not hold.
 
     `fraction`: of its size at which a JPEG was decoded.
@@ -93,14 +84,14 @@ def check_pixels(header: Header, image: ImageFile.ImageFile, data: bytes, fracti
 def _png_header(file: BinaryIO) -> Header:
     header = read_png_header(file)
     orientation, notes = exif_orientation(header.exif)
+    notes += ignored_orientation(header.stray_exif, "a PNG, behind its pixels or under a JPEG's prefix")
     size = upright_size((header.height, header.width), orientation)
     return Header("PNG", size, orientation, notes, header.bit_depth)
 
 
 def _webp_header(file: BinaryIO) -> Header:
     header = read_webp_header(file)
-    orientation, notes = exif_orientation(header.exif)
-    return Header("WEBP", upright_size((header.height, header.width), orientation), orientation, notes)
+    return Header("WEBP", (header.height, header.width), 1, ignored_orientation(header.exif, "a WebP"))
 
 
 def _pillow_header(name: str, image: ImageFile.ImageFile) -> Header:
@@ -108,18 +99,55 @@ def _pillow_header(name: str, image: ImageFile.ImageFile) -> Header:
     return Header(name, upright_size((image.height, image.width), orientation), orientation, notes, image=image)
 
 
-def _tiff_header(image: TiffImagePlugin.TiffImageFile) -> Header:
-    """Pillow turns a TIFF upright itself, by its tag or by XMP: it is told the tag, so that size and pixels agree."""
-    orientation, notes = valid_orientation(image.tag_v2.get(ORIENTATION_TAG))
-    exif = image.getexif()
-    for tag in list(exif):  # while decoding, Pillow would parse all of them
-        del exif[tag]
-    exif[ORIENTATION_TAG] = orientation
-    image.info.pop("xmp", None)
-    return Header("TIFF", (image.height, image.width), 1, notes, image=image)
+def _tiff_header(file: BinaryIO) -> Header:
+    header = read_tiff_header(file)
+    size = upright_size(header.size, header.orientation)
+    return Header("TIFF", size, header.orientation, header.notes, image=header.image)
 
 
-def _png_samples(header: Header, image: ImageFile.ImageFile, data: bytes) -> Samples:
+def _open_png(header: Header, data: bytes) -> tuple[Image.Image, Samples]:
+    pixels, frame = only_pixels(data, io.BytesIO(data)), first_frame(data)
+    image: Image.Image = open_image("PNG", io.BytesIO(pixels if frame is None else frame.png))
+    samples = _png_samples(header, image, data)
+    if header.bit_depth == 16 and isinstance(samples.transparent, tuple):
+        with decoder_errors("PNG"):
+            image = with_wide_key(image, pixels if frame is None else frame.png)
+        samples = replace(samples, transparent=None)
+    if frame is not None:
+        with decoder_errors("PNG"):
+            image = frame.on_canvas(image)
+        samples = replace(samples, drawn=frame.box)
+    return image, samples
+
+
+def _avif_header(file: BinaryIO) -> Header:
+    file.seek(0)
+    return _pillow_header("AVIF", open_image("AVIF", io.BytesIO(with_avif_brand(file.read()))))
+
+
+def _bmp_header(file: BinaryIO) -> Header:
+    header = read_bmp_header(file)
+    return Header("BMP", (header.height, header.width), 1)
+
+
+def _open_bmp(header: Header, data: bytes) -> tuple[Image.Image, Samples]:
+    with decoder_errors(header.name):
+        return decode_bmp(read_bmp_header(io.BytesIO(data)), data)
+
+
+def _open_tiff(header: Header, data: bytes) -> tuple[Image.Image, Samples]:
+    with decoder_errors(header.name):
+        image, samples = open_tiff(header.image, data)
+        return image, replace(samples, profile=_profile(image))
+
+
+def _open_webp(_: Header, data: bytes) -> tuple[Image.Image, Samples]:
+    check_complete(data)
+    image = open_image("WEBP", io.BytesIO(with_empty_canvas(data)))
+    return image, Samples(profile=_profile(image))
+
+
+def _png_samples(header: Header, image: Image.Image, data: bytes) -> Samples:
     transparent = None if image.mode == "P" else image.info.get("transparency")
     if isinstance(transparent, tuple):
         transparent = tuple(_png_level(value, header.bit_depth) for value in transparent)
@@ -142,36 +170,25 @@ def _gif_samples(image: GifImagePlugin.GifImageFile) -> Samples:
     return Samples(transparent=transparent, drawn=image.tile[0][1])
 
 
-def _tiff_samples(image: TiffImagePlugin.TiffImageFile) -> Samples:
-    if not image.mode.startswith("I;16"):
-        return Samples(white=None, profile=_profile(image))
-    bits = image.tag_v2[TiffImagePlugin.BITSPERSAMPLE][0]
-    white_is_zero = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == 0
-    return Samples(white=(1 << bits) - 1, is_inverted=white_is_zero, profile=_profile(image))
-
-
-def _check_tiff_parts(image: TiffImagePlugin.TiffImageFile) -> None:
-    """Refuse an uncompressed TIFF that leaves out strips or tiles: Pillow would leave them black."""
-    tags = image.tag_v2
-    if tags.get(TiffImagePlugin.COMPRESSION, _UNCOMPRESSED) != _UNCOMPRESSED:
-        return  # libtiff sees to it
-    width, height = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
-    is_tiled = TiffImagePlugin.TILEOFFSETS in tags
-    if is_tiled:
-        columns, rows = tags[TiffImagePlugin.TILEWIDTH], tags[TiffImagePlugin.TILELENGTH]
-    else:
-        columns, rows = width, min(tags.get(TiffImagePlugin.ROWSPERSTRIP, height), height)
-    is_separate = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == _SEPARATE_PLANES
-    num_planes = tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1) if is_separate else 1
-    num_parts = -(-height // rows) * -(-width // columns) * num_planes
-    offsets = tags[TiffImagePlugin.TILEOFFSETS if is_tiled else TiffImagePlugin.STRIPOFFSETS]
-    if len(offsets) < num_parts or 0 in offsets:
-        raise UnreadableImageError(f"truncated: the TIFF has {len(offsets)} of its {num_parts} strips or tiles")
-
-
-def _profile(image: ImageFile.ImageFile) -> bytes | None:
+def _profile(image: Image.Image) -> bytes | None:
     """The ICC profile; empty bytes if there is one that Pillow could not put together."""
     if "icc_profile" not in image.info:
         return None
     profile = image.info["icc_profile"]
     return profile if isinstance(profile, bytes) else b""
+
+
+# Formats of which more is to be known than Pillow says; all others are opened by it alone.
+_READERS: dict[str, Callable[[BinaryIO], Header]] = {
+    "AVIF": _avif_header,
+    "BMP": _bmp_header,
+    "PNG": _png_header,
+    "TIFF": _tiff_header,
+    "WEBP": _webp_header,
+}
+_OPENERS: dict[str, Callable[[Header, bytes], tuple[Image.Image, Samples]]] = {
+    "BMP": _open_bmp,
+    "PNG": _open_png,
+    "TIFF": _open_tiff,
+    "WEBP": _open_webp,
+}

@@ -26,16 +26,20 @@ _MAX_EXIF_BYTES = 2**20
 
 @dataclass(frozen=True, slots=True)
 class PngHeader:
-    """What the chunks say: stored size in px, bits per sample, and the raw EXIF block if there is one."""
+    """What the chunks say: stored size in px, bits per sample, and the raw EXIF block if there is one.
+
+    `stray_exif`: one that stands behind the pixels or begins as in a JPEG, where browsers do not look for it.
+    """
 
     height: int
     width: int
     bit_depth: int
     exif: bytes | None
+    stray_exif: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
-class _Chunk:
+class PngChunk:
     """A chunk's type, the position of its payload in the file, and the payload's length in bytes."""
 
     kind: bytes
@@ -48,7 +52,7 @@ def read_png_header(file: BinaryIO) -> PngHeader:
 
     Raises `UnreadableImageError` if the file does not begin with an image header.
     """
-    chunks = _chunks(file)
+    chunks = png_chunks(file)
     first = next(chunks, None)
     if first is None or first.kind != b"IHDR" or first.length != 13:
         raise UnreadableImageError("damaged PNG: it does not begin with an image header")
@@ -58,8 +62,15 @@ def read_png_header(file: BinaryIO) -> PngHeader:
     width, height, bit_depth = struct.unpack_from(">IIB", fields)
     if not (0 < width < 2**31 and 0 < height < 2**31):
         raise UnreadableImageError(f"damaged PNG: its size is {height}x{width}")
-    exif = next((file.read(c.length) for c in chunks if c.kind == b"eXIf" and c.length <= _MAX_EXIF_BYTES), None)
-    return PngHeader(height, width, bit_depth, exif)
+    exif, stray = None, None
+    is_late = False
+    for chunk in chunks:
+        is_late |= chunk.kind == b"IDAT"
+        if chunk.kind == b"eXIf" and chunk.length <= _MAX_EXIF_BYTES:
+            block = file.read(chunk.length)
+            exif, stray = (None, block) if is_late or block.startswith(b"Exif") else (block, None)
+            break
+    return PngHeader(height, width, bit_depth, exif, stray)
 
 
 def only_pixels(data: bytes, file: BinaryIO) -> bytes:
@@ -69,7 +80,7 @@ def only_pixels(data: bytes, file: BinaryIO) -> bytes:
     """
     view = memoryview(data)
     parts, has_pixels = [view[: len(_SIGNATURE)]], False
-    for chunk in _chunks(file):
+    for chunk in png_chunks(file):
         if chunk.kind in _PIXEL_CHUNKS:
             name = chunk.kind.decode()
             end = chunk.start + chunk.length
@@ -95,17 +106,22 @@ def check_png_pixels(image: Image.Image, file: BinaryIO) -> None:
     if not interlace and np.asarray(last_row).any():
         return
     bits = bit_depth * _SAMPLES_PER_PIXEL[colour_type]
-    passes = _ADAM7 if interlace else ((0, 0, 1, 1),)
-    sizes = ((-(-(height - y) // dy), -(-(width - x) // dx)) for y, x, dy, dx in passes)
+    sizes = pass_sizes(height, width, interlace)
     num_bytes = sum(rows * (1 + (columns * bits + 7) // 8) for rows, columns in sizes if columns)
     if _count_unpacked(file, num_bytes) < num_bytes:
         raise UnreadableImageError(f"truncated: the PNG has fewer pixels than its header promises ({height}x{width})")
 
 
+def pass_sizes(height: int, width: int, interlace: int) -> Iterator[tuple[int, int]]:
+    """Rows and columns of each pass; without interlacing there is one."""
+    for y, x, dy, dx in _ADAM7 if interlace else ((0, 0, 1, 1),):
+        yield -(-(height - y) // dy), -(-(width - x) // dx)
+
+
 def _count_unpacked(file: BinaryIO, enough: int) -> int:
     """Bytes that the IDAT chunks of the PNG in `file` unpack to; no more are counted once there are `enough`."""
     stream, count = zlib.decompressobj(), 0
-    for chunk in _chunks(file):
+    for chunk in png_chunks(file):
         packed = file.read(chunk.length) if chunk.kind == b"IDAT" else b""
         while packed and count < enough:
             count += len(stream.decompress(packed, _UNPACKED_AT_ONCE))
@@ -115,7 +131,7 @@ def _count_unpacked(file: BinaryIO, enough: int) -> int:
 
 def png_profile(file: BinaryIO) -> bytes | None:
     """The ICC profile of the PNG in `file`, unpacked; None without one, empty bytes if it cannot be unpacked."""
-    for chunk in _chunks(file):
+    for chunk in png_chunks(file):
         if chunk.kind == b"IDAT":  # a profile behind the pixels has no meaning
             break
         if chunk.kind == b"iCCP":
@@ -133,12 +149,12 @@ def _unpack(packed: bytes) -> bytes:
     return profile if stream.eof else b""
 
 
-def _chunks(file: BinaryIO) -> Iterator[_Chunk]:
+def png_chunks(file: BinaryIO) -> Iterator[PngChunk]:
     """Every chunk up to IEND or the end of the file; at each, `file` stands at its payload (which may be cut off)."""
     position = file.seek(len(_SIGNATURE))
     while len(header := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", header)
-        yield _Chunk(kind, position + 8, length)
+        yield PngChunk(kind, position + 8, length)
         if kind == b"IEND":
             return
         position = file.seek(position + 12 + length)

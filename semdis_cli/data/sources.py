@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from semdis_cli.data.formats import IMAGE_SUFFIXES, SIGNATURE_BYTES, image_format
+from semdis_cli.data.formats import IMAGE_SUFFIXES, SIGNATURE_BYTES, is_image_file
 from semdis_cli.data.spool import STDIN, STDIN_NAME, Spool
 from semdis_cli.data.tars import is_tar_name, list_tar
 from semdis_cli.defaults import DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER
@@ -228,8 +228,8 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
         return has_suffix and entry.is_symlink() and not Path(entry.path).exists()
     if has_suffix:
         return True
-    with Path(entry.path).open("rb", buffering=0) as file:
-        return image_format(file.read(SIGNATURE_BYTES)) is not None
+    with Path(entry.path).open("rb", buffering=SIGNATURE_BYTES) as file:
+        return is_image_file(file)
 
 
 def _identity(path: Path) -> _Identity | None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from semdis_cli.data.formats import IMAGE_SUFFIXES, SIGNATURE_BYTES, image_format
+from semdis_cli.data.source_bytes import open_source
+from semdis_cli.data.tiff_directories import is_picture
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure
 from semdis_cli.records import SourceImage
@@ -125,12 +127,15 @@ class _Listing:
             else:
                 self.num_ignored += 1
 
-    @staticmethod
-    def _is_image(member: tarfile.TarInfo, file: BinaryIO) -> bool:
+    def _is_image(self, member: tarfile.TarInfo, file: BinaryIO) -> bool:
         if _has_image_suffix(member.name):
             return True
         file.seek(member.offset_data)
-        return image_format(file.read(min(SIGNATURE_BYTES, member.size))) is not None
+        name = image_format(file.read(min(SIGNATURE_BYTES, member.size)))
+        if name != "TIFF":
+            return name is not None
+        with open_source(SourceImage("", self.path, member.size, None, member.offset_data)) as inside:
+            return is_picture(inside)
 
 
 def _parts(name: str) -> list[str]:

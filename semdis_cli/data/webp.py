@@ -1,12 +1,13 @@
 """WebP headers: size and EXIF block from the container, where Pillow would read the whole file."""
 
+import io
 import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from semdis_cli.errors import UnreadableImageError
 
-_HAS_EXIF = 0x08
+_IS_ANIMATED, _HAS_EXIF, _HAS_ALPHA = 0x02, 0x08, 0x10
 _MAX_EXIF_BYTES = 2**20
 
 
@@ -45,12 +46,36 @@ def check_complete(data: bytes) -> None:
         raise UnreadableImageError(f"truncated: the WEBP should have {8 + length} bytes, it has {len(data)}")
 
 
+def with_empty_canvas(data: bytes) -> bytes:
+    """The WebP in `data`, said to have alpha if its first frame is smaller than the picture: nothing is around it.
+
+    Without that flag the decoder would give black there, and hide the frame's own alpha.
+    """
+    flags = data[20]
+    if data[12:16] != b"VP8X" or flags & (_IS_ANIMATED | _HAS_ALPHA) != _IS_ANIMATED:
+        return data
+    at = _find_chunk(io.BytesIO(data), b"ANMF")
+    if at is None or data[at + 6 : at + 12] == data[24:30]:
+        return data
+    return data[:20] + bytes([flags | _HAS_ALPHA]) + data[21:]
+
+
 def _find_exif(file: BinaryIO) -> bytes | None:
-    """Payload of the first EXIF chunk; only chunk headers are read on the way to it."""
+    """Payload of the first EXIF chunk."""
+    at = _find_chunk(file, b"EXIF")
+    if at is None:
+        return None
+    file.seek(at - 4)
+    length = int.from_bytes(file.read(4), "little")
+    return file.read(length) if length <= _MAX_EXIF_BYTES else None
+
+
+def _find_chunk(file: BinaryIO, wanted: bytes) -> int | None:
+    """Position of the payload of the first chunk of that kind; only chunk headers are read on the way to it."""
     position = file.seek(12)
     while len(header := file.read(8)) == 8:
         kind, length = struct.unpack("<4sI", header)
-        if kind == b"EXIF":
-            return file.read(length) if length <= _MAX_EXIF_BYTES else None
+        if kind == wanted:
+            return position + 8
         position = file.seek(position + 8 + length + length % 2)  # payloads are padded to an even length
     return None

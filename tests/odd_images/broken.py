@@ -16,6 +16,7 @@ from tests.image_bytes import (
     png,
     png_chunk,
     tiff,
+    tiff_pages,
     with_jpeg_size,
     with_png_header,
 )
@@ -124,8 +125,8 @@ def lies() -> Files:
     colours = PICTURE[::-1, :, ::-1].tobytes()
     yield unreadable("lies/taller.bmp", "claims twice its rows", "truncated"), bmp((tall, WIDTH), colours, bits=24)
     palette = bytes(4 * 256)
-    short = bmp(SIZE, bmp_run_lengths(rows[: HEIGHT // 2]), bits=8, compression=1, after_header=palette)
-    yield unreadable("lies/run_lengths.bmp", "run lengths of half its rows", "not enough image data"), short
+    short = bmp(SIZE, bmp_run_lengths(rows[: HEIGHT // 2])[:-2], bits=8, compression=1, after_header=palette)
+    yield unreadable("lies/run_lengths.bmp", "run lengths of half its rows, without an end", "truncated"), short
 
 
 def _lying_jpegs() -> Files:
@@ -195,7 +196,7 @@ def _lying_tiffs() -> Files:
         ("checksum", "packed, with a wrong checksum", tiff(SIZE, wrong, packed), "cannot decode"),
         ("strip_missing", "one strip of two", tiff(SIZE, upper, {**_RGB8, 278: (32,)}), "1 of its 2 strips"),
         ("tile_missing", "four tiles of six", tiff(SIZE, tiles[:4], {**_RGB8, 322: (32,), 323: (32,)}), "4 of its 6"),
-        ("no_height", "claims no rows", tiff((0, WIDTH), rows, _RGB8), "no usable header"),
+        ("no_height", "claims no rows", tiff((0, WIDTH), rows, _RGB8), "makes no sense"),
         ("directory", "directory beyond the file", whole[:4] + struct.pack("<I", 2**31) + whole[8:], "truncated"),
         ("directory_in_header", "directory in its header", whole[:4] + struct.pack("<I", 4) + whole[8:], "damaged"),
     ):
@@ -225,6 +226,10 @@ def bombs() -> Files:
     yield OddImage("bomb/strip.tif", "strip of 20 MiB once unpacked", colours=FOUR), many
 
 
+_PREVIEW = ((8, 12), bytes(8 * 12 * 3), {**_RGB8, 254: (1,)})
+_SENSOR = (SIZE, bytes(2 * HEIGHT * WIDTH), {258: (16,), 262: (32803,), 33421: (2, 2), 50706: (1,)})
+
+
 def unsupported() -> Files:
     """Whole files of a kind that is not read."""
     rows = PICTURE.tobytes()
@@ -249,7 +254,7 @@ def unsupported() -> Files:
             tiff(SIZE, float32, samples | {339: (3,)}),
             no_range,
         ),
-        ("float16.tif", "floats of 16 bits", tiff(SIZE, float16, half), "not supported"),
+        ("float16.tif", "floats of 16 bits", tiff(SIZE, float16, half), no_range),
         (
             "int32.tif",
             "signed samples",
@@ -258,8 +263,23 @@ def unsupported() -> Files:
         ),
         ("uint32.tif", "samples of 32 bits", tiff(SIZE, integers, samples), no_range),
         ("ten_channels.tif", "ten channels", tiff(SIZE, rows * 4, {258: (8,) * 10, 262: (1,)}), "samples per pixel"),
+        (
+            "int8.tif",
+            "signed samples of 8 bits",
+            tiff(SIZE, GREY.tobytes(), {258: (8,), 262: (1,), 339: (2,)}),
+            no_range,
+        ),
+        ("raw_dng.tif", "camera raw (DNG) under a preview", tiff_pages([_PREVIEW], subs=[_SENSOR]), "is a camera raw"),
+        ("raw_whole.tif", "camera raw (DNG) in the first directory", tiff_pages([_SENSOR]), "is a camera raw"),
+        (
+            "raw_next.tif",
+            "camera raw behind its preview",
+            tiff_pages([_PREVIEW, _SENSOR], order=">"),
+            "is a camera raw",
+        ),
+        ("previews.tif", "reduced versions alone", tiff_pages([_PREVIEW, _PREVIEW]), "holds only a reduced version"),
         ("big_big_endian.tif", "BigTIFF, big-endian", tiff(SIZE, rows, _RGB8, order=">", is_big=True), "little-endian"),
-        ("jpeg.bmp", "JPEG in a BMP", bmp(SIZE, jpeg(), bits=24, compression=4), "Unsupported BMP compression"),
+        ("jpeg.bmp", "JPEG in a BMP", bmp(SIZE, jpeg(), bits=24, compression=4), "a BMP with a JPEG inside"),
     ):
         yield unreadable(f"kind/{name}", what, reason), data
 
@@ -269,13 +289,22 @@ def no_images() -> Files:
     unknown = "not an image in a known format"
     for name, what, data, reason in (
         ("empty.jpg", "nothing in it", b"", "empty file"),
-        ("zeros.jpg", "4096 zero bytes", bytes(4096), unknown),
-        ("text.jpg", "text", b"This is a caption, not an image.\n" * 9, unknown),
-        ("page.png", "error page of a web server", b"<!DOCTYPE html><title>404 Not Found</title>", unknown),
-        ("pointer.png", "pointer of Git LFS", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", unknown),
-        ("photo.jpg", "HEIC", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), unknown),
-        ("drawing.png", "SVG", b'<svg xmlns="http://www.w3.org/2000/svg"/>', unknown),
-        ("jpeg2000.jpg", "JPEG 2000", saved(PICTURE, "JPEG2000"), unknown),
+        ("zeros.jpg", "4096 zero bytes", bytes(4096), "nothing but zeros"),
+        ("text.jpg", "text", b"This is a caption, not an image.\n" * 9, "is plain text"),
+        ("page.png", "error page of a web server", b"<!DOCTYPE html><title>404 Not Found</title>", "is an HTML page"),
+        (
+            "pointer.png",
+            "pointer of Git LFS",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "is a Git LFS pointer",
+        ),
+        ("photo.jpg", "HEIC", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "is a HEIC picture"),
+        ("mif1.jpg", "HEIC of major brand mif1", b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(99), "a HEIC picture"),
+        ("shot.jpg", "camera raw of Fujifilm", b"FUJIFILMCCD-RAW 0201" + bytes(99), "is a camera raw file"),
+        ("archive.jpg", "zip archive", b"PK\3\4" + bytes(99), "is a zip archive"),
+        ("answer.jpg", "error of a server as JSON", b'{"error": "not found"}', "is JSON text"),
+        ("drawing.png", "SVG", b'<svg xmlns="http://www.w3.org/2000/svg"/>', "is an SVG drawing"),
+        ("jpeg2000.jpg", "JPEG 2000", saved(PICTURE, "JPEG2000"), "is a JPEG 2000 picture"),
         ("as_text.png", "line ends changed as in a text", png(PICTURE).replace(b"\r\n", b"\n", 1), unknown),
         ("shifted.jpg", "a zero byte before it", b"\0" + jpeg(), unknown),
         ("noise.bin.jpg", "noise", _NOISE.tobytes(), unknown),

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, features
 
 from tests.image_bytes import (
+    any_bmp,
     bmp,
     bmp_run_lengths,
     exif,
@@ -18,6 +19,7 @@ from tests.image_bytes import (
     png,
     png_chunk,
     tiff,
+    tiff_pages,
     with_jpeg_segment,
     without_jpeg_segment,
 )
@@ -122,9 +124,17 @@ def turned() -> Files:
     upright = as_stored(PICTURE, 6)
     chunk = png_chunk(b"eXIf", exif(6))
     yield OddImage("turned/exif_before.png", "EXIF before the pixels", colours=FOUR), png(upright, before=[chunk])
-    yield OddImage("turned/exif_after.png", "EXIF behind the pixels", colours=FOUR), png(upright, after=[chunk])
-    webp = saved(as_stored(PICTURE, 8), "WEBP", lossless=True, exif=exif(8, order=">"))
-    yield OddImage("turned/lossless.webp", "EXIF in a lossless WebP", colours=FOUR), webp
+    # Browsers do not look there: a file that is seen the right way up in them must stay as it is.
+    behind = png(PICTURE, after=[chunk])
+    yield OddImage("turned/exif_after.png", "EXIF behind the pixels", colours=FOUR, has_note=True), behind
+    prefixed = png(PICTURE, before=[png_chunk(b"eXIf", b"Exif\0\0" + exif(6))])
+    yield OddImage("turned/exif_prefix.png", "EXIF with a JPEG's prefix", colours=FOUR, has_note=True), prefixed
+    webp = saved(PICTURE, "WEBP", lossless=True, exif=exif(8, order=">"))
+    yield OddImage("turned/lossless.webp", "EXIF in a lossless WebP", colours=FOUR, has_note=True), webp
+    for kind, name in ((1, "BYTE"), (4, "LONG")):
+        data = with_jpeg_segment(jpeg(), 0xE1, b"Exif\0\0" + exif(6, kind=kind))
+        what = f"EXIF orientation 6 as a {name}"
+        yield OddImage(f"turned/{name.lower()}.jpg", what, colours=FOUR, tolerance=3, has_note=True), data
     rows = as_stored(PICTURE, 5)
     tags = {258: (8, 8, 8), 262: (2,), 274: (5,)}
     yield (
@@ -174,6 +184,7 @@ def pngs() -> Files:
     yield OddImage("comments.png", "comments of 3 MiB once unpacked", colours=FOUR), png(PICTURE, before=comments)
     moving = saved(PICTURE, "PNG", save_all=True, append_images=[_BLACK_PICTURE], duration=100)
     yield OddImage("animated.png", "animated: the first frame counts", colours=FOUR), moving
+    yield from _apart_from_the_animation()
     black = png(np.concatenate([PICTURE[:32], 0 * PICTURE[:32]]))
     yield OddImage("black_below.png", "lower half black", colours=spots(*COLOURS[:2], BLACK, BLACK)), black
     whole = png(PICTURE)
@@ -182,6 +193,20 @@ def pngs() -> Files:
     packed = whole[41:-16]
     scattered = b"".join(png_chunk(b"IDAT", packed[at : at + 1]) for at in range(len(packed)))
     yield OddImage("scattered.png", "a pixel chunk for each byte", colours=FOUR), whole[:33] + scattered + whole[-12:]
+
+
+def _apart_from_the_animation() -> Files:
+    """Animations whose first frame is not the picture that readers without animation show."""
+    for name, what, top, left, colours in (
+        ("apart", "animated: the picture is no frame, the first frame counts", 0, 0, FOUR),
+        ("small_frame", "animated: the first frame is smaller", 32, 48, spots(WHITE, WHITE, WHITE, COLOURS[3])),
+    ):
+        rows = b"".join(b"\0" + row.tobytes() for row in PICTURE[top:, left:])
+        place = (WIDTH - left, HEIGHT - top, left, top)
+        control = png_chunk(b"fcTL", struct.pack(">5IHHBB", 0, *place, 1, 10, 0, 0))
+        frame = png_chunk(b"fdAT", struct.pack(">I", 1) + zlib.compress(rows))
+        count = png_chunk(b"acTL", struct.pack(">II", 1, 0))
+        yield OddImage(f"{name}.png", what, colours=colours), png(PICTURE * 0, before=[count], after=[control, frame])
 
 
 def transparent_pngs() -> Files:
@@ -199,6 +224,13 @@ def transparent_pngs() -> Files:
     key = png_chunk(b"tRNS", struct.pack(">3H", *(257 * value for value in COLOURS[1])))
     rgb16 = png(PICTURE.astype(int) * 257, bit_depth=16, before=[key])
     yield OddImage("key_rgb16.png", "one colour of 16 bits transparent", colours=without_green), rgb16
+    nearly_black = quadrants((0, 0, 0), (1, 1, 1), (0, 0, 255), (0, 256, 0))
+    black_key = png(nearly_black, bit_depth=16, before=[png_chunk(b"tRNS", bytes(6))])
+    expected = spots(WHITE, BLACK, BLACK, (0, 1, 0))
+    yield (
+        OddImage("key_black16.png", "black of 16 bits transparent, not what is nearly so", colours=expected),
+        black_key,
+    )
     yield from _transparent_greys()
 
 
@@ -228,6 +260,24 @@ def webps() -> Files:
     yield OddImage("alpha_lossy.webp", "lossy, alpha", colours=SEEN_THROUGH, tolerance=6), lossy
     moving = saved(PICTURE, "WEBP", lossless=True, save_all=True, append_images=[_BLACK_PICTURE], duration=100)
     yield OddImage("animated.webp", "animated: the first frame counts", colours=FOUR), moving
+    corner = spots(WHITE, WHITE, WHITE, COLOURS[3])
+    yield OddImage("small_first_frame.webp", "animated: the first frame is smaller", colours=corner), _smaller_frame()
+
+
+def _smaller_frame() -> bytes:
+    """An animated WebP, said to have no alpha, whose first frame is the bottom right quadrant."""
+    frame = saved(PICTURE[32:, 48:], "WEBP", lossless=True)[12:]
+    parts = [b"VP8X", bytes([2, 0, 0, 0]) + _u24(WIDTH - 1) + _u24(HEIGHT - 1), b"ANIM", bytes(6)]
+    parts += [b"ANMF", b"".join(map(_u24, (24, 16, 47, 31, 100))) + b"\0" + frame]
+    body = b"".join(
+        kind + struct.pack("<I", len(part)) + part + bytes(len(part) % 2)
+        for kind, part in zip(parts[::2], parts[1::2], strict=True)
+    )
+    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
+
+
+def _u24(value: int) -> bytes:
+    return value.to_bytes(3, "little")
 
 
 def gifs() -> Files:
@@ -266,8 +316,10 @@ def tiffs() -> Files:
     two_tone = Image.fromarray(quadrants(0, 255, 255, 0)[:, :, 0].astype(np.uint8)).convert("1")
     fax = saved(two_tone, "TIFF", compression="group4")
     yield OddImage("fax.tiff", "CCITT group 4", colours=spots(0, 255, 255, 0)), fax
+    yield from _tiff_directories()
     yield from _tiff_layouts()
     yield from _tiff_samples()
+    yield from _tiff_samples_that_pillow_lacks()
     yield from _tiff_colours()
 
 
@@ -280,6 +332,85 @@ def _tiff_layouts() -> Files:
     yield OddImage("tiled.tif", "tiles that reach over the edge", colours=FOUR), tiff(SIZE, tiles, tags)
     planes = [PICTURE[:, :, channel].tobytes() for channel in range(3)]
     yield OddImage("planes.tif", "a plane for each channel", colours=FOUR), tiff(SIZE, planes, {**_RGB8, 284: (2,)})
+
+
+def _tiff_directories() -> Files:
+    """Files that do not begin with their picture."""
+    whole = (SIZE, PICTURE.tobytes(), _RGB8)
+    small = ((8, 12), bytes(8 * 12 * 3), {**_RGB8, 254: (1,)})
+    old = ((8, 12), bytes(8 * 12 * 3), {**_RGB8, 255: (2,)})
+    mask = (SIZE, bytes(HEIGHT * WIDTH // 8), {258: (1,), 262: (4,), 254: (4,)})
+    half = ((32, 48), PICTURE[::2, ::2].tobytes(), {**_RGB8, 254: (1,)})
+    unsaid = ((8, 12), bytes(8 * 12 * 3), _RGB8)
+    for name, what, data in (
+        ("preview_first", "a reduced version, then the picture", tiff_pages([small, whole])),
+        (
+            "old_preview_first",
+            "a reduced version by the old tag, then the picture",
+            tiff_pages([old, whole], order=">"),
+        ),
+        ("mask_first", "a mask, then the picture", tiff_pages([mask, whole])),
+        ("pyramid_upwards", "a pyramid, its smallest level first", tiff_pages([small, half, whole])),
+        ("pyramid", "a pyramid", tiff_pages([whole, half, small])),
+        (
+            "in_sub_directory",
+            "a reduced version, the picture in a sub-directory",
+            tiff_pages([small], subs=[half, whole]),
+        ),
+        ("larger_sub_directory", "a small picture, a larger one below it", tiff_pages([unsaid], subs=[whole])),
+        ("smaller_sub_directory", "the picture, a reduced version below it", tiff_pages([whole], subs=[half])),
+    ):
+        yield OddImage(f"directories/{name}.tif", what, colours=FOUR), data
+
+
+def _tiff_samples_that_pillow_lacks() -> Files:
+    deep = (PICTURE.astype("<u2") * 257).transpose(2, 0, 1)
+    rgb16 = {258: (16,) * 3, 262: (2,), 284: (2,)}
+    planes = [plane.tobytes() for plane in deep]
+    yield OddImage("planes16.tif", "a plane of 16 bits for each channel", colours=FOUR), tiff(SIZE, planes, rgb16)
+    swapped = [plane.astype(">u2").tobytes() for plane in deep]
+    big_endian = tiff(SIZE, swapped, rgb16, order=">")
+    yield OddImage("planes16_big_endian.tif", "such planes, big-endian", colours=FOUR), big_endian
+    steps = np.diff(deep, axis=2, prepend=deep[:, :, :1] * 0).astype("<u2")
+    packed = [zlib.compress(plane.tobytes()) for plane in steps]
+    predicted = tiff(SIZE, packed, {**rgb16, 259: (8,), 317: (2,)})
+    yield OddImage("planes16_deflate.tif", "such planes, deflated with a predictor", colours=FOUR), predicted
+    alphas = [*planes[:1], (ALPHA[:, :, 0].astype("<u2") * 257).tobytes()]
+    seen = spots(200, WHITE, 40, ON_WHITE)
+    grey_alpha = tiff(SIZE, alphas, {258: (16, 16), 262: (1,), 284: (2,), 338: (2,)})
+    yield OddImage("grey_alpha16.tif", "grey and alpha of 16 bits in planes", colours=seen), grey_alpha
+    bits = np.unpackbits((PICTURE >> 2 << 2)[:, :, :, None], axis=3)[:, :, :, :6].reshape(HEIGHT, -1)
+    six = tiff(SIZE, np.packbits(bits, axis=1).tobytes(), {258: (6,) * 3, 262: (2,)})
+    expected = spots(*(tuple(round((value >> 2) * 255 / 63) for value in colour) for colour in COLOURS))
+    yield OddImage("rgb6.tif", "6 bits a sample", colours=expected), six
+    yield from _tiff_colours_that_pillow_lacks()
+
+
+def _tiff_colours_that_pillow_lacks() -> Files:
+    table = np.zeros((3, 256), int)
+    table[:, :4] = np.array(COLOURS).T
+    tags = {258: (8,), 262: (3,), 320: tuple(table.ravel().tolist())}
+    yield (
+        OddImage("palette_of_bytes.tif", "palette of 8-bit values", colours=FOUR),
+        tiff(SIZE, INDICES.astype("u1").tobytes(), tags),
+    )
+    ycc = to_ycc(PICTURE)
+    blocks = np.concatenate(
+        [ycc[:, :, 0].reshape(32, 2, 48, 2).transpose(0, 2, 1, 3).reshape(32, 48, 4), ycc[::2, ::2, 1:]], axis=2
+    )
+    units = tiff(SIZE, blocks.astype("u1").tobytes(), {258: (8,) * 3, 262: (6,), 530: (2, 2)})
+    yield OddImage("ycc.tif", "YCbCr, colour at half resolution, uncompressed", colours=FOUR, tolerance=2), units
+    video = np.stack([16 + PICTURE[:, :, at].astype(int) * 219 // 255 for at in range(3)], axis=2).astype("u1")
+    levels = tiff(SIZE, video.tobytes(), {**_RGB8, 532: (16, 235) * 3})
+    yield OddImage("reference_levels.tif", "black is 16, white is 235", colours=FOUR, tolerance=2), levels
+    labs = ((120, 50, 30), (150, -40, 35), (90, 20, -60), (137, 0, 0))
+    stored = quadrants(*((light, a + 128, b + 128) for light, a, b in labs)).astype("u1").tobytes()
+    expected = spots(*(lab_to_srgb(lightness / 2.55, a, b) for lightness, a, b in labs))
+    icc_lab = tiff(SIZE, stored, {258: (8,) * 3, 262: (9,)})
+    yield OddImage("icc_lab.tif", "ICC L*a*b*", colours=expected, tolerance=2), icc_lab
+    wide = quadrants(*((light * 257, a * 256, b * 256) for light, a, b in labs)).astype("<i4").astype("<u2").tobytes()
+    lab16 = tiff(SIZE, wide, {258: (16,) * 3, 262: (8,)})
+    yield OddImage("lab16.tif", "L*a*b* of 16 bits", colours=expected, tolerance=2), lab16
 
 
 def _tiff_samples() -> Files:
@@ -348,9 +479,45 @@ def bmps() -> Files:
     yield OddImage("rgb565.bmp", "16 bits (5, 6, 5)", colours=expected, tolerance=1), deep
     unused = np.concatenate([PICTURE[::-1, :, ::-1], 0 * ALPHA], axis=2).tobytes()
     yield OddImage("unused_byte.bmp", "32 bits, of which 8 mean nothing", colours=FOUR), bmp(SIZE, unused, bits=32)
+    yield from _masked_bmps()
     old = struct.pack("<IHHHH", 12, WIDTH, HEIGHT, 1, 24) + lowest_first
     os2 = b"BM" + struct.pack("<IHHI", 14 + len(old), 0, 0, 26) + old
     yield OddImage("os2.bmp", "header of OS/2", colours=FOUR), os2
+
+
+def _masked_bmps() -> Files:
+    red, green, blue = (PICTURE[::-1, :, channel].astype("<u4") for channel in range(3))
+    alpha = ALPHA[::-1, :, 0].astype("<u4")
+    rgbx, deep = red | green << 8 | blue << 16, red << 2 | green << 12 | blue << 22
+    bgra = red << 16 | green << 8 | blue | alpha << 24
+    low = (0xFF, 0xFF00, 0xFF0000)
+    yield OddImage("rgbx.bmp", "32 bits, red lowest", colours=FOUR), any_bmp(rgbx, masks=low, compression=3)
+    tens = any_bmp(deep, masks=(0x3FF, 0xFFC00, 0x3FF00000), compression=3)
+    yield OddImage("deep.bmp", "10 bits a colour", colours=FOUR, tolerance=1), tens
+    masks = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    behind = any_bmp(bgra, masks=masks, compression=6)
+    yield OddImage("alpha_masks.bmp", "masks of colours and alpha behind the header", colours=SEEN_THROUGH), behind
+    for header in (56, 108, 124):
+        data = any_bmp(bgra, masks=masks, compression=3, header=header)
+        yield OddImage(f"alpha_{header}.bmp", f"alpha, header of {header} bytes", colours=SEEN_THROUGH), data
+    none = any_bmp(bgra & 0xFFFFFF, masks=masks, compression=3, header=108)
+    yield OddImage("no_alpha.bmp", "an alpha mask, alpha 0 everywhere", colours=FOUR), none
+    fives = (red >> 3 << 10 | green >> 3 << 5 | blue >> 3).astype("<u2")
+    one_five = any_bmp(fives, masks=(0x7C00, 0x3E0, 0x1F, 0x8000), compression=3, header=108)
+    expected = spots(*(tuple(round((value >> 3) * 255 / 31) for value in colour) for colour in COLOURS))
+    yield OddImage("alpha1555.bmp", "16 bits (1, 5, 5, 5), alpha 0 everywhere", colours=expected), one_five
+    palette = b"".join(bytes([b, g, r, 0]) for r, g, b in COLOURS)
+    indices = INDICES[::-1, :, 0].astype("u1")
+    quarters = indices[:, ::4] << 6 | indices[:, 1::4] << 4 | indices[:, 2::4] << 2 | indices[:, 3::4]
+    yield OddImage("two_bits.bmp", "palette, 2 bits", colours=FOUR), any_bmp(quarters, bits=2, palette=palette)
+    for header in (16, 64):
+        data = any_bmp(PICTURE[::-1, :, ::-1].copy(), bits=24, header=header)
+        yield OddImage(f"os2_{header}.bmp", f"header of OS/2, {header} bytes", colours=FOUR), data
+    gaps = bytes([48, 0, 48, 1, 0, 0]) * 32 + bytes([0, 2, 48, 0, 48, 3, 0, 0]) * 32 + b"\0\1"
+    lacking = spots(BLACK, COLOURS[3], *COLOURS[:2])
+    what = "run lengths that leave a quarter out"
+    runs = any_bmp(np.frombuffer(gaps, "u1"), bits=8, compression=1, palette=palette)
+    yield OddImage("gaps.bmp", what, colours=lacking), runs
 
 
 def _rgb565(colour: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -366,6 +533,10 @@ def avifs() -> Files:
     yield OddImage("alpha.avif", "alpha", colours=SEEN_THROUGH, tolerance=4), saved(_RGBA, "AVIF", **fine)
     turned = saved(as_stored(PICTURE, 6), "AVIF", exif=exif(6), **fine)
     yield OddImage("turned/irot.avif", "turned by its container", colours=FOUR, tolerance=4), turned
+    for brand in ("MA1B", "mif1"):
+        data = saved(PICTURE, "AVIF", **fine)
+        other = data[:8] + brand.encode() + data[12:]
+        yield OddImage(f"major_{brand}.avif", f"major brand {brand}", colours=FOUR, tolerance=4), other
     moving = saved(PICTURE, "AVIF", save_all=True, append_images=[_BLACK_PICTURE], **fine)
     yield OddImage("animated.avif", "animated: the first frame counts", colours=FOUR, tolerance=4), moving
 
