@@ -5,10 +5,10 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Self
 
 from semdis_cli.atomic import explain_write_error, make_folder, publish
+from semdis_cli.disk import unnamed_file
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import BatchDone, Event, Failure, ShardFailed, StageTimes
 from semdis_cli.pipeline.export_source import ExportSettings, ShardReader, batch_done
@@ -116,7 +116,7 @@ class _Table:
 
     def __enter__(self) -> Self:
         try:
-            self._file = TemporaryFile(dir=self._path.parent, prefix=".", suffix=".semdis-tmp")
+            self._file = unnamed_file(self._path.parent)
         except OSError as error:
             raise explain_write_error(self._path, error) from error
         return self

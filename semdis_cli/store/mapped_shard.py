@@ -4,6 +4,7 @@ import json
 import os
 import struct
 from dataclasses import dataclass, fields
+from math import prod
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,11 @@ class MappedShard:
         """Latent grid (h, w)."""
         return self.shape[2], self.shape[3]
 
-    def map(self, folder: Path) -> Tensor:
+    def map(self, folder: Path) -> "Tensor | ReadRows":
         """The rows as they lie in the file, [N, bytes a row] uint8, mapped and not read. Not to be written to.
 
-        Raises `StoreError` if the file is not the one that was checked.
+        Where files cannot be mapped, each row is read when it is asked for. Raises `StoreError` if the file is not the
+        one that was checked.
         """
         path = folder / self.name
         try:
@@ -61,9 +63,27 @@ class MappedShard:
             data = torch.from_file(str(path), shared=False, size=self.num_bytes, dtype=torch.uint8)
         except OSError as error:
             raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
-        except RuntimeError as error:
-            raise StoreError(f"{path}: cannot be mapped into memory ({error})") from error
+        except RuntimeError:  # torch's mmap: ENODEV of some network disks and FUSE, no address space left
+            return ReadRows(path, self)
         return data[self.start :].view(self.shape[0], -1)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRows:
+    """The rows of a shard on a disk whose files cannot be mapped. It keeps no file open: there may be many shards."""
+
+    path: Path
+    shard: MappedShard
+
+    def __getitem__(self, row: int) -> Tensor:
+        """One row, [bytes a row] uint8. Raises `StoreError` if it cannot be read."""
+        num_bytes = prod(self.shard.shape[1:]) * self.shard.dtype.itemsize
+        with open_regular(self.path) as file:
+            file.seek(self.shard.start + row * num_bytes)
+            data = bytearray(file.read(num_bytes))
+        if len(data) < num_bytes:
+            raise StoreError(f"{self.path}: is shorter than it was when it was opened")
+        return torch.frombuffer(data, dtype=torch.uint8)
 
 
 @dataclass(frozen=True)

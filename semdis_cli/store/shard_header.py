@@ -15,6 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+from semdis_cli.disk import open_at_once
 from semdis_cli.errors import StoreError
 from semdis_cli.records import Geometry
 from semdis_cli.store.checks import (
@@ -179,7 +180,7 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
+    return open_at_once(path, flags)
 
 
 def canonical_json(record: dict[str, Any]) -> str:
