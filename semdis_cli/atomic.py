@@ -13,6 +13,7 @@ from pathlib import Path
 
 from semdis_cli import disk
 from semdis_cli.errors import NoSpaceError, RefusedNameError, StoreError, UsageError
+from semdis_cli.links import why_unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class PublishedFile:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 return cls(file.tell(), digest)
         except OSError as error:
-            raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
+            raise StoreError(f"{path}: cannot be read ({why_unreadable(path, error)})") from error
 
 
 def publish(path: Path, chunks: Iterable[bytes | memoryview]) -> PublishedFile:

@@ -21,6 +21,16 @@ class SystemKind(StrEnum):
     UNFINISHED = "unfinished downloads"
 
 
+_OF_SYSTEMS = frozenset(
+    {
+        SystemKind.THUMBNAILS,
+        SystemKind.DELETED,
+        SystemKind.FILE_SYSTEM,
+        SystemKind.SNAPSHOTS,
+        SystemKind.DESKTOP,
+    }
+)
+
 _FOLDERS = {
     SystemKind.THUMBNAILS: (
         "@eaDir",  # Synology
@@ -132,7 +142,7 @@ _EXIFTOOL = re.compile(r".+\.[a-z0-9]{2,5}_original", re.DOTALL)
 
 # What people and hubs put beside a data set; none of it is an image, so only folders to write in need to know.
 _NOTES = re.compile(
-    r"(readme|license|licence|copying|notice|authors|changelog|citation|contributing|datasheet|notes)"
+    r"(readme|license|licence|copying|notice|citation)"
     r"(\.(md|txt|rst|html|pdf|cff|bib))?|dvc\.(yaml|lock)|.+\.dvc|croissant\.json|datapackage\.json|dataset_infos?\.json",
     re.IGNORECASE,
 )
@@ -179,7 +189,12 @@ def _kind_by_pattern(name: str, pattern: re.Pattern[str], kinds: tuple[SystemKin
     return None if match is None or match.lastgroup is None else kinds[int(match.lastgroup[1:])]
 
 
-def may_lie_beside(name: str, *, is_folder: bool) -> bool:
-    """Whether an output folder is as good as empty with this in it: hidden, a system's, or a note like README.md."""
+def may_lie_beside(name: str, *, is_folder: bool | None = None) -> bool:
+    """Whether an output folder is as good as empty with this in it: hidden, a system's, or a note like README.md.
+
+    Backups and half downloads are their owner's and do not count. `is_folder` None: one of the two may.
+    """
+    if is_folder is None:
+        return may_lie_beside(name, is_folder=False) or may_lie_beside(name, is_folder=True)
     is_note = not is_folder and _NOTES.fullmatch(name) is not None
-    return name.startswith(".") or is_note or system_kind(name, is_folder=is_folder) is not None
+    return name.startswith(".") or is_note or system_kind(name, is_folder=is_folder) in _OF_SYSTEMS

@@ -69,4 +69,7 @@ def test_an_output_folder_may_hold_notes_and_what_systems_put_there_and_nothing_
     assert [name for name in notes if not may_lie_beside(name, is_folder=False)] == []
     assert may_lie_beside("lost+found", is_folder=True)
     assert not any(may_lie_beside(name, is_folder=True) for name in ("README.md", "Thumbs.db", "photos"))
-    assert not any(may_lie_beside(name, is_folder=False) for name in ("lost+found", "a.png", "todo.doc", "readme.png"))
+    assert not any(
+        may_lie_beside(name, is_folder=False)
+        for name in ("lost+found", "a.png", "todo.doc", "readme.png", "x.part", "x~")
+    )

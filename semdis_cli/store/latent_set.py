@@ -299,7 +299,7 @@ def recorded_settings(root: Path) -> dict[str, Any] | None:
 
 
 def _bytes_of(path: Path) -> bytes | None:
-    return path.read_bytes() if path.is_file() and not path.is_symlink() else None
+    return path.read_bytes() if path.is_file() else None
 
 
 def _written_bytes(shard: PlannedShard, layout: LatentLayout) -> int:

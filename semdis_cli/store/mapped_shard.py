@@ -16,6 +16,7 @@ from torch import Tensor
 
 from semdis_cli.atomic import PublishedFile
 from semdis_cli.errors import StoreError
+from semdis_cli.links import describe_pointer, why_unreadable
 from semdis_cli.records import Geometry
 from semdis_cli.store.checks import MALFORMED, check_count, check_object, check_texts
 from semdis_cli.store.shard_header import (
@@ -62,7 +63,7 @@ class MappedShard:
             # Python's mmap would keep a descriptor, and a set may have more shards than a process may have files.
             data = torch.from_file(str(path), shared=False, size=self.num_bytes, dtype=torch.uint8)
         except OSError as error:
-            raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
+            raise StoreError(f"{path}: cannot be read ({why_unreadable(path, error)})") from error
         except RuntimeError:  # torch's mmap: ENODEV of some network disks and FUSE, no address space left
             return ReadRows(path, self)
         return data[self.start :].view(self.shape[0], -1)
@@ -107,7 +108,8 @@ def open_shard(path: Path, expected: PublishedFile | None = None) -> tuple[Mappe
     with open_regular(path) as file:
         num_bytes = os.fstat(file.fileno()).st_size
         if expected is not None and num_bytes != expected.num_bytes:
-            raise StoreError(f"{path}: {num_bytes} bytes, but the manifest says {expected.num_bytes}; damaged")
+            what = describe_pointer(path) or "damaged"
+            raise StoreError(f"{path}: {num_bytes} bytes, but the manifest says {expected.num_bytes}; {what}")
         try:
             return _parse(path.name, HeaderText.read(file, num_bytes))
         except (struct.error, *MALFORMED) as error:
