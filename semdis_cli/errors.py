@@ -32,6 +32,10 @@ class UsageError(SemdisError):
     """The request cannot be carried out as it stands: a missing source, clashing options, settings that changed."""
 
 
+class RefusedNameError(UsageError):
+    """The disk does not take the name that one image's file would have, though it takes others."""
+
+
 class MissingExtraError(UsageError):
     """An optional package is not installed. The message holds the command that installs it."""
 

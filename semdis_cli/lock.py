@@ -1,5 +1,8 @@
 """One run at a time in a folder, also where the file system has no locks: on some network disks `flock` does nothing.
 
+There it is refused, or succeeds for everybody (Lustre with localflock, NFS with nolock): a second descriptor of the
+same file that gets the lock too gives that away. Locks that work are believed at once.
+
 The holder keeps a small file `.semdis-lock` in the folder, locked where that works, with its machine and process in it
 and a number that it raises every few seconds. Who finds the file of a holder that cannot be asked (another machine)
 watches that number: clocks are never compared, since they jump and differ.
@@ -12,6 +15,7 @@ import os
 import platform
 import re
 import secrets
+import sys
 import threading
 import time
 from contextlib import ExitStack, suppress
@@ -19,6 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NoReturn, Self
 
+from semdis_cli import disk
 from semdis_cli.atomic import explain_write_error
 from semdis_cli.errors import UsageError
 
@@ -26,6 +31,7 @@ LOCK_FILE = ".semdis-lock"
 _RECORD_BYTES = 512
 BEAT_S = 5.0
 WATCH_S = 3.2 * BEAT_S  # without a beat, the holder is dead
+_IS_LOCKED = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)  # EACCES: where flock is made of fcntl's locks
 SETTLE_S = 1.0  # two that write at once both look again after this long, and one sees the other's record
 
 
@@ -103,7 +109,7 @@ class FolderLock:
     def _try_to_take(self) -> bool:
         """Take the folder; False if the lock file was replaced meanwhile. Raises `UsageError` if another run has it."""
         with ExitStack() as on_failure:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            descriptor = disk.open_no_link(self._path, os.O_RDWR | os.O_CREAT)
             on_failure.callback(os.close, descriptor)
             on_failure.callback(self._drop_if_empty, descriptor)
             has_locks = self._lock(descriptor)
@@ -120,16 +126,30 @@ class FolderLock:
         return True
 
     def _lock(self, descriptor: int) -> bool:
-        """Lock the file, and say whether the file system can. Raises `UsageError` if another run has it."""
+        """Lock the file, and say whether that keeps others out. Raises `UsageError` if another run has it."""
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._refuse()
-        except OSError as error:
-            if error.errno == errno.EINTR:
-                raise
+        except OSError:  # no locks there: ENOLCK, ENOSYS, ENOTSUP, EINVAL, and many more
             return False
-        return True
+        return self._is_exclusive(descriptor)
+
+    def _is_exclusive(self, descriptor: int) -> bool:
+        """Whether the lock that was just taken is refused to another open file, as it is where locks work."""
+        try:
+            second = disk.open_no_link(self._path, os.O_RDWR)
+        except OSError:
+            return False
+        try:
+            if not os.path.samestat(os.fstat(second), os.fstat(descriptor)):
+                return True  # another's file by now; nothing is asked of it
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno in _IS_LOCKED
+        finally:
+            os.close(second)
+        return False
 
     def _drop_if_empty(self, descriptor: int) -> None:
         """Leave no lock file that was not written (the disk may be full), but for one that another run has locked."""
@@ -144,7 +164,7 @@ class FolderLock:
         if before.machine == self._holder.machine:
             if has_locks:  # it would hold the lock
                 return False
-            if before.namespace == self._holder.namespace:
+            if before.namespace == self._holder.namespace and _can_ask():
                 return _process(int(before.process.partition(" ")[0])) == before.process
         watched_until = time.monotonic() + WATCH_S
         while time.monotonic() < watched_until:
@@ -179,6 +199,11 @@ def _process(number: int) -> str:
         return f"{number} {status.rpartition(')')[2].split()[19]}"
     except (OSError, IndexError):
         return f"{number} {_is_running(number)}"
+
+
+def _can_ask() -> bool:
+    """Whether equal namespaces mean the same processes: in a container without /proc nobody knows which those are."""
+    return bool(_namespace()) or not sys.platform.startswith("linux")
 
 
 def _is_running(number: int) -> bool:

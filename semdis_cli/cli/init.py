@@ -49,13 +49,13 @@ def init(
     from semdis_cli.data.loader import Loader, LoadSettings
     from semdis_cli.model.checkpoint import resolve_model
     from semdis_cli.model.config import CONFIG_FILE, FCDMDiffAEConfig
-    from semdis_cli.store.folder import check_outside_sets
+    from semdis_cli.store.folder import check_outside_sets, list_folder
     from semdis_cli.training.init import init_model
 
     check_outside_sets(output)
     if not found.images:
         raise UsageError("no images found")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if output.exists() and (not output.is_dir() or list_folder(output)):
         raise UsageError(f"{output}: not an empty folder; give -o a new one")
     architecture = FCDMDiffAEConfig.load(config or resolve_model(BUNDLED_MODEL).folder / CONFIG_FILE)
     load = LoadSettings(geometry_settings(), read_settings(), architecture.patch_size)

@@ -1,6 +1,5 @@
 """Options -> the objects that a verb works with. Imports torch only when called."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import typer
 from semdis_cli.cli.options import parse_batch_size, parse_colour, parse_number_or_share
 from semdis_cli.cli.report import check_stdout_takes_data, say
 from semdis_cli.defaults import MAX_IMAGE_PIXELS
+from semdis_cli.disk import count_cores
 from semdis_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def count_workers(workers: int | None) -> int:
     """The number asked for, or one for each core this process may use."""
     if workers is not None:
         return workers
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return count_cores()
 
 
 def refuse_absent_device(device: str) -> None:

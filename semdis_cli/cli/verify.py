@@ -92,6 +92,8 @@ def _follow(events: Iterable[Event], *, as_json: bool, quiet: bool) -> ExitCode:
             say(f"... and {number - _MAX_SHOWN:,} more problems of the kind {kind}")
     if not quiet:
         say(f"semdis: {_summary(run.report)}")
+        if links := run.report.get("links"):
+            say(f"note: {links:,} of its files are links; copy the set with cp -rL, or only the links are copied")
     if as_json:
         put(json.dumps({"event": "report", **run.report}))
     return ExitCode.BAD_DATA if run.problems else ExitCode.OK

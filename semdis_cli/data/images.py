@@ -1,7 +1,6 @@
 """Image files to pixels and back: `read_image_size`, `read_image`, `write_image`."""
 
 import io
-import os
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
@@ -16,6 +15,7 @@ from semdis_cli.data.jpeg_header import plain_jpeg_size
 from semdis_cli.data.pillow import decoder_errors, pillow_guard
 from semdis_cli.data.png_writer import png_bytes
 from semdis_cli.defaults import MAX_IMAGE_PIXELS
+from semdis_cli.disk import memory_file
 from semdis_cli.errors import UnreadableImageError, UsageError
 
 ImageFormat = Literal["png", "jpg", "webp"]
@@ -129,16 +129,10 @@ def write_image(pixels: np.ndarray, format: ImageFormat, quality: int = 95) -> b
 
 
 def _saved(image: Image.Image, name: str, **options: int) -> bytes:
-    with _memory_file() as file:
+    with memory_file() as file:
         image.save(file, name, **options)
         file.seek(0)
         return file.read()
-
-
-def _memory_file() -> BinaryIO:
-    """A file in memory; where there is such a thing, one that the system knows: to it Pillow writes without the GIL."""
-    create = getattr(os, "memfd_create", None)  # Linux
-    return io.BytesIO() if create is None else os.fdopen(create("semdis"), "w+b")
 
 
 def _check_writable(shape: tuple[int, ...], name: ImageFormat) -> None:

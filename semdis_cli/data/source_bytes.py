@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from semdis_cli.disk import open_at_once
 from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.records import SourceImage
 
@@ -28,7 +29,10 @@ def open_source(source: SourceImage) -> io.BufferedReader:
 def read_source(file: BinaryIO, source: SourceImage) -> bytes:
     """All bytes of an image that was opened. Raises `UnreadableImageError` if its tar was cut off meanwhile."""
     if source.offset is None:
-        return file.read()
+        data: bytes | None = file.read()
+        if data is None:  # the disk has none yet; it was opened so that a pipe could not keep us
+            raise PassingReadError("the disk does not give it now; run again")
+        return data
     data = file.read(source.num_bytes)
     if len(data) < source.num_bytes:
         raise PassingReadError("the tar was cut off while the run was going on; run again")
@@ -37,7 +41,7 @@ def read_source(file: BinaryIO, source: SourceImage) -> bytes:
 
 def _open_regular(path: Path | str) -> int:
     """Open a regular file for reading; a pipe or device would hang or never end."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    descriptor = open_at_once(path)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise UnreadableImageError("not a regular file")

@@ -1,8 +1,7 @@
 """Stdin as a source: what comes in on a pipe, copied to a file without a name that can be read from any place."""
 
-import os
-import tempfile
 import weakref
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -10,6 +9,7 @@ from typing import BinaryIO
 from semdis_cli.atomic import explain_write_error
 from semdis_cli.data.formats import SIGNATURE_BYTES, image_format
 from semdis_cli.data.tars import unpacker_of
+from semdis_cli.disk import SpoolFile, spool_file, temporary_folder
 from semdis_cli.errors import NoSpaceError, UsageError
 from semdis_cli.tar import is_tar_start
 
@@ -41,24 +41,24 @@ class PipedSource:
 class Spool:
     """A copy of what came on stdin. `path` opens it as long as this object lives; after that it leaves no trace.
 
-    It has no name from the start: no killed run leaves it behind, and no other run sweeps it.
+    Where the system can, it has no name from the start: no killed run leaves it behind, and no other run sweeps it.
     """
 
-    def __init__(self, source: PipedSource, folder: Path) -> None:
-        """Read `source` to its end. Raises `NoSpaceError` if the disk of `folder` fills up, or `UsageError`."""
+    def __init__(self, source: PipedSource, folder: Path | None) -> None:
+        """Read `source` to its end, into `folder` or memory. Raises `NoSpaceError` if it fills up, or `UsageError`."""
         self.suffix = source.suffix
         self.is_single = source.is_single
         try:
-            with tempfile.TemporaryFile(dir=folder, prefix=".", suffix=".semdis-tmp", buffering=0) as file:
-                self.num_bytes = _copy(source, file)
-                descriptor = os.dup(file.fileno())
+            spool = spool_file(folder)
+            weakref.finalize(self, _remove, spool)
+            self.num_bytes = _copy(source, spool.file)
         except OSError as error:
-            explained = explain_write_error(folder, error)
+            place = folder or Path("stdin")
+            explained = explain_write_error(place, error)
             if isinstance(explained, NoSpaceError):
-                explained = NoSpaceError(f"{folder}: no space left for what comes on stdin; make room and try again")
+                explained = NoSpaceError(f"{place}: no space left for what comes on stdin; make room and try again")
             raise explained from error
-        weakref.finalize(self, os.close, descriptor)
-        self.path = _descriptor_folder() / str(descriptor)
+        self.path = spool.path
 
 
 def peek_stdin(stream: BinaryIO, *, is_only: bool) -> PipedSource:
@@ -76,10 +76,10 @@ def peek_stdin(stream: BinaryIO, *, is_only: bool) -> PipedSource:
     raise UsageError(f"stdin: neither a tar nor an image in a known format{hint}")
 
 
-def spool_folder(output: Path | None) -> Path:
-    """Where there should be room for a copy: on the disk of `output` or, without one, for temporary files."""
+def spool_folder(output: Path | None) -> Path | None:
+    """Where there should be room for a copy: on the disk of `output`, else for temporary files (None: nowhere)."""
     if output is None:
-        return Path(tempfile.gettempdir())
+        return temporary_folder()
     return next(folder for folder in (output, *output.absolute().parents) if folder.is_dir())
 
 
@@ -94,6 +94,8 @@ def _copy(source: PipedSource, file: BinaryIO) -> int:
     return num_bytes
 
 
-def _descriptor_folder() -> Path:
-    """Where this process's open files can be opened by their number."""
-    return Path("/proc/self/fd") if Path("/proc/self/fd").is_dir() else Path("/dev/fd")
+def _remove(spool: SpoolFile) -> None:
+    spool.file.close()
+    if spool.is_named:
+        with suppress(OSError):
+            spool.path.unlink()

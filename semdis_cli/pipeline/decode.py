@@ -13,9 +13,10 @@ from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer, TokenizerSettings
 from semdis_cli.pipeline.calls import busy_threads, share_of_call, start_workers
-from semdis_cli.pipeline.images_out import ImageWriter, WriteSettings, output_names, too_long
+from semdis_cli.pipeline.images_out import ImageWriter, WriteSettings, output_names, renamed_record, too_long, written
 from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, in_order, one_ahead, timed
 from semdis_cli.pipeline.report import RunTotals, compute_record
+from semdis_cli.spelling import give_own_names
 from semdis_cli.store.claim import claimed_folder
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
@@ -85,6 +86,7 @@ def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings,
         start_workers(tokenizer, settings.num_workers) as workers,
     ):
         # What there is to do
+        names, renamed = give_own_names(names, output)
         writer = ImageWriter(output, names, settings.write, workers)
         failures = too_long(names)
         done = {failure.key for failure in failures}
@@ -104,6 +106,7 @@ def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings,
         num_failed=num_failed,
         sampling=asdict(settings.sampling),
         latents=str(source.path),
+        **renamed_record(renamed),
     )
 
 
@@ -189,16 +192,17 @@ def decode_calls(
 class _DecodedCall:
     """Images that are being written, or the reason why there are none."""
 
-    writing: list[Future[float]]
+    writing: list[Future[float | Failure]]
     failures: list[Failure]
     megapixels: float
     decode_s: float
 
     def events(self) -> Iterator[Event]:
         """What is to be told once all images are on disk; waits for that."""
-        write_s = sum(future.result() for future in self.writing)
-        yield BatchDone(len(self.writing), self.megapixels, StageTimes(decode_s=self.decode_s, write_s=write_s))
-        yield from self.failures
+        write_s, refused = written(self.writing)
+        num_images = len(self.writing) - len(refused)
+        yield BatchDone(num_images, self.megapixels, StageTimes(decode_s=self.decode_s, write_s=write_s))
+        yield from (*self.failures, *refused)
 
 
 def _decode_call(

@@ -10,7 +10,7 @@ from semdis_cli.pipeline.export_source import ExportSettings, ShardReader
 from semdis_cli.pipeline.export_tars import TarExport
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.store.claim import claimed_folder
-from semdis_cli.store.export import EXPORT_MARKER, file_names, impossible_names
+from semdis_cli.store.export import EXPORT_MARKER, alike_names, file_names, impossible_names
 from semdis_cli.store.reader import LatentSource
 
 
@@ -34,6 +34,8 @@ def export(source: LatentSource, settings: ExportSettings, output: Path) -> Iter
     with claimed_folder(output, EXPORT_MARKER, record, () if is_tar else names.values()):
         # What there is to do
         failures = [] if is_tar else impossible_names(names, output)
+        if not is_tar:
+            failures += alike_names(names, output, failures)
         work = TarExport(shards, settings, output) if is_tar else FileExport(shards, settings, output, failures)
         num_failed, num_done = len(failures), work.num_done
         check_free_space(output, work.bytes_left)

@@ -1,15 +1,16 @@
 """One file for each image; for arrays, a table of what they are as well."""
 
+import os
 import time
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Self
 
-from semdis_cli.atomic import explain_write_error, make_folder, publish
-from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.atomic import explain_write_error, publish, publish_below
+from semdis_cli.disk import unnamed_file
+from semdis_cli.errors import RefusedNameError, StoreError, UsageError
 from semdis_cli.events import BatchDone, Event, Failure, ShardFailed, StageTimes
 from semdis_cli.pipeline.export_source import ExportSettings, ShardReader, batch_done
 from semdis_cli.store.export import TABLE_FILE, SampleRecord, make_sample
@@ -31,7 +32,7 @@ class FileExport:
         self._has_table = settings.member == "npy"
         self._impossible = {failure.key for failure in failures}
         keys = (key for key in shards.source.keys if key not in self._impossible)
-        self._done = {key for key in keys if self._path(key).is_file()}
+        self._done = {key for key in keys if os.path.isfile(self._path(key))}  # noqa: PTH113 # no OSError
 
     @property
     def num_done(self) -> int:
@@ -94,8 +95,10 @@ class FileExport:
             path = self._path(key)
             if not path.parent.resolve().is_relative_to(self._root):
                 raise UsageError(f"{path}: a link leads out of {self._root}; remove it")
-            make_folder(path.parent)
-            publish(path, [sample.data])
+            try:
+                publish_below(self._root, path, [sample.data])
+            except RefusedNameError as error:
+                return Failure(key, f"{error} (or export it as webdataset)")
         return sample.record
 
     def _possible(self, stored: StoredShard) -> list[str]:
@@ -116,7 +119,7 @@ class _Table:
 
     def __enter__(self) -> Self:
         try:
-            self._file = TemporaryFile(dir=self._path.parent, prefix=".", suffix=".semdis-tmp")
+            self._file = unnamed_file(self._path.parent)
         except OSError as error:
             raise explain_write_error(self._path, error) from error
         return self

@@ -1,20 +1,24 @@
 """Decoded pixels -> image files: names, formats, and writing them beside all else that a run does."""
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping
+import stat
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
-from semdis_cli.atomic import make_folder, publish, sweep_temporaries
+from semdis_cli.atomic import publish_below, sweep_temporaries
 from semdis_cli.data.images import ImageFormat, write_image
-from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.errors import RefusedNameError, StoreError, UsageError
 from semdis_cli.events import Failure
 from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, timed
+from semdis_cli.spelling import ANY, EXACT, Spelling, numbered
 from semdis_cli.store.checks import check_key
 
 _MAX_NAME_BYTES = 255
@@ -43,6 +47,11 @@ def output_names(keys: Iterable[str], suffix: str) -> dict[str, PurePosixPath]:
     return names if len(set(names.values())) == len(names) else appended
 
 
+def renamed_record(renamed: Mapping[str, PurePosixPath]) -> dict[str, Any]:
+    """For `report.json`: the files that have other names than their keys promise, if there are any."""
+    return {"renamed": {key: str(name) for key, name in renamed.items()}} if renamed else {}
+
+
 def too_long(names: Mapping[str, PurePosixPath]) -> list[Failure]:
     """The keys whose file name no file system would take; each costs its own image only."""
     reason = f"its name would be longer than {_MAX_NAME_BYTES} bytes, or its path than {_MAX_KEY_BYTES}"
@@ -58,28 +67,56 @@ class StreamNames:
     """File names for keys that come one after the other, as `output_names` gives them but for what is not known yet.
 
     The first of several keys that would share a name gets it, the others keep their own suffix: `b.png`, `b.webp.png`.
+    On a disk that does not tell some names apart (`spelling` asks it, if need be) they get numbers.
     """
 
-    def __init__(self, suffix: str) -> None:
+    def __init__(self, suffix: str, spelling: Callable[[], Spelling] = lambda: EXACT) -> None:
         self._suffix = suffix
-        self._taken: dict[str, str] = {}  # name -> its key
+        self._spelling = cache(spelling)
+        self._keys: set[str] = set()
+        self._taken: set[str] = set()
         self._folders: set[str] = set()
+        # By what any disk may take them for.
+        self._alike: defaultdict[str, list[PurePosixPath]] = defaultdict(list)
+        self._alike_folders: defaultdict[str, list[PurePosixPath]] = defaultdict(list)
 
     def claim(self, key: str) -> PurePosixPath:
         """The name of the next key. Raises `StoreError` if it is no relative path, came before, or no name is left."""
         path = check_key(key)
+        if key in self._keys:
+            raise StoreError(f"{key!r:.80} came before in the stream")
         for name in (path.with_suffix(f".{self._suffix}"), path.with_name(f"{path.name}.{self._suffix}")):
-            if self._taken.get(str(name)) == key:
-                raise StoreError(f"{key!r:.80} came before in the stream")
             if self._is_free(name):
-                self._taken[str(name)] = key
-                self._folders.update(map(str, name.parents))
-                return name
+                own = next(chosen for chosen in chain([name], numbered(name)) if not self._is_one_of_disk(chosen))
+                self._take(key, own)
+                return own
         raise StoreError(f"{key!r:.80}: what it would be called is another image's, or a folder's")
 
+    def _take(self, key: str, name: PurePosixPath) -> None:
+        self._keys.add(key)
+        self._taken.add(str(name))
+        self._alike[ANY.fold(name)].append(name)
+        for parent in name.parents:
+            if str(parent) not in self._folders:
+                self._folders.add(str(parent))
+                self._alike_folders[ANY.fold(parent)].append(parent)
+
     def _is_free(self, name: PurePosixPath) -> bool:
-        taken = self._taken
-        return not (str(name) in taken or str(name) in self._folders or any(str(p) in taken for p in name.parents))
+        is_taken = str(name) in self._taken or str(name) in self._folders
+        return not is_taken and not any(
+            str(parent) in self._taken or self._is_alike(parent, self._alike) for parent in name.parents
+        )
+
+    def _is_one_of_disk(self, name: PurePosixPath) -> bool:
+        """Whether the disk would take `name` for one that is there."""
+        return self._is_alike(name, self._alike) or self._is_alike(name, self._alike_folders)
+
+    def _is_alike(self, name: PurePosixPath, names: Mapping[str, list[PurePosixPath]]) -> bool:
+        alike = names.get(ANY.fold(name))
+        if alike is None:
+            return False
+        spelling = self._spelling()
+        return any(spelling.fold(name) == spelling.fold(other) for other in alike)
 
 
 def image_file(pixels: np.ndarray, settings: WriteSettings) -> bytes:
@@ -103,7 +140,7 @@ class ImageWriter:
 
     def exists(self, key: str) -> bool:
         """Whether the image of `key` was written by an earlier run."""
-        return self._path(key).is_file()
+        return os.path.isfile(self._path(key))  # noqa: PTH113 # no OSError for names that the disk does not take
 
     def sweep_beside(self, key: str) -> None:
         """Remove what a killed run left in the folder of the image of `key`, if nobody has looked there yet.
@@ -128,29 +165,40 @@ class ImageWriter:
             sweep_temporaries(folder)
         self._swept.add(place)
 
-    def submit(self, key: str, pixels: np.ndarray) -> "Future[float]":
+    def submit(self, key: str, pixels: np.ndarray) -> "Future[float | Failure]":
         """Write one image, uint8 [3,H,W], soon; the result is the seconds that making its bytes took.
 
-        The future raises what writing raised: `UsageError`, `NoSpaceError`. Threads that compute make the file's bytes,
-        threads that may wait put them on disk.
+        It is a `Failure` if the disk does not take this one. The future raises what else writing raised: `UsageError`,
+        `NoSpaceError`. Threads that compute make the file's bytes, threads that may wait put them on disk.
         """
         made = self._workers.submit(Urgency.WRITE, timed, image_file, pixels, self._settings)
-        return self._workers.submit_disk_after(made, partial(self._publish, self._path(key)))
+        return self._workers.submit_disk_after(made, partial(self._publish, key))
 
-    def _publish(self, path: Path, made: Timed[bytes]) -> float:
+    def _publish(self, key: str, made: Timed[bytes]) -> float | Failure:
+        path = self._path(key)
         if not path.parent.resolve().is_relative_to(self._root):
             raise UsageError(f"{path}: a link leads out of {self._root}; remove it")
-        make_folder(path.parent)
-        publish(path, [made.value])
+        try:
+            publish_below(self._root, path, [made.value])
+        except RefusedNameError as error:
+            return Failure(key, str(error))
         return made.seconds
 
     def _path(self, key: str) -> Path:
         return self._root / self._names[key]
 
 
+def written(futures: Iterable["Future[float | Failure]"]) -> tuple[float, list[Failure]]:
+    """The seconds that images took, and those that the disk does not take; waits until all are on disk."""
+    outcomes = [future.result() for future in futures]
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    return sum(outcome for outcome in outcomes if not isinstance(outcome, Failure)), failures
+
+
 def _place(folder: Path) -> tuple[int, int] | None:
     """What a folder is known by, whatever it is called; None if there is none of that name."""
-    if not folder.is_dir():
+    try:
+        status = folder.stat()
+    except OSError:
         return None
-    status = folder.stat()
-    return status.st_dev, status.st_ino
+    return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None

@@ -33,10 +33,11 @@ from semdis_cli.pipeline.calls import (
 )
 from semdis_cli.pipeline.decode import DecodeSettings
 from semdis_cli.pipeline.encode import EncodePlan, EncodeSettings
-from semdis_cli.pipeline.images_out import ImageWriter, output_names, too_long
+from semdis_cli.pipeline.images_out import ImageWriter, output_names, renamed_record, too_long, written
 from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, in_order, timed
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.records import LoadedImage
+from semdis_cli.spelling import give_own_names
 from semdis_cli.store.claim import claimed_folder
 from semdis_cli.store.index import to_line
 
@@ -68,9 +69,8 @@ def roundtrip(
         "write": asdict(decode_settings.write),
     }
     yield RunStarted(plan.num_inputs, 0, plan.megapixels())
-    unusable = too_long(names)
-    errors = {failure.key: failure.reason for failure in (*plan.failures, *unusable)}
-    yield from (*plan.failures, *unusable)
+    errors = {failure.key: failure.reason for failure in plan.failures}
+    yield from plan.failures
 
     # Read -> encode -> decode -> measure -> file
     scores: dict[str, float] = {}
@@ -78,6 +78,10 @@ def roundtrip(
         claimed_folder(output, ROUNDTRIP_MARKER, record, names.values()),
         start_workers(tokenizer, loader.num_workers) as workers,
     ):
+        names, renamed = give_own_names(names, output)
+        unusable = too_long(names)
+        errors |= {failure.key: failure.reason for failure in unusable}
+        yield from unusable
         writer = ImageWriter(output, names, decode_settings.write, workers)
         calls = _usable_calls(plan, tokenizer, {failure.key for failure in unusable})
         how = _Roundtrip(loader, tokenizer, encode_settings.latents, decode_settings.sampling, writer, workers)
@@ -97,6 +101,7 @@ def roundtrip(
         sampling=asdict(decode_settings.sampling),
         jpeg_decoder=jpeg_decoder(),
         psnr_db=_summary(list(scores.values())),
+        **renamed_record(renamed),
     )
 
 
@@ -112,17 +117,19 @@ class _RoundtripCall:
     """What became of a model call: its images are being written."""
 
     scores: list[ImageMeasured]
-    writing: list[Future[float]]
+    writing: list[Future[float | Failure]]
     failures: list[Failure]
     megapixels: float
     times: StageTimes
 
     def events(self) -> Iterator[Event]:
         """What is to be told once all images are on disk; waits for that."""
-        write_s = sum(future.result() for future in self.writing)
-        yield BatchDone(len(self.scores), self.megapixels, self.times + StageTimes(write_s=write_s))
-        yield from self.scores
-        yield from self.failures
+        write_s, refused = written(self.writing)
+        keys = {failure.key for failure in refused}
+        scores = [score for score in self.scores if score.key not in keys]
+        yield BatchDone(len(scores), self.megapixels, self.times + StageTimes(write_s=write_s))
+        yield from scores
+        yield from (*self.failures, *refused)
 
 
 @dataclass(frozen=True)
@@ -181,7 +188,7 @@ class _Roundtrip:
 
     def _measure(
         self, images: Sequence[LoadedImage], reconstructions: Tensor
-    ) -> tuple[list[ImageMeasured], list[Future[float]]]:
+    ) -> tuple[list[ImageMeasured], list[Future[float | Failure]]]:
         """PSNR of `reconstructions`, uint8 [B,3,H,W], and their files, which are being written."""
         scores, writing = [], []
         for image, reconstruction in zip(images, reconstructions, strict=True):

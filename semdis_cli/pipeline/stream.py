@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -19,6 +20,7 @@ from semdis_cli.pipeline.encode import EncodeSettings, far_off_report, plan_enco
 from semdis_cli.pipeline.images_out import ImageWriter, StreamNames, image_file, too_long
 from semdis_cli.pipeline.overlap import Workers, timed
 from semdis_cli.pipeline.report import RunTotals
+from semdis_cli.spelling import probe_spelling
 from semdis_cli.store.claim import claimed_folder
 from semdis_cli.store.reader import LatentSource
 from semdis_cli.store.shards import Shard
@@ -178,7 +180,7 @@ class _Receiver:
 
     def __init__(self, output: Path, tokenizer: Tokenizer, settings: DecodeSettings, workers: Workers) -> None:
         self._tokenizer = tokenizer
-        self._names = StreamNames(settings.write.format)
+        self._names = StreamNames(settings.write.format, partial(probe_spelling, output))
         self._paths: dict[str, PurePosixPath] = {}
         self.writer = ImageWriter(output, self._paths, settings.write, workers)
         self._collected: list[Shard] = []

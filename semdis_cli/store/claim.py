@@ -10,7 +10,7 @@ from semdis_cli.atomic import make_folder, publish, sweep_temporaries
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.lock import FolderLock
 from semdis_cli.store.checks import parse_json
-from semdis_cli.store.folder import check_outside_sets, describe_differences
+from semdis_cli.store.folder import check_outside_sets, describe_differences, list_folder
 
 _LATENTS_SHA256 = "latents_sha256"  # in the settings of what is made of latents: which ones
 _OF_LATENTS = (_LATENTS_SHA256, "num_images")  # what changes with them
@@ -49,12 +49,12 @@ def _is_folder_within(path: Path, root: Path) -> bool:
 def check_image_folder(folder: Path, marker: str) -> None:
     """Refuse a folder that holds something and was not claimed before, ahead of any work. Raises `UsageError`.
 
-    Names that begin with a dot do not count. One that lies in a set of latents is refused too.
+    What `lies_beside` does not count. One that lies in a set of latents is refused too.
     """
     check_outside_sets(folder)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: cannot be written (not a folder)")
-    is_taken = folder.is_dir() and any(not child.name.startswith(".") for child in folder.iterdir())
+    is_taken = folder.is_dir() and bool(list_folder(folder))
     if is_taken and not (folder / marker).is_file():
         raise UsageError(f"{folder}: not empty, and not from an earlier run of this command; give -o a new folder")
 

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.store.checks import MALFORMED
 from semdis_cli.store.item_table import open_items
+from semdis_cli.store.mapped_shard import ReadRows
 from semdis_cli.store.shards import STORE_DTYPES
 
 # Each mapped shard is one mapping of the process, of which Linux allows 65,530.
@@ -63,7 +64,7 @@ class LatentDataset(Dataset[LatentItem]):
             raise UsageError(f"latents cannot be given as {self.dtype}; choose a dtype of floating point")
         self._folder, self._shards, self._table = opened.folder.absolute(), opened.shards, opened.table
         self.grids = tuple(sorted({shard.grid for shard in self._shards}))
-        self._mapped: dict[int, Tensor] = {}  # of this process alone
+        self._mapped: dict[int, Tensor | ReadRows] = {}  # of this process alone
 
     def __getstate__(self) -> dict[str, Any]:
         """What another process gets: no mappings."""
@@ -108,7 +109,7 @@ class LatentDataset(Dataset[LatentItem]):
             raise IndexError(f"item {item} of {len(self)}")
         return item % len(self)
 
-    def _rows(self, number: int) -> Tensor:
+    def _rows(self, number: int) -> Tensor | ReadRows:
         """The rows of a shard, mapped on first use in this process."""
         if number not in self._mapped:
             if len(self._mapped) >= _MAX_MAPPED:

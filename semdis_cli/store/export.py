@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
@@ -15,6 +15,7 @@ from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
 from semdis_cli.lock import LOCK_FILE
 from semdis_cli.records import Geometry
+from semdis_cli.spelling import ANY, clashes, probe_spelling
 from semdis_cli.store.checks import (
     MALFORMED,
     check_count,
@@ -81,6 +82,19 @@ def impossible_names(names: Mapping[str, PurePosixPath], folder: Path) -> list[F
         if reason is not None:
             failures.append(Failure(key, f"{reason}; export it as webdataset"))
     return failures
+
+
+def alike_names(names: Mapping[str, PurePosixPath], folder: Path, failures: Collection[Failure]) -> list[Failure]:
+    """The keys, but for `failures`, whose file the disk of `folder`, which exists, takes for another image's."""
+    impossible = {failure.key for failure in failures}
+    possible = {key: name for key, name in names.items() if key not in impossible}
+    if not clashes(possible, ANY):
+        return []
+    reason = "the disk does not tell its file's name from that of {}; export it as webdataset"
+    found = clashes(possible, probe_spelling(folder))
+    return [
+        Failure(key, reason.format(f"{other!r:.80}" if other != key else "a folder")) for key, other in found.items()
+    ]
 
 
 def _why_impossible(name: PurePosixPath, num_folder_bytes: int, folders: set[PurePosixPath]) -> str | None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from semdis_cli.atomic import PublishedFile, make_folder, publish
 from semdis_cli.errors import StoreError
+from semdis_cli.links import describe_absent, describe_pointer
 from semdis_cli.store.checks import MALFORMED, parse_json
 from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest
 from semdis_cli.store.seen import SEEN_FILE, SeenFile, read_seen
@@ -80,10 +81,10 @@ class Base:
         for shard in self.manifest.shards if self.manifest else ():
             path = self.root / SHARD_FOLDER / shard.name
             if size_of(path) != shard.file.num_bytes:
-                raise StoreError(
-                    f"{path}: missing, or not of the size in {MANIFEST_FILE}; restore it, or delete {self.root} and "
-                    "encode the set again"
+                what = (
+                    describe_absent(path) or describe_pointer(path) or f"missing, or not of the size in {MANIFEST_FILE}"
                 )
+                raise StoreError(f"{path}: {what}; restore it, or delete {self.root} and encode the set again")
 
     def copy_to(self, folder: Path) -> "Base":
         """The same in another folder, which is made; the manifest comes last."""
@@ -102,9 +103,9 @@ NO_BASE = Base(Path(), Path())
 
 
 def size_of(path: Path) -> int | None:
-    """Bytes of the file at `path`, None if there is none; a link is none."""
+    """Bytes of the file at `path`, None if there is none."""
     try:
-        return path.lstat().st_size if path.is_file() and not path.is_symlink() else None
+        return path.stat().st_size if path.is_file() else None
     except OSError:
         return None
 

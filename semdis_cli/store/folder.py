@@ -16,6 +16,7 @@ from semdis_cli.store.manifest import (
     SHARD_FOLDER,
 )
 from semdis_cli.store.seen import SEEN_FILE
+from semdis_cli.system_names import may_lie_beside
 
 _FILES = frozenset({MANIFEST_FILE, INDEX_FILE, CHECKSUM_FILE, REPORT_FILE, SEEN_FILE})
 _FOLDERS = frozenset({SHARD_FOLDER, JOURNAL_FOLDER})
@@ -24,17 +25,22 @@ _FOLDERS = frozenset({SHARD_FOLDER, JOURNAL_FOLDER})
 def check_latents_folder(root: Path) -> None:
     """Refuse a folder that holds something else than latents of ours, before any work. Raises `UsageError`.
 
-    Ours is a folder with a manifest or a journal, and in it only what has our names and is no link; names that begin
-    with a dot do not count.
+    Ours is a folder with a manifest or a journal, and in it only what has our names, and what `lies_beside`. Files may
+    be links: they are replaced, never written through. Folders may not.
     """
     check_outside_sets(root)
     if root.exists() and not root.is_dir():
         raise UsageError(f"{root}: cannot be written (not a folder)")
+    for name in sorted(_FOLDERS):
+        if (root / name).is_symlink():
+            raise UsageError(
+                f"{root / name}: a link, through which would be written; give -o a copy of the set (cp -rL)"
+            )
     is_ours = (root / MANIFEST_FILE).is_file() or (root / JOURNAL_FOLDER).is_dir()
     strangers = [path for path in list_folder(root) if not (is_ours and _is_own(path))]
     if not strangers:
         shards = list_folder(root / SHARD_FOLDER)
-        strangers += [path for path in shards if not (is_shard_name(path.name) and _is_file(path))]
+        strangers += [path for path in shards if not (is_shard_name(path.name) and path.is_file())]
         strangers += [path for path in list_folder(root / JOURNAL_FOLDER) if not _is_of_journal(path)]
     if strangers:
         raise UsageError(f"{root}: holds other files ({min(strangers).name}, ...); give -o an empty or new folder")
@@ -57,8 +63,14 @@ def check_outside_sets(output: Path) -> None:
 
 
 def list_folder(folder: Path) -> list[Path]:
-    """What is in `folder`, if it is one; names that begin with a dot left out."""
-    return [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+    """What is in `folder`, if it is one, but for what `lies_beside`."""
+    return [path for path in folder.iterdir() if not lies_beside(path)] if folder.is_dir() else []
+
+
+def lies_beside(path: Path) -> bool:
+    """Whether `path` is none of anybody's business: hidden, or put there by a system, a NAS or a hub, or a README."""
+    is_hidden = path.name.startswith(".")
+    return is_hidden or (may_lie_beside(path.name) and may_lie_beside(path.name, is_folder=path.is_dir()))
 
 
 def check_settings(root: Path, before: Any, now: dict[str, Any]) -> None:
@@ -94,15 +106,11 @@ def _is_set(folder: Path) -> bool:
 
 def _is_own(path: Path) -> bool:
     if path.name in _FOLDERS:
-        return path.is_dir() and not path.is_symlink()
-    return path.name in _FILES and _is_file(path)
+        return path.is_dir()
+    return path.name in _FILES and path.is_file()
 
 
 def _is_of_journal(path: Path) -> bool:
     if is_base_name(path.name):
         return path.is_dir() and not path.is_symlink()
-    return path.suffix == ".jsonl" and _is_file(path)
-
-
-def _is_file(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()
+    return path.suffix == ".jsonl" and path.is_file() and not path.is_symlink()  # it is added to in place

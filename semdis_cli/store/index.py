@@ -9,6 +9,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
+from semdis_cli.links import why_unreadable
 from semdis_cli.records import Geometry, LoadedImage
 from semdis_cli.store.checks import (
     MALFORMED,
@@ -126,7 +127,7 @@ def read_rows(path: Path) -> Iterator[IndexRow]:
             for number, line in enumerate(file, start=1):
                 yield _parse_row(line, f"{path}: line {number}")
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
+        raise StoreError(f"{path}: cannot be read ({why_unreadable(path, error)})") from error
 
 
 def _parse_row(line: bytes, place: str) -> IndexRow:

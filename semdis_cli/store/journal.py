@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+from semdis_cli import disk
 from semdis_cli.atomic import PublishedFile, explain_write_error, make_folder, publish, sweep_temporaries, sync_folder
 from semdis_cli.errors import StoreError
 from semdis_cli.store.checks import MALFORMED, check_count, check_integer, check_sha256, check_shard_name, parse_json
@@ -80,7 +81,7 @@ class Journal:
         offset = 0
         if not self.path.exists():
             return None, {}
-        with self.path.open("rb+") as file:
+        with self.path.open("rb") as file:
             for line in file:
                 if not line.endswith(b"\n"):
                     break
@@ -89,8 +90,20 @@ class Journal:
                 else:
                     entries[offset] = replace(self._parse_entry(line, offset), rows=(), seen=())
                 offset += len(line)
-            file.truncate(offset)
+            is_torn = offset < os.fstat(file.fileno()).st_size
+        if is_torn:
+            self._cut_off(offset)
         return plan, entries
+
+    def _cut_off(self, num_bytes: int) -> None:
+        try:
+            with self.path.open("rb+") as file:
+                file.truncate(num_bytes)
+        except OSError as error:
+            if not disk.is_unsupported(error):
+                raise
+            with self.path.open("rb") as file:
+                publish(self.path, [file.read(num_bytes)])
 
     def read_plan(self) -> dict[str, Any] | None:
         """The plan line alone, None without a whole one; changes nothing, so no lock is needed. Raises `StoreError`."""
@@ -128,12 +141,12 @@ class Journal:
         """
         try:
             if self._file is None:
-                self._file = self.path.open("ab", buffering=0)
+                self._file = disk.open_to_append(self.path)
             offset = self._file.seek(0, os.SEEK_END)
             line = memoryview(_to_line(fields))
             while line:
                 line = line[self._file.write(line) :]
-            os.fsync(self._file.fileno())
+            disk.sync_file(self._file.fileno())
         except OSError as error:
             raise explain_write_error(self.path, error) from error
         return offset

@@ -14,9 +14,9 @@ from semdis_cli.atomic import (
     check_free_space,
     explain_write_error,
     make_folder,
+    move,
     publish,
     sweep_temporaries,
-    sync_folder,
 )
 from semdis_cli.errors import StoreError
 from semdis_cli.lock import FolderLock
@@ -150,18 +150,10 @@ class LatentSetWriter:
         num_rows = manifest.num_ok + manifest.num_failed
         assert num_rows == plan.num_inputs, f"{num_rows} rows for {plan.num_inputs} inputs"
         for name in (INDEX_FILE, SEEN_FILE, CHECKSUM_FILE, MANIFEST_FILE):
-            self._move(written / name)
+            move(written / name, self.root)
         self._journal.remove()
         self.finished = manifest
         return manifest
-
-    def _move(self, path: Path) -> None:
-        """Put a file that is safely on disk into its place in the set's folder."""
-        try:
-            path.replace(self.root / path.name)
-            sync_folder(self.root)
-        except OSError as error:
-            raise explain_write_error(self.root / path.name, error) from error
 
     def _leave_no_empty_folder(self) -> None:
         """A run that was refused before it wrote anything leaves no trace."""
@@ -307,7 +299,7 @@ def recorded_settings(root: Path) -> dict[str, Any] | None:
 
 
 def _bytes_of(path: Path) -> bytes | None:
-    return path.read_bytes() if path.is_file() and not path.is_symlink() else None
+    return path.read_bytes() if path.is_file() else None
 
 
 def _written_bytes(shard: PlannedShard, layout: LatentLayout) -> int:

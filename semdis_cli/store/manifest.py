@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from semdis_cli.atomic import PublishedFile
 from semdis_cli.errors import StoreError
+from semdis_cli.links import describe_absent, describe_pointer
 from semdis_cli.store.checks import MALFORMED, check_count, check_sha256, check_shard_name, parse_json
 from semdis_cli.store.shard_header import FORMAT_VERSION
 from semdis_cli.store.statistics import ChannelSums
@@ -82,11 +83,12 @@ class Manifest:
         try:
             fields = parse_json(path.read_bytes())
         except FileNotFoundError as error:
-            raise StoreError(f"{root}: {_why_missing(root)}") from error
+            absent = describe_absent(path)
+            raise StoreError(f"{path}: {absent}" if absent else f"{root}: {_why_missing(root)}") from error
         except OSError as error:
             raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
         except ValueError as error:
-            raise StoreError(f"{path}: not JSON ({error}); damaged") from error
+            raise StoreError(f"{path}: not JSON ({describe_pointer(path) or error}); damaged") from error
         try:
             return cls._parse(fields)
         except MALFORMED as error:

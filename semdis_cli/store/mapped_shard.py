@@ -4,6 +4,7 @@ import json
 import os
 import struct
 from dataclasses import dataclass, fields
+from math import prod
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from semdis_cli.atomic import PublishedFile
 from semdis_cli.errors import StoreError
+from semdis_cli.links import describe_pointer, why_unreadable
 from semdis_cli.records import Geometry
 from semdis_cli.store.checks import MALFORMED, check_count, check_object, check_texts
 from semdis_cli.store.shard_header import (
@@ -48,10 +50,11 @@ class MappedShard:
         """Latent grid (h, w)."""
         return self.shape[2], self.shape[3]
 
-    def map(self, folder: Path) -> Tensor:
+    def map(self, folder: Path) -> "Tensor | ReadRows":
         """The rows as they lie in the file, [N, bytes a row] uint8, mapped and not read. Not to be written to.
 
-        Raises `StoreError` if the file is not the one that was checked.
+        Where files cannot be mapped, each row is read when it is asked for. Raises `StoreError` if the file is not the
+        one that was checked.
         """
         path = folder / self.name
         try:
@@ -60,10 +63,28 @@ class MappedShard:
             # Python's mmap would keep a descriptor, and a set may have more shards than a process may have files.
             data = torch.from_file(str(path), shared=False, size=self.num_bytes, dtype=torch.uint8)
         except OSError as error:
-            raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
-        except RuntimeError as error:
-            raise StoreError(f"{path}: cannot be mapped into memory ({error})") from error
+            raise StoreError(f"{path}: cannot be read ({why_unreadable(path, error)})") from error
+        except RuntimeError:  # torch's mmap: ENODEV of some network disks and FUSE, no address space left
+            return ReadRows(path, self)
         return data[self.start :].view(self.shape[0], -1)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRows:
+    """The rows of a shard on a disk whose files cannot be mapped. It keeps no file open: there may be many shards."""
+
+    path: Path
+    shard: MappedShard
+
+    def __getitem__(self, row: int) -> Tensor:
+        """One row, [bytes a row] uint8. Raises `StoreError` if it cannot be read."""
+        num_bytes = prod(self.shard.shape[1:]) * self.shard.dtype.itemsize
+        with open_regular(self.path) as file:
+            file.seek(self.shard.start + row * num_bytes)
+            data = bytearray(file.read(num_bytes))
+        if len(data) < num_bytes:
+            raise StoreError(f"{self.path}: is shorter than it was when it was opened")
+        return torch.frombuffer(data, dtype=torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -87,7 +108,8 @@ def open_shard(path: Path, expected: PublishedFile | None = None) -> tuple[Mappe
     with open_regular(path) as file:
         num_bytes = os.fstat(file.fileno()).st_size
         if expected is not None and num_bytes != expected.num_bytes:
-            raise StoreError(f"{path}: {num_bytes} bytes, but the manifest says {expected.num_bytes}; damaged")
+            what = describe_pointer(path) or "damaged"
+            raise StoreError(f"{path}: {num_bytes} bytes, but the manifest says {expected.num_bytes}; {what}")
         try:
             return _parse(path.name, HeaderText.read(file, num_bytes))
         except (struct.error, *MALFORMED) as error:

@@ -8,6 +8,8 @@ from pathlib import Path
 from semdis_cli.atomic import is_temporary
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
+from semdis_cli.links import describe_absent, describe_pointer
+from semdis_cli.store.folder import lies_beside
 from semdis_cli.store.index_table import compare_rows
 from semdis_cli.store.manifest import (
     CHECKSUM_FILE,
@@ -33,7 +35,7 @@ _OWN_NAMES = {
 
 
 def find_present(targets: Collection[ShardTarget]) -> Generator[Problem, None, list[ShardTarget]]:
-    """The shards that are there with their sizes; each of the others is a problem."""
+    """The shards that are there with their sizes, as files or links to some; each of the others is a problem."""
     present = []
     for target in targets:
         what = _absence(target)
@@ -49,23 +51,29 @@ def find_surplus(root: Path, targets: Collection[ShardTarget]) -> Iterator[Probl
     names = {target.name for target in targets} | _OWN_NAMES
     for path in sorted((*_list(root), *_list(root / SHARD_FOLDER))):
         name = path.relative_to(root).as_posix()
-        is_hidden = path.name.startswith(".") and not is_temporary(path.name)
-        if name in _OWN_NAMES and path.is_symlink():
-            yield Problem(name, "surplus", "is a symbolic link, not the file itself")
-        elif name not in names and not is_hidden:
+        if name not in names and (is_temporary(path.name) or not lies_beside(path)):
             yield Problem(name, "surplus", f"no part of the set; {_guess(path, targets)}")
+
+
+def count_links(root: Path, targets: Collection[ShardTarget]) -> int:
+    """The files of the set that are links; a folder that is one counts as one."""
+    own = [root / name for name in sorted(_OWN_NAMES - {JOURNAL_FOLDER})]
+    return sum(path.is_symlink() for path in (*own, *(target.path for target in targets)))
 
 
 def _absence(target: ShardTarget) -> str | None:
     """Why the file of `target` cannot be the one that it ought to be, from its size alone."""
     try:
-        status = target.path.lstat()
+        status = target.path.stat()
+    except FileNotFoundError:
+        return describe_absent(target.path) or "missing"
     except OSError as error:
-        return "missing" if isinstance(error, FileNotFoundError) else f"cannot be looked at ({error.strerror})"
+        return f"cannot be looked at ({error.strerror})"
     if not stat.S_ISREG(status.st_mode):
-        return "a symbolic link, not the file itself" if stat.S_ISLNK(status.st_mode) else "not a regular file"
+        return "not a regular file"
     if target.expected is not None and status.st_size != target.expected.num_bytes:
-        return f"{status.st_size:,} bytes, but the manifest says {target.expected.num_bytes:,}; truncated or replaced"
+        what = describe_pointer(target.path) or "truncated or replaced"
+        return f"{status.st_size:,} bytes, but the manifest says {target.expected.num_bytes:,}; {what}"
     return None
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from semdis_cli.atomic import PublishedFile
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
+from semdis_cli.links import describe_absent
 from semdis_cli.store.checks import is_shard_name
 from semdis_cli.store.checksums import check_checksums, read_checksums
 from semdis_cli.store.index_table import IndexTable, read_index
@@ -126,6 +127,9 @@ def compare_sums(manifest: Manifest, found: ChannelSums) -> Iterator[Problem]:
 def _read_manifest(root: Path) -> Generator[Problem, None, Manifest | None]:
     """The manifest, if there is one that can be used; whatever is wrong with it is a problem."""
     path = root / MANIFEST_FILE
+    if absent := describe_absent(path):
+        yield Problem(MANIFEST_FILE, "missing", absent)
+        return None
     if not path.exists():
         if not any((root / name).exists() for name in (JOURNAL_FOLDER, SHARD_FOLDER, INDEX_FILE)):
             raise StoreError(f"{root}: not a set of latents; give the folder that semdis encode wrote")

@@ -15,7 +15,9 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+from semdis_cli.disk import open_at_once
 from semdis_cli.errors import StoreError
+from semdis_cli.links import why_unreadable
 from semdis_cli.records import Geometry
 from semdis_cli.store.checks import (
     MALFORMED,
@@ -175,11 +177,11 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
     except IsADirectoryError as error:
         raise StoreError(f"{path}: cannot be read (not a regular file)") from error
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
+        raise StoreError(f"{path}: cannot be read ({why_unreadable(path, error)})") from error
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
+    return open_at_once(path, flags)
 
 
 def canonical_json(record: dict[str, Any]) -> str:

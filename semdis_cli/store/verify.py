@@ -14,7 +14,7 @@ from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem, ShardVerified, VerifyStarted
 from semdis_cli.store.index_table import IndexTable
 from semdis_cli.store.manifest import Manifest
-from semdis_cli.store.set_files import find_present, find_surplus
+from semdis_cli.store.set_files import count_links, find_present, find_surplus
 from semdis_cli.store.set_lists import compare_sums, read_lists, unlisted_targets
 from semdis_cli.store.shard_check import ShardOutcome, ShardTarget, check_shard
 from semdis_cli.store.statistics import ChannelSums
@@ -50,12 +50,16 @@ class VerifySettings:
 
 @dataclass(frozen=True)
 class Verified:
-    """What was looked at. `manifest`, `table` (the index): None where there is none, or it cannot be used."""
+    """What was looked at. `manifest`, `table` (the index): None where there is none, or it cannot be used.
+
+    `num_links`: the files of a set that are links to others.
+    """
 
     manifest: Manifest | None
     table: IndexTable | None
     num_shards: int
     num_bytes: int
+    num_links: int = 0
 
 
 def verify_latents(path: Path, settings: VerifySettings) -> Generator[VerifyEvent, None, Verified]:
@@ -88,7 +92,8 @@ def _verify_set(root: Path, settings: VerifySettings) -> Generator[VerifyEvent, 
         channels = len(lists.manifest.sums.total)
         if all(len(each.total) == channels for each in sums):
             yield from compare_sums(lists.manifest, reduce(add, sums, ChannelSums.zero(channels)))
-    return Verified(lists.manifest, lists.table, len(present), sum(outcome.num_bytes for outcome in outcomes))
+    num_bytes = sum(outcome.num_bytes for outcome in outcomes)
+    return Verified(lists.manifest, lists.table, len(present), num_bytes, count_links(root, targets))
 
 
 def _check_shards(

@@ -346,18 +346,57 @@ def test_links_pipes_and_folders_in_the_place_of_a_shard_are_told(root: Path) ->
     os.mkfifo(second)
     third.unlink()
     third.mkdir()
-    assert [problem.what for problem in problems(root, ALL_DATA)] == [
-        "a symbolic link, not the file itself",
-        "not a regular file",
-        "not a regular file",
-    ]
+    assert [problem.what for problem in problems(root, ALL_DATA)] == ["not a regular file", "not a regular file"]
 
 
-@pytest.mark.parametrize("name", ["index.jsonl", "manifest.json", "SHA256SUMS"])
-def test_a_link_in_the_place_of_a_list_is_told(root: Path, name: str) -> None:
-    (root / name).rename(root / ".elsewhere")
-    (root / name).symlink_to(".elsewhere")
-    assert told(root) == [(name, "surplus")]
+@pytest.mark.parametrize(
+    ("target", "advice"),
+    [
+        ("../../.git/annex/objects/x/y/SHA256E-s1--0/SHA256E-s1--0", "git annex get"),
+        ("/home/me/data/.dvc/cache/files/md5/0a/1b", "dvc pull"),
+        ("../../blobs/0a1b", "download the set again"),
+        ("elsewhere", "its content is missing"),
+    ],
+)
+def test_links_that_lead_nowhere_are_content_that_was_not_fetched(root: Path, target: str, advice: str) -> None:
+    (root / "shards" / FIRST).unlink()
+    (root / "shards" / FIRST).symlink_to(target)
+    (root / "index.jsonl").unlink()
+    (root / "index.jsonl").symlink_to(target)
+    found = {problem.file: problem.what for problem in problems(root)}
+    assert found.keys() == {f"shards/{FIRST}", "index.jsonl"}
+    assert all("which is not there" in what and advice in what for what in found.values())
+    (root / "manifest.json").unlink()
+    (root / "manifest.json").symlink_to(target)
+    assert ("manifest.json", "missing") in told(root)
+    with pytest.raises(StoreError, match=advice):
+        Manifest.read(root)
+
+
+@pytest.mark.parametrize(
+    ("pointer", "advice"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 123\n", "git lfs pull"),
+        (b"/annex/objects/SHA256E-s123--0a.safetensors\n", "git annex get"),
+    ],
+)
+def test_a_pointer_in_the_place_of_a_shard_says_what_to_do(root: Path, pointer: bytes, advice: str) -> None:
+    (root / "shards" / FIRST).write_bytes(pointer)
+    [problem] = problems(root, ALL_DATA)
+    assert advice in problem.what
+
+
+def test_a_set_of_links_is_whole_and_what_hubs_and_systems_put_beside_is_no_part_of_it(root: Path) -> None:
+    blobs = root.parent / "blobs"
+    blobs.mkdir()
+    for number, path in enumerate(sorted(path for path in root.rglob("*") if path.is_file())):
+        path.rename(blobs / str(number))
+        path.symlink_to(blobs / str(number))
+    for name in ("README.md", ".gitattributes", "Thumbs.db", "shards/desktop.ini"):
+        (root / name).write_text("")
+    for name in ("lost+found", "@eaDir", "shards/@eaDir", ".cache"):
+        (root / name).mkdir()
+    assert told(root, ALL_DATA) == []
 
 
 def test_a_pipe_in_the_place_of_a_list_does_not_keep_us(root: Path) -> None:

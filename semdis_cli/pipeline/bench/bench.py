@@ -13,6 +13,8 @@ from semdis_cli.data.images import ReadSettings
 from semdis_cli.data.loader import Loader, LoadSettings
 from semdis_cli.data.sources import FoundImages
 from semdis_cli.data.synthetic import jpeg_of
+from semdis_cli.disk import temporary_folder
+from semdis_cli.errors import UsageError
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
 from semdis_cli.pipeline.bench.child import Request
@@ -114,11 +116,18 @@ def bench(settings: BenchSettings, tell: Tell) -> BenchReport:
     tokenizer = Tokenizer.load(settings.model, settings.run, revision=settings.revision)
     load = LoadSettings(settings.geometry, settings.read, tokenizer.patch_size)
     with (
-        tempfile.TemporaryDirectory(prefix="semdis-bench-") as temporary,
+        tempfile.TemporaryDirectory(prefix="semdis-bench-", dir=_temporary_folder()) as temporary,
         Loader(load, settings.num_workers) as loader,
     ):
         bench_run = _Bench(settings, tokenizer, loader, EncodeSettings(load), Path(temporary), tell)
         return bench_run.measure(started)
+
+
+def _temporary_folder() -> Path:
+    folder = temporary_folder()
+    if folder is None:
+        raise UsageError("there is no folder for temporary files; set TMPDIR to one that can be written")
+    return folder
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from semdis_cli.disk import count_cores
 from semdis_cli.pipeline.bench.rounds import Effort, Spread, time_rounds
 from semdis_cli.pipeline.overlap import Urgency, Workers
 
@@ -38,7 +39,7 @@ def describe_machine(device: torch.device) -> Machine:
     return Machine(
         system=platform.platform(),
         processor=_processor(),
-        num_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        num_cores=count_cores(),
         memory_mib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
         accelerator=None if device.type == "cpu" else (cuda.name if cuda else device.type),
         accelerator_memory_mib=cuda.total_memory // 2**20 if cuda else None,

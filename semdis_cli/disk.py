@@ -1,0 +1,245 @@
+"""What a disk or a container may refuse, what that means, and what is done without it: the one place that knows.
+
+Network disks, FUSE and sandboxes answer calls that a local disk never refuses. A refusal means one of these:
+
+- *cannot*: the disk, or the kernel, does not have the call. It is done without (`is_unsupported`).
+- *unknown*: an answer that says nothing, such as 0 blocks in all (`free_bytes`).
+- *full*: `is_full`. The run ends; what is published stays.
+- *about this name*: the disk takes others (`may_be_the_name`, and then somebody has to try).
+- *passing*: the same call is made once more (`open_at_once`), and an image is tried again by the next run.
+- all else ends the run: a write that failed with EIO is never passed over.
+
+Calls that a signal interrupts are repeated by Python itself.
+"""
+
+import errno
+import io
+import os
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+# The call is unknown to the disk, or to what stands between: seccomp filters answer EPERM or ENOSYS.
+_UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY})
+# A folder that may be written need not be one that may be opened (EACCES, EPERM), or opened at all (EISDIR, EBADF).
+_FOLDER_UNSUPPORTED = _UNSUPPORTED | {errno.EACCES, errno.EPERM, errno.EISDIR, errno.EBADF}
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+# The disk is out of order or out of reach, or this process has no more descriptors or memory: other names do not help.
+_OUT_OF_ORDER = frozenset(
+    {
+        *(errno.EIO, errno.EROFS, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN),
+        *(errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ENOLINK),
+        *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    }
+)
+# A file that was replaced on the server is found by its name again; EAGAIN: it is being fetched from tape, or leased.
+_PASSING = frozenset({errno.ESTALE, errno.EAGAIN})
+# What rename answers where a name that is there cannot be replaced: SFTP without its extension, some FUSE.
+_NO_REPLACING = frozenset({errno.EEXIST, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EINVAL})
+_LEAST_DISK_BYTES = 1 << 16  # a disk that says it is smaller in all does not know its size
+TEMP_SUFFIX = ".semdis-tmp"
+_SPOOL_SUFFIX = ".semdis-spool"
+
+
+def is_unsupported(error: OSError, *, of_folder: bool = False) -> bool:
+    """Whether a call was refused because the disk does not have it. `of_folder`: it opened or synced a folder."""
+    return error.errno in (_FOLDER_UNSUPPORTED if of_folder else _UNSUPPORTED)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether there is no room left, on the disk or in a quota."""
+    return error.errno in _FULL
+
+
+def may_be_the_name(error: OSError) -> bool:
+    """Whether another name may be taken where this one was refused; only trying one tells."""
+    return error.errno is not None and error.errno not in _FULL | _OUT_OF_ORDER
+
+
+# --- Syncing and replacing ---
+
+
+def sync_file(descriptor: int) -> None:
+    """Fsync an open file; a disk that has no fsync writes when it sees fit. Raises `OSError` where it failed (EIO)."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not is_unsupported(error):
+            raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and new names in `folder` survive a power cut, where the disk can (SMB, WSL and some FUSE cannot).
+
+    Raises `OSError` where it failed.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        if is_unsupported(error, of_folder=True):
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not is_unsupported(error, of_folder=True):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def replace(source: Path, target: Path, aside: Path) -> None:
+    """Rename a file to `target`, in the place of what is there: in one step, where the disk can.
+
+    Where it cannot, the old file steps `aside` (a free name beside it) until the new one has its place, and for that
+    moment a reader finds none. Raises `OSError`; the old file is back then.
+    """
+    try:
+        source.replace(target)
+    except OSError as error:
+        if error.errno not in _NO_REPLACING or not _is_file(target):
+            raise
+        target.rename(aside)
+        try:
+            source.rename(target)
+        except OSError:
+            aside.rename(target)
+            raise
+        aside.unlink()
+
+
+def _is_file(path: Path) -> bool:
+    return os.path.lexists(path) and not os.path.isdir(path)  # noqa: PTH112 # no OSError for names that cannot be
+
+
+# --- Opening ---
+
+
+def open_no_link(path: Path, flags: int, mode: int = 0o666) -> int:
+    """A descriptor of the file at `path`, which must be no link (ELOOP), also where O_NOFOLLOW is unknown."""
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW, mode)
+    except OSError as error:
+        if not is_unsupported(error):
+            raise
+        if path.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fspath(path)) from error
+        return os.open(path, flags, mode)
+
+
+def open_at_once(path: Path | str, flags: int = os.O_RDONLY) -> int:
+    """A descriptor of the file at `path`, without waiting for the other end of a pipe."""
+    try:
+        return os.open(path, flags | os.O_NONBLOCK)
+    except OSError as error:
+        if not (is_unsupported(error) or error.errno in _PASSING) or not os.path.isfile(path):  # noqa: PTH113
+            raise
+        return os.open(path, flags)
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """The file at `path`, unbuffered, to write at its end; also where O_APPEND is unknown. Raises `OSError`."""
+    try:
+        return path.open("ab", buffering=0)
+    except OSError as error:
+        if not is_unsupported(error):
+            raise
+        file = path.open("r+b", buffering=0)
+        file.seek(0, os.SEEK_END)
+        return file
+
+
+def path_of_descriptor(descriptor: int) -> Path | None:
+    """A path that opens the file of `descriptor` anew, also one without a name; None where the system has none."""
+    for folder in ("/proc/self/fd", "/dev/fd"):
+        path = Path(folder, str(descriptor))
+        with suppress(OSError):
+            os.close(os.open(path, os.O_RDONLY))
+            return path
+    return None
+
+
+# --- Files without a name ---
+
+
+def memory_file(*, buffering: int = -1) -> BinaryIO:
+    """A file in memory: one that the system knows (Pillow writes to it without the GIL), else a buffer of Python's."""
+    create = getattr(os, "memfd_create", None)  # Linux
+    if create is not None:
+        with suppress(OSError):  # seccomp, gVisor, or no descriptor left
+            return os.fdopen(create("semdis"), "w+b", buffering=buffering)
+    return io.BytesIO()
+
+
+def unnamed_file(folder: Path, *, buffering: int = -1) -> BinaryIO:
+    """A file in `folder` that leaves nothing when it is closed. Raises `OSError`.
+
+    Where a file that is open cannot lose its name, it keeps one until it is closed.
+    """
+    names: dict[str, Any] = {"dir": folder, "prefix": ".", "suffix": TEMP_SUFFIX, "buffering": buffering}
+    try:
+        file = tempfile.TemporaryFile(**names)  # noqa: SIM115
+    except OSError as error:
+        if not may_be_the_name(error):
+            raise
+        file = tempfile.NamedTemporaryFile(**names)  # noqa: SIM115
+    return cast("BinaryIO", file)
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolFile:
+    """An unbuffered file for what comes on a pipe. `path` opens it as long as it is open; `is_named`: and longer."""
+
+    file: BinaryIO
+    path: Path
+    is_named: bool
+
+
+def spool_file(folder: Path | None) -> SpoolFile:
+    """A new file in `folder`, or in memory if that is None. Raises `OSError`.
+
+    It has no name, so that no killed run leaves it behind. Without /proc it needs one, which no sweep takes away; what
+    is removed then is up to the caller.
+    """
+    with suppress(OSError):
+        file = memory_file(buffering=0) if folder is None else unnamed_file(folder, buffering=0)
+        path = None if isinstance(file, io.BytesIO) else path_of_descriptor(file.fileno())
+        if path is not None:
+            return SpoolFile(file, path, is_named=False)
+        file.close()
+    if folder is None:
+        raise FileNotFoundError(errno.ENOENT, "there is no folder for temporary files; set TMPDIR to one")
+    descriptor, name = tempfile.mkstemp(dir=folder, prefix=".", suffix=_SPOOL_SUFFIX)
+    return SpoolFile(os.fdopen(descriptor, "w+b", buffering=0), Path(name), is_named=True)
+
+
+def temporary_folder() -> Path | None:
+    """Where files may be put for a while; None in a container without /tmp whose other folders are read-only."""
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError:
+        return None
+
+
+# --- Questions to the system ---
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Bytes free on the disk of `folder`; None where it does not know, as FUSE without statfs."""
+    try:
+        status = os.statvfs(folder)
+    except (AttributeError, OSError):  # Windows has none; ENOSYS, EACCES, EOVERFLOW
+        return None
+    block = status.f_frsize or status.f_bsize
+    is_absurd = status.f_blocks * block < _LEAST_DISK_BYTES or not 0 <= status.f_bavail <= status.f_blocks
+    return None if is_absurd else status.f_bavail * block
+
+
+def count_cores() -> int:
+    """Processor cores that this process may use; all of the machine where the system does not say (gVisor, macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        with suppress(OSError):
+            return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
