@@ -59,14 +59,16 @@ class BatchDone:
 class Failure:
     """An input that could not be used, and why (one line). The run goes on; the index keeps it.
 
-    `num_bytes` and `mtime_ns` (when it was modified, nanoseconds since 1970) of the file whose content is the reason,
-    so that it is not tried again unless it changes; None where another attempt may do better.
+    `num_bytes`, `mtime_ns` and `ctime_ns` (when it was modified, and changed in any way, nanoseconds since 1970) of the
+    file whose content is the reason, so that it is not tried again unless it changes; None where another attempt may
+    do better.
     """
 
     key: str
     reason: str
     num_bytes: int | None = None
     mtime_ns: int | None = None
+    ctime_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

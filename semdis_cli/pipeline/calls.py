@@ -162,4 +162,4 @@ def _store(image: LoadedImage, latents: Tensor, store_dtype: str) -> tuple[Loade
         reason = f"its latents are too large for --store-dtype {store_dtype}"
     else:
         reason = "its latents are not finite (NaN or infinity)"
-    return Failure(image.key, reason, image.num_bytes, image.mtime_ns)
+    return Failure(image.key, reason, image.num_bytes, image.mtime_ns, image.ctime_ns)

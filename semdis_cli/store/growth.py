@@ -140,7 +140,7 @@ class _Merged:
         else:
             old = (seen for seen in self.growth.base.seen() if seen.key not in self.replaced)
         self.new_seen.seek(0)
-        new = (SeenFile(*parse_json(line)) for line in self.new_seen)
+        new = map(SeenFile.parse, self.new_seen)
         return merge_rows([("", old), ("", new)])
 
     def _new_keys(self) -> frozenset[str]:

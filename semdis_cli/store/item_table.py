@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from semdis_cli.atomic import PublishedFile
 from semdis_cli.errors import StoreError
-from semdis_cli.store.checks import MALFORMED, check_count, check_text, parse_json
+from semdis_cli.store.checks import MALFORMED, check_count, check_record_key, check_text, parse_json
 from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, ShardEntry
 from semdis_cli.store.mapped_shard import MappedShard, ShardRecord, open_shard
 from semdis_cli.store.reader import check_index_file, served_rows
@@ -156,7 +156,7 @@ def _parse_place(line: bytes, path: Path, number: int) -> tuple[tuple[str, str, 
         fields = parse_json(line)
         if fields["status"] != "ok":
             return ()
-        return ((check_text(fields["key"]), check_text(fields["shard"]), _check_row(fields["row"])),)
+        return ((check_record_key(fields), check_text(fields["shard"]), _check_row(fields["row"])),)
     except MALFORMED as error:
         raise StoreError(f"{path}: line {number}: not an index row ({error})") from error
 

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Self
 
 from semdis_cli.atomic import PublishedFile, explain_write_error, make_folder, publish, sweep_temporaries, sync_folder
 from semdis_cli.errors import StoreError
-from semdis_cli.store.checks import MALFORMED, check_count, check_integer, check_sha256, check_shard_name, parse_json
+from semdis_cli.store.checks import MALFORMED, check_count, check_sha256, check_shard_name, parse_json
 from semdis_cli.store.finished import Base
 from semdis_cli.store.index import IndexRow, to_line
 from semdis_cli.store.manifest import JOURNAL_FOLDER
@@ -43,7 +43,7 @@ class JournalEntry:
             "num_bytes": self.file and self.file.num_bytes,
             "sha256": self.file and self.file.sha256,
             "rows": [row.to_json() for row in self.rows],
-            "seen": [seen and [seen.num_bytes, seen.mtime_ns] for seen in self.seen],
+            "seen": [seen and list(seen[1:]) for seen in self.seen],
             "sums": self.sums.to_json(),
         }
 
@@ -204,8 +204,7 @@ class Journal:
 def _parse_seen(key: str, fact: Any) -> SeenFile | None:
     if fact is None:
         return None
-    num_bytes, mtime_ns = fact
-    return SeenFile(key, check_count(num_bytes), None if mtime_ns is None else check_integer(mtime_ns))
+    return SeenFile.from_facts(key, fact)
 
 
 def is_base_name(name: object) -> bool:

@@ -5,6 +5,7 @@ changed ones, and marks those whose inputs are gone; until its manifest is writt
 """
 
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -21,10 +22,11 @@ from semdis_cli.atomic import (
 from semdis_cli.errors import StoreError
 from semdis_cli.lock import FolderLock
 from semdis_cli.records import SourceImage
-from semdis_cli.store.changes import Hashes, is_unchanged
+from semdis_cli.store.changes import Hashes
 from semdis_cli.store.finished import NO_BASE, Base, size_of
 from semdis_cli.store.folder import check_latents_folder, check_settings, list_folder
 from semdis_cli.store.growth import Growth
+from semdis_cli.store.identity import Witness
 from semdis_cli.store.journal import Journal, JournalEntry, is_base_name
 from semdis_cli.store.manifest import (
     CHECKSUM_FILE,
@@ -252,12 +254,14 @@ class LatentSetWriter:
         done: dict[str, int] = {}
         num_failed: dict[str, int] = {}
         in_doubt: list[tuple[str, SourceImage, str | None]] = []
+        sources = [image.source for shard in plan.shards for image in shard.images]
+        witness = Witness.of([*sources, *plan.changes.kept], time.time_ns())
         for offset, summary in self._entries.items():
             if self._is_present(summary) and summary.name in planned:
                 entry = self._journal.read_entry(offset)
                 done[entry.name] = offset
                 num_failed[entry.name] = sum(row.error is not None for row in entry.rows)
-                in_doubt += [(entry.name, *doubt) for doubt in _doubts(planned[entry.name], entry)]
+                in_doubt += [(entry.name, *doubt) for doubt in _doubts(planned[entry.name], entry, witness)]
         digests = hashes([image for _, image, _ in in_doubt])
         for (name, _, sha256), digest in zip(in_doubt, digests, strict=True):
             if sha256 is None or digest != sha256:
@@ -276,11 +280,11 @@ class LatentSetWriter:
         return self._journal.folder / f"base-{secrets.token_hex(8)}"
 
 
-def _doubts(planned: PlannedShard, entry: JournalEntry) -> Iterator[tuple[SourceImage, str | None]]:
-    """The images of a shard whose size or time is not the one of then, with the sha256 of then if they were read."""
+def _doubts(planned: PlannedShard, entry: JournalEntry, witness: Witness) -> Iterator[tuple[SourceImage, str | None]]:
+    """The images of a shard that may be others than then, with the sha256 of then if they were read."""
     images = {image.source.key: image.source for image in planned.images}
     for row, seen in zip(entry.rows, entry.seen, strict=True):
-        if row.key in images and not is_unchanged(images[row.key], seen):
+        if row.key in images and not witness.is_unchanged(images[row.key], seen):
             yield images[row.key], row.sha256
 
 
