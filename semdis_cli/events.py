@@ -34,13 +34,15 @@ class RunStarted:
     """The run is planned: `num_images` inputs in all, of which `num_done` were finished by an earlier run.
 
     `megapixels`: of all inputs still to do, as far as their sizes are known. `num_failed_before`: of those finished by
-    an earlier run that was stopped, how many had failed; no `Failure` tells of them again.
+    an earlier run that was stopped, how many had failed; no `Failure` tells of them again. `note`: what a person should
+    know before it goes on, a line; empty if nothing.
     """
 
     num_images: int
     num_done: int
     megapixels: float
     num_failed_before: int = 0
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

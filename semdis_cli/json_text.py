@@ -45,13 +45,9 @@ def key_fields(key: str) -> dict[str, Any]:
     return {"key": escape_name(key), ESCAPED: True} if is_strange(key) else {"key": key}
 
 
-def strict_json(value: Any, indent: int | None = None) -> str:
+def strict_json(value: Any, *, indent: int | None = None, sort_keys: bool = False) -> str:
     """`value` as JSON: lone surrogates are escaped as in `escape_text`, numbers that are not finite become null."""
-    try:
-        text = json.dumps(value, indent=indent, allow_nan=False)
-    except ValueError:
-        text = json.dumps(_without_strangers(value), indent=indent, allow_nan=False)
-    return json.dumps(_without_strangers(value), indent=indent) if "\\ud" in text else text
+    return json.dumps(_without_strangers(value), indent=indent, sort_keys=sort_keys, allow_nan=False)
 
 
 def _without_strangers(value: Any) -> Any:

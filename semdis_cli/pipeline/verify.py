@@ -65,6 +65,8 @@ def _report(path: Path, settings: VerifySettings, verified: Verified, problems: 
         "bytes_read": verified.num_bytes,
         "data": {NO_DATA: "none", ALL_DATA: "all"}.get(settings.sample, "sample"),
     }
+    if verified.manifest is not None and verified.manifest.later_versions:
+        report["versions"] = verified.manifest.versions()
     if (table := verified.table) is not None:
         report["images"] = {"ok": table.num_ok, "failed": table.num_failed, "removed": table.num_removed}
     return report

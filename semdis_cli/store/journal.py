@@ -27,7 +27,8 @@ _BASE_FOLDER = re.compile(r"base-[0-9a-f]{16}")
 class JournalEntry:
     """What one planned shard came to: its file (None if every image failed), rows in key order, channel sums.
 
-    `seen`: for each row the file that it is about; None for failures that another attempt may not have.
+    `seen`: for each row the file that it is about; None for failures that another attempt may not have. `version`:
+    which of the plan's records it was made under.
     """
 
     name: str
@@ -35,10 +36,12 @@ class JournalEntry:
     rows: tuple[IndexRow, ...]
     seen: tuple[SeenFile | None, ...]
     sums: ChannelSums
+    version: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The journal line."""
-        return {
+        version = {"version": self.version} if self.version else {}
+        return version | {
             "shard": self.name,
             "num_bytes": self.file and self.file.num_bytes,
             "sha256": self.file and self.file.sha256,
@@ -55,7 +58,8 @@ class JournalEntry:
             file = PublishedFile(check_count(fields["num_bytes"]), check_sha256(fields["sha256"]))
         rows = tuple(IndexRow.from_json(row) for row in fields["rows"])
         seen = tuple(_parse_seen(row.key, fact) for row, fact in zip(rows, fields["seen"], strict=True))
-        return cls(check_shard_name(fields["shard"]), file, rows, seen, ChannelSums.from_json(fields["sums"]))
+        sums, version = ChannelSums.from_json(fields["sums"]), check_count(fields.get("version", 0))
+        return cls(check_shard_name(fields["shard"]), file, rows, seen, sums, version)
 
 
 class Journal:

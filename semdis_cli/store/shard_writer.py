@@ -100,7 +100,7 @@ class ShardWriter:
             assert sums.are_finite, f"{self.name}: latents that cannot be stored are a failure"
             self.published = write_shard(self._path, collected)
         rows, seen = zip(*(self._rows[key] for key in sorted(self._rows)), strict=True)
-        self._record(JournalEntry(self.name, self.published, rows, seen, sums))
+        self._record(JournalEntry(self.name, self.published, rows, seen, sums, self._planned.version))
         self.publish_s = time.perf_counter() - started
 
     def _collect(self) -> Shard:
