@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from semdis_cli.model.tokenizer import Tokenizer as Tokenizer
     from semdis_cli.store.dataset import LatentDataset as LatentDataset
     from semdis_cli.store.dataset import LatentItem as LatentItem
+    from semdis_cli.store.dataset import MixedVersionsWarning as MixedVersionsWarning
     from semdis_cli.store.sampler import BucketBatchSampler as BucketBatchSampler
 
 __version__ = "0.1.0"
@@ -27,6 +28,7 @@ _HOME_OF = {
     "FCDMDiffAEInferenceConfig": "semdis_cli.model.config",
     "LatentDataset": "semdis_cli.store.dataset",
     "LatentItem": "semdis_cli.store.dataset",
+    "MixedVersionsWarning": "semdis_cli.store.dataset",
     "Tokenizer": "semdis_cli.model.tokenizer",
 }
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "FCDMDiffAEInferenceConfig",
     "LatentDataset",
     "LatentItem",
+    "MixedVersionsWarning",
     "Tokenizer",
     "__version__",
 ]

@@ -34,13 +34,15 @@ class RunStarted:
     """The run is planned: `num_images` inputs in all, of which `num_done` were finished by an earlier run.
 
     `megapixels`: of all inputs still to do, as far as their sizes are known. `num_failed_before`: of those finished by
-    an earlier run that was stopped, how many had failed; no `Failure` tells of them again.
+    an earlier run that was stopped, how many had failed; no `Failure` tells of them again. `note`: what a person should
+    know before it goes on, a line; empty if nothing.
     """
 
     num_images: int
     num_done: int
     megapixels: float
     num_failed_before: int = 0
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +61,16 @@ class BatchDone:
 class Failure:
     """An input that could not be used, and why (one line). The run goes on; the index keeps it.
 
-    `num_bytes` and `mtime_ns` (when it was modified, nanoseconds since 1970) of the file whose content is the reason,
-    so that it is not tried again unless it changes; None where another attempt may do better.
+    `num_bytes`, `mtime_ns` and `ctime_ns` (when it was modified, and changed in any way, nanoseconds since 1970) of the
+    file whose content is the reason, so that it is not tried again unless it changes; None where another attempt may
+    do better.
     """
 
     key: str
     reason: str
     num_bytes: int | None = None
     mtime_ns: int | None = None
+    ctime_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

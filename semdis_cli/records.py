@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from semdis_cli.events import Failure
 
@@ -15,8 +15,8 @@ class SourceImage:
     """One input, named but not read yet.
 
     `key` is its identity: a relative POSIX path with extension, unique within a run. `path` is where its bytes are: the
-    whole file or, with `offset`, `num_bytes` of it from there on (a member of a tar). `mtime_ns`: when the file was
-    last modified, nanoseconds since 1970; None where nobody looked.
+    whole file or, with `offset`, `num_bytes` of it from there on (a member of a tar). `mtime_ns`, `ctime_ns`: when the
+    file was last modified, and changed in any way, nanoseconds since 1970; None where nobody looked.
     """
 
     key: str
@@ -24,17 +24,32 @@ class SourceImage:
     num_bytes: int
     mtime_ns: int | None = None
     offset: int | None = None
+    ctime_ns: int | None = None
 
 
 _CLOCK_GRAIN_NS = 2_000_000_000
 
 
-def settled_mtime(mtime_ns: int | None, now_ns: int) -> int | None:
-    """`mtime_ns` if a later change of the file would show in it, else None.
+def settled_before(now_ns: int) -> int:
+    """Times of files before this one are settled: a change that is still to come cannot get one of them.
 
-    That is not so for a time within the last two seconds, the grain of the coarsest file systems, or in the future.
+    That is not so for the last two seconds, the grain of the coarsest file systems, nor for the future.
     """
-    return mtime_ns if mtime_ns is not None and mtime_ns < now_ns - _CLOCK_GRAIN_NS else None
+    return now_ns - _CLOCK_GRAIN_NS
+
+
+def is_telling(ctime_ns: int | None) -> TypeGuard[int]:
+    """Whether `ctime_ns` is one at all: file systems that have none say 0."""
+    return ctime_ns is not None and ctime_ns > 0
+
+
+def settled_mtime(mtime_ns: int | None, ctime_ns: int | None, now_ns: int) -> int | None:
+    """`mtime_ns` if a later change of the file would show in its times, else None.
+
+    Where there is a `ctime_ns`, it is the one to be settled: nobody can set it.
+    """
+    telling = ctime_ns if is_telling(ctime_ns) else mtime_ns
+    return mtime_ns if telling is not None and telling < settled_before(now_ns) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +111,7 @@ class LoadedImage:
 
     `pixels`: [3,H,W] uint8 sRGB, (H,W) = `geometry.bucket`. `sha256`: hex digest of the source file's bytes. `notes`:
     what a reader of the index should know about the colours or orientation (e.g. an ICC profile that was unusable).
-    `mtime_ns` of the file before it was read, or None if it was modified too shortly before to tell a later change by.
+    `mtime_ns`, `ctime_ns` of the file before it was read; `mtime_ns` is None if a later change would not show in them.
     """
 
     key: str
@@ -106,6 +121,7 @@ class LoadedImage:
     sha256: str
     notes: tuple[str, ...] = ()
     mtime_ns: int | None = None
+    ctime_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,5 @@
 """`semdis bench`: how fast it is here, how fast it could be, and what holds it up."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,6 +17,7 @@ from semdis_cli.cli.setup import (
 )
 from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import UsageError
+from semdis_cli.json_text import strict_json
 
 if TYPE_CHECKING:
     from semdis_cli.data.geometry import GeometrySettings
@@ -123,7 +123,7 @@ def bench(
     report = run(settings, lambda what: None if quiet else say(f"semdis: {what}"))
     if plot is not None:
         draw(report, plot)
-    put(json.dumps(report.to_json()) if as_json else bench_text(report))
+    put(strict_json(report.to_json()) if as_json else bench_text(report))
 
 
 def _check_paths(data: Path | None, plot: Path | None) -> None:

@@ -1,6 +1,5 @@
 """`semdis encode`: images -> shards of latents."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from semdis_cli.cli import options
-from semdis_cli.cli.report import count, follow, printable, put_bytes, say
+from semdis_cli.cli.report import count, follow, printable, put, put_bytes, say
 from semdis_cli.cli.setup import (
     CompileChoice,
     announce,
@@ -25,6 +24,7 @@ from semdis_cli.cli.setup import (
 from semdis_cli.defaults import BUNDLED_MODEL, MAX_IMAGE_PIXELS
 from semdis_cli.errors import ExitCode
 from semdis_cli.events import Event
+from semdis_cli.json_text import strict_json
 
 if TYPE_CHECKING:
     from semdis_cli.data.loader import Loader
@@ -85,6 +85,7 @@ def encode(
     seed: options.Seed = 0,
     shard_size: ShardSize = 256,
     shard_images: ShardImages = None,
+    mix_versions: options.MixVersions = False,
     dry_run: DryRun = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -119,7 +120,7 @@ def encode(
     tokenizer = Tokenizer.load(model, how, revision=revision)
     announce(tokenizer, quiet)
     load = LoadSettings(geometry, read, tokenizer.patch_size)
-    settings = EncodeSettings(load, store_dtype, posterior, seed, shard_size, shard_images)
+    settings = EncodeSettings(load, store_dtype, posterior, seed, shard_size, shard_images, mix_versions)
     with Loader(load, count_workers(workers)) as loader:
         if dry_run:
             plan = plan_output(found, loader, tokenizer, settings, folder)
@@ -203,7 +204,7 @@ def _show_plan(plan: "EncodePlan", seconds: float, as_json: bool) -> ExitCode:
         "estimated_s": round(seconds, 1),
     }
     if as_json:
-        typer.echo(json.dumps(report))
+        put(strict_json(report))
     else:
         typer.echo(
             f"{plan.num_inputs:,} images ({len(plan.failures):,} unusable, {plan.num_unchanged:,} there already), "

@@ -33,6 +33,15 @@ NpyDtype = Annotated[
         show_default=False,
     ),
 ]
+Names = Annotated[
+    Literal["key", "stem", "basename"],
+    typer.Option(
+        "--sample-names",
+        help="Of a webdataset: by the whole key, or as the images' own samples are called, to be joined with captions: "
+        "the path up to the first dot of the name (stem), or that without folders (basename).",
+        rich_help_panel="Output",
+    ),
+]
 TarSize = Annotated[
     int, typer.Option("--tar-size", min=1, metavar="MIB", help="Size of a tar, about, MiB.", rich_help_panel="Output")
 ]
@@ -44,6 +53,7 @@ def export(
     export_format: Format = "webdataset",
     member: Member = None,
     npy_dtype: NpyDtype = None,
+    sample_names: Names = "key",
     tar_size: TarSize = 256,
     workers: options.Workers = None,
     as_json: options.Json = False,
@@ -67,11 +77,13 @@ def export(
     member = member or ("npy" if export_format == "npy" else "safetensors")
     if npy_dtype is not None and member != "npy":
         raise typer.BadParameter("goes with npy alone: safetensors keep what is stored", param_hint="--dtype")
+    if sample_names != "key" and export_format != "webdataset":
+        raise typer.BadParameter("goes with --format webdataset alone", param_hint="--sample-names")
     refuse_pipes(latents, output)
     check_image_folder(output, EXPORT_MARKER)
     source = open_latents(latents)
     dtype = npy_dtype or npy_dtype_for(source.provenance)
-    settings = ExportSettings(export_format, member, dtype, tar_size, count_workers(workers))
+    settings = ExportSettings(export_format, member, dtype, tar_size, count_workers(workers), sample_names)
     _say_what_is_lost(settings, source.provenance.get("dtype"), quiet=quiet)
     code = follow(
         run(source, settings, output),

@@ -23,6 +23,7 @@ def import_(
     output: Output = Path("latents"),
     shard_size: ShardSize = 256,
     shard_images: ShardImages = None,
+    mix_versions: options.MixVersions = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -40,13 +41,13 @@ def import_(
     refuse_pipes(source, output)
     check_apart(output, source)
     check_latents_folder(output)
-    found = find_samples(source)
+    found = find_samples(source, mix_versions=mix_versions)
     if found.num_missing:
         num_found = len(found.samples) + len(found.failures)
         promise = f"{found.num_exported:,} were to be exported to {source}: {found.num_missing:,} missing"
         say(f"semdis: {num_found:,} images found, but {promise}; run the same semdis export again")
     code = follow(
-        gather(found, GatherSettings(shard_size, shard_images), output),
+        gather(found, GatherSettings(shard_size, shard_images, mix_versions), output),
         as_json=as_json,
         quiet=quiet,
         summarise=lambda report: (

@@ -15,6 +15,7 @@ from rich.text import Text
 from semdis_cli.cli import options
 from semdis_cli.cli.report import one_line, put
 from semdis_cli.cli.setup import refuse_pipes
+from semdis_cli.json_text import strict_json
 
 Channels = Annotated[bool, typer.Option("--channels", help="Mean and std of every channel.")]
 
@@ -50,7 +51,7 @@ def inspect(
     refuse_pipes(latents)
     summary = summarise(latents)
     if as_json:
-        put(json.dumps(summary))
+        put(strict_json(summary))
         return
     for section in _sections(summary, with_channels=channels):
         _show(section)
@@ -60,6 +61,13 @@ def _sections(summary: Json, *, with_channels: bool) -> Iterator[Section]:
     """All that there is to tell, top to bottom."""
     yield Section(summary["latents"], ("", ""), tuple(_facts(summary)))
     yield Section("Settings", ("", ""), tuple(_flatten(summary["provenance"])))
+    versions = [
+        (f"{version['shards']:,}", f"{version['latents']:,}", line)
+        for version in summary.get("versions", ())
+        for line in version["differs"] or ["the settings above"]
+    ]
+    if versions:
+        yield Section("Versions that made them", ("#shards", "#latents", "differs in"), versions)
     buckets = [
         (_by(bucket["grid"]), _by(bucket["image_px"]), f"{bucket['images']:,}", _size(bucket["bytes"]))
         for bucket in summary["buckets"]

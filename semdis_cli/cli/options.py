@@ -179,6 +179,16 @@ Seed = Annotated[
     ),
 ]
 
+MixVersions = Annotated[
+    bool,
+    typer.Option(
+        "--mix-versions",
+        help="Go on in a set that other versions of torch, Pillow, the kernels or another device have begun: latents "
+        "may differ in last bits, and the set says which version made which.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+
 # ---- Decoding ----
 
 Steps = Annotated[

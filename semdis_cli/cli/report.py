@@ -1,6 +1,5 @@
 """Events -> what a person reads on stderr, and what a program reads on stdout."""
 
-import json
 import os
 import sys
 import time
@@ -17,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from semdis_cli.atomic import explain_write_error
 from semdis_cli.errors import ExitCode, SemdisError, UsageError
 from semdis_cli.events import BatchDone, Event, Failure, ImageMeasured, RunFinished, RunStarted, ShardFailed
+from semdis_cli.json_text import strict_json
 
 _SECONDS_BETWEEN_LINES = 10.0
 _MAX_FAILURES_SHOWN = 20
@@ -211,7 +211,7 @@ def follow(
     if not quiet:
         _close(run.report, summarise(run.report))
     if as_json:
-        (say if stdout_is_data else put)(json.dumps(run.report))
+        (say if stdout_is_data else put)(strict_json(run.report))
     return run.code
 
 
@@ -247,6 +247,8 @@ class _Run:
 
     def _start(self, event: RunStarted) -> None:
         self.tally.total = event.num_images - event.num_done
+        if event.note and not self._quiet:
+            self.display.say(f"semdis: {one_line(event.note)}")
         if event.num_done and not self._quiet:
             self.display.say(f"semdis: {event.num_done:,} of {event.num_images:,} images done before, going on")
 

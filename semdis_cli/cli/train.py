@@ -1,6 +1,5 @@
 """`semdis train`: photographs -> a model of one's own."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +12,7 @@ from semdis_cli.cli.setup import count_workers, find_inputs, refuse_absent_devic
 from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import ExitCode, UsageError
 from semdis_cli.events import Event, Failure, ModelReady, RunFinished, TrainingMeasured, TrainingProgress
+from semdis_cli.json_text import strict_json
 from semdis_cli.records import SourceImage
 
 _RUN, _LOSS, _OPTIMIZER = "Run", "Loss", "Optimizer"
@@ -253,7 +253,7 @@ def _follow(events: Iterable[Event], *, as_json: bool, quiet: bool) -> ExitCode:
     if not quiet:
         _close(run.report)
     if as_json:
-        put(json.dumps(run.report))
+        put(strict_json(run.report))
     return ExitCode.SOME_FAILED if run.num_failed else ExitCode.OK
 
 

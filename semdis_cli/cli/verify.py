@@ -1,6 +1,5 @@
 """`semdis verify`: are latents whole, and are they those of the images?"""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -14,6 +13,7 @@ from semdis_cli.cli.report import Position, count, one_line, open_display, put, 
 from semdis_cli.cli.setup import count_workers, find_inputs, refuse_pipes
 from semdis_cli.errors import ExitCode, UsageError
 from semdis_cli.events import Event, Problem, ShardVerified, VerifyFinished, VerifyStarted
+from semdis_cli.json_text import escape_name, strict_json
 
 if TYPE_CHECKING:
     from semdis_cli.store.verify import Sample
@@ -83,6 +83,8 @@ def _parse_sample(data: bool, text: str | None, seed: int | None) -> "Sample":
 
 def _follow(events: Iterable[Event], *, as_json: bool, quiet: bool) -> ExitCode:
     """Show what is found as it goes and sum it up; returns the exit code."""
+    from semdis_cli.store.settings import describe_versions
+
     run = _Run(as_json=as_json, quiet=quiet)
     with run.display:
         for event in events:
@@ -91,11 +93,13 @@ def _follow(events: Iterable[Event], *, as_json: bool, quiet: bool) -> ExitCode:
         if number > _MAX_SHOWN:
             say(f"... and {number - _MAX_SHOWN:,} more problems of the kind {kind}")
     if not quiet:
+        for line in describe_versions(run.report.get("versions", [])):
+            say(f"semdis: {one_line(line)}")
         say(f"semdis: {_summary(run.report)}")
         if links := run.report.get("links"):
             say(f"note: {links:,} of its files are links; copy the set with cp -rL, or only the links are copied")
     if as_json:
-        put(json.dumps({"event": "report", **run.report}))
+        put(strict_json({"event": "report", **run.report}))
     return ExitCode.BAD_DATA if run.problems else ExitCode.OK
 
 
@@ -130,8 +134,8 @@ class _Run:
         if self.problems[problem.kind] <= _MAX_SHOWN:
             self.display.say(f"bad: {one_line(f'{problem.file}: {problem.what}')}")
         if self._as_json:
-            fields = {"event": "problem", "file": problem.file, "kind": problem.kind, "what": problem.what}
-            self.display.result(json.dumps(fields))
+            fields = {"event": "problem", "file": escape_name(problem.file), "kind": problem.kind, "what": problem.what}
+            self.display.result(strict_json(fields))
 
     def _position(self) -> Position:
         elapsed_s = max(time.perf_counter() - self._started, 1e-9)

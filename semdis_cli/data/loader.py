@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
+from typing import BinaryIO
 
 from semdis_cli.data.geometry import GeometrySettings, fixed_bucket, plan_geometry
 from semdis_cli.data.images import ReadSettings, read_image_size
@@ -86,8 +87,7 @@ class Loader:
         source = planned.source
         try:
             with open_source(source) as file:
-                mtime_ns = None if _is_spooled(source) else os.fstat(file.fileno()).st_mtime_ns
-                mtime_ns = settled_mtime(mtime_ns, time.time_ns())
+                mtime_ns, ctime_ns = _times_of(source, file)
                 data = read_source(file, source)
             image = load_pixels(data, self._settings.read, self._settings.geometry, self._settings.multiple_px)
             if image.geometry.bucket != planned.bucket:
@@ -95,7 +95,8 @@ class Loader:
         except (UnreadableImageError, MemoryError, OSError) as error:
             return _failure_of(source, error)
         digest = hashlib.sha256(data).hexdigest()
-        return LoadedImage(source.key, image.pixels, image.geometry, len(data), digest, image.notes, mtime_ns)
+        facts = len(data), digest, image.notes, mtime_ns, ctime_ns
+        return LoadedImage(source.key, image.pixels, image.geometry, *facts)
 
     def hashes(self, sources: Sequence[SourceImage]) -> Iterator[str | None]:
         """The sha256 (hex) of every source's bytes, in order; None where they cannot be read."""
@@ -116,9 +117,12 @@ class Loader:
         return PlannedImage(source, geometry.bucket)
 
 
-def _is_spooled(source: SourceImage) -> bool:
-    """Whether the image came on stdin: the time of its copy says nothing."""
-    return source.offset is not None and source.mtime_ns is None
+def _times_of(source: SourceImage, file: BinaryIO) -> tuple[int | None, int | None]:
+    """What to note of the times of an image that was opened."""
+    if source.offset is not None and source.mtime_ns is None:  # from stdin: the times of its copy say nothing
+        return None, None
+    status = os.fstat(file.fileno())
+    return settled_mtime(status.st_mtime_ns, status.st_ctime_ns, time.time_ns()), status.st_ctime_ns
 
 
 def _failure_of(source: SourceImage, error: UnreadableImageError | MemoryError | OSError) -> Failure:
@@ -129,7 +133,8 @@ def _failure_of(source: SourceImage, error: UnreadableImageError | MemoryError |
         return Failure(source.key, f"cannot be read ({error.strerror or error})")
     if isinstance(error, PassingReadError):
         return Failure(source.key, str(error))
-    return Failure(source.key, str(error), source.num_bytes, settled_mtime(source.mtime_ns, time.time_ns()))
+    mtime_ns = settled_mtime(source.mtime_ns, source.ctime_ns, time.time_ns())
+    return Failure(source.key, str(error), source.num_bytes, mtime_ns, source.ctime_ns)
 
 
 def _hash_one(source: SourceImage) -> str | None:

@@ -138,7 +138,7 @@ class _Scan:
             raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
         if not stat.S_ISREG(status.st_mode):
             raise UsageError(f"{path}: is not a regular file; give a tar on a pipe as '-'")
-        self._add_members(path, prefix, status.st_mtime_ns, path)
+        self._add_members(path, prefix, status.st_mtime_ns, path, status.st_ctime_ns)
 
     def add_stdin(self, stdin: Spool, *, is_only: bool) -> None:
         """Add what came on stdin: the image, or the images of the tar."""
@@ -156,7 +156,7 @@ class _Scan:
             self._fail(key, path, f"cannot be read ({error.strerror})")
             return
         if stat.S_ISREG(status.st_mode):
-            self.found.append((SourceImage(key, path, status.st_size, status.st_mtime_ns), path))
+            self.found.append((_source_image(key, path, status), path))
         else:
             self._fail(key, path, "is a folder" if stat.S_ISDIR(status.st_mode) else "is not a regular file")
 
@@ -171,9 +171,11 @@ class _Scan:
             stdin=stdin,
         )
 
-    def _add_members(self, tar: Path, prefix: str, mtime_ns: int | None, name: Path) -> None:
+    def _add_members(
+        self, tar: Path, prefix: str, mtime_ns: int | None, name: Path, ctime_ns: int | None = None
+    ) -> None:
         """Add what is in a tar that is called `name`."""
-        contents = list_tar(tar, prefix, mtime_ns, name)
+        contents = list_tar(tar, prefix, mtime_ns, name, ctime_ns)
         self.found += ((image, name) for image in contents.images)
         self.found += ((failure, name) for failure in contents.failures)
         self.num_ignored += contents.num_ignored
@@ -207,9 +209,7 @@ class _Scan:
                 if not folder.is_inside(inner.identity):  # a link back up would go on for ever
                     remaining.append(inner)
             elif _is_image(entry):
-                status = entry.stat()
-                image = SourceImage(key, entry.path, status.st_size, status.st_mtime_ns)
-                self.found.append((image, entry.path))
+                self.found.append((_source_image(key, entry.path, entry.stat()), entry.path))
             else:
                 self.num_ignored += 1
         except OSError as error:
@@ -217,6 +217,10 @@ class _Scan:
 
     def _fail(self, key: str, path: Path | str, reason: str) -> None:
         self.found.append((Failure(key, reason), path))
+
+
+def _source_image(key: str, path: Path | str, status: os.stat_result) -> SourceImage:
+    return SourceImage(key, path, status.st_size, status.st_mtime_ns, ctime_ns=status.st_ctime_ns)
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:

@@ -2,7 +2,7 @@
 
 import tarfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -57,11 +57,11 @@ def find_tars(sources: Sequence[Path]) -> tuple[list[tuple[str, Path]], list[Pat
     return tars, others
 
 
-def list_tar(path: Path, prefix: str, mtime_ns: int | None, name: Path) -> TarContents:
+def list_tar(path: Path, prefix: str, mtime_ns: int | None, name: Path, ctime_ns: int | None = None) -> TarContents:
     """The images of the tar at `path`, which is called `name`; their keys are `prefix` and the member's name.
 
-    `mtime_ns`: when the tar itself was modified, which is what its images get. Their own times prove nothing: many
-    programs that write tars give all members the same one.
+    `mtime_ns`, `ctime_ns`: of the tar itself, which its images get. Their own times prove nothing: many programs that
+    write tars give all members the same one.
 
     A member is an image by its suffix or, failing that, by its first bytes; names that begin with a dot are passed
     over, as in a folder. A hard link stands for the file it leads to; a symbolic one is passed over. A leading slash is
@@ -71,7 +71,7 @@ def list_tar(path: Path, prefix: str, mtime_ns: int | None, name: Path) -> TarCo
     try:
         with path.open("rb") as file:
             _refuse_compressed(name, file)
-            listing = _Listing(path, prefix, mtime_ns)
+            listing = _Listing(path, prefix, mtime_ns, ctime_ns)
             for member in walk_tar(file):
                 listing.add(member, file)
     except OSError as error:
@@ -88,6 +88,7 @@ class _Listing:
     path: Path
     prefix: str
     mtime_ns: int | None
+    ctime_ns: int | None
     found: list[SourceImage] = field(default_factory=list)
     links: list[tuple[str, str]] = field(default_factory=list)  # key, and the key that it leads to
     failures: list[Failure] = field(default_factory=list)
@@ -107,7 +108,8 @@ class _Listing:
         elif reason := _unusable(member, parts):
             self.failures.append(Failure(key, reason))
         else:
-            self.found.append(SourceImage(key, self.path, member.size, self.mtime_ns, member.offset_data))
+            times_and_place = self.mtime_ns, member.offset_data, self.ctime_ns
+            self.found.append(SourceImage(key, self.path, member.size, *times_and_place))
 
     def result(self) -> TarContents:
         """Everything, the hard links led to their files."""
@@ -120,7 +122,7 @@ class _Listing:
         for key, target in self.links:
             if target in images and ".." not in key.split("/"):
                 image = images[target]
-                images[key] = SourceImage(key, image.path, image.num_bytes, image.mtime_ns, image.offset)
+                images[key] = replace(image, key=key)
                 self.found.append(images[key])
             elif _has_image_suffix(key):
                 self.failures.append(Failure(key, f"is a link to {target!r:.80}, which is no image of this tar"))

@@ -187,6 +187,16 @@ def _are_of_formula(frequencies: Tensor) -> bool:
     return bool(((frequencies.float() - formula).abs() <= tolerance * formula).all())
 
 
+def weights_sha256(folder: Path) -> str:
+    """What the weights in `folder` are known by, without loading them. Raises `CheckpointError`."""
+    path = folder / WEIGHTS_FILE
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
 def serialize_weights(tensors: Mapping[str, Tensor]) -> bytes:
     """The bytes of `model.safetensors`: contiguous CPU copies under the same names."""
     return serialize({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"format": "pt"})

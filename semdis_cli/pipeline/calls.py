@@ -168,4 +168,4 @@ def stored_latents(image: LoadedImage, latents: Tensor, store_dtype: str) -> Ten
         reason = f"its latents are too large for --store-dtype {store_dtype}"
     else:
         reason = "its latents are not finite (NaN or infinity)"
-    return Failure(image.key, reason, image.num_bytes, image.mtime_ns)
+    return Failure(image.key, reason, image.num_bytes, image.mtime_ns, image.ctime_ns)

@@ -10,12 +10,13 @@ from semdis_cli.data.geometry import undo_padding
 from semdis_cli.defaults import DECODE_MARKER
 from semdis_cli.errors import CheckpointError, StoreError, UnreadableImageError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes
+from semdis_cli.json_text import unescape_name
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer, TokenizerSettings
 from semdis_cli.pipeline.calls import busy_threads, share_of_call, start_workers
 from semdis_cli.pipeline.images_out import ImageWriter, WriteSettings, output_names, renamed_record, too_long, written
 from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, in_order, one_ahead, timed
-from semdis_cli.pipeline.report import RunTotals, compute_record
+from semdis_cli.pipeline.report import RunTotals, compute_record, model_record
 from semdis_cli.spelling import give_own_names
 from semdis_cli.store.claim import claimed_folder
 from semdis_cli.store.reader import LatentSource, StoredShard
@@ -42,7 +43,8 @@ def load_recorded_model(source: LatentSource, override: str | None, settings: To
     record = _recorded_model(source)
     try:
         if override is None:
-            tokenizer = Tokenizer.load(record.name, settings, revision=record.revision, source=record.source)
+            name = record.name if Path(record.name).exists() else unescape_name(record.name)
+            tokenizer = Tokenizer.load(name, settings, revision=record.revision, source=record.source)
         else:
             tokenizer = Tokenizer.load(override, settings)
     except CheckpointError as error:
@@ -237,7 +239,7 @@ def _decode_record(source: LatentSource, tokenizer: Tokenizer, settings: DecodeS
 def decode_provenance(tokenizer: Tokenizer, settings: DecodeSettings) -> dict[str, Any]:
     """Every setting that decides the bytes of an image beyond its latents, as plain JSON values."""
     return {
-        "model": asdict(tokenizer.identity),
+        "model": model_record(tokenizer),
         "compute": compute_record(tokenizer),
         "sampling": asdict(settings.sampling),
         "write": asdict(settings.write),

@@ -26,7 +26,7 @@ from semdis_cli.pipeline.calls import (
     start_workers,
 )
 from semdis_cli.pipeline.overlap import Workers
-from semdis_cli.pipeline.report import RunTotals, compute_record
+from semdis_cli.pipeline.report import RunTotals, compute_record, model_record
 from semdis_cli.records import LoadedImage
 from semdis_cli.store.changes import find_changes
 from semdis_cli.store.finished import NO_BASE, Base
@@ -53,6 +53,7 @@ class EncodeSettings:
     seed: int = 0
     shard_mib: int = 256
     shard_images: int | None = None
+    mix_versions: bool = False  # go on in a set that other versions of what computes and reads have begun
 
     @property
     def sample_seed(self) -> int | None:
@@ -111,11 +112,17 @@ class EncodePlan:
 
 
 def plan_encode(
-    found: FoundImages, loader: Loader, tokenizer: Tokenizer, settings: EncodeSettings, base: Base | None = None
+    found: FoundImages,
+    loader: Loader,
+    tokenizer: Tokenizer,
+    settings: EncodeSettings,
+    base: Base | None = None,
+    provenance: dict[str, Any] | None = None,
 ) -> EncodePlan:
     """Which image goes where, and how large it all gets; with `base`, what is to be done beyond what that holds.
 
-    Raises `UsageError` if there is no input at all.
+    `provenance`: under which record it is done, if not under that of `tokenizer` and `settings`. Raises `UsageError` if
+    there is no input at all.
     """
     if not found.images and not found.failures:
         raise UsageError(f"no images found ({found.num_ignored} other files were passed over)")
@@ -131,7 +138,7 @@ def plan_encode(
         shard_images=settings.shard_images,
         first_number=base.next_number,
     )
-    provenance = encode_provenance(tokenizer, settings)
+    provenance = provenance or encode_provenance(tokenizer, settings)
     sha256 = plan_sha256(provenance, shards, failures, base, changes)
     return EncodePlan(SetPlan(tuple(shards), tuple(failures), changes, sha256), provenance, layout)
 
@@ -143,7 +150,10 @@ def plan_output(
 
     Raises what `encode` would. An unfinished run counts as none.
     """
-    base = NO_BASE if output is None else finished_base(output, encode_provenance(tokenizer, settings))
+    base = NO_BASE
+    if output is not None:
+        provenance = encode_provenance(tokenizer, settings)
+        base = finished_base(output, provenance, mix_versions=settings.mix_versions)
     return plan_encode(found, loader, tokenizer, settings, base)
 
 
@@ -154,7 +164,7 @@ def encode_provenance(tokenizer: Tokenizer, settings: EncodeSettings) -> dict[st
         posterior["seed"] = settings.sample_seed
     load = settings.load
     return {
-        "model": asdict(tokenizer.identity),
+        "model": model_record(tokenizer),
         "channels": tokenizer.latent_channels,
         "patch_size": tokenizer.patch_size,
         "whitened": tokenizer.is_whitened,
@@ -190,17 +200,23 @@ def encode(
     """
     totals = RunTotals("encode", tokenizer, busy_threads(tokenizer, loader.num_workers))
     with (
-        LatentSetWriter(output, encode_provenance(tokenizer, settings), tokenizer.latent_channels) as latents,
+        LatentSetWriter(
+            output,
+            encode_provenance(tokenizer, settings),
+            tokenizer.latent_channels,
+            mix_versions=settings.mix_versions,
+        ) as latents,
         start_workers(tokenizer, loader.num_workers) as workers,
         _Publisher(workers) as publisher,
     ):
         # What there is to do
-        plan = plan_encode(found, loader, tokenizer, settings, latents.base)
+        plan = plan_encode(found, loader, tokenizer, settings, latents.base, latents.provenance)
         while not latents.begin(plan.contents, loader.hashes):
-            plan = plan_encode(found, loader, tokenizer, settings, latents.base)
+            plan = plan_encode(found, loader, tokenizer, settings, latents.base, latents.provenance)
         latents.check_space(plan.layout)
         megapixels = plan.megapixels(latents.remaining)
-        yield RunStarted(plan.num_inputs, latents.num_done, megapixels, latents.num_failed_before)
+        done = latents.num_done, megapixels, latents.num_failed_before
+        yield RunStarted(plan.num_inputs, *done, latents.describe_mixing())
         yield from plan.failures
 
         # Read -> encode -> shard

@@ -28,15 +28,20 @@ def export(source: LatentSource, settings: ExportSettings, output: Path) -> Iter
         "latents_sha256": source.sha256,
         "num_images": len(source.keys),
         "provenance": source.provenance,
+        **({"later_versions": list(source.later_versions)} if source.later_versions else {}),
         **settings.to_json(),
     }
     is_tar = settings.format == "webdataset"
     with claimed_folder(output, EXPORT_MARKER, record, () if is_tar else names.values()):
         # What there is to do
-        failures = [] if is_tar else impossible_names(names, output)
-        if not is_tar:
-            failures += alike_names(names, output, failures)
-        work = TarExport(shards, settings, output) if is_tar else FileExport(shards, settings, output, failures)
+        work: TarExport | FileExport
+        if is_tar:
+            work = TarExport(shards, settings, output)
+        else:
+            impossible = impossible_names(names, output)
+            impossible += alike_names(names, output, impossible)
+            work = FileExport(shards, settings, output, impossible)
+        failures = work.failures
         num_failed, num_done = len(failures), work.num_done
         check_free_space(output, work.bytes_left)
         yield RunStarted(len(source.keys), num_done, 0.0)

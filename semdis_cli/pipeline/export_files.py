@@ -30,6 +30,7 @@ class FileExport:
         self._settings = settings
         self._root = output.resolve()
         self._has_table = settings.member == "npy"
+        self.failures = list(failures)
         self._impossible = {failure.key for failure in failures}
         keys = (key for key in shards.source.keys if key not in self._impossible)
         self._done = {key for key in keys if os.path.isfile(self._path(key))}  # noqa: PTH113 # no OSError

@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from semdis_cli.events import BatchDone, StageTimes
-from semdis_cli.store.export import ExportFormat, Member, NpyDtype, check_rows, recorded_layout
+from semdis_cli.store.export import (
+    STEM_RECORD,
+    ExportFormat,
+    Member,
+    NpyDtype,
+    SampleNames,
+    check_rows,
+    recorded_layout,
+)
 from semdis_cli.store.index import to_line
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shard_header import BYTES_PER_VALUE
@@ -19,8 +27,8 @@ _TAR_BYTES = 2048  # headers and padding of a sample's two members, about
 class ExportSettings:
     """How latents leave the store.
 
-    `member`: what the latents of one image are written as. `npy_dtype` counts for npy alone, `tar_mib` (about, MiB) for
-    webdataset alone.
+    `member`: what the latents of one image are written as. `npy_dtype` counts for npy alone, `tar_mib` (about, MiB) and
+    `sample_names` for webdataset alone: samples are called by the key, or as those that the images came from.
     """
 
     format: ExportFormat
@@ -28,6 +36,12 @@ class ExportSettings:
     npy_dtype: NpyDtype = "float32"
     tar_mib: int = 256
     num_workers: int = 1
+    sample_names: SampleNames = "key"
+
+    @property
+    def record_suffix(self) -> str:
+        """What the record beside a sample's latents is called."""
+        return "json" if self.sample_names == "key" else STEM_RECORD
 
     def is_lossy(self, provenance: dict[str, Any]) -> bool:
         """Whether there are values that do not survive."""
@@ -41,6 +55,8 @@ class ExportSettings:
             fields["dtype"] = self.npy_dtype
         if self.format == "webdataset":
             fields["tar_mib"] = self.tar_mib
+        if self.format == "webdataset" and self.sample_names != "key":
+            fields["sample_names"] = self.sample_names
         return fields
 
 

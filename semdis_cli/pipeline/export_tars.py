@@ -10,7 +10,7 @@ from semdis_cli.atomic import publish
 from semdis_cli.errors import StoreError
 from semdis_cli.events import BatchDone, Event, Failure, ShardFailed, StageTimes
 from semdis_cli.pipeline.export_source import ExportSettings, ShardReader, batch_done
-from semdis_cli.store.export import Sample, make_sample, sample_base
+from semdis_cli.store.export import Sample, make_sample, sample_names
 from semdis_cli.store.reader import StoredShard
 from semdis_cli.store.tar import read_members
 from semdis_cli.tar import TAR_END, tar_member
@@ -33,16 +33,17 @@ class TarExport:
     """Writes tars of about `tar_mib`, images in the order of the shards, so that those of one size follow each other.
 
     Which image goes where follows from the set and the settings alone. A tar that lacks images, because of a damaged
-    shard, is made again by the next run.
+    shard, is made again by the next run. `failures`: images that can have no sample's name.
     """
 
     def __init__(self, shards: ShardReader, settings: ExportSettings, output: Path) -> None:
         self._shards = shards
         self._settings = settings
         self._root = output.resolve()
+        self._names, self.failures = sample_names(shards.source.keys, settings.sample_names)
         tars = self._cut()
         self._left = [tar for tar in tars if not self._is_whole(tar)]
-        self.num_done = len(shards.source.keys) - sum(len(tar.keys) for tar in self._left)
+        self.num_done = len(self._names) - sum(len(tar.keys) for tar in self._left)
 
     @property
     def bytes_left(self) -> int:
@@ -77,7 +78,8 @@ class TarExport:
             room = limit
 
         for stored in self._shards.source.shards:
-            keys, start, size = tuple(stored.rows), 0, self._shards.sample_bytes(stored, self._settings)
+            keys = tuple(key for key in stored.rows if key in self._names)
+            start, size = 0, self._shards.sample_bytes(stored, self._settings)
             while start < len(keys):
                 if room < size:
                     close()
@@ -98,9 +100,9 @@ class TarExport:
             return False
 
     def _member_names(self, keys: Sequence[str]) -> Iterator[str]:
-        for base in map(sample_base, keys):
+        for base in map(self._names.__getitem__, keys):
             yield f"{base}.{self._settings.member}"
-            yield f"{base}.json"
+            yield f"{base}.{self._settings.record_suffix}"
 
     def _samples(self, tar: _PlannedTar, events: list[Event]) -> Iterator[Sample]:
         """The images of a tar. What is to be told of them is added to `events`."""

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,6 +30,7 @@ class GatherSettings:
 
     shard_mib: int = 256
     shard_images: int | None = None
+    mix_versions: bool = False
 
 
 def gather(found: FoundSamples, settings: GatherSettings, output: Path) -> Iterator[Event]:
@@ -44,14 +46,21 @@ def gather(found: FoundSamples, settings: GatherSettings, output: Path) -> Itera
         """What the files that the latents were made from are known by; it is on record."""
         return (samples[image.key].source_sha256 for image in images)
 
-    with LatentSetWriter(output, found.provenance, found.layout.channels) as latents:
+    with LatentSetWriter(
+        output,
+        found.provenance,
+        found.layout.channels,
+        mix_versions=settings.mix_versions or len(found.records.all) > 1,
+        later_versions=found.records.all[1:],
+    ) as latents:
         # What there is to do
-        plan = plan_gather(found, settings, latents.base, hashes)
+        plan = plan_gather(found, settings, latents.base, hashes, latents.provenance)
         while not latents.begin(plan, hashes):
-            plan = plan_gather(found, settings, latents.base, hashes)
+            plan = plan_gather(found, settings, latents.base, hashes, latents.provenance)
         latents.check_space(found.layout)
         megapixels = _megapixels(latents.remaining)
-        yield RunStarted(plan.num_inputs, latents.num_done, megapixels, latents.num_failed_before)
+        done = latents.num_done, megapixels, latents.num_failed_before
+        yield RunStarted(plan.num_inputs, *done, latents.describe_mixing())
         yield from plan.failures
 
         # Read -> check -> shard
@@ -74,19 +83,28 @@ def gather(found: FoundSamples, settings: GatherSettings, output: Path) -> Itera
     )
 
 
-def plan_gather(found: FoundSamples, settings: GatherSettings, base: Base, hashes: Hashes) -> SetPlan:
-    """Which image goes where; beyond what `base` holds."""
+def plan_gather(
+    found: FoundSamples, settings: GatherSettings, base: Base, hashes: Hashes, provenance: dict[str, Any]
+) -> SetPlan:
+    """Which image goes where, beyond what `base` holds; shards hold latents of one version each.
+
+    `provenance`: the record under which those of the first version are kept.
+    """
     images = [SourceImage(sample.key, Path(sample.data.path), sample.source_bytes) for sample in found.samples]
     changes = find_changes(base, images, found.failures, hashes)
-    buckets = {sample.key: sample.bucket for sample in found.samples}
-    shards = plan_shards(
-        (PlannedImage(image, buckets[image.key]) for image in changes.to_encode),
-        found.layout,
-        shard_bytes=settings.shard_mib * 2**20,
-        shard_images=settings.shard_images,
-        first_number=base.next_number,
-    )
-    sha256 = plan_sha256(found.provenance, shards, found.failures, base, changes)
+    known = {sample.key: sample for sample in found.samples}
+    shards: list[PlannedShard] = []
+    for version in range(len(found.records.all)):
+        images = [image for image in changes.to_encode if known[image.key].version == version]
+        shards += plan_shards(
+            (PlannedImage(image, known[image.key].bucket) for image in images),
+            found.layout,
+            shard_bytes=settings.shard_mib * 2**20,
+            shard_images=settings.shard_images,
+            first_number=base.next_number + len(shards),
+            version=version,
+        )
+    sha256 = plan_sha256(provenance, shards, found.failures, base, changes)
     return SetPlan(tuple(shards), found.failures, changes, sha256)
 
 

@@ -1,6 +1,5 @@
 """What a run did and where its time went, summed while it goes and written as `report.json` beside its output."""
 
-import json
 import time
 from dataclasses import asdict
 from importlib.metadata import version
@@ -9,6 +8,7 @@ from typing import Any
 
 from semdis_cli.atomic import publish
 from semdis_cli.events import BatchDone, Event, RunFinished, StageTimes
+from semdis_cli.json_text import escape_name, strict_json
 from semdis_cli.model.tokenizer import Tokenizer
 
 
@@ -60,12 +60,18 @@ class RunTotals:
         if num_missing is not None:
             report["images"] |= {"missing": num_missing}
         if self._tokenizer is not None:
-            report |= {"model": asdict(self._tokenizer.identity), "compute": compute_record(self._tokenizer)}
+            report |= {"model": model_record(self._tokenizer), "compute": compute_record(self._tokenizer)}
             if halved := self._tokenizer.halved_to:
                 report["halved"] = {f"{height}x{width}": size for (height, width), size in halved.items()}
         if output is not None:
-            publish(output / "report.json", [json.dumps(report, indent=1).encode() + b"\n"])
+            publish(output / "report.json", [strict_json(report, indent=1).encode() + b"\n"])
         return RunFinished(num_ok, num_failed, report)
+
+
+def model_record(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Which model it is; of its name, which may be a path, the text (`unescape_name` leads back)."""
+    record = asdict(tokenizer.identity)
+    return record | {"name": escape_name(record["name"])}
 
 
 def compute_record(tokenizer: Tokenizer) -> dict[str, Any]:

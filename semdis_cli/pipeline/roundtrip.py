@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from semdis_cli.data.loader import Loader
 from semdis_cli.defaults import ROUNDTRIP_MARKER
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import BatchDone, Event, Failure, ImageMeasured, RunStarted, StageTimes
+from semdis_cli.json_text import escape_text, key_fields
 from semdis_cli.metrics import psnr_db
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
@@ -38,8 +40,10 @@ from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, in_order, timed
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.records import LoadedImage
 from semdis_cli.spelling import give_own_names
-from semdis_cli.store.claim import claimed_folder
+from semdis_cli.store.claim import PLAN_SHA256, claimed_folder, recorded_settings
 from semdis_cli.store.index import to_line
+from semdis_cli.store.plan import plan_sha256
+from semdis_cli.store.settings import are_same
 
 _PER_IMAGE_FILE = "psnr.jsonl"
 _MAX_PSNR_DB = 100.0
@@ -64,7 +68,7 @@ def roundtrip(
     names = output_names(keys, decode_settings.write.format)
     record = {
         "encode": plan.provenance,
-        "plan_sha256": plan.sha256,
+        PLAN_SHA256: _plan_sha256(plan, recorded_settings(output, ROUNDTRIP_MARKER).get("encode")),
         "sampling": asdict(decode_settings.sampling),
         "write": asdict(decode_settings.write),
     }
@@ -103,6 +107,12 @@ def roundtrip(
         psnr_db=_summary(list(scores.values())),
         **renamed_record(renamed),
     )
+
+
+def _plan_sha256(plan: EncodePlan, recorded: Any) -> str:
+    """Which images, and how; under the record of a run before if that differs in what its model is called alone."""
+    provenance = recorded if isinstance(recorded, dict) and are_same(recorded, plan.provenance) else plan.provenance
+    return plan_sha256(provenance, plan.shards, plan.failures)
 
 
 def _usable_calls(plan: EncodePlan, tokenizer: Tokenizer, unusable: Collection[str]) -> Iterator[ImageCall]:
@@ -205,8 +215,8 @@ def _psnr_db(kept: np.ndarray, given: np.ndarray) -> float:
 
 def _publish_figures(path: Path, scores: dict[str, float], errors: dict[str, str]) -> None:
     """One row per input, sorted by key: its PSNR, or why it has none."""
-    rows = {key: to_line({"key": key, "psnr_db": round(score, 4)}) for key, score in scores.items()}
-    rows |= {key: to_line({"key": key, "error": reason}) for key, reason in errors.items()}
+    rows = {key: to_line({**key_fields(key), "psnr_db": round(score, 4)}) for key, score in scores.items()}
+    rows |= {key: to_line({**key_fields(key), "error": escape_text(reason)}) for key, reason in errors.items()}
     publish(path, (rows[key] for key in sorted(rows)))
 
 

@@ -23,6 +23,7 @@ from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.spelling import probe_spelling
 from semdis_cli.store.claim import claimed_folder
 from semdis_cli.store.reader import LatentSource
+from semdis_cli.store.settings import are_of_one_kind
 from semdis_cli.store.shards import Shard
 from semdis_cli.store.stream import MAX_MEMBER_BYTES, MEMBER_SUFFIX, StreamWriter, join_shards, read_member
 from semdis_cli.tar import Member, is_tar_start, read_up_to, stream_members
@@ -107,7 +108,7 @@ class LatentStream:
         try:
             shard = _read_member(member.name, member.data, member.num_bytes)
             self._provenance = self._provenance or shard.provenance
-            if shard.provenance != self._provenance:
+            if not are_of_one_kind(self._provenance, shard.provenance):
                 raise StoreError(f"{member.name}: made with other settings than those before it")
         except StoreError as error:
             return ShardFailed(member.name, str(error), 1)

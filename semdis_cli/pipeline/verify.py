@@ -67,6 +67,8 @@ def _report(path: Path, settings: VerifySettings, verified: Verified, problems: 
     }
     if verified.num_links:
         report["links"] = verified.num_links
+    if verified.manifest is not None and verified.manifest.later_versions:
+        report["versions"] = verified.manifest.versions()
     if (table := verified.table) is not None:
         report["images"] = {"ok": table.num_ok, "failed": table.num_failed, "removed": table.num_removed}
     return report

@@ -8,8 +8,9 @@ from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure
 from semdis_cli.records import SourceImage, settled_mtime
 from semdis_cli.store.finished import Base, IndexLine
+from semdis_cli.store.identity import Witness, all_vouch
 from semdis_cli.store.manifest import MANIFEST_FILE
-from semdis_cli.store.seen import SeenFile, is_just_this
+from semdis_cli.store.seen import SeenFile, is_just_this, seen_time_ns
 
 # The sha256 of each file's content, in order, None where it cannot be read.
 Hashes = Callable[[Sequence[SourceImage]], Iterable[str | None]]
@@ -37,14 +38,14 @@ class Changes:
 
     def seen(self) -> Iterator[SeenFile]:
         """What to remember of the files that are kept."""
-        return (SeenFile(image.key, image.num_bytes, image.mtime_ns) for image in self.kept)
+        return map(SeenFile.of, self.kept)
 
 
 def find_changes(base: Base, images: Sequence[SourceImage], failures: Sequence[Failure], hashes: Hashes) -> Changes:
     """Compare `images`, sorted by key, and inputs that are known to be unusable, with the set `base`.
 
-    An input is unchanged if it has the size and the modification time of then or, where the time is another or unknown,
-    the content of then. Raises `UsageError` if the set and the inputs have nothing in common.
+    An input is unchanged if it has the size and the times of then or, where these are others or in doubt (`Witness`
+    says when), the content of then. Raises `UsageError` if the set and the inputs have nothing in common.
     """
     if base.manifest is None:
         return Changes(to_encode=tuple(images))
@@ -52,12 +53,17 @@ def find_changes(base: Base, images: Sequence[SourceImage], failures: Sequence[F
     if len(images) == num_inputs and not failures and all(image.mtime_ns is not None for image in images):
         num_failed = base.manifest.num_failed
         unchanged = Changes(to_encode=(), kept=tuple(images), num_failed=num_failed, is_on_record=True)
-        if is_just_this(base.folder, base.manifest.index.sha256, unchanged.seen()):
+        is_same = is_just_this(base.folder, base.manifest.index.sha256, unchanged.seen())
+        if is_same and (all_vouch(images) or all(map(_witness(base, images).is_unchanged, images, unchanged.seen()))):
             return unchanged
-    comparison = _Comparison(base, frozenset(failure.key for failure in failures))
+    comparison = _Comparison(base, frozenset(failure.key for failure in failures), _witness(base, images))
     comparison.run(images)
     comparison.settle(hashes)
     return comparison.result()
+
+
+def _witness(base: Base, images: Sequence[SourceImage]) -> Witness:
+    return Witness.of(images, time.time_ns(), seen_time_ns(base.folder))
 
 
 @dataclass
@@ -66,6 +72,7 @@ class _Comparison:
 
     base: Base
     failed: frozenset[str]
+    witness: Witness
     to_encode: list[SourceImage] = field(default_factory=list)
     kept: list[SourceImage] = field(default_factory=list)
     returned: set[str] = field(default_factory=set)
@@ -99,7 +106,8 @@ class _Comparison:
         digests = hashes([image for image, _ in self.in_doubt])
         for (image, line), digest in zip(self.in_doubt, digests, strict=True):
             if digest == line.sha256:
-                self._keep(replace(image, mtime_ns=settled_mtime(image.mtime_ns, time.time_ns())), line)
+                mtime_ns = settled_mtime(image.mtime_ns, image.ctime_ns, time.time_ns())
+                self._keep(replace(image, mtime_ns=mtime_ns), line)
             else:
                 self._change(image)
 
@@ -132,7 +140,7 @@ class _Comparison:
             self.num_unusable += 1
 
     def _compare(self, image: SourceImage, line: IndexLine, seen: SeenFile | None) -> None:
-        if is_unchanged(image, seen):
+        if self.witness.is_unchanged(image, seen):
             self._keep(image, line)
         elif line.status == "failed":
             self.to_encode.append(image)
@@ -165,8 +173,3 @@ class _Seen:
         while self._next is not None and self._next.key < image.key:
             self._next = next(self._seen, None)
         return self._next if self._next is not None and self._next.key == image.key else None
-
-
-def is_unchanged(image: SourceImage, seen: SeenFile | None) -> bool:
-    """Whether the file is the one that was seen, by its size and modification time."""
-    return seen is not None and seen.mtime_ns is not None and seen[1:] == (image.num_bytes, image.mtime_ns)

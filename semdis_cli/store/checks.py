@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from semdis_cli.errors import StoreError
+from semdis_cli.json_text import ESCAPED, unescape_name
 
 # What reading a field of parsed JSON raises where the file holds something else.
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -68,6 +69,19 @@ def check_text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{value!r:.40} is no text")  # noqa: TRY004 (one kind of error for all that is malformed)
     return value
+
+
+def check_record_key(fields: dict[str, Any]) -> str:
+    """The key that a record of ours holds. Raises `ValueError`."""
+    return check_keys([fields["key"]], fields.get(ESCAPED))[0]
+
+
+def check_keys(value: object, is_escaped: object) -> tuple[str, ...]:
+    """`value` as keys if it is a list of them, `is_escaped`: as the record says beside it. Raises `ValueError`."""
+    if is_escaped not in {None, True}:
+        raise ValueError(f"{ESCAPED} is true or not there")
+    texts = check_texts(value)
+    return tuple(map(unescape_name, texts)) if is_escaped else texts
 
 
 def check_texts(value: object) -> tuple[str, ...]:

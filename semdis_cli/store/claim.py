@@ -8,11 +8,15 @@ from typing import Any
 
 from semdis_cli.atomic import make_folder, publish, sweep_temporaries
 from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.json_text import strict_json
 from semdis_cli.lock import FolderLock
 from semdis_cli.store.checks import parse_json
-from semdis_cli.store.folder import check_outside_sets, describe_differences, list_folder
+from semdis_cli.store.folder import check_outside_sets, list_folder
+from semdis_cli.store.settings import describe_differences
 
 _LATENTS_SHA256 = "latents_sha256"  # in the settings of what is made of latents: which ones
+PLAN_SHA256 = "plan_sha256"  # in the settings of what is made of images: which ones, and how
+_OF_IMAGES = (PLAN_SHA256, "images")
 _OF_LATENTS = (_LATENTS_SHA256, "num_images")  # what changes with them
 
 
@@ -30,7 +34,7 @@ def claimed_folder(
     path = folder / marker
     with FolderLock(folder):
         if not path.exists():
-            publish(path, [json.dumps(settings, sort_keys=True, indent=1).encode() + b"\n"])
+            publish(path, [strict_json(settings, sort_keys=True, indent=1).encode() + b"\n"])
         _check_settings(path, settings)
         for inner in {folder, *((folder / name).parent for name in names)}:
             if _is_folder_within(inner, folder.resolve()):
@@ -59,12 +63,21 @@ def check_image_folder(folder: Path, marker: str) -> None:
         raise UsageError(f"{folder}: not empty, and not from an earlier run of this command; give -o a new folder")
 
 
+def recorded_settings(folder: Path, marker: str) -> dict[str, Any]:
+    """The settings on record in a folder that was claimed; none if there are none that can be read."""
+    try:
+        before = parse_json((folder / marker).read_bytes())
+    except (OSError, ValueError):  # whoever claims the folder says so
+        return {}
+    return before if isinstance(before, dict) else {}
+
+
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:
     try:
         before = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: cannot be read ({error}); give -o a new folder") from error
-    reasons = _describe_changes(before, json.loads(json.dumps(settings)))
+    reasons = _describe_changes(before, json.loads(strict_json(settings)))
     if reasons:
         raise UsageError(f"{path.parent}: {', and '.join(reasons)}; give -o a new folder")
 
@@ -75,7 +88,12 @@ def _describe_changes(before: Any, now: dict[str, Any]) -> list[str]:
     if isinstance(before, dict) and before.get(_LATENTS_SHA256) != now.get(_LATENTS_SHA256):
         reasons.append("the latents have changed since, or are others")
         before, now = ({**record, **dict.fromkeys(_OF_LATENTS)} for record in (before, now))
+    are_other_inputs = isinstance(before, dict) and any(before.get(name) != now.get(name) for name in _OF_IMAGES)
+    if are_other_inputs:  # or the same ones with other settings, which decide the hash too: then these are to be told
+        before, now = ({**record, **dict.fromkeys(_OF_IMAGES)} for record in (before, now))
     differences = describe_differences(before, now)
     if differences:
         reasons.append(f"made with other settings ({'; '.join(differences)})")
+    elif are_other_inputs:
+        reasons.append("made from other images, or some have changed since")
     return reasons

@@ -1,6 +1,7 @@
 """Latents for people who train on them: `dataset[i]`, at random, from memory-mapped shards."""
 
 import operator
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsIndex
@@ -15,6 +16,7 @@ from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.store.checks import MALFORMED
 from semdis_cli.store.item_table import open_items
 from semdis_cli.store.mapped_shard import ReadRows
+from semdis_cli.store.settings import describe_versions
 from semdis_cli.store.shards import STORE_DTYPES
 
 # Each mapped shard is one mapping of the process, of which Linux allows 65,530.
@@ -34,12 +36,19 @@ class LatentItem(NamedTuple):
     image_size: Tensor
 
 
+class MixedVersionsWarning(UserWarning):
+    """A set holds latents that different versions of torch, Pillow, ... have made: last bits may differ."""
+
+
 class LatentDataset(Dataset[LatentItem]):
     """The latents of a finished set (its folder), or of a single shard file, in the order of their keys.
 
     `whitened`: True or False for whitened or raw latents, None for what is stored. `dtype`: of the latents that are
     given, None for the stored one. Headers and the index are checked on opening; the latents only with `verify`, which
     reads all of them.
+
+    `versions`: for a set that was made with `--mix-versions`, which version made how many latents, and in what they
+    differ, as in the manifest; empty for all others. Such a set gives a `MixedVersionsWarning`.
 
     Raises `StoreError` for a set that is unfinished or damaged, and `UsageError` if the latents cannot be given like
     that.
@@ -56,6 +65,10 @@ class LatentDataset(Dataset[LatentItem]):
         self.path = Path(path)
         opened = open_items(self.path, verify=verify)
         self.provenance, self.sha256 = opened.provenance, opened.sha256
+        self.versions = opened.versions
+        if self.versions:
+            lines = "; ".join(describe_versions(list(self.versions)))
+            warnings.warn(f"{self.path}: latents of several versions: {lines}", MixedVersionsWarning, stacklevel=2)
         self._whitening = _whitening_to_undo(self.path, self.provenance, whitened=whitened)
         self.is_whitened = bool(self.provenance["whitened"]) and self._whitening is None
         self._stored_dtype = _stored_dtype(self.path, self.provenance)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,7 @@ import torch
 from semdis_cli.atomic import PublishedFile, is_temporary
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
+from semdis_cli.json_text import key_fields
 from semdis_cli.lock import LOCK_FILE
 from semdis_cli.records import Geometry
 from semdis_cli.spelling import ANY, clashes, probe_spelling
@@ -21,8 +23,8 @@ from semdis_cli.store.checks import (
     check_count,
     check_key,
     check_object,
+    check_record_key,
     check_sha256,
-    check_text,
     parse_json,
 )
 from semdis_cli.store.index import to_line
@@ -36,9 +38,12 @@ from semdis_cli.tensors import is_finite
 ExportFormat = Literal["safetensors", "webdataset", "npy"]
 Member = Literal["safetensors", "npy"]
 NpyDtype = Literal["float32", "float16"]
+SampleNames = Literal["key", "stem", "basename"]
 
 EXPORT_MARKER = "export.json"
 TABLE_FILE = "latents.jsonl"
+STEM_RECORD = "semdis.json"  # beside captions, whose .json is another
+_PASSED_OVER = re.compile(r"__[^/]*__(/|\Z)")  # WebDataset's own members
 _MAX_NAME_BYTES, _MAX_PATH_BYTES, _MAX_DEPTH = 255, 4000, 200  # Linux ends at 4096, temporary file included
 
 
@@ -61,6 +66,39 @@ def sample_key(base: str) -> str:
     if sample_base(key) != base:
         raise ValueError(f"{base!r:.80} is no name that an export gives")
     return key
+
+
+def stem_of(key: str, names: SampleNames) -> str:
+    """What WebDataset calls the sample of an image file: its path up to the first dot of its name.
+
+    With `names` "basename" without its folders. Raises `ValueError` with the reason if that is no sample's name.
+    """
+    folder, _, name = key.rpartition("/")
+    stem = name.partition(".")[0]
+    if not stem:
+        raise ValueError("nothing stands before the first dot of its name")
+    path = f"{folder}/{stem}" if folder and names == "stem" else stem
+    if _PASSED_OVER.match(f"{path}.x"):
+        raise ValueError("webdataset passes over samples that are called like that")
+    return path
+
+
+def sample_names(keys: Iterable[str], names: SampleNames) -> tuple[dict[str, str], list[Failure]]:
+    """What the members of each key's sample begin with, and the keys that can have none; `keys` are sorted."""
+    if names == "key":
+        return {key: sample_base(key) for key in keys}, []
+    bases: dict[str, str] = {}
+    owners: dict[str, str] = {}
+    failures = []
+    for key in keys:
+        try:
+            base = stem_of(key, names)
+            if (owner := owners.setdefault(base, key)) != key:
+                raise ValueError(f"its sample would be called {base!r:.80}, as that of {owner!r:.80}")
+            bases[key] = base
+        except ValueError as error:
+            failures.append(Failure(key, f"{error}; export with --sample-names key"))
+    return bases, failures
 
 
 def file_names(keys: Iterable[str], suffix: str) -> dict[str, PurePosixPath]:
@@ -128,7 +166,7 @@ class SampleRecord:
     def to_bytes(self) -> bytes:
         """One line of JSON."""
         fields = {
-            "key": self.key,
+            **key_fields(self.key),
             "geometry": self.geometry.to_json(),
             "source": self.source.to_json(),
             "whitened": self.is_whitened,
@@ -145,7 +183,7 @@ class SampleRecord:
             fields = check_object(parse_json(data))
             file = check_object(fields["file"])
             record = cls(
-                key=check_text(fields["key"]),
+                key=check_record_key(fields),
                 geometry=Geometry.from_json(fields["geometry"]),
                 source=SourceRecord.from_json(fields["source"]),
                 is_whitened=bool(fields["whitened"]),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from semdis_cli.atomic import PublishedFile, make_folder, publish
 from semdis_cli.errors import StoreError
 from semdis_cli.links import describe_absent, describe_pointer
-from semdis_cli.store.checks import MALFORMED, parse_json
+from semdis_cli.store.checks import MALFORMED, check_record_key, parse_json
 from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest
 from semdis_cli.store.seen import SEEN_FILE, SeenFile, read_seen
 
@@ -116,7 +116,7 @@ def _parse_line(data: bytes, path: Path) -> IndexLine:
         fields = parse_json(data)
         place = None if "shard" not in fields else (fields["shard"], fields["row"])
         return IndexLine(
-            key=fields["key"],
+            key=check_record_key(fields),
             status=fields["status"],
             num_bytes=fields.get("num_bytes"),
             sha256=fields.get("sha256"),

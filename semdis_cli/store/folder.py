@@ -1,8 +1,7 @@
-"""What may lie in a folder of latents, and what differs between two records of settings."""
+"""What may lie in a folder of latents."""
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from semdis_cli.errors import UsageError
 from semdis_cli.store.checks import is_shard_name
@@ -71,28 +70,6 @@ def lies_beside(path: Path) -> bool:
     """Whether `path` is none of anybody's business: hidden, or put there by a system, a NAS or a hub, or a README."""
     is_hidden = path.name.startswith(".")
     return is_hidden or (may_lie_beside(path.name) and may_lie_beside(path.name, is_folder=path.is_dir()))
-
-
-def check_settings(root: Path, before: Any, now: dict[str, Any]) -> None:
-    """Raise `UsageError` if the latents in `root` were begun with other settings than `now`."""
-    differences = describe_differences(before, now)
-    if differences:
-        raise UsageError(
-            f"{root}: begun with other settings ({'; '.join(differences)}); "
-            "give the same ones to continue, or another -o"
-        )
-
-
-def describe_differences(before: Any, now: Any, prefix: str = "") -> list[str]:
-    """`name: before -> now` for every setting that differs between two provenance records."""
-    if not (isinstance(before, dict) and isinstance(now, dict)):
-        return [] if before == now else [f"{prefix}: {before!s:.80} -> {now!s:.80}"]
-    names = sorted({*before, *now})
-    return [
-        line
-        for name in names
-        for line in describe_differences(before.get(name), now.get(name), f"{prefix}.{name}" if prefix else name)
-    ]
 
 
 def _is_set(folder: Path) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from semdis_cli.atomic import PublishedFile, publish
 from semdis_cli.events import Failure
+from semdis_cli.json_text import is_strange, key_fields
 from semdis_cli.store.changes import Changes
 from semdis_cli.store.checks import parse_json
 from semdis_cli.store.finished import Base, IndexLine
@@ -43,8 +44,8 @@ class Growth:
     failures: Sequence[Failure] = ()
     changes: Changes | None = None
 
-    def write(self, folder: Path, provenance: dict[str, Any], plan_sha256: str, channels: int) -> Manifest:
-        """Write index, modification times, checksums and the manifest into `folder`.
+    def write(self, folder: Path, records: Sequence[dict[str, Any]], plan_sha256: str, channels: int) -> Manifest:
+        """Write index, modification times, checksums and the manifest into `folder`; `records`: of what is added.
 
         Where nothing came of the run that the set did not hold before, the manifest is the one of before. Raises
         `StoreError` if latents that are to be taken out of the statistics are damaged.
@@ -55,7 +56,7 @@ class Growth:
         manifest, entries = self.base.manifest, [merged.entries[offset] for _, offset in self.places]
         if manifest is None or manifest.index != index or any(entry.file for entry in entries):
             sums = self._sums(merged, entries, channels)
-            manifest = self._manifest(merged, entries, sums, index, {"provenance": provenance, "plan": plan_sha256})
+            manifest = self._manifest(merged, entries, sums, index, plan_sha256, records)
         publish(folder / CHECKSUM_FILE, checksum_lines(manifest))
         publish(folder / MANIFEST_FILE, [manifest.to_bytes()])
         return manifest
@@ -66,15 +67,24 @@ class Growth:
         entries: Sequence[JournalEntry],
         sums: ChannelSums,
         index: PublishedFile,
-        plan: dict[str, Any],
+        plan_sha256: str,
+        added: Sequence[dict[str, Any]],
     ) -> Manifest:
         before = self.base.manifest.shards if self.base.manifest else ()
-        new = [ShardEntry(entry.name, merged.num_rows[entry.name], entry.file) for entry in entries if entry.file]
+        records = list(self.base.manifest.records) if self.base.manifest else [added[0]]
+        new = []
+        for entry in entries:
+            if entry.file:
+                record = added[entry.version]
+                records += [record] if record not in records else []
+                facts = entry.name, merged.num_rows[entry.name], entry.file
+                new.append(ShardEntry(*facts, records.index(record)))
         shards = (*before, *new)
         num_latents = sum(shard.num_images for shard in shards)
         return Manifest(
-            provenance=plan["provenance"],
-            plan_sha256=plan["plan"],
+            provenance=records[0],
+            later_versions=tuple(records[1:]),
+            plan_sha256=plan_sha256,
             num_ok=merged.counts["ok"],
             num_failed=merged.counts["failed"],
             num_removed=merged.counts["removed"],
@@ -140,7 +150,7 @@ class _Merged:
         else:
             old = (seen for seen in self.growth.base.seen() if seen.key not in self.replaced)
         self.new_seen.seek(0)
-        new = (SeenFile(*parse_json(line)) for line in self.new_seen)
+        new = map(SeenFile.parse, self.new_seen)
         return merge_rows([("", old), ("", new)])
 
     def _new_keys(self) -> frozenset[str]:
@@ -160,7 +170,7 @@ class _Merged:
                 self.again += [line.place] if line.place else []
                 yield _with_status(line, "ok")
             elif line.key not in changes.forgotten:
-                yield line
+                yield _as_written_now(line)
 
     def _new(self, offset: int) -> Iterator[IndexLine]:
         entry = self.growth.journal.read_entry(offset)
@@ -190,4 +200,12 @@ class _Merged:
 
 
 def _with_status(line: IndexLine, status: str) -> IndexLine:
+    line = _as_written_now(line)
     return line._replace(status=status, data=to_line({**parse_json(line.data), "status": status}))
+
+
+def _as_written_now(line: IndexLine) -> IndexLine:
+    """The same line; one of an earlier version, with a name that strict parsers do not read, with that escaped."""
+    if line.key.isascii() or not is_strange(line.key):
+        return line
+    return line._replace(data=to_line({**parse_json(line.data), **key_fields(line.key)}))

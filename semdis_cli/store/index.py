@@ -9,11 +9,13 @@ from typing import Any, Protocol, Self, TypeVar
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
+from semdis_cli.json_text import ESCAPED, escape_text, key_fields
 from semdis_cli.links import why_unreadable
 from semdis_cli.records import Geometry, LoadedImage
 from semdis_cli.store.checks import (
     MALFORMED,
     check_count,
+    check_record_key,
     check_sha256,
     check_shard_name,
     check_text,
@@ -51,13 +53,13 @@ class IndexRow:
             geometry=image.geometry,
             shard=shard,
             row=row,
-            notes=image.notes,
+            notes=tuple(map(escape_text, image.notes)),
         )
 
     @classmethod
     def of_failure(cls, failure: Failure) -> Self:
         """The row of an input that could not be used."""
-        return cls(key=failure.key, error=failure.reason)
+        return cls(key=failure.key, error=escape_text(failure.reason))
 
     @property
     def is_ok(self) -> bool:
@@ -73,7 +75,7 @@ class IndexRow:
 
     def to_json(self) -> dict[str, Any]:
         """The row as written, absent facts left out."""
-        fields: dict[str, Any] = {"key": self.key, "status": self.status}
+        fields: dict[str, Any] = {**key_fields(self.key), "status": self.status}
         optional = {
             "error": self.error,
             "num_bytes": self.num_bytes,
@@ -95,16 +97,16 @@ class IndexRow:
 
     @classmethod
     def _failed(cls, fields: dict[str, Any]) -> Self:
-        if set(fields) != {"key", "status", "error"}:
+        if set(fields) - {ESCAPED} != {"key", "status", "error"}:
             raise ValueError(f"a failed row has other fields: {sorted(fields)}")
-        return cls(key=check_text(fields["key"]), error=check_text(fields["error"]))
+        return cls(key=check_record_key(fields), error=check_text(fields["error"]))
 
     @classmethod
     def _ok(cls, fields: dict[str, Any]) -> Self:
         if fields["status"] not in {"ok", "removed"} or "error" in fields:
             raise ValueError("status and error disagree")
         return cls(
-            key=check_text(fields["key"]),
+            key=check_record_key(fields),
             num_bytes=check_count(fields["num_bytes"]),
             sha256=check_sha256(fields["sha256"]),
             geometry=Geometry.from_json(fields["geometry"]),
@@ -116,7 +118,7 @@ class IndexRow:
 
 
 def to_line(fields: dict[str, Any]) -> bytes:
-    """One JSON line: sorted keys, ASCII (so any file name survives), no spaces."""
+    """One JSON line: sorted keys, ASCII, no spaces. Names in `fields` are escaped by whoever puts them there."""
     return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 

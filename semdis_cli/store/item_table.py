@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from semdis_cli.atomic import PublishedFile
 from semdis_cli.errors import StoreError
-from semdis_cli.store.checks import MALFORMED, check_count, check_text, parse_json
+from semdis_cli.store.checks import MALFORMED, check_count, check_record_key, check_text, parse_json
 from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, ShardEntry
 from semdis_cli.store.mapped_shard import MappedShard, ShardRecord, open_shard
 from semdis_cli.store.reader import check_index_file, served_rows
@@ -48,7 +48,7 @@ class OpenedLatents:
     """Latents that were found to be whole as far as their headers tell, ready to be read one by one.
 
     `folder` holds the files of `shards`. `sha256` says which latents they are: that of the manifest or, of a shard on
-    its own, of its record.
+    its own, of its record. `versions`: of a set that several made, which one made what.
     """
 
     folder: Path
@@ -56,6 +56,7 @@ class OpenedLatents:
     table: ItemTable
     provenance: dict[str, Any]
     sha256: str
+    versions: tuple[dict[str, Any], ...] = ()
 
 
 def open_items(path: Path, *, verify: bool) -> OpenedLatents:
@@ -96,7 +97,8 @@ def _open_set(root: Path, *, verify: bool) -> OpenedLatents:
         table.sizes[items] = record.sizes[table.places[items, 1]]
         shards.append(shard)
     sha256 = PublishedFile.of(root / MANIFEST_FILE).sha256
-    return OpenedLatents(root / SHARD_FOLDER, tuple(shards), table, manifest.provenance, sha256)
+    versions = tuple(manifest.versions()) if manifest.later_versions else ()
+    return OpenedLatents(root / SHARD_FOLDER, tuple(shards), table, manifest.provenance, sha256, versions)
 
 
 def _open_shard(path: Path, expected: PublishedFile | None, *, verify: bool) -> tuple[MappedShard, ShardRecord]:
@@ -106,7 +108,7 @@ def _open_shard(path: Path, expected: PublishedFile | None, *, verify: bool) -> 
 
 
 def _check_stored(path: Path, entry: ShardEntry, record: ShardRecord, manifest: Manifest) -> None:
-    if record.provenance != manifest.provenance:
+    if record.provenance != manifest.record_of(entry):
         raise StoreError(f"{path}: made with other settings than the set it lies in")
     if len(record.keys) != entry.num_images:
         raise StoreError(f"{path}: holds {len(record.keys)} latents, but the manifest says {entry.num_images}")
@@ -156,7 +158,7 @@ def _parse_place(line: bytes, path: Path, number: int) -> tuple[tuple[str, str, 
         fields = parse_json(line)
         if fields["status"] != "ok":
             return ()
-        return ((check_text(fields["key"]), check_text(fields["shard"]), _check_row(fields["row"])),)
+        return ((check_record_key(fields), check_text(fields["shard"]), _check_row(fields["row"])),)
     except MALFORMED as error:
         raise StoreError(f"{path}: line {number}: not an index row ({error})") from error
 

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Self
 from semdis_cli import disk
 from semdis_cli.atomic import PublishedFile, explain_write_error, make_folder, publish, sweep_temporaries, sync_folder
 from semdis_cli.errors import StoreError
-from semdis_cli.store.checks import MALFORMED, check_count, check_integer, check_sha256, check_shard_name, parse_json
+from semdis_cli.store.checks import MALFORMED, check_count, check_sha256, check_shard_name, parse_json
 from semdis_cli.store.finished import Base
 from semdis_cli.store.index import IndexRow, to_line
 from semdis_cli.store.manifest import JOURNAL_FOLDER
@@ -28,7 +28,8 @@ _BASE_FOLDER = re.compile(r"base-[0-9a-f]{16}")
 class JournalEntry:
     """What one planned shard came to: its file (None if every image failed), rows in key order, channel sums.
 
-    `seen`: for each row the file that it is about; None for failures that another attempt may not have.
+    `seen`: for each row the file that it is about; None for failures that another attempt may not have. `version`:
+    which of the plan's records it was made under.
     """
 
     name: str
@@ -36,15 +37,17 @@ class JournalEntry:
     rows: tuple[IndexRow, ...]
     seen: tuple[SeenFile | None, ...]
     sums: ChannelSums
+    version: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The journal line."""
-        return {
+        version = {"version": self.version} if self.version else {}
+        return version | {
             "shard": self.name,
             "num_bytes": self.file and self.file.num_bytes,
             "sha256": self.file and self.file.sha256,
             "rows": [row.to_json() for row in self.rows],
-            "seen": [seen and [seen.num_bytes, seen.mtime_ns] for seen in self.seen],
+            "seen": [seen and list(seen[1:]) for seen in self.seen],
             "sums": self.sums.to_json(),
         }
 
@@ -56,7 +59,8 @@ class JournalEntry:
             file = PublishedFile(check_count(fields["num_bytes"]), check_sha256(fields["sha256"]))
         rows = tuple(IndexRow.from_json(row) for row in fields["rows"])
         seen = tuple(_parse_seen(row.key, fact) for row, fact in zip(rows, fields["seen"], strict=True))
-        return cls(check_shard_name(fields["shard"]), file, rows, seen, ChannelSums.from_json(fields["sums"]))
+        sums, version = ChannelSums.from_json(fields["sums"]), check_count(fields.get("version", 0))
+        return cls(check_shard_name(fields["shard"]), file, rows, seen, sums, version)
 
 
 class Journal:
@@ -217,8 +221,7 @@ class Journal:
 def _parse_seen(key: str, fact: Any) -> SeenFile | None:
     if fact is None:
         return None
-    num_bytes, mtime_ns = fact
-    return SeenFile(key, check_count(num_bytes), None if mtime_ns is None else check_integer(mtime_ns))
+    return SeenFile.from_facts(key, fact)
 
 
 def is_base_name(name: object) -> bool:

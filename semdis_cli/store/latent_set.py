@@ -5,8 +5,10 @@ changed ones, and marks those whose inputs are gone; until its manifest is writt
 """
 
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,10 +23,11 @@ from semdis_cli.atomic import (
 from semdis_cli.errors import StoreError
 from semdis_cli.lock import FolderLock
 from semdis_cli.records import SourceImage
-from semdis_cli.store.changes import Hashes, is_unchanged
+from semdis_cli.store.changes import Hashes
 from semdis_cli.store.finished import NO_BASE, Base, size_of
-from semdis_cli.store.folder import check_latents_folder, check_settings, list_folder
+from semdis_cli.store.folder import check_latents_folder, list_folder
 from semdis_cli.store.growth import Growth
+from semdis_cli.store.identity import Witness
 from semdis_cli.store.journal import Journal, JournalEntry, is_base_name
 from semdis_cli.store.manifest import (
     CHECKSUM_FILE,
@@ -36,24 +39,38 @@ from semdis_cli.store.manifest import (
 )
 from semdis_cli.store.plan import LatentLayout, PlannedShard, SetPlan
 from semdis_cli.store.seen import SEEN_FILE, is_just_this, write_seen
+from semdis_cli.store.settings import choose_record, describe_differences
 from semdis_cli.store.shard_writer import ShardWriter
 
 # Beyond the latents, each image's key is written four times (shard, journal, index, modification times), with figures.
 _COPIES_OF_KEY = 4
 _FIGURES_BYTES = 1600
+_LATER_VERSIONS = "later_versions"
 
 
 class LatentSetWriter:
     """One output folder. Use as a context manager: entering locks it and finds out what it holds, in `base`.
 
-    `provenance`: the settings that decide every byte, with `dtype` the stored one. Then `begin` takes the plan. Raises
-    on entering: `UsageError` if the folder is in use or what it holds was made with other settings, `StoreError` if
-    that is damaged.
+    `provenance`: the settings that decide every byte, with `dtype` the stored one; after entering, as they are on
+    record in the folder already. Then `begin` takes the plan. Raises on entering: `UsageError` if the folder is in use
+    or what it holds was made with other settings (with `mix_versions` only if they make another kind of latents),
+    `StoreError` if that is damaged. `later_versions`: more settings, for shards that were made by others; planned
+    shards say which.
     """
 
-    def __init__(self, root: Path, provenance: dict[str, Any], channels: int) -> None:
+    def __init__(
+        self,
+        root: Path,
+        provenance: dict[str, Any],
+        channels: int,
+        *,
+        mix_versions: bool = False,
+        later_versions: Sequence[dict[str, Any]] = (),
+    ) -> None:
         self.root = root
         self.provenance = provenance
+        self.later_versions = tuple(later_versions)
+        self._mix_versions = mix_versions
         self.channels = channels
         self.base = Base(root, root)
         self.finished: Manifest | None = None
@@ -119,6 +136,12 @@ class LatentSetWriter:
         plan = self._begun_plan
         return plan.num_inputs - len(plan.failures) - sum(len(shard.images) for shard in self.remaining)
 
+    def describe_mixing(self) -> str:
+        """A line if this run goes on in a set of other versions; nothing if it does not."""
+        first = self.base.manifest.provenance if self.base.manifest is not None else self.provenance
+        differences = "; ".join(describe_differences(first, self.provenance))
+        return f"goes on with other versions than the set was begun with ({differences})" if differences else ""
+
     def check_space(self, layout: LatentLayout) -> None:
         """Raise `NoSpaceError` unless the disk can hold what remains to be written."""
         copies = 3 * self.base.manifest.index.num_bytes if self.base.manifest else 0  # base, next index, times
@@ -131,7 +154,8 @@ class LatentSetWriter:
         """
         check_free_space(self.root, _written_bytes(planned, layout))
         folder = self.root / SHARD_FOLDER
-        return ShardWriter(folder, planned, self.provenance, self.channels, self._lock.check, self._note)
+        record = self._records[planned.version]
+        return ShardWriter(folder, planned, record, self.channels, self._lock.check, self._note)
 
     def finish(self) -> Manifest:
         """Write index, checksums and, last, the manifest; a set to which nothing was added stays as it is."""
@@ -146,7 +170,7 @@ class LatentSetWriter:
         )
         written = self._new_base_folder()
         make_folder(written)
-        manifest = growth.write(written, self.provenance, plan.sha256, self.channels)
+        manifest = growth.write(written, self._records, plan.sha256, self.channels)
         num_rows = manifest.num_ok + manifest.num_failed
         assert num_rows == plan.num_inputs, f"{num_rows} rows for {plan.num_inputs} inputs"
         for name in (INDEX_FILE, SEEN_FILE, CHECKSUM_FILE, MANIFEST_FILE):
@@ -160,6 +184,10 @@ class LatentSetWriter:
         if self._is_new:
             with suppress(OSError):  # not empty: it has begun
                 self.root.rmdir()
+
+    @property
+    def _records(self) -> tuple[dict[str, Any], ...]:
+        return (self.provenance, *self.later_versions)
 
     @property
     def _begun_plan(self) -> SetPlan:
@@ -181,11 +209,13 @@ class LatentSetWriter:
         elif begun is None and manifest is not None:
             self.base = Base.read(self.root, self.root)
         self._journal.sweep(name if is_base_name(name) else None)
-        if self.base.manifest is not None:
-            check_settings(self.root, self.base.manifest.provenance, self.provenance)
-            self.base.check_shards()
-        if begun is not None and entries:
-            check_settings(self.root, begun.get("provenance"), self.provenance)
+        on_record: list[Any] = [*self.base.manifest.records] if self.base.manifest is not None else []
+        if begun is not None and (entries or on_record):
+            on_record += _records_of(begun)
+        choose = partial(choose_record, self.root, mix_versions=self._mix_versions)
+        self.provenance = choose(on_record, self.provenance)
+        self.later_versions = tuple(choose([*on_record, self.provenance], later) for later in self.later_versions)
+        self.base.check_shards()
         self._begun, self._entries = begun, entries
 
     def _read_base(self, folder: Path) -> Base:
@@ -204,7 +234,7 @@ class LatentSetWriter:
         folder = self._new_base_folder()
         make_folder(folder)
         assert self._begun is not None, "entries come after a plan"
-        growth.write(folder, self.provenance, str(self._begun.get("plan_sha256")), self.channels)
+        growth.write(folder, _records_of(self._begun), str(self._begun.get("plan_sha256")), self.channels)
         self.base = Base.read(self.root, folder)
         self._begun, self._entries = None, {}
 
@@ -215,7 +245,10 @@ class LatentSetWriter:
         if self.base.manifest is not None and self.base.folder == self.root:
             self.base = self.base.copy_to(self._new_base_folder())
         name = self.base.folder.name if self.base.manifest is not None else None
-        self._journal.begin({"provenance": self.provenance, "plan_sha256": plan.sha256, "base": name})
+        begun: dict[str, Any] = {"provenance": self.provenance, "plan_sha256": plan.sha256, "base": name}
+        if self.later_versions:
+            begun[_LATER_VERSIONS] = list(self.later_versions)
+        self._journal.begin(begun)
         self._journal.sweep(name)
 
     def _stay(self, plan: SetPlan) -> None:
@@ -244,12 +277,14 @@ class LatentSetWriter:
         done: dict[str, int] = {}
         num_failed: dict[str, int] = {}
         in_doubt: list[tuple[str, SourceImage, str | None]] = []
+        sources = [image.source for shard in plan.shards for image in shard.images]
+        witness = Witness.of([*sources, *plan.changes.kept], time.time_ns())
         for offset, summary in self._entries.items():
             if self._is_present(summary) and summary.name in planned:
                 entry = self._journal.read_entry(offset)
                 done[entry.name] = offset
                 num_failed[entry.name] = sum(row.error is not None for row in entry.rows)
-                in_doubt += [(entry.name, *doubt) for doubt in _doubts(planned[entry.name], entry)]
+                in_doubt += [(entry.name, *doubt) for doubt in _doubts(planned[entry.name], entry, witness)]
         digests = hashes([image for _, image, _ in in_doubt])
         for (name, _, sha256), digest in zip(in_doubt, digests, strict=True):
             if sha256 is None or digest != sha256:
@@ -268,21 +303,29 @@ class LatentSetWriter:
         return self._journal.folder / f"base-{secrets.token_hex(8)}"
 
 
-def _doubts(planned: PlannedShard, entry: JournalEntry) -> Iterator[tuple[SourceImage, str | None]]:
-    """The images of a shard whose size or time is not the one of then, with the sha256 of then if they were read."""
+def _records_of(begun: dict[str, Any]) -> list[dict[str, Any]]:
+    """The settings under which a run has begun, by version. Raises `StoreError` for what no run notes."""
+    records = [begun.get("provenance"), *begun.get(_LATER_VERSIONS, ())]
+    if not all(isinstance(record, dict) for record in records):
+        raise StoreError("the plan of the run that was stopped says nothing of its settings; damaged or edited")
+    return [dict(record) for record in records if record is not None]
+
+
+def _doubts(planned: PlannedShard, entry: JournalEntry, witness: Witness) -> Iterator[tuple[SourceImage, str | None]]:
+    """The images of a shard that may be others than then, with the sha256 of then if they were read."""
     images = {image.source.key: image.source for image in planned.images}
     for row, seen in zip(entry.rows, entry.seen, strict=True):
-        if row.key in images and not is_unchanged(images[row.key], seen):
+        if row.key in images and not witness.is_unchanged(images[row.key], seen):
             yield images[row.key], row.sha256
 
 
-def finished_base(root: Path, provenance: dict[str, Any]) -> Base:
-    """The finished set in `root`, not locked, or an empty one. Raises `UsageError` if its settings are others."""
+def finished_base(root: Path, provenance: dict[str, Any], *, mix_versions: bool = False) -> Base:
+    """The finished set in `root`, not locked, or an empty one. Raises `UsageError` as `LatentSetWriter` does."""
     if not (root / MANIFEST_FILE).exists():
         return NO_BASE
     base = Base.read(root, root)
     if base.manifest is not None:
-        check_settings(root, base.manifest.provenance, provenance)
+        choose_record(root, base.manifest.records, provenance, mix_versions=mix_versions)
     return base
 
 

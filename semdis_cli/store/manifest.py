@@ -11,6 +11,7 @@ from semdis_cli.atomic import PublishedFile
 from semdis_cli.errors import StoreError
 from semdis_cli.links import describe_absent, describe_pointer
 from semdis_cli.store.checks import MALFORMED, check_count, check_sha256, check_shard_name, parse_json
+from semdis_cli.store.settings import are_of_one_kind, versions_of
 from semdis_cli.store.shard_header import FORMAT_VERSION
 from semdis_cli.store.statistics import ChannelSums
 
@@ -24,11 +25,15 @@ REPORT_FILE = "report.json"
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One published shard: name within `shards/`, number of latents, size and sha256."""
+    """One published shard: name within `shards/`, number of latents, size and sha256.
+
+    `version`: which of the manifest's records made it.
+    """
 
     name: str
     num_images: int
     file: PublishedFile
+    version: int = 0
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,9 @@ class Manifest:
     latents in the shards, `num_ok` are to be used, `num_removed` are of inputs that were gone in the last run, and
     `num_superseded` are of inputs that were encoded again since. `sums`: over those to be used. No times and no machine
     names: equal inputs give equal bytes.
+
+    `later_versions`: records of the same kind of latents, by other versions of what computes and reads; shards say
+    which one made them. Most sets have none.
     """
 
     provenance: dict[str, Any]
@@ -50,6 +58,22 @@ class Manifest:
     shards: tuple[ShardEntry, ...]
     index: PublishedFile
     sums: ChannelSums
+    later_versions: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def records(self) -> tuple[dict[str, Any], ...]:
+        """The settings of all versions, by number."""
+        return (self.provenance, *self.later_versions)
+
+    def record_of(self, shard: ShardEntry) -> dict[str, Any]:
+        """The settings that made `shard`."""
+        return self.records[shard.version]
+
+    def versions(self) -> list[dict[str, Any]]:
+        """Which version made how many latents, those that are not to be used included; see `versions_of`."""
+        shards = [[shard for shard in self.shards if shard.version == number] for number in range(len(self.records))]
+        counts = [(len(made), sum(shard.num_images for shard in made)) for made in shards]
+        return versions_of((record, *count) for record, count in zip(self.records, counts, strict=True))
 
     @property
     def num_latents(self) -> int:
@@ -70,10 +94,12 @@ class Manifest:
             "provenance": self.provenance,
             "plan_sha256": self.plan_sha256,
             "totals": totals,
-            "shards": [{"name": s.name, "num_images": s.num_images, **_file_json(s.file)} for s in self.shards],
+            "shards": [_shard_json(shard) for shard in self.shards],
             "index": _file_json(self.index),
             "latents": {"mean": mean, "std": std, "sums": self.sums.to_json()},
         }
+        if self.later_versions:
+            fields["later_versions"] = list(self.later_versions)
         return json.dumps(fields, sort_keys=True, indent=1).encode() + b"\n"
 
     @classmethod
@@ -109,12 +135,21 @@ class Manifest:
             shards=tuple(_parse_shard(shard) for shard in fields["shards"]),
             index=_parse_file(fields["index"]),
             sums=ChannelSums.from_json(latents["sums"]),
+            later_versions=tuple(map(dict, fields.get("later_versions", ()))),
         )
+        manifest._check_versions()
         if sum(shard.num_images for shard in manifest.shards) != manifest.num_latents:
             raise ValueError("the shards do not add up to the totals")
         if [list(map(float, latents["mean"])), list(map(float, latents["std"]))] != list(manifest.sums.mean_std()):
             raise ValueError("mean and std are not those of the sums")
         return manifest
+
+    def _check_versions(self) -> None:
+        """Raise `ValueError` unless each shard has a record, and all records are of one kind of latents."""
+        if any(shard.version >= len(self.records) for shard in self.shards):
+            raise ValueError("a shard is of a version that is not on record")
+        if not all(are_of_one_kind(self.provenance, record) for record in self.later_versions):
+            raise ValueError("its versions are of other latents")
 
 
 def checksum_lines(manifest: Manifest) -> Iterator[bytes]:
@@ -133,7 +168,13 @@ def _why_missing(root: Path) -> str:
 
 
 def _parse_shard(fields: dict[str, Any]) -> ShardEntry:
-    return ShardEntry(check_shard_name(fields["name"]), check_count(fields["num_images"]), _parse_file(fields))
+    facts = check_shard_name(fields["name"]), check_count(fields["num_images"]), _parse_file(fields)
+    return ShardEntry(*facts, check_count(fields.get("version", 0)))
+
+
+def _shard_json(shard: ShardEntry) -> dict[str, Any]:
+    fields = {"name": shard.name, "num_images": shard.num_images, **_file_json(shard.file)}
+    return fields | {"version": shard.version} if shard.version else fields
 
 
 def _parse_file(fields: dict[str, Any]) -> PublishedFile:

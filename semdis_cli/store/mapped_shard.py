@@ -16,9 +16,10 @@ from torch import Tensor
 
 from semdis_cli.atomic import PublishedFile
 from semdis_cli.errors import StoreError
+from semdis_cli.json_text import ESCAPED
 from semdis_cli.links import describe_pointer, why_unreadable
 from semdis_cli.records import Geometry
-from semdis_cli.store.checks import MALFORMED, check_count, check_object, check_texts
+from semdis_cli.store.checks import MALFORMED, check_count, check_keys, check_object
 from semdis_cli.store.shard_header import (
     HeaderText,
     SourceRecord,
@@ -142,7 +143,7 @@ def _shrink(fields: dict[str, Any]) -> dict[str, Any] | bytes | None:
 
 
 def _parse_record(record: dict[str, Any], shape: tuple[int, int, int, int]) -> ShardRecord:
-    keys, provenance = check_texts(record["keys"]), check_object(record["provenance"])
+    keys, provenance = check_keys(record["keys"], record.get(ESCAPED)), check_object(record["provenance"])
     pairs = np.frombuffer(b"".join(record["geometry"]), dtype="<i8").reshape(-1, 5, 2)
     if {len(set(keys)), len(keys), len(record["geometry"]), len(record["sources"])} != {shape[0]}:
         raise ValueError("rows, keys, geometries and sources do not go together")

@@ -37,10 +37,14 @@ class LatentLayout:
 
 @dataclass(frozen=True)
 class PlannedShard:
-    """One shard to be: its file name and its images, in key order. Failures leave no gap in the rows."""
+    """One shard to be: its file name and its images, in key order. Failures leave no gap in the rows.
+
+    `version`: which of the run's records it is made under.
+    """
 
     name: str
     images: tuple[PlannedImage, ...]
+    version: int = 0
 
     @property
     def bucket(self) -> tuple[int, int]:
@@ -81,6 +85,7 @@ def plan_shards(
     shard_bytes: int,
     shard_images: int | None = None,
     first_number: int = 0,
+    version: int = 0,
 ) -> list[PlannedShard]:
     """Cut the images of each bucket, in key order, into shards of about `shard_bytes`, or of `shard_images` images.
 
@@ -96,7 +101,7 @@ def plan_shards(
         size = min(MAX_SHARD_IMAGES, shard_images or max(1, shard_bytes // layout.latent_bytes(bucket)))
         for start in range(0, len(members), size):
             name = f"{first_number + len(shards):08d}-{height}x{width}.safetensors"
-            shards.append(PlannedShard(name, tuple(members[start : start + size])))
+            shards.append(PlannedShard(name, tuple(members[start : start + size]), version))
     return shards
 
 
@@ -116,7 +121,7 @@ def plan_sha256(
         groups = {"returned": changes.returned, "removed": changes.removed, "forgotten": changes.forgotten}
         digest.update(to_line({"base": base.sha256, **{name: sorted(keys) for name, keys in groups.items()}}))
     for shard in shards:
-        digest.update(to_line({"shard": shard.name}))
+        digest.update(to_line({"shard": shard.name} | ({"version": shard.version} if shard.version else {})))
         for image in shard.images:
             digest.update(to_line({"key": image.source.key, "num_bytes": image.source.num_bytes}))
     for failure in failures:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +25,27 @@ class StoredShard:
     num_images: int
     expected: PublishedFile
     rows: Mapping[str, int]
+    provenance: dict[str, Any] | None = None  # None: that of the source
 
 
 @dataclass(frozen=True)
 class LatentSource:
-    """What can be decoded: its settings, its identity (a hash), its shards, and the keys in them, sorted."""
+    """What can be decoded: its settings, its identity (a hash), its shards, and the keys in them, sorted.
+
+    `later_versions`: other settings that made shards of it, as in `Manifest`.
+    """
 
     path: Path
     provenance: dict[str, Any]
     sha256: str
     shards: tuple[StoredShard, ...]
     keys: tuple[str, ...]
+    later_versions: tuple[dict[str, Any], ...] = ()
 
     def read(self, stored: StoredShard) -> Shard:
         """Read and check one shard: its rows that are to be used. Raises `StoreError` if it is damaged or strange."""
         shard = read_shard(stored.path, stored.expected)
-        if shard.provenance != self.provenance:
+        if shard.provenance != (self.provenance if stored.provenance is None else stored.provenance):
             raise StoreError(f"{stored.path}: made with other settings than the set it lies in")
         if len(shard.keys) != stored.num_images:
             raise StoreError(
@@ -89,8 +94,12 @@ def _open_set(root: Path) -> LatentSource:
     keys = tuple(sorted(key for rows in places.values() for key in rows))
     if len(set(keys)) != len(keys) or len(keys) != manifest.num_ok:
         raise StoreError(f"{root / MANIFEST_FILE}: its totals and the index disagree; damaged or edited")
-    shards = tuple(_stored(root, shard, places[shard.name]) for shard in manifest.shards)
-    return LatentSource(root, manifest.provenance, PublishedFile.of(root / MANIFEST_FILE).sha256, shards, keys)
+    shards = tuple(
+        replace(_stored(root, shard, places[shard.name]), provenance=manifest.record_of(shard))
+        for shard in manifest.shards
+    )
+    sha256 = PublishedFile.of(root / MANIFEST_FILE).sha256
+    return LatentSource(root, manifest.provenance, sha256, shards, keys, manifest.later_versions)
 
 
 def _stored(root: Path, shard: ShardEntry, places: dict[str, int]) -> StoredShard:

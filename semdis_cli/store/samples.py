@@ -13,10 +13,12 @@ import torch
 from semdis_cli.atomic import PublishedFile
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure
+from semdis_cli.json_text import ESCAPED
 from semdis_cli.records import Geometry
-from semdis_cli.store.checks import MALFORMED, check_count, check_key, check_object, parse_json
+from semdis_cli.store.checks import MALFORMED, check_count, check_key, check_keys, check_object, parse_json
 from semdis_cli.store.export import (
     EXPORT_MARKER,
+    STEM_RECORD,
     TABLE_FILE,
     SampleRecord,
     check_rows,
@@ -24,11 +26,11 @@ from semdis_cli.store.export import (
     recorded_layout,
     sample_key,
 )
-from semdis_cli.store.folder import describe_differences
 from semdis_cli.store.index import to_line
 from semdis_cli.store.manifest import MANIFEST_FILE
 from semdis_cli.store.npy import parse_npy
 from semdis_cli.store.plan import LatentLayout
+from semdis_cli.store.settings import are_of_one_kind, are_same, find_differences, mixing_hint
 from semdis_cli.store.shard_header import SourceRecord
 from semdis_cli.store.shards import STORE_DTYPES, Shard, parse_shard
 from semdis_cli.store.tar import read_members
@@ -60,7 +62,8 @@ class Place:
 class FoundSample:
     """One image's latents, not checked yet; `source_bytes`: size of the file that they were made from.
 
-    `record`: where the rest is said, for an array; a shard says it itself.
+    `record`: where the rest is said, for an array; a shard says it itself. `version`: of the records of all samples,
+    the number of its own.
     """
 
     key: str
@@ -69,20 +72,27 @@ class FoundSample:
     source_sha256: str
     data: Place
     record: Place | None = None
+    version: int = 0
 
 
 @dataclass(frozen=True)
 class FoundSamples:
     """All images of an export and what could not be used, each sorted by key, no key twice.
 
-    `num_exported`: how many a folder should hold, if the exports in it say so.
+    `records`: the settings that made them, one for each version. `num_exported`: how many a folder should hold, if the
+    exports in it say so.
     """
 
     samples: tuple[FoundSample, ...]
     failures: tuple[Failure, ...]
-    provenance: dict[str, Any]
+    records: "Records"
     layout: LatentLayout
     num_exported: int | None
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The settings of the first version."""
+        return self.records.all[0]
 
     @property
     def num_missing(self) -> int:
@@ -92,7 +102,7 @@ class FoundSamples:
     def read(self, sample: FoundSample) -> Shard:
         """The image's latents as a shard of one row. Raises `StoreError` if they are damaged or edited."""
         shard = parse_shard(sample.data.read(), sample.data.name) if sample.record is None else self._read_npy(sample)
-        if shard.keys != (sample.key,) or shard.provenance != self.provenance:
+        if shard.keys != (sample.key,) or self.records.find(shard.provenance) != sample.version:
             raise StoreError(f"{sample.data.name}: changed while it was imported")
         check_rows(shard, self.layout, sample.data.name)
         return shard
@@ -101,7 +111,7 @@ class FoundSamples:
         assert sample.record is not None
         name = sample.data.name
         record = SampleRecord.parse(sample.record.read(_MAX_LINE_BYTES), sample.record.name)
-        if record.provenance_sha256 != provenance_sha256(self.provenance):
+        if self.records.versions.get(record.provenance_sha256) != sample.version:
             raise StoreError(f"{name}: made with other settings than those in {EXPORT_MARKER}")
         if sample.data.num_bytes != record.file.num_bytes:
             raise StoreError(f"{name}: {sample.data.num_bytes} bytes, but it had {record.file.num_bytes}; damaged")
@@ -114,16 +124,42 @@ class FoundSamples:
             raise StoreError(f"{name}: has lost digits of its {self.layout.dtype} values; export it as float32")
         if not torch.equal(stored.to(torch.float32), values.to(torch.float32)):
             raise StoreError(f"{name}: holds values that {self.layout.dtype} cannot hold; damaged or edited")
-        return Shard(stored[None], (record.key,), (record.geometry,), (record.source,), self.provenance)
+        provenance = self.records.all[sample.version]
+        return Shard(stored[None], (record.key,), (record.geometry,), (record.source,), provenance)
 
 
-def find_samples(source: Path) -> FoundSamples:
+@dataclass
+class Records:
+    """The settings of all that was found, those of one kind of latents; `versions`: by sha256, which is which."""
+
+    all: list[dict[str, Any]] = field(default_factory=list)
+    versions: dict[str, int] = field(default_factory=dict)
+
+    def find(self, record: dict[str, Any]) -> int | None:
+        """The version with these settings, whatever its model is called there."""
+        for number, known in enumerate(self.all):
+            if known == record:
+                return number
+            if are_same(known, record):
+                self.versions[provenance_sha256(record)] = number
+                return number
+        return None
+
+    def add(self, record: dict[str, Any]) -> int:
+        """One more version."""
+        self.all.append(record)
+        self.versions[provenance_sha256(record)] = len(self.all) - 1
+        return len(self.all) - 1
+
+
+def find_samples(source: Path, *, mix_versions: bool = False) -> FoundSamples:
     """List the images in `source`: a folder that `semdis export` wrote, any folder of shards of one image, or a tar.
 
-    Only what plans need is read. Raises `UsageError` if there is nothing, or not all was made with the same settings,
-    and `StoreError` for an export that is damaged as a whole.
+    Only what plans need is read. Raises `UsageError` if there is nothing, or not all was made with the same settings
+    (with `mix_versions`, settings of the same kind of latents), and `StoreError` for an export that is damaged as a
+    whole.
     """
-    search = _Search(source)
+    search = _Search(source, mix_versions)
     if source.is_dir():
         search.add_folder()
     elif source.suffix in {".tar", ".safetensors"} and source.is_file():
@@ -138,9 +174,10 @@ class _Search:
     """What has been found so far."""
 
     source: Path
+    mix_versions: bool
     samples: list[FoundSample] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
-    provenance: dict[str, Any] | None = None
+    records: Records = field(default_factory=Records)
     num_promised: dict[Path, int] = field(default_factory=dict)  # images of the export that each marker stands for
     _made_by: str = ""  # where the settings were found
 
@@ -179,7 +216,7 @@ class _Search:
 
     def result(self) -> FoundSamples:
         """Everything, sorted by key. Raises `UsageError` if there is nothing, or one key twice."""
-        if self.provenance is None:
+        if not self.records.all:
             reason = f" ({self.failures[0].key}: {self.failures[0].reason})" if self.failures else ""
             raise UsageError(f"{self.source}: no latents that semdis export or semdis encode has written{reason}")
         self.samples.sort(key=lambda sample: sample.key)
@@ -190,8 +227,8 @@ class _Search:
         return FoundSamples(
             samples=tuple(self.samples),
             failures=tuple(failures[key] for key in sorted(failures)),
-            provenance=self.provenance,
-            layout=recorded_layout(self.provenance, self._made_by),
+            records=self.records,
+            layout=recorded_layout(self.records.all[0], self._made_by),
             num_exported=sum(self.num_promised.values()) if self.num_promised and self.source.is_dir() else None,
         )
 
@@ -221,22 +258,30 @@ class _Search:
         try:
             marker = check_object(parse_json(Place(str(path), str(path), 0, _MAX_LINE_BYTES).read()))
             provenance, num_images = check_object(marker["provenance"]), check_count(marker["num_images"])
+            later_versions = list(map(check_object, marker.get("later_versions", ())))
         except MALFORMED as error:
             raise StoreError(f"{path}: not the record of an export ({error}); damaged or edited") from error
-        self._agree(provenance, str(path))
+        self._agree(provenance, str(path), may_mix=self.mix_versions)
+        for record in later_versions:  # a set that was mixed, on record
+            self._agree(record, str(path), may_mix=True)
         self.num_promised[path] = num_images
         return marker
 
-    def _agree(self, provenance: dict[str, Any], place: str) -> None:
-        """Raise `UsageError` unless the settings are those of all before."""
-        if self.provenance is None:
+    def _agree(self, provenance: dict[str, Any], place: str, *, may_mix: bool) -> int:
+        """The version that these settings are. Raises `UsageError` if they do not go with all before."""
+        version = self.records.find(provenance)
+        if version is not None:
+            return version
+        if not self.records.all:
             recorded_layout(provenance, place)
-            self.provenance, self._made_by = provenance, place
-        elif provenance != self.provenance:
-            differences = "; ".join(describe_differences(self.provenance, provenance))
+            self._made_by = place
+        elif not (may_mix and are_of_one_kind(self.records.all[0], provenance)):
+            differences = find_differences(self.records.all[0], provenance)
             raise UsageError(
-                f"{place}: made with other settings than {self._made_by} ({differences}); import them one by one"
+                f"{place}: made with other settings than {self._made_by} ({'; '.join(map(str, differences))}); "
+                f"import them one by one{mixing_hint(differences)}"
             )
+        return self.records.add(provenance)
 
     def _try(self, place: Place, likely_key: str, peek: Callable[[], FoundSample]) -> None:
         """Add a sample, or a failure under the key that the file's name says."""
@@ -261,13 +306,15 @@ class _Search:
         if [len(record[name]) for name in ("keys", "geometry", "sources")] != [1, 1, 1]:
             raise ValueError(f"it holds {len(record['keys'])} images, not one; semdis decode and export read it")
         source, geometry = SourceRecord.from_json(record["sources"][0]), Geometry.from_json(record["geometry"][0])
-        self._agree(check_object(record["provenance"]), place.name)
-        return FoundSample(record["keys"][0], geometry.bucket, source.num_bytes, source.sha256, place)
+        version = self._agree(check_object(record["provenance"]), place.name, may_mix=self.mix_versions)
+        [key] = check_keys(record["keys"], record.get(ESCAPED))
+        return FoundSample(key, geometry.bucket, source.num_bytes, source.sha256, place, version=version)
 
     def _add_tar(self, name: str, path: Path) -> None:
         """The samples in a tar. Raises `StoreError` where it is damaged; what comes before stays."""
         arrays: list[Place] = []
         records: dict[str, Place] = {}
+        stem_records: dict[str, Place] = {}  # where samples are called like their images', .json may be a caption's
         try:
             for member in read_members(path):
                 place = Place(str(path), f"{name}/{member.name}", member.offset, member.num_bytes)
@@ -275,11 +322,14 @@ class _Search:
                     self._try(place, _likely_key(member.name), partial(self._peek_shard, place))
                 elif member.name.endswith(".npy"):
                     arrays.append(place)
+                elif member.name.endswith(f".{STEM_RECORD}"):
+                    stem_records[place.name.removesuffix(f".{STEM_RECORD}")] = place
                 elif member.name.endswith(".json"):
                     records[place.name.removesuffix(".json")] = place
         finally:
             for place in arrays:
-                record = records.get(place.name.removesuffix(".npy"))
+                base = place.name.removesuffix(".npy")
+                record = stem_records.get(base) or records.get(base)
                 likely_key = _likely_key(place.name.removeprefix(f"{name}/"))
                 self._try(place, likely_key, partial(self._peek_array, place, record))
 
@@ -307,11 +357,12 @@ class _Search:
         """What is recorded of an array. Raises `StoreError`."""
         if record is None:
             raise StoreError(f"{place.name}: no .json beside it says what it is")
-        if self.provenance is None:
+        if not self.records.all:
             raise StoreError(f"{place.name}: no {EXPORT_MARKER} beside its tar says with what settings it was made")
         known = SampleRecord.parse(record.read(_MAX_LINE_BYTES), record.name)
-        source = known.source
-        return FoundSample(known.key, known.geometry.bucket, source.num_bytes, source.sha256, place, record)
+        version = self.records.versions.get(known.provenance_sha256, 0)  # another one is found out on reading
+        source, bucket = known.source, known.geometry.bucket
+        return FoundSample(known.key, bucket, source.num_bytes, source.sha256, place, record, version)
 
 
 def _likely_key(name: str) -> str:

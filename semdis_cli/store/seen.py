@@ -1,7 +1,8 @@
-"""`seen.jsonl`: when the files of a finished set were last modified, so that the next run need not read them again.
+"""`seen.jsonl`: when the files of a finished set were last changed, so that the next run need not read them again.
 
 It proves nothing and is no part of the set's promise: where it is missing or out of date, contents are compared. The
-first line names the index that it belongs to, the others are `[key, bytes, nanoseconds since 1970]`, sorted by key.
+first line names the index that it belongs to, the others are `[key, bytes, mtime, ctime]`, times in nanoseconds since
+1970, sorted by key. Lines without a ctime were written by earlier versions.
 """
 
 import json
@@ -12,30 +13,64 @@ from typing import NamedTuple
 
 from semdis_cli.atomic import publish
 from semdis_cli.events import Failure
-from semdis_cli.store.checks import MALFORMED, check_count, check_text, parse_json
+from semdis_cli.json_text import escape_name, unescape_name
+from semdis_cli.records import LoadedImage, SourceImage
+from semdis_cli.store.checks import MALFORMED, check_count, check_integer, check_text, parse_json
 
 SEEN_FILE = "seen.jsonl"
 _quoted = json.encoder.encode_basestring_ascii
 
 
 class SeenFile(NamedTuple):
-    """The size of a source file, and when it was modified; None: that cannot be told, contents are to be compared."""
+    """The size of a source file, when it was modified, and when it was changed in any way.
+
+    `mtime_ns` None: that cannot be told, contents are to be compared. `ctime_ns` None: nobody looked.
+    """
 
     key: str
     num_bytes: int
     mtime_ns: int | None
+    ctime_ns: int | None = None
+
+    @classmethod
+    def of(cls, image: SourceImage | LoadedImage) -> "SeenFile":
+        """The file of an image, whose times are settled."""
+        return cls(image.key, image.num_bytes, image.mtime_ns, image.ctime_ns)
 
     def to_line(self) -> bytes:
         """As written."""
-        mtime_ns = "null" if self.mtime_ns is None else self.mtime_ns
-        return f"[{_quoted(self.key)},{self.num_bytes},{mtime_ns}]\n".encode()  # `json.dumps` takes three times as long
+        key = self.key if self.key.isascii() else escape_name(self.key)
+        return f"[{_quoted(key)},{self.num_bytes},{_number(self.mtime_ns)},{_number(self.ctime_ns)}]\n".encode()
+
+    @classmethod
+    def parse(cls, line: bytes) -> "SeenFile":
+        """Inverse of `to_line`. Raises one of `MALFORMED`."""
+        key, *facts = parse_json(line)
+        return cls.from_facts(unescape_name(check_text(key)), facts)
+
+    @classmethod
+    def from_facts(cls, key: str, facts: list[object]) -> "SeenFile":
+        """From size, mtime and, from this version on, ctime. Raises one of `MALFORMED`."""
+        num_bytes, mtime_ns, *rest = facts
+        ctime_ns = rest[0] if rest else None
+        if len(rest) > 1:
+            raise ValueError("more than two times")
+        return cls(key, check_count(num_bytes), _check_time(mtime_ns), _check_time(ctime_ns))
+
+
+def _number(value: int | None) -> str:
+    return "null" if value is None else str(value)  # `json.dumps` takes three times as long for a line
+
+
+def _check_time(value: object) -> int | None:
+    return None if value is None else check_integer(value)
 
 
 def seen_failure(failure: Failure) -> SeenFile | None:
     """The file whose content is the reason of a failure; None if the reason is another."""
     if failure.num_bytes is None:
         return None
-    return SeenFile(failure.key, failure.num_bytes, failure.mtime_ns)
+    return SeenFile(failure.key, failure.num_bytes, failure.mtime_ns, failure.ctime_ns)
 
 
 def first_line(index_sha256: str) -> bytes:
@@ -61,10 +96,17 @@ def read_seen(folder: Path, index_sha256: str) -> Iterator[SeenFile]:
             if file.readline() != first_line(index_sha256):
                 return
             for line in file:
-                key, num_bytes, mtime_ns = parse_json(line)
-                yield SeenFile(check_text(key), check_count(num_bytes), mtime_ns)
+                yield SeenFile.parse(line)
     except (OSError, *MALFORMED):
         return
+
+
+def seen_time_ns(folder: Path) -> int | None:
+    """When the file in `folder` was written, nanoseconds since 1970; None if there is none."""
+    try:
+        return (folder / SEEN_FILE).stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def is_just_this(folder: Path, index_sha256: str, files: Iterable[SeenFile]) -> bool:

@@ -45,7 +45,7 @@ class SetLists:
                 name=f"{SHARD_FOLDER}/{shard.name}",
                 expected=shard.file,
                 num_images=shard.num_images,
-                provenance=self.manifest.provenance,
+                provenance=self.manifest.record_of(shard),
                 rows=None if table is None else partial(table.rows_of, shard.name),
             )
             for shard in self.manifest.shards

@@ -17,11 +17,13 @@ from typing import Any, BinaryIO, Self
 
 from semdis_cli.disk import open_at_once
 from semdis_cli.errors import StoreError
+from semdis_cli.json_text import ESCAPED
 from semdis_cli.links import why_unreadable
 from semdis_cli.records import Geometry
 from semdis_cli.store.checks import (
     MALFORMED,
     check_count,
+    check_keys,
     check_object,
     check_sha256,
     check_text,
@@ -193,7 +195,7 @@ def check_fields(record: dict[str, Any]) -> None:
     """Raise one of `MALFORMED` unless the record is of a format that we read, and has its fields."""
     if record["format"] != FORMAT_VERSION:
         raise ValueError(f"format {record['format']!s:.20}; this version reads {FORMAT_VERSION}")
-    if record.keys() != _RECORD_FIELDS:
+    if record.keys() - {ESCAPED} != _RECORD_FIELDS:
         raise ValueError(f"a record has other fields: {sorted(record)!s:.200}")
 
 
@@ -216,7 +218,7 @@ def _parse_record(record: dict[str, Any], payload_start: int) -> ShardHeader:
         dtype=record["dtype"],
         shape=(N, Z, h, w),
         latents_sha256=check_sha256(record["latents_sha256"]),
-        keys=check_texts(record["keys"]),
+        keys=check_keys(record["keys"], record.get(ESCAPED)),
         geometries=_parse_geometries(record["geometry"]),
         sources=tuple(map(SourceRecord.from_json, record["sources"])),
         provenance=check_object(record["provenance"]),

@@ -55,7 +55,7 @@ class ShardWriter:
     def add(self, image: LoadedImage, latents: Tensor) -> None:
         """Append one image's latents [Z,h,w], finite in the stored dtype; images come in key order."""
         row = IndexRow.of_image(image, self._planned.name, len(self._latents))
-        self._rows[image.key] = row, SeenFile(image.key, image.num_bytes, image.mtime_ns)
+        self._rows[image.key] = row, SeenFile.of(image)
         self._latents.append(latents.to(STORE_DTYPES[self._provenance["dtype"]]))
 
     def add_failure(self, failure: Failure) -> None:
@@ -100,7 +100,7 @@ class ShardWriter:
             assert sums.are_finite, f"{self.name}: latents that cannot be stored are a failure"
             self.published = write_shard(self._path, collected)
         rows, seen = zip(*(self._rows[key] for key in sorted(self._rows)), strict=True)
-        self._record(JournalEntry(self.name, self.published, rows, seen, sums))
+        self._record(JournalEntry(self.name, self.published, rows, seen, sums, self._planned.version))
         self.publish_s = time.perf_counter() - started
 
     def _collect(self) -> Shard:

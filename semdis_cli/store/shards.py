@@ -17,6 +17,7 @@ from torch import Tensor
 
 from semdis_cli.atomic import PublishedFile, publish
 from semdis_cli.errors import StoreError
+from semdis_cli.json_text import ESCAPED, escape_name, is_strange
 from semdis_cli.links import describe_pointer, why_unreadable
 from semdis_cli.records import Geometry
 from semdis_cli.store.checks import MALFORMED
@@ -71,11 +72,13 @@ def shard_bytes(shard: Shard) -> bytes:
         "dtype": _dtype_name(latents.dtype),
         "shape": list(latents.shape),
         "latents_sha256": hashlib.sha256(_payload(latents)).hexdigest(),
-        "keys": list(shard.keys),
+        "keys": list(map(escape_name, shard.keys)),
         "geometry": [geometry.to_json() for geometry in shard.geometries],
         "sources": [source.to_json() for source in shard.sources],
         "provenance": shard.provenance,
     }
+    if any(map(is_strange, shard.keys)):
+        metadata[ESCAPED] = True
     metadata["record_sha256"] = hashlib.sha256(canonical_json(metadata).encode()).hexdigest()
     return serialize({TENSOR_NAME: latents}, {METADATA_KEY: canonical_json(metadata)})
 

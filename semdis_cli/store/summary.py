@@ -53,8 +53,10 @@ def _summarise_set(root: Path) -> Json:
         {"name": s.name, "images": s.num_images, "bytes": s.file.num_bytes, "sha256": s.file.sha256}
         for s in manifest.shards
     ]
+    versions = {"versions": manifest.versions()} if manifest.later_versions else {}
     num_bytes = {"shards": sum(s.file.num_bytes for s in manifest.shards), "index": manifest.index.num_bytes}
     return _report(path=root, provenance=manifest.provenance, images=counts, shards=shards) | {
+        **versions,
         "bytes": num_bytes | {"latents": tally.latent_bytes()},
         **tally.to_json(),
         "statistics": _statistics(manifest.sums),

@@ -15,6 +15,7 @@ from semdis_cli.atomic import explain_write_error, publish
 from semdis_cli.data.pool import CropSampler, ImagePool
 from semdis_cli.errors import CheckpointError, DivergedError
 from semdis_cli.events import TrainingMeasured, TrainingProgress
+from semdis_cli.json_text import strict_json
 from semdis_cli.metrics import psnr_db
 from semdis_cli.model.pixels import float_to_images, images_to_float
 from semdis_cli.model.tokenizer import image_noise
@@ -223,7 +224,7 @@ class Log:
         rounded = {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in values.items()}
         try:
             with self._path.open("a") as file:
-                file.write(json.dumps(rounded) + "\n")
+                file.write(strict_json(rounded) + "\n")
         except OSError as error:
             raise explain_write_error(self._path, error) from error
 

@@ -20,11 +20,12 @@ from semdis_cli.data.pool import CropSampler, ImagePool, in_random_order, read_a
 from semdis_cli.defaults import TRAIN_MARKER
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Event, Failure, ModelReady, RunFinished, TrainingMeasured, TrainingProgress
+from semdis_cli.json_text import escape_name
 from semdis_cli.model.autoencoder import FCDMDiffAE
-from semdis_cli.model.checkpoint import resolve_model
+from semdis_cli.model.checkpoint import resolve_model, weights_sha256
 from semdis_cli.model.config import FCDMDiffAEConfig
 from semdis_cli.records import SourceImage
-from semdis_cli.store.claim import check_image_folder, claimed_folder
+from semdis_cli.store.claim import check_image_folder, claimed_folder, recorded_settings
 from semdis_cli.training.alignment import AlignmentHead
 from semdis_cli.training.init import PatchMoments, closed_form_model, random_model
 from semdis_cli.training.loop import PICTURES, Rhythm, Trainer, TrainingImages
@@ -238,13 +239,21 @@ def _record(learned: Sequence[SourceImage], measured: Sequence[SourceImage], job
     return {
         "command": "train",
         "settings": job.settings.to_json(),
-        "init": job.init,
+        "init": _init_record(job),
         "config_sha256": hashlib.sha256(job.config.to_json().encode()).hexdigest(),
         "teacher": job.teacher,
         "device": job.device.type,
         "memory_bytes": job.memory_bytes,
         "images": {"learned": len(learned), "held_out": len(measured), "sha256": digest.hexdigest()},
     }
+
+
+def _init_record(job: TrainJob) -> Any:
+    """What training begins with: of a model its weights, so that it may move; earlier runs noted its name alone."""
+    if job.init in {"pca", "random"} or isinstance(recorded_settings(job.output, TRAIN_MARKER).get("init"), str):
+        return job.init
+    location = resolve_model(job.init)
+    return {"name": escape_name(location.name), "weights_sha256": weights_sha256(location.folder)}
 
 
 def _peak_memory_mib(device: torch.device) -> float:

@@ -1,6 +1,7 @@
 """The store under test, and a small set of latents for it: made without a model, the same each time."""
 
 import hashlib
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,13 @@ from semdis_cli.store.shards import STORE_DTYPES, Shard
 
 CHANNELS = 3
 MTIME_NS = 1_000_000_007
+
+
+def ctime_of(key: str) -> int:
+    """When a file was last changed: of no two at one time, as a file system has it."""
+    return MTIME_NS + zlib.crc32(key.encode(errors="surrogateescape")) + 1
+
+
 PROVENANCE: dict[str, Any] = {
     "model": {"name": "made up", "revision": None, "weights_sha256": "0" * 64, "config_sha256": "1" * 64},
     "channels": CHANNELS,
@@ -108,7 +116,9 @@ class SmallPlan:
     def on(self, base: Base) -> SetPlan:
         """The plan for a set that holds `base` already."""
         sources = [
-            SourceImage(key, Path("images") / key, len(key) + self.more_bytes.get(key, 0), MTIME_NS)
+            SourceImage(
+                key, Path("images") / key, len(key) + self.more_bytes.get(key, 0), MTIME_NS, ctime_ns=ctime_of(key)
+            )
             for key in sorted(self.keys)
         ]
         changes = find_changes(base, sources, self.failures, hashes_of)
@@ -139,11 +149,19 @@ def write_next(latents: LatentSetWriter) -> None:
         for image in planned.images:
             key, num_bytes = image.source.key, image.source.num_bytes
             if "bad" in key:
-                shard.add_failure(Failure(key, "is truncated", num_bytes, image.source.mtime_ns))
+                times = image.source.mtime_ns, image.source.ctime_ns
+                shard.add_failure(Failure(key, "is truncated", num_bytes, *times))
                 continue
             pixels = torch.zeros(3, *image.bucket, dtype=torch.uint8)
             loaded = LoadedImage(
-                key, pixels, geometry_of(image.bucket), num_bytes, _sha256(key), ("made up",), image.source.mtime_ns
+                key,
+                pixels,
+                geometry_of(image.bucket),
+                num_bytes,
+                _sha256(key),
+                ("made up",),
+                image.source.mtime_ns,
+                image.source.ctime_ns,
             )
             shard.add(loaded, latents_of(key, image.bucket))
 

@@ -28,7 +28,7 @@ from semdis_cli.store.plan import LatentLayout, PlannedShard, SetPlan, plan_sha2
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shard_writer import ShardWriter
 from semdis_cli.store.statistics import ChannelSums
-from tests.store import CHANNELS, MTIME_NS, PROVENANCE, bucket_of, contents, geometry_of, latents_of
+from tests.store import CHANNELS, MTIME_NS, PROVENANCE, bucket_of, contents, ctime_of, geometry_of, latents_of
 
 LAYOUT = LatentLayout(16, CHANNELS, "bfloat16")
 
@@ -40,6 +40,10 @@ class File:
     content: str = "v0"
     mtime_ns: int | None = MTIME_NS
     num_bytes: int = 100
+
+    def ctime_ns(self, key: str) -> int:
+        """When it was last changed: later where it was modified later."""
+        return ctime_of(key) + (self.mtime_ns or 0) - MTIME_NS
 
 
 class KilledError(Exception):
@@ -100,7 +104,8 @@ class Folder:
 
     def _plan(self, base: Base) -> SetPlan:
         sources = [
-            SourceImage(key, Path(key), file.num_bytes, file.mtime_ns) for key, file in sorted(self.files.items())
+            SourceImage(key, Path(key), file.num_bytes, file.mtime_ns, ctime_ns=file.ctime_ns(key))
+            for key, file in sorted(self.files.items())
         ]
         changes = find_changes(base, sources, self.failures, self._hashes)
         images = [PlannedImage(source, bucket_of(source.key)) for source in changes.to_encode]
@@ -121,11 +126,12 @@ class Folder:
         key, file = image.source.key, self.files[image.source.key]
         self.encoded.append(key)
         if file.content.startswith("bad"):
-            shard.add_failure(Failure(key, "is truncated", file.num_bytes, file.mtime_ns))
+            shard.add_failure(Failure(key, "is truncated", file.num_bytes, file.mtime_ns, file.ctime_ns(key)))
             return
         pixels = torch.zeros(3, *image.bucket, dtype=torch.uint8)
         sha256, geometry = sha256_of(file.content), geometry_of(image.bucket)
-        loaded = LoadedImage(key, pixels, geometry, file.num_bytes, sha256, (), file.mtime_ns)
+        times = file.mtime_ns, file.ctime_ns(key)
+        loaded = LoadedImage(key, pixels, geometry, file.num_bytes, sha256, (), *times)
         shard.add(loaded, latents_of(key + file.content, image.bucket))
 
     def check(self) -> None:

@@ -9,11 +9,11 @@ import pytest
 
 from semdis_cli.errors import NoSpaceError, SemdisError, StoreError, UsageError
 from semdis_cli.events import Failure
-from semdis_cli.store.folder import describe_differences
 from semdis_cli.store.index import IndexRow, read_rows
 from semdis_cli.store.journal import JournalEntry
 from semdis_cli.store.latent_set import LatentSetWriter
 from semdis_cli.store.reader import open_latents
+from semdis_cli.store.settings import describe_differences
 from semdis_cli.store.statistics import ChannelSums
 from tests.store import CHANNELS, KEYS, SmallPlan, contents, make_plan, write_next, write_set
 from tests.test_atomic import fill_disk, small_disk

@@ -115,6 +115,13 @@ def make_old(path: Path) -> None:
     os.utime(path, (time_s, time_s))
 
 
+def wait_until_settled(folder: Path) -> Path:
+    """Return when the files in `folder` were changed so long ago that a later change would show in their times."""
+    newest_ns = max((path.stat().st_ctime_ns for path in folder.iterdir()), default=0)
+    time.sleep(max(0.0, 2.1 - (time.time_ns() - newest_ns) / 1e9))
+    return folder
+
+
 def make_few_images(folder: Path) -> Path:
     """Six images, one of which is cut short, and a file that is no image at all: four shards of up to two images."""
     make_images(folder, 6)

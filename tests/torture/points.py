@@ -24,6 +24,7 @@ from tests.torture.harness import (
     save_image,
     steps,
     temporaries,
+    wait_until_settled,
 )
 from tests.torture.watch import Change, Stop
 from tests.worlds import save_tiny_model
@@ -244,9 +245,10 @@ class Situation:
     make: Callable[["Situation"], None] = field(repr=False)
 
     def prepare(self) -> None:
-        self.images = Path(shutil.copytree(self.world.images, self.folder / "images"))
+        self.images = wait_until_settled(Path(shutil.copytree(self.world.images, self.folder / "images")))
         self.start.mkdir()
         self.make(self)
+        wait_until_settled(self.images)
 
     @property
     def start(self) -> Path:
