@@ -8,7 +8,6 @@ import typer
 
 from semdis_cli.cli import options
 from semdis_cli.cli.bench_tables import bench_text
-from semdis_cli.cli.report import put, say
 from semdis_cli.cli.setup import (
     count_workers,
     geometry_settings,
@@ -16,6 +15,7 @@ from semdis_cli.cli.setup import (
     sampling_settings,
     tokenizer_settings,
 )
+from semdis_cli.cli.streams import put, say
 from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import UsageError
 

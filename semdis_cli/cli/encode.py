@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from semdis_cli.cli import options
-from semdis_cli.cli.report import count, follow, printable, put_bytes, say
+from semdis_cli.cli.report import count, follow, printable
 from semdis_cli.cli.setup import (
     CompileChoice,
     announce,
@@ -21,6 +21,7 @@ from semdis_cli.cli.setup import (
     read_settings,
     tokenizer_settings,
 )
+from semdis_cli.cli.streams import put, put_bytes, say
 from semdis_cli.defaults import BUNDLED_MODEL, MAX_IMAGE_PIXELS
 from semdis_cli.errors import ExitCode
 from semdis_cli.events import Event
@@ -201,9 +202,9 @@ def _show_plan(plan: "EncodePlan", seconds: float, as_json: bool) -> ExitCode:
         "estimated_s": round(seconds, 1),
     }
     if as_json:
-        typer.echo(json.dumps(report))
+        put(json.dumps(report))
     else:
-        typer.echo(
+        put(
             f"{plan.num_inputs:,} images ({len(plan.failures):,} unusable, {plan.num_unchanged:,} there already), "
             f"{plan.megapixels():,.1f} megapixels -> "
             f"{len(plan.shards):,} shards, {plan.latent_bytes():,} bytes, about {seconds:,.0f} s"

@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from semdis_cli.cli import options
-from semdis_cli.cli.report import one_line, put
+from semdis_cli.cli.report import one_line
 from semdis_cli.cli.setup import refuse_pipes
+from semdis_cli.cli.streams import put
 
 Channels = Annotated[bool, typer.Option("--channels", help="Mean and std of every channel.")]
 
