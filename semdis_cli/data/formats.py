@@ -2,7 +2,9 @@
 
 import struct
 
-SIGNATURE_BYTES = 32
+from semdis_cli.data.isobmff import AVIF, bmff_format
+
+SIGNATURE_BYTES = 512  # a list of brands may be long; a tar's first block
 
 # What a folder scan takes for an image by its name alone.
 IMAGE_SUFFIXES = frozenset(
@@ -19,8 +21,7 @@ _SIGNATURES = {
     b"II+\0": "TIFF",  # BigTIFF
     b"MM\0+": "TIFF",
 }
-_AVIF_BRANDS = frozenset({b"avif", b"avis", b"mif1", b"msf1"})
-_BMP_HEADER_SIZES = frozenset({12, 40, 52, 56, 64, 108, 124})
+_BMP_HEADER_SIZES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
 
 
 def image_format(start: bytes) -> str | None:
@@ -30,8 +31,8 @@ def image_format(start: bytes) -> str | None:
             return name
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "WEBP"
-    if start[4:8] == b"ftyp" and start[8:12] in _AVIF_BRANDS:
-        return "AVIF"
+    if start[4:8] == b"ftyp":
+        return AVIF if bmff_format(start) == AVIF else None
     # Two letters are no signature: a text may begin with BM as well.
     if start[:2] == b"BM" and len(start) >= 18 and struct.unpack_from("<I", start, 14)[0] in _BMP_HEADER_SIZES:
         return "BMP"

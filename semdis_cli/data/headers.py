@@ -12,6 +12,7 @@ from semdis_cli.data.formats import SIGNATURE_BYTES, image_format
 from semdis_cli.data.jpeg import check_jpeg_pixels
 from semdis_cli.data.pillow import decoder_errors, open_image
 from semdis_cli.data.png import check_png_pixels, only_pixels, png_profile, read_png_header
+from semdis_cli.data.recognise import START_BYTES, unreadable_reason
 from semdis_cli.data.webp import check_complete, read_webp_header
 from semdis_cli.errors import UnreadableImageError
 
@@ -51,7 +52,7 @@ def read_header(file: BinaryIO) -> Header:
         start = file.read(SIGNATURE_BYTES)
         name = image_format(start)
         if name is None:
-            raise UnreadableImageError("not an image in a known format" if start else "empty file")
+            raise UnreadableImageError(unreadable_reason(start + file.read(START_BYTES - SIGNATURE_BYTES)))
         if start.startswith(_BIG_ENDIAN_BIGTIFF):
             raise UnreadableImageError("a BigTIFF of big-endian byte order: convert it to little-endian")
         if name == "PNG":

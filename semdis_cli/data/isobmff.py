@@ -1,0 +1,56 @@
+"""Pictures in ISO base media files (ISO/IEC 14496-12, 23008-12): AVIF told from HEIC and its relatives by their brands.
+
+A file names the specifications that it follows in its first box, one of them as the major brand, which says little:
+pictures of either coding may have `mif1` there, `miaf` or a profile's name.
+"""
+
+import re
+import struct
+
+AVIF, HEIC, JPEG_XL = "AVIF", "HEIC", "JXL"
+
+_AVIF_BRANDS = frozenset({b"avif", b"avis", b"avio", b"MA1A", b"MA1B"})
+_HEIC_BRANDS = frozenset(
+    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"heif", b"MiHB", b"MiHA", b"MiHE"}
+)
+_GENERAL_BRANDS = frozenset({b"mif1", b"mif2", b"msf1", b"miaf", b"MiPr", b"1pic", b"tmap"})
+_JXL_BRANDS = frozenset({b"jxl "})
+KNOWN_BRANDS = _AVIF_BRANDS | _HEIC_BRANDS | _GENERAL_BRANDS | _JXL_BRANDS
+
+_MAX_BRANDS_BYTES = 512
+# An item's entry (ISO/IEC 14496-12, 8.11.6): version 2 or 3, flags, its number, no protection, its type.
+_ITEM = re.compile(rb"infe(?:\x02.{3}.{2}|\x03.{3}.{4})\0\0(av01|hvc1|hev1|lhv1)", re.DOTALL)
+
+
+def brands_of(start: bytes) -> frozenset[bytes]:
+    """The major and compatible brands of the file that begins with `start`, as far as they lie in it; none: no such."""
+    if start[4:8] != b"ftyp" or len(start) < 12:
+        return frozenset()
+    (length,) = struct.unpack_from(">I", start)
+    end = min(length, len(start), _MAX_BRANDS_BYTES)
+    others = (start[at : at + 4] for at in range(16, end - 3, 4))
+    return frozenset({start[8:12], *others})
+
+
+def bmff_format(start: bytes) -> str | None:
+    """`AVIF`, `HEIC` or `JXL` for the file that begins with `start`; None for what is none of them, or does not say.
+
+    A major brand of one coding counts first, then the compatible brands; where all of them are general, the type of the
+    first picture in the file does, if `start` reaches that far.
+    """
+    brands = brands_of(start)
+    named = _named(brands & {start[8:12]}) or _named(brands)
+    if named is not None:
+        return named
+    if brands & _GENERAL_BRANDS:
+        item = _ITEM.search(start)
+        return None if item is None else AVIF if item[1] == b"av01" else HEIC
+    return None
+
+
+def _named(brands: frozenset[bytes]) -> str | None:
+    """The coding that `brands` name."""
+    for known, name in ((_AVIF_BRANDS, AVIF), (_HEIC_BRANDS, HEIC), (_JXL_BRANDS, JPEG_XL)):
+        if brands & known:
+            return name
+    return None
