@@ -102,7 +102,7 @@ def _taken_over(stream: TextIO | None, descriptor: int, make: "Callable[[int, bo
 
 
 def _escape(error: UnicodeError) -> tuple[bytes, int]:
-    """For what a stream's charset lacks: bytes of file names as they are, else code points, as Python's stderr has them."""
+    """Bytes of file names as they are, all else that the charset lacks by its code point, as Python's stderr has it."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     missing = error.object[error.start : error.end]
