@@ -1,6 +1,5 @@
 """The command line: one command per verb."""
 
-import sys
 from typing import Annotated
 
 import typer
@@ -15,6 +14,7 @@ from semdis_cli.cli.import_ import import_
 from semdis_cli.cli.init import init
 from semdis_cli.cli.inspect import inspect
 from semdis_cli.cli.roundtrip import roundtrip
+from semdis_cli.cli.streams import install, put
 from semdis_cli.cli.train import train
 from semdis_cli.cli.verify import verify
 
@@ -32,7 +32,7 @@ app.command("import")(import_)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"semdis {__version__}")
+        put(f"semdis {__version__}")
         raise typer.Exit
 
 
@@ -50,7 +50,5 @@ def semdis(
 
 def main() -> None:
     """Entry point of the `semdis` script: runs a command and exits with its code."""
-    for stream in (sys.stdout, sys.stderr):  # file names need not be UTF-8; pass their bytes through
-        if stream is not None:  # closed by the caller
-            stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    install()
     run_guarded(lambda: app(prog_name="semdis"))

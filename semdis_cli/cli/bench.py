@@ -7,14 +7,8 @@ import typer
 
 from semdis_cli.cli import options
 from semdis_cli.cli.bench_tables import bench_text
-from semdis_cli.cli.report import put, say
-from semdis_cli.cli.setup import (
-    count_workers,
-    geometry_settings,
-    read_settings,
-    sampling_settings,
-    tokenizer_settings,
-)
+from semdis_cli.cli.setup import count_workers, geometry_settings, read_settings, sampling_settings, tokenizer_settings
+from semdis_cli.cli.streams import put, say
 from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import UsageError
 from semdis_cli.json_text import strict_json

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from semdis_cli.cli import options
-from semdis_cli.cli.report import count, follow, put_bytes
+from semdis_cli.cli.report import count, follow
 from semdis_cli.cli.setup import (
     STDIO,
     announce,
@@ -18,6 +18,7 @@ from semdis_cli.cli.setup import (
     sampling_settings,
     tokenizer_settings,
 )
+from semdis_cli.cli.streams import put_bytes
 from semdis_cli.defaults import DECODE_MARKER
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Event

@@ -1,13 +1,13 @@
 """`semdis encode`: images -> shards of latents."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from semdis_cli.cli import options
-from semdis_cli.cli.report import count, follow, printable, put, put_bytes, say
+from semdis_cli.cli.report import count, follow, printable
 from semdis_cli.cli.setup import (
     CompileChoice,
     announce,
@@ -21,9 +21,10 @@ from semdis_cli.cli.setup import (
     refuse_absent_device,
     tokenizer_settings,
 )
+from semdis_cli.cli.streams import put, put_bytes, say
 from semdis_cli.defaults import BUNDLED_MODEL, MAX_IMAGE_PIXELS
 from semdis_cli.errors import ExitCode
-from semdis_cli.events import Event
+from semdis_cli.events import Event, Failure
 from semdis_cli.json_text import strict_json
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def encode(
     from semdis_cli.data.loader import Loader, LoadSettings
     from semdis_cli.model.tokenizer import Tokenizer
     from semdis_cli.pipeline.encode import EncodeSettings, plan_output
-    from semdis_cli.pipeline.estimate import estimate_s
+    from semdis_cli.pipeline.estimate import estimate_s, refused_images
 
     if folder is not None and not dry_run:
         _check_folder(folder)
@@ -124,7 +125,8 @@ def encode(
     with Loader(load, count_workers(workers)) as loader:
         if dry_run:
             plan = plan_output(found, loader, tokenizer, settings, folder)
-            code = _show_plan(plan, estimate_s(plan, loader, tokenizer, settings), as_json)
+            failures = (*plan.failures, *refused_images(plan, loader, tokenizer))
+            code = _show_plan(plan, failures, estimate_s(plan, loader, tokenizer, settings), as_json)
         else:
             code = follow(
                 within_limit(_start(found, loader, tokenizer, settings, folder), limit, goes_on=folder is not None),
@@ -191,13 +193,13 @@ def _summary(report: dict[str, Any]) -> str:
     return f"{images} in {count(report['shards'], 'shard')}, {mib} in {report['output']}{news}"
 
 
-def _show_plan(plan: "EncodePlan", seconds: float, as_json: bool) -> ExitCode:
+def _show_plan(plan: "EncodePlan", failures: Sequence[Failure], seconds: float, as_json: bool) -> ExitCode:
     """What a run would do: on stdout. Inputs that are known to be unusable are listed on stderr."""
-    for failure in plan.failures:
+    for failure in failures:
         say(f"failed: {printable(failure.key)}: {failure.reason}")
     report = {
         "command": "encode --dry-run",
-        "images": {"inputs": plan.num_inputs, "failed": len(plan.failures), "unchanged": plan.num_unchanged},
+        "images": {"inputs": plan.num_inputs, "failed": len(failures), "unchanged": plan.num_unchanged},
         "shards": len(plan.shards),
         "megapixels": round(plan.megapixels(), 3),
         "latent_bytes": plan.latent_bytes(),
@@ -206,9 +208,9 @@ def _show_plan(plan: "EncodePlan", seconds: float, as_json: bool) -> ExitCode:
     if as_json:
         put(strict_json(report))
     else:
-        typer.echo(
-            f"{plan.num_inputs:,} images ({len(plan.failures):,} unusable, {plan.num_unchanged:,} there already), "
+        put(
+            f"{plan.num_inputs:,} images ({len(failures):,} unusable, {plan.num_unchanged:,} there already), "
             f"{plan.megapixels():,.1f} megapixels -> "
             f"{len(plan.shards):,} shards, {plan.latent_bytes():,} bytes, about {seconds:,.0f} s"
         )
-    return ExitCode.SOME_FAILED if plan.failures else ExitCode.OK
+    return ExitCode.SOME_FAILED if failures else ExitCode.OK

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from semdis_cli.cli import options
-from semdis_cli.cli.report import count, follow, say
+from semdis_cli.cli.report import count, follow
 from semdis_cli.cli.setup import count_workers, refuse_pipes
+from semdis_cli.cli.streams import say
 
 if TYPE_CHECKING:
     from semdis_cli.pipeline.export_source import ExportSettings

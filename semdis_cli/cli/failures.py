@@ -1,13 +1,13 @@
 """Errors and signals -> one line on stderr and an exit code."""
 
-import os
 import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-from semdis_cli.cli.report import OutputClosedError, one_line, say
+from semdis_cli.cli.report import one_line
+from semdis_cli.cli.streams import OutputClosedError, say
 from semdis_cli.errors import ExitCode, SemdisError
 
 
@@ -33,7 +33,6 @@ def run_guarded(app: Callable[[], object]) -> None:
     try:
         app()
     except OutputClosedError as error:  # the reader of our results has gone: nobody is left to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(error.exit_code)
     except (SemdisError, InterruptedRunError) as error:
         _end(error)

@@ -7,8 +7,9 @@ import typer
 
 from semdis_cli.cli import options
 from semdis_cli.cli.encode import ShardImages, ShardSize
-from semdis_cli.cli.report import count, follow, say
+from semdis_cli.cli.report import count, follow
 from semdis_cli.cli.setup import check_apart, refuse_pipes
+from semdis_cli.cli.streams import say
 from semdis_cli.errors import ExitCode
 
 Source = Annotated[

@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from semdis_cli.cli import options
-from semdis_cli.cli.report import one_line, put
+from semdis_cli.cli.report import one_line
 from semdis_cli.cli.setup import refuse_pipes
+from semdis_cli.cli.streams import put
 from semdis_cli.json_text import strict_json
 
 Channels = Annotated[bool, typer.Option("--channels", help="Mean and std of every channel.")]

@@ -6,15 +6,13 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from semdis_cli.atomic import explain_write_error
-from semdis_cli.errors import ExitCode, SemdisError, UsageError
+from semdis_cli.cli.streams import put, say
+from semdis_cli.errors import ExitCode
 from semdis_cli.events import BatchDone, Event, Failure, ImageMeasured, RunFinished, RunStarted, ShardFailed
 from semdis_cli.json_text import strict_json
 
@@ -134,46 +132,14 @@ class Lines:
 
 def open_display(*, quiet: bool) -> Bar | Lines:
     """A bar on a terminal, lines elsewhere, no progress at all when `quiet`; a context manager."""
-    return Bar() if sys.stderr.isatty() and not quiet else Lines(show_progress=not quiet)
+    return Bar() if not quiet and _can_redraw() else Lines(show_progress=not quiet)
 
 
-class OutputClosedError(SemdisError):
-    """Nobody reads our stdout any more, as in `semdis roundtrip photos | head -1`."""
-
-    exit_code = ExitCode.OUTPUT_CLOSED
-
-
-def say(line: str) -> None:
-    """One line on stderr."""
-    typer.echo(line, err=True)
-
-
-def put(line: str) -> None:
-    """One line of results on stdout. Raises `OutputClosedError` if nobody reads it."""
-    try:
-        typer.echo(line)
-    except BrokenPipeError as error:
-        raise OutputClosedError("the reader of the output has gone") from error
-
-
-def put_bytes(data: bytes) -> None:
-    """Data on stdout, at once. Raises `OutputClosedError` if nobody reads it, and what a full disk raises."""
-    left = memoryview(data)
-    try:
-        while left:  # not through a buffer: what it could not write, it would try again on exiting
-            left = left[os.write(sys.stdout.fileno(), left) :]
-    except BrokenPipeError as error:
-        raise OutputClosedError("the reader of the output has gone") from error
-    except OSError as error:
-        raise explain_write_error(Path("stdout"), error) from error
-
-
-def check_stdout_takes_data() -> None:
-    """Raise `UsageError` if stdout is closed, or a terminal, which data would only confuse."""
-    if sys.stdout is None:
-        raise UsageError("stdout is closed; give -o a folder")
-    if sys.stdout.isatty():
-        raise UsageError("data is not written to a terminal; send stdout to a file or a pipe, or give -o a folder")
+def _can_redraw() -> bool:
+    """Whether stderr is a terminal that can take back a line; TERM=dumb or none at all says that it cannot."""
+    console = Console(stderr=True)
+    named = os.environ.get("TERM")
+    return bool(named) and sys.stderr.isatty() and console.is_terminal and not console.is_dumb_terminal
 
 
 def count(number: int, noun: str) -> str:

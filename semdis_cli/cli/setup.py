@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 import typer
 
 from semdis_cli.cli.options import parse_batch_size, parse_colour, parse_number_or_share
-from semdis_cli.cli.report import check_stdout_takes_data, say
+from semdis_cli.cli.streams import check_stdout_takes_data, say
 from semdis_cli.defaults import MAX_IMAGE_PIXELS
 from semdis_cli.disk import count_cores
 from semdis_cli.errors import UsageError
@@ -116,8 +116,10 @@ def _spool(stdin: "PipedSource | None", output: Path | None) -> "Spool | None":
 def _read_list(name: str, *, null: bool) -> list[Path]:
     from semdis_cli.data.sources import read_file_list
 
+    if name == "-" and sys.stdin is None:
+        raise UsageError("stdin is closed; give the list of files on it")
     if name == "-":
-        return read_file_list(typer.get_binary_stream("stdin"), nul=null)
+        return read_file_list(sys.stdin.buffer, nul=null)
     try:
         with Path(name).open("rb") as stream:
             return read_file_list(stream, nul=null)

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from semdis_cli.cli import options
-from semdis_cli.cli.report import Position, one_line, open_display, printable, put, say
+from semdis_cli.cli.report import Position, one_line, open_display, printable
 from semdis_cli.cli.setup import count_workers, find_inputs, refuse_absent_device, refuse_pipes
+from semdis_cli.cli.streams import put, say
 from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import ExitCode, UsageError
 from semdis_cli.events import Event, Failure, ModelReady, RunFinished, TrainingMeasured, TrainingProgress

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from semdis_cli.cli import options
-from semdis_cli.cli.report import Position, count, one_line, open_display, put, say
+from semdis_cli.cli.report import Position, count, one_line, open_display
 from semdis_cli.cli.setup import count_workers, find_inputs, refuse_pipes
+from semdis_cli.cli.streams import put, say
 from semdis_cli.errors import ExitCode, UsageError
 from semdis_cli.events import Event, Problem, ShardVerified, VerifyFinished, VerifyStarted
 from semdis_cli.json_text import escape_name, strict_json

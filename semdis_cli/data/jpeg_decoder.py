@@ -41,6 +41,11 @@ def jpeg_decoder() -> str:
     return f"pillow {PIL.__version__}" if decoder is None else decoder.name
 
 
+def is_fast_jpeg() -> bool:
+    """Whether `decode_plain_jpeg` decodes anything here."""
+    return _fast_decoder() is not None
+
+
 def decode_plain_jpeg(data: bytes, size: tuple[int, int], *, is_passing: bool = False) -> np.ndarray | None:
     """[H,W,3] uint8 as stored, grey three times, of a JPEG of which `is_plain_jpeg` holds; no profile is applied.
 

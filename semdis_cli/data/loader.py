@@ -15,6 +15,7 @@ from semdis_cli.data.pixels import load_pixels
 from semdis_cli.data.source_bytes import open_source, read_source
 from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.events import Failure
+from semdis_cli.memory import Room, room_for_images
 from semdis_cli.records import ImageBatch, LoadedImage, PlannedImage, SourceImage, settled_mtime
 
 _PLANNED_AT_ONCE = 4096
@@ -34,10 +35,12 @@ class LoadSettings:
 class Loader:
     """Plans and hashes images with `num_workers` threads of its own; use as a context manager.
 
-    `load` works in whichever thread calls it.
+    `load` works in whichever thread calls it. `room`: for what reading takes at a time, all threads together; None: all
+    that images may take in this process.
     """
 
-    def __init__(self, settings: LoadSettings, num_workers: int) -> None:
+    def __init__(self, settings: LoadSettings, num_workers: int, room: Room | None = None) -> None:
+        self.room = room_for_images() if room is None else room
         self._settings = settings
         self.num_workers = num_workers
         self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="semdis-read")
@@ -89,7 +92,8 @@ class Loader:
             with open_source(source) as file:
                 mtime_ns, ctime_ns = _times_of(source, file)
                 data = read_source(file, source)
-            image = load_pixels(data, self._settings.read, self._settings.geometry, self._settings.multiple_px)
+            how = self._settings
+            image = load_pixels(data, how.read, how.geometry, how.multiple_px, self.room.reading)
             if image.geometry.bucket != planned.bucket:
                 raise PassingReadError("changed its size while the run was going on; run again")
         except (UnreadableImageError, MemoryError, OSError) as error:

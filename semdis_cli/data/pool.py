@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semdis_cli.data.images import ReadSettings, read_image
+from semdis_cli.data.images import ReadSettings, read_image, read_image_size
 from semdis_cli.data.source_bytes import open_source, read_source
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import Failure
+from semdis_cli.memory import Room, room_for_images
 from semdis_cli.records import SourceImage
 
+_BYTES_PER_PX = 24  # that reading takes at its peak, measured: Pillow, whatever the format, and a copy
 _READ_AT_ONCE = 64
 
 
@@ -124,17 +126,19 @@ def read_all(
     images: Sequence[SourceImage], settings: ReadSettings, num_workers: int
 ) -> Iterator[tuple[SourceImage, Tensor | Failure]]:
     """Every image as uint8 [3,H,W], or why not, in the order given; read by `num_workers` threads, a few at a time."""
-    remaining = iter(images)
+    remaining, room = iter(images), room_for_images()
     with ThreadPoolExecutor(num_workers, thread_name_prefix="semdis-read") as pool:
         while group := list(islice(remaining, _READ_AT_ONCE)):
-            yield from zip(group, pool.map(lambda image: _read_one(image, settings), group), strict=True)
+            yield from zip(group, pool.map(lambda image: _read_one(image, settings, room), group), strict=True)
 
 
-def _read_one(image: SourceImage, settings: ReadSettings) -> Tensor | Failure:
+def _read_one(image: SourceImage, settings: ReadSettings, room: Room) -> Tensor | Failure:
     try:
         with open_source(image) as file:
             data = read_source(file, image)
-        pixels = np.asarray(read_image(data, settings).pixels)
+        height, width = read_image_size(data, settings)
+        with room.reading(len(data) + _BYTES_PER_PX * height * width):
+            pixels = np.asarray(read_image(data, settings).pixels)
     except UnreadableImageError as error:
         return Failure(image.key, str(error))
     except OSError as error:

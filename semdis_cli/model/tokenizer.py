@@ -15,7 +15,14 @@ from semdis_cli.errors import CheckpointError
 from semdis_cli.model import flops
 from semdis_cli.model.arguments import check_finite, check_latent_shape, check_uint8_images
 from semdis_cli.model.autoencoder import FCDMDiffAE
-from semdis_cli.model.call_sizes import BatchSize, CallSizes, Half, packed_call_bytes, plain_call_bytes
+from semdis_cli.model.call_sizes import (
+    BatchSize,
+    CallSizes,
+    Half,
+    least_call_bytes,
+    packed_call_bytes,
+    plain_call_bytes,
+)
 from semdis_cli.model.checkpoint import Source, resolve_model
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.devices import DtypeName, find_device, find_dtype
@@ -234,6 +241,20 @@ class Tokenizer:
         estimate = plain_call_bytes if self._network.pads_calls else packed_call_bytes
         num_images = self.images_per_call(height, width)
         return estimate(self.model.config, height, width, num_images, self.model.dtype.itemsize, half)
+
+    def least_call_bytes(self, size: tuple[int, int], num_images: int, half: Half, *, is_guided: bool = False) -> int:
+        """Memory in bytes without which a call for images of `size` (H, W) cannot be; 0 on a GPU, which halves calls.
+
+        `is_guided`: it decodes with path-drop guidance.
+        """
+        if not self.is_on_cpu:
+            return 0
+        count = self.images_per_call(*size) if self._network.pads_calls else num_images
+        is_packed = not self._network.pads_calls
+        element_bytes = self.model.dtype.itemsize
+        return least_call_bytes(
+            self.model.config, size, count, element_bytes, half, is_packed=is_packed, is_guided=is_guided
+        )
 
     def encode_flops(self, height: int, width: int) -> int:
         """Floating-point operations of encoding one image."""

@@ -13,13 +13,13 @@ from semdis_cli.events import BatchDone, Failure, StageTimes
 from semdis_cli.model.call_sizes import Half
 from semdis_cli.model.devices import calls_at_once
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, in_order, timed
+from semdis_cli.pipeline.fit import COPIES_HELD, CallMemory
+from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, done_already, in_order, timed
 from semdis_cli.records import LoadedImage, PlannedImage
 from semdis_cli.store.plan import PlannedShard
 from semdis_cli.store.shards import STORE_DTYPES
 from semdis_cli.tensors import is_finite
 
-_COPIES_HELD = 2  # of the pixels of a call under way: as read, and as reconstructed or filtered for a file
 _NO_PIXELS = torch.empty(3, 0, 0, dtype=torch.uint8)
 
 
@@ -42,6 +42,11 @@ class ImageCall:
     def bucket(self) -> tuple[int, int]:
         """(H, W) in px of every image."""
         return self.shard.bucket
+
+    @property
+    def keys(self) -> list[str]:
+        """Of its images."""
+        return [image.source.key for image in self.images]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +96,36 @@ def image_calls(shards: Iterable[PlannedShard], tokenizer: Tokenizer) -> Iterato
 def encoded_calls(
     calls: Iterable[ImageCall], loader: Loader, tokenizer: Tokenizer, settings: LatentSettings, workers: Workers
 ) -> Iterator[EncodedCall]:
-    """Read and encode the images of `calls`, several at once; results come in their order."""
+    """Read and encode the images of `calls`, several at once; results come in their order.
+
+    What can never fit into memory is a failure, and never read.
+    """
+    memory = CallMemory(tokenizer, loader.room, "encode")
 
     def start(call: ImageCall) -> "Future[EncodedCall]":
+        if failures := memory.refused(call.bucket, call.keys):
+            return done_already(EncodedCall(call, (), tuple(failures), StageTimes()))
         return workers.submit_after(
             [workers.submit(Urgency.READ, timed, loader.load, image) for image in call.images],
             Urgency.MODEL,
-            lambda loaded: encode_call(call, loaded, tokenizer, settings),
+            lambda loaded: encode(call, loaded),
         )
+
+    def encode(call: ImageCall, loaded: Sequence[Timed[LoadedImage | Failure]]) -> EncodedCall:
+        with memory.taking(call.bucket, len(call.images)):
+            return encode_call(call, loaded, tokenizer, settings)
 
     def share(call: ImageCall) -> float:
         return share_of_call(call.bucket, len(call.images), "encode", tokenizer, workers)
 
-    yield from in_order(calls, start, share)
+    yield from in_order(fitting(calls, memory), start, share)
+
+
+def fitting(calls: Iterable[ImageCall], memory: CallMemory) -> Iterator[ImageCall]:
+    """`calls`, those that do not fit into memory whole in parts: no image's bits depend on others in its call."""
+    for call in calls:
+        for part in memory.parts(call.bucket, len(call.images)):
+            yield replace(call, images=call.images[part])
 
 
 def share_of_call(
@@ -115,7 +137,7 @@ def share_of_call(
     """
     pixel_bytes = 3 * num_images * bucket[0] * bucket[1]
     model_bytes = tokenizer.call_bytes(*bucket, half) if tokenizer.is_on_cpu else 0
-    return workers.share_of_room(num_images, _COPIES_HELD * pixel_bytes, model_bytes)
+    return workers.share_of_room(num_images, COPIES_HELD * pixel_bytes, model_bytes)
 
 
 def encode_call(

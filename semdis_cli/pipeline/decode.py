@@ -14,8 +14,9 @@ from semdis_cli.json_text import unescape_name
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer, TokenizerSettings
 from semdis_cli.pipeline.calls import busy_threads, share_of_call, start_workers
+from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import ImageWriter, WriteSettings, output_names, renamed_record, too_long, written
-from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, in_order, one_ahead, timed
+from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, done_already, in_order, one_ahead, timed
 from semdis_cli.pipeline.report import RunTotals, compute_record, model_record
 from semdis_cli.spelling import give_own_names
 from semdis_cli.store.claim import claimed_folder
@@ -173,21 +174,38 @@ def decode_calls(
     A `BatchDone` comes once its images are on disk. Events among `calls` are handed on in their place. Raises what
     writing raises.
     """
+    memory = CallMemory(tokenizer, workers.room, "decode", sampling.pdg)
 
     def start(call: Shard | Event) -> "Future[_DecodedCall | Event]":
-        if isinstance(call, Shard):
-            return workers.submit(Urgency.MODEL, _decode_call, call, tokenizer, sampling, writer)
-        handed_on: Future[_DecodedCall | Event] = Future()
-        handed_on.set_result(call)
-        return handed_on
+        if not isinstance(call, Shard):
+            return done_already(call)
+        if failures := memory.refused(_bucket(call, tokenizer), call.keys):
+            return done_already(_DecodedCall([], failures, 0.0, 0.0))
+        return workers.submit(Urgency.MODEL, decode_when_there_is_room, call)
+
+    def decode_when_there_is_room(call: Shard) -> _DecodedCall:
+        with memory.taking(_bucket(call, tokenizer), len(call.keys)):
+            return _decode_call(call, tokenizer, sampling, writer)
 
     def share(call: Shard | Event) -> float:
         if not isinstance(call, Shard):
             return _SHARE_OF_EVENT
         return share_of_call(_bucket(call, tokenizer), len(call.keys), "decode", tokenizer, workers)
 
-    for result in in_order(calls, start, share):
+    for result in in_order(_fitting(calls, tokenizer, memory), start, share):
         yield from result.events() if isinstance(result, _DecodedCall) else [result]
+
+
+def _fitting(calls: Iterable[Shard | Event], tokenizer: Tokenizer, memory: CallMemory) -> Iterator[Shard | Event]:
+    """`calls`, those that do not fit into memory whole in parts."""
+    for call in calls:
+        if not isinstance(call, Shard):
+            yield call
+            continue
+        num_images = len(call.keys)
+        for part in memory.parts(_bucket(call, tokenizer), num_images):
+            is_all = part == slice(0, num_images)
+            yield call if is_all else call.select(range(num_images)[part])
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,22 @@
 from itertools import islice
 
 from semdis_cli.data.loader import Loader
+from semdis_cli.events import Failure
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import encoded_calls, image_calls, start_workers
 from semdis_cli.pipeline.encode import EncodePlan, EncodeSettings
+from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.store.plan import PlannedShard
 
 _SHARDS_TRIED = 3
 _CALLS_TRIED = 3  # for each of those, and each thread
+
+
+def refused_images(plan: EncodePlan, loader: Loader, tokenizer: Tokenizer) -> list[Failure]:
+    """The images that a run would refuse because they can never fit into memory."""
+    memory = CallMemory(tokenizer, loader.room, "encode")
+    calls = ((shard.bucket, [image.source.key]) for shard in plan.shards for image in shard.images)
+    return [failure for bucket, keys in calls for failure in memory.refused(bucket, keys)]
 
 
 def estimate_s(plan: EncodePlan, loader: Loader, tokenizer: Tokenizer, settings: EncodeSettings) -> float:
@@ -22,6 +31,7 @@ def estimate_s(plan: EncodePlan, loader: Loader, tokenizer: Tokenizer, settings:
             for shard in largest
             if (calls := list(islice(image_calls([shard], tokenizer), num_first * _CALLS_TRIED)))
         ]
+        tried = [[result for result in shard_results if result.rows] for shard_results in tried]
         results = [result for shard_results in tried for result in shard_results]
         later = [result for shard_results in tried for result in shard_results[num_first:] or shard_results]
         num_read = sum(len(result.call.images) for result in results)

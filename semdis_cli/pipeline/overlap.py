@@ -19,7 +19,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import torch
 
-from semdis_cli.pipeline.memory import available_memory
+from semdis_cli.memory import available_memory, room_for_images
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -171,6 +171,7 @@ class Workers:
         # No executor of the standard library's: a signal while it starts a thread makes it forget that thread.
         self._disk = WorkPool(_DISK_THREADS, "semdis-disk")
         self._memory = max(available_memory(), _LEAST_MEMORY)
+        self.room = room_for_images()
 
     def __enter__(self) -> Self:
         for pool in self._pools:
@@ -257,6 +258,13 @@ class Workers:
         for future in futures:
             future.add_done_callback(count_down)
         return outcome
+
+
+def done_already(result: T) -> "Future[T]":
+    """A future for what is known without any work."""
+    future: Future[T] = Future()
+    future.set_result(result)
+    return future
 
 
 def _hand_on(outcome: "Future[R]", start: "Callable[[], Future[R]]") -> None:

@@ -27,6 +27,7 @@ from semdis_cli.pipeline.calls import (
     LatentSettings,
     busy_threads,
     encode_images,
+    fitting,
     image_calls,
     share_of_call,
     split_loaded,
@@ -35,8 +36,9 @@ from semdis_cli.pipeline.calls import (
 )
 from semdis_cli.pipeline.decode import DecodeSettings
 from semdis_cli.pipeline.encode import EncodePlan, EncodeSettings
+from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import ImageWriter, output_names, renamed_record, too_long, written
-from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, in_order, timed
+from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, done_already, in_order, timed
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.records import LoadedImage
 from semdis_cli.spelling import give_own_names
@@ -155,10 +157,16 @@ class _Roundtrip:
 
     def run(self, calls: Iterable[ImageCall]) -> Iterator[Event]:
         """Several calls at once; events come in their order."""
-        for result in in_order(calls, self._start, self._share):
+        for result in in_order(fitting(calls, self._memory), self._start, self._share):
             yield from result.events()
 
+    @property
+    def _memory(self) -> CallMemory:
+        return CallMemory(self.tokenizer, self.loader.room, "decode", self.sampling.pdg)
+
     def _start(self, call: ImageCall) -> "Future[_RoundtripCall]":
+        if failures := self._memory.refused(call.bucket, call.keys):
+            return done_already(_RoundtripCall([], [], failures, 0.0, StageTimes()))
         reading = [self.workers.submit(Urgency.READ, timed, self.loader.load, image) for image in call.images]
         return self.workers.submit_after(reading, Urgency.MODEL, self._finish)
 
@@ -172,13 +180,14 @@ class _Roundtrip:
         if not images:
             return _RoundtripCall([], [], failures, 0.0, times)
         try:
-            encoded = timed(encode_images, images, self.tokenizer, self.latents.sample_seed)
-            times += StageTimes(encode_s=encoded.seconds)
-            images, stored, unusable = self._stored(images, encoded.value)
-            failures += unusable
-            if not images:
-                return _RoundtripCall([], [], failures, 0.0, times)
-            decoded = timed(self.tokenizer.decode, stored, [image.key for image in images], self.sampling)
+            with self._memory.taking(images[0].geometry.bucket, len(images)):
+                encoded = timed(encode_images, images, self.tokenizer, self.latents.sample_seed)
+                times += StageTimes(encode_s=encoded.seconds)
+                images, stored, unusable = self._stored(images, encoded.value)
+                failures += unusable
+                if not images:
+                    return _RoundtripCall([], [], failures, 0.0, times)
+                decoded = timed(self.tokenizer.decode, stored, [image.key for image in images], self.sampling)
         except UnreadableImageError as error:
             failures += [Failure(image.key, str(error)) for image in images]
             return _RoundtripCall([], [], failures, 0.0, times)

@@ -13,10 +13,12 @@ from semdis_cli.data.sources import FoundImages
 from semdis_cli.defaults import DECODE_MARKER
 from semdis_cli.errors import StoreError, UnreadableImageError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes
+from semdis_cli.memory import room_for_images
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import busy_threads, encoded_calls, image_calls, start_workers
 from semdis_cli.pipeline.decode import DecodeSettings, check_fit, decode_calls, decode_provenance
 from semdis_cli.pipeline.encode import EncodeSettings, far_off_report, plan_encode, take_call
+from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import ImageWriter, StreamNames, image_file, too_long
 from semdis_cli.pipeline.overlap import Workers, timed
 from semdis_cli.pipeline.report import RunTotals
@@ -158,10 +160,15 @@ def decode_single(
 ) -> Iterator[Event]:
     """Decode the only image of `stream` and hand its file to `write`."""
     totals = RunTotals("decode", tokenizer)
+    memory = CallMemory(tokenizer, room_for_images(), "decode", settings.sampling.pdg)
     num_ok = num_failed = 0
     for shard in stream:
         assert isinstance(shard, Shard), "one file that is bad is no stream"
         check_fit(shard, tokenizer, shard.keys, _NAME)
+        if refused := memory.refused(shard.geometries[0].bucket, shard.keys):
+            num_failed += 1
+            yield from refused
+            continue
         try:
             images, decode_s = timed(tokenizer.decode, shard.latents.float(), shard.keys, settings.sampling)
         except UnreadableImageError as error:
