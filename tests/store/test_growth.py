@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure
 from semdis_cli.records import LoadedImage, PlannedImage, SourceImage
+from semdis_cli.store import latent_set
 from semdis_cli.store.changes import find_changes
 from semdis_cli.store.dataset import LatentDataset
 from semdis_cli.store.finished import Base
@@ -475,15 +476,15 @@ def test_the_checksums_are_right_after_a_change_that_was_begun_and_taken_back(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, gone = contents(folder.root), folder.files.pop("b.png")
-    real = LatentSetWriter._move
+    real = latent_set.move
 
-    def stop_at_manifest(self: LatentSetWriter, path: Path) -> None:
+    def stop_at_manifest(path: Path, root: Path) -> None:
         if path.name == "manifest.json":
             raise KilledError
-        real(self, path)
+        real(path, root)
 
     with monkeypatch.context() as patched:
-        patched.setattr(LatentSetWriter, "_move", stop_at_manifest)
+        patched.setattr(latent_set, "move", stop_at_manifest)
         with pytest.raises(KilledError):
             folder.run()
     folder.files["b.png"] = gone
