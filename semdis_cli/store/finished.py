@@ -9,7 +9,7 @@ from typing import NamedTuple
 from semdis_cli.atomic import PublishedFile, make_folder, publish
 from semdis_cli.errors import StoreError
 from semdis_cli.store.checks import MALFORMED, check_record_key, parse_json
-from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest
+from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, verify_hint
 from semdis_cli.store.seen import SEEN_FILE, SeenFile, read_seen
 
 _COPIED_AT_ONCE = 1 << 20
@@ -82,7 +82,7 @@ class Base:
             if size_of(path) != shard.file.num_bytes:
                 raise StoreError(
                     f"{path}: missing, or not of the size in {MANIFEST_FILE}; restore it, or delete {self.root} and "
-                    "encode the set again"
+                    f"encode the set again{verify_hint(self.root)}"
                 )
 
     def copy_to(self, folder: Path) -> "Base":
