@@ -1,4 +1,4 @@
-"""A set that lives longer than the versions that write it: which one made which shard is on record, and bytes are kept."""
+"""A set that lives longer than the versions that write it: which made which shard is on record, and bytes are kept."""
 
 import json
 import shutil
