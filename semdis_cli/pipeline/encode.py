@@ -216,7 +216,7 @@ def encode(
         latents.check_space(plan.layout)
         megapixels = plan.megapixels(latents.remaining)
         done = latents.num_done, megapixels, latents.num_failed_before
-        yield RunStarted(plan.num_inputs, *done, latents.describe_mixing())
+        yield RunStarted(plan.num_inputs, *done, latents.note())
         yield from plan.failures
 
         # Read -> encode -> shard

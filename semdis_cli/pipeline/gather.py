@@ -60,7 +60,7 @@ def gather(found: FoundSamples, settings: GatherSettings, output: Path) -> Itera
         latents.check_space(found.layout)
         megapixels = _megapixels(latents.remaining)
         done = latents.num_done, megapixels, latents.num_failed_before
-        yield RunStarted(plan.num_inputs, *done, latents.describe_mixing())
+        yield RunStarted(plan.num_inputs, *done, latents.note())
         yield from plan.failures
 
         # Read -> check -> shard

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from heapq import merge
 from itertools import groupby, islice
@@ -11,13 +11,16 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from semdis_cli.atomic import PublishedFile
 from semdis_cli.data.source_bytes import open_source
 from semdis_cli.data.sources import FoundImages
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import Event, Failure, Problem, VerifyFinished
 from semdis_cli.records import SourceImage
+from semdis_cli.store.identity import Witness
 from semdis_cli.store.index import IndexRow, read_rows
 from semdis_cli.store.manifest import INDEX_FILE
+from semdis_cli.store.seen import SeenByKey, read_seen, seen_time_ns
 from semdis_cli.store.verify import ALL_DATA, NO_DATA, Verified, VerifySettings, verify_latents
 
 _HASHED_AT_ONCE = 1024
@@ -75,17 +78,34 @@ def _report(path: Path, settings: VerifySettings, verified: Verified, problems: 
 
 
 def _compare_sources(path: Path, sources: FoundImages, settings: VerifySettings) -> Iterator[Problem]:
-    """Where the images of today are not those of the index, which is sorted by key, as they are."""
+    """Where the images of today are not those of the index, which is sorted by key, as they are.
+
+    Those whose times say that they may have changed since the last run are read in any case.
+    """
     found = _compare_sizes(path, sources)
+    may_have_changed = _doubts(path, sources)
     pool = ThreadPoolExecutor(settings.num_workers, thread_name_prefix="semdis-hash")
     try:
         while group := list(islice(found, _HASHED_AT_ONCE)):
             yield from (each for each in group if isinstance(each, Problem))
-            if settings.sample == ALL_DATA:
-                pairs = [each for each in group if not isinstance(each, Problem)]
-                yield from filter(None, pool.map(_compare_content, pairs))
+            pairs = [each for each in group if not isinstance(each, Problem)]
+            in_doubt = [pair for pair in pairs if settings.sample == ALL_DATA or may_have_changed(pair[1])]
+            yield from filter(None, pool.map(_compare_content, in_doubt))
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _doubts(path: Path, sources: FoundImages) -> Callable[[SourceImage], bool]:
+    """For images by rising keys: whether one may have changed since its times were noted. False where none were."""
+    index_sha256 = PublishedFile.of(path / INDEX_FILE).sha256
+    seen = SeenByKey(read_seen(path, index_sha256))
+    witness = Witness.of(sources.images, time.time_ns(), seen_time_ns(path))
+
+    def may_have_changed(image: SourceImage) -> bool:
+        known = seen.of(image)
+        return known is not None and image.mtime_ns is not None and not witness.is_unchanged(image, known)
+
+    return may_have_changed
 
 
 def _compare_sizes(path: Path, sources: FoundImages) -> Iterator[Problem | _Pair]:

@@ -10,7 +10,7 @@ from semdis_cli.records import SourceImage, settled_mtime
 from semdis_cli.store.finished import Base, IndexLine
 from semdis_cli.store.identity import Witness, all_vouch
 from semdis_cli.store.manifest import MANIFEST_FILE
-from semdis_cli.store.seen import SeenFile, is_just_this, seen_time_ns
+from semdis_cli.store.seen import SeenByKey, SeenFile, has_seen, is_just_this, seen_time_ns
 
 # The sha256 of each file's content, in order, None where it cannot be read.
 Hashes = Callable[[Sequence[SourceImage]], Iterable[str | None]]
@@ -35,6 +35,7 @@ class Changes:
     failed_before: Mapping[str, str] = field(default_factory=dict)
     num_failed: int = 0  # of `kept`: their contents are the reason, and have not changed
     is_on_record: bool = False  # the set's own list of modification times is that of `kept`
+    lacks_times: bool = False  # the set has no such list
 
     def seen(self) -> Iterator[SeenFile]:
         """What to remember of the files that are kept."""
@@ -59,7 +60,7 @@ def find_changes(base: Base, images: Sequence[SourceImage], failures: Sequence[F
     comparison = _Comparison(base, frozenset(failure.key for failure in failures), _witness(base, images))
     comparison.run(images)
     comparison.settle(hashes)
-    return comparison.result()
+    return replace(comparison.result(), lacks_times=not has_seen(base.folder, base.manifest.index.sha256))
 
 
 def _witness(base: Base, images: Sequence[SourceImage]) -> Witness:
@@ -85,7 +86,7 @@ class _Comparison:
 
     def run(self, images: Sequence[SourceImage]) -> None:
         """Walk through inputs and rows side by side, both sorted by key."""
-        seen = _Seen(self.base.seen())
+        seen = SeenByKey(self.base.seen())
         lines = self.base.lines()
         line = next(lines, None)
         for image in images:
@@ -159,17 +160,3 @@ class _Comparison:
         self.num_failed += line.status == "failed"
         if line.status == "removed":
             self.returned.add(image.key)
-
-
-class _Seen:
-    """Looks up what is known of files, by rising keys."""
-
-    def __init__(self, seen: Iterator[SeenFile]) -> None:
-        self._seen = seen
-        self._next = next(seen, None)
-
-    def of(self, image: SourceImage) -> SeenFile | None:
-        """What is known of the file that the row of `image` was made from."""
-        while self._next is not None and self._next.key < image.key:
-            self._next = next(self._seen, None)
-        return self._next if self._next is not None and self._next.key == image.key else None

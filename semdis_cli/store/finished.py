@@ -10,7 +10,7 @@ from semdis_cli.atomic import PublishedFile, make_folder, publish
 from semdis_cli.errors import StoreError
 from semdis_cli.links import describe_absent, describe_pointer
 from semdis_cli.store.checks import MALFORMED, check_record_key, parse_json
-from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest
+from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, verify_hint
 from semdis_cli.store.seen import SEEN_FILE, SeenFile, read_seen
 
 _COPIED_AT_ONCE = 1 << 20
@@ -84,7 +84,10 @@ class Base:
                 what = (
                     describe_absent(path) or describe_pointer(path) or f"missing, or not of the size in {MANIFEST_FILE}"
                 )
-                raise StoreError(f"{path}: {what}; restore it, or delete {self.root} and encode the set again")
+                raise StoreError(
+                    f"{path}: {what}; restore it, or delete {self.root} and encode the set again"
+                    f"{verify_hint(self.root)}"
+                )
 
     def copy_to(self, folder: Path) -> "Base":
         """The same in another folder, which is made; the manifest comes last."""

@@ -41,6 +41,11 @@ def check_latents_folder(root: Path) -> None:
         shards = list_folder(root / SHARD_FOLDER)
         strangers += [path for path in shards if not (is_shard_name(path.name) and path.is_file())]
         strangers += [path for path in list_folder(root / JOURNAL_FOLDER) if not _is_of_journal(path)]
+    if strangers and not is_ours and (root / SHARD_FOLDER).is_dir() and (root / INDEX_FILE).is_file():
+        raise UsageError(
+            f"{root}: parts of a set without its {MANIFEST_FILE}, as of a download that was cut short: semdis verify "
+            f"{root} says what is there; complete it, or give another -o"
+        )
     if strangers:
         raise UsageError(f"{root}: holds other files ({min(strangers).name}, ...); give -o an empty or new folder")
 

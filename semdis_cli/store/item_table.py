@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from semdis_cli.atomic import PublishedFile
 from semdis_cli.errors import StoreError
 from semdis_cli.store.checks import MALFORMED, check_count, check_record_key, check_text, parse_json
-from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, ShardEntry
+from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, ShardEntry, verify_hint
 from semdis_cli.store.mapped_shard import MappedShard, ShardRecord, open_shard
 from semdis_cli.store.reader import check_index_file, served_rows
 from semdis_cli.store.shards import read_shard
@@ -91,7 +91,10 @@ def _open_set(root: Path, *, verify: bool) -> OpenedLatents:
     for number, entry in enumerate(manifest.shards):
         items = by_shard[ends[number - 1] if number else 0 : ends[number]]
         path = root / SHARD_FOLDER / entry.name
-        shard, record = _open_shard(path, entry.file, verify=verify)
+        try:
+            shard, record = _open_shard(path, entry.file, verify=verify)
+        except StoreError as error:
+            raise StoreError(f"{error}{verify_hint(root)}") from error
         _check_stored(path, entry, record, manifest)
         _check_rows(path, table, items, record)
         table.sizes[items] = record.sizes[table.places[items, 1]]

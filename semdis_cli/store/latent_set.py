@@ -136,11 +136,23 @@ class LatentSetWriter:
         plan = self._begun_plan
         return plan.num_inputs - len(plan.failures) - sum(len(shard.images) for shard in self.remaining)
 
-    def describe_mixing(self) -> str:
-        """A line if this run goes on in a set of other versions; nothing if it does not."""
+    def note(self) -> str:
+        """What a person should know before the run goes on: a line, or nothing."""
+        return "; ".join(filter(None, (self._describe_mixing(), self._describe_copy())))
+
+    def _describe_mixing(self) -> str:
         first = self.base.manifest.provenance if self.base.manifest is not None else self.provenance
-        differences = "; ".join(describe_differences(first, self.provenance))
+        differences = "; ".join(describe_differences(first, self.provenance)) if self.remaining else ""
         return f"goes on with other versions than the set was begun with ({differences})" if differences else ""
+
+    def _describe_copy(self) -> str:
+        changes = self._begun_plan.changes
+        if not changes.lacks_times or all(image.ctime_ns is None for image in changes.kept):
+            return ""
+        return (
+            "nothing is noted of when its images were changed, as in a set that was copied or downloaded: their "
+            f"contents were compared; semdis verify {self.root} --data says whether the set is whole"
+        )
 
     def check_space(self, layout: LatentLayout) -> None:
         """Raise `NoSpaceError` unless the disk can hold what remains to be written."""

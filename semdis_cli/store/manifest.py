@@ -164,7 +164,14 @@ def _why_missing(root: Path) -> str:
     """What a folder is that has no manifest, and what to do."""
     if (root / JOURNAL_FOLDER).is_dir():
         return f"no {MANIFEST_FILE}, so not a finished set of latents; run the same semdis encode again to finish it"
+    if (root / SHARD_FOLDER).is_dir() or (root / INDEX_FILE).is_file():
+        return f"no {MANIFEST_FILE}, but parts of a set, as of a download that was cut short{verify_hint(root)}"
     return f"not a set of latents (no {MANIFEST_FILE}); give the folder that semdis encode wrote"
+
+
+def verify_hint(root: Path) -> str:
+    """What to add to a message about one damaged or missing file of a set: there may be more."""
+    return f"; semdis verify {root} says all that is amiss"
 
 
 def _parse_shard(fields: dict[str, Any]) -> ShardEntry:

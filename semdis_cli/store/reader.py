@@ -9,7 +9,7 @@ from typing import Any
 from semdis_cli.atomic import PublishedFile
 from semdis_cli.errors import StoreError
 from semdis_cli.store.index import read_rows
-from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, ShardEntry
+from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, ShardEntry, verify_hint
 from semdis_cli.store.shards import Shard, read_shard
 
 
@@ -44,7 +44,10 @@ class LatentSource:
 
     def read(self, stored: StoredShard) -> Shard:
         """Read and check one shard: its rows that are to be used. Raises `StoreError` if it is damaged or strange."""
-        shard = read_shard(stored.path, stored.expected)
+        try:
+            shard = read_shard(stored.path, stored.expected)
+        except StoreError as error:
+            raise StoreError(f"{error}{verify_hint(self.path) if self.path.is_dir() else ''}") from error
         if shard.provenance != (self.provenance if stored.provenance is None else stored.provenance):
             raise StoreError(f"{stored.path}: made with other settings than the set it lies in")
         if len(shard.keys) != stored.num_images:

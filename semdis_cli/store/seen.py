@@ -73,6 +73,20 @@ def seen_failure(failure: Failure) -> SeenFile | None:
     return SeenFile(failure.key, failure.num_bytes, failure.mtime_ns, failure.ctime_ns)
 
 
+class SeenByKey:
+    """Looks up what is known of files, by rising keys."""
+
+    def __init__(self, seen: Iterator[SeenFile]) -> None:
+        self._seen = seen
+        self._next = next(seen, None)
+
+    def of(self, image: SourceImage) -> SeenFile | None:
+        """What is known of the file that the row of `image` was made from."""
+        while self._next is not None and self._next.key < image.key:
+            self._next = next(self._seen, None)
+        return self._next if self._next is not None and self._next.key == image.key else None
+
+
 def first_line(index_sha256: str) -> bytes:
     """The line that says which index a file of this kind belongs to."""
     return json.dumps({"index": index_sha256}).encode() + b"\n"
@@ -99,6 +113,15 @@ def read_seen(folder: Path, index_sha256: str) -> Iterator[SeenFile]:
                 yield SeenFile.parse(line)
     except (OSError, *MALFORMED):
         return
+
+
+def has_seen(folder: Path, index_sha256: str) -> bool:
+    """Whether there is such a file in `folder`, and it belongs to that index."""
+    try:
+        with (folder / SEEN_FILE).open("rb") as file:
+            return file.readline() == first_line(index_sha256)
+    except OSError:
+        return False
 
 
 def seen_time_ns(folder: Path) -> int | None:

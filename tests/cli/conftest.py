@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,15 +51,36 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
     """`semdis` in this process, in `tmp_path`: the same code from the arguments to the exit status."""
+    with _in_this_process(tmp_path, monkeypatch, capsys.readouterr) as call:
+        yield call
+
+
+@pytest.fixture
+def run_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> Iterator[Run]:
+    """The same where what is said need not be UTF-8."""
+
+    def captured() -> tuple[str, str]:
+        out, err = capsysbinary.readouterr()
+        return os.fsdecode(out), os.fsdecode(err)
+
+    with _in_this_process(tmp_path, monkeypatch, captured) as call:
+        yield call
+
+
+@contextmanager
+def _in_this_process(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, captured: Callable[[], tuple[str, str]]
+) -> Iterator[Run]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(folder)
 
     def call(*arguments: str | Path) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["semdis", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             main()
-        captured = capsys.readouterr()
-        return Outcome(int(ended.value.code or 0), captured.out, captured.err)
+        return Outcome(int(ended.value.code or 0), *captured())
 
     yield call
     for number, handler in handlers.items():

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from semdis_cli.store.index import read_rows
 from semdis_cli.store.reader import open_latents
 from tests.cli.conftest import Outcome, Run
 from tests.store import contents
+from tests.torture.harness import wait_until_settled
 
 LONG_AGO_S = time.time() - 3600
+LONG_AGO_NS = int(LONG_AGO_S) * 10**9
 
 
 def write_image(path: Path, seed: int, mtime_s: float = LONG_AGO_S) -> None:
@@ -81,6 +84,8 @@ def test_new_changed_and_removed_images_end_up_as_in_a_set_made_anew(tmp_path: P
 
 
 def test_nothing_is_written_but_the_report_when_nothing_has_changed(tmp_path: Path, encode: Run) -> None:
+    wait_until_settled(tmp_path / "photos")
+    assert encode().code == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "latents").rglob("*") if path.is_file()}
     assert encode().code == 0
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "latents").rglob("*") if path.is_file()}
@@ -94,6 +99,67 @@ def test_a_copy_of_the_images_is_recognised_by_content(tmp_path: Path, photos: P
         os.utime(path)
     assert encode().code == 0
     assert facts(tmp_path / "latents") == (6, 0, 6, 0)
+
+
+def replace_as_tools_do(photos: Path) -> None:
+    """Other pictures of the same size and the same time of modification, put in place in six ways."""
+    kept = {path.name: path.stat() for path in photos.iterdir()}
+    aside = photos.parent / "aside"
+    for number, name in enumerate(sorted(kept)):
+        write_image(aside / name, 100 + number)
+        os.utime(aside / name, ns=(0, kept[name].st_mtime_ns))
+    (aside / "0.bmp").replace(photos / "0.bmp")  # mv
+    shutil.copy2(aside / "1.bmp", photos / "1.bmp")  # cp -p
+    (photos / "2.bmp").write_bytes((aside / "2.bmp").read_bytes())  # in place, then touch -r
+    os.utime(photos / "2.bmp", ns=(0, kept["2.bmp"].st_mtime_ns))
+    (photos / "3.bmp").unlink()
+    os.link(aside / "3.bmp", photos / "3.bmp")
+    for name in ("4.bmp", "5.bmp"):  # rsync -t, unpacking
+        shutil.copy2(aside / name, photos / f".{name}")
+        (photos / f".{name}").replace(photos / name)
+
+
+@pytest.mark.parametrize("mtime_s", [0, 4_000_000_000, None])
+def test_other_pictures_of_the_same_size_and_time_are_encoded(
+    tmp_path: Path, photos: Path, encode: Run, run: Run, mtime_s: int | None
+) -> None:
+    for number, path in enumerate(sorted(photos.iterdir())):
+        os.utime(path, ns=(0, LONG_AGO_NS + number if mtime_s is None else mtime_s * 10**9))
+    assert encode().code == 0
+    replace_as_tools_do(photos)
+    assert "6 problems" in run("verify", "latents", "--against", photos).stderr
+    assert encode().code == 0
+    assert facts(tmp_path / "latents") == (6, 6, 0, 0)
+    assert encode(output="anew").code == 0
+    assert stored(tmp_path / "latents") == stored(tmp_path / "anew")
+
+
+def test_a_tar_of_the_same_size_and_time_is_looked_into(tmp_path: Path, run: Run, tiny: Path) -> None:
+    for seed in (0, 50):
+        write_image(tmp_path / "one.bmp", seed)
+        with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+            tar.add(tmp_path / "one.bmp", "one.bmp")
+        os.utime(tmp_path / "x.tar", (LONG_AGO_S, LONG_AGO_S))
+        assert run("encode", "x.tar", "-o", "latents", "--model", tiny, "--threads", "1").code == 0
+        assert facts(tmp_path / "latents")[1] == 1
+
+
+def test_a_set_that_came_without_its_times_says_how_it_can_be_verified(
+    tmp_path: Path, photos: Path, encode: Run
+) -> None:
+    (tmp_path / "latents" / "seen.jsonl").unlink()
+    done = encode()
+    assert "copied or downloaded" in done.stderr
+    assert "semdis verify latents --data" in done.stderr
+    assert "verify" not in encode().stderr
+    shard = min((tmp_path / "latents" / "shards").iterdir())
+    shard.write_bytes(shard.read_bytes()[:-1])
+    write_image(photos / "new.bmp", 77)
+    done = encode()
+    assert (done.code, "semdis verify latents says all" in done.stderr) == (4, True)
+    (tmp_path / "latents" / "manifest.json").unlink()
+    done = encode()
+    assert (done.code, "semdis verify latents says what is there" in done.stderr) == (2, True)
 
 
 def test_an_image_that_changes_at_once_after_its_encoding_is_not_missed(

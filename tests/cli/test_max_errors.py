@@ -1,6 +1,6 @@
 """`--max-errors` as a user meets it: an early end, everything that is done kept, and the same bytes in the end."""
 
-import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from PIL import Image
 from semdis_cli.store.manifest import Manifest
 from tests.cli.conftest import Outcome, Run
 from tests.store import contents
+from tests.torture.harness import wait_until_settled
 
 # By key: good, and four kinds of bad ones, of which all but the last look good to who reads their headers alone.
 NUM_IMAGES = 24
@@ -17,11 +18,10 @@ BAD = (5, 6, 13, 20)
 UNPLANNABLE = 23
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def settled_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = np.random.default_rng(0)
-    folder = tmp_path / "photos"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("photos")
     for number in range(NUM_IMAGES):
         path = folder / f"{number:02d}.png"
         Image.fromarray(generator.integers(0, 256, (16, 16, 3), np.uint8)).save(path)
@@ -29,8 +29,13 @@ def photos(tmp_path: Path) -> Path:
             path.write_bytes(path.read_bytes()[:-50])
         if number == UNPLANNABLE:
             path.write_bytes(b"no image")
-        os.utime(path, (1e9, 1e9))  # a time of just now is not put on record
-    return folder
+    return wait_until_settled(folder)  # a time of just now is not put on record
+
+
+@pytest.fixture
+def photos(tmp_path: Path, settled_photos: Path) -> Path:
+    (tmp_path / "photos").symlink_to(settled_photos)
+    return tmp_path / "photos"
 
 
 def encode(run: Run, tiny: Path, *more: str) -> Outcome:
@@ -102,8 +107,12 @@ def test_as_many_failures_as_allowed_stop_nothing(
 
 
 def test_a_finished_set_is_left_alone(run: Run, tmp_path: Path, tiny: Path, photos: Path) -> None:
+    shared = photos.resolve()
+    photos.unlink()
+    shutil.copytree(shared, photos)
     for number in (*BAD, UNPLANNABLE):
         (photos / f"{number:02d}.png").unlink()
+    wait_until_settled(photos)
     assert encode(run, tiny, "-o", "latents").code == 0
     before = without_report(tmp_path / "latents")
     assert encode(run, tiny, "-o", "latents", "--max-errors", "0").code == 0

@@ -100,11 +100,11 @@ def make_images(folder: Path, num_images: int) -> Path:
     for number in range(num_images):
         pixels = generator.integers(0, 256, (*SIZES[number % len(SIZES)], 3), dtype=np.uint8)
         save_image(Image.fromarray(pixels), folder / f"{number:02d}.png")
-    return folder
+    return wait_until_settled(folder)
 
 
 def save_image(image: Image.Image, path: Path) -> None:
-    """Write an image that was modified long ago: what was modified just now might change again unseen."""
+    """Write an image that was modified long ago."""
     image.save(path)
     make_old(path)
 
@@ -116,7 +116,7 @@ def make_old(path: Path) -> None:
 
 
 def wait_until_settled(folder: Path) -> Path:
-    """Return when the files in `folder` were changed so long ago that a later change would show in their times."""
+    """Return when no file in `folder` was changed just now: it might change again unseen."""
     newest_ns = max((path.stat().st_ctime_ns for path in folder.iterdir()), default=0)
     time.sleep(max(0.0, 2.1 - (time.time_ns() - newest_ns) / 1e9))
     return folder
@@ -129,7 +129,7 @@ def make_few_images(folder: Path) -> Path:
     (folder / "06.png").write_bytes(b"not a picture")
     for name in ("04.png", "06.png"):
         make_old(folder / name)
-    return folder
+    return wait_until_settled(folder)
 
 
 def encode_arguments(images: Path, output: Path, model: Path, *more: str, shard_images: int = 3) -> list[str]:
