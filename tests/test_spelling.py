@@ -87,8 +87,8 @@ def test_in_a_stream_each_gets_a_name_of_its_own_too() -> None:
     keys = ("A/one.jpg", "A/two.jpg", "B/\xe9.jpg")
     assert [str(names.claim(key)) for key in keys] == ["A/one.png", "A/two.png", "B/\xe9.png"]
     assert asked == []
-    keys = ("A/ONE.jpg", "a/one.jpg", "a/three.jpg", "B/e\u0301.jpg", "A/one.webp")
-    assert [str(names.claim(key)) for key in keys] == [
+    more = ("A/ONE.jpg", "a/one.jpg", "a/three.jpg", "B/e\u0301.jpg", "A/one.webp")
+    assert [str(names.claim(key)) for key in more] == [
         "A/ONE.2.png",
         "a/one.3.png",
         "a/three.png",
