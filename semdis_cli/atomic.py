@@ -132,9 +132,9 @@ def _new_temporary(folder: Path) -> Path:
 def sweep_temporaries(folder: Path) -> None:
     """Remove temporary files that a killed writer left in `folder`. Call only while holding the folder's lock.
 
-    One that cannot be removed (another user's, or a disk that only adds) is in nobody's way.
+    One that cannot be found or removed (another user's, or a disk that only adds) is in nobody's way.
     """
-    for path in folder.iterdir():
+    for path in disk.list_names(folder):
         if is_temporary(path.name) and (path.is_symlink() or not path.is_dir()):  # a folder is none of ours
             with suppress(OSError):
                 path.unlink()

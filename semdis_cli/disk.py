@@ -15,16 +15,19 @@ Calls that a signal interrupts are repeated by Python itself.
 import errno
 import io
 import os
+import secrets
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
-# The call is unknown to the disk, or to what stands between: seccomp filters answer EPERM or ENOSYS.
+# The call is unknown to the disk, or to what stands between.
 _UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY})
-# A folder that may be written need not be one that may be opened (EACCES, EPERM), or opened at all (EISDIR, EBADF).
-_FOLDER_UNSUPPORTED = _UNSUPPORTED | {errno.EACCES, errno.EPERM, errno.EISDIR, errno.EBADF}
+# No disk says by EPERM or EACCES that data is lost; sandboxes do say so of calls that they do not let through.
+_SYNC_UNSUPPORTED = _UNSUPPORTED | {errno.EACCES, errno.EPERM}
+# A folder that may be written need not be one that may be opened (EACCES), or opened at all (EISDIR, EBADF).
+_FOLDER_UNSUPPORTED = _SYNC_UNSUPPORTED | {errno.EISDIR, errno.EBADF}
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # The disk is out of order or out of reach, or this process has no more descriptors or memory: other names do not help.
 _OUT_OF_ORDER = frozenset(
@@ -66,7 +69,7 @@ def sync_file(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if not is_unsupported(error):
+        if error.errno not in _SYNC_UNSUPPORTED:
             raise
 
 
@@ -112,6 +115,23 @@ def replace(source: Path, target: Path, aside: Path) -> None:
 
 def _is_file(path: Path) -> bool:
     return os.path.lexists(path) and not os.path.isdir(path)  # noqa: PTH112 # no OSError for names that cannot be
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder and the files in it, as far as the disk lets them go; what stays is in nobody's way."""
+    for path in list_names(folder):
+        with suppress(OSError):
+            path.unlink()
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def list_names(folder: Path) -> list[Path]:
+    """What is in `folder`; nothing if it does not let itself be listed."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
 
 
 # --- Opening ---
@@ -178,41 +198,53 @@ def unnamed_file(folder: Path, *, buffering: int = -1) -> BinaryIO:
 
     Where a file that is open cannot lose its name, it keeps one until it is closed.
     """
-    names: dict[str, Any] = {"dir": folder, "prefix": ".", "suffix": TEMP_SUFFIX, "buffering": buffering}
     try:
-        file = tempfile.TemporaryFile(**names)  # noqa: SIM115
+        file = tempfile.TemporaryFile(dir=folder, prefix=".", suffix=TEMP_SUFFIX, buffering=buffering)  # noqa: SIM115
+        return cast("BinaryIO", file)
     except OSError as error:
         if not may_be_the_name(error):
             raise
-        file = tempfile.NamedTemporaryFile(**names)  # noqa: SIM115
-    return cast("BinaryIO", file)
+    named = _NamedFile(folder / f".{secrets.token_hex(8)}{TEMP_SUFFIX}")
+    return cast("BinaryIO", named if buffering == 0 else io.BufferedRandom(named))
+
+
+class _NamedFile(io.FileIO):
+    """A new file that is removed when it is closed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "x+b")
+        self._path = path
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            with suppress(OSError):
+                self._path.unlink()
 
 
 @dataclass(frozen=True, slots=True)
 class SpoolFile:
-    """An unbuffered file for what comes on a pipe. `path` opens it as long as it is open; `is_named`: and longer."""
+    """An unbuffered file for what comes on a pipe. `path` opens it as long as it is open."""
 
     file: BinaryIO
     path: Path
-    is_named: bool
 
 
 def spool_file(folder: Path | None) -> SpoolFile:
     """A new file in `folder`, or in memory if that is None. Raises `OSError`.
 
-    It has no name, so that no killed run leaves it behind. Without /proc it needs one, which no sweep takes away; what
-    is removed then is up to the caller.
+    It has no name, so that no killed run leaves it behind. Without /proc it needs one, which no sweep takes away.
     """
     with suppress(OSError):
         file = memory_file(buffering=0) if folder is None else unnamed_file(folder, buffering=0)
         path = None if isinstance(file, io.BytesIO) else path_of_descriptor(file.fileno())
         if path is not None:
-            return SpoolFile(file, path, is_named=False)
+            return SpoolFile(file, path)
         file.close()
     if folder is None:
         raise FileNotFoundError(errno.ENOENT, "there is no folder for temporary files; set TMPDIR to one")
-    descriptor, name = tempfile.mkstemp(dir=folder, prefix=".", suffix=_SPOOL_SUFFIX)
-    return SpoolFile(os.fdopen(descriptor, "w+b", buffering=0), Path(name), is_named=True)
+    path = folder / f".{secrets.token_hex(8)}{_SPOOL_SUFFIX}"
+    return SpoolFile(cast("BinaryIO", _NamedFile(path)), path)
 
 
 def temporary_folder() -> Path | None:

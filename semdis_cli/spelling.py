@@ -5,9 +5,10 @@ and Windows a name with dots or spaces at its end for the one without. Linux tel
 """
 
 import os
+import re
 import secrets
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,17 +26,24 @@ class Spelling:
 
     def fold(self, name: PurePosixPath) -> str:
         """A text that is equal for names which the disk takes for one. It may be equal for a few others."""
-        return "/".join(map(self._fold_part, name.parts))
+        return self.fold_text(str(name))
+
+    def fold_text(self, name: str) -> str:
+        """`fold` of a name as text; nearly all names are plain, and there may be a million."""
+        if name.isascii() and not (self.ends and _ENDS.search(name)):
+            return name.lower() if self.case else name
+        return "/".join(map(self._fold_part, name.split("/")))
 
     def _fold_part(self, part: str) -> str:
         if self.ends:
             part = part.rstrip(". ")
-        if part.isascii():
-            return part.lower() if self.case else part
         # Case folding differs from disk to disk; to go there by way of capitals joins what any of them joins.
         for is_wanted, change in ((self.unicode, _decompose), (self.case, _fold_case), (self.unicode, _decompose)):
             part = change(part) if is_wanted else part
         return part
+
+
+_ENDS = re.compile(r"[. ](/|$)")
 
 
 def _decompose(text: str) -> str:
@@ -84,7 +92,7 @@ def give_own_names(
     if not clashes(names, ANY):
         return dict(names), {}
     spelling = probe_spelling(folder)
-    taken = {spelling.fold(parent) for name in names.values() for parent in name.parents}
+    taken = _folded_folders(names.values(), spelling)
     changed = dict.fromkeys(clashes(names, spelling))
     taken |= {spelling.fold(name) for key, name in names.items() if key not in changed}
     own = {}
@@ -96,17 +104,26 @@ def give_own_names(
 
 def clashes(names: Mapping[str, PurePosixPath], spelling: Spelling) -> dict[str, str]:
     """The keys, sorted, whose name is taken: by the key that is given with each, or by a folder (the key itself)."""
-    folders = {parent for name in names.values() for parent in name.parents}
-    folded_folders = {spelling.fold(parent) for parent in folders}
+    folders = _folded_folders(names.values(), spelling)
     first: dict[str, str] = {}
     found = {}
     for key in sorted(names):
         folded = spelling.fold(names[key])
-        if folded in folded_folders:
+        if folded in folders:
             found[key] = key
         elif first.setdefault(folded, key) != key:
             found[key] = first[folded]
     return found
+
+
+def _folded_folders(names: Iterable[PurePosixPath], spelling: Spelling) -> set[str]:
+    folders: set[str] = set()
+    for name in names:
+        folder = str(name).rpartition("/")[0]
+        while folder and folder not in folders:
+            folders.add(folder)
+            folder = folder.rpartition("/")[0]
+    return {spelling.fold_text(folder) for folder in folders}
 
 
 def numbered(name: PurePosixPath) -> Iterator[PurePosixPath]:

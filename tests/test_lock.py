@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +224,41 @@ def test_on_a_full_disk_it_says_so_and_leaves_nothing(tmp_path: Path) -> None:
         with pytest.raises(NoSpaceError, match="no space left on the disk"):
             FolderLock(disk).__enter__()
         assert set(disk.iterdir()) == before
+
+
+# --- Disks where everybody gets the lock ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _locks_for_all(monkeypatch: pytest.MonkeyPatch, _fast: None) -> None:
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+
+
+@pytest.mark.usefixtures("_locks_for_all")
+def test_a_living_run_is_asked_for_where_everybody_gets_the_lock(tmp_path: Path) -> None:
+    with FolderLock(tmp_path) as held:
+        with pytest.raises(UsageError, match="another semdis run is writing there"):
+            FolderLock(tmp_path).__enter__()
+        held.check()
+        holder = lock._Holder.this_process()
+        (tmp_path / LOCK_FILE).write_bytes(replace(holder, namespace="another", token="t").to_bytes())
+        started = time.monotonic()
+        with FolderLock(tmp_path):  # in another namespace nobody can be asked, but there is no beat either
+            assert time.monotonic() - started > lock.WATCH_S
+
+
+@pytest.mark.usefixtures("_locks_for_all")
+def test_a_killed_run_is_not_waited_for_where_everybody_gets_the_lock(tmp_path: Path) -> None:
+    holder = lock._Holder.this_process()
+    (tmp_path / LOCK_FILE).write_bytes(replace(holder, process=f"{os.getpid()} 1", token="t").to_bytes())
+    started = time.monotonic()
+    with FolderLock(tmp_path):
+        assert time.monotonic() - started < lock.WATCH_S / 2
+
+
+def test_where_locks_work_nothing_is_waited_for(tmp_path: Path) -> None:
+    holder = lock._Holder.this_process()
+    (tmp_path / LOCK_FILE).write_bytes(replace(holder, namespace="another", token="t").to_bytes())
+    started = time.monotonic()
+    with FolderLock(tmp_path):
+        assert time.monotonic() - started < 0.5

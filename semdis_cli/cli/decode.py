@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from semdis_cli.cli import options
-from semdis_cli.cli.report import count, follow
+from semdis_cli.cli.report import count, count_renamed, follow
 from semdis_cli.cli.setup import (
     STDIO,
     announce,
@@ -102,7 +102,9 @@ def decode(
         _start(stream or source, tokenizer, settings, folder),
         as_json=as_json,
         quiet=quiet,
-        summarise=lambda report: f"{count(report['images']['ok'], 'image')} in {folder or 'stdout'}",
+        summarise=lambda report: (
+            f"{count(report['images']['ok'], 'image')} in {folder or 'stdout'}{count_renamed(report)}"
+        ),
         stdout_is_data=folder is None,
     )
     raise typer.Exit(code)

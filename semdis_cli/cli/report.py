@@ -147,6 +147,14 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def count_renamed(report: dict[str, Any]) -> str:
+    """What to add to the closing line about files that could not have the names of their images."""
+    number = len(report.get("renamed", ()))
+    return (
+        f" ({number:,} under other names, listed in report.json: the disk takes theirs for another's)" if number else ""
+    )
+
+
 def one_line(text: str) -> str:
     """`text` on one line, with nothing in it that steers a terminal: parts of it come from files."""
     return printable(" ".join(text.split()))

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from semdis_cli.cli import options
-from semdis_cli.cli.report import follow
+from semdis_cli.cli.report import count_renamed, follow
 from semdis_cli.cli.setup import (
     announce,
     count_workers,
@@ -99,7 +99,12 @@ def roundtrip(
         events = within_limit(
             run(plan, loader, tokenizer, encode_settings, decode_settings, output), limit, goes_on=False
         )
-        code = follow(events, as_json=as_json, quiet=quiet, summarise=lambda report: _summary(report, output))
+        code = follow(
+            events,
+            as_json=as_json,
+            quiet=quiet,
+            summarise=lambda report: _summary(report, output) + count_renamed(report),
+        )
     raise typer.Exit(code)
 
 

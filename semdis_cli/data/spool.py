@@ -1,7 +1,6 @@
 """Stdin as a source: what comes in on a pipe, copied to a file without a name that can be read from any place."""
 
 import weakref
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -9,7 +8,7 @@ from typing import BinaryIO
 from semdis_cli.atomic import explain_write_error
 from semdis_cli.data.formats import SIGNATURE_BYTES, image_format
 from semdis_cli.data.tars import unpacker_of
-from semdis_cli.disk import SpoolFile, spool_file, temporary_folder
+from semdis_cli.disk import spool_file, temporary_folder
 from semdis_cli.errors import NoSpaceError, UsageError
 from semdis_cli.tar import is_tar_start
 
@@ -50,7 +49,7 @@ class Spool:
         self.is_single = source.is_single
         try:
             spool = spool_file(folder)
-            weakref.finalize(self, _remove, spool)
+            weakref.finalize(self, spool.file.close)
             self.num_bytes = _copy(source, spool.file)
         except OSError as error:
             place = folder or Path("stdin")
@@ -92,10 +91,3 @@ def _copy(source: PipedSource, file: BinaryIO) -> int:
             left = left[file.write(left) :]
         chunk = source.stream.read(_CHUNK_BYTES)
     return num_bytes
-
-
-def _remove(spool: SpoolFile) -> None:
-    spool.file.close()
-    if spool.is_named:
-        with suppress(OSError):
-            spool.path.unlink()

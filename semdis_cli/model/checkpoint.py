@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save as serialize
 from torch import Tensor
 
@@ -23,6 +23,7 @@ from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import CheckpointError, MissingExtraError, UsageError
 from semdis_cli.model.config import CONFIG_FILE
 from semdis_cli.model.layers import time_frequencies
+from semdis_cli.model.tensor_file import open_tensors
 from semdis_cli.tensors import is_finite
 
 WEIGHTS_FILE = "model.safetensors"
@@ -149,7 +150,7 @@ def read_weights(
     if path.exists() and not path.is_file():  # a pipe would keep us waiting
         raise CheckpointError(f"{path}: cannot be read (not a regular file)")
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_tensors(path) as file:
             found: dict[str, Shape] = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             _check_names_once(path)
             problems = _wrong_names(found, expected) + _wrong_shapes(found, expected, patch_shape)
@@ -223,7 +224,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the note of `write_tensors`. Raises `CheckpointError` for any other file."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_tensors(path) as file:
             header = json.loads((file.metadata() or {})[_METADATA_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         note, written = header["note"], header["sha256"]

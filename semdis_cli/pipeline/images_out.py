@@ -71,6 +71,7 @@ class StreamNames:
     """
 
     def __init__(self, suffix: str, spelling: Callable[[], Spelling] = lambda: EXACT) -> None:
+        self.renamed: dict[str, PurePosixPath] = {}
         self._suffix = suffix
         self._spelling = cache(spelling)
         self._keys: set[str] = set()
@@ -89,6 +90,7 @@ class StreamNames:
             if self._is_free(name):
                 own = next(chosen for chosen in chain([name], numbered(name)) if not self._is_one_of_disk(chosen))
                 self._take(key, own)
+                self.renamed |= {key: own} if own != name else {}
                 return own
         raise StoreError(f"{key!r:.80}: what it would be called is another image's, or a folder's")
 

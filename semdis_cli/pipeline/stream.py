@@ -19,7 +19,7 @@ from semdis_cli.pipeline.calls import busy_threads, encoded_calls, image_calls, 
 from semdis_cli.pipeline.decode import DecodeSettings, check_fit, decode_calls, decode_provenance
 from semdis_cli.pipeline.encode import EncodeSettings, far_off_report, plan_encode, take_call
 from semdis_cli.pipeline.fit import CallMemory
-from semdis_cli.pipeline.images_out import ImageWriter, StreamNames, image_file, too_long
+from semdis_cli.pipeline.images_out import ImageWriter, StreamNames, image_file, renamed_record, too_long
 from semdis_cli.pipeline.overlap import Workers, timed
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.spelling import probe_spelling
@@ -152,7 +152,14 @@ def decode_stream(
             num_failed += isinstance(event, Failure | ShardFailed)
             yield totals.add(event)
         receiver.check_end()
-    yield totals.finish(output, num_ok=num_ok, num_failed=num_failed, sampling=asdict(settings.sampling), latents=_NAME)
+    yield totals.finish(
+        output,
+        num_ok=num_ok,
+        num_failed=num_failed,
+        sampling=asdict(settings.sampling),
+        latents=_NAME,
+        **renamed_record(receiver.names.renamed),
+    )
 
 
 def decode_single(
@@ -188,7 +195,7 @@ class _Receiver:
 
     def __init__(self, output: Path, tokenizer: Tokenizer, settings: DecodeSettings, workers: Workers) -> None:
         self._tokenizer = tokenizer
-        self._names = StreamNames(settings.write.format, partial(probe_spelling, output))
+        self.names = StreamNames(settings.write.format, partial(probe_spelling, output))
         self._paths: dict[str, PurePosixPath] = {}
         self.writer = ImageWriter(output, self._paths, settings.write, workers)
         self._collected: list[Shard] = []
@@ -219,7 +226,7 @@ class _Receiver:
         [key] = shard.keys
         try:
             check_fit(shard, self._tokenizer, shard.keys, _NAME)
-            name = self._names.claim(key)
+            name = self.names.claim(key)
         except StoreError as error:
             yield ShardFailed(key, str(error), 1)
             return

@@ -1,11 +1,11 @@
 """What a run starts from: a finished set that is to grow, or nothing."""
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from semdis_cli import disk
 from semdis_cli.atomic import PublishedFile, make_folder, publish
 from semdis_cli.errors import StoreError
 from semdis_cli.links import describe_absent, describe_pointer
@@ -99,7 +99,7 @@ class Base:
 
     def remove(self) -> None:
         """Delete the folder and all in it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        disk.remove_folder(self.folder)
 
 
 NO_BASE = Base(Path(), Path())

@@ -67,8 +67,11 @@ def check_outside_sets(output: Path) -> None:
 
 
 def list_folder(folder: Path) -> list[Path]:
-    """What is in `folder`, if it is one, but for what `lies_beside`."""
-    return [path for path in folder.iterdir() if not lies_beside(path)] if folder.is_dir() else []
+    """What is in `folder`, if it is one, but for what `lies_beside`. Raises `UsageError` if it cannot be listed."""
+    try:
+        return [path for path in folder.iterdir() if not lies_beside(path)] if folder.is_dir() else []
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be looked into ({error.strerror or error})") from error
 
 
 def lies_beside(path: Path) -> bool:

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -128,9 +127,9 @@ class Journal:
         if not self.folder.is_dir():
             return
         sweep_temporaries(self.folder)
-        for path in self.folder.iterdir():
+        for path in disk.list_names(self.folder):
             if is_base_name(path.name) and path.name != base:
-                shutil.rmtree(path)
+                disk.remove_folder(path)
 
     def read_entry(self, offset: int) -> JournalEntry:
         """The whole entry whose line begins at `offset`."""
@@ -174,9 +173,10 @@ class Journal:
         return moved
 
     def remove(self) -> None:
-        """Delete the journal: the manifest has taken its place."""
+        """Delete the journal: the manifest has taken its place. One that cannot be deleted says nothing new."""
         self.close()
-        self.path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.unlink()
         self.sweep(None)
         with suppress(OSError):  # other writers' journals keep the folder
             self.folder.rmdir()

@@ -281,7 +281,10 @@ class LatentSetWriter:
         """Remove shards that nothing refers to: of a plan that was given up, or about to be written anew."""
         for path in list_folder(self.root / SHARD_FOLDER):
             if path.name not in self.base.shard_names and path.name not in self._done:
-                path.unlink()
+                try:
+                    path.unlink()
+                except OSError as error:
+                    raise explain_write_error(path, error) from error
 
     def _still_good(self, plan: SetPlan, hashes: Hashes) -> dict[str, int]:
         """The shards of an earlier run under the same plan that are there, and whose images are still the same."""

@@ -41,7 +41,15 @@ class PendingShard:
 
 def has_journal(root: Path) -> bool:
     """Whether a run has begun in `root`, and not ended."""
-    return any((root / JOURNAL_FOLDER).glob("*.jsonl"))
+    return bool(_journals(root))
+
+
+def _journals(root: Path) -> list[Path]:
+    folder = root / JOURNAL_FOLDER
+    try:
+        return sorted(folder.glob("*.jsonl"))
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be looked into ({error.strerror or error})") from error
 
 
 def read_journals(root: Path) -> Generator[Problem, None, dict[str, PendingShard]]:
@@ -50,7 +58,7 @@ def read_journals(root: Path) -> Generator[Problem, None, dict[str, PendingShard
     A line that was torn by a crash is none: the next run cuts it off.
     """
     found: dict[str, PendingShard] = {}
-    for path in sorted((root / JOURNAL_FOLDER).glob("*.jsonl")):
+    for path in _journals(root):
         try:
             yield from _read_journal(path, f"{JOURNAL_FOLDER}/{path.name}", found)
         except StoreError as error:

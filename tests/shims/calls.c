@@ -124,9 +124,13 @@ int sched_getaffinity(pid_t p, size_t n, cpu_set_t *set) { NEXT(sched_getaffinit
 
 static int judge_rename(int a, const char *from, int b, const char *to) {
     struct stat status;
+    char old[ROOM], new[ROOM];
     if (judge_at("rename", b, to)) return REFUSED;
+    if (absolute(a, from, old) && absolute(b, to, new)) {
+        size_t length = strrchr(new, '/') - new;
+        if ((length != (size_t)(strrchr(old, '/') - old) || strncmp(old, new, length)) && judge("rename_across", new)) return REFUSED;
+    }
     if (syscall(SYS_newfstatat, b, to, &status, AT_SYMLINK_NOFOLLOW)) return ALLOWED;
-    (void)a, (void)from;
     return judge_at("rename_over", b, to) ? REFUSED : ALLOWED;
 }
 int rename(const char *x, const char *y) { NEXT(rename); ANSWER(judge_rename(AT_FDCWD, x, AT_FDCWD, y)); return next(x, y); }

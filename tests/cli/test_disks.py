@@ -1,0 +1,219 @@
+"""Real commands on disks and in containers that refuse system calls, by the shims of tests/shims."""
+
+import errno
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from semdis_cli import lock
+from semdis_cli.store.verify import ALL_DATA, VerifySettings, verify_latents
+from tests.cli.conftest import Outcome, Run, semdis
+from tests.shims import Names, Refuse, Space, environment, pretend, slow
+
+# Runs commands one after the other in one process, which imports torch once; prints the exit code of each.
+_SEVERAL = """
+import json, sys
+from semdis_cli.cli import main
+
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["semdis", *arguments]
+    try:
+        main()
+    except SystemExit as ended:
+        print("\\x1f", ended.code or 0, file=sys.stderr)
+"""
+
+# Refusals that a run is to go on without, all at once: of a share of an old NAS, and of a sandbox.
+_POOR_DISK = [
+    ("fsync_folder", errno.EINVAL),
+    ("fsync_file", errno.ENOTSUP),
+    ("open_nofollow", errno.EINVAL),
+    ("open_nonblock", errno.EINVAL),
+    ("open_tmpfile", errno.EOPNOTSUPP),
+    ("rename_over", errno.EPERM),
+    ("mmap", errno.ENODEV),
+    ("chmod", errno.EPERM),
+    ("utime", errno.EPERM),
+    ("link", errno.EPERM),
+    ("symlink", errno.EPERM),
+    ("truncate", errno.ENOSYS),
+    ("fallocate", errno.EOPNOTSUPP),
+    ("copy_file_range", errno.EXDEV),
+]
+
+
+def save(path: Path, seed: int, size: tuple[int, int] = (32, 48)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, "PNG")
+    return path
+
+
+def several(commands: Sequence[Sequence[object]], cwd: Path, env: dict[str, str]) -> list[Outcome]:
+    """`semdis` several times in one process; what each said, and how it ended."""
+    texts = json.dumps([[str(argument) for argument in command] for command in commands])
+    done = subprocess.run(
+        [sys.executable, "-c", _SEVERAL, texts], cwd=cwd, env=os.environ | env, capture_output=True, check=False
+    )
+    said = os.fsdecode(done.stderr).split("\x1f")
+    outcomes = [Outcome(int(after.splitlines()[0]), "", before) for before, after in pairwise(said)]
+    assert len(outcomes) == len(commands), os.fsdecode(done.stderr)
+    return outcomes
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """What is in a folder, but for reports, which tell of times."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name not in {"report.json", "seen.jsonl"})
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        pytest.param([pretend("flock"), ("open_folder", errno.EACCES)], id="a network disk"),
+        pytest.param([("flock", errno.ENOLCK), ("rename_across", errno.EXDEV)], id="mergerfs", marks=pytest.mark.slow),
+    ],
+)
+def test_a_disk_that_refuses_much_gets_the_same_files(run: Run, tmp_path: Path, tiny: Path, extra: list[Any]) -> None:
+    disk, reference = tmp_path / "disk", tmp_path / "reference"
+    save(tmp_path / "photos" / "a.png", 1)
+    save(tmp_path / "more" / "a.png", 1)
+    save(tmp_path / "more" / "b.png", 2)
+
+    def commands(root: Path) -> list[list[str | Path]]:
+        return [
+            ["encode", "photos", "-o", root / "l", "--model", tiny, "--quiet"],
+            ["encode", "more", "-o", root / "l", "--model", tiny, "--quiet"],
+            ["decode", root / "l", "-o", root / "images", "--format", "jpg", "--quiet"],
+            ["export", root / "l", "-o", root / "arrays", "--format", "npy", "--quiet"],
+            ["verify", root / "l", "--data", "--quiet"],
+        ]
+
+    refusals = [item if isinstance(item, Refuse) else Refuse(item[0], item[1], disk) for item in (*_POOR_DISK, *extra)]
+    system = [Refuse("memfd_create", errno.ENOSYS), Refuse("sched_getaffinity", errno.EPERM)]
+    poor = several(commands(disk), tmp_path, environment(*refusals, *system, Space(disk)))
+    assert [outcome.code for outcome in poor] == [0] * 5, [outcome.stderr for outcome in poor]
+    for command in commands(reference):
+        assert run(*command).code == 0
+    assert files(disk) == files(reference)
+    assert not [path for path in disk.rglob(".*") if path.is_file()]
+
+
+@pytest.mark.slow
+def test_without_proc_and_temporary_folders_a_stream_goes_through(tmp_path: Path, tiny: Path) -> None:
+    save(tmp_path / "a.png", 1)
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        tar.add(tmp_path / "a.png", "a.png")
+    nowhere = tmp_path / "nowhere"
+    nowhere.mkdir()
+    shim = environment(*(Refuse("create", errno.EROFS, Path(folder)) for folder in ("/tmp", "/var/tmp", "/usr/tmp")))
+    no_folder = shim | {"TMPDIR": str(tmp_path / "missing")}
+    command = (sys.executable, "-m", "semdis_cli", "encode", "-", "--model", tiny, "--quiet", "-o")
+
+    def encode(output: str | Path, cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
+        base = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        return subprocess.run(
+            [*command, output], cwd=cwd, input=packed.getvalue(), capture_output=True, env=base | env, check=False
+        )
+
+    expected = encode("-", tmp_path, {})
+    assert expected.returncode == 0
+    in_memory = encode("-", nowhere, no_folder)
+    assert (in_memory.returncode, in_memory.stdout) == (0, expected.stdout), in_memory.stderr
+    no_proc = [Refuse(call, errno.ENOENT, Path("/proc")) for call in ("open", "stat", "list", "readlink")]
+    no_proc += [Refuse(call, errno.ENOENT, Path("/dev/fd")) for call in ("open", "stat", "list", "readlink")]
+    named = encode(tmp_path / "l", tmp_path, environment(*no_proc))
+    assert named.returncode == 0, named.stderr
+    assert [event for event in verify_latents(tmp_path / "l", VerifySettings(ALL_DATA)) if hasattr(event, "what")] == []
+    assert not list(tmp_path.rglob("*.semdis-*"))
+
+
+def test_names_that_a_disk_confuses_or_refuses_cost_nothing_or_their_own_image(tmp_path: Path, tiny: Path) -> None:
+    keys = ["IMG.png", "X/p.png", "caf\xe9.png", "cafe\u0301.png", "img.png", "x/p.png", "x./p.png"]
+    bad = ["a:b.png", "fo:lder/c.png", "fo:lder/d.png", f"{'n' * 150}.png"]
+    for seed, name in enumerate((*keys, *bad)):
+        save(tmp_path / "photos" / name, seed)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    odd = Names(disk, bad_characters=":", most_bytes=143, blind="case unicode ends")
+    encode = ["encode", "photos", "-o", "l", "--model", tiny, "--quiet"]
+    decode = ["decode", "l", "-o", disk / "decoded", "--quiet"]
+    outcomes = several(
+        [
+            encode,
+            decode,
+            decode,
+            ["roundtrip", "photos", "-o", disk / "round", "--model", tiny, "--quiet"],
+            ["export", "l", "-o", disk / "exported", "--format", "safetensors", "--quiet"],
+            ["decode", "l", "-o", tmp_path / "plain", "--quiet"],
+        ],
+        tmp_path,
+        environment(odd),
+    )
+    assert [outcome.code for outcome in outcomes] == [0, 3, 3, 3, 3, 0], [outcome.stderr for outcome in outcomes]
+    for outcome in outcomes[1:5]:
+        assert all(f"failed: {name}" in outcome.stderr for name in bad), outcome.stderr
+    plain = {path.relative_to(tmp_path / "plain").as_posix() for path in (tmp_path / "plain").rglob("*.png")}
+    assert plain == {*keys, *bad}  # nothing changes on a disk that tells all of them apart
+    contents = {path.read_bytes() for path in (disk / "decoded").rglob("*.png")}
+    assert contents == {(tmp_path / "plain" / key).read_bytes() for key in keys}
+    report = json.loads((disk / "decoded" / "report.json").read_bytes())
+    assert report["images"]["ok"] == len(keys)
+    assert report["renamed"] == {
+        "caf\xe9.png": "caf\xe9.2.png",
+        "img.png": "img.2.png",
+        "x./p.png": "x./p.2.png",
+        "x/p.png": "x/p.3.png",
+    }
+
+
+@pytest.mark.slow
+def test_a_broken_disk_ends_the_run_and_is_no_fault_of_names(tmp_path: Path, tiny: Path) -> None:
+    for seed in range(3):
+        save(tmp_path / "photos" / f"{seed}.png", seed)
+    assert semdis("encode", "photos", "-o", "l", "--model", tiny, "--quiet", cwd=tmp_path).code == 0
+    broken = {
+        "eio": Refuse("fsync_file", errno.EIO, tmp_path / "eio", part=".semdis-tmp"),
+        "rofs": Refuse("create", errno.EROFS, tmp_path / "rofs", part=".semdis-tmp", after=1),
+        "all": Refuse("rename", errno.EINVAL, tmp_path / "all", after=1),
+        "full": Refuse("write", errno.EDQUOT, tmp_path / "full", after=2),
+    }
+    commands = [["decode", "l", "-o", tmp_path / name, "--quiet"] for name in broken]
+    outcomes = several(commands, tmp_path, environment(*broken.values()))
+    assert [outcome.code for outcome in outcomes] == [2, 2, 2, 5], [outcome.stderr for outcome in outcomes]
+    assert not any("failed:" in outcome.stderr for outcome in outcomes)
+
+
+@pytest.mark.slow
+def test_where_everybody_gets_the_lock_a_second_run_is_refused_and_one_after_a_kill_goes_on(
+    tmp_path: Path, tiny: Path
+) -> None:
+    for height in range(1, 13):
+        save(tmp_path / "photos" / f"{height}.png", height, (16 * height, 16))
+    env = environment(pretend("flock", tmp_path), slow("create", 0.4, tmp_path / "l" / "shards"))
+    arguments = ("encode", "photos", "-o", "l", "--model", tiny, "--quiet")
+    command = [sys.executable, "-m", "semdis_cli", *map(str, arguments)]
+    with subprocess.Popen(command, cwd=tmp_path, env=os.environ | env) as first:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "l" / "shards").is_dir() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        second = semdis(*arguments, cwd=tmp_path, env=env)
+        assert (second.code, first.poll()) == (2, None)
+        assert "another semdis run is writing there" in second.stderr
+        first.kill()
+    started = time.monotonic()
+    assert semdis(*arguments, cwd=tmp_path, env=env).code == 0
+    assert time.monotonic() - started < lock.WATCH_S
