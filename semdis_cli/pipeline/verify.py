@@ -1,6 +1,7 @@
 """Are stored latents whole, and are they those of the images that they were made from?"""
 
 import hashlib
+import itertools
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,7 @@ from typing import Any
 from semdis_cli.data.source_bytes import open_source
 from semdis_cli.data.sources import FoundImages
 from semdis_cli.errors import UnreadableImageError
-from semdis_cli.events import Event, Failure, Problem, VerifyFinished
+from semdis_cli.events import Event, Failure, Planning, Problem, VerifyFinished
 from semdis_cli.records import SourceImage
 from semdis_cli.store.index import IndexRow, read_rows
 from semdis_cli.store.manifest import INDEX_FILE
@@ -70,16 +71,17 @@ def _report(path: Path, settings: VerifySettings, verified: Verified, problems: 
     return report
 
 
-def _compare_sources(path: Path, sources: FoundImages, settings: VerifySettings) -> Iterator[Problem]:
+def _compare_sources(path: Path, sources: FoundImages, settings: VerifySettings) -> Iterator[Problem | Planning]:
     """Where the images of today are not those of the index, which is sorted by key, as they are."""
-    found = _compare_sizes(path, sources)
+    found, num_hashed, total = _compare_sizes(path, sources), itertools.count(1), len(sources.images)
     pool = ThreadPoolExecutor(settings.num_workers, thread_name_prefix="semdis-hash")
     try:
         while group := list(islice(found, _HASHED_AT_ONCE)):
             yield from (each for each in group if isinstance(each, Problem))
             if settings.sample == ALL_DATA:
                 pairs = [each for each in group if not isinstance(each, Problem)]
-                yield from filter(None, pool.map(_compare_content, pairs))
+                compared = zip(num_hashed, pool.map(_compare_content, pairs), strict=False)
+                yield from (problem or Planning("hashing the images", num, total) for num, problem in compared)
     finally:
         pool.shutdown(cancel_futures=True)
 
