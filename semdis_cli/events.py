@@ -1,5 +1,6 @@
 """What a verb tells its caller while it runs: plain values, no tensors. A terminal listens, or a test."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,26 @@ class StageTimes:
             self.wait_s + other.wait_s,
             self.publish_s + other.publish_s,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Planning:
+    """What a run is doing before it encodes anything: a `stage` like "reading headers", and how far it is with that.
+
+    `total` 0: nobody knows how much there will be; `done` 0 as well: it is one step that takes its time.
+    """
+
+    stage: str
+    done: int = 0
+    total: int = 0
+
+
+# Takes such news from functions that are no generators; called often, so it must be quick.
+Tell = Callable[[Planning], object]
+
+
+def untold(_: Planning) -> None:
+    """For whom it does not matter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +196,8 @@ class TrainingMeasured:
 
 
 Event = (
-    RunStarted
+    Planning
+    | RunStarted
     | BatchDone
     | Failure
     | ImageMeasured

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from semdis_cli.cli import options
+from semdis_cli.cli.display import open_display
 from semdis_cli.cli.report import count, count_renamed, follow
 from semdis_cli.cli.setup import (
     STDIO,
@@ -21,7 +22,7 @@ from semdis_cli.cli.setup import (
 from semdis_cli.cli.streams import put_bytes
 from semdis_cli.defaults import DECODE_MARKER
 from semdis_cli.errors import UsageError
-from semdis_cli.events import Event
+from semdis_cli.events import Event, Planning
 
 if TYPE_CHECKING:
     from semdis_cli.model.tokenizer import Tokenizer
@@ -46,6 +47,7 @@ Output = Annotated[
 
 
 def decode(
+    context: typer.Context,
     latents: Latents = Path("latents"),
     output: Output = None,
     steps: options.Steps = 1,
@@ -88,11 +90,14 @@ def decode(
         check_image_folder(folder, DECODE_MARKER)
     elif stream is None or not stream.is_single:
         raise UsageError("only a single image, given on stdin, can be decoded to stdout; give -o a folder")
+    display = context.with_resource(open_display(quiet=quiet))
+    display.plan(Planning("reading the index"))
     source = open_latents(latents) if stream is None else stream.source
     num_worth = len(source.keys) if _has_few_sizes(source.provenance) else 0
     how = tokenizer_settings(device, dtype, batch_size, threads, compiling, num_images=num_worth)
+    display.plan(Planning("loading the model"))
     tokenizer = load_recorded_model(source, model, how)
-    announce(tokenizer, quiet)
+    announce(tokenizer, quiet, display.say)
     settings = DecodeSettings(
         sampling=sampling_settings(steps, sampler, schedule, pdg, pdg_strength, seed),
         write=WriteSettings(image_format, quality),
@@ -106,6 +111,7 @@ def decode(
             f"{count(report['images']['ok'], 'image')} in {folder or 'stdout'}{count_renamed(report)}"
         ),
         stdout_is_data=folder is None,
+        display=display,
     )
     raise typer.Exit(code)
 

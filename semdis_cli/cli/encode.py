@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from semdis_cli.cli import options
+from semdis_cli.cli.display import open_display
 from semdis_cli.cli.report import count, follow, printable
 from semdis_cli.cli.setup import (
     CompileChoice,
-    announce,
     count_workers,
     error_limit,
     find_inputs,
     geometry_settings,
+    load_model,
     output_folder,
     peek_source,
     read_settings,
@@ -24,7 +25,7 @@ from semdis_cli.cli.setup import (
 from semdis_cli.cli.streams import put, put_bytes, say
 from semdis_cli.defaults import BUNDLED_MODEL, MAX_IMAGE_PIXELS
 from semdis_cli.errors import ExitCode
-from semdis_cli.events import Event, Failure
+from semdis_cli.events import Event, Failure, Tell
 from semdis_cli.json_text import strict_json
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ DryRun = Annotated[
 
 
 def encode(
+    context: typer.Context,
     sources: options.Sources = None,
     output: Output = None,
     files_from: options.FilesFrom = None,
@@ -104,12 +106,12 @@ def encode(
     limit = error_limit(max_errors)
     geometry = geometry_settings(size, max_pixels, bucket_size)
     read = read_settings(background, max_image_pixels, jpeg_scaling=jpeg_scaling)
+    display = context.with_resource(open_display(quiet=quiet))
     stdin = peek_source(sources, files_from)
     folder = _planned_folder(output, stdin, quiet) if dry_run else _choose_folder(output, stdin)
-    found = find_inputs(sources, files_from, null=null, output=folder, quiet=quiet, stdin=stdin)
+    found = find_inputs(sources, files_from, null=null, output=folder, quiet=quiet, stdin=stdin, display=display)
 
     from semdis_cli.data.loader import Loader, LoadSettings
-    from semdis_cli.model.tokenizer import Tokenizer
     from semdis_cli.pipeline.encode import EncodeSettings, plan_output
     from semdis_cli.pipeline.estimate import estimate_s, refused_images
 
@@ -118,22 +120,23 @@ def encode(
     compiling = _as_recorded(compiling, folder)
     num_worth = len(found.images) if geometry.has_few_sizes else 0
     how = tokenizer_settings(device, dtype, batch_size, threads, compiling, num_images=num_worth)
-    tokenizer = Tokenizer.load(model, how, revision=revision)
-    announce(tokenizer, quiet)
+    tokenizer = load_model(model, revision, how, display, quiet=quiet)
     load = LoadSettings(geometry, read, tokenizer.patch_size)
     settings = EncodeSettings(load, store_dtype, posterior, seed, shard_size, shard_images, mix_versions)
     with Loader(load, count_workers(workers)) as loader:
         if dry_run:
-            plan = plan_output(found, loader, tokenizer, settings, folder)
+            plan = plan_output(found, loader, tokenizer, settings, folder, display.plan)
             failures = (*plan.failures, *refused_images(plan, loader, tokenizer))
             code = _show_plan(plan, failures, estimate_s(plan, loader, tokenizer, settings), as_json)
         else:
+            events = _start(found, loader, tokenizer, settings, folder, display.plan)
             code = follow(
-                within_limit(_start(found, loader, tokenizer, settings, folder), limit, goes_on=folder is not None),
+                within_limit(events, limit, goes_on=folder is not None),
                 as_json=as_json,
                 quiet=quiet,
                 summarise=_summary,
                 stdout_is_data=folder is None,
+                display=display,
             )
     raise typer.Exit(code)
 
@@ -168,14 +171,19 @@ def _as_recorded(compiling: CompileChoice, folder: Path | None) -> CompileChoice
 
 
 def _start(
-    found: "FoundImages", loader: "Loader", tokenizer: "Tokenizer", settings: "EncodeSettings", folder: Path | None
+    found: "FoundImages",
+    loader: "Loader",
+    tokenizer: "Tokenizer",
+    settings: "EncodeSettings",
+    folder: Path | None,
+    tell: Tell,
 ) -> Iterator[Event]:
     from semdis_cli.pipeline.encode import encode as encode_set
     from semdis_cli.pipeline.stream import encode_stream
 
     if folder is None:
-        return encode_stream(found, loader, tokenizer, settings, put_bytes)
-    return encode_set(found, loader, tokenizer, settings, folder)
+        return encode_stream(found, loader, tokenizer, settings, put_bytes, tell)
+    return encode_set(found, loader, tokenizer, settings, folder, tell)
 
 
 def _check_folder(folder: Path) -> None:

@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from semdis_cli.cli import options
+from semdis_cli.cli.display import open_display
 from semdis_cli.cli.encode import ShardImages, ShardSize
 from semdis_cli.cli.report import count, follow
 from semdis_cli.cli.setup import check_apart, refuse_pipes
-from semdis_cli.cli.streams import say
 from semdis_cli.errors import ExitCode
 
 Source = Annotated[
@@ -20,6 +20,7 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the lat
 
 
 def import_(
+    context: typer.Context,
     source: Source = Path("exported"),
     output: Output = Path("latents"),
     shard_size: ShardSize = 256,
@@ -42,11 +43,12 @@ def import_(
     refuse_pipes(source, output)
     check_apart(output, source)
     check_latents_folder(output)
-    found = find_samples(source, mix_versions=mix_versions)
+    display = context.with_resource(open_display(quiet=quiet))
+    found = find_samples(source, display.plan, mix_versions=mix_versions)
     if found.num_missing:
         num_found = len(found.samples) + len(found.failures)
         promise = f"{found.num_exported:,} were to be exported to {source}: {found.num_missing:,} missing"
-        say(f"semdis: {num_found:,} images found, but {promise}; run the same semdis export again")
+        display.say(f"semdis: {num_found:,} images found, but {promise}; run the same semdis export again")
     code = follow(
         gather(found, GatherSettings(shard_size, shard_images, mix_versions), output),
         as_json=as_json,
@@ -55,5 +57,6 @@ def import_(
             f"{count(report['images']['ok'], 'image')} in {count(report['shards'], 'shard')}, "
             f"{report['latent_bytes'] / 2**20:,.1f} MiB in {output}"
         ),
+        display=display,
     )
     raise typer.Exit(max(code, ExitCode.SOME_FAILED) if found.num_missing else code)

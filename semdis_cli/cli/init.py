@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from semdis_cli.cli import options
+from semdis_cli.cli.display import open_display
 from semdis_cli.cli.report import follow
 from semdis_cli.cli.setup import count_workers, find_inputs, geometry_settings, read_settings, refuse_pipes
 from semdis_cli.defaults import BUNDLED_MODEL
@@ -25,6 +26,7 @@ WeightsDtype = Annotated[
 
 
 def init(
+    context: typer.Context,
     sources: options.Sources = None,
     output: Output = Path("model"),
     config: Config = None,
@@ -42,7 +44,8 @@ def init(
     Example: `semdis init photos/ -o mymodel/`, then `semdis encode photos/ --model mymodel/`
     """
     refuse_pipes(*(sources or ()), output, config)
-    found = find_inputs(sources, files_from, null=null, output=output, quiet=quiet)
+    display = context.with_resource(open_display(quiet=quiet))
+    found = find_inputs(sources, files_from, null=null, output=output, quiet=quiet, display=display)
 
     import torch
 
@@ -60,7 +63,7 @@ def init(
     architecture = FCDMDiffAEConfig.load(config or resolve_model(BUNDLED_MODEL).folder / CONFIG_FILE)
     load = LoadSettings(geometry_settings(), read_settings(), architecture.patch_size)
     with Loader(load, count_workers(workers)) as loader:
-        images, failures = loader.plan(found.images)
+        images, failures = loader.plan(found.images, display.plan)
         events = init_model(
             images, (*found.failures, *failures), loader, architecture, output, seed=seed, dtype=getattr(torch, dtype)
         )
@@ -69,5 +72,6 @@ def init(
             as_json=False,
             quiet=quiet,
             summarise=lambda report: f"{report['patches']:,} patches -> {output}",
+            display=display,
         )
     raise typer.Exit(code)

@@ -1,39 +1,18 @@
 """Events -> what a person reads on stderr, and what a program reads on stdout."""
 
-import os
-import sys
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
+from semdis_cli.cli.display import Display, Position, open_display
 from semdis_cli.cli.streams import put, say
 from semdis_cli.errors import ExitCode
-from semdis_cli.events import BatchDone, Event, Failure, ImageMeasured, RunFinished, RunStarted, ShardFailed
+from semdis_cli.events import BatchDone, Event, Failure, ImageMeasured, Planning, RunFinished, RunStarted, ShardFailed
 from semdis_cli.json_text import strict_json
 
-_SECONDS_BETWEEN_LINES = 10.0
 _MAX_FAILURES_SHOWN = 20
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a run stands, ready to be shown: `1,200/5,000 images`, `12.3 images/s, ...` and the seconds to go."""
-
-    finished: int
-    total: int
-    unit: str
-    rates: str
-    left_s: float
-
-    @property
-    def counts(self) -> str:
-        """`1,200/5,000 images`, or `1,200 images` where nobody knows how many there will be."""
-        return f"{self.finished:,}/{self.total:,} {self.unit}" if self.total else f"{self.finished:,} {self.unit}"
 
 
 @dataclass
@@ -52,94 +31,6 @@ class Tally:
         rates = f"{images_per_s:.1f} images/s, {megapixels_per_s:.2f} megapixels/s, {self.failed:,} failed"
         left_s = elapsed_s / max(finished, 1) * (self.total - finished)
         return Position(finished, self.total, "images", rates, left_s)
-
-
-class Bar:
-    """Progress on a terminal: a bar that redraws itself."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.fields[counts]}"),
-            BarColumn(),
-            TextColumn("{task.fields[rates]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-            redirect_stdout=False,  # Rich would send results to stderr, past the pipe that waits for them
-            redirect_stderr=False,
-        )
-        self._task = self._progress.add_task("", total=None, counts="", rates="")
-
-    def __enter__(self) -> "Bar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def say(self, line: str) -> None:
-        """A line above the bar."""
-        self._progress.console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
-
-    def result(self, line: str) -> None:
-        """A line on stdout; above the bar if that is the same terminal."""
-        if sys.stdout.isatty():
-            self.say(line)
-        else:
-            put(line)
-
-    def show(self, position: Position) -> None:
-        """Move the bar."""
-        self._progress.update(
-            self._task,
-            total=position.total or None,
-            completed=position.finished,
-            counts=position.counts,
-            rates=position.rates,
-        )
-
-
-class Lines:
-    """Progress where stderr is a file or a pipe: a plain line every so often."""
-
-    def __init__(self, show_progress: bool) -> None:
-        self._show_progress = show_progress
-        self._last = time.perf_counter()
-
-    def __enter__(self) -> "Lines":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def say(self, line: str) -> None:
-        """A line on stderr."""
-        say(line)
-
-    def result(self, line: str) -> None:
-        """A line on stdout."""
-        put(line)
-
-    def show(self, position: Position) -> None:
-        """A progress line, if the last one is long enough ago."""
-        now = time.perf_counter()
-        if not self._show_progress or now - self._last < _SECONDS_BETWEEN_LINES:
-            return
-        self._last = now
-        left = f", {_duration(position.left_s)} left" if position.total else ""
-        say(f"semdis: {position.counts}, {position.rates}{left}")
-
-
-def open_display(*, quiet: bool) -> Bar | Lines:
-    """A bar on a terminal, lines elsewhere, no progress at all when `quiet`; a context manager."""
-    return Bar() if not quiet and _can_redraw() else Lines(show_progress=not quiet)
-
-
-def _can_redraw() -> bool:
-    """Whether stderr is a terminal that can take back a line; TERM=dumb or none at all says that it cannot."""
-    console = Console(stderr=True)
-    named = os.environ.get("TERM")
-    return bool(named) and sys.stderr.isatty() and console.is_terminal and not console.is_dumb_terminal
 
 
 def count(number: int, noun: str) -> str:
@@ -167,14 +58,15 @@ def follow(
     quiet: bool,
     summarise: Callable[[dict[str, Any]], str],
     stdout_is_data: bool = False,
+    display: Display | None = None,
 ) -> ExitCode:
     """Show a run as it goes and sum it up; returns its exit code.
 
     `summarise`: closing report -> what was done, one line. Measurements and the JSON report go to stdout, all else to
     stderr. Failures are shown even when `quiet`, the first twenty in full. `stdout_is_data`: stdout carries images or
-    latents, so the JSON report goes to stderr too.
+    latents, so the JSON report goes to stderr too. `display`: one that is open already, and is closed at the end.
     """
-    run = _Run(as_json=as_json, quiet=quiet)
+    run = _Run(display or open_display(quiet=quiet), as_json=as_json, quiet=quiet)
     with run.display, ExitStack() as at_the_end:
         if isinstance(events, Generator):  # a fault of ours must not leave a run half open
             at_the_end.callback(events.close)
@@ -192,8 +84,8 @@ def follow(
 class _Run:
     """What has been seen of a run so far."""
 
-    def __init__(self, *, as_json: bool, quiet: bool) -> None:
-        self.display = open_display(quiet=quiet)
+    def __init__(self, display: Display, *, as_json: bool, quiet: bool) -> None:
+        self.display = display
         self.tally = Tally()
         self._started = time.perf_counter()
         self.code = ExitCode.OK
@@ -204,6 +96,9 @@ class _Run:
     def take(self, event: Event) -> None:
         """Count one event and show what it has to show."""
         match event:
+            case Planning():
+                self.display.plan(event)
+                return
             case RunStarted():
                 self._start(event)
             case BatchDone():
@@ -267,9 +162,3 @@ def _close(report: dict[str, Any], summary: str) -> None:
 def printable(key: str) -> str:
     """`key`, with control characters escaped so that a file name cannot steer the terminal."""
     return "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else ascii(c)[1:-1] for c in key)
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -6,13 +6,14 @@ from typing import Annotated, Any
 import typer
 
 from semdis_cli.cli import options
-from semdis_cli.cli.report import count_renamed, follow
+from semdis_cli.cli.display import open_display
+from semdis_cli.cli.report import count, count_renamed, follow
 from semdis_cli.cli.setup import (
-    announce,
     count_workers,
     error_limit,
     find_inputs,
     geometry_settings,
+    load_model,
     read_settings,
     refuse_absent_device,
     refuse_pipes,
@@ -27,6 +28,7 @@ Output = Annotated[
 
 
 def roundtrip(
+    context: typer.Context,
     sources: options.Sources = None,
     output: Output = Path("roundtrip"),
     files_from: options.FilesFrom = None,
@@ -72,10 +74,10 @@ def roundtrip(
     limit = error_limit(max_errors)
     geometry = geometry_settings(size, max_pixels, bucket_size)
     read = read_settings(background, max_image_pixels, jpeg_scaling=jpeg_scaling)
-    found = find_inputs(sources, files_from, null=null, output=output, quiet=quiet)
+    display = context.with_resource(open_display(quiet=quiet))
+    found = find_inputs(sources, files_from, null=null, output=output, quiet=quiet, display=display)
 
     from semdis_cli.data.loader import Loader, LoadSettings
-    from semdis_cli.model.tokenizer import Tokenizer
     from semdis_cli.pipeline.decode import DecodeSettings
     from semdis_cli.pipeline.encode import EncodeSettings, plan_encode
     from semdis_cli.pipeline.images_out import WriteSettings
@@ -85,8 +87,7 @@ def roundtrip(
     check_image_folder(output, ROUNDTRIP_MARKER)
     num_worth = len(found.images) if geometry.has_few_sizes else 0
     how = tokenizer_settings(device, dtype, batch_size, threads, compiling, num_images=num_worth)
-    tokenizer = Tokenizer.load(model, how, revision=revision)
-    announce(tokenizer, quiet)
+    tokenizer = load_model(model, revision, how, display, quiet=quiet)
     load = LoadSettings(geometry, read, tokenizer.patch_size)
     encode_settings = EncodeSettings(load, store_dtype, posterior, seed)
     decode_settings = DecodeSettings(
@@ -95,7 +96,7 @@ def roundtrip(
         num_workers=count_workers(workers),
     )
     with Loader(load, count_workers(workers)) as loader:
-        plan = plan_encode(found, loader, tokenizer, encode_settings)
+        plan = plan_encode(found, loader, tokenizer, encode_settings, tell=display.plan)
         events = within_limit(
             run(plan, loader, tokenizer, encode_settings, decode_settings, output), limit, goes_on=False
         )
@@ -104,6 +105,7 @@ def roundtrip(
             as_json=as_json,
             quiet=quiet,
             summarise=lambda report: _summary(report, output) + count_renamed(report),
+            display=display,
         )
     raise typer.Exit(code)
 
@@ -113,6 +115,6 @@ def _summary(report: dict[str, Any], output: Path) -> str:
     if psnr is None:
         return "no image could be measured"
     return (
-        f"{report['images']['ok']:,} reconstructions in {output}, PSNR mean {psnr['mean']:.2f} dB, median "
+        f"{count(report['images']['ok'], 'reconstruction')} in {output}, PSNR mean {psnr['mean']:.2f} dB, median "
         f"{psnr['median']:.2f}, min {psnr['min']:.2f}, max {psnr['max']:.2f}"
     )

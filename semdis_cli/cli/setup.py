@@ -1,7 +1,7 @@
 """Options -> the objects that a verb works with. Imports torch only when called."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
@@ -9,11 +9,13 @@ import typer
 
 from semdis_cli.cli.options import parse_batch_size, parse_colour, parse_number_or_share
 from semdis_cli.cli.streams import check_stdout_takes_data, say
-from semdis_cli.defaults import MAX_IMAGE_PIXELS
+from semdis_cli.defaults import BUNDLED_MODEL, MAX_IMAGE_PIXELS
 from semdis_cli.disk import count_cores
 from semdis_cli.errors import UsageError
+from semdis_cli.events import Planning, untold
 
 if TYPE_CHECKING:
+    from semdis_cli.cli.display import Display
     from semdis_cli.data.geometry import GeometrySettings
     from semdis_cli.data.images import ReadSettings
     from semdis_cli.data.sources import FoundImages
@@ -82,11 +84,12 @@ def find_inputs(
     quiet: bool,
     packed: Sequence[tuple[str, Path]] = (),
     stdin: "PipedSource | None" = None,
+    display: "Display | None" = None,
 ) -> "FoundImages":
     """All inputs of a run, sorted by key. Raises `UsageError` if none were named or a SOURCE does not exist.
 
     `packed`: more tars, and what the keys in them begin with. `stdin`: what `peek_source` found; it is read to its end
-    and kept on the disk of `output`.
+    and kept on the disk of `output`. `display`: shows how far the listing is.
     """
     from semdis_cli.data.sources import find_images
 
@@ -97,13 +100,16 @@ def find_inputs(
     for source in (*(sources or ()), *(path for _, path in packed)):
         if output is not None and source != STDIO and _resolved(source).is_relative_to(_resolved(output)):
             raise UsageError(f"-o {output} holds the source {source}; give a folder of its own")
+    tell = untold if display is None else display.plan
+    tell(Planning("listing photos" if stdin is None else "copying stdin"))
     listed = [] if files_from is None else _read_list(files_from, null=null)
     spool = _spool(stdin, output)
-    found = find_images(sources or (), listed=listed, packed=packed, exclude=output, stdin=spool)
+    found = find_images(sources or (), listed=listed, packed=packed, exclude=output, stdin=spool, tell=tell)
     if found.num_ignored and not quiet:
-        say(
+        (say if display is None else display.say)(
             f"semdis: {found.num_ignored:,} other files passed over: no images by suffix or content, hidden, or our own"
         )
+    tell(Planning("loading PyTorch"))
     return found
 
 
@@ -209,7 +215,20 @@ def sampling_settings(
         raise UsageError(str(error)) from error
 
 
-def announce(tokenizer: "Tokenizer", quiet: bool) -> None:
+def load_model(
+    name: str, revision: str | None, how: "TokenizerSettings", display: "Display", *, quiet: bool
+) -> "Tokenizer":
+    """Load a model, and say so: one that is neither bundled nor here may have to be downloaded first."""
+    from semdis_cli.model.tokenizer import Tokenizer
+
+    is_here = name == BUNDLED_MODEL or Path(name).exists()
+    display.plan(Planning("loading the model" if is_here else f"loading the model {name}, downloading it if need be"))
+    tokenizer = Tokenizer.load(name, how, revision=revision)
+    announce(tokenizer, quiet, display.say)
+    return tokenizer
+
+
+def announce(tokenizer: "Tokenizer", quiet: bool, say: Callable[[str], object] = say) -> None:
     """On stderr: a line that says which model runs, and a line that says how."""
     if quiet:
         return

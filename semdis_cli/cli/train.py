@@ -1,18 +1,20 @@
 """`semdis train`: photographs -> a model of one's own."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from semdis_cli.cli import options
-from semdis_cli.cli.report import Position, one_line, open_display, printable
+from semdis_cli.cli.display import Display, Position, open_display
+from semdis_cli.cli.report import one_line, printable
 from semdis_cli.cli.setup import count_workers, find_inputs, refuse_absent_device, refuse_pipes
 from semdis_cli.cli.streams import put, say
 from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import ExitCode, UsageError
-from semdis_cli.events import Event, Failure, ModelReady, RunFinished, TrainingMeasured, TrainingProgress
+from semdis_cli.events import Event, Failure, ModelReady, Planning, RunFinished, TrainingMeasured, TrainingProgress
 from semdis_cli.json_text import strict_json
 from semdis_cli.records import SourceImage
 
@@ -110,6 +112,7 @@ EmaDecay = Annotated[float, typer.Option(help="Decay of the weights' moving aver
 
 
 def train(
+    context: typer.Context,
     sources: options.Sources = None,
     output: Output = Path("model"),
     files_from: options.FilesFrom = None,
@@ -157,12 +160,10 @@ def train(
     """
     refuse_pipes(*(sources or ()), output, *(held_out or ()), config)
     refuse_absent_device(device)
-    images, failures = _find(sources, files_from, null=null, output=output, quiet=quiet)
-    measured, measured_failures = (
-        _find(held_out, None, null=False, output=output, quiet=quiet) if held_out else ([], [])
-    )
-    if held_out and not measured:
-        raise UsageError(f"--held-out {', '.join(map(str, held_out))}: no images found")
+    display = context.with_resource(open_display(quiet=quiet))
+    find = partial(_find, output=output, quiet=quiet, display=display)
+    images, failures = find(sources, files_from, null=null)
+    measured, measured_failures = _find_held_out(held_out, find) if held_out else ([], [])
 
     import torch
 
@@ -224,28 +225,46 @@ def train(
         compile=compiled == "on" or (compiled == "auto" and found_device.type == "cuda"),
     )
     if not quiet:
-        say(
+        display.say(
             f"semdis: training in {settings.dtype} on {found_device}, "
             + (f"aligned with {teacher}" if teacher else "without a teacher: the alignment term is off")
         )
-    raise typer.Exit(_follow(run(images, measured, (*failures, *measured_failures), job), as_json=as_json, quiet=quiet))
+    events = run(images, measured, (*failures, *measured_failures), job)
+    raise typer.Exit(_follow(events, display, as_json=as_json, quiet=quiet))
 
 
 def _find(
-    sources: Sequence[Path] | None, files_from: str | None, *, null: bool, output: Path, quiet: bool
+    sources: Sequence[Path] | None,
+    files_from: str | None,
+    *,
+    null: bool,
+    output: Path,
+    quiet: bool,
+    display: Display,
 ) -> tuple[Sequence[SourceImage], Sequence[Failure]]:
     """All images of the sources, in tars or not, and the inputs that are none."""
     from semdis_cli.data.tars import find_tars
 
+    display.plan(Planning("listing photos"))
     tars, others = find_tars(sources or ())
     quiet = quiet or bool(tars)  # in a folder of them they would be the files that are passed over
-    found = find_inputs(others, files_from, null=null, output=output, quiet=quiet, packed=tars)
+    found = find_inputs(others, files_from, null=null, output=output, quiet=quiet, packed=tars, display=display)
     return found.images, found.failures
 
 
-def _follow(events: Iterable[Event], *, as_json: bool, quiet: bool) -> ExitCode:
+def _find_held_out(
+    held_out: list[Path], find: Callable[..., tuple[Sequence[SourceImage], Sequence[Failure]]]
+) -> tuple[Sequence[SourceImage], Sequence[Failure]]:
+    """The images to measure with, as `find` finds them. Raises `UsageError` if there are none."""
+    images, failures = find(held_out, None, null=False)
+    if not images:
+        raise UsageError(f"--held-out {', '.join(map(str, held_out))}: no images found")
+    return images, failures
+
+
+def _follow(events: Iterable[Event], display: Display, *, as_json: bool, quiet: bool) -> ExitCode:
     """Show a run as it goes; results to stdout, all else to stderr."""
-    run = _Run(as_json=as_json, quiet=quiet)
+    run = _Run(display, as_json=as_json, quiet=quiet)
     with run.display:
         for event in events:
             run.take(event)
@@ -270,8 +289,8 @@ def _close(report: dict[str, Any]) -> None:
 class _Run:
     """What has been seen of a run so far."""
 
-    def __init__(self, *, as_json: bool, quiet: bool) -> None:
-        self.display = open_display(quiet=quiet)
+    def __init__(self, display: Display, *, as_json: bool, quiet: bool) -> None:
+        self.display = display
         self.num_failed = 0
         self.report: dict[str, Any] = {}
         self._psnr_db: float | None = None
@@ -281,6 +300,8 @@ class _Run:
     def take(self, event: Event) -> None:
         """Show one event."""
         match event:
+            case Planning():
+                self.display.plan(event)
             case Failure():
                 self._fail(event)
             case ModelReady() if not self._quiet:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from semdis_cli.cli import options
-from semdis_cli.cli.report import Position, count, one_line, open_display
+from semdis_cli.cli.display import Display, Position, open_display
+from semdis_cli.cli.report import count, one_line
 from semdis_cli.cli.setup import count_workers, find_inputs, refuse_pipes
 from semdis_cli.cli.streams import put, say
 from semdis_cli.errors import ExitCode, UsageError
-from semdis_cli.events import Event, Problem, ShardVerified, VerifyFinished, VerifyStarted
+from semdis_cli.events import Event, Planning, Problem, ShardVerified, VerifyFinished, VerifyStarted
 from semdis_cli.json_text import escape_name, strict_json
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ Threads = Annotated[int | None, typer.Option("--workers", min=1, help="Threads t
 
 
 def verify(
+    context: typer.Context,
     latents: options.StoredLatents = Path("latents"),
     data: Data = False,
     sample: SampleText = None,
@@ -62,8 +64,10 @@ def verify(
 
     refuse_pipes(latents, *(against or ()))
     settings = VerifySettings(_parse_sample(data, sample, seed), count_workers(workers))
-    sources = find_inputs(against, None, null=False, output=latents, quiet=quiet) if against else None
-    raise typer.Exit(_follow(run(latents, settings, sources), as_json=as_json, quiet=quiet))
+    display = context.with_resource(open_display(quiet=quiet))
+    sources = find_inputs(against, None, null=False, output=latents, quiet=quiet, display=display) if against else None
+    display.plan(Planning("reading the lists of the set"))
+    raise typer.Exit(_follow(run(latents, settings, sources), display, as_json=as_json, quiet=quiet))
 
 
 def _parse_sample(data: bool, text: str | None, seed: int | None) -> "Sample":
@@ -82,11 +86,11 @@ def _parse_sample(data: bool, text: str | None, seed: int | None) -> "Sample":
     return Sample(value / 100, seed=seed or 0) if is_share else Sample(count=int(value), seed=seed or 0)
 
 
-def _follow(events: Iterable[Event], *, as_json: bool, quiet: bool) -> ExitCode:
+def _follow(events: Iterable[Event], display: Display, *, as_json: bool, quiet: bool) -> ExitCode:
     """Show what is found as it goes and sum it up; returns the exit code."""
     from semdis_cli.store.settings import describe_versions
 
-    run = _Run(as_json=as_json, quiet=quiet)
+    run = _Run(display, as_json=as_json)
     with run.display:
         for event in events:
             run.take(event)
@@ -107,8 +111,8 @@ def _follow(events: Iterable[Event], *, as_json: bool, quiet: bool) -> ExitCode:
 class _Run:
     """What has been seen so far."""
 
-    def __init__(self, *, as_json: bool, quiet: bool) -> None:
-        self.display = open_display(quiet=quiet)
+    def __init__(self, display: Display, *, as_json: bool) -> None:
+        self.display = display
         self.problems = Counter[str]()
         self.report: dict[str, Any] = {}
         self._as_json = as_json
@@ -119,6 +123,8 @@ class _Run:
     def take(self, event: Event) -> None:
         """Count one event and show what it has to show."""
         match event:
+            case Planning():
+                self.display.plan(event)
             case Problem():
                 self._list(event)
             case VerifyStarted():

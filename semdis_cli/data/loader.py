@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import count, islice
 from typing import BinaryIO
 
 from semdis_cli.data.geometry import GeometrySettings, fixed_bucket, plan_geometry
@@ -14,7 +14,7 @@ from semdis_cli.data.images import ReadSettings, read_image_size
 from semdis_cli.data.pixels import load_pixels
 from semdis_cli.data.source_bytes import open_source, read_source
 from semdis_cli.errors import PassingReadError, UnreadableImageError
-from semdis_cli.events import Failure
+from semdis_cli.events import Failure, Planning, Tell, untold
 from semdis_cli.memory import Room, room_for_images
 from semdis_cli.records import ImageBatch, LoadedImage, PlannedImage, SourceImage, settled_mtime
 
@@ -51,23 +51,33 @@ class Loader:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def plan(self, sources: Sequence[SourceImage]) -> tuple[list[PlannedImage], list[Failure]]:
-        """The bucket of every source, in order; headers are read only where the settings leave the size open."""
+    def plan(self, sources: Sequence[SourceImage], tell: Tell = untold) -> tuple[list[PlannedImage], list[Failure]]:
+        """The bucket of every source, in order; headers are read only where the settings leave the size open.
+
+        `tell` hears how many were read.
+        """
         bucket = fixed_bucket(self._settings.geometry, self._settings.multiple_px)
         if bucket is not None:
             return [PlannedImage(source, bucket) for source in sources], []
         planned: list[PlannedImage] = []
         failures: list[Failure] = []
         shared: dict[tuple[int, int], tuple[int, int]] = {}  # a million images have a few sizes
+        for found in self._headers(sources, tell):
+            if isinstance(found, PlannedImage):
+                planned.append(PlannedImage(found.source, shared.setdefault(found.bucket, found.bucket)))
+            else:
+                failures.append(found)
+        return planned, failures
+
+    def _headers(self, sources: Sequence[SourceImage], tell: Tell) -> Iterator[PlannedImage | Failure]:
+        num_read = 0
         for start in range(0, len(sources), _PLANNED_AT_ONCE):  # futures for a million files would not be small
             group = sources[start : start + _PLANNED_AT_ONCE]
             chunks = [group[first : first + _CHUNK] for first in range(0, len(group), _CHUNK)]
-            for found in chain.from_iterable(self._pool.map(self._plan_some, chunks)):
-                if isinstance(found, PlannedImage):
-                    planned.append(PlannedImage(found.source, shared.setdefault(found.bucket, found.bucket)))
-                else:
-                    failures.append(found)
-        return planned, failures
+            for some in self._pool.map(self._plan_some, chunks):
+                num_read += len(some)
+                tell(Planning("reading headers", num_read, len(sources)))
+                yield from some
 
     def batches(self, images: Sequence[PlannedImage], batch_size: int) -> Iterator[ImageBatch]:
         """Batches of up to `batch_size` images of one bucket, in the order given, failures among them set apart.
@@ -102,11 +112,16 @@ class Loader:
         facts = len(data), digest, image.notes, mtime_ns, ctime_ns
         return LoadedImage(source.key, image.pixels, image.geometry, *facts)
 
-    def hashes(self, sources: Sequence[SourceImage]) -> Iterator[str | None]:
-        """The sha256 (hex) of every source's bytes, in order; None where they cannot be read."""
-        remaining = iter(sources)
+    def hashes(self, sources: Sequence[SourceImage], tell: Tell = untold) -> Iterator[str | None]:
+        """The sha256 (hex) of every source's bytes, in order; None where they cannot be read.
+
+        `tell` hears how many were read.
+        """
+        remaining, num_done = iter(sources), count(1)
         while group := list(islice(remaining, _PLANNED_AT_ONCE)):
-            yield from self._pool.map(_hash_one, group)
+            for digest in self._pool.map(_hash_one, group):
+                tell(Planning("hashing files in doubt", next(num_done), len(sources)))
+                yield digest
 
     def _plan_some(self, sources: Sequence[SourceImage]) -> list[PlannedImage | Failure]:
         return [self._plan_one(source) for source in sources]

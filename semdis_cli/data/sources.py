@@ -12,7 +12,7 @@ from semdis_cli.data.spool import STDIN, STDIN_NAME, Spool
 from semdis_cli.data.tars import is_tar_name, list_tar
 from semdis_cli.defaults import DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER
 from semdis_cli.errors import UsageError
-from semdis_cli.events import Failure
+from semdis_cli.events import Failure, Planning, Tell, untold
 from semdis_cli.records import SourceImage
 
 
@@ -41,6 +41,7 @@ def find_images(
     packed: Sequence[tuple[str, Path]] = (),
     exclude: Path | None = None,
     stdin: Spool | None = None,
+    tell: Tell = untold,
 ) -> FoundImages:
     """List the images of `sources` (folders, tars, files, `-`) and of `listed` (files), without reading them.
 
@@ -58,7 +59,7 @@ def find_images(
     A source that does not exist, a tar that is not whole, and two files with one key, are a `UsageError`. A listed file
     that does not exist, and whatever is not a regular file or may not be looked at, is a `Failure`.
     """
-    scan = _Scan(None if exclude is None else _identity(exclude))
+    scan = _Scan(None if exclude is None else _identity(exclude), tell)
     for source in sources:
         if source == STDIN and stdin is not None:
             scan.add_stdin(stdin, is_only=len(sources) == 1)
@@ -85,6 +86,7 @@ def read_file_list(stream: BinaryIO, *, nul: bool) -> list[Path]:
     return [Path(os.fsdecode(line)) for line in lines if line.strip()]
 
 
+_ENTRIES_BETWEEN_NEWS = 100
 _OWN_OUTPUT = frozenset({DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER})
 _Identity = tuple[int, int]  # (st_dev, st_ino)
 
@@ -111,6 +113,7 @@ class _Scan:
     """What has been found so far, each with the path that it came from."""
 
     exclude: _Identity | None
+    tell: Tell = untold  # of the listing, every so many files
     found: list[tuple[SourceImage | Failure, Path | str]] = field(default_factory=list)
     num_ignored: int = 0
 
@@ -195,7 +198,9 @@ class _Scan:
             if any(entry.name in _OWN_OUTPUT for entry in entries):
                 self.num_ignored += len(entries)
                 continue
-            for entry in entries:
+            for number, entry in enumerate(entries):
+                if not number % _ENTRIES_BETWEEN_NEWS:
+                    self.tell(Planning("listing photos", len(self.found) + self.num_ignored))
                 self._add_entry(entry, folder, remaining)
 
     def _add_entry(self, entry: os.DirEntry[str], folder: _Folder, remaining: list[_Folder]) -> None:

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
@@ -15,7 +16,7 @@ from semdis_cli.data.loader import Loader, LoadSettings
 from semdis_cli.data.resize import resize_name
 from semdis_cli.data.sources import FoundImages
 from semdis_cli.errors import UsageError
-from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardPublished, StageTimes
+from semdis_cli.events import BatchDone, Event, Failure, Planning, RunStarted, ShardPublished, StageTimes, Tell, untold
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import (
     EncodedCall,
@@ -118,17 +119,19 @@ def plan_encode(
     settings: EncodeSettings,
     base: Base | None = None,
     provenance: dict[str, Any] | None = None,
+    tell: Tell = untold,
 ) -> EncodePlan:
     """Which image goes where, and how large it all gets; with `base`, what is to be done beyond what that holds.
 
-    `provenance`: under which record it is done, if not under that of `tokenizer` and `settings`. Raises `UsageError` if
-    there is no input at all.
+    `provenance`: under which record it is done, if not under that of `tokenizer` and `settings`. `tell` hears of it as
+    it goes. Raises `UsageError` if there is no input at all.
     """
     if not found.images and not found.failures:
         raise UsageError(f"no images found ({found.num_ignored} other files were passed over)")
     base = base or NO_BASE
-    changes = find_changes(base, found.images, found.failures, loader.hashes)
-    planned, unreadable = loader.plan(changes.to_encode)
+    tell(Planning("comparing with the set"))
+    changes = find_changes(base, found.images, found.failures, partial(loader.hashes, tell=tell))
+    planned, unreadable = loader.plan(changes.to_encode, tell)
     failures = sorted((*found.failures, *unreadable), key=lambda failure: failure.key)
     layout = LatentLayout(tokenizer.patch_size, tokenizer.latent_channels, settings.store_dtype)
     shards = plan_shards(
@@ -144,7 +147,12 @@ def plan_encode(
 
 
 def plan_output(
-    found: FoundImages, loader: Loader, tokenizer: Tokenizer, settings: EncodeSettings, output: Path | None
+    found: FoundImages,
+    loader: Loader,
+    tokenizer: Tokenizer,
+    settings: EncodeSettings,
+    output: Path | None,
+    tell: Tell = untold,
 ) -> EncodePlan:
     """What `encode` would do, without touching anything; `output` None: into a stream.
 
@@ -154,7 +162,7 @@ def plan_output(
     if output is not None:
         provenance = encode_provenance(tokenizer, settings)
         base = finished_base(output, provenance, mix_versions=settings.mix_versions)
-    return plan_encode(found, loader, tokenizer, settings, base)
+    return plan_encode(found, loader, tokenizer, settings, base, tell=tell)
 
 
 def encode_provenance(tokenizer: Tokenizer, settings: EncodeSettings) -> dict[str, Any]:
@@ -192,11 +200,17 @@ def _whitening_record(tokenizer: Tokenizer) -> dict[str, list[float]] | None:
 
 
 def encode(
-    found: FoundImages, loader: Loader, tokenizer: Tokenizer, settings: EncodeSettings, output: Path
+    found: FoundImages,
+    loader: Loader,
+    tokenizer: Tokenizer,
+    settings: EncodeSettings,
+    output: Path,
+    tell: Tell = untold,
 ) -> Iterator[Event]:
     """Encode the images of `found` into `output`, continuing an earlier run; of a finished set only what has changed.
 
-    A bad image is a `Failure` event and a row of the index. Raises what `LatentSetWriter` and `plan_encode` raise.
+    A bad image is a `Failure` event and a row of the index. `tell` hears of the planning, before there are events.
+    Raises what `LatentSetWriter` and `plan_encode` raise.
     """
     totals = RunTotals("encode", tokenizer, busy_threads(tokenizer, loader.num_workers))
     with (
@@ -210,9 +224,9 @@ def encode(
         _Publisher(workers) as publisher,
     ):
         # What there is to do
-        plan = plan_encode(found, loader, tokenizer, settings, latents.base, latents.provenance)
-        while not latents.begin(plan.contents, loader.hashes):
-            plan = plan_encode(found, loader, tokenizer, settings, latents.base, latents.provenance)
+        plan = plan_encode(found, loader, tokenizer, settings, latents.base, latents.provenance, tell)
+        while not latents.begin(plan.contents, partial(loader.hashes, tell=tell)):
+            plan = plan_encode(found, loader, tokenizer, settings, latents.base, latents.provenance, tell)
         latents.check_space(plan.layout)
         megapixels = plan.megapixels(latents.remaining)
         done = latents.num_done, megapixels, latents.num_failed_before

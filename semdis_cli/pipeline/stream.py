@@ -12,7 +12,7 @@ from semdis_cli.data.loader import Loader
 from semdis_cli.data.sources import FoundImages
 from semdis_cli.defaults import DECODE_MARKER
 from semdis_cli.errors import StoreError, UnreadableImageError
-from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes
+from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes, Tell, untold
 from semdis_cli.memory import room_for_images
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import busy_threads, encoded_calls, image_calls, start_workers
@@ -40,13 +40,15 @@ def encode_stream(
     tokenizer: Tokenizer,
     settings: EncodeSettings,
     write: Callable[[bytes], object],
+    tell: Tell = untold,
 ) -> Iterator[Event]:
     """Encode the images of `found` into a stream: a tar or, of a single image on stdin, its file alone.
 
-    A bad image is a `Failure` event and has no file. Raises what `write` and `plan_encode` raise.
+    A bad image is a `Failure` event and has no file. `tell` hears of the planning. Raises what `write` and
+    `plan_encode` raise.
     """
     totals = RunTotals("encode", tokenizer, busy_threads(tokenizer, loader.num_workers))
-    plan = plan_encode(found, loader, tokenizer, settings)
+    plan = plan_encode(found, loader, tokenizer, settings, tell=tell)
     stream = StreamWriter(write, plan.provenance, tokenizer.latent_channels, as_tar=not found.is_single)
     yield RunStarted(plan.num_inputs, 0, plan.megapixels())
     yield from plan.failures

@@ -1,6 +1,7 @@
 """Are stored latents whole, and are they those of the images that they were made from?"""
 
 import hashlib
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,7 @@ from semdis_cli.atomic import PublishedFile
 from semdis_cli.data.source_bytes import open_source
 from semdis_cli.data.sources import FoundImages
 from semdis_cli.errors import UnreadableImageError
-from semdis_cli.events import Event, Failure, Problem, VerifyFinished
+from semdis_cli.events import Event, Failure, Planning, Problem, VerifyFinished
 from semdis_cli.records import SourceImage
 from semdis_cli.store.identity import Witness
 from semdis_cli.store.index import IndexRow, read_rows
@@ -77,12 +78,12 @@ def _report(path: Path, settings: VerifySettings, verified: Verified, problems: 
     return report
 
 
-def _compare_sources(path: Path, sources: FoundImages, settings: VerifySettings) -> Iterator[Problem]:
+def _compare_sources(path: Path, sources: FoundImages, settings: VerifySettings) -> Iterator[Problem | Planning]:
     """Where the images of today are not those of the index, which is sorted by key, as they are.
 
     Those whose times say that they may have changed since the last run are read in any case.
     """
-    found = _compare_sizes(path, sources)
+    found, num_hashed, total = _compare_sizes(path, sources), itertools.count(1), len(sources.images)
     may_have_changed = _doubts(path, sources)
     pool = ThreadPoolExecutor(settings.num_workers, thread_name_prefix="semdis-hash")
     try:
@@ -90,7 +91,8 @@ def _compare_sources(path: Path, sources: FoundImages, settings: VerifySettings)
             yield from (each for each in group if isinstance(each, Problem))
             pairs = [each for each in group if not isinstance(each, Problem)]
             in_doubt = [pair for pair in pairs if settings.sample == ALL_DATA or may_have_changed(pair[1])]
-            yield from filter(None, pool.map(_compare_content, in_doubt))
+            compared = zip(num_hashed, pool.map(_compare_content, in_doubt), strict=False)
+            yield from (problem or Planning("hashing the images", num, total) for num, problem in compared)
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -12,7 +12,7 @@ import torch
 
 from semdis_cli.atomic import PublishedFile
 from semdis_cli.errors import StoreError, UsageError
-from semdis_cli.events import Failure
+from semdis_cli.events import Failure, Planning, Tell, untold
 from semdis_cli.json_text import ESCAPED
 from semdis_cli.records import Geometry
 from semdis_cli.store.checks import MALFORMED, check_count, check_key, check_keys, check_object, parse_json
@@ -152,14 +152,15 @@ class Records:
         return len(self.all) - 1
 
 
-def find_samples(source: Path, *, mix_versions: bool = False) -> FoundSamples:
+def find_samples(source: Path, tell: Tell = untold, *, mix_versions: bool = False) -> FoundSamples:
     """List the images in `source`: a folder that `semdis export` wrote, any folder of shards of one image, or a tar.
 
-    Only what plans need is read. Raises `UsageError` if there is nothing, or not all was made with the same settings
-    (with `mix_versions`, settings of the same kind of latents), and `StoreError` for an export that is damaged as a
-    whole.
+    Only what plans need is read; `tell` hears of it. Raises `UsageError` if there is nothing, or not all was made with
+    the same settings (with `mix_versions`, settings of the same kind of latents), and `StoreError` for an export that
+    is damaged as a whole.
     """
-    search = _Search(source, mix_versions)
+    tell(Planning("looking for latents"))
+    search = _Search(source, mix_versions, tell)
     if source.is_dir():
         search.add_folder()
     elif source.suffix in {".tar", ".safetensors"} and source.is_file():
@@ -175,6 +176,7 @@ class _Search:
 
     source: Path
     mix_versions: bool
+    tell: Tell = untold
     samples: list[FoundSample] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     records: Records = field(default_factory=Records)
@@ -194,6 +196,7 @@ class _Search:
             if EXPORT_MARKER in names and Path(folder) != self.source:
                 self._add_marker(Path(folder))
             for path in (Path(folder, name) for name in sorted([*inner, *names])):
+                self.tell(Planning("looking for latents", len(self.samples)))
                 name = path.relative_to(self.source).as_posix()
                 if path.is_dir() and path.is_symlink():
                     self.failures.append(Failure(name, "is a link to a folder; import that one by itself"))

@@ -19,7 +19,7 @@ from semdis_cli.data.images import ReadSettings
 from semdis_cli.data.pool import CropSampler, ImagePool, in_random_order, read_all
 from semdis_cli.defaults import TRAIN_MARKER
 from semdis_cli.errors import UsageError
-from semdis_cli.events import Event, Failure, ModelReady, RunFinished, TrainingMeasured, TrainingProgress
+from semdis_cli.events import Event, Failure, ModelReady, Planning, RunFinished, TrainingMeasured, TrainingProgress
 from semdis_cli.json_text import escape_name
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.checkpoint import resolve_model, weights_sha256
@@ -140,7 +140,7 @@ class _Inputs:
 
     def read(
         self, learned: Sequence[SourceImage], measured: Sequence[SourceImage], job: TrainJob, *, replace: bool
-    ) -> Iterator[Failure]:
+    ) -> Iterator[Failure | Planning]:
         """Read all; yields images that cannot be used. With `replace`, others are measured if none of these can."""
         before, rest = self.num_failed, list(learned)
         yield from self._count(_fill(self.held_out, measured, job, job.memory_bytes))
@@ -148,11 +148,12 @@ class _Inputs:
             yield from self._count(_fill(self.held_out, [rest.pop(0)], job, job.memory_bytes))
         yield from self._count(_fill(self.learned, rest, job, job.memory_bytes - self.held_out.num_bytes))
         self.num_unread = len(learned) + len(measured) - self.num_ok - (self.num_failed - before)
+        yield Planning("preparing the model, and taking the first steps")
 
-    def _count(self, failures: Iterator[Failure]) -> Iterator[Failure]:
-        for failure in failures:
-            self.num_failed += 1
-            yield failure
+    def _count(self, events: Iterator[Failure | Planning]) -> Iterator[Failure | Planning]:
+        for event in events:
+            self.num_failed += isinstance(event, Failure)
+            yield event
 
     def check(self, job: TrainJob) -> None:
         """Raise `UsageError` if there is nothing to learn from, or nothing to measure with."""
@@ -184,10 +185,14 @@ def _place(image: SourceImage) -> tuple[Path, int]:
     return Path(image.path).resolve(), image.offset or 0
 
 
-def _fill(pool: ImagePool, images: Sequence[SourceImage], job: TrainJob, memory_bytes: int) -> Iterator[Failure]:
+def _fill(
+    pool: ImagePool, images: Sequence[SourceImage], job: TrainJob, memory_bytes: int
+) -> Iterator[Failure | Planning]:
     """Read images into `pool` as long as memory is left; yields those that cannot be used."""
     crop_px, left = job.settings.crop_px, memory_bytes - pool.num_bytes
-    for image, pixels in read_all(images, ReadSettings(), job.num_workers):
+    read = read_all(images, ReadSettings(), job.num_workers)
+    for num_read, (image, pixels) in enumerate(read, start=1):
+        yield Planning("reading the images", num_read, len(images))
         if isinstance(pixels, Failure):
             yield pixels
         elif min(pixels.shape[1:]) < crop_px:

@@ -23,7 +23,7 @@ from semdis_cli.errors import ExitCode
 # What a verb does with its streams, without the model: progress, failures with odd names, a result, an exit code.
 TALK = """
 import sys, time
-from semdis_cli.cli.report import Position, open_display
+from semdis_cli.cli.display import Position, open_display
 from semdis_cli.cli.streams import install, put
 install()
 with open_display(quiet=False) as display:

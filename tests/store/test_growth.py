@@ -14,6 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from semdis_cli import atomic
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure
 from semdis_cli.records import LoadedImage, PlannedImage, SourceImage
@@ -476,7 +477,7 @@ def test_the_checksums_are_right_after_a_change_that_was_begun_and_taken_back(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, gone = contents(folder.root), folder.files.pop("b.png")
-    real = latent_set.move
+    real = atomic.move
 
     def stop_at_manifest(path: Path, root: Path) -> None:
         if path.name == "manifest.json":
