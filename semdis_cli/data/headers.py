@@ -17,7 +17,7 @@ from semdis_cli.data.pillow import decoder_errors, open_image
 from semdis_cli.data.png import check_png_pixels, only_pixels, png_profile, read_png_header
 from semdis_cli.data.png_parts import first_frame, with_wide_key
 from semdis_cli.data.recognise import START_BYTES, unreadable_reason
-from semdis_cli.data.tiff import open_tiff, read_tiff_header
+from semdis_cli.data.tiff import TiffHeader, open_tiff, read_tiff_header
 from semdis_cli.data.webp import check_complete, read_webp_header, with_empty_canvas
 from semdis_cli.errors import UnreadableImageError
 
@@ -28,7 +28,7 @@ class Header:
 
     `name`: of the format. `size`: (height, width) in px of the upright picture. `orientation`: 1..8, what is still to
     be done to the decoded pixels. `notes`: what is wrong with the orientation. `bit_depth`: bits per sample of a PNG.
-    `image`: the opened file, where Pillow has read the header.
+    `image`: the opened file, where Pillow has read the header. `tiff`: what more is known of a TIFF.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Header:
     notes: tuple[str, ...] = ()
     bit_depth: int = 8
     image: ImageFile.ImageFile | None = None
+    tiff: TiffHeader | None = None
 
     @property
     def stored_size(self) -> tuple[int, int]:
@@ -102,7 +103,7 @@ def _pillow_header(name: str, image: ImageFile.ImageFile) -> Header:
 def _tiff_header(file: BinaryIO) -> Header:
     header = read_tiff_header(file)
     size = upright_size(header.size, header.orientation)
-    return Header("TIFF", size, header.orientation, header.notes, image=header.image)
+    return Header("TIFF", size, header.orientation, header.notes, tiff=header)
 
 
 def _open_png(header: Header, data: bytes) -> tuple[Image.Image, Samples]:
@@ -137,7 +138,7 @@ def _open_bmp(header: Header, data: bytes) -> tuple[Image.Image, Samples]:
 
 def _open_tiff(header: Header, data: bytes) -> tuple[Image.Image, Samples]:
     with decoder_errors(header.name):
-        image, samples = open_tiff(header.image, data)
+        image, samples = open_tiff(header.tiff or read_tiff_header(io.BytesIO(data)), data)
         return image, replace(samples, profile=_profile(image))
 
 

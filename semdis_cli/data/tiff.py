@@ -10,7 +10,7 @@ from semdis_cli.data.colour import Samples
 from semdis_cli.data.exif import ORIENTATION_TAG, valid_orientation
 from semdis_cli.data.pillow import open_image
 from semdis_cli.data.tiff_directories import Directory, TiffReader, find_picture, pointed_at
-from semdis_cli.data.tiff_layout import Layout, check_samples, is_supported, pillow_errs, read_layout
+from semdis_cli.data.tiff_layout import Layout, check_samples, is_ordinary, is_supported, pillow_errs, read_layout
 from semdis_cli.data.tiff_pixels import decode_tiff, palette_of_8_bits
 from semdis_cli.errors import UnreadableImageError
 
@@ -24,13 +24,16 @@ _PROFILE_TAG = 34675
 class TiffHeader:
     """`size`: (height, width) in px as stored. `orientation`: 1..8, what is still to be done to the decoded pixels.
 
-    `notes`: what is wrong with the orientation. `image`: opened by Pillow; None where the pixels are decoded here.
+    `notes`: what is wrong with the orientation. `image`: opened by Pillow, which turns it upright by itself; None where
+    it is opened with the pixels, for which there is the `layout` of the picture in `directory`.
     """
 
     size: tuple[int, int]
     orientation: int
     notes: tuple[str, ...]
-    image: ImageFile.ImageFile | None
+    image: ImageFile.ImageFile | None = None
+    directory: Directory | None = None
+    layout: Layout | None = None
 
 
 def read_tiff_header(file: BinaryIO) -> TiffHeader:
@@ -50,6 +53,9 @@ def read_tiff_header(file: BinaryIO) -> TiffHeader:
         raise UnreadableImageError(f"a TIFF in compression {layout.compression}, which is not read: convert it first")
     if pillow_errs(layout):
         return _own_header(reader, directory, layout)
+    header = _header(reader, directory, layout)
+    if is_ordinary(layout) and header.orientation == 1:
+        return header
     try:
         return _pillow_header(open_image("TIFF", pointed_at(directory, reader, file)))
     except UnreadableImageError:
@@ -58,44 +64,60 @@ def read_tiff_header(file: BinaryIO) -> TiffHeader:
         raise
 
 
-def open_tiff(image: ImageFile.ImageFile | None, data: bytes) -> tuple[Image.Image, Samples]:
-    """The picture of the TIFF in `data` whose header has that `image`, and its samples' meaning but for the profile.
+def open_tiff(header: TiffHeader, data: bytes) -> tuple[Image.Image, Samples]:
+    """The picture of the TIFF in `data`, which has that `header`, and its samples' meaning but for the profile.
 
     The profile is in `image.info`, as Pillow puts it.
     """
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        _check_parts(image)
-        _mend_palette(image)
-        return image, _pillow_samples(image)
+    if header.directory is None or header.layout is None:
+        assert header.image is not None
+        return _with_samples(header.image)
     reader = TiffReader(io.BytesIO(data))
-    directory = find_picture(reader)
-    assert directory is not None
-    picture = decode_tiff(reader, directory, read_layout(reader, directory), data)
-    profile = bytes(map(int, reader.values(directory, _PROFILE_TAG)))
+    if not pillow_errs(header.layout) and is_ordinary(header.layout):
+        image = open_image("TIFF", pointed_at(header.directory, reader, io.BytesIO(data)))
+        _stay_as_stored(image)
+        return _with_samples(image)
+    picture = decode_tiff(reader, header.directory, header.layout, data)
+    profile = bytes(map(int, reader.values(header.directory, _PROFILE_TAG)))
     if profile:
         picture.info["icc_profile"] = profile
     return picture, Samples()
+
+
+def _with_samples(image: ImageFile.ImageFile) -> tuple[Image.Image, Samples]:
+    assert isinstance(image, TiffImagePlugin.TiffImageFile)
+    _check_parts(image)
+    _mend_palette(image)
+    return image, _pillow_samples(image)
+
+
+def _stay_as_stored(image: ImageFile.ImageFile, orientation: int = 1) -> None:
+    """Pillow turns a TIFF upright itself, by its tag or by XMP: it is told which, so that size and pixels agree."""
+    exif = image.getexif()
+    for tag in list(exif):  # while decoding, Pillow would parse all of them
+        del exif[tag]
+    exif[ORIENTATION_TAG] = orientation
+    image.info.pop("xmp", None)
 
 
 def _own_header(reader: TiffReader, directory: Directory, layout: Layout) -> TiffHeader:
     """Header of a picture that Pillow cannot read or would get wrong."""
     if not is_supported(layout):
         raise UnreadableImageError("a TIFF of a kind that is not read: convert it to 8-bit RGB without compression")
+    return _header(reader, directory, layout)
+
+
+def _header(reader: TiffReader, directory: Directory, layout: Layout) -> TiffHeader:
     values = reader.values(directory, ORIENTATION_TAG)
     orientation, notes = valid_orientation(values[0] if values else None)
-    return TiffHeader(layout.size, orientation, notes, None)
+    return TiffHeader(layout.size, orientation, notes, directory=directory, layout=layout)
 
 
 def _pillow_header(image: ImageFile.ImageFile) -> TiffHeader:
-    """Pillow turns a TIFF upright itself, by its tag or by XMP: it is told the tag, so that size and pixels agree."""
     assert isinstance(image, TiffImagePlugin.TiffImageFile)
     orientation, notes = valid_orientation(image.tag_v2.get(ORIENTATION_TAG))
-    exif = image.getexif()
-    for tag in list(exif):  # while decoding, Pillow would parse all of them
-        del exif[tag]
-    exif[ORIENTATION_TAG] = orientation
-    image.info.pop("xmp", None)
-    return TiffHeader((image.height, image.width), 1, notes, image)
+    _stay_as_stored(image, orientation)
+    return TiffHeader((image.height, image.width), 1, notes, image=image)
 
 
 def _pillow_samples(image: TiffImagePlugin.TiffImageFile) -> Samples:

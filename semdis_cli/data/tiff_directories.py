@@ -26,20 +26,22 @@ _RAW_MARKS = (b"CR\x02", b"IIII", b"MMMM")  # behind the header: CR2, IIQ
 _REDUCED, _MASK, _OLD_REDUCED = 1, 4, 2
 _MAX_TAGS, _MAX_PAGES, _MAX_SUB_DIRECTORIES = 4096, 32, 32
 _MAX_VALUE_BYTES = 1 << 24
+_USUAL_BYTES = 512
 _CODES = {1: "B", 2: "B", 3: "H", 4: "I", 5: "II", 6: "b", 7: "B", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d"}
 _CODES |= {13: "I", 16: "Q", 17: "q", 18: "Q"}
+_TYPES = {kind: (code, struct.calcsize("=" + code)) for kind, code in _CODES.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Directory:
     """One picture's tags. `position`: where it lies in the file; `next`: where the next page's lies, or 0.
 
-    `entries`: of each tag its type, its number of values, and where these lie.
+    `entries`: of each tag its type, its number of values, and the field that holds them or says where they lie.
     """
 
     position: int
     next: int
-    entries: dict[int, tuple[int, int, int]]
+    entries: dict[int, tuple[int, int, bytes]]
 
 
 class TiffReader:
@@ -57,33 +59,36 @@ class TiffReader:
 
     def directory(self, position: int) -> Directory | None:
         """The directory at `position`; None if there is none."""
-        head, entry_bytes, inline = ("Q", 20, 12) if self.is_big else ("H", 12, 8)
-        head_bytes = struct.calcsize(head)
-        num_tags = self._unpack(head, self._read(position, head_bytes))
+        head, entry = ("Q", "HHQ8s") if self.is_big else ("H", "HHI4s")
+        head_bytes, entry_bytes = struct.calcsize(head), struct.calcsize("=" + entry)
+        table = self._read(position, _USUAL_BYTES)
+        num_tags = self._unpack(head, table)
         if not num_tags or num_tags > _MAX_TAGS:
             return None
-        start = position + head_bytes
-        table = self._read(start, num_tags * entry_bytes + struct.calcsize(self.word))
-        if len(table) < num_tags * entry_bytes:
+        end = head_bytes + num_tags * entry_bytes
+        after = end + struct.calcsize(self.word)
+        if after > _USUAL_BYTES:
+            table = self._read(position, after)
+        if len(table) < end:
             return None
-        entries = {}
-        for at in range(0, num_tags * entry_bytes, entry_bytes):
-            tag, kind, count = struct.unpack_from(f"{self.order}HH{self.word}", table, at)
-            num_bytes = count * struct.calcsize("=" + _CODES.get(kind, "B"))
-            where = start + at + inline
-            if num_bytes > entry_bytes - inline:
-                (where,) = struct.unpack_from(self.order + self.word, table, at + inline)
-            entries[tag] = (kind, count, where)
-        return Directory(position, self._unpack(self.word, table[num_tags * entry_bytes :]) or 0, entries)
+        rows = struct.iter_unpack(self.order + entry, table[head_bytes:end])
+        entries = {tag: (kind, count, field) for tag, kind, count, field in rows}
+        return Directory(position, self._unpack(self.word, table[end:after]) or 0, entries)
 
     def values(self, directory: Directory, tag: int) -> tuple[float, ...]:
         """The values of a tag, fractions divided; none if it is absent, of no known type or cut off."""
-        kind, count, where = directory.entries.get(tag, (0, 0, 0))
-        code = _CODES.get(kind, "")
-        num_bytes = count * struct.calcsize("=" + code)
-        if not 0 < num_bytes <= _MAX_VALUE_BYTES or len(data := self._read(where, num_bytes)) < num_bytes:
+        entry = directory.entries.get(tag)
+        if entry is None:
             return ()
-        values = struct.unpack(self.order + code * count if len(code) > 1 else f"{self.order}{count}{code}", data)
+        kind, count, field = entry
+        code, size = _TYPES.get(kind, ("", 0))
+        num_bytes = count * size
+        if num_bytes > len(field):
+            (where,) = struct.unpack(self.order + self.word, field)
+            field = self._read(where, num_bytes) if num_bytes <= _MAX_VALUE_BYTES else b""
+        if not 0 < num_bytes <= len(field):
+            return ()
+        values = struct.unpack(f"{self.order}{count * len(code)}{code[0]}", field[:num_bytes])
         if len(code) > 1:
             return tuple(a / b if b else 0.0 for a, b in zip(values[::2], values[1::2], strict=True))
         return values

@@ -13,6 +13,7 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCC, CIE_LAB, ICC_LAB = 0, 1, 
 _NUM_COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCC: 3, CIE_LAB: 3, ICC_LAB: 3}
 NONE, DEFLATE, OLD_DEFLATE, PACKBITS = 1, 8, 32946, 32773
 _UNSIGNED, _UNDEFINED = 1, 4
+_LZW = 5
 _COMPRESSIONS = frozenset({NONE, DEFLATE, OLD_DEFLATE, PACKBITS})
 _DEPTHS = frozenset(range(1, 17))
 _MAX_SAMPLES = 8
@@ -97,6 +98,12 @@ def check_samples(layout: Layout) -> None:
     kind = "32-bit integer" if kind is None and max(layout.bits) >= 32 else kind
     if kind is not None:
         raise UnreadableImageError(f"{kind} samples without a defined range: convert the file to 8 or 16 bits")
+
+
+def is_ordinary(layout: Layout) -> bool:
+    """Whether it is of the kinds that nearly all files are, which Pillow opens without fail."""
+    is_common = layout.photometric in {BLACK_IS_ZERO, RGB} and layout.num_samples == layout.num_colours
+    return is_common and set(layout.bits) == {8} and layout.compression in {*_COMPRESSIONS, _LZW}
 
 
 def pillow_errs(layout: Layout) -> bool:
