@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
@@ -360,3 +361,53 @@ def test_an_import_on_a_full_disk_ends_with_5_and_can_go_on(
         done = run("import", "out", "-o", disk / "back", "--shard-images", "3")
         assert done.code == 0, done.stderr
         assert bytes_of(disk / "back") == bytes_of(latents)
+
+
+# --- names that join with captions ----------------------------------------------------------------------------------
+
+SAMPLES = ("00000/000000000.jpg", "00000/000000001.x.jpg", "00001/000010000.png")
+
+
+def members(tar: Path) -> list[str]:
+    with tarfile.open(tar) as file:
+        return file.getnames()
+
+
+@pytest.mark.parametrize(("names", "folders"), [("stem", ("00000/", "00000/", "00001/")), ("basename", ("", "", ""))])
+@pytest.mark.parametrize("member", ["npy", "safetensors"])
+def test_samples_are_called_as_webdataset_called_those_of_the_images(
+    tmp_path: Path, run: Run, names: str, folders: tuple[str, ...], member: str
+) -> None:
+    latents = make_set(tmp_path / "latents", SAMPLES)
+    done = run("export", latents, "-o", "wds", "--sample-names", names, "--member", member)
+    assert done.code == 0, done.stderr
+    stems = ("000000000", "000000001", "000010000")
+    assert members(tmp_path / "wds" / "000000.tar") == [
+        f"{folder}{stem}.{suffix}"
+        for folder, stem in zip(folders, stems, strict=True)
+        for suffix in (member, "semdis.json")
+    ]
+    with tarfile.open(tmp_path / "wds" / "000000.tar", "a") as tar:  # joined with captions
+        for suffix in ("json", "txt"):
+            (tmp_path / "caption").write_text('{"caption": "a lake"}')
+            tar.add(tmp_path / "caption", f"{folders[0]}000000000.{suffix}")
+    assert run("import", "wds", "-o", "back", "--shard-images", "3").code == 0
+    assert bytes_of(tmp_path / "back") == bytes_of(latents)
+    assert run("export", latents, "-o", "wds", "--member", member).code == 2, "by other names"
+
+
+def test_images_of_one_sample_name_are_failures_that_say_so(tmp_path: Path, run: Run) -> None:
+    keys = ("a.jpg", "a.png", "b/c.d.jpg", "b/c.jpg", "c.jpg")
+    latents = make_set(tmp_path / "latents", keys)
+    for _ in range(2):
+        done = run("export", latents, "-o", "wds", "--sample-names", "stem", "--json")
+        assert done.code == 3
+        report = json.loads(done.stdout)
+        assert (report["images"]["ok"], report["images"]["failed"]) == (3, 2)
+        assert (
+            "a.png: its sample would be called 'a', as that of 'a.jpg'; export with --sample-names key" in done.stderr
+        )
+        assert "b/c.jpg: its sample would be called 'b/c', as that of 'b/c.d.jpg'" in done.stderr
+    assert members(tmp_path / "wds" / "000000.tar")[::2] == ["a.safetensors", "b/c.safetensors", "c.safetensors"]
+    refused = run("export", latents, "-o", "files", "--format", "npy", "--sample-names", "stem")
+    assert (refused.code, "goes with --format webdataset alone" in refused.stderr) == (2, True)
