@@ -262,3 +262,20 @@ def test_where_locks_work_nothing_is_waited_for(tmp_path: Path) -> None:
     started = time.monotonic()
     with FolderLock(tmp_path):
         assert time.monotonic() - started < 0.5
+
+
+def _refuse(*_: object) -> None:
+    raise OSError(errno.EPERM, "Operation not permitted")
+
+
+@pytest.mark.parametrize(
+    ("owner", "call", "answer"),
+    [(os, "pread", _refuse), (os, "pwrite", _refuse), (os, "pwrite", lambda *_: 0), (Path, "read_bytes", _refuse)],
+    ids=["no reading", "no writing", "nothing stays", "no reading by name"],
+)
+def test_a_lock_file_that_cannot_be_used_is_one_line_and_no_endless_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, call: str, answer: object
+) -> None:
+    monkeypatch.setattr(owner, call, answer)
+    with pytest.raises(UsageError, match="cannot be written"):
+        FolderLock(tmp_path).__enter__()
