@@ -103,8 +103,19 @@ class FolderLock:
         os.close(self._descriptor)
 
     def check(self) -> None:
-        """Raise `UsageError` if another run took the folder, because it saw no sign of life from this one."""
-        if not self._is_ours():
+        """Raise `UsageError` if another run took the folder, because it saw no sign of life from this one.
+
+        Or if nobody can tell, for longer than a server needs to forget a file that was replaced.
+        """
+        try:
+            try:
+                is_ours = self._has_our_token()
+            except OSError:  # ESTALE: the name is looked up anew
+                time.sleep(BEAT_S / 10)
+                is_ours = self._has_our_token()
+        except OSError as error:
+            raise UsageError(f"{self._path}: cannot be read ({error.strerror or error}); this run stops") from error
+        if not is_ours:
             raise UsageError(f"{self.folder}: another semdis run has taken over; this one stops, what it wrote stays")
 
     def _try_to_take(self) -> bool:

@@ -279,3 +279,25 @@ def test_a_lock_file_that_cannot_be_used_is_one_line_and_no_endless_loop(
     monkeypatch.setattr(owner, call, answer)
     with pytest.raises(UsageError, match="cannot be written"):
         FolderLock(tmp_path).__enter__()
+
+
+@pytest.mark.usefixtures("_fast")
+def test_a_lock_file_that_cannot_be_read_for_a_moment_is_no_rival_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failures = Path.read_bytes, [errno.ESTALE]
+
+    def read_bytes(path: Path) -> bytes:
+        if failures:
+            number = failures.pop()
+            raise OSError(number, os.strerror(number))
+        return real(path)
+
+    with FolderLock(tmp_path) as held:
+        held._released.set()  # no beat, which looks too
+        held._heart.join()
+        monkeypatch.setattr(Path, "read_bytes", read_bytes)
+        held.check()
+        failures += [errno.EIO] * 2
+        with pytest.raises(UsageError, match="cannot be read"):
+            held.check()
