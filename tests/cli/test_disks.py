@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -18,6 +19,7 @@ import pytest
 from PIL import Image
 
 from semdis_cli import lock
+from semdis_cli.cli.failures import run_guarded
 from semdis_cli.store.verify import ALL_DATA, VerifySettings, verify_latents
 from tests.cli.conftest import Outcome, Run, semdis
 from tests.shims import Names, Refuse, Space, environment, pretend, slow
@@ -295,3 +297,40 @@ def link_to_blobs(root: Path, blobs: Path, layout: str) -> int:
         path.rename(blobs / str(number))
         path.symlink_to(os.path.relpath(blobs / str(number), path.parent))
     return len(paths)
+
+
+# --- Whatever else the disk keeps from us -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(errno.EACCES, 2), (errno.EIO, 2), (errno.ESTALE, 2), (errno.ENOTCONN, 2), (errno.ENOSPC, 5), (errno.EDQUOT, 5)],
+)
+def test_what_the_disk_keeps_from_us_is_one_line_wherever_it_was_touched(
+    capsys: pytest.CaptureFixture[str], number: int, code: int
+) -> None:
+    def touch() -> None:
+        raise OSError(number, os.strerror(number), "/mnt/share/file")
+
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    with pytest.raises(SystemExit) as ended:
+        run_guarded(touch)
+    for each, handler in handlers.items():
+        signal.signal(each, handler)
+    said = capsys.readouterr().err
+    assert (ended.value.code, said.count("\n")) == (code, 1)
+    assert said.startswith("semdis: /mnt/share/file: ")
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(2, "gone", "/file"), OSError(errno.EIO, "no file"), OSError("odd")]
+)
+def test_our_own_faults_keep_their_traceback(error: OSError) -> None:
+    def fail() -> None:
+        raise error
+
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    with pytest.raises(OSError, match=str(error.strerror or error)):
+        run_guarded(fail)
+    for each, handler in handlers.items():
+        signal.signal(each, handler)
