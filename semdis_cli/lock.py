@@ -151,11 +151,13 @@ class FolderLock:
         """Whether the lock that was just taken is refused to another open file, as it is where locks work."""
         try:
             second = disk.open_no_link(self._path, os.O_RDWR)
+        except FileNotFoundError:
+            return True  # its holder has just removed it: that is noticed, and all begins anew
         except OSError:
             return False
         try:
             if not os.path.samestat(os.fstat(second), os.fstat(descriptor)):
-                return True  # another's file by now; nothing is asked of it
+                return True  # another's file by now: the same
             fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             return error.errno in _IS_LOCKED

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -301,3 +301,20 @@ def test_a_lock_file_that_cannot_be_read_for_a_moment_is_no_rival_s(
         failures += [errno.EIO] * 2
         with pytest.raises(UsageError, match="cannot be read"):
             held.check()
+
+
+def test_a_lock_file_that_its_holder_removes_meanwhile_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record in it is of a process that lives, and was done."""
+    real = fcntl.flock
+    write_holder(tmp_path, **asdict(lock._Holder.this_process()))
+
+    def flock(descriptor: int, operation: int) -> None:
+        real(descriptor, operation)
+        monkeypatch.setattr(fcntl, "flock", real)
+        (tmp_path / LOCK_FILE).unlink()
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with FolderLock(tmp_path) as held:
+        held.check()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from semdis_cli.errors import UsageError
+from semdis_cli.links import describe_absent
 from semdis_cli.store.checks import is_shard_name
 from semdis_cli.store.journal import is_base_name
 from semdis_cli.store.manifest import (
@@ -42,6 +43,9 @@ def check_latents_folder(root: Path) -> None:
         shards = list_folder(root / SHARD_FOLDER)
         strangers += [path for path in shards if not (is_shard_name(path.name) and path.is_file())]
         strangers += [path for path in list_folder(root / JOURNAL_FOLDER) if not _is_of_journal(path)]
+    for path in sorted(strangers):
+        if absent := describe_absent(path):
+            raise UsageError(f"{path}: {absent}")
     if strangers:
         raise UsageError(f"{root}: holds other files ({min(strangers).name}, ...); give -o an empty or new folder")
 

@@ -284,6 +284,20 @@ def test_a_set_of_links_is_read_and_grows_and_what_they_lead_to_stays(
         assert files(tmp_path / "hub") == before
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "index.jsonl", "shards/00000000-2x3.safetensors"])
+def test_content_that_was_not_fetched_is_named_with_what_to_do(run: Run, tmp_path: Path, tiny: Path, name: str) -> None:
+    save(tmp_path / "photos" / "a.png", 1)
+    encode = ("encode", "photos", "-o", "l", "--model", tiny, "--quiet")
+    assert run(*encode).code == 0
+    (tmp_path / "l" / name).unlink()
+    (tmp_path / "l" / name).symlink_to("../.git/annex/objects/SHA256E-s1--0a")
+    for command in (encode, ("verify", "l"), ("decode", "l", "-o", "images"), ("export", "l", "-o", "arrays")):
+        done = run(*command)
+        assert done.code in {2, 4}
+        assert "git annex get" in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def link_to_blobs(root: Path, blobs: Path, layout: str) -> int:
     """Put links in the place of files or folders of a set; how many of its files are links then."""
     blobs.mkdir(parents=True)
