@@ -175,3 +175,9 @@ def explain_write_error(path: Path, error: OSError) -> UsageError | NoSpaceError
     if disk.is_full(error):
         return NoSpaceError(f"{path}: no space left on the disk; make room and run the same command again to continue")
     return UsageError(f"{path}: cannot be written ({error.strerror or error})")
+
+
+def explain_refusal(path: Path, error: OSError) -> UsageError | NoSpaceError:
+    """The error to raise when `path` could not even be looked at, or nobody knows what was tried."""
+    explained = explain_write_error(path, error)
+    return explained if isinstance(explained, NoSpaceError) else UsageError(f"{path}: {error.strerror or error}")

@@ -16,6 +16,7 @@ import errno
 import io
 import os
 import secrets
+import shutil
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -59,6 +60,11 @@ def is_full(error: OSError) -> bool:
 def may_be_the_name(error: OSError) -> bool:
     """Whether another name may be taken where this one was refused; only trying one tells."""
     return error.errno is not None and error.errno not in _FULL | _OUT_OF_ORDER
+
+
+def is_of_disk(error: OSError) -> bool:
+    """Whether the disk or its permissions are to blame, whatever was asked of them; no name is wrong then."""
+    return error.errno in _FULL | _OUT_OF_ORDER | {errno.EACCES, errno.EPERM}
 
 
 # --- Syncing and replacing ---
@@ -118,8 +124,9 @@ def _is_file(path: Path) -> bool:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder and the files in it, as far as the disk lets them go; what stays is in nobody's way."""
-    for path in list_names(folder):
+    """Remove a folder and all in it, as far as the disk lets it go; what stays is in nobody's way."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for path in list_names(folder):  # rmtree opens folders, which some disks refuse
         with suppress(OSError):
             path.unlink()
     with suppress(OSError):

@@ -32,6 +32,7 @@ _RECORD_BYTES = 512
 BEAT_S = 5.0
 WATCH_S = 3.2 * BEAT_S  # without a beat, the holder is dead
 _IS_LOCKED = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)  # EACCES: where flock is made of fcntl's locks
+_MOST_TRIES = 50  # the file may be replaced by rivals; for ever only on a disk that keeps nothing
 SETTLE_S = 1.0  # two that write at once both look again after this long, and one sees the other's record
 
 
@@ -85,8 +86,8 @@ class FolderLock:
 
     def __enter__(self) -> Self:
         try:
-            while not self._try_to_take():
-                pass
+            if not any(self._try_to_take() for _ in range(_MOST_TRIES)):
+                raise UsageError(f"{self._path}: cannot be written (it does not hold what was written to it)")
         except OSError as error:
             raise explain_write_error(self._path, error) from error
         self._heart = threading.Thread(target=self._beat, name="semdis-lock", daemon=True)
@@ -102,8 +103,19 @@ class FolderLock:
         os.close(self._descriptor)
 
     def check(self) -> None:
-        """Raise `UsageError` if another run took the folder, because it saw no sign of life from this one."""
-        if not self._is_ours():
+        """Raise `UsageError` if another run took the folder, because it saw no sign of life from this one.
+
+        Or if nobody can tell, for longer than a server needs to forget a file that was replaced.
+        """
+        try:
+            try:
+                is_ours = self._has_our_token()
+            except OSError:  # ESTALE: the name is looked up anew
+                time.sleep(BEAT_S / 10)
+                is_ours = self._has_our_token()
+        except OSError as error:
+            raise UsageError(f"{self._path}: cannot be read ({error.strerror or error}); this run stops") from error
+        if not is_ours:
             raise UsageError(f"{self.folder}: another semdis run has taken over; this one stops, what it wrote stays")
 
     def _try_to_take(self) -> bool:
@@ -119,7 +131,7 @@ class FolderLock:
             os.pwrite(descriptor, self._holder.to_bytes(), 0)
             if not has_locks:
                 time.sleep(SETTLE_S)
-            if not self._is_ours():
+            if not self._has_our_token():
                 return False
             on_failure.pop_all()
         self._descriptor = descriptor
@@ -139,11 +151,13 @@ class FolderLock:
         """Whether the lock that was just taken is refused to another open file, as it is where locks work."""
         try:
             second = disk.open_no_link(self._path, os.O_RDWR)
+        except FileNotFoundError:
+            return True  # its holder has just removed it: that is noticed, and all begins anew
         except OSError:
             return False
         try:
             if not os.path.samestat(os.fstat(second), os.fstat(descriptor)):
-                return True  # another's file by now; nothing is asked of it
+                return True  # another's file by now: the same
             fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             return error.errno in _IS_LOCKED
@@ -178,8 +192,15 @@ class FolderLock:
 
     def _is_ours(self) -> bool:
         try:
-            holder = _Holder.parse(self._path.read_bytes()[:_RECORD_BYTES])
+            return self._has_our_token()
         except OSError:
+            return False
+
+    def _has_our_token(self) -> bool:
+        """Whether the file is there and names this run. Raises `OSError` if it cannot be read."""
+        try:
+            holder = _Holder.parse(self._path.read_bytes()[:_RECORD_BYTES])
+        except FileNotFoundError:
             return False
         return holder is not None and holder.token == self._holder.token
 

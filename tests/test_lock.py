@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -262,3 +262,59 @@ def test_where_locks_work_nothing_is_waited_for(tmp_path: Path) -> None:
     started = time.monotonic()
     with FolderLock(tmp_path):
         assert time.monotonic() - started < 0.5
+
+
+def _refuse(*_: object) -> None:
+    raise OSError(errno.EPERM, "Operation not permitted")
+
+
+@pytest.mark.parametrize(
+    ("owner", "call", "answer"),
+    [(os, "pread", _refuse), (os, "pwrite", _refuse), (os, "pwrite", lambda *_: 0), (Path, "read_bytes", _refuse)],
+    ids=["no reading", "no writing", "nothing stays", "no reading by name"],
+)
+def test_a_lock_file_that_cannot_be_used_is_one_line_and_no_endless_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, call: str, answer: object
+) -> None:
+    monkeypatch.setattr(owner, call, answer)
+    with pytest.raises(UsageError, match="cannot be written"):
+        FolderLock(tmp_path).__enter__()
+
+
+@pytest.mark.usefixtures("_fast")
+def test_a_lock_file_that_cannot_be_read_for_a_moment_is_no_rival_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failures = Path.read_bytes, [errno.ESTALE]
+
+    def read_bytes(path: Path) -> bytes:
+        if failures:
+            number = failures.pop()
+            raise OSError(number, os.strerror(number))
+        return real(path)
+
+    with FolderLock(tmp_path) as held:
+        held._released.set()  # no beat, which looks too
+        held._heart.join()
+        monkeypatch.setattr(Path, "read_bytes", read_bytes)
+        held.check()
+        failures += [errno.EIO] * 2
+        with pytest.raises(UsageError, match="cannot be read"):
+            held.check()
+
+
+def test_a_lock_file_that_its_holder_removes_meanwhile_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record in it is of a process that lives, and was done."""
+    real = fcntl.flock
+    write_holder(tmp_path, **asdict(lock._Holder.this_process()))
+
+    def flock(descriptor: int, operation: int) -> None:
+        real(descriptor, operation)
+        monkeypatch.setattr(fcntl, "flock", real)
+        (tmp_path / LOCK_FILE).unlink()
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with FolderLock(tmp_path) as held:
+        held.check()

@@ -3,11 +3,14 @@
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from semdis_cli.atomic import explain_refusal
 from semdis_cli.cli.report import one_line
 from semdis_cli.cli.streams import OutputClosedError, say
+from semdis_cli.disk import is_of_disk
 from semdis_cli.errors import ExitCode, SemdisError
 
 
@@ -27,7 +30,10 @@ class InterruptedRunError(BaseException):
 
 
 def run_guarded(app: Callable[[], object]) -> None:
-    """Run the command line; a `SemdisError` becomes one line and its exit code, our own faults keep their traceback."""
+    """Run the command line; a `SemdisError` becomes one line and its exit code, our own faults keep their traceback.
+
+    So does a file that the disk or its permissions keep from us, wherever it was touched.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
@@ -36,6 +42,10 @@ def run_guarded(app: Callable[[], object]) -> None:
         sys.exit(error.exit_code)
     except (SemdisError, InterruptedRunError) as error:
         _end(error)
+    except OSError as error:
+        if error.filename is None or not is_of_disk(error):
+            raise
+        _end(explain_refusal(Path(os.fsdecode(error.filename)), error))
     except RuntimeError as error:
         stopped = error.__context__  # where a signal came between two steps of Python's own locks
         if not isinstance(stopped, InterruptedRunError):

@@ -4,6 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from semdis_cli.errors import UsageError
+from semdis_cli.links import describe_absent
 from semdis_cli.store.checks import is_shard_name
 from semdis_cli.store.journal import is_base_name
 from semdis_cli.store.manifest import (
@@ -46,6 +47,9 @@ def check_latents_folder(root: Path) -> None:
             f"{root}: parts of a set without its {MANIFEST_FILE}, as of a download that was cut short: semdis verify "
             f"{root} says what is there; complete it, or give another -o"
         )
+    for path in sorted(strangers):
+        if absent := describe_absent(path):
+            raise UsageError(f"{path}: {absent}")
     if strangers:
         raise UsageError(f"{root}: holds other files ({min(strangers).name}, ...); give -o an empty or new folder")
 

@@ -186,10 +186,14 @@ class LatentSetWriter:
         num_rows = manifest.num_ok + manifest.num_failed
         assert num_rows == plan.num_inputs, f"{num_rows} rows for {plan.num_inputs} inputs"
         for name in (INDEX_FILE, SEEN_FILE, CHECKSUM_FILE, MANIFEST_FILE):
-            move(written / name, self.root)
+            self._move(written / name)
         self._journal.remove()
         self.finished = manifest
         return manifest
+
+    def _move(self, path: Path) -> None:
+        """Put a file that is safely on disk into its place in the set's folder."""
+        move(path, self.root)
 
     def _leave_no_empty_folder(self) -> None:
         """A run that was refused before it wrote anything leaves no trace."""

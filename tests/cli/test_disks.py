@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -18,6 +19,7 @@ import pytest
 from PIL import Image
 
 from semdis_cli import lock
+from semdis_cli.cli.failures import run_guarded
 from semdis_cli.store.verify import ALL_DATA, VerifySettings, verify_latents
 from tests.cli.conftest import Outcome, Run, semdis
 from tests.shims import Names, Refuse, Space, environment, pretend, slow
@@ -217,3 +219,132 @@ def test_where_everybody_gets_the_lock_a_second_run_is_refused_and_one_after_a_k
     started = time.monotonic()
     assert semdis(*arguments, cwd=tmp_path, env=env).code == 0
     assert time.monotonic() - started < lock.WATCH_S
+
+
+# --- What lies beside, and links ------------------------------------------------------------------------------------
+
+
+def put_beside(folder: Path) -> dict[str, bytes]:
+    """What systems, a NAS, a hub and people put in a folder that is otherwise empty."""
+    for name in ("lost+found", "@eaDir", "#recycle", "System Volume Information", "$RECYCLE.BIN"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "inside.png").write_bytes(b"not ours")
+    for name in ("Thumbs.db", "desktop.ini", "README.md", "LICENSE", ".gitattributes", ".DS_Store", "data.dvc"):
+        (folder / name).write_bytes(b"not ours")
+    return files(folder)
+
+
+def test_what_systems_and_people_put_into_an_output_folder_is_left_alone(run: Run, tmp_path: Path, tiny: Path) -> None:
+    save(tmp_path / "photos" / "a.png", 1)
+    before = {name: put_beside(tmp_path / name) for name in ("l", "images", "round", "arrays", "back")}
+    commands = [
+        ("encode", "photos", "-o", "l", "--model", tiny),
+        ("encode", "photos", "-o", "l", "--model", tiny),
+        ("decode", "l", "-o", "images"),
+        ("roundtrip", "photos", "-o", "round", "--model", tiny),
+        ("export", "l", "-o", "arrays", "--format", "npy"),
+        ("import", "arrays", "-o", "back"),
+        ("verify", "l", "--data"),
+        ("verify", "back", "--data"),
+    ]
+    for command in commands:
+        done = run(*command, "--quiet")
+        assert done.code == 0, done.stderr
+    for name, there in before.items():
+        assert there.items() <= files(tmp_path / name).items()
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "thesis.doc").write_bytes(b"not ours")
+    for command in (("encode", "photos", "-o", "others", "--model", tiny), ("decode", "l", "-o", "others")):
+        assert run(*command, "--quiet").code == 2
+
+
+@pytest.mark.parametrize("layout", ["all files", "shards alone", "the folder", "the folder of shards"])
+def test_a_set_of_links_is_read_and_grows_and_what_they_lead_to_stays(
+    run: Run, tmp_path: Path, tiny: Path, layout: str
+) -> None:
+    for seed, name in enumerate(("photos/a.png", "more/a.png", "more/b.png")):
+        save(tmp_path / name, seed // 2)
+    encode = ("encode", "photos", "-o", "l", "--model", tiny, "--quiet")
+    assert run(*encode).code == 0
+    root, blobs = tmp_path / "l", tmp_path / "hub" / "blobs"
+    num_links = link_to_blobs(root, blobs, layout)
+    before = files(tmp_path / "hub")
+    done = run("verify", "l", "--data", "--json")
+    assert (done.code, json.loads(done.stdout).get("links", 0)) == (0, num_links), done.stderr
+    assert ("of its files are links" in done.stderr) == (num_links > 0)
+    assert run("decode", "l", "-o", "images", "--quiet").code == 0
+    assert run(*encode).code == (2 if layout == "the folder of shards" else 0)
+    grown = run("encode", "more", "-o", "l", "--model", tiny, "--quiet")
+    if layout == "the folder of shards":
+        assert (grown.code, "shards: a link" in grown.stderr) == (2, True)
+    else:
+        assert grown.code == 0, grown.stderr
+        assert run("verify", "l", "--data", "--quiet").code == 0
+    if layout != "the folder":
+        assert files(tmp_path / "hub") == before
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "index.jsonl", "shards/00000000-2x3.safetensors"])
+def test_content_that_was_not_fetched_is_named_with_what_to_do(run: Run, tmp_path: Path, tiny: Path, name: str) -> None:
+    save(tmp_path / "photos" / "a.png", 1)
+    encode = ("encode", "photos", "-o", "l", "--model", tiny, "--quiet")
+    assert run(*encode).code == 0
+    (tmp_path / "l" / name).unlink()
+    (tmp_path / "l" / name).symlink_to("../.git/annex/objects/SHA256E-s1--0a")
+    for command in (encode, ("verify", "l"), ("decode", "l", "-o", "images"), ("export", "l", "-o", "arrays")):
+        done = run(*command)
+        assert done.code in {2, 4}
+        assert "git annex get" in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def link_to_blobs(root: Path, blobs: Path, layout: str) -> int:
+    """Put links in the place of files or folders of a set; how many of its files are links then."""
+    blobs.mkdir(parents=True)
+    if layout.startswith("the folder"):
+        folder = root if layout == "the folder" else root / "shards"
+        folder.rename(blobs / "0")
+        folder.symlink_to(blobs / "0")
+        return int(folder != root)
+    paths = sorted(path for path in (root if layout == "all files" else root / "shards").rglob("*") if path.is_file())
+    for number, path in enumerate(paths):
+        path.rename(blobs / str(number))
+        path.symlink_to(os.path.relpath(blobs / str(number), path.parent))
+    return len(paths)
+
+
+# --- Whatever else the disk keeps from us -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(errno.EACCES, 2), (errno.EIO, 2), (errno.ESTALE, 2), (errno.ENOTCONN, 2), (errno.ENOSPC, 5), (errno.EDQUOT, 5)],
+)
+def test_what_the_disk_keeps_from_us_is_one_line_wherever_it_was_touched(
+    capsys: pytest.CaptureFixture[str], number: int, code: int
+) -> None:
+    def touch() -> None:
+        raise OSError(number, os.strerror(number), "/mnt/share/file")
+
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    with pytest.raises(SystemExit) as ended:
+        run_guarded(touch)
+    for each, handler in handlers.items():
+        signal.signal(each, handler)
+    said = capsys.readouterr().err
+    assert (ended.value.code, said.count("\n")) == (code, 1)
+    assert said.startswith("semdis: /mnt/share/file: ")
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(2, "gone", "/file"), OSError(errno.EIO, "no file"), OSError("odd")]
+)
+def test_our_own_faults_keep_their_traceback(error: OSError) -> None:
+    def fail() -> None:
+        raise error
+
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    with pytest.raises(OSError, match=str(error.strerror or error)):
+        run_guarded(fail)
+    for each, handler in handlers.items():
+        signal.signal(each, handler)

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from semdis_cli.errors import CheckpointError, UsageError
+from semdis_cli.model import tensor_file
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.checkpoint import resolve_model
 from semdis_cli.model.config import FCDMDiffAEConfig, FCDMDiffAEInferenceConfig
@@ -829,3 +830,17 @@ def test_a_file_is_not_mistaken_for_a_repository(folder: Path, monkeypatch: pyte
     monkeypatch.chdir(folder.parent)
     with pytest.raises(CheckpointError, match="give a folder"):
         resolve_model("model/model.safetensors")
+
+
+# --- Disks ------------------------------------------------------------------------------------------------------------
+
+
+def test_weights_are_read_where_files_cannot_be_mapped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def safe_open(*_: object, **__: object) -> None:
+        raise OSError("No such device (os error 19)")
+
+    expected = FCDMDiffAE.from_pretrained(folder)
+    monkeypatch.setattr(tensor_file, "safe_open", safe_open)
+    assert_same_model(FCDMDiffAE.from_pretrained(folder), expected)
+    (folder / "model.safetensors").write_bytes(b"torn")
+    assert "not a whole safetensors file" in refusal(folder)

@@ -384,6 +384,22 @@ def test_mappings_are_of_one_process_alone_and_keep_no_file_open(root: Path) -> 
     assert dataset.__getstate__()["_mapped"] == {}
 
 
+def test_where_files_cannot_be_mapped_rows_are_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = [(item.key, bits(item.latents)) for item in LatentDataset(root)]
+
+    def from_file(*_: object, **__: object) -> None:
+        raise RuntimeError("unable to mmap 512 bytes from file: No such device (19)")
+
+    monkeypatch.setattr(torch, "from_file", from_file)
+    dataset = LatentDataset(root)
+    assert [(item.key, bits(item.latents)) for item in dataset] == expected
+    assert [(item.key, bits(item.latents)) for item in dataset.__getitems__([0, 1])] == expected[:2]
+    for path in (root / "shards").iterdir():
+        os.truncate(path, path.stat().st_size - 4)
+    with pytest.raises(StoreError, match="shorter"):
+        list(dataset)
+
+
 def test_only_so_many_shards_are_mapped_at_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset_module, "_MAX_MAPPED", 2)
     dataset = LatentDataset(root)
