@@ -1,5 +1,6 @@
 """Errors and signals -> one line on stderr and an exit code."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable

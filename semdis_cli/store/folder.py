@@ -1,5 +1,6 @@
 """What may lie in a folder of latents."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,16 +43,21 @@ def check_latents_folder(root: Path) -> None:
         shards = list_folder(root / SHARD_FOLDER)
         strangers += [path for path in shards if not (is_shard_name(path.name) and path.is_file())]
         strangers += [path for path in list_folder(root / JOURNAL_FOLDER) if not _is_of_journal(path)]
-    if strangers and not is_ours and (root / SHARD_FOLDER).is_dir() and (root / INDEX_FILE).is_file():
-        raise UsageError(
+    if strangers:
+        raise UsageError(_describe_strangers(root, strangers, is_ours=is_ours))
+
+
+def _describe_strangers(root: Path, strangers: Sequence[Path], *, is_ours: bool) -> str:
+    """Why a folder that holds `strangers` is none to write latents to."""
+    if not is_ours and (root / SHARD_FOLDER).is_dir() and (root / INDEX_FILE).is_file():
+        return (
             f"{root}: parts of a set without its {MANIFEST_FILE}, as of a download that was cut short: semdis verify "
             f"{root} says what is there; complete it, or give another -o"
         )
     for path in sorted(strangers):
         if absent := describe_absent(path):
-            raise UsageError(f"{path}: {absent}")
-    if strangers:
-        raise UsageError(f"{root}: holds other files ({min(strangers).name}, ...); give -o an empty or new folder")
+            return f"{path}: {absent}"
+    return f"{root}: holds other files ({min(strangers).name}, ...); give -o an empty or new folder"
 
 
 def check_outside_sets(output: Path) -> None:

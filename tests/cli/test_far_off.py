@@ -11,7 +11,7 @@ from tests.cli.conftest import PHOTOS, Run, semdis
 from tests.cli.test_json_lines import WITH_MODEL, problems
 from tests.worlds import tiny_model
 
-SAYS = "semdis: whitened latents are far off: the median channel has |mean|"
+SAYS = "semdis: warning: whitened latents are far off: the median channel has |mean|"
 
 
 def model_with(folder: Path, *, mean: float = 0.0, std: float = 1.0) -> Path:
