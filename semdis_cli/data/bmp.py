@@ -212,7 +212,8 @@ def _masked(words: np.ndarray, mask: int) -> np.ndarray:
         return values.astype(np.uint8)
     if white < 1 << 16:
         levels = (np.arange(white + 1, dtype=np.uint32) * 255 + white // 2) // white
-        return levels.astype(np.uint8)[values]
+        scaled: np.ndarray = levels.astype(np.uint8)[values]
+        return scaled
     return (values >> white.bit_length() - 8).astype(np.uint8)
 
 

@@ -18,8 +18,7 @@ NEW_SUBFILE_TYPE, OLD_SUBFILE_TYPE, WIDTH, HEIGHT, COMPRESSION, PHOTOMETRIC, SUB
     254, 255, 256, 257, 259, 262, 330,
 )  # fmt: skip
 
-_DNG_VERSION, _DNG_PRIVATE_DATA, _CFA_PATTERN = 50706, 50740, 33422
-_RAW_TAGS = frozenset({_DNG_VERSION, _DNG_PRIVATE_DATA, _CFA_PATTERN})
+_RAW_TAGS = frozenset({33422, 34310, 46275, 50706, 50740})  # colour filters, of Leaf and Hasselblad, two of DNG
 _RAW_PHOTOMETRICS = frozenset({32803, 34892})  # colour filter array, linear raw
 _RAW_COMPRESSIONS = frozenset({262, 32767, 32769, 32770, 34713, 65000, 65535})  # of Kodak, Sony, Epson, Samsung, ...
 _RAW_MARKS = (b"CR\x02", b"IIII", b"MMMM")  # behind the header: CR2, IIQ
