@@ -219,7 +219,7 @@ def _masked(words: np.ndarray, mask: int) -> np.ndarray:
 
 def _from_run_lengths(header: BmpHeader, data: bytes) -> np.ndarray:
     """[H,W,3] of RLE8, RLE4 or RLE24; the lowest row first. What the runs leave out is black, as browsers show it."""
-    values = np.full((header.height, header.width), -1, np.int32)
+    values = np.full((header.height, header.width), -1, np.int32 if header.bits == 24 else np.int16)
     _run(_Pen(values), data, header.data_at, header.bits)
     if header.bits == 24:
         return np.stack([np.maximum(values, 0) >> shift & 255 for shift in (16, 8, 0)], axis=2).astype(np.uint8)

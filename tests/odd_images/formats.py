@@ -361,6 +361,9 @@ def _tiff_directories() -> Files:
         ("smaller_sub_directory", "the picture, a reduced version below it", tiff_pages([whole], subs=[half])),
     ):
         yield OddImage(f"directories/{name}.tif", what, colours=FOUR), data
+    twice = ((2 * HEIGHT, 2 * WIDTH), bytes(12 * HEIGHT * WIDTH), _RGB8)
+    what = "the picture, a page of the same shape and twice the size behind it"
+    yield OddImage("pages_larger.tif", what, colours=FOUR, has_note=True), tiff_pages([whole, twice])
 
 
 def _tiff_samples_that_pillow_lacks() -> Files:
@@ -379,7 +382,7 @@ def _tiff_samples_that_pillow_lacks() -> Files:
     seen = spots(200, WHITE, 40, ON_WHITE)
     grey_alpha = tiff(SIZE, alphas, {258: (16, 16), 262: (1,), 284: (2,), 338: (2,)})
     yield OddImage("grey_alpha16.tif", "grey and alpha of 16 bits in planes", colours=seen), grey_alpha
-    bits = np.unpackbits((PICTURE & 0xFC)[:, :, :, None], axis=3)[:, :, :, :6].reshape(HEIGHT, -1)
+    bits = np.unpackbits((PICTURE & 0xFC).astype(np.uint8)[:, :, :, None], axis=3)[:, :, :, :6].reshape(HEIGHT, -1)
     six = tiff(SIZE, np.packbits(bits, axis=1).tobytes(), {258: (6,) * 3, 262: (2,)})
     expected = spots(*(_of_few_bits(colour, 6) for colour in COLOURS))
     yield OddImage("rgb6.tif", "6 bits a sample", colours=expected), six
