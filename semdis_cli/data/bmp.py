@@ -223,8 +223,9 @@ def _from_run_lengths(header: BmpHeader, data: bytes) -> np.ndarray:
     _run(_Pen(values), data, header.data_at, header.bits)
     if header.bits == 24:
         return np.stack([np.maximum(values, 0) >> shift & 255 for shift in (16, 8, 0)], axis=2).astype(np.uint8)
-    colours = _palette(header, data)
-    return np.concatenate([colours, np.zeros((1, 3), np.uint8)])[values]  # -1 is the last
+    colours = np.concatenate([_palette(header, data), np.zeros((1, 3), np.uint8)])
+    pixels: np.ndarray = colours[values]  # -1 is the last
+    return pixels
 
 
 @dataclass(slots=True)

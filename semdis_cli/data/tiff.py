@@ -24,7 +24,7 @@ _PROFILE_TAG = 34675
 class TiffHeader:
     """`size`: (height, width) in px as stored. `orientation`: 1..8, what is still to be done to the decoded pixels.
 
-    `notes`: what is wrong with the orientation, or doubtful. `image`: opened by Pillow, which turns it upright by itself;
+    `notes`: what is wrong with the orientation, or doubtful. `image`: opened by Pillow, which turns it upright itself;
     None where it is opened with the pixels, for which there is the `layout` of the picture in `directory`.
     """
 
