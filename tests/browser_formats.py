@@ -5,6 +5,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 from PIL import Image, features
@@ -79,8 +80,11 @@ def _palette_bmps() -> Files:
         padded = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 4))).tobytes()
         palette = _PALETTE[: 4 << bits].ljust(min(4 << bits, 64), b"\0")
         for header in (40, 108, 16, 20, 24, 28, 32, 36, 44, 48, 60, 64):
-            full = palette.ljust(4 << bits, b"\0")
-            yield f"pal{bits}_{header}.bmp", any_bmp(padded, bits=bits, header=header, palette=full)
+            yield (
+                f"pal{bits}_{header}.bmp",
+                any_bmp(padded, bits=bits, header=header, palette=palette.ljust(4 << bits, b"\0")),
+            )
+        full = palette.ljust(4 << bits, b"\0")
         yield f"pal{bits}_few.bmp", any_bmp(padded, bits=bits, palette=palette[:8], num_colours=2)
         yield f"pal{bits}_top_down.bmp", any_bmp(padded, bits=bits, size=(-HEIGHT, WIDTH), palette=full)
         threes = b"".join(full[at : at + 3] for at in range(0, len(full), 4))
@@ -128,7 +132,7 @@ def webps() -> Files:
     green = np.full((24, 32, 3), (0, 200, 0), np.uint8)
     half = np.dstack([green, np.full((24, 32), 128, np.uint8)])
     half[:12, :, 3] = 0
-    kinds = {"lossless": {"lossless": True, "exact": True}, "lossy": {"quality": 100}}
+    kinds: dict[str, dict[str, Any]] = {"lossless": {"lossless": True, "exact": True}, "lossy": {"quality": 100}}
     backgrounds = (bytes(4), b"\x10\x20\xf0\xff")
     for alpha, flags, background, kind in product((0, 0x10), range(4), backgrounds, kinds):
         for name, pixels in (("opaque", green), ("half", half)):
@@ -152,7 +156,7 @@ def _webp(frames: Sequence[bytes], flags: int, background: bytes) -> bytes:
     return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
 
 
-def _webp_frame(pixels: np.ndarray, left: int, top: int, flags: int, **options: object) -> bytes:
+def _webp_frame(pixels: np.ndarray, left: int, top: int, flags: int, **options: Any) -> bytes:
     payload = saved(pixels, "WEBP", **options)
     payload = payload[30:] if payload[12:16] == b"VP8X" else payload[12:]
     size = _u24(pixels.shape[1] - 1) + _u24(pixels.shape[0] - 1)

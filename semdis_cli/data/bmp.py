@@ -212,18 +212,20 @@ def _masked(words: np.ndarray, mask: int) -> np.ndarray:
         return values.astype(np.uint8)
     if white < 1 << 16:
         levels = (np.arange(white + 1, dtype=np.uint32) * 255 + white // 2) // white
-        return levels.astype(np.uint8)[values]
+        scaled: np.ndarray = levels.astype(np.uint8)[values]
+        return scaled
     return (values >> white.bit_length() - 8).astype(np.uint8)
 
 
 def _from_run_lengths(header: BmpHeader, data: bytes) -> np.ndarray:
     """[H,W,3] of RLE8, RLE4 or RLE24; the lowest row first. What the runs leave out is black, as browsers show it."""
-    values = np.full((header.height, header.width), -1, np.int32)
+    values = np.full((header.height, header.width), -1, np.int32 if header.bits == 24 else np.int16)
     _run(_Pen(values), data, header.data_at, header.bits)
     if header.bits == 24:
         return np.stack([np.maximum(values, 0) >> shift & 255 for shift in (16, 8, 0)], axis=2).astype(np.uint8)
-    colours = _palette(header, data)
-    return np.concatenate([colours, np.zeros((1, 3), np.uint8)])[values]  # -1 is the last
+    colours = np.concatenate([_palette(header, data), np.zeros((1, 3), np.uint8)])
+    pixels: np.ndarray = colours[values]  # -1 is the last
+    return pixels
 
 
 @dataclass(slots=True)

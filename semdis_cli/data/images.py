@@ -76,9 +76,10 @@ def read_image_size(file: BinaryIO | bytes, settings: ReadSettings = _DEFAULT_SE
 def read_image(data: bytes, settings: ReadSettings = _DEFAULT_SETTINGS) -> ReadImage:
     """The picture in a file's bytes: upright, sRGB, 8 bits, laid over the background where it is transparent.
 
-    It is decoded whole, by Pillow. Formats are JPEG, MPO, PNG, WebP, GIF, BMP, TIFF and AVIF, recognised by content; of
-    several frames or pages the first. Orientation comes from EXIF alone. An EXIF block or ICC profile that cannot be
-    used costs a note, not the image. JPEGs of four channels hold inverted ink, as all writers since Photoshop do it.
+    It is decoded whole. Formats are JPEG, MPO, PNG, WebP, GIF, BMP, TIFF and AVIF, recognised by content; of several
+    frames or pages it is the first whole one (`docs/images.md` has the rules). Orientation counts where browsers look
+    for it. An EXIF block or ICC profile that cannot be used costs a note, not the image. JPEGs of four channels hold
+    inverted ink, as all writers since Photoshop do it.
     PNG's gAMA and cHRM are not applied. Safe to call from several threads. Raises `UnreadableImageError`: unknown
     format, cut off, damaged, too large.
     """

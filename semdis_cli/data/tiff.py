@@ -1,7 +1,7 @@
 """TIFF: Pillow's header and pixels where it has them right, our own (`tiff_pixels`) where it has not."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from PIL import Image, ImageFile, ImagePalette, TiffImagePlugin
@@ -9,7 +9,7 @@ from PIL import Image, ImageFile, ImagePalette, TiffImagePlugin
 from semdis_cli.data.colour import Samples
 from semdis_cli.data.exif import ORIENTATION_TAG, valid_orientation
 from semdis_cli.data.pillow import open_image
-from semdis_cli.data.tiff_directories import Directory, TiffReader, find_picture, pointed_at
+from semdis_cli.data.tiff_directories import Directory, TiffReader, find_picture, larger_page, pointed_at
 from semdis_cli.data.tiff_layout import Layout, check_samples, is_ordinary, is_supported, pillow_errs, read_layout
 from semdis_cli.data.tiff_pixels import decode_tiff, palette_of_8_bits
 from semdis_cli.errors import UnreadableImageError
@@ -24,8 +24,8 @@ _PROFILE_TAG = 34675
 class TiffHeader:
     """`size`: (height, width) in px as stored. `orientation`: 1..8, what is still to be done to the decoded pixels.
 
-    `notes`: what is wrong with the orientation. `image`: opened by Pillow, which turns it upright by itself; None where
-    it is opened with the pixels, for which there is the `layout` of the picture in `directory`.
+    `notes`: what is wrong with the orientation, or doubtful. `image`: opened by Pillow, which turns it upright itself;
+    None where it is opened with the pixels, for which there is the `layout` of the picture in `directory`.
     """
 
     size: tuple[int, int]
@@ -57,7 +57,8 @@ def read_tiff_header(file: BinaryIO) -> TiffHeader:
     if is_ordinary(layout) and header.orientation == 1:
         return header
     try:
-        return _pillow_header(open_image("TIFF", pointed_at(directory, reader, file)))
+        opened = _pillow_header(open_image("TIFF", pointed_at(directory, reader, file)))
+        return replace(opened, notes=header.notes)
     except UnreadableImageError:
         if is_supported(layout):
             return _own_header(reader, directory, layout)
@@ -110,6 +111,11 @@ def _own_header(reader: TiffReader, directory: Directory, layout: Layout) -> Tif
 def _header(reader: TiffReader, directory: Directory, layout: Layout) -> TiffHeader:
     values = reader.values(directory, ORIENTATION_TAG)
     orientation, notes = valid_orientation(values[0] if values else None)
+    larger = larger_page(reader, directory)
+    if larger is not None:
+        notes += (
+            f"the TIFF has a page of the same shape that is larger, {larger[0]}x{larger[1]} px: the first is used",
+        )
     return TiffHeader(layout.size, orientation, notes, directory=directory, layout=layout)
 
 

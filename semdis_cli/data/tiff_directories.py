@@ -18,8 +18,7 @@ NEW_SUBFILE_TYPE, OLD_SUBFILE_TYPE, WIDTH, HEIGHT, COMPRESSION, PHOTOMETRIC, SUB
     254, 255, 256, 257, 259, 262, 330,
 )  # fmt: skip
 
-_DNG_VERSION, _DNG_PRIVATE_DATA, _CFA_PATTERN = 50706, 50740, 33422
-_RAW_TAGS = frozenset({_DNG_VERSION, _DNG_PRIVATE_DATA, _CFA_PATTERN})
+_RAW_TAGS = frozenset({33422, 34310, 46275, 50706, 50740})  # colour filters, of Leaf and Hasselblad, two of DNG
 _RAW_PHOTOMETRICS = frozenset({32803, 34892})  # colour filter array, linear raw
 _RAW_COMPRESSIONS = frozenset({262, 32767, 32769, 32770, 34713, 65000, 65535})  # of Kodak, Sony, Epson, Samsung, ...
 _RAW_MARKS = (b"CR\x02", b"IIII", b"MMMM")  # behind the header: CR2, IIQ
@@ -137,6 +136,22 @@ def find_picture(reader: TiffReader) -> Directory | None:
     return larger[0] if larger else first
 
 
+def larger_page(reader: TiffReader, directory: Directory) -> tuple[int, int] | None:
+    """(height, width) in px of a page of the same shape behind `directory`'s, with sides at least twice as long.
+
+    Then this one may be a reduced version that does not say so; pages of a document are like that now and then too.
+    """
+    if not directory.next:
+        return None
+    height, width = _size(reader, directory)
+    for page in _pictures(reader, directory):
+        size = _size(reader, page)
+        has_shape = abs(size[0] * width - size[1] * height) <= max(size)
+        if has_shape and size[0] >= 2 * height and size[1] >= 2 * width and _is_whole(reader, page):
+            return size
+    return None
+
+
 def pointed_at(directory: Directory, reader: TiffReader, file: BinaryIO) -> BinaryIO:
     """`file`, or a copy of it in memory that begins with `directory` where that is not its first."""
     if directory.position == reader.first:
@@ -189,5 +204,10 @@ def _is_whole(reader: TiffReader, directory: Directory) -> bool:
     return not flags & (_REDUCED | _MASK)
 
 
+def _size(reader: TiffReader, directory: Directory) -> tuple[int, int]:
+    return reader.whole(directory, HEIGHT), reader.whole(directory, WIDTH)
+
+
 def _area(reader: TiffReader, directory: Directory) -> int:
-    return reader.whole(directory, WIDTH) * reader.whole(directory, HEIGHT)
+    height, width = _size(reader, directory)
+    return height * width

@@ -204,7 +204,8 @@ def _to_8_bits(samples: np.ndarray, bits: int, *, is_grey: bool) -> np.ndarray:
         return (samples >> 8).astype(np.uint8)
     white = (1 << bits) - 1
     levels = (np.arange(white + 1, dtype=np.uint32) * 255 + white // 2) // white
-    return levels.astype(np.uint8)[samples]
+    scaled: np.ndarray = levels.astype(np.uint8)[samples]
+    return scaled
 
 
 def _from_palette(indices: np.ndarray, values: tuple[float, ...], bits: int) -> np.ndarray:
@@ -212,7 +213,8 @@ def _from_palette(indices: np.ndarray, values: tuple[float, ...], bits: int) -> 
     if len(values) != 3 << bits:
         raise UnreadableImageError("damaged TIFF: its palette is not whole")
     table = np.array(values, np.uint16).reshape(3, -1).T
-    return (table if table.max() < 256 else table >> 8).astype(np.uint8)[indices]
+    colours: np.ndarray = (table if table.max() < 256 else table >> 8).astype(np.uint8)[indices]
+    return colours
 
 
 def _stretched(colours: np.ndarray, levels: tuple[float, ...], zeros: tuple[float, ...]) -> np.ndarray:

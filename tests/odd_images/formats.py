@@ -361,6 +361,9 @@ def _tiff_directories() -> Files:
         ("smaller_sub_directory", "the picture, a reduced version below it", tiff_pages([whole], subs=[half])),
     ):
         yield OddImage(f"directories/{name}.tif", what, colours=FOUR), data
+    twice = ((2 * HEIGHT, 2 * WIDTH), bytes(12 * HEIGHT * WIDTH), _RGB8)
+    what = "the picture, a page of the same shape and twice the size behind it"
+    yield OddImage("pages_larger.tif", what, colours=FOUR, has_note=True), tiff_pages([whole, twice])
 
 
 def _tiff_samples_that_pillow_lacks() -> Files:
@@ -379,9 +382,9 @@ def _tiff_samples_that_pillow_lacks() -> Files:
     seen = spots(200, WHITE, 40, ON_WHITE)
     grey_alpha = tiff(SIZE, alphas, {258: (16, 16), 262: (1,), 284: (2,), 338: (2,)})
     yield OddImage("grey_alpha16.tif", "grey and alpha of 16 bits in planes", colours=seen), grey_alpha
-    bits = np.unpackbits((PICTURE >> 2 << 2)[:, :, :, None], axis=3)[:, :, :, :6].reshape(HEIGHT, -1)
+    bits = np.unpackbits((PICTURE & 0xFC).astype(np.uint8)[:, :, :, None], axis=3)[:, :, :, :6].reshape(HEIGHT, -1)
     six = tiff(SIZE, np.packbits(bits, axis=1).tobytes(), {258: (6,) * 3, 262: (2,)})
-    expected = spots(*(tuple(round((value >> 2) * 255 / 63) for value in colour) for colour in COLOURS))
+    expected = spots(*(_of_few_bits(colour, 6) for colour in COLOURS))
     yield OddImage("rgb6.tif", "6 bits a sample", colours=expected), six
     yield from _tiff_colours_that_pillow_lacks()
 
@@ -504,7 +507,7 @@ def _masked_bmps() -> Files:
     yield OddImage("no_alpha.bmp", "an alpha mask, alpha 0 everywhere", colours=FOUR), none
     fives = (red >> 3 << 10 | green >> 3 << 5 | blue >> 3).astype("<u2")
     one_five = any_bmp(fives, masks=(0x7C00, 0x3E0, 0x1F, 0x8000), compression=3, header=108)
-    expected = spots(*(tuple(round((value >> 3) * 255 / 31) for value in colour) for colour in COLOURS))
+    expected = spots(*(_of_few_bits(colour, 5) for colour in COLOURS))
     yield OddImage("alpha1555.bmp", "16 bits (1, 5, 5, 5), alpha 0 everywhere", colours=expected), one_five
     palette = b"".join(bytes([b, g, r, 0]) for r, g, b in COLOURS)
     indices = INDICES[::-1, :, 0].astype("u1")
@@ -518,6 +521,12 @@ def _masked_bmps() -> Files:
     what = "run lengths that leave a quarter out"
     runs = any_bmp(np.frombuffer(gaps, "u1"), bits=8, compression=1, palette=palette)
     yield OddImage("gaps.bmp", what, colours=lacking), runs
+
+
+def _of_few_bits(colour: tuple[int, int, int], bits: int) -> tuple[int, int, int]:
+    """The colour as its highest bits have it."""
+    red, green, blue = (round((value >> 8 - bits) * 255 / ((1 << bits) - 1)) for value in colour)
+    return red, green, blue
 
 
 def _rgb565(colour: tuple[int, int, int]) -> tuple[int, int, int]:

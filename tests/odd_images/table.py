@@ -24,6 +24,38 @@ What no reader can tell: a JPEG has no checksums, so damage within its pixels th
 picture; so does a progressive one that lacks its finer scans, and an arithmetic-coded one whose header claims too much.
 Where a header claims fewer rows than there are, it is believed.
 
+## Which picture of a file
+
+Of an animation it is the first frame, laid over the background where it is smaller than the whole; of an animated PNG
+the first frame of the animation, which need not be the picture that readers without animation show. A damaged animation
+counts as none.
+
+Of a TIFF it is the first page. If that is a reduced version or a mask (by tag 254 or 255), it is the first whole
+picture behind it, sub-directories before pages; a sub-directory that is whole and larger counts before its page. A file
+of reduced versions alone fails. Camera raws begin with a preview: they are known by their directories (colour filters,
+linear raw, DNG's version, makers' compressions and marks) or first bytes, are passed over in folders, and fail where
+they are named or called `.tif`: a raw converter makes pictures of them.
+
+TIFF samples are unsigned; signed ones, those of 32 bits and floats have no defined black and white, and fail.
+
+## Which way up
+
+A picture is turned where Chromium 156 turns it: by EXIF's orientation in a JPEG (the first block counts) and in a PNG
+before its pixels, if it is a SHORT as EXIF says; by the container in an AVIF; by its own tag in a TIFF, which browsers
+do not show. It is not turned by EXIF in a WebP or AVIF, in a PNG behind the pixels or under a JPEG's prefix, as a BYTE
+or LONG, nor by XMP. In WebP and PNG, and for a BYTE or LONG, an orientation other than 1 leaves a note in the index.
+
+Libraries differ: of WebP, a late PNG block and a LONG, Pillow 13 and OpenCV 5 turn all three, libvips 8.18 all but the
+PNG. Cameras write the forms that are honoured here. The others mostly come from converters, many of which turn the
+pixels and copy the EXIF block as it was; whoever looked at the result did so in a browser. To have such files turned by
+their tag, turn them first (`mogrify -auto-orient`, or Pillow's `ImageOps.exif_transpose`).
+
+## Where browsers were not followed
+
+A BMP with an alpha mask whose alpha is 0 in every pixel is taken for opaque (Chromium 156 shows nothing). An animated
+PNG whose animation is damaged gives its picture (Chromium shows nothing). AVIF sequences are taken at the range that
+they state. What run lengths of a BMP leave out is black, as Chromium shows it.
+
 What no reader can help: an image of one patch alone, at most 16 x 16 px, is encoded from the right pixels, but the
 bundled model gives it back in other colours.
 """
