@@ -8,13 +8,14 @@ import typer
 
 from semdis_cli.cli import options
 from semdis_cli.cli.display import open_display
-from semdis_cli.cli.report import count, follow
+from semdis_cli.cli.report import follow
 from semdis_cli.cli.setup import (
     STDIO,
     announce,
     count_workers,
     open_stdin,
     output_folder,
+    refuse_others,
     sampling_settings,
     tokenizer_settings,
 )
@@ -22,6 +23,7 @@ from semdis_cli.cli.streams import put_bytes
 from semdis_cli.defaults import DECODE_MARKER
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Event, Planning
+from semdis_cli.wording import count
 
 if TYPE_CHECKING:
     from semdis_cli.model.tokenizer import Tokenizer
@@ -75,6 +77,8 @@ def decode(
     """
     stdin = open_stdin("what semdis encode -o - writes") if latents == STDIO else None
     _refuse_tar(latents)
+    if latents != STDIO:
+        refuse_others(latents)
 
     from semdis_cli.pipeline.decode import DecodeSettings, load_recorded_model
     from semdis_cli.pipeline.images_out import WriteSettings

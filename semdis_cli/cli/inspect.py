@@ -14,8 +14,9 @@ from rich.text import Text
 
 from semdis_cli.cli import options
 from semdis_cli.cli.report import one_line
-from semdis_cli.cli.setup import refuse_pipes
+from semdis_cli.cli.setup import refuse_others, refuse_pipes
 from semdis_cli.cli.streams import put
+from semdis_cli.wording import count
 
 Channels = Annotated[bool, typer.Option("--channels", help="Mean and std of every channel.")]
 
@@ -49,6 +50,7 @@ def inspect(
     from semdis_cli.store.summary import summarise
 
     refuse_pipes(latents)
+    refuse_others(latents)
     summary = summarise(latents)
     if as_json:
         put(json.dumps(summary))
@@ -168,4 +170,4 @@ def _by(sides: Sequence[int]) -> str:
 
 
 def _size(num_bytes: int) -> str:
-    return f"{num_bytes:,} bytes" if num_bytes < 2**20 else f"{num_bytes / 2**20:,.1f} MiB"
+    return count(num_bytes, "byte") if num_bytes < 2**20 else f"{num_bytes / 2**20:,.1f} MiB"

@@ -22,6 +22,7 @@ from semdis_cli.atomic import make_folder, publish
 from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import CheckpointError, MissingExtraError, UsageError
 from semdis_cli.model.config import CONFIG_FILE
+from semdis_cli.pointers import or_pointer
 from semdis_cli.tensors import is_finite
 
 WEIGHTS_FILE = "model.safetensors"
@@ -155,7 +156,7 @@ def read_weights(
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (SafetensorError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
+        raise CheckpointError(f"{path}: {or_pointer(path, f'not a whole safetensors file ({error})')}") from error
     problems = _wrong_values(tensors)
     if problems:
         raise _bad(path, problems)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from semdis_cli.atomic import PublishedFile
 from semdis_cli.errors import StoreError
+from semdis_cli.pointers import or_pointer
 from semdis_cli.records import Geometry
 from semdis_cli.store.checks import MALFORMED, check_count, check_object, check_texts
 from semdis_cli.store.shard_header import (
@@ -87,7 +88,8 @@ def open_shard(path: Path, expected: PublishedFile | None = None) -> tuple[Mappe
     with open_regular(path) as file:
         num_bytes = os.fstat(file.fileno()).st_size
         if expected is not None and num_bytes != expected.num_bytes:
-            raise StoreError(f"{path}: {num_bytes} bytes, but the manifest says {expected.num_bytes}; damaged")
+            what = f"{num_bytes} bytes, but the manifest says {expected.num_bytes}; damaged"
+            raise StoreError(f"{path}: {or_pointer(path, what)}")
         try:
             return _parse(path.name, HeaderText.read(file, num_bytes))
         except (struct.error, *MALFORMED) as error:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from semdis_cli.errors import StoreError
+from semdis_cli.pointers import or_pointer
 from semdis_cli.records import Geometry
 from semdis_cli.store.checks import (
     MALFORMED,
@@ -161,7 +162,7 @@ def parse_header(file: BinaryIO, num_bytes: int) -> ShardHeader:
 
 def no_shard(place: str, error: Exception) -> StoreError:
     """What to raise where parsing `place` has raised `error`."""
-    return StoreError(f"{place}: not a semdis shard ({_reason(error)})")
+    return StoreError(f"{place}: {or_pointer(Path(place), f'not a semdis shard ({_reason(error)})')}")
 
 
 @contextmanager

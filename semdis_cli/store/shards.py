@@ -17,6 +17,7 @@ from torch import Tensor
 
 from semdis_cli.atomic import PublishedFile, publish
 from semdis_cli.errors import StoreError
+from semdis_cli.pointers import or_pointer
 from semdis_cli.records import Geometry
 from semdis_cli.store.checks import MALFORMED
 from semdis_cli.store.shard_header import (
@@ -88,9 +89,8 @@ def read_shard(path: Path, expected: PublishedFile | None = None) -> Shard:
         if path.exists() and not path.is_file():  # a pipe or device would keep us waiting, or never end
             raise StoreError(f"{path}: cannot be read (not a regular file)")
         if expected is not None and path.stat().st_size != expected.num_bytes:
-            raise StoreError(
-                f"{path}: {path.stat().st_size} bytes, but the manifest says {expected.num_bytes}; damaged"
-            )
+            what = f"{path.stat().st_size} bytes, but the manifest says {expected.num_bytes}; damaged"
+            raise StoreError(f"{path}: {or_pointer(path, what)}")
         data = path.read_bytes()
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
