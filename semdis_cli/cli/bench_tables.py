@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from semdis_cli.cli.report import printable
+from semdis_cli.wording import count
 
 if TYPE_CHECKING:
     from semdis_cli.pipeline.bench.bench import BenchReport
@@ -69,13 +70,13 @@ def _heading(report: "BenchReport") -> str:
         f"{printable(model['name'])} (sha256 {model['weights_sha256']:.12}) in {report.gemm.dtype}, "
         f"torch {machine.versions['torch']}\n"
         f"{machine.num_cores} cores, {machine.processor}{accelerator}\n"
-        f"{images['num_images']} images ({printable(images['source'])}), {mib:.2f} MiB each, {megapixels}"
+        f"{count(images['num_images'], 'image')} ({printable(images['source'])}), {mib:.2f} MiB each, {megapixels}"
     )
 
 
 def _model_table(report: "BenchReport") -> Table:
     encode, decode, memory = report.model_encode, report.model_decode, report.memory
-    calls = f"{encode.images_per_call} images a call, {encode.num_calls_at_once} calls at once"
+    calls = f"{count(encode.images_per_call, 'image')} a call, {count(encode.num_calls_at_once, 'call')} at once"
     table = _table(f"The model by itself, {encode.height_px}x{encode.width_px}, {calls}", "", "encode", "decode")
     both = (encode, decode)
     table.add_row("images/s", *(_spread(one.images_per_s, 1) for one in both))

@@ -8,7 +8,7 @@ import typer
 
 from semdis_cli.cli import options
 from semdis_cli.cli.display import open_display
-from semdis_cli.cli.report import count, count_renamed, follow
+from semdis_cli.cli.report import count_renamed, follow
 from semdis_cli.cli.setup import (
     STDIO,
     announce,
@@ -16,6 +16,7 @@ from semdis_cli.cli.setup import (
     open_stdin,
     output_folder,
     refuse_absent_device,
+    refuse_others,
     sampling_settings,
     tokenizer_settings,
 )
@@ -23,6 +24,7 @@ from semdis_cli.cli.streams import put_bytes
 from semdis_cli.defaults import DECODE_MARKER
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Event, Planning
+from semdis_cli.wording import count
 
 if TYPE_CHECKING:
     from semdis_cli.model.tokenizer import Tokenizer
@@ -77,6 +79,8 @@ def decode(
     refuse_absent_device(device)
     stdin = open_stdin("what semdis encode -o - writes") if latents == STDIO else None
     _refuse_tar(latents)
+    if latents != STDIO:
+        refuse_others(latents)
 
     from semdis_cli.pipeline.decode import DecodeSettings, load_recorded_model
     from semdis_cli.pipeline.images_out import WriteSettings

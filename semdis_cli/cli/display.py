@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from semdis_cli.cli.streams import put, say
 from semdis_cli.events import Planning
+from semdis_cli.wording import count
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BEFORE_FIRST_LINE = 3.0  # of the planning: most runs have begun by then
@@ -30,7 +31,8 @@ class Position:
     @property
     def counts(self) -> str:
         """`1,200/5,000 images`, or `1,200 images` where nobody knows how many there will be."""
-        return f"{self.finished:,}/{self.total:,} {self.unit}" if self.total else f"{self.finished:,} {self.unit}"
+        unit = self.unit.removesuffix("s")
+        return f"{self.finished:,}/{count(self.total, unit)}" if self.total else count(self.finished, unit)
 
 
 class Display(Protocol):
@@ -166,7 +168,7 @@ def planning_text(event: Planning) -> str:
     """`listing photos: 120,000 files so far`, `reading headers: 3,000 of 12,000`, `loading the model`."""
     if event.total:
         return f"{event.stage}: {event.done:,} of {event.total:,}"
-    return f"{event.stage}: {event.done:,} files so far" if event.done else event.stage
+    return f"{event.stage}: {count(event.done, 'file')} so far" if event.done else event.stage
 
 
 def open_display(*, quiet: bool) -> Display:

@@ -8,7 +8,7 @@ import typer
 
 from semdis_cli.cli import options
 from semdis_cli.cli.display import open_display
-from semdis_cli.cli.report import count, follow, printable
+from semdis_cli.cli.report import follow, printable
 from semdis_cli.cli.setup import (
     CompileChoice,
     count_workers,
@@ -27,6 +27,7 @@ from semdis_cli.defaults import BUNDLED_MODEL, MAX_IMAGE_PIXELS
 from semdis_cli.errors import ExitCode
 from semdis_cli.events import Event, Failure, Tell
 from semdis_cli.json_text import strict_json
+from semdis_cli.wording import count
 
 if TYPE_CHECKING:
     from semdis_cli.data.loader import Loader
@@ -217,8 +218,8 @@ def _show_plan(plan: "EncodePlan", failures: Sequence[Failure], seconds: float, 
         put(strict_json(report))
     else:
         put(
-            f"{plan.num_inputs:,} images ({len(failures):,} unusable, {plan.num_unchanged:,} there already), "
+            f"{count(plan.num_inputs, 'image')} ({len(failures):,} unusable, {plan.num_unchanged:,} there already), "
             f"{plan.megapixels():,.1f} megapixels -> "
-            f"{len(plan.shards):,} shards, {plan.latent_bytes():,} bytes, about {seconds:,.0f} s"
+            f"{count(len(plan.shards), 'shard')}, {count(plan.latent_bytes(), 'byte')}, about {seconds:,.0f} s"
         )
     return ExitCode.SOME_FAILED if failures else ExitCode.OK

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from semdis_cli.cli import options
-from semdis_cli.cli.report import count, follow
-from semdis_cli.cli.setup import count_workers, refuse_pipes
+from semdis_cli.cli.report import follow
+from semdis_cli.cli.setup import count_workers, refuse_others, refuse_pipes
 from semdis_cli.cli.streams import say
+from semdis_cli.wording import count
 
 if TYPE_CHECKING:
     from semdis_cli.pipeline.export_source import ExportSettings
@@ -81,6 +82,7 @@ def export(
     if sample_names != "key" and export_format != "webdataset":
         raise typer.BadParameter("goes with --format webdataset alone", param_hint="--sample-names")
     refuse_pipes(latents, output)
+    refuse_others(latents)
     check_image_folder(output, EXPORT_MARKER)
     source = open_latents(latents)
     dtype = npy_dtype or npy_dtype_for(source.provenance)

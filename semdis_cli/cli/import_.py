@@ -8,9 +8,10 @@ import typer
 from semdis_cli.cli import options
 from semdis_cli.cli.display import open_display
 from semdis_cli.cli.encode import ShardImages, ShardSize
-from semdis_cli.cli.report import count, follow
+from semdis_cli.cli.report import follow
 from semdis_cli.cli.setup import check_apart, refuse_pipes
 from semdis_cli.errors import ExitCode
+from semdis_cli.wording import count
 
 Source = Annotated[
     Path,
@@ -48,7 +49,7 @@ def import_(
     if found.num_missing:
         num_found = len(found.samples) + len(found.failures)
         promise = f"{found.num_exported:,} were to be exported to {source}: {found.num_missing:,} missing"
-        display.say(f"semdis: {num_found:,} images found, but {promise}; run the same semdis export again")
+        display.say(f"semdis: {count(num_found, 'image')} found, but {promise}; run the same semdis export again")
     code = follow(
         gather(found, GatherSettings(shard_size, shard_images, mix_versions), output),
         as_json=as_json,

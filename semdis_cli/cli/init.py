@@ -11,6 +11,7 @@ from semdis_cli.cli.report import follow
 from semdis_cli.cli.setup import count_workers, find_inputs, geometry_settings, read_settings, refuse_pipes
 from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import UsageError
+from semdis_cli.wording import count
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.", rich_help_panel="Output")]
 Config = Annotated[
@@ -71,7 +72,7 @@ def init(
             events,
             as_json=False,
             quiet=quiet,
-            summarise=lambda report: f"{report['patches']:,} patches -> {output}",
+            summarise=lambda report: f"{count(report['patches'], 'patch', 'patches')} -> {output}",
             display=display,
         )
     raise typer.Exit(code)

@@ -14,9 +14,10 @@ from rich.text import Text
 
 from semdis_cli.cli import options
 from semdis_cli.cli.report import one_line
-from semdis_cli.cli.setup import refuse_pipes
+from semdis_cli.cli.setup import refuse_others, refuse_pipes
 from semdis_cli.cli.streams import put
 from semdis_cli.json_text import strict_json
+from semdis_cli.wording import count
 
 Channels = Annotated[bool, typer.Option("--channels", help="Mean and std of every channel.")]
 
@@ -50,6 +51,7 @@ def inspect(
     from semdis_cli.store.summary import summarise
 
     refuse_pipes(latents)
+    refuse_others(latents)
     summary = summarise(latents)
     if as_json:
         put(strict_json(summary))
@@ -176,4 +178,4 @@ def _by(sides: Sequence[int]) -> str:
 
 
 def _size(num_bytes: int) -> str:
-    return f"{num_bytes:,} bytes" if num_bytes < 2**20 else f"{num_bytes / 2**20:,.1f} MiB"
+    return count(num_bytes, "byte") if num_bytes < 2**20 else f"{num_bytes / 2**20:,.1f} MiB"

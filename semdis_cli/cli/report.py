@@ -11,6 +11,7 @@ from semdis_cli.cli.streams import put, say
 from semdis_cli.errors import ExitCode
 from semdis_cli.events import BatchDone, Event, Failure, ImageMeasured, Planning, RunFinished, RunStarted, ShardFailed
 from semdis_cli.json_text import strict_json
+from semdis_cli.wording import count
 
 _MAX_FAILURES_SHOWN = 20
 
@@ -31,11 +32,6 @@ class Tally:
         rates = f"{images_per_s:.1f} images/s, {megapixels_per_s:.2f} megapixels/s, {self.failed:,} failed"
         left_s = elapsed_s / max(finished, 1) * (self.total - finished)
         return Position(finished, self.total, "images", rates, left_s)
-
-
-def count(number: int, noun: str) -> str:
-    """`1 image`, `1,200 images`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def count_renamed(report: dict[str, Any]) -> str:
@@ -73,7 +69,7 @@ def follow(
         for event in events:
             run.take(event)
     if run.tally.failed > _MAX_FAILURES_SHOWN:
-        say(f"... and {run.tally.failed - _MAX_FAILURES_SHOWN:,} more failures")
+        say(f"... and {count(run.tally.failed - _MAX_FAILURES_SHOWN, 'more failure')}")
     if not quiet:
         _close(run.report, summarise(run.report))
     if as_json:
@@ -119,7 +115,7 @@ class _Run:
         if event.note and not self._quiet:
             self.display.say(f"semdis: {one_line(event.note)}")
         if event.num_done and not self._quiet:
-            self.display.say(f"semdis: {event.num_done:,} of {event.num_images:,} images done before, going on")
+            self.display.say(f"semdis: {event.num_done:,} of {count(event.num_images, 'image')} done before, going on")
 
     def _fail(self, num_images: int, line: str, code: ExitCode) -> None:
         self.tally.failed += num_images

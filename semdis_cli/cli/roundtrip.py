@@ -7,7 +7,7 @@ import typer
 
 from semdis_cli.cli import options
 from semdis_cli.cli.display import open_display
-from semdis_cli.cli.report import count, count_renamed, follow
+from semdis_cli.cli.report import count_renamed, follow
 from semdis_cli.cli.setup import (
     count_workers,
     error_limit,
@@ -21,6 +21,7 @@ from semdis_cli.cli.setup import (
     tokenizer_settings,
 )
 from semdis_cli.defaults import BUNDLED_MODEL, MAX_IMAGE_PIXELS, ROUNDTRIP_MARKER
+from semdis_cli.wording import count
 
 Output = Annotated[
     Path, typer.Option("--output", "-o", help="Folder for the reconstructions.", rich_help_panel="Output")

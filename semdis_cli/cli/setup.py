@@ -13,6 +13,7 @@ from semdis_cli.defaults import BUNDLED_MODEL, MAX_IMAGE_PIXELS
 from semdis_cli.disk import count_cores
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Planning, untold
+from semdis_cli.wording import count
 
 if TYPE_CHECKING:
     from semdis_cli.cli.display import Display
@@ -40,6 +41,14 @@ def peek_source(sources: Sequence[Path] | None, files_from: str | None) -> "Pipe
 
     stream = open_stdin("a tar or an image")
     return peek_stdin(stream, is_only=set(sources or ()) == {STDIO} and files_from is None)
+
+
+def refuse_others(latents: Path) -> None:
+    """Raise `UsageError` if `latents` is something else that is known: images, an archive, a web page."""
+    from semdis_cli.data.advice import why_no_latents
+
+    if (reason := why_no_latents(latents)) is not None:
+        raise UsageError(reason)
 
 
 def open_stdin(wanted: str) -> BinaryIO:
@@ -85,12 +94,14 @@ def find_inputs(
     packed: Sequence[tuple[str, Path]] = (),
     stdin: "PipedSource | None" = None,
     display: "Display | None" = None,
+    may_be_none: bool = False,
 ) -> "FoundImages":
     """All inputs of a run, sorted by key. Raises `UsageError` if none were named or a SOURCE does not exist.
 
     `packed`: more tars, and what the keys in them begin with. `stdin`: what `peek_source` found; it is read to its end
-    and kept on the disk of `output`. `display`: shows how far the listing is.
+    and kept on the disk of `output`. `display`: shows how far the listing is. `may_be_none`: no image is no mistake.
     """
+    from semdis_cli.data.advice import why_nothing
     from semdis_cli.data.sources import find_images
 
     if not sources and not packed and files_from is None:
@@ -105,10 +116,12 @@ def find_inputs(
     listed = [] if files_from is None else _read_list(files_from, null=null)
     spool = _spool(stdin, output)
     found = find_images(sources or (), listed=listed, packed=packed, exclude=output, stdin=spool, tell=tell)
+    if not may_be_none and (reason := why_nothing(sources or (), found)) is not None:
+        raise UsageError(reason)
     if found.num_ignored and not quiet:
-        (say if display is None else display.say)(
-            f"semdis: {found.num_ignored:,} other files passed over: no images by suffix or content, hidden, or our own"
-        )
+        others = count(found.num_ignored, "other file")
+        line = f"semdis: {others} passed over: no images by suffix or content, hidden, or our own"
+        (say if display is None else display.say)(line)
     tell(Planning("loading PyTorch"))
     return found
 
@@ -120,7 +133,7 @@ def _spool(stdin: "PipedSource | None", output: Path | None) -> "Spool | None":
 
 
 def _read_list(name: str, *, null: bool) -> list[Path]:
-    from semdis_cli.data.sources import read_file_list
+    from semdis_cli.data.file_list import read_file_list
 
     if name == "-" and sys.stdin is None:
         raise UsageError("stdin is closed; give the list of files on it")

@@ -17,6 +17,7 @@ from semdis_cli.errors import ExitCode, UsageError
 from semdis_cli.events import Event, Failure, ModelReady, Planning, RunFinished, TrainingMeasured, TrainingProgress
 from semdis_cli.json_text import strict_json
 from semdis_cli.records import SourceImage
+from semdis_cli.wording import count
 
 _RUN, _LOSS, _OPTIMIZER = "Run", "Loss", "Optimizer"
 _MAX_FAILURES_SHOWN = 20
@@ -269,7 +270,7 @@ def _follow(events: Iterable[Event], display: Display, *, as_json: bool, quiet: 
         for event in events:
             run.take(event)
     if run.num_failed > _MAX_FAILURES_SHOWN:
-        say(f"... and {run.num_failed - _MAX_FAILURES_SHOWN:,} more failures")
+        say(f"... and {count(run.num_failed - _MAX_FAILURES_SHOWN, 'more failure')}")
     if not quiet:
         _close(run.report)
     if as_json:
@@ -281,7 +282,7 @@ def _close(report: dict[str, Any]) -> None:
     """The closing line."""
     rate = f", {report['images_per_s']:.1f} images/s" if report["images_per_s"] is not None else ", nothing left to do"
     say(
-        f"semdis: {report['steps']:,} steps -> {report['output']}; {report['elapsed_s']:.0f} s{rate}, at most "
+        f"semdis: {count(report['steps'], 'step')} -> {report['output']}; {report['elapsed_s']:.0f} s{rate}, at most "
         f"{report['peak_memory_mib']:,.0f} MiB of memory"
     )
 
@@ -306,7 +307,7 @@ class _Run:
                 self._fail(event)
             case ModelReady() if not self._quiet:
                 self.display.say(
-                    f"semdis: {event.num_parameters:,} parameters; {event.num_images:,} images to learn from "
+                    f"semdis: {event.num_parameters:,} parameters; {count(event.num_images, 'image')} to learn from "
                     f"({event.image_bytes / 2**20:,.0f} MiB), {event.num_held_out:,} to measure with"
                     + (f"; {event.num_unread:,} more do not fit in --memory" if event.num_unread else "")
                 )

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,12 +11,13 @@ import typer
 
 from semdis_cli.cli import options
 from semdis_cli.cli.display import Display, Position, open_display
-from semdis_cli.cli.report import count, one_line
-from semdis_cli.cli.setup import count_workers, find_inputs, refuse_pipes
+from semdis_cli.cli.report import one_line
+from semdis_cli.cli.setup import count_workers, find_inputs, refuse_others, refuse_pipes
 from semdis_cli.cli.streams import put, say
 from semdis_cli.errors import ExitCode, UsageError
 from semdis_cli.events import Event, Planning, Problem, ShardVerified, VerifyFinished, VerifyStarted
 from semdis_cli.json_text import escape_name, strict_json
+from semdis_cli.wording import count
 
 if TYPE_CHECKING:
     from semdis_cli.store.verify import Sample
@@ -63,9 +65,11 @@ def verify(
     from semdis_cli.store.verify import VerifySettings
 
     refuse_pipes(latents, *(against or ()))
+    refuse_others(latents)
     settings = VerifySettings(_parse_sample(data, sample, seed), count_workers(workers))
     display = context.with_resource(open_display(quiet=quiet))
-    sources = find_inputs(against, None, null=False, output=latents, quiet=quiet, display=display) if against else None
+    find = partial(find_inputs, null=False, output=latents, quiet=quiet, display=display, may_be_none=True)
+    sources = find(against, None) if against else None
     display.plan(Planning("reading the lists of the set"))
     raise typer.Exit(_follow(run(latents, settings, sources), display, as_json=as_json, quiet=quiet))
 
@@ -96,7 +100,7 @@ def _follow(events: Iterable[Event], display: Display, *, as_json: bool, quiet: 
             run.take(event)
     for kind, number in run.problems.items():
         if number > _MAX_SHOWN:
-            say(f"... and {number - _MAX_SHOWN:,} more problems of the kind {kind}")
+            say(f"... and {count(number - _MAX_SHOWN, 'more problem')} of the kind {kind}")
     if not quiet:
         for line in describe_versions(run.report.get("versions", [])):
             say(f"semdis: {one_line(line)}")
@@ -146,7 +150,7 @@ class _Run:
 
     def _position(self) -> Position:
         elapsed_s = max(time.perf_counter() - self._started, 1e-9)
-        rates = f"{self._num_bytes / 2**20 / elapsed_s:.0f} MiB/s, {self.problems.total():,} problems"
+        rates = f"{self._num_bytes / 2**20 / elapsed_s:.0f} MiB/s, {count(self.problems.total(), 'problem')}"
         left_s = elapsed_s / self._num_shards * (self._total.num_shards - self._num_shards)
         return Position(self._num_shards, self._total.num_shards, "shards", rates, left_s)
 

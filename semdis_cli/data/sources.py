@@ -5,7 +5,6 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 from semdis_cli.data.formats import IMAGE_SUFFIXES, SIGNATURE_BYTES, is_image_file
 from semdis_cli.data.spool import STDIN, STDIN_NAME, Spool
@@ -70,20 +69,6 @@ def find_images(
     for path in listed:
         scan.add_file(path, _listed_key(path))
     return scan.result(stdin)
-
-
-def read_file_list(stream: BinaryIO, *, nul: bool) -> list[Path]:
-    """Paths of a file list: one a line or, if `nul`, each ended by a NUL byte. Empty entries are skipped.
-
-    Lines may end in CRLF, and names need not be UTF-8. Raises `UsageError` for NUL bytes in lines.
-    """
-    data = stream.read()
-    if nul:
-        return [Path(os.fsdecode(name)) for name in data.split(b"\0") if name]
-    if b"\0" in data:
-        raise UsageError("the list of files holds NUL bytes: give -0 if they end the names")
-    lines = (line.removesuffix(b"\r") for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n"))
-    return [Path(os.fsdecode(line)) for line in lines if line.strip()]
 
 
 _ENTRIES_BETWEEN_NEWS = 100

@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 from semdis_cli.atomic import explain_write_error
 from semdis_cli.data.formats import SIGNATURE_BYTES, image_format
+from semdis_cli.data.recognise import describe
 from semdis_cli.data.tars import unpacker_of
 from semdis_cli.disk import spool_file, temporary_folder
 from semdis_cli.errors import NoSpaceError, UsageError
@@ -70,8 +71,11 @@ def peek_stdin(stream: BinaryIO, *, is_only: bool) -> PipedSource:
         return PipedSource(stream, start, _SUFFIXES.get(name, name.lower()), is_only)
     if not start:
         raise UsageError("stdin is empty; give a tar or an image on it")
-    program = unpacker_of(start)
-    hint = f"; unpack it on the way: {program} photos.tar.* | semdis encode -" if program else ""
+    program, kind = unpacker_of(start), describe(start)
+    if program is not None:
+        hint = f"; unpack it on the way: {program} photos.tar.* | semdis encode -"
+    else:
+        hint = f", but {kind.name}: {kind.advice}" if kind is not None else ""
     raise UsageError(f"stdin: neither a tar nor an image in a known format{hint}")
 
 

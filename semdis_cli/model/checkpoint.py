@@ -21,6 +21,7 @@ from torch import Tensor
 from semdis_cli.atomic import make_folder, publish
 from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import CheckpointError, MissingExtraError, UsageError
+from semdis_cli.links import or_pointer
 from semdis_cli.model.config import CONFIG_FILE
 from semdis_cli.model.layers import time_frequencies
 from semdis_cli.model.tensor_file import open_tensors
@@ -162,7 +163,7 @@ def read_weights(
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (SafetensorError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
+        raise CheckpointError(f"{path}: {or_pointer(path, f'not a whole safetensors file ({error})')}") from error
     problems = _wrong_values(tensors)
     if problems:
         raise _bad(path, problems)

@@ -10,6 +10,7 @@ from typing import Any, Literal, SupportsIndex, get_args, get_type_hints
 
 from semdis_cli.atomic import publish
 from semdis_cli.errors import CheckpointError
+from semdis_cli.links import or_pointer
 
 PosteriorKind = Literal["diagonal_gaussian", "deterministic"]
 NormMode = Literal["disabled", "channel_wise"]
@@ -106,7 +107,7 @@ class FCDMDiffAEConfig:
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
         except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{path}: not JSON ({error})") from error
+            raise CheckpointError(f"{path}: {or_pointer(path, f'not JSON ({error})')}") from error
         try:
             return cls.from_fields(fields)
         except CheckpointError as error:

@@ -23,6 +23,7 @@ from semdis_cli.store.index import IndexRow, read_rows
 from semdis_cli.store.manifest import INDEX_FILE
 from semdis_cli.store.seen import SeenByKey, read_seen, seen_time_ns
 from semdis_cli.store.verify import ALL_DATA, NO_DATA, Verified, VerifySettings, verify_latents
+from semdis_cli.wording import count
 
 _HASHED_AT_ONCE = 1024
 
@@ -139,7 +140,7 @@ def _difference(row: IndexRow | None, found: SourceImage | Failure | None) -> st
     elif row.is_removed:
         what = "is there again, but marked as removed in the index"
     elif row.is_ok and row.num_bytes != found.num_bytes:
-        what = f"changed: {found.num_bytes:,} bytes, but {row.num_bytes:,} when it was encoded"
+        what = f"changed: {count(found.num_bytes, 'byte')}, but {row.num_bytes:,} when it was encoded"
     return what
 
 

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any, Self
 
 from semdis_cli.atomic import PublishedFile
+from semdis_cli.defaults import MANIFEST_NAME
 from semdis_cli.errors import StoreError
-from semdis_cli.links import describe_absent, describe_pointer
+from semdis_cli.links import describe_absent, or_pointer
 from semdis_cli.store.checks import MALFORMED, check_count, check_sha256, check_shard_name, parse_json
 from semdis_cli.store.settings import are_of_one_kind, versions_of
 from semdis_cli.store.shard_header import FORMAT_VERSION
 from semdis_cli.store.statistics import ChannelSums
 
-MANIFEST_FILE = "manifest.json"
+MANIFEST_FILE = MANIFEST_NAME
 INDEX_FILE = "index.jsonl"
 CHECKSUM_FILE = "SHA256SUMS"
 SHARD_FOLDER = "shards"
@@ -114,7 +115,7 @@ class Manifest:
         except OSError as error:
             raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
         except ValueError as error:
-            raise StoreError(f"{path}: not JSON ({describe_pointer(path) or error}); damaged") from error
+            raise StoreError(f"{path}: {or_pointer(path, f'not JSON ({error}); damaged')}") from error
         try:
             return cls._parse(fields)
         except MALFORMED as error:

@@ -17,7 +17,7 @@ from torch import Tensor
 from semdis_cli.atomic import PublishedFile
 from semdis_cli.errors import StoreError
 from semdis_cli.json_text import ESCAPED
-from semdis_cli.links import describe_pointer, why_unreadable
+from semdis_cli.links import or_pointer, why_unreadable
 from semdis_cli.records import Geometry
 from semdis_cli.store.checks import MALFORMED, check_count, check_keys, check_object
 from semdis_cli.store.shard_header import (
@@ -109,8 +109,8 @@ def open_shard(path: Path, expected: PublishedFile | None = None) -> tuple[Mappe
     with open_regular(path) as file:
         num_bytes = os.fstat(file.fileno()).st_size
         if expected is not None and num_bytes != expected.num_bytes:
-            what = describe_pointer(path) or "damaged"
-            raise StoreError(f"{path}: {num_bytes} bytes, but the manifest says {expected.num_bytes}; {what}")
+            what = f"{num_bytes} bytes, but the manifest says {expected.num_bytes}; damaged"
+            raise StoreError(f"{path}: {or_pointer(path, what)}")
         try:
             return _parse(path.name, HeaderText.read(file, num_bytes))
         except (struct.error, *MALFORMED) as error:

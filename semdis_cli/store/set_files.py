@@ -8,7 +8,7 @@ from pathlib import Path
 from semdis_cli.atomic import is_temporary
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
-from semdis_cli.links import describe_absent, describe_pointer
+from semdis_cli.links import describe_absent, or_pointer
 from semdis_cli.store.folder import lies_beside
 from semdis_cli.store.index_table import compare_rows
 from semdis_cli.store.manifest import (
@@ -22,6 +22,7 @@ from semdis_cli.store.manifest import (
 from semdis_cli.store.seen import SEEN_FILE
 from semdis_cli.store.shard_check import ShardTarget
 from semdis_cli.store.shard_header import ShardHeader, read_shard_header
+from semdis_cli.wording import count
 
 _OWN_NAMES = {
     MANIFEST_FILE,
@@ -72,8 +73,9 @@ def _absence(target: ShardTarget) -> str | None:
     if not stat.S_ISREG(status.st_mode):
         return "not a regular file"
     if target.expected is not None and status.st_size != target.expected.num_bytes:
-        what = describe_pointer(target.path) or "truncated or replaced"
-        return f"{status.st_size:,} bytes, but the manifest says {target.expected.num_bytes:,}; {what}"
+        size = count(status.st_size, "byte")
+        what = f"{size}, but the manifest says {target.expected.num_bytes:,}; truncated or replaced"
+        return or_pointer(target.path, what)
     return None
 
 

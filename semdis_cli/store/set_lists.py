@@ -16,6 +16,7 @@ from semdis_cli.store.manifest import INDEX_FILE, JOURNAL_FOLDER, MANIFEST_FILE,
 from semdis_cli.store.shard_check import ShardTarget
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.unfinished import PendingShard, has_journal, read_journals
+from semdis_cli.wording import count
 
 _TOLERANCE = 1e-8  # of sums that were added in another order, relative
 
@@ -72,7 +73,8 @@ def read_lists(root: Path) -> Generator[Problem, None, SetLists]:
     if manifest is not None:
         pending = {name: shard for name, shard in pending.items() if name not in {s.name for s in manifest.shards}}
     if manifest is not None and pending:
-        what = f"a run that adds {len(pending):,} shards is at work or was stopped; run the same semdis encode again"
+        news = count(len(pending), "shard")
+        what = f"a run that adds {news} is at work or was stopped; run the same semdis encode again"
         yield Problem(JOURNAL_FOLDER, "unfinished", what)
     table = None
     if manifest is not None or not has_journal(root):  # a run that was stopped has no index yet
@@ -169,7 +171,7 @@ def _compare(manifest: Manifest, table: IndexTable) -> Iterator[Problem]:
             yield Problem(MANIFEST_FILE, "manifest", what)
     names = [shard.name for shard in manifest.shards]
     for name in sorted({*table.shards} - {*names}):
-        what = f"{len(table.shards[name].numbers):,} rows are in {name}, which is not in the manifest"
+        what = f"{count(len(table.shards[name].numbers), 'row')} of the index in {name}, which is not in the manifest"
         yield Problem(INDEX_FILE, "index", what)
     if len({*names}) != len(names):
         yield Problem(MANIFEST_FILE, "manifest", "lists a shard twice")

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Self
 from semdis_cli.disk import open_at_once
 from semdis_cli.errors import StoreError
 from semdis_cli.json_text import ESCAPED
-from semdis_cli.links import why_unreadable
+from semdis_cli.links import or_pointer, why_unreadable
 from semdis_cli.records import Geometry
 from semdis_cli.store.checks import (
     MALFORMED,
@@ -165,7 +165,7 @@ def parse_header(file: BinaryIO, num_bytes: int) -> ShardHeader:
 
 def no_shard(place: str, error: Exception) -> StoreError:
     """What to raise where parsing `place` has raised `error`."""
-    return StoreError(f"{place}: not a semdis shard ({_reason(error)})")
+    return StoreError(f"{place}: {or_pointer(Path(place), f'not a semdis shard ({_reason(error)})')}")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from torch import Tensor
 from semdis_cli.atomic import PublishedFile, publish
 from semdis_cli.errors import StoreError
 from semdis_cli.json_text import ESCAPED, escape_name, is_strange
-from semdis_cli.links import describe_pointer, why_unreadable
+from semdis_cli.links import or_pointer, why_unreadable
 from semdis_cli.records import Geometry
 from semdis_cli.store.checks import MALFORMED
 from semdis_cli.store.shard_header import (
@@ -92,8 +92,8 @@ def read_shard(path: Path, expected: PublishedFile | None = None) -> Shard:
         if path.exists() and not path.is_file():  # a pipe or device would keep us waiting, or never end
             raise StoreError(f"{path}: cannot be read (not a regular file)")
         if expected is not None and path.stat().st_size != expected.num_bytes:
-            what = describe_pointer(path) or "damaged"
-            raise StoreError(f"{path}: {path.stat().st_size} bytes, but the manifest says {expected.num_bytes}; {what}")
+            what = f"{path.stat().st_size} bytes, but the manifest says {expected.num_bytes}; damaged"
+            raise StoreError(f"{path}: {or_pointer(path, what)}")
         data = path.read_bytes()
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({why_unreadable(path, error)})") from error

@@ -174,7 +174,8 @@ def _split(
         learned = [image for image in images if _place(image) not in places]
         return in_random_order(learned, seed), list(held_out)[:_MAX_HELD_OUT]
     if len(images) < 2:
-        raise UsageError(f"{len(images)} images are too few: one to learn from and one to measure with at the least")
+        given = "1 image is" if len(images) == 1 else f"{len(images)} images are"
+        raise UsageError(f"{given} too few: one to learn from and one to measure with at the least")
     order = in_random_order(images, seed)
     count = min(max(len(order) // _HELD_OUT_EACH, 1), _MAX_HELD_OUT)
     return order[count:], order[:count]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from semdis_cli.data.sources import FoundImages, find_images, read_file_list
+from semdis_cli.data.file_list import read_file_list
+from semdis_cli.data.sources import FoundImages, find_images
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure
 from tests.image_bytes import gif

@@ -16,6 +16,7 @@ from semdis_cli.pipeline.bench.rounds import Spread
 from semdis_cli.pipeline.decode import DecodeSettings, decode
 from semdis_cli.pipeline.encode import EncodeSettings, encode
 from semdis_cli.store.reader import open_latents
+from semdis_cli.wording import count
 
 _STAGES = ("read_s", "encode_s", "decode_s", "write_s", "wait_s")
 
@@ -65,7 +66,9 @@ class Run:
             if isinstance(events, Generator):  # its threads end before its folder is removed
                 events.close()
         if report["images"]["failed"]:
-            raise UsageError(f"{report['images']['failed']} images failed: measure with images that can be used")
+            raise UsageError(
+                f"{count(report['images']['failed'], 'image')} failed: measure with images that can be used"
+            )
         thread_s = report["threads"] * max(report["elapsed_s"], 1e-9)
         shares = {name.removesuffix("_s"): report["stages"][name] / thread_s for name in _STAGES}
         return cls(report["images"]["this_run"], report["elapsed_s"], report["megapixels_per_s"], shares)
