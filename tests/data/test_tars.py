@@ -438,3 +438,73 @@ def test_failures_and_images_of_a_tar_are_sorted_in(tmp_path: Path) -> None:
     found = find_images([path])
     assert [image.key for image in found.images] == ["a.png", "b.png"]
     assert found.failures == (Failure("../z.png", "its name leads out of the tar; pack it under another"),)
+
+
+# ---- Dialects ----
+
+LONG_FOLDER = "/".join(["a-rather-long-folder-name"] * 5)  # with a name behind it longer than a plain header holds
+GNU_DIALECTS = ["v7", "oldgnu", "gnu", "ustar", "posix"]
+
+
+@pytest.mark.parametrize("options", [[], ["--listed-incremental=list"], ["--incremental"], ["--atime-preserve"]])
+@pytest.mark.parametrize("dialect", GNU_DIALECTS)
+def test_a_key_is_the_members_name_in_every_dialect_that_gnu_tar_writes(
+    tmp_path: Path, dialect: str, options: list[str]
+) -> None:
+    names = ["photos/a.png", "photos/grüße.png"]
+    names += [f"photos/{LONG_FOLDER}/a.png"] if dialect != "v7" else []
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(png())
+        os.utime(tmp_path / name, (981_158_400, 981_158_400))
+    command = ["tar", f"--format={dialect}", *options, "-cf", "photos.tar", "photos"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    if done.returncode != 0:
+        assert options, done.stderr  # the oldest dialects take none of them
+        return
+    assert sorted(keys_in(tmp_path / "photos.tar")) == sorted(names)
+    assert listed(tmp_path / "photos.tar").failures == []
+
+
+def test_a_sparse_file_of_an_incremental_tar_keeps_its_name(tmp_path: Path) -> None:
+    with (tmp_path / "a.bmp").open("wb") as file:
+        file.seek(1 << 20)
+        file.write(b"x")
+    for format_name in ("oldgnu", "gnu"):
+        command = ["tar", f"--format={format_name}", "--incremental", "-cSf", "a.tar", "a.bmp"]
+        subprocess.run(command, cwd=tmp_path, check=True)
+        assert [failure.key for failure in listed(tmp_path / "a.tar").failures] == ["a.bmp"]
+
+
+def by_hand(name: bytes, magic: bytes, behind: dict[int, bytes]) -> bytes:
+    """A tar of one empty file, its header written byte by byte. `behind`: what stands at which byte."""
+    header = bytearray(512)
+    fields = {0: name, 100: b"0000644\0", 124: b"00000000000\0", 136: b"00000000000\0", 156: b"0", 257: magic, **behind}
+    for place, value in fields.items():
+        header[place : place + len(value)] = value
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + bytes(1024)
+
+
+@pytest.mark.parametrize(
+    ("magic", "behind", "key"),
+    [
+        (b"ustar\x0000", {345: b"folder"}, "folder/a.png"),
+        (b"ustar\x0000", {345: b"f" * 155}, "f" * 155 + "/a.png"),
+        (b"ustar\x0000", {345: b"folder", 476: b"07243102525 07243102525 ", 508: b"tar\0"}, "folder/a.png"),
+        (b"ustar\x0000", {345: b"f" * 131 + b"07243102525 07243102525 ", 508: b"tar\0"}, "f" * 131 + "/a.png"),
+        (b"ustar  \0", {345: b"07243102525\x0007243102525\0"}, "a.png"),
+        (b"ustar  \0", {345: b"07243102525 "}, "a.png"),
+        (b"ustar  \0", {345: b"\xff" + bytes(10) + b"\x01\x80" + bytes(10) + b"\x01"}, "a.png"),
+        (b"ustar  \0", {357: b"07243102525\0"}, "a.png"),
+        (b"ustar  \0", {345: b"2024/may"}, "2024/may/a.png"),  # as Go wrote it before 1.8
+        (b"ustar  \0", {345: "über".encode()}, "über/a.png"),
+        (bytes(8), {345: b"left over"}, "a.png"),
+    ],
+)
+def test_the_bytes_behind_a_header_are_read_as_their_dialect_means_them(
+    tmp_path: Path, magic: bytes, behind: dict[int, bytes], key: str
+) -> None:
+    (tmp_path / "a.tar").write_bytes(by_hand(b"a.png", magic, behind))
+    assert keys_in(tmp_path / "a.tar") == [key]
