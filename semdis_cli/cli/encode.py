@@ -16,6 +16,7 @@ from semdis_cli.cli.setup import (
     error_limit,
     find_inputs,
     geometry_settings,
+    input_rules,
     output_folder,
     peek_source,
     read_settings,
@@ -64,6 +65,9 @@ def encode(
     output: Output = None,
     files_from: options.FilesFrom = None,
     null: options.Null = False,
+    exclude: options.Exclude = None,
+    include: options.Include = None,
+    all_files: options.AllFiles = False,
     size: options.Size = None,
     max_pixels: options.MaxPixels = None,
     bucket_size: options.BucketSize = None,
@@ -98,11 +102,12 @@ def encode(
     from semdis_cli.pipeline.limits import within_limit
 
     limit = error_limit(max_errors)
+    rules = input_rules(exclude, include, all_files=all_files)
     geometry = geometry_settings(size, max_pixels, bucket_size)
     read = read_settings(background, max_image_pixels, jpeg_scaling=jpeg_scaling)
     stdin = peek_source(sources, files_from)
     folder = _planned_folder(output, stdin, quiet) if dry_run else _choose_folder(output, stdin)
-    found = find_inputs(sources, files_from, null=null, output=folder, quiet=quiet, stdin=stdin)
+    found = find_inputs(sources, files_from, null=null, output=folder, quiet=quiet, stdin=stdin, rules=rules)
 
     from semdis_cli.data.loader import Loader, LoadSettings
     from semdis_cli.model.tokenizer import Tokenizer
@@ -199,6 +204,7 @@ def _show_plan(plan: "EncodePlan", seconds: float, as_json: bool) -> ExitCode:
         "megapixels": round(plan.megapixels(), 3),
         "latent_bytes": plan.latent_bytes(),
         "estimated_s": round(seconds, 1),
+        "passed_over": dict(plan.passed_over),
     }
     if as_json:
         typer.echo(json.dumps(report))

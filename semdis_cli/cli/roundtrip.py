@@ -13,6 +13,7 @@ from semdis_cli.cli.setup import (
     error_limit,
     find_inputs,
     geometry_settings,
+    input_rules,
     read_settings,
     refuse_pipes,
     sampling_settings,
@@ -30,6 +31,9 @@ def roundtrip(
     output: Output = Path("roundtrip"),
     files_from: options.FilesFrom = None,
     null: options.Null = False,
+    exclude: options.Exclude = None,
+    include: options.Include = None,
+    all_files: options.AllFiles = False,
     size: options.Size = None,
     max_pixels: options.MaxPixels = None,
     bucket_size: options.BucketSize = None,
@@ -68,9 +72,10 @@ def roundtrip(
 
     refuse_pipes(*(sources or ()), output)
     limit = error_limit(max_errors)
+    rules = input_rules(exclude, include, all_files=all_files)
     geometry = geometry_settings(size, max_pixels, bucket_size)
     read = read_settings(background, max_image_pixels, jpeg_scaling=jpeg_scaling)
-    found = find_inputs(sources, files_from, null=null, output=output, quiet=quiet)
+    found = find_inputs(sources, files_from, null=null, output=output, quiet=quiet, rules=rules)
 
     from semdis_cli.data.loader import Loader, LoadSettings
     from semdis_cli.model.tokenizer import Tokenizer

@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 import typer
 
 from semdis_cli.cli.options import parse_batch_size, parse_colour, parse_number_or_share
-from semdis_cli.cli.report import check_stdout_takes_data, say
+from semdis_cli.cli.report import check_stdout_takes_data, count, say
 from semdis_cli.defaults import MAX_IMAGE_PIXELS
 from semdis_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from semdis_cli.data.geometry import GeometrySettings
     from semdis_cli.data.images import ReadSettings
+    from semdis_cli.data.input_rules import InputRules
     from semdis_cli.data.sources import FoundImages
     from semdis_cli.data.spool import PipedSource, Spool
     from semdis_cli.model.config import FCDMDiffAEInferenceConfig, Sampler, Schedule
     from semdis_cli.model.devices import DtypeName
     from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
     from semdis_cli.pipeline.limits import ErrorLimit
+    from semdis_cli.store.held import HeldRows
 
 
 STDIO = Path("-")
@@ -82,12 +84,14 @@ def find_inputs(
     quiet: bool,
     packed: Sequence[tuple[str, Path]] = (),
     stdin: "PipedSource | None" = None,
+    rules: "InputRules | None" = None,
 ) -> "FoundImages":
     """All inputs of a run, sorted by key. Raises `UsageError` if none were named or a SOURCE does not exist.
 
     `packed`: more tars, and what the keys in them begin with. `stdin`: what `peek_source` found; it is read to its end
-    and kept on the disk of `output`.
+    and kept on the disk of `output`. `rules`: what of it is passed over. What a set in `output` holds keeps its keys.
     """
+    from semdis_cli.data.input_rules import DEFAULT_RULES
     from semdis_cli.data.sources import find_images
 
     if not sources and not packed and files_from is None:
@@ -99,12 +103,35 @@ def find_inputs(
             raise UsageError(f"-o {output} holds the source {source}; give a folder of its own")
     listed = [] if files_from is None else _read_list(files_from, null=null)
     spool = _spool(stdin, output)
-    found = find_images(sources or (), listed=listed, packed=packed, exclude=output, stdin=spool)
+    found = find_images(
+        sources or (),
+        listed=listed,
+        packed=packed,
+        exclude=output,
+        stdin=spool,
+        rules=rules or DEFAULT_RULES,
+        held=_held_set(output),
+    )
     if found.num_ignored and not quiet:
-        say(
-            f"semdis: {found.num_ignored:,} other files passed over: no images by suffix or content, hidden, or our own"
-        )
+        say(f"semdis: {count(found.num_ignored, 'other file')} passed over ({found.ignored_kinds})")
     return found
+
+
+def input_rules(exclude: Sequence[str] | None, include: Sequence[str] | None, *, all_files: bool) -> "InputRules":
+    """What --exclude, --include and --all-files say. Raises `UsageError` for what is no pattern."""
+    from semdis_cli.data.input_rules import InputRules
+
+    return InputRules.parse(exclude or (), include or (), all_files=all_files)
+
+
+def _held_set(output: Path | None) -> "HeldRows | None":
+    """The set of latents in `output`, finished or not, if there is one."""
+    if output is None or not output.is_dir():
+        return None
+    from semdis_cli.store.held import HeldRows
+
+    rows = HeldRows(output)
+    return rows if rows.is_set else None
 
 
 def _spool(stdin: "PipedSource | None", output: Path | None) -> "Spool | None":

@@ -3,17 +3,20 @@
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from semdis_cli.cli import options
 from semdis_cli.cli.report import Position, one_line, open_display, printable, put, say
-from semdis_cli.cli.setup import count_workers, find_inputs, refuse_pipes
+from semdis_cli.cli.setup import count_workers, find_inputs, input_rules, refuse_pipes
 from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import ExitCode, UsageError
 from semdis_cli.events import Event, Failure, ModelReady, RunFinished, TrainingMeasured, TrainingProgress
 from semdis_cli.records import SourceImage
+
+if TYPE_CHECKING:
+    from semdis_cli.data.input_rules import InputRules
 
 _RUN, _LOSS, _OPTIMIZER = "Run", "Loss", "Optimizer"
 _MAX_FAILURES_SHOWN = 20
@@ -113,6 +116,9 @@ def train(
     output: Output = Path("model"),
     files_from: options.FilesFrom = None,
     null: options.Null = False,
+    exclude: options.Exclude = None,
+    include: options.Include = None,
+    all_files: options.AllFiles = False,
     held_out: HeldOut = None,
     init: Init = "auto",
     config: Config = None,
@@ -155,9 +161,10 @@ def train(
     Example: `semdis train photos/ -o mymodel/ --steps 2000`, then `semdis encode photos/ --model mymodel/`
     """
     refuse_pipes(*(sources or ()), output, *(held_out or ()), config)
-    images, failures = _find(sources, files_from, null=null, output=output, quiet=quiet)
+    rules = input_rules(exclude, include, all_files=all_files)
+    images, failures = _find(sources, files_from, null=null, output=output, quiet=quiet, rules=rules)
     measured, measured_failures = (
-        _find(held_out, None, null=False, output=output, quiet=quiet) if held_out else ([], [])
+        _find(held_out, None, null=False, output=output, quiet=quiet, rules=rules) if held_out else ([], [])
     )
     if held_out and not measured:
         raise UsageError(f"--held-out {', '.join(map(str, held_out))}: no images found")
@@ -230,14 +237,20 @@ def train(
 
 
 def _find(
-    sources: Sequence[Path] | None, files_from: str | None, *, null: bool, output: Path, quiet: bool
+    sources: Sequence[Path] | None,
+    files_from: str | None,
+    *,
+    null: bool,
+    output: Path,
+    quiet: bool,
+    rules: "InputRules",
 ) -> tuple[Sequence[SourceImage], Sequence[Failure]]:
     """All images of the sources, in tars or not, and the inputs that are none."""
     from semdis_cli.data.tars import find_tars
 
-    tars, others = find_tars(sources or ())
+    tars, others = find_tars(sources or (), rules)
     quiet = quiet or bool(tars)  # in a folder of them they would be the files that are passed over
-    found = find_inputs(others, files_from, null=null, output=output, quiet=quiet, packed=tars)
+    found = find_inputs(others, files_from, null=null, output=output, quiet=quiet, packed=tars, rules=rules)
     return found.images, found.failures
 
 

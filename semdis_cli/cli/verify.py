@@ -11,11 +11,13 @@ import typer
 
 from semdis_cli.cli import options
 from semdis_cli.cli.report import Position, count, one_line, open_display, put, say
-from semdis_cli.cli.setup import count_workers, find_inputs, refuse_pipes
+from semdis_cli.cli.setup import count_workers, find_inputs, input_rules, refuse_pipes
 from semdis_cli.errors import ExitCode, UsageError
 from semdis_cli.events import Event, Problem, ShardVerified, VerifyFinished, VerifyStarted
 
 if TYPE_CHECKING:
+    from semdis_cli.data.input_rules import InputRules
+    from semdis_cli.data.sources import FoundImages
     from semdis_cli.store.verify import Sample
 
 _MAX_SHOWN = 20
@@ -45,6 +47,9 @@ def verify(
     sample: SampleText = None,
     seed: SampleSeed = None,
     against: Against = None,
+    exclude: options.Exclude = None,
+    include: options.Include = None,
+    all_files: options.AllFiles = False,
     workers: Threads = None,
     as_json: options.JsonLines = False,
     quiet: options.Quiet = False,
@@ -61,8 +66,13 @@ def verify(
 
     refuse_pipes(latents, *(against or ()))
     settings = VerifySettings(_parse_sample(data, sample, seed), count_workers(workers))
-    sources = find_inputs(against, None, null=False, output=latents, quiet=quiet) if against else None
+    sources = _find(against, latents, input_rules(exclude, include, all_files=all_files), quiet) if against else None
     raise typer.Exit(_follow(run(latents, settings, sources), as_json=as_json, quiet=quiet))
+
+
+def _find(against: list[Path], latents: Path, rules: "InputRules", quiet: bool) -> "FoundImages":
+    """The images to compare with."""
+    return find_inputs(against, None, null=False, output=latents, quiet=quiet, rules=rules)
 
 
 def _parse_sample(data: bool, text: str | None, seed: int | None) -> "Sample":
