@@ -39,14 +39,14 @@ class _Header(tarfile.TarInfo):
     """
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str | None) -> Self:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         """One block of 512 bytes as a header. Raises what tarfile raises for what is none."""
         header = super().frombuf(buf, encoding, errors)
-        if buf[_NAME_HEAD] == 0 or header.type in tarfile.GNU_TYPES:  # type: ignore[attr-defined] # public in all but its types
+        if buf[_NAME_HEAD] == 0 or header.type in tarfile.GNU_TYPES:
             return header
         head = bytes(buf[_NAME_HEAD : _name_head_end(bytes(buf))]).partition(b"\0")[0]
         name = bytes(buf[:100]).partition(b"\0")[0]
-        header.name = b"/".join(filter(None, (head, name))).decode(encoding or "utf-8", errors or "strict")
+        header.name = b"/".join(filter(None, (head, name))).decode(encoding, errors)
         if header.isdir():
             header.name = header.name.rstrip("/")
         return header
