@@ -76,6 +76,9 @@ class InputRules:
 
     def judge(self, parts: Sequence[str]) -> "Judgement":
         """What is to become of the file of a tar whose path has these parts: as if its folders were searched."""
+        if len(parts) == 1 and not self.has_patterns and parts[0] != "..":
+            kind = file_kind(parts[0])
+            return Judgement(None if self.all_files else kind, by_content=kind is not None)
         is_included = is_odd = False
         for depth, name in enumerate(parts, start=1):
             is_folder = depth < len(parts)

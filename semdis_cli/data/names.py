@@ -25,9 +25,16 @@ class NamedPath:
         return cls(path, Path(os.path.realpath(path)).parts[1:])
 
     @classmethod
-    def of_tar(cls, path: Path, depth: int = 1) -> "NamedPath":
+    def of_tar(cls, path: Path) -> "NamedPath":
         """A tar goes by the name that it was given by, without its suffix: in caches it is a link to a hash."""
-        return cls(path, (*Path(os.path.realpath(path.parent)).parts[1:], path.stem), depth, path.suffix)
+        return cls.of_tar_in(path.parent, path)
+
+    @classmethod
+    def of_tar_in(cls, folder: Path, path: Path) -> "NamedPath":
+        """A tar that was found in a folder that was named goes by its path in that."""
+        inside = path.relative_to(folder)
+        above = Path(os.path.realpath(folder)).parts[1:]
+        return cls(path, (*above, *inside.parent.parts, inside.stem), len(inside.parts), path.suffix)
 
     @property
     def names(self) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import BinaryIO, NamedTuple
 
 from semdis_cli.data.folders import has_image_suffix
 from semdis_cli.data.formats import SIGNATURE_BYTES, image_format
-from semdis_cli.data.input_rules import DEFAULT_RULES, InputRules, PassedOver, Tally
+from semdis_cli.data.input_rules import DEFAULT_RULES, InputRules, PassedOver, Tally, is_plain_name
 from semdis_cli.data.names import NamedPath, shortest_names
 from semdis_cli.events import Failure
 from semdis_cli.records import SourceImage
@@ -71,7 +71,7 @@ def find_tars(sources: Sequence[Path], rules: InputRules = DEFAULT_RULES) -> tup
         if source.is_dir():
             inside = sorted(path for path in source.rglob(f"*{_TAR_SUFFIX}") if path.is_file())
             wanted = (path for path in inside if _is_wanted(path.relative_to(source), rules))
-            named += [NamedPath.of_tar(path, len(path.relative_to(source).parts)) for path in wanted]
+            named += [NamedPath.of_tar_in(source, path) for path in wanted]
             others.append(source)
         elif is_tar_name(source):
             named.append(NamedPath.of_tar(source))
@@ -99,7 +99,7 @@ def list_tar(
     name the last one counts, as when the tar is unpacked. A leading slash is left out, as tar does then; a name with
     `..` in it is a failure. What is no whole uncompressed tar has a `damage`.
     """
-    listing = _Listing(path, prefix, mtime_ns, rules)
+    listing = _Listing(path, prefix, mtime_ns, rules, not rules.has_patterns)
     try:
         with path.open("rb") as file:
             listing.damage = _compression(name, file)
@@ -120,6 +120,7 @@ class _Listing:
     prefix: str
     mtime_ns: int | None
     rules: InputRules
+    has_no_patterns: bool
     found: dict[str, SourceImage | Failure | _Link] = field(default_factory=dict)
     passed_over: Tally = field(default_factory=Tally)
     damage: str | None = None
@@ -154,6 +155,8 @@ class _Listing:
     def _kind(self, member: tarfile.TarInfo, parts: Sequence[str], file: BinaryIO) -> str | None:
         """The kind by which a member is passed over, if it is."""
         has_suffix = has_image_suffix(member.name)
+        if has_suffix and len(parts) == 1 and member.isreg() and self.has_no_patterns and is_plain_name(parts[0]):
+            return None  # what most members are, in short
         if not parts or not (member.isreg() or member.islnk() or (member.type == _CONTINUED and has_suffix)):
             return PassedOver.NO_IMAGE
         judgement = self.rules.judge(parts)
