@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 from semdis_cli.events import Failure
 
@@ -25,6 +25,14 @@ class SourceImage:
     mtime_ns: int | None = None
     offset: int | None = None
     ctime_ns: int | None = None
+
+
+class HeldImage(NamedTuple):
+    """An image that a set has a row for: size and sha256 (hex) of its file then, None where they were not found out."""
+
+    key: str
+    num_bytes: int | None
+    sha256: str | None
 
 
 _CLOCK_GRAIN_NS = 2_000_000_000

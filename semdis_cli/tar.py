@@ -4,11 +4,12 @@ import io
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import BinaryIO, Self, cast
 
 TAR_END = bytes(2 * tarfile.BLOCKSIZE)
 _MAX_HEADER_BYTES = 1 << 20  # of one member: names, and the attributes that some systems pack with a file
 _CHUNK_BYTES = 1 << 20
+_NAME_HEAD = 345  # the byte of a header at which the first half of a long name begins, in dialects that have it
 # What reading a damaged tar makes tarfile raise.
 _DAMAGED = (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError)
 
@@ -27,6 +28,59 @@ def tar_member(name: str, data: bytes) -> bytes:
     header = tarfile.TarInfo(name)
     header.size = len(data)
     return header.tobuf(tarfile.PAX_FORMAT) + data + bytes(-len(data) % tarfile.BLOCKSIZE)
+
+
+class _Header(tarfile.TarInfo):
+    """A member whose name is what its own dialect of tar says.
+
+    tarfile takes bytes 345 to 500 of every header for the first half of a long name. That they are in POSIX's ustar
+    alone: GNU keeps the times of access and change there, star puts these behind a shorter half, and the oldest tars
+    say nothing of them.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """One block of 512 bytes as a header. Raises what tarfile raises for what is none."""
+        if _is_plain(buf):
+            header = cls(bytes(buf[:100]).partition(b"\0")[0].decode(encoding, errors))
+            header.size = int(buf[124:135], 8)
+            return header
+        header = super().frombuf(buf, encoding, errors)
+        if buf[_NAME_HEAD] == 0 or header.type in tarfile.GNU_TYPES:
+            return header
+        head = bytes(buf[_NAME_HEAD : _name_head_end(bytes(buf))]).partition(b"\0")[0]
+        name = bytes(buf[:100]).partition(b"\0")[0]
+        header.name = b"/".join(filter(None, (head, name))).decode(encoding, errors)
+        if header.isdir():
+            header.name = header.name.rstrip("/")
+        return header
+
+
+def _is_plain(block: bytes | bytearray) -> bool:
+    """Whether a header is that of a regular file with a short name and size, as nearly all are, and undamaged.
+
+    Of those nothing but name and size matters here; tarfile takes twice as long, for owners and two kinds of sums.
+    """
+    if len(block) != tarfile.BLOCKSIZE or block[156] != ord("0") or block[_NAME_HEAD]:
+        return False
+    if not (block[124:135].isdigit() and block[148:154].isdigit()) or b"8" in block[124:154] or b"9" in block[124:154]:
+        return False
+    return int(block[148:154], 8) == 8 * ord(" ") + sum(block) - sum(block[148:156])
+
+
+def _name_head_end(block: bytes) -> int:
+    """Where the first half of a long name ends in a header, for one without at its beginning."""
+    if block[257:265] == b"ustar  \0":
+        # GNU's own. Some writers put half a name there all the same: it does not look like two times.
+        return _NAME_HEAD if _may_be_time(block[345:357]) and _may_be_time(block[357:369]) else 500
+    if block[257:262] != b"ustar":
+        return _NAME_HEAD
+    return 476 if block[508:512] == b"tar\0" else 500  # star's mark
+
+
+def _may_be_time(field: bytes) -> bool:
+    """Whether a header's field of 12 bytes is empty, an octal number, or one in binary, as GNU writes large ones."""
+    return field[0] in {0x80, 0xFF} or not field.strip(b" \0").strip(b"01234567")
 
 
 def is_tar_start(start: bytes) -> bool:
@@ -76,7 +130,9 @@ def walk_tar(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     """
     headers = _Headers(file)
     try:
-        with tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
+        with tarfile.open(
+            fileobj=headers, mode="r:", tarinfo=_Header, encoding="utf-8", errors="surrogateescape"
+        ) as archive:
             yield from _members(archive, headers)
     except _DAMAGED as error:
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error

@@ -15,6 +15,7 @@ from semdis_cli.cli.setup import (
     error_limit,
     find_inputs,
     geometry_settings,
+    input_rules,
     load_model,
     output_folder,
     peek_source,
@@ -69,6 +70,9 @@ def encode(
     output: Output = None,
     files_from: options.FilesFrom = None,
     null: options.Null = False,
+    exclude: options.Exclude = None,
+    include: options.Include = None,
+    all_files: options.AllFiles = False,
     size: options.Size = None,
     max_pixels: options.MaxPixels = None,
     bucket_size: options.BucketSize = None,
@@ -105,12 +109,15 @@ def encode(
 
     refuse_absent_device(device)
     limit = error_limit(max_errors)
+    rules = input_rules(exclude, include, all_files=all_files)
     geometry = geometry_settings(size, max_pixels, bucket_size)
     read = read_settings(background, max_image_pixels, jpeg_scaling=jpeg_scaling)
     display = context.with_resource(open_display(quiet=quiet))
     stdin = peek_source(sources, files_from)
     folder = _planned_folder(output, stdin, quiet) if dry_run else _choose_folder(output, stdin)
-    found = find_inputs(sources, files_from, null=null, output=folder, quiet=quiet, stdin=stdin, display=display)
+    found = find_inputs(
+        sources, files_from, null=null, output=folder, quiet=quiet, stdin=stdin, rules=rules, display=display
+    )
 
     from semdis_cli.data.loader import Loader, LoadSettings
     from semdis_cli.pipeline.encode import EncodeSettings, plan_output
@@ -118,9 +125,8 @@ def encode(
 
     if folder is not None and not dry_run:
         _check_folder(folder)
-    compiling = _as_recorded(compiling, folder)
     num_worth = len(found.images) if geometry.has_few_sizes else 0
-    how = tokenizer_settings(device, dtype, batch_size, threads, compiling, num_images=num_worth)
+    how = tokenizer_settings(device, dtype, batch_size, threads, _as_recorded(compiling, folder), num_images=num_worth)
     tokenizer = load_model(model, revision, how, display, quiet=quiet)
     load = LoadSettings(geometry, read, tokenizer.patch_size)
     settings = EncodeSettings(load, store_dtype, posterior, seed, shard_size, shard_images, mix_versions)
@@ -213,6 +219,7 @@ def _show_plan(plan: "EncodePlan", failures: Sequence[Failure], seconds: float, 
         "megapixels": round(plan.megapixels(), 3),
         "latent_bytes": plan.latent_bytes(),
         "estimated_s": round(seconds, 1),
+        "passed_over": dict(plan.passed_over),
     }
     if as_json:
         put(strict_json(report))

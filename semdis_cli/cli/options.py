@@ -30,6 +30,28 @@ FilesFrom = Annotated[
 Null = Annotated[
     bool, typer.Option("--null", "-0", help="The list's paths end with NUL (find -print0).", rich_help_panel=_INPUT)
 ]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GLOB",
+        help="Leave out files and folders with this name or, with a slash in it, this path in the source; repeatable.",
+        rich_help_panel=_INPUT,
+    ),
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GLOB", help="Take nothing but these, as in --exclude, which goes first.", rich_help_panel=_INPUT
+    ),
+]
+AllFiles = Annotated[
+    bool,
+    typer.Option(
+        "--all-files",
+        help="Take all that are images by content: hidden ones, thumbnails, bins, backups and camera previews too.",
+        rich_help_panel=_INPUT,
+    ),
+]
 Background = Annotated[
     str,
     typer.Option(metavar="#RRGGBB", help="Colour behind transparent pixels, sRGB.", rich_help_panel=_INPUT),

@@ -13,6 +13,7 @@ from semdis_cli.cli.setup import (
     error_limit,
     find_inputs,
     geometry_settings,
+    input_rules,
     load_model,
     read_settings,
     refuse_absent_device,
@@ -34,6 +35,9 @@ def roundtrip(
     output: Output = Path("roundtrip"),
     files_from: options.FilesFrom = None,
     null: options.Null = False,
+    exclude: options.Exclude = None,
+    include: options.Include = None,
+    all_files: options.AllFiles = False,
     size: options.Size = None,
     max_pixels: options.MaxPixels = None,
     bucket_size: options.BucketSize = None,
@@ -73,10 +77,11 @@ def roundtrip(
     refuse_pipes(*(sources or ()), output)
     refuse_absent_device(device)
     limit = error_limit(max_errors)
+    rules = input_rules(exclude, include, all_files=all_files)
     geometry = geometry_settings(size, max_pixels, bucket_size)
     read = read_settings(background, max_image_pixels, jpeg_scaling=jpeg_scaling)
     display = context.with_resource(open_display(quiet=quiet))
-    found = find_inputs(sources, files_from, null=null, output=output, quiet=quiet, display=display)
+    found = find_inputs(sources, files_from, null=null, output=output, quiet=quiet, rules=rules, display=display)
 
     from semdis_cli.data.loader import Loader, LoadSettings
     from semdis_cli.pipeline.decode import DecodeSettings

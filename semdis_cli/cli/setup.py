@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from semdis_cli.cli.display import Display
     from semdis_cli.data.geometry import GeometrySettings
     from semdis_cli.data.images import ReadSettings
+    from semdis_cli.data.input_rules import InputRules
     from semdis_cli.data.sources import FoundImages
     from semdis_cli.data.spool import PipedSource, Spool
     from semdis_cli.model.config import FCDMDiffAEInferenceConfig, Sampler, Schedule
     from semdis_cli.model.devices import DtypeName
     from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
     from semdis_cli.pipeline.limits import ErrorLimit
+    from semdis_cli.store.held import HeldRows
 
 
 STDIO = Path("-")
@@ -95,13 +97,16 @@ def find_inputs(
     stdin: "PipedSource | None" = None,
     display: "Display | None" = None,
     may_be_none: bool = False,
+    rules: "InputRules | None" = None,
 ) -> "FoundImages":
     """All inputs of a run, sorted by key. Raises `UsageError` if none were named or a SOURCE does not exist.
 
     `packed`: more tars, and what the keys in them begin with. `stdin`: what `peek_source` found; it is read to its end
-    and kept on the disk of `output`. `display`: shows how far the listing is. `may_be_none`: no image is no mistake.
+    and kept on the disk of `output`. `rules`: what of it is passed over. What a set in `output` holds keeps its keys.
+    `display`: shows how far the listing is. `may_be_none`: no image is no mistake.
     """
     from semdis_cli.data.advice import why_nothing
+    from semdis_cli.data.input_rules import DEFAULT_RULES
     from semdis_cli.data.sources import find_images
 
     if not sources and not packed and files_from is None:
@@ -115,15 +120,40 @@ def find_inputs(
     tell(Planning("listing photos" if stdin is None else "copying stdin"))
     listed = [] if files_from is None else _read_list(files_from, null=null)
     spool = _spool(stdin, output)
-    found = find_images(sources or (), listed=listed, packed=packed, exclude=output, stdin=spool, tell=tell)
+    found = find_images(
+        sources or (),
+        listed=listed,
+        packed=packed,
+        exclude=output,
+        stdin=spool,
+        rules=rules or DEFAULT_RULES,
+        held=_held_set(output),
+        tell=tell,
+    )
     if not may_be_none and (reason := why_nothing(sources or (), found)) is not None:
         raise UsageError(reason)
     if found.num_ignored and not quiet:
-        others = count(found.num_ignored, "other file")
-        line = f"semdis: {others} passed over: no images by suffix or content, hidden, or our own"
+        line = f"semdis: {count(found.num_ignored, 'other file')} passed over ({found.ignored_kinds})"
         (say if display is None else display.say)(line)
     tell(Planning("loading PyTorch"))
     return found
+
+
+def input_rules(exclude: Sequence[str] | None, include: Sequence[str] | None, *, all_files: bool) -> "InputRules":
+    """What --exclude, --include and --all-files say. Raises `UsageError` for what is no pattern."""
+    from semdis_cli.data.input_rules import InputRules
+
+    return InputRules.parse(exclude or (), include or (), all_files=all_files)
+
+
+def _held_set(output: Path | None) -> "HeldRows | None":
+    """The set of latents in `output`, finished or not, if there is one."""
+    if output is None or not output.is_dir():
+        return None
+    from semdis_cli.store.held import HeldRows
+
+    rows = HeldRows(output)
+    return rows if rows.is_set else None
 
 
 def _spool(stdin: "PipedSource | None", output: Path | None) -> "Spool | None":

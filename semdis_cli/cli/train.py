@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from semdis_cli.cli import options
 from semdis_cli.cli.display import Display, Position, open_display
 from semdis_cli.cli.report import one_line, printable
-from semdis_cli.cli.setup import count_workers, find_inputs, refuse_absent_device, refuse_pipes
+from semdis_cli.cli.setup import count_workers, find_inputs, input_rules, refuse_absent_device, refuse_pipes
 from semdis_cli.cli.streams import put, say
 from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import ExitCode, UsageError
@@ -18,6 +18,9 @@ from semdis_cli.events import Event, Failure, ModelReady, Planning, RunFinished,
 from semdis_cli.json_text import strict_json
 from semdis_cli.records import SourceImage
 from semdis_cli.wording import count
+
+if TYPE_CHECKING:
+    from semdis_cli.data.input_rules import InputRules
 
 _RUN, _LOSS, _OPTIMIZER = "Run", "Loss", "Optimizer"
 _MAX_FAILURES_SHOWN = 20
@@ -118,6 +121,9 @@ def train(
     output: Output = Path("model"),
     files_from: options.FilesFrom = None,
     null: options.Null = False,
+    exclude: options.Exclude = None,
+    include: options.Include = None,
+    all_files: options.AllFiles = False,
     held_out: HeldOut = None,
     init: Init = "auto",
     config: Config = None,
@@ -161,8 +167,9 @@ def train(
     """
     refuse_pipes(*(sources or ()), output, *(held_out or ()), config)
     refuse_absent_device(device)
+    rules = input_rules(exclude, include, all_files=all_files)
     display = context.with_resource(open_display(quiet=quiet))
-    find = partial(_find, output=output, quiet=quiet, display=display)
+    find = partial(_find, output=output, quiet=quiet, rules=rules, display=display)
     images, failures = find(sources, files_from, null=null)
     measured, measured_failures = _find_held_out(held_out, find) if held_out else ([], [])
 
@@ -241,15 +248,18 @@ def _find(
     null: bool,
     output: Path,
     quiet: bool,
+    rules: "InputRules",
     display: Display,
 ) -> tuple[Sequence[SourceImage], Sequence[Failure]]:
     """All images of the sources, in tars or not, and the inputs that are none."""
     from semdis_cli.data.tars import find_tars
 
     display.plan(Planning("listing photos"))
-    tars, others = find_tars(sources or ())
+    tars, others = find_tars(sources or (), rules)
     quiet = quiet or bool(tars)  # in a folder of them they would be the files that are passed over
-    found = find_inputs(others, files_from, null=null, output=output, quiet=quiet, packed=tars, display=display)
+    found = find_inputs(
+        others, files_from, null=null, output=output, quiet=quiet, packed=tars, rules=rules, display=display
+    )
     return found.images, found.failures
 
 

@@ -12,7 +12,7 @@ import typer
 from semdis_cli.cli import options
 from semdis_cli.cli.display import Display, Position, open_display
 from semdis_cli.cli.report import one_line
-from semdis_cli.cli.setup import count_workers, find_inputs, refuse_others, refuse_pipes
+from semdis_cli.cli.setup import count_workers, find_inputs, input_rules, refuse_others, refuse_pipes
 from semdis_cli.cli.streams import put, say
 from semdis_cli.errors import ExitCode, UsageError
 from semdis_cli.events import Event, Planning, Problem, ShardVerified, VerifyFinished, VerifyStarted
@@ -50,6 +50,9 @@ def verify(
     sample: SampleText = None,
     seed: SampleSeed = None,
     against: Against = None,
+    exclude: options.Exclude = None,
+    include: options.Include = None,
+    all_files: options.AllFiles = False,
     workers: Threads = None,
     as_json: options.JsonLines = False,
     quiet: options.Quiet = False,
@@ -68,7 +71,8 @@ def verify(
     refuse_others(latents)
     settings = VerifySettings(_parse_sample(data, sample, seed), count_workers(workers))
     display = context.with_resource(open_display(quiet=quiet))
-    find = partial(find_inputs, null=False, output=latents, quiet=quiet, display=display, may_be_none=True)
+    rules = input_rules(exclude, include, all_files=all_files)
+    find = partial(find_inputs, null=False, output=latents, quiet=quiet, rules=rules, display=display, may_be_none=True)
     sources = find(against, None) if against else None
     display.plan(Planning("reading the lists of the set"))
     raise typer.Exit(_follow(run(latents, settings, sources), display, as_json=as_json, quiet=quiet))

@@ -2,14 +2,17 @@
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 
-from semdis_cli.data.formats import IMAGE_SUFFIXES, SIGNATURE_BYTES, is_image_file
+from semdis_cli.data.folders import FoundFiles, search_folder, source_image
+from semdis_cli.data.input_rules import DEFAULT_RULES, InputRules, Tally
+from semdis_cli.data.names import NamedPath, shortest_names
+from semdis_cli.data.prefixes import HeldSet, Listing, is_same_file, is_same_path, settle_prefixes
 from semdis_cli.data.spool import STDIN, STDIN_NAME, Spool
 from semdis_cli.data.tars import is_tar_name, list_tar
-from semdis_cli.defaults import DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure, Planning, Tell, untold
 from semdis_cli.records import SourceImage
@@ -17,14 +20,14 @@ from semdis_cli.records import SourceImage
 
 @dataclass(frozen=True, slots=True)
 class FoundImages:
-    """Images and failures of a run, each sorted by key, no key twice, and the number of files passed over.
+    """Images and failures of a run, each sorted by key, no key twice, and the numbers of files passed over, by kind.
 
     `stdin` is kept so that images from there can be read for as long as this lives.
     """
 
     images: tuple[SourceImage, ...]
     failures: tuple[Failure, ...]
-    num_ignored: int
+    passed_over: Mapping[str, int] = field(default_factory=dict)
     stdin: Spool | None = None
 
     @property
@@ -32,109 +35,125 @@ class FoundImages:
         """Whether one image on stdin is all that there is."""
         return self.stdin is not None and self.stdin.is_single
 
+    @property
+    def num_ignored(self) -> int:
+        """The number of files passed over."""
+        return sum(self.passed_over.values())
 
-def find_images(
+    @property
+    def ignored_kinds(self) -> str:
+        """The kinds of files that were passed over with their numbers, the largest first; for one line of text."""
+        by_number = sorted(self.passed_over.items(), key=lambda kind: (-kind[1], kind[0]))
+        return ", ".join(f"{kind}: {number:,}" for kind, number in by_number)
+
+
+def find_images(  # noqa: PLR0913 (each of them is a part of what is listed)
     sources: Sequence[Path],
     *,
     listed: Sequence[Path] = (),
     packed: Sequence[tuple[str, Path]] = (),
     exclude: Path | None = None,
     stdin: Spool | None = None,
+    rules: InputRules = DEFAULT_RULES,
+    held: HeldSet | None = None,
     tell: Tell = untold,
 ) -> FoundImages:
     """List the images of `sources` (folders, tars, files, `-`) and of `listed` (files), without reading them.
 
-    Folders are searched all the way down, through symbolic links too, but not in circles. A regular file in them is an
-    image by its suffix or, failing that, by its first bytes; all else counts as ignored, and so do names that begin
-    with a dot. `exclude` is a folder not to enter; folders that `decode`, `roundtrip` or `train` wrote are passed over
-    as well, and so are tars in it. A file named outright is a tar by its suffix, else it is taken for an image whatever
-    it looks like. `-` is what `stdin` holds. `packed`: more tars, each with what the keys in it begin with.
+    Folders are searched all the way down, through symbolic links too, but not in circles. A regular file in them, or in
+    a tar, is an image by its suffix or, failing that, by its first bytes, unless `rules` pass it over; all else is
+    counted. `exclude` is a folder not to enter; folders that `decode`, `roundtrip` or `train` wrote are passed over as
+    well, and so are tars in folders. A file named outright is a tar by its suffix, else it is taken for an image
+    whatever it looks like. `-` is what `stdin` holds. `packed`: more tars, each with the name its keys begin with.
 
-    Keys are POSIX paths. In a folder or tar: relative to it; with several sources, after its own name. A file among
+    Keys are POSIX paths: relative to the folder or, in tars and with several sources, after the name of the source and
+    as many folders above it as tell it from the others. Images that the set `held` has keep their keys. A file among
     the sources: its name. A listed file: its path if that is relative and has no `..`, else its absolute path without
-    the leading slash. An image on stdin: `stdin` and the suffix of its format. One file twice under one key counts
-    once.
+    the leading slash. An image on stdin: `stdin` and the suffix of its format. One file under one key counts once.
 
-    A source that does not exist, a tar that is not whole, and two files with one key, are a `UsageError`. A listed file
-    that does not exist, and whatever is not a regular file or may not be looked at, is a `Failure`.
+    A source that does not exist, a damaged tar on stdin, and two files with one key, are a `UsageError`, and so are
+    damaged tars where nothing else was found. Otherwise such a tar is a `Failure` beside the images that lie in it
+    whole. A listed file that does not exist, and whatever is not a regular file or may not be looked at, is one too.
+    `tell` hears of the listing as it goes.
     """
-    scan = _Scan(None if exclude is None else _identity(exclude), tell)
-    for source in sources:
-        if source == STDIN and stdin is not None:
-            scan.add_stdin(stdin, is_only=len(sources) == 1)
-        else:
-            scan.add_source(source, is_only=len(sources) == 1)
+    named = [source for source in sources if source != STDIN or stdin is None]
+    _refuse_missing([*named, *(path for _, path in packed)])
+    scan = _Scan(rules, exclude, tell)
+    scan.add_sources(sources, stdin)
     for name, path in packed:
-        scan.add_tar(path, f"{name}/")
+        scan.add_tar(path, f"{name}/", ())
+    settle_prefixes(scan.listings, held)
     for path in listed:
         scan.add_file(path, _listed_key(path))
     return scan.result(stdin)
 
 
-_ENTRIES_BETWEEN_NEWS = 100
-_OWN_OUTPUT = frozenset({DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER})
-_Identity = tuple[int, int]  # (st_dev, st_ino)
-
-
 @dataclass(frozen=True, slots=True)
-class _Folder:
-    """A folder to search: its path, what the keys in it begin with, and the folder that it was reached from."""
+class _BrokenTar:
+    """A tar that could not be read to its end, what it is called, and why."""
 
-    path: str
-    prefix: str
-    identity: _Identity | None
-    parent: "_Folder | None" = None
+    listing: Listing
+    path: Path
+    reason: str
 
-    def is_inside(self, identity: _Identity | None) -> bool:
-        """Whether this is the folder with that identity, or was reached through it."""
-        folder: _Folder | None = self
-        while folder is not None and folder.identity != identity:
-            folder = folder.parent
-        return folder is not None
+    @property
+    def failure(self) -> Failure:
+        """As an input of the run: under the tar's own name, with what its keys begin with."""
+        name = self.listing.prefix.removesuffix("/")
+        is_whole_name = name.rpartition("/")[2] == self.path.name
+        key = name if is_whole_name else f"{name}{self.path.suffix}" if name else self.path.name
+        return Failure(key, self.reason)
 
 
 @dataclass(slots=True)
 class _Scan:
-    """What has been found so far, each with the path that it came from."""
+    """What has been found so far: `listings` of folders and tars, and single files."""
 
-    exclude: _Identity | None
-    tell: Tell = untold  # of the listing, every so many files
-    found: list[tuple[SourceImage | Failure, Path | str]] = field(default_factory=list)
-    num_ignored: int = 0
+    rules: InputRules
+    exclude: Path | None
+    tell: Tell = untold
+    listings: list[Listing] = field(default_factory=list)
+    files: FoundFiles = field(default_factory=FoundFiles)
+    broken: list[_BrokenTar] = field(default_factory=list)
 
-    def add_source(self, source: Path, *, is_only: bool) -> None:
-        """Add what the user named: a folder or a file. `is_only`: there is no other source."""
-        try:
-            is_folder = stat.S_ISDIR(source.stat().st_mode)
-        except (FileNotFoundError, NotADirectoryError):
-            raise UsageError(f"{source}: no such file or folder") from None
-        except OSError:
-            is_folder = False  # add_file says what is wrong
-        if is_folder:
-            name = "" if is_only else source.resolve().name
-            self._add_folder(_Folder(str(source), f"{name}/" if name else "", _identity(source)))
-        elif is_tar_name(source):
-            self.add_tar(source, "" if is_only else f"{source.stem}/")
-        else:
-            self.add_file(source, source.name)
+    def add_sources(self, sources: Sequence[Path], stdin: Spool | None) -> None:
+        """Add what the user named. Raises `UsageError` for a damaged tar on stdin."""
+        is_only = len(sources) == 1
+        named: dict[tuple[str, ...], NamedPath] = {}  # one that is named twice is searched once
+        for source in sources:
+            if source == STDIN and stdin is not None:
+                self._add_stdin(stdin, is_only=is_only)
+            elif _is_folder(source):
+                folder = NamedPath.of_folder(source)
+                named.setdefault(("folder", *folder.parts), folder)
+            elif is_tar_name(source):
+                tar = NamedPath.of_tar(source)
+                named.setdefault(("tar", source.name, *tar.parts), tar)
+            else:
+                self.add_file(source, source.name)
+        for each, name in zip(named.values(), shortest_names([*named.values()]), strict=True):
+            others = ("", *(f"{longer}/" for longer in (*each.names, *each.linked_names)))
+            if each.suffix is not None:
+                self.add_tar(each.path, f"{name}/", others)
+            else:
+                prefix = "" if is_only or not name else f"{name}/"
+                self._add_listing(prefix, others, self._search(each.path, prefix))
 
-    def add_tar(self, path: Path, prefix: str) -> None:
-        """Add the images of a tar. Raises `UsageError` if it is damaged, or no regular file."""
+    def add_tar(self, path: Path, prefix: str, others: tuple[str, ...]) -> None:
+        """Add the images of a tar, and what is wrong with it."""
         try:
             status = path.stat()
         except OSError as error:
-            raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-        if not stat.S_ISREG(status.st_mode):
-            raise UsageError(f"{path}: is not a regular file; give a tar on a pipe as '-'")
-        self._add_members(path, prefix, status.st_mtime_ns, path, status.st_ctime_ns)
-
-    def add_stdin(self, stdin: Spool, *, is_only: bool) -> None:
-        """Add what came on stdin: the image, or the images of the tar."""
-        if stdin.suffix == "tar":
-            self._add_members(stdin.path, "" if is_only else f"{STDIN_NAME}/", None, Path(STDIN_NAME))
+            damage: str | None = f"cannot be read ({error.strerror})"
+            listing = self._add_listing(prefix, others, FoundFiles())
         else:
-            image = SourceImage(f"{STDIN_NAME}.{stdin.suffix}", stdin.path, stdin.num_bytes, offset=0)
-            self.found.append((image, Path(STDIN_NAME)))
+            if stat.S_ISREG(status.st_mode):
+                damage, listing = self._add_members(path, prefix, others, path, status)
+            else:
+                damage = "is not a regular file; give a tar on a pipe as '-'"
+                listing = self._add_listing(prefix, others, FoundFiles())
+        if damage is not None:
+            self.broken.append(_BrokenTar(listing, path, damage))
 
     def add_file(self, path: Path, key: str) -> None:
         """Add one file, or why it cannot be an image. It is not opened: a pipe would keep us waiting."""
@@ -144,94 +163,82 @@ class _Scan:
             self._fail(key, path, f"cannot be read ({error.strerror})")
             return
         if stat.S_ISREG(status.st_mode):
-            self.found.append((_source_image(key, path, status), path))
+            self.files.images.append(source_image(key, path, status))
         else:
             self._fail(key, path, "is a folder" if stat.S_ISDIR(status.st_mode) else "is not a regular file")
 
     def result(self, stdin: Spool | None) -> FoundImages:
-        """Everything, sorted by key. Raises `UsageError` if one key stands for two files."""
-        self.found.sort(key=lambda entry: entry[0].key)
-        unique = list(_without_repeats(self.found))
-        return FoundImages(
-            images=tuple(found for found in unique if isinstance(found, SourceImage)),
-            failures=tuple(found for found in unique if isinstance(found, Failure)),
-            num_ignored=self.num_ignored,
-            stdin=stdin,
-        )
+        """Everything, sorted by key. Raises `UsageError` if one key stands for two files, or broken tars are all."""
+        found = [*(listing.found for listing in self.listings), self.files]
+        images = [image for each in found for image in each.images]
+        failures = [failure for each in found for failure in each.failures]
+        if self.broken and not images:
+            raise UsageError("; ".join(f"{tar.path}: {tar.reason}" for tar in self.broken))
+        failures += [(tar.failure, tar.path) for tar in self.broken]
+        tally = Tally()
+        for each in found:
+            tally.add_all(each.passed_over)
+        images.sort(key=attrgetter("key"))
+        images = _without_repeats(images)
+        return FoundImages(tuple(images), tuple(_sorted_failures(failures, images)), tally.numbers, stdin)
+
+    def _add_stdin(self, stdin: Spool, *, is_only: bool) -> None:
+        """Add what came on stdin: the image, or the images of the tar."""
+        if stdin.suffix != "tar":
+            key = f"{STDIN_NAME}.{stdin.suffix}"
+            self.files.images.append(SourceImage(key, stdin.path, stdin.num_bytes, offset=0))
+            return
+        prefix = "" if is_only else f"{STDIN_NAME}/"
+        damage, _ = self._add_members(stdin.path, prefix, ("", f"{STDIN_NAME}/"), Path(STDIN_NAME))
+        if damage is not None:  # whoever fills the pipe has failed, and is to do it again
+            raise UsageError(f"{STDIN_NAME}: {damage}")
+
+    def _search(self, path: Path, prefix: str) -> FoundFiles:
+        """List the images in a folder."""
+        before = sum(listing.found.num_seen for listing in self.listings)
+
+        def tell(number: int) -> None:
+            self.tell(Planning("listing photos", before + number))
+
+        return search_folder(path, prefix, self.rules, self.exclude, tell)
 
     def _add_members(
-        self, tar: Path, prefix: str, mtime_ns: int | None, name: Path, ctime_ns: int | None = None
-    ) -> None:
-        """Add what is in a tar that is called `name`."""
-        contents = list_tar(tar, prefix, mtime_ns, name, ctime_ns)
-        self.found += ((image, name) for image in contents.images)
-        self.found += ((failure, name) for failure in contents.failures)
-        self.num_ignored += contents.num_ignored
+        self, tar: Path, prefix: str, others: tuple[str, ...], name: Path, status: os.stat_result | None = None
+    ) -> tuple[str | None, Listing]:
+        """Add what is in a tar that is called `name`; also returns what is wrong with it. `status`: of its file."""
+        times = (None, None) if status is None else (status.st_mtime_ns, status.st_ctime_ns)
+        contents = list_tar(tar, prefix, times, name, self.rules)
+        failures: list[tuple[Failure, Path | str]] = [(failure, name) for failure in contents.failures]
+        listing = self._add_listing(prefix, others, FoundFiles(contents.images, failures, contents.passed_over))
+        return contents.damage, listing
 
-    def _add_folder(self, root: _Folder) -> None:
-        remaining = [root]
-        while remaining:
-            folder = remaining.pop()
-            if self.exclude is not None and folder.identity == self.exclude:
-                continue
-            try:
-                entries = list(os.scandir(folder.path))
-            except OSError as error:
-                key = folder.prefix.removesuffix("/") or "."
-                self._fail(key, folder.path, f"cannot be searched ({error.strerror})")
-                continue
-            if any(entry.name in _OWN_OUTPUT for entry in entries):
-                self.num_ignored += len(entries)
-                continue
-            for number, entry in enumerate(entries):
-                if not number % _ENTRIES_BETWEEN_NEWS:
-                    self.tell(Planning("listing photos", len(self.found) + self.num_ignored))
-                self._add_entry(entry, folder, remaining)
-
-    def _add_entry(self, entry: os.DirEntry[str], folder: _Folder, remaining: list[_Folder]) -> None:
-        key = folder.prefix + entry.name
-        if entry.name.startswith("."):
-            self.num_ignored += 1
-            return
-        try:
-            if entry.is_dir():
-                inner = _Folder(entry.path, f"{key}/", _identity(Path(entry.path)), folder)
-                if not folder.is_inside(inner.identity):  # a link back up would go on for ever
-                    remaining.append(inner)
-            elif _is_image(entry):
-                self.found.append((_source_image(key, entry.path, entry.stat()), entry.path))
-            else:
-                self.num_ignored += 1
-        except OSError as error:
-            self._fail(key, entry.path, f"cannot be read ({error.strerror})")
+    def _add_listing(self, prefix: str, others: tuple[str, ...], found: FoundFiles) -> Listing:
+        self.listings.append(Listing(prefix, others, found))
+        return self.listings[-1]
 
     def _fail(self, key: str, path: Path | str, reason: str) -> None:
-        self.found.append((Failure(key, reason), path))
+        self.files.failures.append((Failure(key, reason), path))
 
 
-def _source_image(key: str, path: Path | str, status: os.stat_result) -> SourceImage:
-    return SourceImage(key, path, status.st_size, status.st_mtime_ns, ctime_ns=status.st_ctime_ns)
+def _refuse_missing(sources: Sequence[Path]) -> None:
+    """Raise `UsageError` for sources that do not exist, all of them at once."""
+    missing = []
+    for source in sources:
+        try:
+            source.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            missing.append(str(source))
+        except OSError:
+            pass  # add_file says what is wrong
+    if missing:
+        raise UsageError(f"{', '.join(missing)}: no such file or folder")
 
 
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    """Whether a folder's entry is an image by its suffix or first bytes. `OSError` for one that cannot be looked at."""
-    _, dot, suffix = entry.name.rpartition(".")
-    has_suffix = bool(dot) and suffix.lower() in IMAGE_SUFFIXES
-    if not entry.is_file():
-        # A dangling link in the place of an image is an image that is missing.
-        return has_suffix and entry.is_symlink() and not Path(entry.path).exists()
-    if has_suffix:
-        return True
-    with Path(entry.path).open("rb", buffering=SIGNATURE_BYTES) as file:
-        return is_image_file(file)
-
-
-def _identity(path: Path) -> _Identity | None:
+def _is_folder(source: Path) -> bool:
     try:
-        status = path.stat()
+        return stat.S_ISDIR(source.stat().st_mode)
     except OSError:
-        return None
-    return status.st_dev, status.st_ino
+        return False
 
 
 def _listed_key(path: Path) -> str:
@@ -241,26 +248,34 @@ def _listed_key(path: Path) -> str:
     return absolute.relative_to(absolute.anchor).as_posix()
 
 
-def _without_repeats(found: Sequence[tuple[SourceImage | Failure, Path | str]]) -> Iterator[SourceImage | Failure]:
-    """The records of `found`, which is sorted by key; of one file under one key the first."""
-    last: SourceImage | Failure | None = None
-    last_path: Path | str = ""
-    for record, path in found:
-        if last is None or record.key != last.key:
-            yield record
-        elif _offset(record) != _offset(last) and path == last_path:
-            raise UsageError(f"{path}: {record.key!r:.80} is in it twice; unpack it, and encode the folder")
-        elif not _is_same(path, last_path):
-            raise UsageError(f"{last_path} and {path} have the same key {record.key}: name a folder above both")
-        last, last_path = record, path
+def _without_repeats(images: list[SourceImage]) -> list[SourceImage]:
+    """Of `images`, sorted by key, the first of each key. Raises `UsageError` if another one is another file."""
+    if len({image.key for image in images}) == len(images):
+        return images
+    unique = images[:1]
+    for image in images[1:]:
+        if image.key != unique[-1].key:
+            unique.append(image)
+        elif not is_same_file(image, unique[-1]):
+            raise _two_files(image.key, unique[-1].path, image.path)
+    return unique
 
 
-def _offset(record: SourceImage | Failure) -> int | None:
-    return record.offset if isinstance(record, SourceImage) else None
+def _sorted_failures(failures: Sequence[tuple[Failure, Path | str]], images: Sequence[SourceImage]) -> list[Failure]:
+    """The failures by key, each key once. Raises `UsageError` if one stands for two files."""
+    if not failures:
+        return []
+    taken = {image.key: image.path for image in images} | {}
+    unique: dict[str, tuple[Failure, Path | str]] = {}
+    for failure, path in failures:
+        first = taken.get(failure.key) or unique.setdefault(failure.key, (failure, path))[1]
+        if failure.key in taken or not is_same_path(first, path):
+            raise _two_files(failure.key, first, path)
+    return [unique[key][0] for key in sorted(unique)]
 
 
-def _is_same(one: Path | str, other: Path | str) -> bool:
-    try:
-        return one == other or Path(one).samefile(other)
-    except OSError:
-        return False
+def _two_files(key: str, one: Path | str, other: Path | str) -> UsageError:
+    return UsageError(
+        f"{one} and {other} have the same key {key}: rename one, name a folder above both in their place, or give one "
+        "of them another -o"
+    )

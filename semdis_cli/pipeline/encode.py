@@ -1,9 +1,9 @@
 """Images -> shards of latents."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -74,6 +74,7 @@ class EncodePlan:
     contents: SetPlan
     provenance: dict[str, Any]
     layout: LatentLayout
+    passed_over: Mapping[str, int] = field(default_factory=dict)  # files that are no inputs, by kind
 
     @property
     def shards(self) -> tuple[PlannedShard, ...]:
@@ -127,7 +128,8 @@ def plan_encode(
     it goes. Raises `UsageError` if there is no input at all.
     """
     if not found.images and not found.failures:
-        raise UsageError(f"no images found ({found.num_ignored} other files were passed over)")
+        kinds = f": {found.ignored_kinds}" if found.num_ignored else ""
+        raise UsageError(f"no images found ({found.num_ignored} other files were passed over{kinds})")
     base = base or NO_BASE
     tell(Planning("comparing with the set"))
     changes = find_changes(base, found.images, found.failures, partial(loader.hashes, tell=tell))
@@ -143,7 +145,7 @@ def plan_encode(
     )
     provenance = provenance or encode_provenance(tokenizer, settings)
     sha256 = plan_sha256(provenance, shards, failures, base, changes)
-    return EncodePlan(SetPlan(tuple(shards), tuple(failures), changes, sha256), provenance, layout)
+    return EncodePlan(SetPlan(tuple(shards), tuple(failures), changes, sha256), provenance, layout, found.passed_over)
 
 
 def plan_output(
@@ -256,6 +258,7 @@ def encode(
         unchanged=plan.num_unchanged,
         changed=plan.contents.changes.num_changed,
         removed=manifest.num_removed,
+        passed_over=dict(plan.passed_over),
         jpeg_decoder=jpeg_decoder(),
         shards=len(manifest.shards),
         latent_bytes=sum(shard.file.num_bytes for shard in manifest.shards),

@@ -104,6 +104,7 @@ def roundtrip(
         output,
         num_ok=len(scores),
         num_failed=len(errors),
+        passed_over=dict(plan.passed_over),
         sampling=asdict(decode_settings.sampling),
         jpeg_decoder=jpeg_decoder(),
         psnr_db=_summary(list(scores.values())),

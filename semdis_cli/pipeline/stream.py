@@ -61,6 +61,7 @@ def encode_stream(
         None,
         num_ok=stream.num_images,
         num_failed=plan.num_inputs - stream.num_images,
+        passed_over=dict(plan.passed_over),
         jpeg_decoder=jpeg_decoder(),
         latent_bytes=stream.num_bytes,
         whitened=tokenizer.is_whitened,

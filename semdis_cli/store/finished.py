@@ -69,7 +69,7 @@ class Base:
             return
         with (self.folder / INDEX_FILE).open("rb") as file:
             for data in file:
-                yield _parse_line(data, self.folder / INDEX_FILE)
+                yield parse_line(data, self.folder / INDEX_FILE)
 
     def seen(self) -> Iterator[SeenFile]:
         """What is known of the source files' modification times, sorted by key."""
@@ -113,7 +113,7 @@ def size_of(path: Path) -> int | None:
         return None
 
 
-def _parse_line(data: bytes, path: Path) -> IndexLine:
+def parse_line(data: bytes, path: Path) -> IndexLine:
     """What matters of a line that was written by us: the index's sha256 has been checked, so fields are not again."""
     try:
         fields = parse_json(data)

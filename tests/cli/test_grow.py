@@ -194,8 +194,8 @@ def test_other_images_altogether_are_refused_and_nothing_is_touched(tmp_path: Pa
     refused = encode()
     assert refused.code == 2
     assert (
-        "holds latents of other images: none of its 6 is among the inputs that can be read; give another -o"
-        in refused.stderr
+        "holds latents of other images: none of its 6 is among the inputs that can be read; to add these, name its "
+        "sources too, else give another -o" in refused.stderr
     )
     assert contents(tmp_path / "latents") == before
 

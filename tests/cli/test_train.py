@@ -701,17 +701,25 @@ def test_an_unreadable_image_in_a_tar_is_listed(run: Run, world: Path, tmp_path:
     assert done.stderr.startswith("failed: c/broken.png: ")
 
 
-@pytest.mark.parametrize("kind", ["cut short", "no tar", "missing"])
-def test_a_tar_that_cannot_be_read_is_refused_by_name(run: Run, world: Path, tars: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["cut short", "no tar"])
+def test_a_tar_that_cannot_be_read_is_listed_and_costs_what_is_broken(
+    run: Run, world: Path, tars: Path, kind: str
+) -> None:
     path = tars / "a.tar"
     if kind == "cut short":
         os.truncate(path, path.stat().st_size // 2)
-    elif kind == "no tar":
-        path.write_bytes(b"no archive" * 1000)
     else:
-        path.unlink()
-    done = run(*arguments(world, "m", "--quiet", tars / "b.tar", source=path))
-    assert_one_line(done, 2, str(path), "cannot be read")
+        path.write_bytes(b"no archive" * 1000)
+    if kind == "no tar":
+        assert_one_line(run(*arguments(world, "m", "--quiet", source=path)), 2, str(path), "cannot be read")
+    done = run(*arguments(world, "n", "--quiet", "--steps", "1", tars / "b.tar", source=path))
+    assert (done.code, done.stderr.startswith("failed: a.tar: cannot be read")) == (3, True)
+
+
+def test_a_tar_that_is_missing_is_refused_by_name(run: Run, world: Path, tars: Path) -> None:
+    (tars / "a.tar").unlink()
+    done = run(*arguments(world, "m", "--quiet", tars / "b.tar", source=tars / "a.tar"))
+    assert_one_line(done, 2, str(tars / "a.tar"), "no such file")
     assert not Path("m").exists()
 
 
@@ -721,11 +729,11 @@ def test_a_tar_without_images_is_refused_by_what_is_wrong(run: Run, world: Path,
     assert_one_line(run(*arguments(world, "m", "--quiet", source=path)), 2, "images")
 
 
-def test_two_tars_of_one_name_are_refused(run: Run, world: Path, tars: Path, tmp_path: Path) -> None:
+def test_two_tars_of_one_name_are_told_apart(run: Run, world: Path, tars: Path, tmp_path: Path) -> None:
     (tmp_path / "more").mkdir()
     other = Path(shutil.copy(tars / "a.tar", tmp_path / "more" / "a.tar"))
-    done = run(*arguments(world, "m", "--quiet", other, source=tars / "a.tar"))
-    assert_one_line(done, 2, "a/canyon-wren.png")
+    done = run(*arguments(world, "m", "--steps", "1", "--json", other, source=tars / "a.tar"))
+    assert (done.code, json.loads(done.stdout.splitlines()[-1])["images"]["ok"]) == (0, 8)
 
 
 # --- what is held out -----------------------------------------------------------------------------------------------

@@ -77,9 +77,9 @@ def test_every_image_gets_the_hash_of_its_bytes_in_order(folder: Path, loader: L
 def test_an_image_is_what_its_bytes_in_the_tar_are(folder: Path, loader: Loader) -> None:
     inside = load(loader, find_images([folder / "packed.tar"]).images)
     outside = load(loader, find_images([folder]).images)
-    assert set(inside) == {"a.png", "b.png"}
+    assert set(inside) == {"packed/a.png", "packed/b.png"}
     for key, image in inside.items():
-        other = outside[key]
+        other = outside[key.removeprefix("packed/")]
         assert isinstance(image, LoadedImage)
         assert isinstance(other, LoadedImage)
         assert (image.sha256, image.num_bytes, image.geometry) == (other.sha256, other.num_bytes, other.geometry)
@@ -117,7 +117,7 @@ def test_a_tar_that_changes_meanwhile_costs_its_images(folder: Path, loader: Loa
     planned, _ = loader.plan(found)
     os.utime(folder / "packed.tar", ns=(OLD_NS + 1, OLD_NS + 1))
     failures = [failure for image in planned for batch in loader.batches([image], 1) for failure in batch.failures]
-    assert [failure.key for failure in failures] == ["a.png", "b.png"]
+    assert [failure.key for failure in failures] == ["packed/a.png", "packed/b.png"]
     assert all("tar was changed" in failure.reason for failure in failures)
     assert list(loader.hashes(found)) == [None, None]
 

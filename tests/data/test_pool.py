@@ -64,7 +64,7 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
 
 
 def images_in(path: Path) -> list[SourceImage]:
-    return list_tar(path, f"{path.stem}/", path.stat().st_mtime_ns, path).images
+    return list_tar(path, f"{path.stem}/", (path.stat().st_mtime_ns, None), path).images
 
 
 # --- order ----------------------------------------------------------------------------------------------------------

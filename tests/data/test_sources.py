@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,6 +70,90 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (tmp_path / "photos/again").symlink_to("inner")
     (tmp_path / "photos/link.png").symlink_to("inner/a.png")
     assert _keys(find_images([tmp_path / "photos"])) == ["again/a.png", "inner/a.png", "link.png"]
+
+
+def test_what_leads_in_a_circle_is_counted(tmp_path: Path) -> None:
+    _write(tmp_path / "photos/inner/a.png")
+    _write(tmp_path / "beside/b.png")
+    for name, target in (("up", ".."), ("here", "."), ("out", "../../beside"), ("far", "../..")):
+        (tmp_path / "photos/inner" / name).symlink_to(target)
+    (tmp_path / "beside" / "back").symlink_to("../photos/inner")
+    found = find_images([tmp_path / "photos"])
+    assert _keys(found) == ["inner/a.png", "inner/far/beside/b.png", "inner/out/b.png"]
+    circles = ["inner/up", "inner/here", "inner/out/back", "inner/far/photos", "inner/far/beside/back"]
+    assert found.passed_over == {"folders that lead back to themselves": len(circles)}
+
+
+@pytest.fixture
+def one_inode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk where every file and folder has the inode number 1, as mergerfs and some shares of virtual machines do."""
+    stat = os.stat
+
+    def renumbered(*arguments: Any, **options: Any) -> os.stat_result:
+        status = stat(*arguments, **options)
+        fields = list(status)
+        fields[1] = 1
+        return os.stat_result(fields, {"st_mtime_ns": status.st_mtime_ns, "st_ctime_ns": status.st_ctime_ns})
+
+    monkeypatch.setattr(os, "stat", renumbered)
+
+
+@pytest.mark.usefixtures("one_inode")
+def test_folders_that_share_an_inode_are_no_circle_nor_the_output(tmp_path: Path) -> None:
+    names = ["a.png", "b/c.png", "b/d/e.png", "b/d/b/d/f.png", "g/h.png"]
+    for name in (*names, "out/i.png"):
+        _write(tmp_path / "photos" / name)
+    (tmp_path / "photos" / "b" / "up").symlink_to("..")
+    found = find_images([tmp_path / "photos"], exclude=tmp_path / "photos" / "out")
+    assert _keys(found) == sorted(names)
+    assert found.passed_over == {"folders that lead back to themselves": 1}
+
+
+@pytest.mark.usefixtures("one_inode")
+def test_what_goes_on_and_on_in_itself_is_left_in_the_end(tmp_path: Path) -> None:
+    _write(tmp_path / "/".join(["same"] * 40) / "a.png")
+    found = find_images([tmp_path])
+    assert (_keys(found), found.passed_over) == ([], {"folders that lead back to themselves": 1})
+
+
+@pytest.mark.usefixtures("one_inode")
+def test_files_that_share_an_inode_are_not_one_file(tmp_path: Path) -> None:
+    one, two = _write(tmp_path / "one/a.png"), _write(tmp_path / "two/a.png", GIF[:-1] + b"!")
+    with pytest.raises(UsageError, match=r"one/a\.png.*two/a\.png"):
+        find_images([one, two])
+    assert _keys(find_images([one, tmp_path / "two/../one/a.png"])) == ["a.png"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+@pytest.mark.parametrize("inner", ["b", "a b\\c"])
+def test_a_folder_that_is_mounted_within_itself_is_a_circle(tmp_path: Path, inner: str) -> None:
+    _write(tmp_path / "photos" / "a.png")
+    place = tmp_path / "photos" / "x" / inner
+    place.mkdir(parents=True)
+    if subprocess.run(["mount", "--bind", tmp_path / "photos", place], check=False, capture_output=True).returncode:
+        pytest.skip("no right to mount")
+    try:
+        found = find_images([tmp_path / "photos"])
+    finally:
+        subprocess.run(["umount", place], check=True)
+    assert _keys(found) == ["a.png"]
+    assert found.passed_over == {"folders that lead back to themselves": 1}
+
+
+def test_one_file_by_two_hard_links_counts_once(tmp_path: Path) -> None:
+    one = _write(tmp_path / "one/a.png")
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "a.png").hardlink_to(one)
+    assert _keys(find_images([one, tmp_path / "two/a.png"])) == ["a.png"]
+
+
+def test_sources_of_one_name_are_told_apart_and_all_that_are_missing_are_named(tmp_path: Path) -> None:
+    for name in ("a/photos/1.png", "b/photos/1.png", "c/1.png"):
+        _write(tmp_path / name)
+    found = find_images([tmp_path / "b/photos", tmp_path / "c", tmp_path / "a/photos"])
+    assert _keys(found) == ["a/photos/1.png", "b/photos/1.png", "c/1.png"]
+    with pytest.raises(UsageError, match=r"gone, .*lost: no such file or folder"):
+        find_images([tmp_path / "gone", tmp_path / "c", tmp_path / "lost"])
 
 
 def test_a_dangling_link_in_an_images_place_is_a_failure(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def gather_images(data: Path | None, num_images: int, loader: Loader, folder: Pa
     if not usable:
         raise UsageError(f"{data}: no image that can be used ({reasons[0] if reasons else 'none was found'})")
     return Sample(
-        found=replace(found, images=tuple(image.source for image in usable), failures=(), num_ignored=0),
+        found=replace(found, images=tuple(image.source for image in usable), failures=(), passed_over={}),
         num_unusable=len(chosen) - len(usable),
         num_bytes=sum(image.source.num_bytes for image in usable),
         size=middle_size(usable),

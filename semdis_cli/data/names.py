@@ -1,0 +1,82 @@
+"""What the keys of a source begin with: its own name, and as many folders above it as tell it from the others."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class NamedPath:
+    """A source with the parts of its path, without links, the last one its name; at least `depth` of them are used.
+
+    `suffix`: what was left out of a tar's name; None for a folder.
+    """
+
+    path: Path
+    parts: tuple[str, ...]
+    depth: int = 1
+    suffix: str | None = None
+
+    @classmethod
+    def of_folder(cls, path: Path) -> "NamedPath":
+        """A folder goes by its own name, whatever link leads to it, and whether it was given as `.`."""
+        return cls(path, Path(os.path.realpath(path)).parts[1:])
+
+    @classmethod
+    def of_tar(cls, path: Path) -> "NamedPath":
+        """A tar goes by the name that it was given by, without its suffix: in caches it is a link to a hash."""
+        return cls.of_tar_in(path.parent, path)
+
+    @classmethod
+    def of_tar_in(cls, folder: Path, path: Path) -> "NamedPath":
+        """A tar that was found in a folder that was named goes by its path in that."""
+        inside = path.relative_to(folder)
+        above = Path(os.path.realpath(folder)).parts[1:]
+        return cls(path, (*above, *inside.parent.parts, inside.stem), len(inside.parts), path.suffix)
+
+    @property
+    def names(self) -> Iterator[str]:
+        """All names that it can have, from the shortest on."""
+        return ("/".join(self.parts[-depth:]) for depth in range(self.depth, len(self.parts) + 1))
+
+    @property
+    def linked_names(self) -> Iterator[str]:
+        """The names that it could have by what it is a link to, if it is one."""
+        real = Path(os.path.realpath(self.path))
+        parts = (*real.parts[1:-1], real.name if self.suffix is None else real.stem)
+        return iter(()) if parts == self.parts else replace(self, parts=parts).names
+
+    @property
+    def name(self) -> str:
+        """The shortest of them."""
+        return "/".join(self.parts[-self.depth :])
+
+
+def shortest_names(paths: Sequence[NamedPath]) -> list[str]:
+    """A name for each source, in order, none longer than needed: the same for equal paths, another for each other.
+
+    A tar beside a folder of its name keeps its suffix.
+    """
+    named = [*paths]
+    wholes = [(each.parts, each.suffix) for each in named]
+    while short := [at for at in _clashes([each.parts for each in named], wholes) if named[at].suffix]:
+        for at in short:
+            parts = named[at].parts
+            named[at] = replace(named[at], parts=(*parts[:-1], f"{parts[-1]}{named[at].suffix}"), suffix="")
+    while True:
+        clashes = _clashes([each.name for each in named], [each.parts for each in named])
+        longer = [at for at in clashes if named[at].depth < len(named[at].parts)]
+        if not longer:
+            return [each.name for each in named]
+        for at in longer:
+            named[at] = replace(named[at], depth=named[at].depth + 1)
+
+
+def _clashes(labels: Sequence[object], wholes: Sequence[object]) -> list[int]:
+    """The places of equal labels that stand for different wholes."""
+    meant = defaultdict(set)
+    for label, whole in zip(labels, wholes, strict=True):
+        meant[label].add(whole)
+    return [at for at, label in enumerate(labels) if len(meant[label]) > 1]
