@@ -88,6 +88,9 @@ def find_images(  # noqa: PLR0913 (each of them is a part of what is listed)
     return scan.result(stdin)
 
 
+_DESCRIPTORS = frozenset({Path("/proc/self/fd"), Path("/dev/fd")})  # where the copy of stdin has its path
+
+
 @dataclass(frozen=True, slots=True)
 class _BrokenTar:
     """A tar that could not be read to its end, what it is called, and why."""
@@ -275,7 +278,9 @@ def _sorted_failures(failures: Sequence[tuple[Failure, Path | str]], images: Seq
 
 
 def _two_files(key: str, one: Path | str, other: Path | str) -> UsageError:
+    names = [STDIN_NAME if Path(path).parent in _DESCRIPTORS else str(path) for path in (one, other)]
+    are_files = not any(name == STDIN_NAME or is_tar_name(Path(name)) for name in names)
+    above = "name a folder above both in their place, " if are_files else ""
     return UsageError(
-        f"{one} and {other} have the same key {key}: rename one, name a folder above both in their place, or give one "
-        "of them another -o"
+        f"{names[0]} and {names[1]} have the same key {key}: rename one, {above}or give one of them another -o"
     )

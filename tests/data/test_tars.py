@@ -240,6 +240,19 @@ def test_a_hard_link_leads_to_the_file_that_was_there_when_it_was_packed(tmp_pat
     assert (old, new) == (len(png()), len(png(4, colour=2)))
 
 
+def test_a_key_that_a_tar_and_a_listed_file_share_is_refused_with_advice_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "crops").mkdir()
+    (tmp_path / "crops" / "a.png").write_bytes(png(5))
+    path = write_tar(tmp_path / "crops.tar", [("a.png", png())])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UsageError, match=r"crops\.tar and .*the same key crops/a\.png: rename one, or give one of them"
+    ):
+        find_images([path], listed=[Path("crops/a.png")])
+
+
 # ---- Damage ----
 
 
