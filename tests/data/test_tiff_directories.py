@@ -73,7 +73,7 @@ def test_raws_in_folders_and_tars_are_passed_over_and_fail_under_the_names_of_im
         archive.add(inside, "")
     for source in (inside, tar):
         found = find_images([source])
-        assert [image.key for image in found.images] == ["picture", "shot.tif"]
+        assert [image.key.removeprefix("raws/") for image in found.images] == ["picture", "shot.tif"]
         assert (found.failures, found.num_ignored) == ((), len(RAWS))
 
 
