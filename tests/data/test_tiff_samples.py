@@ -72,7 +72,8 @@ def _expected(values: np.ndarray, photometric: int, extra: int | None, white: in
 @pytest.mark.parametrize("bits", [1, 2, 4, 6, 8, 10, 12, 14, 16])
 def test_samples_are_right_or_refused_in_every_layout(bits: int, compression: int) -> None:
     rng, white = np.random.default_rng(bits), (1 << bits) - 1
-    num_right, wrong = 0, []
+    num_right = 0
+    wrong: list[tuple[object, float]] = []
     kinds = itertools.product(_COLOURS, (None, 0, _PREMULTIPLIED, _STRAIGHT), (1, 2), "<>", (False, True), (1, 2))
     for kind in kinds:
         photometric, extra, planes, order, is_tiled, fill = kind
