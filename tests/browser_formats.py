@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 from PIL import Image, features
 
-from tests.image_bytes import any_bmp, exif, jpeg_segment, jpeg_segments, png, png_chunk, with_jpeg_segment
+from tests.image_bytes import (
+    any_bmp,
+    exif,
+    icc_profile,
+    jpeg_segment,
+    jpeg_segments,
+    png,
+    png_chunk,
+    with_bmp_profile,
+    with_jpeg_segment,
+)
 from tests.odd_images import quadrants
 from tests.odd_images.picture import COLOURS, HEIGHT, INDICES, PICTURE, WIDTH, jpeg, saved
 
@@ -125,6 +135,9 @@ def _profile_bmps() -> Files:
         tail = kind + struct.pack("<9i", *(round(v * 2**30) for v in ends)) + struct.pack("<3I", *[65536] * 3)
         for header in (108, 124):
             yield f"{name}_{header}.bmp", any_bmp(lowest_first, bits=24, header=header, masks=masks, tail=tail)
+    profile = icc_profile("GBR")
+    plain = any_bmp(lowest_first, bits=24, header=124, masks=masks, tail=b"DEBM")
+    yield "embedded.bmp", with_bmp_profile(plain, profile)
 
 
 def webps() -> Files:

@@ -186,6 +186,13 @@ def any_bmp(
     return b"BM" + struct.pack("<IHHI", start + len(pixels), 0, 0, start) + info + palette + pixels
 
 
+def with_bmp_profile(bmp: bytes, profile: bytes) -> bytes:
+    """The BMP with a header of 124 bytes, and a profile behind its pixels that this header points at."""
+    data = bytearray(bmp + profile)
+    struct.pack_into("<II", data, 14 + 112, len(bmp) - 14, len(profile))
+    return bytes(data)
+
+
 def bmp_run_lengths(indices: np.ndarray) -> bytes:
     """Rows [H,W] of palette indices as BMP's RLE8, the lowest first."""
     out = b""

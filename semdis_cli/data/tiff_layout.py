@@ -32,7 +32,7 @@ class Layout:
     compression: int
     predictor: int
     extra: tuple[int, ...]
-    is_planar: bool
+    has_planes: bool
     is_reversed: bool
     is_tiled: bool
     part: tuple[int, int]
@@ -43,6 +43,11 @@ class Layout:
     def num_samples(self) -> int:
         """Of a pixel."""
         return len(self.bits)
+
+    @property
+    def is_planar(self) -> bool:
+        """Whether the samples of a pixel lie apart from each other."""
+        return self.has_planes and self.num_samples > 1
 
     @property
     def num_colours(self) -> int:
@@ -70,7 +75,7 @@ def read_layout(reader: TiffReader, directory: Directory) -> Layout:
         reader.whole(directory, COMPRESSION, NONE),
         reader.whole(directory, PREDICTOR, 1),
         tuple(map(int, reader.values(directory, EXTRA_SAMPLES))),
-        reader.whole(directory, PLANES, 1) == 2 and num_samples > 1,
+        reader.whole(directory, PLANES, 1) == 2,
         reader.whole(directory, FILL_ORDER, 1) == 2,
         is_tiled,
         part,
@@ -103,7 +108,8 @@ def check_samples(layout: Layout) -> None:
 def is_ordinary(layout: Layout) -> bool:
     """Whether it is of the kinds that nearly all files are, which Pillow opens without fail."""
     is_common = layout.photometric in {BLACK_IS_ZERO, RGB} and layout.num_samples == layout.num_colours
-    return is_common and set(layout.bits) == {8} and layout.compression in {*_COMPRESSIONS, _LZW}
+    is_8_bits = set(layout.bits) == {8} and set(layout.formats) == {_UNSIGNED}
+    return is_common and is_8_bits and layout.compression in {*_COMPRESSIONS, _LZW}
 
 
 def pillow_errs(layout: Layout) -> bool:
@@ -111,8 +117,8 @@ def pillow_errs(layout: Layout) -> bool:
     is_unsaid_alpha = layout.photometric == RGB and layout.num_samples > 3 and not layout.extra
     if layout.compression not in _COMPRESSIONS:
         return layout.is_planar and (layout.num_samples == 2 or is_unsaid_alpha or layout.photometric == YCC)
-    is_plain = set(layout.bits) == {8} and layout.num_samples == layout.num_colours
-    is_odd_plane = layout.is_planar and not is_plain
+    is_plain = set(layout.bits) == {8} and layout.num_samples == layout.num_colours > 1
+    is_odd_plane = layout.has_planes and not is_plain
     return is_odd_plane or layout.is_reversed or layout.photometric == YCC or has_levels(layout)
 
 
