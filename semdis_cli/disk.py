@@ -30,12 +30,14 @@ _SYNC_UNSUPPORTED = _UNSUPPORTED | {errno.EACCES, errno.EPERM}
 # A folder that may be written need not be one that may be opened (EACCES), or opened at all (EISDIR, EBADF).
 _FOLDER_UNSUPPORTED = _SYNC_UNSUPPORTED | {errno.EISDIR, errno.EBADF}
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-# The disk is out of order or out of reach, or this process has no more descriptors or memory: other names do not help.
+# The disk is out of order or out of reach, or this process has no more descriptors or memory, or may write no large
+# files: other names do not help.
 _OUT_OF_ORDER = frozenset(
     {
         *(errno.EIO, errno.EROFS, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN),
         *(errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ENOLINK),
         *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+        errno.EFBIG,
     }
 )
 # A file that was replaced on the server is found by its name again; EAGAIN: it is being fetched from tape, or leased.
