@@ -44,7 +44,7 @@ _OUT_OF_ORDER = frozenset(
 _PASSING = frozenset({errno.ESTALE, errno.EAGAIN})
 # What rename answers where a name that is there cannot be replaced: SFTP without its extension, some FUSE.
 _NO_REPLACING = frozenset({errno.EEXIST, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EINVAL})
-_LEAST_DISK_BYTES = 1 << 16  # a disk that says it is smaller in all does not know its size
+_LEAST_DISK_BYTES = 1 << 12  # a disk that says it is smaller in all does not know its size
 TEMP_SUFFIX = ".semdis-tmp"
 _SPOOL_SUFFIX = ".semdis-spool"
 
