@@ -128,11 +128,12 @@ def _is_file(path: Path) -> bool:
 def remove_folder(folder: Path) -> None:
     """Remove a folder and all in it, as far as the disk lets it go; what stays is in nobody's way."""
     shutil.rmtree(folder, ignore_errors=True)
-    for path in list_names(folder):  # rmtree opens folders, which some disks refuse
+    if os.path.lexists(folder):  # rmtree opens folders, which some disks refuse
+        for path in list_names(folder):
+            with suppress(OSError):
+                path.unlink()
         with suppress(OSError):
-            path.unlink()
-    with suppress(OSError):
-        folder.rmdir()
+            folder.rmdir()
 
 
 def list_names(folder: Path) -> list[Path]:
