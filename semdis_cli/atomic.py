@@ -80,7 +80,9 @@ def publish_below(root: Path, path: Path, chunks: Iterable[bytes | memoryview]) 
         cause = error.__cause__
         if isinstance(cause, OSError) and disk.may_be_the_name(cause) and _takes_names(root, path.suffix):
             reason = cause.strerror or cause
-            raise RefusedNameError(f"its file cannot be made ({reason}), though others can: is it the name?") from cause
+            raise RefusedNameError(
+                f"the disk does not take its name ({reason}), but takes others; rename the original"
+            ) from cause
         raise
 
 

@@ -30,19 +30,21 @@ _SYNC_UNSUPPORTED = _UNSUPPORTED | {errno.EACCES, errno.EPERM}
 # A folder that may be written need not be one that may be opened (EACCES), or opened at all (EISDIR, EBADF).
 _FOLDER_UNSUPPORTED = _SYNC_UNSUPPORTED | {errno.EISDIR, errno.EBADF}
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-# The disk is out of order or out of reach, or this process has no more descriptors or memory: other names do not help.
+# The disk is out of order or out of reach, or this process has no more descriptors or memory, or may write no large
+# files: other names do not help.
 _OUT_OF_ORDER = frozenset(
     {
         *(errno.EIO, errno.EROFS, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN),
         *(errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ENOLINK),
         *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+        errno.EFBIG,
     }
 )
 # A file that was replaced on the server is found by its name again; EAGAIN: it is being fetched from tape, or leased.
 _PASSING = frozenset({errno.ESTALE, errno.EAGAIN})
 # What rename answers where a name that is there cannot be replaced: SFTP without its extension, some FUSE.
 _NO_REPLACING = frozenset({errno.EEXIST, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EINVAL})
-_LEAST_DISK_BYTES = 1 << 16  # a disk that says it is smaller in all does not know its size
+_LEAST_DISK_BYTES = 1 << 12  # a disk that says it is smaller in all does not know its size
 TEMP_SUFFIX = ".semdis-tmp"
 _SPOOL_SUFFIX = ".semdis-spool"
 
@@ -126,11 +128,12 @@ def _is_file(path: Path) -> bool:
 def remove_folder(folder: Path) -> None:
     """Remove a folder and all in it, as far as the disk lets it go; what stays is in nobody's way."""
     shutil.rmtree(folder, ignore_errors=True)
-    for path in list_names(folder):  # rmtree opens folders, which some disks refuse
+    if os.path.lexists(folder):  # rmtree opens folders, which some disks refuse
+        for path in list_names(folder):
+            with suppress(OSError):
+                path.unlink()
         with suppress(OSError):
-            path.unlink()
-    with suppress(OSError):
-        folder.rmdir()
+            folder.rmdir()
 
 
 def list_names(folder: Path) -> list[Path]:

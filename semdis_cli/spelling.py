@@ -31,7 +31,7 @@ class Spelling:
     def fold_text(self, name: str) -> str:
         """`fold` of a name as text; nearly all names are plain, and there may be a million."""
         if name.isascii() and not (self.ends and _ENDS.search(name)):
-            return name.lower() if self.case else name
+            return name if not self.case or name.islower() else name.lower()
         return "/".join(map(self._fold_part, name.split("/")))
 
     def _fold_part(self, part: str) -> str:

@@ -129,7 +129,7 @@ def test_a_name_that_is_refused_where_others_are_taken_is_told_from_a_broken_dis
         monkeypatch.setattr(os, call, refusing(number, lambda _, new: ":" in os.fspath(new), getattr(os, call)))
     monkeypatch.setattr(os, "mkdir", refusing(number, lambda path, *_: ":" in os.fspath(path), os.mkdir))
     for name in ("a:b.png", "a:b/c.png"):
-        with pytest.raises(RefusedNameError, match="is it the name"):
+        with pytest.raises(RefusedNameError, match="does not take its name"):
             publish_below(tmp_path, tmp_path / name, [b"x"])
     publish_below(tmp_path, tmp_path / "fine" / "c.png", [b"x"])
     assert names(tmp_path) == ["fine"]

@@ -99,7 +99,7 @@ class FileExport:
             try:
                 publish_below(self._root, path, [sample.data])
             except RefusedNameError as error:
-                return Failure(key, f"{error} (or export it as webdataset)")
+                return Failure(key, f"{error}, or export it as webdataset")
         return sample.record
 
     def _possible(self, stored: StoredShard) -> list[str]:

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -77,9 +77,9 @@ class StreamNames:
         self._keys: set[str] = set()
         self._taken: set[str] = set()
         self._folders: set[str] = set()
-        # By what any disk may take them for.
-        self._alike: defaultdict[str, list[PurePosixPath]] = defaultdict(list)
-        self._alike_folders: defaultdict[str, list[PurePosixPath]] = defaultdict(list)
+        # By what any disk may take them for. Texts: there may be a million.
+        self._alike: dict[str, tuple[str, ...]] = {}
+        self._alike_folders: dict[str, tuple[str, ...]] = {}
 
     def claim(self, key: str) -> PurePosixPath:
         """The name of the next key. Raises `StoreError` if it is no relative path, came before, or no name is left."""
@@ -96,12 +96,14 @@ class StreamNames:
 
     def _take(self, key: str, name: PurePosixPath) -> None:
         self._keys.add(key)
-        self._taken.add(str(name))
-        self._alike[ANY.fold(name)].append(name)
-        for parent in name.parents:
-            if str(parent) not in self._folders:
-                self._folders.add(str(parent))
-                self._alike_folders[ANY.fold(parent)].append(parent)
+        for text, names, alike in (
+            (str(name), self._taken, self._alike),
+            *((str(parent), self._folders, self._alike_folders) for parent in name.parents),
+        ):
+            if text not in names:
+                names.add(text)
+                folded = ANY.fold_text(text)
+                alike[folded] = (*alike.get(folded, ()), text)
 
     def _is_free(self, name: PurePosixPath) -> bool:
         is_taken = str(name) in self._taken or str(name) in self._folders
@@ -113,12 +115,12 @@ class StreamNames:
         """Whether the disk would take `name` for one that is there."""
         return self._is_alike(name, self._alike) or self._is_alike(name, self._alike_folders)
 
-    def _is_alike(self, name: PurePosixPath, names: Mapping[str, list[PurePosixPath]]) -> bool:
+    def _is_alike(self, name: PurePosixPath, names: Mapping[str, tuple[str, ...]]) -> bool:
         alike = names.get(ANY.fold(name))
         if alike is None:
             return False
         spelling = self._spelling()
-        return any(spelling.fold(name) == spelling.fold(other) for other in alike)
+        return any(spelling.fold(name) == spelling.fold_text(other) for other in alike)
 
 
 def image_file(pixels: np.ndarray, settings: WriteSettings) -> bytes:

@@ -150,7 +150,9 @@ def test_names_that_a_disk_confuses_or_refuses_cost_nothing_or_their_own_image(t
         save(tmp_path / "photos" / name, seed)
     disk = tmp_path / "disk"
     disk.mkdir()
-    odd = Names(disk, bad_characters=":", most_bytes=143, blind="case unicode ends")
+    odd = Names(
+        disk, bad_characters=":", most_bytes=143, blind="case unicode ends", error=errno.ENAMETOOLONG, lookups=True
+    )
     encode = ["encode", "photos", "-o", "l", "--model", tiny, "--quiet"]
     decode = ["decode", "l", "-o", disk / "decoded", "--quiet"]
     outcomes = several(

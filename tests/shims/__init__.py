@@ -57,13 +57,17 @@ def slow(call: str, seconds: float, under: Path = Path("/"), part: str = "/") ->
 
 @dataclass(frozen=True)
 class Names:
-    """A disk with its own mind about names. `blind`: any of case, unicode, ends (dots and spaces at the end)."""
+    """A disk with its own mind about names. `blind`: any of case, unicode, ends (dots and spaces at the end).
+
+    `lookups`: names that it does not take are refused with `error` also where they are only asked for.
+    """
 
     under: Path
     bad_characters: str = ""
     most_bytes: int = 0
     error: int = errno.EINVAL
     blind: str = ""
+    lookups: bool = False
 
     def to_variables(self) -> dict[str, str]:
         """The variables of `names.c`."""
@@ -71,6 +75,7 @@ class Names:
             "SHIM_BAD_CHARACTERS": self.bad_characters,
             "SHIM_NAME_BYTES": str(self.most_bytes or ""),
             "SHIM_BLIND": self.blind,
+            "SHIM_NAME_LOOKUPS": "1" if self.lookups else "",
         }
         base = {"SHIM_NAMES_UNDER": str(self.under), "SHIM_NAME_ERRNO": str(self.error)}
         return base | {name: value for name, value in given.items() if value}

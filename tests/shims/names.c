@@ -1,6 +1,6 @@
 // A disk below $SHIM_NAMES_UNDER with its own mind about names; it keeps them as they were written.
 // $SHIM_BAD_CHARACTERS (bytes) and $SHIM_NAME_BYTES: names with such a byte, or longer, are refused when they are made,
-// with $SHIM_NAME_ERRNO. $SHIM_BLIND: any of "case", "unicode" and "ends" (dots and spaces at the end of a name).
+// with $SHIM_NAME_ERRNO; with $SHIM_NAME_LOOKUPS also where they are only asked for. $SHIM_BLIND: any of "case", "unicode" and "ends" (dots and spaces at the end of a name).
 #include "under.h"
 #include "folds.h" // made by shims/__init__.py: `case_folds` and `unicode_folds`, sorted
 
@@ -102,6 +102,7 @@ static int is_refused(int folder, const char *name) {
 }
 
 #define HERE(p) char at[ROOM]; p = found(AT_FDCWD, p, at)
+#define LOOK(d, p) if (getenv("SHIM_NAME_LOOKUPS") && is_refused(d, p)) return -1
 #define MAKE(p) if (is_refused(AT_FDCWD, p)) return -1
 int open(const char *p, int flags, ...) { MODE_OF(flags, mode) NEXT(open); if ((flags & O_CREAT) && is_refused(AT_FDCWD, p)) return -1; HERE(p); return next(p, flags, mode); }
 int open64(const char *p, int flags, ...) { MODE_OF(flags, mode) NEXT(open64); if ((flags & O_CREAT) && is_refused(AT_FDCWD, p)) return -1; HERE(p); return next(p, flags, mode); }
@@ -116,12 +117,12 @@ int symlink(const char *x, const char *y) { NEXT(symlink); MAKE(y); HERE(y); ret
 int unlink(const char *p) { NEXT(unlink); HERE(p); return next(p); }
 int rmdir(const char *p) { NEXT(rmdir); HERE(p); return next(p); }
 int mkdir(const char *p, mode_t mode) { NEXT(mkdir); MAKE(p); HERE(p); return next(p, mode); }
-int stat(const char *p, struct stat *s) { NEXT(stat); HERE(p); return next(p, s); }
-int stat64(const char *p, struct stat64 *s) { NEXT(stat64); HERE(p); return next(p, s); }
-int lstat(const char *p, struct stat *s) { NEXT(lstat); HERE(p); return next(p, s); }
-int lstat64(const char *p, struct stat64 *s) { NEXT(lstat64); HERE(p); return next(p, s); }
-int fstatat(int d, const char *p, struct stat *s, int flags) { NEXT(fstatat); char at[ROOM]; return next(d, found(d, p, at), s, flags); }
-int fstatat64(int d, const char *p, struct stat64 *s, int flags) { NEXT(fstatat64); char at[ROOM]; return next(d, found(d, p, at), s, flags); }
+int stat(const char *p, struct stat *s) { NEXT(stat); LOOK(AT_FDCWD, p); HERE(p); return next(p, s); }
+int stat64(const char *p, struct stat64 *s) { NEXT(stat64); LOOK(AT_FDCWD, p); HERE(p); return next(p, s); }
+int lstat(const char *p, struct stat *s) { NEXT(lstat); LOOK(AT_FDCWD, p); HERE(p); return next(p, s); }
+int lstat64(const char *p, struct stat64 *s) { NEXT(lstat64); LOOK(AT_FDCWD, p); HERE(p); return next(p, s); }
+int fstatat(int d, const char *p, struct stat *s, int flags) { NEXT(fstatat); LOOK(d, p); char at[ROOM]; return next(d, found(d, p, at), s, flags); }
+int fstatat64(int d, const char *p, struct stat64 *s, int flags) { NEXT(fstatat64); LOOK(d, p); char at[ROOM]; return next(d, found(d, p, at), s, flags); }
 int access(const char *p, int mode) { NEXT(access); HERE(p); return next(p, mode); }
 int chmod(const char *p, mode_t mode) { NEXT(chmod); HERE(p); return next(p, mode); }
 ssize_t readlink(const char *p, char *to, size_t n) { NEXT(readlink); HERE(p); return next(p, to, n); }
