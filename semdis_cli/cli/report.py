@@ -275,9 +275,9 @@ def _close(report: dict[str, Any], summary: str) -> None:
         say(f"semdis: memory ran out at {size} px: calls were halved, to {count(num_images, 'image')}")
     if far_off := report.get("far_off"):
         say(
-            f"semdis: warning: whitened latents are far off: the median channel has |mean| {far_off['abs_mean']:.2f} and "
-            f"standard deviation {far_off['std']:.2f}, not about 0 and 1; weights and code may not fit, or all images "
-            "are alike"
+            "semdis: warning: whitened latents are far off: the median channel has |mean| "
+            f"{far_off['abs_mean']:.2f} and standard deviation {far_off['std']:.2f}, not about 0 and 1; weights and "
+            "code may not fit, or all images are alike"
         )
     if images["this_run"] and report["stages"]:
         all_s = report["threads"] * elapsed_s
