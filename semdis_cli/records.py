@@ -54,10 +54,13 @@ def is_telling(ctime_ns: int | None) -> TypeGuard[int]:
 def settled_mtime(mtime_ns: int | None, ctime_ns: int | None, now_ns: int) -> int | None:
     """`mtime_ns` if a later change of the file would show in its times, else None.
 
-    Where there is a `ctime_ns`, it is the one to be settled: nobody can set it.
+    Where there is a `ctime_ns`, it has to be settled, and then `mtime_ns` may lie in the future: programs can set it.
     """
-    telling = ctime_ns if is_telling(ctime_ns) else mtime_ns
-    return mtime_ns if telling is not None and telling < settled_before(now_ns) else None
+    settled_ns = settled_before(now_ns)
+    if mtime_ns is None or (is_telling(ctime_ns) and ctime_ns >= settled_ns):
+        return None
+    may_be_future = is_telling(ctime_ns) and mtime_ns > now_ns
+    return mtime_ns if mtime_ns < settled_ns or may_be_future else None
 
 
 @dataclass(frozen=True, slots=True)

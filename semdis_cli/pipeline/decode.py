@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from semdis_cli.data.geometry import undo_padding
-from semdis_cli.defaults import DECODE_MARKER
+from semdis_cli.defaults import BUNDLED_MODEL, DECODE_MARKER
 from semdis_cli.errors import CheckpointError, StoreError, UnreadableImageError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes
 from semdis_cli.json_text import unescape_name
+from semdis_cli.model.checkpoint import resolve_model, weights_sha256
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer, TokenizerSettings
 from semdis_cli.pipeline.calls import busy_threads, share_of_call, start_workers
@@ -49,6 +50,8 @@ def load_recorded_model(source: LatentSource, override: str | None, settings: To
         else:
             tokenizer = Tokenizer.load(override, settings)
     except CheckpointError as error:
+        if override is None and weights_sha256(resolve_model(BUNDLED_MODEL).folder) == record.weights_sha256:
+            return load_recorded_model(source, BUNDLED_MODEL, settings)  # a copy that has moved, of what is at hand
         hint = "" if override else f" (the model recorded in {source.path}; give --model if it is elsewhere)"
         raise CheckpointError(f"{error}{hint}") from error
     found = tokenizer.identity

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import eq
 from pathlib import Path
 
 from semdis_cli.records import SourceImage, is_telling, settled_before
@@ -72,10 +73,13 @@ def vouches(image: SourceImage) -> bool:
 
 def all_vouch(images: Sequence[SourceImage]) -> bool:
     """Whether ctimes alone tell of every image whether it was changed."""
-    if not all(map(vouches, images)):
+    ctimes = [image.ctime_ns or 0 for image in images]  # `vouches` in a few passes: there may be millions
+    if min(ctimes, default=0) <= 0:
         return False
-    first = images[0].ctime_ns if images else None
-    return len(images) < 2 or any(image.ctime_ns != first for image in images)
+    mtimes = [image.mtime_ns for image in images]
+    if any(map(eq, ctimes, mtimes)) and not all(map(vouches, images)):
+        return False
+    return len(ctimes) < 2 or ctimes.count(ctimes[0]) < len(ctimes)
 
 
 def _are_kept(ctimes: set[int | None], num_files: int) -> bool:

@@ -24,6 +24,7 @@ from semdis_cli.errors import StoreError
 from semdis_cli.lock import FolderLock
 from semdis_cli.records import SourceImage
 from semdis_cli.store.changes import Hashes
+from semdis_cli.store.checks import check_object
 from semdis_cli.store.finished import NO_BASE, Base, size_of
 from semdis_cli.store.folder import check_latents_folder, list_folder
 from semdis_cli.store.growth import Growth
@@ -228,6 +229,8 @@ class LatentSetWriter:
         on_record: list[Any] = [*self.base.manifest.records] if self.base.manifest is not None else []
         if begun is not None and (entries or on_record):
             on_record += _records_of(begun)
+        if begun is not None and any(entry.version >= len(_records_of(begun)) for entry in entries.values()):
+            raise StoreError(f"{self.root}: a shard in the journal is of no known version; {self._journal.remedy()}")
         choose = partial(choose_record, self.root, mix_versions=self._mix_versions)
         self.provenance = choose(on_record, self.provenance)
         self.later_versions = tuple(choose([*on_record, self.provenance], later) for later in self.later_versions)
@@ -324,10 +327,10 @@ class LatentSetWriter:
 
 def _records_of(begun: dict[str, Any]) -> list[dict[str, Any]]:
     """The settings under which a run has begun, by version. Raises `StoreError` for what no run notes."""
-    records = [begun.get("provenance"), *begun.get(_LATER_VERSIONS, ())]
-    if not all(isinstance(record, dict) for record in records):
-        raise StoreError("the plan of the run that was stopped says nothing of its settings; damaged or edited")
-    return [dict(record) for record in records if record is not None]
+    try:
+        return [check_object(record) for record in (begun.get("provenance"), *begun.get(_LATER_VERSIONS, ()))]
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"the plan of the run that was stopped does not say its settings ({error})") from error
 
 
 def _doubts(planned: PlannedShard, entry: JournalEntry, witness: Witness) -> Iterator[tuple[SourceImage, str | None]]:

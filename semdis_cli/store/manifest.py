@@ -166,7 +166,8 @@ def _why_missing(root: Path) -> str:
     if (root / JOURNAL_FOLDER).is_dir():
         return f"no {MANIFEST_FILE}, so not a finished set of latents; run the same semdis encode again to finish it"
     if (root / SHARD_FOLDER).is_dir() or (root / INDEX_FILE).is_file():
-        return f"no {MANIFEST_FILE}, but parts of a set, as of a download that was cut short{verify_hint(root)}"
+        what = f"not a set of latents (no {MANIFEST_FILE}), but parts of one, as of a download that was cut short"
+        return what + verify_hint(root)
     return f"not a set of latents (no {MANIFEST_FILE}); give the folder that semdis encode wrote"
 
 

@@ -39,8 +39,12 @@ class SeenFile(NamedTuple):
 
     def to_line(self) -> bytes:
         """As written."""
-        key = self.key if self.key.isascii() else escape_name(self.key)
-        return f"[{_quoted(key)},{self.num_bytes},{_number(self.mtime_ns)},{_number(self.ctime_ns)}]\n".encode()
+        key, num_bytes, mtime_ns, ctime_ns = self
+        if not key.isascii():
+            key = escape_name(key)
+        if mtime_ns is None or ctime_ns is None:
+            return f"[{_quoted(key)},{num_bytes},{_number(mtime_ns)},{_number(ctime_ns)}]\n".encode()
+        return f"[{_quoted(key)},{num_bytes},{mtime_ns},{ctime_ns}]\n".encode()  # a million of them in half a second
 
     @classmethod
     def parse(cls, line: bytes) -> "SeenFile":
@@ -59,7 +63,7 @@ class SeenFile(NamedTuple):
 
 
 def _number(value: int | None) -> str:
-    return "null" if value is None else str(value)  # `json.dumps` takes three times as long for a line
+    return "null" if value is None else str(value)
 
 
 def _check_time(value: object) -> int | None:

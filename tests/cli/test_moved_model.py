@@ -1,12 +1,15 @@
 """Weights are known by their sha256: a model that moved goes on, another one under the same name does not."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from semdis_cli.defaults import BUNDLED_MODEL
+from semdis_cli.model.checkpoint import resolve_model
 from tests.cli.conftest import Outcome, Run
 from tests.worlds import save_tiny_model
 
@@ -55,6 +58,16 @@ def test_another_model_is_refused_by_both_names(run: Run, tmp_path: Path, photos
     said = refusal(run("encode", photos, "-o", "latents", "--model", "other", "--threads", "1", "--mix-versions"))
     assert "begun with other settings (model: model (weights " in said
     assert " -> other (weights " in said
+
+
+def test_a_copy_of_the_bundled_model_that_is_gone_is_not_missed(run: Run, tmp_path: Path, photos: Path) -> None:
+    bundled = resolve_model(BUNDLED_MODEL).folder
+    shutil.rmtree(tmp_path / "model")
+    shutil.copytree(bundled, tmp_path / "model")
+    assert run("encode", photos, "-o", "latents", "--model", "model", "--threads", "1").code == 0
+    shutil.rmtree(tmp_path / "model")
+    assert run("decode", "latents", "-o", "decoded", "--threads", "1").code == 0
+    assert run("encode", photos, "-o", "latents", "--threads", "1").code == 0
 
 
 def test_folders_of_pictures_go_on_under_any_name_of_the_model(run: Run, tmp_path: Path, photos: Path) -> None:

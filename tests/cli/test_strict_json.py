@@ -1,5 +1,6 @@
 """All JSON that the command writes is strict, whatever bytes names are made of, and leads back to these names."""
 
+import importlib.util
 import json
 import os
 import re
@@ -58,11 +59,8 @@ def check(data: bytes) -> None:
         raise AssertionError(name)
 
     json.dumps(json.loads(data, parse_constant=refuse), ensure_ascii=False).encode()
-    try:
-        import orjson
-    except ImportError:
-        return
-    orjson.loads(data)
+    if importlib.util.find_spec("orjson") is not None:
+        importlib.import_module("orjson").loads(data)
 
 
 def check_all(root: Path) -> None:
@@ -125,7 +123,7 @@ def test_a_run_that_was_stopped_leaves_strict_json_too(
     )
     assert stopped.code == 3
     check_all(tmp_path / "latents" / "journal")
-    assert ok(run("roundtrip", photos, "-o", "roundtrip", "--model", tiny), 3)
+    ok(run("roundtrip", photos, "-o", "roundtrip", "--model", tiny), 3)
     check_all(tmp_path)
     ok(run("encode", photos, "-o", "latents", "--model", tiny, "--shard-images", "1", "--size", "16"), 3)
     ok(run("decode", "latents", "-o", "decoded", "--model", tiny))

@@ -38,7 +38,6 @@ PROVENANCE: dict[str, Any] = {
     "posterior": {"kind": "mode"},
     "dtype": "bfloat16",
     "preprocessing": {"geometry": {"size": None, "max_pixels": None}},
-    "compute": {"torch": "2.12"},
 }
 # Two buckets, three to a shard; names in the order of bytes are not in the order of shards.
 KEYS = ("a.png", "b/a.png", "b/bad.png", "b/c.png", "c.png", "d.jpg", "d.png", "e.png", "ü.png")

@@ -121,12 +121,13 @@ def test_other_latents_are_refused_whatever_is_asked_for(old: Path) -> None:
 def test_a_manifest_whose_versions_do_not_fit_is_refused(old: Path) -> None:
     run(old)
     fields = json.loads((old / MANIFEST_FILE).read_bytes())
-    for change in (
+    changes: list[dict[str, Any]] = [
         {"later_versions": []},
         {"later_versions": [{**NEW, "dtype": "float32"}]},
         {"later_versions": 5},
         {"shards": [{**fields["shards"][0], "version": -1}, *fields["shards"][1:]]},
-    ):
+    ]
+    for change in changes:
         (old / MANIFEST_FILE).write_bytes(json.dumps({**fields, **change}).encode())
         with pytest.raises(StoreError, match="not a manifest"):
             Manifest.read(old)
