@@ -32,7 +32,8 @@ class Room:
         """Why there can never be that much, in a line, for `what` ("to encode"); None if there can."""
         if num_bytes <= max(self.total_bytes, _SMALL_BYTES):
             return None
-        return f"needs about {_size(num_bytes)} {what}, and {_size(self.total_bytes)} are there; {remedy}"
+        needed, there = _size(num_bytes), _size(self.total_bytes)
+        return f"not enough memory: needs about {needed} {what}, and {there} are there; {remedy}"
 
     @contextmanager
     def taking(self, num_bytes: int) -> Iterator[None]:

@@ -187,7 +187,7 @@ def test_what_is_large_waits_for_others_and_what_is_too_large_is_refused() -> No
     assert room.refusal(100 * MIB, "to encode", "do this") is None
     assert (
         room.refusal(205 * MIB, "to encode", "do this")
-        == "needs about 205 MiB to encode, and 100 MiB are there; do this"
+        == "not enough memory: needs about 205 MiB to encode, and 100 MiB are there; do this"
     )
     assert Room(0).refusal(MIB, "to encode", "") is None
     with (

@@ -493,7 +493,7 @@ def test_our_own_output_below_the_source_is_no_input(run: Run, tmp_path: Path, t
     assert run("roundtrip", ".", "--model", tiny).code == 0
     again = run("encode", ".", "--model", tiny)
     assert again.code == 0, again.stderr
-    assert "1 of 1 images done before" in again.stderr
+    assert "1 of 1 image done before" in again.stderr
 
 
 def test_a_pipe_in_the_place_of_latents_is_refused(run: Run, tmp_path: Path) -> None:

@@ -310,7 +310,7 @@ def test_a_run_in_which_images_fail_is_no_measurement(
 ) -> None:
     found = find_images([photos])
     lost = replace(found.images[0], path=str(tmp_path / "gone.jpg"))
-    with pytest.raises(UsageError, match="1 images failed"):
+    with pytest.raises(UsageError, match="1 image failed"):
         run_encode(replace(found, images=(lost,)), loader, tokenizer, EncodeSettings(LOAD), tmp_path / "latents")
 
 
