@@ -65,6 +65,8 @@ def verify(
     from semdis_cli.store.verify import VerifySettings
 
     refuse_pipes(latents, *(against or ()))
+    if not against and (exclude or include or all_files):
+        raise UsageError("--exclude, --include and --all-files say which images --against means: give it too")
     settings = VerifySettings(_parse_sample(data, sample, seed), count_workers(workers))
     sources = _find(against, latents, input_rules(exclude, include, all_files=all_files), quiet) if against else None
     raise typer.Exit(_follow(run(latents, settings, sources), as_json=as_json, quiet=quiet))
