@@ -69,6 +69,8 @@ def verify(
 
     refuse_pipes(latents, *(against or ()))
     refuse_others(latents)
+    if not against and (exclude or include or all_files):
+        raise UsageError("--exclude, --include and --all-files say which images --against means: give it too")
     settings = VerifySettings(_parse_sample(data, sample, seed), count_workers(workers))
     display = context.with_resource(open_display(quiet=quiet))
     rules = input_rules(exclude, include, all_files=all_files)

@@ -156,6 +156,7 @@ def test_what_is_excluded_now_is_marked_like_what_is_gone_and_comes_back(world: 
     assert facts(world / "latents") == (1, 0, 1, 1)
     assert run("verify", "latents", "--against", "part0", "--exclude", "b.*").code == 0
     assert run("verify", "latents", "--against", "part0").code == 4
+    assert run("verify", "latents", "--exclude", "b.*").code == 2
     assert run(*encode).code == 0
     assert facts(world / "latents") == (2, 0, 2, 0)
     assert run(*encode, "--include", "[a").code == 2
