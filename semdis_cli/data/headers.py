@@ -4,14 +4,17 @@ import io
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from PIL import GifImagePlugin, ImageFile, TiffImagePlugin
+from PIL import GifImagePlugin, Image, ImageFile, TiffImagePlugin
 
 from semdis_cli.data.colour import Samples
 from semdis_cli.data.exif import ORIENTATION_TAG, exif_orientation, upright_size, valid_orientation
 from semdis_cli.data.formats import SIGNATURE_BYTES, image_format
 from semdis_cli.data.jpeg import check_jpeg_pixels
 from semdis_cli.data.pillow import decoder_errors, open_image
-from semdis_cli.data.png import check_png_pixels, only_pixels, png_profile, read_png_header
+from semdis_cli.data.pixel_colour import avif_samples, jpeg_samples, low_byte_image
+from semdis_cli.data.png import check_png_pixels, only_pixels, read_png_header
+from semdis_cli.data.png_colour import png_colour
+from semdis_cli.data.tone_mapping import HighRange
 from semdis_cli.data.webp import check_complete, read_webp_header
 from semdis_cli.errors import UnreadableImageError
 
@@ -62,11 +65,12 @@ def read_header(file: BinaryIO) -> Header:
         return _tiff_header(image) if isinstance(image, TiffImagePlugin.TiffImageFile) else _pillow_header(name, image)
 
 
-def open_pixels(header: Header, data: bytes) -> tuple[ImageFile.ImageFile, Samples]:
+def open_pixels(header: Header, data: bytes) -> tuple[Image.Image, Samples]:
     """The image of a file whose header was read from `data`, not decoded yet, and the meaning of its samples."""
     if header.name == "PNG":
-        image = open_image("PNG", io.BytesIO(only_pixels(data, io.BytesIO(data))))
-        return image, _png_samples(header, image, data)
+        pixels = only_pixels(data, io.BytesIO(data))
+        image = open_image("PNG", io.BytesIO(pixels))
+        return image, _png_samples(header, image, data, pixels)
     if header.name == "WEBP":
         check_complete(data)
     image = header.image or open_image(header.name, io.BytesIO(data))
@@ -76,10 +80,10 @@ def open_pixels(header: Header, data: bytes) -> tuple[ImageFile.ImageFile, Sampl
             return image, _tiff_samples(image)
         if isinstance(image, GifImagePlugin.GifImageFile):
             return image, _gif_samples(image)
-        return image, Samples(profile=_profile(image))
+        return image, _other_samples(header.name, image, data)
 
 
-def check_pixels(header: Header, image: ImageFile.ImageFile, data: bytes, fraction: int = 1) -> None:
+def check_pixels(header: Header, image: Image.Image, data: bytes, fraction: int = 1) -> None:
     """Raise `UnreadableImageError` if `image`, decoded from `data`, has pixels that `data` does not hold.
 
     `fraction`: of its size at which a JPEG was decoded.
@@ -119,13 +123,16 @@ def _tiff_header(image: TiffImagePlugin.TiffImageFile) -> Header:
     return Header("TIFF", (image.height, image.width), 1, notes, image=image)
 
 
-def _png_samples(header: Header, image: ImageFile.ImageFile, data: bytes) -> Samples:
+def _png_samples(header: Header, image: ImageFile.ImageFile, data: bytes, pixels: bytes) -> Samples:
     transparent = None if image.mode == "P" else image.info.get("transparency")
     if isinstance(transparent, tuple):
         transparent = tuple(_png_level(value, header.bit_depth) for value in transparent)
     elif transparent is not None and image.mode == "L":
         transparent = _png_level(transparent, header.bit_depth)
-    return Samples(white=65535, transparent=transparent, profile=png_profile(io.BytesIO(data)))
+    profile, notes = png_colour(io.BytesIO(data))
+    low = low_byte_image(pixels) if header.bit_depth == 16 and isinstance(profile, HighRange) else None
+    is_cut = profile is not None
+    return Samples(white=65535, is_cut=is_cut, transparent=transparent, profile=profile, notes=notes, low=low)
 
 
 def _png_level(value: int, bit_depth: int) -> int:
@@ -140,6 +147,12 @@ def _gif_samples(image: GifImagePlugin.GifImageFile) -> Samples:
     """A frame smaller than the picture leaves the rest empty; Pillow would fill it with the palette's first colour."""
     transparent = None if image.mode == "P" else image.info.get("transparency")
     return Samples(transparent=transparent, drawn=image.tile[0][1])
+
+
+def _other_samples(name: str, image: ImageFile.ImageFile, data: bytes) -> Samples:
+    if name == "JPEG":
+        return jpeg_samples(image, data)
+    return avif_samples(image, data) if name == "AVIF" else Samples(profile=_profile(image))
 
 
 def _tiff_samples(image: TiffImagePlugin.TiffImageFile) -> Samples:

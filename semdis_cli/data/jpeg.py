@@ -23,9 +23,9 @@ _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _ARITHMETIC = frozenset({0xC9, 0xCA, 0xCB})
 
 
-def draft(image: ImageFile.ImageFile, fraction: int) -> None:
+def draft(image: Image.Image, fraction: int) -> None:
     """Let an opened JPEG be decoded at 1/1, 1/2, 1/4 or 1/8 of its sides, rounded up. No side is below `fraction`."""
-    if fraction > 1:
+    if fraction > 1 and isinstance(image, ImageFile.ImageFile):
         image.draft(None, (image.width // fraction, image.height // fraction))
 
 
