@@ -2,6 +2,8 @@
 
 import struct
 
+from semdis_cli.data.jxl_start import JXL_STARTS, has_jxl
+
 SIGNATURE_BYTES = 32
 
 # What a folder scan takes for an image by its name alone.
@@ -18,16 +20,17 @@ _SIGNATURES = {
     b"MM\0*": "TIFF",
     b"II+\0": "TIFF",  # BigTIFF
     b"MM\0+": "TIFF",
+    **dict.fromkeys(JXL_STARTS, "JXL"),
 }
 _AVIF_BRANDS = frozenset({b"avif", b"avis", b"mif1", b"msf1"})
 _BMP_HEADER_SIZES = frozenset({12, 40, 52, 56, 64, 108, 124})
 
 
 def image_format(start: bytes) -> str | None:
-    """Format of the file whose first `SIGNATURE_BYTES` bytes are `start`: JPEG, PNG, WEBP, GIF, BMP, TIFF or AVIF."""
+    """Format of the file that begins with `start` (`SIGNATURE_BYTES`): JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF or JXL."""
     for signature, name in _SIGNATURES.items():
         if start.startswith(signature):
-            return name
+            return name if name != "JXL" or has_jxl() else None  # passed over without its extra
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "WEBP"
     if start[4:8] == b"ftyp" and start[8:12] in _AVIF_BRANDS:

@@ -10,6 +10,8 @@ from semdis_cli.data.colour import Samples
 from semdis_cli.data.exif import ORIENTATION_TAG, exif_orientation, upright_size, valid_orientation
 from semdis_cli.data.formats import SIGNATURE_BYTES, image_format
 from semdis_cli.data.jpeg import check_jpeg_pixels
+from semdis_cli.data.jxl import decode_jxl, read_jxl_header
+from semdis_cli.data.jxl_start import check_jxl
 from semdis_cli.data.pillow import decoder_errors, open_image
 from semdis_cli.data.pixel_colour import avif_samples, jpeg_samples, low_byte_image
 from semdis_cli.data.png import check_png_pixels, only_pixels, read_png_header
@@ -52,6 +54,7 @@ def read_header(file: BinaryIO) -> Header:
     """
     with decoder_errors("file"):  # a disk may fail, too
         start = file.read(SIGNATURE_BYTES)
+        check_jxl(start)
         name = image_format(start)
         if name is None:
             raise UnreadableImageError("not an image in a known format" if start else "empty file")
@@ -61,6 +64,8 @@ def read_header(file: BinaryIO) -> Header:
             return _png_header(file)
         if name == "WEBP":
             return _webp_header(file)
+        if name == "JXL":
+            return Header("JXL", read_jxl_header(file).size, 1)
         image = open_image(name, file)
         return _tiff_header(image) if isinstance(image, TiffImagePlugin.TiffImageFile) else _pillow_header(name, image)
 
@@ -71,6 +76,8 @@ def open_pixels(header: Header, data: bytes) -> tuple[Image.Image, Samples]:
         pixels = only_pixels(data, io.BytesIO(data))
         image = open_image("PNG", io.BytesIO(pixels))
         return image, _png_samples(header, image, data, pixels)
+    if header.name == "JXL":
+        return decode_jxl(read_jxl_header(io.BytesIO(data)), data)
     if header.name == "WEBP":
         check_complete(data)
     image = header.image or open_image(header.name, io.BytesIO(data))
