@@ -116,4 +116,6 @@ def _pixels(height: int, width: int, packed: str) -> np.ndarray:
 
 def _media_type(data: bytes) -> str:
     """Some image type: Chromium tells formats apart by their content."""
+    if data.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
+        return "image/jxl"
     return "image/avif" if data[4:8] == b"ftyp" else "image/png"
