@@ -46,13 +46,13 @@ def split_alpha(image: Image.Image, samples: Samples) -> tuple[Image.Image, Imag
 
 
 def to_srgb(colour: Image.Image, samples: Samples) -> tuple[Image.Image, tuple[str, ...]]:
-    """Mode RGB in sRGB of an image of mode L, RGB or CMYK, and notes about a profile that could not be used.
+    """Mode RGB in sRGB of an image of mode L, RGB or CMYK, and notes about what could not be used or kept.
 
     Without a usable profile L and RGB are taken for sRGB, and CMYK for plain ink: R = (255-C)(255-K)/255.
     """
     profile = samples.profile
     if isinstance(profile, HighRange):
-        return Image.fromarray(tone_mapped(_deep(colour, samples.low), profile)), samples.notes
+        return Image.fromarray(tone_mapped(_deep(colour, samples.low), profile)), (*samples.notes, profile.note)
     conversion, notes = (None, ()) if profile is None else conversion_of(profile, colour.mode)
     return (_rgb(colour) if conversion is None else conversion(colour)), samples.notes + notes
 

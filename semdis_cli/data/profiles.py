@@ -38,7 +38,7 @@ def conversion_of(data: bytes, mode: str) -> tuple[Conversion | None, tuple[str,
         return None, (f"the ICC profile is for {profile.space}, the image is {wanted[0]}: ignored",)
     coded = icc_code_points(profile) if profile.space == "RGB" else None
     if isinstance(coded, HighRange):
-        return (lambda picture: _tone_mapped(picture, coded)), ()
+        return (lambda picture: _tone_mapped(picture, coded)), (coded.note,)
     try:
         return _conversion(data if coded is None else coded, mode), ()
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):

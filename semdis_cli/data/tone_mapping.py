@@ -51,6 +51,11 @@ class HighRange:
     def __post_init__(self) -> None:
         assert self.transfer in {PQ, HLG}
 
+    @property
+    def note(self) -> str:
+        """What becomes of it."""
+        return f"high dynamic range ({'PQ' if self.transfer == PQ else 'HLG'}): tone-mapped to sRGB"
+
 
 def tone_mapped(samples: np.ndarray, meaning: HighRange) -> np.ndarray:
     """[H,W,3] uint8 sRGB of [H,W,3] uint8 or uint16 samples, of which 255 or 65535 is the highest value."""

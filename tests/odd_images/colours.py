@@ -38,7 +38,9 @@ def _pngs() -> Files:
         "hlg": ("HLG in BT.2020 by cICP", [png_cicp(9, 18)], _HLG),
     }
     for name, (what, chunks, expected) in kinds.items():
-        yield OddImage(f"colour/{name}.png", what, colours=spots(*expected), tolerance=1), png(PICTURE, before=chunks)
+        has_note = expected in {_PQ, _HLG}
+        odd = OddImage(f"colour/{name}.png", what, colours=spots(*expected), tolerance=1, has_note=has_note)
+        yield odd, png(PICTURE, before=chunks)
     no_white = [gama(100_000), chrm(31270, 0, *SRGB_PLACES[2:])]
     for name, what, chunks in (
         ("unknown", "cICP of unknown code points", [png_cicp(12, 200)]),
@@ -56,7 +58,8 @@ def _avifs() -> Files:
         "hlg": ("HLG in BT.2020", [nclx(9, 18)], _HLG),
     }
     for name, (what, properties, expected) in kinds.items():
-        odd = OddImage(f"colour/{name}.avif", what, colours=spots(*expected), tolerance=3)
+        has_note = expected in {_PQ, _HLG}
+        odd = OddImage(f"colour/{name}.avif", what, colours=spots(*expected), tolerance=3, has_note=has_note)
         yield odd, avif(PICTURE, properties)
     odd = OddImage("colour/log.avif", "logarithmic values", colours=spots(*COLOURS), tolerance=3, has_note=True)
     yield odd, avif(PICTURE, [nclx(1, 9)])

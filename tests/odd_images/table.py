@@ -32,8 +32,8 @@ Colours are those that Chromium 156 shows, measured on hundreds of files of ever
 * In an AVIF a profile beats code points; where the boxes have neither, the AV1 stream may say it. What is unspecified
   or reserved is sRGB's. A profile's own code points (`cicp`) beat its curves.
 * PQ and HLG are tone-mapped by the curve of SMPTE ST 2094-50 for a screen without headroom, up to the brightest light
-  that the file names (cLLI or mDCV, clli), or 1,000 cd/m2. Single pixels whose light all but cancels out differ by
-  more than 3 levels, up to 2 % of a picture of pure colours.
+  that the file names (cLLI or mDCV, clli), or 1,000 cd/m2, and leave a note. Single pixels whose light all but
+  cancels out differ by more than 3 levels, up to 2 % of a picture of pure colours.
 * A CMYK picture gets its black mixed into the other inks before its profile is asked, without compensation for the
   black point: that is not what a press does, but what a browser does. It takes a quarter of a second a megapixel.
 * A grey picture may have a profile for RGB. Any other profile for another kind of picture is ignored, with a note.
