@@ -21,7 +21,8 @@ class Samples:
     (left, top, right, bottom) outside of which there is nothing. `profile`: ICC profile, empty if it is known to be
     broken; or what samples of high dynamic range mean; None for sRGB. `notes`: what is ignored of what the file says of
     its colours. `is_cut`: 16 bits of grey are cut to 8 and not rounded, as browsers do before they apply a profile.
-    `low`: the low bytes of 16-bit colour, where they count.
+    `low`: the low bytes of 16-bit colour, where they count. `mixes_black`: black is mixed into the other inks before a
+    profile for CMYK is asked, as browsers do.
     """
 
     white: int | None = 255
@@ -32,6 +33,7 @@ class Samples:
     notes: tuple[str, ...] = ()
     is_cut: bool = False
     low: Image.Image | None = None
+    mixes_black: bool = False
 
 
 def split_alpha(image: Image.Image, samples: Samples) -> tuple[Image.Image, Image.Image | None]:
@@ -53,7 +55,9 @@ def to_srgb(colour: Image.Image, samples: Samples) -> tuple[Image.Image, tuple[s
     profile = samples.profile
     if isinstance(profile, HighRange):
         return Image.fromarray(tone_mapped(_deep(colour, samples.low), profile)), (*samples.notes, profile.note)
-    conversion, notes = (None, ()) if profile is None else conversion_of(profile, colour.mode)
+    conversion, notes = (
+        (None, ()) if profile is None else conversion_of(profile, colour.mode, mixes_black=samples.mixes_black)
+    )
     return (_rgb(colour) if conversion is None else conversion(colour)), samples.notes + notes
 
 

@@ -17,7 +17,7 @@ def jpeg_samples(image: ImageFile.ImageFile, data: bytes) -> Samples:
     `image`: opened from `data`. Pillow has seen all segments: without an APP2 among them there is nothing to look for.
     """
     assert isinstance(image, JpegImagePlugin.JpegImageFile)
-    return Samples(profile=jpeg_profile(data)) if "APP2" in image.app else Samples()
+    return Samples(profile=jpeg_profile(data), mixes_black=True) if "APP2" in image.app else Samples()
 
 
 def avif_samples(image: ImageFile.ImageFile, data: bytes) -> Samples:

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -22,13 +22,13 @@ _LEVELS = np.arange(256, dtype=np.uint8)
 
 
 @lru_cache(maxsize=16)
-def conversion_of(data: bytes, mode: str) -> tuple[Conversion | None, tuple[str, ...]]:
+def conversion_of(data: bytes, mode: str, *, mixes_black: bool = False) -> tuple[Conversion | None, tuple[str, ...]]:
     """Conversion of pictures of `mode` from a profile to sRGB; None if there is none to do, and why.
 
-    As in browsers it is by the perceptual intent, or by the primaries of a profile without tables; a grey picture may
-    have a profile for RGB, of R = G = B; and a CMYK picture is turned into one without black (K) before its profile is
-    asked. Kept for the next image: one camera or program writes one profile into all its files, and a conversion serves
-    many threads at once.
+    As in browsers it is by the perceptual intent, or by the primaries of a profile without tables; and a grey picture
+    may have a profile for RGB, of R = G = B. `mixes_black`: a CMYK picture is turned into one without black (K) before
+    its profile is asked, as browsers do; otherwise it is seen as the press prints it. Kept for the next image: one
+    camera or program writes one profile into all its files, and a conversion serves many threads at once.
     """
     profile = parse_icc(data)
     if profile is None:
@@ -39,10 +39,19 @@ def conversion_of(data: bytes, mode: str) -> tuple[Conversion | None, tuple[str,
     coded = icc_code_points(profile) if profile.space == "RGB" else None
     if isinstance(coded, HighRange):
         return (lambda picture: _tone_mapped(picture, coded)), (coded.note,)
+    build: Callable[[bytes], Conversion | None] = (
+        _as_printed if mode == "CMYK" and not mixes_black else partial(_conversion, mode=mode)
+    )
     try:
-        return _conversion(data if coded is None else coded, mode), ()
+        return build(data if coded is None else coded), ()
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return None, ("unusable ICC profile: ignored",)
+
+
+def _as_printed(data: bytes) -> Conversion:
+    """Of all four inks by their profile, with compensation for the black point, for formats that no browser shows."""
+    source, flags = ImageCms.ImageCmsProfile(io.BytesIO(data)), ImageCms.Flags.HIGHRESPRECALC
+    return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), "CMYK", "RGB", flags=flags).apply
 
 
 def _conversion(data: bytes, mode: str) -> Conversion | None:

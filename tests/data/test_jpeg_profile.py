@@ -9,7 +9,7 @@ from semdis_cli.data.images import ReadSettings, read_image
 from semdis_cli.data.pixels import load_pixels
 from tests.image_bytes import jpeg_segment, jpeg_segments
 from tests.image_profiles import SRGB, SWAPPED, grey_profile, press_profile, rgb_profile
-from tests.odd_images.picture import GREY, PICTURE, jpeg
+from tests.odd_images.picture import GREY, PICTURE, jpeg, saved
 
 _PROFILE = rgb_profile(SWAPPED, 2.2)
 _SWAPPED = PICTURE[:, :, [1, 0, 2]]
@@ -111,5 +111,8 @@ def test_ink_is_mixed_with_black_before_its_profile_is_asked() -> None:
     shown = [(239, 242, 239), (70, 233, 236), (252, 97, 212), (241, 241, 88), (88, 98, 95), (182, 182, 168)]
     shown += [(182, 182, 168), (130, 185, 192), (88, 98, 95)]
     assert np.abs(np.asarray(read_image(data).pixels)[8, 4::8].astype(int) - shown).max() <= 2
+    # A TIFF, which no browser shows, is as the press prints it: all four inks are its darkest, and that is black.
+    printed = saved(Image.fromarray(picture, "CMYK"), "TIFF", icc_profile=press_profile())
+    assert np.asarray(read_image(printed).pixels)[8, 4 + 8 * 8].max() <= 3
     with_rgb = read_image(jpeg(Image.fromarray(picture, "CMYK"), icc_profile=_PROFILE))
     assert with_rgb.notes == ("the ICC profile is for RGB, the image is CMYK: ignored",)

@@ -35,7 +35,8 @@ Colours are those that Chromium 156 shows, measured on hundreds of files of ever
   that the file names (cLLI or mDCV, clli), or 1,000 cd/m2, and leave a note. Single pixels whose light all but
   cancels out differ by more than 3 levels, up to 2 % of a picture of pure colours.
 * A CMYK picture gets its black mixed into the other inks before its profile is asked, without compensation for the
-  black point: that is not what a press does, but what a browser does. It takes a quarter of a second a megapixel.
+  black point: that is not what a press does, but what a browser does (a TIFF is as the press prints it). It takes a
+  quarter of a second a megapixel.
 * A grey picture may have a profile for RGB. Any other profile for another kind of picture is ignored, with a note.
 * JPEG XL needs the extra `jxl`. A JPEG packed into it is read as that JPEG.
 
