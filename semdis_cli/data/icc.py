@@ -51,7 +51,7 @@ class IccProfile:
         return np.array([_fixed(tag[8:_XYZ_BYTES]) for tag in tags]).T
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=4)
 def parse_icc(data: bytes) -> IccProfile | None:
     """The profile in `data`; None for what is none, is cut off, or lacks what its kind of samples needs.
 
