@@ -1,17 +1,15 @@
-"""Any kind of sample to 8-bit sRGB: bit depth, palette, alpha, colour spaces and profiles."""
+"""Any kind of sample to 8-bit sRGB: bit depth, palette, alpha and the meaning of the colours."""
 
-import io
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageCms
 
+from semdis_cli.data.colour_spaces import Profile
+from semdis_cli.data.profiles import conversion_of
+from semdis_cli.data.tone_mapping import HighRange, tone_mapped
 from semdis_cli.errors import UnreadableImageError
-
-# Descriptions of profiles that are sRGB itself; converting from them would cost time and rounding for nothing.
-_SRGB_DESCRIPTIONS = frozenset({"sRGB", "sRGB IEC61966-2.1", "sRGB IEC61966-2-1", "sRGB built-in", "sRGB2014", "c2"})
-_PROFILE_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +18,22 @@ class Samples:
 
     `white`: the value of white in modes of more than 8 bits; None: their range is not defined. `is_inverted`: there, 0
     is white. `transparent`: the colour that stands for "nothing here", as a value of the image's mode. `drawn`: box
-    (left, top, right, bottom) outside of which there is nothing. `profile`: ICC profile; empty if it is known to be
-    broken.
+    (left, top, right, bottom) outside of which there is nothing. `profile`: ICC profile, empty if it is known to be
+    broken; or what samples of high dynamic range mean; None for sRGB. `notes`: what is ignored of what the file says of
+    its colours. `is_cut`: 16 bits of grey are cut to 8 and not rounded, as browsers do before they apply a profile.
+    `low`: the low bytes of 16-bit colour, where they count. `mixes_black`: black is mixed into the other inks before a
+    profile for CMYK is asked, as browsers do.
     """
 
     white: int | None = 255
     is_inverted: bool = False
     transparent: int | tuple[int, ...] | None = None
     drawn: tuple[int, int, int, int] | None = None
-    profile: bytes | None = None
+    profile: Profile | None = None
+    notes: tuple[str, ...] = ()
+    is_cut: bool = False
+    low: Image.Image | None = None
+    mixes_black: bool = False
 
 
 def split_alpha(image: Image.Image, samples: Samples) -> tuple[Image.Image, Image.Image | None]:
@@ -42,21 +47,27 @@ def split_alpha(image: Image.Image, samples: Samples) -> tuple[Image.Image, Imag
     return _opaque(image, samples), alpha
 
 
-def to_srgb(colour: Image.Image, profile: bytes | None) -> tuple[Image.Image, tuple[str, ...]]:
-    """Mode RGB in sRGB of an image of mode L, RGB or CMYK, and notes about a profile that could not be used.
+def to_srgb(colour: Image.Image, samples: Samples) -> tuple[Image.Image, tuple[str, ...]]:
+    """Mode RGB in sRGB of an image of mode L, RGB or CMYK, and notes about what could not be used or kept.
 
     Without a usable profile L and RGB are taken for sRGB, and CMYK for plain ink: R = (255-C)(255-K)/255.
     """
-    transform, notes = (None, ()) if profile is None else _transform(profile, colour.mode)
-    return (_rgb(colour) if transform is None else transform.apply(colour)), notes
+    profile = samples.profile
+    if isinstance(profile, HighRange):
+        return Image.fromarray(tone_mapped(_deep(colour, samples.low), profile)), (*samples.notes, profile.note)
+    conversion, notes = (
+        (None, ()) if profile is None else conversion_of(profile, colour.mode, mixes_black=samples.mixes_black)
+    )
+    return (_rgb(colour) if conversion is None else conversion(colour)), samples.notes + notes
 
 
-def samples_to_srgb(pixels: np.ndarray, mode: str, profile: bytes | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """`to_srgb` for [H,W,3] uint8; in mode L the three are equal, and the profile is one for grey."""
-    transform, notes = (None, ()) if profile is None else _transform(profile, mode)
-    if transform is None:
-        return pixels, notes
-    return np.array(transform.apply(Image.fromarray(pixels[:, :, 0] if mode == "L" else pixels))), notes
+def samples_to_srgb(pixels: np.ndarray, mode: str, samples: Samples) -> tuple[np.ndarray, tuple[str, ...]]:
+    """`to_srgb` for [H,W,3] uint8; in mode L the three are equal, and the profile is one for grey or for all three."""
+    if samples.profile is None:
+        return pixels, samples.notes
+    colour = Image.fromarray(pixels[:, :, 0] if mode == "L" else pixels)
+    rgb, notes = to_srgb(colour, samples)
+    return np.array(rgb), notes
 
 
 def composite(colour: Image.Image, alpha: Image.Image | None, background: tuple[int, int, int]) -> Image.Image:
@@ -115,6 +126,12 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")  # Pillow would copy an RGB image
 
 
+def _deep(colour: Image.Image, low: Image.Image | None) -> np.ndarray:
+    """[H,W,3] uint8, or uint16 where the low bytes are there."""
+    high = np.asarray(_rgb(colour))
+    return high if low is None else high.astype(np.uint16) << 8 | np.asarray(_rgb(low))
+
+
 def _scaled(image: Image.Image, samples: Samples) -> Image.Image:
     white = samples.white
     if white is None or image.mode == "F":
@@ -123,27 +140,9 @@ def _scaled(image: Image.Image, samples: Samples) -> Image.Image:
     values = np.minimum(np.asarray(image).astype(np.uint32), white)
     if samples.is_inverted:
         values = white - values
+    if samples.is_cut:
+        return Image.fromarray((values >> 8).astype(np.uint8))
     return Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8))
-
-
-@lru_cache(maxsize=16)
-def _transform(profile: bytes, mode: str) -> tuple[ImageCms.ImageCmsTransform | None, tuple[str, ...]]:
-    """Transform from `profile` to sRGB, by its perceptual intent as in browsers; None if there is none to do, and why.
-
-    Kept for the next image: one camera or program writes one profile into all its files, and a transform serves many
-    threads at once.
-    """
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        space = source.profile.xcolor_space.strip()
-        if space == "RGB" and source.profile.profile_description in _SRGB_DESCRIPTIONS:
-            return None, ()
-        if space != _PROFILE_SPACES[mode]:
-            return None, (f"the ICC profile is for {space}, the image is {_PROFILE_SPACES[mode]}: ignored",)
-        srgb, fine = ImageCms.createProfile("sRGB"), ImageCms.Flags.HIGHRESPRECALC
-        return ImageCms.buildTransform(source, srgb, mode, "RGB", flags=fine), ()
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        return None, ("unusable ICC profile: ignored",)
 
 
 @lru_cache(maxsize=1)

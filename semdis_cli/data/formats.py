@@ -4,6 +4,7 @@ import struct
 from typing import BinaryIO
 
 from semdis_cli.data.isobmff import AVIF, bmff_format
+from semdis_cli.data.jxl_start import JXL_STARTS, has_jxl
 from semdis_cli.data.tiff_directories import is_picture
 
 SIGNATURE_BYTES = 512  # a list of brands may be long; a tar's first block
@@ -22,15 +23,16 @@ _SIGNATURES = {
     b"MM\0*": "TIFF",
     b"II+\0": "TIFF",  # BigTIFF
     b"MM\0+": "TIFF",
+    **dict.fromkeys(JXL_STARTS, "JXL"),
 }
 _BMP_HEADER_SIZES = frozenset({12, *range(16, 65, 4), 42, 46, 108, 124})
 
 
 def image_format(start: bytes) -> str | None:
-    """Format of the file whose first `SIGNATURE_BYTES` bytes are `start`: JPEG, PNG, WEBP, GIF, BMP, TIFF or AVIF."""
+    """Format of the file that begins with `start` (`SIGNATURE_BYTES`): JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF or JXL."""
     for signature, name in _SIGNATURES.items():
         if start.startswith(signature):
-            return name
+            return name if name != "JXL" or has_jxl() else None  # passed over without its extra
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "WEBP"
     if start[4:8] == b"ftyp":

@@ -13,11 +13,16 @@ from semdis_cli.data.exif import exif_orientation, ignored_orientation, upright_
 from semdis_cli.data.formats import SIGNATURE_BYTES, image_format
 from semdis_cli.data.isobmff import with_avif_brand
 from semdis_cli.data.jpeg import check_jpeg_pixels
+from semdis_cli.data.jxl import decode_jxl, read_jxl_header
+from semdis_cli.data.jxl_start import check_jxl
 from semdis_cli.data.pillow import decoder_errors, open_image
-from semdis_cli.data.png import check_png_pixels, only_pixels, png_profile, read_png_header
+from semdis_cli.data.pixel_colour import avif_samples, jpeg_samples, low_byte_image
+from semdis_cli.data.png import check_png_pixels, only_pixels, read_png_header
+from semdis_cli.data.png_colour import png_colour
 from semdis_cli.data.png_parts import first_frame, with_wide_key
 from semdis_cli.data.recognise import START_BYTES, unreadable_reason
 from semdis_cli.data.tiff import TiffHeader, open_tiff, read_tiff_header
+from semdis_cli.data.tone_mapping import HighRange
 from semdis_cli.data.webp import check_complete, read_webp_header, with_empty_canvas
 from semdis_cli.errors import UnreadableImageError
 
@@ -52,6 +57,7 @@ def read_header(file: BinaryIO) -> Header:
     """
     with decoder_errors("file"):  # a disk may fail, too
         start = file.read(SIGNATURE_BYTES)
+        check_jxl(start)
         name = image_format(start)
         if name is None:
             raise UnreadableImageError(unreadable_reason(start + file.read(START_BYTES - SIGNATURE_BYTES)))
@@ -68,7 +74,7 @@ def open_pixels(header: Header, data: bytes) -> tuple[Image.Image, Samples]:
     with decoder_errors(header.name):
         if isinstance(image, GifImagePlugin.GifImageFile):
             return image, _gif_samples(image)
-        return image, Samples(profile=_profile(image))
+        return image, _other_samples(header.name, image, data)
 
 
 def check_pixels(header: Header, image: Image.Image, data: bytes, fraction: int = 1) -> None:
@@ -108,16 +114,18 @@ def _tiff_header(file: BinaryIO) -> Header:
 
 def _open_png(header: Header, data: bytes) -> tuple[Image.Image, Samples]:
     pixels, frame = only_pixels(data, io.BytesIO(data)), first_frame(data)
-    image: Image.Image = open_image("PNG", io.BytesIO(pixels if frame is None else frame.png))
+    png = pixels if frame is None else frame.png
+    image: Image.Image = open_image("PNG", io.BytesIO(png))
     samples = _png_samples(header, image, data)
-    if header.bit_depth == 16 and isinstance(samples.transparent, tuple):
-        with decoder_errors("PNG"):
-            image = with_wide_key(image, pixels if frame is None else frame.png)
-        samples = replace(samples, transparent=None)
-    if frame is not None:
-        with decoder_errors("PNG"):
+    with decoder_errors("PNG"):
+        if header.bit_depth == 16 and isinstance(samples.profile, HighRange):
+            samples = replace(samples, low=low_byte_image(png))
+        if header.bit_depth == 16 and isinstance(samples.transparent, tuple):
+            image = with_wide_key(image, png)
+            samples = replace(samples, transparent=None)
+        if frame is not None:
             image = frame.on_canvas(image)
-        samples = replace(samples, drawn=frame.box)
+            samples = replace(samples, drawn=frame.box, low=samples.low and frame.on_canvas(samples.low))
     return image, samples
 
 
@@ -134,6 +142,14 @@ def _bmp_header(file: BinaryIO) -> Header:
 def _open_bmp(header: Header, data: bytes) -> tuple[Image.Image, Samples]:
     with decoder_errors(header.name):
         return decode_bmp(read_bmp_header(io.BytesIO(data)), data)
+
+
+def _jxl_header(file: BinaryIO) -> Header:
+    return Header("JXL", read_jxl_header(file).size, 1)
+
+
+def _open_jxl(_: Header, data: bytes) -> tuple[Image.Image, Samples]:
+    return decode_jxl(read_jxl_header(io.BytesIO(data)), data)
 
 
 def _open_tiff(header: Header, data: bytes) -> tuple[Image.Image, Samples]:
@@ -154,7 +170,8 @@ def _png_samples(header: Header, image: Image.Image, data: bytes) -> Samples:
         transparent = tuple(_png_level(value, header.bit_depth) for value in transparent)
     elif transparent is not None and image.mode == "L":
         transparent = _png_level(transparent, header.bit_depth)
-    return Samples(white=65535, transparent=transparent, profile=png_profile(io.BytesIO(data)))
+    profile, notes = png_colour(io.BytesIO(data))
+    return Samples(white=65535, is_cut=profile is not None, transparent=transparent, profile=profile, notes=notes)
 
 
 def _png_level(value: int, bit_depth: int) -> int:
@@ -171,6 +188,12 @@ def _gif_samples(image: GifImagePlugin.GifImageFile) -> Samples:
     return Samples(transparent=transparent, drawn=image.tile[0][1])
 
 
+def _other_samples(name: str, image: ImageFile.ImageFile, data: bytes) -> Samples:
+    if name == "JPEG":
+        return jpeg_samples(image, data)
+    return avif_samples(image, data) if name == "AVIF" else Samples(profile=_profile(image))
+
+
 def _profile(image: Image.Image) -> bytes | None:
     """The ICC profile; empty bytes if there is one that Pillow could not put together."""
     if "icc_profile" not in image.info:
@@ -183,12 +206,14 @@ def _profile(image: Image.Image) -> bytes | None:
 _READERS: dict[str, Callable[[BinaryIO], Header]] = {
     "AVIF": _avif_header,
     "BMP": _bmp_header,
+    "JXL": _jxl_header,
     "PNG": _png_header,
     "TIFF": _tiff_header,
     "WEBP": _webp_header,
 }
 _OPENERS: dict[str, Callable[[Header, bytes], tuple[Image.Image, Samples]]] = {
     "BMP": _open_bmp,
+    "JXL": _open_jxl,
     "PNG": _open_png,
     "TIFF": _open_tiff,
     "WEBP": _open_webp,

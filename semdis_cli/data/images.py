@@ -76,12 +76,12 @@ def read_image_size(file: BinaryIO | bytes, settings: ReadSettings = _DEFAULT_SE
 def read_image(data: bytes, settings: ReadSettings = _DEFAULT_SETTINGS) -> ReadImage:
     """The picture in a file's bytes: upright, sRGB, 8 bits, laid over the background where it is transparent.
 
-    It is decoded whole. Formats are JPEG, MPO, PNG, WebP, GIF, BMP, TIFF and AVIF, recognised by content; of several
-    frames or pages it is the first whole one (`docs/images.md` has the rules). Orientation counts where browsers look
-    for it. An EXIF block or ICC profile that cannot be used costs a note, not the image. JPEGs of four channels hold
-    inverted ink, as all writers since Photoshop do it.
-    PNG's gAMA and cHRM are not applied. Safe to call from several threads. Raises `UnreadableImageError`: unknown
-    format, cut off, damaged, too large.
+    It is decoded whole. Formats are JPEG, MPO, PNG, WebP, GIF, BMP, TIFF, AVIF and, with its extra, JPEG XL, recognised
+    by content; of several frames or pages it is the first whole one (`docs/images.md` has the rules). Orientation
+    counts where browsers look for it, and colours are those that Chromium shows. An EXIF block, profile or code point
+    that cannot be used costs a note, not the image. JPEGs of four channels hold inverted ink, as all writers since
+    Photoshop do it. Safe to call from several threads. Raises `UnreadableImageError`: unknown format, cut off,
+    damaged, too large.
     """
     with pillow_guard(settings.max_image_pixels):
         header = read_header(io.BytesIO(data))
@@ -102,7 +102,7 @@ def decode_stored(header: Header, data: bytes, settings: ReadSettings, fraction:
         image.load()
         check_pixels(header, image, data, fraction)
         colour, alpha = split_alpha(image, samples)
-    rgb, notes = to_srgb(colour, samples.profile)
+    rgb, notes = to_srgb(colour, samples)
     stored = ReadImage(composite(rgb, alpha, settings.background), header.notes + notes)
     if stored.size != tuple(-(-side // fraction) for side in header.stored_size):
         raise UnreadableImageError(f"damaged {header.name}: {stored.size} px where it promised {header.stored_size}")

@@ -96,5 +96,5 @@ def _decode_fast(
     if pixels is None:
         return None
     image, samples = open_pixels(header, data)
-    converted, notes = samples_to_srgb(pixels, image.mode, samples.profile)
+    converted, notes = samples_to_srgb(pixels, image.mode, samples)
     return converted, header.notes + notes

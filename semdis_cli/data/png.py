@@ -1,4 +1,4 @@
-"""PNG chunks: size, orientation and profile without decoding, and a copy that holds only what makes the pixels.
+"""PNG chunks: size, orientation and single chunks without decoding, and a copy that holds only what makes the pixels.
 
 Pillow reads a PNG's header up to the pixels, so it misses an eXIf chunk behind them; it refuses a file for the size of
 its comments or profile; it lets comments overwrite what it knows about the image; and it checks no CRC of pixels.
@@ -6,7 +6,7 @@ its comments or profile; it lets comments overwrite what it knows about the imag
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -20,7 +20,6 @@ _ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), 
 _SAMPLES_PER_PIXEL = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _UNPACKED_AT_ONCE = 2**20
 _PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
-_MAX_PROFILE_BYTES = 16 * 2**20  # unpacked; the largest real profiles are a few MiB
 _MAX_EXIF_BYTES = 2**20
 
 
@@ -129,24 +128,18 @@ def _count_unpacked(file: BinaryIO, enough: int) -> int:
     return count
 
 
-def png_profile(file: BinaryIO) -> bytes | None:
-    """The ICC profile of the PNG in `file`, unpacked; None without one, empty bytes if it cannot be unpacked."""
+def chunks_before_pixels(file: BinaryIO, most_bytes: Mapping[bytes, int]) -> dict[bytes, bytes]:
+    """Payloads of the first chunk of each kind before the pixels of the PNG in `file`, in the file's order.
+
+    `most_bytes`: of each kind that is wanted; longer payloads are cut.
+    """
+    found: dict[bytes, bytes] = {}
     for chunk in png_chunks(file):
-        if chunk.kind == b"IDAT":  # a profile behind the pixels has no meaning
+        if chunk.kind == b"IDAT":
             break
-        if chunk.kind == b"iCCP":
-            name, _, packed = file.read(min(chunk.length, _MAX_PROFILE_BYTES)).partition(b"\0")
-            return _unpack(packed[1:]) if name and packed[:1] == b"\0" else b""
-    return None
-
-
-def _unpack(packed: bytes) -> bytes:
-    stream = zlib.decompressobj()
-    try:
-        profile = stream.decompress(packed, _MAX_PROFILE_BYTES)
-    except zlib.error:
-        return b""
-    return profile if stream.eof else b""
+        if chunk.kind in most_bytes and chunk.kind not in found:
+            found[chunk.kind] = file.read(min(chunk.length, most_bytes[chunk.kind]))
+    return found
 
 
 def png_chunks(file: BinaryIO) -> Iterator[PngChunk]:

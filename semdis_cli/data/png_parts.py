@@ -1,17 +1,16 @@
-"""Parts of a PNG as PNGs of their own: the low bytes of its samples, and the first frame of an animation."""
+"""What Pillow leaves out of a PNG: the low bytes of a colour key, and the first frame of an animation."""
 
 import io
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import starmap
 
 import numpy as np
 from PIL import Image
 
-from semdis_cli.data.pillow import open_image
-from semdis_cli.data.png import check_png_pixels, pass_sizes, png_chunks
+from semdis_cli.data.pixel_colour import low_byte_image
+from semdis_cli.data.png import check_png_pixels, png_chunks
 from semdis_cli.errors import UnreadableImageError
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -24,36 +23,14 @@ def with_wide_key(image: Image.Image, data: bytes) -> Image.Image:
     Raises `UnreadableImageError` if pixels are missing.
     """
     key = np.array(image.info["transparency"])
-    with open_image("PNG", io.BytesIO(_low_bytes(data))) as low:
-        is_key = (np.asarray(low) == key & 255).all(axis=2)
+    low = low_byte_image(data)
+    assert low is not None, "colour has low bytes"
+    check_png_pixels(low, io.BytesIO(data))
+    is_key = (np.asarray(low) == key & 255).all(axis=2)
     high = np.asarray(image)
     is_key &= (high == key >> 8).all(axis=2)
     alpha = np.where(is_key, 0, 255).astype(np.uint8)
     return Image.fromarray(np.concatenate([high, alpha[:, :, None]], axis=2))
-
-
-def _low_bytes(data: bytes) -> bytes:
-    """A PNG of 8 bits a sample that holds the low bytes of the RGB samples of 16 bits in the PNG `data`.
-
-    Pillow keeps the high bytes alone. A filter works on each byte of a pixel by itself, so those bytes can be taken out
-    with the filters still on. Raises `UnreadableImageError` if the pixels are cut off.
-    """
-    width, height, _, colour_type, *method, interlace = struct.unpack_from(">IIBBBBB", data, 16)
-    sizes = [size for size in pass_sizes(height, width, interlace) if all(size)]
-    needed = sum(rows * (1 + 6 * columns) for rows, columns in sizes)
-    file = io.BytesIO(data)
-    packed = b"".join([file.read(chunk.length) for chunk in png_chunks(file) if chunk.kind == b"IDAT"])
-    rows_of_all = np.frombuffer(zlib.decompressobj().decompress(packed, needed), np.uint8)
-    if len(rows_of_all) < needed:
-        raise UnreadableImageError("truncated: the PNG has fewer pixels than its header promises")
-    parts, at = [], 0
-    for rows, columns in sizes:
-        part = rows_of_all[at : at + rows * (1 + 6 * columns)].reshape(rows, 1 + 6 * columns)
-        parts.append(np.concatenate([part[:, :1], part[:, 2::2]], axis=1).tobytes())
-        at += part.size
-    head = struct.pack(">IIBBBBB", width, height, 8, colour_type, *method, interlace)
-    pixels = zlib.compress(b"".join(parts), 1)
-    return _SIGNATURE + b"".join(starmap(_chunk_bytes, ((b"IHDR", head), (b"IDAT", pixels), (b"IEND", b""))))
 
 
 @dataclass(frozen=True, slots=True)

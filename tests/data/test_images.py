@@ -209,10 +209,13 @@ def test_orientation_is_a_short_in_either_byte_order(kind: int, order: str) -> N
     assert len(read_image(data).notes) == (not is_short)
 
 
-def test_a_profile_that_calls_itself_srgb_is_not_applied() -> None:
+def test_a_profile_that_calls_itself_srgb_is_not_applied_if_it_is() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
-    data = _saved(Image.fromarray(pixels), "TIFF", icc_profile=icc_profile("GBR", "sRGB IEC61966-2.1"))
+    data = _saved(Image.fromarray(pixels), "TIFF", icc_profile=icc_profile("RGB", "sRGB IEC61966-2.1"))
     assert np.array_equal(np.asarray(read_image(data).pixels), pixels)
+    called_so = _saved(Image.fromarray(pixels), "TIFF", icc_profile=icc_profile("GBR", "sRGB IEC61966-2.1"))
+    shown = np.asarray(read_image(called_so).pixels).astype(int)
+    assert np.abs(shown - pixels[:, :, [2, 0, 1]]).max() <= 1
 
 
 def test_the_size_needs_no_pixels() -> None:

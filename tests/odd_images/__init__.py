@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.odd_images import broken, formats, places, profiles, shapes
+from tests.odd_images import broken, colours, formats, places, profiles, shapes
 from tests.odd_images.picture import HEIGHT, WIDTH, OddImage, quadrants
 
 __all__ = ["HEIGHT", "SECTIONS", "WIDTH", "OddImage", "build_odd_images", "odd_files", "odd_shapes", "quadrants"]
@@ -19,6 +19,7 @@ SECTIONS = {
     "BMP": formats.bmps,
     "AVIF": formats.avifs,
     "ICC profiles": profiles.profiles,
+    "Colours by numbers": colours.colours,
     "Names": formats.names,
     "JPEG, cut off": broken.cut_jpegs,
     "Others, cut off": broken.cut_others,

@@ -6,6 +6,7 @@ import zlib
 import numpy as np
 
 from tests.image_bytes import icc_profile, jpeg_segment, png, png_chunk
+from tests.image_profiles import press_profile
 from tests.odd_images.formats import Files
 from tests.odd_images.picture import (
     ALPHA,
@@ -36,9 +37,14 @@ def profiles() -> Files:
     yield swapped_alpha, see_through
     plain = jpeg(icc_profile=icc_profile("RGB"))
     yield OddImage("profile/same_as_srgb.jpg", "profile that changes nothing", colours=FOUR, tolerance=4), plain
-    grey = jpeg(GREY, icc_profile=profile)
+    swapped = jpeg(stored)
+    start = swapped.index(b"\xff\xda")
+    behind = jpeg_segment(0xE2, b"ICC_PROFILE\0\1\1" + profile)
+    moved = OddImage("profile/behind.jpg", "profile behind the frame header", colours=FOUR, tolerance=5)
+    yield moved, swapped[:start] + behind + swapped[start:]
+    grey = jpeg(GREY, icc_profile=press_profile())
     for_another = OddImage(
-        "profile/for_another_mode.jpg", "RGB profile in a grey file", colours=FOUR_GREYS, tolerance=2, has_note=True
+        "profile/for_another_mode.jpg", "CMYK profile in a grey file", colours=FOUR_GREYS, tolerance=2, has_note=True
     )
     yield for_another, grey
     yield from _broken_profiles(profile)

@@ -56,6 +56,35 @@ A BMP with an alpha mask whose alpha is 0 in every pixel is taken for opaque (Ch
 PNG whose animation is damaged gives its picture (Chromium shows nothing). AVIF sequences are taken at the range that
 they state. What run lengths of a BMP leave out is black, as Chromium shows it.
 
+## Colours
+
+Colours are those that Chromium 156 shows, measured on hundreds of files of every format and mode
+([`tests/shown_files.py`](../tests/shown_files.py)); `make test-slow` asks it again where it is installed.
+
+* In a PNG, cICP beats iCCP, which beats sRGB, which beats gAMA with cHRM. gAMA alone counts where it is more than 5 %
+  from 1/2.2, cHRM alone never; both together are taken at their word, as in what ImageMagick 6 writes.
+* In an AVIF a profile beats code points; where the boxes have neither, the AV1 stream may say it. What is unspecified
+  or reserved is sRGB's. A profile's own code points (`cicp`) beat its curves.
+* PQ and HLG are tone-mapped by the curve of SMPTE ST 2094-50 for a screen without headroom, up to the brightest light
+  that the file names (cLLI or mDCV, clli), or 1,000 cd/m2, and leave a note. Single pixels whose light all but
+  cancels out differ by more than 3 levels, up to 2 % of a picture of pure colours.
+* A CMYK picture gets its black mixed into the other inks before its profile is asked, without compensation for the
+  black point: that is not what a press does, but what a browser does (a TIFF is as the press prints it). It takes a
+  quarter of a second a megapixel.
+* A grey picture may have a profile for RGB. Any other profile for another kind of picture is ignored, with a note.
+* JPEG XL needs the extra `jxl`. A JPEG packed into it is read as that JPEG.
+
+Where we show something else: an AVIF's alpha plane and its sequences (Chromium stretches them as if of limited
+range); an AVIF of 12 bits in 4:2:0 (its colours are off there); of 10 bits outside of sRGB's primaries (we have 8
+bits of them: single pixels differ, by up to 20 levels); profiles by table with XYZ between, and by L* curves (by up
+to 6 levels). What Chromium refuses for its colours (AVIF with a broken profile or logarithmic values, PNG with a
+matrix in cICP) is shown as if it did not say them, with a note; a cHRM whose white has no luminance, which it shows
+black, too.
+
+A set begun before these rules, when profiles alone counted, keeps the latents that it has. Its record does not name
+the change: nearly all images keep their pixels, and the set could not grow any more. Encode such images into a new
+folder to have them anew.
+
 What no reader can help: an image of one patch alone, at most 16 x 16 px, is encoded from the right pixels, but the
 bundled model gives it back in other colours.
 """
