@@ -181,10 +181,10 @@ class _Scan:
             if any(entry.name in _OWN_OUTPUT for entry in entries):
                 self.num_ignored += len(entries)
                 continue
-            for number, entry in enumerate(entries):
-                if not number % _ENTRIES_BETWEEN_NEWS:
-                    self.tell(Planning("listing photos", len(self.found) + self.num_ignored))
-                self._add_entry(entry, folder, remaining)
+            for start in range(0, len(entries), _ENTRIES_BETWEEN_NEWS):
+                self.tell(Planning("listing photos", len(self.found) + self.num_ignored))
+                for entry in entries[start : start + _ENTRIES_BETWEEN_NEWS]:
+                    self._add_entry(entry, folder, remaining)
 
     def _add_entry(self, entry: os.DirEntry[str], folder: _Folder, remaining: list[_Folder]) -> None:
         key = folder.prefix + entry.name
