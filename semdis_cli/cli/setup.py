@@ -11,7 +11,7 @@ from semdis_cli.cli.options import parse_batch_size, parse_colour, parse_number_
 from semdis_cli.cli.streams import check_stdout_takes_data, say
 from semdis_cli.defaults import BUNDLED_MODEL, MAX_IMAGE_PIXELS
 from semdis_cli.disk import count_cores
-from semdis_cli.errors import UsageError
+from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Planning, untold
 from semdis_cli.wording import count
 
@@ -46,11 +46,11 @@ def peek_source(sources: Sequence[Path] | None, files_from: str | None) -> "Pipe
 
 
 def refuse_others(latents: Path) -> None:
-    """Raise `UsageError` if `latents` is something else that is known: images, an archive, a web page."""
+    """Raise `StoreError` if `latents` is something else that is known: images, an archive, a web page."""
     from semdis_cli.data.advice import why_no_latents
 
     if (reason := why_no_latents(latents)) is not None:
-        raise UsageError(reason)
+        raise StoreError(reason)
 
 
 def open_stdin(wanted: str) -> BinaryIO:

@@ -76,10 +76,11 @@ def why_no_latents(path: Path) -> str | None:
         holds_images = not (path / MANIFEST_NAME).exists() and any(
             image_format(start) for start in islice(_starts_in(path), _MOST_LOOKED_AT // 100)
         )
-        return f"{path}: holds images, not latents: make these with semdis encode" if holds_images else None
+        what = "not a set of latents, but it holds images: make latents of them with semdis encode"
+        return f"{path}: {what}" if holds_images else None
     start = _start(path) if path.is_file() else b""
     if image_format(start) is not None:
-        return f"{path}: an image, not latents: make these with semdis encode"
+        return f"{path}: an image, not latents: make latents of it with semdis encode"
     kind = describe(start) if start else None
     if kind is None or kind.name == "a safetensors file" or kind.name.endswith("pointer"):
         return None

@@ -139,17 +139,20 @@ class _Search:
         if any(entry.name in _OWN_OUTPUT for entry in entries):
             self.found.passed_over.add(PassedOver.OUTPUT, len(entries))
             return
-        for number, entry in enumerate(entries):
-            if not number % _FILES_BETWEEN_NEWS:
-                self.tell(self.found.num_seen)
-            name = entry.name
-            try:
-                if entry.is_dir():
-                    self._add_folder(entry, folder)
-                else:
-                    self._add_file(entry, name, folder)
-            except OSError as error:
-                self._fail(self.prefix + folder.inside + name, entry.path, f"cannot be read ({error.strerror})")
+        for start in range(0, len(entries), _FILES_BETWEEN_NEWS):
+            self.tell(self.found.num_seen)
+            for entry in entries[start : start + _FILES_BETWEEN_NEWS]:
+                self._add_entry(entry, folder)
+
+    def _add_entry(self, entry: os.DirEntry[str], folder: _Folder) -> None:
+        name = entry.name
+        try:
+            if entry.is_dir():
+                self._add_folder(entry, folder)
+            else:
+                self._add_file(entry, name, folder)
+        except OSError as error:
+            self._fail(self.prefix + folder.inside + name, entry.path, f"cannot be read ({error.strerror})")
 
     def _add_file(self, entry: os.DirEntry[str], name: str, folder: _Folder) -> None:
         has_suffix = has_image_suffix(name)

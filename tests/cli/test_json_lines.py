@@ -90,7 +90,9 @@ def test_reports_of_encode_decode_and_roundtrip_are_as_documented(run: Run, tiny
     assert problems(run("decode", "--json", "-q").stdout, *WITH_MODEL, "decode") == []
     done = run("roundtrip", photos, "--model", tiny, "--json", "-q")
     assert problems(done.stdout, *WITH_MODEL, "roundtrip") == []
-    done = run("roundtrip", photos / "bad.png", "--model", tiny, "--json", "-q", "-o", "none")
+    good = next(path for path in sorted(photos.rglob("*.png")) if path.name != "bad.png")
+    Path("cut-off.png").write_bytes(good.read_bytes()[:-40])  # a whole header: only a run can tell
+    done = run("roundtrip", "cut-off.png", "--model", tiny, "--json", "-q", "-o", "none")
     assert problems(done.stdout, *WITH_MODEL, "roundtrip") == []
 
 

@@ -190,6 +190,6 @@ def test_what_is_given_for_latents_and_holds_none_is_named() -> None:
         name: why_no_latents(Path(name)) for name in ("photos", "photos/a.png", "a.npz", "set", "shard", "nowhere")
     }
     assert {name for name, reason in reasons.items() if reason is None} == {"set", "shard", "nowhere"}
-    assert "make these with semdis encode" in (reasons["photos"] or "")
+    assert "make latents of them with semdis encode" in (reasons["photos"] or "")
     assert "semdis encode" in (reasons["photos/a.png"] or "")
     assert "a NumPy array, not latents" in (reasons["a.npz"] or "")
