@@ -514,7 +514,7 @@ def test_roundtrip_prints_its_mean_even_when_quiet_and_refuses_other_inputs(
     assert re.fullmatch(r"a.png\t[\d.]+\nmean\t[\d.]+\n", done.stdout)
     assert done.stderr == ""
     small_photo(tmp_path / "b.png")
-    assert "other settings (plan_sha256" in run("roundtrip", "b.png", "--model", tiny).stderr
+    assert "roundtrip: made from other images" in run("roundtrip", "b.png", "--model", tiny).stderr
 
 
 def test_a_reader_that_has_seen_enough_ends_the_run_quietly(tmp_path: Path, tiny: Path) -> None:
