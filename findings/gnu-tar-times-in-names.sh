@@ -1,4 +1,4 @@
-#!/bin/sh
+#!/usr/bin/env bash
 # Python's tarfile puts the time of last access into the names of files in a tar that GNU tar wrote with --incremental.
 #
 # A header has 155 bytes behind byte 345. In POSIX's ustar they are the first half of a long name. GNU's own dialect

@@ -1,4 +1,4 @@
-#!/bin/sh
+#!/usr/bin/env bash
 # One file name in Latin-1 makes a whole JSON Lines file unreadable for pyarrow, polars, DuckDB and orjson.
 #
 # One would expect: json.dumps writes pure ASCII by default, so any string survives, and any JSON parser reads it.

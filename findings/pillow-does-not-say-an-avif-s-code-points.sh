@@ -1,4 +1,4 @@
-#!/bin/sh
+#!/usr/bin/env bash
 # Phones and HDR exports say the colours of an AVIF by code points (a `colr` box of type nclx), not by an ICC profile.
 # Pillow decodes the samples and passes nothing on: Display P3 and PQ look like sRGB with other numbers.
 set -eu

@@ -1,4 +1,4 @@
-#!/bin/sh
+#!/usr/bin/env bash
 # A JPEG's ICC profile may stand anywhere before the scan (ITU-T T.81, B.2.1). Pillow puts profiles together when it meets
 # the frame header and drops what comes later, without a warning: the colours are wrong, and nobody is told.
 set -eu

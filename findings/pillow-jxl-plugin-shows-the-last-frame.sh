@@ -1,4 +1,4 @@
-#!/bin/sh
+#!/usr/bin/env bash
 # Of an animated image Pillow gives the first frame, whatever the format. pillow-jxl-plugin gives the last one of an
 # animated JPEG XL, and says that the file has one frame.
 set -eu
