@@ -28,9 +28,13 @@ class Room:
         self._queue: deque[object] = deque()
         self._taken_bytes = 0
 
+    def can_hold(self, num_bytes: int) -> bool:
+        """Whether there can ever be that much."""
+        return num_bytes <= max(self.total_bytes, _SMALL_BYTES)
+
     def refusal(self, num_bytes: int, what: str, remedy: str) -> str | None:
         """Why there can never be that much, in a line, for `what` ("to encode"); None if there can."""
-        if num_bytes <= max(self.total_bytes, _SMALL_BYTES):
+        if self.can_hold(num_bytes):
             return None
         needed, there = _size(num_bytes), _size(self.total_bytes)
         return f"not enough memory: needs about {needed} {what}, and {there} are there; {remedy}"

@@ -17,7 +17,8 @@ _CALLS_TRIED = 3  # for each of those, and each thread
 def refused_images(plan: EncodePlan, loader: Loader, tokenizer: Tokenizer) -> list[Failure]:
     """The images that a run would refuse because they can never fit into memory."""
     memory = CallMemory(tokenizer, loader.room, "encode")
-    calls = ((shard.bucket, [image.source.key]) for shard in plan.shards for image in shard.images)
+    too_large = [shard for shard in plan.shards if not memory.can_be_had(shard.bucket, 1)]
+    calls = ((shard.bucket, [image.source.key]) for shard in too_large for image in shard.images)
     return [failure for bucket, keys in calls for failure in memory.refused(bucket, keys)]
 
 

@@ -37,11 +37,17 @@ class CallMemory:
         for start in range(0, num_images, size):
             yield slice(start, min(start + size, num_images))
 
+    def can_be_had(self, bucket: tuple[int, int], num_images: int) -> bool:
+        """Whether there can ever be enough memory for a call."""
+        return self.room.can_hold(self.needed_bytes(bucket, num_images))
+
     def refused(self, bucket: tuple[int, int], keys: Sequence[str]) -> list[Failure]:
         """Why the images of a call can never be had with so little memory, one each; empty if they can.
 
         With more of it they are tried again, so nothing says that their contents are the reason.
         """
+        if self.can_be_had(bucket, len(keys)):
+            return []
         reason = self.room.refusal(
             self.needed_bytes(bucket, len(keys)), f"to {self.half} at {bucket[0]}x{bucket[1]} px", self._remedy(bucket)
         )
