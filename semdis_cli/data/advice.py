@@ -39,8 +39,11 @@ _IMAGE = Recognised("an image", "it lies where images are passed over; name its 
 def why_nothing(sources: Sequence[Path], found: FoundImages) -> str | None:
     """Why nothing of what was `found` can ever be encoded, in a line with what to do; None if there may be something.
 
-    `sources`: what the user named. As soon as one input begins like an image, no more is read.
+    `sources`: what the user named. As soon as one input begins like an image, no more is read. A single image on stdin
+    leaves no set behind: whether it can be read is for the run to say.
     """
+    if found.is_single:
+        return None
     if found.images:
         return _why_no_image(found.images)
     if found.failures:

@@ -84,7 +84,7 @@ def test_a_bar_shows_it_and_lines_stand_above() -> None:
 
 @pytest.mark.slow
 def test_a_command_says_that_it_lists_while_the_list_is_slow_to_come_and_nothing_if_quiet(tmp_path: Path) -> None:
-    script = f"sleep 4 | {sys.executable} -m semdis_cli encode --files-from - -o out"
+    script = f"sleep 7 | {sys.executable} -m semdis_cli encode --files-from - -o out"
     told, quiet = (
         subprocess.run(["bash", "-c", each], cwd=tmp_path, capture_output=True, text=True, check=False)
         for each in (script, f"{script} --quiet")
