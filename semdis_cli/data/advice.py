@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
+from semdis_cli.data.folders import OWN_OUTPUT
 from semdis_cli.data.formats import image_format
 from semdis_cli.data.images import ReadSettings, read_image_size
 from semdis_cli.data.recognise import START_BYTES, Recognised, describe
@@ -19,15 +20,15 @@ from semdis_cli.data.source_bytes import open_source
 from semdis_cli.data.sources import FoundImages
 from semdis_cli.data.spool import STDIN, STDIN_NAME, Spool
 from semdis_cli.data.tars import is_tar_name
-from semdis_cli.defaults import DECODE_MARKER, MANIFEST_NAME, ROUNDTRIP_MARKER, TRAIN_MARKER
+from semdis_cli.defaults import MANIFEST_NAME
 from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.events import Failure
+from semdis_cli.links import read_start
 from semdis_cli.records import SourceImage
 from semdis_cli.tar import walk_tar
 
 _MOST_LOOKED_AT = 10_000  # files of a folder or tar: enough to tell what it is
 _KINDS_NAMED = 4
-_OUR_OUTPUT = frozenset({DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER})
 _ANY_SIZE = ReadSettings(max_image_pixels=sys.maxsize)
 _TAR = "a tar archive"
 _HIDDEN = Recognised("a hidden file", "names that begin with a dot are passed over: rename those that are meant")
@@ -78,7 +79,7 @@ def why_no_latents(path: Path) -> str | None:
         )
         what = "not a set of latents, but it holds images: make latents of them with semdis encode"
         return f"{path}: {what}" if holds_images else None
-    start = _start(path) if path.is_file() else b""
+    start = read_start(path, START_BYTES)
     if image_format(start) is not None:
         return f"{path}: an image, not latents: make latents of it with semdis encode"
     kind = describe(start) if start else None
@@ -126,7 +127,7 @@ class _Kinds:
         """Look at the files in a folder, in those below it too."""
         for path, is_ours in islice(_files_in(folder), _MOST_LOOKED_AT):
             hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-            self._add(_HIDDEN if hidden else _OURS if is_ours else _kind(_start(path)), path)
+            self._add(_HIDDEN if hidden else _OURS if is_ours else _kind(read_start(path, START_BYTES)), path)
 
     def add_tar(self, tar: Path, name: str) -> None:
         """Look at the members of a tar that is called `name`."""
@@ -200,17 +201,9 @@ def _files_in(folder: Path) -> Iterator[tuple[Path, bool]]:
     """The files below `folder`, sorted within each folder, and whether they are output of ours."""
     for inner, folders, names in os.walk(folder):
         folders.sort()
-        is_ours = not _OUR_OUTPUT.isdisjoint(names)
+        is_ours = not OWN_OUTPUT.isdisjoint(names)
         yield from ((Path(inner, name), is_ours) for name in sorted(names))
 
 
 def _starts_in(folder: Path) -> Iterable[bytes]:
-    return (_start(path) for path, _ in _files_in(folder))
-
-
-def _start(path: Path) -> bytes:
-    with suppress(OSError):
-        if path.is_file():  # a pipe would keep us waiting
-            with path.open("rb") as file:
-                return file.read(START_BYTES)
-    return b""
+    return (read_start(path, START_BYTES) for path, _ in _files_in(folder))

@@ -12,7 +12,7 @@ from semdis_cli.defaults import DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER
 from semdis_cli.events import Failure
 from semdis_cli.records import SourceImage
 
-_OWN_OUTPUT = frozenset({DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER})
+OWN_OUTPUT = frozenset({DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER})
 _FILES_BETWEEN_NEWS = 100
 _MAX_DEPTH = 2048  # a path may have 4096 bytes
 _MAX_REPEATS = 12  # folders of one identity and name, one in the other: no disk has those, a circle has
@@ -79,13 +79,7 @@ class _Folder:
 
     def repeats(self) -> list["_Folder"]:
         """Those of them that have its identity."""
-        found: list[_Folder] = []
-        identity, folder = self.identity, self.parent
-        while folder is not None:
-            if folder.identity == identity is not None:
-                found.append(folder)
-            folder = folder.parent
-        return found
+        return [] if self.identity is None else [each for each in self.above if each.identity == self.identity]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +130,7 @@ class _Search:
             key = (self.prefix + folder.inside).removesuffix("/") or "."
             self._fail(key, folder.path, f"cannot be searched ({error.strerror})")
             return
-        if any(entry.name in _OWN_OUTPUT for entry in entries):
+        if any(entry.name in OWN_OUTPUT for entry in entries):
             self.found.passed_over.add(PassedOver.OUTPUT, len(entries))
             return
         for start in range(0, len(entries), _FILES_BETWEEN_NEWS):

@@ -4,7 +4,7 @@ import io
 
 from PIL import Image, ImageFile, JpegImagePlugin
 
-from semdis_cli.data.bmff import box_colour
+from semdis_cli.data.box_colour import box_colour
 from semdis_cli.data.colour import Samples
 from semdis_cli.data.colour_spaces import avif_code_points
 from semdis_cli.data.jpeg_profile import jpeg_profile
