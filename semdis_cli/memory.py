@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from threading import Condition
 
 from semdis_cli.errors import PassingReadError
+from semdis_cli.wording import size
 
 _UNKNOWN = 4 << 30  # bytes that are taken to be there where the system does not tell
 _PROGRAM_BYTES = 320 << 20  # measured: Python, torch, Pillow and the bundled model, before there is any image
@@ -32,7 +33,7 @@ class Room:
         """Why there can never be that much, in a line, for `what` ("to encode"); None if there can."""
         if num_bytes <= max(self.total_bytes, _SMALL_BYTES):
             return None
-        needed, there = _size(num_bytes), _size(self.total_bytes)
+        needed, there = size(num_bytes), size(self.total_bytes)
         return f"not enough memory: needs about {needed} {what}, and {there} are there; {remedy}"
 
     @contextmanager
@@ -108,10 +109,6 @@ def _left_of_address_space(root: Path) -> Iterator[int]:
     used = _number(root / "proc/self/status", r"^VmSize:\s+(\d+) kB")
     if limit is not None and used is not None:
         yield limit - (used << 10)
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 1 << 30 else f"{num_bytes / 2**20:.0f} MiB"
 
 
 def available_memory(root: Path = Path("/")) -> int:

@@ -78,7 +78,7 @@ def test_an_image_that_cannot_fit_is_listed_each_time_and_encoded_once_there_is_
         events = encoded(photos, tokenizer, tmp_path / "latents", LITTLE)
         [failure] = failures(events)
         assert (failure.key, failure.num_bytes, num_done(events)) == ("large.png", None, new)
-        assert "to encode at 2048x1792 px, and 40 MiB are there; --max-pixels " in failure.reason
+        assert "to encode at 2048x1792 px, and 40.0 MiB are there; --max-pixels " in failure.reason
     events = encoded(photos, tokenizer, tmp_path / "latents", MUCH)
     assert (failures(events), num_done(events)) == ([], 1)
     assert isinstance(events[-1], RunFinished)
