@@ -17,6 +17,7 @@ import io
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ def replace(source: Path, target: Path, aside: Path) -> None:
     try:
         source.replace(target)
     except OSError as error:
-        if error.errno not in _NO_REPLACING or not _is_file(target):
+        if error.errno not in _NO_REPLACING or not _is_no_folder(target):
             raise
         target.rename(aside)
         try:
@@ -121,7 +122,7 @@ def replace(source: Path, target: Path, aside: Path) -> None:
         aside.unlink()
 
 
-def _is_file(path: Path) -> bool:
+def _is_no_folder(path: Path) -> bool:
     return os.path.lexists(path) and not os.path.isdir(path)  # noqa: PTH112 # no OSError for names that cannot be
 
 
@@ -137,11 +138,23 @@ def remove_folder(folder: Path) -> None:
 
 
 def list_names(folder: Path) -> list[Path]:
-    """What is in `folder`; nothing if it does not let itself be listed."""
+    """Return the paths in `folder`; none if it does not let itself be listed."""
     try:
         return list(folder.iterdir())
     except OSError:
         return []
+
+
+FolderIdentity = tuple[int, int]  # (st_dev, st_ino): equal for one folder, but on some disks for different ones too
+
+
+def folder_identity(path: Path) -> FolderIdentity | None:
+    """Return the numbers by which the system knows the folder at `path`; None if there is none to be asked for."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
 
 
 # --- Opening ---

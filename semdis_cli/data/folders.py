@@ -9,6 +9,7 @@ from pathlib import Path
 from semdis_cli.data.formats import IMAGE_SUFFIXES, SIGNATURE_BYTES, is_image_file
 from semdis_cli.data.input_rules import InputRules, PassedOver, Tally, file_kind, folder_kind, is_plain_name
 from semdis_cli.defaults import DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER
+from semdis_cli.disk import FolderIdentity, folder_identity, list_names
 from semdis_cli.events import Failure
 from semdis_cli.records import SourceImage
 
@@ -18,8 +19,6 @@ _MAX_DEPTH = 2048  # a path may have 4096 bytes
 _MAX_REPEATS = 12  # folders of one identity and name, one in the other: no disk has those, a circle has
 _MOUNTS = Path("/proc/self/mountinfo")
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")  # how it writes blanks
-
-_Identity = tuple[int, int]  # (st_dev, st_ino): equal for one folder, but on some disks for different ones too
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ def search_folder(
     within itself. That two folders have one inode number proves nothing: there are disks where all of them do.
     `exclude` is a folder not to enter. `tell` hears of the number of files so far, every hundred files.
     """
-    root = _Folder(str(path), "", os.path.realpath(path), _identity(path))
+    root = _Folder(str(path), "", os.path.realpath(path), folder_identity(path))
     search = _Search(prefix, rules, None if exclude is None else _Excluded.of(exclude), tell)
     search.run(root)
     return search.found
@@ -62,7 +61,7 @@ class _Folder:
     path: str
     inside: str
     real: str
-    identity: _Identity | None
+    identity: FolderIdentity | None
     parent: "_Folder | None" = None
     depth: int = 0
     is_linked: bool = False
@@ -87,12 +86,12 @@ class _Excluded:
     """A folder not to enter, under whatever path it is met."""
 
     real: str
-    identity: _Identity | None
+    identity: FolderIdentity | None
     names: frozenset[str]
 
     @classmethod
     def of(cls, path: Path) -> "_Excluded":
-        return cls(os.path.realpath(path), _identity(path), _names_in(path))
+        return cls(os.path.realpath(path), folder_identity(path), _names_in(path))
 
     def is_it(self, folder: _Folder) -> bool:
         """Whether `folder` is the one: by its path or, where that is another (a bind mount), by what lies in it too."""
@@ -179,7 +178,7 @@ class _Search:
                 entry.path,
                 f"{path}/",
                 os.path.realpath(entry.path) if is_link else f"{folder.real.rstrip('/')}/{name}",
-                _identity(Path(entry.path)),
+                folder_identity(Path(entry.path)),
                 folder,
                 folder.depth + 1,
                 folder.is_linked or is_link,
@@ -256,16 +255,4 @@ def _mount_points() -> frozenset[bytes]:
 
 
 def _names_in(path: Path) -> frozenset[str]:
-    """What lies in a folder; nothing where it may not be looked into."""
-    try:
-        return frozenset(inner.name for inner in path.iterdir())
-    except OSError:
-        return frozenset()
-
-
-def _identity(path: Path) -> _Identity | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+    return frozenset(inner.name for inner in list_names(path))

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from semdis_cli.data.folders import FoundFiles
-from semdis_cli.data.source_bytes import open_source
-from semdis_cli.errors import UnreadableImageError
+from semdis_cli.data.source_bytes import hash_source
 from semdis_cli.records import HeldImage, SourceImage
 
 _MAX_WANTED = 1 << 16  # keys that are looked for in a set, of all sources together
@@ -173,11 +172,8 @@ def _drop_others_content(matches: _Matches, other: _Matches) -> None:
 
 
 def _is_content_of(image: SourceImage, row: HeldImage) -> bool:
-    try:
-        with open_source(image) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == row.sha256
-    except (OSError, UnreadableImageError):
-        return False
+    digest = hash_source(image)
+    return digest is not None and digest == row.sha256
 
 
 def _would_clash(listings: Sequence[Listing], at: int, prefix: str, chosen: Mapping[int, str]) -> bool:

@@ -20,8 +20,6 @@ from semdis_cli.tar import walk_tar
 _TAR_SUFFIX = ".tar"
 _PACKED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 _UNPACKERS = {b"\x1f\x8b": "zcat", b"BZh": "bzcat", b"\xfd7zXZ\0": "xzcat", b"\x28\xb5\x2f\xfd": "zstdcat"}
-
-
 _Times = tuple[int | None, int | None]  # st_mtime_ns and st_ctime_ns
 _CONTINUED = b"M"  # the rest of a file that begins in another volume (GNU)
 _NO_FILES = frozenset({b"D", b"V"})  # the list of a folder, and the name of a volume (GNU)
@@ -45,11 +43,6 @@ class TarContents:
     failures: list[Failure] = field(default_factory=list)
     passed_over: Tally = field(default_factory=Tally)
     damage: str | None = None
-
-    @property
-    def num_ignored(self) -> int:
-        """Members passed over, folders not counted."""
-        return sum(self.passed_over.numbers.values())
 
 
 def is_tar_name(path: Path) -> bool:

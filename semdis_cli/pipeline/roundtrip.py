@@ -42,7 +42,7 @@ from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, done_already, i
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.records import LoadedImage
 from semdis_cli.spelling import give_own_names
-from semdis_cli.store.claim import PLAN_SHA256, claimed_folder, recorded_settings
+from semdis_cli.store.claim import PLAN_SHA256, claimed_folder, claimed_settings
 from semdis_cli.store.index import to_line
 from semdis_cli.store.plan import plan_sha256
 from semdis_cli.store.settings import are_same
@@ -70,7 +70,7 @@ def roundtrip(
     names = output_names(keys, decode_settings.write.format)
     record = {
         "encode": plan.provenance,
-        PLAN_SHA256: _plan_sha256(plan, recorded_settings(output, ROUNDTRIP_MARKER).get("encode")),
+        PLAN_SHA256: _plan_sha256(plan, claimed_settings(output, ROUNDTRIP_MARKER).get("encode")),
         "sampling": asdict(decode_settings.sampling),
         "write": asdict(decode_settings.write),
     }

@@ -78,11 +78,6 @@ def choose_record(root: Path, on_record: Iterable[Any], now: Json, *, mix_versio
     return now
 
 
-def check_settings(root: Path, before: Any, now: Json) -> None:
-    """Raise `UsageError` if the latents in `root` were begun with other settings than `now`."""
-    choose_record(root, [before], now, mix_versions=False)
-
-
 def mixing_hint(differences: Iterable[Difference]) -> str:
     """The way out where settings differ that a set may have several of; nothing where there is none."""
     if not all(difference.may_stand for difference in differences):
