@@ -88,7 +88,7 @@ def publish_below(root: Path, path: Path, chunks: Iterable[bytes | memoryview]) 
 
 
 def _takes_names(folder: Path, suffix: str) -> bool:
-    """Whether a file of an ordinary name with this suffix can be made in `folder`, and given another."""
+    """Tell whether a file of an ordinary name with this suffix can be made in `folder`, and given another."""
     first, second = (folder / f".{secrets.token_hex(8)}{suffix}{disk.TEMP_SUFFIX}" for _ in range(2))
     try:
         with first.open("xb") as file:

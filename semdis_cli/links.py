@@ -60,7 +60,7 @@ def describe_pointer(path: Path) -> str | None:
 
 
 def why_unreadable(path: Path, error: OSError) -> str:
-    """What to say of a file that could not be opened or read: of links that lead nowhere, more than the system says."""
+    """Say why a file could not be opened or read: of a link that leads nowhere, more than the system says."""
     return describe_absent(path) or error.strerror or str(error)
 
 

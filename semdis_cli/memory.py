@@ -1,4 +1,4 @@
-"""How much memory there is to be had: the machine's, and what a container or a batch job is allowed of it.
+"""Memory that is to be had: the machine's, and what a container or a batch job is allowed of it.
 
 Linux hands out more than it has and kills who uses it: no error tells that an image was too large. So what cannot fit
 is refused before it is tried, by what it is known to take at least.
@@ -30,7 +30,7 @@ class Room:
         self._taken_bytes = 0
 
     def refusal(self, num_bytes: int, what: str, remedy: str) -> str | None:
-        """Why there can never be that much, in a line, for `what` ("to encode"); None if there can."""
+        """Say why there can never be that much, in a line, for `what` ("to encode"); None if there can."""
         if num_bytes <= max(self.total_bytes, _SMALL_BYTES):
             return None
         needed, there = size(num_bytes), size(self.total_bytes)
@@ -70,7 +70,7 @@ class Room:
 
 
 def room_for_images(root: Path = Path("/")) -> Room:
-    """What images may take in this process at most: the same as long as the limits are, whatever else is running.
+    """Return what images may take in this process at most: the same while the limits are, whatever else is running.
 
     The memory and swap of the machine or, if less, of the container or job, without the program; or what the process
     has left of its address space.
@@ -125,7 +125,7 @@ def _of_machine(root: Path) -> Iterator[int]:
 
 
 def _of_control_groups(root: Path) -> Iterator[int]:
-    """What is left in each of the groups that this process is in, of version 2 and of version 1."""
+    """Yield the bytes left in each of the groups that this process is in, of version 2 and of version 1."""
     for folder in _groups_v2(root):
         yield from _left(folder, "memory.max", "memory.current", "inactive_file")
     for folder in _groups_v1(root):

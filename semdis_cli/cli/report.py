@@ -35,7 +35,7 @@ class Tally:
 
 
 def count_renamed(report: dict[str, Any]) -> str:
-    """What to add to the closing line about files that could not have the names of their images."""
+    """Return what to add to the closing line about files that could not have the names of their images."""
     number = len(report.get("renamed", ()))
     return (
         f" ({number:,} under other names, listed in report.json: the disk takes theirs for another's)" if number else ""

@@ -140,7 +140,7 @@ def find_inputs(
 
 
 def input_rules(exclude: Sequence[str] | None, include: Sequence[str] | None, *, all_files: bool) -> "InputRules":
-    """What --exclude, --include and --all-files say. Raises `UsageError` for what is no pattern."""
+    """Return what --exclude, --include and --all-files say. Raises `UsageError` for what is no pattern."""
     from semdis_cli.data.input_rules import InputRules
 
     return InputRules.parse(exclude or (), include or (), all_files=all_files)

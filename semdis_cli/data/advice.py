@@ -1,4 +1,4 @@
-"""Where there is no image to work on: what is there instead, and what its owner can do about it."""
+"""Advice where there is no image to work on: what is there instead, and what its owner can do about it."""
 
 import os
 import re
@@ -38,7 +38,7 @@ _IMAGE = Recognised("an image", "it lies where images are passed over; name its 
 
 
 def why_nothing(sources: Sequence[Path], found: FoundImages) -> str | None:
-    """Why nothing of what was `found` can ever be encoded, in a line with what to do; None if there may be something.
+    """Say why nothing of what was `found` can ever be encoded, and what to do, in a line; None if something may be.
 
     `sources`: what the user named. As soon as one input begins like an image, no more is read.
     """
@@ -65,14 +65,14 @@ def _why_no_image(images: Sequence[SourceImage]) -> str | None:
 
 
 def _about_name(failure: Failure) -> str:
-    """What a name that leads nowhere looks like, of a list that was not written for here."""
+    """Return advice on a name that leads nowhere, by what it looks like: the list was not written for here."""
     if not failure.reason.startswith("cannot be read"):
         return ""
     return next((f"; {advice}" for pattern, advice in _ODD_NAMES if pattern.search(failure.key)), "")
 
 
 def why_no_latents(path: Path) -> str | None:
-    """Why `path`, given for latents, holds none, if it is something else that is known; None: it may be latents."""
+    """Say why `path`, given for latents, holds none, if it is something else that is known; None: it may be latents."""
     if path.is_dir():
         holds_images = not (path / MANIFEST_NAME).exists() and any(
             image_format(start) for start in islice(_starts_in(path), _MOST_LOOKED_AT // 100)
@@ -148,7 +148,7 @@ class _Kinds:
         return f"{', '.join(named[:_KINDS_NAMED])}{more}{advice and '; '}{advice}"
 
     def advice_on(self, kind: Recognised) -> str:
-        """What to do about the files of a kind; nothing where its name says it all."""
+        """Return what to do about the files of a kind; nothing where its name says it all."""
         path = self.first[kind]
         if kind.name == _TAR and path.suffix == ".tar" and not kind.advice.startswith("unpack"):
             return f"name the tars themselves: semdis encode {shlex.quote(str(path.parent))}/*.tar"
@@ -181,7 +181,7 @@ def _importance(counted: tuple[Recognised, int]) -> tuple[bool, int, int]:
 
 
 def _kind_of_input(file: BinaryIO) -> Recognised | None:
-    """What keeps a file from being read as an image, by its header; None: nothing."""
+    """Return what keeps a file from being read as an image, by its header; None: nothing."""
     start = file.read(START_BYTES)
     if image_format(start) is None:
         return describe(start) or _UNKNOWN

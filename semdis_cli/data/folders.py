@@ -23,7 +23,7 @@ _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")  # how it writes blanks
 
 @dataclass(frozen=True, slots=True)
 class FoundFiles:
-    """What was found in a folder: images, and what cannot be used, each with its path; and what was passed over."""
+    """The finds in a folder: images, and what cannot be used, each with its path; and what was passed over."""
 
     images: list[SourceImage] = field(default_factory=list)
     failures: list[tuple[Failure, Path | str]] = field(default_factory=list)
@@ -77,7 +77,7 @@ class _Folder:
             folder = folder.parent
 
     def repeats(self) -> list["_Folder"]:
-        """Those of them that have its identity."""
+        """List those of them that have its identity."""
         return [] if self.identity is None else [each for each in self.above if each.identity == self.identity]
 
 
@@ -94,7 +94,7 @@ class _Excluded:
         return cls(os.path.realpath(path), folder_identity(path), _names_in(path))
 
     def is_it(self, folder: _Folder) -> bool:
-        """Whether `folder` is the one: by its path or, where that is another (a bind mount), by what lies in it too."""
+        """Tell whether `folder` is the one: by its path, or by its contents if that is another one (a bind mount)."""
         if folder.real == self.real:
             return True
         if self.identity is None or folder.identity != self.identity or not self.names:
@@ -193,7 +193,7 @@ class _Search:
                 self.remaining.append(inner)
 
     def _is_circle(self, folder: _Folder) -> bool:
-        """Whether a search of `folder` would come back to it.
+        """Tell whether a search of `folder` would come back to it.
 
         Only a link can lead back, or a mount. For what leads back in some third way, so many repeats are enough.
         """
@@ -207,13 +207,13 @@ class _Search:
         return same_name >= _MAX_REPEATS or self._is_mount(folder.real)
 
     def _is_mount(self, real: str) -> bool:
-        """Whether something is mounted at a path without links."""
+        """Tell whether something is mounted at a path without links."""
         if self.mounts is None:
             self.mounts = _mount_points()
         return os.fsencode(real) in self.mounts if self.mounts else os.path.ismount(real)
 
     def _is_left_out(self, folder: _Folder, name: str) -> bool:
-        """Whether the patterns leave out a file in `folder`."""
+        """Tell whether the patterns leave out a file in `folder`."""
         path = folder.inside + name
         if self.rules.excludes(path, name, is_folder=False):
             return True
@@ -229,13 +229,13 @@ def source_image(key: str, path: Path | str, status: os.stat_result) -> SourceIm
 
 
 def has_image_suffix(name: str) -> bool:
-    """Whether a file is an image by its name alone."""
+    """Tell whether a file is an image by its name alone."""
     _, dot, suffix = name.rpartition(".")
     return bool(dot) and suffix.lower() in IMAGE_SUFFIXES
 
 
 def _is_image(entry: os.DirEntry[str], *, has_suffix: bool) -> bool:
-    """Whether a folder's entry is an image by its suffix or first bytes. `OSError` for one that cannot be looked at."""
+    """Tell whether an entry is an image by its suffix or first bytes. Raises `OSError` if it cannot be looked at."""
     if not entry.is_file():
         # A dangling link in the place of an image is an image that is missing.
         return has_suffix and entry.is_symlink() and not Path(entry.path).exists()
@@ -246,7 +246,7 @@ def _is_image(entry: os.DirEntry[str], *, has_suffix: bool) -> bool:
 
 
 def _mount_points() -> frozenset[bytes]:
-    """Where something is mounted, bind mounts too; nothing where the system does not say."""
+    """Return where something is mounted, bind mounts too; nothing where the system does not say."""
     try:
         lines = _MOUNTS.read_bytes().splitlines()
     except OSError:

@@ -44,6 +44,6 @@ def image_format(start: bytes) -> str | None:
 
 
 def is_image_file(file: BinaryIO) -> bool:
-    """Whether the file, which stands at its beginning, is an image by its content; a camera raw is none."""
+    """Tell whether the file, which stands at its beginning, is an image by its content; a camera raw is none."""
     name = image_format(file.read(SIGNATURE_BYTES))
     return is_picture(file) if name == "TIFF" else name is not None

@@ -137,7 +137,7 @@ class Loader:
 
 
 def _times_of(source: SourceImage, file: BinaryIO) -> tuple[int | None, int | None]:
-    """What to note of the times of an image that was opened."""
+    """Return what to note of the times of an image that was opened."""
     if source.offset is not None and source.mtime_ns is None:  # from stdin: the times of its copy say nothing
         return None, None
     status = os.fstat(file.fileno())

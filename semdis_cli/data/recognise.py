@@ -133,7 +133,7 @@ _ZIP_MEMBERS: tuple[tuple[re.Pattern[bytes], Recognised], ...] = (
 
 
 def describe(start: bytes) -> Recognised | None:
-    """What the file is that begins with `start` (its first `START_BYTES`, or all of a shorter one); None: unknown.
+    """Name the kind of file that begins with `start` (its first `START_BYTES`, or all of it); None: unknown.
 
     It answers for files of which `image_format` is None; an image that can be read has no name here. A TIFF that is a
     camera raw is not told from others by its beginning: `tiff_directories` does that. Nothing is raised.

@@ -110,7 +110,7 @@ class _BrokenTar:
 
 @dataclass(slots=True)
 class _Scan:
-    """What has been found so far: `listings` of folders and tars, and single files."""
+    """The finds so far: `listings` of folders and tars, and single files."""
 
     rules: InputRules
     exclude: Path | None

@@ -78,7 +78,7 @@ def find_tars(sources: Sequence[Path], rules: InputRules = DEFAULT_RULES) -> tup
 
 
 def _is_wanted(path: Path, rules: InputRules) -> bool:
-    """Whether a tar at that path of a folder is searched; what --include says is about what is in it."""
+    """Tell whether a tar at that path of a folder is searched; what --include says is about what is in it."""
     return replace(rules, include=()).judge(path.parts).kind is None
 
 
@@ -108,7 +108,7 @@ def list_tar(path: Path, prefix: str, times_ns: _Times, name: Path, rules: Input
 
 @dataclass(slots=True)
 class _Listing:
-    """What was found in a tar so far, by the name in it: of two members of one name the last one counts."""
+    """The finds in a tar so far, by the name in it: of two members of one name the last one counts."""
 
     path: Path
     prefix: str
@@ -159,7 +159,7 @@ class _Listing:
         return None if self._has_image_bytes(member, file) else PassedOver.NO_IMAGE
 
     def _taken(self, member: tarfile.TarInfo, parts: Sequence[str]) -> "SourceImage | Failure | _Link":
-        """What a member that is not passed over comes to."""
+        """Return what a member that is not passed over comes to."""
         key = self.prefix + "/".join(parts)
         if reason := _unusable(member, parts):
             return Failure(key, reason)
@@ -171,7 +171,7 @@ class _Listing:
         return replace(target, key=key) if isinstance(target, SourceImage) else link
 
     def _has_image_bytes(self, member: tarfile.TarInfo, file: BinaryIO) -> bool:
-        """Whether a member is an image by its content; a camera raw is none."""
+        """Tell whether a member is an image by its content; a camera raw is none."""
         file.seek(member.offset_data)
         name = image_format(file.read(min(SIGNATURE_BYTES, member.size)))
         if name != "TIFF":
@@ -180,7 +180,7 @@ class _Listing:
             return is_picture(inside)
 
     def _followed(self) -> Iterator[SourceImage | Failure]:
-        """What was found, in order; hard links as what they lead to."""
+        """Return what was found, in order; hard links as what they lead to."""
         for name, each in list(self.found.items()):
             if not isinstance(each, _Link):
                 yield each
@@ -217,7 +217,7 @@ def _packed_size(member: tarfile.TarInfo) -> int:
 
 
 def _compression(name: Path, file: BinaryIO) -> str | None:
-    """Why a tar cannot be read in place, if it is compressed."""
+    """Say why a tar cannot be read in place, if it is compressed."""
     program = unpacker_of(file.read(SIGNATURE_BYTES))
     file.seek(0)
     if program is None:

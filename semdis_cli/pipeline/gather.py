@@ -86,7 +86,7 @@ def gather(found: FoundSamples, settings: GatherSettings, output: Path) -> Itera
 def plan_gather(
     found: FoundSamples, settings: GatherSettings, base: Base, hashes: Hashes, provenance: dict[str, Any]
 ) -> SetPlan:
-    """Which image goes where, beyond what `base` holds; shards hold latents of one version each.
+    """Return which image goes where, beyond what `base` holds; shards hold latents of one version each.
 
     `provenance`: the record under which those of the first version are kept.
     """

@@ -112,7 +112,7 @@ class StreamNames:
         )
 
     def _is_one_of_disk(self, name: PurePosixPath) -> bool:
-        """Whether the disk would take `name` for one that is there."""
+        """Tell whether the disk would take `name` for one that is there."""
         return self._is_alike(name, self._alike) or self._is_alike(name, self._alike_folders)
 
     def _is_alike(self, name: PurePosixPath, names: Mapping[str, tuple[str, ...]]) -> bool:

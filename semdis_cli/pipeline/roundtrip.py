@@ -113,7 +113,7 @@ def roundtrip(
 
 
 def _plan_sha256(plan: EncodePlan, recorded: Any) -> str:
-    """Which images, and how; under the record of a run before if that differs in what its model is called alone."""
+    """Hash the images and settings; under the record of an earlier run if only the name of its model is another."""
     provenance = recorded if isinstance(recorded, dict) and are_same(recorded, plan.provenance) else plan.provenance
     return plan_sha256(provenance, plan.shards, plan.failures)
 

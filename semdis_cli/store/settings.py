@@ -26,7 +26,7 @@ class Difference:
 
     @property
     def may_stand(self) -> bool:
-        """Whether latents of both are of one kind, so that a set may hold both."""
+        """Tell whether latents of both are of one kind, so that a set may hold both."""
         return any(self.name == name or self.name.startswith(f"{name}.") for name in _MAY_DIFFER)
 
     def __str__(self) -> str:
@@ -49,12 +49,12 @@ def find_differences(before: Any, now: Any, name: str = "") -> list[Difference]:
 
 
 def are_same(before: Any, now: Any) -> bool:
-    """Whether two records stand for the same bytes."""
+    """Tell whether two records stand for the same bytes."""
     return bool(before == now) or not find_differences(before, now)
 
 
 def are_of_one_kind(before: Any, now: Any) -> bool:
-    """Whether two records stand for latents that a set may hold both of."""
+    """Tell whether two records stand for latents that a set may hold both of."""
     return bool(before == now) or all(difference.may_stand for difference in find_differences(before, now))
 
 
@@ -86,7 +86,7 @@ def mixing_hint(differences: Iterable[Difference]) -> str:
 
 
 def versions_of(records: Iterable[tuple[Json, int, int]]) -> list[Json]:
-    """Who made how many latents, as plain values, from (record, shards, latents) of each version, the first one first.
+    """List who made how many latents, as plain values, from (record, shards, latents) of each version, first to last.
 
     `differs`: from the first, a line a setting.
     """

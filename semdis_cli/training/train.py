@@ -255,7 +255,7 @@ def _record(learned: Sequence[SourceImage], measured: Sequence[SourceImage], job
 
 
 def _init_record(job: TrainJob) -> Any:
-    """What training begins with: of a model its weights, so that it may move; earlier runs noted its name alone."""
+    """Record what training begins with: of a model its weights, so that it may move; old records have only its name."""
     if job.init in {"pca", "random"} or isinstance(claimed_settings(job.output, TRAIN_MARKER).get("init"), str):
         return job.init
     location = resolve_model(job.init)
