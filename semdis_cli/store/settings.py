@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from semdis_cli.errors import UsageError
+from semdis_cli.wording import count
 
 Json = dict[str, Any]
 
@@ -102,7 +103,7 @@ def describe_versions(versions: list[Json]) -> Iterator[str]:
     """A line for each of several versions; none for a single one."""
     for number, version in enumerate(versions if len(versions) > 1 else [], start=1):
         what = "; ".join(version["differs"]) or "the settings of the manifest"
-        yield f"version {number}: {version['latents']:,} latents in {version['shards']:,} shards ({what})"
+        yield f"version {number}: {version['latents']:,} latents in {count(version['shards'], 'shard')} ({what})"
 
 
 def _check(root: Path, differences: list[Difference], *, mix_versions: bool) -> None:
