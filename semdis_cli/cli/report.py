@@ -34,7 +34,7 @@ class Tally:
         return Position(finished, self.total, "images", rates, left_s)
 
 
-def count_renamed(report: dict[str, Any]) -> str:
+def describe_renamed(report: dict[str, Any]) -> str:
     """Return what to add to the closing line about files that could not have the names of their images."""
     number = len(report.get("renamed", ()))
     return (

@@ -7,7 +7,7 @@ import typer
 
 from semdis_cli.cli import options
 from semdis_cli.cli.display import open_display
-from semdis_cli.cli.report import count_renamed, follow
+from semdis_cli.cli.report import describe_renamed, follow
 from semdis_cli.cli.setup import (
     count_workers,
     error_limit,
@@ -110,7 +110,7 @@ def roundtrip(
             events,
             as_json=as_json,
             quiet=quiet,
-            summarise=lambda report: _summary(report, output) + count_renamed(report),
+            summarise=lambda report: _summary(report, output) + describe_renamed(report),
             display=display,
         )
     raise typer.Exit(code)
