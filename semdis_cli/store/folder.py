@@ -49,14 +49,14 @@ def check_latents_folder(root: Path) -> None:
 
 def _describe_strangers(root: Path, strangers: Sequence[Path], *, is_ours: bool) -> str:
     """Say why a folder that holds `strangers` is none to write latents to."""
+    for path in sorted(strangers):
+        if absent := describe_absent(path):
+            return f"{path}: {absent}"
     if not is_ours and (root / SHARD_FOLDER).is_dir() and (root / INDEX_FILE).is_file():
         return (
             f"{root}: parts of a set without its {MANIFEST_FILE}, as of a download that was cut short: semdis verify "
             f"{root} says what is there; complete it, or give another -o"
         )
-    for path in sorted(strangers):
-        if absent := describe_absent(path):
-            return f"{path}: {absent}"
     return f"{root}: holds other files ({min(strangers).name}, ...); give -o an empty or new folder"
 
 

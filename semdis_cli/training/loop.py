@@ -182,6 +182,7 @@ class Trainer:
         noise = image_noise("decode", 0, held_out.keys[index], tuple(x.shape)) * model.config.pixel_noise_std
         with self._autocast():
             latents = model.encode(x)
+            latents = latents.nan_to_num()  # of weights that diverged, as the next step says; `decode` refuses others
             decoded = model.decode(latents, x.shape[2], x.shape[3], noise=noise)
         return Reconstruction(image, float_to_images(decoded)[0].cpu(), latents[0].cpu())
 

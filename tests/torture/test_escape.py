@@ -1,16 +1,20 @@
 """Nothing escapes: whatever names, keys and links there are, encode and decode touch no file outside their folder."""
 
+import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors.torch import save as serialize
 from torch import zeros
 
 from semdis_cli.records import Geometry
 from semdis_cli.store.reader import open_latents
-from semdis_cli.store.shards import Shard, write_shard
+from semdis_cli.store.shard_header import METADATA_KEY, TENSOR_NAME, canonical_json
+from semdis_cli.store.shards import Shard, shard_bytes
 from tests.cli.conftest import Outcome
 from tests.store import contents as all_contents
 from tests.torture.harness import decode_arguments, differences, encode_arguments, temporaries
@@ -211,7 +215,13 @@ def write_hostile_shard(path: Path, world: World, keys: list[str]) -> None:
     first = made.read(made.shards[0])
     latents = zeros(len(keys), *first.latents.shape[1:], dtype=first.latents.dtype)
     sources = first.sources[:1] * len(keys)
-    write_shard(path, Shard(latents, tuple(keys), (geometry,) * len(keys), sources, made.provenance))
+    data = shard_bytes(Shard(latents, tuple(keys), (geometry,) * len(keys), sources, made.provenance))
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    record = json.loads(header["__metadata__"][METADATA_KEY]) | {"keys": keys}  # as they are: ours would be escaped
+    del record["record_sha256"]
+    record.pop("escaped", None)
+    record["record_sha256"] = hashlib.sha256(canonical_json(record).encode()).hexdigest()
+    path.write_bytes(serialize({TENSOR_NAME: latents}, {METADATA_KEY: canonical_json(record)}))
 
 
 @pytest.mark.parametrize("key", HOSTILE, ids=repr)
