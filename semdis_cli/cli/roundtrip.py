@@ -85,7 +85,7 @@ def roundtrip(
 
     from semdis_cli.data.loader import Loader, LoadSettings
     from semdis_cli.pipeline.decode import DecodeSettings
-    from semdis_cli.pipeline.encode import EncodeSettings, plan_encode
+    from semdis_cli.pipeline.encode_plan import EncodeSettings, plan_encode
     from semdis_cli.pipeline.images_out import WriteSettings
     from semdis_cli.pipeline.roundtrip import roundtrip as run
     from semdis_cli.store.claim import check_image_folder

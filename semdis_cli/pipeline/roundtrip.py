@@ -35,7 +35,7 @@ from semdis_cli.pipeline.calls import (
     stored_latents,
 )
 from semdis_cli.pipeline.decode import DecodeSettings
-from semdis_cli.pipeline.encode import EncodePlan, EncodeSettings
+from semdis_cli.pipeline.encode_plan import EncodePlan, EncodeSettings
 from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import ImageWriter, output_names, renamed_record, too_long, written
 from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, done_already, in_order, timed
