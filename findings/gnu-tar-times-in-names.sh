@@ -5,8 +5,8 @@
 # (magic "ustar  \0", the default of GNU tar) has no such half: with --incremental or --listed-incremental it stores the
 # times of access and change there. tarfile looks at the header's type only, not at its magic, and joins them to the
 # name: the same photograph is called otherwise whenever somebody has looked at it.
-set -eu
-command -v tar >/dev/null && tar --version | grep -q "GNU tar" || { echo "needs GNU tar"; exit 0; }
+set -euo pipefail
+[[ "$(tar --version)" == *"GNU tar"* ]] || { echo "needs GNU tar" >&2; exit 2; }
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"

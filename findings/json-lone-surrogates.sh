@@ -6,7 +6,7 @@
 # \udce9, and parsers that hold strings in UTF-8 refuse it: not that row, but the file. Python's own json reads it back.
 # It matters because an index of latents or captions by file name is read by just these programs, and one name out of
 # an old zip among millions is enough.
-set -eu
+set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"

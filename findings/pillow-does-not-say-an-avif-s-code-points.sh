@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Phones and HDR exports say the colours of an AVIF by code points (a `colr` box of type nclx), not by an ICC profile.
-# Pillow decodes the samples and passes nothing on: Display P3 and PQ look like sRGB with other numbers.
-set -eu
+# Pillow does not pass on the code points by which an AVIF says its colours: Display P3 and PQ look like sRGB.
+#
+# Phones and HDR exports write them (a `colr` box of type nclx) instead of an ICC profile.
+set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# A JPEG's ICC profile may stand anywhere before the scan (ITU-T T.81, B.2.1). Pillow puts profiles together when it meets
-# the frame header and drops what comes later, without a warning: the colours are wrong, and nobody is told.
-set -eu
+# Pillow drops the ICC profile of a JPEG, without a warning, if it stands behind the frame header.
+#
+# It may stand anywhere before the scan (ITU-T T.81, B.2.1). Pillow puts profiles together when it meets the frame header.
+set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Of an animated image Pillow gives the first frame, whatever the format. pillow-jxl-plugin gives the last one of an
-# animated JPEG XL, and says that the file has one frame.
-set -eu
-command -v cjxl > /dev/null || { echo "needs cjxl (Debian: libjxl-tools)"; exit 2; }
+# pillow-jxl-plugin gives the last frame of an animated JPEG XL, and says that the file has one frame.
+#
+# Of an animated image of any other format Pillow gives the first.
+set -euo pipefail
+command -v cjxl > /dev/null || { echo "needs cjxl (Debian: libjxl-tools)" >&2; exit 2; }
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"

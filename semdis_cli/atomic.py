@@ -14,6 +14,7 @@ from pathlib import Path
 from semdis_cli import disk
 from semdis_cli.errors import NoSpaceError, RefusedNameError, StoreError, UsageError
 from semdis_cli.links import why_unreadable
+from semdis_cli.wording import size
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def publish_below(root: Path, path: Path, chunks: Iterable[bytes | memoryview]) 
 
 
 def _takes_names(folder: Path, suffix: str) -> bool:
-    """Whether a file of an ordinary name with this suffix can be made in `folder`, and given another."""
+    """Tell whether a file of an ordinary name with this suffix can be made in `folder`, and given another."""
     first, second = (folder / f".{secrets.token_hex(8)}{suffix}{disk.TEMP_SUFFIX}" for _ in range(2))
     try:
         with first.open("xb") as file:
@@ -163,13 +164,8 @@ def check_free_space(folder: Path, needed_bytes: int) -> None:
     free = disk.free_bytes(folder)
     if free is not None and free < needed_bytes:
         raise NoSpaceError(
-            f"{folder}: needs {_size(needed_bytes)}, but the disk has {_size(free)} free; "
-            "make room or choose another -o"
+            f"{folder}: needs {size(needed_bytes)}, but the disk has {size(free)} free; make room or choose another -o"
         )
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 2**20:,.1f} MiB" if num_bytes >= 2**20 else f"{num_bytes / 2**10:,.1f} KiB"
 
 
 def explain_write_error(path: Path, error: OSError) -> UsageError | NoSpaceError:

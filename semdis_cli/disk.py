@@ -1,4 +1,4 @@
-"""What a disk or a container may refuse, what that means, and what is done without it: the one place that knows.
+"""Calls that a disk or a container may refuse, what that means, and what is done without them: the only such place.
 
 Network disks, FUSE and sandboxes answer calls that a local disk never refuses. A refusal means one of these:
 
@@ -17,6 +17,7 @@ import io
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -50,22 +51,22 @@ _SPOOL_SUFFIX = ".semdis-spool"
 
 
 def is_unsupported(error: OSError, *, of_folder: bool = False) -> bool:
-    """Whether a call was refused because the disk does not have it. `of_folder`: it opened or synced a folder."""
+    """Tell whether a call was refused because the disk does not have it. `of_folder`: it opened or synced a folder."""
     return error.errno in (_FOLDER_UNSUPPORTED if of_folder else _UNSUPPORTED)
 
 
 def is_full(error: OSError) -> bool:
-    """Whether there is no room left, on the disk or in a quota."""
+    """Tell whether there is no room left, on the disk or in a quota."""
     return error.errno in _FULL
 
 
 def may_be_the_name(error: OSError) -> bool:
-    """Whether another name may be taken where this one was refused; only trying one tells."""
+    """Tell whether another name may be taken where this one was refused; only trying one tells."""
     return error.errno is not None and error.errno not in _FULL | _OUT_OF_ORDER
 
 
 def is_of_disk(error: OSError) -> bool:
-    """Whether the disk or its permissions are to blame, whatever was asked of them; no name is wrong then."""
+    """Tell whether the disk or its permissions are to blame, whatever was asked of them; no name is wrong then."""
     return error.errno in _FULL | _OUT_OF_ORDER | {errno.EACCES, errno.EPERM}
 
 
@@ -110,7 +111,7 @@ def replace(source: Path, target: Path, aside: Path) -> None:
     try:
         source.replace(target)
     except OSError as error:
-        if error.errno not in _NO_REPLACING or not _is_file(target):
+        if error.errno not in _NO_REPLACING or not _is_no_folder(target):
             raise
         target.rename(aside)
         try:
@@ -121,7 +122,7 @@ def replace(source: Path, target: Path, aside: Path) -> None:
         aside.unlink()
 
 
-def _is_file(path: Path) -> bool:
+def _is_no_folder(path: Path) -> bool:
     return os.path.lexists(path) and not os.path.isdir(path)  # noqa: PTH112 # no OSError for names that cannot be
 
 
@@ -137,11 +138,23 @@ def remove_folder(folder: Path) -> None:
 
 
 def list_names(folder: Path) -> list[Path]:
-    """What is in `folder`; nothing if it does not let itself be listed."""
+    """Return the paths in `folder`; none if it does not let itself be listed."""
     try:
         return list(folder.iterdir())
     except OSError:
         return []
+
+
+FolderIdentity = tuple[int, int]  # (st_dev, st_ino): equal for one folder, but on some disks for different ones too
+
+
+def folder_identity(path: Path) -> FolderIdentity | None:
+    """Return the numbers by which the system knows the folder at `path`; None if there is none to be asked for."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
 
 
 # --- Opening ---
@@ -258,7 +271,7 @@ def spool_file(folder: Path | None) -> SpoolFile:
 
 
 def temporary_folder() -> Path | None:
-    """Where files may be put for a while; None in a container without /tmp whose other folders are read-only."""
+    """Return where files may be put for a while; None in a container without /tmp whose other folders are read-only."""
     try:
         return Path(tempfile.gettempdir())
     except FileNotFoundError:

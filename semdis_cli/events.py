@@ -32,7 +32,7 @@ class StageTimes:
 
 @dataclass(frozen=True, slots=True)
 class Planning:
-    """What a run is doing before it encodes anything: a `stage` like "reading headers", and how far it is with that.
+    """Work of a run before it encodes anything: a `stage` like "reading headers", and how far it is with that.
 
     `total` 0: nobody knows how much there will be; `done` 0 as well: it is one step that takes its time.
     """

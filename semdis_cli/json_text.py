@@ -24,7 +24,7 @@ def escape_text(text: str) -> str:
 
 
 def is_strange(name: str) -> bool:
-    """Whether `name` has another text than itself."""
+    """Tell whether `name` has another text than itself."""
     return not name.isascii() and _STRANGE.search(name) is not None
 
 

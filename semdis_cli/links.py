@@ -7,13 +7,22 @@ also leave a text of a few lines in the place of a file.
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
+
+
+class Pointer(NamedTuple):
+    """A kind of small text in the place of a file: how it begins, its name with its article, and what gets the file."""
+
+    signature: bytes
+    name: str
+    command: str
+
 
 _START_BYTES = 64
-# How a pointer begins, whose it is, and what brings the file.
-_POINTERS = (
-    (b"version https://git-lfs.github.com/spec/", "Git LFS", "git lfs pull"),
-    (b"version https://hawser.github.com/spec/", "Git LFS", "git lfs pull"),  # its first name
-    (b"/annex/objects/", "git-annex", "git annex get"),
+POINTERS = (
+    Pointer(b"version https://git-lfs.github.com/spec/", "a Git LFS pointer", "git lfs pull"),
+    Pointer(b"version https://hawser.github.com/spec/", "a Git LFS pointer", "git lfs pull"),  # its first name
+    Pointer(b"/annex/objects/", "a git-annex pointer", "git annex get"),
 )
 _FETCH_ANNEX = "git-annex has not fetched it: git annex get"
 # What a dangling link leads to -> who knows where the content is.
@@ -43,21 +52,22 @@ def or_pointer(path: Path, what: str) -> str:
 
 def describe_pointer(path: Path) -> str | None:
     """Of a small text in the place of a file that was not fetched, what it is and what to do; None for all else."""
-    start = _start(path)
-    for signature, kind, command in _POINTERS:
-        if start.startswith(signature):
-            return f"a {kind} pointer, not the file itself; get that with: {command}"
+    start = read_start(path, _START_BYTES)
+    for pointer in POINTERS:
+        if start.startswith(pointer.signature):
+            return f"{pointer.name}, not the file itself; get that with: {pointer.command}"
     return None
 
 
 def why_unreadable(path: Path, error: OSError) -> str:
-    """What to say of a file that could not be opened or read: of links that lead nowhere, more than the system says."""
+    """Say why a file could not be opened or read: of a link that leads nowhere, more than the system says."""
     return describe_absent(path) or error.strerror or str(error)
 
 
-def _start(path: Path) -> bytes:
+def read_start(path: Path, num_bytes: int) -> bytes:
+    """The first bytes of a regular file; none of what cannot be read."""
     with suppress(OSError, ValueError):
         if path.is_file():  # a pipe would keep us waiting
             with path.open("rb") as file:
-                return file.read(_START_BYTES)
+                return file.read(num_bytes)
     return b""

@@ -148,7 +148,7 @@ class FolderLock:
         return self._is_exclusive(descriptor)
 
     def _is_exclusive(self, descriptor: int) -> bool:
-        """Whether the lock that was just taken is refused to another open file, as it is where locks work."""
+        """Tell whether the lock that was just taken is refused to another open file, as it is where locks work."""
         try:
             second = disk.open_no_link(self._path, os.O_RDWR)
         except FileNotFoundError:
@@ -197,7 +197,7 @@ class FolderLock:
             return False
 
     def _has_our_token(self) -> bool:
-        """Whether the file is there and names this run. Raises `OSError` if it cannot be read."""
+        """Tell whether the file is there and names this run. Raises `OSError` if it cannot be read."""
         try:
             holder = _Holder.parse(self._path.read_bytes()[:_RECORD_BYTES])
         except FileNotFoundError:
@@ -223,7 +223,7 @@ def _process(number: int) -> str:
 
 
 def _can_ask() -> bool:
-    """Whether equal namespaces mean the same processes: in a container without /proc nobody knows which those are."""
+    """Tell whether equal namespaces mean the same processes: in a container without /proc that is not known."""
     return bool(_namespace()) or not sys.platform.startswith("linux")
 
 

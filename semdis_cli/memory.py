@@ -1,4 +1,4 @@
-"""How much memory there is to be had: the machine's, and what a container or a batch job is allowed of it.
+"""Memory that is to be had: the machine's, and what a container or a batch job is allowed of it.
 
 Linux hands out more than it has and kills who uses it: no error tells that an image was too large. So what cannot fit
 is refused before it is tried, by what it is known to take at least.
@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from threading import Condition
 
 from semdis_cli.errors import PassingReadError
+from semdis_cli.wording import size
 
 _UNKNOWN = 4 << 30  # bytes that are taken to be there where the system does not tell
 _PROGRAM_BYTES = 320 << 20  # measured: Python, torch, Pillow and the bundled model, before there is any image
@@ -33,10 +34,10 @@ class Room:
         return num_bytes <= max(self.total_bytes, _SMALL_BYTES)
 
     def refusal(self, num_bytes: int, what: str, remedy: str) -> str | None:
-        """Why there can never be that much, in a line, for `what` ("to encode"); None if there can."""
+        """Say why there can never be that much, in a line, for `what` ("to encode"); None if there can."""
         if self.can_hold(num_bytes):
             return None
-        needed, there = _size(num_bytes), _size(self.total_bytes)
+        needed, there = size(num_bytes), size(self.total_bytes)
         return f"not enough memory: needs about {needed} {what}, and {there} are there; {remedy}"
 
     @contextmanager
@@ -73,7 +74,7 @@ class Room:
 
 
 def room_for_images(root: Path = Path("/")) -> Room:
-    """What images may take in this process at most: the same as long as the limits are, whatever else is running.
+    """Return what images may take in this process at most: the same while the limits are, whatever else is running.
 
     The memory and swap of the machine or, if less, of the container or job, without the program; or what the process
     has left of its address space.
@@ -114,10 +115,6 @@ def _left_of_address_space(root: Path) -> Iterator[int]:
         yield limit - (used << 10)
 
 
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 1 << 30 else f"{num_bytes / 2**20:.0f} MiB"
-
-
 def available_memory(root: Path = Path("/")) -> int:
     """Bytes of memory that this process could still have, the page cache included; 4 GiB where nothing is known.
 
@@ -132,7 +129,7 @@ def _of_machine(root: Path) -> Iterator[int]:
 
 
 def _of_control_groups(root: Path) -> Iterator[int]:
-    """What is left in each of the groups that this process is in, of version 2 and of version 1."""
+    """Yield the bytes left in each of the groups that this process is in, of version 2 and of version 1."""
     for folder in _groups_v2(root):
         yield from _left(folder, "memory.max", "memory.current", "inactive_file")
     for folder in _groups_v1(root):

@@ -47,7 +47,7 @@ def settled_before(now_ns: int) -> int:
 
 
 def is_telling(ctime_ns: int | None) -> TypeGuard[int]:
-    """Whether `ctime_ns` is one at all: file systems that have none say 0."""
+    """Tell whether `ctime_ns` is one at all: file systems that have none say 0."""
     return ctime_ns is not None and ctime_ns > 0
 
 

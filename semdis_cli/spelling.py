@@ -18,7 +18,7 @@ from semdis_cli import disk
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """What a disk passes over when it looks for a name: capitals, Unicode forms, dots and spaces at the end."""
+    """Differences that a disk passes over in names: capitals, Unicode forms, dots and spaces at the end."""
 
     case: bool = True
     unicode: bool = True
@@ -58,7 +58,7 @@ ANY, EXACT = Spelling(), Spelling(case=False, unicode=False, ends=False)
 
 
 def probe_spelling(folder: Path) -> Spelling:
-    """What the disk of `folder` passes over; where it does not let itself be asked, all that a disk may."""
+    """Return what the disk of `folder` passes over; where it does not let itself be asked, all that a disk may."""
     token = secrets.token_hex(8)
     plain, accented = f".{token}-a{disk.TEMP_SUFFIX}", f".{token}-\xe9{disk.TEMP_SUFFIX}"
     return Spelling(

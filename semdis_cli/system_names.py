@@ -190,7 +190,7 @@ def _kind_by_pattern(name: str, pattern: re.Pattern[str], kinds: tuple[SystemKin
 
 
 def may_lie_beside(name: str, *, is_folder: bool | None = None) -> bool:
-    """Whether an output folder is as good as empty with this in it: hidden, a system's, or a note like README.md.
+    """Tell whether an output folder is as good as empty with this in it: hidden, a system's, or a note like README.md.
 
     Backups and half downloads are their owner's and do not count. `is_folder` None: one of the two may.
     """

@@ -57,7 +57,7 @@ class _Header(tarfile.TarInfo):
 
 
 def _is_plain(block: bytes | bytearray) -> bool:
-    """Whether a header is that of a regular file with a short name and size, as nearly all are, and undamaged.
+    """Tell whether a header is that of a regular file with a short name and size, as nearly all are, and undamaged.
 
     Of those nothing but name and size matters here; tarfile takes twice as long, for owners and two kinds of sums.
     """
@@ -69,7 +69,7 @@ def _is_plain(block: bytes | bytearray) -> bool:
 
 
 def _name_head_end(block: bytes) -> int:
-    """Where the first half of a long name ends in a header, for one without at its beginning."""
+    """Return where the first half of a long name ends in a header, for one without at its beginning."""
     if block[257:265] == b"ustar  \0":
         # GNU's own. Some writers put half a name there all the same: it does not look like two times.
         return _NAME_HEAD if _may_be_time(block[345:357]) and _may_be_time(block[357:369]) else 500
@@ -79,7 +79,7 @@ def _name_head_end(block: bytes) -> int:
 
 
 def _may_be_time(field: bytes) -> bool:
-    """Whether a header's field of 12 bytes is empty, an octal number, or one in binary, as GNU writes large ones."""
+    """Tell whether a field of 12 bytes is empty, an octal number, or one in binary, as GNU writes large ones."""
     return field[0] in {0x80, 0xFF} or not field.strip(b" \0").strip(b"01234567")
 
 

@@ -1,6 +1,16 @@
-"""Numbers in messages."""
+"""Numbers and sizes in messages."""
+
+_UNITS = {1: "KiB", 2: "MiB", 3: "GiB"}
+_FIRST_WHOLE = 100  # from here on, decimals say nothing
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
     """`1 image`, `1,200 images`; `plural`: where it is not the noun with an s."""
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def size(num_bytes: int) -> str:
+    """Say a size in its unit: `0.5 KiB`, `12.0 MiB`, `205 MiB`, `1.4 GiB`."""
+    power = min(3, max(1, (num_bytes.bit_length() - 1) // 10))
+    number = num_bytes / 2 ** (10 * power)
+    return f"{number:.1f} {_UNITS[power]}" if number < _FIRST_WHOLE else f"{number:,.0f} {_UNITS[power]}"

@@ -1,4 +1,4 @@
-"""What not every environment has: extras, and the tools of `make lint`. Tests that need one are skipped without it."""
+"""Packages that not every environment has: extras, and the tools of `make lint`. Without one, its tests are skipped."""
 
 import importlib.util
 import sys

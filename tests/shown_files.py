@@ -99,7 +99,7 @@ SRGB_CHUNK = png_chunk(b"sRGB", b"\0")
 
 
 def colour_chunks() -> dict[str, Sequence[bytes]]:
-    """What a PNG may say of its colours, alone and together."""
+    """Return what a PNG may say of its colours, alone and together."""
     swapped = iccp(rgb_profile(SWAPPED, 2.2))
     linear = gama(100_000)
     places = {

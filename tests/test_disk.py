@@ -1,4 +1,4 @@
-"""What a refused system call means, call by call; tests/cli/test_disks.py has the same with real commands."""
+"""Refused system calls and what each means; tests/cli/test_disks.py has the same with real commands."""
 
 import errno
 import io

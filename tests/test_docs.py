@@ -1,4 +1,4 @@
-"""The Python examples of docs/dataset.md are run as they stand, each by itself, beside a set of latents."""
+"""The Python examples of docs/dataset.md, run as they stand, each by itself; and a figure that stands on two pages."""
 
 import importlib.util
 import re
@@ -27,6 +27,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def missing_packages(block: Block) -> list[str]:
     names = re.findall(r"^(?:import|from) (\w+)", block.text, re.MULTILINE)
     return [name for name in names if importlib.util.find_spec(name) is None]
+
+
+def test_the_readme_knows_how_many_odd_images_there_are() -> None:
+    found = re.search(
+        r"^(\d+) files in all", (PROJECT / "docs" / "images.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert found
+    assert f"What becomes of {found[1]} odd images" in (PROJECT / "README.md").read_text(encoding="utf-8")
 
 
 def test_each_kind_of_trainer_has_an_example() -> None:

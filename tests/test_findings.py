@@ -1,4 +1,4 @@
-"""What `findings/` holds is of its form, and listed. The scripts install packages, so no test runs them.
+"""The scripts in `findings/` are of their form, and listed. They install packages, so no test runs them.
 
 `python -m tests.test_findings` writes the list of `findings/README.md` anew.
 """
@@ -36,7 +36,7 @@ def with_list(readme: str) -> str:
 
 
 def installed(text: str) -> list[str]:
-    """What the `pip install` lines of a script name."""
+    """Return what the `pip install` lines of a script name."""
     lines = [line.strip() for line in text.replace("\\\n", " ").splitlines()]
     words = [word for line in lines if re.search(r"\bpip\b.* install ", line) for word in shlex.split(line)]
     return [word for word in words if re.fullmatch(r"[A-Za-z][\w.\[\],-]*(==.*)?", word)]

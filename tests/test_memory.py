@@ -1,4 +1,4 @@
-"""What memory there is: of a machine, of a container, of a job in a group with a limit."""
+"""Memory that is to be had: of a machine, of a container, of a job in a group with a limit."""
 
 import threading
 import time

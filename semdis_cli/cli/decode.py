@@ -8,7 +8,7 @@ import typer
 
 from semdis_cli.cli import options
 from semdis_cli.cli.display import open_display
-from semdis_cli.cli.report import count_renamed, follow
+from semdis_cli.cli.report import describe_renamed, follow
 from semdis_cli.cli.setup import (
     STDIO,
     announce,
@@ -112,7 +112,7 @@ def decode(
         as_json=as_json,
         quiet=quiet,
         summarise=lambda report: (
-            f"{count(report['images']['ok'], 'image')} in {folder or 'stdout'}{count_renamed(report)}"
+            f"{count(report['images']['ok'], 'image')} in {folder or 'stdout'}{describe_renamed(report)}"
         ),
         stdout_is_data=folder is None,
         display=display,

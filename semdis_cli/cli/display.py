@@ -1,4 +1,4 @@
-"""What moves on stderr while a command works: a bar on a terminal, lines elsewhere."""
+"""Progress on stderr while a command works: a bar on a terminal, lines elsewhere."""
 
 import os
 import sys
@@ -20,7 +20,7 @@ _SECONDS_BEFORE_FIRST_LINE = 3.0  # of the planning: most runs have begun by the
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands, ready to be shown: `1,200/5,000 images`, `12.3 images/s, ...` and the seconds to go."""
+    """The position of a run, ready to be shown: `1,200/5,000 images`, `12.3 images/s, ...` and the seconds to go."""
 
     finished: int
     total: int
@@ -51,10 +51,10 @@ class Display(Protocol):
         """A line on stdout."""
 
     def plan(self, event: Planning) -> None:
-        """What is being done while the run gets ready."""
+        """Show what is being done while the run gets ready."""
 
     def show(self, position: Position) -> None:
-        """How far the run is."""
+        """Show how far the run is."""
 
 
 class Bar:
@@ -177,7 +177,7 @@ def open_display(*, quiet: bool) -> Display:
 
 
 def _can_redraw() -> bool:
-    """Whether stderr is a terminal that can take back a line; TERM=dumb or none at all says that it cannot."""
+    """Tell whether stderr is a terminal that can take back a line; TERM=dumb or none at all says that it cannot."""
     console = Console(stderr=True)
     named = os.environ.get("TERM")
     return bool(named) and sys.stderr.isatty() and console.is_terminal and not console.is_dumb_terminal

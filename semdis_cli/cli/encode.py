@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from semdis_cli.data.sources import FoundImages
     from semdis_cli.data.spool import PipedSource
     from semdis_cli.model.tokenizer import Tokenizer
-    from semdis_cli.pipeline.encode import EncodePlan, EncodeSettings
+    from semdis_cli.pipeline.encode_plan import EncodePlan, EncodeSettings
 
 _DEFAULT = Path("latents")
 
@@ -120,7 +120,7 @@ def encode(
     )
 
     from semdis_cli.data.loader import Loader, LoadSettings
-    from semdis_cli.pipeline.encode import EncodeSettings, plan_output
+    from semdis_cli.pipeline.encode_plan import EncodeSettings, plan_output
     from semdis_cli.pipeline.estimate import estimate_s, refused_images
 
     if folder is not None and not dry_run:

@@ -34,8 +34,8 @@ class Tally:
         return Position(finished, self.total, "images", rates, left_s)
 
 
-def count_renamed(report: dict[str, Any]) -> str:
-    """What to add to the closing line about files that could not have the names of their images."""
+def describe_renamed(report: dict[str, Any]) -> str:
+    """Return what to add to the closing line about files that could not have the names of their images."""
     number = len(report.get("renamed", ()))
     return (
         f" ({number:,} under other names, listed in report.json: the disk takes theirs for another's)" if number else ""

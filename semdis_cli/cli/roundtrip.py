@@ -7,7 +7,7 @@ import typer
 
 from semdis_cli.cli import options
 from semdis_cli.cli.display import open_display
-from semdis_cli.cli.report import count_renamed, follow
+from semdis_cli.cli.report import describe_renamed, follow
 from semdis_cli.cli.setup import (
     count_workers,
     error_limit,
@@ -85,7 +85,7 @@ def roundtrip(
 
     from semdis_cli.data.loader import Loader, LoadSettings
     from semdis_cli.pipeline.decode import DecodeSettings
-    from semdis_cli.pipeline.encode import EncodeSettings, plan_encode
+    from semdis_cli.pipeline.encode_plan import EncodeSettings, plan_encode
     from semdis_cli.pipeline.images_out import WriteSettings
     from semdis_cli.pipeline.roundtrip import roundtrip as run
     from semdis_cli.store.claim import check_image_folder
@@ -110,7 +110,7 @@ def roundtrip(
             events,
             as_json=as_json,
             quiet=quiet,
-            summarise=lambda report: _summary(report, output) + count_renamed(report),
+            summarise=lambda report: _summary(report, output) + describe_renamed(report),
             display=display,
         )
     raise typer.Exit(code)

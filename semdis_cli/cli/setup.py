@@ -1,7 +1,7 @@
 """Options -> the objects that a verb works with. Imports torch only when called."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
@@ -113,9 +113,7 @@ def find_inputs(
         raise typer.BadParameter("name at least one SOURCE, or use --files-from", param_hint="SOURCE")
     if null and files_from is None:
         raise typer.BadParameter("goes with --files-from", param_hint="-0")
-    for source in (*(sources or ()), *(path for _, path in packed)):
-        if output is not None and source != STDIO and _resolved(source).is_relative_to(_resolved(output)):
-            raise UsageError(f"-o {output} holds the source {source}; give a folder of its own")
+    _refuse_within((*(sources or ()), *(path for _, path in packed)), output)
     tell = untold if display is None else display.plan
     tell(Planning("listing photos" if stdin is None else "copying stdin"))
     listed = [] if files_from is None else _read_list(files_from, null=null)
@@ -139,8 +137,15 @@ def find_inputs(
     return found
 
 
+def _refuse_within(sources: Iterable[Path], output: Path | None) -> None:
+    """Raise `UsageError` for a source that lies in the folder to be written."""
+    for source in sources:
+        if output is not None and source != STDIO and _resolved(source).is_relative_to(_resolved(output)):
+            raise UsageError(f"-o {output} holds the source {source}; give a folder of its own")
+
+
 def input_rules(exclude: Sequence[str] | None, include: Sequence[str] | None, *, all_files: bool) -> "InputRules":
-    """What --exclude, --include and --all-files say. Raises `UsageError` for what is no pattern."""
+    """Return what --exclude, --include and --all-files say. Raises `UsageError` for what is no pattern."""
     from semdis_cli.data.input_rules import InputRules
 
     return InputRules.parse(exclude or (), include or (), all_files=all_files)

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from semdis_cli.cli import options
+from semdis_cli.cli import options, train_options
 from semdis_cli.cli.display import Display, Position, open_display
 from semdis_cli.cli.report import one_line, printable
 from semdis_cli.cli.setup import count_workers, find_inputs, input_rules, refuse_absent_device, refuse_pipes
@@ -22,138 +22,48 @@ from semdis_cli.wording import count
 if TYPE_CHECKING:
     from semdis_cli.data.input_rules import InputRules
 
-_RUN, _LOSS, _OPTIMIZER = "Run", "Loss", "Optimizer"
 _MAX_FAILURES_SHOWN = 20
-
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.", rich_help_panel="Output")]
-HeldOut = Annotated[
-    list[Path] | None,
-    typer.Option(
-        metavar="SOURCE",
-        help="Images to measure with, never to learn from.  [default: one in fifty of SOURCE]",
-        rich_help_panel=_RUN,
-        show_default=False,
-    ),
-]
-Init = Annotated[
-    str,
-    typer.Option(
-        metavar="pca|random|MODEL",
-        help="Where to start: closed form, random weights, or a model to fine-tune. auto: pca up to a width of 512.",
-        rich_help_panel=_RUN,
-    ),
-]
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="config.json of the architecture, for pca and random.  [default: the bundled model's]",
-        show_default=False,
-        rich_help_panel=_RUN,
-    ),
-]
-StepCount = Annotated[int, typer.Option("--steps", min=1, help="Steps of the whole run.", rich_help_panel=_RUN)]
-BatchSize = Annotated[int, typer.Option(min=1, help="Crops of one step.", rich_help_panel=_RUN)]
-Crop = Annotated[
-    int,
-    typer.Option("--crop", min=1, metavar="PX", help="Side of a crop, a multiple of the patch.", rich_help_panel=_RUN),
-]
-Memory = Annotated[
-    float, typer.Option(min=0.001, metavar="GIB", help="Most that images may take in memory.", rich_help_panel=_RUN)
-]
-LogEvery = Annotated[int, typer.Option(min=1, metavar="STEPS", help="Steps of a log line.", rich_help_panel=_RUN)]
-MeasureEvery = Annotated[
-    int, typer.Option(min=1, metavar="STEPS", help="Steps between held-out PSNRs and pictures.", rich_help_panel=_RUN)
-]
-WeightsDtype = Annotated[
-    Literal["bfloat16", "float32"],
-    typer.Option(help="What the model's weights are stored in.", rich_help_panel="Output"),
-]
-Compile = Annotated[
-    Literal["auto", "on", "off"],
-    typer.Option("--compile", help="torch.compile; auto: on CUDA, where it pays.", rich_help_panel=_RUN),
-]
-Teacher = Annotated[
-    str | None,
-    typer.Option(
-        metavar="MODEL",
-        help="DINOv2 (folder or repository id) or efficientnet-lite0 to align latents with.  [default: none]",
-        show_default=False,
-        rich_help_panel=_LOSS,
-    ),
-]
-SidBias = Annotated[
-    float, typer.Option("--sid2-bias", help="Bias of the sigmoid weighting, log-SNR.", rich_help_panel=_LOSS)
-]
-OneStepShare = Annotated[
-    float,
-    typer.Option(help="Part of a batch trained at t = 1 alone: for decoding in one step.", rich_help_panel=_LOSS),
-]
-Balance = Annotated[
-    float, typer.Option(help="Evens out the errors at t = 1 of smooth and rough crops, 0..1.", rich_help_panel=_LOSS)
-]
-PathDrop = Annotated[
-    float, typer.Option(help="Part of a batch decoded without the middle blocks, for --pdg.", rich_help_panel=_LOSS)
-]
-VarianceExpansion = Annotated[float, typer.Option(help="Weight of variance expansion.", rich_help_panel=_LOSS)]
-LatentScale = Annotated[float, typer.Option(help="Weight of the latent scale term.", rich_help_panel=_LOSS)]
-Alignment = Annotated[float, typer.Option(help="Weight of the alignment with --teacher.", rich_help_panel=_LOSS)]
-OptimizerName = Annotated[
-    Literal["muon", "adamw"],
-    typer.Option("--optimizer", help="muon: for the blocks' matrices, AdamW for the rest.", rich_help_panel=_OPTIMIZER),
-]
-MuonRate = Annotated[float, typer.Option(help="Peak rate of Muon.", rich_help_panel=_OPTIMIZER)]
-AdamwRate = Annotated[float, typer.Option(help="Peak rate of AdamW.", rich_help_panel=_OPTIMIZER)]
-LinearRateFactor = Annotated[
-    float, typer.Option(help="Times --adamw-rate: rate of the linear layers at the ends.", rich_help_panel=_OPTIMIZER)
-]
-WeightDecay = Annotated[float, typer.Option(help="Weight decay of both.", rich_help_panel=_OPTIMIZER)]
-WarmupSteps = Annotated[
-    int, typer.Option(min=0, help="Steps up to the peak; from there straight down to 0.", rich_help_panel=_OPTIMIZER)
-]
-ClipNorm = Annotated[float, typer.Option(help="Longest gradient.", rich_help_panel=_OPTIMIZER)]
-EmaDecay = Annotated[float, typer.Option(help="Decay of the weights' moving average.", rich_help_panel=_OPTIMIZER)]
 
 
 def train(
     context: typer.Context,
     sources: options.Sources = None,
-    output: Output = Path("model"),
+    output: train_options.Output = Path("model"),
     files_from: options.FilesFrom = None,
     null: options.Null = False,
     exclude: options.Exclude = None,
     include: options.Include = None,
     all_files: options.AllFiles = False,
-    held_out: HeldOut = None,
-    init: Init = "auto",
-    config: Config = None,
-    steps: StepCount = 10_000,
-    batch_size: BatchSize = 32,
-    crop: Crop = 128,
+    held_out: train_options.HeldOut = None,
+    init: train_options.Init = "auto",
+    config: train_options.Config = None,
+    steps: train_options.StepCount = 10_000,
+    batch_size: train_options.BatchSize = 32,
+    crop: train_options.Crop = 128,
     seed: options.Seed = 0,
-    memory: Memory = 8.0,
-    log_every: LogEvery = 20,
-    measure_every: MeasureEvery = 500,
-    teacher: Teacher = None,
-    alignment: Alignment = 0.01,
-    sid2_bias: SidBias = -2.0,
-    one_step_share: OneStepShare = 0.0,
-    balance: Balance = 0.0,
-    path_drop: PathDrop = 0.1,
-    variance_expansion: VarianceExpansion = 1e-5,
-    latent_scale: LatentScale = 1e-4,
-    optimizer: OptimizerName = "muon",
-    muon_rate: MuonRate = 2e-3,
-    adamw_rate: AdamwRate = 1e-3,
-    linear_rate_factor: LinearRateFactor = 0.1,
-    weight_decay: WeightDecay = 0.0,
-    warmup_steps: WarmupSteps = 100,
-    clip_norm: ClipNorm = 1.0,
-    ema_decay: EmaDecay = 0.9995,
+    memory: train_options.Memory = 8.0,
+    log_every: train_options.LogEvery = 20,
+    measure_every: train_options.MeasureEvery = 500,
+    teacher: train_options.Teacher = None,
+    alignment: train_options.Alignment = 0.01,
+    sid2_bias: train_options.SidBias = -2.0,
+    one_step_share: train_options.OneStepShare = 0.0,
+    balance: train_options.Balance = 0.0,
+    path_drop: train_options.PathDrop = 0.1,
+    variance_expansion: train_options.VarianceExpansion = 1e-5,
+    latent_scale: train_options.LatentScale = 1e-4,
+    optimizer: train_options.OptimizerName = "muon",
+    muon_rate: train_options.MuonRate = 2e-3,
+    adamw_rate: train_options.AdamwRate = 1e-3,
+    linear_rate_factor: train_options.LinearRateFactor = 0.1,
+    weight_decay: train_options.WeightDecay = 0.0,
+    warmup_steps: train_options.WarmupSteps = 100,
+    clip_norm: train_options.ClipNorm = 1.0,
+    ema_decay: train_options.EmaDecay = 0.9995,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    weights_dtype: WeightsDtype = "float32",
-    compiled: Compile = "auto",
+    weights_dtype: train_options.WeightsDtype = "float32",
+    compiled: train_options.Compile = "auto",
     threads: options.Threads = None,
     workers: options.Workers = None,
     as_json: options.Json = False,

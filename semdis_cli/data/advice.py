@@ -1,4 +1,4 @@
-"""Where there is no image to work on: what is there instead, and what its owner can do about it."""
+"""Advice where there is no image to work on: what is there instead, and what its owner can do about it."""
 
 import os
 import re
@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
+from semdis_cli.data.folders import OWN_OUTPUT
 from semdis_cli.data.formats import image_format
 from semdis_cli.data.images import ReadSettings, read_image_size
 from semdis_cli.data.recognise import START_BYTES, Recognised, describe
@@ -19,15 +20,15 @@ from semdis_cli.data.source_bytes import open_source
 from semdis_cli.data.sources import FoundImages
 from semdis_cli.data.spool import STDIN, STDIN_NAME, Spool
 from semdis_cli.data.tars import is_tar_name
-from semdis_cli.defaults import DECODE_MARKER, MANIFEST_NAME, ROUNDTRIP_MARKER, TRAIN_MARKER
+from semdis_cli.defaults import MANIFEST_NAME
 from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.events import Failure
+from semdis_cli.links import read_start
 from semdis_cli.records import SourceImage
 from semdis_cli.tar import walk_tar
 
 _MOST_LOOKED_AT = 10_000  # files of a folder or tar: enough to tell what it is
 _KINDS_NAMED = 4
-_OUR_OUTPUT = frozenset({DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER})
 _ANY_SIZE = ReadSettings(max_image_pixels=sys.maxsize)
 _TAR = "a tar archive"
 _HIDDEN = Recognised("a hidden file", "names that begin with a dot are passed over: rename those that are meant")
@@ -37,7 +38,7 @@ _IMAGE = Recognised("an image", "it lies where images are passed over; name its 
 
 
 def why_nothing(sources: Sequence[Path], found: FoundImages) -> str | None:
-    """Why nothing of what was `found` can ever be encoded, in a line with what to do; None if there may be something.
+    """Say why nothing of what was `found` can ever be encoded, and what to do, in a line; None if something may be.
 
     `sources`: what the user named. As soon as one input begins like an image, no more is read. A single image on stdin
     leaves no set behind: whether it can be read is for the run to say.
@@ -67,21 +68,21 @@ def _why_no_image(images: Sequence[SourceImage]) -> str | None:
 
 
 def _about_name(failure: Failure) -> str:
-    """What a name that leads nowhere looks like, of a list that was not written for here."""
+    """Return advice on a name that leads nowhere, by what it looks like: the list was not written for here."""
     if not failure.reason.startswith("cannot be read"):
         return ""
     return next((f"; {advice}" for pattern, advice in _ODD_NAMES if pattern.search(failure.key)), "")
 
 
 def why_no_latents(path: Path) -> str | None:
-    """Why `path`, given for latents, holds none, if it is something else that is known; None: it may be latents."""
+    """Say why `path`, given for latents, holds none, if it is something else that is known; None: it may be latents."""
     if path.is_dir():
         holds_images = not (path / MANIFEST_NAME).exists() and any(
             image_format(start) for start in islice(_starts_in(path), _MOST_LOOKED_AT // 100)
         )
         what = "not a set of latents, but it holds images: make latents of them with semdis encode"
         return f"{path}: {what}" if holds_images else None
-    start = _start(path) if path.is_file() else b""
+    start = read_start(path, START_BYTES)
     if image_format(start) is not None:
         return f"{path}: an image, not latents: make latents of it with semdis encode"
     kind = describe(start) if start else None
@@ -129,7 +130,7 @@ class _Kinds:
         """Look at the files in a folder, in those below it too."""
         for path, is_ours in islice(_files_in(folder), _MOST_LOOKED_AT):
             hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-            self._add(_HIDDEN if hidden else _OURS if is_ours else _kind(_start(path)), path)
+            self._add(_HIDDEN if hidden else _OURS if is_ours else _kind(read_start(path, START_BYTES)), path)
 
     def add_tar(self, tar: Path, name: str) -> None:
         """Look at the members of a tar that is called `name`."""
@@ -150,7 +151,7 @@ class _Kinds:
         return f"{', '.join(named[:_KINDS_NAMED])}{more}{advice and '; '}{advice}"
 
     def advice_on(self, kind: Recognised) -> str:
-        """What to do about the files of a kind; nothing where its name says it all."""
+        """Return what to do about the files of a kind; nothing where its name says it all."""
         path = self.first[kind]
         if kind.name == _TAR and path.suffix == ".tar" and not kind.advice.startswith("unpack"):
             return f"name the tars themselves: semdis encode {shlex.quote(str(path.parent))}/*.tar"
@@ -183,7 +184,7 @@ def _importance(counted: tuple[Recognised, int]) -> tuple[bool, int, int]:
 
 
 def _kind_of_input(file: BinaryIO) -> Recognised | None:
-    """What keeps a file from being read as an image, by its header; None: nothing."""
+    """Return what keeps a file from being read as an image, by its header; None: nothing."""
     start = file.read(START_BYTES)
     if image_format(start) is None:
         return describe(start) or _UNKNOWN
@@ -203,17 +204,9 @@ def _files_in(folder: Path) -> Iterator[tuple[Path, bool]]:
     """The files below `folder`, sorted within each folder, and whether they are output of ours."""
     for inner, folders, names in os.walk(folder):
         folders.sort()
-        is_ours = not _OUR_OUTPUT.isdisjoint(names)
+        is_ours = not OWN_OUTPUT.isdisjoint(names)
         yield from ((Path(inner, name), is_ours) for name in sorted(names))
 
 
 def _starts_in(folder: Path) -> Iterable[bytes]:
-    return (_start(path) for path, _ in _files_in(folder))
-
-
-def _start(path: Path) -> bytes:
-    with suppress(OSError):
-        if path.is_file():  # a pipe would keep us waiting
-            with path.open("rb") as file:
-                return file.read(START_BYTES)
-    return b""
+    return (read_start(path, START_BYTES) for path, _ in _files_in(folder))

@@ -45,7 +45,7 @@ class BmpHeader:
 
     @property
     def is_run_length(self) -> bool:
-        """Whether its pixels are packed."""
+        """Tell whether its pixels are packed."""
         return self.compression in {_RLE8, _RLE4} or (self.is_os2 and self.compression == _RLE24)
 
 
@@ -230,7 +230,7 @@ def _from_run_lengths(header: BmpHeader, data: bytes) -> np.ndarray:
 
 @dataclass(slots=True)
 class _Pen:
-    """Where the next pixel goes, on `canvas` [H,W]; what is over the edge is dropped."""
+    """The place of the next pixel on `canvas` [H,W]; what is over the edge is dropped."""
 
     canvas: np.ndarray
     x: int = 0
@@ -245,7 +245,7 @@ class _Pen:
 
     @property
     def is_at_end(self) -> bool:
-        """Whether there is no pixel left to draw."""
+        """Tell whether there is no pixel left to draw."""
         return self.y >= len(self.canvas) or (self.y == len(self.canvas) - 1 and self.x >= self.canvas.shape[1])
 
 

@@ -1,4 +1,4 @@
-"""Where a file says its colours in numbers: what each kind of place means by them, as browsers read it.
+"""Colours that a file gives in numbers: what they mean in each kind of file, as browsers read them.
 
 The result is the same for all: None for sRGB, an ICC profile for what has sRGB's range of light, and `HighRange`.
 """

@@ -9,22 +9,21 @@ from pathlib import Path
 from semdis_cli.data.formats import IMAGE_SUFFIXES, SIGNATURE_BYTES, is_image_file
 from semdis_cli.data.input_rules import InputRules, PassedOver, Tally, file_kind, folder_kind, is_plain_name
 from semdis_cli.defaults import DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER
+from semdis_cli.disk import FolderIdentity, folder_identity, list_names
 from semdis_cli.events import Failure
 from semdis_cli.records import SourceImage
 
-_OWN_OUTPUT = frozenset({DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER})
+OWN_OUTPUT = frozenset({DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER})
 _FILES_BETWEEN_NEWS = 100
 _MAX_DEPTH = 2048  # a path may have 4096 bytes
 _MAX_REPEATS = 12  # folders of one identity and name, one in the other: no disk has those, a circle has
 _MOUNTS = Path("/proc/self/mountinfo")
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")  # how it writes blanks
 
-_Identity = tuple[int, int]  # (st_dev, st_ino): equal for one folder, but on some disks for different ones too
-
 
 @dataclass(frozen=True, slots=True)
 class FoundFiles:
-    """What was found in a folder: images, and what cannot be used, each with its path; and what was passed over."""
+    """The finds in a folder: images, and what cannot be used, each with its path; and what was passed over."""
 
     images: list[SourceImage] = field(default_factory=list)
     failures: list[tuple[Failure, Path | str]] = field(default_factory=list)
@@ -45,7 +44,7 @@ def search_folder(
     within itself. That two folders have one inode number proves nothing: there are disks where all of them do.
     `exclude` is a folder not to enter. `tell` hears of the number of files so far, every hundred files.
     """
-    root = _Folder(str(path), "", os.path.realpath(path), _identity(path))
+    root = _Folder(str(path), "", os.path.realpath(path), folder_identity(path))
     search = _Search(prefix, rules, None if exclude is None else _Excluded.of(exclude), tell)
     search.run(root)
     return search.found
@@ -62,7 +61,7 @@ class _Folder:
     path: str
     inside: str
     real: str
-    identity: _Identity | None
+    identity: FolderIdentity | None
     parent: "_Folder | None" = None
     depth: int = 0
     is_linked: bool = False
@@ -78,14 +77,8 @@ class _Folder:
             folder = folder.parent
 
     def repeats(self) -> list["_Folder"]:
-        """Those of them that have its identity."""
-        found: list[_Folder] = []
-        identity, folder = self.identity, self.parent
-        while folder is not None:
-            if folder.identity == identity is not None:
-                found.append(folder)
-            folder = folder.parent
-        return found
+        """List those of them that have its identity."""
+        return [] if self.identity is None else [each for each in self.above if each.identity == self.identity]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +86,15 @@ class _Excluded:
     """A folder not to enter, under whatever path it is met."""
 
     real: str
-    identity: _Identity | None
+    identity: FolderIdentity | None
     names: frozenset[str]
 
     @classmethod
     def of(cls, path: Path) -> "_Excluded":
-        return cls(os.path.realpath(path), _identity(path), _names_in(path))
+        return cls(os.path.realpath(path), folder_identity(path), _names_in(path))
 
     def is_it(self, folder: _Folder) -> bool:
-        """Whether `folder` is the one: by its path or, where that is another (a bind mount), by what lies in it too."""
+        """Tell whether `folder` is the one: by its path, or by its contents if that is another one (a bind mount)."""
         if folder.real == self.real:
             return True
         if self.identity is None or folder.identity != self.identity or not self.names:
@@ -136,7 +129,7 @@ class _Search:
             key = (self.prefix + folder.inside).removesuffix("/") or "."
             self._fail(key, folder.path, f"cannot be searched ({error.strerror})")
             return
-        if any(entry.name in _OWN_OUTPUT for entry in entries):
+        if any(entry.name in OWN_OUTPUT for entry in entries):
             self.found.passed_over.add(PassedOver.OUTPUT, len(entries))
             return
         for start in range(0, len(entries), _FILES_BETWEEN_NEWS):
@@ -185,7 +178,7 @@ class _Search:
                 entry.path,
                 f"{path}/",
                 os.path.realpath(entry.path) if is_link else f"{folder.real.rstrip('/')}/{name}",
-                _identity(Path(entry.path)),
+                folder_identity(Path(entry.path)),
                 folder,
                 folder.depth + 1,
                 folder.is_linked or is_link,
@@ -200,7 +193,7 @@ class _Search:
                 self.remaining.append(inner)
 
     def _is_circle(self, folder: _Folder) -> bool:
-        """Whether a search of `folder` would come back to it.
+        """Tell whether a search of `folder` would come back to it.
 
         Only a link can lead back, or a mount. For what leads back in some third way, so many repeats are enough.
         """
@@ -214,13 +207,13 @@ class _Search:
         return same_name >= _MAX_REPEATS or self._is_mount(folder.real)
 
     def _is_mount(self, real: str) -> bool:
-        """Whether something is mounted at a path without links."""
+        """Tell whether something is mounted at a path without links."""
         if self.mounts is None:
             self.mounts = _mount_points()
         return os.fsencode(real) in self.mounts if self.mounts else os.path.ismount(real)
 
     def _is_left_out(self, folder: _Folder, name: str) -> bool:
-        """Whether the patterns leave out a file in `folder`."""
+        """Tell whether the patterns leave out a file in `folder`."""
         path = folder.inside + name
         if self.rules.excludes(path, name, is_folder=False):
             return True
@@ -236,13 +229,13 @@ def source_image(key: str, path: Path | str, status: os.stat_result) -> SourceIm
 
 
 def has_image_suffix(name: str) -> bool:
-    """Whether a file is an image by its name alone."""
+    """Tell whether a file is an image by its name alone."""
     _, dot, suffix = name.rpartition(".")
     return bool(dot) and suffix.lower() in IMAGE_SUFFIXES
 
 
 def _is_image(entry: os.DirEntry[str], *, has_suffix: bool) -> bool:
-    """Whether a folder's entry is an image by its suffix or first bytes. `OSError` for one that cannot be looked at."""
+    """Tell whether an entry is an image by its suffix or first bytes. Raises `OSError` if it cannot be looked at."""
     if not entry.is_file():
         # A dangling link in the place of an image is an image that is missing.
         return has_suffix and entry.is_symlink() and not Path(entry.path).exists()
@@ -253,7 +246,7 @@ def _is_image(entry: os.DirEntry[str], *, has_suffix: bool) -> bool:
 
 
 def _mount_points() -> frozenset[bytes]:
-    """Where something is mounted, bind mounts too; nothing where the system does not say."""
+    """Return where something is mounted, bind mounts too; nothing where the system does not say."""
     try:
         lines = _MOUNTS.read_bytes().splitlines()
     except OSError:
@@ -262,16 +255,4 @@ def _mount_points() -> frozenset[bytes]:
 
 
 def _names_in(path: Path) -> frozenset[str]:
-    """What lies in a folder; nothing where it may not be looked into."""
-    try:
-        return frozenset(inner.name for inner in path.iterdir())
-    except OSError:
-        return frozenset()
-
-
-def _identity(path: Path) -> _Identity | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+    return frozenset(inner.name for inner in list_names(path))

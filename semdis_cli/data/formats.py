@@ -3,7 +3,7 @@
 import struct
 from typing import BinaryIO
 
-from semdis_cli.data.isobmff import AVIF, bmff_format
+from semdis_cli.data.brands import AVIF, format_by_brands
 from semdis_cli.data.jxl_start import JXL_STARTS, has_jxl
 from semdis_cli.data.tiff_directories import is_picture
 
@@ -36,7 +36,7 @@ def image_format(start: bytes) -> str | None:
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "WEBP"
     if start[4:8] == b"ftyp":
-        return AVIF if bmff_format(start) == AVIF else None
+        return AVIF if format_by_brands(start) == AVIF else None
     # Two letters are no signature: a text may begin with BM as well.
     if start[:2] == b"BM" and len(start) >= 18 and struct.unpack_from("<I", start, 14)[0] in _BMP_HEADER_SIZES:
         return "BMP"
@@ -44,6 +44,6 @@ def image_format(start: bytes) -> str | None:
 
 
 def is_image_file(file: BinaryIO) -> bool:
-    """Whether the file, which stands at its beginning, is an image by its content; a camera raw is none."""
+    """Tell whether the file, which stands at its beginning, is an image by its content; a camera raw is none."""
     name = image_format(file.read(SIGNATURE_BYTES))
     return is_picture(file) if name == "TIFF" else name is not None

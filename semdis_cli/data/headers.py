@@ -8,10 +8,10 @@ from typing import BinaryIO
 from PIL import GifImagePlugin, Image, ImageFile
 
 from semdis_cli.data.bmp import decode_bmp, read_bmp_header
+from semdis_cli.data.brands import with_avif_brand
 from semdis_cli.data.colour import Samples
 from semdis_cli.data.exif import exif_orientation, ignored_orientation, upright_size
 from semdis_cli.data.formats import SIGNATURE_BYTES, image_format
-from semdis_cli.data.isobmff import with_avif_brand
 from semdis_cli.data.jpeg import check_jpeg_pixels
 from semdis_cli.data.jxl import decode_jxl, read_jxl_header
 from semdis_cli.data.jxl_start import check_jxl

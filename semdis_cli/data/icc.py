@@ -33,7 +33,7 @@ class IccProfile:
 
     @property
     def is_table(self) -> bool:
-        """Whether the colours come from a table, and not from curves and primaries."""
+        """Tell whether the colours come from a table, and not from curves and primaries."""
         return not _TABLE_TAGS.isdisjoint(self.tags)
 
     @property

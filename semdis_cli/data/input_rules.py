@@ -1,4 +1,4 @@
-"""Which files of a folder or tar are passed over, by their names, and how that is told: a number for each kind.
+"""Rules by which files of a folder or tar are passed over, from their names; the number of each kind is told.
 
 Patterns are those of --exclude and --include. One without a slash is held against every name: that of the file, and
 those of the folders that it lies in. One with a slash is held against the path from the source on, and so are those of
@@ -39,7 +39,7 @@ class Pattern:
         self._match = re.compile(_regex(text, bare.removeprefix("/")), re.DOTALL).fullmatch
 
     def matches(self, path: str, name: str, *, is_folder: bool) -> bool:
-        """Whether it stands for the file or folder at `path`, relative to its source, which is called `name`."""
+        """Tell whether it stands for the file or folder at `path`, relative to its source, which is called `name`."""
         if self.is_for_folders and not is_folder:
             return False
         return self._match(path if self.has_path else name) is not None
@@ -47,7 +47,7 @@ class Pattern:
 
 @dataclass(frozen=True)
 class InputRules:
-    """What is taken of a folder or tar. Of what `include` has patterns for, all else is left out; `exclude` goes first.
+    """The files to take of a folder or tar: those that `include` stands for (empty: all), but for those of `exclude`.
 
     `all_files`: names of systems and hidden ones are no reason to pass a file over, if it is an image by content.
     """
@@ -63,19 +63,19 @@ class InputRules:
 
     @property
     def has_patterns(self) -> bool:
-        """Whether paths are to be held against patterns at all."""
+        """Tell whether paths are to be held against patterns at all."""
         return bool(self.exclude or self.include)
 
     def excludes(self, path: str, name: str, *, is_folder: bool) -> bool:
-        """Whether a file or folder, and all in it, is left out."""
+        """Tell whether a file or folder, and all in it, is left out."""
         return any(pattern.matches(path, name, is_folder=is_folder) for pattern in self.exclude)
 
     def includes(self, path: str, name: str, *, is_folder: bool) -> bool:
-        """Whether a file or folder, and all in it, is among what is wanted."""
+        """Tell whether a file or folder, and all in it, is among what is wanted."""
         return not self.include or any(pattern.matches(path, name, is_folder=is_folder) for pattern in self.include)
 
     def judge(self, parts: Sequence[str]) -> "Judgement":
-        """What is to become of the file of a tar whose path has these parts: as if its folders were searched."""
+        """Return what is to become of the file of a tar whose path has these parts: as if its folders were searched."""
         if len(parts) == 1 and not self.has_patterns and parts[0] != "..":
             kind = file_kind(parts[0])
             return Judgement(None if self.all_files else kind, by_content=kind is not None)
@@ -124,7 +124,7 @@ class Tally:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name with an image's suffix is no system's for sure; most are, and asking for the kind takes longer."""
+    """Tell whether a name with an image's suffix is surely no system's: quicker than `file_kind`, for most of them."""
     return name[0].isalnum() and (name[0] not in "sS" or name[:4].upper() != "SYNO")
 
 

@@ -42,7 +42,7 @@ def jpeg_decoder() -> str:
 
 
 def is_fast_jpeg() -> bool:
-    """Whether `decode_plain_jpeg` decodes anything here."""
+    """Tell whether `decode_plain_jpeg` decodes anything here."""
     return _fast_decoder() is not None
 
 

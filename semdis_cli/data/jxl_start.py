@@ -9,13 +9,13 @@ JXL_STARTS = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")  # bare; in its containe
 
 
 def is_jxl(start: bytes) -> bool:
-    """Whether a file begins as JPEG XL does, bare or in its container."""
+    """Tell whether a file begins as JPEG XL does, bare or in its container."""
     return start.startswith(JXL_STARTS)
 
 
 @lru_cache(maxsize=1)
 def has_jxl() -> bool:
-    """Whether the extra that decodes it is installed."""
+    """Tell whether the extra that decodes it is installed."""
     return importlib.util.find_spec("pillow_jxl") is not None
 
 

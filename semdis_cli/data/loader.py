@@ -12,7 +12,7 @@ from typing import BinaryIO
 from semdis_cli.data.geometry import GeometrySettings, fixed_bucket, plan_geometry
 from semdis_cli.data.images import ReadSettings, read_image_size
 from semdis_cli.data.pixels import load_pixels
-from semdis_cli.data.source_bytes import open_source, read_source
+from semdis_cli.data.source_bytes import hash_source, open_source, read_source
 from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.events import Failure, Planning, Tell, untold
 from semdis_cli.memory import Room, room_for_images
@@ -119,7 +119,7 @@ class Loader:
         """
         remaining, num_done = iter(sources), count(1)
         while group := list(islice(remaining, _PLANNED_AT_ONCE)):
-            for digest in self._pool.map(_hash_one, group):
+            for digest in self._pool.map(hash_source, group):
                 tell(Planning("hashing files in doubt", next(num_done), len(sources)))
                 yield digest
 
@@ -137,7 +137,7 @@ class Loader:
 
 
 def _times_of(source: SourceImage, file: BinaryIO) -> tuple[int | None, int | None]:
-    """What to note of the times of an image that was opened."""
+    """Return what to note of the times of an image that was opened."""
     if source.offset is not None and source.mtime_ns is None:  # from stdin: the times of its copy say nothing
         return None, None
     status = os.fstat(file.fileno())
@@ -154,14 +154,6 @@ def _failure_of(source: SourceImage, error: UnreadableImageError | MemoryError |
         return Failure(source.key, str(error))
     mtime_ns = settled_mtime(source.mtime_ns, source.ctime_ns, time.time_ns())
     return Failure(source.key, str(error), source.num_bytes, mtime_ns, source.ctime_ns)
-
-
-def _hash_one(source: SourceImage) -> str | None:
-    try:
-        with open_source(source) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, UnreadableImageError):
-        return None
 
 
 def _cut(loaded: list[LoadedImage | Failure], batch_size: int, read_s: float) -> Iterator[ImageBatch]:

@@ -1,4 +1,4 @@
-"""What the keys of a source begin with: its own name, and as many folders above it as tell it from the others."""
+"""Beginnings of keys: a source's own name, and as many folders above it as tell it from the others."""
 
 import os
 from collections import defaultdict

@@ -1,10 +1,10 @@
-"""What Pillow does not pass on of samples: a JPEG's profile, an AVIF's code points, the low bytes of 16 bits."""
+"""Facts of samples that Pillow does not pass on: a JPEG's profile, an AVIF's code points, low bytes of 16 bits."""
 
 import io
 
 from PIL import Image, ImageFile, JpegImagePlugin
 
-from semdis_cli.data.bmff import box_colour
+from semdis_cli.data.box_colour import box_colour
 from semdis_cli.data.colour import Samples
 from semdis_cli.data.colour_spaces import avif_code_points
 from semdis_cli.data.jpeg_profile import jpeg_profile
@@ -12,7 +12,7 @@ from semdis_cli.data.pillow import open_image
 
 
 def jpeg_samples(image: ImageFile.ImageFile, data: bytes) -> Samples:
-    """What the samples of a JPEG mean, by a profile that may stand anywhere before the pixels.
+    """Return what the samples of a JPEG mean, by a profile that may stand anywhere before the pixels.
 
     `image`: opened from `data`. Pillow has seen all segments: without an APP2 among them there is nothing to look for.
     """
@@ -21,7 +21,7 @@ def jpeg_samples(image: ImageFile.ImageFile, data: bytes) -> Samples:
 
 
 def avif_samples(image: ImageFile.ImageFile, data: bytes) -> Samples:
-    """What the samples of an AVIF mean: a profile beats code points. `image`: opened from `data`."""
+    """Return what the samples of an AVIF mean: a profile beats code points. `image`: opened from `data`."""
     if isinstance(profile := image.info.get("icc_profile"), bytes):
         return Samples(profile=profile)
     colour = box_colour(data)

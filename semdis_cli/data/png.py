@@ -25,7 +25,7 @@ _MAX_EXIF_BYTES = 2**20
 
 @dataclass(frozen=True, slots=True)
 class PngHeader:
-    """What the chunks say: stored size in px, bits per sample, and the raw EXIF block if there is one.
+    """Facts from the chunks: stored size in px, bits per sample, and the raw EXIF block if there is one.
 
     `stray_exif`: one that stands behind the pixels or begins as in a JPEG, where browsers do not look for it.
     """

@@ -1,4 +1,4 @@
-"""What a PNG says of its colours, and which of it counts (PNG, third edition, 4.3 and 11.3.2).
+"""Colours of a PNG: the chunks that speak of them, and which one counts (PNG, third edition, 4.3 and 11.3.2).
 
 cICP beats iCCP, which beats sRGB, which beats gAMA with cHRM; of equal chunks the first counts, and none behind the
 pixels. What cannot be used leaves the word to the next.

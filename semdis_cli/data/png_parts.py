@@ -1,4 +1,4 @@
-"""What Pillow leaves out of a PNG: the low bytes of a colour key, and the first frame of an animation."""
+"""Parts of a PNG that Pillow leaves out: the low bytes of a colour key, and the first frame of an animation."""
 
 import io
 import struct

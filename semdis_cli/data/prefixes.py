@@ -1,4 +1,4 @@
-"""What the keys of each source begin with, so that a set that is to grow keeps those that it has.
+"""Prefixes of the keys of each source, so that a set that is to grow keeps the keys that it has.
 
 A source of which the set holds images keeps the beginning under which it holds them; any other gets its own name. Which
 that is tells the set itself: its keys, the sizes of the files and, where two sources could be meant, their contents.
@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from semdis_cli.data.folders import FoundFiles
-from semdis_cli.data.source_bytes import open_source
-from semdis_cli.errors import UnreadableImageError
+from semdis_cli.data.source_bytes import hash_source
 from semdis_cli.records import HeldImage, SourceImage
 
 _MAX_WANTED = 1 << 16  # keys that are looked for in a set, of all sources together
@@ -38,7 +37,7 @@ class HeldSet(Protocol):
 
 @dataclass
 class Listing:
-    """What was found in a source. Its keys begin with `prefix`, and could with one of `others`, the shortest first."""
+    """The finds in a source. Their keys begin with `prefix`, and could with one of `others`, the shortest first."""
 
     prefix: str
     others: tuple[str, ...]
@@ -81,7 +80,7 @@ def settle_prefixes(listings: Sequence[Listing], held: HeldSet | None) -> None:
 
 
 def _is_begun_with(listings: Sequence[Listing], held: HeldSet) -> bool:
-    """Whether the first images of the set evidently are those of the only folder, under their paths in it."""
+    """Tell whether the first images of the set evidently are those of the only folder, under their paths in it."""
     if len(listings) != 1 or listings[0].prefix:
         return False
     images = {image.key: image for image in listings[0].found.images}
@@ -89,7 +88,7 @@ def _is_begun_with(listings: Sequence[Listing], held: HeldSet) -> bool:
 
 
 def _is_confirmed(listing: Listing, held: HeldSet) -> bool:
-    """Whether the set evidently holds images of a source under its prefix, and not without."""
+    """Tell whether the set evidently holds images of a source under its prefix, and not without."""
     if not listing.found.images:
         return True
     is_there = False
@@ -150,7 +149,7 @@ class _Wanted:
                     self._by_key.setdefault(listing.key(image, prefix), []).append(((at, prefix), image))
 
     def find(self, rows: Iterable[HeldImage]) -> tuple[_Matches, _Matches]:
-        """What the set has of them: images that have their size of then, and all others."""
+        """Return what the set has of them: images that have their size of then, and all others."""
         same: _Matches = {}
         other: _Matches = {}
         for row in rows:
@@ -161,7 +160,7 @@ class _Wanted:
 
 
 def _drop_others_content(matches: _Matches, other: _Matches) -> None:
-    """Where two claims are laid to one image of the set, drop those `matches` of which the contents are others."""
+    """Drop those `matches` that have other contents than an image of the set to which two claims are laid."""
     counts = Counter(key for found in (*matches.values(), *other.values()) for key in found)
     for claim, found in list(matches.items()):
         contested = [key for key in found if counts[key] > 1]
@@ -173,15 +172,12 @@ def _drop_others_content(matches: _Matches, other: _Matches) -> None:
 
 
 def _is_content_of(image: SourceImage, row: HeldImage) -> bool:
-    try:
-        with open_source(image) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == row.sha256
-    except (OSError, UnreadableImageError):
-        return False
+    digest = hash_source(image)
+    return digest is not None and digest == row.sha256
 
 
 def _would_clash(listings: Sequence[Listing], at: int, prefix: str, chosen: Mapping[int, str]) -> bool:
-    """Whether another source with that prefix has an image of the same name that is another file."""
+    """Tell whether another source with that prefix has an image of the same name that is another file."""
     listing = listings[at]
     rivals = [listings[other] for other, taken in chosen.items() if taken == prefix]
     if not rivals:
@@ -205,12 +201,12 @@ def _avoid_others(listing: Listing, by_prefix: dict[str, list[Listing]]) -> None
 
 
 def is_same_file(one: SourceImage, other: SourceImage) -> bool:
-    """Whether two images are the same bytes of one file."""
+    """Tell whether two images are the same bytes of one file."""
     return (one.offset, one.num_bytes) == (other.offset, other.num_bytes) and is_same_path(one.path, other.path)
 
 
 def is_same_path(one: Path | str, other: Path | str) -> bool:
-    """Whether two paths lead to one file.
+    """Tell whether two paths lead to one file.
 
     A shared inode number proves it only where the contents are the same too: on some disks all files have one.
     """

@@ -67,7 +67,7 @@ def _conversion(data: bytes, mode: str) -> Conversion | None:
 
 
 def _changes_little(transform: ImageCms.ImageCmsTransform) -> bool:
-    """Whether an RGB transform leaves pure colours and greys about as they are: a description is soon copied."""
+    """Tell whether an RGB transform leaves pure colours and greys about as they are: a description is soon copied."""
     if transform.input_mode != "RGB":
         return False
     probes = np.concatenate(

@@ -4,7 +4,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from semdis_cli.data.isobmff import HEIC, JPEG_XL, KNOWN_BRANDS, bmff_format, brands_of
+from semdis_cli.data.brands import HEIC, JPEG_XL, KNOWN_BRANDS, brands_of, format_by_brands
+from semdis_cli.data.jxl_start import JXL_STARTS
+from semdis_cli.links import POINTERS
 
 START_BYTES = 4096  # more than this is never looked at; the first 512 are enough for nearly everything
 
@@ -34,7 +36,6 @@ CAMERA_RAW = Recognised(
 _HEIC = Recognised("a HEIC picture", f"{_CONVERT} (heif-convert, ImageMagick)")
 _JXL = Recognised("a JPEG XL picture", f"{_CONVERT} (djxl)")
 _ZIP = Recognised("a zip archive", "unpack it and give the folder, or pack the images as an uncompressed tar")
-_LFS = Recognised("a Git LFS pointer", "the file itself was not downloaded; get it with: git lfs pull")
 _GZIP = Recognised("a gzip-compressed file", "unpack it first (gunzip; a tar on the way: zcat FILE | semdis encode -)")
 _HTML = Recognised("an HTML page", "a server answered with a page instead of the file; download it again")
 _JSON = Recognised("JSON text", "perhaps a server's message instead of the file; if so, download it again")
@@ -66,8 +67,7 @@ _SIGNATURES: tuple[tuple[int, bytes, Recognised], ...] = (
     (0, b"PWAD", CAMERA_RAW),  # Sinar
     (0, b"IIIITIFF", CAMERA_RAW),
     (8, b"CR\x02", CAMERA_RAW),  # CR2, Canon
-    (0, b"\xff\x0a", _JXL),  # a bare codestream
-    (0, b"\0\0\0\x0cJXL \r\n\x87\n", _JXL),
+    *((0, start, _JXL) for start in JXL_STARTS),
     (0, b"\xff\x4f\xff\x51", Recognised("a JPEG 2000 picture", f"{_CONVERT} (opj_decompress)")),
     (0, b"\0\0\0\x0cjP  \r\n\x87\n", Recognised("a JPEG 2000 picture", f"{_CONVERT} (opj_decompress)")),
     (0, b"\xff\xd8\xff\xf7", Recognised("a JPEG-LS picture", _CONVERT)),
@@ -90,12 +90,9 @@ _SIGNATURES: tuple[tuple[int, bytes, Recognised], ...] = (
     (0, b"%PDF-", Recognised("a PDF document", f"{_CONVERT} (pdftoppm, pdfimages)")),
     (0, b"%!PS", Recognised("a PostScript or EPS drawing", f"{_CONVERT} (Ghostscript)")),
     (0, b"\xc5\xd0\xd3\xc6", Recognised("a PostScript or EPS drawing", f"{_CONVERT} (Ghostscript)")),
-    (0, b"version https://git-lfs.github.com/spec/", _LFS),
-    (0, b"version https://hawser.github.com/spec/", _LFS),
-    (
-        0,
-        b"/annex/objects/",
-        Recognised("a git-annex pointer", "the file itself is elsewhere; get it with: git annex get"),
+    *(
+        (0, each.signature, Recognised(each.name, f"the file itself is not here; get it with: {each.command}"))
+        for each in POINTERS
     ),
     (0, b"PK\x03\x04", _ZIP),
     (0, b"PK\x05\x06", _ZIP),  # with nothing in it
@@ -136,7 +133,7 @@ _ZIP_MEMBERS: tuple[tuple[re.Pattern[bytes], Recognised], ...] = (
 
 
 def describe(start: bytes) -> Recognised | None:
-    """What the file is that begins with `start` (its first `START_BYTES`, or all of a shorter one); None: unknown.
+    """Name the kind of file that begins with `start` (its first `START_BYTES`, or all of it); None: unknown.
 
     It answers for files of which `image_format` is None; an image that can be read has no name here. A TIFF that is a
     camera raw is not told from others by its beginning: `tiff_directories` does that. Nothing is raised.
@@ -169,7 +166,7 @@ def _container(start: bytes) -> Recognised | None:
         return None
     if b"crx " in brands:  # CR3, Canon
         return CAMERA_RAW
-    kind = {HEIC: _HEIC, JPEG_XL: _JXL}.get(bmff_format(start) or "")
+    kind = {HEIC: _HEIC, JPEG_XL: _JXL}.get(format_by_brands(start) or "")
     if kind is not None:
         return kind
     if brands & KNOWN_BRANDS:

@@ -1,5 +1,6 @@
 """The bytes of a source image, wherever they lie: a file of their own, or a stretch of a tar."""
 
+import hashlib
 import io
 import os
 import stat
@@ -37,6 +38,15 @@ def read_source(file: BinaryIO, source: SourceImage) -> bytes:
     if len(data) < source.num_bytes:
         raise PassingReadError("the tar was cut off while the run was going on; run again")
     return data
+
+
+def hash_source(source: SourceImage) -> str | None:
+    """Return the sha256 (hex) of an image's bytes; None if they cannot be read."""
+    try:
+        with open_source(source) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, UnreadableImageError):
+        return None
 
 
 def _open_regular(path: Path | str) -> int:

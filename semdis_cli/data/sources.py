@@ -110,7 +110,7 @@ class _BrokenTar:
 
 @dataclass(slots=True)
 class _Scan:
-    """What has been found so far: `listings` of folders and tars, and single files."""
+    """The finds so far: `listings` of folders and tars, and single files."""
 
     rules: InputRules
     exclude: Path | None
@@ -268,7 +268,7 @@ def _sorted_failures(failures: Sequence[tuple[Failure, Path | str]], images: Seq
     """The failures by key, each key once. Raises `UsageError` if one stands for two files."""
     if not failures:
         return []
-    taken = {image.key: image.path for image in images} | {}
+    taken: dict[str, Path | str] = {image.key: image.path for image in images}
     unique: dict[str, tuple[Failure, Path | str]] = {}
     for failure, path in failures:
         first = taken.get(failure.key) or unique.setdefault(failure.key, (failure, path))[1]

@@ -80,7 +80,7 @@ def peek_stdin(stream: BinaryIO, *, is_only: bool) -> PipedSource:
 
 
 def spool_folder(output: Path | None) -> Path | None:
-    """Where there should be room for a copy: on the disk of `output`, else for temporary files (None: nowhere)."""
+    """Choose a folder for a copy of stdin: on the disk of `output`, else for temporary files (None: there is none)."""
     if output is None:
         return temporary_folder()
     return next(folder for folder in (output, *output.absolute().parents) if folder.is_dir())

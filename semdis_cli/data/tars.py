@@ -20,8 +20,6 @@ from semdis_cli.tar import walk_tar
 _TAR_SUFFIX = ".tar"
 _PACKED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 _UNPACKERS = {b"\x1f\x8b": "zcat", b"BZh": "bzcat", b"\xfd7zXZ\0": "xzcat", b"\x28\xb5\x2f\xfd": "zstdcat"}
-
-
 _Times = tuple[int | None, int | None]  # st_mtime_ns and st_ctime_ns
 _CONTINUED = b"M"  # the rest of a file that begins in another volume (GNU)
 _NO_FILES = frozenset({b"D", b"V"})  # the list of a folder, and the name of a volume (GNU)
@@ -45,11 +43,6 @@ class TarContents:
     failures: list[Failure] = field(default_factory=list)
     passed_over: Tally = field(default_factory=Tally)
     damage: str | None = None
-
-    @property
-    def num_ignored(self) -> int:
-        """Members passed over, folders not counted."""
-        return sum(self.passed_over.numbers.values())
 
 
 def is_tar_name(path: Path) -> bool:
@@ -85,7 +78,7 @@ def find_tars(sources: Sequence[Path], rules: InputRules = DEFAULT_RULES) -> tup
 
 
 def _is_wanted(path: Path, rules: InputRules) -> bool:
-    """Whether a tar at that path of a folder is searched; what --include says is about what is in it."""
+    """Tell whether a tar at that path of a folder is searched; what --include says is about what is in it."""
     return replace(rules, include=()).judge(path.parts).kind is None
 
 
@@ -115,7 +108,7 @@ def list_tar(path: Path, prefix: str, times_ns: _Times, name: Path, rules: Input
 
 @dataclass(slots=True)
 class _Listing:
-    """What was found in a tar so far, by the name in it: of two members of one name the last one counts."""
+    """The finds in a tar so far, by the name in it: of two members of one name the last one counts."""
 
     path: Path
     prefix: str
@@ -166,7 +159,7 @@ class _Listing:
         return None if self._has_image_bytes(member, file) else PassedOver.NO_IMAGE
 
     def _taken(self, member: tarfile.TarInfo, parts: Sequence[str]) -> "SourceImage | Failure | _Link":
-        """What a member that is not passed over comes to."""
+        """Return what a member that is not passed over comes to."""
         key = self.prefix + "/".join(parts)
         if reason := _unusable(member, parts):
             return Failure(key, reason)
@@ -178,7 +171,7 @@ class _Listing:
         return replace(target, key=key) if isinstance(target, SourceImage) else link
 
     def _has_image_bytes(self, member: tarfile.TarInfo, file: BinaryIO) -> bool:
-        """Whether a member is an image by its content; a camera raw is none."""
+        """Tell whether a member is an image by its content; a camera raw is none."""
         file.seek(member.offset_data)
         name = image_format(file.read(min(SIGNATURE_BYTES, member.size)))
         if name != "TIFF":
@@ -187,7 +180,7 @@ class _Listing:
             return is_picture(inside)
 
     def _followed(self) -> Iterator[SourceImage | Failure]:
-        """What was found, in order; hard links as what they lead to."""
+        """Return what was found, in order; hard links as what they lead to."""
         for name, each in list(self.found.items()):
             if not isinstance(each, _Link):
                 yield each
@@ -224,7 +217,7 @@ def _packed_size(member: tarfile.TarInfo) -> int:
 
 
 def _compression(name: Path, file: BinaryIO) -> str | None:
-    """Why a tar cannot be read in place, if it is compressed."""
+    """Say why a tar cannot be read in place, if it is compressed."""
     program = unpacker_of(file.read(SIGNATURE_BYTES))
     file.seek(0)
     if program is None:

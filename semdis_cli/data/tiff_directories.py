@@ -163,7 +163,7 @@ def pointed_at(directory: Directory, reader: TiffReader, file: BinaryIO) -> Bina
 
 
 def is_picture(file: BinaryIO) -> bool:
-    """Whether the TIFF in `file` is no camera raw, and holds more than previews."""
+    """Tell whether the TIFF in `file` is no camera raw, and holds more than previews."""
     try:
         find_picture(TiffReader(file))
     except UnreadableImageError:
@@ -195,7 +195,7 @@ def _is_raw(reader: TiffReader, directory: Directory) -> bool:
 
 
 def _is_whole(reader: TiffReader, directory: Directory) -> bool:
-    """Whether it is a picture, neither a reduced version of one nor a mask."""
+    """Tell whether it is a picture, neither a reduced version of one nor a mask."""
     if WIDTH not in directory.entries:  # EXIF and the like
         return False
     flags = reader.whole(directory, NEW_SUBFILE_TYPE)

@@ -1,4 +1,4 @@
-"""How the samples of a TIFF lie in it and what they are, and which kinds Pillow gets wrong (TIFF 6.0)."""
+"""Layout and kind of the samples of a TIFF, and the kinds that Pillow gets wrong (TIFF 6.0)."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from semdis_cli.errors import UnreadableImageError
 
 BITS, FILL_ORDER, STRIP_OFFSETS, NUM_SAMPLES, ROWS_PER_STRIP, STRIP_BYTES, PLANES = 258, 266, 273, 277, 278, 279, 284
 PREDICTOR, COLOUR_MAP, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES = 317, 320, 322, 323, 324, 325
-INK_SET, EXTRA_SAMPLES, SAMPLE_FORMAT, YCC_WEIGHTS, YCC_SUBSAMPLING, REFERENCE_LEVELS = 332, 338, 339, 529, 530, 532
+EXTRA_SAMPLES, SAMPLE_FORMAT, YCC_WEIGHTS, YCC_SUBSAMPLING, REFERENCE_LEVELS = 338, 339, 529, 530, 532
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCC, CIE_LAB, ICC_LAB = 0, 1, 2, 3, 5, 6, 8, 9
 _NUM_COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCC: 3, CIE_LAB: 3, ICC_LAB: 3}
@@ -23,7 +23,7 @@ USUAL_LEVELS = {RGB: (0.0, 255.0) * 3, YCC: (0.0, 255.0, 128.0, 255.0, 128.0, 25
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a TIFF's samples lie in it. `bits`, `formats`: of each sample of a pixel. `part`: (height, width) in px."""
+    """The layout of a TIFF's samples. `bits`, `formats`: of each sample of a pixel. `part`: (height, width) in px."""
 
     size: tuple[int, int]
     bits: tuple[int, ...]
@@ -46,7 +46,7 @@ class Layout:
 
     @property
     def is_planar(self) -> bool:
-        """Whether the samples of a pixel lie apart from each other."""
+        """Tell whether the samples of a pixel lie apart from each other."""
         return self.has_planes and self.num_samples > 1
 
     @property
@@ -106,14 +106,14 @@ def check_samples(layout: Layout) -> None:
 
 
 def is_ordinary(layout: Layout) -> bool:
-    """Whether it is of the kinds that nearly all files are, which Pillow opens without fail."""
+    """Tell whether it is of the kinds that nearly all files are, which Pillow opens without fail."""
     is_common = layout.photometric in {BLACK_IS_ZERO, RGB} and layout.num_samples == layout.num_colours
     is_8_bits = set(layout.bits) == {8} and set(layout.formats) == {_UNSIGNED}
     return is_common and is_8_bits and layout.compression in {*_COMPRESSIONS, _LZW}
 
 
 def pillow_errs(layout: Layout) -> bool:
-    """Whether Pillow opens the file, but cannot decode it or is known to give other pixels than those in it."""
+    """Tell whether Pillow opens the file, but cannot decode it or is known to give other pixels than those in it."""
     is_unsaid_alpha = layout.photometric == RGB and layout.num_samples > 3 and not layout.extra
     if layout.compression not in _COMPRESSIONS:
         return layout.is_planar and (layout.num_samples == 2 or is_unsaid_alpha or layout.photometric == YCC)
@@ -123,7 +123,7 @@ def pillow_errs(layout: Layout) -> bool:
 
 
 def is_supported(layout: Layout) -> bool:
-    """Whether `tiff_pixels.decode_tiff` can read it."""
+    """Tell whether `tiff_pixels.decode_tiff` can read it."""
     depths = set(layout.bits)
     is_subsampled = layout.subsampling != (1, 1)
     return (
@@ -141,7 +141,7 @@ def is_supported(layout: Layout) -> bool:
 
 
 def has_levels(layout: Layout) -> bool:
-    """Whether black and white are at other levels than usual (TIFF 6.0, section 20)."""
+    """Tell whether black and white are at other levels than usual (TIFF 6.0, section 20)."""
     if layout.photometric not in USUAL_LEVELS or len(layout.levels) != 6:
         return False
     is_readable = layout.compression in _COMPRESSIONS and set(layout.bits) == {8}

@@ -53,7 +53,7 @@ class HighRange:
 
     @property
     def note(self) -> str:
-        """What becomes of it."""
+        """Say what becomes of it."""
         return f"high dynamic range ({'PQ' if self.transfer == PQ else 'HLG'}): tone-mapped to sRGB"
 
 

@@ -1,4 +1,4 @@
-"""What the public calls of a model take: wrong tensors are refused in one line, before any arithmetic."""
+"""Checks of what the public calls of a model are given: wrong tensors are refused in one line, before arithmetic."""
 
 import math
 import operator

@@ -190,7 +190,7 @@ def _are_of_formula(frequencies: Tensor) -> bool:
 
 
 def weights_sha256(folder: Path) -> str:
-    """What the weights in `folder` are known by, without loading them. Raises `CheckpointError`."""
+    """Return what the weights in `folder` are known by, without loading them. Raises `CheckpointError`."""
     path = folder / WEIGHTS_FILE
     try:
         with path.open("rb") as stream:

@@ -19,7 +19,7 @@ class Slice(Protocol):
 
 
 class TensorFile(Protocol):
-    """What `safetensors.safe_open` gives, as far as it is used."""
+    """An opened file as `safetensors.safe_open` gives it, as far as it is used."""
 
     def keys(self) -> Any:
         """The names of the tensors."""

@@ -6,7 +6,7 @@ from semdis_cli.data.loader import Loader
 from semdis_cli.events import Failure
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import encoded_calls, image_calls, start_workers
-from semdis_cli.pipeline.encode import EncodePlan, EncodeSettings
+from semdis_cli.pipeline.encode_plan import EncodePlan, EncodeSettings
 from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.store.plan import PlannedShard
 

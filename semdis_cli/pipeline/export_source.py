@@ -40,7 +40,7 @@ class ExportSettings:
 
     @property
     def record_suffix(self) -> str:
-        """What the record beside a sample's latents is called."""
+        """Return what the record beside a sample's latents is called."""
         return "json" if self.sample_names == "key" else STEM_RECORD
 
     def is_lossy(self, provenance: dict[str, Any]) -> bool:

@@ -14,7 +14,7 @@ COPIES_HELD = 2  # of the pixels of a call under way: as read, and as reconstruc
 
 @dataclass(frozen=True)
 class CallMemory:
-    """What calls of one `half` of the model take of `room`; `half` "decode" where a call goes through both.
+    """Memory of `room` that calls of one `half` of the model take; `half` "decode" where a call goes through both.
 
     `is_guided`: they decode with path-drop guidance.
     """
@@ -42,7 +42,7 @@ class CallMemory:
         return self.room.can_hold(self.needed_bytes(bucket, num_images))
 
     def refused(self, bucket: tuple[int, int], keys: Sequence[str]) -> list[Failure]:
-        """Why the images of a call can never be had with so little memory, one each; empty if they can.
+        """Say why the images of a call can never be had with so little memory, one each; empty if they can.
 
         With more of it they are tried again, so nothing says that their contents are the reason.
         """

@@ -14,9 +14,9 @@ from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.records import LoadedImage, PlannedImage, SourceImage
 from semdis_cli.store.changes import Hashes, find_changes
 from semdis_cli.store.finished import Base
+from semdis_cli.store.found_samples import FoundSample, FoundSamples
 from semdis_cli.store.latent_set import LatentSetWriter
 from semdis_cli.store.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
-from semdis_cli.store.samples import FoundSample, FoundSamples
 from semdis_cli.store.shard_writer import ShardWriter
 from semdis_cli.store.shards import Shard
 
@@ -86,7 +86,7 @@ def gather(found: FoundSamples, settings: GatherSettings, output: Path) -> Itera
 def plan_gather(
     found: FoundSamples, settings: GatherSettings, base: Base, hashes: Hashes, provenance: dict[str, Any]
 ) -> SetPlan:
-    """Which image goes where, beyond what `base` holds; shards hold latents of one version each.
+    """Return which image goes where, beyond what `base` holds; shards hold latents of one version each.
 
     `provenance`: the record under which those of the first version are kept.
     """

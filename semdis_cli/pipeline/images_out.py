@@ -1,7 +1,6 @@
 """Decoded pixels -> image files: names, formats, and writing them beside all else that a run does."""
 
 import os
-import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
@@ -15,6 +14,7 @@ import numpy as np
 
 from semdis_cli.atomic import publish_below, sweep_temporaries
 from semdis_cli.data.images import ImageFormat, write_image
+from semdis_cli.disk import folder_identity
 from semdis_cli.errors import RefusedNameError, StoreError, UsageError
 from semdis_cli.events import Failure
 from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, timed
@@ -112,7 +112,7 @@ class StreamNames:
         )
 
     def _is_one_of_disk(self, name: PurePosixPath) -> bool:
-        """Whether the disk would take `name` for one that is there."""
+        """Tell whether the disk would take `name` for one that is there."""
         return self._is_alike(name, self._alike) or self._is_alike(name, self._alike_folders)
 
     def _is_alike(self, name: PurePosixPath, names: Mapping[str, tuple[str, ...]]) -> bool:
@@ -156,12 +156,12 @@ class ImageWriter:
         if folder in self._seen:
             return
         self._seen.add(folder)
-        place = _place(folder)
+        place = folder_identity(folder)
         if place is None:
             self._not_made.add(folder)
             return
         for other in tuple(self._not_made):
-            made = _place(other)
+            made = folder_identity(other)
             if made is not None:
                 self._not_made.discard(other)
                 self._swept.add(made)
@@ -197,12 +197,3 @@ def written(futures: Iterable["Future[float | Failure]"]) -> tuple[float, list[F
     outcomes = [future.result() for future in futures]
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     return sum(outcome for outcome in outcomes if not isinstance(outcome, Failure)), failures
-
-
-def _place(folder: Path) -> tuple[int, int] | None:
-    """What a folder is known by, whatever it is called; None if there is none of that name."""
-    try:
-        status = folder.stat()
-    except OSError:
-        return None
-    return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None

@@ -69,7 +69,7 @@ class RunTotals:
 
 
 def model_record(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Which model it is; of its name, which may be a path, the text (`unescape_name` leads back)."""
+    """Return which model it is; of its name, which may be a path, the text (`unescape_name` leads back)."""
     record = asdict(tokenizer.identity)
     return record | {"name": escape_name(record["name"])}
 

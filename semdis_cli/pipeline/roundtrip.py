@@ -35,14 +35,14 @@ from semdis_cli.pipeline.calls import (
     stored_latents,
 )
 from semdis_cli.pipeline.decode import DecodeSettings
-from semdis_cli.pipeline.encode import EncodePlan, EncodeSettings
+from semdis_cli.pipeline.encode_plan import EncodePlan, EncodeSettings
 from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import ImageWriter, output_names, renamed_record, too_long, written
 from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, done_already, in_order, timed
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.records import LoadedImage
 from semdis_cli.spelling import give_own_names
-from semdis_cli.store.claim import PLAN_SHA256, claimed_folder, recorded_settings
+from semdis_cli.store.claim import PLAN_SHA256, claimed_folder, claimed_settings
 from semdis_cli.store.index import to_line
 from semdis_cli.store.plan import plan_sha256
 from semdis_cli.store.settings import are_same
@@ -70,7 +70,7 @@ def roundtrip(
     names = output_names(keys, decode_settings.write.format)
     record = {
         "encode": plan.provenance,
-        PLAN_SHA256: _plan_sha256(plan, recorded_settings(output, ROUNDTRIP_MARKER).get("encode")),
+        PLAN_SHA256: _plan_sha256(plan, claimed_settings(output, ROUNDTRIP_MARKER).get("encode")),
         "sampling": asdict(decode_settings.sampling),
         "write": asdict(decode_settings.write),
     }
@@ -113,7 +113,7 @@ def roundtrip(
 
 
 def _plan_sha256(plan: EncodePlan, recorded: Any) -> str:
-    """Which images, and how; under the record of a run before if that differs in what its model is called alone."""
+    """Hash the images and settings; under the record of an earlier run if only the name of its model is another."""
     provenance = recorded if isinstance(recorded, dict) and are_same(recorded, plan.provenance) else plan.provenance
     return plan_sha256(provenance, plan.shards, plan.failures)
 

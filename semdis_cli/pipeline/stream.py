@@ -17,7 +17,8 @@ from semdis_cli.memory import room_for_images
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import busy_threads, encoded_calls, image_calls, start_workers
 from semdis_cli.pipeline.decode import DecodeSettings, check_fit, decode_calls, decode_provenance
-from semdis_cli.pipeline.encode import EncodeSettings, far_off_report, plan_encode, take_call
+from semdis_cli.pipeline.encode import far_off_report, take_call
+from semdis_cli.pipeline.encode_plan import EncodeSettings, plan_encode
 from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import ImageWriter, StreamNames, image_file, renamed_record, too_long
 from semdis_cli.pipeline.overlap import Workers, timed

@@ -80,7 +80,7 @@ def _report(path: Path, settings: VerifySettings, verified: Verified, problems: 
 
 
 def _compare_sources(path: Path, sources: FoundImages, settings: VerifySettings) -> Iterator[Problem | Planning]:
-    """Where the images of today are not those of the index, which is sorted by key, as they are.
+    """Yield a problem where an image of today is not that of the index; both are sorted by key.
 
     Those whose times say that they may have changed since the last run are read in any case.
     """

@@ -21,7 +21,7 @@ class Changes:
     """How the inputs of a run differ from a set; all sorted by key.
 
     `to_encode`: new inputs, changed ones, and those that failed for a reason that may have passed. `kept`: the others,
-    with the modification times to remember. Of those `returned` were marked as removed. `removed` have latents and are
+    with the times to remember. Of those `returned` were marked as removed. `removed` have latents and are
     no longer among the inputs; `forgotten` failed, and are not either. `num_changed` of `to_encode` had latents.
     `failed_before`: why inputs of this run have no latents so far, for those that are not kept.
     """
@@ -34,7 +34,7 @@ class Changes:
     num_changed: int = 0
     failed_before: Mapping[str, str] = field(default_factory=dict)
     num_failed: int = 0  # of `kept`: their contents are the reason, and have not changed
-    is_on_record: bool = False  # the set's own list of modification times is that of `kept`
+    is_on_record: bool = False  # the set's own list of times is that of `kept`
     lacks_times: bool = False  # the set has no such list
 
     def seen(self) -> Iterator[SeenFile]:

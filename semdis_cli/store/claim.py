@@ -63,7 +63,7 @@ def check_image_folder(folder: Path, marker: str) -> None:
         raise UsageError(f"{folder}: not empty, and not from an earlier run of this command; give -o a new folder")
 
 
-def recorded_settings(folder: Path, marker: str) -> dict[str, Any]:
+def claimed_settings(folder: Path, marker: str) -> dict[str, Any]:
     """The settings on record in a folder that was claimed; none if there are none that can be read."""
     try:
         before = parse_json((folder / marker).read_bytes())

@@ -69,7 +69,7 @@ def sample_key(base: str) -> str:
 
 
 def stem_of(key: str, names: SampleNames) -> str:
-    """What WebDataset calls the sample of an image file: its path up to the first dot of its name.
+    """Return what WebDataset calls the sample of an image file: its path up to the first dot of its name.
 
     With `names` "basename" without its folders. Raises `ValueError` with the reason if that is no sample's name.
     """
@@ -84,7 +84,7 @@ def stem_of(key: str, names: SampleNames) -> str:
 
 
 def sample_names(keys: Iterable[str], names: SampleNames) -> tuple[dict[str, str], list[Failure]]:
-    """What the members of each key's sample begin with, and the keys that can have none; `keys` are sorted."""
+    """Return what the members of each key's sample begin with, and the keys that can have none; `keys` are sorted."""
     if names == "key":
         return {key: sample_base(key) for key in keys}, []
     bases: dict[str, str] = {}

@@ -34,7 +34,7 @@ class IndexLine(NamedTuple):
 
 @dataclass(frozen=True)
 class Base:
-    """The manifest, index and modification times in `folder`, of shards in `root`; without a manifest, an empty set."""
+    """The manifest, index and times of sources in `folder`, of shards in `root`; without a manifest, an empty set."""
 
     root: Path
     folder: Path
@@ -72,7 +72,7 @@ class Base:
                 yield parse_line(data, self.folder / INDEX_FILE)
 
     def seen(self) -> Iterator[SeenFile]:
-        """What is known of the source files' modification times, sorted by key."""
+        """What is known of the source files' times, sorted by key."""
         if self.manifest is not None:
             yield from read_seen(self.folder, self.manifest.index.sha256)
 

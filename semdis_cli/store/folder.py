@@ -1,4 +1,4 @@
-"""What may lie in a folder of latents."""
+"""Rules for a folder of latents: which files may lie in it, and beside it."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -48,7 +48,7 @@ def check_latents_folder(root: Path) -> None:
 
 
 def _describe_strangers(root: Path, strangers: Sequence[Path], *, is_ours: bool) -> str:
-    """Why a folder that holds `strangers` is none to write latents to."""
+    """Say why a folder that holds `strangers` is none to write latents to."""
     for path in sorted(strangers):
         if absent := describe_absent(path):
             return f"{path}: {absent}"
@@ -77,7 +77,7 @@ def check_outside_sets(output: Path) -> None:
 
 
 def list_folder(folder: Path) -> list[Path]:
-    """What is in `folder`, if it is one, but for what `lies_beside`. Raises `UsageError` if it cannot be listed."""
+    """List what is in `folder`, if it is one, except what `lies_beside`. Raises `UsageError` where it cannot."""
     try:
         return [path for path in folder.iterdir() if not lies_beside(path)] if folder.is_dir() else []
     except OSError as error:
@@ -85,7 +85,7 @@ def list_folder(folder: Path) -> list[Path]:
 
 
 def lies_beside(path: Path) -> bool:
-    """Whether `path` is none of anybody's business: hidden, or put there by a system, a NAS or a hub, or a README."""
+    """Tell whether `path` may lie in any folder of ours: hidden, or put there by a system, NAS or hub, or a README."""
     is_hidden = path.name.startswith(".")
     return is_hidden or (may_lie_beside(path.name) and may_lie_beside(path.name, is_folder=path.is_dir()))
 

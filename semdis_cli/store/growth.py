@@ -45,7 +45,7 @@ class Growth:
     changes: Changes | None = None
 
     def write(self, folder: Path, records: Sequence[dict[str, Any]], plan_sha256: str, channels: int) -> Manifest:
-        """Write index, modification times, checksums and the manifest into `folder`; `records`: of what is added.
+        """Write index, times of source files, checksums and the manifest into `folder`; `records`: of what is added.
 
         Where nothing came of the run that the set did not hold before, the manifest is the one of before. Raises
         `StoreError` if latents that are to be taken out of the statistics are damaged.
@@ -143,7 +143,7 @@ class _Merged:
             yield line.data
 
     def seen(self) -> Iterator[SeenFile]:
-        """The modification times of all that has latents, sorted by key; to be called after `lines` is through."""
+        """The times of all files that have latents, sorted by key; to be called after `lines` is through."""
         changes = self.growth.changes
         if changes is not None:
             old = changes.seen()

@@ -1,4 +1,4 @@
-"""Which images a set has, finished or not, without a lock: by that, sources find the keys under which they are in it.
+"""Images that a set has, finished or not, read without a lock: sources find by them the keys that they have in it.
 
 Nothing here is proved, and what cannot be read counts as not there: whoever writes the set says what is wrong with it.
 """
@@ -27,7 +27,7 @@ class HeldRows:
 
     @property
     def is_set(self) -> bool:
-        """Whether there is anything."""
+        """Tell whether there is anything."""
         return self._is_unfinished or (self._root / MANIFEST_FILE).is_file()
 
     def find(self, key: str) -> HeldImage | None:

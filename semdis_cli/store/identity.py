@@ -1,4 +1,4 @@
-"""Is a file still the one that was seen? What its size and times can tell, and where only its content can."""
+"""Identity of source files: what size and times tell of a change, and where only the content can."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ _FIRST_PLAUSIBLE_NS = 631_152_000 * _SECOND_NS  # 1990-01-01
 
 @dataclass(frozen=True)
 class Witness:
-    """What the times of all inputs of a run, taken together, are worth.
+    """The worth of the times of all inputs of a run, taken together.
 
     A time of change (ctime) cannot be set by programs, so it vouches for a file whatever else its times are: unless
     the file system has none (0, or one for all files) or makes it up from the other time (equal, in whole seconds). A
@@ -34,7 +34,7 @@ class Witness:
 
     @classmethod
     def of(cls, images: Sequence[SourceImage], now_ns: int, seen_ns: int | None = None) -> "Witness":
-        """What is to be had from `images`. The images of one tar are one file."""
+        """Judge the times of `images`. The images of one tar are one file."""
         times = [(image.mtime_ns, image.ctime_ns) for image in _files(images)]
         ctimes = {ctime for _, ctime in times}
         mtimes = Counter(mtime for mtime, _ in times)
@@ -42,7 +42,7 @@ class Witness:
         return cls(shared, _are_kept(ctimes, len(times)), now_ns, seen_ns)
 
     def is_unchanged(self, image: SourceImage, seen: SeenFile | None) -> bool:
-        """Whether the file is surely the one that was seen; if not, its content is to be compared."""
+        """Tell whether the file is surely the one that was seen; if not, its content is to be compared."""
         if seen is None or seen.mtime_ns is None or seen[1:3] != (image.num_bytes, image.mtime_ns):
             return False
         if is_telling(image.ctime_ns) and is_telling(seen.ctime_ns):
@@ -58,21 +58,21 @@ class Witness:
         return image.offset is None and mtime_ns in self.shared_mtimes
 
     def _is_older_than_record(self, image: SourceImage) -> bool:
-        """Whether nothing has happened to the file since it was written down what it was."""
+        """Tell whether nothing has happened to the file since it was written down what it was."""
         if self.seen_ns is None or image.ctime_ns is None:
             return False
         return image.ctime_ns < settled_before(self.seen_ns)
 
 
 def vouches(image: SourceImage) -> bool:
-    """Whether the ctime of an image, on a file system that keeps them, is no copy of its mtime."""
+    """Tell whether the ctime of an image, on a file system that keeps them, is no copy of its mtime."""
     if not is_telling(image.ctime_ns):
         return False
     return image.ctime_ns != image.mtime_ns or image.ctime_ns % _SECOND_NS != 0
 
 
 def all_vouch(images: Sequence[SourceImage]) -> bool:
-    """Whether ctimes alone tell of every image whether it was changed."""
+    """Tell whether ctimes alone tell of every image whether it was changed."""
     ctimes = [image.ctime_ns or 0 for image in images]  # `vouches` in a few passes: there may be millions
     if min(ctimes, default=0) <= 0:
         return False

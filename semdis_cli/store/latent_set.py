@@ -138,7 +138,7 @@ class LatentSetWriter:
         return plan.num_inputs - len(plan.failures) - sum(len(shard.images) for shard in self.remaining)
 
     def note(self) -> str:
-        """What a person should know before the run goes on: a line, or nothing."""
+        """Return what a person should know before the run goes on: a line, or nothing."""
         return "; ".join(filter(None, (self._describe_mixing(), self._describe_copy())))
 
     def _describe_mixing(self) -> str:

@@ -71,7 +71,7 @@ class Manifest:
         return self.records[shard.version]
 
     def versions(self) -> list[dict[str, Any]]:
-        """Which version made how many latents, those that are not to be used included; see `versions_of`."""
+        """Return which version made how many latents, those that are not to be used included; see `versions_of`."""
         shards = [[shard for shard in self.shards if shard.version == number] for number in range(len(self.records))]
         counts = [(len(made), sum(shard.num_images for shard in made)) for made in shards]
         return versions_of((record, *count) for record, count in zip(self.records, counts, strict=True))
@@ -172,7 +172,7 @@ def _why_missing(root: Path) -> str:
 
 
 def verify_hint(root: Path) -> str:
-    """What to add to a message about one damaged or missing file of a set: there may be more."""
+    """Return what to add to a message about one damaged or missing file of a set: there may be more."""
     return f"; semdis verify {root} says all that is amiss"
 
 

@@ -30,7 +30,7 @@ class StoredShard:
 
 @dataclass(frozen=True)
 class LatentSource:
-    """What can be decoded: its settings, its identity (a hash), its shards, and the keys in them, sorted.
+    """Latents that can be decoded: their settings, identity (a hash), shards, and the keys in these, sorted.
 
     `later_versions`: other settings that made shards of it, as in `Manifest`.
     """

@@ -85,7 +85,7 @@ class SeenByKey:
         self._next = next(seen, None)
 
     def of(self, image: SourceImage) -> SeenFile | None:
-        """What is known of the file that the row of `image` was made from."""
+        """Return what is known of the file that the row of `image` was made from."""
         while self._next is not None and self._next.key < image.key:
             self._next = next(self._seen, None)
         return self._next if self._next is not None and self._next.key == image.key else None
@@ -120,7 +120,7 @@ def read_seen(folder: Path, index_sha256: str) -> Iterator[SeenFile]:
 
 
 def has_seen(folder: Path, index_sha256: str) -> bool:
-    """Whether there is such a file in `folder`, and it belongs to that index."""
+    """Tell whether there is such a file in `folder`, and it belongs to that index."""
     try:
         with (folder / SEEN_FILE).open("rb") as file:
             return file.readline() == first_line(index_sha256)
@@ -129,7 +129,7 @@ def has_seen(folder: Path, index_sha256: str) -> bool:
 
 
 def seen_time_ns(folder: Path) -> int | None:
-    """When the file in `folder` was written, nanoseconds since 1970; None if there is none."""
+    """Return when the file in `folder` was written, nanoseconds since 1970; None if there is none."""
     try:
         return (folder / SEEN_FILE).stat().st_mtime_ns
     except OSError:

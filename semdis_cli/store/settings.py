@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from semdis_cli.errors import UsageError
+from semdis_cli.wording import count
 
 Json = dict[str, Any]
 
@@ -26,7 +27,7 @@ class Difference:
 
     @property
     def may_stand(self) -> bool:
-        """Whether latents of both are of one kind, so that a set may hold both."""
+        """Tell whether latents of both are of one kind, so that a set may hold both."""
         return any(self.name == name or self.name.startswith(f"{name}.") for name in _MAY_DIFFER)
 
     def __str__(self) -> str:
@@ -49,12 +50,12 @@ def find_differences(before: Any, now: Any, name: str = "") -> list[Difference]:
 
 
 def are_same(before: Any, now: Any) -> bool:
-    """Whether two records stand for the same bytes."""
+    """Tell whether two records stand for the same bytes."""
     return bool(before == now) or not find_differences(before, now)
 
 
 def are_of_one_kind(before: Any, now: Any) -> bool:
-    """Whether two records stand for latents that a set may hold both of."""
+    """Tell whether two records stand for latents that a set may hold both of."""
     return bool(before == now) or all(difference.may_stand for difference in find_differences(before, now))
 
 
@@ -78,11 +79,6 @@ def choose_record(root: Path, on_record: Iterable[Any], now: Json, *, mix_versio
     return now
 
 
-def check_settings(root: Path, before: Any, now: Json) -> None:
-    """Raise `UsageError` if the latents in `root` were begun with other settings than `now`."""
-    choose_record(root, [before], now, mix_versions=False)
-
-
 def mixing_hint(differences: Iterable[Difference]) -> str:
     """The way out where settings differ that a set may have several of; nothing where there is none."""
     if not all(difference.may_stand for difference in differences):
@@ -91,7 +87,7 @@ def mixing_hint(differences: Iterable[Difference]) -> str:
 
 
 def versions_of(records: Iterable[tuple[Json, int, int]]) -> list[Json]:
-    """Who made how many latents, as plain values, from (record, shards, latents) of each version, the first one first.
+    """List who made how many latents, as plain values, from (record, shards, latents) of each version, first to last.
 
     `differs`: from the first, a line a setting.
     """
@@ -107,7 +103,7 @@ def describe_versions(versions: list[Json]) -> Iterator[str]:
     """A line for each of several versions; none for a single one."""
     for number, version in enumerate(versions if len(versions) > 1 else [], start=1):
         what = "; ".join(version["differs"]) or "the settings of the manifest"
-        yield f"version {number}: {version['latents']:,} latents in {version['shards']:,} shards ({what})"
+        yield f"version {number}: {version['latents']:,} latents in {count(version['shards'], 'shard')} ({what})"
 
 
 def _check(root: Path, differences: list[Difference], *, mix_versions: bool) -> None:

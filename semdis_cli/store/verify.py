@@ -50,7 +50,7 @@ class VerifySettings:
 
 @dataclass(frozen=True)
 class Verified:
-    """What was looked at. `manifest`, `table` (the index): None where there is none, or it cannot be used.
+    """The things that were looked at. `manifest`, `table` (the index): None where there is none, or it cannot be used.
 
     `num_links`: the files of a set that are links to others.
     """

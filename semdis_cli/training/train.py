@@ -25,7 +25,7 @@ from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.checkpoint import resolve_model, weights_sha256
 from semdis_cli.model.config import FCDMDiffAEConfig
 from semdis_cli.records import SourceImage
-from semdis_cli.store.claim import check_image_folder, claimed_folder, recorded_settings
+from semdis_cli.store.claim import check_image_folder, claimed_folder, claimed_settings
 from semdis_cli.training.alignment import AlignmentHead
 from semdis_cli.training.init import PatchMoments, closed_form_model, random_model
 from semdis_cli.training.loop import PICTURES, Rhythm, Trainer, TrainingImages
@@ -255,8 +255,8 @@ def _record(learned: Sequence[SourceImage], measured: Sequence[SourceImage], job
 
 
 def _init_record(job: TrainJob) -> Any:
-    """What training begins with: of a model its weights, so that it may move; earlier runs noted its name alone."""
-    if job.init in {"pca", "random"} or isinstance(recorded_settings(job.output, TRAIN_MARKER).get("init"), str):
+    """Record what training begins with: of a model its weights, so that it may move; old records have only its name."""
+    if job.init in {"pca", "random"} or isinstance(claimed_settings(job.output, TRAIN_MARKER).get("init"), str):
         return job.init
     location = resolve_model(job.init)
     return {"name": escape_name(location.name), "weights_sha256": weights_sha256(location.folder)}

@@ -76,7 +76,7 @@ def several(commands: Sequence[Sequence[object]], cwd: Path, env: dict[str, str]
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """What is in a folder, but for reports, which tell of times."""
+    """Return what is in a folder, but for reports, which tell of times."""
     paths = (path for path in folder.rglob("*") if path.is_file() and path.name not in {"report.json", "seen.jsonl"})
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
@@ -228,7 +228,7 @@ def test_where_everybody_gets_the_lock_a_second_run_is_refused_and_one_after_a_k
 
 
 def put_beside(folder: Path) -> dict[str, bytes]:
-    """What systems, a NAS, a hub and people put in a folder that is otherwise empty."""
+    """Return what systems, a NAS, a hub and people put in a folder that is otherwise empty."""
     for name in ("lost+found", "@eaDir", "#recycle", "System Volume Information", "$RECYCLE.BIN"):
         (folder / name).mkdir(parents=True)
         (folder / name / "inside.png").write_bytes(b"not ours")

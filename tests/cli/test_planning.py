@@ -1,4 +1,4 @@
-"""What is said while nothing is encoded yet."""
+"""Lines that tell of a run before anything is encoded."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What is said where there is nothing to encode, or no latents: what is there, and what to do about it."""
+"""Advice where there is nothing to encode, or no latents: what is there, and what to do about it."""
 
 import io
 import tarfile

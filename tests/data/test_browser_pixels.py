@@ -35,7 +35,7 @@ def test_odd_images_are_read_as_a_browser_shows_them() -> None:
 
 
 def _difference(data: bytes, shown: np.ndarray | None, stray: float = STRAY) -> str:
-    """How our pixels differ from a browser's; empty if they do not."""
+    """Return how our pixels differ from a browser's; empty if they do not."""
     if shown is None:
         return "not shown"
     ours = np.asarray(read_image(data, ReadSettings()).pixels)

@@ -15,7 +15,7 @@ TREE = ["a.png", "b.jpg", "drafts/c.png", "drafts/d/e.png", "x/drafts/f.jpg", "x
 
 
 def find(folder: Path, *, exclude: tuple[str, ...] = (), include: tuple[str, ...] = (), **more: bool) -> FoundImages:
-    """What is found in a folder, and in a tar of it too."""
+    """Return what is found in a folder, and in a tar of it too."""
     rules = InputRules.parse(exclude, include, all_files=more.get("all_files", False))
     found = find_images([folder], rules=rules)
     with tarfile.open(folder.with_suffix(".tar"), "w", format=tarfile.PAX_FORMAT) as archive:

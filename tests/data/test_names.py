@@ -1,4 +1,4 @@
-"""What the keys of sources begin with: the shortest names that tell them apart."""
+"""Beginnings of the keys of sources: the shortest names that tell them apart."""
 
 import random
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the public calls refuse: one clear line each, before any arithmetic and before anything is fetched."""
+"""Refusals of the public calls: one clear line each, before any arithmetic and before anything is fetched."""
 
 from collections.abc import Callable
 from typing import Any

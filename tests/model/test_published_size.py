@@ -76,7 +76,7 @@ def float32_file_bytes(tensors: Mapping[str, Tensor]) -> int:
 
 
 def published_tensors() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What a model of the published config saves: without latent statistics, and with them. On the meta device."""
+    """Build what a model of the published config saves, without latent statistics and with them, on the meta device."""
     with torch.device("meta"):
         tensors = FCDMDiffAE(FCDMDiffAEConfig()).state_dict()
     return {name: tensor for name, tensor in tensors.items() if not name.startswith("latent_norm_")}, tensors

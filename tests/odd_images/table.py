@@ -50,12 +50,6 @@ PNG. Cameras write the forms that are honoured here. The others mostly come from
 pixels and copy the EXIF block as it was; whoever looked at the result did so in a browser. To have such files turned by
 their tag, turn them first (`mogrify -auto-orient`, or Pillow's `ImageOps.exif_transpose`).
 
-## Where browsers were not followed
-
-A BMP with an alpha mask whose alpha is 0 in every pixel is taken for opaque (Chromium 156 shows nothing). An animated
-PNG whose animation is damaged gives its picture (Chromium shows nothing). AVIF sequences are taken at the range that
-they state. What run lengths of a BMP leave out is black, as Chromium shows it.
-
 ## Colours
 
 Colours are those that Chromium 156 shows, measured on hundreds of files of every format and mode
@@ -74,19 +68,24 @@ Colours are those that Chromium 156 shows, measured on hundreds of files of ever
 * A grey picture may have a profile for RGB. Any other profile for another kind of picture is ignored, with a note.
 * JPEG XL needs the extra `jxl`. A JPEG packed into it is read as that JPEG.
 
-Where we show something else: an AVIF's alpha plane and its sequences (Chromium stretches them as if of limited
-range); an AVIF of 12 bits in 4:2:0 (its colours are off there); of 10 bits outside of sRGB's primaries (we have 8
-bits of them: single pixels differ, by up to 20 levels); profiles by table with XYZ between, and by L* curves (by up
-to 6 levels). What Chromium refuses for its colours (AVIF with a broken profile or logarithmic values, PNG with a
-matrix in cICP) is shown as if it did not say them, with a note; a cHRM whose white has no luminance, which it shows
-black, too.
-
 A set begun before these rules, when profiles alone counted, keeps the latents that it has. Its record does not name
 the change: nearly all images keep their pixels, and the set could not grow any more. Encode such images into a new
-folder to have them anew.
-
-What no reader can help: an image of one patch alone, at most 16 x 16 px, is encoded from the right pixels, but the
+folder to have them anew. An image of one patch alone, at most 16 x 16 px, is encoded from the right pixels, but the
 bundled model gives it back in other colours.
+
+## Where browsers are not followed
+
+Chromium 156 shows some pictures otherwise:
+
+* AVIF: it stretches an alpha plane, and a sequence, as if of limited range (here: the range that they state); colours
+  of 12 bits in 4:2:0 are off there; of 10 bits outside of sRGB's primaries we have 8 bits (single pixels differ, by up
+  to 20 levels).
+* BMP: it shows nothing of one with an alpha mask whose alpha is 0 in every pixel (here: opaque).
+* PNG: it shows nothing of an animated one whose animation is damaged (here: its picture), and black for a cHRM whose
+  white has no luminance (here: as if that were not there, with a note).
+* Profiles by table with XYZ between, and by L* curves, differ by up to 6 levels.
+* It refuses some pictures for their colours: an AVIF with a broken profile or logarithmic values, a PNG with a matrix
+  in cICP (here: as if they did not say them, with a note).
 """
 
 

@@ -34,7 +34,7 @@ from semdis_cli.pipeline.bench.stages import StageBench, Stages, measure_stages
 from semdis_cli.pipeline.bench.startup import ask_child, measure_start_up, peak_memory
 from semdis_cli.pipeline.calls import EncodedCall, ImageCall, start_workers
 from semdis_cli.pipeline.decode import DecodeSettings
-from semdis_cli.pipeline.encode import EncodeSettings
+from semdis_cli.pipeline.encode_plan import EncodeSettings
 from semdis_cli.pipeline.images_out import WriteSettings
 from semdis_cli.pipeline.overlap import Workers
 from semdis_cli.records import PlannedImage, SourceImage

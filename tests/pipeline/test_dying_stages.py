@@ -24,7 +24,8 @@ from semdis_cli.events import BatchDone, Event, Failure, RunFinished
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
 from semdis_cli.pipeline.decode import DecodeSettings, decode
-from semdis_cli.pipeline.encode import EncodeSettings, encode, plan_encode
+from semdis_cli.pipeline.encode import encode
+from semdis_cli.pipeline.encode_plan import EncodeSettings, plan_encode
 from semdis_cli.pipeline.images_out import WriteSettings
 from semdis_cli.pipeline.overlap import WorkerDiedError
 from semdis_cli.pipeline.roundtrip import roundtrip

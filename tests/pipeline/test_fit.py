@@ -22,7 +22,8 @@ from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
 from semdis_cli.pipeline import overlap
 from semdis_cli.pipeline.decode import DecodeSettings, decode
-from semdis_cli.pipeline.encode import EncodeSettings, encode, plan_encode
+from semdis_cli.pipeline.encode import encode
+from semdis_cli.pipeline.encode_plan import EncodeSettings, plan_encode
 from semdis_cli.pipeline.images_out import WriteSettings
 from semdis_cli.pipeline.roundtrip import roundtrip
 from semdis_cli.store.reader import open_latents
@@ -78,7 +79,7 @@ def test_an_image_that_cannot_fit_is_listed_each_time_and_encoded_once_there_is_
         events = encoded(photos, tokenizer, tmp_path / "latents", LITTLE)
         [failure] = failures(events)
         assert (failure.key, failure.num_bytes, num_done(events)) == ("large.png", None, new)
-        assert "to encode at 2048x1792 px, and 40 MiB are there; --max-pixels " in failure.reason
+        assert "to encode at 2048x1792 px, and 40.0 MiB are there; --max-pixels " in failure.reason
     events = encoded(photos, tokenizer, tmp_path / "latents", MUCH)
     assert (failures(events), num_done(events)) == ([], 1)
     assert isinstance(events[-1], RunFinished)

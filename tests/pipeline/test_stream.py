@@ -20,7 +20,8 @@ from semdis_cli.events import BatchDone, Event, Failure, RunFinished, ShardFaile
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
 from semdis_cli.pipeline.decode import DecodeSettings, decode
-from semdis_cli.pipeline.encode import EncodeSettings, encode
+from semdis_cli.pipeline.encode import encode
+from semdis_cli.pipeline.encode_plan import EncodeSettings
 from semdis_cli.pipeline.images_out import ImageWriter, StreamNames, WriteSettings
 from semdis_cli.pipeline.overlap import Workers
 from semdis_cli.pipeline.stream import LatentStream, decode_stream, encode_stream

@@ -83,7 +83,7 @@ class Names:
 
 @dataclass(frozen=True)
 class Space:
-    """What statvfs says below `under`; -1 leaves a value as it is."""
+    """The answer of statvfs below `under`; -1 leaves a value as it is."""
 
     under: Path
     blocks: int = 0

@@ -26,7 +26,7 @@ MTIME_NS = 1_000_000_007
 
 
 def ctime_of(key: str) -> int:
-    """When a file was last changed: of no two at one time, as a file system has it."""
+    """Return when a file was last changed: of no two at one time, as a file system has it."""
     return MTIME_NS + zlib.crc32(key.encode(errors="surrogateescape")) + 1
 
 

@@ -44,7 +44,7 @@ class File:
     num_bytes: int = 100
 
     def ctime_ns(self, key: str) -> int:
-        """When it was last changed: later where it was modified later."""
+        """Return when it was last changed: later where it was modified later."""
         return ctime_of(key) + (self.mtime_ns or 0) - MTIME_NS
 
 

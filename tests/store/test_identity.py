@@ -1,4 +1,4 @@
-"""What the times of files are worth: ctimes vouch, archives' mtimes do not, and no ctimes are no ctimes."""
+"""The worth of the times of files: ctimes vouch, archives' mtimes do not, and no ctimes are no ctimes."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -52,7 +52,7 @@ def prepared(
 
 
 def batches_of_ranks(items: Items, batch_size: int, world_size: int, *, even: bool, **options: Any) -> list[Batches]:
-    """What each process gets of a sampler that knows nothing of it. `len` must have said how much."""
+    """Return what each process gets of a sampler that knows nothing of it. `len` must have said how much."""
     ranks = []
     for rank in range(world_size):
         loader = prepared(BucketBatchSampler(items, batch_size, **options), rank, world_size, even_batches=even)

@@ -29,7 +29,7 @@ from semdis_cli.pipeline.bench.stages import StageBench, Stages, measure_stages
 from semdis_cli.pipeline.bench.startup import PeakMemory, StartUp, ask_child, measure_start_up, peak_memory
 from semdis_cli.pipeline.calls import start_workers
 from semdis_cli.pipeline.decode import DecodeSettings
-from semdis_cli.pipeline.encode import EncodeSettings
+from semdis_cli.pipeline.encode_plan import EncodeSettings
 from semdis_cli.pipeline.images_out import WriteSettings
 from semdis_cli.pipeline.report import compute_record
 

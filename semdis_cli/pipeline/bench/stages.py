@@ -18,7 +18,7 @@ from semdis_cli.pipeline.bench.limit import Resource, StageCost
 from semdis_cli.pipeline.bench.rounds import Effort
 from semdis_cli.pipeline.calls import image_calls
 from semdis_cli.pipeline.decode import DecodeSettings, shard_calls
-from semdis_cli.pipeline.encode import EncodePlan, EncodeSettings, encode_provenance, plan_encode
+from semdis_cli.pipeline.encode_plan import EncodePlan, EncodeSettings, encode_provenance, plan_encode
 from semdis_cli.pipeline.images_out import WriteSettings
 from semdis_cli.pipeline.overlap import Urgency, Workers
 from semdis_cli.records import PlannedImage

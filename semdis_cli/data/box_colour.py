@@ -35,7 +35,7 @@ class _Box(NamedTuple):
 
 
 def box_colour(data: bytes) -> BoxColour:
-    """What the boxes say of the primary picture, or of the first track; the AV1 stream may say what they leave out."""
+    """Read the colours of the primary picture, or of the first track; the AV1 stream says what the boxes leave out."""
     boxes = {box.kind: box.body for box in reversed(list(_boxes(memoryview(data))))}
     try:
         if b"moov" in boxes and data[8:12] in {b"avis", b"msf1"}:
@@ -98,7 +98,7 @@ def _associated(listed: memoryview, item: int) -> list[int]:
 
 
 def _first_bytes(meta: memoryview, item: int, data: bytes) -> bytes:
-    """How the coded picture of an item begins (ISO 14496-12, 8.11.3); empty if it is not in the file as it stands."""
+    """Return the start of an item's coded picture (ISO 14496-12, 8.11.3); empty if it is not in the file as such."""
     place = _child(meta, b"iloc")
     version, sizes = place[0], struct.unpack_from(">H", place, _FULL)[0]
     offset_size, length_size, base_size, index_size = (sizes >> shift & 15 for shift in (12, 8, 4, 0))

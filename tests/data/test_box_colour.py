@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from semdis_cli.data.av1 import sequence_colour
-from semdis_cli.data.bmff import BoxColour, box_colour
+from semdis_cli.data.box_colour import BoxColour, box_colour
 from semdis_cli.data.images import read_image
 from tests.avif_bytes import avif, box, icc, light_level, mastering_display, nclx
 from tests.image_profiles import SWAPPED, rgb_profile

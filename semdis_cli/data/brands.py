@@ -33,7 +33,7 @@ def brands_of(start: bytes) -> frozenset[bytes]:
     return frozenset({start[8:12], *others})
 
 
-def bmff_format(start: bytes) -> str | None:
+def format_by_brands(start: bytes) -> str | None:
     """`AVIF`, `HEIC` or `JXL` for the file that begins with `start`; None for what is none of them, or does not say.
 
     AVIF counts if any brand is one of its; where all brands are general, the type of the first picture in the file
