@@ -196,7 +196,30 @@ def pngs() -> Files:
         yield f"pal{bits}.png", png(ramp, bit_depth=bits, colour_type=3, before=[palette, alphas])
     wide = png_chunk(b"tRNS", struct.pack(">3H", *(0x100 + value for value in COLOURS[1])))
     yield "key8_high_byte.png", png(PICTURE, before=[wide])
+    yield from _odd_chunks()
     yield from apngs()
+
+
+def _odd_chunks() -> Files:
+    """Palettes that end early, transparency that is short or in the wrong place, wrong checksums."""
+    palette, clear = png_chunk(b"PLTE", b"".join(map(bytes, COLOURS[:3]))), png_chunk(b"tRNS", bytes([255, 90, 120]))
+    gamma = png_chunk(b"gAMA", struct.pack(">I", 100_000))
+    bad = gamma[:-4] + b"abcd"
+    chunks = {"beyond": [palette], "beyond_clear": [palette, clear], "clear_before": [clear, palette]}
+    chunks |= {"clear_twice": [palette, png_chunk(b"tRNS", b"\xff"), clear], "cut": [png_chunk(b"PLTE", bytes(8))]}
+    for name, before in chunks.items():
+        for bits in (2, 8):
+            yield f"palette_{name}_{bits}.png", png(INDICES, bit_depth=bits, colour_type=3, before=before)
+    yield "palette_clear_behind.png", png(INDICES, colour_type=3, before=[palette], after=[clear])
+    yield "bad_gamma.png", png(PICTURE, before=[bad])
+    yield "bad_gamma_then_good.png", png(PICTURE, before=[bad, gamma])
+    block = png_chunk(b"eXIf", exif(6))
+    yield "bad_exif.png", png(PICTURE, before=[block[:-4] + b"abcd"])
+    yield "bad_exif_then_good.png", png(PICTURE, before=[block[:-4] + b"abcd", block])
+    for size in (79, 90):
+        name = b"n" * size + b"\0\0"
+        yield f"name_{size}.png", png(PICTURE, before=[png_chunk(b"iCCP", name + zlib.compress(icc_profile("GBR")))])
+    yield "short_key.png", png(PICTURE, before=[png_chunk(b"tRNS", bytes(5))])
 
 
 def apngs() -> Files:

@@ -27,6 +27,9 @@ from semdis_cli.data.webp import check_complete, read_webp_header, with_empty_ca
 from semdis_cli.errors import UnreadableImageError
 
 
+_STRAY_EXIF = "a PNG, behind its pixels, under a JPEG's prefix or with a wrong checksum"
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """What a file says about its image.
@@ -91,7 +94,9 @@ def check_pixels(header: Header, image: Image.Image, data: bytes, fraction: int 
 def _png_header(file: BinaryIO) -> Header:
     header = read_png_header(file)
     orientation, notes = exif_orientation(header.exif)
-    notes += ignored_orientation(header.stray_exif, "a PNG, behind its pixels or under a JPEG's prefix")
+    notes += ignored_orientation(
+        header.stray_exif, "a PNG, behind its pixels, under a JPEG's prefix or with a wrong checksum"
+    )
     size = upright_size((header.height, header.width), orientation)
     return Header("PNG", size, orientation, notes, header.bit_depth)
 
