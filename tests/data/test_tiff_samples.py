@@ -133,3 +133,15 @@ def test_ycbcr_is_right_at_every_subsampling(subsampling: tuple[int, int], compr
     green = (y - 0.299 * red - 0.114 * blue) / 0.587
     expected = np.stack([red, green, blue], axis=2).clip(0, 255)
     assert np.abs(np.asarray(read_image(data).pixels) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("compression", [5, 8, 34925, 50000])
+def test_damaged_pixels_are_one_line_and_nothing_is_written_to_stderr(
+    compression: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    junk = b"\xff\xfa\x55" * 100
+    data = tiff((64, 64), junk, {258: (8, 8, 8), 259: (compression,), 262: (2,)})
+    with pytest.raises(UnreadableImageError, match="damaged") as raised:
+        read_image(data)
+    assert "\n" not in str(raised.value)
+    assert capfd.readouterr() == ("", "")
