@@ -141,7 +141,10 @@ def _profile_bmps() -> Files:
 
 
 def webps() -> Files:
-    """Animations of 64 x 48 whose first frame is smaller; VP8X's alpha flag, a frame's flags, the background."""
+    """Animations of 64 x 48 whose first frame is smaller: VP8X's alpha flag, a frame's flags, background, profile.
+
+    A browser takes the profile of a still one only.
+    """
     green = np.full((24, 32, 3), (0, 200, 0), np.uint8)
     half = np.dstack([green, np.full((24, 32), 128, np.uint8)])
     half[:12, :, 3] = 0
@@ -153,6 +156,11 @@ def webps() -> Files:
                 continue  # against the format, and the browser mixes such a frame wrongly
             frames = [_webp_frame(pixels, 16, 12, flags, **kinds[kind]), _webp_frame(2 * green, 0, 0, 0, lossless=True)]
             yield f"{name}_{kind}_{alpha}_{flags}_{background[0]}.webp", _webp(frames, 2 | alpha, background)
+    profile = icc_profile("GBR")
+    frame = _webp_frame(green, 16, 12, 0, lossless=True)
+    for num in (1, 2):
+        yield f"profile_{num}.webp", _webp([frame] * num, 2, bytes(4), profile)
+    yield "profile_still.webp", saved(PICTURE, "WEBP", lossless=True, icc_profile=profile)
 
 
 def _u24(value: int) -> bytes:
@@ -163,8 +171,9 @@ def _webp_part(kind: bytes, data: bytes) -> bytes:
     return kind + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
 
 
-def _webp(frames: Sequence[bytes], flags: int, background: bytes) -> bytes:
-    body = _webp_part(b"VP8X", bytes([flags, 0, 0, 0]) + _u24(63) + _u24(47))
+def _webp(frames: Sequence[bytes], flags: int, background: bytes, profile: bytes = b"") -> bytes:
+    body = _webp_part(b"VP8X", bytes([flags | 0x20 * bool(profile), 0, 0, 0]) + _u24(63) + _u24(47))
+    body += _webp_part(b"ICCP", profile) if profile else b""
     body += _webp_part(b"ANIM", background + bytes(2)) + b"".join(frames)
     return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
 
@@ -196,7 +205,30 @@ def pngs() -> Files:
         yield f"pal{bits}.png", png(ramp, bit_depth=bits, colour_type=3, before=[palette, alphas])
     wide = png_chunk(b"tRNS", struct.pack(">3H", *(0x100 + value for value in COLOURS[1])))
     yield "key8_high_byte.png", png(PICTURE, before=[wide])
+    yield from _odd_chunks()
     yield from apngs()
+
+
+def _odd_chunks() -> Files:
+    """Palettes that end early, transparency that is short or in the wrong place, wrong checksums."""
+    palette, clear = png_chunk(b"PLTE", b"".join(map(bytes, COLOURS[:3]))), png_chunk(b"tRNS", bytes([255, 90, 120]))
+    gamma = png_chunk(b"gAMA", struct.pack(">I", 100_000))
+    bad = gamma[:-4] + b"abcd"
+    chunks = {"beyond": [palette], "beyond_clear": [palette, clear], "clear_before": [clear, palette]}
+    chunks |= {"clear_twice": [palette, png_chunk(b"tRNS", b"\xff"), clear], "cut": [png_chunk(b"PLTE", bytes(8))]}
+    for name, before in chunks.items():
+        for bits in (2, 8):
+            yield f"palette_{name}_{bits}.png", png(INDICES, bit_depth=bits, colour_type=3, before=before)
+    yield "palette_clear_behind.png", png(INDICES, colour_type=3, before=[palette], after=[clear])
+    yield "bad_gamma.png", png(PICTURE, before=[bad])
+    yield "bad_gamma_then_good.png", png(PICTURE, before=[bad, gamma])
+    block = png_chunk(b"eXIf", exif(6))
+    yield "bad_exif.png", png(PICTURE, before=[block[:-4] + b"abcd"])
+    yield "bad_exif_then_good.png", png(PICTURE, before=[block[:-4] + b"abcd", block])
+    for size in (79, 90):
+        name = b"n" * size + b"\0\0"
+        yield f"name_{size}.png", png(PICTURE, before=[png_chunk(b"iCCP", name + zlib.compress(icc_profile("GBR")))])
+    yield "short_key.png", png(PICTURE, before=[png_chunk(b"tRNS", bytes(5))])
 
 
 def apngs() -> Files:

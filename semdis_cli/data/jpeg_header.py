@@ -36,7 +36,11 @@ def plain_jpeg_size(file: BinaryIO) -> tuple[int, int] | None:
 
 
 def is_plain_jpeg(file: BinaryIO) -> bool:
-    """Whether the JPEG in `file` is built as nearly all are, in YCbCr or grey, with 8 bits a sample."""
+    """Whether the JPEG in `file` is built as nearly all are, in YCbCr or grey, with 8 bits a sample.
+
+    Its colours have at least half of the resolution: libjpeg decodes those of 4:1:1 at a fraction as coarse as they
+    are, which leaves less than the size that they are wanted for.
+    """
     frames: list[bytes] = []
     for marker, num_bytes in _segments(file):
         if marker == _START_OF_SCAN:
@@ -51,7 +55,10 @@ def is_plain_jpeg(file: BinaryIO) -> bool:
 
 def _is_ycbcr_or_grey(frame: bytes) -> bool:
     ids = frame[_FRAME_BYTES::3]
-    return len(frame) == _FRAME_BYTES + 3 * frame[5] and (len(ids) == 1 or ids in _YCBCR_IDS)
+    if len(frame) != _FRAME_BYTES + 3 * frame[5]:
+        return False
+    is_fine = all(both >> 4 <= 2 and both & 15 <= 2 for both in frame[_FRAME_BYTES + 1 :: 3])
+    return len(ids) == 1 or (ids in _YCBCR_IDS and is_fine)
 
 
 def _segments(file: BinaryIO) -> Iterator[tuple[int, int]]:

@@ -1,5 +1,6 @@
 """The border to Pillow: its decoders, its exceptions, and its process-wide settings, which stay as they were."""
 
+import ctypes
 import logging
 import re
 import struct
@@ -7,7 +8,8 @@ import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from typing import BinaryIO
 
 from PIL import (
@@ -60,6 +62,7 @@ _DECODER_ERRORS = (
 _CLEARER = {
     "Failed to decode image: BMFF parsing failed": "truncated or damaged: its parts do not fit together",
     "Missing dimensions": "truncated or damaged: no directory with a size in it",
+    "decoder error -2": "damaged, or packed in a way that this Pillow cannot unpack",
     "cannot load this image": "truncated or damaged: no pixels behind its header",
     "not identified by this driver": "truncated or damaged: no usable header",
     "unknown data organization": "truncated or damaged: its directory does not say where the pixels are",
@@ -75,9 +78,21 @@ def open_image(name: str, file: BinaryIO) -> ImageFile.ImageFile:
     """
     if name in _OPTIONAL_FEATURES and not features.check(_OPTIONAL_FEATURES[name]):
         raise PassingReadError(f"this Pillow was built without {name}: install Pillow from a wheel")
+    if name == "TIFF":
+        _silence_libtiff()
     file.seek(0)
     with decoder_errors(name):
         return _DECODERS[name](file)
+
+
+@lru_cache(maxsize=1)
+def _silence_libtiff() -> None:
+    """Keep libtiff from writing to stderr what Pillow reports anyway, without the file's name and many times over.
+
+    For good: its handler belongs to the process, and several threads read. Pillow itself silences its warnings alone.
+    """
+    with suppress(OSError, AttributeError):  # a Pillow without libtiff, or one that hides it
+        ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
 
 @contextmanager

@@ -20,14 +20,19 @@ _ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), 
 _SAMPLES_PER_PIXEL = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _UNPACKED_AT_ONCE = 2**20
 _PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
+_OF_A_PALETTE = 3  # colour type
+_KEY_BYTES = {0: 2, 2: 6, _OF_A_PALETTE: 1}  # at least so many say what is transparent, by colour type
+_END = struct.pack(">I4sI", 0, b"IEND", zlib.crc32(b"IEND"))
 _MAX_EXIF_BYTES = 2**20
+_OF_APPLE = "a PNG out of an iPhone app (CgBI), which no browser shows: convert it (pngdefry) or take the original"
 
 
 @dataclass(frozen=True, slots=True)
 class PngHeader:
     """Facts from the chunks: stored size in px, bits per sample, and the raw EXIF block if there is one.
 
-    `stray_exif`: one that stands behind the pixels or begins as in a JPEG, where browsers do not look for it.
+    `stray_exif`: one that stands behind the pixels or begins as in a JPEG, where browsers do not look for it, or that
+    fails its CRC.
     """
 
     height: int
@@ -53,6 +58,8 @@ def read_png_header(file: BinaryIO) -> PngHeader:
     """
     chunks = png_chunks(file)
     first = next(chunks, None)
+    if first is not None and first.kind == b"CgBI":
+        raise UnreadableImageError(_OF_APPLE)
     if first is None or first.kind != b"IHDR" or first.length != 13:
         raise UnreadableImageError("damaged PNG: it does not begin with an image header")
     fields = file.read(13)
@@ -66,32 +73,68 @@ def read_png_header(file: BinaryIO) -> PngHeader:
     for chunk in chunks:
         is_late |= chunk.kind == b"IDAT"
         if chunk.kind == b"eXIf" and chunk.length <= _MAX_EXIF_BYTES:
-            block = file.read(chunk.length)
-            exif, stray = (None, block) if is_late or block.startswith(b"Exif") else (block, None)
-            break
+            block, checksum = file.read(chunk.length), file.read(4)
+            is_whole = checksum == chunk_checksum(chunk.kind, block)
+            is_stray = is_late or block.startswith(b"Exif") or not is_whole
+            exif, stray = (None, block) if is_stray else (block, None)
+            if is_whole:
+                break
     return PngHeader(height, width, bit_depth, exif, stray)
 
 
 def only_pixels(data: bytes, file: BinaryIO) -> bytes:
     """The same image as a PNG without comments, animation, EXIF and profile. `file` reads `data`.
 
-    Raises `UnreadableImageError` if a chunk that is kept is cut off or fails its CRC.
+    As in browsers, what is transparent counts where it has to stand and is long enough, and a palette goes on with its
+    last colour. Raises `UnreadableImageError` if a chunk that is kept is cut off or fails its CRC.
     """
-    view = memoryview(data)
-    parts, has_pixels = [view[: len(_SIGNATURE)]], False
-    for chunk in png_chunks(file):
-        if chunk.kind in _PIXEL_CHUNKS:
-            name = chunk.kind.decode()
-            end = chunk.start + chunk.length
-            if end + 4 > len(data):
-                raise UnreadableImageError(f"truncated: the PNG ends in its {name} chunk")
-            if zlib.crc32(view[chunk.start - 4 : end]) != struct.unpack_from(">I", data, end)[0]:
-                raise UnreadableImageError(f"damaged PNG: wrong checksum in its {name} chunk")
-            parts.append(view[chunk.start - 8 : end + 4])
-            has_pixels |= name == "IDAT"
-    if not has_pixels:
+    kept: dict[bytes, list[bytes | memoryview]] = {}
+    for kind, payload, whole in _kept_chunks(data, file):
+        is_first = kind not in kept
+        if kind != b"tRNS" or (is_first and _counts(payload, data[25], kept)):
+            kept.setdefault(kind, []).append(whole)
+    if b"IDAT" not in kept:
         raise UnreadableImageError("truncated: the PNG ends before its pixels")
-    return b"".join(parts)
+    if data[25] == _OF_A_PALETTE:
+        kept |= _whole_palette(kept)
+    return b"".join([data[: len(_SIGNATURE)], *(part for parts in kept.values() for part in parts), _END])
+
+
+def _kept_chunks(data: bytes, file: BinaryIO) -> Iterator[tuple[bytes, memoryview, memoryview]]:
+    """Kind, payload and all bytes of each chunk that makes pixels; not of the last, in which there is nothing."""
+    view = memoryview(data)
+    for chunk in png_chunks(file):
+        if chunk.kind not in _PIXEL_CHUNKS:
+            continue
+        name, end = chunk.kind.decode(), chunk.start + chunk.length
+        if end + 4 > len(data):
+            raise UnreadableImageError(f"truncated: the PNG ends in its {name} chunk")
+        if name == "IEND":
+            return
+        if zlib.crc32(view[chunk.start - 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+            raise UnreadableImageError(f"damaged PNG: wrong checksum in its {name} chunk")
+        yield chunk.kind, view[chunk.start : end], view[chunk.start - 8 : end + 4]
+
+
+def _counts(payload: memoryview, colour_type: int, before: Mapping[bytes, object]) -> bool:
+    """Whether a chunk about transparency stands between those that it has to, and says enough."""
+    is_in_place = b"IDAT" not in before and (colour_type != _OF_A_PALETTE or b"PLTE" in before)
+    return is_in_place and len(payload) >= _KEY_BYTES.get(colour_type, 1 << 31)
+
+
+def _whole_palette(kept: Mapping[bytes, list[bytes | memoryview]]) -> dict[bytes, list[bytes | memoryview]]:
+    """The chunks of a palette and its alphas, with 256 colours: the last stands for those that it lacks."""
+    colours = bytes(kept[b"PLTE"][0][8:-4]) if b"PLTE" in kept else b""
+    num = len(colours) // 3
+    if num == 0:
+        raise UnreadableImageError("damaged PNG: it has no palette")
+    if num >= 256:
+        return {}
+    whole = {b"PLTE": [chunk_bytes(b"PLTE", colours[: 3 * num] + colours[3 * num - 3 : 3 * num] * (256 - num))]}
+    if b"tRNS" in kept:
+        alphas = bytes(kept[b"tRNS"][0][8:-4])[:num].ljust(num, b"\xff")
+        whole[b"tRNS"] = [chunk_bytes(b"tRNS", alphas + alphas[-1:] * (256 - num))]
+    return whole
 
 
 def check_png_pixels(image: Image.Image, file: BinaryIO) -> None:
@@ -128,18 +171,34 @@ def _count_unpacked(file: BinaryIO, enough: int) -> int:
     return count
 
 
-def chunks_before_pixels(file: BinaryIO, most_bytes: Mapping[bytes, int]) -> dict[bytes, bytes]:
+def chunks_before_pixels(file: BinaryIO, most_bytes: Mapping[bytes, int]) -> tuple[dict[bytes, bytes], list[bytes]]:
     """Payloads of the first chunk of each kind before the pixels of the PNG in `file`, in the file's order.
 
-    `most_bytes`: of each kind that is wanted; longer payloads are cut.
+    `most_bytes`: of each kind that is wanted; of longer ones no more is read, and their CRC is not checked. Also gives
+    the kinds of those that were passed over because they fail it.
     """
     found: dict[bytes, bytes] = {}
+    damaged: list[bytes] = []
     for chunk in png_chunks(file):
         if chunk.kind == b"IDAT":
             break
         if chunk.kind in most_bytes and chunk.kind not in found:
-            found[chunk.kind] = file.read(min(chunk.length, most_bytes[chunk.kind]))
-    return found
+            payload = file.read(min(chunk.length, most_bytes[chunk.kind]))
+            if len(payload) == chunk.length and file.read(4) != chunk_checksum(chunk.kind, payload):
+                damaged.append(chunk.kind)
+            else:
+                found[chunk.kind] = payload
+    return found, damaged
+
+
+def chunk_bytes(kind: bytes, payload: bytes) -> bytes:
+    """A chunk with its length and CRC."""
+    return struct.pack(">I", len(payload)) + kind + payload + chunk_checksum(kind, payload)
+
+
+def chunk_checksum(kind: bytes, payload: bytes) -> bytes:
+    """The four bytes behind a chunk's payload."""
+    return struct.pack(">I", zlib.crc32(payload, zlib.crc32(kind)))
 
 
 def png_chunks(file: BinaryIO) -> Iterator[PngChunk]:

@@ -17,6 +17,7 @@ _MAX_PROFILE_BYTES = 16 * 2**20  # unpacked; the largest real profiles are a few
 _LENGTHS = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"cLLI": 8, b"mDCV": 24}
 # One byte more than there should be tells longer ones.
 _WANTED = {kind: length + 1 for kind, length in _LENGTHS.items()} | {b"iCCP": _MAX_PROFILE_BYTES, b"PLTE": 0}
+_MAX_NAME_BYTES = 80
 _NUM_INTENTS = 4
 _SINGLE_SPACES = frozenset({"RGB", "GRAY", "CMYK"})
 _CODED = "colour by code points (cICP): ignored"
@@ -24,12 +25,11 @@ _CODED = "colour by code points (cICP): ignored"
 
 def png_colour(file: BinaryIO) -> tuple[Profile | None, tuple[str, ...]]:
     """The meaning of the samples of the PNG in `file`, None for sRGB; and notes about what is ignored in finding it."""
-    found = _colour_chunks(file)
-    notes: tuple[str, ...] = ()
+    found, notes = _colour_chunks(file)
     if b"cICP" in found:
         profile, is_known = _code_points(found)
         if is_known:
-            return profile, ()
+            return profile, notes
         notes += (_CODED,)
     if b"iCCP" in found:
         unpacked = _unpack_profile(found[b"iCCP"])
@@ -51,17 +51,18 @@ def _gamma(found: dict[bytes, bytes]) -> tuple[bytes | None, tuple[str, ...]]:
         return None, ("chromaticities (cHRM) that no colours have: shown as sRGB",)
 
 
-def _colour_chunks(file: BinaryIO) -> dict[bytes, bytes]:
-    """The payloads of the chunks about colour that are as they should be, each the first of its kind."""
-    found = chunks_before_pixels(file, _WANTED)
+def _colour_chunks(file: BinaryIO) -> tuple[dict[bytes, bytes], tuple[str, ...]]:
+    """The payloads of the chunks about colour that are as they should be, each the first of its kind; and notes."""
+    found, damaged = chunks_before_pixels(file, _WANTED)
+    notes = tuple(f"wrong checksum in a chunk about colour ({kind.decode()}): ignored" for kind in damaged)
     if not found:
-        return found
+        return found, notes
     kinds = list(found)
     if b"cICP" in found and b"PLTE" in kinds[: kinds.index(b"cICP")]:
         del found[b"cICP"]  # it has to stand before the palette, which browsers insist on for this chunk alone
     if found.get(b"sRGB", b"\0") >= bytes([_NUM_INTENTS]):
         del found[b"sRGB"]
-    return {kind: payload for kind, payload in found.items() if len(payload) == _LENGTHS.get(kind, len(payload))}
+    return {kind: part for kind, part in found.items() if len(part) == _LENGTHS.get(kind, len(part))}, notes
 
 
 def _code_points(found: dict[bytes, bytes]) -> tuple[Profile | None, bool]:
@@ -92,7 +93,7 @@ def _unpack_profile(chunk: bytes) -> bytes | None:
     One for other spaces of three channels is taken for RGB's: there is nothing else that a PNG could hold.
     """
     name, _, packed = chunk.partition(b"\0")
-    data = _unpack(packed[1:]) if name and packed[:1] == b"\0" else b""
+    data = _unpack(packed[1:]) if 0 < len(name) <= _MAX_NAME_BYTES and packed[:1] == b"\0" else b""
     profile = parse_icc(data)
     if profile is None or profile.space in _SINGLE_SPACES:
         return None if profile is None else data

@@ -2,7 +2,6 @@
 
 import io
 import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from semdis_cli.data.pixel_colour import low_byte_image
-from semdis_cli.data.png import check_png_pixels, png_chunks
+from semdis_cli.data.png import check_png_pixels, chunk_bytes, chunk_checksum, only_pixels, png_chunks
 from semdis_cli.errors import UnreadableImageError
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -64,7 +63,7 @@ def first_frame(data: bytes) -> Frame | None:
     parts: list[bytes] = []
     for kind, payload in _animation(data):
         if kind in {b"PLTE", b"tRNS"}:
-            shared.append(_chunk_bytes(kind, payload))
+            shared.append(chunk_bytes(kind, payload))
         elif kind == b"fcTL" and control is not None:
             break
         elif int.from_bytes(payload[:4]) != len(parts) + (control is not None):  # they are numbered through
@@ -91,7 +90,7 @@ def _animation(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         payload, checksum = file.read(chunk.length), file.read(4)
         if len(checksum) < 4:
             raise UnreadableImageError(f"truncated: the PNG ends in its {chunk.kind.decode()} chunk")
-        if checksum != _checksum(chunk.kind, payload):
+        if checksum != chunk_checksum(chunk.kind, payload):
             return
         if chunk.kind == b"acTL":
             is_animated = int.from_bytes(payload[:4]) > 0
@@ -107,15 +106,9 @@ def _frame(data: bytes, control: bytes, shared: list[bytes], parts: list[bytes])
     canvas_width, canvas_height = struct.unpack_from(">II", data, 16)
     if not (0 < width <= canvas_width - left and 0 < height <= canvas_height - top):
         return None
-    header = _chunk_bytes(b"IHDR", struct.pack(">II", width, height) + data[24:29])
-    pixels = _chunk_bytes(b"IDAT", b"".join(parts))
-    png = b"".join([_SIGNATURE, header, *shared, pixels, _chunk_bytes(b"IEND", b"")])
-    return Frame(png, (left, top, left + width, top + height), (canvas_height, canvas_width))
-
-
-def _chunk_bytes(kind: bytes, payload: bytes) -> bytes:
-    return struct.pack(">I", len(payload)) + kind + payload + _checksum(kind, payload)
-
-
-def _checksum(kind: bytes, payload: bytes) -> bytes:
-    return struct.pack(">I", zlib.crc32(kind + payload))
+    header = chunk_bytes(b"IHDR", struct.pack(">II", width, height) + data[24:29])
+    pixels = chunk_bytes(b"IDAT", b"".join(parts))
+    png = b"".join([_SIGNATURE, header, *shared, pixels, chunk_bytes(b"IEND", b"")])
+    return Frame(
+        only_pixels(png, io.BytesIO(png)), (left, top, left + width, top + height), (canvas_height, canvas_width)
+    )

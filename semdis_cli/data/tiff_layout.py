@@ -13,8 +13,8 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCC, CIE_LAB, ICC_LAB = 0, 1, 
 _NUM_COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCC: 3, CIE_LAB: 3, ICC_LAB: 3}
 NONE, DEFLATE, OLD_DEFLATE, PACKBITS = 1, 8, 32946, 32773
 _UNSIGNED, _UNDEFINED = 1, 4
-_LZW = 5
-_COMPRESSIONS = frozenset({NONE, DEFLATE, OLD_DEFLATE, PACKBITS})
+_LZW, _LZMA, _ZSTD = 5, 34925, 50000
+_COMPRESSIONS = frozenset({NONE, _LZW, DEFLATE, OLD_DEFLATE, PACKBITS, _LZMA, _ZSTD})
 _DEPTHS = frozenset(range(1, 17))
 _MAX_SAMPLES = 8
 _LARGEST_PART_PX = 1 << 24  # of a tile, which may reach over the edge
@@ -109,7 +109,7 @@ def is_ordinary(layout: Layout) -> bool:
     """Tell whether it is of the kinds that nearly all files are, which Pillow opens without fail."""
     is_common = layout.photometric in {BLACK_IS_ZERO, RGB} and layout.num_samples == layout.num_colours
     is_8_bits = set(layout.bits) == {8} and set(layout.formats) == {_UNSIGNED}
-    return is_common and is_8_bits and layout.compression in {*_COMPRESSIONS, _LZW}
+    return is_common and is_8_bits and layout.compression in _COMPRESSIONS
 
 
 def pillow_errs(layout: Layout) -> bool:

@@ -1,10 +1,8 @@
 """TIFF samples of kinds that Pillow refuses or gets wrong: planes, odd depths, subsampled colour, reference levels.
 
-They are unpacked here, without compression or with Deflate or PackBits, and come out with 8 bits a sample. What all of
-it means is in TIFF 6.0; libtiff was followed where that leaves it open.
+They come out with 8 bits a sample. What all of it means is in TIFF 6.0; libtiff was followed where that leaves it open.
 """
 
-import zlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,7 +16,6 @@ from semdis_cli.data.tiff_layout import (
     COLOUR_MAP,
     ICC_LAB,
     NONE,
-    PACKBITS,
     PALETTE,
     RGB,
     USUAL_LEVELS,
@@ -29,6 +26,7 @@ from semdis_cli.data.tiff_layout import (
     has_levels,
     read_parts,
 )
+from semdis_cli.data.tiff_packing import unpacked_part
 from semdis_cli.errors import UnreadableImageError
 
 _PREMULTIPLIED, _STRAIGHT = 1, 2
@@ -117,7 +115,7 @@ def _parts(layout: Layout, places: _Places, data: bytes) -> Iterator[tuple[int, 
         num_bytes = _part_bytes(layout, plane, part_rows)
         packed = data[at : at + (num_bytes if layout.compression == NONE else length)]
         packed = packed.translate(_REVERSED) if layout.is_reversed else packed
-        unpacked = _decompressed(packed, layout.compression, num_bytes)
+        unpacked = unpacked_part(packed, layout.compression, num_bytes)
         if len(unpacked) < num_bytes:
             raise UnreadableImageError("truncated: the TIFF ends too early")
         yield plane, top, left, part_rows, unpacked
@@ -131,33 +129,6 @@ def _part_bytes(layout: Layout, plane: int, rows: int) -> int:
         return -(-rows // down) * -(-columns // across) * (across * down + 2)
     num_interleaved = 1 if layout.is_planar else layout.num_samples
     return rows * -(-columns * num_interleaved * layout.bits[plane] // 8)
-
-
-def _decompressed(packed: bytes, compression: int, num_bytes: int) -> bytes:
-    """The first `num_bytes` of what is in `packed`."""
-    if compression == NONE:
-        return packed
-    if compression == PACKBITS:
-        return _unpackbits(packed, num_bytes)
-    try:
-        return zlib.decompressobj().decompress(packed, num_bytes)
-    except zlib.error as error:
-        raise UnreadableImageError("damaged TIFF: its pixels cannot be unpacked") from error
-
-
-def _unpackbits(packed: bytes, num_bytes: int) -> bytes:
-    """PackBits (TIFF 6.0, section 9)."""
-    out = bytearray()
-    at = 0
-    while at < len(packed) and len(out) < num_bytes:
-        count, at = packed[at], at + 1
-        if count < 128:
-            out += packed[at : at + count + 1]
-            at += count + 1
-        elif count > 128:
-            out += packed[at : at + 1] * (257 - count)
-            at += 1
-    return bytes(out[:num_bytes])
 
 
 def _unpacked(part: bytes, shape: tuple[int, int, int], bits: int, order: str, *, is_difference: bool) -> np.ndarray:

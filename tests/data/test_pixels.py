@@ -230,6 +230,15 @@ def test_scaling_finds_a_bad_file(odd: OddImage, data: bytes) -> None:
     assert odd.reason in str(caught.value)
 
 
+def test_scaling_leaves_colours_of_a_quarter_of_the_resolution_alone() -> None:
+    simplejpeg = pytest.importorskip("simplejpeg")
+    picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+    data = simplejpeg.encode_jpeg(picture, quality=95, colorsubsampling="411")
+    small = GeometrySettings(size=64)
+    exact, scaled = (load_pixels(data, ReadSettings(jpeg_scaling=on), small, 16).pixels for on in (False, True))
+    assert torch.equal(exact, scaled)
+
+
 def test_scaling_leaves_other_formats_alone() -> None:
     file = io.BytesIO()
     Image.fromarray(PICTURE).save(file, "PNG")

@@ -1,6 +1,7 @@
 """PNG: which of the chunks about colour counts, and what it means."""
 
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -68,6 +69,30 @@ def test_chunks_of_wrong_length_or_behind_the_pixels_or_the_palette_mean_nothing
         assert np.array_equal(np.asarray(read_image(data).pixels), _PICTURE)
     in_order = png(indices, colour_type=3, before=[png_cicp(12, 13), palette])
     assert np.abs(np.asarray(read_image(in_order).pixels)[0].astype(int) - np.array(_AS_WIDE)).max() <= 1
+
+
+def test_chunks_that_fail_their_checksum_leave_a_note_and_the_word_to_the_next_of_their_kind() -> None:
+    for chunk, rest, expected in (
+        (_LINEAR, [], _STORED),
+        (gama(200_000), [_LINEAR], _AS_LINEAR),
+        (SRGB_CHUNK, [_LINEAR], _AS_LINEAR),
+        (_SWAPPED, [], _STORED),
+        (png_cicp(12, 13), [_SWAPPED], _AS_SWAPPED),
+    ):
+        read = read_image(png(_PICTURE, before=[_damaged(chunk), *rest]))
+        assert np.abs(np.asarray(read.pixels)[0].astype(int) - np.array(expected)).max() <= 1
+        assert read.notes == (f"wrong checksum in a chunk about colour ({chunk[4:8].decode()}): ignored",)
+
+
+def test_a_profile_whose_name_is_too_long_is_ignored() -> None:
+    packed = zlib.compress(rgb_profile(SWAPPED, 2.2))
+    for num, expected in ((1, _AS_SWAPPED), (79, _AS_SWAPPED), (81, _STORED), (300, _STORED)):
+        read = read_image(png(_PICTURE, before=[png_chunk(b"iCCP", b"n" * num + b"\0\0" + packed)]))
+        assert np.abs(np.asarray(read.pixels)[0].astype(int) - np.array(expected)).max() <= 1
+
+
+def _damaged(chunk: bytes) -> bytes:
+    return chunk[:-1] + bytes([chunk[-1] ^ 1])
 
 
 @pytest.mark.parametrize("depth", [8, 16])

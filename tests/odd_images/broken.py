@@ -158,7 +158,7 @@ def _lying_pngs() -> Files:
         ("no_height", "claims no rows", with_png_header(whole, 0, WIDTH), "its size is 0x96"),
         ("depth16", "claims 16 bits a sample, has 8", with_png_header(whole, *SIZE, depth=16), unpacked),
         ("depth3", "claims 3 bits a sample", with_png_header(whole, *SIZE, depth=3), "no usable header"),
-        ("no_palette", "claims a palette, has none", with_png_header(whole, *SIZE, colour_type=3), unpacked),
+        ("no_palette", "claims a palette, has none", with_png_header(whole, *SIZE, colour_type=3), "no palette"),
         (
             "colour_type",
             "claims a colour type that there is not",
