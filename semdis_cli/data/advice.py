@@ -50,7 +50,7 @@ def why_nothing(sources: Sequence[Path], found: FoundImages) -> str | None:
         cannot = "cannot be used" if len(found.failures) == 1 else "can be used"
         return f"{inputs} {cannot}: {first.key}: {first.reason}{_about_name(first)}"
     if found.passed_over.get(PassedOver.EXCLUDED):
-        advice = "--exclude and --include leave nothing: a pattern with a slash begins at the source, and capitals count"
+        advice = "--exclude and --include leave nothing: one with a slash begins at the source, and capitals count"
         return f"no images found in {_where(sources)}; passed over: {found.ignored_kinds}; {advice}"
     return _why_empty(sources, found.stdin)
 
