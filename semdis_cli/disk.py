@@ -106,7 +106,7 @@ def replace(source: Path, target: Path, aside: Path) -> None:
     """Rename a file to `target`, in the place of what is there: in one step, where the disk can.
 
     Where it cannot, the old file steps `aside` (a free name beside it) until the new one has its place, and for that
-    moment a reader finds none. Raises `OSError`; the old file is back then.
+    moment a reader finds none; what cannot be removed stays. Raises `OSError`; the old file is back then.
     """
     try:
         source.replace(target)
@@ -119,7 +119,8 @@ def replace(source: Path, target: Path, aside: Path) -> None:
         except OSError:
             aside.rename(target)
             raise
-        aside.unlink()
+        with suppress(OSError):  # a disk that removes nothing either
+            aside.unlink()
 
 
 def _is_no_folder(path: Path) -> bool:

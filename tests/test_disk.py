@@ -85,6 +85,19 @@ def test_a_disk_that_replaces_no_file_has_the_new_one_in_two_steps(
     assert names(tmp_path) == ["file"]
 
 
+def test_a_disk_that_neither_replaces_nor_removes_has_the_new_file_and_the_old_one_beside_it(
+    tmp_path: Path, monkeypatch: Patch
+) -> None:
+    for call in ("rename", "replace"):
+        monkeypatch.setattr(os, call, refusing(errno.EPERM, lambda _, new: os.path.lexists(new), getattr(os, call)))
+    monkeypatch.setattr(os, "unlink", refusing(errno.EPERM))
+    for content in (b"old", b"new"):
+        publish(tmp_path / "file", [content])
+    assert (tmp_path / "file").read_bytes() == b"new"
+    [aside] = [name for name in names(tmp_path) if name != "file"]
+    assert (tmp_path / aside).read_bytes() == b"old"
+
+
 def test_the_old_file_is_back_if_the_new_one_cannot_have_its_place(tmp_path: Path, monkeypatch: Patch) -> None:
     publish(tmp_path / "file", [b"old"])
     is_new = lambda old, new: Path(new).name == "file" and Path(old).read_bytes() == b"new"  # noqa: E731

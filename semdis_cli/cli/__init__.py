@@ -1,3 +1,17 @@
 """The terminal: the only code that knows Typer, Rich and exit codes."""
 
-from semdis_cli.cli.app import main as main
+
+def main() -> None:
+    """Entry point of the `semdis` script: runs a command and exits with its code."""
+    from semdis_cli.cli.failures import run_guarded
+    from semdis_cli.cli.streams import install
+
+    install()
+    run_guarded(_run)
+
+
+def _run() -> None:
+    # Loaded where signals are heard already: from a slow disk that takes seconds.
+    from semdis_cli.cli.app import app
+
+    app(prog_name="semdis")

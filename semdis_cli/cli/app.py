@@ -9,12 +9,11 @@ from semdis_cli.cli.bench import bench
 from semdis_cli.cli.decode import decode
 from semdis_cli.cli.encode import encode
 from semdis_cli.cli.export import export
-from semdis_cli.cli.failures import run_guarded
 from semdis_cli.cli.import_ import import_
 from semdis_cli.cli.init import init
 from semdis_cli.cli.inspect import inspect
 from semdis_cli.cli.roundtrip import roundtrip
-from semdis_cli.cli.streams import install, put
+from semdis_cli.cli.streams import put
 from semdis_cli.cli.train import train
 from semdis_cli.cli.verify import verify
 
@@ -46,9 +45,3 @@ def semdis(
 
     Example: `semdis encode photos/`, then `semdis decode latents/`.
     """
-
-
-def main() -> None:
-    """Entry point of the `semdis` script: runs a command and exits with its code."""
-    install()
-    run_guarded(lambda: app(prog_name="semdis"))

@@ -115,9 +115,9 @@ def bench(
         quick=quick,
     )
     report = run(settings, lambda what: None if quiet else say(f"semdis: {what}"))
-    if plot is not None:
-        draw(report, plot)
     put(strict_json(report.to_json()) if as_json else bench_text(report))
+    if plot is not None:  # after what was measured: it may be refused
+        draw(report, plot)
 
 
 def _check_paths(data: Path | None, plot: Path | None) -> None:

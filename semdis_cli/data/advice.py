@@ -15,6 +15,7 @@ from typing import BinaryIO
 from semdis_cli.data.folders import OWN_OUTPUT
 from semdis_cli.data.formats import image_format
 from semdis_cli.data.images import ReadSettings, read_image_size
+from semdis_cli.data.input_rules import PassedOver
 from semdis_cli.data.recognise import START_BYTES, Recognised, describe
 from semdis_cli.data.source_bytes import open_source
 from semdis_cli.data.sources import FoundImages
@@ -52,6 +53,9 @@ def why_nothing(sources: Sequence[Path], found: FoundImages) -> str | None:
         inputs = "the only input" if len(found.failures) == 1 else f"none of the {len(found.failures):,} inputs"
         cannot = "cannot be used" if len(found.failures) == 1 else "can be used"
         return f"{inputs} {cannot}: {first.key}: {first.reason}{_about_name(first)}"
+    if found.passed_over.get(PassedOver.EXCLUDED):
+        advice = "--exclude and --include leave nothing: one with a slash begins at the source, and capitals count"
+        return f"no images found in {_where(sources)}; passed over: {found.ignored_kinds}; {advice}"
     return _why_empty(sources, found.stdin)
 
 
@@ -102,10 +106,14 @@ def _why_empty(sources: Sequence[Path], stdin: Spool | None) -> str:
             found.add_tar(stdin.path, STDIN_NAME)
         elif is_tar_name(source):
             found.add_tar(source, str(source))
-    where = ", ".join(map(str, sources[:3])) + (", ..." if len(sources) > 3 else "")
+    where = _where(sources)
     if not found.count:
         return f"no images found in {where}: nothing is there" if where else "no images found: the list is empty"
     return f"no images found in {where}; passed over: {found.told()}"
+
+
+def _where(sources: Sequence[Path]) -> str:
+    return ", ".join(map(str, sources[:3])) + (", ..." if len(sources) > 3 else "")
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """`semdis bench`: all figures as JSON and as tables, a picture, nothing left behind, and what is refused."""
 
+import errno
 import json
 import math
 import os
@@ -16,6 +17,7 @@ import pytest
 
 from semdis_cli.data.synthetic import jpeg_of
 from tests.cli.conftest import Outcome, Run, semdis
+from tests.shims import Refuse, environment
 
 SCHEMA = {
     "command",
@@ -137,6 +139,16 @@ def test_the_picture_is_a_well_formed_svg(report: dict[str, Any], photos: Path) 
     first = next(iter(report["decode"]["limit"]["stages"]))
     assert any(text.startswith(f"{first} ") for text in texts)
     assert any(text.startswith("first image: ") for text in texts)
+
+
+@pytest.mark.slow
+def test_a_picture_that_the_disk_refuses_costs_no_figures(photos: Path, tiny: Path, tmp_path: Path) -> None:
+    refusal = environment(Refuse("create", errno.EACCES, tmp_path))
+    options = ("--data", photos, "--model", tiny, "--size", "64", "--plot", tmp_path / "where.svg", "--json")
+    outcome = semdis("bench", *QUICK, *options, cwd=photos.parent, env=refusal)
+    assert outcome.code == 2
+    assert set(json.loads(outcome.stdout)) == SCHEMA
+    assert outcome.stderr.endswith("where.svg: cannot be written (Permission denied)\n")
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -205,3 +206,16 @@ def test_what_is_no_image_ends_in_one_line_before_the_model_is_loaded_and_leaves
         assert "a zip archive" in line
         assert "unpack it and give the folder" in line
         assert [path.name for path in tmp_path.iterdir()] == ["images.zip"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_stopped_while_its_commands_are_loaded_says_so_in_a_line(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    (tmp_path / "typer.py").write_text(f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(60)\n")
+    command = [sys.executable, "-c", "from semdis_cli.cli import main; main()", "--version"]
+    path = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])}
+    done = subprocess.run(command, env=os.environ | path, capture_output=True, text=True, check=False, timeout=50)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith(f"semdis: stopped by {number.name}; ")
+    assert done.stderr.count("\n") == 1

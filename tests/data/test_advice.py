@@ -12,6 +12,7 @@ from PIL import Image
 
 from semdis_cli.data.advice import why_no_latents, why_nothing
 from semdis_cli.data.file_list import read_file_list
+from semdis_cli.data.input_rules import InputRules
 from semdis_cli.data.sources import find_images
 from semdis_cli.errors import UsageError
 
@@ -107,6 +108,16 @@ def test_a_folder_without_images_says_what_is_in_it_and_what_to_do(name: str) ->
     assert reason is not None
     assert [part for part in expected if part not in reason] == []
     assert "\n" not in reason
+
+
+@pytest.mark.parametrize(("exclude", "include"), [(["*"], []), ([], ["*.PNG"]), (["sub"], ["/sub"])])
+def test_patterns_that_leave_nothing_are_named_as_the_reason(exclude: list[str], include: list[str]) -> None:
+    write({"in/sub/a.png": png(), "in/sub/b.png": png(), "in/notes.txt": b"none"})
+    rules = InputRules.parse(exclude, include, all_files=False)
+    reason = why_nothing([Path("in")], find_images([Path("in")], rules=rules))
+    assert reason is not None
+    assert reason.startswith("no images found in in; passed over: excluded: ")
+    assert "--exclude and --include leave nothing" in reason
 
 
 FILES: dict[str, tuple[bytes, str]] = {
