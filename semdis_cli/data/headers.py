@@ -23,8 +23,9 @@ from semdis_cli.data.png_parts import first_frame, with_wide_key
 from semdis_cli.data.recognise import START_BYTES, unreadable_reason
 from semdis_cli.data.tiff import TiffHeader, open_tiff, read_tiff_header
 from semdis_cli.data.tone_mapping import HighRange
-from semdis_cli.data.webp import check_complete, is_animated, read_webp_header, with_empty_canvas
+from semdis_cli.data.webp import check_complete, read_webp_header, with_empty_canvas
 from semdis_cli.errors import UnreadableImageError
+
 
 _STRAY_EXIF = "a PNG, behind its pixels, under a JPEG's prefix or with a wrong checksum"
 
@@ -165,10 +166,7 @@ def _open_tiff(header: Header, data: bytes) -> tuple[Image.Image, Samples]:
 def _open_webp(_: Header, data: bytes) -> tuple[Image.Image, Samples]:
     check_complete(data)
     image = open_image("WEBP", io.BytesIO(with_empty_canvas(data)))
-    profile = _profile(image)
-    if profile is not None and is_animated(data):
-        return image, Samples(notes=("ICC profile of an animated WebP: ignored, as browsers do",))
-    return image, Samples(profile=profile)
+    return image, Samples(profile=_profile(image))
 
 
 def _png_samples(header: Header, image: Image.Image, data: bytes) -> Samples:

@@ -46,11 +46,6 @@ def check_complete(data: bytes) -> None:
         raise UnreadableImageError(f"truncated: the WEBP should have {8 + length} bytes, it has {len(data)}")
 
 
-def is_animated(data: bytes) -> bool:
-    """Whether the WebP in `data` says that it moves, be it in a single frame."""
-    return data[12:16] == b"VP8X" and bool(data[20] & _IS_ANIMATED)
-
-
 def with_empty_canvas(data: bytes) -> bytes:
     """The WebP in `data`, said to have alpha if its first frame is smaller than the picture: nothing is around it.
 

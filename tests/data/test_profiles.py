@@ -1,10 +1,7 @@
 """ICC profiles: those that lie, that have tables or code points, and those that are of no use, in every format."""
 
-import io
-
 import numpy as np
 import pytest
-from PIL import Image
 
 from semdis_cli.data.icc import parse_icc, with_plain_lab
 from semdis_cli.data.images import read_image
@@ -99,16 +96,3 @@ def test_profiles_cut_off_anywhere_or_with_tables_that_claim_too_much_are_no_har
     lying = profile(b"RGB ", {b"A2B0": claims, b"wtpt": xyz(1, 1, 1)}, pcs=b"Lab ")
     assert with_plain_lab(lying) == lying
     assert read_image(png(_PICTURE, before=[iccp(lying)])).notes
-
-
-def test_the_profile_of_an_animated_webp_is_ignored_with_a_note_and_that_of_a_still_one_is_not() -> None:
-    orange = Image.new("RGB", (16, 16), (200, 100, 50))
-    profile = rgb_profile(SWAPPED, 2.2)
-    shown = {}
-    for name, others in (("still", []), ("moving", [Image.new("RGB", (16, 16))])):
-        file = io.BytesIO()
-        orange.save(file, "WEBP", lossless=True, icc_profile=profile, save_all=bool(others), append_images=others)
-        read = read_image(file.getvalue())
-        shown[name] = (read.pixels.getpixel((3, 3)), read.notes)
-    assert shown["still"] == ((100, 201, 46), ())
-    assert shown["moving"] == ((200, 100, 50), ("ICC profile of an animated WebP: ignored, as browsers do",))

@@ -59,7 +59,6 @@ Colours are those that Chromium 156 shows, measured on hundreds of files of ever
   from 1/2.2, cHRM alone never; both together are taken at their word, as in what ImageMagick 6 writes.
 * A PNG's chunk about colour whose checksum is wrong leaves the word to the next, and a note. Its palette goes on with
   its last colour; transparency that is too short, stands before the palette or behind the pixels is none.
-* The profile of an animated WebP is ignored, with a note.
 * In an AVIF a profile beats code points; where the boxes have neither, the AV1 stream may say it. What is unspecified
   or reserved is sRGB's. A profile's own code points (`cicp`) beat its curves.
 * PQ and HLG are tone-mapped by the curve of SMPTE ST 2094-50 for a screen without headroom, up to the brightest light
