@@ -109,4 +109,5 @@ def useless_profiles() -> dict[str, bytes]:
         "longer than it is": changed(whole, 0, struct.pack(">I", len(whole) + 1)),
         "no curves": profile(b"RGB ", {b"rXYZ": xyz(*SRGB[0])}),
         "no white": changed(whole, 68, bytes(12)),
+        "grey by lightness": profile(b"GRAY", {b"kTRC": gamma(1.8)}, pcs=b"Lab "),
     }

@@ -14,7 +14,8 @@ IMAGE_SUFFIXES = frozenset(
     {"apng", "avif", "bmp", "gif", "jfif", "jpe", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp"}
 )
 
-_SIGNATURES = {
+_SIGNATURES: dict[bytes, str | None] = {
+    b"\xff\xd8\xff\xf7": None,  # JPEG-LS
     b"\xff\xd8\xff": "JPEG",  # an MPO file is a JPEG with more of them behind it
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"GIF87a": "GIF",

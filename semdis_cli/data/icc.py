@@ -22,6 +22,7 @@ _CURVES = (b"rTRC", b"gTRC", b"bTRC")
 _MATRIX_TAGS = frozenset({*_COLORANTS, *_CURVES})
 _TABLE_TAGS = frozenset({b"A2B0", b"A2B1"})
 _XYZ_BYTES = 20
+_GREY_BY_LIGHTNESS = b"GRAYLab "  # its curve leads to L*
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class IccProfile:
 def parse_icc(data: bytes) -> IccProfile | None:
     """The profile in `data`; None for what is none, is cut off, or lacks what its kind of samples needs.
 
-    The conditions are those of Chromium's engine: version 4 at most, D50, tags within the profile.
+    The conditions are those of Chromium's engine: version 4 at most, D50, tags within the profile, grey by its light.
     """
     if len(data) < _HEADER_BYTES + 4 or data[36:40] != _SIGNATURE or data[8] > _LAST_VERSION:
         return None
@@ -63,7 +64,7 @@ def parse_icc(data: bytes) -> IccProfile | None:
     near = all(abs(a - b) < 0.01 for a, b in zip(_fixed(data[68:80]), _WHITE, strict=True))
     if size > len(data) or num_tags > _MOST_TAGS or _HEADER_BYTES + 4 + 12 * num_tags > size or not near:
         return None
-    tags = _tags(data[:size], num_tags)
+    tags = None if data[16:24] == _GREY_BY_LIGHTNESS else _tags(data[:size], num_tags)
     if tags is None:
         return None
     profile = IccProfile(data[16:20].decode("latin-1").strip(), tags)

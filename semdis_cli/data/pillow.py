@@ -63,6 +63,7 @@ _CLEARER = {
     "Failed to decode image: BMFF parsing failed": "truncated or damaged: its parts do not fit together",
     "Missing dimensions": "truncated or damaged: no directory with a size in it",
     "decoder error -2": "damaged, or packed in a way that this Pillow cannot unpack",
+    "cannot handle 12-bit layers": "samples of 12 bits, which are not read: convert it to 8 bits first",
     "cannot load this image": "truncated or damaged: no pixels behind its header",
     "not identified by this driver": "truncated or damaged: no usable header",
     "unknown data organization": "truncated or damaged: its directory does not say where the pixels are",

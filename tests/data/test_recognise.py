@@ -58,6 +58,7 @@ _KINDS = [
     (b"%PDF-1.7\n", "a PDF document"),
     (b"%!PS-Adobe-3.0 EPSF-3.0\n", "a PostScript or EPS drawing"),
     (b"\0\0\0\x0cjP  \r\n\x87\n\0\0", "a JPEG 2000 picture"),
+    (b"\xff\xd8\xff\xf7\0\x0b\x08", "a JPEG-LS picture"),
     (b"\xff\x4f\xff\x51\0\x2f", "a JPEG 2000 picture"),
     (b"v/1\1\2\0\0\0", "an OpenEXR picture"),
     (b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n", "a Radiance HDR picture"),

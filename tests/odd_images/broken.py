@@ -244,7 +244,7 @@ def unsupported() -> Files:
             "bits12.jpg",
             "12 bits a sample",
             deep,
-            "12-bit",
+            "samples of 12 bits",
         ),
         ("two_channels.jpg", "two channels", flat_jpeg(PICTURE[:, :, :2]), "2-layer"),
         ("hierarchical.jpg", "hierarchical (SOF5)", flat_jpeg(GREY, process=0xC5), "cannot decode JPEG"),
