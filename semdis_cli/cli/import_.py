@@ -49,7 +49,8 @@ def import_(
     if found.num_missing:
         num_found = len(found.samples) + len(found.failures)
         promise = f"{found.num_exported:,} were to be exported to {source}: {found.num_missing:,} missing"
-        display.say(f"semdis: {count(num_found, 'image')} found, but {promise}; run the same semdis export again")
+        advice = "the same semdis export, run again, writes them or says why it cannot"
+        display.say(f"semdis: {count(num_found, 'image')} found, but {promise}; {advice}")
     code = follow(
         gather(found, GatherSettings(shard_size, shard_images, mix_versions), output),
         as_json=as_json,

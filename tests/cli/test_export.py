@@ -160,7 +160,7 @@ def test_what_an_export_lacks_ends_with_3_and_is_counted(run: Run, tmp_path: Pat
     assert images["ok"] + images["missing"] == 450
     assert (images["failed"], images["missing"] > 0) == (0, True)
     found = f"{images['ok']} images found, but 450 were to be exported to out: {images['missing']} missing"
-    assert done.stderr == f"semdis: {found}; run the same semdis export again\n"
+    assert done.stderr == f"semdis: {found}; the same semdis export, run again, writes them or says why it cannot\n"
     assert run("export", root, "-o", "out", *how).code == 0
     done = run("import", "out", "-o", "back", "--quiet", "--json")
     assert (done.code, done.stderr, json.loads(done.stdout)["images"]["missing"]) == (0, "", 0)
