@@ -26,7 +26,6 @@ from semdis_cli.data.tone_mapping import HighRange
 from semdis_cli.data.webp import check_complete, read_webp_header, with_empty_canvas
 from semdis_cli.errors import UnreadableImageError
 
-
 _STRAY_EXIF = "a PNG, behind its pixels, under a JPEG's prefix or with a wrong checksum"
 
 
