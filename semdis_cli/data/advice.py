@@ -173,6 +173,8 @@ class _Kinds:
 
 # Names in a list of files that are not those of files here, and what to do about such a list.
 _ODD_NAMES = (
+    (re.compile(r"\n"), "the list has its names on lines: leave out -0"),
+    (re.compile(r"^\s|\s$"), "the list has blanks around its names: write them without"),
     (re.compile(r"""^["'].*["']$"""), "the list has its names in quotes: write them without"),
     (re.compile(r"^file:/"), "the list holds file: URLs: write plain paths"),
     (re.compile(r"^\w+:/+"), "the list holds URLs: download the images first"),

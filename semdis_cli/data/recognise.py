@@ -104,7 +104,11 @@ _SIGNATURES: tuple[tuple[int, bytes, Recognised], ...] = (
     (0, b"\x04\x22\x4d\x18", Recognised("an lz4-compressed file", "unpack it first (unlz4)")),
     (0, b"7z\xbc\xaf\x27\x1c", Recognised("a 7z archive", "unpack it and give the folder")),
     (0, b"Rar!\x1a\x07", Recognised("a RAR archive", "unpack it and give the folder")),
-    (257, b"ustar", Recognised("a tar archive", "name it NAME.tar, or give it on stdin: semdis encode - < FILE")),
+    (
+        257,
+        b"ustar",
+        Recognised("a tar archive", "name it as a SOURCE, NAME.tar, or give it on stdin: semdis encode - < FILE"),
+    ),
     (0, b"PAR1", Recognised("a Parquet file", "write its images to files or to an uncompressed tar first")),
     (0, b"ARROW1", Recognised("an Arrow file", "write its images to files or to an uncompressed tar first")),
     (0, b"\xff\xff\xff\xff\x10\0\0\0", Recognised("an Arrow stream", "write its images to files or to a tar first")),

@@ -13,6 +13,7 @@ from PIL import Image
 from semdis_cli.data.advice import why_no_latents, why_nothing
 from semdis_cli.data.file_list import read_file_list
 from semdis_cli.data.input_rules import InputRules
+from semdis_cli.data.recognise import describe
 from semdis_cli.data.sources import find_images
 from semdis_cli.errors import UsageError
 
@@ -157,6 +158,7 @@ def test_a_file_that_is_no_image_says_what_it_is_and_one_image_beside_it_is_enou
         ("a.jpg\ta caption", "more than names"),
         ('{"path": "a.jpg"}', "more than names"),
         ("a.jpg", "looked up from where"),
+        ("a.jpg  ", "blanks around"),
     ],
 )
 def test_a_list_that_was_not_written_for_here_says_how_it_differs(line: str, advice: str) -> None:
@@ -164,6 +166,15 @@ def test_a_list_that_was_not_written_for_here_says_how_it_differs(line: str, adv
     reason = why_nothing([], found)
     assert reason is not None
     assert advice in reason
+
+
+def test_a_list_of_lines_that_is_given_with_0_says_so() -> None:
+    listed = read_file_list(io.BytesIO(b"a.jpg\nb.jpg\n"), nul=True)
+    assert "names on lines: leave out -0" in str(why_nothing([], find_images([], listed=listed)))
+
+
+def test_a_tar_in_a_list_of_images_is_to_be_named_as_a_source() -> None:
+    assert "name it as a SOURCE, NAME.tar" in str(describe(tar(a=png())))
 
 
 @pytest.mark.parametrize(
