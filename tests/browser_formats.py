@@ -226,8 +226,8 @@ def _odd_chunks() -> Files:
     yield "bad_exif.png", png(PICTURE, before=[block[:-4] + b"abcd"])
     yield "bad_exif_then_good.png", png(PICTURE, before=[block[:-4] + b"abcd", block])
     for size in (79, 90):
-        name = b"n" * size + b"\0\0"
-        yield f"name_{size}.png", png(PICTURE, before=[png_chunk(b"iCCP", name + zlib.compress(icc_profile("GBR")))])
+        start = b"n" * size + b"\0\0"
+        yield f"name_{size}.png", png(PICTURE, before=[png_chunk(b"iCCP", start + zlib.compress(icc_profile("GBR")))])
     yield "short_key.png", png(PICTURE, before=[png_chunk(b"tRNS", bytes(5))])
 
 
