@@ -122,6 +122,8 @@ def _run_length_bmps() -> Files:
     ]
     for number, data in enumerate(four):
         yield f"rle4_{number}.bmp", any_bmp(data, bits=4, compression=2, palette=_PALETTE, num_colours=4)
+    upright = b"".join(bytes([96, row % 4, 0, 0]) for row in range(64)) + b"\0\1"
+    yield "rle8_top_down.bmp", any_bmp(upright, bits=8, size=(-64, 96), compression=1, palette=_PALETTE, num_colours=4)
     run = bytes([96, 10, 200, 30, 0, 0]) * 60 + bytes([0, 3, *range(9), 0, 0, 0]) * 2 + b"\0\1"
     yield "rle24.bmp", any_bmp(run, bits=24, header=64, compression=4)
 
