@@ -122,6 +122,8 @@ def _run_length_bmps() -> Files:
     ]
     for number, data in enumerate(four):
         yield f"rle4_{number}.bmp", any_bmp(data, bits=4, compression=2, palette=_PALETTE, num_colours=4)
+    upright = b"".join(bytes([96, row % 4, 0, 0]) for row in range(64)) + b"\0\1"
+    yield "rle8_top_down.bmp", any_bmp(upright, bits=8, size=(-64, 96), compression=1, palette=_PALETTE, num_colours=4)
     run = bytes([96, 10, 200, 30, 0, 0]) * 60 + bytes([0, 3, *range(9), 0, 0, 0]) * 2 + b"\0\1"
     yield "rle24.bmp", any_bmp(run, bits=24, header=64, compression=4)
 
@@ -217,8 +219,8 @@ def _odd_chunks() -> Files:
     yield "bad_exif.png", png(PICTURE, before=[block[:-4] + b"abcd"])
     yield "bad_exif_then_good.png", png(PICTURE, before=[block[:-4] + b"abcd", block])
     for size in (79, 90):
-        name = b"n" * size + b"\0\0"
-        yield f"name_{size}.png", png(PICTURE, before=[png_chunk(b"iCCP", name + zlib.compress(icc_profile("GBR")))])
+        start = b"n" * size + b"\0\0"
+        yield f"name_{size}.png", png(PICTURE, before=[png_chunk(b"iCCP", start + zlib.compress(icc_profile("GBR")))])
     yield "short_key.png", png(PICTURE, before=[png_chunk(b"tRNS", bytes(5))])
 
 

@@ -123,8 +123,8 @@ def _check(header: BmpHeader) -> None:
     depths = {_RLE8: {8}, _RLE4: {4}, _RLE24: {24}, _BITFIELDS: {16, 32}, _ALPHA_BITFIELDS: {16, 32}}
     if header.compression != _RGB and header.bits not in depths.get(header.compression, ()):
         raise UnreadableImageError(f"damaged BMP: compression {header.compression} of {header.bits} bits")
-    if header.bits not in _DEPTHS or (header.is_run_length and header.is_top_down):
-        raise UnreadableImageError(f"damaged BMP: {header.bits} bits a pixel, or rows in an order that cannot be")
+    if header.bits not in _DEPTHS:
+        raise UnreadableImageError(f"damaged BMP: {header.bits} bits a pixel")
     if not all(map(_is_one_run, header.masks)):
         raise UnreadableImageError("damaged BMP: its masks have holes")
 

@@ -22,6 +22,7 @@ from PIL import (
     PngImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
+    _imaging,
     features,
 )
 
@@ -93,7 +94,7 @@ def _silence_libtiff() -> None:
     For good: its handler belongs to the process, and several threads read. Pillow itself silences its warnings alone.
     """
     with suppress(OSError, AttributeError):  # a Pillow without libtiff, or one that hides it
-        ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 @contextmanager

@@ -130,7 +130,9 @@ def _whole_palette(kept: Mapping[bytes, list[bytes | memoryview]]) -> dict[bytes
         raise UnreadableImageError("damaged PNG: it has no palette")
     if num >= 256:
         return {}
-    whole = {b"PLTE": [chunk_bytes(b"PLTE", colours[: 3 * num] + colours[3 * num - 3 : 3 * num] * (256 - num))]}
+    whole: dict[bytes, list[bytes | memoryview]] = {
+        b"PLTE": [chunk_bytes(b"PLTE", colours[: 3 * num] + colours[3 * num - 3 : 3 * num] * (256 - num))]
+    }
     if b"tRNS" in kept:
         alphas = bytes(kept[b"tRNS"][0][8:-4])[:num].ljust(num, b"\xff")
         whole[b"tRNS"] = [chunk_bytes(b"tRNS", alphas + alphas[-1:] * (256 - num))]

@@ -14,7 +14,8 @@ _CLEAR = png_chunk(b"tRNS", bytes(4))
 
 
 def _shown(data: bytes) -> np.ndarray:
-    return np.asarray(read_image(data).pixels)[0]
+    pixels: np.ndarray = np.asarray(read_image(data).pixels)[0]
+    return pixels
 
 
 @pytest.mark.parametrize("is_interlaced", [False, True])
