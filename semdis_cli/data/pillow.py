@@ -1,4 +1,4 @@
-"""The border to Pillow: its decoders, its exceptions, and its process-wide settings, which stay as they were."""
+"""The border to Pillow: its decoders, exceptions and process-wide settings; of these libtiff's stderr alone changes."""
 
 import ctypes
 import logging

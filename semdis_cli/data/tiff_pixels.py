@@ -3,7 +3,8 @@
 They come out with 8 bits a sample. What all of it means is in TIFF 6.0; libtiff was followed where that leaves it open.
 """
 
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
@@ -108,17 +109,26 @@ def _parts(layout: Layout, places: _Places, data: bytes) -> Iterator[tuple[int, 
     rows, columns = layout.part
     across = -(-width // columns)
     on_a_plane = across * -(-height // rows)
+    starts = sorted(at for at, _ in places)
     for number, (at, length) in enumerate(places):
         plane, place = divmod(number, on_a_plane)
         top, left = place // across * rows, place % across * columns
         part_rows = rows if layout.is_tiled else min(rows, height - top)
         num_bytes = _part_bytes(layout, plane, part_rows)
+        if layout.compression == NONE and 0 < length < num_bytes and _begins_within(starts, at, num_bytes):
+            raise UnreadableImageError("damaged: a strip or tile of the TIFF is shorter than its pixels")
         packed = data[at : at + (num_bytes if layout.compression == NONE else length)]
         packed = packed.translate(_REVERSED) if layout.is_reversed else packed
         unpacked = unpacked_part(packed, layout.compression, num_bytes)
         if len(unpacked) < num_bytes:
             raise UnreadableImageError("truncated: the TIFF ends too early")
         yield plane, top, left, part_rows, unpacked
+
+
+def _begins_within(starts: Sequence[int], at: int, num_bytes: int) -> bool:
+    """Whether another strip or tile begins in the `num_bytes` behind `at`; a length alone is often wrong."""
+    following = bisect_right(starts, at)
+    return following < len(starts) and starts[following] < at + num_bytes
 
 
 def _part_bytes(layout: Layout, plane: int, rows: int) -> int:

@@ -145,3 +145,11 @@ def test_damaged_pixels_are_one_line_and_nothing_is_written_to_stderr(
         read_image(data)
     assert "\n" not in str(raised.value)
     assert capfd.readouterr() == ("", "")
+
+
+def test_strips_that_are_shorter_than_their_pixels_and_lie_close_together_are_refused() -> None:
+    tags = {258: (16,) * 3, 262: (_RGB,), 284: (2,), 278: (4,)}
+    whole, half = ([bytes([number]) * num_bytes for number in range(6)] for num_bytes in (64, 32))
+    assert read_image(tiff((8, 8), whole, tags)).pixels.getpixel((0, 7)) == (1, 3, 5)
+    with pytest.raises(UnreadableImageError, match="shorter than its pixels"):
+        read_image(tiff((8, 8), half, tags))
