@@ -133,6 +133,9 @@ def find_inputs(
     if found.num_ignored and not quiet:
         line = f"semdis: {count(found.num_ignored, 'other file')} passed over ({found.ignored_kinds})"
         (say if display is None else display.say)(line)
+    if rules is not None and rules.idle and not quiet:
+        line = f"semdis: {', '.join(rules.idle)} had no effect: paths in patterns begin in the source"
+        (say if display is None else display.say)(line)
     tell(Planning("loading PyTorch"))
     return found
 

@@ -29,11 +29,12 @@ class PassedOver(StrEnum):
 
 
 class Pattern:
-    """One pattern, ready to be held against names and paths."""
+    """One pattern, ready to be held against names and paths. `has_matched`: it stood for one of them so far."""
 
     def __init__(self, text: str) -> None:
         """Raises `UsageError` for what is no pattern."""
         bare = text.removesuffix("/")
+        self.text, self.has_matched = text, False
         self.is_for_folders = bare != text
         self.has_path = "/" in bare
         self._match = re.compile(_regex(text, bare.removeprefix("/")), re.DOTALL).fullmatch
@@ -42,7 +43,15 @@ class Pattern:
         """Tell whether it stands for the file or folder at `path`, relative to its source, which is called `name`."""
         if self.is_for_folders and not is_folder:
             return False
-        return self._match(path if self.has_path else name) is not None
+        is_match = self._match(path if self.has_path else name) is not None
+        self.has_matched = self.has_matched or is_match
+        return is_match
+
+
+def _any_matches(patterns: Sequence[Pattern], path: str, name: str, *, is_folder: bool) -> bool:
+    """Hold all of `patterns` against a file or folder: each has to know whether it ever matches."""
+    matches = [pattern.matches(path, name, is_folder=is_folder) for pattern in patterns]
+    return any(matches)
 
 
 @dataclass(frozen=True)
@@ -66,13 +75,19 @@ class InputRules:
         """Tell whether paths are to be held against patterns at all."""
         return bool(self.exclude or self.include)
 
+    @property
+    def idle(self) -> list[str]:
+        """The options that had no effect on what was listed, as they were given."""
+        options = (("--exclude", self.exclude), ("--include", self.include))
+        return [f"{name} {pattern.text!r}" for name, group in options for pattern in group if not pattern.has_matched]
+
     def excludes(self, path: str, name: str, *, is_folder: bool) -> bool:
         """Tell whether a file or folder, and all in it, is left out."""
-        return any(pattern.matches(path, name, is_folder=is_folder) for pattern in self.exclude)
+        return _any_matches(self.exclude, path, name, is_folder=is_folder)
 
     def includes(self, path: str, name: str, *, is_folder: bool) -> bool:
         """Tell whether a file or folder, and all in it, is among what is wanted."""
-        return not self.include or any(pattern.matches(path, name, is_folder=is_folder) for pattern in self.include)
+        return not self.include or _any_matches(self.include, path, name, is_folder=is_folder)
 
     def judge(self, parts: Sequence[str]) -> "Judgement":
         """Return what is to become of the file of a tar whose path has these parts: as if its folders were searched."""

@@ -149,6 +149,8 @@ def test_a_set_of_other_images_is_refused_and_says_how_to_add_to_it(world: Path,
 def test_what_is_excluded_now_is_marked_like_what_is_gone_and_comes_back(world: Path, run: Run, tiny: Path) -> None:
     encode = ("encode", "part0", "-o", "latents", "--model", tiny, *ENCODE)
     assert run(*encode).code == 0
+    idle = run(*encode, "--exclude", "part0/b.*", "--exclude", "b.*", "--exclude", "b*", "--dry-run")
+    assert "semdis: --exclude 'part0/b.*' had no effect: paths in patterns begin in the source" in idle.stderr
     planned = json.loads(run(*encode, "--exclude", "b.*", "--dry-run", "--json").stdout)
     assert planned["passed_over"] == {"excluded": 1}
     done = run(*encode, "--exclude", "b.*")

@@ -80,8 +80,9 @@ bundled model gives it back in other colours.
 Chromium 156 shows some pictures otherwise:
 
 * AVIF: it stretches an alpha plane, and a sequence, as if of limited range (here: the range that they state); colours
-  of 12 bits in 4:2:0 are off there; of 10 and 12 bits that are linear, of high range, or outside of sRGB's primaries, we
-  have 8 bits (single pixels differ, by up to 20 levels; in PQ, in a picture of pure colours, a quarter, by up to 70).
+  of 12 bits in 4:2:0 are off there; of 10 and 12 bits that are linear, of high range, or outside of sRGB's primaries,
+  we have 8 bits (single pixels differ, by up to 20 levels; in PQ, in a picture of pure colours, a quarter, by up to
+  70).
 * WebP: it ignores the profile of an animated one (here: applied, as in a still one).
 * JPEG XL: lossy ones of wide gamut or high range differ by up to 2 levels in the mean; a JPEG of 4:2:0 that was packed
   into one differs in single pixels, by up to 21 levels.
