@@ -8,7 +8,7 @@ import re
 import sys
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path, PurePosixPath
 from threading import Condition
 
@@ -18,6 +18,7 @@ from semdis_cli.wording import size
 _UNKNOWN = 4 << 30  # bytes that are taken to be there where the system does not tell
 _PROGRAM_BYTES = 320 << 20  # measured: Python, torch, Pillow and the bundled model, before there is any image
 _SMALL_BYTES = 32 << 20  # what takes less is not worth a turn, nor a refusal
+_AT_ONCE = nullcontext()
 
 
 class Room:
@@ -40,12 +41,12 @@ class Room:
         needed, there = size(num_bytes), size(self.total_bytes)
         return f"not enough memory: needs about {needed} {what}, and {there} are there; {remedy}"
 
-    @contextmanager
-    def taking(self, num_bytes: int) -> Iterator[None]:
+    def taking(self, num_bytes: int) -> AbstractContextManager[None]:
         """Wait until that much is left by the others, or there are none; given back on leaving."""
-        if num_bytes <= _SMALL_BYTES:
-            yield
-            return
+        return _AT_ONCE if num_bytes <= _SMALL_BYTES else self._in_turn(num_bytes)
+
+    @contextmanager
+    def _in_turn(self, num_bytes: int) -> Iterator[None]:
         turn = object()
         with self._changed:
             self._queue.append(turn)
@@ -60,14 +61,14 @@ class Room:
                 self._taken_bytes -= num_bytes
                 self._changed.notify_all()
 
-    @contextmanager
-    def reading(self, num_bytes: int) -> Iterator[None]:
+    def reading(self, num_bytes: int) -> AbstractContextManager[None]:
         """As `taking`, for an image that is read. Raises `PassingReadError` if there can never be that much."""
+        if num_bytes <= _SMALL_BYTES:  # nearly all of them, and there are many
+            return _AT_ONCE
         remedy = "scale it down first, or leave such images out with --max-image-pixels"
         if reason := self.refusal(num_bytes, "to read", remedy):
             raise PassingReadError(reason)
-        with self.taking(num_bytes):
-            yield
+        return self._in_turn(num_bytes)
 
     def _has_left(self, num_bytes: int) -> bool:
         return not self._taken_bytes or self._taken_bytes + num_bytes <= self.total_bytes
