@@ -37,12 +37,14 @@ def check_latents_folder(root: Path) -> None:
             raise UsageError(
                 f"{root / name}: a link, through which would be written; give -o a copy of the set (cp -rL)"
             )
-    is_ours = (root / MANIFEST_FILE).is_file() or (root / JOURNAL_FOLDER).is_dir()
-    strangers = [path for path in list_folder(root) if not (is_ours and _is_own(path))]
+    found = list_folder(root)  # first: a run that begins or ends there meanwhile makes a set of what is listed
+    is_ours = (root / JOURNAL_FOLDER).is_dir() or (root / MANIFEST_FILE).is_file()  # the first goes once the second is
+    strangers = [path for path in found if not (is_ours and _is_own(path))]
     if not strangers:
         shards = list_folder(root / SHARD_FOLDER)
         strangers += [path for path in shards if not (is_shard_name(path.name) and path.is_file())]
         strangers += [path for path in list_folder(root / JOURNAL_FOLDER) if not _is_of_journal(path)]
+    strangers = [path for path in strangers if path.is_symlink() or path.exists()]  # that run removes files, too
     if strangers:
         raise UsageError(_describe_strangers(root, strangers, is_ours=is_ours))
 
@@ -80,6 +82,8 @@ def list_folder(folder: Path) -> list[Path]:
     """List what is in `folder`, if it is one, except what `lies_beside`. Raises `UsageError` where it cannot."""
     try:
         return [path for path in folder.iterdir() if not lies_beside(path)] if folder.is_dir() else []
+    except FileNotFoundError:  # another run has just removed it
+        return []
     except OSError as error:
         raise UsageError(f"{folder}: cannot be looked into ({error.strerror or error})") from error
 

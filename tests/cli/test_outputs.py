@@ -3,6 +3,7 @@
 import shutil
 import signal
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,26 @@ def test_beside_a_set_and_in_folders_with_names_like_ours_outputs_are_welcome(ro
         check_image_folder(folder / "out", "any.json")
         check_latents_folder(folder / "out")
     check_latents_folder(root)  # itself does not lie in itself
+
+def test_a_folder_in_which_another_run_begins_and_ends_is_not_taken_for_one_of_other_files(tmp_path: Path) -> None:
+    """The run that is refused there says that another is at work, which it learns from the lock: it must get so far."""
+
+    def write(root: Path) -> None:
+        (root / "journal").mkdir()
+        (root / "journal" / "0.jsonl").touch()
+        (root / "shards").mkdir()
+        (root / "index.jsonl").touch()
+        (root / "manifest.json").touch()
+        shutil.rmtree(root / "journal")
+
+    with ThreadPoolExecutor(1) as rival:
+        for number in range(200):
+            root = tmp_path / str(number)
+            root.mkdir()
+            done = rival.submit(write, root)
+            while not done.done():
+                check_latents_folder(root)
+            done.result()
 
 
 # --- Names that cannot be folders -------------------------------------------------------------------------------------
