@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from semdis_cli.atomic import publish
+from semdis_cli.dataset.latent_dataset import LatentDataset
+from semdis_cli.dataset.sampler import BucketBatchSampler
+from semdis_cli.files.atomic import publish
 from semdis_cli.records import Geometry
-from semdis_cli.store.dataset import LatentDataset
 from semdis_cli.store.index import IndexRow, to_line
 from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, ShardEntry
-from semdis_cli.store.sampler import BucketBatchSampler
 from semdis_cli.store.shard_header import SourceRecord
 from semdis_cli.store.shards import Shard, write_shard
 from semdis_cli.store.statistics import ChannelSums

@@ -8,27 +8,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from semdis_cli.dataset.latent_dataset import LatentDataset as LatentDataset
+    from semdis_cli.dataset.latent_dataset import LatentItem as LatentItem
+    from semdis_cli.dataset.latent_dataset import MixedVersionsWarning as MixedVersionsWarning
+    from semdis_cli.dataset.sampler import BucketBatchSampler as BucketBatchSampler
     from semdis_cli.model.autoencoder import FCDMDiffAE as FCDMDiffAE
     from semdis_cli.model.config import FCDMDiffAEConfig as FCDMDiffAEConfig
     from semdis_cli.model.config import FCDMDiffAEInferenceConfig as FCDMDiffAEInferenceConfig
     from semdis_cli.model.posterior import EncoderPosterior as EncoderPosterior
     from semdis_cli.model.tokenizer import Tokenizer as Tokenizer
-    from semdis_cli.store.dataset import LatentDataset as LatentDataset
-    from semdis_cli.store.dataset import LatentItem as LatentItem
-    from semdis_cli.store.dataset import MixedVersionsWarning as MixedVersionsWarning
-    from semdis_cli.store.sampler import BucketBatchSampler as BucketBatchSampler
 
 __version__ = "0.1.0"
 
 _HOME_OF = {
-    "BucketBatchSampler": "semdis_cli.store.sampler",
+    "BucketBatchSampler": "semdis_cli.dataset.sampler",
     "EncoderPosterior": "semdis_cli.model.posterior",
     "FCDMDiffAE": "semdis_cli.model.autoencoder",
     "FCDMDiffAEConfig": "semdis_cli.model.config",
     "FCDMDiffAEInferenceConfig": "semdis_cli.model.config",
-    "LatentDataset": "semdis_cli.store.dataset",
-    "LatentItem": "semdis_cli.store.dataset",
-    "MixedVersionsWarning": "semdis_cli.store.dataset",
+    "LatentDataset": "semdis_cli.dataset.latent_dataset",
+    "LatentItem": "semdis_cli.dataset.latent_dataset",
+    "MixedVersionsWarning": "semdis_cli.dataset.latent_dataset",
     "Tokenizer": "semdis_cli.model.tokenizer",
 }
 __all__ = [

@@ -14,7 +14,7 @@ from itertools import product
 import numpy as np
 from PIL import Image
 
-from semdis_cli.data.jxl_start import has_jxl
+from semdis_cli.kinds.jxl_start import has_jxl
 from tests.avif_bytes import avif, icc, light_level, nclx
 from tests.image_bytes import png, png_chunk
 from tests.image_profiles import (

@@ -80,25 +80,28 @@ RUFF_PLANTS = (
     Plant("a function is not annotated", "model/planted.py", "def planted(n):\n    return n", "ANN001"),
     Plant("a function has no docstring", "model/planted.py", "def planted() -> None:\n    return", "D103"),
     Plant("an argument is unused", "model/planted.py", "def planted(n: int) -> None:\n    return", "ARG001"),
-    Plant("a flag is positional", "data/planted.py", "def planted(flag: bool) -> bool:\n    return flag", "FBT001"),
-    Plant("a private name is used outside", "data/planted.py", "import json\n\njson._default_decoder", "SLF001"),
+    Plant("a flag is positional", "images/planted.py", "def planted(flag: bool) -> bool:\n    return flag", "FBT001"),
+    Plant("a private name is used outside", "images/planted.py", "import json\n\njson._default_decoder", "SLF001"),
     Plant(
-        "a default is mutable", "data/planted.py", "def planted(x: list[int] = []) -> list[int]:\n    return x", "B006"
+        "a default is mutable",
+        "images/planted.py",
+        "def planted(x: list[int] = []) -> list[int]:\n    return x",
+        "B006",
     ),
-    Plant("code is commented out", "data/planted.py", "# planted = sum(x for x in (1, 2))", "ERA001"),
-    Plant("something is left to do", "data/planted.py", "# TODO: the rest", "FIX002"),
-    Plant("a line is too long", "data/planted.py", "planted = 1" + " + 1" * 30, "E501"),
-    Plant("a function is too complex", "data/planted.py", TOO_COMPLEX, "C901"),
-    Plant("a function is too long", "data/planted.py", TOO_LONG, "PLR0915"),
-    Plant("a function is nested too deep", "data/planted.py", TOO_DEEP, "PLR1702"),
-    Plant("an exemption exempts nothing", "data/planted.py", "planted = 1  # noqa: T201", "RUF100"),
+    Plant("code is commented out", "images/planted.py", "# planted = sum(x for x in (1, 2))", "ERA001"),
+    Plant("something is left to do", "images/planted.py", "# TODO: the rest", "FIX002"),
+    Plant("a line is too long", "images/planted.py", "planted = 1" + " + 1" * 30, "E501"),
+    Plant("a function is too complex", "images/planted.py", TOO_COMPLEX, "C901"),
+    Plant("a function is too long", "images/planted.py", TOO_LONG, "PLR0915"),
+    Plant("a function is nested too deep", "images/planted.py", TOO_DEEP, "PLR1702"),
+    Plant("an exemption exempts nothing", "images/planted.py", "planted = 1  # noqa: T201", "RUF100"),
 )
 
 LAYER_PLANTS = (
     Plant("the store knows the model", "store/planted.py", "import semdis_cli.model", "semdis_cli.store"),
     Plant("the model knows the store", "model/planted.py", "from semdis_cli import store", "semdis_cli.model"),
-    Plant("the data know the model", "data/planted.py", "from semdis_cli.model import config", "semdis_cli.data"),
-    Plant("the metrics know the data", "metrics.py", "import semdis_cli.data", "semdis_cli.metrics"),
+    Plant("the images know the model", "images/planted.py", "from semdis_cli.model import config", "semdis_cli.images"),
+    Plant("the metrics know the images", "metrics.py", "import semdis_cli.images", "semdis_cli.metrics"),
     Plant("the model knows the pipeline", "model/planted.py", "import semdis_cli.pipeline", "semdis_cli.model"),
     Plant("the pipeline knows the terminal", "pipeline/planted.py", "import semdis_cli.cli", "semdis_cli.pipeline"),
     Plant(
@@ -113,7 +116,7 @@ LAYER_PLANTS = (
     Plant(
         "an import hides in a function",
         "store/planted.py",
-        "def f() -> None:\n    import semdis_cli.data",
+        "def f() -> None:\n    import semdis_cli.images",
         "semdis_cli.store",
     ),
     Plant(
@@ -245,5 +248,5 @@ def test_no_module_is_a_drawer(copy: Path) -> None:
 
 
 def test_a_module_that_is_a_drawer_is_noticed(copy: Path) -> None:
-    put(Plant("", "data/utils.py", "", ""), copy)
+    put(Plant("", "images/utils.py", "", ""), copy)
     assert badly_named(copy) == ["utils.py"]

@@ -11,11 +11,11 @@ from semdis_cli.cli.setup import count_workers, geometry_settings, read_settings
 from semdis_cli.cli.streams import put, say
 from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import UsageError
-from semdis_cli.json_text import strict_json
+from semdis_cli.files.json_text import strict_json
 
 if TYPE_CHECKING:
-    from semdis_cli.data.geometry import GeometrySettings
-    from semdis_cli.pipeline.bench.bench import BenchReport
+    from semdis_cli.bench.bench import BenchReport
+    from semdis_cli.images.geometry import GeometrySettings
 
 _DEFAULT_SIZE_PX = 256
 _PLOT_SUFFIXES = (".png", ".svg")
@@ -96,8 +96,8 @@ def bench(
     _check_paths(data, plot)
     geometry = _geometry(size, max_pixels, bucket_size)
 
-    from semdis_cli.pipeline.bench.bench import BenchSettings
-    from semdis_cli.pipeline.bench.bench import bench as run
+    from semdis_cli.bench.bench import BenchSettings
+    from semdis_cli.bench.bench import bench as run
     from semdis_cli.pipeline.images_out import WriteSettings
 
     settings = BenchSettings(
@@ -140,9 +140,9 @@ def _geometry(size: int | None, max_pixels: int | None, bucket_size: int | None)
 
 def draw(report: "BenchReport", path: Path) -> None:
     """Publish a picture of where the time goes: a PNG or an SVG, as the name of `path` says."""
-    from semdis_cli.atomic import publish
-    from semdis_cli.data.charts import chart_png, chart_svg
-    from semdis_cli.pipeline.bench.chart import time_chart
+    from semdis_cli.bench.chart import time_chart
+    from semdis_cli.files.atomic import publish
+    from semdis_cli.images.charts import chart_png, chart_svg
 
     chart = time_chart(report)
     publish(path, [chart_png(chart) if path.suffix.lower() == ".png" else chart_svg(chart).encode()])

@@ -13,10 +13,10 @@ from semdis_cli.cli.report import printable
 from semdis_cli.wording import count
 
 if TYPE_CHECKING:
-    from semdis_cli.pipeline.bench.bench import BenchReport
-    from semdis_cli.pipeline.bench.limit import Limit, StageCost
-    from semdis_cli.pipeline.bench.peers import PeerSpeed
-    from semdis_cli.pipeline.bench.rounds import Spread
+    from semdis_cli.bench.bench import BenchReport
+    from semdis_cli.bench.limit import Limit, StageCost
+    from semdis_cli.bench.peers import PeerSpeed
+    from semdis_cli.bench.rounds import Spread
 
 _PLAIN_WIDTH = 120  # where stdout is no terminal
 

@@ -85,8 +85,8 @@ def decode(
     from semdis_cli.pipeline.decode import DecodeSettings, load_recorded_model
     from semdis_cli.pipeline.images_out import WriteSettings
     from semdis_cli.pipeline.stream import LatentStream
-    from semdis_cli.store.claim import check_image_folder
     from semdis_cli.store.reader import open_latents
+    from semdis_cli.store.writing.claim import check_image_folder
 
     stream = None if stdin is None else LatentStream(stdin)
     folder = output_folder(output, Path("decoded"), is_single=stream is not None and stream.is_single)
@@ -122,7 +122,7 @@ def decode(
 
 def _refuse_tar(latents: Path) -> None:
     """Raise `UsageError` if `latents` is a tar, and say how that is decoded."""
-    from semdis_cli.tar import is_tar_start
+    from semdis_cli.files.tar import is_tar_start
 
     if not latents.is_file():
         return

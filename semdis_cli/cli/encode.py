@@ -27,15 +27,15 @@ from semdis_cli.cli.streams import put, put_bytes, say
 from semdis_cli.defaults import BUNDLED_MODEL, MAX_IMAGE_PIXELS
 from semdis_cli.errors import ExitCode
 from semdis_cli.events import Event, Failure, Tell
-from semdis_cli.json_text import strict_json
+from semdis_cli.files.json_text import strict_json
 from semdis_cli.wording import count
 
 if TYPE_CHECKING:
-    from semdis_cli.data.loader import Loader
-    from semdis_cli.data.sources import FoundImages
-    from semdis_cli.data.spool import PipedSource
+    from semdis_cli.images.loader import Loader
     from semdis_cli.model.tokenizer import Tokenizer
     from semdis_cli.pipeline.encode_plan import EncodePlan, EncodeSettings
+    from semdis_cli.sources.sources import FoundImages
+    from semdis_cli.sources.spool import PipedSource
 
 _DEFAULT = Path("latents")
 
@@ -119,7 +119,7 @@ def encode(
         sources, files_from, null=null, output=folder, quiet=quiet, stdin=stdin, rules=rules, display=display
     )
 
-    from semdis_cli.data.loader import Loader, LoadSettings
+    from semdis_cli.images.loader import Loader, LoadSettings
     from semdis_cli.pipeline.encode_plan import EncodeSettings, plan_output
     from semdis_cli.pipeline.estimate import estimate_s, refused_images
 
@@ -168,7 +168,7 @@ def _choose_folder(output: Path | None, stdin: "PipedSource | None") -> Path | N
 
 def _as_recorded(compiling: CompileChoice, folder: Path | None) -> CompileChoice:
     """What auto means for a set that is there already: what it was made with, however many images there are now."""
-    from semdis_cli.store.latent_set import recorded_settings
+    from semdis_cli.store.writing.latent_set import recorded_settings
 
     recorded = None if folder is None or compiling != "auto" else recorded_settings(folder)
     compute = (recorded or {}).get("compute")
@@ -195,7 +195,7 @@ def _start(
 
 def _check_folder(folder: Path) -> None:
     """Refuse a folder that cannot be written to, before working. Raises `UsageError`."""
-    from semdis_cli.store.folder import check_latents_folder
+    from semdis_cli.store.writing.folder import check_latents_folder
 
     check_latents_folder(folder)
 

@@ -70,9 +70,9 @@ def export(
     """
     from semdis_cli.pipeline.export import export as run
     from semdis_cli.pipeline.export_source import ExportSettings, npy_dtype_for
-    from semdis_cli.store.claim import check_image_folder
-    from semdis_cli.store.export import EXPORT_MARKER
+    from semdis_cli.store.exchange.export import EXPORT_MARKER
     from semdis_cli.store.reader import open_latents
+    from semdis_cli.store.writing.claim import check_image_folder
 
     if member is not None and export_format != "webdataset":
         raise typer.BadParameter("goes with --format webdataset alone", param_hint="--member")

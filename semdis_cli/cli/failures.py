@@ -8,11 +8,11 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from semdis_cli.atomic import explain_refusal
 from semdis_cli.cli.report import one_line
 from semdis_cli.cli.streams import OutputClosedError, say
-from semdis_cli.disk import is_of_disk
 from semdis_cli.errors import ExitCode, SemdisError
+from semdis_cli.files.atomic import explain_refusal
+from semdis_cli.files.disk import is_of_disk
 
 
 class InterruptedRunError(BaseException):

@@ -38,8 +38,8 @@ def import_(
     Example: `semdis import exported/ -o latents/`
     """
     from semdis_cli.pipeline.gather import GatherSettings, gather
-    from semdis_cli.store.folder import check_latents_folder
-    from semdis_cli.store.samples import find_samples
+    from semdis_cli.store.exchange.samples import find_samples
+    from semdis_cli.store.writing.folder import check_latents_folder
 
     refuse_pipes(source, output)
     check_apart(output, source)

@@ -50,10 +50,10 @@ def init(
 
     import torch
 
-    from semdis_cli.data.loader import Loader, LoadSettings
+    from semdis_cli.images.loader import Loader, LoadSettings
     from semdis_cli.model.checkpoint import resolve_model
     from semdis_cli.model.config import CONFIG_FILE, FCDMDiffAEConfig
-    from semdis_cli.store.folder import check_outside_sets, list_folder
+    from semdis_cli.store.writing.folder import check_outside_sets, list_folder
     from semdis_cli.training.init import init_model
 
     check_outside_sets(output)

@@ -16,7 +16,7 @@ from semdis_cli.cli import options
 from semdis_cli.cli.report import one_line
 from semdis_cli.cli.setup import refuse_others, refuse_pipes
 from semdis_cli.cli.streams import put
-from semdis_cli.json_text import strict_json
+from semdis_cli.files.json_text import strict_json
 from semdis_cli.wording import count
 
 Channels = Annotated[bool, typer.Option("--channels", help="Mean and std of every channel.")]
@@ -48,7 +48,7 @@ def inspect(
 
     Example: `semdis inspect latents/ --json`
     """
-    from semdis_cli.store.summary import summarise
+    from semdis_cli.store.verifying.summary import summarise
 
     refuse_pipes(latents)
     refuse_others(latents)

@@ -10,7 +10,7 @@ from semdis_cli.cli.display import Display, Position, open_display
 from semdis_cli.cli.streams import put, say
 from semdis_cli.errors import ExitCode
 from semdis_cli.events import BatchDone, Event, Failure, ImageMeasured, Planning, RunFinished, RunStarted, ShardFailed
-from semdis_cli.json_text import strict_json
+from semdis_cli.files.json_text import strict_json
 from semdis_cli.wording import count
 
 _MAX_FAILURES_SHOWN = 20

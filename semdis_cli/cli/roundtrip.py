@@ -83,12 +83,12 @@ def roundtrip(
     display = context.with_resource(open_display(quiet=quiet))
     found = find_inputs(sources, files_from, null=null, output=output, quiet=quiet, rules=rules, display=display)
 
-    from semdis_cli.data.loader import Loader, LoadSettings
+    from semdis_cli.images.loader import Loader, LoadSettings
     from semdis_cli.pipeline.decode import DecodeSettings
     from semdis_cli.pipeline.encode_plan import EncodeSettings, plan_encode
     from semdis_cli.pipeline.images_out import WriteSettings
     from semdis_cli.pipeline.roundtrip import roundtrip as run
-    from semdis_cli.store.claim import check_image_folder
+    from semdis_cli.store.writing.claim import check_image_folder
 
     check_image_folder(output, ROUNDTRIP_MARKER)
     num_worth = len(found.images) if geometry.has_few_sizes else 0

@@ -10,23 +10,23 @@ import typer
 from semdis_cli.cli.options import parse_batch_size, parse_colour, parse_number_or_share
 from semdis_cli.cli.streams import check_stdout_takes_data, say
 from semdis_cli.defaults import BUNDLED_MODEL, MAX_IMAGE_PIXELS
-from semdis_cli.disk import count_cores
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Planning, untold
+from semdis_cli.files.disk import count_cores
 from semdis_cli.wording import count
 
 if TYPE_CHECKING:
     from semdis_cli.cli.display import Display
-    from semdis_cli.data.geometry import GeometrySettings
-    from semdis_cli.data.images import ReadSettings
-    from semdis_cli.data.input_rules import InputRules
-    from semdis_cli.data.sources import FoundImages
-    from semdis_cli.data.spool import PipedSource, Spool
+    from semdis_cli.images.geometry import GeometrySettings
+    from semdis_cli.images.images import ReadSettings
     from semdis_cli.model.config import FCDMDiffAEInferenceConfig, Sampler, Schedule
     from semdis_cli.model.devices import DtypeName
     from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
     from semdis_cli.pipeline.limits import ErrorLimit
-    from semdis_cli.store.held import HeldRows
+    from semdis_cli.sources.input_rules import InputRules
+    from semdis_cli.sources.sources import FoundImages
+    from semdis_cli.sources.spool import PipedSource, Spool
+    from semdis_cli.store.writing.held import HeldRows
 
 
 STDIO = Path("-")
@@ -39,7 +39,7 @@ def peek_source(sources: Sequence[Path] | None, files_from: str | None) -> "Pipe
         return None
     if files_from == "-":
         raise UsageError("stdin cannot be both a SOURCE and the list of --files-from")
-    from semdis_cli.data.spool import peek_stdin
+    from semdis_cli.sources.spool import peek_stdin
 
     stream = open_stdin("a tar or an image")
     return peek_stdin(stream, is_only=set(sources or ()) == {STDIO} and files_from is None)
@@ -47,7 +47,7 @@ def peek_source(sources: Sequence[Path] | None, files_from: str | None) -> "Pipe
 
 def refuse_others(latents: Path) -> None:
     """Raise `StoreError` if `latents` is something else that is known: images, an archive, a web page."""
-    from semdis_cli.data.advice import why_no_latents
+    from semdis_cli.pipeline.advice import why_no_latents
 
     if (reason := why_no_latents(latents)) is not None:
         raise StoreError(reason)
@@ -105,9 +105,9 @@ def find_inputs(
     and kept on the disk of `output`. `rules`: what of it is passed over. What a set in `output` holds keeps its keys.
     `display`: shows how far the listing is. `may_be_none`: no image is no mistake.
     """
-    from semdis_cli.data.advice import why_nothing
-    from semdis_cli.data.input_rules import DEFAULT_RULES
-    from semdis_cli.data.sources import find_images
+    from semdis_cli.pipeline.advice import why_nothing
+    from semdis_cli.sources.input_rules import DEFAULT_RULES
+    from semdis_cli.sources.sources import find_images
 
     if not sources and not packed and files_from is None:
         raise typer.BadParameter("name at least one SOURCE, or use --files-from", param_hint="SOURCE")
@@ -149,7 +149,7 @@ def _refuse_within(sources: Iterable[Path], output: Path | None) -> None:
 
 def input_rules(exclude: Sequence[str] | None, include: Sequence[str] | None, *, all_files: bool) -> "InputRules":
     """Return what --exclude, --include and --all-files say. Raises `UsageError` for what is no pattern."""
-    from semdis_cli.data.input_rules import InputRules
+    from semdis_cli.sources.input_rules import InputRules
 
     return InputRules.parse(exclude or (), include or (), all_files=all_files)
 
@@ -158,20 +158,20 @@ def _held_set(output: Path | None) -> "HeldRows | None":
     """The set of latents in `output`, finished or not, if there is one."""
     if output is None or not output.is_dir():
         return None
-    from semdis_cli.store.held import HeldRows
+    from semdis_cli.store.writing.held import HeldRows
 
     rows = HeldRows(output)
     return rows if rows.is_set else None
 
 
 def _spool(stdin: "PipedSource | None", output: Path | None) -> "Spool | None":
-    from semdis_cli.data.spool import Spool, spool_folder
+    from semdis_cli.sources.spool import Spool, spool_folder
 
     return None if stdin is None else Spool(stdin, spool_folder(output))
 
 
 def _read_list(name: str, *, null: bool) -> list[Path]:
-    from semdis_cli.data.file_list import read_file_list
+    from semdis_cli.sources.file_list import read_file_list
 
     if name == "-" and sys.stdin is None:
         raise UsageError("stdin is closed; give the list of files on it")
@@ -195,7 +195,7 @@ def geometry_settings(
     size: int | None = None, max_pixels: int | None = None, bucket_size: int | None = None
 ) -> "GeometrySettings":
     """Which size images get. Raises `UsageError` if more than one way is given."""
-    from semdis_cli.data.geometry import GeometrySettings
+    from semdis_cli.images.geometry import GeometrySettings
 
     return GeometrySettings(size=size, max_pixels=max_pixels, bucket_size=bucket_size)
 
@@ -211,7 +211,7 @@ def read_settings(
     background: str = "#ffffff", max_image_pixels: int = MAX_IMAGE_PIXELS, *, jpeg_scaling: bool = False
 ) -> "ReadSettings":
     """How files become pixels."""
-    from semdis_cli.data.images import ReadSettings
+    from semdis_cli.images.images import ReadSettings
 
     return ReadSettings(parse_colour(background), max_image_pixels, jpeg_scaling)
 

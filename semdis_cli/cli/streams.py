@@ -18,8 +18,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, TextIO
 
-from semdis_cli.atomic import explain_write_error
 from semdis_cli.errors import ExitCode, SemdisError, UsageError
+from semdis_cli.files.atomic import explain_write_error
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

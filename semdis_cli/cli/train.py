@@ -15,12 +15,12 @@ from semdis_cli.cli.streams import put, say
 from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import ExitCode, UsageError
 from semdis_cli.events import Event, Failure, ModelReady, Planning, RunFinished, TrainingMeasured, TrainingProgress
-from semdis_cli.json_text import strict_json
+from semdis_cli.files.json_text import strict_json
 from semdis_cli.records import SourceImage
 from semdis_cli.wording import count
 
 if TYPE_CHECKING:
-    from semdis_cli.data.input_rules import InputRules
+    from semdis_cli.sources.input_rules import InputRules
 
 _MAX_FAILURES_SHOWN = 20
 
@@ -162,7 +162,7 @@ def _find(
     display: Display,
 ) -> tuple[Sequence[SourceImage], Sequence[Failure]]:
     """All images of the sources, in tars or not, and the inputs that are none."""
-    from semdis_cli.data.tars import find_tars
+    from semdis_cli.sources.tars import find_tars
 
     display.plan(Planning("listing photos"))
     tars, others = find_tars(sources or (), rules)

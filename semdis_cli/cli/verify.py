@@ -16,11 +16,11 @@ from semdis_cli.cli.setup import count_workers, find_inputs, input_rules, refuse
 from semdis_cli.cli.streams import put, say
 from semdis_cli.errors import ExitCode, UsageError
 from semdis_cli.events import Event, Planning, Problem, ShardVerified, VerifyFinished, VerifyStarted
-from semdis_cli.json_text import escape_name, strict_json
+from semdis_cli.files.json_text import escape_name, strict_json
 from semdis_cli.wording import count
 
 if TYPE_CHECKING:
-    from semdis_cli.store.verify import Sample
+    from semdis_cli.store.verifying.verify import Sample
 
 _MAX_SHOWN = 20
 
@@ -65,7 +65,7 @@ def verify(
     Example: `semdis verify latents/ --data`
     """
     from semdis_cli.pipeline.verify import verify as run
-    from semdis_cli.store.verify import VerifySettings
+    from semdis_cli.store.verifying.verify import VerifySettings
 
     refuse_pipes(latents, *(against or ()))
     refuse_others(latents)
@@ -82,7 +82,7 @@ def verify(
 
 def _parse_sample(data: bool, text: str | None, seed: int | None) -> "Sample":
     """What --data, --sample and --seed ask for. Raises `UsageError` where they do not go together."""
-    from semdis_cli.store.verify import ALL_DATA, NO_DATA, Sample
+    from semdis_cli.store.verifying.verify import ALL_DATA, NO_DATA, Sample
 
     if data and text is not None:
         raise UsageError("--data reads every shard, --sample some of them: give one of the two")
@@ -98,7 +98,7 @@ def _parse_sample(data: bool, text: str | None, seed: int | None) -> "Sample":
 
 def _follow(events: Iterable[Event], display: Display, *, as_json: bool, quiet: bool) -> ExitCode:
     """Show what is found as it goes and sum it up; returns the exit code."""
-    from semdis_cli.store.settings import describe_versions
+    from semdis_cli.store.writing.settings import describe_versions
 
     run = _Run(display, as_json=as_json)
     with run.display:

@@ -18,10 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from semdis_cli.atomic import make_folder, publish
 from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import CheckpointError, MissingExtraError, UsageError
-from semdis_cli.links import or_pointer
+from semdis_cli.files.atomic import make_folder, publish
+from semdis_cli.files.links import or_pointer
 from semdis_cli.model.config import CONFIG_FILE
 from semdis_cli.model.layers import time_frequencies
 from semdis_cli.model.tensor_file import open_tensors

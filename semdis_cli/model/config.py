@@ -8,9 +8,9 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex, get_args, get_type_hints
 
-from semdis_cli.atomic import publish
 from semdis_cli.errors import CheckpointError
-from semdis_cli.links import or_pointer
+from semdis_cli.files.atomic import publish
+from semdis_cli.files.links import or_pointer
 
 PosteriorKind = Literal["diagonal_gaussian", "deterministic"]
 NormMode = Literal["disabled", "channel_wise"]

@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from semdis_cli.data.loader import Loader
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import BatchDone, Failure, StageTimes
+from semdis_cli.images.loader import Loader
 from semdis_cli.model.call_sizes import Half
 from semdis_cli.model.devices import calls_at_once
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.fit import COPIES_HELD, CallMemory
 from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, done_already, in_order, timed
 from semdis_cli.records import LoadedImage, PlannedImage
-from semdis_cli.store.plan import PlannedShard
 from semdis_cli.store.shards import STORE_DTYPES
+from semdis_cli.store.writing.plan import PlannedShard
 from semdis_cli.tensors import is_finite
 
 _NO_PIXELS = torch.empty(3, 0, 0, dtype=torch.uint8)

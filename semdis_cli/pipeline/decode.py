@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from semdis_cli.data.geometry import undo_padding
 from semdis_cli.defaults import BUNDLED_MODEL, DECODE_MARKER
 from semdis_cli.errors import CheckpointError, StoreError, UnreadableImageError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes
-from semdis_cli.json_text import unescape_name
+from semdis_cli.files.json_text import unescape_name
+from semdis_cli.files.spelling import give_own_names
+from semdis_cli.images.geometry import undo_padding
 from semdis_cli.model.checkpoint import resolve_model, weights_sha256
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer, TokenizerSettings
@@ -19,10 +20,9 @@ from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import ImageWriter, WriteSettings, output_names, renamed_record, too_long, written
 from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, done_already, in_order, one_ahead, timed
 from semdis_cli.pipeline.report import RunTotals, compute_record, model_record
-from semdis_cli.spelling import give_own_names
-from semdis_cli.store.claim import claimed_folder
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
+from semdis_cli.store.writing.claim import claimed_folder
 from semdis_cli.tensors import is_finite
 
 _SHARE_OF_EVENT = 1 / 1024  # of the room for calls: they are small, but there may be very many

@@ -9,10 +9,9 @@ from typing import Any, Protocol, Self
 
 from torch import Tensor
 
-from semdis_cli.data.jpeg_decoder import jpeg_decoder
-from semdis_cli.data.loader import Loader
-from semdis_cli.data.sources import FoundImages
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardPublished, StageTimes, Tell, untold
+from semdis_cli.images.formats.jpeg.decoder import jpeg_decoder
+from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import (
     EncodedCall,
@@ -25,10 +24,11 @@ from semdis_cli.pipeline.encode_plan import EncodePlan, EncodeSettings, encode_p
 from semdis_cli.pipeline.overlap import Workers
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.records import LoadedImage
-from semdis_cli.store.latent_set import LatentSetWriter
+from semdis_cli.sources.sources import FoundImages
 from semdis_cli.store.manifest import Manifest
-from semdis_cli.store.shard_writer import ShardWriter
 from semdis_cli.store.statistics import ChannelSums
+from semdis_cli.store.writing.latent_set import LatentSetWriter
+from semdis_cli.store.writing.shard_writer import ShardWriter
 
 _MOST_HELD_BYTES = 512 << 20  # of latents in shards that are not on disk yet: two of the usual size
 

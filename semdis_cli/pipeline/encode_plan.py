@@ -7,20 +7,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from semdis_cli.data.loader import Loader, LoadSettings
-from semdis_cli.data.resize import resize_name
-from semdis_cli.data.sources import FoundImages
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure, Planning, Tell, untold
+from semdis_cli.images.loader import Loader, LoadSettings
+from semdis_cli.images.resize import resize_name
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import (
     LatentSettings,
 )
 from semdis_cli.pipeline.report import compute_record, model_record
-from semdis_cli.store.changes import find_changes
-from semdis_cli.store.finished import NO_BASE, Base
-from semdis_cli.store.latent_set import finished_base
-from semdis_cli.store.plan import LatentLayout, PlannedShard, SetPlan, plan_sha256, plan_shards
+from semdis_cli.sources.sources import FoundImages
+from semdis_cli.store.writing.changes import find_changes
+from semdis_cli.store.writing.finished import NO_BASE, Base
+from semdis_cli.store.writing.latent_set import finished_base
+from semdis_cli.store.writing.plan import LatentLayout, PlannedShard, SetPlan, plan_sha256, plan_shards
 
 Posterior = Literal["mode", "sample"]
 StoreDtype = Literal["bfloat16", "float16", "float32"]

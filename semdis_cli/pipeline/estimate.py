@@ -2,13 +2,13 @@
 
 from itertools import islice
 
-from semdis_cli.data.loader import Loader
 from semdis_cli.events import Failure
+from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import encoded_calls, image_calls, start_workers
 from semdis_cli.pipeline.encode_plan import EncodePlan, EncodeSettings
 from semdis_cli.pipeline.fit import CallMemory
-from semdis_cli.store.plan import PlannedShard
+from semdis_cli.store.writing.plan import PlannedShard
 
 _SHARDS_TRIED = 3
 _CALLS_TRIED = 3  # for each of those, and each thread

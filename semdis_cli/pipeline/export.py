@@ -3,15 +3,15 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from semdis_cli.atomic import check_free_space
 from semdis_cli.events import Event, Failure, RunStarted, ShardFailed
+from semdis_cli.files.atomic import check_free_space
 from semdis_cli.pipeline.export_files import FileExport
 from semdis_cli.pipeline.export_source import ExportSettings, ShardReader
 from semdis_cli.pipeline.export_tars import TarExport
 from semdis_cli.pipeline.report import RunTotals
-from semdis_cli.store.claim import claimed_folder
-from semdis_cli.store.export import EXPORT_MARKER, alike_names, file_names, impossible_names
+from semdis_cli.store.exchange.export import EXPORT_MARKER, alike_names, file_names, impossible_names
 from semdis_cli.store.reader import LatentSource
+from semdis_cli.store.writing.claim import claimed_folder
 
 
 def export(source: LatentSource, settings: ExportSettings, output: Path) -> Iterator[Event]:

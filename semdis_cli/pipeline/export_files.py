@@ -8,12 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from semdis_cli.atomic import explain_write_error, publish, publish_below
-from semdis_cli.disk import unnamed_file
 from semdis_cli.errors import RefusedNameError, StoreError, UsageError
 from semdis_cli.events import BatchDone, Event, Failure, ShardFailed, StageTimes
+from semdis_cli.files.atomic import explain_write_error, publish, publish_below
+from semdis_cli.files.disk import unnamed_file
 from semdis_cli.pipeline.export_source import ExportSettings, ShardReader, batch_done
-from semdis_cli.store.export import TABLE_FILE, SampleRecord, make_sample
+from semdis_cli.store.exchange.export import TABLE_FILE, SampleRecord, make_sample
 from semdis_cli.store.reader import StoredShard
 from semdis_cli.store.shards import Shard
 

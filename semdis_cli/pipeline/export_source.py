@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from semdis_cli.events import BatchDone, StageTimes
-from semdis_cli.store.export import (
+from semdis_cli.store.exchange.export import (
     STEM_RECORD,
     ExportFormat,
     Member,

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from semdis_cli.atomic import publish
 from semdis_cli.errors import StoreError
 from semdis_cli.events import BatchDone, Event, Failure, ShardFailed, StageTimes
+from semdis_cli.files.atomic import publish
+from semdis_cli.files.tar import TAR_END, tar_member
 from semdis_cli.pipeline.export_source import ExportSettings, ShardReader, batch_done
-from semdis_cli.store.export import Sample, make_sample, sample_names
+from semdis_cli.store.exchange.export import Sample, make_sample, sample_names
+from semdis_cli.store.exchange.tar_members import read_members
 from semdis_cli.store.reader import StoredShard
-from semdis_cli.store.tar import read_members
-from semdis_cli.tar import TAR_END, tar_member
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from semdis_cli.errors import StoreError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardPublished, StageTimes
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.records import LoadedImage, PlannedImage, SourceImage
-from semdis_cli.store.changes import Hashes, find_changes
-from semdis_cli.store.finished import Base
-from semdis_cli.store.found_samples import FoundSample, FoundSamples
-from semdis_cli.store.latent_set import LatentSetWriter
-from semdis_cli.store.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
-from semdis_cli.store.shard_writer import ShardWriter
+from semdis_cli.store.exchange.found_samples import FoundSample, FoundSamples
 from semdis_cli.store.shards import Shard
+from semdis_cli.store.writing.changes import Hashes, find_changes
+from semdis_cli.store.writing.finished import Base
+from semdis_cli.store.writing.latent_set import LatentSetWriter
+from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
+from semdis_cli.store.writing.shard_writer import ShardWriter
 
 _IMAGES_AT_ONCE = 256
 _NO_PIXELS = torch.empty(3, 0, 0, dtype=torch.uint8)

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from semdis_cli.atomic import publish_below, sweep_temporaries
-from semdis_cli.data.images import ImageFormat, write_image
-from semdis_cli.disk import folder_identity
 from semdis_cli.errors import RefusedNameError, StoreError, UsageError
 from semdis_cli.events import Failure
+from semdis_cli.files.atomic import publish_below, sweep_temporaries
+from semdis_cli.files.disk import folder_identity
+from semdis_cli.files.spelling import ANY, EXACT, Spelling, numbered
+from semdis_cli.images.images import ImageFormat, write_image
 from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, timed
-from semdis_cli.spelling import ANY, EXACT, Spelling, numbered
 from semdis_cli.store.checks import check_key
 
 _MAX_NAME_BYTES = 255

@@ -6,9 +6,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from semdis_cli.atomic import publish
 from semdis_cli.events import BatchDone, Event, RunFinished, StageTimes
-from semdis_cli.json_text import escape_name, strict_json
+from semdis_cli.files.atomic import publish
+from semdis_cli.files.json_text import escape_name, strict_json
 from semdis_cli.model.tokenizer import Tokenizer
 
 

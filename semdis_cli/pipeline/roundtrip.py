@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semdis_cli.atomic import publish
-from semdis_cli.data.geometry import undo_padding
-from semdis_cli.data.jpeg_decoder import jpeg_decoder
-from semdis_cli.data.loader import Loader
 from semdis_cli.defaults import ROUNDTRIP_MARKER
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import BatchDone, Event, Failure, ImageMeasured, RunStarted, StageTimes
-from semdis_cli.json_text import escape_text, key_fields
+from semdis_cli.files.atomic import publish
+from semdis_cli.files.json_text import escape_text, key_fields
+from semdis_cli.files.spelling import give_own_names
+from semdis_cli.images.formats.jpeg.decoder import jpeg_decoder
+from semdis_cli.images.geometry import undo_padding
+from semdis_cli.images.loader import Loader
 from semdis_cli.metrics import psnr_db
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
@@ -41,11 +42,10 @@ from semdis_cli.pipeline.images_out import ImageWriter, output_names, renamed_re
 from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, done_already, in_order, timed
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.records import LoadedImage
-from semdis_cli.spelling import give_own_names
-from semdis_cli.store.claim import PLAN_SHA256, claimed_folder, claimed_settings
 from semdis_cli.store.index import to_line
-from semdis_cli.store.plan import plan_sha256
-from semdis_cli.store.settings import are_same
+from semdis_cli.store.writing.claim import PLAN_SHA256, claimed_folder, claimed_settings
+from semdis_cli.store.writing.plan import plan_sha256
+from semdis_cli.store.writing.settings import are_same
 
 _PER_IMAGE_FILE = "psnr.jsonl"
 _MAX_PSNR_DB = 100.0

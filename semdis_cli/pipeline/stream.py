@@ -6,13 +6,14 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from semdis_cli.data.geometry import undo_padding
-from semdis_cli.data.jpeg_decoder import jpeg_decoder
-from semdis_cli.data.loader import Loader
-from semdis_cli.data.sources import FoundImages
 from semdis_cli.defaults import DECODE_MARKER
 from semdis_cli.errors import StoreError, UnreadableImageError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes, Tell, untold
+from semdis_cli.files.spelling import probe_spelling
+from semdis_cli.files.tar import Member, is_tar_start, read_up_to, stream_members
+from semdis_cli.images.formats.jpeg.decoder import jpeg_decoder
+from semdis_cli.images.geometry import undo_padding
+from semdis_cli.images.loader import Loader
 from semdis_cli.memory import room_for_images
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import busy_threads, encoded_calls, image_calls, start_workers
@@ -23,13 +24,12 @@ from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import ImageWriter, StreamNames, image_file, renamed_record, too_long
 from semdis_cli.pipeline.overlap import Workers, timed
 from semdis_cli.pipeline.report import RunTotals
-from semdis_cli.spelling import probe_spelling
-from semdis_cli.store.claim import claimed_folder
+from semdis_cli.sources.sources import FoundImages
+from semdis_cli.store.exchange.stream import MAX_MEMBER_BYTES, MEMBER_SUFFIX, StreamWriter, join_shards, read_member
 from semdis_cli.store.reader import LatentSource
-from semdis_cli.store.settings import are_of_one_kind
 from semdis_cli.store.shards import Shard
-from semdis_cli.store.stream import MAX_MEMBER_BYTES, MEMBER_SUFFIX, StreamWriter, join_shards, read_member
-from semdis_cli.tar import Member, is_tar_start, read_up_to, stream_members
+from semdis_cli.store.writing.claim import claimed_folder
+from semdis_cli.store.writing.settings import are_of_one_kind
 
 _NAME = "stdin"
 _START_BYTES = 512  # a tar's first block

@@ -12,17 +12,17 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from semdis_cli.atomic import PublishedFile
-from semdis_cli.data.source_bytes import open_source
-from semdis_cli.data.sources import FoundImages
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import Event, Failure, Planning, Problem, VerifyFinished
+from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.records import SourceImage
-from semdis_cli.store.identity import Witness
+from semdis_cli.sources.source_bytes import open_source
+from semdis_cli.sources.sources import FoundImages
 from semdis_cli.store.index import IndexRow, read_rows
 from semdis_cli.store.manifest import INDEX_FILE
-from semdis_cli.store.seen import SeenByKey, read_seen, seen_time_ns
-from semdis_cli.store.verify import ALL_DATA, NO_DATA, Verified, VerifySettings, verify_latents
+from semdis_cli.store.verifying.verify import ALL_DATA, NO_DATA, Verified, VerifySettings, verify_latents
+from semdis_cli.store.writing.identity import Witness
+from semdis_cli.store.writing.seen import SeenByKey, read_seen, seen_time_ns
 from semdis_cli.wording import count
 
 _HASHED_AT_ONCE = 1024

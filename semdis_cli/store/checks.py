@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from semdis_cli.errors import StoreError
-from semdis_cli.json_text import ESCAPED, unescape_name
+from semdis_cli.files.json_text import ESCAPED, unescape_name
 
 # What reading a field of parsed JSON raises where the file holds something else.
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)

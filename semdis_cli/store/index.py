@@ -9,8 +9,8 @@ from typing import Any, Protocol, Self, TypeVar
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
-from semdis_cli.json_text import ESCAPED, escape_text, key_fields
-from semdis_cli.links import why_unreadable
+from semdis_cli.files.json_text import ESCAPED, escape_text, key_fields
+from semdis_cli.files.links import why_unreadable
 from semdis_cli.records import Geometry, LoadedImage
 from semdis_cli.store.checks import (
     MALFORMED,

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from semdis_cli.atomic import PublishedFile
 from semdis_cli.defaults import MANIFEST_NAME
 from semdis_cli.errors import StoreError
-from semdis_cli.links import describe_absent, or_pointer
+from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.files.links import describe_absent, or_pointer
 from semdis_cli.store.checks import MALFORMED, check_count, check_sha256, check_shard_name, parse_json
-from semdis_cli.store.settings import are_of_one_kind, versions_of
 from semdis_cli.store.shard_header import FORMAT_VERSION
 from semdis_cli.store.statistics import ChannelSums
+from semdis_cli.store.writing.settings import are_of_one_kind, versions_of
 
 MANIFEST_FILE = MANIFEST_NAME
 INDEX_FILE = "index.jsonl"

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from semdis_cli.atomic import PublishedFile
 from semdis_cli.errors import StoreError
-from semdis_cli.json_text import ESCAPED
-from semdis_cli.links import or_pointer, why_unreadable
+from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.files.json_text import ESCAPED
+from semdis_cli.files.links import or_pointer, why_unreadable
 from semdis_cli.records import Geometry
 from semdis_cli.store.checks import MALFORMED, check_count, check_keys, check_object
 from semdis_cli.store.shard_header import (

@@ -15,10 +15,10 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from semdis_cli.disk import open_at_once
 from semdis_cli.errors import StoreError
-from semdis_cli.json_text import ESCAPED
-from semdis_cli.links import or_pointer, why_unreadable
+from semdis_cli.files.disk import open_at_once
+from semdis_cli.files.json_text import ESCAPED
+from semdis_cli.files.links import or_pointer, why_unreadable
 from semdis_cli.records import Geometry
 from semdis_cli.store.checks import (
     MALFORMED,

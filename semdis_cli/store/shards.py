@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from semdis_cli.atomic import PublishedFile, publish
 from semdis_cli.errors import StoreError
-from semdis_cli.json_text import ESCAPED, escape_name, is_strange
-from semdis_cli.links import or_pointer, why_unreadable
+from semdis_cli.files.atomic import PublishedFile, publish
+from semdis_cli.files.json_text import ESCAPED, escape_name, is_strange
+from semdis_cli.files.links import or_pointer, why_unreadable
 from semdis_cli.records import Geometry
 from semdis_cli.store.checks import MALFORMED
 from semdis_cli.store.shard_header import (

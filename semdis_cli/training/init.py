@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from semdis_cli.data.loader import Loader
 from semdis_cli.errors import UsageError
 from semdis_cli.events import BatchDone, Event, Failure, RunFinished, RunStarted, StageTimes
+from semdis_cli.images.loader import Loader
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.config import FCDMDiffAEConfig
 from semdis_cli.model.diffusion import vp_alpha_sigma

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from semdis_cli.atomic import explain_write_error, publish
-from semdis_cli.data.pool import CropSampler, ImagePool
 from semdis_cli.errors import CheckpointError, DivergedError
 from semdis_cli.events import TrainingMeasured, TrainingProgress
-from semdis_cli.json_text import strict_json
+from semdis_cli.files.atomic import explain_write_error, publish
+from semdis_cli.files.json_text import strict_json
 from semdis_cli.metrics import psnr_db
 from semdis_cli.model.pixels import float_to_images, images_to_float
 from semdis_cli.model.tokenizer import image_noise
 from semdis_cli.training.latent_stats import mean_and_var_of
 from semdis_cli.training.pictures import Reconstruction, write_sheet
+from semdis_cli.training.pool import CropSampler, ImagePool
 from semdis_cli.training.settings import TrainingSettings
 from semdis_cli.training.state import TrainingState
 from semdis_cli.training.step import Forward, align, draw, forward, generator_for

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from semdis_cli.atomic import make_folder, publish
-from semdis_cli.data.images import write_image
+from semdis_cli.files.atomic import make_folder, publish
+from semdis_cli.images.images import write_image
 
 
 @dataclass(frozen=True)

@@ -14,21 +14,21 @@ import torch
 if sys.platform != "win32":
     import resource
 
-from semdis_cli.atomic import check_free_space
-from semdis_cli.data.images import ReadSettings
-from semdis_cli.data.pool import CropSampler, ImagePool, in_random_order, read_all
 from semdis_cli.defaults import TRAIN_MARKER
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Event, Failure, ModelReady, Planning, RunFinished, TrainingMeasured, TrainingProgress
-from semdis_cli.json_text import escape_name
+from semdis_cli.files.atomic import check_free_space
+from semdis_cli.files.json_text import escape_name
+from semdis_cli.images.images import ReadSettings
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.checkpoint import resolve_model, weights_sha256
 from semdis_cli.model.config import FCDMDiffAEConfig
 from semdis_cli.records import SourceImage
-from semdis_cli.store.claim import check_image_folder, claimed_folder, claimed_settings
+from semdis_cli.store.writing.claim import check_image_folder, claimed_folder, claimed_settings
 from semdis_cli.training.alignment import AlignmentHead
 from semdis_cli.training.init import PatchMoments, closed_form_model, random_model
 from semdis_cli.training.loop import PICTURES, Rhythm, Trainer, TrainingImages
+from semdis_cli.training.pool import CropSampler, ImagePool, in_random_order, read_all
 from semdis_cli.training.settings import TrainingSettings
 from semdis_cli.training.state import TrainingState
 from semdis_cli.training.step import generator_for

@@ -15,7 +15,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from semdis_cli.data.synthetic import jpeg_of
+from semdis_cli.images.synthetic import jpeg_of
 from tests.cli.conftest import Outcome, Run, semdis
 from tests.shims import Refuse, environment
 

@@ -8,17 +8,17 @@ from xml.etree import ElementTree as ET
 import pytest
 from PIL import Image
 
+from semdis_cli.bench.bench import BenchReport
+from semdis_cli.bench.end_to_end import EndToEnd
+from semdis_cli.bench.limit import Resource, StageCost, find_limit
+from semdis_cli.bench.machine import GemmRate, Machine
+from semdis_cli.bench.model import ModelSpeed
+from semdis_cli.bench.peers import Comparison, PeerSpeed
+from semdis_cli.bench.rounds import Spread
+from semdis_cli.bench.stages import Stages
+from semdis_cli.bench.startup import PeakMemory, StartUp
 from semdis_cli.cli.bench import draw
 from semdis_cli.cli.bench_tables import bench_text
-from semdis_cli.pipeline.bench.bench import BenchReport
-from semdis_cli.pipeline.bench.end_to_end import EndToEnd
-from semdis_cli.pipeline.bench.limit import Resource, StageCost, find_limit
-from semdis_cli.pipeline.bench.machine import GemmRate, Machine
-from semdis_cli.pipeline.bench.model import ModelSpeed
-from semdis_cli.pipeline.bench.peers import Comparison, PeerSpeed
-from semdis_cli.pipeline.bench.rounds import Spread
-from semdis_cli.pipeline.bench.stages import Stages
-from semdis_cli.pipeline.bench.startup import PeakMemory, StartUp
 
 
 def exactly(value: float) -> Spread:

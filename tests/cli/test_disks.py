@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semdis_cli import lock
 from semdis_cli.cli.failures import run_guarded
-from semdis_cli.store.verify import ALL_DATA, VerifySettings, verify_latents
+from semdis_cli.files import lock
+from semdis_cli.store.verifying.verify import ALL_DATA, VerifySettings, verify_latents
 from tests.cli.conftest import Outcome, Run, semdis
 from tests.shims import Names, Refuse, Space, environment, pretend, slow
 

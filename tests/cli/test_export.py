@@ -18,8 +18,8 @@ import pytest
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.shards import write_shard
 from tests.cli.conftest import Run, semdis
+from tests.files.test_atomic import small_disk
 from tests.store import KEYS, PROVENANCE, contents, make_plan, make_shard, write_set
-from tests.test_atomic import small_disk
 from tests.torture.harness import Runner
 from tests.worlds import save_tiny_model
 
@@ -231,7 +231,7 @@ EVERY = [pytest.param(6, id="some"), pytest.param(1, id="all", marks=pytest.mark
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
     model = save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
-    modules = ["semdis_cli.pipeline.export", "semdis_cli.pipeline.gather", "semdis_cli.store.samples"]
+    modules = ["semdis_cli.pipeline.export", "semdis_cli.pipeline.gather", "semdis_cli.store.exchange.samples"]
     runner = Runner(tmp_path_factory.mktemp("runner"), model, modules)
     yield runner
     runner.close()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semdis_cli.store.dataset import LatentDataset
+from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents

@@ -10,9 +10,9 @@ import pytest
 
 from semdis_cli.cli.failures import InterruptedRunError
 from semdis_cli.errors import StoreError, UsageError
-from semdis_cli.store.claim import check_image_folder
-from semdis_cli.store.folder import check_latents_folder
 from semdis_cli.store.manifest import Manifest
+from semdis_cli.store.writing.claim import check_image_folder
+from semdis_cli.store.writing.folder import check_latents_folder
 from tests.cli.conftest import PHOTOS, Outcome, Run
 from tests.store import contents, make_plan, write_next, write_set
 
@@ -83,6 +83,7 @@ def test_beside_a_set_and_in_folders_with_names_like_ours_outputs_are_welcome(ro
         check_image_folder(folder / "out", "any.json")
         check_latents_folder(folder / "out")
     check_latents_folder(root)  # itself does not lie in itself
+
 
 def test_a_folder_in_which_another_run_begins_and_ends_is_not_taken_for_one_of_other_files(tmp_path: Path) -> None:
     """The run that is refused there says that another is at work, which it learns from the lock: it must get so far."""

@@ -11,11 +11,11 @@ from PIL import Image
 
 from semdis_cli.cli import display
 from semdis_cli.cli.display import Lines, Position, planning_text
-from semdis_cli.data.geometry import GeometrySettings
-from semdis_cli.data.images import ReadSettings
-from semdis_cli.data.loader import Loader, LoadSettings
-from semdis_cli.data.sources import find_images
 from semdis_cli.events import Planning
+from semdis_cli.images.geometry import GeometrySettings
+from semdis_cli.images.images import ReadSettings
+from semdis_cli.images.loader import Loader, LoadSettings
+from semdis_cli.sources.sources import find_images
 from tests.cli.test_messages import on_a_terminal
 
 PLAN = """

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from tests.cli.conftest import Outcome
-from tests.test_atomic import small_disk
+from tests.files.test_atomic import small_disk
 
 NAMES = ("a.jpg", "b/c.png", "b/d.png", "e.webp")
 SEMDIS = f"{sys.executable} -m semdis_cli"

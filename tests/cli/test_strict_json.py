@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semdis_cli.json_text import unescape_name
+from semdis_cli.files.json_text import unescape_name
 from tests.cli.conftest import Outcome, Run
 
 # Undecodable bytes, names that look like their escapes, and names that must stay as they are.

@@ -27,8 +27,8 @@ from semdis_cli.defaults import TRAIN_MARKER
 from semdis_cli.model.checkpoint import FLOAT32_BUFFERS, read_tensors
 from semdis_cli.model.config import FCDMDiffAEConfig
 from tests.cli.conftest import PHOTOS, Outcome, Run, semdis
+from tests.files.test_atomic import small_disk
 from tests.store import contents as all_contents
-from tests.test_atomic import small_disk
 from tests.torture.harness import PROJECT, Runner, start, temporaries
 from tests.training.test_teacher import save_dinov2
 from tests.worlds import tiny_config, tiny_model
@@ -42,7 +42,7 @@ MEASURED = [0, 2, 4, 6, 8]  # the steps at which the runs of `arguments` measure
 DISK_FILLER = """
 import sys
 from pathlib import Path
-from tests.test_atomic import fill_disk
+from tests.files.test_atomic import fill_disk
 from semdis_cli.cli import main
 
 disk, operation, name = sys.argv[1:4]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from semdis_cli.cli.report import one_line
+from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import StoreError
-from semdis_cli.store.dataset import LatentDataset
 from tests.cli.conftest import PHOTOS, Run, semdis
 from tests.store import KEYS, make_plan, write_next, write_set
 

@@ -16,16 +16,16 @@ from typing import Any
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
 from semdis_cli.store.index import read_rows, to_line
-from semdis_cli.store.index_table import read_index
-from semdis_cli.store.journal import Journal
 from semdis_cli.store.manifest import Manifest
-from semdis_cli.store.payload import read_payload
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shard_header import read_shard_header
 from semdis_cli.store.shards import read_shard, write_shard
-from semdis_cli.store.summary import summarise
-from semdis_cli.store.unfinished import read_journals
-from semdis_cli.store.verify import ALL_DATA, VerifySettings, verify_latents
+from semdis_cli.store.verifying.index_table import read_index
+from semdis_cli.store.verifying.payload import read_payload
+from semdis_cli.store.verifying.summary import summarise
+from semdis_cli.store.verifying.unfinished import read_journals
+from semdis_cli.store.verifying.verify import ALL_DATA, VerifySettings, verify_latents
+from semdis_cli.store.writing.journal import Journal
 from tests.store import contents, make_plan, make_shard, write_next, write_set
 
 Target = Callable[[bytes, Path], None]

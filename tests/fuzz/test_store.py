@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semdis_cli.errors import SemdisError
-from semdis_cli.store.index_table import read_index
-from semdis_cli.store.verify import ALL_DATA, VerifySettings, verify_latents
+from semdis_cli.store.verifying.index_table import read_index
+from semdis_cli.store.verifying.verify import ALL_DATA, VerifySettings, verify_latents
 from tests.fuzz.targets import TARGETS, Target, manifest, seeds, shard, vouched_shard
 
 Edit = tuple[int, int, bytes]

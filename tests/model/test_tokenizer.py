@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from semdis_cli.data.images import read_image
 from semdis_cli.errors import CheckpointError, UsageError
+from semdis_cli.images.images import read_image
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.devices import DtypeName
 from semdis_cli.model.pixels import float_to_images, images_to_float

@@ -14,13 +14,12 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
-from semdis_cli.atomic import PublishedFile
-from semdis_cli.data.geometry import GeometrySettings
-from semdis_cli.data.images import ReadSettings
-from semdis_cli.data.loader import Loader, LoadSettings
-from semdis_cli.data.sources import find_images
 from semdis_cli.errors import UsageError
 from semdis_cli.events import BatchDone, Event, Failure, RunFinished
+from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.images.geometry import GeometrySettings
+from semdis_cli.images.images import ReadSettings
+from semdis_cli.images.loader import Loader, LoadSettings
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
 from semdis_cli.pipeline.decode import DecodeSettings, decode
@@ -30,6 +29,7 @@ from semdis_cli.pipeline.images_out import WriteSettings
 from semdis_cli.pipeline.overlap import WorkerDiedError
 from semdis_cli.pipeline.roundtrip import roundtrip
 from semdis_cli.records import LoadedImage, PlannedImage
+from semdis_cli.sources.sources import find_images
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shards import Shard, write_shard
 from tests.worlds import tiny_model
@@ -154,7 +154,7 @@ def test_a_run_that_ends_early_keeps_every_shard_that_was_filled(
         time.sleep(0.1)
         return write_shard(path, shard)
 
-    monkeypatch.setattr("semdis_cli.store.shard_writer.write_shard", write_slowly)
+    monkeypatch.setattr("semdis_cli.store.writing.shard_writer.write_shard", write_slowly)
     settings, num_seen = replace(SETTINGS, shard_images=2), 0
     with BreakingLoader(settings.load, 2) as loader:
         events = encode(find_images([photos]), loader, tokenizer, settings, tmp_path / "latents")

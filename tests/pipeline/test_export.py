@@ -19,16 +19,16 @@ from hypothesis import strategies as st
 
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Event, Failure, RunFinished, RunStarted, ShardFailed
+from semdis_cli.files.tar import TAR_END, tar_member
 from semdis_cli.pipeline.export import export
 from semdis_cli.pipeline.export_source import ExportSettings, npy_dtype_for
 from semdis_cli.pipeline.gather import GatherSettings, gather
-from semdis_cli.store.export import SampleRecord, sample_base
+from semdis_cli.store.exchange.export import SampleRecord, sample_base
+from semdis_cli.store.exchange.npy import npy_bytes
+from semdis_cli.store.exchange.samples import find_samples
 from semdis_cli.store.index import read_rows
-from semdis_cli.store.npy import npy_bytes
 from semdis_cli.store.reader import open_latents
-from semdis_cli.store.samples import find_samples
 from semdis_cli.store.shards import Shard, parse_shard, read_shard, write_shard
-from semdis_cli.tar import TAR_END, tar_member
 from tests.store import KEYS, PROVENANCE, SmallPlan, are_equal, contents, make_plan, make_shard, write_set
 
 GOOD_KEYS = tuple(sorted(key for key in KEYS if "bad" not in key))

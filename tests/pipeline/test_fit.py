@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semdis_cli.data.geometry import GeometrySettings
-from semdis_cli.data.images import ReadSettings
-from semdis_cli.data.loader import Loader, LoadSettings
-from semdis_cli.data.sources import find_images
 from semdis_cli.events import BatchDone, Event, Failure, RunFinished
+from semdis_cli.images.geometry import GeometrySettings
+from semdis_cli.images.images import ReadSettings
+from semdis_cli.images.loader import Loader, LoadSettings
 from semdis_cli.memory import Room
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
@@ -26,6 +25,7 @@ from semdis_cli.pipeline.encode import encode
 from semdis_cli.pipeline.encode_plan import EncodeSettings, plan_encode
 from semdis_cli.pipeline.images_out import WriteSettings
 from semdis_cli.pipeline.roundtrip import roundtrip
+from semdis_cli.sources.sources import find_images
 from semdis_cli.store.reader import open_latents
 from tests.worlds import save_tiny_model
 

@@ -16,8 +16,8 @@ import torch
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import LatentSource, open_latents
 from tests.cli.conftest import semdis
+from tests.files.test_atomic import small_disk
 from tests.store import contents as all_contents
-from tests.test_atomic import small_disk
 from tests.torture.harness import (
     PROJECT,
     Runner,

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semdis_cli.data.geometry import GeometrySettings
-from semdis_cli.data.images import ReadSettings
-from semdis_cli.data.loader import Loader, LoadSettings
-from semdis_cli.data.sources import find_images
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import BatchDone, Event, Failure, RunFinished, ShardFailed
+from semdis_cli.files.tar import TAR_END, tar_member
+from semdis_cli.images.geometry import GeometrySettings
+from semdis_cli.images.images import ReadSettings
+from semdis_cli.images.loader import Loader, LoadSettings
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
 from semdis_cli.pipeline.decode import DecodeSettings, decode
@@ -25,9 +25,9 @@ from semdis_cli.pipeline.encode_plan import EncodeSettings
 from semdis_cli.pipeline.images_out import ImageWriter, StreamNames, WriteSettings
 from semdis_cli.pipeline.overlap import Workers
 from semdis_cli.pipeline.stream import LatentStream, decode_stream, encode_stream
+from semdis_cli.sources.sources import find_images
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shards import Shard, parse_shard, shard_bytes
-from semdis_cli.tar import TAR_END, tar_member
 from tests.worlds import save_tiny_model
 
 # Two sizes, so that a stream has batches of two shapes, and a file that is no image.

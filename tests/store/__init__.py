@@ -13,13 +13,13 @@ from torch import Tensor
 
 from semdis_cli.events import Failure
 from semdis_cli.records import Geometry, LoadedImage, PlannedImage, SourceImage
-from semdis_cli.store.changes import find_changes
-from semdis_cli.store.finished import NO_BASE, Base
-from semdis_cli.store.latent_set import LatentSetWriter
 from semdis_cli.store.manifest import Manifest
-from semdis_cli.store.plan import LatentLayout, PlannedShard, SetPlan, plan_sha256, plan_shards
 from semdis_cli.store.shard_header import SourceRecord
 from semdis_cli.store.shards import STORE_DTYPES, Shard
+from semdis_cli.store.writing.changes import find_changes
+from semdis_cli.store.writing.finished import NO_BASE, Base
+from semdis_cli.store.writing.latent_set import LatentSetWriter
+from semdis_cli.store.writing.plan import LatentLayout, PlannedShard, SetPlan, plan_sha256, plan_shards
 
 CHANNELS = 3
 MTIME_NS = 1_000_000_007

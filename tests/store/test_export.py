@@ -16,7 +16,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from semdis_cli.errors import StoreError
-from semdis_cli.store.export import (
+from semdis_cli.files.tar import TAR_END, tar_member
+from semdis_cli.store.exchange.export import (
     SampleRecord,
     check_rows,
     file_names,
@@ -26,10 +27,9 @@ from semdis_cli.store.export import (
     sample_base,
     sample_key,
 )
-from semdis_cli.store.npy import npy_bytes, parse_npy
+from semdis_cli.store.exchange.npy import npy_bytes, parse_npy
+from semdis_cli.store.exchange.tar_members import read_members
 from semdis_cli.store.shards import STORE_DTYPES, parse_shard
-from semdis_cli.store.tar import read_members
-from semdis_cli.tar import TAR_END, tar_member
 from tests.store import PROVENANCE, are_equal, make_shard
 
 # The name of a tar's member -> (key of the sample, extension), as webdataset 1.0.2 has it.

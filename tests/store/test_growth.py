@@ -14,22 +14,22 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from semdis_cli import atomic
+from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure
+from semdis_cli.files import atomic
 from semdis_cli.records import LoadedImage, PlannedImage, SourceImage
-from semdis_cli.store import latent_set
-from semdis_cli.store.changes import find_changes
-from semdis_cli.store.dataset import LatentDataset
-from semdis_cli.store.finished import Base
 from semdis_cli.store.index import read_rows
-from semdis_cli.store.journal import Journal
-from semdis_cli.store.latent_set import LatentSetWriter
 from semdis_cli.store.manifest import Manifest
-from semdis_cli.store.plan import LatentLayout, PlannedShard, SetPlan, plan_sha256, plan_shards
 from semdis_cli.store.reader import open_latents
-from semdis_cli.store.shard_writer import ShardWriter
 from semdis_cli.store.statistics import ChannelSums
+from semdis_cli.store.writing import latent_set
+from semdis_cli.store.writing.changes import find_changes
+from semdis_cli.store.writing.finished import Base
+from semdis_cli.store.writing.journal import Journal
+from semdis_cli.store.writing.latent_set import LatentSetWriter
+from semdis_cli.store.writing.plan import LatentLayout, PlannedShard, SetPlan, plan_sha256, plan_shards
+from semdis_cli.store.writing.shard_writer import ShardWriter
 from tests.store import CHANNELS, MTIME_NS, PROVENANCE, bucket_of, contents, ctime_of, geometry_of, latents_of
 
 LAYOUT = LatentLayout(16, CHANNELS, "bfloat16")

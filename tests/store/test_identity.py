@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from semdis_cli.records import SourceImage
-from semdis_cli.store.identity import Witness, all_vouch
-from semdis_cli.store.seen import SeenFile
+from semdis_cli.store.writing.identity import Witness, all_vouch
+from semdis_cli.store.writing.seen import SeenFile
 
 SECOND = 10**9
 NOW = 1_800_000_000 * SECOND

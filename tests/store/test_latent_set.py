@@ -10,13 +10,13 @@ import pytest
 from semdis_cli.errors import NoSpaceError, SemdisError, StoreError, UsageError
 from semdis_cli.events import Failure
 from semdis_cli.store.index import IndexRow, read_rows
-from semdis_cli.store.journal import JournalEntry
-from semdis_cli.store.latent_set import LatentSetWriter
 from semdis_cli.store.reader import open_latents
-from semdis_cli.store.settings import describe_differences
 from semdis_cli.store.statistics import ChannelSums
+from semdis_cli.store.writing.journal import JournalEntry
+from semdis_cli.store.writing.latent_set import LatentSetWriter
+from semdis_cli.store.writing.settings import describe_differences
+from tests.files.test_atomic import fill_disk, small_disk
 from tests.store import CHANNELS, KEYS, SmallPlan, contents, make_plan, write_next, write_set
-from tests.test_atomic import fill_disk, small_disk
 
 JOURNAL = Path("journal", "0.jsonl")
 NUM_SHARDS = 4

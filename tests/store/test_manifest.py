@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from semdis_cli.atomic import PublishedFile, publish
 from semdis_cli.errors import StoreError
+from semdis_cli.files.atomic import PublishedFile, publish
 from semdis_cli.store.checks import check_shard_name
 from semdis_cli.store.manifest import MANIFEST_FILE, Manifest, ShardEntry
 from semdis_cli.store.statistics import ChannelSums

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from semdis_cli.events import Failure
 from semdis_cli.records import PlannedImage, SourceImage
 from semdis_cli.store.checks import check_shard_name
-from semdis_cli.store.plan import LatentLayout, PlannedShard, plan_sha256, plan_shards
+from semdis_cli.store.writing.plan import LatentLayout, PlannedShard, plan_sha256, plan_shards
 
 LAYOUT = LatentLayout(patch_size=16, channels=128, dtype="bfloat16")
 BUCKETS = [(16, 16), (16, 32), (32, 16), (256, 256), (512, 16)]

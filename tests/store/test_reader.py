@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semdis_cli.atomic import PublishedFile
 from semdis_cli.errors import StoreError
+from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.store.checks import check_key
 from semdis_cli.store.index import IndexRow, read_rows, to_line
 from semdis_cli.store.manifest import Manifest

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from semdis_cli.errors import UsageError
-from semdis_cli.store.settings import are_of_one_kind, are_same, choose_record, describe_differences
+from semdis_cli.store.writing.settings import are_of_one_kind, are_same, choose_record, describe_differences
 
 MODEL = {"name": "model", "source": "folder", "revision": None, "weights_sha256": "ab" * 32, "config_sha256": "cd" * 32}
 RECORD: dict[str, Any] = {

@@ -16,12 +16,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from semdis_cli.atomic import PublishedFile
 from semdis_cli.errors import StoreError
+from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.store.shard_header import canonical_json
 from semdis_cli.store.shards import STORE_DTYPES, Shard, read_shard, write_shard
+from tests.files.test_atomic import umask
 from tests.store import are_equal, geometry_of, have_equal_latents, make_shard
-from tests.test_atomic import umask
 
 Json = dict[str, Any]
 

@@ -15,18 +15,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semdis_cli.atomic import PublishedFile
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem, ShardVerified, VerifyStarted
+from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.records import Geometry
 from semdis_cli.store.index import to_line
 from semdis_cli.store.manifest import Manifest
-from semdis_cli.store.payload import read_payload
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shard_header import read_shard_header
 from semdis_cli.store.shards import STORE_DTYPES, Shard, read_shard, write_shard
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.verify import ALL_DATA, NO_DATA, Sample, VerifySettings, verify_latents
+from semdis_cli.store.verifying.payload import read_payload
+from semdis_cli.store.verifying.verify import ALL_DATA, NO_DATA, Sample, VerifySettings, verify_latents
 from tests.store import KEYS, SmallPlan, contents, make_plan, make_shard, write_next, write_set
 
 Json = dict[str, Any]

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from semdis_cli.dataset.latent_dataset import LatentDataset, MixedVersionsWarning
 from semdis_cli.errors import StoreError, UsageError
-from semdis_cli.store.dataset import LatentDataset, MixedVersionsWarning
-from semdis_cli.store.latent_set import LatentSetWriter
 from semdis_cli.store.manifest import MANIFEST_FILE, Manifest
 from semdis_cli.store.reader import open_latents
-from semdis_cli.store.summary import summarise
-from semdis_cli.store.verify import ALL_DATA, VerifySettings, verify_latents
+from semdis_cli.store.verifying.summary import summarise
+from semdis_cli.store.verifying.verify import ALL_DATA, VerifySettings, verify_latents
+from semdis_cli.store.writing.latent_set import LatentSetWriter
 from tests.store import CHANNELS, KEYS, PROVENANCE, SmallPlan, contents, hashes_of, write_next, write_set
 
 OLD: dict[str, Any] = {**PROVENANCE, "compute": {"torch": "2.12"}}

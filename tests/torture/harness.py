@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from semdis_cli.atomic import is_temporary
+from semdis_cli.files.atomic import is_temporary
 from tests.cli.conftest import Outcome
 from tests.store import contents as all_contents
 from tests.torture.launcher import Job

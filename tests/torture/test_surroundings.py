@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_atomic import small_disk
+from tests.files.test_atomic import small_disk
 from tests.torture.harness import Runner, decode_arguments, differences, encode_arguments, temporaries
 from tests.torture.points import Situation, World, go_on
 

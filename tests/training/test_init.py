@@ -12,17 +12,17 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from semdis_cli.data.geometry import GeometrySettings
-from semdis_cli.data.images import ReadSettings
-from semdis_cli.data.loader import Loader, LoadSettings
-from semdis_cli.data.sources import find_images
 from semdis_cli.errors import UsageError
 from semdis_cli.events import RunFinished
+from semdis_cli.images.geometry import GeometrySettings
+from semdis_cli.images.images import ReadSettings
+from semdis_cli.images.loader import Loader, LoadSettings
 from semdis_cli.model import diffusion
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.config import FCDMDiffAEConfig, FCDMDiffAEInferenceConfig
 from semdis_cli.model.layers import FCDMBlock
 from semdis_cli.model.pixels import images_to_float
+from semdis_cli.sources.sources import find_images
 from semdis_cli.training.init import PatchMoments, closed_form_model, init_model
 from tests.worlds import tiny_config
 

@@ -1,0 +1,324 @@
+"""`bench`: everything that is measured, in one run."""
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from semdis_cli.bench.child import Request
+from semdis_cli.bench.end_to_end import EndToEnd, Run, run_decode, run_encode, summarise
+from semdis_cli.bench.limit import Limit, Setting, StageCost, explain, find_limit, with_cost, with_threads
+from semdis_cli.bench.machine import GemmRate, Machine, describe_machine, measure_gemm
+from semdis_cli.bench.model import ModelSpeed, measure_decode, measure_encode
+from semdis_cli.bench.peers import PEERS, PeerName, PeerSpeed, check_size, find_peer, measure_peer
+from semdis_cli.bench.rounds import QUICK, THOROUGH, Effort
+from semdis_cli.bench.sample import Sample, gather_images, repeated
+from semdis_cli.bench.stages import StageBench, Stages, measure_stages
+from semdis_cli.bench.startup import PeakMemory, StartUp, ask_child, measure_start_up, peak_memory
+from semdis_cli.errors import UsageError
+from semdis_cli.files.disk import temporary_folder
+from semdis_cli.images.geometry import GeometrySettings
+from semdis_cli.images.images import ReadSettings
+from semdis_cli.images.loader import Loader, LoadSettings
+from semdis_cli.images.synthetic import jpeg_of
+from semdis_cli.model.config import FCDMDiffAEInferenceConfig
+from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
+from semdis_cli.pipeline.calls import start_workers
+from semdis_cli.pipeline.decode import DecodeSettings
+from semdis_cli.pipeline.encode_plan import EncodeSettings
+from semdis_cli.pipeline.images_out import WriteSettings
+from semdis_cli.pipeline.report import compute_record
+from semdis_cli.sources.sources import FoundImages
+
+Tell = Callable[[str], object]
+_MAX_REPEATS = 64
+
+
+@dataclass(frozen=True)
+class Thoroughness:
+    """How much is done: images of the sample, runs from files to files and their length, and starts of the command.
+
+    `stages`: what is done for each stage before the first run, and again after each.
+    """
+
+    effort: Effort
+    stages: Effort
+    num_images: int
+    num_runs: int
+    run_s: float
+    num_starts: int
+
+
+_QUICK = Thoroughness(QUICK, QUICK, num_images=8, num_runs=1, run_s=1.0, num_starts=1)
+_THOROUGH = Thoroughness(THOROUGH, replace(THOROUGH, num_rounds=3), num_images=32, num_runs=5, run_s=6.0, num_starts=3)
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """What is measured, and how thoroughly. `data`: a folder or tar, None for synthetic images.
+
+    `num_images`: different images to measure with, None for 32, or 8 if `quick`.
+    """
+
+    model: str
+    revision: str | None
+    run: TokenizerSettings
+    num_workers: int
+    geometry: GeometrySettings
+    read: ReadSettings
+    sampling: FCDMDiffAEInferenceConfig
+    write: WriteSettings
+    data: Path | None = None
+    num_images: int | None = None
+    against: PeerName | None = None
+    quick: bool = False
+
+    @property
+    def thoroughness(self) -> Thoroughness:
+        """What `quick` means."""
+        return _QUICK if self.quick else _THOROUGH
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """All figures. `settings` and `images` are plain values: what was measured, and with what."""
+
+    machine: Machine
+    settings: dict[str, Any]
+    images: dict[str, Any]
+    gemm: GemmRate
+    model_encode: ModelSpeed
+    model_decode: ModelSpeed
+    memory: PeakMemory
+    stages: Stages
+    encode: EndToEnd
+    decode: EndToEnd
+    start_up: StartUp
+    peer: PeerSpeed | None
+    elapsed_s: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, ready for `json.dumps`."""
+        return {"command": "bench", **asdict(self)}
+
+
+def bench(settings: BenchSettings, tell: Tell) -> BenchReport:
+    """Measure everything; `tell` hears what is being measured. Temporary files are gone at the end, whatever happens.
+
+    Raises `UsageError` for settings that do not fit, images that cannot be used, or a peer that is not installed.
+    """
+    started = time.perf_counter()
+    if settings.against is not None:
+        find_peer(settings.against)
+    tokenizer = Tokenizer.load(settings.model, settings.run, revision=settings.revision)
+    load = LoadSettings(settings.geometry, settings.read, tokenizer.patch_size)
+    with (
+        tempfile.TemporaryDirectory(prefix="semdis-bench-", dir=_temporary_folder()) as temporary,
+        Loader(load, settings.num_workers) as loader,
+    ):
+        bench_run = _Bench(settings, tokenizer, loader, EncodeSettings(load), Path(temporary), tell)
+        return bench_run.measure(started)
+
+
+def _temporary_folder() -> Path:
+    folder = temporary_folder()
+    if folder is None:
+        raise UsageError("there is no folder for temporary files; set TMPDIR to one that can be written")
+    return folder
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """One run of the bench: what its parts share."""
+
+    settings: BenchSettings
+    tokenizer: Tokenizer
+    loader: Loader
+    encode_settings: EncodeSettings
+    folder: Path
+    tell: Tell
+
+    def measure(self, started: float) -> BenchReport:
+        """Everything, one after the other. `started`: on the clock `time.perf_counter`."""
+        settings, plan = self.settings, self.settings.thoroughness
+        self.tell("gathering images")
+        num_images = settings.num_images or plan.num_images
+        sample = gather_images(settings.data, num_images, self.loader, self.folder / "images")
+        if settings.against is not None:
+            check_size(settings.against, sample.size)
+        gemm, model_encode, model_decode = self._measure_model(sample)
+        stages, encode, decode = self._measure_runs(sample)
+        memory, start_up = self._measure_processes(sample)
+        peer = self._measure_peer(sample)
+        return BenchReport(
+            machine=describe_machine(self.tokenizer.model.device),
+            settings=self._describe_settings(),
+            images=self._describe_images(sample, stages),
+            gemm=gemm,
+            model_encode=model_encode,
+            model_decode=model_decode,
+            memory=memory,
+            stages=stages,
+            encode=encode,
+            decode=decode,
+            start_up=start_up,
+            peer=peer,
+            elapsed_s=time.perf_counter() - started,
+        )
+
+    @property
+    def _effort(self) -> Effort:
+        return self.settings.thoroughness.effort
+
+    def _measure_model(self, sample: Sample) -> tuple[GemmRate, ModelSpeed, ModelSpeed]:
+        tokenizer, sampling = self.tokenizer, self.settings.sampling
+        device, dtype = tokenizer.model.device, tokenizer.model.dtype
+        with start_workers(tokenizer, self.settings.num_workers) as workers:
+            self.tell("multiplying matrices")
+            gemm = measure_gemm(device, dtype, workers, self._effort)
+            height, width = sample.size
+            self.tell(f"running the model by itself, at {height}x{width}")
+            encode = measure_encode(tokenizer, sample.size, gemm, workers, self._effort)
+            decode = measure_decode(tokenizer, sample.size, sampling, gemm, workers, self._effort)
+            gemm = gemm.and_again(measure_gemm(device, dtype, workers, self._effort))
+        return gemm, encode.beside(gemm), decode.beside(gemm)
+
+    def _measure_runs(self, sample: Sample) -> tuple[Stages, EndToEnd, EndToEnd]:
+        """Runs from files to files, in turns with their stages by themselves."""
+        num_runs = self.settings.thoroughness.num_runs
+        passes = [self._measure_stages(sample)]
+        found = self._images_of_a_run(sample, passes[0])
+        latents, images = self.folder / "latents", self.folder / "decoded"
+        encoded: list[Run] = []
+        decoded: list[Run] = []
+        for number in range(1, num_runs + 1):
+            self.tell(f"running from files to files, {number} of {num_runs}")
+            encoded.append(run_encode(found, self.loader, self.tokenizer, self.encode_settings, latents))
+            decoded.append(run_decode(latents, self.tokenizer, self._decode_settings, images))
+            passes.append(self._measure_stages(sample))
+        near = [Stages.over(both) for both in pairwise(passes)]
+        stages = Stages.over(passes)
+        return stages, self._summarise_encode(encoded, near, stages), self._summarise_decode(decoded, near, stages)
+
+    def _measure_stages(self, sample: Sample) -> Stages:
+        self.tell("running each stage by itself")
+        with (
+            tempfile.TemporaryDirectory(dir=self.folder) as folder,
+            start_workers(self.tokenizer, self.settings.num_workers) as workers,
+        ):
+            num_images, effort = len(sample.found.images), self.settings.thoroughness.stages
+            stage_bench = StageBench(num_images, workers, self.tokenizer.is_on_cpu, effort)
+            verbs = (self.encode_settings, self._decode_settings)
+            return measure_stages(sample.found, self.loader, self.tokenizer, verbs, stage_bench, Path(folder))
+
+    @property
+    def _decode_settings(self) -> DecodeSettings:
+        return DecodeSettings(self.settings.sampling, self.settings.write, self.settings.num_workers)
+
+    def _images_of_a_run(self, sample: Sample, stages: Stages) -> FoundImages:
+        """As many images as take some seconds, in the same mixture as the stages have."""
+        slower = min(self._limit(costs).images_per_s for costs in (stages.encode, stages.decode))
+        times = round(self.settings.thoroughness.run_s * slower / len(sample.found.images))
+        return repeated(sample.found, min(_MAX_REPEATS, max(1, times)))
+
+    def _limit(self, costs: Sequence[StageCost]) -> Limit:
+        return find_limit(costs, self.settings.num_workers)
+
+    def _summarise_encode(self, runs: Sequence[Run], near: Sequence[Stages], stages: Stages) -> EndToEnd:
+        """`near`: the stages at the time of each run."""
+        others = [*self._more_threads(stages.encode), *_scaled_reading(stages, self.settings.num_workers)]
+        limit, limits = self._limit(stages.encode), [self._limit(one.encode) for one in near]
+        return summarise(runs, limits, limit, lambda reached: explain("encode", limit, reached, others))
+
+    def _summarise_decode(self, runs: Sequence[Run], near: Sequence[Stages], stages: Stages) -> EndToEnd:
+        """As that of `encode`."""
+        others = [*self._more_threads(stages.decode), *_other_formats(stages, self.settings.num_workers)]
+        limit, limits = self._limit(stages.decode), [self._limit(one.decode) for one in near]
+        return summarise(runs, limits, limit, lambda reached: explain("decode", limit, reached, others))
+
+    def _more_threads(self, costs: Sequence[StageCost]) -> list[Setting]:
+        """What a thread for each core would bring, where there are fewer."""
+        num_threads, num_cores = self.settings.num_workers, describe_machine(self.tokenizer.model.device).num_cores
+        if num_threads >= num_cores:
+            return []
+        limit = find_limit(with_threads(costs, num_threads, num_cores), num_cores)
+        return [Setting(f"--workers {num_cores}", limit.images_per_s)]
+
+    def _measure_processes(self, sample: Sample) -> tuple[PeakMemory, StartUp]:
+        """Fresh processes: what memory they need, and how long they take to start."""
+        self.tell("starting fresh processes, for start-up and memory")
+        settings = self.settings
+        encode, decode = (ask_child(self._request(verb, sample.size)) for verb in ("encode", "decode"))
+        options = ["--model", settings.model, "--device", settings.run.device, "--dtype", settings.run.dtype]
+        options += [] if settings.revision is None else ["--revision", settings.revision]
+        image = self.folder / "first.jpg"
+        image.write_bytes(jpeg_of(sample.size))
+        start_up = measure_start_up(image, options, encode, self.folder, settings.thoroughness.num_starts)
+        return peak_memory(encode, decode), start_up
+
+    def _request(self, verb: str, size: tuple[int, int]) -> Request:
+        settings = self.settings
+        return Request(
+            verb=verb,
+            model=settings.model,
+            revision=settings.revision,
+            device=settings.run.device,
+            dtype=settings.run.dtype,
+            batch_size=settings.run.batch_size,
+            num_threads=settings.run.num_threads,
+            compiled=settings.run.compile,
+            num_workers=settings.num_workers,
+            size=size,
+            sampling=asdict(settings.sampling),
+        )
+
+    def _measure_peer(self, sample: Sample) -> PeerSpeed | None:
+        settings = self.settings
+        if settings.against is None:
+            return None
+        self.tell(f"running {PEERS[settings.against].title} in turns with this model")
+        with start_workers(self.tokenizer, settings.num_workers) as workers:
+            return measure_peer(settings.against, self.tokenizer, sample.size, settings.sampling, workers, self._effort)
+
+    def _describe_settings(self) -> dict[str, Any]:
+        """What was measured: the model, how it was run, and the options that decide the rest."""
+        settings, tokenizer = self.settings, self.tokenizer
+        return {
+            "model": asdict(tokenizer.identity),
+            "compute": compute_record(tokenizer),
+            "workers": settings.num_workers,
+            "geometry": asdict(settings.geometry),
+            "jpeg_scaling": settings.read.jpeg_scaling,
+            "sampling": asdict(settings.sampling),
+            "write": asdict(settings.write),
+            "quick": settings.quick,
+        }
+
+    def _describe_images(self, sample: Sample, stages: Stages) -> dict[str, Any]:
+        num_images = len(sample.found.images)
+        return {
+            "source": "synthetic" if self.settings.data is None else str(self.settings.data),
+            "num_images": num_images,
+            "num_unusable": sample.num_unusable,
+            "mean_file_bytes": sample.num_bytes / num_images,
+            "mean_input_megapixels": stages.megapixels_per_image,
+        }
+
+
+def _scaled_reading(stages: Stages, num_threads: int) -> list[Setting]:
+    """What decoding JPEGs at a fraction of their size would bring."""
+    if stages.scaled_reading is None:
+        return []
+    limit = find_limit(with_cost(stages.encode, stages.scaled_reading), num_threads)
+    return [Setting("--jpeg-scaling", limit.images_per_s)]
+
+
+def _other_formats(stages: Stages, num_threads: int) -> list[Setting]:
+    """What other formats of the images would bring."""
+    return [
+        Setting(f"--format {name}", find_limit(with_cost(stages.decode, cost), num_threads).images_per_s)
+        for name, cost in stages.other_formats.items()
+    ]

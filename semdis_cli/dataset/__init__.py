@@ -1,0 +1,1 @@
+"""What trainers import: `LatentDataset` and its sampler."""

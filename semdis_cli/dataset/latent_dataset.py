@@ -1,0 +1,168 @@
+"""Latents for people who train on them: `dataset[i]`, at random, from memory-mapped shards."""
+
+import operator
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, SupportsIndex
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from semdis_cli.dataset.item_table import open_items
+from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.store.checks import MALFORMED
+from semdis_cli.store.mapped_shard import ReadRows
+from semdis_cli.store.shards import STORE_DTYPES
+from semdis_cli.store.writing.settings import describe_versions
+
+# Each mapped shard is one mapping of the process, of which Linux allows 65,530.
+_MAX_MAPPED = 1 << 14
+
+
+class LatentItem(NamedTuple):
+    """One image's latents, or a batch of them after `torch.utils.data.default_collate`.
+
+    `latents` [Z,h,w]; `source_size`, (H, W) of the upright source image, and `image_size`, (H, W) of what was encoded
+    (without padding), both [2] int64, in pixels. In a batch, [B,Z,h,w], B keys, [B,2] and [B,2].
+    """
+
+    latents: Tensor
+    key: str
+    source_size: Tensor
+    image_size: Tensor
+
+
+class MixedVersionsWarning(UserWarning):
+    """A set holds latents that different versions of torch, Pillow, ... have made: last bits may differ."""
+
+
+class LatentDataset(Dataset[LatentItem]):
+    """The latents of a finished set (its folder), or of a single shard file, in the order of their keys.
+
+    `whitened`: True or False for whitened or raw latents, None for what is stored. `dtype`: of the latents that are
+    given, None for the stored one. Headers and the index are checked on opening; the latents only with `verify`, which
+    reads all of them.
+
+    `versions`: for a set that was made with `--mix-versions`, which version made how many latents, and in what they
+    differ, as in the manifest; empty for all others. Such a set gives a `MixedVersionsWarning`.
+
+    Raises `StoreError` for a set that is unfinished or damaged, and `UsageError` if the latents cannot be given like
+    that.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        whitened: bool | None = None,
+        dtype: torch.dtype | None = None,
+        verify: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        opened = open_items(self.path, verify=verify)
+        self.provenance, self.sha256 = opened.provenance, opened.sha256
+        self.versions = opened.versions
+        if self.versions:
+            lines = "; ".join(describe_versions(list(self.versions)))
+            warnings.warn(f"{self.path}: latents of several versions: {lines}", MixedVersionsWarning, stacklevel=2)
+        self._whitening = _whitening_to_undo(self.path, self.provenance, whitened=whitened)
+        self.is_whitened = bool(self.provenance["whitened"]) and self._whitening is None
+        self._stored_dtype = _stored_dtype(self.path, self.provenance)
+        self.dtype = dtype or self._stored_dtype
+        if not self.dtype.is_floating_point:
+            raise UsageError(f"latents cannot be given as {self.dtype}; choose a dtype of floating point")
+        self._folder, self._shards, self._table = opened.folder.absolute(), opened.shards, opened.table
+        self.grids = tuple(sorted({shard.grid for shard in self._shards}))
+        self._mapped: dict[int, Tensor | ReadRows] = {}  # of this process alone
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process gets: no mappings."""
+        return {**self.__dict__, "_mapped": {}}
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @property
+    def bucket_numbers(self) -> NDArray[np.int32]:
+        """For each item the number of its latent grid in `grids`, [N]: items of one number can share a batch."""
+        numbers = {grid: number for number, grid in enumerate(self.grids)}
+        return np.array([numbers[shard.grid] for shard in self._shards], dtype=np.int32)[self._table.places[:, 0]]
+
+    def key(self, index: SupportsIndex) -> str:
+        """The key of an item, without reading its latents."""
+        return self._table.key(self._check_index(index))
+
+    def __iter__(self) -> Iterator[LatentItem]:
+        return (self[item] for item in range(len(self)))
+
+    def __getitem__(self, index: SupportsIndex) -> LatentItem:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[LatentItem]:
+        """The items of a batch, which `DataLoader` asks for at once. In memory of their own, of no shard."""
+        items = [self._check_index(index) for index in indices]
+        places = self._table.places[items].tolist()
+        shapes = {self._shards[number].shape[1:] for number, _ in places}
+        if len(shapes) > 1:
+            return [self[item] for item in items]
+        rows = torch.stack([self._rows(number)[row] for number, row in places])
+        latents = self._convert(rows.view(self._stored_dtype).view(-1, *shapes.pop()))
+        sizes = torch.from_numpy(self._table.sizes[items].astype(np.int64))
+        keys = map(self._table.key, items)
+        return list(map(LatentItem, latents, keys, sizes[:, :2], sizes[:, 2:]))
+
+    def _check_index(self, index: SupportsIndex) -> int:
+        """`index` counted from 0 on; negative ones count from the end. Raises `IndexError`."""
+        item = operator.index(index)
+        if not -len(self) <= item < len(self):
+            raise IndexError(f"item {item} of {len(self)}")
+        return item % len(self)
+
+    def _rows(self, number: int) -> Tensor | ReadRows:
+        """The rows of a shard, mapped on first use in this process."""
+        if number not in self._mapped:
+            if len(self._mapped) >= _MAX_MAPPED:
+                del self._mapped[next(iter(self._mapped))]
+            self._mapped[number] = self._shards[number].map(self._folder)
+        return self._mapped[number]
+
+    def _convert(self, latents: Tensor) -> Tensor:
+        """Stored [B,Z,h,w] -> as asked for; raw = whitened * std + mean, in float32."""
+        if self._whitening is not None:
+            mean, std = map(torch.from_numpy, self._whitening)
+            latents = latents.float() * std + mean
+        return latents.to(self.dtype)
+
+
+def _stored_dtype(path: Path, provenance: dict[str, Any]) -> torch.dtype:
+    name = str(provenance.get("dtype"))
+    if name not in STORE_DTYPES:
+        raise StoreError(f"{path}: does not say of which dtype its latents are")
+    return STORE_DTYPES[name]
+
+
+def _whitening_to_undo(
+    path: Path, provenance: dict[str, Any], *, whitened: bool | None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    """Mean and standard deviation [Z,1,1] that the stored latents need to become what is asked for; None if nothing."""
+    is_stored_whitened = provenance.get("whitened")
+    if not isinstance(is_stored_whitened, bool):
+        raise StoreError(f"{path}: does not say whether its latents are whitened")
+    if whitened is None or whitened is is_stored_whitened:
+        return None
+    if whitened:
+        raise UsageError(f"{path}: holds raw latents, of a model without statistics; they cannot be given whitened")
+    if provenance.get("whitening") is None:
+        raise UsageError(f"{path}: does not say how its latents were whitened; encode again to have raw ones")
+    try:
+        values = np.array([provenance["whitening"][name] for name in ("mean", "std")], dtype=np.float64)
+        if values.shape != (2, provenance["channels"]) or not (np.abs(values) <= np.finfo(np.float32).max).all():
+            raise ValueError(f"not {provenance['channels']} finite numbers each")
+    except MALFORMED as error:
+        raise StoreError(f"{path}: its mean and standard deviation of raw latents are damaged ({error})") from error
+    mean, std = values.astype(np.float32)[:, :, None, None]
+    return mean, std

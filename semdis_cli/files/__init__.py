@@ -1,0 +1,1 @@
+"""The disk: every file is opened, named, locked and published through here."""

@@ -1,0 +1,181 @@
+"""The only way a file appears in an output folder: whole, synced, under its final name.
+
+Temp name in the same folder -> write -> fsync -> rename -> fsync of the folder. The mode follows the umask.
+"""
+
+import errno
+import hashlib
+import secrets
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from semdis_cli.errors import NoSpaceError, RefusedNameError, StoreError, UsageError
+from semdis_cli.files import disk
+from semdis_cli.files.links import why_unreadable
+from semdis_cli.wording import size
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedFile:
+    """Size and sha256 (hex) of a file that is safely on disk."""
+
+    num_bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> "PublishedFile":
+        """Size and sha256 of the file at `path`. Raises `StoreError` if it cannot be read."""
+        try:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                return cls(file.tell(), digest)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be read ({why_unreadable(path, error)})") from error
+
+
+def publish(path: Path, chunks: Iterable[bytes | memoryview]) -> PublishedFile:
+    """Write `chunks` to `path`, replacing what was there, so that a reader sees all of it or none.
+
+    Raises `NoSpaceError` if the disk fills up and `UsageError` if the folder cannot be written; the temporary file is
+    gone in either case.
+    """
+    # Neither the name itself (with anything added, a long one would be too long) nor the process id (in a container it
+    # is that of the killed run before).
+    temporary = _new_temporary(path.parent)
+    try:
+        published = _write_synced(temporary, chunks)
+        disk.replace(temporary, path, _new_temporary(path.parent))
+        disk.sync_folder(path.parent)
+    except OSError as error:
+        raise explain_write_error(path, error) from error
+    finally:
+        with suppress(OSError):  # gone with the rename, or never there; why is said already
+            temporary.unlink()
+    return published
+
+
+def _write_synced(path: Path, chunks: Iterable[bytes | memoryview]) -> PublishedFile:
+    digest, num_bytes = hashlib.sha256(), 0
+    # "x": two writers of one name are a bug, not a race to win. 0o666 & ~umask, as any program's files.
+    with path.open("xb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+            digest.update(chunk)
+            num_bytes += memoryview(chunk).nbytes
+        file.flush()
+        disk.sync_file(file.fileno())
+    return PublishedFile(num_bytes, digest.hexdigest())
+
+
+def publish_below(root: Path, path: Path, chunks: Iterable[bytes | memoryview]) -> PublishedFile:
+    """`publish` to `path` below `root`, which exists, in folders that are made. `path` is named as an input was.
+
+    Raises `RefusedNameError` if the disk does not take this name or one of its folders, but takes others in `root`.
+    """
+    try:
+        make_folder(path.parent)
+        return publish(path, chunks)
+    except UsageError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and disk.may_be_the_name(cause) and _takes_names(root, path.suffix):
+            reason = cause.strerror or cause
+            raise RefusedNameError(
+                f"the disk does not take its name ({reason}), but takes others; rename the original"
+            ) from cause
+        raise
+
+
+def _takes_names(folder: Path, suffix: str) -> bool:
+    """Tell whether a file of an ordinary name with this suffix can be made in `folder`, and given another."""
+    first, second = (folder / f".{secrets.token_hex(8)}{suffix}{disk.TEMP_SUFFIX}" for _ in range(2))
+    try:
+        with first.open("xb") as file:
+            file.write(b"semdis")
+        first.rename(second)
+    except OSError:
+        return False
+    finally:
+        for path in (first, second):
+            with suppress(OSError):
+                path.unlink()
+    return True
+
+
+def move(path: Path, folder: Path) -> None:
+    """Give a file that is safely on disk its place in `folder`, where it replaces what was there. Raises as `publish`.
+
+    On disks that are several ones underneath (mergerfs, overlays) it may have to be copied.
+    """
+    target = folder / path.name
+    try:
+        disk.replace(path, target, _new_temporary(folder))
+        disk.sync_folder(folder)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise explain_write_error(target, error) from error
+        with path.open("rb") as file:
+            publish(target, iter(lambda: file.read(1 << 20), b""))
+        path.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and new names in `folder` survive a power cut, where the disk can. Raises as `publish`."""
+    try:
+        disk.sync_folder(folder)
+    except OSError as error:
+        raise explain_write_error(folder, error) from error
+
+
+def _new_temporary(folder: Path) -> Path:
+    return folder / f".{secrets.token_hex(8)}{disk.TEMP_SUFFIX}"
+
+
+def sweep_temporaries(folder: Path) -> None:
+    """Remove temporary files that a killed writer left in `folder`. Call only while holding the folder's lock.
+
+    One that cannot be found or removed (another user's, or a disk that only adds) is in nobody's way.
+    """
+    for path in disk.list_names(folder):
+        if is_temporary(path.name) and (path.is_symlink() or not path.is_dir()):  # a folder is none of ours
+            with suppress(OSError):
+                path.unlink()
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file name is that of a temporary file of `publish`."""
+    return name.startswith(".") and name.endswith(disk.TEMP_SUFFIX)
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and its parents, to survive a power cut. Raises `UsageError` or `NoSpaceError` with a reason."""
+    try:
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in missing:
+            disk.sync_folder(path.parent)
+    except OSError as error:
+        raise explain_write_error(folder, error) from error
+
+
+def check_free_space(folder: Path, needed_bytes: int) -> None:
+    """Raise `NoSpaceError` if the disk of `folder` (which exists) has less than `needed_bytes` free, and knows it."""
+    free = disk.free_bytes(folder)
+    if free is not None and free < needed_bytes:
+        raise NoSpaceError(
+            f"{folder}: needs {size(needed_bytes)}, but the disk has {size(free)} free; make room or choose another -o"
+        )
+
+
+def explain_write_error(path: Path, error: OSError) -> UsageError | NoSpaceError:
+    """The error to raise when writing `path` failed with `error`."""
+    if disk.is_full(error):
+        return NoSpaceError(f"{path}: no space left on the disk; make room and run the same command again to continue")
+    return UsageError(f"{path}: cannot be written ({error.strerror or error})")
+
+
+def explain_refusal(path: Path, error: OSError) -> UsageError | NoSpaceError:
+    """The error to raise when `path` could not even be looked at, or nobody knows what was tried."""
+    explained = explain_write_error(path, error)
+    return explained if isinstance(explained, NoSpaceError) else UsageError(f"{path}: {error.strerror or error}")

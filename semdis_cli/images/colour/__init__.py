@@ -1,0 +1,1 @@
+"""Colour: samples of any kind to 8-bit sRGB."""

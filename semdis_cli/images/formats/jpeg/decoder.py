@@ -1,0 +1,139 @@
+"""simplejpeg where it is installed and gives the very bits of Pillow, for the JPEGs that nearly all are.
+
+Pillow decodes with the same library, libjpeg-turbo, but hands the file over in pieces and spreads every pixel over four
+bytes; without that, decoding takes two thirds of the time.
+"""
+
+import io
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+import PIL
+from PIL import Image
+
+from semdis_cli.images.formats.jpeg.pixels import draft
+from semdis_cli.images.formats.pillow import open_image
+
+_PROBE_SIZES = ((16, 16), (37, 50))
+_FRACTIONS = (1, 2, 4, 8)
+_MOST_KEPT_BYTES = 1 << 26  # 22 megapixels
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoder:
+    """`decode`: (data, (height, width) in px of the result, memory to use) -> [H,W,3] uint8.
+
+    Raises where it would have to guess. Without memory to use (uint8, flat, large enough) the result has its own.
+    """
+
+    name: str
+    decode: Callable[[bytes, tuple[int, int], np.ndarray | None], np.ndarray]
+
+
+def jpeg_decoder() -> str:
+    """What decodes JPEGs, with its version: for reports. The pixels do not depend on it."""
+    decoder = _fast_decoder()
+    return f"pillow {PIL.__version__}" if decoder is None else decoder.name
+
+
+def is_fast_jpeg() -> bool:
+    """Tell whether `decode_plain_jpeg` decodes anything here."""
+    return _fast_decoder() is not None
+
+
+def decode_plain_jpeg(data: bytes, size: tuple[int, int], *, is_passing: bool = False) -> np.ndarray | None:
+    """[H,W,3] uint8 as stored, grey three times, of a JPEG of which `is_plain_jpeg` holds; no profile is applied.
+
+    `size`: (height, width) that its header states, or both sides divided by 2, 4 or 8 and rounded up, which gives the
+    pixels of Pillow's draft mode (for sides of at least 16 px). `is_passing`: the result is gone with the next call in
+    this thread, and costs no new memory, which the system would have to clear first. None: Pillow must see to it,
+    because something in the file is not as it should be, or because Pillow is all there is.
+    """
+    decoder = _fast_decoder()
+    if decoder is None:
+        return None
+    return _decoded(decoder, data, size, _memory.at_least(3 * size[0] * size[1]) if is_passing else None)
+
+
+class _Memory(threading.local):
+    """Memory of each thread, kept for its next image."""
+
+    kept = np.empty(0, np.uint8)
+
+    def at_least(self, num_bytes: int) -> np.ndarray | None:
+        """So many bytes or more; None for so many that they are better given back."""
+        if num_bytes > _MOST_KEPT_BYTES:
+            return None
+        if self.kept.size < num_bytes:
+            self.kept = np.empty(num_bytes, np.uint8)
+        return self.kept
+
+
+_memory = _Memory()
+
+
+def _decoded(
+    decoder: _Decoder, data: bytes, size: tuple[int, int], memory: np.ndarray | None = None
+) -> np.ndarray | None:
+    try:
+        pixels = decoder.decode(data, size, memory)
+    except (MemoryError, RuntimeError, TypeError, ValueError):  # Pillow finds out what it is, and has the words for it
+        return None
+    return pixels if pixels.shape == (*size, 3) else None
+
+
+@lru_cache(maxsize=1)
+def _fast_decoder() -> _Decoder | None:
+    """A decoder that is installed and gives Pillow's bits; None without one."""
+    try:
+        import simplejpeg
+
+        decoder = _Decoder(f"simplejpeg {simplejpeg.__version__}", _strict(simplejpeg))
+    except (ImportError, AttributeError, ValueError):  # the last is NumPy's, for what another version of it built
+        return None
+    return decoder if all(_agrees(decoder, *probe) for probe in _probes()) else None
+
+
+def _strict(simplejpeg: Any) -> Callable[[bytes, tuple[int, int], np.ndarray | None], np.ndarray]:
+    """Its decoder, without shortcuts, and with an error wherever libjpeg warns, as it does before it makes up a pixel.
+
+    So there is nothing for `check_jpeg_pixels` to find out.
+    """
+
+    def decode(data: bytes, size: tuple[int, int], memory: np.ndarray | None) -> np.ndarray:
+        exact = {"fastdct": False, "fastupsample": False, "strict": True}
+        pixels: np.ndarray = simplejpeg.decode_jpeg(
+            data, "RGB", min_height=size[0], min_width=size[1], buffer=memory, **exact
+        )
+        return pixels
+
+    return decode
+
+
+def _probes() -> list[tuple[bytes, np.ndarray]]:
+    """Small JPEGs of the kinds that are decoded here, and what Pillow makes of them."""
+    kinds = [("L", {}), *(("RGB", {"subsampling": sampling}) for sampling in (0, 1, 2))]
+    return [
+        _probe(mode, {**options, "progressive": is_progressive}, size, fraction)
+        for (mode, options), is_progressive, size, fraction in product(kinds, (False, True), _PROBE_SIZES, _FRACTIONS)
+    ]
+
+
+def _probe(mode: str, options: dict[str, Any], size: tuple[int, int], fraction: int) -> tuple[bytes, np.ndarray]:
+    y, x = np.mgrid[0 : size[0], 0 : size[1]]
+    picture = Image.fromarray(np.stack([x * 41, y * 29, x * y], axis=2).astype(np.uint8))
+    file = io.BytesIO()
+    picture.convert(mode).save(file, "JPEG", quality=85, **options)
+    image = open_image("JPEG", io.BytesIO(file.getvalue()))
+    draft(image, fraction)
+    return file.getvalue(), np.asarray(image.convert("RGB"))
+
+
+def _agrees(decoder: _Decoder, data: bytes, expected: np.ndarray) -> bool:
+    pixels = _decoded(decoder, data, expected.shape[:2])
+    return pixels is not None and np.array_equal(pixels, expected)

@@ -1,0 +1,150 @@
+"""Image files to pixels and back: `read_image_size`, `read_image`, `write_image`."""
+
+import io
+from dataclasses import dataclass
+from typing import BinaryIO, Literal
+
+import numpy as np
+from PIL import Image
+
+from semdis_cli.defaults import MAX_IMAGE_PIXELS
+from semdis_cli.errors import UnreadableImageError, UsageError
+from semdis_cli.files.disk import memory_file
+from semdis_cli.images.colour.convert import composite, split_alpha, to_srgb
+from semdis_cli.images.formats.exif import turn_upright
+from semdis_cli.images.formats.jpeg.header import plain_jpeg_size
+from semdis_cli.images.formats.jpeg.pixels import draft
+from semdis_cli.images.formats.pillow import decoder_errors, pillow_guard
+from semdis_cli.images.formats.png.writer import png_bytes
+from semdis_cli.images.headers import Header, check_pixels, open_pixels, read_header
+
+ImageFormat = Literal["png", "jpg", "webp"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSettings:
+    """How files become pixels. `background`: sRGB colour behind transparent pixels, 0..255 each.
+
+    `max_image_pixels`: an image of more pixels is refused from its header, before anything is decoded.
+    `jpeg_scaling`: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still at least twice the size that
+    it is going to get: faster, and not quite the same pixels (photographs: 45 dB and more to the exact ones).
+    """
+
+    background: tuple[int, int, int] = (255, 255, 255)
+    max_image_pixels: int = MAX_IMAGE_PIXELS
+    jpeg_scaling: bool = False
+
+    def __post_init__(self) -> None:
+        if not all(0 <= value <= 255 for value in self.background):
+            raise UsageError(f"the background is three values in 0..255, not {self.background}")
+        if self.max_image_pixels < 1:
+            raise UsageError(f"--max-image-pixels must be at least 1, not {self.max_image_pixels}")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadImage:
+    """`pixels`: a picture of Pillow's mode RGB, 8 bits, sRGB. `notes`: what could not be honoured, one line each."""
+
+    pixels: Image.Image
+    notes: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in px; Pillow's own order is the other way round."""
+        return self.pixels.height, self.pixels.width
+
+
+_DEFAULT_SETTINGS = ReadSettings()
+
+
+def read_image_size(file: BinaryIO | bytes, settings: ReadSettings = _DEFAULT_SETTINGS) -> tuple[int, int]:
+    """(height, width) in px of the upright picture, from the header; `read_image` gives exactly this size, or raises.
+
+    `file` may be unbuffered. Only an AVIF is read to its end. Raises `UnreadableImageError`.
+    """
+    file = io.BytesIO(file) if isinstance(file, bytes) else file
+    with decoder_errors("file"):  # a disk may fail
+        size = plain_jpeg_size(file)
+    if size is None:
+        file.seek(0)
+        with pillow_guard(settings.max_image_pixels):
+            size = read_header(file).size
+    check_size(size, settings)
+    return size
+
+
+def read_image(data: bytes, settings: ReadSettings = _DEFAULT_SETTINGS) -> ReadImage:
+    """The picture in a file's bytes: upright, sRGB, 8 bits, laid over the background where it is transparent.
+
+    It is decoded whole. Formats are JPEG, MPO, PNG, WebP, GIF, BMP, TIFF, AVIF and, with its extra, JPEG XL, recognised
+    by content; of several frames or pages it is the first whole one (`docs/images.md` has the rules). Orientation
+    counts where browsers look for it, and colours are those that Chromium shows. An EXIF block, profile or code point
+    that cannot be used costs a note, not the image. JPEGs of four channels hold inverted ink, as all writers since
+    Photoshop do it. Safe to call from several threads. Raises `UnreadableImageError`: unknown format, cut off,
+    damaged, too large.
+    """
+    with pillow_guard(settings.max_image_pixels):
+        header = read_header(io.BytesIO(data))
+        check_size(header.size, settings)
+        stored = decode_stored(header, data, settings)
+        return ReadImage(turn_upright(stored.pixels, header.orientation), stored.notes)
+
+
+def decode_stored(header: Header, data: bytes, settings: ReadSettings, fraction: int = 1) -> ReadImage:
+    """What `read_image` gives but for the last step: the picture is not turned upright yet. By Pillow.
+
+    `header` was read from `data`. `fraction`: 1; of a JPEG 2, 4 or 8 too, where no side is below it. Call it inside
+    `pillow_guard`. Raises `UnreadableImageError`.
+    """
+    image, samples = open_pixels(header, data)
+    with decoder_errors(header.name):
+        draft(image, fraction)
+        image.load()
+        check_pixels(header, image, data, fraction)
+        colour, alpha = split_alpha(image, samples)
+    rgb, notes = to_srgb(colour, samples)
+    stored = ReadImage(composite(rgb, alpha, settings.background), header.notes + notes)
+    if stored.size != tuple(-(-side // fraction) for side in header.stored_size):
+        raise UnreadableImageError(f"damaged {header.name}: {stored.size} px where it promised {header.stored_size}")
+    return stored
+
+
+def write_image(pixels: np.ndarray, format: ImageFormat, quality: int = 95) -> bytes:  # noqa: A002
+    """The bytes of an image file. `pixels`: [H,W,3] uint8 sRGB; equal pixels give equal bytes.
+
+    `png` is lossless whatever the `quality`. `jpg`: quality 1..100, full colour resolution (4:4:4) from 90 on, 4:2:0
+    below. `webp`: quality 1..99, colour always at half resolution (4:2:0); 100 is lossless. Raises `UsageError` for a
+    quality out of range and for a picture larger than the format can hold.
+    """
+    if not 1 <= quality <= 100:
+        raise UsageError(f"--quality must be in 1..100, not {quality}")
+    _check_writable(pixels.shape, format)
+    if format == "png":
+        return png_bytes(pixels)
+    image = Image.fromarray(pixels)
+    if format == "jpg":
+        return _saved(image, "JPEG", quality=quality, subsampling=0 if quality >= 90 else 2)
+    if quality == 100:
+        return _saved(image, "WEBP", lossless=True, quality=0, method=0)  # for lossless files these two are effort only
+    return _saved(image, "WEBP", quality=quality, method=2)
+
+
+def _saved(image: Image.Image, name: str, **options: int) -> bytes:
+    with memory_file() as file:
+        image.save(file, name, **options)
+        file.seek(0)
+        return file.read()
+
+
+def _check_writable(shape: tuple[int, ...], name: ImageFormat) -> None:
+    longest = {"png": 2**31 - 1, "jpg": 65_500, "webp": 16_383}[name]
+    if max(shape[:2]) > longest:
+        raise UsageError(f"{name} files hold at most {longest} px a side, not {max(shape[:2])}: choose png")
+
+
+def check_size(size: tuple[int, int], settings: ReadSettings) -> None:
+    """Raise `UnreadableImageError` for an image of more pixels than `settings` allow."""
+    height, width = size
+    if height * width > settings.max_image_pixels:
+        limit = settings.max_image_pixels
+        raise UnreadableImageError(f"exceeds --max-image-pixels: {height}x{width} = {height * width} > {limit}")

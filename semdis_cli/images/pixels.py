@@ -1,0 +1,100 @@
+"""A file's bytes to the pixels that the model sees: decoded, resized, cut and turned, by the fastest exact way."""
+
+import io
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from semdis_cli.images.colour.convert import samples_to_srgb
+from semdis_cli.images.formats.jpeg.decoder import decode_plain_jpeg, is_fast_jpeg
+from semdis_cli.images.formats.jpeg.header import is_plain_jpeg
+from semdis_cli.images.formats.pillow import pillow_guard
+from semdis_cli.images.geometry import GeometrySettings, plan_geometry
+from semdis_cli.images.headers import Header, open_pixels, read_header
+from semdis_cli.images.images import ReadSettings, check_size, decode_stored
+from semdis_cli.images.resize import fit_pixels
+from semdis_cli.records import Geometry
+
+_FAST_BYTES_PER_PX, _MOST_BYTES_PER_PX = 3.5, 15.0  # the latter: Pillow, with a profile or four channels
+_BYTES_PER_PX = {"WEBP": 17.5, "PNG": 12.5, "BMP": 9.5, "GIF": 10.5}
+_SMALLEST_SCALED_PX = 16  # below, several fractions can give the same size, and a decoder may choose another
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPixels:
+    """`pixels`: uint8 [3,H,W] sRGB of any strides, (H, W) = `geometry.bucket`. `notes`: what could not be honoured."""
+
+    pixels: Tensor
+    geometry: Geometry
+    notes: tuple[str, ...] = ()
+
+
+def load_pixels(
+    data: bytes,
+    settings: ReadSettings,
+    geometry: GeometrySettings,
+    multiple_px: int,
+    taking: Callable[[int], AbstractContextManager[None]] = lambda _: nullcontext(),
+) -> LoadedPixels:
+    """The picture in a file's bytes as `read_image` reads it, and as `plan_geometry` wants it.
+
+    Safe to call from several threads; decoding and resizing happen without the GIL and in the calling thread alone, as
+    long as torch is told to use one. Raises `UnreadableImageError` as `read_image` does, and `UsageError` as
+    `plan_geometry`. `taking`: is entered with the memory in bytes that it is going to take, before it takes it.
+    """
+    with pillow_guard(settings.max_image_pixels):
+        header = read_header(io.BytesIO(data))
+        check_size(header.size, settings)
+        plan = plan_geometry(header.size, geometry, multiple_px)
+        is_plain = header.name == "JPEG" and is_plain_jpeg(io.BytesIO(data))
+        fraction = _fraction(plan) if is_plain and settings.jpeg_scaling else 1
+        with taking(_needed_bytes(header, plan, fraction, len(data), is_plain=is_plain)):
+            decoded = _decode_fast(header, data, fraction, is_resized=plan.resized != plan.source) if is_plain else None
+            if decoded is None:
+                stored = decode_stored(header, data, settings, fraction)
+                decoded = np.array(stored.pixels), stored.notes  # a copy: torch asks for memory that may be written
+            pixels, notes = decoded
+            return LoadedPixels(fit_pixels(pixels, plan, header.orientation, fraction), plan, notes)
+
+
+def _needed_bytes(header: Header, plan: Geometry, fraction: int, num_bytes: int, *, is_plain: bool) -> int:
+    """Memory in bytes that decoding and resizing take at their peak, the file's own bytes included.
+
+    Measured with 24 megapixels of each format: what decoding takes for a pixel; resizing has two copies of what it made
+    of the rows.
+    """
+    height, width = header.size
+    has_profile = header.image is None or "icc_profile" in header.image.info
+    is_fast = is_plain and not has_profile and is_fast_jpeg()
+    per_px = _FAST_BYTES_PER_PX if is_fast else _BYTES_PER_PX.get(header.name, _MOST_BYTES_PER_PX)
+    decoding = per_px * height * width / fraction**2
+    resizing = 0 if plan.resized == plan.source else 6 * height * plan.resized[1] / fraction
+    return num_bytes + int(decoding + resizing) + 3 * plan.bucket[0] * plan.bucket[1]
+
+
+def _fraction(plan: Geometry) -> int:
+    """The smallest part of the size, as 1, 2, 4 or 8, that is still at least twice what resizing is going to make."""
+    if min(plan.source) < _SMALLEST_SCALED_PX:
+        return 1
+    smallest = min(source // (2 * resized) for source, resized in zip(plan.source, plan.resized, strict=True))
+    return next((fraction for fraction in (8, 4, 2) if fraction <= smallest), 1)
+
+
+def _decode_fast(
+    header: Header, data: bytes, fraction: int, *, is_resized: bool
+) -> tuple[np.ndarray, tuple[str, ...]] | None:
+    """A plain JPEG as stored, in sRGB, and its notes; None if Pillow has to decode it.
+
+    `is_resized`: it is going to be, into memory of its own, so that these pixels need not last.
+    """
+    height, width = header.stored_size
+    size = (-(-height // fraction), -(-width // fraction))
+    pixels = decode_plain_jpeg(data, size, is_passing=is_resized)
+    if pixels is None:
+        return None
+    image, samples = open_pixels(header, data)
+    converted, notes = samples_to_srgb(pixels, image.mode, samples)
+    return converted, header.notes + notes

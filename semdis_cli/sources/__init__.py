@@ -1,0 +1,1 @@
+"""Where images come from: folders, tars, lists, pipes; and under which keys."""

@@ -1,0 +1,258 @@
+"""Folders searched all the way down: which files in them are images, and where a search must not go."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from semdis_cli.defaults import DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER
+from semdis_cli.events import Failure
+from semdis_cli.files.disk import FolderIdentity, folder_identity, list_names
+from semdis_cli.kinds.formats import IMAGE_SUFFIXES, SIGNATURE_BYTES, is_image_file
+from semdis_cli.records import SourceImage
+from semdis_cli.sources.input_rules import InputRules, PassedOver, Tally, file_kind, folder_kind, is_plain_name
+
+OWN_OUTPUT = frozenset({DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER})
+_FILES_BETWEEN_NEWS = 100
+_MAX_DEPTH = 2048  # a path may have 4096 bytes
+_MAX_REPEATS = 12  # folders of one identity and name, one in the other: no disk has those, a circle has
+_MOUNTS = Path("/proc/self/mountinfo")
+_OCTAL = re.compile(rb"\\([0-3][0-7]{2})")  # how it writes blanks
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFiles:
+    """The finds in a folder: images, and what cannot be used, each with its path; and what was passed over."""
+
+    images: list[SourceImage] = field(default_factory=list)
+    failures: list[tuple[Failure, Path | str]] = field(default_factory=list)
+    passed_over: Tally = field(default_factory=Tally)
+
+    @property
+    def num_seen(self) -> int:
+        """The number of files, those that were passed over included."""
+        return len(self.images) + len(self.failures) + sum(self.passed_over.numbers.values())
+
+
+def search_folder(
+    path: Path, prefix: str, rules: InputRules, exclude: Path | None, tell: Callable[[int], None] = lambda _: None
+) -> FoundFiles:
+    """List the images in a folder, without reading them; their keys are `prefix` and their paths in it.
+
+    Links are followed. One that leads to a folder above it is counted as a circle, and so is a folder that is mounted
+    within itself. That two folders have one inode number proves nothing: there are disks where all of them do.
+    `exclude` is a folder not to enter. `tell` hears of the number of files so far, every hundred files.
+    """
+    root = _Folder(str(path), "", os.path.realpath(path), folder_identity(path))
+    search = _Search(prefix, rules, None if exclude is None else _Excluded.of(exclude), tell)
+    search.run(root)
+    return search.found
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """A folder to search.
+
+    `inside`: its path in the source, empty or with a slash at its end. `real`: its path without links. `is_linked`: a
+    link leads to it, or to a folder that it lies in. `is_included`: all in it is. `is_odd`: only content makes images.
+    """
+
+    path: str
+    inside: str
+    real: str
+    identity: FolderIdentity | None
+    parent: "_Folder | None" = None
+    depth: int = 0
+    is_linked: bool = False
+    is_included: bool = False
+    is_odd: bool = False
+
+    @property
+    def above(self) -> Iterator["_Folder"]:
+        """The folders that it was reached through, from the nearest on."""
+        folder = self.parent
+        while folder is not None:
+            yield folder
+            folder = folder.parent
+
+    def repeats(self) -> list["_Folder"]:
+        """List those of them that have its identity."""
+        return [] if self.identity is None else [each for each in self.above if each.identity == self.identity]
+
+
+@dataclass(frozen=True, slots=True)
+class _Excluded:
+    """A folder not to enter, under whatever path it is met."""
+
+    real: str
+    identity: FolderIdentity | None
+    names: frozenset[str]
+
+    @classmethod
+    def of(cls, path: Path) -> "_Excluded":
+        return cls(os.path.realpath(path), folder_identity(path), _names_in(path))
+
+    def is_it(self, folder: _Folder) -> bool:
+        """Tell whether `folder` is the one: by its path, or by its contents if that is another one (a bind mount)."""
+        if folder.real == self.real:
+            return True
+        if self.identity is None or folder.identity != self.identity or not self.names:
+            return False
+        return _names_in(Path(folder.path)) == self.names
+
+
+@dataclass(slots=True)
+class _Search:
+    """A search under way."""
+
+    prefix: str
+    rules: InputRules
+    exclude: _Excluded | None
+    tell: Callable[[int], None]
+    found: FoundFiles = field(default_factory=FoundFiles)
+    remaining: list[_Folder] = field(default_factory=list)
+    mounts: frozenset[bytes] | None = None
+
+    def run(self, root: _Folder) -> None:
+        """Search `root` and all that it leads to."""
+        self.remaining.append(root)
+        while self.remaining:
+            folder = self.remaining.pop()
+            if self.exclude is None or not self.exclude.is_it(folder):
+                self._search(folder)
+
+    def _search(self, folder: _Folder) -> None:
+        try:
+            entries = list(os.scandir(folder.path))
+        except OSError as error:
+            key = (self.prefix + folder.inside).removesuffix("/") or "."
+            self._fail(key, folder.path, f"cannot be searched ({error.strerror})")
+            return
+        if any(entry.name in OWN_OUTPUT for entry in entries):
+            self.found.passed_over.add(PassedOver.OUTPUT, len(entries))
+            return
+        for start in range(0, len(entries), _FILES_BETWEEN_NEWS):
+            self.tell(self.found.num_seen)
+            for entry in entries[start : start + _FILES_BETWEEN_NEWS]:
+                self._add_entry(entry, folder)
+
+    def _add_entry(self, entry: os.DirEntry[str], folder: _Folder) -> None:
+        name = entry.name
+        try:
+            if entry.is_dir():
+                self._add_folder(entry, folder)
+            else:
+                self._add_file(entry, name, folder)
+        except OSError as error:
+            self._fail(self.prefix + folder.inside + name, entry.path, f"cannot be read ({error.strerror})")
+
+    def _add_file(self, entry: os.DirEntry[str], name: str, folder: _Folder) -> None:
+        has_suffix = has_image_suffix(name)
+        is_odd = folder.is_odd
+        if not (has_suffix and is_plain_name(name)):
+            kind = file_kind(name)
+            if kind is not None and not self.rules.all_files:
+                self.found.passed_over.add(kind)
+                return
+            is_odd = is_odd or kind is not None
+        if self.rules.has_patterns and self._is_left_out(folder, name):
+            self.found.passed_over.add(PassedOver.EXCLUDED)
+        elif _is_image(entry, has_suffix=has_suffix and not is_odd):
+            key = self.prefix + folder.inside + name
+            self.found.images.append(source_image(key, entry.path, entry.stat()))
+        else:
+            self.found.passed_over.add(PassedOver.NO_IMAGE)
+
+    def _add_folder(self, entry: os.DirEntry[str], folder: _Folder) -> None:
+        """Note a folder to be searched, if it is not to be passed over."""
+        name, path = entry.name, folder.inside + entry.name
+        kind = folder_kind(name)
+        if kind is not None and not self.rules.all_files:
+            self.found.passed_over.add(kind)
+        elif self.rules.excludes(path, name, is_folder=True):
+            self.found.passed_over.add(PassedOver.EXCLUDED)
+        else:
+            is_link = entry.is_symlink()
+            inner = _Folder(
+                entry.path,
+                f"{path}/",
+                os.path.realpath(entry.path) if is_link else f"{folder.real.rstrip('/')}/{name}",
+                folder_identity(Path(entry.path)),
+                folder,
+                folder.depth + 1,
+                folder.is_linked or is_link,
+                folder.is_included or bool(self.rules.include and self.rules.includes(path, name, is_folder=True)),
+                folder.is_odd or kind is not None,
+            )
+            if self._is_circle(inner):
+                self.found.passed_over.add(PassedOver.CIRCLE)
+            elif inner.depth > _MAX_DEPTH:
+                self._fail(self.prefix + path, entry.path, f"lies in {_MAX_DEPTH:,} folders: none deeper is searched")
+            else:
+                self.remaining.append(inner)
+
+    def _is_circle(self, folder: _Folder) -> bool:
+        """Tell whether a search of `folder` would come back to it.
+
+        Only a link can lead back, or a mount. For what leads back in some third way, so many repeats are enough.
+        """
+        if folder.is_linked and any(above.real == folder.real for above in folder.above):
+            return True
+        repeats = folder.repeats()
+        if not repeats:
+            return False
+        name = Path(folder.path).name
+        same_name = sum(Path(above.path).name == name for above in repeats)
+        return same_name >= _MAX_REPEATS or self._is_mount(folder.real)
+
+    def _is_mount(self, real: str) -> bool:
+        """Tell whether something is mounted at a path without links."""
+        if self.mounts is None:
+            self.mounts = _mount_points()
+        return os.fsencode(real) in self.mounts if self.mounts else os.path.ismount(real)
+
+    def _is_left_out(self, folder: _Folder, name: str) -> bool:
+        """Tell whether the patterns leave out a file in `folder`."""
+        path = folder.inside + name
+        if self.rules.excludes(path, name, is_folder=False):
+            return True
+        return not (folder.is_included or self.rules.includes(path, name, is_folder=False))
+
+    def _fail(self, key: str, path: Path | str, reason: str) -> None:
+        self.found.failures.append((Failure(key, reason), path))
+
+
+def source_image(key: str, path: Path | str, status: os.stat_result) -> SourceImage:
+    """The image in a file of its own, with that status."""
+    return SourceImage(key, path, status.st_size, status.st_mtime_ns, ctime_ns=status.st_ctime_ns)
+
+
+def has_image_suffix(name: str) -> bool:
+    """Tell whether a file is an image by its name alone."""
+    _, dot, suffix = name.rpartition(".")
+    return bool(dot) and suffix.lower() in IMAGE_SUFFIXES
+
+
+def _is_image(entry: os.DirEntry[str], *, has_suffix: bool) -> bool:
+    """Tell whether an entry is an image by its suffix or first bytes. Raises `OSError` if it cannot be looked at."""
+    if not entry.is_file():
+        # A dangling link in the place of an image is an image that is missing.
+        return has_suffix and entry.is_symlink() and not Path(entry.path).exists()
+    if has_suffix:
+        return True
+    with Path(entry.path).open("rb", buffering=SIGNATURE_BYTES) as file:
+        return is_image_file(file)
+
+
+def _mount_points() -> frozenset[bytes]:
+    """Return where something is mounted, bind mounts too; nothing where the system does not say."""
+    try:
+        lines = _MOUNTS.read_bytes().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(_OCTAL.sub(lambda code: bytes([int(code[1], 8)]), line.split(b" ", 5)[4]) for line in lines)
+
+
+def _names_in(path: Path) -> frozenset[str]:
+    return frozenset(inner.name for inner in list_names(path))

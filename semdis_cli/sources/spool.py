@@ -1,0 +1,97 @@
+"""Stdin as a source: what comes in on a pipe, copied to a file without a name that can be read from any place."""
+
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from semdis_cli.errors import NoSpaceError, UsageError
+from semdis_cli.files.atomic import explain_write_error
+from semdis_cli.files.disk import spool_file, temporary_folder
+from semdis_cli.files.tar import is_tar_start
+from semdis_cli.kinds.formats import SIGNATURE_BYTES, image_format
+from semdis_cli.kinds.recognise import describe
+from semdis_cli.sources.tars import unpacker_of
+
+STDIN = Path("-")
+STDIN_NAME = "stdin"
+_START_BYTES = 512  # a tar's first block
+_CHUNK_BYTES = 1 << 20
+_SUFFIXES = {"JPEG": "jpg", "TIFF": "tif"}  # of the other formats: their names
+
+
+@dataclass(frozen=True, slots=True)
+class PipedSource:
+    """An image or a tar on stdin, of which only the first bytes were read.
+
+    `suffix`: `tar`, or of the image's format. `is_only`: there is no other source.
+    """
+
+    stream: BinaryIO
+    start: bytes
+    suffix: str
+    is_only: bool
+
+    @property
+    def is_single(self) -> bool:
+        """Whether one image is all that there is."""
+        return self.is_only and self.suffix != "tar"
+
+
+class Spool:
+    """A copy of what came on stdin. `path` opens it as long as this object lives; after that it leaves no trace.
+
+    Where the system can, it has no name from the start: no killed run leaves it behind, and no other run sweeps it.
+    """
+
+    def __init__(self, source: PipedSource, folder: Path | None) -> None:
+        """Read `source` to its end, into `folder` or memory. Raises `NoSpaceError` if it fills up, or `UsageError`."""
+        self.suffix = source.suffix
+        self.is_single = source.is_single
+        try:
+            spool = spool_file(folder)
+            weakref.finalize(self, spool.file.close)
+            self.num_bytes = _copy(source, spool.file)
+        except OSError as error:
+            place = folder or Path("stdin")
+            explained = explain_write_error(place, error)
+            if isinstance(explained, NoSpaceError):
+                explained = NoSpaceError(f"{place}: no space left for what comes on stdin; make room and try again")
+            raise explained from error
+        self.path = spool.path
+
+
+def peek_stdin(stream: BinaryIO, *, is_only: bool) -> PipedSource:
+    """What is on stdin. Raises `UsageError` if it is neither an image nor an uncompressed tar."""
+    start = stream.read(_START_BYTES)
+    name = image_format(start[:SIGNATURE_BYTES])
+    if is_tar_start(start):
+        return PipedSource(stream, start, "tar", is_only)
+    if name is not None:
+        return PipedSource(stream, start, _SUFFIXES.get(name, name.lower()), is_only)
+    if not start:
+        raise UsageError("stdin is empty; give a tar or an image on it")
+    program, kind = unpacker_of(start), describe(start)
+    if program is not None:
+        hint = f"; unpack it on the way: {program} photos.tar.* | semdis encode -"
+    else:
+        hint = f", but {kind.name}: {kind.advice}" if kind is not None else ""
+    raise UsageError(f"stdin: neither a tar nor an image in a known format{hint}")
+
+
+def spool_folder(output: Path | None) -> Path | None:
+    """Choose a folder for a copy of stdin: on the disk of `output`, else for temporary files (None: there is none)."""
+    if output is None:
+        return temporary_folder()
+    return next(folder for folder in (output, *output.absolute().parents) if folder.is_dir())
+
+
+def _copy(source: PipedSource, file: BinaryIO) -> int:
+    chunk, num_bytes = source.start, 0
+    while chunk:
+        num_bytes += len(chunk)
+        left = memoryview(chunk)
+        while left:  # a pipe or a nearly full disk takes less at a time
+            left = left[file.write(left) :]
+        chunk = source.stream.read(_CHUNK_BYTES)
+    return num_bytes

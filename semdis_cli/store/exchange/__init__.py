@@ -1,0 +1,1 @@
+"""Latents in other layouts: exports, imports, pipes."""

@@ -1,0 +1,255 @@
+"""Latents as other programs like to read them: one file, or one pair of files in a tar, for each image."""
+
+import hashlib
+import os
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, Self
+from urllib.parse import quote, unquote_to_bytes
+
+import torch
+
+from semdis_cli.errors import StoreError
+from semdis_cli.events import Failure
+from semdis_cli.files.atomic import PublishedFile, is_temporary
+from semdis_cli.files.json_text import key_fields
+from semdis_cli.files.lock import LOCK_FILE
+from semdis_cli.files.spelling import ANY, clashes, probe_spelling
+from semdis_cli.records import Geometry
+from semdis_cli.store.checks import (
+    MALFORMED,
+    check_count,
+    check_key,
+    check_object,
+    check_record_key,
+    check_sha256,
+    parse_json,
+)
+from semdis_cli.store.exchange.npy import npy_bytes
+from semdis_cli.store.index import to_line
+from semdis_cli.store.manifest import REPORT_FILE
+from semdis_cli.store.shard_header import SourceRecord
+from semdis_cli.store.shards import STORE_DTYPES, Shard, shard_bytes
+from semdis_cli.store.writing.plan import LatentLayout
+from semdis_cli.tensors import is_finite
+
+ExportFormat = Literal["safetensors", "webdataset", "npy"]
+Member = Literal["safetensors", "npy"]
+NpyDtype = Literal["float32", "float16"]
+SampleNames = Literal["key", "stem", "basename"]
+
+EXPORT_MARKER = "export.json"
+TABLE_FILE = "latents.jsonl"
+STEM_RECORD = "semdis.json"  # beside captions, whose .json is another
+_PASSED_OVER = re.compile(r"__[^/]*__(/|\Z)")  # WebDataset's own members
+_MAX_NAME_BYTES, _MAX_PATH_BYTES, _MAX_DEPTH = 255, 4000, 200  # Linux ends at 4096, temporary file included
+
+
+# --- Names ---
+
+
+def sample_base(key: str) -> str:
+    """What the names of a sample's members in a tar begin with: ASCII letters, digits, `-`, `_`, `~`, `/` and `%XX`.
+
+    WebDataset cuts names at the first dot after the last slash, and passes over those that begin like `__this__/`. So
+    all else is percent-encoded, a first `_` too. One base for each key, and `sample_key` leads back.
+    """
+    base = quote(key.encode("utf-8", "surrogatepass"), safe="/").replace(".", "%2E")
+    return "%5F" + base[1:] if base.startswith("_") else base
+
+
+def sample_key(base: str) -> str:
+    """The key whose `sample_base` is `base`. Raises `ValueError` if there is none."""
+    key = unquote_to_bytes(base.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+    if sample_base(key) != base:
+        raise ValueError(f"{base!r:.80} is no name that an export gives")
+    return key
+
+
+def stem_of(key: str, names: SampleNames) -> str:
+    """Return what WebDataset calls the sample of an image file: its path up to the first dot of its name.
+
+    With `names` "basename" without its folders. Raises `ValueError` with the reason if that is no sample's name.
+    """
+    folder, _, name = key.rpartition("/")
+    stem = name.partition(".")[0]
+    if not stem:
+        raise ValueError("nothing stands before the first dot of its name")
+    path = f"{folder}/{stem}" if folder and names == "stem" else stem
+    if _PASSED_OVER.match(f"{path}.x"):
+        raise ValueError("webdataset passes over samples that are called like that")
+    return path
+
+
+def sample_names(keys: Iterable[str], names: SampleNames) -> tuple[dict[str, str], list[Failure]]:
+    """Return what the members of each key's sample begin with, and the keys that can have none; `keys` are sorted."""
+    if names == "key":
+        return {key: sample_base(key) for key in keys}, []
+    bases: dict[str, str] = {}
+    owners: dict[str, str] = {}
+    failures = []
+    for key in keys:
+        try:
+            base = stem_of(key, names)
+            if (owner := owners.setdefault(base, key)) != key:
+                raise ValueError(f"its sample would be called {base!r:.80}, as that of {owner!r:.80}")
+            bases[key] = base
+        except ValueError as error:
+            failures.append(Failure(key, f"{error}; export with --sample-names key"))
+    return bases, failures
+
+
+def file_names(keys: Iterable[str], suffix: str) -> dict[str, PurePosixPath]:
+    """The file of each key: `a/b.jpg` -> `a/b.jpg.npy`. Raises `StoreError` for a key that is no relative path."""
+    return {key: PurePosixPath(f"{check_key(key)}.{suffix}") for key in keys}
+
+
+def impossible_names(names: Mapping[str, PurePosixPath], folder: Path) -> list[Failure]:
+    """The keys whose file cannot be made in `folder`; each costs its own image only."""
+    folders = {parent for name in names.values() for parent in name.parents}
+    num_folder_bytes = len(os.fsencode(folder.absolute()))
+    taken: set[bytes] = set()
+    failures = []
+    for key, name in names.items():
+        reason = _why_impossible(name, num_folder_bytes, folders)
+        if reason is None and os.fsencode(name) in taken:
+            reason = "its file would have the name of another image's"
+        taken.add(os.fsencode(name))
+        if reason is not None:
+            failures.append(Failure(key, f"{reason}; export it as webdataset"))
+    return failures
+
+
+def alike_names(names: Mapping[str, PurePosixPath], folder: Path, failures: Collection[Failure]) -> list[Failure]:
+    """The keys, but for `failures`, whose file the disk of `folder`, which exists, takes for another image's."""
+    impossible = {failure.key for failure in failures}
+    possible = {key: name for key, name in names.items() if key not in impossible}
+    if not clashes(possible, ANY):
+        return []
+    reason = "the disk does not tell its file's name from that of {}; export it as webdataset"
+    found = clashes(possible, probe_spelling(folder))
+    return [
+        Failure(key, reason.format(f"{other!r:.80}" if other != key else "a folder")) for key, other in found.items()
+    ]
+
+
+def _why_impossible(name: PurePosixPath, num_folder_bytes: int, folders: set[PurePosixPath]) -> str | None:
+    if len(os.fsencode(name.name)) > _MAX_NAME_BYTES:
+        return f"its file's name would be longer than {_MAX_NAME_BYTES} bytes"
+    if num_folder_bytes + len(os.fsencode(name)) > _MAX_PATH_BYTES or len(name.parts) > _MAX_DEPTH:
+        return "its file's path would be too long"
+    if name.parts[0] in {EXPORT_MARKER, TABLE_FILE, REPORT_FILE, LOCK_FILE} or any(map(is_temporary, name.parts)):
+        return "its file would have a name that the export itself needs"
+    return "its file would have the name of another image's folder" if name in folders else None
+
+
+# --- Contents ---
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRecord:
+    """What is known of one exported image, beside its latents.
+
+    `file`: size and sha256 of the file with the latents. `is_exact`: they are there to the last bit.
+    """
+
+    key: str
+    geometry: Geometry
+    source: SourceRecord
+    is_whitened: bool
+    provenance_sha256: str
+    file: PublishedFile
+    is_exact: bool
+
+    def to_bytes(self) -> bytes:
+        """One line of JSON."""
+        fields = {
+            **key_fields(self.key),
+            "geometry": self.geometry.to_json(),
+            "source": self.source.to_json(),
+            "whitened": self.is_whitened,
+            "provenance_sha256": self.provenance_sha256,
+            "file": {"num_bytes": self.file.num_bytes, "sha256": self.file.sha256},
+            "exact": self.is_exact,
+        }
+        return to_line(fields)
+
+    @classmethod
+    def parse(cls, data: bytes, place: str) -> Self:
+        """Inverse of `to_bytes`. Raises `StoreError` beginning with `place` for anything else."""
+        try:
+            fields = check_object(parse_json(data))
+            file = check_object(fields["file"])
+            record = cls(
+                key=check_record_key(fields),
+                geometry=Geometry.from_json(fields["geometry"]),
+                source=SourceRecord.from_json(fields["source"]),
+                is_whitened=bool(fields["whitened"]),
+                provenance_sha256=check_sha256(fields["provenance_sha256"]),
+                file=PublishedFile(check_count(file["num_bytes"]), check_sha256(file["sha256"])),
+                is_exact=bool(fields["exact"]),
+            )
+            if parse_json(record.to_bytes()) != fields:
+                raise ValueError("it has other fields than it should")
+        except MALFORMED as error:
+            raise StoreError(f"{place}: not the record of an exported image ({error})") from error
+        return record
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image's latents as a file of their own, and what there is to know of them."""
+
+    data: bytes
+    record: SampleRecord
+
+
+def make_sample(shard: Shard, row: int, member: Member, npy_dtype: NpyDtype) -> Sample:
+    """Row `row` of a shard as a file: a shard of this row alone, or an array. Raises `ValueError` with the reason.
+
+    That is if values are too large for `npy_dtype`.
+    """
+    one, is_exact = shard.select([row]), True
+    if member == "safetensors":
+        data = shard_bytes(one)
+    else:
+        latents = one.latents[0]
+        converted = latents.to(STORE_DTYPES[npy_dtype])
+        if not is_finite(converted):
+            raise ValueError(f"its latents are too large for {npy_dtype}")
+        is_exact = torch.equal(converted.to(torch.float32), latents.to(torch.float32))
+        data = npy_bytes(converted)
+    file = PublishedFile(len(data), hashlib.sha256(data).hexdigest())
+    facts = one.geometries[0], one.sources[0], bool(shard.provenance["whitened"]), provenance_sha256(shard.provenance)
+    return Sample(data, SampleRecord(one.keys[0], *facts, file, is_exact))
+
+
+def provenance_sha256(provenance: dict[str, Any]) -> str:
+    """By which images are told apart that were made with other settings."""
+    return hashlib.sha256(to_line(provenance)).hexdigest()
+
+
+def recorded_layout(provenance: dict[str, Any], place: str) -> LatentLayout:
+    """What the size of a latent follows from, as recorded. Raises `StoreError` beginning with `place`."""
+    try:
+        patch_size, channels = check_count(provenance["patch_size"]), check_count(provenance["channels"])
+        if not (patch_size and channels and provenance["dtype"] in STORE_DTYPES) or "whitened" not in provenance:
+            raise ValueError("no such latents")
+    except MALFORMED as error:
+        raise StoreError(f"{place}: its settings do not say what its latents are ({error})") from error
+    return LatentLayout(patch_size, channels, provenance["dtype"])
+
+
+def check_rows(shard: Shard, layout: LatentLayout, place: str) -> None:
+    """Raise `StoreError` beginning with `place` if the latents are not finite, or not of the recorded kind and size."""
+    kind = shard.latents.shape[1], shard.latents.dtype
+    if kind != (layout.channels, STORE_DTYPES[layout.dtype]):
+        raise StoreError(f"{place}: its latents are not of the kind that its settings say; damaged or edited")
+    if not is_finite(shard.latents):
+        raise StoreError(f"{place}: latents that are not finite; not made by semdis encode")
+    grid = tuple(side * layout.patch_size for side in shard.latents.shape[-2:])
+    for key, geometry in zip(shard.keys, shard.geometries, strict=True):
+        if geometry.bucket != grid:
+            raise StoreError(f"{place}: the size of {key!r:.80} does not fit its latents; damaged or edited")

@@ -1,0 +1,1 @@
+"""Checking a set of latents against its own records."""

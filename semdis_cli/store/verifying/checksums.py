@@ -1,0 +1,45 @@
+"""`SHA256SUMS`: what `sha256sum -c` reads, held against the manifest."""
+
+import re
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+from semdis_cli.errors import StoreError
+from semdis_cli.events import Problem
+from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.store.manifest import CHECKSUM_FILE, INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest
+from semdis_cli.store.shard_header import open_regular
+
+_CHECKSUM = re.compile(rb"([0-9a-f]{64})  ([!-~]+)\n")
+_MAX_LINE_BYTES = 1 << 12
+
+
+def check_checksums(root: Path, manifest: Manifest) -> Iterator[Problem]:
+    """Hold `SHA256SUMS` against the manifest."""
+    expected = {MANIFEST_FILE: PublishedFile.of(root / MANIFEST_FILE).sha256, INDEX_FILE: manifest.index.sha256}
+    expected |= {f"{SHARD_FOLDER}/{shard.name}": shard.file.sha256 for shard in manifest.shards}
+    try:
+        found = yield from read_checksums(root)
+    except StoreError as error:
+        yield Problem(CHECKSUM_FILE, "checksums", str(error).removeprefix(f"{root / CHECKSUM_FILE}: "))
+        return
+    for name in sorted({*expected, *found}):
+        if found.get(name) != expected.get(name):
+            what = "is not listed" if name not in found else "has another sha256 than in the manifest"
+            what = "is listed, but is no part of the set" if name not in expected else what
+            yield Problem(CHECKSUM_FILE, "checksums", f"{name} {what}")
+
+
+def read_checksums(root: Path) -> Generator[Problem, None, dict[str, str]]:
+    """sha256 by name, as listed. Raises `StoreError` if the file cannot be read."""
+    found: dict[str, str] = {}
+    with open_regular(root / CHECKSUM_FILE) as file:
+        number = 0
+        while line := file.readline(_MAX_LINE_BYTES):
+            number += 1
+            match = _CHECKSUM.fullmatch(line)
+            if match is None or match[2].decode() in found:
+                yield Problem(CHECKSUM_FILE, "checksums", f"line {number:,} is none of ours; damaged or edited")
+            else:
+                found[match[2].decode()] = match[1].decode()
+    return found

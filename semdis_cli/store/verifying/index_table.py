@@ -1,0 +1,185 @@
+"""What an index says of every shard, read once in one stream and kept small: 24 bytes a row, for millions of them."""
+
+import hashlib
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from semdis_cli.errors import StoreError
+from semdis_cli.events import Problem
+from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.records import Geometry
+from semdis_cli.store.checks import parse_json
+from semdis_cli.store.index import IndexRow
+from semdis_cli.store.manifest import INDEX_FILE
+from semdis_cli.store.shard_header import ShardHeader, open_regular
+
+_MAX_LINE_BYTES = 1 << 20
+_MAX_ROW = 1 << 32
+_FIELDS = ("key", "num_bytes", "sha256", "geometry", "notes")
+
+
+@dataclass
+class ShardRows:
+    """The rows of one shard that an index names: for each its number, a digest of its facts, and where its line is.
+
+    `find`: the whole row at such a place.
+    """
+
+    find: Callable[[int], IndexRow]
+    numbers: "array[int]" = field(default_factory=lambda: array("Q"))
+    digests: "array[int]" = field(default_factory=lambda: array("Q"))
+    offsets: "array[int]" = field(default_factory=lambda: array("Q"))
+    served: bytearray = field(default_factory=bytearray)  # 1 for `ok`, 0 for `removed`
+
+    def add(self, row: IndexRow, offset: int) -> None:
+        """Add a row that has a place."""
+        assert row.row is not None, "only rows with a place are added"
+        self.numbers.append(row.row)
+        self.digests.append(_digest(row))
+        self.offsets.append(offset)
+        self.served.append(row.is_ok)
+
+    def served_rows(self) -> list[int]:
+        """Numbers of the rows that are to be used, rising."""
+        return sorted(number for number, served in zip(self.numbers, self.served, strict=True) if served)
+
+
+@dataclass
+class IndexTable:
+    """What an index says.
+
+    `shards`: by file name. `num_ok`, `num_failed`, `num_removed`: rows of each status. `served_pixels`: of the model's
+    input, over the rows that are to be used. `is_sorted`: every line could be read, keys rise, and no key comes twice.
+    """
+
+    shards: dict[str, ShardRows]
+    num_ok: int = 0
+    num_failed: int = 0
+    num_removed: int = 0
+    served_pixels: int = 0
+    is_sorted: bool = True
+    file: PublishedFile | None = None
+
+    def rows_of(self, shard: str) -> ShardRows:
+        """The rows in a shard, which may be none."""
+        return self.shards[shard]
+
+    def add(self, row: IndexRow, offset: int) -> None:
+        """Count one row."""
+        self.num_failed += row.status == "failed"
+        self.num_removed += row.status == "removed"
+        self.num_ok += row.is_ok
+        if row.shard is None or row.geometry is None:
+            return
+        self.shards[row.shard].add(row, offset)
+        if row.is_ok:
+            self.served_pixels += row.geometry.bucket[0] * row.geometry.bucket[1]
+
+
+def read_index(root: Path) -> Generator[Problem, None, IndexTable]:
+    """Read the index of the set in `root`; every line that is wrong is a problem, and the others still count."""
+    path = root / INDEX_FILE
+    table = IndexTable(defaultdict(partial(ShardRows, partial(_read_row, path))))
+    try:
+        with open_regular(path) as file:
+            yield from _read_lines(file, table)
+    except StoreError as error:
+        table.is_sorted = False
+        yield Problem(INDEX_FILE, "index", str(error).removeprefix(f"{path}: "))
+    return table
+
+
+def _read_lines(file: BinaryIO, table: IndexTable) -> Iterator[Problem]:
+    digest, offset, last_key = hashlib.sha256(), 0, None
+    for number, line in enumerate(_lines(file), start=1):
+        row = _parse(line)
+        reason = row if isinstance(row, str) else _misplacement(row, last_key)
+        if reason is not None:
+            table.is_sorted = False
+            yield Problem(INDEX_FILE, "index", f"line {number:,}: {reason}")
+        if isinstance(row, IndexRow):
+            table.add(row, offset)
+            last_key = row.key
+        digest.update(line)
+        offset += len(line)
+    table.file = PublishedFile(offset, digest.hexdigest())
+
+
+def compare_rows(header: ShardHeader, rows: ShardRows) -> Iterator[str]:
+    """What the index and a shard say differently of the rows that the index names."""
+    used: set[int] = set()
+    for number, digest, offset in zip(rows.numbers, rows.digests, rows.offsets, strict=True):
+        if number in used:
+            yield f"row {number} stands for two keys of the index"
+        used.add(number)
+        if number >= header.shape[0]:
+            key = rows.find(offset).key
+            yield f"the index puts {key!r:.80} into row {number}, but it has {header.shape[0]} rows"
+        elif digest != _digest(row_of(header, number)):
+            yield _difference(rows.find(offset), row_of(header, number))
+
+
+def row_of(header: ShardHeader, number: int) -> IndexRow:
+    """Row `number` of a shard as an index would have it, but for the shard's name."""
+    source = header.sources[number]
+    return IndexRow(
+        key=header.keys[number],
+        num_bytes=source.num_bytes,
+        sha256=source.sha256,
+        geometry=header.geometries[number],
+        row=number,
+        notes=source.notes,
+    )
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Lines; one that never ends comes in pieces, which are no rows."""
+    while line := file.readline(_MAX_LINE_BYTES):
+        yield line
+
+
+def _parse(line: bytes) -> IndexRow | str:
+    """The row, or why it is none."""
+    try:
+        row = IndexRow.from_json(parse_json(line))
+    except (ValueError, StoreError) as error:
+        return f"{error!s:.300}"
+    if not line.endswith(b"\n"):
+        return "cut off"
+    return row if row.row is None or row.row < _MAX_ROW else f"row {row.row} is out of range"
+
+
+def _misplacement(row: IndexRow, last_key: str | None) -> str | None:
+    """What is wrong with a row that follows the one of `last_key`."""
+    if last_key is None or row.key > last_key:
+        return None
+    return f"{row.key!r:.80} comes twice" if row.key == last_key else f"{row.key!r:.80} is not in the order of keys"
+
+
+def _read_row(path: Path, offset: int) -> IndexRow:
+    with open_regular(path) as file:
+        file.seek(offset)
+        return IndexRow.from_json(parse_json(file.readline(_MAX_LINE_BYTES)))
+
+
+def _difference(said: IndexRow, found: IndexRow) -> str:
+    """How a row of the index and the row of the shard that it points to differ."""
+    if said.key != found.key:
+        return f"row {found.row} holds {found.key!r:.80}, but the index says {said.key!r:.80}"
+    names = [name for name in _FIELDS if getattr(said, name) != getattr(found, name)]
+    return f"row {found.row} ({found.key!r:.80}): the index says another {' and '.join(names)}"
+
+
+def _digest(row: IndexRow) -> int:
+    """64 bits of what index and shard both say of a row."""
+    facts = (row.key, row.num_bytes, row.sha256, row.geometry and _sizes(row.geometry), row.notes)
+    return int.from_bytes(hashlib.blake2b(repr(facts).encode(), digest_size=8).digest())
+
+
+def _sizes(geometry: Geometry) -> tuple[tuple[int, int], ...]:
+    return geometry.source, geometry.resized, geometry.crop, geometry.image, geometry.bucket

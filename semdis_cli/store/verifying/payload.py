@@ -1,0 +1,120 @@
+"""Every byte of a shard, read in slices: is it what was written, is it finite, and what does it sum up to?"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semdis_cli.errors import StoreError
+from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.store.shard_header import BYTES_PER_VALUE, ShardHeader, open_regular
+from semdis_cli.store.statistics import ChannelSums
+
+_SLICE_VALUES = 1 << 20
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Payload:
+    """What reading a shard gave.
+
+    `file`: of all its bytes. `latents_sha256`: of the latents alone. `bad_rows`: those with NaN or infinity, rising.
+    `sums`: over the rows that were asked for, added in their order.
+    """
+
+    file: PublishedFile
+    latents_sha256: str
+    bad_rows: tuple[int, ...]
+    sums: ChannelSums
+
+
+def read_payload(path: Path, header: ShardHeader, rows: Sequence[int] | None = None) -> Payload:
+    """Read the whole shard at `path`, a few MiB at a time; sums over `rows` (default: all). Raises `StoreError`."""
+    whole, latents = hashlib.sha256(), hashlib.sha256()
+    num_bytes = 0
+    sums = _PlaneSums(header, rows)
+    with open_regular(path) as file:
+        start = file.read(header.payload_start)
+        whole.update(start)
+        num_bytes += len(start)
+        for first_plane, num_planes, data in _slices(file, header):
+            whole.update(data)
+            latents.update(data)
+            num_bytes += len(data)
+            sums.add(first_plane, num_planes, data)
+        if num_bytes != header.payload_start + header.payload_bytes or file.read(1):
+            raise StoreError(f"{path}: changed its size while it was read")
+    return Payload(PublishedFile(num_bytes, whole.hexdigest()), latents.hexdigest(), sums.bad_rows(), sums.result())
+
+
+def _slices(file: BinaryIO, header: ShardHeader) -> Iterator[tuple[int, int, bytes]]:
+    """The latents as (first plane, number of planes, bytes): whole planes [h,w], or a part of one that is large."""
+    N, Z, h, w = header.shape
+    bytes_per_value, plane = BYTES_PER_VALUE[header.dtype], h * w
+    group = max(1, _SLICE_VALUES // plane)
+    for first in range(0, N * Z, group):
+        num_planes = min(group, N * Z - first)
+        remaining = num_planes * plane * bytes_per_value
+        while remaining:
+            data = file.read(min(remaining, _SLICE_VALUES * bytes_per_value))
+            if len(data) % bytes_per_value or not data:
+                return  # the file became shorter; whoever counts the bytes says so
+            yield first, num_planes, data
+            remaining -= len(data)
+
+
+class _PlaneSums:
+    """Sums of channels over some rows, and the rows that hold NaN or infinity."""
+
+    def __init__(self, header: ShardHeader, rows: Sequence[int] | None) -> None:
+        N, self._channels, h, w = header.shape
+        self._plane = h * w
+        self._to_float64 = _CONVERSIONS[header.dtype]
+        self._is_wanted = np.full(N, fill_value=rows is None)
+        self._is_wanted[list(rows or ())] = True
+        self._total, self._squares = np.zeros(self._channels), np.zeros(self._channels)
+        self._bad_rows: set[int] = set()
+
+    def add(self, first_plane: int, num_planes: int, data: bytes) -> None:
+        """Add values of `num_planes` planes from `first_plane` on, whole planes or a part of one."""
+        with np.errstate(invalid="ignore"):  # NaN, infinity minus infinity
+            values = self._to_float64(data).reshape(num_planes, -1)
+            total, squares = values.sum(1), np.square(values).sum(1)
+        row, channel = np.divmod(np.arange(first_plane, first_plane + num_planes), self._channels)
+        is_finite = np.isfinite(squares)
+        self._bad_rows.update(row[~is_finite].tolist())
+        wanted = is_finite & self._is_wanted[row]
+        np.add.at(self._total, channel[wanted], total[wanted])
+        np.add.at(self._squares, channel[wanted], squares[wanted])
+
+    def bad_rows(self) -> tuple[int, ...]:
+        return tuple(sorted(self._bad_rows))
+
+    def result(self) -> ChannelSums:
+        count = int(self._is_wanted.sum()) * self._plane
+        return ChannelSums(count, tuple(self._total.tolist()), tuple(self._squares.tolist()))
+
+
+def _bfloat16(data: bytes) -> Values:
+    high_bits = np.frombuffer(data, dtype="<u2").astype(np.uint32) << 16
+    return high_bits.view(np.float32).astype(np.float64)
+
+
+def _float16(data: bytes) -> Values:
+    return np.frombuffer(data, dtype="<f2").astype(np.float64)
+
+
+def _float32(data: bytes) -> Values:
+    return np.frombuffer(data, dtype="<f4").astype(np.float64)
+
+
+_CONVERSIONS: dict[str, Callable[[bytes], Values]] = {
+    "bfloat16": _bfloat16,
+    "float16": _float16,
+    "float32": _float32,
+}

@@ -1,0 +1,110 @@
+"""Which files a set has: all that its lists name, with their sizes, and no others."""
+
+import os
+import stat
+from collections.abc import Collection, Generator, Iterator
+from pathlib import Path
+
+from semdis_cli.errors import StoreError
+from semdis_cli.events import Problem
+from semdis_cli.files.atomic import is_temporary
+from semdis_cli.files.links import describe_absent, or_pointer
+from semdis_cli.store.manifest import (
+    CHECKSUM_FILE,
+    INDEX_FILE,
+    JOURNAL_FOLDER,
+    MANIFEST_FILE,
+    REPORT_FILE,
+    SHARD_FOLDER,
+)
+from semdis_cli.store.shard_header import ShardHeader, read_shard_header
+from semdis_cli.store.verifying.index_table import compare_rows
+from semdis_cli.store.verifying.shard_check import ShardTarget
+from semdis_cli.store.writing.folder import lies_beside
+from semdis_cli.store.writing.seen import SEEN_FILE
+from semdis_cli.wording import count
+
+_OWN_NAMES = {
+    MANIFEST_FILE,
+    INDEX_FILE,
+    CHECKSUM_FILE,
+    REPORT_FILE,
+    SEEN_FILE,
+    SHARD_FOLDER,
+    JOURNAL_FOLDER,
+}
+
+
+def find_present(targets: Collection[ShardTarget]) -> Generator[Problem, None, list[ShardTarget]]:
+    """The shards that are there with their sizes, as files or links to some; each of the others is a problem."""
+    present = []
+    for target in targets:
+        what = _absence(target)
+        if what is None:
+            present.append(target)
+        else:
+            yield Problem(target.name, "missing", what)
+    return present
+
+
+def find_surplus(root: Path, targets: Collection[ShardTarget]) -> Iterator[Problem]:
+    """Files in the set that are none of `targets` nor one of its lists, each with what it seems to be."""
+    names = {target.name for target in targets} | _OWN_NAMES
+    for path in sorted((*_list(root), *_list(root / SHARD_FOLDER))):
+        name = path.relative_to(root).as_posix()
+        if name not in names and (is_temporary(path.name) or not lies_beside(path)):
+            yield Problem(name, "surplus", f"no part of the set; {_guess(path, targets)}")
+
+
+def count_links(root: Path, targets: Collection[ShardTarget]) -> int:
+    """The files of the set that are links; a folder that is one counts as one."""
+    own = [root / name for name in sorted(_OWN_NAMES - {JOURNAL_FOLDER})]
+    return sum(path.is_symlink() for path in (*own, *(target.path for target in targets)))
+
+
+def _absence(target: ShardTarget) -> str | None:
+    """Why the file of `target` cannot be the one that it ought to be, from its size alone."""
+    try:
+        status = target.path.stat()
+    except FileNotFoundError:
+        return describe_absent(target.path) or "missing"
+    except OSError as error:
+        return f"cannot be looked at ({error.strerror})"
+    if not stat.S_ISREG(status.st_mode):
+        return "not a regular file"
+    if target.expected is not None and status.st_size != target.expected.num_bytes:
+        size = count(status.st_size, "byte")
+        what = f"{size}, but the manifest says {target.expected.num_bytes:,}; truncated or replaced"
+        return or_pointer(target.path, what)
+    return None
+
+
+def _guess(path: Path, targets: Collection[ShardTarget]) -> str:
+    """What a file that does not belong there seems to be."""
+    if is_temporary(path.name):
+        return "a temporary file of a run that was stopped: the next semdis encode into the folder removes it"
+    try:
+        header = read_shard_header(path)
+    except StoreError:
+        return "not a file of semdis"
+    for target in targets:
+        if _is_same(path, header, target):
+            is_there = target.path.is_file()
+            return f"a copy of {target.name}" if is_there else f"seems to be {target.name} under another name"
+    return f"a shard of {len(header.keys):,} latents that the set does not list, the first of {header.keys[0]!r:.80}"
+
+
+def _is_same(path: Path, header: ShardHeader, target: ShardTarget) -> bool:
+    """Whether the file at `path` agrees with all that is known of `target` but its bytes."""
+    if target.expected is None or path.stat().st_size != target.expected.num_bytes:
+        return False
+    rows = target.named_rows()
+    return bool(rows.numbers) and target.num_images == len(header.keys) and not any(compare_rows(header, rows))
+
+
+def _list(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(entry.path) for entry in entries]
+    except OSError:
+        return []

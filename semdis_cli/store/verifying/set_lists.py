@@ -1,0 +1,190 @@
+"""What a set says it holds: manifest, index, checksums and journal, held against each other."""
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from semdis_cli.errors import StoreError
+from semdis_cli.events import Problem
+from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.files.links import describe_absent
+from semdis_cli.store.checks import is_shard_name
+from semdis_cli.store.manifest import INDEX_FILE, JOURNAL_FOLDER, MANIFEST_FILE, SHARD_FOLDER, Manifest
+from semdis_cli.store.statistics import ChannelSums
+from semdis_cli.store.verifying.checksums import check_checksums, read_checksums
+from semdis_cli.store.verifying.index_table import IndexTable, read_index
+from semdis_cli.store.verifying.shard_check import ShardTarget
+from semdis_cli.store.verifying.unfinished import PendingShard, has_journal, read_journals
+from semdis_cli.wording import count
+
+_TOLERANCE = 1e-8  # of sums that were added in another order, relative
+
+
+@dataclass(frozen=True)
+class SetLists:
+    """The lists of a set, as far as they can be used. `pending`: shards that only a journal knows."""
+
+    root: Path
+    manifest: Manifest | None
+    table: IndexTable | None
+    pending: dict[str, PendingShard]
+
+    @property
+    def has_whole_index(self) -> bool:
+        """Whether the index is the one that the manifest was written with."""
+        return self.table is not None and self.manifest is not None and self.table.file == self.manifest.index
+
+    def listed_targets(self) -> list[ShardTarget]:
+        """The shards of the manifest, in its order."""
+        if self.manifest is None:
+            return []
+        table = self.table if self.has_whole_index else None
+        return [
+            ShardTarget(
+                path=self.root / SHARD_FOLDER / shard.name,
+                name=f"{SHARD_FOLDER}/{shard.name}",
+                expected=shard.file,
+                num_images=shard.num_images,
+                provenance=self.manifest.record_of(shard),
+                rows=None if table is None else partial(table.rows_of, shard.name),
+            )
+            for shard in self.manifest.shards
+        ]
+
+    def pending_targets(self) -> list[ShardTarget]:
+        """The shards that only a journal knows, by name."""
+        return [
+            ShardTarget(
+                path=self.root / SHARD_FOLDER / name,
+                name=f"{SHARD_FOLDER}/{name}",
+                expected=shard.file,
+                num_images=shard.num_images,
+                rows=shard.rows,
+            )
+            for name, shard in sorted(self.pending.items())
+        ]
+
+
+def read_lists(root: Path) -> Generator[Problem, None, SetLists]:
+    """Read what lists a set in the folder `root` has, and compare them. Raises `StoreError` if it holds nothing."""
+    manifest = yield from _read_manifest(root)
+    pending = yield from read_journals(root)
+    if manifest is not None:
+        pending = {name: shard for name, shard in pending.items() if name not in {s.name for s in manifest.shards}}
+    if manifest is not None and pending:
+        news = count(len(pending), "shard")
+        what = f"a run that adds {news} is at work or was stopped; run the same semdis encode again"
+        yield Problem(JOURNAL_FOLDER, "unfinished", what)
+    table = None
+    if manifest is not None or not has_journal(root):  # a run that was stopped has no index yet
+        table = yield from read_index(root)
+    lists = SetLists(root, manifest, table, pending)
+    if manifest is not None and table is not None:
+        yield from _compare(manifest, table)
+        yield from check_checksums(root, manifest)
+    return lists
+
+
+def unlisted_targets(lists: SetLists) -> Generator[Problem, None, list[ShardTarget]]:
+    """Without a manifest and a journal: the shards that the index, the checksums or the folder itself know of."""
+    try:
+        sums = yield from read_checksums(lists.root)
+    except StoreError:
+        sums = {}
+    names = {path.name for path in (lists.root / SHARD_FOLDER).glob("*")} | {Path(name).name for name in sums}
+    names |= set(lists.table.shards) if lists.table else set()
+    targets = []
+    for name in sorted(filter(is_shard_name, names)):
+        path, listed = lists.root / SHARD_FOLDER / name, f"{SHARD_FOLDER}/{name}"
+        expected = PublishedFile(path.stat().st_size, sums[listed]) if listed in sums and path.is_file() else None
+        is_named = lists.table is not None and name in lists.table.shards
+        rows = partial(lists.table.rows_of, name) if lists.table is not None and is_named else None
+        targets.append(ShardTarget(path, listed, expected, rows=rows))
+    return targets
+
+
+def compare_sums(manifest: Manifest, found: ChannelSums) -> Iterator[Problem]:
+    """Hold the sums in the manifest against those of the latents, as exactly as the order of additions lets them be."""
+    said = manifest.sums
+    if said.count != found.count or len(said.total) != len(found.total):
+        what = f"sums over {said.count:,} positions, but the shards have {found.count:,} that are to be used"
+        yield Problem(MANIFEST_FILE, "statistics", what)
+        return
+    if found.count == 0:  # what is left of sums from which all was taken away again
+        return
+    # A set that grew had more in its sums than it serves now, and with that the roundings of more.
+    tolerance = _TOLERANCE * manifest.num_latents / manifest.num_ok
+    wrong = [
+        channel
+        for channel, squares in enumerate(found.squares)
+        if abs(said.squares[channel] - squares) > tolerance * squares
+        or abs(said.total[channel] - found.total[channel]) > tolerance * (squares * found.count) ** 0.5
+    ]
+    if wrong:
+        what = f"mean and std of {len(wrong)} channels are not those of the latents (the first: channel {wrong[0]})"
+        yield Problem(MANIFEST_FILE, "statistics", what)
+
+
+def _read_manifest(root: Path) -> Generator[Problem, None, Manifest | None]:
+    """The manifest, if there is one that can be used; whatever is wrong with it is a problem."""
+    path = root / MANIFEST_FILE
+    if absent := describe_absent(path):
+        yield Problem(MANIFEST_FILE, "missing", absent)
+        return None
+    if not path.exists():
+        if not any((root / name).exists() for name in (JOURNAL_FOLDER, SHARD_FOLDER, INDEX_FILE)):
+            raise StoreError(f"{root}: not a set of latents; give the folder that semdis encode wrote")
+        what = (
+            "missing: the set is unfinished; run the same semdis encode again to finish it"
+            if (root / JOURNAL_FOLDER).exists()
+            else "missing, and no journal to finish the set from; restore it from a copy, or encode the set anew"
+        )
+        yield Problem(MANIFEST_FILE, "unfinished", what)
+        return None
+    try:
+        manifest = Manifest.read(root)
+        if manifest.to_bytes() != path.read_bytes():
+            raise StoreError("not written as it was; damaged or edited")
+    except (OSError, RecursionError, StoreError) as error:
+        yield Problem(MANIFEST_FILE, "manifest", str(error).removeprefix(f"{path}: "))
+        return None
+    return manifest
+
+
+def _compare(manifest: Manifest, table: IndexTable) -> Iterator[Problem]:
+    """What manifest and index say differently."""
+    if table.file is None:
+        return
+    if table.file != manifest.index:
+        what = (
+            "does not match the sha256 in the manifest: damaged or edited, or a run that added to the set was stopped; "
+            "in that case run it again"
+        )
+        yield Problem(INDEX_FILE, "index", what)
+        return
+    said = {"ok": manifest.num_ok, "failed": manifest.num_failed, "removed": manifest.num_removed}
+    found = {"ok": table.num_ok, "failed": table.num_failed, "removed": table.num_removed}
+    for status, number in said.items():
+        if number != found[status]:
+            what = f"{number:,} {status}, but the index has {found[status]:,}"
+            yield Problem(MANIFEST_FILE, "manifest", what)
+    names = [shard.name for shard in manifest.shards]
+    for name in sorted({*table.shards} - {*names}):
+        what = f"{count(len(table.shards[name].numbers), 'row')} of the index in {name}, which is not in the manifest"
+        yield Problem(INDEX_FILE, "index", what)
+    if len({*names}) != len(names):
+        yield Problem(MANIFEST_FILE, "manifest", "lists a shard twice")
+    yield from (Problem(MANIFEST_FILE, "statistics", what) for what in _implausible(manifest, table))
+
+
+def _implausible(manifest: Manifest, table: IndexTable) -> Iterator[str]:
+    """What cannot be right in the manifest's sums, whatever the latents are."""
+    patch, channels, sums = manifest.provenance.get("patch_size"), manifest.provenance.get("channels"), manifest.sums
+    if len(sums.total) != channels:
+        yield f"sums of {len(sums.total)} channels, but the latents have {channels!s:.20}"
+    if not isinstance(patch, int) or sums.count * patch * patch != table.served_pixels:
+        yield f"sums over {sums.count:,} positions, which is not what the images of the index add up to"
+    pairs = zip(sums.total, sums.squares, strict=True)
+    if any(squares * sums.count < total * total * (1 - _TOLERANCE) for total, squares in pairs):
+        yield "sums of squares that are too small for the sums"

@@ -1,0 +1,95 @@
+"""One shard against all that is known of it from elsewhere."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from semdis_cli.errors import StoreError
+from semdis_cli.events import Problem
+from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.store.checks import is_shard_name
+from semdis_cli.store.index import IndexRow
+from semdis_cli.store.shard_header import ShardHeader, read_shard_header
+from semdis_cli.store.statistics import ChannelSums
+from semdis_cli.store.verifying.index_table import ShardRows, compare_rows
+from semdis_cli.store.verifying.payload import read_payload
+
+_MAX_BAD_ROWS = 20
+
+
+def _find_nothing(_offset: int) -> IndexRow:
+    raise AssertionError("no rows are named")
+
+
+@dataclass(frozen=True)
+class ShardTarget:
+    """A shard to look at, and what is known of it: None where nothing is.
+
+    `name`: within the set. `expected`: its size and sha256. `rows`: those that the index names, read when asked for.
+    """
+
+    path: Path
+    name: str
+    expected: PublishedFile | None = None
+    num_images: int | None = None
+    provenance: dict[str, Any] | None = None
+    rows: Callable[[], ShardRows] | None = None
+
+    def named_rows(self) -> ShardRows:
+        """The rows that the index names; none where nothing is known."""
+        return self.rows() if self.rows else ShardRows(_find_nothing)
+
+
+@dataclass(frozen=True)
+class ShardOutcome:
+    """What looking at a shard gave: problems, the bytes read, and sums over the rows to be used, if all was read."""
+
+    problems: tuple[Problem, ...]
+    num_bytes: int
+    sums: ChannelSums | None
+
+
+def check_shard(target: ShardTarget, *, read_data: bool) -> ShardOutcome:
+    """Hold one shard against what is known of it: its header, or with `read_data` every byte."""
+    try:
+        header = read_shard_header(target.path)
+        rows = target.named_rows()
+        problems = [Problem(target.name, "shard", what) for what in _check_header(target, header)]
+        problems += [Problem(target.name, "rows", what) for what in compare_rows(header, rows)]
+        if not read_data:
+            return ShardOutcome(tuple(problems), header.payload_start, None)
+        return _check_data(target, header, rows, problems)
+    except StoreError as error:
+        return ShardOutcome((Problem(target.name, "shard", _without(target.path, error)),), 0, None)
+
+
+def _check_header(target: ShardTarget, header: ShardHeader) -> Iterator[str]:
+    """What a header says differently from the manifest."""
+    N, _, h, w = header.shape
+    if target.num_images not in {None, N}:
+        yield f"holds {N} latents, but the manifest says {target.num_images}"
+    if target.provenance is not None and header.provenance != target.provenance:
+        yield "made with other settings than the set it lies in"
+    if is_shard_name(target.path.name) and not target.path.name.endswith(f"-{h}x{w}.safetensors"):
+        yield f"its name is not that of a shard of {h}x{w} latents"
+
+
+def _check_data(target: ShardTarget, header: ShardHeader, rows: ShardRows, problems: list[Problem]) -> ShardOutcome:
+    served = [number for number in rows.served_rows() if number < header.shape[0]] if target.rows else None
+    payload = read_payload(target.path, header, served)
+    found: list[str] = []
+    if target.expected is not None and payload.file != target.expected:
+        found.append("its bytes do not match the sha256 in the manifest; damaged or edited")
+    if payload.latents_sha256 != header.latents_sha256:
+        found.append("the latents do not match their sha256; damaged")
+    found += [f"row {row} ({header.keys[row]!r:.80}) holds NaN or infinity" for row in payload.bad_rows[:_MAX_BAD_ROWS]]
+    if len(payload.bad_rows) > _MAX_BAD_ROWS:
+        found.append(f"{len(payload.bad_rows) - _MAX_BAD_ROWS} more rows hold NaN or infinity")
+    problems = [*problems, *(Problem(target.name, "data", what) for what in found)]
+    return ShardOutcome(tuple(problems), payload.file.num_bytes, None if problems else payload.sums)
+
+
+def _without(path: Path, error: StoreError) -> str:
+    """The error's message, without the path that it begins with."""
+    return str(error).removeprefix(f"{path}: ")

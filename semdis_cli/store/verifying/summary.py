@@ -1,0 +1,178 @@
+"""What is known of a set of latents, or of one shard, in one stream and little memory, however large the set is."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from semdis_cli.errors import StoreError
+from semdis_cli.store.checks import MALFORMED, check_count
+from semdis_cli.store.index import IndexRow, read_rows
+from semdis_cli.store.manifest import INDEX_FILE, Manifest
+from semdis_cli.store.reader import check_index_file
+from semdis_cli.store.shard_header import BYTES_PER_VALUE, read_shard_header
+from semdis_cli.store.statistics import ChannelSums
+from semdis_cli.store.verifying.index_table import row_of
+from semdis_cli.store.verifying.payload import read_payload
+from semdis_cli.store.writing.plan import LatentLayout
+
+_MAX_GROUPS = 1000
+_MAX_TEXT = 300
+_OTHERS = "(others)"
+
+Json = dict[str, Any]
+
+
+def summarise(path: Path) -> Json:
+    """Everything that a finished set (its folder) or a shard says of itself, as plain JSON values.
+
+    Raises `StoreError` if it is neither, or damaged where it is read: of a set the lists, of a shard every byte.
+    """
+    if path.is_dir():
+        return _summarise_set(path)
+    if not path.exists():
+        raise StoreError(f"{path}: no such latents; give the folder that semdis encode wrote, or one of its shards")
+    return _summarise_shard(path)
+
+
+def _summarise_set(root: Path) -> Json:
+    manifest = Manifest.read(root)
+    check_index_file(root, manifest)
+    layout = _layout_of(manifest.provenance, root)
+    tally = _Tally(layout)
+    tally.add_all(read_rows(root / INDEX_FILE))
+    counts = {
+        "ok": manifest.num_ok,
+        "failed": manifest.num_failed,
+        "removed": manifest.num_removed,
+        "superseded": manifest.num_superseded,
+    }
+    shards = [
+        {"name": s.name, "images": s.num_images, "bytes": s.file.num_bytes, "sha256": s.file.sha256}
+        for s in manifest.shards
+    ]
+    versions = {"versions": manifest.versions()} if manifest.later_versions else {}
+    num_bytes = {"shards": sum(s.file.num_bytes for s in manifest.shards), "index": manifest.index.num_bytes}
+    return _report(path=root, provenance=manifest.provenance, images=counts, shards=shards) | {
+        **versions,
+        "bytes": num_bytes | {"latents": tally.latent_bytes()},
+        **tally.to_json(),
+        "statistics": _statistics(manifest.sums),
+    }
+
+
+def _summarise_shard(path: Path) -> Json:
+    header = read_shard_header(path)
+    payload = read_payload(path, header)
+    if payload.latents_sha256 != header.latents_sha256:
+        raise StoreError(f"{path}: the latents do not match their sha256; damaged")
+    tally = _Tally(_layout_of(header.provenance, path))
+    tally.add_all(row_of(header, number) for number in range(len(header.keys)))
+    counts = {"ok": len(header.keys), "failed": 0, "removed": 0, "superseded": 0}
+    file = payload.file
+    shard = {"name": path.name, "images": len(header.keys), "bytes": file.num_bytes, "sha256": file.sha256}
+    return _report(path=path, provenance=header.provenance, images=counts, shards=[shard]) | {
+        "bytes": {"shards": file.num_bytes, "index": 0, "latents": header.payload_bytes},
+        **tally.to_json(),
+        "statistics": _statistics(payload.sums),
+    }
+
+
+def _report(*, path: Path, provenance: Json, images: Json, shards: list[Json]) -> Json:
+    return {
+        "command": "inspect",
+        "latents": str(path),
+        "provenance": provenance,
+        "images": images,
+        "shards": shards,
+    }
+
+
+def _statistics(sums: ChannelSums) -> Json:
+    mean, std = sums.mean_std()
+    return {"positions": sums.count, "mean": mean, "std": std}
+
+
+def _layout_of(provenance: Json, path: Path) -> LatentLayout:
+    """What the size of a latent follows from, as the settings say. Raises `StoreError`."""
+    try:
+        patch_size, channels = check_count(provenance["patch_size"]), check_count(provenance["channels"])
+        if not (patch_size and channels and BYTES_PER_VALUE[provenance["dtype"]]):
+            raise ValueError("a size of nothing")
+    except MALFORMED as error:
+        raise StoreError(f"{path}: its settings are not those of latents ({error!r:.80})") from error
+    return LatentLayout(patch_size, channels, provenance["dtype"])
+
+
+@dataclass
+class _Groups:
+    """Texts grouped by what they say when digits are left out: how many there are, and one of each."""
+
+    groups: dict[str, list[Any]] = field(default_factory=dict)  # [number, key, text]
+
+    def add(self, key: str, text: str) -> None:
+        """Count one text of one image."""
+        pattern = re.sub(r"[0-9]+", "#", text[:_MAX_TEXT])
+        if pattern not in self.groups and len(self.groups) >= _MAX_GROUPS:
+            pattern = _OTHERS
+        group = self.groups.setdefault(pattern, [0, key, text[:_MAX_TEXT]])
+        group[0] += 1
+
+    def to_json(self) -> list[Json]:
+        """The groups, largest first."""
+        ranked = sorted(self.groups.items(), key=lambda group: (-group[1][0], group[0]))
+        return [
+            {"pattern": pattern, "images": number, "example": {"key": key, "text": text}}
+            for pattern, (number, key, text) in ranked
+        ]
+
+
+@dataclass
+class _Tally:
+    """What the rows of an index add up to."""
+
+    layout: LatentLayout
+    buckets: dict[tuple[int, int], int] = field(default_factory=dict)
+    failures: _Groups = field(default_factory=_Groups)
+    notes: _Groups = field(default_factory=_Groups)
+    source_bytes: int = 0
+    source_pixels: int = 0
+
+    def add_all(self, rows: Iterable[IndexRow]) -> None:
+        """Count every row."""
+        for row in rows:
+            self._add(row)
+
+    def _add(self, row: IndexRow) -> None:
+        if row.error is not None:
+            self.failures.add(row.key, row.error)
+        if not row.is_ok or row.geometry is None:
+            return
+        self.buckets[row.geometry.bucket] = self.buckets.get(row.geometry.bucket, 0) + 1
+        self.source_bytes += row.num_bytes or 0
+        self.source_pixels += prod(row.geometry.source)
+        for note in row.notes:
+            self.notes.add(row.key, note)
+
+    def latent_bytes(self) -> int:
+        """Bytes of the latents that are to be used, headers not counted."""
+        return sum(number * self.layout.latent_bytes(bucket) for bucket, number in self.buckets.items())
+
+    def to_json(self) -> Json:
+        """As plain values; buckets smallest first."""
+        return {
+            "sources": {"bytes": self.source_bytes, "megapixels": round(self.source_pixels / 1e6, 3)},
+            "buckets": [
+                {
+                    "grid": list(self.layout.grid(bucket)),
+                    "image_px": list(bucket),
+                    "images": number,
+                    "bytes": number * self.layout.latent_bytes(bucket),
+                }
+                for bucket, number in sorted(self.buckets.items())
+            ],
+            "failures": self.failures.to_json(),
+            "notes": self.notes.to_json(),
+        }

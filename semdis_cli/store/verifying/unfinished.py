@@ -1,0 +1,109 @@
+"""What an unfinished set has so far: the shards in its journal, which is read without touching it."""
+
+import hashlib
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from semdis_cli.errors import StoreError
+from semdis_cli.events import Problem
+from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.store.checks import MALFORMED, parse_json
+from semdis_cli.store.index import to_line
+from semdis_cli.store.manifest import JOURNAL_FOLDER
+from semdis_cli.store.shard_header import open_regular
+from semdis_cli.store.verifying.index_table import ShardRows
+from semdis_cli.store.writing.journal import JournalEntry
+
+
+@dataclass(frozen=True, slots=True)
+class PendingShard:
+    """A shard in a journal: its file, the number of its latents, and where its line is."""
+
+    file: PublishedFile
+    num_images: int
+    journal: Path
+    offset: int
+    line_bytes: int
+
+    def rows(self) -> ShardRows:
+        """The rows that the journal names. Raises `StoreError` if the line has changed since."""
+        with open_regular(self.journal) as file:
+            file.seek(self.offset)
+            entry = _parse_entry(file.read(self.line_bytes), f"{self.journal}: the line at byte {self.offset}")
+        rows = ShardRows(entry.rows.__getitem__)
+        for number, row in enumerate(entry.rows):
+            if row.row is not None:
+                rows.add(row, number)
+        return rows
+
+
+def has_journal(root: Path) -> bool:
+    """Whether a run has begun in `root`, and not ended."""
+    return bool(_journals(root))
+
+
+def _journals(root: Path) -> list[Path]:
+    folder = root / JOURNAL_FOLDER
+    try:
+        return sorted(folder.glob("*.jsonl"))
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be looked into ({error.strerror or error})") from error
+
+
+def read_journals(root: Path) -> Generator[Problem, None, dict[str, PendingShard]]:
+    """The shards that the journals in `root` know, by name; lines that are damaged are problems.
+
+    A line that was torn by a crash is none: the next run cuts it off.
+    """
+    found: dict[str, PendingShard] = {}
+    for path in _journals(root):
+        try:
+            yield from _read_journal(path, f"{JOURNAL_FOLDER}/{path.name}", found)
+        except StoreError as error:
+            yield Problem(f"{JOURNAL_FOLDER}/{path.name}", "journal", str(error))
+    return found
+
+
+def _read_journal(path: Path, name: str, found: dict[str, PendingShard]) -> Generator[Problem, None, None]:
+    offset = 0
+    with open_regular(path) as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            try:
+                _add_line(found, path, offset, line)
+            except StoreError as error:
+                yield Problem(name, "journal", str(error))
+            offset += len(line)
+
+
+def _add_line(found: dict[str, PendingShard], path: Path, offset: int, line: bytes) -> None:
+    if offset == 0:
+        _parse_content(line, "the plan")
+        return
+    entry = _parse_entry(line, f"the line at byte {offset}")
+    if entry.file is not None:
+        num_images = sum(row.row is not None for row in entry.rows)
+        found[entry.name] = PendingShard(entry.file, num_images, path, offset, len(line))
+
+
+def _parse_entry(line: bytes, place: str) -> JournalEntry:
+    content = _parse_content(line, place)
+    try:
+        return JournalEntry.from_json(content)
+    except MALFORMED as error:
+        raise StoreError(f"{place} is damaged ({error!s:.200})") from error
+
+
+def _parse_content(line: bytes, place: str) -> dict[str, Any]:
+    """The content of one line, after it has been held against its sha256."""
+    try:
+        fields = parse_json(line)
+        content = dict(fields["content"])
+        if fields != {"content": content, "sha256": hashlib.sha256(to_line(content)).hexdigest()}:
+            raise ValueError("it does not match its sha256")
+    except (RecursionError, *MALFORMED) as error:
+        raise StoreError(f"{place} is damaged ({error!s:.200})") from error
+    return content

@@ -1,0 +1,124 @@
+"""Is a set of latents what its manifest says, all of it? Every problem is told, not only the first."""
+
+import hashlib
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial, reduce
+from math import ceil
+from operator import add
+from pathlib import Path
+
+from semdis_cli.errors import StoreError
+from semdis_cli.events import Problem, ShardVerified, VerifyStarted
+from semdis_cli.store.manifest import Manifest
+from semdis_cli.store.statistics import ChannelSums
+from semdis_cli.store.verifying.index_table import IndexTable
+from semdis_cli.store.verifying.set_files import count_links, find_present, find_surplus
+from semdis_cli.store.verifying.set_lists import compare_sums, read_lists, unlisted_targets
+from semdis_cli.store.verifying.shard_check import ShardOutcome, ShardTarget, check_shard
+
+VerifyEvent = Problem | VerifyStarted | ShardVerified
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some of the shards: `count` of them or, if that is None, a `share` (0..1), rounded up; `seed` decides which."""
+
+    share: Fraction = Fraction(1)
+    count: int | None = None
+    seed: int = 0
+
+    def choose(self, names: Sequence[str]) -> frozenset[str]:
+        """The chosen ones of `names`: for one seed the same, in whatever order they come."""
+        count = ceil(self.share * len(names)) if self.count is None else self.count
+        ranked = sorted(names, key=lambda name: hashlib.sha256(f"{self.seed}/{name}".encode()).digest())
+        return frozenset(ranked[:count])
+
+
+NO_DATA, ALL_DATA = Sample(Fraction(0)), Sample()
+
+
+@dataclass(frozen=True)
+class VerifySettings:
+    """`sample`: the shards of which every byte is read, with `num_workers` threads; of the others only the header."""
+
+    sample: Sample = NO_DATA
+    num_workers: int = 1
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The things that were looked at. `manifest`, `table` (the index): None where there is none, or it cannot be used.
+
+    `num_links`: the files of a set that are links to others.
+    """
+
+    manifest: Manifest | None
+    table: IndexTable | None
+    num_shards: int
+    num_bytes: int
+    num_links: int = 0
+
+
+def verify_latents(path: Path, settings: VerifySettings) -> Generator[VerifyEvent, None, Verified]:
+    """Verify a set (its folder) or a single shard file. Raises `StoreError` if it is neither."""
+    if path.is_dir():
+        return (yield from _verify_set(path, settings))
+    if not path.exists():
+        raise StoreError(f"{path}: no such latents; give the folder that semdis encode wrote, or one of its shards")
+    outcomes = yield from _check_shards([ShardTarget(path, path.name)], settings)
+    return Verified(None, None, len(outcomes), sum(outcome.num_bytes for outcome in outcomes))
+
+
+def _verify_set(root: Path, settings: VerifySettings) -> Generator[VerifyEvent, None, Verified]:
+    # The lists: manifest, index, checksums, journal
+    lists = yield from read_lists(root)
+    targets = [*lists.listed_targets(), *lists.pending_targets()]
+    if lists.manifest is None and not targets:
+        targets = yield from unlisted_targets(lists)
+
+    # The files: all that are listed, and no others
+    present = yield from find_present(targets)
+    yield from find_surplus(root, targets)
+
+    # The shards: their headers, or every byte
+    outcomes = yield from _check_shards(present, settings)
+
+    # The statistics, if every latent was read
+    sums = [outcome.sums for outcome in outcomes if outcome.sums is not None]
+    if lists.manifest is not None and lists.has_whole_index and not lists.pending and len(sums) == len(targets):
+        channels = len(lists.manifest.sums.total)
+        if all(len(each.total) == channels for each in sums):
+            yield from compare_sums(lists.manifest, reduce(add, sums, ChannelSums.zero(channels)))
+    num_bytes = sum(outcome.num_bytes for outcome in outcomes)
+    return Verified(lists.manifest, lists.table, len(present), num_bytes, count_links(root, targets))
+
+
+def _check_shards(
+    targets: Sequence[ShardTarget], settings: VerifySettings
+) -> Generator[VerifyEvent, None, list[ShardOutcome]]:
+    """Look at each shard, several at a time; what is said of them comes in their order."""
+    chosen = settings.sample.choose([target.name for target in targets])
+    yield VerifyStarted(len(targets), sum(_size(target) for target in targets if target.name in chosen))
+    outcomes = []
+    num_workers = settings.num_workers if chosen else 1  # headers are Python's to parse: one thread has it all
+    pool = ThreadPoolExecutor(num_workers, thread_name_prefix="semdis-verify")
+    try:
+        check = partial(_check, chosen=chosen)
+        for target, outcome in zip(targets, pool.map(check, targets), strict=True):
+            yield from outcome.problems
+            yield ShardVerified(target.name, outcome.num_bytes)
+            outcomes.append(outcome)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return outcomes
+
+
+def _check(target: ShardTarget, chosen: frozenset[str]) -> ShardOutcome:
+    return check_shard(target, read_data=target.name in chosen)
+
+
+def _size(target: ShardTarget) -> int:
+    return target.expected.num_bytes if target.expected else target.path.stat().st_size

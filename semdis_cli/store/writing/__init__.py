@@ -1,0 +1,1 @@
+"""Writing a set of latents: plan, shards, journal, growth, publication."""

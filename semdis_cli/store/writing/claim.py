@@ -1,0 +1,99 @@
+"""An output folder of images: claimed by a marker file that says what made them, before the first one is written."""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.files.atomic import make_folder, publish, sweep_temporaries
+from semdis_cli.files.json_text import strict_json
+from semdis_cli.files.lock import FolderLock
+from semdis_cli.store.checks import parse_json
+from semdis_cli.store.writing.folder import check_outside_sets, list_folder
+from semdis_cli.store.writing.settings import describe_differences
+
+_LATENTS_SHA256 = "latents_sha256"  # in the settings of what is made of latents: which ones
+PLAN_SHA256 = "plan_sha256"  # in the settings of what is made of images: which ones, and how
+_OF_IMAGES = (PLAN_SHA256, "images")
+_OF_LATENTS = (_LATENTS_SHA256, "num_images")  # what changes with them
+
+
+@contextmanager
+def claimed_folder(
+    folder: Path, marker: str, settings: dict[str, Any], names: Iterable[PurePosixPath]
+) -> Iterator[None]:
+    """Make `folder` ours while inside, with `settings` recorded in the file `marker`; an earlier equal run may go on.
+
+    Temporary files that it left beside `names` (of the files to come, relative) are swept. Raises `UsageError` if the
+    folder holds anything else, so that nothing of anybody's is overwritten, or if another run is at work in it.
+    """
+    check_image_folder(folder, marker)
+    make_folder(folder)
+    path = folder / marker
+    with FolderLock(folder):
+        if not path.exists():
+            publish(path, [strict_json(settings, sort_keys=True, indent=1).encode() + b"\n"])
+        _check_settings(path, settings)
+        for inner in {folder, *((folder / name).parent for name in names)}:
+            if _is_folder_within(inner, folder.resolve()):
+                sweep_temporaries(inner)
+        yield
+
+
+def _is_folder_within(path: Path, root: Path) -> bool:
+    """Whether `path` is a folder in `root` or below; where a link leads out of it, it is not."""
+    try:
+        return path.is_dir() and path.resolve().is_relative_to(root)
+    except OSError:  # a name that no folder can have
+        return False
+
+
+def check_image_folder(folder: Path, marker: str) -> None:
+    """Refuse a folder that holds something and was not claimed before, ahead of any work. Raises `UsageError`.
+
+    What `lies_beside` does not count. One that lies in a set of latents is refused too.
+    """
+    check_outside_sets(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: cannot be written (not a folder)")
+    is_taken = folder.is_dir() and bool(list_folder(folder))
+    if is_taken and not (folder / marker).is_file():
+        raise UsageError(f"{folder}: not empty, and not from an earlier run of this command; give -o a new folder")
+
+
+def claimed_settings(folder: Path, marker: str) -> dict[str, Any]:
+    """The settings on record in a folder that was claimed; none if there are none that can be read."""
+    try:
+        before = parse_json((folder / marker).read_bytes())
+    except (OSError, ValueError):  # whoever claims the folder says so
+        return {}
+    return before if isinstance(before, dict) else {}
+
+
+def _check_settings(path: Path, settings: dict[str, Any]) -> None:
+    try:
+        before = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read ({error}); give -o a new folder") from error
+    reasons = _describe_changes(before, json.loads(strict_json(settings)))
+    if reasons:
+        raise UsageError(f"{path.parent}: {', and '.join(reasons)}; give -o a new folder")
+
+
+def _describe_changes(before: Any, now: dict[str, Any]) -> list[str]:
+    """Why a folder that was made with the settings `before` is none for those of `now`."""
+    reasons = []
+    if isinstance(before, dict) and before.get(_LATENTS_SHA256) != now.get(_LATENTS_SHA256):
+        reasons.append("the latents have changed since, or are others")
+        before, now = ({**record, **dict.fromkeys(_OF_LATENTS)} for record in (before, now))
+    are_other_inputs = isinstance(before, dict) and any(before.get(name) != now.get(name) for name in _OF_IMAGES)
+    if are_other_inputs:  # or the same ones with other settings, which decide the hash too: then these are to be told
+        before, now = ({**record, **dict.fromkeys(_OF_IMAGES)} for record in (before, now))
+    differences = describe_differences(before, now)
+    if differences:
+        reasons.append(f"made with other settings ({'; '.join(differences)})")
+    elif are_other_inputs:
+        reasons.append("made from other images, or some have changed since")
+    return reasons

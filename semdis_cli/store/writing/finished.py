@@ -1,0 +1,137 @@
+"""What a run starts from: a finished set that is to grow, or nothing."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from semdis_cli.errors import StoreError
+from semdis_cli.files import disk
+from semdis_cli.files.atomic import PublishedFile, make_folder, publish
+from semdis_cli.files.links import describe_absent, describe_pointer
+from semdis_cli.store.checks import MALFORMED, check_record_key, parse_json
+from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, verify_hint
+from semdis_cli.store.writing.seen import SEEN_FILE, SeenFile, read_seen
+
+_COPIED_AT_ONCE = 1 << 20
+
+
+class IndexLine(NamedTuple):
+    """One line of an index, and of what it says the part by which runs are compared; None where it does not say.
+
+    `seen`: the file that a new line is about.
+    """
+
+    key: str
+    status: str
+    num_bytes: int | None
+    sha256: str | None
+    place: tuple[str, int] | None
+    error: str | None
+    data: bytes
+    seen: SeenFile | None = None
+
+
+@dataclass(frozen=True)
+class Base:
+    """The manifest, index and times of sources in `folder`, of shards in `root`; without a manifest, an empty set."""
+
+    root: Path
+    folder: Path
+    manifest: Manifest | None = None
+
+    @classmethod
+    def read(cls, root: Path, folder: Path) -> "Base":
+        """The set in `folder`, whose index is held against its sha256. Raises `StoreError` if it is damaged."""
+        manifest = Manifest.read(folder)
+        if PublishedFile.of(folder / INDEX_FILE) != manifest.index:
+            raise StoreError(f"{folder / INDEX_FILE}: does not match the sha256 in the manifest; damaged or edited")
+        return cls(root, folder, manifest)
+
+    @property
+    def sha256(self) -> str | None:
+        """Identity of the set: the sha256 of its manifest."""
+        return PublishedFile.of(self.folder / MANIFEST_FILE).sha256 if self.manifest else None
+
+    @property
+    def next_number(self) -> int:
+        """The number of the next shard."""
+        return max((int(shard.name[:8]) + 1 for shard in self.manifest.shards), default=0) if self.manifest else 0
+
+    @property
+    def shard_names(self) -> frozenset[str]:
+        """The file names of its shards."""
+        return frozenset(shard.name for shard in self.manifest.shards) if self.manifest else frozenset()
+
+    def lines(self) -> Iterator[IndexLine]:
+        """The lines of the index, sorted by key. Raises `StoreError` for one that is no row."""
+        if self.manifest is None:
+            return
+        with (self.folder / INDEX_FILE).open("rb") as file:
+            for data in file:
+                yield parse_line(data, self.folder / INDEX_FILE)
+
+    def seen(self) -> Iterator[SeenFile]:
+        """What is known of the source files' times, sorted by key."""
+        if self.manifest is not None:
+            yield from read_seen(self.folder, self.manifest.index.sha256)
+
+    def check_shards(self) -> None:
+        """Refuse a set whose shards are not all there; what is in them is for reading to check."""
+        for shard in self.manifest.shards if self.manifest else ():
+            path = self.root / SHARD_FOLDER / shard.name
+            if size_of(path) != shard.file.num_bytes:
+                what = (
+                    describe_absent(path) or describe_pointer(path) or f"missing, or not of the size in {MANIFEST_FILE}"
+                )
+                raise StoreError(
+                    f"{path}: {what}; restore it, or delete {self.root} and encode the set again"
+                    f"{verify_hint(self.root)}"
+                )
+
+    def copy_to(self, folder: Path) -> "Base":
+        """The same in another folder, which is made; the manifest comes last."""
+        make_folder(folder)
+        for name in (INDEX_FILE, SEEN_FILE, MANIFEST_FILE):
+            if (self.folder / name).exists():
+                publish(folder / name, _chunks(self.folder / name))
+        return Base(self.root, folder, self.manifest)
+
+    def remove(self) -> None:
+        """Delete the folder and all in it."""
+        disk.remove_folder(self.folder)
+
+
+NO_BASE = Base(Path(), Path())
+
+
+def size_of(path: Path) -> int | None:
+    """Bytes of the file at `path`, None if there is none."""
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except OSError:
+        return None
+
+
+def parse_line(data: bytes, path: Path) -> IndexLine:
+    """What matters of a line that was written by us: the index's sha256 has been checked, so fields are not again."""
+    try:
+        fields = parse_json(data)
+        place = None if "shard" not in fields else (fields["shard"], fields["row"])
+        return IndexLine(
+            key=check_record_key(fields),
+            status=fields["status"],
+            num_bytes=fields.get("num_bytes"),
+            sha256=fields.get("sha256"),
+            place=place,
+            error=fields.get("error"),
+            data=data,
+        )
+    except MALFORMED as error:
+        raise StoreError(f"{path}: not an index row ({error}); damaged or edited") from error
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(_COPIED_AT_ONCE):
+            yield chunk

@@ -1,0 +1,211 @@
+"""A set after a run: what it held before, less what is no longer an input, plus what the journal has published."""
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from semdis_cli.events import Failure
+from semdis_cli.files.atomic import PublishedFile, publish
+from semdis_cli.files.json_text import is_strange, key_fields
+from semdis_cli.store.checks import parse_json
+from semdis_cli.store.index import IndexRow, merge_rows, to_line
+from semdis_cli.store.manifest import (
+    CHECKSUM_FILE,
+    INDEX_FILE,
+    MANIFEST_FILE,
+    SHARD_FOLDER,
+    Manifest,
+    ShardEntry,
+    checksum_lines,
+)
+from semdis_cli.store.shards import read_shard
+from semdis_cli.store.statistics import ChannelSums
+from semdis_cli.store.writing.changes import Changes
+from semdis_cli.store.writing.finished import Base, IndexLine
+from semdis_cli.store.writing.journal import Journal, JournalEntry
+from semdis_cli.store.writing.seen import SeenFile, seen_failure, write_seen
+
+_Place = tuple[str, int]  # (shard, row)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What a run adds to `base`: the journal's entries at `places`, `failures`, and `changes`.
+
+    `places`: the first key and the offset of each entry, in planned order. Without `changes` all that `base` holds
+    stays, as far as no entry takes its place.
+    """
+
+    base: Base
+    journal: Journal
+    places: Sequence[tuple[str, int]]
+    failures: Sequence[Failure] = ()
+    changes: Changes | None = None
+
+    def write(self, folder: Path, records: Sequence[dict[str, Any]], plan_sha256: str, channels: int) -> Manifest:
+        """Write index, times of source files, checksums and the manifest into `folder`; `records`: of what is added.
+
+        Where nothing came of the run that the set did not hold before, the manifest is the one of before. Raises
+        `StoreError` if latents that are to be taken out of the statistics are damaged.
+        """
+        merged = _Merged(self)
+        index = publish(folder / INDEX_FILE, merged.lines())
+        write_seen(folder, index.sha256, merged.seen())
+        manifest, entries = self.base.manifest, [merged.entries[offset] for _, offset in self.places]
+        if manifest is None or manifest.index != index or any(entry.file for entry in entries):
+            sums = self._sums(merged, entries, channels)
+            manifest = self._manifest(merged, entries, sums, index, plan_sha256, records)
+        publish(folder / CHECKSUM_FILE, checksum_lines(manifest))
+        publish(folder / MANIFEST_FILE, [manifest.to_bytes()])
+        return manifest
+
+    def _manifest(
+        self,
+        merged: "_Merged",
+        entries: Sequence[JournalEntry],
+        sums: ChannelSums,
+        index: PublishedFile,
+        plan_sha256: str,
+        added: Sequence[dict[str, Any]],
+    ) -> Manifest:
+        before = self.base.manifest.shards if self.base.manifest else ()
+        records = list(self.base.manifest.records) if self.base.manifest else [added[0]]
+        new = []
+        for entry in entries:
+            if entry.file:
+                record = added[entry.version]
+                records += [record] if record not in records else []
+                facts = entry.name, merged.num_rows[entry.name], entry.file
+                new.append(ShardEntry(*facts, records.index(record)))
+        shards = (*before, *new)
+        num_latents = sum(shard.num_images for shard in shards)
+        return Manifest(
+            provenance=records[0],
+            later_versions=tuple(records[1:]),
+            plan_sha256=plan_sha256,
+            num_ok=merged.counts["ok"],
+            num_failed=merged.counts["failed"],
+            num_removed=merged.counts["removed"],
+            num_superseded=num_latents - merged.counts["ok"] - merged.counts["removed"],
+            shards=shards,
+            index=index,
+            sums=sums,
+        )
+
+    def _sums(self, merged: "_Merged", entries: Sequence[JournalEntry], channels: int) -> ChannelSums:
+        """Sums over what is to be used."""
+        if not merged.counts["ok"]:
+            return ChannelSums.zero(channels)  # no residue of rounding
+        sums = self.base.manifest.sums if self.base.manifest else ChannelSums.zero(channels)
+        for entry in entries:
+            sums = sums + entry.sums
+        return sums + self._sums_of(merged.again, channels) - self._sums_of(merged.without, channels)
+
+    def _sums_of(self, places: Iterable[_Place], channels: int) -> ChannelSums:
+        """Sums over rows of the base's shards."""
+        sums = ChannelSums.zero(channels)
+        by_shard: dict[str, list[int]] = {}
+        for name, row in places:
+            by_shard.setdefault(name, []).append(row)
+        files = {shard.name: shard.file for shard in self.base.manifest.shards} if self.base.manifest else {}
+        for name, rows in sorted(by_shard.items()):
+            shard = read_shard(self.base.root / SHARD_FOLDER / name, files[name])
+            for row in sorted(rows):
+                sums = sums + ChannelSums.of(shard.latents[row])
+        return sums
+
+
+@dataclass
+class _Merged:
+    """The rows of the set to be, in one pass, and what was counted on the way."""
+
+    growth: Growth
+    counts: dict[str, int] = field(default_factory=lambda: {"ok": 0, "failed": 0, "removed": 0})
+    entries: dict[int, JournalEntry] = field(default_factory=dict)  # by offset, without their rows
+    num_rows: dict[str, int] = field(default_factory=dict)  # latents in each new shard
+    without: list[_Place] = field(default_factory=list)  # latents that served before, and will not
+    again: list[_Place] = field(default_factory=list)  # the other way round
+    new_seen: io.BytesIO = field(default_factory=io.BytesIO)
+    replaced: frozenset[str] = frozenset()
+
+    def lines(self) -> Iterator[bytes]:
+        """The index's lines, sorted by key."""
+        growth = self.growth
+        if growth.base.manifest is not None:
+            self.replaced = self._new_keys()
+        groups = [("", self._old()), ("", self._failed())]
+        groups += [(first_key, self._new(offset)) for first_key, offset in sorted(growth.places)]
+        for line in merge_rows(groups):
+            self.counts[line.status] += 1
+            self.new_seen.write(line.seen.to_line() if line.seen else b"")
+            yield line.data
+
+    def seen(self) -> Iterator[SeenFile]:
+        """The times of all files that have latents, sorted by key; to be called after `lines` is through."""
+        changes = self.growth.changes
+        if changes is not None:
+            old = changes.seen()
+        else:
+            old = (seen for seen in self.growth.base.seen() if seen.key not in self.replaced)
+        self.new_seen.seek(0)
+        new = map(SeenFile.parse, self.new_seen)
+        return merge_rows([("", old), ("", new)])
+
+    def _new_keys(self) -> frozenset[str]:
+        journal, growth = self.growth.journal, self.growth
+        keys = {row.key for _, offset in growth.places for row in journal.read_entry(offset).rows}
+        return frozenset(keys | {failure.key for failure in growth.failures})
+
+    def _old(self) -> Iterator[IndexLine]:
+        changes = self.growth.changes or Changes(to_encode=())
+        for line in self.growth.base.lines():
+            if line.key in self.replaced:
+                self.without += [line.place] if line.place and line.status == "ok" else []
+            elif line.key in changes.removed:
+                self.without += [line.place] if line.place else []
+                yield _with_status(line, "removed")
+            elif line.key in changes.returned:
+                self.again += [line.place] if line.place else []
+                yield _with_status(line, "ok")
+            elif line.key not in changes.forgotten:
+                yield _as_written_now(line)
+
+    def _new(self, offset: int) -> Iterator[IndexLine]:
+        entry = self.growth.journal.read_entry(offset)
+        self.entries[offset] = replace(entry, rows=(), seen=())
+        self.num_rows[entry.name] = sum(row.is_ok for row in entry.rows)
+        for row, seen in zip(entry.rows, entry.seen, strict=True):
+            yield self._see(row, seen)
+
+    def _failed(self) -> Iterator[IndexLine]:
+        for failure in self.growth.failures:
+            yield self._see(IndexRow.of_failure(failure), seen_failure(failure))
+
+    @staticmethod
+    def _see(row: IndexRow, seen: SeenFile | None) -> IndexLine:
+        """The line of a new row, whose file is noted when its turn comes."""
+        place = None if row.shard is None or row.row is None else (row.shard, row.row)
+        return IndexLine(
+            key=row.key,
+            status=row.status,
+            num_bytes=row.num_bytes,
+            sha256=row.sha256,
+            place=place,
+            error=row.error,
+            data=to_line(row.to_json()),
+            seen=seen,
+        )
+
+
+def _with_status(line: IndexLine, status: str) -> IndexLine:
+    line = _as_written_now(line)
+    return line._replace(status=status, data=to_line({**parse_json(line.data), "status": status}))
+
+
+def _as_written_now(line: IndexLine) -> IndexLine:
+    """The same line; one of an earlier version, with a name that strict parsers do not read, with that escaped."""
+    if line.key.isascii() or not is_strange(line.key):
+        return line
+    return line._replace(data=to_line({**parse_json(line.data), **key_fields(line.key)}))

@@ -1,0 +1,91 @@
+"""Images that a set has, finished or not, read without a lock: sources find by them the keys that they have in it.
+
+Nothing here is proved, and what cannot be read counts as not there: whoever writes the set says what is wrong with it.
+"""
+
+import mmap
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+from semdis_cli.errors import StoreError
+from semdis_cli.records import HeldImage
+from semdis_cli.store.checks import MALFORMED, parse_json
+from semdis_cli.store.index import IndexRow
+from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE
+from semdis_cli.store.writing.finished import parse_line
+from semdis_cli.store.writing.journal import Journal, is_base_name
+
+
+class HeldRows:
+    """The rows of the set in a folder, and those that an unfinished run has published there."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._journal = Journal(root)
+        self._is_unfinished = self._journal.path.is_file()
+
+    @property
+    def is_set(self) -> bool:
+        """Tell whether there is anything."""
+        return self._is_unfinished or (self._root / MANIFEST_FILE).is_file()
+
+    def find(self, key: str) -> HeldImage | None:
+        """The row of an image in a finished set."""
+        if self._is_unfinished:
+            return None
+        path = self._root / INDEX_FILE
+        try:
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _search(data, key, path)
+        except (OSError, ValueError, StoreError):  # ValueError: an empty file
+            return None
+
+    def images(self) -> Iterator[HeldImage]:
+        """All rows, those of the journal first."""
+        base = (yield from self._published()) if self._is_unfinished else None
+        folder = self._journal.folder / str(base) if is_base_name(base) else self._root
+        try:
+            with (folder / INDEX_FILE).open("rb") as file:
+                for data in file:
+                    yield _row(data, folder / INDEX_FILE)
+        except (OSError, StoreError):
+            return
+
+    def _published(self) -> Generator[HeldImage, None, object]:
+        """Rows of shards that are on disk; returns what the plan says of the set that the run started from."""
+        base: object = None
+        try:
+            for number, content in enumerate(self._contents()):
+                if number == 0:
+                    base = content.get("base")
+                else:
+                    rows = map(IndexRow.from_json, content["rows"])
+                    yield from (HeldImage(row.key, row.num_bytes, row.sha256) for row in rows)
+        except (OSError, StoreError, *MALFORMED):  # a torn line is the last one
+            return base
+        return base
+
+    def _contents(self) -> Iterator[dict[str, Any]]:
+        with self._journal.path.open("rb") as file:
+            for line in file:
+                yield dict(parse_json(line)["content"])
+
+
+def _search(data: mmap.mmap, key: str, path: Path) -> HeldImage | None:
+    """The row with that key in lines that are sorted by key."""
+    first, end = 0, len(data)  # the line looked for, if there is one, begins in here
+    while first < end:
+        middle = (first + end) // 2
+        start = data.rfind(b"\n", first, middle) + 1 or first
+        stop = data.find(b"\n", start) + 1 or len(data)
+        row = _row(data[start:stop], path)
+        if row.key == key:
+            return row
+        first, end = (stop, end) if row.key < key else (first, start)
+    return None
+
+
+def _row(data: bytes, path: Path) -> HeldImage:
+    line = parse_line(data, path)
+    return HeldImage(line.key, line.num_bytes, line.sha256)

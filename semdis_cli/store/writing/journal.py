@@ -1,0 +1,244 @@
+"""The journal of a running encode: one synced line per published shard, so that a killed run continues where it was."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+from semdis_cli.errors import StoreError
+from semdis_cli.files import disk
+from semdis_cli.files.atomic import (
+    PublishedFile,
+    explain_write_error,
+    make_folder,
+    publish,
+    sweep_temporaries,
+    sync_folder,
+)
+from semdis_cli.store.checks import MALFORMED, check_count, check_sha256, check_shard_name, parse_json
+from semdis_cli.store.index import IndexRow, to_line
+from semdis_cli.store.manifest import JOURNAL_FOLDER
+from semdis_cli.store.statistics import ChannelSums
+from semdis_cli.store.writing.finished import Base
+from semdis_cli.store.writing.seen import SeenFile
+
+_JOURNAL_FILE = "0.jsonl"  # one writer today; the folder has room for one journal per writer
+_BASE_FOLDER = re.compile(r"base-[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class JournalEntry:
+    """What one planned shard came to: its file (None if every image failed), rows in key order, channel sums.
+
+    `seen`: for each row the file that it is about; None for failures that another attempt may not have. `version`:
+    which of the plan's records it was made under.
+    """
+
+    name: str
+    file: PublishedFile | None
+    rows: tuple[IndexRow, ...]
+    seen: tuple[SeenFile | None, ...]
+    sums: ChannelSums
+    version: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The journal line."""
+        version = {"version": self.version} if self.version else {}
+        return version | {
+            "shard": self.name,
+            "num_bytes": self.file and self.file.num_bytes,
+            "sha256": self.file and self.file.sha256,
+            "rows": [row.to_json() for row in self.rows],
+            "seen": [seen and list(seen[1:]) for seen in self.seen],
+            "sums": self.sums.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Self:
+        """Inverse of `to_json`. Raises one of `MALFORMED`, or `StoreError`, on anything else."""
+        file = None
+        if fields["sha256"] is not None:
+            file = PublishedFile(check_count(fields["num_bytes"]), check_sha256(fields["sha256"]))
+        rows = tuple(IndexRow.from_json(row) for row in fields["rows"])
+        seen = tuple(_parse_seen(row.key, fact) for row, fact in zip(rows, fields["seen"], strict=True))
+        sums, version = ChannelSums.from_json(fields["sums"]), check_count(fields.get("version", 0))
+        return cls(check_shard_name(fields["shard"]), file, rows, seen, sums, version)
+
+
+class Journal:
+    """An append-only file whose first line is the plan; used under the folder's lock.
+
+    Each line carries the sha256 of its content: what a resumed run takes from it ends up in the finished set. Beside it
+    lies, as `base-*`, a copy of what a growing set was before.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / JOURNAL_FOLDER
+        self.path = self.folder / _JOURNAL_FILE
+        self._file: BinaryIO | None = None  # unbuffered: a write that failed is not tried again on closing
+
+    def read(self) -> tuple[dict[str, Any] | None, dict[int, JournalEntry]]:
+        """The plan line (None without a journal) and, by offset, the entries so far, without their rows to save memory.
+
+        A line torn by a crash is cut off. Raises `StoreError` if a whole line is not what a journal holds.
+        """
+        plan: dict[str, Any] | None = None
+        entries: dict[int, JournalEntry] = {}
+        offset = 0
+        if not self.path.exists():
+            return None, {}
+        with self.path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                if offset == 0:
+                    plan = self._parse(line, offset)
+                else:
+                    entries[offset] = replace(self._parse_entry(line, offset), rows=(), seen=())
+                offset += len(line)
+            is_torn = offset < os.fstat(file.fileno()).st_size
+        if is_torn:
+            self._cut_off(offset)
+        return plan, entries
+
+    def _cut_off(self, num_bytes: int) -> None:
+        try:
+            with self.path.open("rb+") as file:
+                file.truncate(num_bytes)
+        except OSError as error:
+            if not disk.is_unsupported(error):
+                raise
+            with self.path.open("rb") as file:
+                publish(self.path, [file.read(num_bytes)])
+
+    def read_plan(self) -> dict[str, Any] | None:
+        """The plan line alone, None without a whole one; changes nothing, so no lock is needed. Raises `StoreError`."""
+        if not self.path.is_file():
+            return None
+        with self.path.open("rb") as file:
+            line = file.readline()
+        return self._parse(line, 0) if line.endswith(b"\n") else None
+
+    def begin(self, plan: dict[str, Any]) -> None:
+        """Begin anew with `plan` as the first line. Raises `NoSpaceError` or `UsageError`."""
+        self.close()
+        make_folder(self.folder)
+        publish(self.path, [_to_line(plan)])
+
+    def sweep(self, base: str | None) -> None:
+        """Remove what killed runs left in the folder: temporary files, and copies of sets other than `base`."""
+        if not self.folder.is_dir():
+            return
+        sweep_temporaries(self.folder)
+        for path in disk.list_names(self.folder):
+            if is_base_name(path.name) and path.name != base:
+                disk.remove_folder(path)
+
+    def read_entry(self, offset: int) -> JournalEntry:
+        """The whole entry whose line begins at `offset`."""
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            return self._parse_entry(file.readline(), offset)
+
+    def append(self, fields: dict[str, Any]) -> int:
+        """Add one line, sync it, and return its offset. Raises `NoSpaceError` or `UsageError`.
+
+        A line torn by a full disk or a crash is cut off by the next run.
+        """
+        try:
+            if self._file is None:
+                self._file = disk.open_to_append(self.path)
+            offset = self._file.seek(0, os.SEEK_END)
+            line = memoryview(_to_line(fields))
+            while line:
+                line = line[self._file.write(line) :]
+            disk.sync_file(self._file.fileno())
+        except OSError as error:
+            raise explain_write_error(self.path, error) from error
+        return offset
+
+    def keep(self, places: Mapping[str, int]) -> dict[str, int]:
+        """Drop all entries but those at `places` (shard name -> offset), and return where these are now."""
+        moved: dict[str, int] = {}
+
+        def lines() -> Iterator[bytes]:
+            with self.path.open("rb") as file:
+                yield (line := file.readline())
+                end = len(line)
+                for name, offset in sorted(places.items(), key=lambda place: place[1]):
+                    moved[name] = end
+                    file.seek(offset)
+                    yield (line := file.readline())
+                    end += len(line)
+
+        self.close()
+        publish(self.path, lines())
+        return moved
+
+    def remove(self) -> None:
+        """Delete the journal: the manifest has taken its place. One that cannot be deleted says nothing new."""
+        self.close()
+        with suppress(OSError):
+            self.path.unlink()
+        self.sweep(None)
+        with suppress(OSError):  # other writers' journals keep the folder
+            self.folder.rmdir()
+        sync_folder(self.folder.parent)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _parse_entry(self, line: bytes, offset: int) -> JournalEntry:
+        try:
+            return JournalEntry.from_json(self._parse(line, offset))
+        except MALFORMED as error:
+            raise self._damaged(offset, error) from error
+
+    def _parse(self, line: bytes, offset: int) -> dict[str, Any]:
+        """The content of one line, after it has been held against its sha256."""
+        try:
+            fields = parse_json(line)
+            content = dict(fields["content"])
+            if fields != {"content": content, "sha256": _digest(content)}:
+                raise ValueError("it does not match its sha256")
+        except MALFORMED as error:
+            raise self._damaged(offset, error) from error
+        return content
+
+    def _damaged(self, offset: int, error: Exception) -> StoreError:
+        return StoreError(f"{self.path}: the line at byte {offset} is damaged ({error}); {self.remedy()}")
+
+    def remedy(self) -> str:
+        """What to do about a journal that cannot be used."""
+        root = self.folder.parent
+        try:
+            Base.read(root, root)
+        except StoreError:
+            return f"delete {root} and encode the set again: it gets the same bytes"
+        return f"delete {self.folder}: the set is what it was before, and the same command adds to it again"
+
+
+def _parse_seen(key: str, fact: Any) -> SeenFile | None:
+    if fact is None:
+        return None
+    return SeenFile.from_facts(key, fact)
+
+
+def is_base_name(name: object) -> bool:
+    """Whether `name` is that of a folder with a copy of a set."""
+    return isinstance(name, str) and _BASE_FOLDER.fullmatch(name) is not None
+
+
+def _to_line(fields: dict[str, Any]) -> bytes:
+    return to_line({"content": fields, "sha256": _digest(fields)})
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(to_line(fields)).hexdigest()

@@ -1,0 +1,129 @@
+"""Which image goes into which shard: a pure function of inputs and settings, so that any two runs agree."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from semdis_cli.events import Failure
+from semdis_cli.records import PlannedImage
+from semdis_cli.store.index import to_line
+from semdis_cli.store.shard_header import BYTES_PER_VALUE
+from semdis_cli.store.writing.changes import Changes
+from semdis_cli.store.writing.finished import NO_BASE, Base
+
+# Safetensors refuses headers over 100 MB, and a shard's header has the key and geometry of each of its images.
+MAX_SHARD_IMAGES = 1 << 16
+
+
+@dataclass(frozen=True)
+class LatentLayout:
+    """What the size of a latent follows from: `patch_size` px per position, `channels` Z, stored `dtype`."""
+
+    patch_size: int
+    channels: int
+    dtype: str
+
+    def grid(self, bucket: tuple[int, int]) -> tuple[int, int]:
+        """Latent grid (h, w) of a bucket (H, W) in pixels."""
+        return bucket[0] // self.patch_size, bucket[1] // self.patch_size
+
+    def latent_bytes(self, bucket: tuple[int, int]) -> int:
+        """Bytes of one image's latents."""
+        height, width = self.grid(bucket)
+        return self.channels * height * width * BYTES_PER_VALUE[self.dtype]
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    """One shard to be: its file name and its images, in key order. Failures leave no gap in the rows.
+
+    `version`: which of the run's records it is made under.
+    """
+
+    name: str
+    images: tuple[PlannedImage, ...]
+    version: int = 0
+
+    @property
+    def bucket(self) -> tuple[int, int]:
+        """(H, W) in pixels, the same for all its images."""
+        return self.images[0].bucket
+
+
+@dataclass(frozen=True)
+class SetPlan:
+    """All that a run is going to write: `shards` beside those of the set that it starts from, and `changes` to that.
+
+    `failures`: inputs that are in no shard because they are known to be unusable, sorted by key. `sha256`: of it all.
+    """
+
+    shards: tuple[PlannedShard, ...]
+    failures: tuple[Failure, ...]
+    changes: Changes
+    sha256: str
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether the set that it starts from is what it would end with."""
+        changes = self.changes
+        if self.shards or changes.returned or changes.removed or changes.forgotten:
+            return False
+        return {failure.key: failure.reason for failure in self.failures} == changes.failed_before
+
+    @property
+    def num_inputs(self) -> int:
+        """All inputs, failures and those that have latents already included."""
+        return sum(len(shard.images) for shard in self.shards) + len(self.failures) + len(self.changes.kept)
+
+
+def plan_shards(
+    images: Iterable[PlannedImage],
+    layout: LatentLayout,
+    *,
+    shard_bytes: int,
+    shard_images: int | None = None,
+    first_number: int = 0,
+    version: int = 0,
+) -> list[PlannedShard]:
+    """Cut the images of each bucket, in key order, into shards of about `shard_bytes`, or of `shard_images` images.
+
+    A shard holds 65,536 images at most. Shards are numbered bucket by bucket, smallest first, from `first_number` on.
+    `images` must be sorted by key.
+    """
+    by_bucket: dict[tuple[int, int], list[PlannedImage]] = defaultdict(list)
+    for image in images:
+        by_bucket[image.bucket].append(image)
+    shards: list[PlannedShard] = []
+    for bucket, members in sorted(by_bucket.items()):
+        height, width = layout.grid(bucket)
+        size = min(MAX_SHARD_IMAGES, shard_images or max(1, shard_bytes // layout.latent_bytes(bucket)))
+        for start in range(0, len(members), size):
+            name = f"{first_number + len(shards):08d}-{height}x{width}.safetensors"
+            shards.append(PlannedShard(name, tuple(members[start : start + size]), version))
+    return shards
+
+
+def plan_sha256(
+    provenance: dict[str, Any],
+    shards: Sequence[PlannedShard],
+    failures: Sequence[Failure],
+    base: Base = NO_BASE,
+    changes: Changes | None = None,
+) -> str:
+    """Hex digest of all that decides the output: settings, every input with its size, and the cut into shards.
+
+    `base` is the set that the run starts from, and `changes` what becomes of the rows in that.
+    """
+    digest = hashlib.sha256(to_line(provenance))
+    if base.manifest is not None and changes is not None:
+        groups = {"returned": changes.returned, "removed": changes.removed, "forgotten": changes.forgotten}
+        digest.update(to_line({"base": base.sha256, **{name: sorted(keys) for name, keys in groups.items()}}))
+    for shard in shards:
+        digest.update(to_line({"shard": shard.name} | ({"version": shard.version} if shard.version else {})))
+        for image in shard.images:
+            digest.update(to_line({"key": image.source.key, "num_bytes": image.source.num_bytes}))
+    for failure in failures:
+        digest.update(to_line({"failed": failure.key}))
+    return digest.hexdigest()

@@ -1,0 +1,147 @@
+"""`seen.jsonl`: when the files of a finished set were last changed, so that the next run need not read them again.
+
+It proves nothing and is no part of the set's promise: where it is missing or out of date, contents are compared. The
+first line names the index that it belongs to, the others are `[key, bytes, mtime, ctime]`, times in nanoseconds since
+1970, sorted by key. Lines without a ctime were written by earlier versions.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+from semdis_cli.events import Failure
+from semdis_cli.files.atomic import publish
+from semdis_cli.files.json_text import escape_name, unescape_name
+from semdis_cli.records import LoadedImage, SourceImage
+from semdis_cli.store.checks import MALFORMED, check_count, check_integer, check_text, parse_json
+
+SEEN_FILE = "seen.jsonl"
+_quoted = json.encoder.encode_basestring_ascii
+
+
+class SeenFile(NamedTuple):
+    """The size of a source file, when it was modified, and when it was changed in any way.
+
+    `mtime_ns` None: that cannot be told, contents are to be compared. `ctime_ns` None: nobody looked.
+    """
+
+    key: str
+    num_bytes: int
+    mtime_ns: int | None
+    ctime_ns: int | None = None
+
+    @classmethod
+    def of(cls, image: SourceImage | LoadedImage) -> "SeenFile":
+        """The file of an image, whose times are settled."""
+        return cls(image.key, image.num_bytes, image.mtime_ns, image.ctime_ns)
+
+    def to_line(self) -> bytes:
+        """As written."""
+        key, num_bytes, mtime_ns, ctime_ns = self
+        if not key.isascii():
+            key = escape_name(key)
+        if mtime_ns is None or ctime_ns is None:
+            return f"[{_quoted(key)},{num_bytes},{_number(mtime_ns)},{_number(ctime_ns)}]\n".encode()
+        return f"[{_quoted(key)},{num_bytes},{mtime_ns},{ctime_ns}]\n".encode()  # a million of them in half a second
+
+    @classmethod
+    def parse(cls, line: bytes) -> "SeenFile":
+        """Inverse of `to_line`. Raises one of `MALFORMED`."""
+        key, *facts = parse_json(line)
+        return cls.from_facts(unescape_name(check_text(key)), facts)
+
+    @classmethod
+    def from_facts(cls, key: str, facts: list[object]) -> "SeenFile":
+        """From size, mtime and, from this version on, ctime. Raises one of `MALFORMED`."""
+        num_bytes, mtime_ns, *rest = facts
+        ctime_ns = rest[0] if rest else None
+        if len(rest) > 1:
+            raise ValueError("more than two times")
+        return cls(key, check_count(num_bytes), _check_time(mtime_ns), _check_time(ctime_ns))
+
+
+def _number(value: int | None) -> str:
+    return "null" if value is None else str(value)
+
+
+def _check_time(value: object) -> int | None:
+    return None if value is None else check_integer(value)
+
+
+def seen_failure(failure: Failure) -> SeenFile | None:
+    """The file whose content is the reason of a failure; None if the reason is another."""
+    if failure.num_bytes is None:
+        return None
+    return SeenFile(failure.key, failure.num_bytes, failure.mtime_ns, failure.ctime_ns)
+
+
+class SeenByKey:
+    """Looks up what is known of files, by rising keys."""
+
+    def __init__(self, seen: Iterator[SeenFile]) -> None:
+        self._seen = seen
+        self._next = next(seen, None)
+
+    def of(self, image: SourceImage) -> SeenFile | None:
+        """Return what is known of the file that the row of `image` was made from."""
+        while self._next is not None and self._next.key < image.key:
+            self._next = next(self._seen, None)
+        return self._next if self._next is not None and self._next.key == image.key else None
+
+
+def first_line(index_sha256: str) -> bytes:
+    """The line that says which index a file of this kind belongs to."""
+    return json.dumps({"index": index_sha256}).encode() + b"\n"
+
+
+def write_seen(folder: Path, index_sha256: str, files: Iterable[SeenFile]) -> None:
+    """Publish the file in `folder`; `files` are sorted by key."""
+
+    def chunks() -> Iterator[bytes]:
+        yield first_line(index_sha256)
+        for seen in files:
+            yield seen.to_line()
+
+    publish(folder / SEEN_FILE, chunks())
+
+
+def read_seen(folder: Path, index_sha256: str) -> Iterator[SeenFile]:
+    """The rows of the file in `folder`; none where it is missing or belongs to another index, fewer where damaged."""
+    try:
+        with (folder / SEEN_FILE).open("rb") as file:
+            if file.readline() != first_line(index_sha256):
+                return
+            for line in file:
+                yield SeenFile.parse(line)
+    except (OSError, *MALFORMED):
+        return
+
+
+def has_seen(folder: Path, index_sha256: str) -> bool:
+    """Tell whether there is such a file in `folder`, and it belongs to that index."""
+    try:
+        with (folder / SEEN_FILE).open("rb") as file:
+            return file.readline() == first_line(index_sha256)
+    except OSError:
+        return False
+
+
+def seen_time_ns(folder: Path) -> int | None:
+    """Return when the file in `folder` was written, nanoseconds since 1970; None if there is none."""
+    try:
+        return (folder / SEEN_FILE).stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def is_just_this(folder: Path, index_sha256: str, files: Iterable[SeenFile]) -> bool:
+    """Whether the file in `folder` is what `write_seen` would make of `files`."""
+    try:
+        with (folder / SEEN_FILE).open("rb") as file:
+            if file.readline() != first_line(index_sha256):
+                return False
+            return all(seen is not None and line == seen.to_line() for line, seen in zip_longest(file, files))
+    except OSError:
+        return False
