@@ -1,4 +1,4 @@
-"""The option tables of `docs/commands/`, from the commands themselves: `python -m tests.command_pages` writes them anew.
+"""The option tables of `docs/commands/`, from the commands themselves: `python -m tests.command_pages` writes.
 
 A page has two marks, `<!-- options -->` and `<!-- end of options -->`; all that stands between them is written here.
 """
