@@ -113,6 +113,7 @@ RUFF_PLANTS = (
 LAYER_PLANTS = (
     Plant("the store knows the model", "store/planted.py", "import semdis_cli.model", " -> semdis_cli.model"),
     Plant("the model knows the store", "model/planted.py", "from semdis_cli import store", " -> semdis_cli.store"),
+    Plant("the store knows the sources", "store/planted.py", "import semdis_cli.sources", " -> semdis_cli.sources"),
     Plant(
         "the images know the model",
         "images/planted.py",
