@@ -64,7 +64,7 @@ def export(
     """Write latents as other programs read them: WebDataset tars, or one .safetensors or .npy an image.
 
     Shards are checked against their sha256 before they are used. Stopped at any point, the same command goes on.
-    `semdis import` makes shards of it again.
+    `semdis import` makes shards of it again, but for .npy.
 
     Example: `semdis export latents/ -o exported/ --format webdataset`
     """
@@ -102,6 +102,6 @@ def _say_what_is_lost(settings: "ExportSettings", stored: object, *, quiet: bool
     if settings.member != "npy" or settings.npy_dtype == stored:
         return
     if settings.npy_dtype == "float16":
-        say(f"semdis: float16 does not hold every value of {stored}: digits are lost, and semdis import refuses such")
+        say(f"semdis: float16 does not hold every value of {stored}: digits are lost")
     elif not quiet:
         say(f"semdis: npy has no {stored}: each value is written as float32, which holds it exactly")
