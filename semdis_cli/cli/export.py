@@ -12,7 +12,7 @@ from semdis_cli.cli.streams import say
 from semdis_cli.wording import count
 
 if TYPE_CHECKING:
-    from semdis_cli.pipeline.export_source import ExportSettings
+    from semdis_cli.pipeline.export_sinks import ExportSettings
 
 Latents = Annotated[Path, typer.Argument(help="Folder that `semdis encode` wrote, or one shard file.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.", rich_help_panel="Output")]
@@ -69,7 +69,7 @@ def export(
     Example: `semdis export latents/ -o exported/ --format webdataset`
     """
     from semdis_cli.pipeline.export import export as run
-    from semdis_cli.pipeline.export_source import ExportSettings, npy_dtype_for
+    from semdis_cli.pipeline.export_sinks import ExportSettings, npy_dtype_for
     from semdis_cli.store.exchange.export import EXPORT_MARKER
     from semdis_cli.store.reader import open_latents
     from semdis_cli.store.writing.claim import check_image_folder

@@ -20,7 +20,7 @@ from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Event, Failure, RunFinished, RunStarted, ShardFailed
 from semdis_cli.files.tar import TAR_END, tar_member
 from semdis_cli.pipeline.export import export
-from semdis_cli.pipeline.export_source import ExportSettings, npy_dtype_for
+from semdis_cli.pipeline.export_sinks import ExportSettings, npy_dtype_for
 from semdis_cli.pipeline.gather import GatherSettings, gather
 from semdis_cli.store.exchange.export import sample_base
 from semdis_cli.store.exchange.samples import find_samples

@@ -29,7 +29,6 @@ from semdis_cli.store.shards import STORE_DTYPES, Shard, shard_bytes
 from semdis_cli.store.writing.plan import LatentLayout
 from semdis_cli.tensors import is_finite
 
-ExportFormat = Literal["safetensors", "webdataset", "npy"]
 Member = Literal["safetensors", "npy"]
 NpyDtype = Literal["float32", "float16"]
 SampleNames = Literal["key", "stem", "basename"]
