@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from semdis_cli.errors import RefusedNameError, StoreError
-from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes
+from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes, TimeSpent
 from semdis_cli.files.atomic import check_free_space
 from semdis_cli.pipeline.export_sinks import SINKS, ExportJob, ExportSettings, Sink
 from semdis_cli.pipeline.report import RunTotals
@@ -92,7 +92,7 @@ def _export_shard(job: ExportJob, sink: Sink, stored: StoredShard, pool: ThreadP
     except StoreError as error:
         yield ShardFailed(stored.path.name, str(error), len(keys))
         return
-    yield BatchDone(0, 0.0, StageTimes(read_s=time.perf_counter() - started))
+    yield TimeSpent(StageTimes(read_s=time.perf_counter() - started))
     rows = [row for row, key in enumerate(shard.keys) if key in keys]
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         yield from _write_rows(job.settings, sink, shard, rows[start : start + _ROWS_AT_ONCE], pool)
@@ -114,15 +114,15 @@ def _write_rows(
         if isinstance(outcome, Failure):
             yield outcome
             continue
-        num_written += sink.is_left(outcome.key)
+        num_written += sink.is_left(outcome.image.key)
         sink.add_record(outcome)
-    height, width = shard.geometries[0].bucket
+    height, width = shard.records[0].geometry.bucket
     write_s = time.perf_counter() - started
     yield BatchDone(num_written, num_written * height * width / 1e6, StageTimes(write_s=write_s))
 
 
 def _write_row(settings: ExportSettings, sink: Sink, shard: Shard, row: int) -> SampleRecord | Failure:
-    key = shard.keys[row]
+    key = shard.records[row].key
     try:
         sample = make_sample(shard, row, settings.member, settings.npy_dtype)
     except ValueError as error:
@@ -134,10 +134,10 @@ def _write_row(settings: ExportSettings, sink: Sink, shard: Shard, row: int) -> 
     return sample.record
 
 
-def _close(sink: Sink) -> BatchDone:
+def _close(sink: Sink) -> TimeSpent:
     started = time.perf_counter()
     sink.close()
-    return BatchDone(0, 0.0, StageTimes(write_s=time.perf_counter() - started))
+    return TimeSpent(StageTimes(write_s=time.perf_counter() - started))
 
 
 def _num_failed(event: Event) -> int:

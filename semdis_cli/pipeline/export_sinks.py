@@ -148,9 +148,9 @@ class FileSink(Sink):
 
     def write(self, sample: Sample) -> None:
         """Write the file of an image, unless it is there. Raises `UsageError` where a link leads out of the folder."""
-        if sample.record.key in self._done:
+        if sample.record.image.key in self._done:
             return
-        path = self._path(sample.record.key)
+        path = self._path(sample.record.image.key)
         if not path.parent.resolve().is_relative_to(self._root):
             raise UsageError(f"{path}: a link leads out of {self._root}; remove it")
         publish_below(self._root, path, [sample.data])
@@ -215,12 +215,12 @@ class TarSink(Sink):
 
     def write(self, sample: Sample) -> None:
         """Add a sample to its tar; those before are complete then, and published."""
-        name = self._tars_left[sample.record.key]
+        name = self._tars_left[sample.record.image.key]
         if self._file is None or name != self._name:
             self.close()
             self._name, self._file = name, PendingFile(self._root / name)
         contents = sample.data, sample.record.to_bytes()
-        for member, data in zip(self._members(sample.record.key), contents, strict=True):
+        for member, data in zip(self._members(sample.record.image.key), contents, strict=True):
             self._file.write(tar_member(member, data))
 
     def close(self) -> None:

@@ -31,6 +31,7 @@ from semdis_cli.store.exchange.export import (
     sample_key,
 )
 from semdis_cli.store.exchange.tar_members import read_members
+from semdis_cli.store.record import source_fields
 from semdis_cli.store.shards import STORE_DTYPES, parse_shard
 from tests.store import PROVENANCE, are_equal, make_shard
 
@@ -164,11 +165,8 @@ def test_an_image_is_a_shard_of_its_own(dtype: str) -> None:
     sample = make_sample(shard, 1, "safetensors", "float32")
     assert are_equal(parse_shard(sample.data, "here"), shard.select([1]))
     assert sample.record.is_exact
-    assert (sample.record.key, sample.record.geometry, sample.record.source) == (
-        "b/c.png",
-        shard.geometries[1],
-        shard.sources[1],
-    )
+    assert sample.record.image == shard.records[1]
+    assert sample.record.image.key == "b/c.png"
 
 
 @pytest.mark.parametrize(
@@ -207,9 +205,9 @@ def test_a_record_says_all_that_is_known_of_an_image() -> None:
     shard = make_shard((os.fsdecode(b"\xe9\n.png"),))
     sample = make_sample(shard, 0, "npy", "float32")
     assert json.loads(sample.record.to_bytes()) == {
-        **key_fields(shard.keys[0]),
-        "geometry": shard.geometries[0].to_json(),
-        "source": shard.sources[0].to_json(),
+        **key_fields(shard.records[0].key),
+        "geometry": shard.records[0].geometry.to_json(),
+        "source": source_fields(shard.records[0]),
         "whitened": True,
         "provenance_sha256": provenance_sha256(PROVENANCE),
         "file": {"num_bytes": len(sample.data), "sha256": hashlib.sha256(sample.data).hexdigest()},

@@ -6,6 +6,7 @@ from typing import Any
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
+from semdis_cli.records import FileDigest
 from semdis_cli.store.exchange.export import check_rows
 from semdis_cli.store.shards import Shard, parse_shard
 from semdis_cli.store.writing.plan import LatentLayout
@@ -35,15 +36,14 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class FoundSample:
-    """The shard of one image, not checked yet; `source_bytes`: size of the file that its latents were made from.
+    """The shard of one image, not checked yet; `source`: the file that its latents were made from.
 
     `version`: of the records of all samples, the number of its own.
     """
 
     key: str
     bucket: tuple[int, int]
-    source_bytes: int
-    source_sha256: str
+    source: FileDigest
     data: Place
     version: int = 0
 

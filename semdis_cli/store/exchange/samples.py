@@ -18,7 +18,7 @@ from semdis_cli.store.exchange.found_samples import MAX_LINE_BYTES, FoundSample,
 from semdis_cli.store.exchange.tar_members import read_members
 from semdis_cli.store.index import to_line
 from semdis_cli.store.manifest import MANIFEST_FILE
-from semdis_cli.store.shard_header import SourceRecord
+from semdis_cli.store.record import check_source, parse_record
 from semdis_cli.store.writing.settings import are_of_one_kind, find_differences, mixing_hint
 
 _ARRAYS = ".npy arrays, which cannot be imported; export the set as webdataset or safetensors for that"
@@ -185,10 +185,11 @@ class _Search:
             raise ValueError("the record does not match its sha256; damaged or edited")
         if [len(record[name]) for name in ("keys", "geometry", "sources")] != [1, 1, 1]:
             raise ValueError(f"it holds {len(record['keys'])} images, not one; semdis decode and export read it")
-        source, geometry = SourceRecord.from_json(record["sources"][0]), Geometry.from_json(record["geometry"][0])
-        version = self._agree(check_object(record["provenance"]), place.name, may_mix=self.mix_versions)
         [key] = check_keys(record["keys"], record.get(ESCAPED))
-        return FoundSample(key, geometry.bucket, source.num_bytes, source.sha256, place, version=version)
+        geometry, source = Geometry.from_json(record["geometry"][0]), check_source(record["sources"][0])
+        image = parse_record(key, geometry, source)
+        version = self._agree(check_object(record["provenance"]), place.name, may_mix=self.mix_versions)
+        return FoundSample(image.key, image.geometry.bucket, image.source, place, version=version)
 
     def _add_tar(self, name: str, path: Path) -> None:
         """Add the samples in a tar. Raises `StoreError` where it is damaged; what comes before stays."""
