@@ -29,10 +29,11 @@ from semdis_cli.images.loader import Loader, LoadSettings
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import EncodedCall, ImageCall, LatentSettings, encode_call, image_calls
-from semdis_cli.pipeline.decode import DecodeSettings, check_fit, shard_calls
+from semdis_cli.pipeline.decode import DecodeSettings
 from semdis_cli.pipeline.encode_plan import EncodePlan, EncodeSettings, encode_provenance, plan_encode
 from semdis_cli.pipeline.images_out import WriteSettings, image_file
-from semdis_cli.pipeline.overlap import Timed
+from semdis_cli.pipeline.shard import check_fit, shard_calls
+from semdis_cli.pipeline.workers import Timed
 from semdis_cli.records import EncodedImage, Geometry, LoadedImage, PlannedImage
 from semdis_cli.sources.sources import FoundImages
 from semdis_cli.store.reader import LatentSource, StoredShard

@@ -4,11 +4,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from typing import Generic, TypeVar
 
 from semdis_cli.bench.limit import Resource, Spread, StageCost
-from semdis_cli.pipeline.overlap import Urgency, Workers
+from semdis_cli.pipeline.workers import Workers
 
 READ_IMAGES, MODEL_ENCODE, WRITE_LATENTS = "reading images", "model encode", "writing latents"
 READ_LATENTS, MODEL_DECODE = "reading latents", "model decode"
@@ -117,9 +116,9 @@ class StageBench:
         if name == WRITE_LATENTS:
             return self.workers.submit_disk, "disk", 1  # one shard at a time
         if name not in {MODEL_ENCODE, MODEL_DECODE}:
-            return partial(self.workers.submit, Urgency.READ), "cores", self.workers.num_threads
+            return self.workers.submit, "cores", self.workers.num_threads
         resource: Resource = "cores" if self.is_on_cpu else "accelerator"
-        return partial(self.workers.submit, Urgency.MODEL), resource, self.workers.num_model_threads
+        return self.workers.submit_model, resource, self.workers.num_model_threads
 
 
 _Submit = Callable[..., "Future[_Done[T]]"]
