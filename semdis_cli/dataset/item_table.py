@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.provenance import Provenance
 from semdis_cli.store.checks import MALFORMED, check_count, check_record_key, check_text, parse_json
 from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, ShardEntry, verify_hint
 from semdis_cli.store.mapped_shard import MappedShard, ShardRecord, open_shard
@@ -54,7 +55,7 @@ class OpenedLatents:
     folder: Path
     shards: tuple[MappedShard, ...]
     table: ItemTable
-    provenance: dict[str, Any]
+    provenance: Provenance
     sha256: str
     versions: tuple[dict[str, Any], ...] = ()
 

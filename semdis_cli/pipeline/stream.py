@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from semdis_cli.defaults import DECODE_MARKER
 from semdis_cli.errors import StoreError, UnreadableImageError
@@ -24,12 +24,12 @@ from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import ImageWriter, StreamNames, image_file, renamed_record, too_long
 from semdis_cli.pipeline.overlap import Workers, timed
 from semdis_cli.pipeline.report import RunTotals
+from semdis_cli.provenance import Provenance
 from semdis_cli.sources.sources import FoundImages
 from semdis_cli.store.exchange.stream import MAX_MEMBER_BYTES, MEMBER_SUFFIX, StreamWriter, join_shards, read_member
 from semdis_cli.store.reader import LatentSource
 from semdis_cli.store.shards import Shard
 from semdis_cli.store.writing.claim import claimed_folder
-from semdis_cli.store.writing.settings import are_of_one_kind
 
 _NAME = "stdin"
 _START_BYTES = 512  # a tar's first block
@@ -81,7 +81,7 @@ class LatentStream:
         self.is_single = not is_tar_start(start)
         self._items = self._single(start, stream) if self.is_single else self._members(start, stream)
         self._early: list[Shard | ShardFailed] = []
-        self._provenance: dict[str, Any] | None = None
+        self._provenance: Provenance | None = None
         self.source = LatentSource(Path(_NAME), self._look_ahead().provenance, sha256="", shards=(), keys=())
 
     def __iter__(self) -> Iterator[Shard | ShardFailed]:
@@ -114,7 +114,7 @@ class LatentStream:
         try:
             shard = _read_member(member.name, member.data, member.num_bytes)
             self._provenance = self._provenance or shard.provenance
-            if not are_of_one_kind(self._provenance, shard.provenance):
+            if not self._provenance.is_of_one_kind(shard.provenance):
                 raise StoreError(f"{member.name}: made with other settings than those before it")
         except StoreError as error:
             return ShardFailed(member.name, str(error), 1)
@@ -144,7 +144,11 @@ def decode_stream(
     once all that came whole is on disk.
     """
     totals = RunTotals("decode", tokenizer, busy_threads(tokenizer, settings.num_workers))
-    record = {"latents": "stream", "provenance": stream.source.provenance, **decode_provenance(tokenizer, settings)}
+    record = {
+        "latents": "stream",
+        "provenance": stream.source.provenance.to_json(),
+        **decode_provenance(tokenizer, settings),
+    }
     num_ok = num_failed = 0
     with (
         claimed_folder(output, DECODE_MARKER, record, ()),

@@ -18,6 +18,7 @@ from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.files.json_text import ESCAPED
 from semdis_cli.files.links import or_pointer, why_unreadable
+from semdis_cli.provenance import Provenance
 from semdis_cli.records import Geometry
 from semdis_cli.store.checks import MALFORMED, check_count, check_keys, check_object
 from semdis_cli.store.shard_header import (
@@ -97,7 +98,7 @@ class ShardRecord:
 
     keys: tuple[str, ...]
     sizes: NDArray[np.int32]
-    provenance: dict[str, Any]
+    provenance: Provenance
     sha256: str
 
 
@@ -143,15 +144,15 @@ def _shrink(fields: dict[str, Any]) -> dict[str, Any] | bytes | None:
 
 
 def _parse_record(record: dict[str, Any], shape: tuple[int, int, int, int]) -> ShardRecord:
-    keys, provenance = check_keys(record["keys"], record.get(ESCAPED)), check_object(record["provenance"])
+    keys, provenance = check_keys(record["keys"], record.get(ESCAPED)), Provenance.from_json(record["provenance"])
     pairs = np.frombuffer(b"".join(record["geometry"]), dtype="<i8").reshape(-1, 5, 2)
     if {len(set(keys)), len(keys), len(record["geometry"]), len(record["sources"])} != {shape[0]}:
         raise ValueError("rows, keys, geometries and sources do not go together")
     _check_geometries(pairs)
-    patch_size = check_count(provenance["patch_size"])
-    if (pairs[:, 4] != [patch_size * shape[2], patch_size * shape[3]]).any():
+    layout = provenance.layout
+    if (pairs[:, 4] != [layout.patch_size * shape[2], layout.patch_size * shape[3]]).any():
         raise ValueError("a geometry does not fit the latents")
-    if (provenance["channels"], provenance["dtype"]) != (shape[1], record["dtype"]):
+    if (layout.channels, layout.dtype) != (shape[1], record["dtype"]):
         raise ValueError("its settings are of other latents")
     sizes = pairs[:, [0, 3]].reshape(-1, 4).astype(np.int32)
     return ShardRecord(keys, sizes, provenance, record["record_sha256"])

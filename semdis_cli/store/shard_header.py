@@ -19,6 +19,7 @@ from semdis_cli.errors import StoreError
 from semdis_cli.files.disk import open_at_once
 from semdis_cli.files.json_text import ESCAPED
 from semdis_cli.files.links import or_pointer, why_unreadable
+from semdis_cli.provenance import BYTES_PER_VALUE, Provenance
 from semdis_cli.records import Geometry
 from semdis_cli.store.checks import (
     MALFORMED,
@@ -34,7 +35,6 @@ from semdis_cli.store.checks import (
 FORMAT_VERSION = 1
 TENSOR_NAME = "latents"
 METADATA_KEY = "semdis"
-BYTES_PER_VALUE = {"bfloat16": 2, "float16": 2, "float32": 4}
 _ALIGNMENT = 8  # of the latents in the file
 MAX_HEADER_BYTES = 100_000_000  # what safetensors itself accepts
 _SAFETENSORS_NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
@@ -86,7 +86,7 @@ class ShardHeader:
     keys: tuple[str, ...]
     geometries: tuple[Geometry, ...]
     sources: tuple[SourceRecord, ...]
-    provenance: dict[str, Any]
+    provenance: Provenance
     payload_start: int
 
     @property
@@ -221,7 +221,7 @@ def _parse_record(record: dict[str, Any], payload_start: int) -> ShardHeader:
         keys=check_keys(record["keys"], record.get(ESCAPED)),
         geometries=_parse_geometries(record["geometry"]),
         sources=tuple(map(SourceRecord.from_json, record["sources"])),
-        provenance=check_object(record["provenance"]),
+        provenance=Provenance.from_json(record["provenance"]),
         payload_start=payload_start,
     )
     num_rows = {len(set(header.keys)), len(header.keys), len(header.geometries), len(header.sources)}
@@ -245,11 +245,11 @@ def _parse_geometries(values: list[Any]) -> tuple[Geometry, ...]:
 
 def _check_settings(header: ShardHeader) -> None:
     """Raise one of `MALFORMED` unless dtype, channels and image sizes are those that the settings make."""
-    patch, channels = check_count(header.provenance["patch_size"]), check_count(header.provenance["channels"])
+    layout = header.provenance.layout
     _, Z, h, w = header.shape
-    if (header.dtype, Z) != (header.provenance["dtype"], channels):
+    if (header.dtype, Z) != (layout.dtype, layout.channels):
         raise ValueError("its dtype or channels are not those of its settings")
-    if {geometry.bucket for geometry in header.geometries} != {(h * patch, w * patch)}:
+    if {geometry.bucket for geometry in header.geometries} != {(h * layout.patch_size, w * layout.patch_size)}:
         raise ValueError(f"an image's size does not fit latents of {h}x{w} positions")
 
 

@@ -9,7 +9,6 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save as serialize
@@ -19,6 +18,7 @@ from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import PublishedFile, publish
 from semdis_cli.files.json_text import ESCAPED, escape_name, is_strange
 from semdis_cli.files.links import or_pointer, why_unreadable
+from semdis_cli.provenance import Provenance
 from semdis_cli.records import Geometry
 from semdis_cli.store.checks import MALFORMED
 from semdis_cli.store.shard_header import (
@@ -46,7 +46,7 @@ class Shard:
     keys: tuple[str, ...]
     geometries: tuple[Geometry, ...]
     sources: tuple[SourceRecord, ...]
-    provenance: dict[str, Any]
+    provenance: Provenance
 
     def select(self, rows: Sequence[int]) -> "Shard":
         """A shard of some of the rows."""
@@ -75,7 +75,7 @@ def shard_bytes(shard: Shard) -> bytes:
         "keys": list(map(escape_name, shard.keys)),
         "geometry": [geometry.to_json() for geometry in shard.geometries],
         "sources": [source.to_json() for source in shard.sources],
-        "provenance": shard.provenance,
+        "provenance": shard.provenance.to_json(),
     }
     if any(map(is_strange, shard.keys)):
         metadata[ESCAPED] = True

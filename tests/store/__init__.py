@@ -4,7 +4,7 @@ import hashlib
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from semdis_cli.events import Failure
+from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import Geometry, LoadedImage, PlannedImage, SourceImage
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.shard_header import SourceRecord
@@ -19,7 +20,7 @@ from semdis_cli.store.shards import STORE_DTYPES, Shard
 from semdis_cli.store.writing.changes import find_changes
 from semdis_cli.store.writing.finished import NO_BASE, Base
 from semdis_cli.store.writing.latent_set import LatentSetWriter
-from semdis_cli.store.writing.plan import LatentLayout, PlannedShard, SetPlan, plan_sha256, plan_shards
+from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
 
 CHANNELS = 3
 MTIME_NS = 1_000_000_007
@@ -65,7 +66,14 @@ def make_shard(
     """A shard with one row of latents per key."""
     latents = torch.stack([latents_of(key, bucket) for key in keys]).to(STORE_DTYPES[dtype])
     sources = tuple(SourceRecord(len(key), _sha256(key), ("made up",)) for key in keys)
-    return Shard(latents, keys, (geometry_of(bucket),) * len(keys), sources, {**PROVENANCE, "dtype": dtype})
+    return Shard(
+        latents, keys, (geometry_of(bucket),) * len(keys), sources, Provenance.from_json({**PROVENANCE, "dtype": dtype})
+    )
+
+
+def with_settings(shard: Shard, **changes: Any) -> Shard:
+    """`shard` as if made with other settings."""
+    return replace(shard, provenance=Provenance.from_json({**shard.provenance.to_json(), **changes}))
 
 
 def are_equal(one: Shard, other: Shard) -> bool:
@@ -98,7 +106,7 @@ class SmallPlan:
     The size of a source is that of its key, and `more_bytes`; its time is one for all.
     """
 
-    provenance: dict[str, Any]
+    provenance: Provenance
     keys: tuple[str, ...]
     shard_images: int
     failures: tuple[Failure, ...] = (Failure("b/b.png", "is a folder"), Failure("z.png", "is empty"))
@@ -106,7 +114,7 @@ class SmallPlan:
 
     @property
     def layout(self) -> LatentLayout:
-        return LatentLayout(16, CHANNELS, self.provenance["dtype"])
+        return self.provenance.layout
 
     @property
     def shards(self) -> tuple[PlannedShard, ...]:
@@ -139,13 +147,13 @@ class SmallPlan:
 
 
 def make_plan(keys: tuple[str, ...] = KEYS, shard_images: int = 3, **settings: Any) -> SmallPlan:
-    return SmallPlan({**PROVENANCE, **settings}, keys, shard_images)
+    return SmallPlan(Provenance.from_json({**PROVENANCE, **settings}), keys, shard_images)
 
 
 def write_next(latents: LatentSetWriter) -> None:
     """Encode and publish the next shard."""
     planned = latents.remaining[0]
-    with latents.open_shard(planned, LatentLayout(16, CHANNELS, latents.provenance["dtype"])) as shard:
+    with latents.open_shard(planned, latents.provenance.layout) as shard:
         for image in planned.images:
             key, num_bytes = image.source.key, image.source.num_bytes
             if "bad" in key:

@@ -11,6 +11,7 @@ from typing import Any
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure, Planning, Tell, untold
 from semdis_cli.files.json_text import ESCAPED
+from semdis_cli.provenance import Provenance
 from semdis_cli.records import Geometry
 from semdis_cli.store.checks import MALFORMED, check_count, check_key, check_keys, check_object, parse_json
 from semdis_cli.store.exchange.export import (
@@ -18,15 +19,15 @@ from semdis_cli.store.exchange.export import (
     STEM_RECORD,
     TABLE_FILE,
     SampleRecord,
-    recorded_layout,
     sample_key,
 )
 from semdis_cli.store.exchange.found_samples import MAX_LINE_BYTES, FoundSample, FoundSamples, Place, Records
 from semdis_cli.store.exchange.tar_members import read_members
 from semdis_cli.store.index import to_line
 from semdis_cli.store.manifest import MANIFEST_FILE
+from semdis_cli.store.reader import recorded_layout
 from semdis_cli.store.shard_header import SourceRecord
-from semdis_cli.store.writing.settings import are_of_one_kind, find_differences, mixing_hint
+from semdis_cli.store.versions import mixing_hint
 
 _MAX_HEADER_BYTES = 16 << 20  # of one image; its settings take a few thousand bytes
 
@@ -139,8 +140,8 @@ class _Search:
             return {}
         try:
             marker = check_object(parse_json(Place(str(path), str(path), 0, MAX_LINE_BYTES).read()))
-            provenance, num_images = check_object(marker["provenance"]), check_count(marker["num_images"])
-            later_versions = list(map(check_object, marker.get("later_versions", ())))
+            provenance, num_images = Provenance.from_json(marker["provenance"]), check_count(marker["num_images"])
+            later_versions = list(map(Provenance.from_json, marker.get("later_versions", ())))
         except MALFORMED as error:
             raise StoreError(f"{path}: not the record of an export ({error}); damaged or edited") from error
         self._agree(provenance, str(path), may_mix=self.mix_versions)
@@ -149,7 +150,7 @@ class _Search:
         self.num_promised[path] = num_images
         return marker
 
-    def _agree(self, provenance: dict[str, Any], place: str, *, may_mix: bool) -> int:
+    def _agree(self, provenance: Provenance, place: str, *, may_mix: bool) -> int:
         """The version that these settings are. Raises `UsageError` if they do not go with all before."""
         version = self.records.find(provenance)
         if version is not None:
@@ -157,8 +158,8 @@ class _Search:
         if not self.records.all:
             recorded_layout(provenance, place)
             self._made_by = place
-        elif not (may_mix and are_of_one_kind(self.records.all[0], provenance)):
-            differences = find_differences(self.records.all[0], provenance)
+        elif not (may_mix and self.records.all[0].is_of_one_kind(provenance)):
+            differences = self.records.all[0].differences(provenance)
             raise UsageError(
                 f"{place}: made with other settings than {self._made_by} ({'; '.join(map(str, differences))}); "
                 f"import them one by one{mixing_hint(differences)}"
@@ -188,7 +189,7 @@ class _Search:
         if [len(record[name]) for name in ("keys", "geometry", "sources")] != [1, 1, 1]:
             raise ValueError(f"it holds {len(record['keys'])} images, not one; semdis decode and export read it")
         source, geometry = SourceRecord.from_json(record["sources"][0]), Geometry.from_json(record["geometry"][0])
-        version = self._agree(check_object(record["provenance"]), place.name, may_mix=self.mix_versions)
+        version = self._agree(Provenance.from_json(record["provenance"]), place.name, may_mix=self.mix_versions)
         [key] = check_keys(record["keys"], record.get(ESCAPED))
         return FoundSample(key, geometry.bucket, source.num_bytes, source.sha256, place, version=version)
 

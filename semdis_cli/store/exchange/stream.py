@@ -1,7 +1,6 @@
 """Latents on a pipe: a tar with a file for each image, which is a shard of one row and proves itself."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,6 +8,7 @@ from torch import Tensor
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
 from semdis_cli.files.tar import TAR_END, tar_member
+from semdis_cli.provenance import Provenance
 from semdis_cli.records import LoadedImage
 from semdis_cli.store.shard_header import SourceRecord
 from semdis_cli.store.shards import STORE_DTYPES, Shard, parse_shard, shard_bytes
@@ -26,7 +26,7 @@ class StreamWriter:
     """
 
     def __init__(
-        self, write: Callable[[bytes], object], provenance: dict[str, Any], channels: int, *, as_tar: bool
+        self, write: Callable[[bytes], object], provenance: Provenance, channels: int, *, as_tar: bool
     ) -> None:
         self.sums = ChannelSums.zero(channels)
         self._write = write
@@ -37,7 +37,7 @@ class StreamWriter:
 
     def add(self, image: LoadedImage, latents: Tensor) -> None:
         """Write one image's latents [Z,h,w], finite in the stored dtype."""
-        latents = latents.to(STORE_DTYPES[self._provenance["dtype"]])
+        latents = latents.to(STORE_DTYPES[self._provenance.layout.dtype])
         source = SourceRecord(image.num_bytes, image.sha256, image.notes)
         data = shard_bytes(Shard(latents[None], (image.key,), (image.geometry,), (source,), self._provenance))
         self._write(tar_member(image.key + MEMBER_SUFFIX, data) if self._as_tar else data)

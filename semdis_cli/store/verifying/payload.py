@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import PublishedFile
-from semdis_cli.store.shard_header import BYTES_PER_VALUE, ShardHeader, open_regular
+from semdis_cli.provenance import BYTES_PER_VALUE
+from semdis_cli.store.shard_header import ShardHeader, open_regular
 from semdis_cli.store.statistics import ChannelSums
 
 _SLICE_VALUES = 1 << 20

@@ -180,10 +180,15 @@ def _compare(manifest: Manifest, table: IndexTable) -> Iterator[Problem]:
 
 def _implausible(manifest: Manifest, table: IndexTable) -> Iterator[str]:
     """What cannot be right in the manifest's sums, whatever the latents are."""
-    patch, channels, sums = manifest.provenance.get("patch_size"), manifest.provenance.get("channels"), manifest.sums
-    if len(sums.total) != channels:
-        yield f"sums of {len(sums.total)} channels, but the latents have {channels!s:.20}"
-    if not isinstance(patch, int) or sums.count * patch * patch != table.served_pixels:
+    sums = manifest.sums
+    try:
+        layout = manifest.provenance.layout
+    except ValueError as error:
+        yield f"settings that do not say what its latents are ({error})"
+        return
+    if len(sums.total) != layout.channels:
+        yield f"sums of {len(sums.total)} channels, but the latents have {layout.channels}"
+    if sums.count * layout.patch_size**2 != table.served_pixels:
         yield f"sums over {sums.count:,} positions, which is not what the images of the index add up to"
     pairs = zip(sums.total, sums.squares, strict=True)
     if any(squares * sums.count < total * total * (1 - _TOLERANCE) for total, squares in pairs):

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
 from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.provenance import Provenance
 from semdis_cli.store.checks import is_shard_name
 from semdis_cli.store.index import IndexRow
 from semdis_cli.store.shard_header import ShardHeader, read_shard_header
@@ -33,7 +33,7 @@ class ShardTarget:
     name: str
     expected: PublishedFile | None = None
     num_images: int | None = None
-    provenance: dict[str, Any] | None = None
+    provenance: Provenance | None = None
     rows: Callable[[], ShardRows] | None = None
 
     def named_rows(self) -> ShardRows:

@@ -10,9 +10,9 @@ from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.files.atomic import make_folder, publish, sweep_temporaries
 from semdis_cli.files.json_text import strict_json
 from semdis_cli.files.lock import FolderLock
+from semdis_cli.provenance import find_differences
 from semdis_cli.store.checks import parse_json
 from semdis_cli.store.writing.folder import check_outside_sets, list_folder
-from semdis_cli.store.writing.settings import describe_differences
 
 _LATENTS_SHA256 = "latents_sha256"  # in the settings of what is made of latents: which ones
 PLAN_SHA256 = "plan_sha256"  # in the settings of what is made of images: which ones, and how
@@ -91,7 +91,7 @@ def _describe_changes(before: Any, now: dict[str, Any]) -> list[str]:
     are_other_inputs = isinstance(before, dict) and any(before.get(name) != now.get(name) for name in _OF_IMAGES)
     if are_other_inputs:  # or the same ones with other settings, which decide the hash too: then these are to be told
         before, now = ({**record, **dict.fromkeys(_OF_IMAGES)} for record in (before, now))
-    differences = describe_differences(before, now)
+    differences = list(map(str, find_differences(before, now)))
     if differences:
         reasons.append(f"made with other settings ({'; '.join(differences)})")
     elif are_other_inputs:

@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from semdis_cli.events import Failure
 from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.provenance import Provenance
 from semdis_cli.records import LoadedImage
 from semdis_cli.store.index import IndexRow
 from semdis_cli.store.shard_header import SourceRecord
@@ -32,7 +33,7 @@ class ShardWriter:
         self,
         folder: Path,
         planned: PlannedShard,
-        provenance: dict[str, Any],
+        provenance: Provenance,
         channels: int,
         check: Callable[[], None],
         record: Callable[[JournalEntry], None],
@@ -56,7 +57,7 @@ class ShardWriter:
         """Append one image's latents [Z,h,w], finite in the stored dtype; images come in key order."""
         row = IndexRow.of_image(image, self._planned.name, len(self._latents))
         self._rows[image.key] = row, SeenFile.of(image)
-        self._latents.append(latents.to(STORE_DTYPES[self._provenance["dtype"]]))
+        self._latents.append(latents.to(STORE_DTYPES[self._provenance.layout.dtype]))
 
     def add_failure(self, failure: Failure) -> None:
         """Note an image of this shard that could not be used."""
