@@ -142,7 +142,7 @@ def _stored_dtype(path: Path, provenance: Provenance) -> torch.dtype:
     try:
         return STORE_DTYPES[provenance.layout.dtype]
     except ValueError as error:
-        raise StoreError(f"{path}: does not say of which dtype its latents are") from error
+        raise StoreError("does not say of which dtype its latents are", place=path) from error
 
 
 def _whitening_to_undo(
@@ -152,16 +152,16 @@ def _whitening_to_undo(
     try:
         is_stored_whitened = provenance.is_whitened
     except ValueError as error:
-        raise StoreError(f"{path}: does not say whether its latents are whitened") from error
+        raise StoreError("does not say whether its latents are whitened", place=path) from error
     if whitened is None or whitened is is_stored_whitened:
         return None
     if whitened:
-        raise UsageError(f"{path}: holds raw latents, of a model without statistics; they cannot be given whitened")
+        raise UsageError("holds raw latents, of a model without statistics; they cannot be given whitened", place=path)
     try:
         statistics = provenance.whitening
     except ValueError as error:
-        raise StoreError(f"{path}: its mean and standard deviation of raw latents are damaged ({error})") from error
+        raise StoreError(f"its mean and standard deviation of raw latents are damaged ({error})", place=path) from error
     if statistics is None:
-        raise UsageError(f"{path}: does not say how its latents were whitened; encode again to have raw ones")
+        raise UsageError("does not say how its latents were whitened; encode again to have raw ones", place=path)
     mean, std = (np.array(values, np.float32)[:, None, None] for values in (statistics.mean, statistics.std))
     return mean, std

@@ -54,15 +54,16 @@ def load_recorded_model(source: LatentSource, override: str | None, settings: To
         if override is None and weights_sha256(resolve_model(BUNDLED_MODEL).folder) == record.weights_sha256:
             return load_recorded_model(source, BUNDLED_MODEL, settings)  # a copy that has moved, of what is at hand
         hint = "" if override else f" (the model recorded in {source.path}; give --model if it is elsewhere)"
-        raise CheckpointError(f"{error}{hint}") from error
+        raise error.adding(hint) from error
     found = tokenizer.identity
     if (found.weights_sha256, found.config_sha256) != (record.weights_sha256, record.config_sha256):
         raise StoreError(
-            f"{source.path}: made by {record.name} (weights {record.weights_sha256:.12}), but {found.name} has other "
-            f"weights or another config (weights {found.weights_sha256:.12}); give --model the one that made it"
+            f"made by {record.name} (weights {record.weights_sha256:.12}), but {found.name} has other "
+            f"weights or another config (weights {found.weights_sha256:.12}); give --model the one that made it",
+            place=source.path,
         )
     if not _are_latents_of(source.provenance, tokenizer):
-        raise StoreError(f"{source.path}: its record does not fit its own model; damaged or edited")
+        raise StoreError("its record does not fit its own model; damaged or edited", place=source.path)
     return tokenizer
 
 
@@ -71,7 +72,7 @@ def _recorded_model(source: LatentSource) -> ModelIdentity:
     try:
         return source.provenance.model
     except ValueError as error:
-        raise StoreError(f"{source.path}: does not say which model made it") from error
+        raise StoreError("does not say which model made it", place=source.path) from error
 
 
 def _are_latents_of(provenance: Provenance, tokenizer: Tokenizer) -> bool:
@@ -250,12 +251,14 @@ def check_fit(shard: Shard, tokenizer: Tokenizer, keys: Collection[str], path: s
     """Raise `StoreError` if a shard's rows do not belong to the set, or are not what the model takes."""
     grid, patch = tuple(shard.latents.shape[-2:]), tokenizer.patch_size
     if shard.latents.shape[1] != tokenizer.latent_channels:
-        raise StoreError(f"{path}: {shard.latents.shape[1]} channels, but the model has {tokenizer.latent_channels}")
+        raise StoreError(
+            f"{shard.latents.shape[1]} channels, but the model has {tokenizer.latent_channels}", place=path
+        )
     if not is_finite(shard.latents):
-        raise StoreError(f"{path}: latents that are not finite; not made by semdis encode")
+        raise StoreError("latents that are not finite; not made by semdis encode", place=path)
     for key, geometry in zip(shard.keys, shard.geometries, strict=True):
         if key not in keys or geometry.bucket != (grid[0] * patch, grid[1] * patch):
-            raise StoreError(f"{path}: row {key!r:.80} does not belong to this set; damaged or edited")
+            raise StoreError(f"row {key!r:.80} does not belong to this set; damaged or edited", place=path)
 
 
 def _decode_record(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings) -> dict[str, Any]:

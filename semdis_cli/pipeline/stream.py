@@ -99,7 +99,7 @@ class LatentStream:
                 return item
         if self._early and isinstance(self._early[0], ShardFailed):
             raise StoreError(f"{self._early[0].reason} (and none of the {len(self._early):,} files is any better)")
-        raise StoreError(f"{_NAME}: no latents in it; give what semdis encode -o - writes")
+        raise StoreError("no latents in it; give what semdis encode -o - writes", place=_NAME)
 
     def _members(self, start: bytes, stream: BinaryIO) -> Iterator[Shard | ShardFailed]:
         try:
@@ -107,7 +107,7 @@ class LatentStream:
                 yield self._check(member)
         except ValueError as error:
             raise StoreError(
-                f"{_NAME}: damaged or cut off ({error}); what came whole is decoded, run the pipeline again"
+                f"damaged or cut off ({error}); what came whole is decoded, run the pipeline again", place=_NAME
             ) from error
 
     def _check(self, member: Member) -> Shard | ShardFailed:
@@ -115,23 +115,23 @@ class LatentStream:
             shard = _read_member(member.name, member.data, member.num_bytes)
             self._provenance = self._provenance or shard.provenance
             if not self._provenance.is_of_one_kind(shard.provenance):
-                raise StoreError(f"{member.name}: made with other settings than those before it")
+                raise StoreError("made with other settings than those before it", place=member.name)
         except StoreError as error:
             return ShardFailed(member.name, str(error), 1)
         return shard
 
     def _single(self, start: bytes, stream: BinaryIO) -> Iterator[Shard]:
         if not start:
-            raise StoreError(f"{_NAME}: empty; did the command fail that should write to it?")
+            raise StoreError("empty; did the command fail that should write to it?", place=_NAME)
         if start[8:9] != b"{":
-            raise StoreError(f"{_NAME}: neither a tar nor a file of latents; give what semdis encode -o - writes")
+            raise StoreError("neither a tar nor a file of latents; give what semdis encode -o - writes", place=_NAME)
         data = start + read_up_to(MAX_MEMBER_BYTES, stream)
         yield _read_member(_NAME, data if len(data) <= MAX_MEMBER_BYTES else None, len(data))
 
 
 def _read_member(name: str, data: bytes | None, num_bytes: int) -> Shard:
     if data is None:
-        raise StoreError(f"{name}: {num_bytes:,} bytes are no latents of one image")
+        raise StoreError(f"{num_bytes:,} bytes are no latents of one image", place=name)
     return read_member(name, data)
 
 

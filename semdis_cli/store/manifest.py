@@ -112,15 +112,15 @@ class Manifest:
             fields = parse_json(path.read_bytes())
         except FileNotFoundError as error:
             absent = describe_absent(path)
-            raise StoreError(f"{path}: {absent}" if absent else f"{root}: {_why_missing(root)}") from error
+            raise (StoreError(absent, place=path) if absent else StoreError(_why_missing(root), place=root)) from error
         except OSError as error:
-            raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
+            raise StoreError(f"cannot be read ({error.strerror})", place=path) from error
         except ValueError as error:
-            raise StoreError(f"{path}: {or_pointer(path, f'not JSON ({error}); damaged')}") from error
+            raise StoreError(f"{or_pointer(path, f'not JSON ({error}); damaged')}", place=path) from error
         try:
             return cls._parse(fields)
         except MALFORMED as error:
-            raise StoreError(f"{path}: not a manifest of format {FORMAT_VERSION} ({error!r})") from error
+            raise StoreError(f"not a manifest of format {FORMAT_VERSION} ({error!r})", place=path) from error
 
     @classmethod
     def _parse(cls, fields: dict[str, Any]) -> Self:

@@ -63,6 +63,7 @@ def _check(root: Path, differences: list[Difference], *, mix_versions: bool) -> 
     fixed = [difference for difference in differences if not difference.may_stand]
     why = f" ({_MIX_OPTION} does not go as far as {fixed[0].name})" if mix_versions else ""
     raise UsageError(
-        f"{root}: begun with other settings ({'; '.join(map(str, differences))}); "
-        f"give the same ones to continue, or another -o{hint}{why}"
+        f"begun with other settings ({'; '.join(map(str, differences))}); "
+        f"give the same ones to continue, or another -o{hint}{why}",
+        place=root,
     )

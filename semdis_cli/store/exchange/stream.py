@@ -58,7 +58,7 @@ def read_member(name: str, data: bytes) -> Shard:
     """Check one image's file. Raises `StoreError` if it is damaged, or holds more than one image."""
     shard = parse_shard(data, name)
     if len(shard.keys) != 1:
-        raise StoreError(f"{name}: holds {len(shard.keys)} images; in a stream every image has a file of its own")
+        raise StoreError(f"holds {len(shard.keys)} images; in a stream every image has a file of its own", place=name)
     return shard
 
 

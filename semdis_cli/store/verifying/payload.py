@@ -49,7 +49,7 @@ def read_payload(path: Path, header: ShardHeader, rows: Sequence[int] | None = N
             num_bytes += len(data)
             sums.add(first_plane, num_planes, data)
         if num_bytes != header.payload_start + header.payload_bytes or file.read(1):
-            raise StoreError(f"{path}: changed its size while it was read")
+            raise StoreError("changed its size while it was read", place=path)
     return Payload(PublishedFile(num_bytes, whole.hexdigest()), latents.hexdigest(), sums.bad_rows(), sums.result())
 
 

@@ -134,7 +134,7 @@ def _read_manifest(root: Path) -> Generator[Problem, None, Manifest | None]:
         return None
     if not path.exists():
         if not any((root / name).exists() for name in (JOURNAL_FOLDER, SHARD_FOLDER, INDEX_FILE)):
-            raise StoreError(f"{root}: not a set of latents; give the folder that semdis encode wrote")
+            raise StoreError("not a set of latents; give the folder that semdis encode wrote", place=root)
         what = (
             "missing: the set is unfinished; run the same semdis encode again to finish it"
             if (root / JOURNAL_FOLDER).exists()
@@ -145,9 +145,12 @@ def _read_manifest(root: Path) -> Generator[Problem, None, Manifest | None]:
     try:
         manifest = Manifest.read(root)
         if manifest.to_bytes() != path.read_bytes():
-            raise StoreError("not written as it was; damaged or edited")
-    except (OSError, RecursionError, StoreError) as error:
-        yield Problem(MANIFEST_FILE, "manifest", str(error).removeprefix(f"{path}: "))
+            raise StoreError("not written as it was; damaged or edited", place=path)
+    except OSError as error:
+        yield Problem(MANIFEST_FILE, "manifest", f"cannot be read ({error.strerror})")
+        return None
+    except StoreError as error:
+        yield Problem(MANIFEST_FILE, "manifest", error.beside(path))
         return None
     return manifest
 

@@ -32,7 +32,7 @@ def summarise(path: Path) -> Json:
     if path.is_dir():
         return _summarise_set(path)
     if not path.exists():
-        raise StoreError(f"{path}: no such latents; give the folder that semdis encode wrote, or one of its shards")
+        raise StoreError("no such latents; give the folder that semdis encode wrote, or one of its shards", place=path)
     return _summarise_shard(path)
 
 
@@ -66,7 +66,7 @@ def _summarise_shard(path: Path) -> Json:
     header = read_shard_header(path)
     payload = read_payload(path, header)
     if payload.latents_sha256 != header.latents_sha256:
-        raise StoreError(f"{path}: the latents do not match their sha256; damaged")
+        raise StoreError("the latents do not match their sha256; damaged", place=path)
     tally = _Tally(recorded_layout(header.provenance, str(path)))
     tally.add_all(row_of(header, number) for number in range(len(header.keys)))
     counts = {"ok": len(header.keys), "failed": 0, "removed": 0, "superseded": 0}

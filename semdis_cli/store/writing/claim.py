@@ -57,10 +57,10 @@ def check_image_folder(folder: Path, marker: str) -> None:
     """
     check_outside_sets(folder)
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder}: cannot be written (not a folder)")
+        raise UsageError("cannot be written (not a folder)", place=folder)
     is_taken = folder.is_dir() and bool(list_folder(folder))
     if is_taken and not (folder / marker).is_file():
-        raise UsageError(f"{folder}: not empty, and not from an earlier run of this command; give -o a new folder")
+        raise UsageError("not empty, and not from an earlier run of this command; give -o a new folder", place=folder)
 
 
 def claimed_settings(folder: Path, marker: str) -> dict[str, Any]:
@@ -76,10 +76,10 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
     try:
         before = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read ({error}); give -o a new folder") from error
+        raise StoreError(f"cannot be read ({error}); give -o a new folder", place=path) from error
     reasons = _describe_changes(before, json.loads(strict_json(settings)))
     if reasons:
-        raise UsageError(f"{path.parent}: {', and '.join(reasons)}; give -o a new folder")
+        raise UsageError(f"{', and '.join(reasons)}; give -o a new folder", place=path.parent)
 
 
 def _describe_changes(before: Any, now: dict[str, Any]) -> list[str]:

@@ -230,7 +230,9 @@ class LatentSetWriter:
         if begun is not None and (entries or on_record):
             on_record += _records_of(begun)
         if begun is not None and any(entry.version >= len(_records_of(begun)) for entry in entries.values()):
-            raise StoreError(f"{self.root}: a shard in the journal is of no known version; {self._journal.remedy()}")
+            raise StoreError(
+                f"a shard in the journal is of no known version; {self._journal.remedy()}", place=self.root
+            )
         choose = partial(choose_record, self.root, mix_versions=self._mix_versions)
         self.provenance = choose(on_record, self.provenance)
         self.later_versions = tuple(choose([*on_record, self.provenance], later) for later in self.later_versions)
@@ -242,7 +244,7 @@ class LatentSetWriter:
             return Base.read(self.root, folder)
         except StoreError as error:
             raise StoreError(
-                f"{folder}: the set as it was cannot be read ({error}); {self._journal.remedy()}"
+                f"the set as it was cannot be read ({error}); {self._journal.remedy()}", place=folder
             ) from error
 
     def _adopt(self) -> None:
