@@ -82,12 +82,12 @@ class FileExport:
             if isinstance(outcome, Failure):
                 yield outcome
                 continue
-            num_written += shard.keys[row] not in self._done
+            num_written += shard.records[row].key not in self._done
             table.add(outcome)
         yield batch_done(shard, num_written, StageTimes(write_s=time.perf_counter() - started))
 
     def _write_row(self, shard: Shard, row: int) -> SampleRecord | Failure:
-        key = shard.keys[row]
+        key = shard.records[row].key
         try:
             sample = make_sample(shard, row, self._settings.member, self._settings.npy_dtype)
         except ValueError as error:

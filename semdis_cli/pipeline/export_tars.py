@@ -125,7 +125,7 @@ class TarExport:
 
     def _chunks(self, samples: Iterator[Sample]) -> Iterator[bytes]:
         for sample in samples:
-            name, json_name = self._member_names([sample.record.key])
+            name, json_name = self._member_names([sample.record.image.key])
             yield tar_member(name, sample.data)
             yield tar_member(json_name, sample.record.to_bytes())
         yield TAR_END

@@ -65,8 +65,13 @@ class HeldRows:
 
 
 def _published_rows(content: dict[str, Any]) -> list[HeldImage]:
-    rows = map(IndexRow.from_json, content["rows"])
-    return [HeldImage(row.key, row.num_bytes, row.sha256) for row in rows]
+    return [_held(IndexRow.from_json(row)) for row in content["rows"]]
+
+
+def _held(row: IndexRow) -> HeldImage:
+    if row.source is None:
+        return HeldImage(row.key, None, None)
+    return HeldImage(row.key, row.source.num_bytes, row.source.sha256)
 
 
 def _search(data: mmap.mmap, key: str, path: Path) -> HeldImage | None:

@@ -15,7 +15,7 @@ from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
 from semdis_cli.files.atomic import publish
 from semdis_cli.files.json_text import escape_name, unescape_name
-from semdis_cli.records import LoadedImage, SourceImage
+from semdis_cli.records import SourceImage
 from semdis_cli.store.checks import MALFORMED, check_count, check_integer, check_text, parse_json
 
 SEEN_FILE = "seen.jsonl"
@@ -34,7 +34,7 @@ class SeenFile(NamedTuple):
     ctime_ns: int | None = None
 
     @classmethod
-    def of(cls, image: SourceImage | LoadedImage) -> "SeenFile":
+    def of(cls, image: SourceImage) -> "SeenFile":
         """The file of an image, whose times are settled."""
         return cls(image.key, image.num_bytes, image.mtime_ns, image.ctime_ns)
 
