@@ -8,7 +8,7 @@ from typing import Any
 
 from semdis_cli.defaults import BUNDLED_MODEL, DECODE_MARKER
 from semdis_cli.errors import CheckpointError, StoreError, UnreadableImageError
-from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes
+from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes, TimeSpent
 from semdis_cli.files.json_text import unescape_name
 from semdis_cli.files.spelling import give_own_names
 from semdis_cli.images.geometry import undo_padding
@@ -139,7 +139,7 @@ def _read_calls(
         return workers.submit(Urgency.READ_SHARD, timed, _read_shard, source, stored, tokenizer, keys, done)
 
     for read in one_ahead(map(start, source.shards)):
-        yield BatchDone(0, 0.0, StageTimes(read_s=read.seconds))
+        yield TimeSpent(StageTimes(read_s=read.seconds))
         if isinstance(read.value, ShardFailed):
             yield read.value
         else:

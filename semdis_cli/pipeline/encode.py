@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardPublished, StageTimes, Tell, untold
+from semdis_cli.events import Event, Failure, RunStarted, ShardPublished, StageTimes, Tell, TimeSpent, untold
 from semdis_cli.images.formats.jpeg.decoder import jpeg_decoder
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
@@ -151,7 +151,7 @@ class _Publisher:
     def _first(self) -> Iterator[Event]:
         shard, _, published = self._waiting.popleft()
         published.result()
-        yield BatchDone(0, 0.0, StageTimes(publish_s=shard.publish_s))
+        yield TimeSpent(StageTimes(publish_s=shard.publish_s))
         if shard.published is not None:
             yield ShardPublished(shard.name, shard.num_images, shard.published.num_bytes)
 

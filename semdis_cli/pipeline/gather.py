@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from semdis_cli.errors import StoreError
-from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardPublished, StageTimes
+from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardPublished, StageTimes, TimeSpent
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import EncodedImage, PlannedImage, SourceImage
@@ -63,7 +63,7 @@ def gather(found: FoundSamples, settings: GatherSettings, output: Path) -> Itera
         for planned in latents.remaining:
             with latents.open_shard(planned, found.layout) as shard:
                 yield from map(totals.add, _gather_shard(planned, found, samples, shard))
-            yield totals.add(BatchDone(0, 0.0, StageTimes(write_s=shard.publish_s)))
+            yield totals.add(TimeSpent(StageTimes(write_s=shard.publish_s)))
             if shard.published is not None:
                 yield ShardPublished(planned.name, shard.num_images, shard.published.num_bytes)
 

@@ -75,9 +75,10 @@ def _check_time(value: object) -> int | None:
 
 
 def seen_failure(failure: Failure) -> SeenFile | None:
-    """The file whose content is the reason of a failure; None if the reason is another."""
-    if failure.num_bytes is None:
+    """Return the file whose content is the reason of a failure; None if the reason is another."""
+    if not failure.is_final:
         return None
+    assert failure.num_bytes is not None
     return SeenFile(failure.key, failure.num_bytes, failure.mtime_ns, failure.ctime_ns)
 
 
