@@ -109,16 +109,16 @@ def read_rows(path: Path) -> Iterator[IndexRow]:
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                yield _parse_row(line, f"{path}: line {number}")
+                yield _parse_row(line, path, number)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({why_unreadable(path, error)})") from error
+        raise StoreError(f"cannot be read ({why_unreadable(path, error)})", place=path) from error
 
 
-def _parse_row(line: bytes, place: str) -> IndexRow:
+def _parse_row(line: bytes, path: Path, number: int) -> IndexRow:
     try:
         return IndexRow.from_json(parse_json(line))
     except (ValueError, StoreError) as error:
-        raise StoreError(f"{place}: {error}") from error
+        raise StoreError(f"line {number}: {error}", place=path) from error
 
 
 class Keyed(Protocol):
