@@ -13,6 +13,7 @@ from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed
 from semdis_cli.files.atomic import check_free_space
 from semdis_cli.pipeline.export_sinks import SINKS, ExportJob, ExportSettings, Sink
 from semdis_cli.pipeline.report import RunTotals
+from semdis_cli.stops import look
 from semdis_cli.store.exchange.export import (
     EXPORT_MARKER,
     SampleRecord,
@@ -110,6 +111,7 @@ def _write_rows(
     started, num_written = time.perf_counter(), 0
     write = partial(_write_row, settings, sink, shard)
     for outcome in pool.map(write, rows) if sink.one_file_each else map(write, rows):
+        look()
         if isinstance(outcome, Failure):
             yield outcome
             continue
