@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from semdis_cli.pipeline.calls import EncodedCall, ImageCall, LatentSettings, en
 from semdis_cli.pipeline.decode import check_fit
 from semdis_cli.pipeline.images_out import WriteSettings, image_file
 from semdis_cli.pipeline.overlap import Timed
+from semdis_cli.provenance import Provenance
 from semdis_cli.records import EncodedImage, Geometry, LoadedImage
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
@@ -80,7 +81,7 @@ def some_copies(shard: Shard, wanted: int, copies: int) -> Shard:
     return shard.select(range(len(shard.records) // copies * wanted))
 
 
-def write_shard(folder: Path, full: FullShard, provenance: dict[str, Any]) -> StoredSet:
+def write_shard(folder: Path, full: FullShard, provenance: Provenance) -> StoredSet:
     """Collect the latents of one shard, hash them, and publish the file."""
     planned, images = full.planned, full.images
     shard = ShardWriter(folder, planned, provenance, images[0].latents.shape[0], lambda: None, lambda _: None)

@@ -98,7 +98,7 @@ def _parse_sample(data: bool, text: str | None, seed: int | None) -> "Sample":
 
 def _follow(events: Iterable[Event], display: Display, *, as_json: bool, quiet: bool) -> ExitCode:
     """Show what is found as it goes and sum it up; returns the exit code."""
-    from semdis_cli.store.writing.settings import describe_versions
+    from semdis_cli.store.versions import describe_versions
 
     run = _Run(display, as_json=as_json)
     with run.display:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.provenance import Provenance
 from semdis_cli.store.checks import MALFORMED, check_count, check_record_key, check_text, parse_json
 from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, ShardEntry, verify_hint
 from semdis_cli.store.mapped_shard import MappedShard
@@ -55,7 +56,7 @@ class OpenedLatents:
     folder: Path
     shards: tuple[MappedShard, ...]
     table: ItemTable
-    provenance: dict[str, Any]
+    provenance: Provenance
     sha256: str
     versions: tuple[dict[str, Any], ...] = ()
 
@@ -68,7 +69,7 @@ def open_items(path: Path, *, verify: bool) -> OpenedLatents:
     if path.is_dir():
         return _open_set(path, verify=verify)
     if not path.exists():
-        raise StoreError(f"{path}: no such latents; give the folder that semdis encode wrote, or one of its shards")
+        raise StoreError("no such latents; give the folder that semdis encode wrote, or one of its shards", place=path)
     header = _read_header(path, None, verify=verify)
     rows = served_rows(path)
     if rows is None:
@@ -96,7 +97,7 @@ def _open_set(root: Path, *, verify: bool) -> OpenedLatents:
         try:
             header = _read_header(path, entry.file, verify=verify)
         except StoreError as error:
-            raise StoreError(f"{error}{verify_hint(root)}") from error
+            raise error.adding(verify_hint(root)) from error
         _check_stored(path, entry, header, manifest)
         _check_rows(path, table, items, header)
         table.sizes[items] = _sizes(header)[table.places[items, 1]]
@@ -119,9 +120,9 @@ def _sizes(header: ShardHeader) -> NDArray[np.int32]:
 
 def _check_stored(path: Path, entry: ShardEntry, header: ShardHeader, manifest: Manifest) -> None:
     if header.provenance != manifest.record_of(entry):
-        raise StoreError(f"{path}: made with other settings than the set it lies in")
+        raise StoreError("made with other settings than the set it lies in", place=path)
     if len(header.records) != entry.num_images:
-        raise StoreError(f"{path}: holds {len(header.records)} latents, but the manifest says {entry.num_images}")
+        raise StoreError(f"holds {len(header.records)} latents, but the manifest says {entry.num_images}", place=path)
 
 
 def _check_rows(path: Path, table: ItemTable, items: NDArray[np.int64], header: ShardHeader) -> None:
@@ -130,7 +131,7 @@ def _check_rows(path: Path, table: ItemTable, items: NDArray[np.int64], header: 
     for item, row in zip(items.tolist(), rows, strict=True):
         key = table.key(item)
         if row >= len(keys) or keys[row] != key:
-            raise StoreError(f"{path}: has no latents of {key!r:.80} in row {row}, but the index says so")
+            raise StoreError(f"has no latents of {key!r:.80} in row {row}, but the index says so", place=path)
 
 
 def _read_index(path: Path, manifest: Manifest) -> ItemTable:
@@ -139,13 +140,15 @@ def _read_index(path: Path, manifest: Manifest) -> ItemTable:
     table, last = _TableBuilder(), None
     for key, shard, row in _read_places(path):
         if shard not in numbers:
-            raise StoreError(f"{path}: {key!r:.80} is in {shard!r:.60}, which is not in the manifest")
+            raise StoreError(f"{key!r:.80} is in {shard!r:.60}, which is not in the manifest", place=path)
         if last is not None and key <= last:
-            raise StoreError(f"{path}: {key!r:.80} comes after {last!r:.80}, so not sorted by key; damaged or edited")
+            raise StoreError(
+                f"{key!r:.80} comes after {last!r:.80}, so not sorted by key; damaged or edited", place=path
+            )
         table.add(key, numbers[shard], row)
         last = key
     if len(table) != manifest.num_ok:
-        raise StoreError(f"{path.parent / MANIFEST_FILE}: its totals and the index disagree; damaged or edited")
+        raise StoreError("its totals and the index disagree; damaged or edited", place=path.parent / MANIFEST_FILE)
     return table.finish()
 
 
@@ -159,7 +162,7 @@ def _read_places(path: Path) -> Iterator[tuple[str, str, int]]:
             for number, line in enumerate(file, start=1):
                 yield from _parse_place(line, path, number)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
+        raise StoreError(f"cannot be read ({error.strerror})", place=path) from error
 
 
 def _parse_place(line: bytes, path: Path, number: int) -> tuple[tuple[str, str, int], ...]:
@@ -170,7 +173,7 @@ def _parse_place(line: bytes, path: Path, number: int) -> tuple[tuple[str, str, 
             return ()
         return ((check_record_key(fields), check_text(fields["shard"]), _check_row(fields["row"])),)
     except MALFORMED as error:
-        raise StoreError(f"{path}: line {number}: not an index row ({error})") from error
+        raise StoreError(f"line {number}: not an index row ({error})", place=path) from error
 
 
 def _check_row(value: object) -> int:

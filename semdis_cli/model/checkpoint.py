@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -25,6 +25,7 @@ from semdis_cli.files.links import or_pointer
 from semdis_cli.model.config import CONFIG_FILE
 from semdis_cli.model.layers import time_frequencies
 from semdis_cli.model.tensor_file import open_tensors
+from semdis_cli.provenance import ModelSource
 from semdis_cli.tensors import is_finite
 
 WEIGHTS_FILE = "model.safetensors"
@@ -40,7 +41,6 @@ _METADATA_KEY = "semdis"
 _REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 Shape = tuple[int, ...]
-Source = Literal["bundled", "folder", "hub"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ModelLocation:
     """
 
     name: str
-    source: Source
+    source: ModelSource
     folder: Path
     revision: str | None
 
@@ -85,7 +85,7 @@ def resolve_model(
     *,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
-    source: Source | None = None,
+    source: ModelSource | None = None,
 ) -> ModelLocation:
     """Find the folder of a model: the bundled one by name, a local folder, or a repository id through the hub.
 

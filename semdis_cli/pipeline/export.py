@@ -27,8 +27,8 @@ def export(source: LatentSource, settings: ExportSettings, output: Path) -> Iter
     record = {
         "latents_sha256": source.sha256,
         "num_images": len(source.keys),
-        "provenance": source.provenance,
-        **({"later_versions": list(source.later_versions)} if source.later_versions else {}),
+        "provenance": source.provenance.to_json(),
+        **({"later_versions": [record.to_json() for record in source.later_versions]} if source.later_versions else {}),
         **settings.to_json(),
     }
     is_tar = settings.format == "webdataset"
@@ -56,7 +56,7 @@ def export(source: LatentSource, settings: ExportSettings, output: Path) -> Iter
         num_ok=len(source.keys) - num_failed,
         num_failed=num_failed,
         latents=str(source.path),
-        lossless=not settings.is_lossy(source.provenance),
+        lossless=not settings.is_lossy(shards.layout.dtype),
         **settings.to_json(),
     )
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from semdis_cli.events import BatchDone, StageTimes
+from semdis_cli.provenance import BYTES_PER_VALUE
 from semdis_cli.store.exchange.export import (
     STEM_RECORD,
     ExportFormat,
@@ -12,11 +13,8 @@ from semdis_cli.store.exchange.export import (
     NpyDtype,
     SampleNames,
     check_rows,
-    recorded_layout,
 )
-from semdis_cli.store.index import to_line
-from semdis_cli.store.reader import LatentSource, StoredShard
-from semdis_cli.store.shard_header import BYTES_PER_VALUE
+from semdis_cli.store.reader import LatentSource, StoredShard, recorded_layout
 from semdis_cli.store.shards import Shard
 
 _RECORD_BYTES = 1024  # about what an image's key, geometry and source take
@@ -43,9 +41,9 @@ class ExportSettings:
         """Return what the record beside a sample's latents is called."""
         return "json" if self.sample_names == "key" else STEM_RECORD
 
-    def is_lossy(self, provenance: dict[str, Any]) -> bool:
-        """Whether there are values that do not survive."""
-        lossless = {"float32"} | ({"float16"} & {provenance.get("dtype")})
+    def is_lossy(self, stored_dtype: str) -> bool:
+        """Tell whether there are stored values that do not survive."""
+        lossless = {"float32"} | ({"float16"} & {stored_dtype})
         return self.member == "npy" and self.npy_dtype not in lossless
 
     def to_json(self) -> dict[str, Any]:
@@ -60,9 +58,9 @@ class ExportSettings:
         return fields
 
 
-def npy_dtype_for(provenance: dict[str, Any]) -> NpyDtype:
-    """What an array holds the recorded latents in without loss."""
-    return "float16" if provenance.get("dtype") == "float16" else "float32"
+def npy_dtype_for(stored_dtype: str) -> NpyDtype:
+    """Return in which dtype an array holds stored latents without loss."""
+    return "float16" if stored_dtype == "float16" else "float32"
 
 
 class ShardReader:
@@ -88,7 +86,7 @@ class ShardReader:
         if settings.member == "npy":
             num_bytes = num_bytes * BYTES_PER_VALUE[settings.npy_dtype] // BYTES_PER_VALUE[self.layout.dtype]
         else:
-            num_bytes += len(to_line(self.source.provenance))
+            num_bytes += len(self.source.provenance.text)
         return num_bytes + (_TAR_BYTES if settings.format == "webdataset" else 0)
 
 

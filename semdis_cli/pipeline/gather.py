@@ -4,11 +4,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardPublished, StageTimes, TimeSpent
 from semdis_cli.pipeline.report import RunTotals
+from semdis_cli.provenance import Provenance
 from semdis_cli.records import EncodedImage, PlannedImage, SourceImage
 from semdis_cli.store.exchange.found_samples import FoundSample, FoundSamples
 from semdis_cli.store.writing.changes import Hashes, find_changes
@@ -80,7 +80,7 @@ def gather(found: FoundSamples, settings: GatherSettings, output: Path) -> Itera
 
 
 def plan_gather(
-    found: FoundSamples, settings: GatherSettings, base: Base, hashes: Hashes, provenance: dict[str, Any]
+    found: FoundSamples, settings: GatherSettings, base: Base, hashes: Hashes, provenance: Provenance
 ) -> SetPlan:
     """Return which image goes where, beyond what `base` holds; shards hold latents of one version each.
 

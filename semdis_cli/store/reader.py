@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, ShardEntry, verify_hint
 from semdis_cli.store.shards import Shard, read_shard
@@ -25,7 +25,7 @@ class StoredShard:
     num_images: int
     expected: PublishedFile
     rows: Mapping[str, int]
-    provenance: dict[str, Any] | None = None  # None: that of the source
+    provenance: Provenance | None = None  # None: that of the source
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class LatentSource:
     """
 
     path: Path
-    provenance: dict[str, Any]
+    provenance: Provenance
     sha256: str
     shards: tuple[StoredShard, ...]
     keys: tuple[str, ...]
-    later_versions: tuple[dict[str, Any], ...] = ()
+    later_versions: tuple[Provenance, ...] = ()
 
     def read(self, stored: StoredShard) -> Shard:
         """Read and check one shard: its rows that are to be used. Raises `StoreError` if it is damaged or strange."""
@@ -123,6 +123,15 @@ def _places(root: Path, manifest: Manifest) -> dict[str, dict[str, int]]:
                 )
             places[row.shard][row.key] = row.row
     return places
+
+
+def recorded_layout(provenance: Provenance, place: str) -> LatentLayout:
+    """Return the sizes of latents as recorded. Raises `StoreError` beginning with `place` if the record lacks them."""
+    try:
+        layout, _ = provenance.layout, provenance.is_whitened  # nobody can use latents without knowing both
+    except ValueError as error:
+        raise StoreError(f"{place}: its settings do not say what its latents are ({error})") from error
+    return layout
 
 
 def check_index_file(root: Path, manifest: Manifest) -> None:

@@ -20,6 +20,7 @@ from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.files.disk import open_at_once
 from semdis_cli.files.json_text import ESCAPED
 from semdis_cli.files.links import or_pointer, why_unreadable
+from semdis_cli.provenance import BYTES_PER_VALUE, Provenance
 from semdis_cli.store.checks import (
     MALFORMED,
     check_count,
@@ -34,7 +35,6 @@ from semdis_cli.store.shard_records import ShardRecords, shrink
 FORMAT_VERSION = 1
 TENSOR_NAME = "latents"
 METADATA_KEY = "semdis"
-BYTES_PER_VALUE = {"bfloat16": 2, "float16": 2, "float32": 4}
 _ALIGNMENT = 8  # of the latents in the file
 _MAX_HEADER_BYTES = 100_000_000  # what safetensors itself accepts
 _SAFETENSORS_NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
@@ -54,7 +54,7 @@ class ShardHeader:
     shape: tuple[int, int, int, int]
     latents_sha256: str
     records: ShardRecords
-    provenance: dict[str, Any]
+    provenance: Provenance
     record_sha256: str
     payload_start: int
 
@@ -81,7 +81,7 @@ def open_shard(path: Path, expected: PublishedFile | None) -> Iterator[BinaryIO]
         num_bytes = os.fstat(file.fileno()).st_size
         if expected is not None and num_bytes != expected.num_bytes:
             what = f"{num_bytes} bytes, but the manifest says {expected.num_bytes}; damaged"
-            raise StoreError(f"{path}: {or_pointer(path, what)}")
+            raise StoreError(or_pointer(path, what), place=path)
         yield file
 
 
@@ -118,7 +118,7 @@ def _parse(file: BinaryIO, num_bytes: int) -> ShardHeader:
         shape=(N, Z, h, w),
         latents_sha256=check_sha256(fields["latents_sha256"]),
         records=records,
-        provenance=check_object(fields["provenance"]),
+        provenance=Provenance.from_json(fields["provenance"]),
         record_sha256=written_sha256,
         payload_start=8 + len(text) + -len(text) % _ALIGNMENT,
     )
@@ -142,13 +142,13 @@ def _read_text(file: BinaryIO, num_bytes: int) -> bytes:
 
 def _check_settings(header: ShardHeader) -> None:
     """Raise one of `MALFORMED` unless rows, dtype, channels and image sizes are those that the settings make."""
-    patch, channels = check_count(header.provenance["patch_size"]), check_count(header.provenance["channels"])
+    layout = header.provenance.layout
     N, Z, h, w = header.shape
     if 0 in header.shape or len(header.records) != N:
         raise ValueError("rows, keys, geometries and sources do not go together")
-    if (header.dtype, Z) != (header.provenance["dtype"], channels):
+    if (header.dtype, Z) != (layout.dtype, layout.channels):
         raise ValueError("its dtype or channels are not those of its settings")
-    if (header.records.pairs[:, 4] != [h * patch, w * patch]).any():
+    if (header.records.pairs[:, 4] != [h * layout.patch_size, w * layout.patch_size]).any():
         raise ValueError(f"an image's size does not fit latents of {h}x{w} positions")
 
 
@@ -187,7 +187,7 @@ def canonical_json(value: object) -> str:
 def no_shard(place: str, error: Exception) -> StoreError:
     """Return what to raise where reading `place` has raised `error`."""
     reason = f"no {error}" if isinstance(error, KeyError) else f"{error!s:.300}"
-    return StoreError(f"{place}: {or_pointer(Path(place), f'not a semdis shard ({reason})')}")
+    return StoreError(or_pointer(Path(place), f"not a semdis shard ({reason})"), place=place)
 
 
 @contextmanager
@@ -196,12 +196,12 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
     try:
         with open(path, "rb", opener=_open_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise StoreError(f"{path}: cannot be read (not a regular file)")
+                raise StoreError("cannot be read (not a regular file)", place=path)
             yield file
     except IsADirectoryError as error:
-        raise StoreError(f"{path}: cannot be read (not a regular file)") from error
+        raise StoreError("cannot be read (not a regular file)", place=path) from error
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({why_unreadable(path, error)})") from error
+        raise StoreError(f"cannot be read ({why_unreadable(path, error)})", place=path) from error
 
 
 def _open_at_once(path: str, flags: int) -> int:

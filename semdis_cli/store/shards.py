@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save as serialize
@@ -19,6 +18,7 @@ from torch import Tensor
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import PublishedFile, publish
 from semdis_cli.files.json_text import ESCAPED, escape_name, is_strange
+from semdis_cli.provenance import Provenance
 from semdis_cli.records import ImageRecord
 from semdis_cli.store.shard_header import (
     FORMAT_VERSION,
@@ -44,7 +44,7 @@ class Shard:
 
     latents: Tensor
     records: Sequence[ImageRecord]
-    provenance: dict[str, Any]
+    provenance: Provenance
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ def shard_bytes(shard: Shard) -> bytes:
         "shape": list(latents.shape),
         "latents_sha256": hashlib.sha256(_payload(latents)).hexdigest(),
         "keys": list(map(escape_name, shard.keys)),
-        "provenance": shard.provenance,
+        "provenance": shard.provenance.to_json(),
     }
     if any(map(is_strange, shard.keys)):
         fields[ESCAPED] = True
@@ -86,7 +86,7 @@ def read_shard(path: Path, expected: PublishedFile | None = None) -> Shard:
     with open_shard(path, expected) as file:
         data = file.read()
     if expected is not None and hashlib.sha256(data).hexdigest() != expected.sha256:
-        raise StoreError(f"{path}: its bytes do not match the sha256 in the manifest; damaged or edited")
+        raise StoreError("its bytes do not match the sha256 in the manifest; damaged or edited", place=path)
     return parse_shard(data, str(path))
 
 

@@ -24,11 +24,12 @@ from semdis_cli.dataset.latent_dataset import LatentDataset, LatentItem
 from semdis_cli.dataset.sampler import BucketBatchSampler
 from semdis_cli.errors import SemdisError, StoreError, UsageError
 from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.provenance import Provenance
 from semdis_cli.store.index import IndexRow, to_line
 from semdis_cli.store.manifest import Manifest, ShardEntry
 from semdis_cli.store.shards import STORE_DTYPES, Shard, write_shard
 from semdis_cli.store.statistics import ChannelSums
-from tests.store import CHANNELS, PROVENANCE, geometry_of, latents_of, make_shard, with_keys
+from tests.store import CHANNELS, PROVENANCE, geometry_of, latents_of, make_shard, with_keys, with_settings
 from tests.store.test_shards import EDITS, edited_header, metadata_of, payload_start
 
 WIDE, SQUARE = (16, 32), (32, 32)
@@ -52,7 +53,7 @@ class SetByHand:
             for name, shard in self.shards.items()
         ]
         manifest = Manifest(
-            provenance=next(iter(self.shards.values())).provenance if self.shards else PROVENANCE,
+            provenance=next(iter(self.shards.values())).provenance if self.shards else Provenance.from_json(PROVENANCE),
             plan_sha256="0" * 64,
             num_ok=self.totals["ok"],
             num_failed=0,
@@ -82,10 +83,6 @@ def set_by_hand(root: Path, *shards: Shard, removed: Collection[str] = ()) -> Se
     by_hand = SetByHand(root, named, [rows[key] for key in sorted(rows)], totals)
     by_hand.publish()
     return by_hand
-
-
-def with_settings(shard: Shard, **changes: Any) -> Shard:
-    return dataclasses.replace(shard, provenance={**shard.provenance, **changes})
 
 
 def bits(latents: Tensor) -> bytes:
@@ -200,7 +197,7 @@ def test_no_latents_at_all_are_an_empty_dataset(tmp_path: Path) -> None:
 def test_no_latents_of_no_known_dtype_are_refused(tmp_path: Path, dtype: Any) -> None:
     by_hand = set_by_hand(tmp_path / "latents")
     with pytest.raises(StoreError, match="does not say of which dtype"):
-        LatentDataset(by_hand.publish(provenance={**PROVENANCE, "dtype": dtype}))
+        LatentDataset(by_hand.publish(provenance=Provenance.from_json({**PROVENANCE, "dtype": dtype})))
 
 
 # --- what is not to be used -----------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Self
+from typing import Literal, Self
 from urllib.parse import quote, unquote_to_bytes
 
 import torch
@@ -17,6 +17,7 @@ from semdis_cli.files.atomic import PublishedFile, is_temporary
 from semdis_cli.files.json_text import key_fields
 from semdis_cli.files.lock import LOCK_FILE
 from semdis_cli.files.spelling import ANY, clashes, probe_spelling
+from semdis_cli.provenance import LatentLayout
 from semdis_cli.records import Geometry, ImageRecord
 from semdis_cli.store.checks import (
     MALFORMED,
@@ -32,7 +33,6 @@ from semdis_cli.store.index import to_line
 from semdis_cli.store.manifest import REPORT_FILE
 from semdis_cli.store.record import check_source, parse_record, source_fields
 from semdis_cli.store.shards import STORE_DTYPES, Shard, shard_bytes
-from semdis_cli.store.writing.plan import LatentLayout
 from semdis_cli.tensors import is_finite
 
 ExportFormat = Literal["safetensors", "webdataset", "npy"]
@@ -220,24 +220,8 @@ def make_sample(shard: Shard, row: int, member: Member, npy_dtype: NpyDtype) -> 
         is_exact = torch.equal(converted.to(torch.float32), latents.to(torch.float32))
         data = npy_bytes(converted)
     file = PublishedFile(len(data), hashlib.sha256(data).hexdigest())
-    facts = bool(shard.provenance["whitened"]), provenance_sha256(shard.provenance)
+    facts = shard.provenance.is_whitened, shard.provenance.sha256
     return Sample(data, SampleRecord(one.records[0], *facts, file, is_exact))
-
-
-def provenance_sha256(provenance: dict[str, Any]) -> str:
-    """By which images are told apart that were made with other settings."""
-    return hashlib.sha256(to_line(provenance)).hexdigest()
-
-
-def recorded_layout(provenance: dict[str, Any], place: str) -> LatentLayout:
-    """What the size of a latent follows from, as recorded. Raises `StoreError` beginning with `place`."""
-    try:
-        patch_size, channels = check_count(provenance["patch_size"]), check_count(provenance["channels"])
-        if not (patch_size and channels and provenance["dtype"] in STORE_DTYPES) or "whitened" not in provenance:
-            raise ValueError("no such latents")
-    except MALFORMED as error:
-        raise StoreError(f"{place}: its settings do not say what its latents are ({error})") from error
-    return LatentLayout(patch_size, channels, provenance["dtype"])
 
 
 def check_rows(shard: Shard, layout: LatentLayout, place: str) -> None:

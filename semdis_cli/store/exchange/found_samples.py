@@ -3,19 +3,17 @@
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
 from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import FileDigest
-from semdis_cli.store.exchange.export import EXPORT_MARKER, SampleRecord, check_rows, provenance_sha256
+from semdis_cli.store.exchange.export import EXPORT_MARKER, SampleRecord, check_rows
 from semdis_cli.store.exchange.npy import parse_npy
 from semdis_cli.store.shards import STORE_DTYPES, Shard, parse_shard
-from semdis_cli.store.writing.plan import LatentLayout
-from semdis_cli.store.writing.settings import are_same
 
 MAX_LINE_BYTES = 1 << 20  # of one image's record
 
@@ -70,7 +68,7 @@ class FoundSamples:
     num_exported: int | None
 
     @property
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> Provenance:
         """The settings of the first version."""
         return self.records.all[0]
 
@@ -112,21 +110,21 @@ class FoundSamples:
 class Records:
     """The settings of all that was found, those of one kind of latents; `versions`: the number of each, by sha256."""
 
-    all: list[dict[str, Any]] = field(default_factory=list)
+    all: list[Provenance] = field(default_factory=list)
     versions: dict[str, int] = field(default_factory=dict)
 
-    def find(self, record: dict[str, Any]) -> int | None:
+    def find(self, record: Provenance) -> int | None:
         """The version with these settings, whatever its model is called there."""
         for number, known in enumerate(self.all):
             if known == record:
                 return number
-            if are_same(known, record):
-                self.versions[provenance_sha256(record)] = number
+            if known.is_same(record):
+                self.versions[record.sha256] = number
                 return number
         return None
 
-    def add(self, record: dict[str, Any]) -> int:
+    def add(self, record: Provenance) -> int:
         """One more version."""
         self.all.append(record)
-        self.versions[provenance_sha256(record)] = len(self.all) - 1
+        self.versions[record.sha256] = len(self.all) - 1
         return len(self.all) - 1

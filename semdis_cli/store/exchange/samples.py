@@ -10,20 +10,21 @@ from typing import Any
 
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure, Planning, Tell, untold
+from semdis_cli.provenance import Provenance
 from semdis_cli.store.checks import MALFORMED, check_count, check_key, check_object, parse_json
 from semdis_cli.store.exchange.export import (
     EXPORT_MARKER,
     STEM_RECORD,
     TABLE_FILE,
     SampleRecord,
-    recorded_layout,
     sample_key,
 )
 from semdis_cli.store.exchange.found_samples import MAX_LINE_BYTES, FoundSample, FoundSamples, Place, Records
 from semdis_cli.store.exchange.tar_members import read_members
 from semdis_cli.store.manifest import MANIFEST_FILE
+from semdis_cli.store.reader import recorded_layout
 from semdis_cli.store.shard_header import parse_header
-from semdis_cli.store.writing.settings import are_of_one_kind, find_differences, mixing_hint
+from semdis_cli.store.versions import mixing_hint
 
 _MAX_HEADER_BYTES = 16 << 20  # of one image; its settings take a few thousand bytes
 
@@ -136,8 +137,8 @@ class _Search:
             return {}
         try:
             marker = check_object(parse_json(Place(str(path), str(path), 0, MAX_LINE_BYTES).read()))
-            provenance, num_images = check_object(marker["provenance"]), check_count(marker["num_images"])
-            later_versions = list(map(check_object, marker.get("later_versions", ())))
+            provenance, num_images = Provenance.from_json(marker["provenance"]), check_count(marker["num_images"])
+            later_versions = list(map(Provenance.from_json, marker.get("later_versions", ())))
         except MALFORMED as error:
             raise StoreError(f"{path}: not the record of an export ({error}); damaged or edited") from error
         self._agree(provenance, str(path), may_mix=self.mix_versions)
@@ -146,7 +147,7 @@ class _Search:
         self.num_promised[path] = num_images
         return marker
 
-    def _agree(self, provenance: dict[str, Any], place: str, *, may_mix: bool) -> int:
+    def _agree(self, provenance: Provenance, place: str, *, may_mix: bool) -> int:
         """The version that these settings are. Raises `UsageError` if they do not go with all before."""
         version = self.records.find(provenance)
         if version is not None:
@@ -154,8 +155,8 @@ class _Search:
         if not self.records.all:
             recorded_layout(provenance, place)
             self._made_by = place
-        elif not (may_mix and are_of_one_kind(self.records.all[0], provenance)):
-            differences = find_differences(self.records.all[0], provenance)
+        elif not (may_mix and self.records.all[0].is_of_one_kind(provenance)):
+            differences = self.records.all[0].differences(provenance)
             raise UsageError(
                 f"{place}: made with other settings than {self._made_by} ({'; '.join(map(str, differences))}); "
                 f"import them one by one{mixing_hint(differences)}"

@@ -90,7 +90,7 @@ def read_index(root: Path) -> Generator[Problem, None, IndexTable]:
             yield from _read_lines(file, table)
     except StoreError as error:
         table.is_sorted = False
-        yield Problem(INDEX_FILE, "index", str(error).removeprefix(f"{path}: "))
+        yield Problem(INDEX_FILE, "index", error.beside(path))
     return table
 
 

@@ -134,7 +134,7 @@ def _read_manifest(root: Path) -> Generator[Problem, None, Manifest | None]:
         return None
     if not path.exists():
         if not any((root / name).exists() for name in (JOURNAL_FOLDER, SHARD_FOLDER, INDEX_FILE)):
-            raise StoreError(f"{root}: not a set of latents; give the folder that semdis encode wrote")
+            raise StoreError("not a set of latents; give the folder that semdis encode wrote", place=root)
         what = (
             "missing: the set is unfinished; run the same semdis encode again to finish it"
             if (root / JOURNAL_FOLDER).exists()
@@ -145,9 +145,12 @@ def _read_manifest(root: Path) -> Generator[Problem, None, Manifest | None]:
     try:
         manifest = Manifest.read(root)
         if manifest.to_bytes() != path.read_bytes():
-            raise StoreError("not written as it was; damaged or edited")
-    except (OSError, RecursionError, StoreError) as error:
-        yield Problem(MANIFEST_FILE, "manifest", str(error).removeprefix(f"{path}: "))
+            raise StoreError("not written as it was; damaged or edited", place=path)
+    except OSError as error:
+        yield Problem(MANIFEST_FILE, "manifest", f"cannot be read ({error.strerror})")
+        return None
+    except StoreError as error:
+        yield Problem(MANIFEST_FILE, "manifest", error.beside(path))
         return None
     return manifest
 
@@ -180,10 +183,15 @@ def _compare(manifest: Manifest, table: IndexTable) -> Iterator[Problem]:
 
 def _implausible(manifest: Manifest, table: IndexTable) -> Iterator[str]:
     """What cannot be right in the manifest's sums, whatever the latents are."""
-    patch, channels, sums = manifest.provenance.get("patch_size"), manifest.provenance.get("channels"), manifest.sums
-    if len(sums.total) != channels:
-        yield f"sums of {len(sums.total)} channels, but the latents have {channels!s:.20}"
-    if not isinstance(patch, int) or sums.count * patch * patch != table.served_pixels:
+    sums = manifest.sums
+    try:
+        layout = manifest.provenance.layout
+    except ValueError as error:
+        yield f"settings that do not say what its latents are ({error})"
+        return
+    if len(sums.total) != layout.channels:
+        yield f"sums of {len(sums.total)} channels, but the latents have {layout.channels}"
+    if sums.count * layout.patch_size**2 != table.served_pixels:
         yield f"sums over {sums.count:,} positions, which is not what the images of the index add up to"
     pairs = zip(sums.total, sums.squares, strict=True)
     if any(squares * sums.count < total * total * (1 - _TOLERANCE) for total, squares in pairs):

@@ -45,7 +45,7 @@ class Base:
         """The set in `folder`, whose index is held against its sha256. Raises `StoreError` if it is damaged."""
         manifest = Manifest.read(folder)
         if PublishedFile.of(folder / INDEX_FILE) != manifest.index:
-            raise StoreError(f"{folder / INDEX_FILE}: does not match the sha256 in the manifest; damaged or edited")
+            raise StoreError("does not match the sha256 in the manifest; damaged or edited", place=folder / INDEX_FILE)
         return cls(root, folder, manifest)
 
     @property
@@ -85,8 +85,8 @@ class Base:
                     describe_absent(path) or describe_pointer(path) or f"missing, or not of the size in {MANIFEST_FILE}"
                 )
                 raise StoreError(
-                    f"{path}: {what}; restore it, or delete {self.root} and encode the set again"
-                    f"{verify_hint(self.root)}"
+                    f"{what}; restore it, or delete {self.root} and encode the set again{verify_hint(self.root)}",
+                    place=path,
                 )
 
     def copy_to(self, folder: Path) -> "Base":
@@ -128,7 +128,7 @@ def parse_line(data: bytes, path: Path) -> IndexLine:
             data=data,
         )
     except MALFORMED as error:
-        raise StoreError(f"{path}: not an index row ({error}); damaged or edited") from error
+        raise StoreError(f"not an index row ({error}); damaged or edited", place=path) from error
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
