@@ -1,13 +1,15 @@
 """A shard file that is read row by row: its header is checked once, its latents stay where they are."""
 
+import hashlib
 import json
 import os
+import re
 import struct
 from dataclasses import dataclass, fields
 from math import prod
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -21,12 +23,16 @@ from semdis_cli.files.links import or_pointer, why_unreadable
 from semdis_cli.records import Geometry
 from semdis_cli.store.checks import MALFORMED, check_count, check_keys, check_object
 from semdis_cli.store.shard_header import (
+    HEADER_ALIGNMENT,
+    MAX_HEADER_BYTES,
     HeaderText,
     SourceRecord,
     check_fields,
     check_record_sha256,
+    describe_tensor,
     no_shard,
     open_regular,
+    payload_bytes,
 )
 from semdis_cli.store.shards import STORE_DTYPES
 
@@ -34,6 +40,8 @@ _GEOMETRY_FIELDS = {field.name for field in fields(Geometry)}
 _SOURCE_FIELDS = {field.name for field in fields(SourceRecord)}
 _GEOMETRY_PAIRS = itemgetter("source", "resized", "crop", "image", "bucket")
 _PAIRS = struct.Struct("<10q")
+_GRID = re.compile(r"-([0-9]{1,6})x([0-9]{1,6})\.safetensors$")
+_HASHED_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +123,56 @@ def open_shard(path: Path, expected: PublishedFile | None = None) -> tuple[Mappe
             return _parse(path.name, HeaderText.read(file, num_bytes))
         except (struct.error, *MALFORMED) as error:
             raise no_shard(str(path), error) from error
+
+
+def hash_header(path: Path, num_bytes: int) -> bytes:
+    """Return the sha256 of the first `num_bytes` of a shard, all that comes before its latents. Raises `StoreError`."""
+    with open_regular(path) as file:
+        return _hash_start(file, num_bytes)
+
+
+def open_known_shard(
+    path: Path, num_bytes: int, num_images: int, provenance: dict[str, Any], header_sha256: bytes
+) -> MappedShard | None:
+    """Return a shard whose header was checked before: the one of `header_sha256`. None for any other file.
+
+    `num_bytes`, `num_images` and `provenance` as in the manifest. The header is hashed, but not parsed, except for the
+    description of the latents at its end.
+    """
+    shape = _listed_shape(path.name, num_images, provenance)
+    if shape is None:
+        return None
+    end = describe_tensor(provenance["dtype"], shape)
+    start = num_bytes - payload_bytes(provenance["dtype"], shape)
+    if not 8 + HEADER_ALIGNMENT + len(end) <= start <= 8 + MAX_HEADER_BYTES:
+        return None
+    try:
+        with open_regular(path) as file:
+            is_known = os.fstat(file.fileno()).st_size == num_bytes and _hash_start(file, start) == header_sha256
+            file.seek(start - len(end) - HEADER_ALIGNMENT)
+            is_described = file.read(len(end) + HEADER_ALIGNMENT).rstrip(b" ").endswith(end)
+            file.seek(0)
+            is_whole = int.from_bytes(file.read(8), "little") == start - 8
+    except StoreError:  # whoever parses the header says more of it
+        return None
+    shard = MappedShard(path.name, num_bytes, start, STORE_DTYPES[provenance["dtype"]], shape)
+    return shard if is_known and is_described and is_whole else None
+
+
+def _listed_shape(name: str, num_images: int, provenance: dict[str, Any]) -> tuple[int, int, int, int] | None:
+    """The shape [N,Z,h,w] that a shard has by its name and the manifest."""
+    grid, channels = _GRID.search(name), provenance.get("channels")
+    if grid is None or type(channels) is not int or channels < 1 or provenance.get("dtype") not in STORE_DTYPES:
+        return None
+    return num_images, channels, int(grid[1]), int(grid[2])
+
+
+def _hash_start(file: BinaryIO, num_bytes: int) -> bytes:
+    digest, remaining = hashlib.sha256(), num_bytes
+    while remaining and (data := file.read(min(remaining, _HASHED_AT_ONCE))):
+        digest.update(data)
+        remaining -= len(data)
+    return digest.digest()
 
 
 def _parse(name: str, text: HeaderText) -> tuple[MappedShard, ShardRecord]:

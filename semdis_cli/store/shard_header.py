@@ -35,7 +35,7 @@ FORMAT_VERSION = 1
 TENSOR_NAME = "latents"
 METADATA_KEY = "semdis"
 BYTES_PER_VALUE = {"bfloat16": 2, "float16": 2, "float32": 4}
-_ALIGNMENT = 8  # of the latents in the file
+HEADER_ALIGNMENT = 8  # of the latents in the file
 MAX_HEADER_BYTES = 100_000_000  # what safetensors itself accepts
 _SAFETENSORS_NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 _RECORD_FIELDS = {
@@ -92,7 +92,7 @@ class ShardHeader:
     @property
     def payload_bytes(self) -> int:
         """Bytes of the latents."""
-        return prod(self.shape) * BYTES_PER_VALUE[self.dtype]
+        return payload_bytes(self.dtype, self.shape)
 
 
 @dataclass(frozen=True)
@@ -116,23 +116,34 @@ class HeaderText:
                 f"its header would have {header_bytes:,} bytes, the file has {num_bytes:,}; truncated or edited"
             )
         text = file.read(header_bytes).rstrip(b" ")
-        if header_bytes != len(text) + -len(text) % _ALIGNMENT:
+        if header_bytes != len(text) + -len(text) % HEADER_ALIGNMENT:
             raise ValueError("its header is not padded as it was; damaged or edited")
         record = check_text(parse_json(text)["__metadata__"][METADATA_KEY])
         return cls(text, record, 8 + header_bytes, num_bytes)
 
     def check(self, dtype: str, shape: Sequence[int]) -> None:
         """Raise one of `MALFORMED` unless there is nothing but the record and one tensor, which fills the file."""
-        payload_bytes = prod(shape) * BYTES_PER_VALUE[dtype]
-        tensor = {"dtype": _SAFETENSORS_NAMES[dtype], "shape": list(shape), "data_offsets": [0, payload_bytes]}
-        header = {"__metadata__": {METADATA_KEY: self.record}, TENSOR_NAME: tensor}
-        if json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode() != self.text:
+        num_bytes = self.payload_start + payload_bytes(dtype, shape)
+        metadata = json.dumps({"__metadata__": {METADATA_KEY: self.record}}, ensure_ascii=False, separators=(",", ":"))
+        if metadata.removesuffix("}").encode() + describe_tensor(dtype, shape) != self.text:
             raise ValueError("its header is not what was written with its record; damaged or edited")
-        if self.num_bytes != self.payload_start + payload_bytes:
-            raise ValueError(
-                f"{self.num_bytes:,} bytes, but its header describes {self.payload_start + payload_bytes:,}; "
-                "truncated or edited"
-            )
+        if self.num_bytes != num_bytes:
+            raise ValueError(f"{self.num_bytes:,} bytes, but its header describes {num_bytes:,}; truncated or edited")
+
+
+def payload_bytes(dtype: str, shape: Sequence[int]) -> int:
+    """Return the size of latents in bytes."""
+    return prod(shape) * BYTES_PER_VALUE[dtype]
+
+
+def describe_tensor(dtype: str, shape: Sequence[int]) -> bytes:
+    """Return the end of the header of a shard, from after its record on: what safetensors says of the latents."""
+    tensor = {
+        "dtype": _SAFETENSORS_NAMES[dtype],
+        "shape": list(shape),
+        "data_offsets": [0, payload_bytes(dtype, shape)],
+    }
+    return f",{json.dumps({TENSOR_NAME: tensor}, separators=(',', ':'))[1:]}".encode()
 
 
 def read_shard_header(path: Path) -> ShardHeader:

@@ -240,7 +240,8 @@ def test_whatever_became_of_a_set_only_what_counts_is_given(
     ]
 
 
-any_key = st.text(st.characters(codec=None, exclude_categories=())) | st.binary(max_size=9).map(os.fsdecode)
+# Undecodable bytes of names are surrogates; no name has others.
+any_key = st.text(st.characters(exclude_categories=["Cs"])) | st.binary(max_size=9).map(os.fsdecode)
 
 
 @settings(max_examples=40, deadline=None)

@@ -30,7 +30,7 @@ from semdis_cli.store.verifying.verify import ALL_DATA, NO_DATA, Sample, VerifyS
 from tests.store import KEYS, SmallPlan, contents, make_plan, make_shard, write_next, write_set
 
 Json = dict[str, Any]
-SIDE_FILES = {"seen.jsonl", "report.json"}  # no part of the promise
+SIDE_FILES = {"seen.jsonl", "report.json", "items.table"}  # no part of the promise
 FIRST, SECOND, THIRD = "00000000-1x2.safetensors", "00000001-1x2.safetensors", "00000002-2x2.safetensors"
 
 
