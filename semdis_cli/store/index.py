@@ -109,14 +109,14 @@ def to_line(fields: dict[str, Any]) -> bytes:
 def read_rows(path: Path) -> Iterator[IndexRow]:
     """The rows of an `index.jsonl`, one at a time. Raises `StoreError` naming file and line."""
     for _, number, line in _read_lines(path):
-        yield _parse_row(line, f"{path}: line {number}")
+        yield _parse_row(line, path, number)
 
 
-def _parse_row(line: bytes, place: str) -> IndexRow:
+def _parse_row(line: bytes, path: Path, number: int) -> IndexRow:
     try:
         return IndexRow.from_json(parse_json(line))
     except (ValueError, StoreError) as error:
-        raise StoreError(f"{place}: {error}") from error
+        raise StoreError(f"line {number}: {error}", place=path) from error
 
 
 class Place(NamedTuple):
@@ -152,7 +152,7 @@ def read_places(path: Path) -> Iterator[tuple[int, Place]]:
         try:
             place = parse_place(line)
         except MALFORMED as error:
-            raise StoreError(f"{path}: line {number}: not an index row ({error})") from error
+            raise StoreError(f"line {number}: not an index row ({error})", place=path) from error
         if place is not None:
             yield offset, place
 
@@ -166,7 +166,7 @@ def _read_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
                 yield offset, number, line
                 offset += len(line)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({why_unreadable(path, error)})") from error
+        raise StoreError(f"cannot be read ({why_unreadable(path, error)})", place=path) from error
 
 
 class Keyed(Protocol):

@@ -58,11 +58,13 @@ class MappedShard:
         path = folder / self.name
         try:
             if path.stat().st_size != self.num_bytes:
-                raise StoreError(f"{path}: {path.stat().st_size} bytes, but it had {self.num_bytes} when it was opened")
+                raise StoreError(
+                    f"{path.stat().st_size} bytes, but it had {self.num_bytes} when it was opened", place=path
+                )
             # Python's mmap would keep a descriptor, and a set may have more shards than a process may have files.
             data = torch.from_file(str(path), shared=False, size=self.num_bytes, dtype=torch.uint8)
         except OSError as error:
-            raise StoreError(f"{path}: cannot be read ({why_unreadable(path, error)})") from error
+            raise StoreError(f"cannot be read ({why_unreadable(path, error)})", place=path) from error
         except RuntimeError:  # torch's mmap: ENODEV of some network disks and FUSE, no address space left
             return ReadRows(path, self)
         return data[self.start :].view(self.shape[0], -1)
@@ -82,7 +84,7 @@ class ReadRows:
             file.seek(self.shard.start + row * num_bytes)
             data = bytearray(file.read(num_bytes))
         if len(data) < num_bytes:
-            raise StoreError(f"{self.path}: is shorter than it was when it was opened")
+            raise StoreError("is shorter than it was when it was opened", place=self.path)
         return torch.frombuffer(data, dtype=torch.uint8)
 
 

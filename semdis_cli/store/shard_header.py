@@ -106,7 +106,8 @@ def _parse(file: BinaryIO, num_bytes: int) -> ShardHeader:
     digest = fields.pop("record_sha256")
     keys = check_keys(fields["keys"], fields.get(ESCAPED))
     records = ShardRecords.parse(keys, fields.pop("geometry"), fields.pop("sources"))
-    written, written_sha256 = render_record(fields, records)
+    provenance = Provenance.from_json(fields.pop("provenance"))
+    written, written_sha256 = render_record(fields, records, provenance)
     if digest != written_sha256:
         raise ValueError("the record does not match its sha256; damaged or edited")
     if record_text != written:
@@ -117,7 +118,7 @@ def _parse(file: BinaryIO, num_bytes: int) -> ShardHeader:
         shape=(N, Z, h, w),
         latents_sha256=check_sha256(fields["latents_sha256"]),
         records=records,
-        provenance=Provenance.from_json(fields["provenance"]),
+        provenance=provenance,
         record_sha256=written_sha256,
         payload_start=payload_start,
     )
@@ -178,13 +179,13 @@ def describe_tensor(dtype: str, shape: Sequence[int]) -> bytes:
     return f",{json.dumps({TENSOR_NAME: tensor}, separators=(',', ':'))[1:]}".encode()
 
 
-def render_record(fields: dict[str, Any], records: ShardRecords) -> tuple[str, str]:
+def render_record(fields: dict[str, Any], records: ShardRecords, provenance: Provenance) -> tuple[str, str]:
     """Return the one text that a record is written as, and its sha256, which is in it.
 
     `fields`: all others as JSON values, keys as they are written. Raises one of `MALFORMED` for what is no JSON.
     """
     texts = {name: canonical_json(value) for name, value in fields.items()}
-    texts |= {"geometry": records.geometry_text(), "sources": records.source_text()}
+    texts |= {"geometry": records.geometry_text(), "sources": records.source_text(), "provenance": provenance.text}
     digest = sha256()
     for part in _parts(texts):
         digest.update(part.encode())

@@ -70,11 +70,10 @@ def shard_bytes(shard: Shard) -> bytes:
         "shape": list(latents.shape),
         "latents_sha256": hashlib.sha256(_payload(latents)).hexdigest(),
         "keys": list(map(escape_name, shard.keys)),
-        "provenance": shard.provenance.to_json(),
     }
     if any(map(is_strange, shard.keys)):
         fields[ESCAPED] = True
-    text, _ = render_record(fields, ShardRecords.of(shard.records))
+    text, _ = render_record(fields, ShardRecords.of(shard.records), shard.provenance)
     return serialize({TENSOR_NAME: latents}, {METADATA_KEY: text})
 
 

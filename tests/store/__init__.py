@@ -74,15 +74,15 @@ def record_of(key: str, bucket: tuple[int, int], num_bytes: int | None = None) -
     return ImageRecord(key, geometry_of(bucket), source, ("made up",))
 
 
+def with_settings(shard: Shard, **changes: Any) -> Shard:
+    """`shard` as if made with other settings."""
+    return replace(shard, provenance=Provenance.from_json({**shard.provenance.to_json(), **changes}))
+
+
 def with_keys(shard: Shard, keys: Sequence[str]) -> Shard:
     """The same shard, its rows under other keys."""
     records = (replace(record, key=key) for record, key in zip(shard.records, keys, strict=True))
     return replace(shard, records=tuple(records))
-
-
-def with_settings(shard: Shard, **changes: Any) -> Shard:
-    """`shard` as if made with other settings."""
-    return replace(shard, provenance=Provenance.from_json({**shard.provenance.to_json(), **changes}))
 
 
 def are_equal(one: Shard, other: Shard) -> bool:

@@ -54,8 +54,9 @@ def read_member(name: str, data: bytes) -> Shard:
     """Check one image's file. Raises `StoreError` if it is damaged, or holds more than one image."""
     shard = parse_shard(data, name)
     if len(shard.records) != 1:
-        what = f"holds {len(shard.records)} images; in a stream every image has a file of its own"
-        raise StoreError(what, place=name)
+        raise StoreError(
+            f"holds {len(shard.records)} images; in a stream every image has a file of its own", place=name
+        )
     return shard
 
 

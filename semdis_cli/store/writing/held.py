@@ -65,8 +65,7 @@ class HeldRows:
 
 
 def _published_rows(content: dict[str, Any]) -> list[HeldImage]:
-    rows = map(IndexRow.from_json, content["rows"])
-    return list(map(_held, rows))
+    return [_held(IndexRow.from_json(row)) for row in content["rows"]]
 
 
 def _held(row: IndexRow) -> HeldImage:
