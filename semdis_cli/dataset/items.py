@@ -1,5 +1,6 @@
 """Items of a `LatentDataset`, found one by one: of a set in its index, of a shard on its own in the record of that."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import PublishedFile
-from semdis_cli.store.checks import MALFORMED, check_count
+from semdis_cli.store.checks import MALFORMED
 from semdis_cli.store.index import parse_place
 from semdis_cli.store.item_table import ItemTable
 from semdis_cli.store.items import find_items, open_items
@@ -23,12 +24,12 @@ _LINE_BYTES = 1 << 10  # most lines are shorter
 
 
 class Item(NamedTuple):
-    """Where one item is: its `key`, row `row` of the `shard`-th shard. `sizes`: (H, W) of source, (H, W) of image."""
+    """Where one item is: its `key`, row `row` of the `shard`-th shard. `sizes`: [[H, W], [H, W]] of source and image."""
 
     key: str
     shard: int
     row: int
-    sizes: tuple[int, ...]
+    sizes: Sequence[Sequence[int]]
 
 
 class Items(Protocol):
@@ -62,11 +63,12 @@ class SetItems:
             place = parse_place(self._line(int(self.table.offsets[number])))
             if place is None or place.shard != self.shards[shard].name or place.row >= self.shards[shard].shape[0]:
                 raise ValueError("it is in another place")
-            height, width = map(check_count, place.geometry["source"])
-            image_height, image_width = map(check_count, place.geometry["image"])
+            source, image = place.geometry["source"], place.geometry["image"]
+            if not (len(source) == len(image) == 2 and set(map(type, (*source, *image))) == {int}):
+                raise ValueError("it has no sizes")
         except MALFORMED as error:
             raise StoreError(f"{self.index.path}: has no item {number:,} where the table says so ({error})") from error
-        return Item(place.key, shard, place.row, (height, width, image_height, image_width))
+        return Item(place.key, shard, place.row, (source, image))
 
     def _line(self, start: int) -> bytes:
         """The line that begins at byte `start`."""
@@ -94,7 +96,7 @@ class ShardItems:
 
     def find(self, number: int) -> Item:
         """Return one of them."""
-        return Item(self.keys[number], 0, int(self.rows[number]), tuple(self.sizes[number].tolist()))
+        return Item(self.keys[number], 0, int(self.rows[number]), self.sizes[number].reshape(2, 2).tolist())
 
 
 @dataclass(frozen=True, eq=False)
