@@ -24,7 +24,7 @@ _LINE_BYTES = 1 << 10  # most lines are shorter
 
 
 class Item(NamedTuple):
-    """Where one item is: its `key`, row `row` of the `shard`-th shard. `sizes`: [[H, W], [H, W]] of source and image."""
+    """Where one item is: its `key`, the number of its `shard`, its `row` there. `sizes`: (H, W) of source and image."""
 
     key: str
     shard: int
