@@ -16,8 +16,9 @@ from semdis_cli.store.item_table import ItemTable
 from semdis_cli.store.items import find_items, open_items
 from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest
 from semdis_cli.store.mapped_file import FileIdentity, MappedFile
-from semdis_cli.store.mapped_shard import MappedShard, open_shard
+from semdis_cli.store.mapped_shard import MappedShard
 from semdis_cli.store.reader import check_index_file, served_rows
+from semdis_cli.store.shard_header import read_shard_header
 from semdis_cli.store.shards import read_shard
 
 _LINE_BYTES = 1 << 10  # most lines are shorter
@@ -83,7 +84,7 @@ class SetItems:
 
 @dataclass(frozen=True, eq=False)
 class ShardItems:
-    """Items of a single shard: their `keys`, `rows` [N] and `sizes` [N,4]."""
+    """Items of a single shard: their `keys`, `rows` [N] and `sizes` [N,2,2]."""
 
     keys: tuple[str, ...]
     rows: NDArray[np.int64]
@@ -96,7 +97,7 @@ class ShardItems:
 
     def find(self, number: int) -> Item:
         """Return one of them."""
-        return Item(self.keys[number], 0, int(self.rows[number]), self.sizes[number].reshape(2, 2).tolist())
+        return Item(self.keys[number], 0, int(self.rows[number]), self.sizes[number].tolist())
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,14 +149,15 @@ def _open_index(root: Path, manifest: Manifest) -> MappedFile:
 def _open_shard(path: Path, *, verify: bool) -> OpenedLatents:
     if verify:
         read_shard(path)
-    shard, record = open_shard(path)
-    rows = served_rows(path)
+    header = read_shard_header(path)
+    stored, rows = header.records.keys, served_rows(path)
     if rows is None:
-        rows = {key: row for row, key in enumerate(record.keys)}
+        rows = {key: row for row, key in enumerate(stored)}
     for key, row in rows.items():
-        if row >= len(record.keys) or record.keys[row] != key:
+        if row >= len(stored) or stored[row] != key:
             raise StoreError(f"{path}: has no latents of {key!r:.80} in row {row}, but the index says so")
     keys = tuple(sorted(rows))
     numbers = np.array([rows[key] for key in keys], dtype=np.int64)
-    items = ShardItems(keys, numbers, record.sizes[numbers])
-    return OpenedLatents(path.parent, (shard,), items, record.provenance, record.sha256)
+    items = ShardItems(keys, numbers, header.records.pairs[numbers][:, [0, 3]])
+    shards = (MappedShard.of(path.name, header),)
+    return OpenedLatents(path.parent, shards, items, header.provenance, header.record_sha256)

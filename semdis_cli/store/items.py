@@ -10,7 +10,8 @@ from semdis_cli.errors import StoreError
 from semdis_cli.store.index import read_places
 from semdis_cli.store.item_table import ItemColumns, ItemTable, read_items
 from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, ShardEntry, verify_hint
-from semdis_cli.store.mapped_shard import MappedShard, ShardRecord, hash_header, open_known_shard, open_shard
+from semdis_cli.store.mapped_shard import MappedShard, hash_header, open_known_shard
+from semdis_cli.store.shard_header import ShardHeader, read_shard_header
 from semdis_cli.store.shards import read_shard
 
 
@@ -44,17 +45,16 @@ def find_items(root: Path, folder: Path, manifest: Manifest, *, verify: bool = F
             _read_whole(root, entry)
         listed = open_listed(root, manifest, entry)
         if entry.name in rows:
-            _check_rows(root / SHARD_FOLDER / entry.name, rows.pop(entry.name), listed.record)
-        shards.append(listed.shard)
+            _check_rows(root / SHARD_FOLDER / entry.name, rows.pop(entry.name), listed.header)
+        shards.append(MappedShard.of(entry.name, listed.header))
         headers.append(listed.header_sha256)
     return SetItems(columns.finish(manifest, tuple(headers)), tuple(shards))
 
 
 class ListedShard(NamedTuple):
-    """A shard of a set, the record in its header, and the sha256 of that header."""
+    """The header of a shard of a set, and its sha256."""
 
-    shard: MappedShard
-    record: ShardRecord
+    header: ShardHeader
     header_sha256: bytes
 
 
@@ -62,15 +62,15 @@ def open_listed(root: Path, manifest: Manifest, entry: ShardEntry) -> ListedShar
     """Open a shard of the manifest, and check its header against that. Raises `StoreError`."""
     path = root / SHARD_FOLDER / entry.name
     try:
-        shard, record = open_shard(path, entry.file)
-        header_sha256 = hash_header(path, shard.start)
+        header = read_shard_header(path, entry.file)
+        header_sha256 = hash_header(path, header.payload_start)
     except StoreError as error:
         raise StoreError(f"{error}{verify_hint(root)}") from error
-    if record.provenance != manifest.record_of(entry):
+    if header.provenance != manifest.record_of(entry):
         raise StoreError(f"{path}: made with other settings than the set it lies in")
-    if len(record.keys) != entry.num_images:
-        raise StoreError(f"{path}: holds {len(record.keys)} latents, but the manifest says {entry.num_images}")
-    return ListedShard(shard, record, header_sha256)
+    if len(header.records) != entry.num_images:
+        raise StoreError(f"{path}: holds {len(header.records)} latents, but the manifest says {entry.num_images}")
+    return ListedShard(header, header_sha256)
 
 
 def _read_whole(root: Path, entry: ShardEntry) -> None:
@@ -121,11 +121,11 @@ def _read_index(path: Path, manifest: Manifest) -> tuple[ItemColumns, dict[str, 
     return columns, dict(rows)
 
 
-def _check_rows(path: Path, said: _ShardRows, record: ShardRecord) -> None:
+def _check_rows(path: Path, said: _ShardRows, header: ShardHeader) -> None:
     """Raise `StoreError` unless each key is in the row of the shard that the index says."""
-    start = 0
+    start, keys = 0, header.records.keys
     for row, end in zip(said.rows, said.ends, strict=True):
         key = said.text[start:end].decode("utf-8", "surrogatepass")
-        if row >= len(record.keys) or record.keys[row] != key:
+        if row >= len(keys) or keys[row] != key:
             raise StoreError(f"{path}: has no latents of {key!r:.80} in row {row}, but the index says so")
         start = end
