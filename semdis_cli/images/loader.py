@@ -1,22 +1,21 @@
 """Files -> pixels: which size each image gets, and the images themselves."""
 
 import hashlib
-import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import BinaryIO
 
 from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.events import Failure, Planning, Tell, untold
+from semdis_cli.files.identity import settled
 from semdis_cli.images.geometry import GeometrySettings, fixed_bucket, plan_geometry
 from semdis_cli.images.images import ReadSettings, read_image_size
 from semdis_cli.images.pixels import load_pixels
 from semdis_cli.memory import Room, room_for_images
-from semdis_cli.records import ImageBatch, LoadedImage, PlannedImage, SourceImage, settled_mtime
-from semdis_cli.sources.source_bytes import hash_source, open_source, read_source
+from semdis_cli.records import ImageBatch, LoadedImage, PlannedImage, SourceImage
+from semdis_cli.sources.files import try_hash
 
 _PLANNED_AT_ONCE = 4096
 _CHUNK = 64  # headers read by one call of a thread: less is all overhead
@@ -99,9 +98,8 @@ class Loader:
         """One image, read in the calling thread, or why it cannot be used. Safe to call from several threads."""
         source = planned.source
         try:
-            with open_source(source) as file:
-                mtime_ns, ctime_ns = _times_of(source, file)
-                data = read_source(file, source)
+            stamp = source.reader.stamp(source)  # before its bytes: a change between the two shows the next time
+            data = source.reader.read(source)
             how = self._settings
             image = load_pixels(data, how.read, how.geometry, how.multiple_px, self.room.reading)
             if image.geometry.bucket != planned.bucket:
@@ -109,6 +107,7 @@ class Loader:
         except (UnreadableImageError, MemoryError, OSError) as error:
             return _failure_of(source, error)
         digest = hashlib.sha256(data).hexdigest()
+        _, mtime_ns, ctime_ns = settled(stamp, time.time_ns())
         facts = len(data), digest, image.notes, mtime_ns, ctime_ns
         return LoadedImage(source.key, image.pixels, image.geometry, *facts)
 
@@ -119,7 +118,7 @@ class Loader:
         """
         remaining, num_done = iter(sources), count(1)
         while group := list(islice(remaining, _PLANNED_AT_ONCE)):
-            for digest in self._pool.map(hash_source, group):
+            for digest in self._pool.map(try_hash, group):
                 tell(Planning("hashing files in doubt", next(num_done), len(sources)))
                 yield digest
 
@@ -128,20 +127,12 @@ class Loader:
 
     def _plan_one(self, source: SourceImage) -> PlannedImage | Failure:
         try:
-            with open_source(source) as file:
+            with source.reader.open(source) as file:
                 size = read_image_size(file, self._settings.read)
             geometry = plan_geometry(size, self._settings.geometry, self._settings.multiple_px)
         except (UnreadableImageError, MemoryError, OSError) as error:
             return _failure_of(source, error)
         return PlannedImage(source, geometry.bucket)
-
-
-def _times_of(source: SourceImage, file: BinaryIO) -> tuple[int | None, int | None]:
-    """Return what to note of the times of an image that was opened."""
-    if source.offset is not None and source.mtime_ns is None:  # from stdin: the times of its copy say nothing
-        return None, None
-    status = os.fstat(file.fileno())
-    return settled_mtime(status.st_mtime_ns, status.st_ctime_ns, time.time_ns()), status.st_ctime_ns
 
 
 def _failure_of(source: SourceImage, error: UnreadableImageError | MemoryError | OSError) -> Failure:
@@ -152,8 +143,7 @@ def _failure_of(source: SourceImage, error: UnreadableImageError | MemoryError |
         return Failure(source.key, f"cannot be read ({error.strerror or error})")
     if isinstance(error, PassingReadError):
         return Failure(source.key, str(error))
-    mtime_ns = settled_mtime(source.mtime_ns, source.ctime_ns, time.time_ns())
-    return Failure(source.key, str(error), source.num_bytes, mtime_ns, source.ctime_ns)
+    return Failure(source.key, str(error), *settled(source.stamp, time.time_ns()))
 
 
 def _cut(loaded: list[LoadedImage | Failure], batch_size: int, read_s: float) -> Iterator[ImageBatch]:

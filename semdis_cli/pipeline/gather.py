@@ -12,6 +12,7 @@ from semdis_cli.errors import StoreError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardPublished, StageTimes
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.records import LoadedImage, PlannedImage, SourceImage
+from semdis_cli.sources.files import ON_DISK
 from semdis_cli.store.exchange.found_samples import FoundSample, FoundSamples
 from semdis_cli.store.shards import Shard
 from semdis_cli.store.writing.changes import Hashes, find_changes
@@ -90,7 +91,7 @@ def plan_gather(
 
     `provenance`: the record under which those of the first version are kept.
     """
-    images = [SourceImage(sample.key, Path(sample.data.path), sample.source_bytes) for sample in found.samples]
+    images = [SourceImage(sample.key, ON_DISK, sample.data.path, sample.source_bytes) for sample in found.samples]
     changes = find_changes(base, images, found.failures, hashes)
     known = {sample.key: sample for sample in found.samples}
     shards: list[PlannedShard] = []
