@@ -101,6 +101,7 @@ LAYER_PLANTS = (
     Plant("the store knows the model", "store/planted.py", "import semdis_cli.model", "semdis_cli.store"),
     Plant("the model knows the store", "model/planted.py", "from semdis_cli import store", "semdis_cli.model"),
     Plant("the images know the model", "images/planted.py", "from semdis_cli.model import config", "semdis_cli.images"),
+    Plant("the store knows the sources", "store/planted.py", "import semdis_cli.sources", "semdis_cli.store"),
     Plant("the metrics know the images", "metrics.py", "import semdis_cli.images", "semdis_cli.metrics"),
     Plant("the model knows the pipeline", "model/planted.py", "import semdis_cli.pipeline", "semdis_cli.model"),
     Plant("the pipeline knows the terminal", "pipeline/planted.py", "import semdis_cli.cli", "semdis_cli.pipeline"),
