@@ -93,9 +93,7 @@ def check_pixels(header: Header, image: Image.Image, data: bytes, fraction: int 
 def _png_header(file: BinaryIO) -> Header:
     header = read_png_header(file)
     orientation, notes = exif_orientation(header.exif)
-    notes += ignored_orientation(
-        header.stray_exif, "a PNG, behind its pixels, under a JPEG's prefix or with a wrong checksum"
-    )
+    notes += ignored_orientation(header.stray_exif, _STRAY_EXIF)
     size = upright_size((header.height, header.width), orientation)
     return Header("PNG", size, orientation, notes, header.bit_depth)
 

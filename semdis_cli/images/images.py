@@ -12,7 +12,7 @@ from semdis_cli.errors import UnreadableImageError, UsageError
 from semdis_cli.files.disk import memory_file
 from semdis_cli.images.colour.convert import composite, split_alpha, to_srgb
 from semdis_cli.images.formats.exif import turn_upright
-from semdis_cli.images.formats.jpeg.header import plain_jpeg_size
+from semdis_cli.images.formats.jpeg.header import read_plain_jpeg
 from semdis_cli.images.formats.jpeg.pixels import draft
 from semdis_cli.images.formats.pillow import decoder_errors, pillow_guard
 from semdis_cli.images.formats.png.writer import png_bytes
@@ -64,11 +64,13 @@ def read_image_size(file: BinaryIO | bytes, settings: ReadSettings = _DEFAULT_SE
     """
     file = io.BytesIO(file) if isinstance(file, bytes) else file
     with decoder_errors("file"):  # a disk may fail
-        size = plain_jpeg_size(file)
-    if size is None:
+        plain = read_plain_jpeg(file)
+    if plain is None:
         file.seek(0)
         with pillow_guard(settings.max_image_pixels):
             size = read_header(file).size
+    else:
+        size = plain.size
     check_size(size, settings)
     return size
 

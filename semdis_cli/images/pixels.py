@@ -10,7 +10,7 @@ from torch import Tensor
 
 from semdis_cli.images.colour.convert import samples_to_srgb
 from semdis_cli.images.formats.jpeg.decoder import decode_plain_jpeg, is_fast_jpeg
-from semdis_cli.images.formats.jpeg.header import is_plain_jpeg
+from semdis_cli.images.formats.jpeg.header import read_plain_jpeg
 from semdis_cli.images.formats.pillow import pillow_guard
 from semdis_cli.images.geometry import GeometrySettings, plan_geometry
 from semdis_cli.images.headers import Header, open_pixels, read_header
@@ -49,7 +49,8 @@ def load_pixels(
         header = read_header(io.BytesIO(data))
         check_size(header.size, settings)
         plan = plan_geometry(header.size, geometry, multiple_px)
-        is_plain = header.name == "JPEG" and is_plain_jpeg(io.BytesIO(data))
+        plain = read_plain_jpeg(io.BytesIO(data)) if header.name == "JPEG" else None
+        is_plain = plain is not None and plain.is_simple
         fraction = _fraction(plan) if is_plain and settings.jpeg_scaling else 1
         with taking(_needed_bytes(header, plan, fraction, len(data), is_plain=is_plain)):
             decoded = _decode_fast(header, data, fraction, is_resized=plan.resized != plan.source) if is_plain else None

@@ -47,7 +47,7 @@ def is_fast_jpeg() -> bool:
 
 
 def decode_plain_jpeg(data: bytes, size: tuple[int, int], *, is_passing: bool = False) -> np.ndarray | None:
-    """[H,W,3] uint8 as stored, grey three times, of a JPEG of which `is_plain_jpeg` holds; no profile is applied.
+    """[H,W,3] uint8 as stored, grey three times, of a JPEG that `read_plain_jpeg` calls simple; no profile is applied.
 
     `size`: (height, width) that its header states, or both sides divided by 2, 4 or 8 and rounded up, which gives the
     pixels of Pillow's draft mode (for sides of at least 16 px). `is_passing`: the result is gone with the next call in

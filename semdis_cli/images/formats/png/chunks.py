@@ -15,7 +15,7 @@ from PIL import Image
 
 from semdis_cli.errors import UnreadableImageError
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 _SAMPLES_PER_PIXEL = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _UNPACKED_AT_ONCE = 2**20
@@ -97,7 +97,7 @@ def only_pixels(data: bytes, file: BinaryIO) -> bytes:
         raise UnreadableImageError("truncated: the PNG ends before its pixels")
     if data[25] == _OF_A_PALETTE:
         kept |= _whole_palette(kept)
-    return b"".join([data[: len(_SIGNATURE)], *(part for parts in kept.values() for part in parts), _END])
+    return b"".join([data[: len(PNG_SIGNATURE)], *(part for parts in kept.values() for part in parts), _END])
 
 
 def _kept_chunks(data: bytes, file: BinaryIO) -> Iterator[tuple[bytes, memoryview, memoryview]]:
@@ -144,7 +144,7 @@ def check_png_pixels(image: Image.Image, file: BinaryIO) -> None:
 
     Pillow leaves such rows at zero and says nothing. Only where they are zero the pixels are unpacked and counted.
     """
-    file.seek(len(_SIGNATURE) + 8)
+    file.seek(len(PNG_SIGNATURE) + 8)
     width, height, bit_depth, colour_type, *_, interlace = struct.unpack(">IIBBBBB", file.read(13))
     last_row = image.crop((0, image.height - 1, image.width, image.height))
     if not interlace and np.asarray(last_row).any():
@@ -205,7 +205,7 @@ def chunk_checksum(kind: bytes, payload: bytes) -> bytes:
 
 def png_chunks(file: BinaryIO) -> Iterator[PngChunk]:
     """Every chunk up to IEND or the end of the file; at each, `file` stands at its payload (which may be cut off)."""
-    position = file.seek(len(_SIGNATURE))
+    position = file.seek(len(PNG_SIGNATURE))
     while len(header := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", header)
         yield PngChunk(kind, position + 8, length)

@@ -10,9 +10,15 @@ from PIL import Image
 
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.images.formats.pixel_colour import low_byte_image
-from semdis_cli.images.formats.png.chunks import check_png_pixels, chunk_bytes, chunk_checksum, only_pixels, png_chunks
+from semdis_cli.images.formats.png.chunks import (
+    PNG_SIGNATURE,
+    check_png_pixels,
+    chunk_bytes,
+    chunk_checksum,
+    only_pixels,
+    png_chunks,
+)
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _FRAME_CHUNKS = frozenset({b"acTL", b"fcTL", b"fdAT", b"PLTE", b"tRNS"})
 
 
@@ -108,7 +114,7 @@ def _frame(data: bytes, control: bytes, shared: list[bytes], parts: list[bytes])
         return None
     header = chunk_bytes(b"IHDR", struct.pack(">II", width, height) + data[24:29])
     pixels = chunk_bytes(b"IDAT", b"".join(parts))
-    png = b"".join([_SIGNATURE, header, *shared, pixels, chunk_bytes(b"IEND", b"")])
+    png = b"".join([PNG_SIGNATURE, header, *shared, pixels, chunk_bytes(b"IEND", b"")])
     return Frame(
         only_pixels(png, io.BytesIO(png)), (left, top, left + width, top + height), (canvas_height, canvas_width)
     )

@@ -5,7 +5,8 @@ import zlib
 
 import numpy as np
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+from semdis_cli.images.formats.png.chunks import PNG_SIGNATURE, chunk_bytes
+
 _AVERAGE = 3  # the number of the filter
 _RGB, _BITS = 2, 8
 
@@ -20,7 +21,7 @@ def png_bytes(pixels: np.ndarray) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, _BITS, _RGB, 0, 0, 0)
     packer = zlib.compressobj(level=1, strategy=zlib.Z_RLE)
     packed = packer.compress(_filtered(pixels).data) + packer.flush()
-    return b"".join((_SIGNATURE, *_chunk(b"IHDR", header), *_chunk(b"IDAT", packed), *_chunk(b"IEND", b"")))
+    return PNG_SIGNATURE + chunk_bytes(b"IHDR", header) + chunk_bytes(b"IDAT", packed) + chunk_bytes(b"IEND", b"")
 
 
 def _filtered(pixels: np.ndarray) -> np.ndarray:
@@ -35,7 +36,3 @@ def _filtered(pixels: np.ndarray) -> np.ndarray:
     # The mean of two bytes without a carry: what both have, and half of what one has.
     np.subtract(rows, (left & above) + ((left ^ above) >> 1), out=filtered[:, 1:])
     return filtered
-
-
-def _chunk(kind: bytes, payload: bytes) -> tuple[bytes, ...]:
-    return struct.pack(">I", len(payload)), kind, payload, struct.pack(">I", zlib.crc32(payload, zlib.crc32(kind)))
