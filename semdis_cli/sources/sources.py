@@ -15,7 +15,7 @@ from semdis_cli.sources.prefixes import HeldSet, Listing, is_same_file, is_same_
 from semdis_cli.sources.registry import source_at
 from semdis_cli.sources.source import Search, Source
 from semdis_cli.sources.spool import STDIN, STDIN_NAME, Spool
-from semdis_cli.sources.tars import Tar, is_tar_name
+from semdis_cli.sources.tars import Tar
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +32,17 @@ class FoundImages:
 
     @property
     def is_single(self) -> bool:
-        """Whether one image on stdin is all that there is."""
+        """Tell whether one image on stdin is all that there is."""
         return self.stdin is not None and self.stdin.is_single
 
     @property
     def num_ignored(self) -> int:
-        """The number of files passed over."""
+        """Number of files passed over."""
         return sum(self.passed_over.values())
 
     @property
     def ignored_kinds(self) -> str:
-        """The kinds of files that were passed over with their numbers, the largest first; for one line of text."""
+        """Describe the kinds of files that were passed over, with their numbers, the largest first; for one line of text."""
         by_number = sorted(self.passed_over.items(), key=lambda kind: (-kind[1], kind[0]))
         return ", ".join(f"{kind}: {number:,}" for kind, number in by_number)
 
@@ -84,7 +84,7 @@ def find_images(  # noqa: PLR0913 (each of them is a part of what is listed)
     for source, prefix, others in _named(given):
         scan.add(source, prefix, others)
     for name, path in packed:
-        scan.add(Tar(path, NamedPath.of_tar(path)), f"{name}/")
+        scan.add(Tar(path, NamedPath.of_file(path)), f"{name}/")
     settle_prefixes(scan.listings, held)
     for source in (*(source for source in given if source.naming is None), FileList.of(listed)):
         scan.add(source, "")
@@ -205,6 +205,12 @@ def _path_of(image: SourceImage) -> str:
 
 
 def _two_files(key: str, one: Path | str, other: Path | str) -> UsageError:
-    are_files = not any(str(path) == STDIN_NAME or is_tar_name(Path(path)) for path in (one, other))
+    are_files = not (_holds_many(one) or _holds_many(other))
     above = "name a folder above both in their place, " if are_files else ""
     return UsageError(f"{one} and {other} have the same key {key}: rename one, {above}or give one of them another -o")
+
+
+def _holds_many(path: Path | str) -> bool:
+    """Tell whether a path of `ImageReader.locate` is that of a file with many images, so no folder can be named."""
+    naming = source_at(Path(path)).naming
+    return str(path) == STDIN_NAME or (naming is not None and naming.suffix is not None)

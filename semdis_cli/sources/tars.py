@@ -48,7 +48,7 @@ class Tar:
     @classmethod
     def at(cls, path: Path) -> "Tar | None":
         """Return the source at `path`; None if that is no tar by its name."""
-        return cls(path, NamedPath.of_tar(path)) if is_tar_name(path) else None
+        return cls(path, NamedPath.of_file(path)) if is_tar_name(path) else None
 
     @property
     def has_one_file(self) -> bool:
@@ -117,10 +117,10 @@ def find_tars(sources: Sequence[Path], rules: InputRules = DEFAULT_RULES) -> tup
         if source.is_dir():
             inside = sorted(path for path in source.rglob(f"*{_TAR_SUFFIX}") if path.is_file())
             wanted = (path for path in inside if _is_wanted(path.relative_to(source), rules))
-            named += [NamedPath.of_tar_in(source, path) for path in wanted]
+            named += [NamedPath.of_file_in(source, path) for path in wanted]
             others.append(source)
         elif is_tar_name(source):
-            named.append(NamedPath.of_tar(source))
+            named.append(NamedPath.of_file(source))
         else:
             others.append(source)
     names = shortest_names(named)

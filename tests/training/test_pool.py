@@ -67,7 +67,7 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
 
 
 def images_in(path: Path) -> list[SourceImage]:
-    return Tar(path, NamedPath.of_tar(path)).images(f"{path.stem}/", Search()).images
+    return Tar(path, NamedPath.of_file(path)).images(f"{path.stem}/", Search()).images
 
 
 # --- order ----------------------------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ def mixed(tmp_path: Path) -> list[SourceImage]:
     files: dict[str, SourceImage] = {
         name: SourceImage(name, ON_DISK, tmp_path / name, 1) for name in ("2.png", "text.png", "gone.png", "folder.png")
     }
-    tar_reader = Tar(tmp_path / "gone.tar", NamedPath.of_tar(tmp_path / "gone.tar"))
+    tar_reader = Tar(tmp_path / "gone.tar", NamedPath.of_file(tmp_path / "gone.tar"))
     gone_tar = SourceImage("gone/x.png", tar_reader, 512, 10)
     return [
         first,
