@@ -24,7 +24,7 @@ _GROUP_PIXELS = 1 << 27  # of loaded images held at a time: 0.4 GB
 
 @dataclass(frozen=True)
 class LoadSettings:
-    """How files become pixels. `multiple_px`: what image sides are multiples of (the model's patch)."""
+    """Settings of how files become pixels. `multiple_px`: what image sides are multiples of (the model's patch)."""
 
     geometry: GeometrySettings
     read: ReadSettings
@@ -51,7 +51,7 @@ class Loader:
         self._pool.shutdown(cancel_futures=True)
 
     def plan(self, sources: Sequence[SourceImage], tell: Tell = untold) -> tuple[list[PlannedImage], list[Failure]]:
-        """The bucket of every source, in order; headers are read only where the settings leave the size open.
+        """Plan the bucket of every source, in order; headers are read only where the settings leave the size open.
 
         `tell` hears how many were read.
         """
@@ -79,7 +79,7 @@ class Loader:
                 yield from some
 
     def batches(self, images: Sequence[PlannedImage], batch_size: int) -> Iterator[ImageBatch]:
-        """Batches of up to `batch_size` images of one bucket, in the order given, failures among them set apart.
+        """Yield batches of up to `batch_size` images of one bucket, in the order given, failures among them set apart.
 
         A few images are read at a time, while the caller waits.
         """
@@ -95,7 +95,7 @@ class Loader:
             yield from _cut(loaded, batch_size, time.perf_counter() - started)
 
     def load(self, planned: PlannedImage) -> LoadedImage | Failure:
-        """One image, read in the calling thread, or why it cannot be used. Safe to call from several threads."""
+        """Read one image in the calling thread, or say why it cannot be used. Safe to call from several threads."""
         source = planned.source
         try:
             stamp = source.reader.stamp(source)  # before its bytes: a change between the two shows the next time
@@ -112,7 +112,7 @@ class Loader:
         return LoadedImage(source.key, image.pixels, image.geometry, *facts)
 
     def hashes(self, sources: Sequence[SourceImage], tell: Tell = untold) -> Iterator[str | None]:
-        """The sha256 (hex) of every source's bytes, in order; None where they cannot be read.
+        """Yield the sha256 (hex) of every source's bytes, in order; None where they cannot be read.
 
         `tell` hears how many were read.
         """
@@ -136,7 +136,7 @@ class Loader:
 
 
 def _failure_of(source: SourceImage, error: UnreadableImageError | MemoryError | OSError) -> Failure:
-    """A failure with the file whose content is the reason, so that it is not tried again; without if it may pass."""
+    """Make a failure: with the file whose content is the reason, so that it is not tried again, unless it may pass."""
     if isinstance(error, MemoryError):
         return Failure(source.key, "not enough memory to read it")
     if isinstance(error, OSError):
@@ -147,7 +147,7 @@ def _failure_of(source: SourceImage, error: UnreadableImageError | MemoryError |
 
 
 def _cut(loaded: list[LoadedImage | Failure], batch_size: int, read_s: float) -> Iterator[ImageBatch]:
-    """One group into batches; the group's reading time goes to its first batch."""
+    """Cut one group into batches; the group's reading time goes to its first batch."""
     for start in range(0, len(loaded), batch_size):
         part = loaded[start : start + batch_size]
         yield ImageBatch(

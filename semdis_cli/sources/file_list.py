@@ -11,7 +11,7 @@ _LOOKED_AT = 4096  # bytes that tell whether a list is UTF-16
 
 
 def read_file_list(stream: BinaryIO, *, nul: bool) -> list[Path]:
-    """Paths of a file list: one a line or, if `nul`, each ended by a NUL byte. Empty entries are skipped.
+    """Read the paths of a file list: one a line or, if `nul`, each ended by a NUL byte. Empty entries are skipped.
 
     Lines may end in CRLF, and names need not be UTF-8; a list in UTF-16, as PowerShell writes it, is known by its mark
     or its zeros. Raises `UsageError` for other NUL bytes in lines.
@@ -29,7 +29,7 @@ def read_file_list(stream: BinaryIO, *, nul: bool) -> list[Path]:
 
 
 def _utf_16(data: bytes) -> str | None:
-    """The charset of a list in UTF-16: marked, or with a zero in every other byte, but for a few names."""
+    """Tell the charset of a list in UTF-16: marked, or with a zero in every other byte, but for a few names."""
     if data[:2] in _BYTE_ORDER_MARKS:
         return _BYTE_ORDER_MARKS[data[:2]]
     start = data[:_LOOKED_AT]

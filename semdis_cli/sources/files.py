@@ -22,7 +22,7 @@ class FilesOnDisk:
 
     @property
     def has_one_file(self) -> bool:
-        """Each has its own."""
+        """Return False: each has its own."""
         return False
 
     def open(self, image: SourceImage) -> io.BufferedReader:

@@ -72,7 +72,7 @@ class _Folder:
 
     @property
     def above(self) -> Iterator["_Folder"]:
-        """The folders that it was reached through, from the nearest on."""
+        """Yield the folders that it was reached through, from the nearest on."""
         folder = self.parent
         while folder is not None:
             yield folder

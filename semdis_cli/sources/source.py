@@ -35,7 +35,7 @@ class Finds:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """How sources are listed: `rules` say what is passed over, and `exclude` is a folder not to enter.
+    """Settings of a listing: `rules` say what is passed over, and `exclude` is a folder not to enter.
 
     `tell` hears of the number of files so far, now and then.
     """

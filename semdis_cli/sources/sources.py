@@ -42,7 +42,7 @@ class FoundImages:
 
     @property
     def ignored_kinds(self) -> str:
-        """Describe the kinds of files that were passed over, with their numbers, the largest first; for one line of text."""
+        """Describe in a line the kinds of files that were passed over with their numbers, the largest first."""
         by_number = sorted(self.passed_over.items(), key=lambda kind: (-kind[1], kind[0]))
         return ", ".join(f"{kind}: {number:,}" for kind, number in by_number)
 

@@ -73,7 +73,7 @@ class Spool:
 
     @property
     def has_one_file(self) -> bool:
-        """The copy."""
+        """Return True: the copy."""
         return True
 
     def images(self, prefix: str, search: Search) -> Finds:

@@ -52,7 +52,7 @@ class Tar:
 
     @property
     def has_one_file(self) -> bool:
-        """The tar."""
+        """Return True: the tar."""
         return True
 
     def images(self, prefix: str, search: Search) -> Finds:

@@ -12,7 +12,7 @@ _RGB, _BITS = 2, 8
 
 
 def png_bytes(pixels: np.ndarray) -> bytes:
-    """The PNG (W3C, third edition) of [H,W,3] uint8 sRGB. Equal pixels give equal bytes with one version of zlib.
+    """Write [H,W,3] uint8 sRGB as a PNG (W3C, third edition). Equal pixels give equal bytes with one version of zlib.
 
     Every row is filtered by the average of its neighbours, which suits pictures. zlib then looks for runs of one byte
     alone: other repeats are seldom in what is left of a photograph, and finding none of them takes most of the time.
@@ -25,7 +25,7 @@ def png_bytes(pixels: np.ndarray) -> bytes:
 
 
 def _filtered(pixels: np.ndarray) -> np.ndarray:
-    """[H,1+3W] uint8: each row's filter, and its samples less the mean of those to the left and above, rounded down."""
+    """Return [H,1+3W] uint8: each row's filter, and its samples less the mean of left and above, rounded down."""
     height, width, channels = pixels.shape
     rows = np.ascontiguousarray(pixels).reshape(height, width * channels)
     left, above = np.zeros_like(rows), np.zeros_like(rows)
