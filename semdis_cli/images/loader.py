@@ -14,7 +14,7 @@ from semdis_cli.images.geometry import GeometrySettings, fixed_bucket, plan_geom
 from semdis_cli.images.images import ReadSettings, read_image_size
 from semdis_cli.images.pixels import load_pixels
 from semdis_cli.memory import Room, room_for_images
-from semdis_cli.records import ImageBatch, LoadedImage, PlannedImage, SourceImage
+from semdis_cli.records import FileDigest, ImageBatch, ImageRecord, LoadedImage, PlannedImage, SourceImage
 from semdis_cli.sources.files import try_hash
 
 _PLANNED_AT_ONCE = 4096
@@ -106,10 +106,10 @@ class Loader:
                 raise PassingReadError("changed its size while the run was going on; run again")
         except (UnreadableImageError, MemoryError, OSError) as error:
             return _failure_of(source, error)
-        digest = hashlib.sha256(data).hexdigest()
+        digest = FileDigest(len(data), hashlib.sha256(data).hexdigest())
+        record = ImageRecord(source.key, image.geometry, digest, image.notes)
         _, mtime_ns, ctime_ns = settled(stamp, time.time_ns())
-        facts = len(data), digest, image.notes, mtime_ns, ctime_ns
-        return LoadedImage(source.key, image.pixels, image.geometry, *facts)
+        return LoadedImage(record, image.pixels, mtime_ns, ctime_ns)
 
     def hashes(self, sources: Sequence[SourceImage], tell: Tell = untold) -> Iterator[str | None]:
         """Yield the sha256 (hex) of every source's bytes, in order; None where they cannot be read.
