@@ -21,9 +21,9 @@ from semdis_cli.images.images import ReadSettings, read_image_size
 from semdis_cli.kinds.formats import image_format
 from semdis_cli.kinds.recognise import START_BYTES, Recognised, describe
 from semdis_cli.records import SourceImage
+from semdis_cli.sources.find import FoundImages
 from semdis_cli.sources.folders import OWN_OUTPUT
 from semdis_cli.sources.input_rules import PassedOver
-from semdis_cli.sources.sources import FoundImages
 from semdis_cli.sources.spool import STDIN, STDIN_NAME, Spool
 from semdis_cli.sources.tars import is_tar_name
 

@@ -17,7 +17,7 @@ from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.files.identity import Witness
 from semdis_cli.records import ImageRecord, SourceImage
 from semdis_cli.sources.files import hash_image
-from semdis_cli.sources.sources import FoundImages
+from semdis_cli.sources.find import FoundImages
 from semdis_cli.store.index import IndexRow, read_rows
 from semdis_cli.store.manifest import INDEX_FILE
 from semdis_cli.store.verifying.verify import ALL_DATA, NO_DATA, Verified, VerifySettings, verify_latents

@@ -1,29 +1,22 @@
-"""Images that are files of their own: single files, and lists of them; and how a file or a stretch of one is opened."""
+"""Images that are files of their own, and how a file or a stretch of one is opened."""
 
 import hashlib
 import io
 import os
 import stat
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
-from typing import Self
 
 from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.files.disk import open_at_once
 from semdis_cli.records import SourceImage, Stamp
-from semdis_cli.sources.source import Finds, Search
 
 
 @dataclass(frozen=True, slots=True)
 class FilesOnDisk:
     """Reader of images that are files of their own. The place of an image is the path of its file."""
 
-    @property
-    def has_one_file(self) -> bool:
-        """Return False: each has its own."""
-        return False
+    has_one_file = False
 
     def open(self, image: SourceImage) -> io.BufferedReader:
         """Open the file of an image. Raises `OSError`, and `UnreadableImageError` for what is no regular file."""
@@ -47,50 +40,6 @@ class FilesOnDisk:
 
 
 ON_DISK = FilesOnDisk()
-
-
-@dataclass(frozen=True)
-class FileList:
-    """Source of files that were named one by one; `key_of` makes a key of a path."""
-
-    paths: Sequence[Path]
-    key_of: Callable[[Path], str]
-    naming = None  # keys are names already
-
-    @classmethod
-    def at(cls, path: Path) -> Self:
-        """Return the source of a single file, whose key is its name."""
-        return cls([path], attrgetter("name"))
-
-    @classmethod
-    def of(cls, paths: Sequence[Path]) -> Self:
-        """Return the source of files of a list, whose keys are their paths."""
-        return cls(paths, _listed_key)
-
-    def images(self, prefix: str, search: Search) -> Finds:
-        """List the files, or why they cannot be images. None is opened: a pipe would keep us waiting."""
-        del search  # what was named outright is not passed over
-        finds = Finds()
-        for path in self.paths:
-            key = prefix + self.key_of(path)
-            try:
-                status = path.stat()
-            except OSError as error:
-                finds.fail(key, path, f"cannot be read ({error.strerror})")
-                continue
-            if stat.S_ISREG(status.st_mode):
-                finds.images.append(image_of_file(key, os.fspath(path), status))
-            else:
-                what = "is a folder" if stat.S_ISDIR(status.st_mode) else "is not a regular file"
-                finds.fail(key, path, what)
-        return finds
-
-
-def _listed_key(path: Path) -> str:
-    if not path.is_absolute() and ".." not in path.parts:
-        return path.as_posix()
-    absolute = Path(os.path.normpath(path.absolute()))
-    return absolute.relative_to(absolute.anchor).as_posix()
 
 
 def image_of_file(key: str, path: str, status: os.stat_result) -> SourceImage:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from semdis_cli.sources.files import FileList
+from semdis_cli.sources.file_list import FileList
 from semdis_cli.sources.folders import Folder
 from semdis_cli.sources.source import Source
 from semdis_cli.sources.tars import Tar

@@ -50,6 +50,8 @@ class Spool:
     other run sweeps it. The place of an image is where its bytes begin.
     """
 
+    has_one_file = True
+
     def __init__(self, source: PipedSource, folder: Path | None) -> None:
         """Read `source` to its end, into `folder` or memory. Raises `NoSpaceError` if it fills up, or `UsageError`."""
         self.suffix = source.suffix
@@ -70,11 +72,6 @@ class Spool:
     def naming(self) -> NamedPath | None:
         """Return the name of a tar; an image has its key."""
         return NamedPath(Path("/", STDIN_NAME), (STDIN_NAME,)) if self.suffix == "tar" else None
-
-    @property
-    def has_one_file(self) -> bool:
-        """Return True: the copy."""
-        return True
 
     def images(self, prefix: str, search: Search) -> Finds:
         """List the image, or the images of the tar. Raises `UsageError` for a damaged tar."""

@@ -44,16 +44,12 @@ class Tar:
 
     path: Path
     naming: NamedPath
+    has_one_file = True
 
     @classmethod
     def at(cls, path: Path) -> "Tar | None":
         """Return the source at `path`; None if that is no tar by its name."""
         return cls(path, NamedPath.of_file(path)) if is_tar_name(path) else None
-
-    @property
-    def has_one_file(self) -> bool:
-        """Return True: the tar."""
-        return True
 
     def images(self, prefix: str, search: Search) -> Finds:
         """List the images in it, in its order; their keys are `prefix` and the names of the members."""

@@ -38,7 +38,7 @@ from semdis_cli.pipeline.images_out import WriteSettings
 from semdis_cli.pipeline.overlap import Workers
 from semdis_cli.records import PlannedImage, SourceImage
 from semdis_cli.sources.files import ON_DISK
-from semdis_cli.sources.sources import find_images
+from semdis_cli.sources.find import find_images
 from semdis_cli.store.shards import Shard
 from tests.worlds import save_tiny_model
 

@@ -21,7 +21,7 @@ from semdis_cli.images.images import ReadSettings
 from semdis_cli.images.loader import Loader, LoadSettings
 from semdis_cli.records import LoadedImage, SourceImage
 from semdis_cli.sources.files import ON_DISK
-from semdis_cli.sources.sources import find_images
+from semdis_cli.sources.find import find_images
 
 OLD_NS = 1_600_000_000_123_456_789
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from semdis_cli.sources.files import FileList
+from semdis_cli.sources.file_list import FileList
 from semdis_cli.sources.prefixes import is_same_file
 from semdis_cli.sources.registry import source_at
 from semdis_cli.sources.source import Search, Source

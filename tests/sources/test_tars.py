@@ -20,8 +20,8 @@ from semdis_cli.errors import UnreadableImageError, UsageError
 from semdis_cli.events import Failure
 from semdis_cli.files.tar import is_tar_start, stream_members, walk_tar
 from semdis_cli.records import Stamp
+from semdis_cli.sources.find import find_images
 from semdis_cli.sources.source import Finds
-from semdis_cli.sources.sources import find_images
 from semdis_cli.sources.tars import Tar, find_tars, list_tar
 
 MTIME_NS = 1_700_000_000_123_456_789

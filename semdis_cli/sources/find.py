@@ -8,7 +8,7 @@ from pathlib import Path
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure, Planning, Tell, untold
 from semdis_cli.records import SourceImage
-from semdis_cli.sources.files import FileList
+from semdis_cli.sources.file_list import FileList
 from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules, Tally
 from semdis_cli.sources.names import NamedPath, shortest_names
 from semdis_cli.sources.prefixes import HeldSet, Listing, is_same_file, is_same_path, settle_prefixes

@@ -11,7 +11,7 @@ import pytest
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure
 from semdis_cli.sources.file_list import read_file_list
-from semdis_cli.sources.sources import FoundImages, find_images
+from semdis_cli.sources.find import FoundImages, find_images
 from tests.image_bytes import gif
 from tests.odd_images import build_odd_images, quadrants
 
