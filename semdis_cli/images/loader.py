@@ -16,6 +16,7 @@ from semdis_cli.images.pixels import load_pixels
 from semdis_cli.memory import Room, room_for_images
 from semdis_cli.records import FileDigest, ImageBatch, ImageRecord, LoadedImage, PlannedImage, SourceImage
 from semdis_cli.sources.files import try_hash
+from semdis_cli.stops import look
 
 _PLANNED_AT_ONCE = 4096
 _CHUNK = 64  # headers read by one call of a thread: less is all overhead
@@ -75,6 +76,7 @@ class Loader:
             chunks = [group[first : first + _CHUNK] for first in range(0, len(group), _CHUNK)]
             for some in self._pool.map(self._plan_some, chunks):
                 num_read += len(some)
+                look()
                 tell(Planning("reading headers", num_read, len(sources)))
                 yield from some
 
@@ -119,6 +121,7 @@ class Loader:
         remaining, num_done = iter(sources), count(1)
         while group := list(islice(remaining, _PLANNED_AT_ONCE)):
             for digest in self._pool.map(try_hash, group):
+                look()
                 tell(Planning("hashing files in doubt", next(num_done), len(sources)))
                 yield digest
 

@@ -235,7 +235,7 @@ def strangers(members: Members) -> Iterator[tuple[str, bytes, str]]:
     yield "folder", change(other, lambda shard: with_keys(shard, ["b/c.png/x.png"])), "another image's, or a folder"
     yield "empty", b"", "not a semdis shard"
     double = parse_shard(members[2][1], "test")
-    rows = replace(double, latents=double.latents.repeat(2, 1, 1, 1), records=double.records * 2)
+    rows = replace(double, latents=double.latents.repeat(2, 1, 1, 1), records=[*double.records] * 2)
     yield "two", shard_bytes(with_keys(rows, ["x", "y"])), "holds 2 images"
     yield "nan", change(other, lambda shard: replace(shard, latents=shard.latents * float("nan"))), "not finite"
     yield (

@@ -1,18 +1,16 @@
 """Exported latents, found again: the search for images in a folder of files or tars."""
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure, Planning, Tell, untold
-from semdis_cli.files.json_text import ESCAPED
-from semdis_cli.records import Geometry
-from semdis_cli.store.checks import MALFORMED, check_count, check_key, check_keys, check_object, parse_json
+from semdis_cli.store.checks import MALFORMED, check_count, check_key, check_object, parse_json
 from semdis_cli.store.exchange.export import (
     EXPORT_MARKER,
     STEM_RECORD,
@@ -23,9 +21,8 @@ from semdis_cli.store.exchange.export import (
 )
 from semdis_cli.store.exchange.found_samples import MAX_LINE_BYTES, FoundSample, FoundSamples, Place, Records
 from semdis_cli.store.exchange.tar_members import read_members
-from semdis_cli.store.index import to_line
 from semdis_cli.store.manifest import MANIFEST_FILE
-from semdis_cli.store.record import check_source, parse_record
+from semdis_cli.store.shard_header import parse_header
 from semdis_cli.store.writing.settings import are_of_one_kind, find_differences, mixing_hint
 
 _MAX_HEADER_BYTES = 16 << 20  # of one image; its settings take a few thousand bytes
@@ -177,21 +174,16 @@ class _Search:
             self.failures.append(Failure(likely_key, f"{place.name}: not a semdis shard ({error})"))
 
     def _peek_shard(self, place: Place) -> FoundSample:
-        """What a shard of one image says of itself: its record is held against its sha256. Raises many kinds."""
+        """Read the header of a shard of one image. Raises `StoreError`, or `ValueError` with the reason."""
         header_bytes = int.from_bytes(place.read(8), "little")
         if header_bytes > min(place.num_bytes - 8, _MAX_HEADER_BYTES):
             raise ValueError("its header is longer than it; truncated or edited")
-        record = parse_json(parse_json(place.read(8 + header_bytes)[8:])["__metadata__"]["semdis"].encode())
-        rest = {name: value for name, value in record.items() if name != "record_sha256"}
-        if hashlib.sha256(to_line(rest)[:-1]).hexdigest() != record["record_sha256"]:
-            raise ValueError("the record does not match its sha256; damaged or edited")
-        if [len(record[name]) for name in ("keys", "geometry", "sources")] != [1, 1, 1]:
-            raise ValueError(f"it holds {len(record['keys'])} images, not one; semdis decode and export read it")
-        [key] = check_keys(record["keys"], record.get(ESCAPED))
-        geometry, source = Geometry.from_json(record["geometry"][0]), check_source(record["sources"][0])
-        image = parse_record(key, geometry, source)
-        version = self._agree(check_object(record["provenance"]), place.name, may_mix=self.mix_versions)
-        return FoundSample(image.key, image.geometry.bucket, image.source, place, version=version)
+        header = parse_header(BytesIO(place.read(8 + header_bytes)), place.num_bytes, place.name)
+        if len(header.records) != 1:
+            raise ValueError(f"it holds {len(header.records)} images, not one; semdis decode and export read it")
+        record = header.records[0]
+        version = self._agree(header.provenance, place.name, may_mix=self.mix_versions)
+        return FoundSample(record.key, record.geometry.bucket, record.source, place, version=version)
 
     def _add_tar(self, name: str, path: Path) -> None:
         """The samples in a tar. Raises `StoreError` where it is damaged; what comes before stays."""
