@@ -24,7 +24,7 @@ from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import ImageWriter, StreamNames, image_file, renamed_record, too_long
 from semdis_cli.pipeline.overlap import Workers, timed
 from semdis_cli.pipeline.report import RunTotals
-from semdis_cli.sources.sources import FoundImages
+from semdis_cli.sources.find import FoundImages
 from semdis_cli.stops import received
 from semdis_cli.store.exchange.stream import MAX_MEMBER_BYTES, MEMBER_SUFFIX, StreamWriter, join_shards, read_member
 from semdis_cli.store.reader import LatentSource
