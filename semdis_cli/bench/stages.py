@@ -21,7 +21,7 @@ from semdis_cli.pipeline.encode_plan import EncodePlan, EncodeSettings, encode_p
 from semdis_cli.pipeline.images_out import WriteSettings
 from semdis_cli.pipeline.overlap import Urgency, Workers
 from semdis_cli.records import PlannedImage
-from semdis_cli.sources.sources import FoundImages
+from semdis_cli.sources.find import FoundImages
 from semdis_cli.store.writing.plan import PlannedShard
 
 READ_IMAGES, MODEL_ENCODE, WRITE_LATENTS = "reading images", "model encode", "writing latents"

@@ -1,5 +1,6 @@
 """Items of a `LatentDataset`, found one by one: of a set in its index, of a shard on its own in the record of that."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.provenance import Provenance
-from semdis_cli.store.checks import MALFORMED, check_count
+from semdis_cli.store.checks import MALFORMED
 from semdis_cli.store.index import parse_place
 from semdis_cli.store.item_table import ItemTable
 from semdis_cli.store.items import find_items, open_items
@@ -26,15 +27,15 @@ _LINE_BYTES = 1 << 10  # most lines are shorter
 
 
 class Item(NamedTuple):
-    """Where one item is: its `key`, row `row` of the `shard`-th shard.
+    """Where one item is: its `key`, the number of its `shard`, its `row` there.
 
-    `sizes`: (H, W) of source, (H, W) of image. `columns`: what came with the image.
+    `sizes`: (H, W) of source and image. `columns`: what came with the image.
     """
 
     key: str
     shard: int
     row: int
-    sizes: tuple[int, ...]
+    sizes: Sequence[Sequence[int]]
     columns: dict[str, Any]
 
 
@@ -69,13 +70,14 @@ class SetItems:
             place = parse_place(self._line(int(self.table.offsets[number])))
             if place is None or place.shard != self.shards[shard].name or place.row >= self.shards[shard].shape[0]:
                 raise ValueError("it is in another place")
-            height, width = map(check_count, place.geometry["source"])
-            image_height, image_width = map(check_count, place.geometry["image"])
+            source, image = place.geometry["source"], place.geometry["image"]
+            if not (len(source) == len(image) == 2 and set(map(type, (*source, *image))) == {int}):
+                raise ValueError("it has no sizes")
             columns = check_columns(place.columns) if place.columns != {} else {}
         except MALFORMED as error:
             what = f"has no item {number:,} where the table says so ({error})"
             raise StoreError(what, place=self.index.path) from error
-        return Item(place.key, shard, place.row, (height, width, image_height, image_width), columns)
+        return Item(place.key, shard, place.row, (source, image), columns)
 
     def _line(self, start: int) -> bytes:
         """The line that begins at byte `start`."""
@@ -90,7 +92,7 @@ class SetItems:
 
 @dataclass(frozen=True, eq=False)
 class ShardItems:
-    """Items of a single shard: their `keys`, `rows` [N] and `sizes` [N,4]; shards hold no columns."""
+    """Items of a single shard: their `keys`, `rows` [N] and `sizes` [N,2,2]; shards hold no columns."""
 
     keys: tuple[str, ...]
     rows: NDArray[np.int64]
@@ -103,7 +105,7 @@ class ShardItems:
 
     def find(self, number: int) -> Item:
         """Return one of them."""
-        return Item(self.keys[number], 0, int(self.rows[number]), tuple(self.sizes[number].tolist()), {})
+        return Item(self.keys[number], 0, int(self.rows[number]), self.sizes[number].tolist(), {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,15 +158,14 @@ def _open_shard(path: Path, *, verify: bool) -> OpenedLatents:
     if verify:
         read_shard(path)
     header = read_shard_header(path)
-    in_file = header.records.keys
-    rows = served_rows(path)
+    stored, rows = header.records.keys, served_rows(path)
     if rows is None:
-        rows = {key: row for row, key in enumerate(in_file)}
+        rows = {key: row for row, key in enumerate(stored)}
     for key, row in rows.items():
-        if row >= len(in_file) or in_file[row] != key:
+        if row >= len(stored) or stored[row] != key:
             raise StoreError(f"has no latents of {key!r:.80} in row {row}, but the index says so", place=path)
     keys = tuple(sorted(rows))
     numbers = np.array([rows[key] for key in keys], dtype=np.int64)
-    sizes = header.records.pairs[numbers][:, [0, 3]].reshape(-1, 4)
+    items = ShardItems(keys, numbers, header.records.pairs[numbers][:, [0, 3]])
     shards = (MappedShard.of(path.name, header),)
-    return OpenedLatents(path.parent, shards, ShardItems(keys, numbers, sizes), header.provenance, header.record_sha256)
+    return OpenedLatents(path.parent, shards, items, header.provenance, header.record_sha256)

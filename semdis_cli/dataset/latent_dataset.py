@@ -113,9 +113,9 @@ class LatentDataset(Dataset[LatentItem]):
             return [self[index] for index in indices]
         rows = torch.stack([self._rows(item.shard)[item.row] for item in items])
         latents = self._convert(rows.view(self._stored_dtype).view(-1, *shapes.pop()))
-        sizes = torch.tensor([item.sizes for item in items])
+        sizes = torch.tensor([item.sizes for item in items]).view(-1, 2).unbind()
         keys, columns = [item.key for item in items], [item.columns for item in items]
-        return list(map(LatentItem, latents, keys, sizes[:, :2], sizes[:, 2:], columns))
+        return list(map(LatentItem, latents.unbind(), keys, sizes[::2], sizes[1::2], columns))
 
     def _check_index(self, index: SupportsIndex) -> int:
         """`index` counted from 0 on; negative ones count from the end. Raises `IndexError`."""

@@ -20,7 +20,7 @@ _LETTER_WIDTH = 0.56  # of a letter, in units of the font's size
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a bar: `share` of its whole length, 0..1, and what is written in the legend."""
+    """Piece of a bar: `share` of its whole length, 0..1, and what is written in the legend."""
 
     name: str
     share: float
@@ -29,7 +29,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Bar:
-    """A line of text and a bar below it. The shares of its parts add up to at most 1, but for rounding."""
+    """Line of text and a bar below it. The shares of its parts add up to at most 1, but for rounding."""
 
     title: str
     parts: tuple[Part, ...]
@@ -44,7 +44,7 @@ class Chart:
 
 
 def chart_svg(chart: Chart) -> str:
-    """The chart as the text of an SVG file."""
+    """Draw the chart as the text of an SVG file."""
     shapes, height = _layout(chart)
     size = f'width="{_WIDTH_PX}" height="{height}" viewBox="0 0 {_WIDTH_PX} {height}"'
     lines = [f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif">']
@@ -53,7 +53,7 @@ def chart_svg(chart: Chart) -> str:
 
 
 def chart_png(chart: Chart) -> bytes:
-    """The chart as a PNG file, twice as fine as its SVG."""
+    """Draw the chart as a PNG file, twice as fine as its SVG."""
     shapes, height = _layout(chart)
     scale = 2
     image = Image.new("RGB", (_WIDTH_PX * scale, height * scale), _PAPER)
@@ -103,7 +103,7 @@ class _Text:
 
 
 def _layout(chart: Chart) -> tuple[list[_Box | _Text], int]:
-    """What is drawn, from back to front, and the height of it all in px."""
+    """Lay out the shapes of a chart, from back to front, and the height of it all in px."""
     names = dict.fromkeys(part.name for bar in chart.bars for part in bar.parts if not part.is_idle)
     colours = {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(names)}
     shapes: list[_Box | _Text] = [_Text(_MARGIN_PX, _MARGIN_PX + _TITLE_PX, chart.title, _TITLE_PX)]
@@ -116,7 +116,7 @@ def _layout(chart: Chart) -> tuple[list[_Box | _Text], int]:
 
 
 def _lay_out_bar(bar: Bar, colours: dict[str, str], y: float) -> tuple[list[_Box | _Text], float]:
-    """A bar with its title above and its legend below, from `y` on; also where the next one begins."""
+    """Lay out a bar with its title above and its legend below, from `y` on; also where the next one begins."""
     length = _WIDTH_PX - 2 * _MARGIN_PX
     shapes: list[_Box | _Text] = [_Text(_MARGIN_PX, y + _FONT_PX, bar.title, _FONT_PX)]
     x, top = float(_MARGIN_PX), y + _LINE_PX

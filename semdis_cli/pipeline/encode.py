@@ -22,7 +22,8 @@ from semdis_cli.pipeline.encode_plan import EncodePlan, EncodeSettings, encode_p
 from semdis_cli.pipeline.overlap import Workers
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.records import EncodedImage
-from semdis_cli.sources.sources import FoundImages
+from semdis_cli.sources.find import FoundImages
+from semdis_cli.stops import wait_for
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.writing.latent_set import LatentSetWriter
@@ -150,7 +151,7 @@ class _Publisher:
 
     def _first(self) -> Iterator[Event]:
         shard, _, published = self._waiting.popleft()
-        published.result()
+        wait_for(published)
         yield TimeSpent(StageTimes(publish_s=shard.publish_s))
         if shard.published is not None:
             yield ShardPublished(shard.name, shard.num_images, shard.published.num_bytes)

@@ -11,6 +11,7 @@ from semdis_cli.events import Event, Failure, ShardFailed, StageTimes, TimeSpent
 from semdis_cli.files.atomic import publish
 from semdis_cli.files.tar import TAR_END, tar_member
 from semdis_cli.pipeline.export_source import ExportSettings, ShardReader, batch_done
+from semdis_cli.stops import look
 from semdis_cli.store.exchange.export import Sample, make_sample, sample_names
 from semdis_cli.store.exchange.tar_members import read_members
 from semdis_cli.store.reader import StoredShard
@@ -116,6 +117,7 @@ class TarExport:
             rows, failures = {key: row for row, key in enumerate(shard.keys)}, 0
             events.append(TimeSpent(StageTimes(read_s=time.perf_counter() - started)))
             for key in keys:
+                look()
                 try:
                     yield make_sample(shard, rows[key], self._settings.member, self._settings.npy_dtype)
                 except ValueError as error:

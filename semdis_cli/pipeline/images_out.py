@@ -19,6 +19,7 @@ from semdis_cli.files.disk import folder_identity
 from semdis_cli.files.spelling import ANY, EXACT, Spelling, numbered
 from semdis_cli.images.images import ImageFormat, write_image
 from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, timed
+from semdis_cli.stops import wait_for
 from semdis_cli.store.checks import check_key
 
 _MAX_NAME_BYTES = 255
@@ -194,6 +195,6 @@ class ImageWriter:
 
 def written(futures: Iterable["Future[float | Failure]"]) -> tuple[float, list[Failure]]:
     """The seconds that images took, and those that the disk does not take; waits until all are on disk."""
-    outcomes = [future.result() for future in futures]
+    outcomes = [wait_for(future) for future in futures]
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     return sum(outcome for outcome in outcomes if not isinstance(outcome, Failure)), failures

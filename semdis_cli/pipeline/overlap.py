@@ -20,6 +20,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 import torch
 
 from semdis_cli.memory import available_memory, room_for_images
+from semdis_cli.stops import wait_for
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -303,10 +304,10 @@ def in_order(items: Iterable[T], start: "Callable[[T], Future[R]]", share_of_roo
             break
         share = share_of_room(item)
         while pending and sum(other for other, _ in pending) + share > 1 + _ROUNDING:
-            yield pending.popleft()[1].result()
+            yield wait_for(pending.popleft()[1])
         pending.append((share, start(item)))
     while pending:
-        yield pending.popleft()[1].result()
+        yield wait_for(pending.popleft()[1])
 
 
 def one_ahead(started: "Iterator[Future[T]]") -> Iterator[T]:
@@ -314,5 +315,5 @@ def one_ahead(started: "Iterator[Future[T]]") -> Iterator[T]:
     ahead = next(started, None)
     while ahead is not None:
         now, ahead = ahead, next(started, None)
-        yield now.result()
+        yield wait_for(now)
         del now

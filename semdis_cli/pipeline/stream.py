@@ -25,7 +25,8 @@ from semdis_cli.pipeline.images_out import ImageWriter, StreamNames, image_file,
 from semdis_cli.pipeline.overlap import Workers, timed
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.provenance import Provenance
-from semdis_cli.sources.sources import FoundImages
+from semdis_cli.sources.find import FoundImages
+from semdis_cli.stops import received
 from semdis_cli.store.exchange.stream import MAX_MEMBER_BYTES, MEMBER_SUFFIX, StreamWriter, join_shards, read_member
 from semdis_cli.store.reader import LatentSource
 from semdis_cli.store.shards import Shard
@@ -177,7 +178,7 @@ def decode_single(
     totals = RunTotals("decode", tokenizer)
     memory = CallMemory(tokenizer, room_for_images(), "decode", settings.sampling.pdg)
     num_ok = num_failed = 0
-    for shard in stream:
+    for shard in received(iter(stream)):
         assert isinstance(shard, Shard), "one file that is bad is no stream"
         check_fit(shard, tokenizer, shard.keys, _NAME)
         [record] = shard.records
@@ -216,7 +217,7 @@ class _Receiver:
         Where the stream is cut off, this ends: then `check_end` raises.
         """
         try:
-            for item in stream:
+            for item in received(iter(stream)):
                 yield from [item] if isinstance(item, ShardFailed) else self._take(item)
         except StoreError as error:  # the stream is cut off; every other one is an event by now
             self._cut_off = error

@@ -39,16 +39,22 @@ def find_items(root: Path, folder: Path, manifest: Manifest, *, verify: bool = F
     `verify`: after reading and checking every byte of each shard. Raises `StoreError` as `open_items`.
     """
     columns, rows = _read_index(folder / INDEX_FILE, manifest)
-    shards, headers = [], []
-    for entry in manifest.shards:
-        if verify:
-            _read_whole(root, entry)
-        listed = open_listed(root, manifest, entry)
-        if entry.name in rows:
-            _check_rows(root / SHARD_FOLDER / entry.name, rows.pop(entry.name), listed.header)
-        shards.append(MappedShard.of(entry.name, listed.header))
-        headers.append(listed.header_sha256)
-    return SetItems(columns.finish(manifest, tuple(headers)), tuple(shards))
+    found = [
+        _check_shard(root, manifest, entry, rows.pop(entry.name, None), verify=verify) for entry in manifest.shards
+    ]
+    return SetItems(columns.finish(manifest, tuple(sha256 for _, sha256 in found)), tuple(shard for shard, _ in found))
+
+
+def _check_shard(
+    root: Path, manifest: Manifest, entry: ShardEntry, rows: "_ShardRows | None", *, verify: bool
+) -> tuple[MappedShard, bytes]:
+    """Return a shard and the sha256 of its header, which is let go of: one is held at a time."""
+    if verify:
+        _read_whole(root, entry)
+    listed = open_listed(root, manifest, entry)
+    if rows is not None:
+        _check_rows(root / SHARD_FOLDER / entry.name, rows, listed.header)
+    return MappedShard.of(entry.name, listed.header), listed.header_sha256
 
 
 class ListedShard(NamedTuple):

@@ -43,7 +43,7 @@ class MappedFile:
     def read(self, start: int, stop: int) -> bytes:
         """Return bytes `start` to `stop`, fewer at the end of the file. Raises `StoreError`."""
         if self._data is not None:
-            return self._data[start:stop].tobytes()
+            return self._data.data[start:stop].tobytes()
         try:
             with self.path.open("rb") as file:
                 if FileIdentity.of(os.fstat(file.fileno())) != self.identity:

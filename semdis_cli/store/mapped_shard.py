@@ -25,7 +25,7 @@ from semdis_cli.store.shard_header import (
 from semdis_cli.store.shards import STORE_DTYPES
 
 _GRID = re.compile(r"-([0-9]{1,6})x([0-9]{1,6})\.safetensors$")
-_HASHED_AT_ONCE = 1 << 20
+_HASHED_AT_ONCE = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.checkpoint import resolve_model, weights_sha256
 from semdis_cli.model.config import FCDMDiffAEConfig
 from semdis_cli.records import SourceImage
+from semdis_cli.stops import look
 from semdis_cli.store.writing.claim import check_image_folder, claimed_folder, claimed_settings
 from semdis_cli.training.alignment import AlignmentHead
 from semdis_cli.training.init import PatchMoments, closed_form_model, random_model
@@ -181,9 +182,10 @@ def _split(
     return order[count:], order[:count]
 
 
-def _place(image: SourceImage) -> tuple[Path, int]:
-    """Where an image's bytes are, however it was named."""
-    return Path(image.path).resolve(), image.offset or 0
+def _place(image: SourceImage) -> tuple[Path, object]:
+    """Return where an image's bytes are, however it was named."""
+    path, place = image.reader.locate(image)
+    return Path(path).resolve(), place
 
 
 def _fill(
@@ -219,6 +221,7 @@ def _start(pool: ImagePool, teacher: Teacher | None, job: TrainJob) -> TrainingS
         case "pca":
             moments = PatchMoments(job.config.patch_size)
             for image in pool.images[:_MAX_MOMENT_IMAGES]:
+                look()
                 moments.add(image)
             model = closed_form_model(job.config, moments, seed=seed)
         case "random":

@@ -47,7 +47,7 @@ def root(tmp_path: Path) -> Path:
 def test_columns_are_in_the_index_and_no_byte_of_a_shard_knows_them(root: Path, tmp_path: Path) -> None:
     write_set(tmp_path / "plain", make_plan())
     ours, plain = contents(root), contents(tmp_path / "plain")
-    lists = {"index.jsonl", "items.table", "seen.jsonl", "manifest.json", "SHA256SUMS"}  # those that follow from it
+    lists = {"index.jsonl", "items.table", "seen.jsonl", "manifest.json", "SHA256SUMS"}  # bound to the index
     assert {name for name in plain if ours[name] != plain[name]} == lists
     assert columns_in(root) == COLUMNS
     lines = [json.loads(line) for line in (root / "index.jsonl").read_text().splitlines()]

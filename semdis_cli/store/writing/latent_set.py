@@ -22,6 +22,7 @@ from semdis_cli.files.atomic import (
     publish,
     sweep_temporaries,
 )
+from semdis_cli.files.identity import Witness
 from semdis_cli.files.lock import FolderLock
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import SourceImage
@@ -40,7 +41,6 @@ from semdis_cli.store.writing.changes import Hashes
 from semdis_cli.store.writing.finished import NO_BASE, Base, size_of
 from semdis_cli.store.writing.folder import check_latents_folder, list_folder
 from semdis_cli.store.writing.growth import Growth
-from semdis_cli.store.writing.identity import Witness
 from semdis_cli.store.writing.journal import Journal, JournalEntry, is_base_name
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan
 from semdis_cli.store.writing.seen import SEEN_FILE, is_just_this, write_seen
