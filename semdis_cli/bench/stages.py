@@ -22,7 +22,7 @@ from semdis_cli.pipeline.images_out import WriteSettings
 from semdis_cli.pipeline.shard import shard_calls
 from semdis_cli.pipeline.workers import Workers
 from semdis_cli.records import PlannedImage
-from semdis_cli.sources.sources import FoundImages
+from semdis_cli.sources.find import FoundImages
 from semdis_cli.store.writing.plan import PlannedShard
 
 READ_IMAGES, MODEL_ENCODE, WRITE_LATENTS = "reading images", "model encode", "writing latents"

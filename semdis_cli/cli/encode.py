@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from semdis_cli.images.loader import Loader
     from semdis_cli.model.tokenizer import Tokenizer
     from semdis_cli.pipeline.encode_plan import EncodePlan, EncodeSettings
-    from semdis_cli.sources.sources import FoundImages
+    from semdis_cli.sources.find import FoundImages
     from semdis_cli.sources.spool import PipedSource
 
 _DEFAULT = Path("latents")

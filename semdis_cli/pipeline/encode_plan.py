@@ -17,7 +17,7 @@ from semdis_cli.pipeline.calls import (
 )
 from semdis_cli.pipeline.report import compute_record, model_record
 from semdis_cli.provenance import LatentLayout, Provenance
-from semdis_cli.sources.sources import FoundImages
+from semdis_cli.sources.find import FoundImages
 from semdis_cli.store.writing.changes import find_changes
 from semdis_cli.store.writing.finished import NO_BASE, Base
 from semdis_cli.store.writing.latent_set import finished_base

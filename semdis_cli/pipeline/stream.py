@@ -26,7 +26,7 @@ from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.pipeline.shard import check_fit
 from semdis_cli.pipeline.workers import timed
 from semdis_cli.provenance import Provenance
-from semdis_cli.sources.sources import FoundImages
+from semdis_cli.sources.find import FoundImages
 from semdis_cli.stops import received
 from semdis_cli.store.exchange.stream import MAX_MEMBER_BYTES, MEMBER_SUFFIX, StreamWriter, join_shards, read_member
 from semdis_cli.store.reader import LatentSource

@@ -24,7 +24,7 @@ from semdis_cli.pipeline.encode import encode
 from semdis_cli.pipeline.encode_plan import EncodeSettings
 from semdis_cli.pipeline.images_out import ImageWriter, StreamNames, WriteSettings
 from semdis_cli.pipeline.stream import LatentStream, decode_stream, encode_stream
-from semdis_cli.sources.sources import find_images
+from semdis_cli.sources.find import find_images
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shards import Shard, parse_shard, shard_bytes
 from tests.store import with_keys, with_settings

@@ -14,6 +14,7 @@ from torch import Tensor
 from semdis_cli.events import Failure
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import NO_COLUMNS, EncodedImage, FileDigest, Geometry, ImageRecord, PlannedImage, SourceImage
+from semdis_cli.sources.files import ON_DISK
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.shards import STORE_DTYPES, Shard
 from semdis_cli.store.writing.changes import find_changes
@@ -132,9 +133,7 @@ class SmallPlan:
     def on(self, base: Base) -> SetPlan:
         """The plan for a set that holds `base` already."""
         sources = [
-            SourceImage(
-                key, Path("images") / key, len(key) + self.more_bytes.get(key, 0), MTIME_NS, ctime_ns=ctime_of(key)
-            )
+            SourceImage(key, ON_DISK, f"images/{key}", len(key) + self.more_bytes.get(key, 0), MTIME_NS, ctime_of(key))
             for key in sorted(self.keys)
         ]
         changes = find_changes(base, sources, self.failures, hashes_of)

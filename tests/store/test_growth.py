@@ -20,6 +20,7 @@ from semdis_cli.events import Failure
 from semdis_cli.files import atomic
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import EncodedImage, FileDigest, ImageRecord, PlannedImage, SourceImage
+from semdis_cli.sources.files import ON_DISK
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents
@@ -108,7 +109,7 @@ class Folder:
 
     def _plan(self, base: Base) -> SetPlan:
         sources = [
-            SourceImage(key, Path(key), file.num_bytes, file.mtime_ns, ctime_ns=file.ctime_ns(key))
+            SourceImage(key, ON_DISK, key, file.num_bytes, file.mtime_ns, file.ctime_ns(key))
             for key, file in sorted(self.files.items())
         ]
         changes = find_changes(base, sources, self.failures, self._hashes)

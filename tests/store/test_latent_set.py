@@ -69,7 +69,7 @@ def journal_lines(root: Path) -> list[bytes]:
 def test_a_finished_set_has_its_shards_index_checksums_and_manifest_and_nothing_else(finished: Path) -> None:
     shards = [f"shards/0000000{number}-{grid}.safetensors" for number, grid in enumerate(["1x2", "1x2", "2x2", "2x2"])]
     assert sorted(contents(finished)) == sorted(
-        ["SHA256SUMS", "index.jsonl", "manifest.json", "seen.jsonl", "shards", *shards]
+        ["SHA256SUMS", "index.jsonl", "items.table", "manifest.json", "seen.jsonl", "shards", *shards]
     )
 
 

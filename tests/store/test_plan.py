@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from semdis_cli.events import Failure
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import PlannedImage, SourceImage
+from semdis_cli.sources.files import ON_DISK
 from semdis_cli.store.checks import check_shard_name
 from semdis_cli.store.writing.plan import PlannedShard, plan_sha256, plan_shards
 
@@ -21,7 +21,7 @@ FAILURE = Failure("bad.png", "is empty")
 
 
 def planned(key: str, bucket: tuple[int, int] = (16, 16), num_bytes: int = 1, folder: str = "images") -> PlannedImage:
-    return PlannedImage(SourceImage(key, Path(folder) / "file", num_bytes), bucket)
+    return PlannedImage(SourceImage(key, ON_DISK, f"{folder}/file", num_bytes), bucket)
 
 
 quick = settings(deadline=None)

@@ -40,7 +40,7 @@ from tests.store import (
 )
 
 Json = dict[str, Any]
-SIDE_FILES = {"seen.jsonl", "report.json"}  # no part of the promise
+SIDE_FILES = {"seen.jsonl", "report.json", "items.table"}  # no part of the promise
 FIRST, SECOND, THIRD = "00000000-1x2.safetensors", "00000001-1x2.safetensors", "00000002-2x2.safetensors"
 
 

@@ -10,6 +10,8 @@ from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.provenance import Provenance
 from semdis_cli.store.checks import is_shard_name
 from semdis_cli.store.index import IndexRow
+from semdis_cli.store.item_table import ITEMS_FILE
+from semdis_cli.store.mapped_shard import hash_header
 from semdis_cli.store.shard_header import ShardHeader, read_shard_header
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.verifying.index_table import ShardRows, compare_rows
@@ -27,6 +29,7 @@ class ShardTarget:
     """A shard to look at, and what is known of it: None where nothing is.
 
     `name`: within the set. `expected`: its size and sha256. `rows`: those that the index names, read when asked for.
+    `header_sha256`: as in the table of the set's items.
     """
 
     path: Path
@@ -35,6 +38,7 @@ class ShardTarget:
     num_images: int | None = None
     provenance: Provenance | None = None
     rows: Callable[[], ShardRows] | None = None
+    header_sha256: bytes | None = None
 
     def named_rows(self) -> ShardRows:
         """The rows that the index names; none where nothing is known."""
@@ -57,6 +61,7 @@ def check_shard(target: ShardTarget, *, read_data: bool) -> ShardOutcome:
         rows = target.named_rows()
         problems = [Problem(target.name, "shard", what) for what in _check_header(target, header)]
         problems += [Problem(target.name, "rows", what) for what in compare_rows(header, rows)]
+        problems += [] if problems else _check_table(target, header)
         if not read_data:
             return ShardOutcome(tuple(problems), header.payload_start, None)
         return _check_data(target, header, rows, problems)
@@ -73,6 +78,13 @@ def _check_header(target: ShardTarget, header: ShardHeader) -> Iterator[str]:
         yield "made with other settings than the set it lies in"
     if is_shard_name(target.path.name) and not target.path.name.endswith(f"-{h}x{w}.safetensors"):
         yield f"its name is not that of a shard of {h}x{w} latents"
+
+
+def _check_table(target: ShardTarget, header: ShardHeader) -> Iterator[Problem]:
+    """Hold the header of a shard with which all is well against the table of the set's items."""
+    if target.header_sha256 not in {None, hash_header(target.path, header.payload_start)}:
+        what = f"knows another header of {target.name}; the same semdis encode again writes it anew"
+        yield Problem(ITEMS_FILE, "table", what)
 
 
 def _check_data(target: ShardTarget, header: ShardHeader, rows: ShardRows, problems: list[Problem]) -> ShardOutcome:

@@ -8,6 +8,7 @@ from semdis_cli.errors import UsageError
 from semdis_cli.files.links import describe_absent
 from semdis_cli.files.system_names import may_lie_beside
 from semdis_cli.store.checks import is_shard_name
+from semdis_cli.store.item_table import ITEMS_FILE
 from semdis_cli.store.manifest import (
     CHECKSUM_FILE,
     INDEX_FILE,
@@ -19,7 +20,7 @@ from semdis_cli.store.manifest import (
 from semdis_cli.store.writing.journal import is_base_name
 from semdis_cli.store.writing.seen import SEEN_FILE
 
-_FILES = frozenset({MANIFEST_FILE, INDEX_FILE, CHECKSUM_FILE, REPORT_FILE, SEEN_FILE})
+_FILES = frozenset({MANIFEST_FILE, INDEX_FILE, CHECKSUM_FILE, REPORT_FILE, SEEN_FILE, ITEMS_FILE})
 _FOLDERS = frozenset({SHARD_FOLDER, JOURNAL_FOLDER})
 
 

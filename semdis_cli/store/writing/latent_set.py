@@ -4,6 +4,7 @@ A finished set can grow. A run on it keeps the latents of unchanged inputs where
 changed ones, and marks those whose inputs are gone; until its manifest is written the set stays what it was.
 """
 
+import hashlib
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -21,9 +22,12 @@ from semdis_cli.files.atomic import (
     publish,
     sweep_temporaries,
 )
+from semdis_cli.files.identity import Witness
 from semdis_cli.files.lock import FolderLock
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import SourceImage
+from semdis_cli.store.item_table import ITEMS_FILE, read_items
+from semdis_cli.store.items import find_items
 from semdis_cli.store.manifest import (
     CHECKSUM_FILE,
     INDEX_FILE,
@@ -37,7 +41,6 @@ from semdis_cli.store.writing.changes import Hashes
 from semdis_cli.store.writing.finished import NO_BASE, Base, size_of
 from semdis_cli.store.writing.folder import check_latents_folder, list_folder
 from semdis_cli.store.writing.growth import Growth
-from semdis_cli.store.writing.identity import Witness
 from semdis_cli.store.writing.journal import Journal, JournalEntry, is_base_name
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan
 from semdis_cli.store.writing.seen import SEEN_FILE, is_just_this, write_seen
@@ -186,7 +189,10 @@ class LatentSetWriter:
         manifest = growth.write(written, self._records, plan.sha256, self.channels)
         num_rows = manifest.num_ok + manifest.num_failed
         assert num_rows == plan.num_inputs, f"{num_rows} rows for {plan.num_inputs} inputs"
-        for name in (INDEX_FILE, SEEN_FILE, CHECKSUM_FILE, MANIFEST_FILE):
+        has_table = (
+            written / ITEMS_FILE
+        ).exists()  # it is of this manifest: before that is there it counts for nothing
+        for name in (INDEX_FILE, *((ITEMS_FILE,) if has_table else ()), SEEN_FILE, CHECKSUM_FILE, MANIFEST_FILE):
             self._move(written / name)
         self._journal.remove()
         self.finished = manifest
@@ -279,12 +285,22 @@ class LatentSetWriter:
         checksums = list(checksum_lines(manifest))
         if _bytes_of(self.root / CHECKSUM_FILE) != b"".join(checksums):
             publish(self.root / CHECKSUM_FILE, checksums)
+        self._renew_table(manifest)
         is_on_record = plan.changes.is_on_record
         if not is_on_record and not is_just_this(self.root, manifest.index.sha256, plan.changes.seen()):
             write_seen(self.root, manifest.index.sha256, plan.changes.seen())
         if self._journal.folder.is_dir():
             self._journal.remove()
         self.finished = manifest
+
+    def _renew_table(self, manifest: Manifest) -> None:
+        """Write the table of a set that has none, or a damaged one; none of a set with a damaged shard."""
+        sha256 = hashlib.sha256(manifest.to_bytes()).hexdigest()
+        if read_items(self.root, manifest, sha256) is not None:
+            return
+        with suppress(StoreError):  # whoever reads the set says what is wrong with it
+            table = find_items(self.root, self.root, manifest).table
+            publish(self.root / ITEMS_FILE, table.to_chunks(sha256))
 
     def _sweep_shards(self) -> None:
         """Remove shards that nothing refers to: of a plan that was given up, or about to be written anew."""
