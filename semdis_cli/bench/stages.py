@@ -35,7 +35,7 @@ from semdis_cli.pipeline.images_out import WriteSettings, image_file
 from semdis_cli.pipeline.shard import check_fit, shard_calls
 from semdis_cli.pipeline.workers import Timed
 from semdis_cli.records import EncodedImage, Geometry, LoadedImage, PlannedImage
-from semdis_cli.sources.sources import FoundImages
+from semdis_cli.sources.find import FoundImages
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
 from semdis_cli.store.writing.plan import PlannedShard

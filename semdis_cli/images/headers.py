@@ -1,4 +1,4 @@
-"""What is known of an image file before its pixels are decoded: format, upright size, and what its samples mean."""
+"""Header of an image file, read before its pixels are decoded: format, upright size, and what its samples mean."""
 
 import io
 from collections.abc import Callable
@@ -31,7 +31,7 @@ _STRAY_EXIF = "a PNG, behind its pixels, under a JPEG's prefix or with a wrong c
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says about its image.
+    """Header of an image file.
 
     `name`: of the format. `size`: (height, width) in px of the upright picture. `orientation`: 1..8, what is still to
     be done to the decoded pixels. `notes`: what is wrong with the orientation. `bit_depth`: bits per sample of a PNG.
@@ -53,7 +53,7 @@ class Header:
 
 
 def read_header(file: BinaryIO) -> Header:
-    """Header of the image in `file`, which stands at its beginning. Raises `UnreadableImageError`.
+    """Read the header of the image in `file`, which stands at its beginning. Raises `UnreadableImageError`.
 
     Call it inside `pillow_guard`.
     """
@@ -69,7 +69,7 @@ def read_header(file: BinaryIO) -> Header:
 
 
 def open_pixels(header: Header, data: bytes) -> tuple[Image.Image, Samples]:
-    """The image of a file whose header was read from `data`, not decoded yet, and the meaning of its samples."""
+    """Open the image in `data`, from which `header` was read, without decoding it; also the meaning of its samples."""
     if header.name in _OPENERS:
         return _OPENERS[header.name](header, data)
     image = header.image or open_image(header.name, io.BytesIO(data))
@@ -93,9 +93,7 @@ def check_pixels(header: Header, image: Image.Image, data: bytes, fraction: int 
 def _png_header(file: BinaryIO) -> Header:
     header = read_png_header(file)
     orientation, notes = exif_orientation(header.exif)
-    notes += ignored_orientation(
-        header.stray_exif, "a PNG, behind its pixels, under a JPEG's prefix or with a wrong checksum"
-    )
+    notes += ignored_orientation(header.stray_exif, _STRAY_EXIF)
     size = upright_size((header.height, header.width), orientation)
     return Header("PNG", size, orientation, notes, header.bit_depth)
 
@@ -179,7 +177,7 @@ def _png_samples(header: Header, image: Image.Image, data: bytes) -> Samples:
 
 
 def _png_level(value: int, bit_depth: int) -> int:
-    """The level 0..255 as which Pillow decodes a sample of that many bits."""
+    """Return the level 0..255 as which Pillow decodes a sample of that many bits."""
     if bit_depth == 16:
         return value >> 8
     white = (1 << bit_depth) - 1
@@ -187,7 +185,7 @@ def _png_level(value: int, bit_depth: int) -> int:
 
 
 def _gif_samples(image: GifImagePlugin.GifImageFile) -> Samples:
-    """A frame smaller than the picture leaves the rest empty; Pillow would fill it with the palette's first colour."""
+    """Leave what a frame does not cover empty; Pillow would fill it with the palette's first colour."""
     transparent = None if image.mode == "P" else image.info.get("transparency")
     return Samples(transparent=transparent, drawn=image.tile[0][1])
 
@@ -199,7 +197,7 @@ def _other_samples(name: str, image: ImageFile.ImageFile, data: bytes) -> Sample
 
 
 def _profile(image: Image.Image) -> bytes | None:
-    """The ICC profile; empty bytes if there is one that Pillow could not put together."""
+    """Return the ICC profile; empty bytes if there is one that Pillow could not put together."""
     if "icc_profile" not in image.info:
         return None
     profile = image.info["icc_profile"]

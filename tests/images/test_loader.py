@@ -20,7 +20,8 @@ from semdis_cli.images.geometry import GeometrySettings
 from semdis_cli.images.images import ReadSettings
 from semdis_cli.images.loader import Loader, LoadSettings
 from semdis_cli.records import LoadedImage, SourceImage
-from semdis_cli.sources.sources import find_images
+from semdis_cli.sources.files import ON_DISK
+from semdis_cli.sources.find import find_images
 
 OLD_NS = 1_600_000_000_123_456_789
 
@@ -62,9 +63,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_every_image_gets_the_hash_of_its_bytes_in_order(folder: Path, loader: Loader) -> None:
     found = find_images([folder, folder / "packed.tar"]).images
-    gone = SourceImage("gone.png", folder / "gone.png", 1)
-    fifo = SourceImage("pipe.png", folder / "pipe.png", 1)
-    os.mkfifo(fifo.path)
+    gone = SourceImage("gone.png", ON_DISK, folder / "gone.png", 1)
+    fifo = SourceImage("pipe.png", ON_DISK, folder / "pipe.png", 1)
+    os.mkfifo(fifo.place)
     digests = list(loader.hashes((*found, gone, fifo, found[0])))
     prefix = folder.name
     expected = {key: hashlib.sha256((folder / key).read_bytes()).hexdigest() for key in ("a.png", "b.png", "c.png")}
