@@ -6,8 +6,6 @@ from io import BufferedReader, BytesIO
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from semdis_cli.events import Failure
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -187,12 +185,3 @@ class EncodedImage:
     latents: "Tensor"
     mtime_ns: int | None = None
     ctime_ns: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ImageBatch:
-    """Images of one bucket, in key order, and the inputs among them that failed. `read_s` is wall-clock seconds."""
-
-    images: tuple[LoadedImage, ...]
-    failures: tuple[Failure, ...]
-    read_s: float
