@@ -35,9 +35,6 @@ class ImageReader(Protocol):
         Raises `OSError`, and `UnreadableImageError` for what is no regular file or was changed meanwhile.
         """
 
-    def read(self, image: "SourceImage") -> bytes:
-        """Return all bytes of an image. Raises what `open` raises."""
-
     def stamp(self, image: "SourceImage") -> Stamp:
         """Return size and times of an image as they are now. Raises `OSError`."""
 

@@ -15,7 +15,7 @@ from semdis_cli.images.images import ReadSettings, read_image_size
 from semdis_cli.images.pixels import load_pixels
 from semdis_cli.memory import Room, room_for_images
 from semdis_cli.records import FileDigest, ImageRecord, LoadedImage, PlannedImage, SourceImage
-from semdis_cli.sources.files import try_hash
+from semdis_cli.sources.files import read_bytes, try_hash
 from semdis_cli.stops import look
 
 _PLANNED_AT_ONCE = 4096
@@ -88,7 +88,7 @@ class Loader:
         source = planned.source
         try:
             stamp = source.reader.stamp(source)  # before its bytes: a change between the two shows the next time
-            data = source.reader.read(source)
+            data = read_bytes(source)
             how = self._settings
             image = load_pixels(data, how.read, how.geometry, how.multiple_px, self.room.reading)
             if image.geometry.bucket != planned.bucket:
