@@ -15,9 +15,9 @@ from semdis_cli.images.images import ImageFormat
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import EncodedCall, ImageCall, LatentSettings, encode_call
-from semdis_cli.pipeline.decode import check_fit
 from semdis_cli.pipeline.images_out import WriteSettings, image_file
-from semdis_cli.pipeline.overlap import Timed
+from semdis_cli.pipeline.shard import check_fit
+from semdis_cli.pipeline.workers import Timed
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import EncodedImage, Geometry, LoadedImage
 from semdis_cli.store.reader import LatentSource, StoredShard

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -19,7 +19,6 @@ from semdis_cli.pipeline.calls import (
     start_workers,
 )
 from semdis_cli.pipeline.encode_plan import EncodePlan, EncodeSettings, encode_provenance, plan_encode
-from semdis_cli.pipeline.overlap import Workers
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.records import EncodedImage
 from semdis_cli.sources.find import FoundImages
@@ -54,7 +53,7 @@ def encode(
             mix_versions=settings.mix_versions,
         ) as latents,
         start_workers(tokenizer, loader.num_workers) as workers,
-        _Publisher(workers) as publisher,
+        _Publisher() as publisher,
     ):
         # What there is to do
         plan = plan_encode(found, loader, tokenizer, settings, latents.base, latents.provenance, tell)
@@ -113,25 +112,28 @@ class _Publisher:
     Leaving its `with` waits for them, whatever ended the run: what is encoded is kept.
     """
 
-    def __init__(self, workers: Workers) -> None:
-        self._workers = workers
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "semdis-publish")
         self._waiting: deque[tuple[ShardWriter, int, Future[None]]] = deque()
+        self._has_failed = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        wait([published for _, _, published in self._waiting])
+        self._thread.shutdown()
 
     def publish(self, shard: ShardWriter) -> None:
         """Have `shard` published after those before it."""
         num_bytes = shard.num_bytes  # before it is written: that gives the latents back
-        if self._waiting:
-            last = self._waiting[-1][2]
-            published = self._workers.submit_disk_after(last, lambda _: shard.publish())
-        else:
-            published = self._workers.submit_disk(shard.publish)
-        self._waiting.append((shard, num_bytes, published))
+        self._waiting.append((shard, num_bytes, self._thread.submit(self._publish, shard)))
+
+    def _publish(self, shard: ShardWriter) -> None:
+        if self._has_failed:  # the error of the one before it ends the run
+            return
+        self._has_failed = True
+        shard.publish()
+        self._has_failed = False
 
     def news(self) -> Iterator[Event]:
         """Tell of the shards that are on disk by now; waits while the others are too much to hold.

@@ -17,13 +17,14 @@ from semdis_cli.images.loader import Loader
 from semdis_cli.memory import room_for_images
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import busy_threads, encoded_calls, image_calls, start_workers
-from semdis_cli.pipeline.decode import DecodeSettings, check_fit, decode_calls, decode_provenance
+from semdis_cli.pipeline.decode import DecodeSettings, decode_calls, decode_provenance
 from semdis_cli.pipeline.encode import far_off_report, take_call
 from semdis_cli.pipeline.encode_plan import EncodeSettings, plan_encode
 from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import ImageWriter, StreamNames, image_file, renamed_record, too_long
-from semdis_cli.pipeline.overlap import Workers, timed
 from semdis_cli.pipeline.report import RunTotals
+from semdis_cli.pipeline.shard import check_fit
+from semdis_cli.pipeline.workers import timed
 from semdis_cli.provenance import Provenance
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.stops import received
@@ -155,7 +156,7 @@ def decode_stream(
         claimed_folder(output, DECODE_MARKER, record, ()),
         start_workers(tokenizer, settings.num_workers) as workers,
     ):
-        receiver = _Receiver(output, tokenizer, settings, workers)
+        receiver = _Receiver(output, tokenizer, settings)
         for event in decode_calls(receiver.calls(stream), tokenizer, settings.sampling, receiver.writer, workers):
             num_ok += event.num_images if isinstance(event, BatchDone) else 0
             num_failed += isinstance(event, Failure | ShardFailed)
@@ -203,11 +204,11 @@ def decode_single(
 class _Receiver:
     """Collects latents of one shape until they fill a model call, and gives each image its file name."""
 
-    def __init__(self, output: Path, tokenizer: Tokenizer, settings: DecodeSettings, workers: Workers) -> None:
+    def __init__(self, output: Path, tokenizer: Tokenizer, settings: DecodeSettings) -> None:
         self._tokenizer = tokenizer
         self.names = StreamNames(settings.write.format, partial(probe_spelling, output))
         self._paths: dict[str, PurePosixPath] = {}
-        self.writer = ImageWriter(output, self._paths, settings.write, workers)
+        self.writer = ImageWriter(output, self._paths, settings.write)
         self._collected: list[Shard] = []
         self._cut_off: StoreError | None = None
 

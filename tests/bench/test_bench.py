@@ -35,7 +35,7 @@ from semdis_cli.pipeline.calls import EncodedCall, ImageCall, start_workers
 from semdis_cli.pipeline.decode import DecodeSettings
 from semdis_cli.pipeline.encode_plan import EncodeSettings
 from semdis_cli.pipeline.images_out import WriteSettings
-from semdis_cli.pipeline.overlap import Workers
+from semdis_cli.pipeline.workers import Workers
 from semdis_cli.records import PlannedImage, SourceImage
 from semdis_cli.sources.files import ON_DISK
 from semdis_cli.sources.find import find_images

@@ -5,20 +5,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure, Planning, Tell, untold
 from semdis_cli.provenance import Provenance
 from semdis_cli.store.checks import MALFORMED, check_count, check_key, check_object, parse_json
-from semdis_cli.store.exchange.export import (
-    EXPORT_MARKER,
-    STEM_RECORD,
-    TABLE_FILE,
-    SampleRecord,
-    sample_key,
-)
+from semdis_cli.store.exchange.export import EXPORT_MARKER, sample_key
 from semdis_cli.store.exchange.found_samples import MAX_LINE_BYTES, FoundSample, FoundSamples, Place, Records
 from semdis_cli.store.exchange.tar_members import read_members
 from semdis_cli.store.manifest import MANIFEST_FILE
@@ -26,6 +20,7 @@ from semdis_cli.store.reader import recorded_layout
 from semdis_cli.store.shard_header import parse_header
 from semdis_cli.store.versions import mixing_hint
 
+_ARRAYS = ".npy arrays, which cannot be imported; export the set as webdataset or safetensors for that"
 _MAX_HEADER_BYTES = 16 << 20  # of one image; its settings take a few thousand bytes
 
 
@@ -59,15 +54,13 @@ class _Search:
     records: Records = field(default_factory=Records)
     num_promised: dict[Path, int] = field(default_factory=dict)  # images of the export that each marker stands for
     _made_by: str = ""  # where the settings were found
+    _has_arrays: bool = False
 
     def add_folder(self) -> None:
         """All files below the source."""
         if (self.source / MANIFEST_FILE).exists():
             raise UsageError(f"{self.source}: a set of latents already, there is nothing to import")
-        marker = self._read_marker()
-        if marker.get("format") == "npy":
-            self._add_table()
-            return
+        self._read_marker(self.source)
         for folder, inner, names in os.walk(self.source, onerror=_refuse):
             inner.sort()
             if EXPORT_MARKER in names and Path(folder) != self.source:
@@ -79,6 +72,8 @@ class _Search:
                     self.failures.append(Failure(name, "is a link to a folder; import that one by itself"))
                 elif path.suffix in {".safetensors", ".tar"} and not path.is_dir():
                     self.add_file(name, path)
+                elif path.suffix == ".npy":
+                    self._has_arrays = True
 
     def add_file(self, name: str, path: Path) -> None:
         """A shard, or a tar."""
@@ -96,6 +91,8 @@ class _Search:
 
     def result(self) -> FoundSamples:
         """Everything, sorted by key. Raises `UsageError` if there is nothing, or one key twice."""
+        if self._has_arrays and not self.samples:
+            raise UsageError(f"{self.source}: holds {_ARRAYS}")
         if not self.records.all:
             reason = f" ({self.failures[0].key}: {self.failures[0].reason})" if self.failures else ""
             raise UsageError(f"{self.source}: no latents that semdis export or semdis encode has written{reason}")
@@ -123,16 +120,17 @@ class _Search:
             yield Failure(key, failure.reason)
 
     def _add_marker(self, folder: Path) -> None:
-        """An export in a folder below the source."""
+        """Note an export in a folder below the source."""
+        name = (folder / EXPORT_MARKER).relative_to(self.source).as_posix()
         try:
-            self._read_marker(folder)
+            if self._read_marker(folder).get("format") == "npy":
+                self.failures.append(Failure(name, f"an export of {_ARRAYS}"))
         except StoreError as error:
-            name = (folder / EXPORT_MARKER).relative_to(self.source).as_posix()
             self.failures.append(Failure(name, str(error).removeprefix(f"{folder / EXPORT_MARKER}: ")))
 
-    def _read_marker(self, folder: Path | None = None) -> dict[str, Any]:
-        """What the export in a folder (default: the source) says of itself; nothing if it was none."""
-        path = (folder or self.source) / EXPORT_MARKER
+    def _read_marker(self, folder: Path) -> dict[str, Any]:
+        """Return what the export in `folder` says of itself; nothing if it was none."""
+        path = folder / EXPORT_MARKER
         if not path.is_file():
             return {}
         try:
@@ -144,7 +142,8 @@ class _Search:
         self._agree(provenance, str(path), may_mix=self.mix_versions)
         for record in later_versions:  # a set that was mixed, on record
             self._agree(record, str(path), may_mix=True)
-        self.num_promised[path] = num_images
+        if marker.get("member") != "npy":
+            self.num_promised[path] = num_images
         return marker
 
     def _agree(self, provenance: Provenance, place: str, *, may_mix: bool) -> int:
@@ -187,57 +186,16 @@ class _Search:
         return FoundSample(record.key, record.geometry.bucket, record.source, place, version=version)
 
     def _add_tar(self, name: str, path: Path) -> None:
-        """The samples in a tar. Raises `StoreError` where it is damaged; what comes before stays."""
-        arrays: list[Place] = []
-        records: dict[str, Place] = {}
-        stem_records: dict[str, Place] = {}  # where samples are called like their images', .json may be a caption's
-        try:
-            for member in read_members(path):
+        """Add the samples in a tar. Raises `StoreError` where it is damaged; what comes before stays."""
+        suffixes = set()
+        for member in read_members(path):
+            suffixes.add(PurePosixPath(member.name).suffix)
+            if member.name.endswith(".safetensors"):
                 place = Place(str(path), f"{name}/{member.name}", member.offset, member.num_bytes)
-                if member.name.endswith(".safetensors"):
-                    self._try(place, _likely_key(member.name), partial(self._peek_shard, place))
-                elif member.name.endswith(".npy"):
-                    arrays.append(place)
-                elif member.name.endswith(f".{STEM_RECORD}"):
-                    stem_records[place.name.removesuffix(f".{STEM_RECORD}")] = place
-                elif member.name.endswith(".json"):
-                    records[place.name.removesuffix(".json")] = place
-        finally:
-            for place in arrays:
-                base = place.name.removesuffix(".npy")
-                record = stem_records.get(base) or records.get(base)
-                likely_key = _likely_key(place.name.removeprefix(f"{name}/"))
-                self._try(place, likely_key, partial(self._peek_array, place, record))
-
-    def _add_table(self) -> None:
-        """The arrays that the table of an export lists."""
-        path = self.source / TABLE_FILE
-        if not path.is_file():
-            raise StoreError(f"{path}: missing: the export is not finished; run the same semdis export again")
-        with path.open("rb") as file:
-            offset = 0
-            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), start=1):
-                record = Place(str(path), f"{TABLE_FILE}: line {number}", offset, len(line))
-                offset += len(line)
-                self._try(record, record.name, partial(self._peek_row, record))
-
-    def _peek_row(self, record: Place) -> FoundSample:
-        key = SampleRecord.parse(record.read(), record.name).image.key
-        name = f"{check_key(key)}.npy"
-        path = self.source / name
-        if not path.resolve().is_relative_to(self.source.resolve()) or not path.is_file():
-            raise StoreError(f"{name}: missing, or no file")
-        return self._peek_array(Place(str(path), name, 0, path.stat().st_size), record)
-
-    def _peek_array(self, place: Place, record: Place | None) -> FoundSample:
-        """What is recorded of an array. Raises `StoreError`."""
-        if record is None:
-            raise StoreError(f"{place.name}: no .json beside it says what it is")
-        if not self.records.all:
-            raise StoreError(f"{place.name}: no {EXPORT_MARKER} beside its tar says with what settings it was made")
-        known = SampleRecord.parse(record.read(MAX_LINE_BYTES), record.name)
-        version = self.records.versions.get(known.provenance_sha256, 0)  # another one is found out on reading
-        return FoundSample(known.image.key, known.image.geometry.bucket, known.image.source, place, record, version)
+                self._try(place, _likely_key(member.name), partial(self._peek_shard, place))
+        if ".npy" in suffixes and ".safetensors" not in suffixes:
+            self._has_arrays = True
+            self.failures.append(Failure(name, f"holds {_ARRAYS}"))
 
 
 def _likely_key(name: str) -> str:
