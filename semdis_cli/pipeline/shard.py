@@ -64,8 +64,9 @@ def check_fit(shard: Shard, tokenizer: Tokenizer, keys: Collection[str], path: s
     """Raise `StoreError` if a shard's rows do not belong to the set, or are not what the model takes."""
     grid, patch = tuple(shard.latents.shape[-2:]), tokenizer.patch_size
     if shard.latents.shape[1] != tokenizer.latent_channels:
-        what = f"{shard.latents.shape[1]} channels, but the model has {tokenizer.latent_channels}"
-        raise StoreError(what, place=path)
+        raise StoreError(
+            f"{shard.latents.shape[1]} channels, but the model has {tokenizer.latent_channels}", place=path
+        )
     if not is_finite(shard.latents):
         raise StoreError("latents that are not finite; not made by semdis encode", place=path)
     for record in shard.records:

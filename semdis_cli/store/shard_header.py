@@ -93,7 +93,7 @@ def parse_header(file: BinaryIO, num_bytes: int, place: str) -> ShardHeader:
     try:
         return _parse(file, num_bytes)
     except MALFORMED as error:
-        raise no_shard(place, error) from error
+        raise no_shard(place, f"no {error}" if isinstance(error, KeyError) else f"{error!s:.300}") from error
 
 
 def _parse(file: BinaryIO, num_bytes: int) -> ShardHeader:
@@ -204,9 +204,8 @@ def canonical_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def no_shard(place: str, error: Exception) -> StoreError:
-    """Return what to raise where reading `place` has raised `error`."""
-    reason = f"no {error}" if isinstance(error, KeyError) else f"{error!s:.300}"
+def no_shard(place: str, reason: str) -> StoreError:
+    """Return what to raise where the file at `place` is no shard, or a pointer to one."""
     return StoreError(or_pointer(Path(place), f"not a semdis shard ({reason})"), place=place)
 
 

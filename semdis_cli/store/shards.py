@@ -94,7 +94,7 @@ def parse_shard(data: bytes, place: str) -> Shard:
     header = parse_header(io.BytesIO(data), len(data), place)
     payload = memoryview(data)[header.payload_start :]
     if hashlib.sha256(payload).hexdigest() != header.latents_sha256:
-        raise no_shard(place, ValueError("the latents do not match their sha256; damaged"))
+        raise no_shard(place, "the latents do not match their sha256; damaged")
     latents = torch.frombuffer(bytearray(payload), dtype=STORE_DTYPES[header.dtype]).view(header.shape)
     return Shard(latents, header.records, header.provenance)
 
