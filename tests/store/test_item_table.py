@@ -14,6 +14,7 @@ from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
 from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.provenance import Provenance
 from semdis_cli.store.index import parse_place, to_line
 from semdis_cli.store.item_table import ITEMS_FILE, ItemColumns, ItemTable, read_items
 from semdis_cli.store.items import find_items
@@ -196,7 +197,7 @@ def test_a_table_of_any_rows_is_the_rows_of_the_index(
         offset += len(to_line({"key": key, "status": status, "shard": names[shard]}))
     num_ok, file = len(expected), PublishedFile(offset, "0" * 64)
     entries = tuple(ShardEntry(name, 1, PublishedFile(0, "0" * 64)) for name in names)
-    manifest = Manifest(PROVENANCE, "0" * 64, num_ok, 0, 0, 0, entries, file, ChannelSums.zero(3))
+    manifest = Manifest(Provenance.from_json(PROVENANCE), "0" * 64, num_ok, 0, 0, 0, entries, file, ChannelSums.zero(3))
     headers = tuple(bytes([number]) * 32 for number in range(4))
     table = columns.finish(manifest, headers)
     (folder / ITEMS_FILE).write_bytes(b"".join(table.to_chunks("a" * 64)))
