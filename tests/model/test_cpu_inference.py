@@ -18,7 +18,8 @@ from semdis_cli.model.cpu_kernels import onednn_works, rows_at_once
 from semdis_cli.model.devices import DtypeName, find_dtype
 from semdis_cli.model.network import PlainNetwork, choose_network
 from semdis_cli.model.pixels import float_to_images, images_to_float, images_to_patches, patches_to_images
-from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer, TokenizerSettings
+from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
+from semdis_cli.provenance import ModelIdentity
 from tests.forks import python
 from tests.worlds import tiny_model
 

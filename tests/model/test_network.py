@@ -15,7 +15,8 @@ from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.cpu_kernels import onednn_works
 from semdis_cli.model.devices import DtypeName
 from semdis_cli.model.network import CompiledNetwork, PlainNetwork, choose_network
-from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer, TokenizerSettings
+from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
+from semdis_cli.provenance import ModelIdentity
 from tests.forks import TRAINING, python
 from tests.worlds import tiny_model
 
