@@ -430,52 +430,6 @@ def make_shard_of_zeros(keys: tuple[str, ...]) -> Shard:
 
 # --- what is refused ------------------------------------------------------------------------------------------------
 
-INDEX_LIES: dict[str, tuple[Callable[[list[dict[str, Any]]], object], str]] = {
-    "row out of range": (lambda rows: rows[0].update(row=2), "has no latents of 'a.png' in row 2"),
-    "row beyond 64 bits": (lambda rows: rows[0].update(row=2**64), "line 1: not an index row"),
-    "row below zero": (lambda rows: rows[0].update(row=-1), "line 1: not an index row"),
-    "row of another key": (lambda rows: rows[0].update(row=1), "has no latents of 'a.png' in row 1"),
-    "row missing": (lambda rows: rows[1].pop("row"), "line 2: not an index row"),
-    "another key": (lambda rows: rows[0].update(key="a.jpg"), "has no latents of 'a.jpg' in row 0"),
-    "shard unknown": (lambda rows: rows[0].update(shard="00000009-2x2.safetensors"), "which is not in the manifest"),
-    "shard elsewhere": (lambda rows: rows[0].update(shard="../../x"), "which is not in the manifest"),
-    "shard another": (lambda rows: rows[2].update(shard="00000000-2x2.safetensors"), "has no latents of 'c.png'"),
-    "not sorted": (lambda rows: rows.reverse(), "not sorted by key"),
-    "a key twice": (lambda rows: rows.insert(0, dict(rows[0])), "not sorted by key"),
-    "a key left out": (lambda rows: rows.pop(), "its totals and the index disagree"),
-    "status unknown": (lambda rows: rows[0].update(status="fine"), "its totals and the index disagree"),
-    "status missing": (lambda rows: rows[0].pop("status"), "line 1: not an index row"),
-    "key no text": (lambda rows: rows[0].update(key=3), "line 1: not an index row"),
-}
-
-
-@pytest.mark.parametrize("lie", list(INDEX_LIES))
-def test_an_index_that_lies_is_refused(tmp_path: Path, lie: str) -> None:
-    by_hand = set_by_hand(tmp_path / "latents", make_shard(), make_shard(("c.png", "d.png")))
-    edit, message = INDEX_LIES[lie]
-    edit(by_hand.rows)
-    with pytest.raises(StoreError, match=message):
-        LatentDataset(by_hand.publish())
-
-
-@pytest.mark.parametrize("line", [b"", b"[]\n", b"null\n", b"{\n", b"\xff\n", b"[" * 100_000, b'{"status": NaN}\n'])
-def test_what_is_no_index_is_refused(tmp_path: Path, line: bytes) -> None:
-    by_hand = set_by_hand(tmp_path / "latents", make_shard())
-    index = by_hand.root / "index.jsonl"
-    index.write_bytes(line)
-    manifest = Manifest.read(by_hand.root)
-    edited = dataclasses.replace(manifest, index=PublishedFile.of(index))
-    (by_hand.root / "manifest.json").write_bytes(edited.to_bytes())
-    with pytest.raises(StoreError, match=r"not an index row|totals and the index disagree"):
-        LatentDataset(by_hand.root)
-
-
-def test_an_index_that_was_edited_after_the_manifest_is_refused(root: Path) -> None:
-    index = root / "index.jsonl"
-    index.write_bytes(index.read_bytes().replace(b'"removed"', b'"ok"') + b"\n")
-    with pytest.raises(StoreError, match=f"^{index}: does not match the sha256 in the manifest"):
-        LatentDataset(root)
-
 
 def test_an_unfinished_set_is_refused(root: Path) -> None:
     (root / "manifest.json").unlink()
