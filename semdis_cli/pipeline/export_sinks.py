@@ -84,9 +84,7 @@ class ExportJob:
             stored_bytes = BYTES_PER_VALUE[self.source.provenance.layout.dtype]
             num_bytes = num_bytes * BYTES_PER_VALUE[self.settings.npy_dtype] // stored_bytes
         else:
-            num_bytes += (
-                len(self.source.provenance.text) + 1
-            )  # as a line: tars are cut by it, the same for each version
+            num_bytes += len(self.source.provenance.text) + 1  # as a line of JSON; tars are cut by this
         return num_bytes + SINKS[self.settings.format].overhead_bytes
 
 
