@@ -1,5 +1,6 @@
 """The images to measure with: some of a folder, or made for it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def gather_images(data: Path | None, num_images: int, loader: Loader, folder: Pa
     )
 
 
-def spread_out(images: tuple[SourceImage, ...], count: int) -> list[SourceImage]:
+def spread_out(images: Sequence[SourceImage], count: int) -> list[SourceImage]:
     """At most `count` of `images`, evenly from the first to the last."""
     if len(images) <= count:
         return list(images)
