@@ -6,8 +6,6 @@ from io import BufferedReader, BytesIO
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from semdis_cli.events import Failure
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -36,9 +34,6 @@ class ImageReader(Protocol):
 
         Raises `OSError`, and `UnreadableImageError` for what is no regular file or was changed meanwhile.
         """
-
-    def read(self, image: "SourceImage") -> bytes:
-        """Return all bytes of an image. Raises what `open` raises."""
 
     def stamp(self, image: "SourceImage") -> Stamp:
         """Return size and times of an image as they are now. Raises `OSError`."""
@@ -187,12 +182,3 @@ class EncodedImage:
     latents: "Tensor"
     mtime_ns: int | None = None
     ctime_ns: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ImageBatch:
-    """Images of one bucket, in key order, and the inputs among them that failed. `read_s` is wall-clock seconds."""
-
-    images: tuple[LoadedImage, ...]
-    failures: tuple[Failure, ...]
-    read_s: float

@@ -64,7 +64,7 @@ class ExportSettings:
 
 
 def npy_dtype_for(stored_dtype: str) -> NpyDtype:
-    """Return the smallest dtype of an array that holds stored latents without loss."""
+    """Return the smallest dtype of an array that holds the stored latents without loss."""
     return "float16" if stored_dtype == "float16" else "float32"
 
 
@@ -84,7 +84,9 @@ class ExportJob:
             stored_bytes = BYTES_PER_VALUE[self.source.provenance.layout.dtype]
             num_bytes = num_bytes * BYTES_PER_VALUE[self.settings.npy_dtype] // stored_bytes
         else:
-            num_bytes += len(self.source.provenance.text)
+            num_bytes += (
+                len(self.source.provenance.text) + 1
+            )  # as a line: tars are cut by it, the same for each version
         return num_bytes + SINKS[self.settings.format].overhead_bytes
 
 

@@ -16,7 +16,7 @@ from semdis_cli.records import SourceImage, Stamp
 from semdis_cli.sources.files import open_section
 from semdis_cli.sources.names import NamedPath
 from semdis_cli.sources.source import Finds, Search
-from semdis_cli.sources.tars import list_tar, read_member, unpacker_of
+from semdis_cli.sources.tars import list_tar, unpacker_of
 
 STDIN = Path("-")
 STDIN_NAME = "stdin"
@@ -86,11 +86,6 @@ class Spool:
     def open(self, image: SourceImage) -> io.BufferedReader:
         """Open an image, from its first byte to its last. Raises `OSError`."""
         return open_section(self.path, image.place, image.num_bytes)
-
-    def read(self, image: SourceImage) -> bytes:
-        """Return all bytes of an image. Raises `OSError`."""
-        with self.open(image) as file:
-            return read_member(file, image)
 
     def stamp(self, image: SourceImage) -> Stamp:
         """Return the size of an image: the times of the copy say nothing."""
