@@ -116,7 +116,7 @@ class Manifest:
         except OSError as error:
             raise StoreError(f"cannot be read ({error.strerror})", place=path) from error
         except ValueError as error:
-            raise StoreError(f"{or_pointer(path, f'not JSON ({error}); damaged')}", place=path) from error
+            raise StoreError(or_pointer(path, f"not JSON ({error}); damaged"), place=path) from error
         try:
             return cls._parse(fields)
         except MALFORMED as error:
