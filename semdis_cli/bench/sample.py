@@ -46,7 +46,7 @@ def gather_images(data: Path | None, num_images: int, loader: Loader, folder: Pa
         else:
             usable.append(image)
     if not usable:
-        raise UsageError(f"{data}: no image that can be used ({reasons[0] if reasons else 'none was found'})")
+        raise UsageError(f"no image that can be used ({reasons[0] if reasons else 'none was found'})", place=data)
     return Sample(
         found=replace(found, images=tuple(image.source for image in usable), failures=(), passed_over={}),
         num_unusable=len(chosen) - len(usable),

@@ -151,7 +151,7 @@ class FileSink(Sink):
             return
         path = self._path(sample.record.image.key)
         if not path.parent.resolve().is_relative_to(self._root):
-            raise UsageError(f"{path}: a link leads out of {self._root}; remove it")
+            raise UsageError(f"a link leads out of {self._root}; remove it", place=path)
         publish_below(self._root, path, [sample.data])
 
     def close(self) -> None:

@@ -65,7 +65,7 @@ class Spool:
             place = folder or Path("stdin")
             explained = explain_write_error(place, error)
             if isinstance(explained, NoSpaceError):
-                explained = NoSpaceError(f"{place}: no space left for what comes on stdin; make room and try again")
+                explained = NoSpaceError("no space left for what comes on stdin; make room and try again", place=place)
             raise explained from error
         self.path = spool.path
 
@@ -81,7 +81,7 @@ class Spool:
             return Finds(ImageList([SourceImage(f"{prefix}{title}.{self.suffix}", self, 0, self.num_bytes)]))
         finds = list_tar(self.path, title, self, Stamp(self.num_bytes), prefix, search.rules)
         if finds.damage is not None:  # whoever fills the pipe has failed, and is to do it again
-            raise UsageError(f"{title}: {finds.damage}")
+            raise UsageError(finds.damage, place=title)
         return finds
 
     def open(self, image: SourceImage) -> io.BufferedReader:
