@@ -34,9 +34,9 @@ _RECORD_BYTES = 1024  # about what an image's key, geometry and source take
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """How latents leave the store.
+    """Settings of an export.
 
-    `member`: what the latents of one image are written as. `npy_dtype` counts for npy alone, `tar_mib` (about, MiB) and
+    `member`: the kind of file for one image. `npy_dtype` counts for npy alone, `tar_mib` (about, MiB) and
     `sample_names` for webdataset alone: samples are called by the key, or as those that the images came from.
     """
 
@@ -71,7 +71,7 @@ def npy_dtype_for(provenance: dict[str, Any]) -> NpyDtype:
 
 @dataclass(frozen=True)
 class ExportJob:
-    """What is exported, how, and into which folder. `names`: the file of each key, where it has one of its own."""
+    """An export: its source, settings and folder. `names`: the file of each key, where it has one of its own."""
 
     source: LatentSource
     settings: ExportSettings

@@ -44,7 +44,7 @@ _MAX_NAME_BYTES, _MAX_PATH_BYTES, _MAX_DEPTH = 255, 4000, 200  # Linux ends at 4
 
 
 def sample_base(key: str) -> str:
-    """What the names of a sample's members in a tar begin with: ASCII letters, digits, `-`, `_`, `~`, `/` and `%XX`.
+    """Return the start of the names of a key's members in a tar: ASCII letters, digits, `-`, `_`, `~`, `/`, `%XX`.
 
     WebDataset cuts names at the first dot after the last slash, and passes over those that begin like `__this__/`. So
     all else is percent-encoded, a first `_` too. One base for each key, and `sample_key` leads back.
@@ -54,7 +54,7 @@ def sample_base(key: str) -> str:
 
 
 def sample_key(base: str) -> str:
-    """The key whose `sample_base` is `base`. Raises `ValueError` if there is none."""
+    """Return the key whose `sample_base` is `base`. Raises `ValueError` if there is none."""
     key = unquote_to_bytes(base.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
     if sample_base(key) != base:
         raise ValueError(f"{base!r:.80} is no name that an export gives")
@@ -95,12 +95,12 @@ def sample_names(keys: Iterable[str], names: SampleNames) -> tuple[dict[str, str
 
 
 def file_names(keys: Iterable[str], suffix: str) -> dict[str, PurePosixPath]:
-    """The file of each key: `a/b.jpg` -> `a/b.jpg.npy`. Raises `StoreError` for a key that is no relative path."""
+    """Name the file of each key: `a/b.jpg` -> `a/b.jpg.npy`. Raises `StoreError` for a key that is no relative path."""
     return {key: PurePosixPath(f"{check_key(key)}.{suffix}") for key in keys}
 
 
 def impossible_names(names: Mapping[str, PurePosixPath], folder: Path) -> list[Failure]:
-    """The keys whose file cannot be made in `folder`; each costs its own image only."""
+    """List the keys whose file cannot be made in `folder`; each costs its own image only."""
     folders = {parent for name in names.values() for parent in name.parents}
     num_folder_bytes = len(os.fsencode(folder.absolute()))
     taken: set[bytes] = set()
@@ -116,7 +116,7 @@ def impossible_names(names: Mapping[str, PurePosixPath], folder: Path) -> list[F
 
 
 def alike_names(names: Mapping[str, PurePosixPath], folder: Path, failures: Collection[Failure]) -> list[Failure]:
-    """The keys, but for `failures`, whose file the disk of `folder`, which exists, takes for another image's."""
+    """List the keys, but for `failures`, whose file the disk of `folder` (which exists) takes for another image's."""
     impossible = {failure.key for failure in failures}
     possible = {key: name for key, name in names.items() if key not in impossible}
     if not clashes(possible, ANY):
@@ -143,7 +143,7 @@ def _why_impossible(name: PurePosixPath, num_folder_bytes: int, folders: set[Pur
 
 @dataclass(frozen=True, slots=True)
 class SampleRecord:
-    """What lies beside the latents of one exported image.
+    """The record beside the latents of one exported image.
 
     `file`: size and sha256 of the file with the latents. `is_exact`: they are there to the last bit.
     """
@@ -155,7 +155,7 @@ class SampleRecord:
     is_exact: bool
 
     def to_bytes(self) -> bytes:
-        """One line of JSON."""
+        """Return one line of JSON."""
         fields = {
             **key_fields(self.image.key),
             "geometry": self.image.geometry.to_json(),
@@ -170,16 +170,16 @@ class SampleRecord:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image's latents as a file of their own, and what there is to know of them."""
+    """The file of one image's latents, and its record."""
 
     data: bytes
     record: SampleRecord
 
 
 def make_sample(shard: Shard, row: int, member: Member, npy_dtype: NpyDtype) -> Sample:
-    """Row `row` of a shard as a file: a shard of this row alone, or an array. Raises `ValueError` with the reason.
+    """Turn row `row` of a shard into a file: a shard of this row alone, or an array.
 
-    That is if values are too large for `npy_dtype`.
+    Raises `ValueError` with the reason if values are too large for `npy_dtype`.
     """
     one, is_exact = shard.select([row]), True
     if member == "safetensors":
@@ -206,12 +206,12 @@ def npy_bytes(latents: Tensor) -> bytes:
 
 
 def provenance_sha256(provenance: dict[str, Any]) -> str:
-    """By which images are told apart that were made with other settings."""
+    """Return the sha256 of the JSON of a provenance."""
     return hashlib.sha256(to_line(provenance)).hexdigest()
 
 
 def recorded_layout(provenance: dict[str, Any], place: str) -> LatentLayout:
-    """What the size of a latent follows from, as recorded. Raises `StoreError` beginning with `place`."""
+    """Return the recorded layout of latents. Raises `StoreError` beginning with `place`."""
     try:
         patch_size, channels = check_count(provenance["patch_size"]), check_count(provenance["channels"])
         if not (patch_size and channels and provenance["dtype"] in STORE_DTYPES) or "whitened" not in provenance:
