@@ -61,11 +61,14 @@ def sample_key(base: str) -> str:
     return key
 
 
-def stem_of(key: str, names: SampleNames) -> str:
-    """Return what WebDataset calls the sample of an image file: its path up to the first dot of its name.
+def sample_name(key: str, names: SampleNames) -> str:
+    """Return what the members of a key's sample begin with: `sample_base`, or what WebDataset calls an image's sample.
 
-    With `names` "basename" without its folders. Raises `ValueError` with the reason if that is no sample's name.
+    That is the path of the image up to the first dot of its name (`names` "stem"), or the same without its folders
+    ("basename"). Raises `ValueError` with the reason if it is no sample's name.
     """
+    if names == "key":
+        return sample_base(key)
     folder, _, name = key.rpartition("/")
     stem = name.partition(".")[0]
     if not stem:
@@ -76,22 +79,20 @@ def stem_of(key: str, names: SampleNames) -> str:
     return path
 
 
-def sample_names(keys: Iterable[str], names: SampleNames) -> tuple[dict[str, str], list[Failure]]:
-    """Return what the members of each key's sample begin with, and the keys that can have none; `keys` are sorted."""
-    if names == "key":
-        return {key: sample_base(key) for key in keys}, []
-    bases: dict[str, str] = {}
+def nameless_samples(keys: Iterable[str], names: SampleNames) -> list[Failure]:
+    """List the `keys`, which are sorted, whose sample cannot have its name."""
+    if names == "key":  # which differ
+        return []
     owners: dict[str, str] = {}
     failures = []
     for key in keys:
         try:
-            base = stem_of(key, names)
-            if (owner := owners.setdefault(base, key)) != key:
-                raise ValueError(f"its sample would be called {base!r:.80}, as that of {owner!r:.80}")
-            bases[key] = base
+            name = sample_name(key, names)
+            if (owner := owners.setdefault(name, key)) != key:
+                raise ValueError(f"its sample would be called {name!r:.80}, as that of {owner!r:.80}")
         except ValueError as error:
             failures.append(Failure(key, f"{error}; export with --sample-names key"))
-    return bases, failures
+    return failures
 
 
 def file_names(keys: Iterable[str], suffix: str) -> dict[str, PurePosixPath]:
