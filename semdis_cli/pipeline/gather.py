@@ -40,7 +40,7 @@ def gather(found: FoundSamples, settings: GatherSettings, output: Path) -> Itera
     samples = {sample.key: sample for sample in found.samples}
 
     def hashes(images: Sequence[SourceImage]) -> Iterator[str]:
-        """What the files that the latents were made from are known by; it is on record."""
+        """Give the sha256 of the files that the latents were made from; it is on record."""
         return (samples[image.key].source.sha256 for image in images)
 
     with LatentSetWriter(

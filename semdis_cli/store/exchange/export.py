@@ -44,7 +44,7 @@ _MAX_NAME_BYTES, _MAX_PATH_BYTES, _MAX_DEPTH = 255, 4000, 200  # Linux ends at 4
 
 
 def sample_base(key: str) -> str:
-    """What the names of a sample's members in a tar begin with: ASCII letters, digits, `-`, `_`, `~`, `/` and `%XX`.
+    """Return how the names of a sample's members in a tar begin: ASCII letters, digits, `-`, `_`, `~`, `/` and `%XX`.
 
     WebDataset cuts names at the first dot after the last slash, and passes over those that begin like `__this__/`. So
     all else is percent-encoded, a first `_` too. One base for each key, and `sample_key` leads back.
@@ -143,7 +143,7 @@ def _why_impossible(name: PurePosixPath, num_folder_bytes: int, folders: set[Pur
 
 @dataclass(frozen=True, slots=True)
 class SampleRecord:
-    """What lies beside the latents of one exported image.
+    """The JSON beside the latents of one exported image.
 
     `file`: size and sha256 of the file with the latents. `is_exact`: they are there to the last bit.
     """
