@@ -67,7 +67,7 @@ class ShardWriter:
 
     @property
     def is_full(self) -> bool:
-        """Whether each of its images has a row: then it can be published."""
+        """True if each of its images has a row: then it can be published."""
         return len(self._rows) == len(self._planned.images)
 
     @property
