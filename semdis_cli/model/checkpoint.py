@@ -47,7 +47,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class ModelLocation:
-    """Where a model was found: `source` "bundled", "folder" or "hub".
+    """The place of a model: `source` "bundled", "folder" or "hub".
 
     `name` is what the user asked for, a folder's path in its shortest spelling; `revision` a hub commit (or None).
     """
@@ -60,7 +60,7 @@ class ModelLocation:
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """What was found in a weights file.
+    """Facts of a weights file.
 
     `has_latent_stats`: False for a first export without whitening statistics; its latents stay raw.
     `patchify_form`: "1x1" or "patch", how the patchify weights were stored. `dtypes`: of the tensors, sorted.

@@ -1,4 +1,4 @@
-"""What a model is (`config.json`, as published) and how it decodes (`FCDMDiffAEInferenceConfig`)."""
+"""Architecture of a model (`config.json`, as published) and settings of decoding (`FCDMDiffAEInferenceConfig`)."""
 
 import dataclasses
 import json
@@ -127,7 +127,7 @@ class FCDMDiffAEConfig:
 
 @dataclass
 class FCDMDiffAEInferenceConfig:
-    """How a latent is decoded.
+    """Settings of decoding.
 
     `num_steps`: decoder evaluations (twice as many with `pdg`). `seed`: of the starting noise; None draws it afresh.
     Raises `ValueError` for a value outside its range; when it decodes too, since fields may be set.

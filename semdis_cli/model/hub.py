@@ -1,4 +1,4 @@
-"""Where the name of a model leads: to a local folder, or to a repository of the Hugging Face hub, which is fetched."""
+"""Models by name: a local folder, or a repository of the Hugging Face hub, which is fetched."""
 
 import os
 import re

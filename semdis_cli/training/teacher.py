@@ -68,7 +68,7 @@ class Teacher:
 
 
 def load_teacher(name: str, device: torch.device) -> Teacher:
-    """The teacher called `name`: "efficientnet-lite0" or 2, the folder of a DINOv2, or the repository id of one.
+    """Load the teacher called `name`: "efficientnet-lite0" or 2, the folder of a DINOv2, or the repository id of one.
 
     Raises `MissingExtraError` if a package is not installed, `CheckpointError` for an unknown name, a repository that
     cannot be fetched, or a folder that holds no whole DINOv2.
@@ -82,7 +82,7 @@ def load_teacher(name: str, device: torch.device) -> Teacher:
 
 
 def _load_efficientnet(name: str, device: torch.device) -> Teacher:
-    """EfficientNet-Lite (Liu 2020, "Higher accuracy on vision models with EfficientNet-Lite"), ImageNet weights.
+    """Load EfficientNet-Lite (Liu 2020, "Higher accuracy on vision models with EfficientNet-Lite"), ImageNet weights.
 
     Features are the 1280 channels before the pooling, at stride 32, after a ReLU6: in [0,6], most of them 0.
     """
@@ -107,7 +107,7 @@ def _load_efficientnet(name: str, device: torch.device) -> Teacher:
 
 
 def _load_dinov2(name: str, folder: Path, device: torch.device) -> Teacher:
-    """A DINOv2 (Oquab et al. 2023), with or without registers. Features are patch tokens after the last layer norm."""
+    """Load a DINOv2 (Oquab et al. 2023), with or without registers; features: patch tokens after the last norm."""
     config = _read_config(folder / CONFIG_FILE)
     mean, std = _read_normalisation(folder / PREPROCESSOR_FILE)
     _check_weights(folder)
@@ -150,7 +150,7 @@ def _find_folder(name: str) -> Path:
 
 
 def _import_transformers(name: str) -> Any:
-    """The module `transformers`, told to keep its warnings and progress bars from the terminal."""
+    """Import `transformers`, told to keep its warnings and progress bars from the terminal."""
     try:  # transformers would import a torchvision that is installed, which it need not have here
         importlib.import_module("torchvision")
     except (ImportError, AttributeError, OSError, RuntimeError):  # a build for another torch
@@ -167,7 +167,7 @@ def _import_transformers(name: str) -> Any:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """`config.json` of a DINOv2, with sizes that can be."""
+    """Read `config.json` of a DINOv2, and check its sizes."""
     config = _read_json(path)
     if config.get("model_type") not in _DINOV2:
         found = ascii(config.get("model_type"))[:80]
@@ -180,7 +180,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _read_normalisation(path: Path) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of the three channels in [0,1], those of ImageNet where the folder does not say."""
+    """Read mean and standard deviation of the channels in [0,1], those of ImageNet where the folder does not say."""
     settings = _read_json(path) if path.exists() else {}
     mean, std = settings.get("image_mean", _IMAGENET_MEAN), settings.get("image_std", _IMAGENET_STD)
     for values in (mean, std):

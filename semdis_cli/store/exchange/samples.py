@@ -56,7 +56,7 @@ class _Search:
     _has_arrays: bool = False
 
     def add_folder(self) -> None:
-        """All files below the source."""
+        """Add all files below the source."""
         if (self.source / MANIFEST_FILE).exists():
             raise UsageError("a set of latents already, there is nothing to import", place=self.source)
         self._read_marker(self.source)
@@ -75,7 +75,7 @@ class _Search:
                     self._has_arrays = True
 
     def add_file(self, name: str, path: Path) -> None:
-        """A shard, or a tar."""
+        """Add a shard or a tar."""
         try:
             if path.suffix == ".tar":
                 self._read_marker(path.parent)
@@ -89,7 +89,7 @@ class _Search:
             self.failures.append(Failure(name, error.beside(path)))
 
     def result(self) -> FoundSamples:
-        """Everything, sorted by key. Raises `UsageError` if there is nothing, or one key twice."""
+        """Return everything, sorted by key. Raises `UsageError` if there is nothing, or one key twice."""
         if self._has_arrays and not self.samples:
             raise UsageError(f"holds {_ARRAYS}", place=self.source)
         if not self.records.all:
@@ -108,7 +108,7 @@ class _Search:
         )
 
     def _renamed_failures(self) -> Iterator[Failure]:
-        """The failures under keys that are no good image's, nor another failure's."""
+        """Yield the failures under keys that are no good image's, nor another failure's."""
         taken = {sample.key for sample in self.samples}
         for failure in self.failures:
             key = failure.key
@@ -145,7 +145,7 @@ class _Search:
         return marker
 
     def _agree(self, provenance: Provenance, place: str, *, may_mix: bool) -> int:
-        """The version that these settings are. Raises `UsageError` if they do not go with all before."""
+        """Return the version of these settings. Raises `UsageError` if they do not go with all before."""
         version = self.records.find(provenance)
         if version is not None:
             return version
@@ -197,7 +197,7 @@ class _Search:
 
 
 def _likely_key(name: str) -> str:
-    """The key that the name of a member stands for."""
+    """Return the key that the name of a member stands for."""
     base = name.rpartition(".")[0]
     try:
         return sample_key(base)
