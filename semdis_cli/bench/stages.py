@@ -17,7 +17,7 @@ from semdis_cli.images.loader import Loader, LoadSettings
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import image_calls
 from semdis_cli.pipeline.decode import DecodeSettings
-from semdis_cli.pipeline.encode_plan import EncodePlan, EncodeSettings, encode_provenance, plan_encode
+from semdis_cli.pipeline.encode_plan import EncodePlan, EncodeSettings, encode_provenance, latent_layout, plan_encode
 from semdis_cli.pipeline.images_out import WriteSettings
 from semdis_cli.pipeline.shard import shard_calls
 from semdis_cli.pipeline.workers import Workers
@@ -137,8 +137,8 @@ def _measure_encode(
 
     copies = [max(filling[shard.name], _LEAST_STORED // len(images)) for shard in plan.shards]
     shards = [work.full_shard(shard, encoded, count) for shard, count in zip(plan.shards, copies, strict=True)]
-    provenance = encode_provenance(tokenizer, settings)
-    writing = [partial(work.write_shard, folder, shard, provenance) for shard in shards]
+    provenance, layout = encode_provenance(tokenizer, settings), latent_layout(tokenizer, settings)
+    writing = [partial(work.write_shard, folder, shard, provenance, layout) for shard in shards]
     on_disk, write_latents = bench.run(WRITE_LATENTS, writing, copies)
     stored = [_Stored(*one) for one in zip(on_disk, copies, filling.values(), strict=True)]
     return stored, (read_images, model_encode, write_latents)

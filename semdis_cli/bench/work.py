@@ -1,5 +1,6 @@
 """What the stages do with one image, call or shard: the functions that the verbs call, put into tasks."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,19 +13,23 @@ from semdis_cli.events import Failure
 from semdis_cli.files.atomic import publish
 from semdis_cli.images.geometry import undo_padding
 from semdis_cli.images.images import ImageFormat
+from semdis_cli.memory import Room
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import EncodedCall, ImageCall, LatentSettings, encode_call
+from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import WriteSettings, image_file
 from semdis_cli.pipeline.shard import check_fit
 from semdis_cli.pipeline.workers import Timed
 from semdis_cli.records import EncodedImage, Geometry, LoadedImage
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
-from semdis_cli.store.writing.plan import PlannedShard
-from semdis_cli.store.writing.shard_writer import ShardWriter
+from semdis_cli.store.writing.plan import LatentLayout, PlannedShard
+from semdis_cli.store.writing.shard_writer import ShardRows, publish_shard
 
 FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
+
+_ALL_ROOM = Room(sys.maxsize)
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ def encode(
 ) -> EncodedCall:
     """One model call. Raises `UsageError` if an image of it cannot be used."""
     images = [Timed(loaded[image.source.key], 0.0) for image in call.images]
-    encoded = encode_call(call, images, tokenizer, settings)
+    encoded = encode_call(call, images, tokenizer, settings, CallMemory(tokenizer, _ALL_ROOM, "encode"))
     if encoded.failures:
         failure = encoded.failures[0]
         raise UsageError(f"{failure.key}: {failure.reason}; measure with images that can be used")
@@ -80,17 +85,16 @@ def some_copies(shard: Shard, wanted: int, copies: int) -> Shard:
     return shard.select(range(len(shard.records) // copies * wanted))
 
 
-def write_shard(folder: Path, full: FullShard, provenance: dict[str, Any]) -> StoredSet:
+def write_shard(folder: Path, full: FullShard, provenance: dict[str, Any], layout: LatentLayout) -> StoredSet:
     """Collect the latents of one shard, hash them, and publish the file."""
-    planned, images = full.planned, full.images
-    shard = ShardWriter(folder, planned, provenance, images[0].latents.shape[0], lambda: None, lambda _: None)
-    for image in images:
-        shard.add(image)
-    shard.publish()
-    assert shard.published is not None, "a shard with latents is published"
-    keys = tuple(image.record.key for image in images)
+    rows = ShardRows(full.planned, layout)
+    for image in full.images:
+        rows.add(image)
+    entry = publish_shard(rows.finish(), folder, provenance)
+    assert entry.file is not None, "a shard with latents is published"
+    keys = tuple(image.record.key for image in full.images)
     places = {key: row for row, key in enumerate(keys)}
-    stored = StoredShard(folder / planned.name, len(keys), shard.published, places)
+    stored = StoredShard(folder / entry.name, len(keys), entry.file, places)
     return StoredSet(LatentSource(folder, provenance, "", (stored,), keys), stored)
 
 

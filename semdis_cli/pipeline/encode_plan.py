@@ -98,6 +98,11 @@ class EncodePlan:
         return self.contents.num_inputs
 
 
+def latent_layout(tokenizer: Tokenizer, settings: EncodeSettings) -> LatentLayout:
+    """Return what the size of a latent follows from."""
+    return LatentLayout(tokenizer.patch_size, tokenizer.latent_channels, settings.store_dtype)
+
+
 def plan_encode(
     found: FoundImages,
     loader: Loader,
@@ -120,7 +125,7 @@ def plan_encode(
     changes = find_changes(base, found.images, found.failures, partial(loader.hashes, tell=tell))
     planned, unreadable = loader.plan(changes.to_encode, tell)
     failures = sorted((*found.failures, *unreadable), key=lambda failure: failure.key)
-    layout = LatentLayout(tokenizer.patch_size, tokenizer.latent_channels, settings.store_dtype)
+    layout = latent_layout(tokenizer, settings)
     shards = plan_shards(
         planned,
         layout,
