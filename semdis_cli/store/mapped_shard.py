@@ -1,38 +1,31 @@
 """A shard file that is read row by row: its header is checked once, its latents stay where they are."""
 
-import json
+import hashlib
 import os
-import struct
-from dataclasses import dataclass, fields
+import re
+from dataclasses import dataclass
 from math import prod
-from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from semdis_cli.errors import StoreError
-from semdis_cli.files.atomic import PublishedFile
-from semdis_cli.files.json_text import ESCAPED
-from semdis_cli.files.links import or_pointer, why_unreadable
-from semdis_cli.records import Geometry
-from semdis_cli.store.checks import MALFORMED, check_count, check_keys, check_object
-from semdis_cli.store.record import SOURCE_FIELDS
+from semdis_cli.files.links import why_unreadable
+from semdis_cli.provenance import Provenance
 from semdis_cli.store.shard_header import (
-    HeaderText,
-    check_fields,
-    check_record_sha256,
-    no_shard,
+    HEADER_ALIGNMENT,
+    MAX_HEADER_BYTES,
+    ShardHeader,
+    describe_tensor,
     open_regular,
+    payload_bytes,
 )
 from semdis_cli.store.shards import STORE_DTYPES
 
-_GEOMETRY_FIELDS = {field.name for field in fields(Geometry)}
-_GEOMETRY_PAIRS = itemgetter("source", "resized", "crop", "image", "bucket")
-_PAIRS = struct.Struct("<10q")
+_GRID = re.compile(r"-([0-9]{1,6})x([0-9]{1,6})\.safetensors$")
+_HASHED_AT_ONCE = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +37,12 @@ class MappedShard:
     start: int
     dtype: torch.dtype
     shape: tuple[int, int, int, int]
+
+    @classmethod
+    def of(cls, name: str, header: ShardHeader) -> Self:
+        """The shard in the file `name`, of which `header` is the header."""
+        num_bytes = header.payload_start + header.payload_bytes
+        return cls(name, num_bytes, header.payload_start, STORE_DTYPES[header.dtype], header.shape)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -59,11 +58,13 @@ class MappedShard:
         path = folder / self.name
         try:
             if path.stat().st_size != self.num_bytes:
-                raise StoreError(f"{path}: {path.stat().st_size} bytes, but it had {self.num_bytes} when it was opened")
+                raise StoreError(
+                    f"{path.stat().st_size} bytes, but it had {self.num_bytes} when it was opened", place=path
+                )
             # Python's mmap would keep a descriptor, and a set may have more shards than a process may have files.
             data = torch.from_file(str(path), shared=False, size=self.num_bytes, dtype=torch.uint8)
         except OSError as error:
-            raise StoreError(f"{path}: cannot be read ({why_unreadable(path, error)})") from error
+            raise StoreError(f"cannot be read ({why_unreadable(path, error)})", place=path) from error
         except RuntimeError:  # torch's mmap: ENODEV of some network disks and FUSE, no address space left
             return ReadRows(path, self)
         return data[self.start :].view(self.shape[0], -1)
@@ -83,84 +84,58 @@ class ReadRows:
             file.seek(self.shard.start + row * num_bytes)
             data = bytearray(file.read(num_bytes))
         if len(data) < num_bytes:
-            raise StoreError(f"{self.path}: is shorter than it was when it was opened")
+            raise StoreError("is shorter than it was when it was opened", place=self.path)
         return torch.frombuffer(data, dtype=torch.uint8)
 
 
-@dataclass(frozen=True)
-class ShardRecord:
-    """What a shard says of its rows: their `keys` and `sizes` [N,4], (H, W) of the source and (H, W) of the image.
-
-    `sha256`: of the record, which has that of the latents in it.
-    """
-
-    keys: tuple[str, ...]
-    sizes: NDArray[np.int32]
-    provenance: dict[str, Any]
-    sha256: str
-
-
-def open_shard(path: Path, expected: PublishedFile | None = None) -> tuple[MappedShard, ShardRecord]:
-    """Check the header of a shard against its file; the latents themselves are not read.
-
-    `expected`: as the manifest says, of which only the size is looked at. Raises `StoreError` naming the file.
-    """
+def hash_header(path: Path, num_bytes: int) -> bytes:
+    """Return the sha256 of the first `num_bytes` of a shard, all that comes before its latents. Raises `StoreError`."""
     with open_regular(path) as file:
-        num_bytes = os.fstat(file.fileno()).st_size
-        if expected is not None and num_bytes != expected.num_bytes:
-            what = f"{num_bytes} bytes, but the manifest says {expected.num_bytes}; damaged"
-            raise StoreError(f"{path}: {or_pointer(path, what)}")
-        try:
-            return _parse(path.name, HeaderText.read(file, num_bytes))
-        except (struct.error, *MALFORMED) as error:
-            raise no_shard(str(path), error) from error
+        return _hash_start(file, num_bytes)
 
 
-def _parse(name: str, text: HeaderText) -> tuple[MappedShard, ShardRecord]:
-    """The checks that a header can answer for itself. Raises many kinds of exception; `open_shard` names the file."""
-    check_record_sha256(text.record.encode())
-    record = check_object(json.loads(text.record, object_hook=_shrink))
-    check_fields(record)
-    N, Z, h, w = map(check_count, record["shape"])
-    if 0 in (N, Z, h, w):
-        raise ValueError(f"latents of shape {record['shape']}")
-    text.check(record["dtype"], (N, Z, h, w))
-    shard = MappedShard(name, text.num_bytes, text.payload_start, STORE_DTYPES[record["dtype"]], (N, Z, h, w))
-    return shard, _parse_record(record, shard.shape)
+def open_known_shard(
+    path: Path, num_bytes: int, num_images: int, provenance: Provenance, header_sha256: bytes
+) -> MappedShard | None:
+    """Return a shard whose header was checked before: the one of `header_sha256`. None for any other file.
 
-
-def _shrink(fields: dict[str, Any]) -> dict[str, Any] | bytes | None:
-    """An object of a record as it is kept while the rest is parsed: for each row only its geometry, in bytes.
-
-    All the small lists and dictionaries of a large shard would keep Python's garbage collector busy for longer than all
-    the rest takes.
+    `num_bytes`, `num_images` and `provenance` as in the manifest. The header is hashed, but not parsed, except for the
+    description of the latents at its end.
     """
-    if fields.keys() == _GEOMETRY_FIELDS:
-        (a, b), (c, d), (e, f), (g, h), (i, j) = _GEOMETRY_PAIRS(fields)
-        return _PAIRS.pack(a, b, c, d, e, f, g, h, i, j)
-    return None if fields.keys() == SOURCE_FIELDS else fields
+    shape = _listed_shape(path.name, num_images, provenance)
+    if shape is None:
+        return None
+    dtype = provenance.layout.dtype
+    end = describe_tensor(dtype, shape)
+    start = num_bytes - payload_bytes(dtype, shape)
+    if not 8 + HEADER_ALIGNMENT + len(end) <= start <= 8 + MAX_HEADER_BYTES:
+        return None
+    try:
+        with open_regular(path) as file:
+            is_known = os.fstat(file.fileno()).st_size == num_bytes and _hash_start(file, start) == header_sha256
+            file.seek(start - len(end) - HEADER_ALIGNMENT)
+            is_described = file.read(len(end) + HEADER_ALIGNMENT).rstrip(b" ").endswith(end)
+            file.seek(0)
+            is_whole = int.from_bytes(file.read(8), "little") == start - 8
+    except StoreError:  # whoever parses the header says more of it
+        return None
+    shard = MappedShard(path.name, num_bytes, start, STORE_DTYPES[dtype], shape)
+    return shard if is_known and is_described and is_whole else None
 
 
-def _parse_record(record: dict[str, Any], shape: tuple[int, int, int, int]) -> ShardRecord:
-    keys, provenance = check_keys(record["keys"], record.get(ESCAPED)), check_object(record["provenance"])
-    pairs = np.frombuffer(b"".join(record["geometry"]), dtype="<i8").reshape(-1, 5, 2)
-    if {len(set(keys)), len(keys), len(record["geometry"]), len(record["sources"])} != {shape[0]}:
-        raise ValueError("rows, keys, geometries and sources do not go together")
-    _check_geometries(pairs)
-    patch_size = check_count(provenance["patch_size"])
-    if (pairs[:, 4] != [patch_size * shape[2], patch_size * shape[3]]).any():
-        raise ValueError("a geometry does not fit the latents")
-    if (provenance["channels"], provenance["dtype"]) != (shape[1], record["dtype"]):
-        raise ValueError("its settings are of other latents")
-    sizes = pairs[:, [0, 3]].reshape(-1, 4).astype(np.int32)
-    return ShardRecord(keys, sizes, provenance, record["record_sha256"])
+def _listed_shape(name: str, num_images: int, provenance: Provenance) -> tuple[int, int, int, int] | None:
+    """The shape [N,Z,h,w] that a shard has by its name and the manifest."""
+    grid = _GRID.search(name)
+    try:
+        channels = provenance.layout.channels
+    except ValueError:
+        return None
+    return None if grid is None else (num_images, channels, int(grid[1]), int(grid[2]))
 
 
-def _check_geometries(pairs: NDArray[np.int64]) -> None:
-    """Raise `ValueError` unless `pairs` [N,5,2] are what `Geometry.from_json` takes."""
-    smallest = np.array([1, 1, 0, 1, 1])[:, None]
-    if (pairs < smallest).any() or pairs.max() >= 2**31:
-        raise ValueError("a geometry is not made of sizes")
-    _, resized, crop, image, bucket = pairs.swapaxes(0, 1)
-    if (crop + image > resized).any() or (image > bucket).any():
-        raise ValueError("the sizes of a geometry do not go together")
+def _hash_start(file: BinaryIO, num_bytes: int) -> bytes:
+    digest, remaining = hashlib.sha256(), num_bytes
+    while remaining and (data := file.read(min(remaining, _HASHED_AT_ONCE))):
+        digest.update(data)
+        remaining -= len(data)
+    return digest.digest()

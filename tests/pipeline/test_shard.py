@@ -19,7 +19,7 @@ from semdis_cli.pipeline.encode import encode
 from semdis_cli.pipeline.encode_plan import EncodeSettings, encode_provenance, plan_encode
 from semdis_cli.pipeline.images_out import ImageWriter, WriteSettings, output_names
 from semdis_cli.pipeline.shard import decode_shard, encode_shard
-from semdis_cli.sources.sources import find_images
+from semdis_cli.sources.find import find_images
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.writing.latent_set import LatentSetWriter
 from semdis_cli.store.writing.shard_writer import publish_shard

@@ -27,10 +27,20 @@ from semdis_cli.store.shards import STORE_DTYPES, Shard, read_shard, write_shard
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.verifying.payload import read_payload
 from semdis_cli.store.verifying.verify import ALL_DATA, NO_DATA, Sample, VerifySettings, verify_latents
-from tests.store import KEYS, SmallPlan, contents, make_plan, make_shard, with_keys, write_next, write_set
+from tests.store import (
+    KEYS,
+    SmallPlan,
+    contents,
+    make_plan,
+    make_shard,
+    with_keys,
+    with_settings,
+    write_next,
+    write_set,
+)
 
 Json = dict[str, Any]
-SIDE_FILES = {"seen.jsonl", "report.json"}  # no part of the promise
+SIDE_FILES = {"seen.jsonl", "report.json", "items.table"}  # no part of the promise
 FIRST, SECOND, THIRD = "00000000-1x2.safetensors", "00000001-1x2.safetensors", "00000002-2x2.safetensors"
 
 
@@ -211,7 +221,7 @@ def is_read_as(damaged: Path, whole: Path) -> bool:
     for shard, stored in zip(shards, others.shards, strict=True):
         other = others.read(stored)
         assert torch.equal(shard.latents.view(torch.uint8), other.latents.view(torch.uint8))
-        assert shard.records == other.records
+        assert list(shard.records) == list(other.records)
     return True
 
 
@@ -431,7 +441,7 @@ def test_checksums_that_disagree_are_told(root: Path, change: Callable[[str], st
 
 
 def test_a_shard_of_other_settings_is_told(root: Path) -> None:
-    rewrite_shard(root, FIRST, lambda shard: replace(shard, provenance={**shard.provenance, "whitened": False}))
+    rewrite_shard(root, FIRST, lambda shard: with_settings(shard, whitened=False))
     vouch(root)
     assert told(root) == [(f"shards/{FIRST}", "shard")]
     assert "other settings" in only_problem(root).what

@@ -10,10 +10,13 @@ from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
+
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
 from semdis_cli.files.atomic import PublishedFile
-from semdis_cli.records import Geometry, ImageRecord
+from semdis_cli.records import ImageRecord
 from semdis_cli.store.checks import parse_json
 from semdis_cli.store.index import IndexRow
 from semdis_cli.store.manifest import INDEX_FILE
@@ -43,6 +46,11 @@ class ShardRows:
         self.digests.append(_digest(row.record))
         self.offsets.append(offset)
         self.served.append(row.is_ok)
+
+    def served_offsets(self) -> NDArray[np.uint64]:
+        """Return where the lines of the rows that are to be used begin, rising."""
+        offsets: NDArray[np.uint64] = np.array(self.offsets, dtype=np.uint64)[np.array(self.served, dtype=bool)]
+        return offsets
 
     def served_rows(self) -> list[int]:
         """Numbers of the rows that are to be used, rising."""
@@ -90,7 +98,7 @@ def read_index(root: Path) -> Generator[Problem, None, IndexTable]:
             yield from _read_lines(file, table)
     except StoreError as error:
         table.is_sorted = False
-        yield Problem(INDEX_FILE, "index", str(error).removeprefix(f"{path}: "))
+        yield Problem(INDEX_FILE, "index", error.beside(path))
     return table
 
 
@@ -168,7 +176,7 @@ def _facts(record: ImageRecord) -> dict[str, object]:
     return {
         "num_bytes": record.source.num_bytes,
         "sha256": record.source.sha256,
-        "geometry": _sizes(record.geometry),
+        "geometry": record.geometry.pairs,
         "notes": record.notes,
     }
 
@@ -176,9 +184,5 @@ def _facts(record: ImageRecord) -> dict[str, object]:
 def _digest(record: ImageRecord) -> int:
     """64 bits of what index and shard both say of an image."""
     source = record.source
-    facts = (record.key, source.num_bytes, source.sha256, _sizes(record.geometry), record.notes)
+    facts = (record.key, source.num_bytes, source.sha256, record.geometry.pairs, record.notes)
     return int.from_bytes(hashlib.blake2b(repr(facts).encode(), digest_size=8).digest())
-
-
-def _sizes(geometry: Geometry) -> tuple[tuple[int, int], ...]:
-    return geometry.source, geometry.resized, geometry.crop, geometry.image, geometry.bucket

@@ -2,18 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from semdis_cli.events import Failure
+from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import EncodedImage, ImageRecord
 from semdis_cli.store.index import IndexRow
 from semdis_cli.store.shards import STORE_DTYPES, Shard, write_shard
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.writing.journal import JournalEntry
-from semdis_cli.store.writing.plan import LatentLayout, PlannedShard
+from semdis_cli.store.writing.plan import PlannedShard
 from semdis_cli.store.writing.seen import SeenFile, seen_failure
 
 
@@ -66,7 +66,7 @@ class ShardRows:
         return EncodedShard(self._planned, latents, tuple(self._records), tuple(self._seen), tuple(self._failures))
 
 
-def publish_shard(shard: EncodedShard, folder: Path, provenance: dict[str, Any]) -> JournalEntry:
+def publish_shard(shard: EncodedShard, folder: Path, provenance: Provenance) -> JournalEntry:
     """Write a shard into `folder` of a set made with `provenance`, and return what the set is to note of it.
 
     No file is written without latents. Raises `NoSpaceError`, or `UsageError` where the folder cannot be written.
