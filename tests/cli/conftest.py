@@ -33,9 +33,12 @@ Run = Callable[..., Outcome]
 def semdis(
     *arguments: str | Path, cwd: Path, stdin: bytes = b"", env: dict[str, str] | None = None, fresh: bool = False
 ) -> Outcome:
-    """Run `semdis` as a process of its own, see `tests.forks`; `fresh`: by an interpreter that has imported nothing."""
+    """Run `semdis` as a process of its own, see `tests.forks`.
+
+    `fresh`, and where `env` changes what libraries find: by an interpreter that has imported nothing.
+    """
     done = subprocess.run(
-        [*forks.FRESH, *map(str, arguments)] if fresh else forks.semdis(*arguments),
+        [*forks.FRESH, *map(str, arguments)] if fresh or env else forks.semdis(*arguments),
         cwd=cwd,
         input=stdin,
         capture_output=True,
