@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from operator import attrgetter, eq
+from operator import attrgetter, eq, lt
 from typing import NamedTuple, overload
 
 from semdis_cli.records import ImageReader, SourceImage
@@ -49,32 +49,43 @@ class ImageList(Sequence[SourceImage]):
     def append(self, image: SourceImage) -> None:
         """Add an image."""
         root = self._find_root(image)
-        if root is None or not self.add(root, image.key, image.num_bytes, image.mtime_ns, image.ctime_ns):
+        figures = image.num_bytes, image.mtime_ns, image.ctime_ns
+        if root is None or not self._take((image.key,), figures):
             self._others[len(self)] = image
-            self.add(0, image.key, 0, None, None)
+            root = 0
+            self._take((image.key,), (0, None, None))
+        self._roots_of.append(root)
+
+    def extend(self, root: int, keys: Sequence[str], figures: Sequence[int]) -> None:
+        """Add images whose places follow from their keys and the `root`; `figures`: size, mtime, ctime of each."""
+        if self._take(keys, figures):
+            self._roots_of.extend((root,) * len(keys))
+            return
+        reader, start, cut = self._roots[root]
+        numbers = iter(figures)
+        for key, num_bytes, mtime_ns, ctime_ns in zip(keys, numbers, numbers, numbers, strict=True):
+            self.append(SourceImage(key, reader, start + key[cut:], num_bytes, mtime_ns, ctime_ns))
 
     def root(self, reader: ImageReader, start: str, cut: int) -> int:
-        """Return the number of a root for `add`."""
+        """Return the number of a root for `extend`."""
         number = self._numbers.setdefault((id(reader), start, cut), len(self._roots))
         if number == len(self._roots):
             self._roots.append(_Root(reader, start, cut))
         return number
 
-    def add(self, root: int, key: str, num_bytes: int, mtime_ns: int | None, ctime_ns: int | None) -> bool:
-        """Add an image whose place follows from its key and the `root`; False if its figures are beyond 64 bits."""
-        mtime_ns = NO_TIME if mtime_ns is None else mtime_ns
-        ctime_ns = NO_TIME if ctime_ns is None else ctime_ns
+    def _take(self, keys: Sequence[str], figures: Sequence[int | None]) -> bool:
+        """Add keys and figures; False, and nothing is added, if one of these is beyond 64 bits."""
         try:
-            self._figures.extend((num_bytes, mtime_ns, ctime_ns))
+            self._figures.extend(NO_TIME if figure is None else figure for figure in figures)
         except OverflowError:
             del self._figures[3 * len(self._ends) :]
             return False
-        if key <= self._last and self._ends:
+        if (keys[0] <= self._last and self._ends) or not all(map(lt, keys, keys[1:])):
             self.is_rising = False
-        self._last = key
-        self._text += key.encode(*_KEY_CODEC)
-        self._ends.append(len(self._text))
-        self._roots_of.append(root)
+        self._last = keys[-1]
+        for key in keys:
+            self._text += key.encode(*_KEY_CODEC)
+            self._ends.append(len(self._text))
         return True
 
     def sorted(self) -> "ImageList":
@@ -84,6 +95,11 @@ class ImageList(Sequence[SourceImage]):
     def facts(self) -> Iterator[Facts]:
         """Yield what is compared of each image: quicker than the images."""
         start, figures = 0, iter(self._figures)
+        if not self._others and NO_TIME not in self._figures:
+            for end, num_bytes, mtime_ns, ctime_ns in zip(self._ends, figures, figures, figures, strict=True):
+                yield self._text[start:end].decode(*_KEY_CODEC), num_bytes, mtime_ns, ctime_ns
+                start = end
+            return
         for number, (end, num_bytes, mtime_ns, ctime_ns) in enumerate(
             zip(self._ends, figures, figures, figures, strict=True)
         ):
