@@ -110,9 +110,10 @@ def make_up(photos: Path, latents: Path, model: Path) -> None:
         plan = plan_encode(found, loader, tokenizer, settings, writer.base, writer.provenance)
         writer.begin(plan.contents, loader.hashes)
         for planned in writer.remaining:
-            with writer.open_shard(planned, plan.layout) as shard:
-                for image in planned.images:
-                    shard.add(made_up_image(image.source, values))
+            shard = writer.open_shard(planned, plan.layout)
+            for image in planned.images:
+                shard.add(made_up_image(image.source, values))
+            shard.publish()
         _ = writer.finished or writer.finish()
 
 

@@ -3,10 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BufferedReader, BytesIO
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-
-from semdis_cli.events import Failure
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,9 +33,6 @@ class ImageReader(Protocol):
 
         Raises `OSError`, and `UnreadableImageError` for what is no regular file or was changed meanwhile.
         """
-
-    def read(self, image: "SourceImage") -> bytes:
-        """Return all bytes of an image. Raises what `open` raises."""
 
     def stamp(self, image: "SourceImage") -> Stamp:
         """Return size and times of an image as they are now. Raises `OSError`."""
@@ -78,7 +72,7 @@ class HeldImage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """What happened between the upright source image and the model's input; all sizes in pixels, (height, width).
+    """The way from the upright source image to the model's input; all sizes in pixels, (height, width).
 
     source -> resize to `resized` -> cut the box of size `image` at `crop` (top, left) -> repeat the last row and column
     until the size is `bucket`. Decoding undoes the last step: what comes back has the size `image`.
@@ -142,7 +136,7 @@ class FileDigest:
     sha256: str
 
 
-NO_COLUMNS: Mapping[str, Any] = MappingProxyType({})  # one for all: most images have none
+NO_COLUMNS: Mapping[str, Any] = {}  # one for all, as most images have none; it may go to another process
 
 
 def _no_columns() -> Mapping[str, Any]:
@@ -187,12 +181,3 @@ class EncodedImage:
     latents: "Tensor"
     mtime_ns: int | None = None
     ctime_ns: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ImageBatch:
-    """Images of one bucket, in key order, and the inputs among them that failed. `read_s` is wall-clock seconds."""
-
-    images: tuple[LoadedImage, ...]
-    failures: tuple[Failure, ...]
-    read_s: float

@@ -6,7 +6,7 @@ is closed in order. Outside of a run, and where all that happens is waiting for 
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,10 +100,15 @@ def received(items: Iterator[T]) -> Iterator[T]:
         yield item
 
 
-def wait_for(future: "Future[T]") -> T:
-    """Return the result of `future`. Raises what it raised, or `StoppedError` while it waits."""
+def _nothing() -> None:
+    """Find nothing wrong."""
+
+
+def wait_for(future: "Future[T]", check: Callable[[], None] = _nothing) -> T:
+    """Return the result of `future`. Raises its error and, while waiting, `StoppedError` or what `check` raises."""
     while not future.done():
         look()
+        check()
         try:
             return future.result(LOOK_S)
         except TimeoutError:

@@ -1,13 +1,12 @@
 """`encode` and `decode` as the commands run them, from files to files."""
 
 import shutil
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from semdis_cli.bench.limit import Limit, Reached
-from semdis_cli.bench.rounds import Spread
+from semdis_cli.bench.limit import Limit, Reached, Setting, Spread, StageCost, explain, find_limit
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Event, RunFinished
 from semdis_cli.images.loader import Loader
@@ -43,7 +42,7 @@ class EndToEnd:
 
 @dataclass(frozen=True)
 class Run:
-    """What one run reported."""
+    """Figures of one run, from its report."""
 
     num_images: int
     elapsed_s: float
@@ -52,7 +51,7 @@ class Run:
 
     @property
     def images_per_s(self) -> float:
-        """Images from files to files in a second."""
+        """Return images from files to files in a second."""
         return self.num_images / max(self.elapsed_s, 1e-9)
 
     @classmethod
@@ -92,13 +91,18 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def summarise(
-    runs: Sequence[Run], limits: Sequence[Limit], limit: Limit, explain: Callable[[Reached], str]
-) -> EndToEnd:
-    """`limits`: at the time of each run; `limit`: over all of it.
+@dataclass(frozen=True)
+class Costs:
+    """Costs of a verb's stages: over all of its runs, and around each of them."""
 
-    `explain`: what was reached of the limit -> what holds the run up, for a person.
-    """
+    overall: Sequence[StageCost]
+    around: Sequence[Sequence[StageCost]]
+
+
+def summarise(verb: str, runs: Sequence[Run], costs: Costs, num_threads: int, others: Sequence[Setting]) -> EndToEnd:
+    """Compare the runs of a verb with the limit that its stages set. `others`: settings that could be used instead."""
+    limit = find_limit(costs.overall, num_threads)
+    limits = [find_limit(one, num_threads) for one in costs.around]
     share = Spread.of([run.images_per_s / near.images_per_s for run, near in zip(runs, limits, strict=True)])
     busy_shares = {name: Spread.of([run.busy_shares[name] for run in runs]).median for name in runs[0].busy_shares}
     return EndToEnd(
@@ -109,5 +113,5 @@ def summarise(
         limit=limit,
         share_of_limit=share,
         busy_shares=busy_shares,
-        explanation=explain(Reached(share.median, busy_shares["wait"])),
+        explanation=explain(verb, limit, Reached(share.median, busy_shares["wait"]), others),
     )

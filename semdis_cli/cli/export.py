@@ -12,7 +12,7 @@ from semdis_cli.cli.streams import say
 from semdis_cli.wording import count
 
 if TYPE_CHECKING:
-    from semdis_cli.pipeline.export_source import ExportSettings
+    from semdis_cli.pipeline.export_sinks import ExportSettings
 
 Latents = Annotated[Path, typer.Argument(help="Folder that `semdis encode` wrote, or one shard file.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.", rich_help_panel="Output")]
@@ -64,14 +64,14 @@ def export(
     """Write latents as other programs read them: WebDataset tars, or one .safetensors or .npy an image.
 
     Shards are checked against their sha256 before they are used. Stopped at any point, the same command goes on.
-    `semdis import` makes shards of it again.
+    `semdis import` makes shards of it again, but for .npy.
 
     Example: `semdis export latents/ -o exported/ --format webdataset`
     """
     from semdis_cli.pipeline.export import export as run
-    from semdis_cli.pipeline.export_source import ExportSettings, npy_dtype_for
+    from semdis_cli.pipeline.export_sinks import ExportSettings, npy_dtype_for
     from semdis_cli.store.exchange.export import EXPORT_MARKER
-    from semdis_cli.store.reader import open_latents
+    from semdis_cli.store.reader import open_latents, recorded_layout
     from semdis_cli.store.writing.claim import check_image_folder
 
     if member is not None and export_format != "webdataset":
@@ -85,9 +85,10 @@ def export(
     refuse_others(latents)
     check_image_folder(output, EXPORT_MARKER)
     source = open_latents(latents)
-    dtype = npy_dtype or npy_dtype_for(source.provenance)
+    stored_dtype = recorded_layout(source.provenance, str(source.path)).dtype
+    dtype = npy_dtype or npy_dtype_for(stored_dtype)
     settings = ExportSettings(export_format, member, dtype, tar_size, count_workers(workers), sample_names)
-    _say_what_is_lost(settings, source.provenance.get("dtype"), quiet=quiet)
+    _say_what_is_lost(settings, stored_dtype, quiet=quiet)
     code = follow(
         run(source, settings, output),
         as_json=as_json,
@@ -97,11 +98,11 @@ def export(
     raise typer.Exit(code)
 
 
-def _say_what_is_lost(settings: "ExportSettings", stored: object, *, quiet: bool) -> None:
+def _say_what_is_lost(settings: "ExportSettings", stored: str, *, quiet: bool) -> None:
     """On stderr, also when `quiet` if it is more than a name: what npy makes of the stored values."""
     if settings.member != "npy" or settings.npy_dtype == stored:
         return
     if settings.npy_dtype == "float16":
-        say(f"semdis: float16 does not hold every value of {stored}: digits are lost, and semdis import refuses such")
+        say(f"semdis: float16 does not hold every value of {stored}: digits are lost")
     elif not quiet:
         say(f"semdis: npy has no {stored}: each value is written as float32, which holds it exactly")

@@ -14,13 +14,12 @@ from semdis_cli.images.geometry import GeometrySettings, fixed_bucket, plan_geom
 from semdis_cli.images.images import ReadSettings, read_image_size
 from semdis_cli.images.pixels import load_pixels
 from semdis_cli.memory import Room, room_for_images
-from semdis_cli.records import FileDigest, ImageBatch, ImageRecord, LoadedImage, PlannedImage, SourceImage
-from semdis_cli.sources.files import try_hash
+from semdis_cli.records import FileDigest, ImageRecord, LoadedImage, PlannedImage, SourceImage
+from semdis_cli.sources.files import read_bytes, try_hash
 from semdis_cli.stops import look
 
 _PLANNED_AT_ONCE = 4096
 _CHUNK = 64  # headers read by one call of a thread: less is all overhead
-_GROUP_PIXELS = 1 << 27  # of loaded images held at a time: 0.4 GB
 
 
 @dataclass(frozen=True)
@@ -80,28 +79,16 @@ class Loader:
                 tell(Planning("reading headers", num_read, len(sources)))
                 yield from some
 
-    def batches(self, images: Sequence[PlannedImage], batch_size: int) -> Iterator[ImageBatch]:
-        """Yield batches of up to `batch_size` images of one bucket, in the order given, failures among them set apart.
-
-        A few images are read at a time, while the caller waits.
-        """
-        if not images:
-            return
-        height, width = images[0].bucket
-        wanted = min(4 * self.num_workers, _GROUP_PIXELS // (height * width))
-        group_size = max(1, wanted // batch_size) * batch_size
-        remaining = iter(images)
-        while group := list(islice(remaining, group_size)):
-            started = time.perf_counter()
-            loaded = list(self._pool.map(self.load, group))
-            yield from _cut(loaded, batch_size, time.perf_counter() - started)
+    def load_all(self, images: Sequence[PlannedImage]) -> list[LoadedImage | Failure]:
+        """Read images, in order, while the caller waits; all of them are held at a time."""
+        return list(self._pool.map(self.load, images))
 
     def load(self, planned: PlannedImage) -> LoadedImage | Failure:
         """Read one image in the calling thread, or say why it cannot be used. Safe to call from several threads."""
         source = planned.source
         try:
             stamp = source.reader.stamp(source)  # before its bytes: a change between the two shows the next time
-            data = source.reader.read(source)
+            data = read_bytes(source)
             how = self._settings
             image = load_pixels(data, how.read, how.geometry, how.multiple_px, self.room.reading)
             if image.geometry.bucket != planned.bucket:
@@ -147,14 +134,3 @@ def _failure_of(source: SourceImage, error: UnreadableImageError | MemoryError |
     if isinstance(error, PassingReadError):
         return Failure(source.key, str(error))
     return Failure(source.key, str(error), *settled(source.stamp, time.time_ns()))
-
-
-def _cut(loaded: list[LoadedImage | Failure], batch_size: int, read_s: float) -> Iterator[ImageBatch]:
-    """Cut one group into batches; the group's reading time goes to its first batch."""
-    for start in range(0, len(loaded), batch_size):
-        part = loaded[start : start + batch_size]
-        yield ImageBatch(
-            images=tuple(image for image in part if isinstance(image, LoadedImage)),
-            failures=tuple(failure for failure in part if isinstance(failure, Failure)),
-            read_s=0.0 if start else read_s,
-        )

@@ -7,11 +7,10 @@ safetensors before anything is allocated, and no tensor is accepted that the arc
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,12 +18,14 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from semdis_cli.defaults import BUNDLED_MODEL
-from semdis_cli.errors import CheckpointError, MissingExtraError, UsageError
+from semdis_cli.errors import CheckpointError, UsageError
 from semdis_cli.files.atomic import make_folder, publish
 from semdis_cli.files.links import or_pointer
 from semdis_cli.model.config import CONFIG_FILE
+from semdis_cli.model.hub import Published, fetch, is_repository_id, local_folder
 from semdis_cli.model.layers import time_frequencies
 from semdis_cli.model.tensor_file import open_tensors
+from semdis_cli.provenance import ModelSource
 from semdis_cli.tensors import is_finite
 
 WEIGHTS_FILE = "model.safetensors"
@@ -37,28 +38,29 @@ _PATCHIFY_WEIGHTS = ("encoder.patchify.proj.weight", "decoder.patchify.proj.weig
 _WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MAX_LISTED = 6
 _METADATA_KEY = "semdis"
-_REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+_PUBLISHED = Published(
+    (CONFIG_FILE, WEIGHTS_FILE), "hub", f"give --model a local folder with config.json and {WEIGHTS_FILE}"
+)
 
 Shape = tuple[int, ...]
-Source = Literal["bundled", "folder", "hub"]
 
 
 @dataclass(frozen=True)
 class ModelLocation:
-    """Where a model was found: `source` "bundled", "folder" or "hub".
+    """The place of a model: `source` "bundled", "folder" or "hub".
 
     `name` is what the user asked for, a folder's path in its shortest spelling; `revision` a hub commit (or None).
     """
 
     name: str
-    source: Source
+    source: ModelSource
     folder: Path
     revision: str | None
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """What was found in a weights file.
+    """Facts of a weights file.
 
     `has_latent_stats`: False for a first export without whitening statistics; its latents stay raw.
     `patchify_form`: "1x1" or "patch", how the patchify weights were stored. `dtypes`: of the tensors, sorted.
@@ -85,7 +87,7 @@ def resolve_model(
     *,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
-    source: Source | None = None,
+    source: ModelSource | None = None,
 ) -> ModelLocation:
     """Find the folder of a model: the bundled one by name, a local folder, or a repository id through the hub.
 
@@ -96,47 +98,17 @@ def resolve_model(
         raise UsageError(f"--revision {revision}: {name} is no repository, and has no revisions")
     if name == BUNDLED_MODEL:
         return ModelLocation(name, "bundled", Path(__file__).parents[1] / "weights" / BUNDLED_MODEL, None)
-    try:
-        folder = Path(name).expanduser()
-        if folder.is_dir():
-            return ModelLocation(os.path.normpath(name), "folder", folder, None)
-        is_other_file = folder.exists()
-    except (OSError, RuntimeError, ValueError):  # what no file is called: too long, a NUL byte, the home of nobody
-        is_other_file = False
-    if is_other_file or source == "folder" or not _REPOSITORY_ID.fullmatch(name):
+    folder = local_folder(name)
+    if folder is not None:
+        return ModelLocation(os.path.normpath(name), "folder", folder, None)
+    if source == "folder" or not is_repository_id(name):
         raise CheckpointError(
-            f"{name}: no such model; give a folder with config.json and {WEIGHTS_FILE}, a repository id like "
-            f"data-archetype/semdisdiffae, or {BUNDLED_MODEL}"
+            f"no such model; give a folder with config.json and {WEIGHTS_FILE}, a repository id like "
+            f"data-archetype/semdisdiffae, or {BUNDLED_MODEL}",
+            place=name,
         )
-    return _download(name, revision, cache_dir)
-
-
-def _download(repo_id: str, revision: str | None, cache_dir: str | Path | None) -> ModelLocation:
-    """Fetch (or find in the hub's cache) the two files of a published model; offline mode is honoured by the client."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read by the client when it is imported
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{repo_id}: no such folder, and reading it from the hub needs: pip install 'semdis[hub]'"
-        ) from error
-    try:
-        folder = snapshot_download(
-            repo_id,
-            revision=revision,
-            cache_dir=cache_dir,
-            allow_patterns=[CONFIG_FILE, WEIGHTS_FILE],
-        )
-    except HFValidationError as error:
-        raise CheckpointError(f"{repo_id}: neither a folder nor a repository id") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(
-            f"{repo_id}: cannot be fetched from the hub ({reason}); check the name and the network, or give --model a "
-            f"local folder with config.json and {WEIGHTS_FILE}"
-        ) from error
-    return ModelLocation(repo_id, "hub", Path(folder), Path(folder).name)
+    folder = fetch(name, _PUBLISHED, revision=revision, cache_dir=cache_dir)
+    return ModelLocation(name, "hub", folder, folder.name)
 
 
 def read_weights(
@@ -149,7 +121,7 @@ def read_weights(
     dtypes, NaN or infinity.
     """
     if path.exists() and not path.is_file():  # a pipe would keep us waiting
-        raise CheckpointError(f"{path}: cannot be read (not a regular file)")
+        raise CheckpointError("cannot be read (not a regular file)", place=path)
     try:
         with open_tensors(path) as file:
             found: dict[str, Shape] = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -161,9 +133,9 @@ def read_weights(
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise CheckpointError(f"cannot be read ({error.strerror or error})", place=path) from error
     except (SafetensorError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: {or_pointer(path, f'not a whole safetensors file ({error})')}") from error
+        raise CheckpointError(or_pointer(path, f"not a whole safetensors file ({error})"), place=path) from error
     problems = _wrong_values(tensors)
     if problems:
         raise _bad(path, problems)
@@ -196,7 +168,7 @@ def weights_sha256(folder: Path) -> str:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise CheckpointError(f"cannot be read ({error.strerror or error})", place=path) from error
 
 
 def serialize_weights(tensors: Mapping[str, Tensor]) -> bytes:
@@ -230,13 +202,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         note, written = header["note"], header["sha256"]
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise CheckpointError(f"cannot be read ({error.strerror or error})", place=path) from error
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a whole file of training ({error})") from error
+        raise CheckpointError(f"not a whole file of training ({error})", place=path) from error
     if not isinstance(note, dict):
-        raise CheckpointError(f"{path}: not a file of training (its note is no object)")
+        raise CheckpointError("not a file of training (its note is no object)", place=path)
     if _digest(tensors, note) != written:
-        raise CheckpointError(f"{path}: damaged: its bytes are not those that were written")
+        raise CheckpointError("damaged: its bytes are not those that were written", place=path)
     return tensors, note
 
 
@@ -313,4 +285,4 @@ def _check_names_once(path: Path) -> None:
 
 
 def _bad(path: Path, problems: list[str]) -> CheckpointError:
-    return CheckpointError(f"{path}: not a checkpoint of this architecture; tensors {'; '.join(problems)}")
+    return CheckpointError(f"not a checkpoint of this architecture; tensors {'; '.join(problems)}", place=path)

@@ -16,11 +16,12 @@ from semdis_cli.pipeline.calls import (
     LatentSettings,
 )
 from semdis_cli.pipeline.report import compute_record, model_record
+from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.store.writing.changes import find_changes
 from semdis_cli.store.writing.finished import NO_BASE, Base
 from semdis_cli.store.writing.latent_set import finished_base
-from semdis_cli.store.writing.plan import LatentLayout, PlannedShard, SetPlan, plan_sha256, plan_shards
+from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
 
 Posterior = Literal["mode", "sample"]
 StoreDtype = Literal["bfloat16", "float16", "float32"]
@@ -57,9 +58,13 @@ class EncodePlan:
     """Everything that is known before the first image is encoded: what is to be written, and how."""
 
     contents: SetPlan
-    provenance: dict[str, Any]
-    layout: LatentLayout
+    provenance: Provenance
     passed_over: Mapping[str, int] = field(default_factory=dict)  # files that are no inputs, by kind
+
+    @property
+    def layout(self) -> LatentLayout:
+        """Sizes of the latents to be written."""
+        return self.provenance.layout
 
     @property
     def shards(self) -> tuple[PlannedShard, ...]:
@@ -98,13 +103,18 @@ class EncodePlan:
         return self.contents.num_inputs
 
 
+def latent_layout(tokenizer: Tokenizer, settings: EncodeSettings) -> LatentLayout:
+    """Return what the size of a latent follows from."""
+    return LatentLayout(tokenizer.patch_size, tokenizer.latent_channels, settings.store_dtype)
+
+
 def plan_encode(
     found: FoundImages,
     loader: Loader,
     tokenizer: Tokenizer,
     settings: EncodeSettings,
     base: Base | None = None,
-    provenance: dict[str, Any] | None = None,
+    provenance: Provenance | None = None,
     tell: Tell = untold,
 ) -> EncodePlan:
     """Which image goes where, and how large it all gets; with `base`, what is to be done beyond what that holds.
@@ -120,17 +130,16 @@ def plan_encode(
     changes = find_changes(base, found.images, found.failures, partial(loader.hashes, tell=tell))
     planned, unreadable = loader.plan(changes.to_encode, tell)
     failures = sorted((*found.failures, *unreadable), key=lambda failure: failure.key)
-    layout = LatentLayout(tokenizer.patch_size, tokenizer.latent_channels, settings.store_dtype)
+    provenance = provenance or encode_provenance(tokenizer, settings)
     shards = plan_shards(
         planned,
-        layout,
+        provenance.layout,
         shard_bytes=settings.shard_mib * 2**20,
         shard_images=settings.shard_images,
         first_number=base.next_number,
     )
-    provenance = provenance or encode_provenance(tokenizer, settings)
     sha256 = plan_sha256(provenance, shards, failures, base, changes)
-    return EncodePlan(SetPlan(tuple(shards), tuple(failures), changes, sha256), provenance, layout, found.passed_over)
+    return EncodePlan(SetPlan(tuple(shards), tuple(failures), changes, sha256), provenance, found.passed_over)
 
 
 def plan_output(
@@ -152,13 +161,13 @@ def plan_output(
     return plan_encode(found, loader, tokenizer, settings, base, tell=tell)
 
 
-def encode_provenance(tokenizer: Tokenizer, settings: EncodeSettings) -> dict[str, Any]:
-    """Every setting that decides the bytes of a latent, as plain JSON values: equal records, equal bytes."""
+def encode_provenance(tokenizer: Tokenizer, settings: EncodeSettings) -> Provenance:
+    """Record every setting that decides the bytes of a latent: equal records, equal bytes."""
     posterior: dict[str, Any] = {"kind": settings.posterior}
     if settings.sample_seed is not None:
         posterior["seed"] = settings.sample_seed
     load = settings.load
-    return {
+    fields = {
         "model": model_record(tokenizer),
         "channels": tokenizer.latent_channels,
         "patch_size": tokenizer.patch_size,
@@ -176,6 +185,7 @@ def encode_provenance(tokenizer: Tokenizer, settings: EncodeSettings) -> dict[st
         },
         "compute": compute_record(tokenizer),
     }
+    return Provenance.from_json(fields)
 
 
 def _whitening_record(tokenizer: Tokenizer) -> dict[str, list[float]] | None:

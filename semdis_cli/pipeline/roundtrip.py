@@ -3,7 +3,9 @@
 import statistics
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +40,14 @@ from semdis_cli.pipeline.calls import (
 from semdis_cli.pipeline.decode import DecodeSettings
 from semdis_cli.pipeline.encode_plan import EncodePlan, EncodeSettings
 from semdis_cli.pipeline.fit import CallMemory
-from semdis_cli.pipeline.images_out import ImageWriter, output_names, renamed_record, too_long, written
-from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, done_already, in_order, timed
+from semdis_cli.pipeline.images_out import ImageWriter, Writing, output_names, renamed_record, too_long, written
 from semdis_cli.pipeline.report import RunTotals
+from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, timed
+from semdis_cli.provenance import Provenance
 from semdis_cli.records import LoadedImage
 from semdis_cli.store.index import to_line
 from semdis_cli.store.writing.claim import PLAN_SHA256, claimed_folder, claimed_settings
 from semdis_cli.store.writing.plan import plan_sha256
-from semdis_cli.store.writing.settings import are_same
 
 _PER_IMAGE_FILE = "psnr.jsonl"
 _MAX_PSNR_DB = 100.0
@@ -69,7 +71,7 @@ def roundtrip(
     keys = (image.source.key for shard in plan.shards for image in shard.images)
     names = output_names(keys, decode_settings.write.format)
     record = {
-        "encode": plan.provenance,
+        "encode": plan.provenance.to_json(),
         PLAN_SHA256: _plan_sha256(plan, claimed_settings(output, ROUNDTRIP_MARKER).get("encode")),
         "sampling": asdict(decode_settings.sampling),
         "write": asdict(decode_settings.write),
@@ -88,7 +90,7 @@ def roundtrip(
         unusable = too_long(names)
         errors |= {failure.key: failure.reason for failure in unusable}
         yield from unusable
-        writer = ImageWriter(output, names, decode_settings.write, workers)
+        writer = ImageWriter(output, names, decode_settings.write)
         calls = _usable_calls(plan, tokenizer, {failure.key for failure in unusable})
         how = _Roundtrip(loader, tokenizer, encode_settings.latents, decode_settings.sampling, writer, workers)
         for event in how.run(calls):
@@ -114,7 +116,10 @@ def roundtrip(
 
 def _plan_sha256(plan: EncodePlan, recorded: Any) -> str:
     """Hash the images and settings; under the record of an earlier run if only the name of its model is another."""
-    provenance = recorded if isinstance(recorded, dict) and are_same(recorded, plan.provenance) else plan.provenance
+    provenance = plan.provenance
+    with suppress(ValueError):  # nothing on record, or what is no record
+        before = Provenance.from_json(recorded)
+        provenance = before if before.is_same(provenance) else provenance
     return plan_sha256(provenance, plan.shards, plan.failures)
 
 
@@ -130,7 +135,7 @@ class _RoundtripCall:
     """What became of a model call: its images are being written."""
 
     scores: list[ImageMeasured]
-    writing: list[Future[float | Failure]]
+    writing: Writing
     failures: list[Failure]
     megapixels: float
     times: StageTimes
@@ -158,7 +163,7 @@ class _Roundtrip:
 
     def run(self, calls: Iterable[ImageCall]) -> Iterator[Event]:
         """Several calls at once; events come in their order."""
-        for result in in_order(fitting(calls, self._memory), self._start, self._share):
+        for result in in_order(fitting(calls, self._memory), self._start, self._share, self.workers.result):
             yield from result.events()
 
     @property
@@ -168,8 +173,7 @@ class _Roundtrip:
     def _start(self, call: ImageCall) -> "Future[_RoundtripCall]":
         if failures := self._memory.refused(call.bucket, call.keys):
             return done_already(_RoundtripCall([], [], failures, 0.0, StageTimes()))
-        reading = [self.workers.submit(Urgency.READ, timed, self.loader.load, image) for image in call.images]
-        return self.workers.submit_after(reading, Urgency.MODEL, self._finish)
+        return self.workers.submit_call(partial(timed, self.loader.load), call.images, self._finish)
 
     def _share(self, call: ImageCall) -> float:
         return share_of_call(call.bucket, len(call.images), "decode", self.tokenizer, self.workers)
@@ -206,18 +210,17 @@ class _Roundtrip:
         failures = [one for one in tried if isinstance(one, Failure)]
         return kept, torch.stack(stored) if stored else latents[:0], failures
 
-    def _measure(
-        self, images: Sequence[LoadedImage], reconstructions: Tensor
-    ) -> tuple[list[ImageMeasured], list[Future[float | Failure]]]:
-        """PSNR of `reconstructions`, uint8 [B,3,H,W], and their files, which are being written."""
-        scores, writing = [], []
+    def _measure(self, images: Sequence[LoadedImage], reconstructions: Tensor) -> tuple[list[ImageMeasured], Writing]:
+        """Return PSNR of `reconstructions`, uint8 [B,3,H,W], and their files, which are being written."""
+        scores: list[ImageMeasured] = []
+        files: list[tuple[str, np.ndarray]] = []
         for image, reconstruction in zip(images, reconstructions, strict=True):
             key, geometry = image.record.key, image.record.geometry
             kept = undo_padding(reconstruction.numpy(), geometry)
             given = undo_padding(image.pixels.numpy(), geometry)
             scores.append(ImageMeasured(key, _psnr_db(kept, given)))
-            writing.append(self.writer.submit(key, kept))
-        return scores, writing
+            files.append((key, kept))
+        return scores, self.writer.submit(files, self.workers)
 
 
 def _psnr_db(kept: np.ndarray, given: np.ndarray) -> float:

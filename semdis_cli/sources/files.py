@@ -22,14 +22,6 @@ class FilesOnDisk:
         """Open the file of an image. Raises `OSError`, and `UnreadableImageError` for what is no regular file."""
         return os.fdopen(open_regular(image.place), "rb")
 
-    def read(self, image: SourceImage) -> bytes:
-        """Return all bytes of the file of an image. Raises what `open` raises."""
-        with self.open(image) as file:
-            data: bytes | None = file.read()
-        if data is None:  # the disk has none yet; it was opened so that a pipe could not keep us
-            raise PassingReadError("the disk does not give it now; run again")
-        return data
-
     def stamp(self, image: SourceImage) -> Stamp:
         """Return size and times of the file of an image. Raises `OSError`."""
         return stamp_of(os.stat(image.place))  # noqa: PTH116 # a Path for each image would take longer than the call
@@ -50,6 +42,15 @@ def image_of_file(key: str, path: str, status: os.stat_result) -> SourceImage:
 def stamp_of(status: os.stat_result) -> Stamp:
     """Return size and times of a file that has the status `status`."""
     return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def read_bytes(image: SourceImage) -> bytes:
+    """Return all bytes of an image. Raises `OSError` and `UnreadableImageError`."""
+    with image.reader.open(image) as file:
+        data: bytes | None = file.read()
+    if data is None:  # the disk has none yet; it was opened so that a pipe could not keep us
+        raise PassingReadError("the disk does not give it now; run again")
+    return data
 
 
 def hash_image(image: SourceImage) -> str:
@@ -100,6 +101,13 @@ class _Section(io.RawIOBase):
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
+
+    def readall(self) -> bytes:
+        """Return all that is left of it. Raises `PassingReadError` if the file ends before."""
+        data = super().readall()
+        if self._position < self._num_bytes:
+            raise PassingReadError("the tar was cut off while the run was going on; run again")
+        return data
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Go to a place, counted from the stretch's beginning."""

@@ -170,7 +170,7 @@ def _refuse_missing(sources: Sequence[Path]) -> None:
         except OSError:
             pass  # whoever lists it says what is wrong
     if missing:
-        raise UsageError(f"{', '.join(missing)}: no such file or folder")
+        raise UsageError("no such file or folder", place=", ".join(missing))
 
 
 def _without_repeats(images: ImageList) -> ImageList:

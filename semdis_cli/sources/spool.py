@@ -17,7 +17,7 @@ from semdis_cli.records import SourceImage, Stamp
 from semdis_cli.sources.files import open_section
 from semdis_cli.sources.names import NamedPath
 from semdis_cli.sources.source import Finds, Search
-from semdis_cli.sources.tars import list_tar, read_member, unpacker_of
+from semdis_cli.sources.tars import list_tar, unpacker_of
 
 STDIN = Path("-")
 STDIN_NAME = "stdin"
@@ -65,7 +65,7 @@ class Spool:
             place = folder or Path("stdin")
             explained = explain_write_error(place, error)
             if isinstance(explained, NoSpaceError):
-                explained = NoSpaceError(f"{place}: no space left for what comes on stdin; make room and try again")
+                explained = NoSpaceError("no space left for what comes on stdin; make room and try again", place=place)
             raise explained from error
         self.path = spool.path
 
@@ -81,17 +81,12 @@ class Spool:
             return Finds(ImageList([SourceImage(f"{prefix}{title}.{self.suffix}", self, 0, self.num_bytes)]))
         finds = list_tar(self.path, title, self, Stamp(self.num_bytes), prefix, search.rules)
         if finds.damage is not None:  # whoever fills the pipe has failed, and is to do it again
-            raise UsageError(f"{title}: {finds.damage}")
+            raise UsageError(finds.damage, place=title)
         return finds
 
     def open(self, image: SourceImage) -> io.BufferedReader:
         """Open an image, from its first byte to its last. Raises `OSError`."""
         return open_section(self.path, image.place, image.num_bytes)
-
-    def read(self, image: SourceImage) -> bytes:
-        """Return all bytes of an image. Raises `OSError`."""
-        with self.open(image) as file:
-            return read_member(file, image)
 
     def stamp(self, image: SourceImage) -> Stamp:
         """Return the size of an image: the times of the copy say nothing."""

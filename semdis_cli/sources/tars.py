@@ -13,11 +13,10 @@ from semdis_cli.errors import PassingReadError
 from semdis_cli.events import Failure
 from semdis_cli.files.image_list import ImageList
 from semdis_cli.files.tar import walk_tar
-from semdis_cli.kinds.formats import SIGNATURE_BYTES, image_format
+from semdis_cli.kinds.formats import SIGNATURE_BYTES, has_image_suffix, image_format
 from semdis_cli.kinds.tiff_directories import is_picture
 from semdis_cli.records import ImageReader, SourceImage, Stamp
 from semdis_cli.sources.files import open_section, stamp_of
-from semdis_cli.sources.folders import has_image_suffix
 from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules, PassedOver, Tally, is_plain_name
 from semdis_cli.sources.names import NamedPath, shortest_names
 from semdis_cli.sources.source import Finds, Search
@@ -70,11 +69,6 @@ class Tar:
             raise PassingReadError("the tar was changed while the run was going on; run again")
         return file
 
-    def read(self, image: SourceImage) -> bytes:
-        """Return all bytes of an image. Raises what `open` raises, and `UnreadableImageError` if the tar is cut off."""
-        with self.open(image) as file:
-            return read_member(file, image)
-
     def stamp(self, image: SourceImage) -> Stamp:
         """Return the size of an image, and the times of the tar. Raises `OSError`."""
         return stamp_of(self.path.stat())._replace(num_bytes=image.num_bytes)
@@ -82,14 +76,6 @@ class Tar:
     def locate(self, image: SourceImage) -> tuple[str, object]:
         """Return the path of the tar, and where in it the image begins."""
         return str(self.path), image.place
-
-
-def read_member(file: BinaryIO, image: SourceImage) -> bytes:
-    """Read all bytes of a member that was opened. Raises `UnreadableImageError` if its tar was cut off meanwhile."""
-    data = file.read(image.num_bytes)
-    if len(data) < image.num_bytes:
-        raise PassingReadError("the tar was cut off while the run was going on; run again")
-    return data
 
 
 def is_tar_name(path: Path) -> bool:

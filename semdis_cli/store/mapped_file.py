@@ -38,7 +38,7 @@ class MappedFile:
         self.path, self.identity = path, identity
         self._data = _map(path, identity) if data is None else np.frombuffer(data, dtype=np.uint8)
         if data is None and not _is_it(path, identity):
-            raise StoreError(f"{path}: was replaced while it was opened; open it again")
+            raise StoreError("was replaced while it was opened; open it again", place=path)
 
     def read(self, start: int, stop: int) -> bytes:
         """Return bytes `start` to `stop`, fewer at the end of the file. Raises `StoreError`."""
@@ -47,11 +47,11 @@ class MappedFile:
         try:
             with self.path.open("rb") as file:
                 if FileIdentity.of(os.fstat(file.fileno())) != self.identity:
-                    raise StoreError(f"{self.path}: was replaced since it was opened; open it again")
+                    raise StoreError("was replaced since it was opened; open it again", place=self.path)
                 file.seek(start)
                 return file.read(max(0, stop - start))
         except OSError as error:
-            raise StoreError(f"{self.path}: cannot be read ({why_unreadable(self.path, error)})") from error
+            raise StoreError(f"cannot be read ({why_unreadable(self.path, error)})", place=self.path) from error
 
     def array(self, dtype: str, start: int, count: int) -> NDArray[Any]:
         """Return `count` values from byte `start` on, not to be written to. Raises `StoreError`."""

@@ -6,13 +6,14 @@ import re
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import BinaryIO, Self
 
 import torch
 from torch import Tensor
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.links import why_unreadable
+from semdis_cli.provenance import Provenance
 from semdis_cli.store.shard_header import (
     HEADER_ALIGNMENT,
     MAX_HEADER_BYTES,
@@ -57,11 +58,13 @@ class MappedShard:
         path = folder / self.name
         try:
             if path.stat().st_size != self.num_bytes:
-                raise StoreError(f"{path}: {path.stat().st_size} bytes, but it had {self.num_bytes} when it was opened")
+                raise StoreError(
+                    f"{path.stat().st_size} bytes, but it had {self.num_bytes} when it was opened", place=path
+                )
             # Python's mmap would keep a descriptor, and a set may have more shards than a process may have files.
             data = torch.from_file(str(path), shared=False, size=self.num_bytes, dtype=torch.uint8)
         except OSError as error:
-            raise StoreError(f"{path}: cannot be read ({why_unreadable(path, error)})") from error
+            raise StoreError(f"cannot be read ({why_unreadable(path, error)})", place=path) from error
         except RuntimeError:  # torch's mmap: ENODEV of some network disks and FUSE, no address space left
             return ReadRows(path, self)
         return data[self.start :].view(self.shape[0], -1)
@@ -81,7 +84,7 @@ class ReadRows:
             file.seek(self.shard.start + row * num_bytes)
             data = bytearray(file.read(num_bytes))
         if len(data) < num_bytes:
-            raise StoreError(f"{self.path}: is shorter than it was when it was opened")
+            raise StoreError("is shorter than it was when it was opened", place=self.path)
         return torch.frombuffer(data, dtype=torch.uint8)
 
 
@@ -92,7 +95,7 @@ def hash_header(path: Path, num_bytes: int) -> bytes:
 
 
 def open_known_shard(
-    path: Path, num_bytes: int, num_images: int, provenance: dict[str, Any], header_sha256: bytes
+    path: Path, num_bytes: int, num_images: int, provenance: Provenance, header_sha256: bytes
 ) -> MappedShard | None:
     """Return a shard whose header was checked before: the one of `header_sha256`. None for any other file.
 
@@ -102,8 +105,9 @@ def open_known_shard(
     shape = _listed_shape(path.name, num_images, provenance)
     if shape is None:
         return None
-    end = describe_tensor(provenance["dtype"], shape)
-    start = num_bytes - payload_bytes(provenance["dtype"], shape)
+    dtype = provenance.layout.dtype
+    end = describe_tensor(dtype, shape)
+    start = num_bytes - payload_bytes(dtype, shape)
     if not 8 + HEADER_ALIGNMENT + len(end) <= start <= 8 + MAX_HEADER_BYTES:
         return None
     try:
@@ -115,16 +119,18 @@ def open_known_shard(
             is_whole = int.from_bytes(file.read(8), "little") == start - 8
     except StoreError:  # whoever parses the header says more of it
         return None
-    shard = MappedShard(path.name, num_bytes, start, STORE_DTYPES[provenance["dtype"]], shape)
+    shard = MappedShard(path.name, num_bytes, start, STORE_DTYPES[dtype], shape)
     return shard if is_known and is_described and is_whole else None
 
 
-def _listed_shape(name: str, num_images: int, provenance: dict[str, Any]) -> tuple[int, int, int, int] | None:
+def _listed_shape(name: str, num_images: int, provenance: Provenance) -> tuple[int, int, int, int] | None:
     """The shape [N,Z,h,w] that a shard has by its name and the manifest."""
-    grid, channels = _GRID.search(name), provenance.get("channels")
-    if grid is None or type(channels) is not int or channels < 1 or provenance.get("dtype") not in STORE_DTYPES:
+    grid = _GRID.search(name)
+    try:
+        channels = provenance.layout.channels
+    except ValueError:
         return None
-    return num_images, channels, int(grid[1]), int(grid[2])
+    return None if grid is None else (num_images, channels, int(grid[1]), int(grid[2]))
 
 
 def _hash_start(file: BinaryIO, num_bytes: int) -> bytes:

@@ -13,17 +13,16 @@ from typing import Any
 import pytest
 import torch
 
-from semdis_cli.bench import work
-from semdis_cli.bench.child import Request
-from semdis_cli.bench.end_to_end import run_decode, run_encode, summarise
-from semdis_cli.bench.limit import find_limit
+from semdis_cli.bench import stages as stages_module
+from semdis_cli.bench.end_to_end import Costs, run_decode, run_encode, summarise
+from semdis_cli.bench.limit import Reached, Spread, explain, find_limit
 from semdis_cli.bench.machine import GemmRate, describe_machine, intra_op_threads, measure_gemm
 from semdis_cli.bench.model import measure_decode, measure_encode
 from semdis_cli.bench.peers import PEERS, check_size, find_peer, make_peer, measure_peer
-from semdis_cli.bench.rounds import Effort, Spread
+from semdis_cli.bench.processes import Request, ask_child, measure_start_up, peak_memory
 from semdis_cli.bench.sample import gather_images, middle_size, repeated, spread_out
-from semdis_cli.bench.stages import StageBench, Stages, measure_stages
-from semdis_cli.bench.startup import ask_child, measure_start_up, peak_memory
+from semdis_cli.bench.stages import Picture, Stages, measure_stages
+from semdis_cli.bench.timing import Effort, StageBench
 from semdis_cli.errors import UsageError
 from semdis_cli.images.geometry import GeometrySettings
 from semdis_cli.images.images import ReadSettings
@@ -35,7 +34,7 @@ from semdis_cli.pipeline.calls import EncodedCall, ImageCall, start_workers
 from semdis_cli.pipeline.decode import DecodeSettings
 from semdis_cli.pipeline.encode_plan import EncodeSettings
 from semdis_cli.pipeline.images_out import WriteSettings
-from semdis_cli.pipeline.overlap import Workers
+from semdis_cli.pipeline.workers import Workers
 from semdis_cli.records import PlannedImage, SourceImage
 from semdis_cli.sources.files import ON_DISK
 from semdis_cli.sources.find import find_images
@@ -44,6 +43,7 @@ from tests.worlds import save_tiny_model
 
 EFFORT = Effort(num_warmup_rounds=0, num_rounds=2, round_s=1e-3)
 LOAD = LoadSettings(GeometrySettings(size=32), ReadSettings(), 16)
+RUN = asdict(TokenizerSettings(device="cpu", dtype="float32", batch_size=2))
 SAMPLING = FCDMDiffAEInferenceConfig(num_steps=2, pdg=True)
 DECODING = DecodeSettings(SAMPLING, WriteSettings("png"), num_workers=2)
 
@@ -235,18 +235,18 @@ def test_model_calls_are_full_as_in_a_long_run_and_every_thread_has_work(
     num_images: int,
 ) -> None:
     sizes: dict[str, list[int]] = {"encode": [], "decode": []}
-    do_encode, do_decode = work.encode, work.decode
+    do_encode, do_decode = stages_module.encode_images, stages_module.decode_latents
 
     def encode(call: ImageCall, *others: Any) -> EncodedCall:
         sizes["encode"].append(len(call.images))
         return do_encode(call, *others)
 
-    def decode(call: Shard, *others: Any) -> list[work.Picture]:
+    def decode(call: Shard, *others: Any) -> list[Picture]:
         sizes["decode"].append(len(call.keys))
         return do_decode(call, *others)
 
-    monkeypatch.setattr(work, "encode", encode)
-    monkeypatch.setattr(work, "decode", decode)
+    monkeypatch.setattr(stages_module, "encode_images", encode)
+    monkeypatch.setattr(stages_module, "decode_latents", decode)
     found = find_images([photos])
     found = replace(found, images=found.images[:num_images])
     bench = StageBench(num_images, workers, tokenizer.is_on_cpu, replace(EFFORT, num_rounds=1))
@@ -291,16 +291,21 @@ def test_whole_runs_are_measured_against_their_limit(
     encoded = [run_encode(found, loader, tokenizer, EncodeSettings(LOAD), latents) for _ in range(2)]
     decoded = [run_decode(latents, tokenizer, DECODING, output) for _ in range(2)]
     assert len(list(output.rglob("*.png"))) == 8
-    for runs, costs in ((encoded, stages.encode), (decoded, stages.decode)):
-        limit = find_limit(costs, 2)
-        slower = replace(limit, images_per_s=limit.images_per_s / 2)  # the machine had half its speed in the second run
-        whole = summarise(runs, [limit, slower], limit, lambda reached: f"{reached.share_of_limit:.3f}")
+    for verb, runs, costs in (("encode", encoded, stages.encode), ("decode", decoded, stages.decode)):
+        half = [  # of its speed the machine had in the second run
+            replace(cost, images_per_s=cost.images_per_s / 2, cpu_s_per_image=cost.cpu_s_per_image * 2)
+            for cost in costs
+        ]
+        limit, slower = find_limit(costs, 2), find_limit(half, 2)
+        whole = summarise(verb, runs, Costs(costs, [costs, half]), 2, [])
         shares = [run.images_per_s / near.images_per_s for run, near in zip(runs, (limit, slower), strict=True)]
         assert whole.num_images == 8
         assert whole.images_per_s.num_rounds == 2
         assert whole.share_of_limit == Spread.of(shares)
         assert whole.limit == limit
-        assert whole.explanation == f"{whole.share_of_limit.median:.3f}"
+        assert whole.explanation == explain(
+            verb, limit, Reached(whole.share_of_limit.median, whole.busy_shares["wait"]), []
+        )
         assert set(whole.busy_shares) == {"read", "encode", "decode", "write", "wait"}
         assert all(0 <= share <= 1.01 for share in whole.busy_shares.values())
         assert all(math.isfinite(one) and one >= 0 for one in figures(asdict(whole)))
@@ -321,8 +326,7 @@ def test_a_run_in_which_images_fail_is_no_measurement(
 @pytest.mark.slow
 def test_fresh_processes_tell_how_long_each_step_took_and_their_memory(model: Path, tmp_path: Path) -> None:
     answers = [
-        ask_child(Request(verb, str(model), None, "cpu", "float32", 2, None, False, 2, (32, 32), asdict(SAMPLING)))
-        for verb in ("encode", "decode")
+        ask_child(Request(verb, str(model), None, RUN, 2, (32, 32), asdict(SAMPLING))) for verb in ("encode", "decode")
     ]
     for steps in answers:
         seconds = (steps.import_torch_s, steps.import_rest_s, steps.load_model_s, steps.first_call_s)
@@ -343,8 +347,8 @@ def test_a_process_that_fails_says_why_and_takes_no_module_from_the_working_fold
 ) -> None:
     (tmp_path / "torch.py").write_text("raise RuntimeError('not this one')")
     monkeypatch.chdir(tmp_path)
-    request = Request("encode", str(tmp_path), None, "cpu", "float32", 1, None, False, 1, (32, 32), {})
-    with pytest.raises(UsageError, match=r"semdis_cli\.bench\.child ended with 1: .*config\.json"):
+    request = Request("encode", str(tmp_path), None, RUN, 1, (32, 32), {})
+    with pytest.raises(UsageError, match=r"semdis_cli\.bench\.processes ended with 1: .*config\.json"):
         ask_child(request)
 
 

@@ -40,12 +40,7 @@ def png(side: int) -> bytes:
 
 def load(loader: Loader, sources: Sequence[SourceImage]) -> dict[str, LoadedImage | Failure]:
     planned, _ = loader.plan(sources)
-    loaded: dict[str, LoadedImage | Failure] = {}
-    for image in planned:
-        for batch in loader.batches([image], 1):
-            loaded |= {loaded_image.record.key: loaded_image for loaded_image in batch.images}
-            loaded |= {failure.key: failure for failure in batch.failures}
-    return loaded
+    return {image.source.key: loaded for image, loaded in zip(planned, loader.load_all(planned), strict=True)}
 
 
 @pytest.fixture
@@ -118,7 +113,7 @@ def test_a_tar_that_changes_meanwhile_costs_its_images(folder: Path, loader: Loa
     found = find_images([folder / "packed.tar"]).images
     planned, _ = loader.plan(found)
     os.utime(folder / "packed.tar", ns=(OLD_NS + 1, OLD_NS + 1))
-    failures = [failure for image in planned for batch in loader.batches([image], 1) for failure in batch.failures]
+    failures = [failure for failure in loader.load_all(planned) if isinstance(failure, Failure)]
     assert [failure.key for failure in failures] == ["packed/a.png", "packed/b.png"]
     assert all("tar was changed" in failure.reason for failure in failures)
     assert list(loader.hashes(found)) == [None, None]

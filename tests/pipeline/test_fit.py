@@ -19,7 +19,7 @@ from semdis_cli.images.loader import Loader, LoadSettings
 from semdis_cli.memory import Room
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
-from semdis_cli.pipeline import overlap
+from semdis_cli.pipeline import workers
 from semdis_cli.pipeline.decode import DecodeSettings, decode
 from semdis_cli.pipeline.encode import encode
 from semdis_cli.pipeline.encode_plan import EncodeSettings, plan_encode
@@ -99,7 +99,7 @@ def test_decoding_and_roundtrips_list_what_they_cannot_hold(
 ) -> None:
     tokenizer, sampling = tokenizer_of(model), FCDMDiffAEInferenceConfig(seed=0)
     encoded(photos, tokenizer, tmp_path / "latents", MUCH)
-    monkeypatch.setattr(overlap, "room_for_images", lambda: LITTLE)
+    monkeypatch.setattr(workers, "room_for_images", lambda: LITTLE)
     how = DecodeSettings(sampling, WriteSettings("png", 95), 2)
     decoded = list(decode(open_latents(tmp_path / "latents"), tokenizer, how, tmp_path / "decoded"))
     settings = settings_for(AS_THEY_ARE)

@@ -23,12 +23,11 @@ from semdis_cli.pipeline.decode import DecodeSettings, decode
 from semdis_cli.pipeline.encode import encode
 from semdis_cli.pipeline.encode_plan import EncodeSettings
 from semdis_cli.pipeline.images_out import ImageWriter, StreamNames, WriteSettings
-from semdis_cli.pipeline.overlap import Workers
 from semdis_cli.pipeline.stream import LatentStream, decode_stream, encode_stream
 from semdis_cli.sources.find import find_images
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shards import Shard, parse_shard, shard_bytes
-from tests.store import with_keys
+from tests.store import with_keys, with_settings
 from tests.worlds import save_tiny_model
 
 # Two sizes, so that a stream has batches of two shapes, and a file that is no image.
@@ -226,7 +225,7 @@ def strangers(members: Members) -> Iterator[tuple[str, bytes, str]]:
     first, other = members[0][1], members[1][1]
     yield (
         "settings",
-        change(other, lambda shard: replace(shard, provenance={**shard.provenance, "seed": 1})),
+        change(other, lambda shard: with_settings(shard, seed=1)),
         "settings",
     )
     yield "again", first, "came before"
@@ -331,15 +330,15 @@ def test_a_folder_is_swept_once_whatever_it_is_called(tmp_path: Path) -> None:
     (tmp_path / "old/.0123456789abcdef.semdis-tmp").write_text("left by a killed run")
     (tmp_path / "link").symlink_to("new")
     names = {key: PurePosixPath(f"{key}.png") for key in ("old/a", "new/a", "link/a", "again/a")}
-    with Workers(1) as workers:
-        writer = ImageWriter(tmp_path, names, WriteSettings(), workers)
-        writer.sweep_beside("old/a")
-        assert list((tmp_path / "old").iterdir()) == []
-        writer.sweep_beside("new/a")
-        (tmp_path / "new").mkdir()
-        (tmp_path / "again").symlink_to("new")
-        for folder in ("old", "new"):
-            (tmp_path / folder / ".fedcba9876543210.semdis-tmp").write_text("being written")
-        for key in names:
-            writer.sweep_beside(key)
+    writer = ImageWriter(tmp_path, names, WriteSettings())
+    writer.sweep_beside("old/a")
+    assert list((tmp_path / "old").iterdir()) == []
+    writer.sweep_beside("new/a")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "again").symlink_to("new")
+    for folder in ("old", "new"):
+        (tmp_path / folder / ".fedcba9876543210.semdis-tmp").write_text("being written")
+    for key in names:
+        writer.sweep_beside(key)
+
     assert len(list((tmp_path / "old").iterdir())) == len(list((tmp_path / "new").iterdir())) == 1

@@ -20,6 +20,7 @@ from semdis_cli.errors import UnreadableImageError, UsageError
 from semdis_cli.events import Failure
 from semdis_cli.files.tar import is_tar_start, stream_members, walk_tar
 from semdis_cli.records import Stamp
+from semdis_cli.sources.files import read_bytes
 from semdis_cli.sources.find import find_images
 from semdis_cli.sources.source import Finds
 from semdis_cli.sources.tars import Tar, find_tars, list_tar
@@ -136,7 +137,7 @@ def test_any_bytes_under_any_name_come_back(
     assert found.failures == []
     read = {}
     for image in found.images:
-        read[image.key] = image.reader.read(image)
+        read[image.key] = read_bytes(image)
     assert read == files
 
 
@@ -229,7 +230,7 @@ def test_of_a_name_that_is_twice_in_a_tar_the_last_one_counts_as_when_it_is_unpa
         "no images by suffix or content": 1,
     }
     for image in found.images:
-        assert image.reader.read(image) == (tmp_path / image.key.removeprefix("same/")).read_bytes()
+        assert read_bytes(image) == (tmp_path / image.key.removeprefix("same/")).read_bytes()
 
 
 def test_a_hard_link_leads_to_the_file_that_was_there_when_it_was_packed(tmp_path: Path) -> None:

@@ -14,9 +14,11 @@ from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
 from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.provenance import Provenance
 from semdis_cli.store.index import parse_place, to_line
 from semdis_cli.store.item_table import ITEMS_FILE, ItemColumns, ItemTable, read_items
 from semdis_cli.store.items import find_items
+from semdis_cli.store.latent_set import open_set
 from semdis_cli.store.manifest import MANIFEST_FILE, Manifest, ShardEntry
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.verifying.verify import ALL_DATA, VerifySettings, verify_latents
@@ -83,9 +85,8 @@ def test_its_bytes_follow_from_the_set_not_from_the_way_to_it(root: Path, tmp_pa
     assert (tmp_path / "stopped" / ITEMS_FILE).read_bytes() == (root / ITEMS_FILE).read_bytes()
     for keys in (KEYS[2:], (*KEYS, "new.png")):
         write_set(root, make_plan(keys))
-        manifest = Manifest.read(root)
-        sha256 = PublishedFile.of(root / MANIFEST_FILE).sha256
-        written = b"".join(find_items(root, root, manifest).table.to_chunks(sha256))
+        finished = open_set(root)
+        written = b"".join(find_items(finished).table.to_chunks(finished.sha256))
         assert (root / ITEMS_FILE).read_bytes() == written
 
 
@@ -196,7 +197,7 @@ def test_a_table_of_any_rows_is_the_rows_of_the_index(
         offset += len(to_line({"key": key, "status": status, "shard": names[shard]}))
     num_ok, file = len(expected), PublishedFile(offset, "0" * 64)
     entries = tuple(ShardEntry(name, 1, PublishedFile(0, "0" * 64)) for name in names)
-    manifest = Manifest(PROVENANCE, "0" * 64, num_ok, 0, 0, 0, entries, file, ChannelSums.zero(3))
+    manifest = Manifest(Provenance.from_json(PROVENANCE), "0" * 64, num_ok, 0, 0, 0, entries, file, ChannelSums.zero(3))
     headers = tuple(bytes([number]) * 32 for number in range(4))
     table = columns.finish(manifest, headers)
     (folder / ITEMS_FILE).write_bytes(b"".join(table.to_chunks("a" * 64)))

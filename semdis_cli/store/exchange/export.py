@@ -1,15 +1,18 @@
 """Latents as other programs like to read them: one file, or one pair of files in a tar, for each image."""
 
 import hashlib
+import io
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Self
+from typing import Literal
 from urllib.parse import quote, unquote_to_bytes
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
@@ -17,25 +20,15 @@ from semdis_cli.files.atomic import PublishedFile, is_temporary
 from semdis_cli.files.json_text import key_fields
 from semdis_cli.files.lock import LOCK_FILE
 from semdis_cli.files.spelling import ANY, clashes, probe_spelling
-from semdis_cli.records import Geometry, ImageRecord
-from semdis_cli.store.checks import (
-    MALFORMED,
-    check_count,
-    check_key,
-    check_object,
-    check_record_key,
-    check_sha256,
-    parse_json,
-)
-from semdis_cli.store.exchange.npy import npy_bytes
+from semdis_cli.provenance import LatentLayout
+from semdis_cli.records import ImageRecord
+from semdis_cli.store.checks import check_key
 from semdis_cli.store.index import to_line
 from semdis_cli.store.manifest import REPORT_FILE
-from semdis_cli.store.record import check_source, parse_record, source_fields
+from semdis_cli.store.record import source_fields
 from semdis_cli.store.shards import STORE_DTYPES, Shard, shard_bytes
-from semdis_cli.store.writing.plan import LatentLayout
 from semdis_cli.tensors import is_finite
 
-ExportFormat = Literal["safetensors", "webdataset", "npy"]
 Member = Literal["safetensors", "npy"]
 NpyDtype = Literal["float32", "float16"]
 SampleNames = Literal["key", "stem", "basename"]
@@ -51,7 +44,7 @@ _MAX_NAME_BYTES, _MAX_PATH_BYTES, _MAX_DEPTH = 255, 4000, 200  # Linux ends at 4
 
 
 def sample_base(key: str) -> str:
-    """What the names of a sample's members in a tar begin with: ASCII letters, digits, `-`, `_`, `~`, `/` and `%XX`.
+    """Return the start of the names of a key's members in a tar: ASCII letters, digits, `-`, `_`, `~`, `/`, `%XX`.
 
     WebDataset cuts names at the first dot after the last slash, and passes over those that begin like `__this__/`. So
     all else is percent-encoded, a first `_` too. One base for each key, and `sample_key` leads back.
@@ -61,18 +54,21 @@ def sample_base(key: str) -> str:
 
 
 def sample_key(base: str) -> str:
-    """The key whose `sample_base` is `base`. Raises `ValueError` if there is none."""
+    """Return the key whose `sample_base` is `base`. Raises `ValueError` if there is none."""
     key = unquote_to_bytes(base.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
     if sample_base(key) != base:
         raise ValueError(f"{base!r:.80} is no name that an export gives")
     return key
 
 
-def stem_of(key: str, names: SampleNames) -> str:
-    """Return what WebDataset calls the sample of an image file: its path up to the first dot of its name.
+def sample_name(key: str, names: SampleNames) -> str:
+    """Return what the members of a key's sample begin with: `sample_base`, or what WebDataset calls an image's sample.
 
-    With `names` "basename" without its folders. Raises `ValueError` with the reason if that is no sample's name.
+    That is the path of the image up to the first dot of its name (`names` "stem"), or the same without its folders
+    ("basename"). Raises `ValueError` with the reason if it is no sample's name.
     """
+    if names == "key":
+        return sample_base(key)
     folder, _, name = key.rpartition("/")
     stem = name.partition(".")[0]
     if not stem:
@@ -83,31 +79,29 @@ def stem_of(key: str, names: SampleNames) -> str:
     return path
 
 
-def sample_names(keys: Iterable[str], names: SampleNames) -> tuple[dict[str, str], list[Failure]]:
-    """Return what the members of each key's sample begin with, and the keys that can have none; `keys` are sorted."""
-    if names == "key":
-        return {key: sample_base(key) for key in keys}, []
-    bases: dict[str, str] = {}
+def nameless_samples(keys: Iterable[str], names: SampleNames) -> list[Failure]:
+    """List the `keys`, which are sorted, whose sample cannot have its name."""
+    if names == "key":  # which differ
+        return []
     owners: dict[str, str] = {}
     failures = []
     for key in keys:
         try:
-            base = stem_of(key, names)
-            if (owner := owners.setdefault(base, key)) != key:
-                raise ValueError(f"its sample would be called {base!r:.80}, as that of {owner!r:.80}")
-            bases[key] = base
+            name = sample_name(key, names)
+            if (owner := owners.setdefault(name, key)) != key:
+                raise ValueError(f"its sample would be called {name!r:.80}, as that of {owner!r:.80}")
         except ValueError as error:
             failures.append(Failure(key, f"{error}; export with --sample-names key"))
-    return bases, failures
+    return failures
 
 
 def file_names(keys: Iterable[str], suffix: str) -> dict[str, PurePosixPath]:
-    """The file of each key: `a/b.jpg` -> `a/b.jpg.npy`. Raises `StoreError` for a key that is no relative path."""
+    """Name the file of each key: `a/b.jpg` -> `a/b.jpg.npy`. Raises `StoreError` for a key that is no relative path."""
     return {key: PurePosixPath(f"{check_key(key)}.{suffix}") for key in keys}
 
 
 def impossible_names(names: Mapping[str, PurePosixPath], folder: Path) -> list[Failure]:
-    """The keys whose file cannot be made in `folder`; each costs its own image only."""
+    """List the keys whose file cannot be made in `folder`; each costs its own image only."""
     folders = {parent for name in names.values() for parent in name.parents}
     num_folder_bytes = len(os.fsencode(folder.absolute()))
     taken: set[bytes] = set()
@@ -123,7 +117,7 @@ def impossible_names(names: Mapping[str, PurePosixPath], folder: Path) -> list[F
 
 
 def alike_names(names: Mapping[str, PurePosixPath], folder: Path, failures: Collection[Failure]) -> list[Failure]:
-    """The keys, but for `failures`, whose file the disk of `folder`, which exists, takes for another image's."""
+    """List the keys, but for `failures`, whose file the disk of `folder` (which exists) takes for another image's."""
     impossible = {failure.key for failure in failures}
     possible = {key: name for key, name in names.items() if key not in impossible}
     if not clashes(possible, ANY):
@@ -150,7 +144,7 @@ def _why_impossible(name: PurePosixPath, num_folder_bytes: int, folders: set[Pur
 
 @dataclass(frozen=True, slots=True)
 class SampleRecord:
-    """What lies beside the latents of one exported image.
+    """The record beside the latents of one exported image.
 
     `file`: size and sha256 of the file with the latents. `is_exact`: they are there to the last bit.
     """
@@ -162,7 +156,7 @@ class SampleRecord:
     is_exact: bool
 
     def to_bytes(self) -> bytes:
-        """One line of JSON."""
+        """Return one line of JSON."""
         fields = {
             **key_fields(self.image.key),
             "geometry": self.image.geometry.to_json(),
@@ -174,40 +168,19 @@ class SampleRecord:
         }
         return to_line(fields)
 
-    @classmethod
-    def parse(cls, data: bytes, place: str) -> Self:
-        """Inverse of `to_bytes`. Raises `StoreError` beginning with `place` for anything else."""
-        try:
-            fields = check_object(parse_json(data))
-            file = check_object(fields["file"])
-            record = cls(
-                image=parse_record(
-                    check_record_key(fields), Geometry.from_json(fields["geometry"]), check_source(fields["source"])
-                ),
-                is_whitened=bool(fields["whitened"]),
-                provenance_sha256=check_sha256(fields["provenance_sha256"]),
-                file=PublishedFile(check_count(file["num_bytes"]), check_sha256(file["sha256"])),
-                is_exact=bool(fields["exact"]),
-            )
-            if parse_json(record.to_bytes()) != fields:
-                raise ValueError("it has other fields than it should")
-        except MALFORMED as error:
-            raise StoreError(f"{place}: not the record of an exported image ({error})") from error
-        return record
-
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image's latents as a file of their own, and what there is to know of them."""
+    """The file of one image's latents, and its record."""
 
     data: bytes
     record: SampleRecord
 
 
 def make_sample(shard: Shard, row: int, member: Member, npy_dtype: NpyDtype) -> Sample:
-    """Row `row` of a shard as a file: a shard of this row alone, or an array. Raises `ValueError` with the reason.
+    """Turn row `row` of a shard into a file: a shard of this row alone, or an array.
 
-    That is if values are too large for `npy_dtype`.
+    Raises `ValueError` with the reason if values are too large for `npy_dtype`.
     """
     one, is_exact = shard.select([row]), True
     if member == "safetensors":
@@ -220,34 +193,27 @@ def make_sample(shard: Shard, row: int, member: Member, npy_dtype: NpyDtype) -> 
         is_exact = torch.equal(converted.to(torch.float32), latents.to(torch.float32))
         data = npy_bytes(converted)
     file = PublishedFile(len(data), hashlib.sha256(data).hexdigest())
-    facts = bool(shard.provenance["whitened"]), provenance_sha256(shard.provenance)
+    facts = shard.provenance.is_whitened, shard.provenance.sha256
     return Sample(data, SampleRecord(one.records[0], *facts, file, is_exact))
 
 
-def provenance_sha256(provenance: dict[str, Any]) -> str:
-    """By which images are told apart that were made with other settings."""
-    return hashlib.sha256(to_line(provenance)).hexdigest()
-
-
-def recorded_layout(provenance: dict[str, Any], place: str) -> LatentLayout:
-    """What the size of a latent follows from, as recorded. Raises `StoreError` beginning with `place`."""
-    try:
-        patch_size, channels = check_count(provenance["patch_size"]), check_count(provenance["channels"])
-        if not (patch_size and channels and provenance["dtype"] in STORE_DTYPES) or "whitened" not in provenance:
-            raise ValueError("no such latents")
-    except MALFORMED as error:
-        raise StoreError(f"{place}: its settings do not say what its latents are ({error})") from error
-    return LatentLayout(patch_size, channels, provenance["dtype"])
+def npy_bytes(latents: Tensor) -> bytes:
+    """Return the `.npy` file of `latents` [Z,h,w], float16 or float32: version 1.0, little-endian, in C order."""
+    file = io.BytesIO()
+    array = latents.contiguous().numpy()
+    little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    np.lib.format.write_array(file, little_endian, version=(1, 0), allow_pickle=False)
+    return file.getvalue()
 
 
 def check_rows(shard: Shard, layout: LatentLayout, place: str) -> None:
     """Raise `StoreError` beginning with `place` if the latents are not finite, or not of the recorded kind and size."""
     kind = shard.latents.shape[1], shard.latents.dtype
     if kind != (layout.channels, STORE_DTYPES[layout.dtype]):
-        raise StoreError(f"{place}: its latents are not of the kind that its settings say; damaged or edited")
+        raise StoreError("its latents are not of the kind that its settings say; damaged or edited", place=place)
     if not is_finite(shard.latents):
-        raise StoreError(f"{place}: latents that are not finite; not made by semdis encode")
+        raise StoreError("latents that are not finite; not made by semdis encode", place=place)
     grid = tuple(side * layout.patch_size for side in shard.latents.shape[-2:])
     for record in shard.records:
         if record.geometry.bucket != grid:
-            raise StoreError(f"{place}: the size of {record.key!r:.80} does not fit its latents; damaged or edited")
+            raise StoreError(f"the size of {record.key!r:.80} does not fit its latents; damaged or edited", place=place)

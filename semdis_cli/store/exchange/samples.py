@@ -1,30 +1,25 @@
 """Exported latents, found again: the search for images in a folder of files or tars."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure, Planning, Tell, untold
+from semdis_cli.provenance import Provenance
 from semdis_cli.store.checks import MALFORMED, check_count, check_key, check_object, parse_json
-from semdis_cli.store.exchange.export import (
-    EXPORT_MARKER,
-    STEM_RECORD,
-    TABLE_FILE,
-    SampleRecord,
-    recorded_layout,
-    sample_key,
-)
+from semdis_cli.store.exchange.export import EXPORT_MARKER, sample_key
 from semdis_cli.store.exchange.found_samples import MAX_LINE_BYTES, FoundSample, FoundSamples, Place, Records
 from semdis_cli.store.exchange.tar_members import read_members
 from semdis_cli.store.manifest import MANIFEST_FILE
-from semdis_cli.store.shard_header import parse_header
-from semdis_cli.store.writing.settings import are_of_one_kind, find_differences, mixing_hint
+from semdis_cli.store.reader import recorded_layout
+from semdis_cli.store.shard_header import no_shard, parse_header
+from semdis_cli.store.versions import mixing_hint
 
+_ARRAYS = ".npy arrays, which cannot be imported; export the set as webdataset or safetensors for that"
 _MAX_HEADER_BYTES = 16 << 20  # of one image; its settings take a few thousand bytes
 
 
@@ -42,7 +37,7 @@ def find_samples(source: Path, tell: Tell = untold, *, mix_versions: bool = Fals
     elif source.suffix in {".tar", ".safetensors"} and source.is_file():
         search.add_file(source.name, source)
     else:
-        raise UsageError(f"{source}: no folder, .tar or .safetensors file that could be imported")
+        raise UsageError("no folder, .tar or .safetensors file that could be imported", place=source)
     return search.result()
 
 
@@ -58,15 +53,13 @@ class _Search:
     records: Records = field(default_factory=Records)
     num_promised: dict[Path, int] = field(default_factory=dict)  # images of the export that each marker stands for
     _made_by: str = ""  # where the settings were found
+    _has_arrays: bool = False
 
     def add_folder(self) -> None:
-        """All files below the source."""
+        """Add all files below the source."""
         if (self.source / MANIFEST_FILE).exists():
-            raise UsageError(f"{self.source}: a set of latents already, there is nothing to import")
-        marker = self._read_marker()
-        if marker.get("format") == "npy":
-            self._add_table()
-            return
+            raise UsageError("a set of latents already, there is nothing to import", place=self.source)
+        self._read_marker(self.source)
         for folder, inner, names in os.walk(self.source, onerror=_refuse):
             inner.sort()
             if EXPORT_MARKER in names and Path(folder) != self.source:
@@ -78,26 +71,30 @@ class _Search:
                     self.failures.append(Failure(name, "is a link to a folder; import that one by itself"))
                 elif path.suffix in {".safetensors", ".tar"} and not path.is_dir():
                     self.add_file(name, path)
+                elif path.suffix == ".npy":
+                    self._has_arrays = True
 
     def add_file(self, name: str, path: Path) -> None:
-        """A shard, or a tar."""
+        """Add a shard or a tar."""
         try:
             if path.suffix == ".tar":
                 self._read_marker(path.parent)
                 self._add_tar(name, path)
             elif path.is_file():
                 place = Place(str(path), name, 0, path.stat().st_size)
-                self._try(place, name.removesuffix(".safetensors"), partial(self._peek_shard, place))
+                self._add_shard(place, name.removesuffix(".safetensors"))
             else:
                 self.failures.append(Failure(name, "is not a regular file"))
         except StoreError as error:  # the tar, from some byte on
-            self.failures.append(Failure(name, str(error).removeprefix(f"{path}: ")))
+            self.failures.append(Failure(name, error.beside(path)))
 
     def result(self) -> FoundSamples:
-        """Everything, sorted by key. Raises `UsageError` if there is nothing, or one key twice."""
+        """Return everything, sorted by key. Raises `UsageError` if there is nothing, or one key twice."""
+        if self._has_arrays and not self.samples:
+            raise UsageError(f"holds {_ARRAYS}", place=self.source)
         if not self.records.all:
             reason = f" ({self.failures[0].key}: {self.failures[0].reason})" if self.failures else ""
-            raise UsageError(f"{self.source}: no latents that semdis export or semdis encode has written{reason}")
+            raise UsageError(f"no latents that semdis export or semdis encode has written{reason}", place=self.source)
         self.samples.sort(key=lambda sample: sample.key)
         for one, other in zip(self.samples, self.samples[1:], strict=False):
             if one.key == other.key:
@@ -107,12 +104,11 @@ class _Search:
             samples=tuple(self.samples),
             failures=tuple(failures[key] for key in sorted(failures)),
             records=self.records,
-            layout=recorded_layout(self.records.all[0], self._made_by),
             num_exported=sum(self.num_promised.values()) if self.num_promised and self.source.is_dir() else None,
         )
 
     def _renamed_failures(self) -> Iterator[Failure]:
-        """The failures under keys that are no good image's, nor another failure's."""
+        """Yield the failures under keys that are no good image's, nor another failure's."""
         taken = {sample.key for sample in self.samples}
         for failure in self.failures:
             key = failure.key
@@ -122,125 +118,86 @@ class _Search:
             yield Failure(key, failure.reason)
 
     def _add_marker(self, folder: Path) -> None:
-        """An export in a folder below the source."""
+        """Note an export in a folder below the source."""
+        name = (folder / EXPORT_MARKER).relative_to(self.source).as_posix()
         try:
-            self._read_marker(folder)
+            if self._read_marker(folder).get("format") == "npy":
+                self.failures.append(Failure(name, f"an export of {_ARRAYS}"))
         except StoreError as error:
-            name = (folder / EXPORT_MARKER).relative_to(self.source).as_posix()
-            self.failures.append(Failure(name, str(error).removeprefix(f"{folder / EXPORT_MARKER}: ")))
+            self.failures.append(Failure(name, error.beside(folder / EXPORT_MARKER)))
 
-    def _read_marker(self, folder: Path | None = None) -> dict[str, Any]:
-        """What the export in a folder (default: the source) says of itself; nothing if it was none."""
-        path = (folder or self.source) / EXPORT_MARKER
+    def _read_marker(self, folder: Path) -> dict[str, Any]:
+        """Return what the export in `folder` says of itself; nothing if it was none."""
+        path = folder / EXPORT_MARKER
         if not path.is_file():
             return {}
         try:
             marker = check_object(parse_json(Place(str(path), str(path), 0, MAX_LINE_BYTES).read()))
-            provenance, num_images = check_object(marker["provenance"]), check_count(marker["num_images"])
-            later_versions = list(map(check_object, marker.get("later_versions", ())))
+            provenance, num_images = Provenance.from_json(marker["provenance"]), check_count(marker["num_images"])
+            later_versions = list(map(Provenance.from_json, marker.get("later_versions", ())))
         except MALFORMED as error:
-            raise StoreError(f"{path}: not the record of an export ({error}); damaged or edited") from error
+            raise StoreError(f"not the record of an export ({error}); damaged or edited", place=path) from error
         self._agree(provenance, str(path), may_mix=self.mix_versions)
         for record in later_versions:  # a set that was mixed, on record
             self._agree(record, str(path), may_mix=True)
-        self.num_promised[path] = num_images
+        if marker.get("member") != "npy":
+            self.num_promised[path] = num_images
         return marker
 
-    def _agree(self, provenance: dict[str, Any], place: str, *, may_mix: bool) -> int:
-        """The version that these settings are. Raises `UsageError` if they do not go with all before."""
+    def _agree(self, provenance: Provenance, place: str, *, may_mix: bool) -> int:
+        """Return the version of these settings. Raises `UsageError` if they do not go with all before."""
         version = self.records.find(provenance)
         if version is not None:
             return version
         if not self.records.all:
             recorded_layout(provenance, place)
             self._made_by = place
-        elif not (may_mix and are_of_one_kind(self.records.all[0], provenance)):
-            differences = find_differences(self.records.all[0], provenance)
+        elif not (may_mix and self.records.all[0].is_of_one_kind(provenance)):
+            differences = self.records.all[0].differences(provenance)
             raise UsageError(
-                f"{place}: made with other settings than {self._made_by} ({'; '.join(map(str, differences))}); "
-                f"import them one by one{mixing_hint(differences)}"
+                f"made with other settings than {self._made_by} ({'; '.join(map(str, differences))}); "
+                f"import them one by one{mixing_hint(differences)}",
+                place=place,
             )
         return self.records.add(provenance)
 
-    def _try(self, place: Place, likely_key: str, peek: Callable[[], FoundSample]) -> None:
-        """Add a sample, or a failure under the key that the file's name says."""
+    def _add_shard(self, place: Place, likely_key: str) -> None:
+        """Add the sample in a shard of one image, or a failure under the key that the file's name says."""
         try:
-            sample = peek()
+            sample = self._peek_shard(place)
             check_key(sample.key)
             self.samples.append(sample)
         except StoreError as error:
             self.failures.append(Failure(likely_key, str(error)))
-        except (RecursionError, *MALFORMED) as error:  # nested just so deeply that it is read, but not written again
-            self.failures.append(Failure(likely_key, f"{place.name}: not a semdis shard ({error})"))
 
     def _peek_shard(self, place: Place) -> FoundSample:
-        """Read the header of a shard of one image. Raises `StoreError`, or `ValueError` with the reason."""
+        """Read the header of a shard of one image. Raises `StoreError`."""
         header_bytes = int.from_bytes(place.read(8), "little")
         if header_bytes > min(place.num_bytes - 8, _MAX_HEADER_BYTES):
-            raise ValueError("its header is longer than it; truncated or edited")
+            raise no_shard(place.name, "its header is longer than it; truncated or edited")
         header = parse_header(BytesIO(place.read(8 + header_bytes)), place.num_bytes, place.name)
         if len(header.records) != 1:
-            raise ValueError(f"it holds {len(header.records)} images, not one; semdis decode and export read it")
+            what = f"it holds {len(header.records)} images, not one; semdis decode and export read it"
+            raise no_shard(place.name, what)
         record = header.records[0]
         version = self._agree(header.provenance, place.name, may_mix=self.mix_versions)
         return FoundSample(record.key, record.geometry.bucket, record.source, place, version=version)
 
     def _add_tar(self, name: str, path: Path) -> None:
-        """The samples in a tar. Raises `StoreError` where it is damaged; what comes before stays."""
-        arrays: list[Place] = []
-        records: dict[str, Place] = {}
-        stem_records: dict[str, Place] = {}  # where samples are called like their images', .json may be a caption's
-        try:
-            for member in read_members(path):
+        """Add the samples in a tar. Raises `StoreError` where it is damaged; what comes before stays."""
+        suffixes = set()
+        for member in read_members(path):
+            suffixes.add(PurePosixPath(member.name).suffix)
+            if member.name.endswith(".safetensors"):
                 place = Place(str(path), f"{name}/{member.name}", member.offset, member.num_bytes)
-                if member.name.endswith(".safetensors"):
-                    self._try(place, _likely_key(member.name), partial(self._peek_shard, place))
-                elif member.name.endswith(".npy"):
-                    arrays.append(place)
-                elif member.name.endswith(f".{STEM_RECORD}"):
-                    stem_records[place.name.removesuffix(f".{STEM_RECORD}")] = place
-                elif member.name.endswith(".json"):
-                    records[place.name.removesuffix(".json")] = place
-        finally:
-            for place in arrays:
-                base = place.name.removesuffix(".npy")
-                record = stem_records.get(base) or records.get(base)
-                likely_key = _likely_key(place.name.removeprefix(f"{name}/"))
-                self._try(place, likely_key, partial(self._peek_array, place, record))
-
-    def _add_table(self) -> None:
-        """The arrays that the table of an export lists."""
-        path = self.source / TABLE_FILE
-        if not path.is_file():
-            raise StoreError(f"{path}: missing: the export is not finished; run the same semdis export again")
-        with path.open("rb") as file:
-            offset = 0
-            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), start=1):
-                record = Place(str(path), f"{TABLE_FILE}: line {number}", offset, len(line))
-                offset += len(line)
-                self._try(record, record.name, partial(self._peek_row, record))
-
-    def _peek_row(self, record: Place) -> FoundSample:
-        key = SampleRecord.parse(record.read(), record.name).image.key
-        name = f"{check_key(key)}.npy"
-        path = self.source / name
-        if not path.resolve().is_relative_to(self.source.resolve()) or not path.is_file():
-            raise StoreError(f"{name}: missing, or no file")
-        return self._peek_array(Place(str(path), name, 0, path.stat().st_size), record)
-
-    def _peek_array(self, place: Place, record: Place | None) -> FoundSample:
-        """What is recorded of an array. Raises `StoreError`."""
-        if record is None:
-            raise StoreError(f"{place.name}: no .json beside it says what it is")
-        if not self.records.all:
-            raise StoreError(f"{place.name}: no {EXPORT_MARKER} beside its tar says with what settings it was made")
-        known = SampleRecord.parse(record.read(MAX_LINE_BYTES), record.name)
-        version = self.records.versions.get(known.provenance_sha256, 0)  # another one is found out on reading
-        return FoundSample(known.image.key, known.image.geometry.bucket, known.image.source, place, record, version)
+                self._add_shard(place, _likely_key(member.name))
+        if ".npy" in suffixes and ".safetensors" not in suffixes:
+            self._has_arrays = True
+            self.failures.append(Failure(name, f"holds {_ARRAYS}"))
 
 
 def _likely_key(name: str) -> str:
-    """The key that the name of a member stands for."""
+    """Return the key that the name of a member stands for."""
     base = name.rpartition(".")[0]
     try:
         return sample_key(base)
@@ -249,4 +206,4 @@ def _likely_key(name: str) -> str:
 
 
 def _refuse(error: OSError) -> None:
-    raise UsageError(f"{error.filename}: cannot be searched ({error.strerror})")
+    raise UsageError(f"cannot be searched ({error.strerror})", place=error.filename)

@@ -20,19 +20,19 @@ class TarMember:
 
 
 def read_members(path: Path) -> Iterator[TarMember]:
-    """The files in the tar at `path`, in their order; links, folders, devices and sparse files are passed over.
+    """Yield the files in the tar at `path`, in their order; links, folders, devices and sparse files are passed over.
 
     Raises `StoreError` naming the file where it is damaged, cut short, compressed or no tar, or goes on behind its end.
     """
     try:
         if not path.is_file():  # a pipe or device would keep us waiting, or never end
-            raise StoreError(f"{path}: cannot be read (not a regular file)")
+            raise StoreError("cannot be read (not a regular file)", place=path)
         with path.open("rb") as file:
             yield from _members(file)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise StoreError(f"cannot be read ({error.strerror or error})", place=path) from error
     except ValueError as error:
-        raise StoreError(f"{path}: cannot be read as an uncompressed tar ({error})") from error
+        raise StoreError(f"cannot be read as an uncompressed tar ({error})", place=path) from error
 
 
 def _members(file: BinaryIO) -> Iterator[TarMember]:

@@ -1,13 +1,13 @@
-"""One shard against all that is known of it from elsewhere."""
+"""Check one shard against the manifest and the index."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
 from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.provenance import Provenance
 from semdis_cli.store.checks import is_shard_name
 from semdis_cli.store.index import IndexRow
 from semdis_cli.store.item_table import ITEMS_FILE
@@ -36,7 +36,7 @@ class ShardTarget:
     name: str
     expected: PublishedFile | None = None
     num_images: int | None = None
-    provenance: dict[str, Any] | None = None
+    provenance: Provenance | None = None
     rows: Callable[[], ShardRows] | None = None
     header_sha256: bytes | None = None
 
@@ -47,7 +47,7 @@ class ShardTarget:
 
 @dataclass(frozen=True)
 class ShardOutcome:
-    """What looking at a shard gave: problems, the bytes read, and sums over the rows to be used, if all was read."""
+    """The outcome of a check: problems, the bytes read, and sums over the rows to be used, if all was read."""
 
     problems: tuple[Problem, ...]
     num_bytes: int
@@ -66,11 +66,11 @@ def check_shard(target: ShardTarget, *, read_data: bool) -> ShardOutcome:
             return ShardOutcome(tuple(problems), header.payload_start, None)
         return _check_data(target, header, rows, problems)
     except StoreError as error:
-        return ShardOutcome((Problem(target.name, "shard", _without(target.path, error)),), 0, None)
+        return ShardOutcome((Problem(target.name, "shard", error.beside(target.path)),), 0, None)
 
 
 def _check_header(target: ShardTarget, header: ShardHeader) -> Iterator[str]:
-    """What a header says differently from the manifest."""
+    """Give the differences between a header and the manifest."""
     N, _, h, w = header.shape
     if target.num_images not in {None, N}:
         yield f"holds {N} latents, but the manifest says {target.num_images}"
@@ -101,8 +101,3 @@ def _check_data(target: ShardTarget, header: ShardHeader, rows: ShardRows, probl
         found.append(f"{len(payload.bad_rows) - _MAX_BAD_ROWS} more rows hold NaN or infinity")
     problems = [*problems, *(Problem(target.name, "data", what) for what in found)]
     return ShardOutcome(tuple(problems), payload.file.num_bytes, None if problems else payload.sums)
-
-
-def _without(path: Path, error: StoreError) -> str:
-    """The error's message, without the path that it begins with."""
-    return str(error).removeprefix(f"{path}: ")

@@ -120,8 +120,9 @@ class _Comparison:
         num_lost = len(self.gone["ok"]) + self.num_unusable
         if num_lost and not num_common and (self.base.root / MANIFEST_FILE).exists():
             raise UsageError(
-                f"{self.base.root}: holds latents of other images: none of its {num_lost:,} is among "
-                "the inputs that can be read; to add these, name its sources too, else give another -o"
+                f"holds latents of other images: none of its {num_lost:,} is among "
+                "the inputs that can be read; to add these, name its sources too, else give another -o",
+                place=self.base.root,
             )
         return Changes(
             to_encode=tuple(sorted(self.to_encode, key=lambda image: image.key)),

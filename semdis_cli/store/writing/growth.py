@@ -5,12 +5,12 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
 from semdis_cli.files.atomic import PublishedFile, publish
 from semdis_cli.files.json_text import is_strange, key_fields
+from semdis_cli.provenance import Provenance
 from semdis_cli.store.checks import parse_json
 from semdis_cli.store.index import IndexRow, merge_rows, to_line
 from semdis_cli.store.item_table import ITEMS_FILE, ItemColumns
@@ -48,7 +48,7 @@ class Growth:
     failures: Sequence[Failure] = ()
     changes: Changes | None = None
 
-    def write(self, folder: Path, records: Sequence[dict[str, Any]], plan_sha256: str, channels: int) -> Manifest:
+    def write(self, folder: Path, records: Sequence[Provenance], plan_sha256: str, channels: int) -> Manifest:
         """Write index, table, times of source files, checksums and the manifest into `folder`.
 
         `records`: of what is added.
@@ -87,7 +87,7 @@ class Growth:
         sums: ChannelSums,
         index: PublishedFile,
         plan_sha256: str,
-        added: Sequence[dict[str, Any]],
+        added: Sequence[Provenance],
     ) -> Manifest:
         before = self.base.manifest.shards if self.base.manifest else ()
         records = list(self.base.manifest.records) if self.base.manifest else [added[0]]
