@@ -103,6 +103,11 @@ class EncodePlan:
         return self.contents.num_inputs
 
 
+def latent_layout(tokenizer: Tokenizer, settings: EncodeSettings) -> LatentLayout:
+    """Return what the size of a latent follows from."""
+    return LatentLayout(tokenizer.patch_size, tokenizer.latent_channels, settings.store_dtype)
+
+
 def plan_encode(
     found: FoundImages,
     loader: Loader,

@@ -115,9 +115,8 @@ def test_an_exception_within_a_shard_leaves_nothing_of_it(root: Path) -> None:
     plan = make_plan()
 
     def stop(latents: LatentSetWriter) -> None:
-        with latents.open_shard(plan.shards[0], plan.layout) as shard:
-            shard.add_failure(Failure("a.png", "is empty"))
-            raise StoppedError
+        latents.open_shard(plan.shards[0], plan.layout).add_failure(Failure("a.png", "is empty"))
+        raise StoppedError
 
     with pytest.raises(StoppedError), plan.open(root) as latents:
         stop(latents)
@@ -127,12 +126,11 @@ def test_an_exception_within_a_shard_leaves_nothing_of_it(root: Path) -> None:
 
 def test_a_shard_is_not_published_without_a_row_for_each_of_its_images(root: Path) -> None:
     plan = make_plan()
-    with (
-        plan.open(root) as latents,
-        pytest.raises(AssertionError, match="each of its images has a row"),
-        latents.open_shard(plan.shards[0], plan.layout) as shard,
-    ):
-        shard.add_failure(Failure("a.png", "is empty"))
+    with plan.open(root) as latents:
+        rows = latents.open_shard(plan.shards[0], plan.layout)
+        rows.add_failure(Failure("a.png", "is empty"))
+        with pytest.raises(AssertionError, match="each of its images has a row"):
+            latents.publish(rows.finish())
     assert contents(root / "shards") == {}
 
 
@@ -546,7 +544,7 @@ def test_a_disk_that_fills_up_at_the_journal_is_reported_as_full_and_the_run_can
     def note_on_full_disk(root: Path) -> None:
         with make_plan().open(root) as latents:
             fill_disk(root.parent)
-            latents._note(entry)
+            latents.record(entry)
 
     with small_disk(tmp_path / "disk", "size=256k") as disk:
         root = disk / "latents"
