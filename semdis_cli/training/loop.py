@@ -113,8 +113,9 @@ class Trainer:
         for name in ("loss", "gradient_norm"):
             if not math.isfinite(values[name]):
                 raise DivergedError(
-                    f"{self._folder}: {name} became {values[name]} in step {state.step + 1}; the weights before it are "
-                    "saved; start from them (--init) with smaller rates"
+                    f"{name} became {values[name]} in step {state.step + 1}; the weights before it are "
+                    "saved; start from them (--init) with smaller rates",
+                    place=self._folder,
                 )
         state.stats.add(result.posterior.mode())
         return values | {"rate": state.apply_gradients()}
