@@ -72,7 +72,7 @@ class HeldImage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """What happened between the upright source image and the model's input; all sizes in pixels, (height, width).
+    """The way from the upright source image to the model's input; all sizes in pixels, (height, width).
 
     source -> resize to `resized` -> cut the box of size `image` at `crop` (top, left) -> repeat the last row and column
     until the size is `bucket`. Decoding undoes the last step: what comes back has the size `image`.

@@ -25,7 +25,7 @@ from semdis_cli.tensors import is_finite
 
 @dataclass(frozen=True, slots=True)
 class LatentSettings:
-    """What is stored of the posterior: its mode, or with `sample_seed` a sample; in `store_dtype`."""
+    """The stored part of the posterior: its mode, or with `sample_seed` a sample; in `store_dtype`."""
 
     store_dtype: str
     sample_seed: int | None

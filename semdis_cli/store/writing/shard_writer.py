@@ -56,7 +56,7 @@ class ShardRows:
 
     @property
     def is_full(self) -> bool:
-        """Whether the outcome of each image is there."""
+        """True if the outcome of each image is there."""
         return len(self._records) + len(self._failures) == len(self._planned.images)
 
     def finish(self) -> EncodedShard:
