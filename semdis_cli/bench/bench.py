@@ -30,7 +30,7 @@ from semdis_cli.pipeline.decode import DecodeSettings
 from semdis_cli.pipeline.encode_plan import EncodeSettings
 from semdis_cli.pipeline.images_out import WriteSettings
 from semdis_cli.pipeline.report import compute_record
-from semdis_cli.sources.sources import FoundImages
+from semdis_cli.sources.find import FoundImages
 
 Tell = Callable[[str], object]
 _MAX_REPEATS = 64

@@ -14,7 +14,7 @@ from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.decode import DecodeSettings, decode
 from semdis_cli.pipeline.encode import encode
 from semdis_cli.pipeline.encode_plan import EncodeSettings
-from semdis_cli.sources.sources import FoundImages
+from semdis_cli.sources.find import FoundImages
 from semdis_cli.store.reader import open_latents
 from semdis_cli.wording import count
 

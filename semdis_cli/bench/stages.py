@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from torch import Tensor
 
@@ -34,8 +34,9 @@ from semdis_cli.pipeline.encode_plan import EncodePlan, EncodeSettings, encode_p
 from semdis_cli.pipeline.images_out import WriteSettings, image_file
 from semdis_cli.pipeline.shard import check_fit, shard_calls
 from semdis_cli.pipeline.workers import Timed
+from semdis_cli.provenance import Provenance
 from semdis_cli.records import EncodedImage, Geometry, LoadedImage, PlannedImage
-from semdis_cli.sources.sources import FoundImages
+from semdis_cli.sources.find import FoundImages
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
 from semdis_cli.store.writing.plan import PlannedShard
@@ -246,7 +247,7 @@ def some_copies(shard: Shard, wanted: int, copies: int) -> Shard:
     return shard.select(range(len(shard.records) // copies * wanted))
 
 
-def write_shard(folder: Path, full: FullShard, provenance: dict[str, Any]) -> LatentSource:
+def write_shard(folder: Path, full: FullShard, provenance: Provenance) -> LatentSource:
     """Collect the latents of one shard, hash them, and publish the file."""
     planned, images = full.planned, full.images
     shard = ShardWriter(folder, planned, provenance, images[0].latents.shape[0], lambda: None, lambda _: None)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -97,7 +97,7 @@ def decode(
     display = context.with_resource(open_display(quiet=quiet))
     display.plan(Planning("reading the index"))
     source = open_latents(latents) if stream is None else stream.source
-    num_worth = len(source.keys) if _has_few_sizes(source.provenance) else 0
+    num_worth = len(source.keys) if source.provenance.has_few_sizes else 0
     how = tokenizer_settings(device, dtype, batch_size, threads, compiling, num_images=num_worth)
     display.plan(Planning("loading the model"))
     tokenizer = load_recorded_model(source, model, how)
@@ -149,10 +149,3 @@ def _start(
     if folder is None:
         return decode_single(latents, tokenizer, settings, put_bytes)
     return decode_stream(latents, tokenizer, settings, folder)
-
-
-def _has_few_sizes(provenance: dict[str, Any]) -> bool:
-    """Whether the record of some latents says that their images were brought to one size, or to buckets."""
-    preprocessing = provenance.get("preprocessing")
-    geometry = preprocessing.get("geometry") if isinstance(preprocessing, dict) else None
-    return isinstance(geometry, dict) and (geometry.get("size") or geometry.get("bucket_size")) is not None

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from semdis_cli.images.loader import Loader
     from semdis_cli.model.tokenizer import Tokenizer
     from semdis_cli.pipeline.encode_plan import EncodePlan, EncodeSettings
-    from semdis_cli.sources.sources import FoundImages
+    from semdis_cli.sources.find import FoundImages
     from semdis_cli.sources.spool import PipedSource
 
 _DEFAULT = Path("latents")
@@ -171,10 +171,9 @@ def _as_recorded(compiling: CompileChoice, folder: Path | None) -> CompileChoice
     from semdis_cli.store.writing.latent_set import recorded_settings
 
     recorded = None if folder is None or compiling != "auto" else recorded_settings(folder)
-    compute = (recorded or {}).get("compute")
-    if not isinstance(compute, dict) or "kernels" not in compute:
+    if recorded is None or recorded.is_compiled is None:
         return compiling
-    return "on" if compute["kernels"] == "inductor" else "off"
+    return "on" if recorded.is_compiled else "off"
 
 
 def _start(

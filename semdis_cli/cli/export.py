@@ -71,7 +71,7 @@ def export(
     from semdis_cli.pipeline.export import export as run
     from semdis_cli.pipeline.export_sinks import ExportSettings, npy_dtype_for
     from semdis_cli.store.exchange.export import EXPORT_MARKER
-    from semdis_cli.store.reader import open_latents
+    from semdis_cli.store.reader import open_latents, recorded_layout
     from semdis_cli.store.writing.claim import check_image_folder
 
     if member is not None and export_format != "webdataset":
@@ -85,9 +85,10 @@ def export(
     refuse_others(latents)
     check_image_folder(output, EXPORT_MARKER)
     source = open_latents(latents)
-    dtype = npy_dtype or npy_dtype_for(source.provenance)
+    stored_dtype = recorded_layout(source.provenance, str(source.path)).dtype
+    dtype = npy_dtype or npy_dtype_for(stored_dtype)
     settings = ExportSettings(export_format, member, dtype, tar_size, count_workers(workers), sample_names)
-    _say_what_is_lost(settings, source.provenance.get("dtype"), quiet=quiet)
+    _say_what_is_lost(settings, stored_dtype, quiet=quiet)
     code = follow(
         run(source, settings, output),
         as_json=as_json,
@@ -97,7 +98,7 @@ def export(
     raise typer.Exit(code)
 
 
-def _say_what_is_lost(settings: "ExportSettings", stored: object, *, quiet: bool) -> None:
+def _say_what_is_lost(settings: "ExportSettings", stored: str, *, quiet: bool) -> None:
     """On stderr, also when `quiet` if it is more than a name: what npy makes of the stored values."""
     if settings.member != "npy" or settings.npy_dtype == stored:
         return

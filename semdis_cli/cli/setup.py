@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from semdis_cli.model.devices import DtypeName
     from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
     from semdis_cli.pipeline.limits import ErrorLimit
+    from semdis_cli.sources.find import FoundImages
     from semdis_cli.sources.input_rules import InputRules
-    from semdis_cli.sources.sources import FoundImages
     from semdis_cli.sources.spool import PipedSource, Spool
     from semdis_cli.store.writing.held import HeldRows
 
@@ -106,8 +106,8 @@ def find_inputs(
     `display`: shows how far the listing is. `may_be_none`: no image is no mistake.
     """
     from semdis_cli.pipeline.advice import why_nothing
+    from semdis_cli.sources.find import find_images
     from semdis_cli.sources.input_rules import DEFAULT_RULES
-    from semdis_cli.sources.sources import find_images
 
     if not sources and not packed and files_from is None:
         raise typer.BadParameter("name at least one SOURCE, or use --files-from", param_hint="SOURCE")

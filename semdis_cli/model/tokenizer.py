@@ -23,11 +23,12 @@ from semdis_cli.model.call_sizes import (
     packed_call_bytes,
     plain_call_bytes,
 )
-from semdis_cli.model.checkpoint import Source, resolve_model
+from semdis_cli.model.checkpoint import resolve_model
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.devices import DtypeName, find_device, find_dtype
 from semdis_cli.model.network import CallStreams, CompiledNetwork, choose_network, to_device, to_host
 from semdis_cli.model.posterior import EncoderPosterior
+from semdis_cli.provenance import ModelIdentity, ModelSource
 
 
 @dataclass(frozen=True)
@@ -46,17 +47,6 @@ class TokenizerSettings:
     batch_size: BatchSize = None
     num_threads: int | None = None
     compile: bool = False
-
-
-@dataclass(frozen=True)
-class ModelIdentity:
-    """Which model it is: name as asked for, where that leads, hub revision (or None), and the hashes that decide."""
-
-    name: str
-    source: Source
-    revision: str | None
-    weights_sha256: str
-    config_sha256: str
 
 
 class Tokenizer:
@@ -89,7 +79,7 @@ class Tokenizer:
         settings: TokenizerSettings | None = None,
         *,
         revision: str | None = None,
-        source: Source | None = None,
+        source: ModelSource | None = None,
     ) -> "Tokenizer":
         """Load a model by bundled name, folder or repository id. Raises `CheckpointError` or `UsageError`.
 

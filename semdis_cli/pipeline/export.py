@@ -20,9 +20,8 @@ from semdis_cli.store.exchange.export import (
     check_rows,
     file_names,
     make_sample,
-    recorded_layout,
 )
-from semdis_cli.store.reader import LatentSource, StoredShard
+from semdis_cli.store.reader import LatentSource, StoredShard, recorded_layout
 from semdis_cli.store.shards import Shard
 from semdis_cli.store.writing.claim import claimed_folder
 
@@ -37,7 +36,7 @@ def export(source: LatentSource, settings: ExportSettings, output: Path) -> Iter
     folder and settings that say nothing of the latents.
     """
     totals, num_failed = RunTotals("export", None), 0
-    recorded_layout(source.provenance, str(source.path))
+    layout = recorded_layout(source.provenance, str(source.path))
     kind, names = SINKS[settings.format], file_names(source.keys, settings.member)
     job = ExportJob(source, settings, output, names)
     own_files = names.values() if kind.one_file_each else ()
@@ -61,7 +60,7 @@ def export(source: LatentSource, settings: ExportSettings, output: Path) -> Iter
         num_ok=len(source.keys) - num_failed,
         num_failed=num_failed,
         latents=str(source.path),
-        lossless=not settings.is_lossy(source.provenance),
+        lossless=not settings.is_lossy(layout.dtype),
         **settings.to_json(),
     )
 
@@ -72,8 +71,8 @@ def _describe(job: ExportJob) -> dict[str, object]:
     return {
         "latents_sha256": source.sha256,
         "num_images": len(source.keys),
-        "provenance": source.provenance,
-        **({"later_versions": list(source.later_versions)} if source.later_versions else {}),
+        "provenance": source.provenance.to_json(),
+        **({"later_versions": [record.to_json() for record in source.later_versions]} if source.later_versions else {}),
         **job.settings.to_json(),
     }
 

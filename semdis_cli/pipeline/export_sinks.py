@@ -11,6 +11,7 @@ from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure
 from semdis_cli.files.atomic import PendingFile, publish_below
 from semdis_cli.files.tar import TAR_END, tar_member
+from semdis_cli.provenance import BYTES_PER_VALUE
 from semdis_cli.store.exchange.export import (
     STEM_RECORD,
     TABLE_FILE,
@@ -25,9 +26,7 @@ from semdis_cli.store.exchange.export import (
     sample_name,
 )
 from semdis_cli.store.exchange.tar_members import read_members
-from semdis_cli.store.index import to_line
 from semdis_cli.store.reader import LatentSource, StoredShard
-from semdis_cli.store.shard_header import BYTES_PER_VALUE
 
 ExportFormat = Literal["webdataset", "safetensors", "npy"]
 _RECORD_BYTES = 1024  # about what an image's key, geometry and source take
@@ -48,9 +47,9 @@ class ExportSettings:
     num_workers: int = 1
     sample_names: SampleNames = "key"
 
-    def is_lossy(self, provenance: dict[str, Any]) -> bool:
+    def is_lossy(self, stored_dtype: str) -> bool:
         """Tell whether there may be values that do not survive."""
-        lossless = {"float32"} | ({"float16"} & {provenance.get("dtype")})
+        lossless = {"float32"} | ({"float16"} & {stored_dtype})
         return self.member == "npy" and self.npy_dtype not in lossless
 
     def to_json(self) -> dict[str, Any]:
@@ -65,9 +64,9 @@ class ExportSettings:
         return fields
 
 
-def npy_dtype_for(provenance: dict[str, Any]) -> NpyDtype:
-    """Return the smallest dtype of an array that holds the recorded latents without loss."""
-    return "float16" if provenance.get("dtype") == "float16" else "float32"
+def npy_dtype_for(stored_dtype: str) -> NpyDtype:
+    """Return the smallest dtype of an array that holds the stored latents without loss."""
+    return "float16" if stored_dtype == "float16" else "float32"
 
 
 @dataclass(frozen=True)
@@ -83,10 +82,12 @@ class ExportJob:
         """Estimate the bytes of one image of a shard once it is exported, the same for each run."""
         num_bytes = stored.expected.num_bytes // max(1, stored.num_images) + _RECORD_BYTES
         if self.settings.member == "npy":
-            stored_bytes = BYTES_PER_VALUE[self.source.provenance["dtype"]]
+            stored_bytes = BYTES_PER_VALUE[self.source.provenance.layout.dtype]
             num_bytes = num_bytes * BYTES_PER_VALUE[self.settings.npy_dtype] // stored_bytes
         else:
-            num_bytes += len(to_line(self.source.provenance))
+            num_bytes += (
+                len(self.source.provenance.text) + 1
+            )  # as a line: tars are cut by it, the same for each version
         return num_bytes + SINKS[self.settings.format].overhead_bytes
 
 

@@ -36,7 +36,8 @@ from semdis_cli.pipeline.encode_plan import EncodeSettings
 from semdis_cli.pipeline.images_out import WriteSettings
 from semdis_cli.pipeline.workers import Workers
 from semdis_cli.records import PlannedImage, SourceImage
-from semdis_cli.sources.sources import find_images
+from semdis_cli.sources.files import ON_DISK
+from semdis_cli.sources.find import find_images
 from semdis_cli.store.shards import Shard
 from tests.worlds import save_tiny_model
 
@@ -149,14 +150,14 @@ def test_products_that_were_measured_at_two_times_count_both() -> None:
 
 
 def test_images_are_taken_from_all_over_a_folder() -> None:
-    images = tuple(SourceImage(f"{number:02d}", "", 0) for number in range(10))
+    images = tuple(SourceImage(f"{number:02d}", ON_DISK, "", 0) for number in range(10))
     assert [image.key for image in spread_out(images, 4)] == ["00", "02", "05", "07"]
     assert spread_out(images, 10) == spread_out(images, 99) == list(images)
 
 
 def test_the_middle_size_has_as_many_larger_as_smaller_ones_beside_it() -> None:
     sizes = [(64, 64), (16, 16), (32, 48), (1024, 1024), (32, 32)]
-    images = [PlannedImage(SourceImage(f"{number}", "", 0), size) for number, size in enumerate(sizes)]
+    images = [PlannedImage(SourceImage(f"{number}", ON_DISK, "", 0), size) for number, size in enumerate(sizes)]
     assert middle_size(images) == (32, 48)
 
 
@@ -188,7 +189,7 @@ def test_repeated_images_have_keys_of_their_own_and_the_same_mixture(photos: Pat
     thrice = repeated(found, 3)
     assert len({image.key for image in thrice.images}) == 12
     assert [image.key for image in thrice.images] == sorted(image.key for image in thrice.images)
-    assert {image.path for image in thrice.images} == {image.path for image in found.images}
+    assert {image.place for image in thrice.images} == {image.place for image in found.images}
 
 
 # ---- Stages and whole runs ----
@@ -269,7 +270,7 @@ def test_an_image_that_cannot_be_used_ends_the_bench(
     photos: Path, tokenizer: Tokenizer, workers: Workers, loader: Loader, tmp_path: Path
 ) -> None:
     found = find_images([photos])
-    lost = replace(found.images[1], path=str(tmp_path / "gone.jpg"))
+    lost = replace(found.images[1], place=str(tmp_path / "gone.jpg"))
     bench = StageBench(4, workers, tokenizer.is_on_cpu, EFFORT)
     with pytest.raises(UsageError, match=r"1\.jpg: .+; measure with images that can be used"):
         measure_stages(
@@ -314,7 +315,7 @@ def test_a_run_in_which_images_fail_is_no_measurement(
     photos: Path, tokenizer: Tokenizer, loader: Loader, tmp_path: Path
 ) -> None:
     found = find_images([photos])
-    lost = replace(found.images[0], path=str(tmp_path / "gone.jpg"))
+    lost = replace(found.images[0], place=str(tmp_path / "gone.jpg"))
     with pytest.raises(UsageError, match="1 image failed"):
         run_encode(replace(found, images=(lost,)), loader, tokenizer, EncodeSettings(LOAD), tmp_path / "latents")
 

@@ -15,7 +15,7 @@ from semdis_cli.events import Planning
 from semdis_cli.images.geometry import GeometrySettings
 from semdis_cli.images.images import ReadSettings
 from semdis_cli.images.loader import Loader, LoadSettings
-from semdis_cli.sources.sources import find_images
+from semdis_cli.sources.find import find_images
 from tests.cli.test_messages import on_a_terminal
 
 PLAN = """

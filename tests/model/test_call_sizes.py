@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.model.call_sizes import images_that_fit
-from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer, TokenizerSettings
+from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
+from semdis_cli.provenance import ModelIdentity
 from tests.worlds import tiny_model
 
 GIB = 2**30

@@ -3,7 +3,6 @@
 import copy
 import os
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any
@@ -19,7 +18,9 @@ from semdis_cli.model.cpu_kernels import onednn_works, rows_at_once
 from semdis_cli.model.devices import DtypeName, find_dtype
 from semdis_cli.model.network import PlainNetwork, choose_network
 from semdis_cli.model.pixels import float_to_images, images_to_float, images_to_patches, patches_to_images
-from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer, TokenizerSettings
+from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
+from semdis_cli.provenance import ModelIdentity
+from tests.forks import python
 from tests.worlds import tiny_model
 
 needs_onednn = pytest.mark.skipif(not onednn_works(torch.bfloat16), reason="this CPU or PyTorch has no such kernels")
@@ -306,6 +307,6 @@ def test_a_cpu_without_bfloat16_kernels_gets_the_plain_modules() -> None:
     """oneDNN is told to take the CPU for an older one, whose bfloat16 its operators refuse."""
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
     done = subprocess.run(
-        [sys.executable, "-c", FALLBACK], env=environment, capture_output=True, text=True, timeout=100, check=True
+        [*python(), "-c", FALLBACK], env=environment, capture_output=True, text=True, timeout=100, check=True
     )
     assert done.stdout.split() == ["torch", "True"]

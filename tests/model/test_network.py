@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.cpu_kernels import onednn_works
 from semdis_cli.model.devices import DtypeName
 from semdis_cli.model.network import CompiledNetwork, PlainNetwork, choose_network
-from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer, TokenizerSettings
+from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
+from semdis_cli.provenance import ModelIdentity
+from tests.forks import TRAINING, python
 from tests.worlds import tiny_model
 
 GUIDED = FCDMDiffAEInferenceConfig(2, pdg=True)
@@ -83,9 +86,9 @@ with ThreadPoolExecutor(2) as pool:
 """
 
 
-def run_in_a_process_of_its_own(source: str, **environment: str) -> str:
+def run_in_a_process_of_its_own(source: str, command: Sequence[str] = (sys.executable,), **environment: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", source],
+        [*command, "-c", source],
         check=False,
         env={**os.environ, **environment},
         capture_output=True,
@@ -102,11 +105,11 @@ def test_compiled_blocks_agree_with_eager_ones_from_two_threads(tmp_path: Path) 
 
 
 def test_more_sizes_than_torch_compiles_by_itself_are_compiled_in_any_thread() -> None:
-    assert run_in_a_process_of_its_own(MANY_SIZES, MOST="1024") == "12 inductor"
+    assert run_in_a_process_of_its_own(MANY_SIZES, python(*TRAINING), MOST="1024") == "12 inductor"
 
 
 def test_a_size_too_many_is_told_and_never_runs_uncompiled() -> None:
-    said = run_in_a_process_of_its_own(MANY_SIZES, MOST="9")
+    said = run_in_a_process_of_its_own(MANY_SIZES, python(*TRAINING), MOST="9")
     assert said.startswith("compiling for 1x3x32x176 failed (")
     assert said.endswith("); use --compile off")
 

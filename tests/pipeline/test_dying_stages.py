@@ -29,7 +29,7 @@ from semdis_cli.pipeline.images_out import WriteSettings
 from semdis_cli.pipeline.roundtrip import roundtrip
 from semdis_cli.pipeline.workers import WorkerDiedError
 from semdis_cli.records import LoadedImage, PlannedImage
-from semdis_cli.sources.sources import find_images
+from semdis_cli.sources.find import find_images
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shards import Shard, write_shard
 from tests.worlds import tiny_model

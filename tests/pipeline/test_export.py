@@ -28,7 +28,16 @@ from semdis_cli.store.index import read_rows
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.record import source_fields
 from semdis_cli.store.shards import Shard, parse_shard, read_shard, write_shard
-from tests.store import KEYS, PROVENANCE, SmallPlan, are_equal, contents, make_plan, make_shard, write_set
+from tests.store import (
+    KEYS,
+    SmallPlan,
+    are_equal,
+    contents,
+    make_plan,
+    make_shard,
+    with_settings,
+    write_set,
+)
 
 GOOD_KEYS = tuple(sorted(key for key in KEYS if "bad" not in key))
 TIMED = {"report.json", "seen.jsonl"}  # what holds times of the run, or of files that are not at hand
@@ -51,7 +60,7 @@ def plan_of(keys: tuple[str, ...] = GOOD_KEYS, **changes: Any) -> SmallPlan:
 
 def export_to(output: Path, root: Path, way: str, **changes: Any) -> list[Event]:
     source = open_latents(root)
-    how = {"npy_dtype": npy_dtype_for(source.provenance), **WAYS[way], **changes}
+    how = {"npy_dtype": npy_dtype_for(source.provenance.layout.dtype), **WAYS[way], **changes}
     return [*export(source, ExportSettings(**how), output)]
 
 
@@ -504,9 +513,8 @@ def test_one_image_twice_is_refused_with_both_names(exported: Exported, tmp_path
 
 def test_latents_of_two_kinds_are_refused_with_the_difference(exported: Exported, tmp_path: Path) -> None:
     exported("safetensors")
-    shard = make_shard(("z.png",))
-    settings = {**PROVENANCE, "posterior": {"kind": "sample", "seed": 1}}
-    write_shard(tmp_path / "out" / "z.safetensors", dataclasses.replace(shard, provenance=settings))
+    other = with_settings(make_shard(("z.png",)), posterior={"kind": "sample", "seed": 1})
+    write_shard(tmp_path / "out" / "z.safetensors", other)
     with pytest.raises(UsageError, match=r"z\.safetensors: made with other settings .*posterior\.kind: mode -> sample"):
         find_samples(tmp_path / "out")
 
