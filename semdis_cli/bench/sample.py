@@ -1,5 +1,6 @@
 """The images to measure with: some of a folder, or made for it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def gather_images(data: Path | None, num_images: int, loader: Loader, folder: Pa
         else:
             usable.append(image)
     if not usable:
-        raise UsageError(f"{data}: no image that can be used ({reasons[0] if reasons else 'none was found'})")
+        raise UsageError(f"no image that can be used ({reasons[0] if reasons else 'none was found'})", place=data)
     return Sample(
         found=replace(found, images=tuple(image.source for image in usable), failures=(), passed_over={}),
         num_unusable=len(chosen) - len(usable),
@@ -54,7 +55,7 @@ def gather_images(data: Path | None, num_images: int, loader: Loader, folder: Pa
     )
 
 
-def spread_out(images: tuple[SourceImage, ...], count: int) -> list[SourceImage]:
+def spread_out(images: Sequence[SourceImage], count: int) -> list[SourceImage]:
     """Choose at most `count` of `images`, evenly from the first to the last."""
     if len(images) <= count:
         return list(images)

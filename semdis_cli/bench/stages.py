@@ -107,7 +107,7 @@ def measure_stages(
     encode_settings, decode_settings = settings
     plan = plan_encode(found, loader, tokenizer, encode_settings)
     if plan.failures:
-        raise UsageError(f"{plan.failures[0].key}: {plan.failures[0].reason}; measure with images that can be read")
+        raise UsageError(f"{plan.failures[0].reason}; measure with images that can be read", place=plan.failures[0].key)
     stored, encode = _measure_encode(plan, loader, tokenizer, encode_settings, bench, folder)
     decoded, decode = _measure_decode(stored, tokenizer, decode_settings, bench, folder)
     others = [one for one in get_args(ImageFormat) if one != decode_settings.write.format]
@@ -226,7 +226,7 @@ def encode_images(
     encoded = encode_call(call, images, tokenizer, settings)
     if encoded.failures:
         failure = encoded.failures[0]
-        raise UsageError(f"{failure.key}: {failure.reason}; measure with images that can be used")
+        raise UsageError(f"{failure.reason}; measure with images that can be used", place=failure.key)
     return encoded
 
 

@@ -90,7 +90,7 @@ class Tokenizer:
         location = resolve_model(name, revision=revision, source=source)
         model, found = FCDMDiffAE.from_folder(location.folder)
         if model.config.in_channels != 3:
-            raise CheckpointError(f"{name}: takes {model.config.in_channels} channels, but images have 3")
+            raise CheckpointError(f"takes {model.config.in_channels} channels, but images have 3", place=name)
         config_sha256 = hashlib.sha256(model.config.to_json().encode()).hexdigest()
         identity = ModelIdentity(location.name, location.source, location.revision, found.sha256, config_sha256)
         tokenizer = cls(model, identity, settings, found.describe())

@@ -85,9 +85,7 @@ class ExportJob:
             stored_bytes = BYTES_PER_VALUE[self.source.provenance.layout.dtype]
             num_bytes = num_bytes * BYTES_PER_VALUE[self.settings.npy_dtype] // stored_bytes
         else:
-            num_bytes += (
-                len(self.source.provenance.text) + 1
-            )  # as a line: tars are cut by it, the same for each version
+            num_bytes += len(self.source.provenance.text) + 1  # as a line of JSON; tars are cut by this
         return num_bytes + SINKS[self.settings.format].overhead_bytes
 
 
@@ -154,7 +152,7 @@ class FileSink(Sink):
             return
         path = self._path(sample.record.image.key)
         if not path.parent.resolve().is_relative_to(self._root):
-            raise UsageError(f"{path}: a link leads out of {self._root}; remove it")
+            raise UsageError(f"a link leads out of {self._root}; remove it", place=path)
         publish_below(self._root, path, [sample.data])
 
     def close(self) -> None:

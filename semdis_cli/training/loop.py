@@ -239,7 +239,9 @@ def _lines_up_to(path: Path, step: int) -> list[bytes]:
     try:
         return [line for line in lines if json.loads(line)["step"] <= step]
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: not the log of a training run ({error}); remove it to go on without") from error
+        raise CheckpointError(
+            f"not the log of a training run ({error}); remove it to go on without", place=path
+        ) from error
 
 
 def centre(image: Tensor, largest_px: int, multiple_px: int) -> Tensor:

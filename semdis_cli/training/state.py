@@ -70,18 +70,18 @@ class TrainingState:
         tensors, header = read_tensors(path)
         step, note = header.get("step"), header.get("note")
         if not isinstance(step, int) or not isinstance(note, dict):
-            raise CheckpointError(f"{path}: not the state of a run (no step in it)")
+            raise CheckpointError("not the state of a run (no step in it)", place=path)
         own, optimizer = self._tensors(), self._optimizer_part(tensors)
         wrong = [name for name, tensor in own.items() if name not in tensors or tensors[name].shape != tensor.shape]
         wrong += [name for name in tensors if name not in own and not name.startswith(_OPTIMIZER)]
         if step and not optimizer:
             wrong.append("nothing of the optimizer")
         if wrong:
-            raise CheckpointError(f"{path}: not the state of this run ({', '.join(wrong[:3])})")
+            raise CheckpointError(f"not the state of this run ({', '.join(wrong[:3])})", place=path)
         try:
             self.optimizer.load_state_tensors(optimizer)
         except ValueError as error:
-            raise CheckpointError(f"{path}: not the state of this run ({error})") from error
+            raise CheckpointError(f"not the state of this run ({error})", place=path) from error
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(tensors[name])

@@ -37,7 +37,7 @@ def find_samples(source: Path, tell: Tell = untold, *, mix_versions: bool = Fals
     elif source.suffix in {".tar", ".safetensors"} and source.is_file():
         search.add_file(source.name, source)
     else:
-        raise UsageError(f"{source}: no folder, .tar or .safetensors file that could be imported")
+        raise UsageError("no folder, .tar or .safetensors file that could be imported", place=source)
     return search.result()
 
 
@@ -58,7 +58,7 @@ class _Search:
     def add_folder(self) -> None:
         """Add all files below the source."""
         if (self.source / MANIFEST_FILE).exists():
-            raise UsageError(f"{self.source}: a set of latents already, there is nothing to import")
+            raise UsageError("a set of latents already, there is nothing to import", place=self.source)
         self._read_marker(self.source)
         for folder, inner, names in os.walk(self.source, onerror=_refuse):
             inner.sort()
@@ -91,10 +91,10 @@ class _Search:
     def result(self) -> FoundSamples:
         """Return everything, sorted by key. Raises `UsageError` if there is nothing, or one key twice."""
         if self._has_arrays and not self.samples:
-            raise UsageError(f"{self.source}: holds {_ARRAYS}")
+            raise UsageError(f"holds {_ARRAYS}", place=self.source)
         if not self.records.all:
             reason = f" ({self.failures[0].key}: {self.failures[0].reason})" if self.failures else ""
-            raise UsageError(f"{self.source}: no latents that semdis export or semdis encode has written{reason}")
+            raise UsageError(f"no latents that semdis export or semdis encode has written{reason}", place=self.source)
         self.samples.sort(key=lambda sample: sample.key)
         for one, other in zip(self.samples, self.samples[1:], strict=False):
             if one.key == other.key:
@@ -156,8 +156,9 @@ class _Search:
         elif not (may_mix and self.records.all[0].is_of_one_kind(provenance)):
             differences = self.records.all[0].differences(provenance)
             raise UsageError(
-                f"{place}: made with other settings than {self._made_by} ({'; '.join(map(str, differences))}); "
-                f"import them one by one{mixing_hint(differences)}"
+                f"made with other settings than {self._made_by} ({'; '.join(map(str, differences))}); "
+                f"import them one by one{mixing_hint(differences)}",
+                place=place,
             )
         return self.records.add(provenance)
 
@@ -206,4 +207,4 @@ def _likely_key(name: str) -> str:
 
 
 def _refuse(error: OSError) -> None:
-    raise UsageError(f"{error.filename}: cannot be searched ({error.strerror})")
+    raise UsageError(f"cannot be searched ({error.strerror})", place=error.filename)
