@@ -60,7 +60,7 @@ def init(
     if not found.images:
         raise UsageError("no images found")
     if output.exists() and (not output.is_dir() or list_folder(output)):
-        raise UsageError(f"{output}: not an empty folder; give -o a new one")
+        raise UsageError("not an empty folder; give -o a new one", place=output)
     architecture = FCDMDiffAEConfig.load(config or resolve_model(BUNDLED_MODEL).folder / CONFIG_FILE)
     load = LoadSettings(geometry_settings(), read_settings(), architecture.patch_size)
     with Loader(load, count_workers(workers)) as loader:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -10,8 +11,7 @@ from numpy.typing import NDArray
 
 from semdis_cli.errors import StoreError
 from semdis_cli.provenance import Provenance
-from semdis_cli.store.checks import MALFORMED
-from semdis_cli.store.index import parse_place
+from semdis_cli.store.index import parse_place, parse_row
 from semdis_cli.store.item_table import ItemTable
 from semdis_cli.store.items import find_items, open_items
 from semdis_cli.store.latent_set import LatentSet
@@ -67,16 +67,19 @@ class SetItems:
         """Return one of them. Raises `StoreError` where table and index do not go together."""
         shard = int(self.table.shards[number])
         try:
-            place = parse_place(self._line(int(self.table.offsets[number])))
-            if place is None or place.shard != self.shards[shard].name or place.row >= self.shards[shard].shape[0]:
-                raise ValueError("it is in another place")
-            source, image = place.geometry["source"], place.geometry["image"]
-            if not (len(source) == len(image) == 2 and set(map(type, (*source, *image))) == {int}):
-                raise ValueError("it has no sizes")
-            columns = check_columns(place.columns) if place.columns != {} else {}
-        except MALFORMED as error:
-            what = f"has no item {number:,} where the table says so ({error})"
+            return parse_row(partial(self._parse, shard), self._line(int(self.table.offsets[number])))
+        except StoreError as error:
+            what = f"has no item {number:,} where the table says so: {error.reason}"
             raise StoreError(what, place=self.index.path) from error
+
+    def _parse(self, shard: int, line: bytes) -> Item:
+        place = parse_place(line)
+        if place is None or place.shard != self.shards[shard].name or place.row >= self.shards[shard].shape[0]:
+            raise ValueError("it is in another place")
+        source, image = place.geometry["source"], place.geometry["image"]
+        if not (len(source) == len(image) == 2 and set(map(type, (*source, *image))) == {int}):
+            raise ValueError("it has no sizes")
+        columns = check_columns(place.columns) if place.columns != {} else {}
         return Item(place.key, shard, place.row, (source, image), columns)
 
     def _line(self, start: int) -> bytes:

@@ -23,7 +23,7 @@ _IMAGES_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class GatherSettings:
-    """How shards are cut, as `EncodeSettings` has it."""
+    """Settings of an import: how shards are cut, as in `EncodeSettings`."""
 
     shard_mib: int = 256
     shard_images: int | None = None
@@ -40,7 +40,7 @@ def gather(found: FoundSamples, settings: GatherSettings, output: Path) -> Itera
     samples = {sample.key: sample for sample in found.samples}
 
     def hashes(images: Sequence[SourceImage]) -> Iterator[str]:
-        """Give the sha256 of the files that the latents were made from; it is on record."""
+        """Yield the recorded sha256 of the files that the latents were made from."""
         return (samples[image.key].source.sha256 for image in images)
 
     with LatentSetWriter(

@@ -1,4 +1,4 @@
-"""What a training run is: every setting once, with the value of the published recipe where it is known."""
+"""Settings of a training run: each once, with the value of the published recipe where it is known."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -38,7 +38,7 @@ class LossSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """How weights follow gradients.
+    """Settings of the optimizer.
 
     `name`: "adamw" for all weights, or "muon" for the matrices inside the blocks and AdamW for the rest. Rates are
     those of the peak; linear layers at the model's ends take `linear_rate_factor` of theirs. `warmup_steps` up, then
@@ -86,7 +86,7 @@ class TrainingSettings:
         _check("crop_px", self.crop_px, 1, 2**15)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return plain values, ready for `json.dumps`."""
         return dataclasses.asdict(self)
 
 

@@ -85,8 +85,8 @@ def test_its_bytes_follow_from_the_set_not_from_the_way_to_it(root: Path, tmp_pa
     assert (tmp_path / "stopped" / ITEMS_FILE).read_bytes() == (root / ITEMS_FILE).read_bytes()
     for keys in (KEYS[2:], (*KEYS, "new.png")):
         write_set(root, make_plan(keys))
-        opened = open_set(root)
-        written = b"".join(find_items(opened).table.to_chunks(opened.sha256))
+        finished = open_set(root)
+        written = b"".join(find_items(finished).table.to_chunks(finished.sha256))
         assert (root / ITEMS_FILE).read_bytes() == written
 
 

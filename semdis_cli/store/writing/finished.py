@@ -9,7 +9,8 @@ from semdis_cli.errors import StoreError
 from semdis_cli.files import disk
 from semdis_cli.files.atomic import make_folder, publish
 from semdis_cli.files.links import describe_absent, describe_pointer
-from semdis_cli.store.checks import MALFORMED, check_record_key, parse_json
+from semdis_cli.store.checks import check_record_key, parse_json
+from semdis_cli.store.index import parse_row
 from semdis_cli.store.item_table import ITEMS_FILE, read_items
 from semdis_cli.store.items import find_items
 from semdis_cli.store.latent_set import LatentSet
@@ -134,21 +135,25 @@ def size_of(path: Path) -> int | None:
 
 
 def parse_line(data: bytes, path: Path) -> IndexLine:
-    """What matters of a line that was written by us: the index's sha256 has been checked, so fields are not again."""
+    """Parse what matters of a line of ours. Its fields are not checked: the sha256 of the index has been."""
     try:
-        fields = parse_json(data)
-        place = None if "shard" not in fields else (fields["shard"], fields["row"])
-        return IndexLine(
-            key=check_record_key(fields),
-            status=fields["status"],
-            num_bytes=fields.get("num_bytes"),
-            sha256=fields.get("sha256"),
-            place=place,
-            error=fields.get("error"),
-            data=data,
-        )
-    except MALFORMED as error:
-        raise StoreError(f"not an index row ({error}); damaged or edited", place=path) from error
+        return parse_row(_parse_line, data)
+    except StoreError as error:
+        raise StoreError(f"{error.reason}; damaged or edited", place=path) from error
+
+
+def _parse_line(data: bytes) -> IndexLine:
+    fields = parse_json(data)
+    place = None if "shard" not in fields else (fields["shard"], fields["row"])
+    return IndexLine(
+        key=check_record_key(fields),
+        status=fields["status"],
+        num_bytes=fields.get("num_bytes"),
+        sha256=fields.get("sha256"),
+        place=place,
+        error=fields.get("error"),
+        data=data,
+    )
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
