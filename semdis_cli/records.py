@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BufferedReader, BytesIO
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -138,7 +137,7 @@ class FileDigest:
     sha256: str
 
 
-NO_COLUMNS: Mapping[str, Any] = MappingProxyType({})  # one for all: most images have none
+NO_COLUMNS: Mapping[str, Any] = {}  # one for all, as most images have none; it may go to another process
 
 
 def _no_columns() -> Mapping[str, Any]:
