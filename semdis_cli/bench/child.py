@@ -11,25 +11,23 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from semdis_cli.model.devices import DtypeName
     from semdis_cli.model.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the process is to do. `verb`: encode or decode; `sampling`: fields of `FCDMDiffAEInferenceConfig`."""
+    """What the process is to do. `verb`: encode or decode.
+
+    `run`, `sampling`: the fields of `TokenizerSettings` and `FCDMDiffAEInferenceConfig`.
+    """
 
     verb: str
     model: str
     revision: str | None
-    device: str
-    dtype: "DtypeName"
-    batch_size: "int | Literal['auto'] | None"
-    num_threads: int | None
-    compiled: bool
+    run: dict[str, Any]
     num_workers: int
     size: tuple[int, int]
     sampling: dict[str, Any]
@@ -71,14 +69,12 @@ def answer(request: Request) -> Steps:
     import_torch_s = clock.lap_s()
     from semdis_cli.bench.model import decoding_call, encoding_call, run_calls
     from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-    from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
+    from semdis_cli.model.tokenizer import Tokenizer
     from semdis_cli.pipeline.calls import start_workers
+    from semdis_cli.settings import TokenizerSettings
 
     import_rest_s = clock.lap_s()
-    settings = TokenizerSettings(
-        request.device, request.dtype, request.batch_size, request.num_threads, request.compiled
-    )
-    tokenizer = Tokenizer.load(request.model, settings, revision=request.revision)
+    tokenizer = Tokenizer.load(request.model, TokenizerSettings(**request.run), revision=request.revision)
     load_model_s = clock.lap_s()
     loaded_mib = _resident_mib(peak=False) if tokenizer.is_on_cpu else None
     sampling = FCDMDiffAEInferenceConfig(**request.sampling)

@@ -13,14 +13,14 @@ from semdis_cli.bench import work
 from semdis_cli.bench.limit import Resource, StageCost
 from semdis_cli.bench.rounds import Effort
 from semdis_cli.errors import UsageError
-from semdis_cli.images.loader import Loader, LoadSettings
+from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import image_calls
-from semdis_cli.pipeline.decode import DecodeSettings, shard_calls
-from semdis_cli.pipeline.encode_plan import EncodePlan, EncodeSettings, encode_provenance, plan_encode
-from semdis_cli.pipeline.images_out import WriteSettings
+from semdis_cli.pipeline.decode import sampling_of, shard_calls
+from semdis_cli.pipeline.encode_plan import EncodePlan, encode_provenance, plan_encode
 from semdis_cli.pipeline.overlap import Urgency, Workers
 from semdis_cli.records import PlannedImage
+from semdis_cli.settings import DecodeSettings, EncodeSettings, WriteSettings
 from semdis_cli.sources.sources import FoundImages
 from semdis_cli.store.writing.plan import PlannedShard
 
@@ -90,7 +90,7 @@ def measure_stages(
         encode,
         decode,
         {other: decoded.write(bench, WriteSettings(other, quality))[1] for other in others},
-        _scaled_reading(_images(plan), encode_settings.load, loader.num_workers, bench),
+        _scaled_reading(_images(plan), loader, encode_settings.num_workers, bench),
         plan.megapixels() / len(_images(plan)),
     )
 
@@ -136,7 +136,7 @@ def _measure_encode(
 
     copies = [max(filling[shard.name], _LEAST_STORED // len(images)) for shard in plan.shards]
     shards = [work.full_shard(shard, encoded, count) for shard, count in zip(plan.shards, copies, strict=True)]
-    provenance = encode_provenance(tokenizer, settings)
+    provenance = encode_provenance(tokenizer, loader.settings, settings.latents)
     writing = [partial(work.write_shard, folder, shard, provenance) for shard in shards]
     on_disk, write_latents = bench.run(WRITE_LATENTS, writing, copies)
     stored = [_Stored(*one) for one in zip(on_disk, copies, filling.values(), strict=True)]
@@ -167,7 +167,8 @@ def _measure_decode(
         for one, shard in zip(stored, shards, strict=True)
         for call in shard_calls(work.some_copies(shard, one.filling, one.copies), tokenizer)
     ]
-    decoding = [partial(work.decode, call, tokenizer, settings.sampling) for call, _ in calls]
+    sampling = sampling_of(settings)
+    decoding = [partial(work.decode, call, tokenizer, sampling) for call, _ in calls]
     sizes = [call.latents.shape for call, _ in calls]
     bench.warm_up(MODEL_DECODE, dict(zip(sizes, decoding, strict=True)).values())
     results, model_decode = bench.run(MODEL_DECODE, decoding, [copies for _, copies in calls])
@@ -180,13 +181,15 @@ def _measure_decode(
 
 
 def _scaled_reading(
-    images: Sequence[PlannedImage], load: LoadSettings, num_workers: int, bench: "StageBench"
+    images: Sequence[PlannedImage], loader: Loader, num_workers: int, bench: "StageBench"
 ) -> StageCost | None:
     """What reading costs where JPEGs may be decoded at a fraction of their size; None if they were already."""
+    load = loader.settings
     if load.read.jpeg_scaling:
         return None
-    with Loader(replace(load, read=replace(load.read, jpeg_scaling=True)), num_workers) as loader:
-        return bench.run(READ_IMAGES, [partial(loader.load, image) for image in images])[1]
+    scaled = replace(load, read=replace(load.read, jpeg_scaling=True))
+    with Loader(scaled, loader.multiple_px, num_workers) as scaling:
+        return bench.run(READ_IMAGES, [partial(scaling.load, image) for image in images])[1]
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure
 from semdis_cli.files.atomic import publish
 from semdis_cli.images.geometry import undo_padding
-from semdis_cli.images.images import ImageFormat
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline.calls import EncodedCall, ImageCall, LatentSettings, encode_call
+from semdis_cli.pipeline.calls import EncodedCall, ImageCall, encode_call
 from semdis_cli.pipeline.decode import check_fit
-from semdis_cli.pipeline.images_out import WriteSettings, image_file
+from semdis_cli.pipeline.images_out import image_file
 from semdis_cli.pipeline.overlap import Timed
 from semdis_cli.records import Geometry, LoadedImage
+from semdis_cli.settings import ImageFormat, LatentSettings, WriteSettings
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
 from semdis_cli.store.writing.plan import PlannedShard

@@ -5,61 +5,59 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from semdis_cli.cli import options
+from semdis_cli.cli.options import Reporting, StoredLatents, command
 from semdis_cli.cli.report import follow
-from semdis_cli.cli.setup import count_workers, refuse_others, refuse_pipes
+from semdis_cli.cli.setup import refuse_others, refuse_pipes
 from semdis_cli.cli.streams import say
+from semdis_cli.files.disk import count_cores
+from semdis_cli.settings import OUTPUT, Option, OptionError, Workers
 from semdis_cli.wording import count
 
 if TYPE_CHECKING:
     from semdis_cli.pipeline.export_source import ExportSettings
 
-Latents = Annotated[Path, typer.Argument(help="Folder that `semdis encode` wrote, or one shard file.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.", rich_help_panel="Output")]
+Output = Annotated[Path, Option("Folder for the files.", OUTPUT, flags="--output -o")]
 Format = Annotated[
     Literal["webdataset", "safetensors", "npy"],
-    typer.Option("--format", help="Tars of samples, or one file an image.", rich_help_panel="Output"),
+    Option("Tars of samples, or one file an image.", OUTPUT, flags="--format"),
 ]
 Member = Annotated[
     Literal["safetensors", "npy"] | None,
-    typer.Option(
-        help="What latents are in a webdataset.  [default: safetensors]", rich_help_panel="Output", show_default=False
-    ),
+    Option("What latents are in a webdataset.  [default: safetensors]", OUTPUT, show_default=False),
 ]
 NpyDtype = Annotated[
     Literal["float32", "float16"] | None,
-    typer.Option(
-        "--dtype",
-        help="Of npy, which has no bfloat16; float16 may lose digits.  [default: what loses none]",
-        rich_help_panel="Output",
+    Option(
+        "Of npy, which has no bfloat16; float16 may lose digits.  [default: what loses none]",
+        OUTPUT,
+        flags="--dtype",
         show_default=False,
     ),
 ]
 Names = Annotated[
     Literal["key", "stem", "basename"],
-    typer.Option(
-        "--sample-names",
-        help="Of a webdataset: by the whole key, or as the images' own samples are called, to be joined with captions: "
+    Option(
+        "Of a webdataset: by the whole key, or as the images' own samples are called, to be joined with captions: "
         "the path up to the first dot of the name (stem), or that without folders (basename).",
-        rich_help_panel="Output",
+        OUTPUT,
     ),
 ]
-TarSize = Annotated[
-    int, typer.Option("--tar-size", min=1, metavar="MIB", help="Size of a tar, about, MiB.", rich_help_panel="Output")
-]
+TarSize = Annotated[int, Option("Size of a tar, about, MiB.", OUTPUT, min=1, metavar="MIB")]
+Threads = Annotated[int | None, Workers.__metadata__[0]]
 
 
+@command()
 def export(
-    latents: Latents = Path("latents"),
+    *,
+    latents: StoredLatents = Path("latents"),
     output: Output = Path("exported"),
     export_format: Format = "webdataset",
     member: Member = None,
     npy_dtype: NpyDtype = None,
     sample_names: Names = "key",
     tar_size: TarSize = 256,
-    workers: options.Workers = None,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    workers: Threads = None,
+    reporting: Reporting,
 ) -> None:
     """Write latents as other programs read them: WebDataset tars, or one .safetensors or .npy an image.
 
@@ -75,23 +73,23 @@ def export(
     from semdis_cli.store.writing.claim import check_image_folder
 
     if member is not None and export_format != "webdataset":
-        raise typer.BadParameter("goes with --format webdataset alone", param_hint="--member")
+        raise OptionError("--member", "goes with --format webdataset alone")
     member = member or ("npy" if export_format == "npy" else "safetensors")
     if npy_dtype is not None and member != "npy":
-        raise typer.BadParameter("goes with npy alone: safetensors keep what is stored", param_hint="--dtype")
+        raise OptionError("--dtype", "goes with npy alone: safetensors keep what is stored")
     if sample_names != "key" and export_format != "webdataset":
-        raise typer.BadParameter("goes with --format webdataset alone", param_hint="--sample-names")
+        raise OptionError("--sample-names", "goes with --format webdataset alone")
     refuse_pipes(latents, output)
     refuse_others(latents)
     check_image_folder(output, EXPORT_MARKER)
     source = open_latents(latents)
     dtype = npy_dtype or npy_dtype_for(source.provenance)
-    settings = ExportSettings(export_format, member, dtype, tar_size, count_workers(workers), sample_names)
-    _say_what_is_lost(settings, source.provenance.get("dtype"), quiet=quiet)
+    settings = ExportSettings(export_format, member, dtype, tar_size, workers or count_cores(), sample_names)
+    _say_what_is_lost(settings, source.provenance.get("dtype"), quiet=reporting.quiet)
     code = follow(
         run(source, settings, output),
-        as_json=as_json,
-        quiet=quiet,
+        as_json=reporting.as_json,
+        quiet=reporting.quiet,
         summarise=lambda report: f"{count(report['images']['ok'], 'image')} as {export_format} in {output}",
     )
     raise typer.Exit(code)

@@ -22,7 +22,7 @@ from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import CheckpointError, MissingExtraError, UsageError
 from semdis_cli.files.atomic import make_folder, publish
 from semdis_cli.files.links import or_pointer
-from semdis_cli.model.config import CONFIG_FILE
+from semdis_cli.model.config import CONFIG_FILE, FCDMDiffAEConfig
 from semdis_cli.model.layers import time_frequencies
 from semdis_cli.model.tensor_file import open_tensors
 from semdis_cli.tensors import is_finite
@@ -109,6 +109,11 @@ def resolve_model(
             f"data-archetype/semdisdiffae, or {BUNDLED_MODEL}"
         )
     return _download(name, revision, cache_dir)
+
+
+def load_config(path: Path | None, name: str = BUNDLED_MODEL) -> FCDMDiffAEConfig:
+    """Read the architecture in `path` or, if that is None, of the model `name`. Raises `CheckpointError`."""
+    return FCDMDiffAEConfig.load(path or resolve_model(name).folder / CONFIG_FILE)
 
 
 def _download(repo_id: str, revision: str | None, cache_dir: str | Path | None) -> ModelLocation:

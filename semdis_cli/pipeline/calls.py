@@ -16,19 +16,12 @@ from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.fit import COPIES_HELD, CallMemory
 from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, done_already, in_order, timed
 from semdis_cli.records import LoadedImage, PlannedImage
+from semdis_cli.settings import LatentSettings
 from semdis_cli.store.shards import STORE_DTYPES
 from semdis_cli.store.writing.plan import PlannedShard
 from semdis_cli.tensors import is_finite
 
 _NO_PIXELS = torch.empty(3, 0, 0, dtype=torch.uint8)
-
-
-@dataclass(frozen=True, slots=True)
-class LatentSettings:
-    """What is stored of the posterior: its mode, or with `sample_seed` a sample; in `store_dtype`."""
-
-    store_dtype: str
-    sample_seed: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from semdis_cli.errors import StoreError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardPublished, StageTimes
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.records import LoadedImage, PlannedImage, SourceImage
+from semdis_cli.settings import ShardSettings
 from semdis_cli.store.exchange.found_samples import FoundSample, FoundSamples
 from semdis_cli.store.shards import Shard
 from semdis_cli.store.writing.changes import Hashes, find_changes
@@ -24,16 +24,7 @@ _IMAGES_AT_ONCE = 256
 _NO_PIXELS = torch.empty(3, 0, 0, dtype=torch.uint8)
 
 
-@dataclass(frozen=True)
-class GatherSettings:
-    """How shards are cut, as `EncodeSettings` has it."""
-
-    shard_mib: int = 256
-    shard_images: int | None = None
-    mix_versions: bool = False
-
-
-def gather(found: FoundSamples, settings: GatherSettings, output: Path) -> Iterator[Event]:
+def gather(found: FoundSamples, settings: ShardSettings, output: Path) -> Iterator[Event]:
     """Write the latents of `found` into the set `output`, continuing an earlier run; of a finished set what changed.
 
     A damaged file is a `Failure` event and a row of the index. Equal images and settings give the bytes that encoding
@@ -84,7 +75,7 @@ def gather(found: FoundSamples, settings: GatherSettings, output: Path) -> Itera
 
 
 def plan_gather(
-    found: FoundSamples, settings: GatherSettings, base: Base, hashes: Hashes, provenance: dict[str, Any]
+    found: FoundSamples, settings: ShardSettings, base: Base, hashes: Hashes, provenance: dict[str, Any]
 ) -> SetPlan:
     """Return which image goes where, beyond what `base` holds; shards hold latents of one version each.
 

@@ -25,26 +25,31 @@ from semdis_cli.bench.sample import gather_images, middle_size, repeated, spread
 from semdis_cli.bench.stages import StageBench, Stages, measure_stages
 from semdis_cli.bench.startup import ask_child, measure_start_up, peak_memory
 from semdis_cli.errors import UsageError
-from semdis_cli.images.geometry import GeometrySettings
-from semdis_cli.images.images import ReadSettings
-from semdis_cli.images.loader import Loader, LoadSettings
+from semdis_cli.images.loader import Loader
 from semdis_cli.images.synthetic import jpeg_of
-from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
+from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import EncodedCall, ImageCall, start_workers
-from semdis_cli.pipeline.decode import DecodeSettings
-from semdis_cli.pipeline.encode_plan import EncodeSettings
-from semdis_cli.pipeline.images_out import WriteSettings
+from semdis_cli.pipeline.decode import sampling_of
 from semdis_cli.pipeline.overlap import Workers
 from semdis_cli.records import PlannedImage, SourceImage
+from semdis_cli.settings import (
+    DecodeSettings,
+    EncodeSettings,
+    GeometrySettings,
+    LoadSettings,
+    SamplingSettings,
+    TokenizerSettings,
+)
 from semdis_cli.sources.sources import find_images
 from semdis_cli.store.shards import Shard
 from tests.worlds import save_tiny_model
 
+RUN = asdict(TokenizerSettings("cpu", "float32", batch_size=1))
 EFFORT = Effort(num_warmup_rounds=0, num_rounds=2, round_s=1e-3)
-LOAD = LoadSettings(GeometrySettings(size=32), ReadSettings(), 16)
-SAMPLING = FCDMDiffAEInferenceConfig(num_steps=2, pdg=True)
-DECODING = DecodeSettings(SAMPLING, WriteSettings("png"), num_workers=2)
+LOAD = LoadSettings(GeometrySettings(size=32))
+ENCODING = EncodeSettings(num_workers=2)
+DECODING = DecodeSettings(SamplingSettings(num_steps=2, pdg=True), num_workers=2)
+SAMPLING = sampling_of(DECODING)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +79,7 @@ def workers(tokenizer: Tokenizer) -> Iterator[Workers]:
 
 @pytest.fixture
 def loader() -> Iterator[Loader]:
-    with Loader(LOAD, 2) as loader:
+    with Loader(LOAD, 16, 2) as loader:
         yield loader
 
 
@@ -197,8 +202,8 @@ def test_repeated_images_have_keys_of_their_own_and_the_same_mixture(photos: Pat
 @pytest.fixture(scope="module")
 def stages(photos: Path, tokenizer: Tokenizer, workers: Workers, tmp_path_factory: pytest.TempPathFactory) -> Stages:
     bench = StageBench(4, workers, tokenizer.is_on_cpu, EFFORT)
-    verbs = (EncodeSettings(LOAD), DECODING)
-    with Loader(LOAD, 2) as loader:
+    verbs = (ENCODING, DECODING)
+    with Loader(LOAD, 16, 2) as loader:
         folder = tmp_path_factory.mktemp("stages")
         return measure_stages(find_images([photos]), loader, tokenizer, verbs, bench, folder)
 
@@ -249,7 +254,7 @@ def test_model_calls_are_full_as_in_a_long_run_and_every_thread_has_work(
     found = find_images([photos])
     found = replace(found, images=found.images[:num_images])
     bench = StageBench(num_images, workers, tokenizer.is_on_cpu, replace(EFFORT, num_rounds=1))
-    measure_stages(found, loader, tokenizer, (EncodeSettings(LOAD), DECODING), bench, tmp_path)
+    measure_stages(found, loader, tokenizer, (ENCODING, DECODING), bench, tmp_path)
     for verb in ("encode", "decode"):
         assert set(sizes[verb]) == {2}
         assert len(sizes[verb]) >= 4
@@ -276,7 +281,7 @@ def test_an_image_that_cannot_be_used_ends_the_bench(
             replace(found, images=(lost, *found.images[2:])),
             loader,
             tokenizer,
-            (EncodeSettings(LOAD), DECODING),
+            (ENCODING, DECODING),
             bench,
             tmp_path,
         )
@@ -287,7 +292,7 @@ def test_whole_runs_are_measured_against_their_limit(
 ) -> None:
     found = repeated(find_images([photos]), 2)
     latents, output = tmp_path / "latents", tmp_path / "decoded"
-    encoded = [run_encode(found, loader, tokenizer, EncodeSettings(LOAD), latents) for _ in range(2)]
+    encoded = [run_encode(found, loader, tokenizer, ENCODING, latents) for _ in range(2)]
     decoded = [run_decode(latents, tokenizer, DECODING, output) for _ in range(2)]
     assert len(list(output.rglob("*.png"))) == 8
     for runs, costs in ((encoded, stages.encode), (decoded, stages.decode)):
@@ -311,7 +316,7 @@ def test_a_run_in_which_images_fail_is_no_measurement(
     found = find_images([photos])
     lost = replace(found.images[0], path=str(tmp_path / "gone.jpg"))
     with pytest.raises(UsageError, match="1 image failed"):
-        run_encode(replace(found, images=(lost,)), loader, tokenizer, EncodeSettings(LOAD), tmp_path / "latents")
+        run_encode(replace(found, images=(lost,)), loader, tokenizer, ENCODING, tmp_path / "latents")
 
 
 # ---- Fresh processes ----
@@ -320,7 +325,7 @@ def test_a_run_in_which_images_fail_is_no_measurement(
 @pytest.mark.slow
 def test_fresh_processes_tell_how_long_each_step_took_and_their_memory(model: Path, tmp_path: Path) -> None:
     answers = [
-        ask_child(Request(verb, str(model), None, "cpu", "float32", 2, None, False, 2, (32, 32), asdict(SAMPLING)))
+        ask_child(Request(verb, str(model), None, RUN | {"batch_size": 2}, 2, (32, 32), asdict(SAMPLING)))
         for verb in ("encode", "decode")
     ]
     for steps in answers:
@@ -342,7 +347,7 @@ def test_a_process_that_fails_says_why_and_takes_no_module_from_the_working_fold
 ) -> None:
     (tmp_path / "torch.py").write_text("raise RuntimeError('not this one')")
     monkeypatch.chdir(tmp_path)
-    request = Request("encode", str(tmp_path), None, "cpu", "float32", 1, None, False, 1, (32, 32), {})
+    request = Request("encode", str(tmp_path), None, RUN, 1, (32, 32), {})
     with pytest.raises(UsageError, match=r"semdis_cli\.pipeline\.bench\.child ended with 1: .*config\.json"):
         ask_child(request)
 

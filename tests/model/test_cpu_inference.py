@@ -16,10 +16,11 @@ from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.cpu_inference import PackedNetwork, images_of_a_group
 from semdis_cli.model.cpu_kernels import onednn_works, rows_at_once
-from semdis_cli.model.devices import DtypeName, find_dtype
+from semdis_cli.model.devices import find_dtype
 from semdis_cli.model.network import PlainNetwork, choose_network
 from semdis_cli.model.pixels import float_to_images, images_to_float, images_to_patches, patches_to_images
-from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer, TokenizerSettings
+from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer
+from semdis_cli.settings import DtypeName, TokenizerSettings
 from tests.worlds import tiny_model
 
 needs_onednn = pytest.mark.skipif(not onednn_works(torch.bfloat16), reason="this CPU or PyTorch has no such kernels")

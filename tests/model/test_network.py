@@ -12,9 +12,9 @@ from torch import Tensor
 
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.cpu_kernels import onednn_works
-from semdis_cli.model.devices import DtypeName
 from semdis_cli.model.network import CompiledNetwork, PlainNetwork, choose_network
-from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer, TokenizerSettings
+from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer
+from semdis_cli.settings import DtypeName, TokenizerSettings
 from tests.worlds import tiny_model
 
 GUIDED = FCDMDiffAEInferenceConfig(2, pdg=True)
@@ -25,7 +25,7 @@ def compiled_and_eager() -> tuple[CompiledNetwork, PlainNetwork]:
 
 
 def tiny_tokenizer(*, compile_: bool, dtype: DtypeName = "float32") -> Tokenizer:
-    settings = TokenizerSettings("cpu", dtype, batch_size=2, compile=compile_)
+    settings = TokenizerSettings("cpu", dtype, batch_size=2, compile="on" if compile_ else "off")
     return Tokenizer(tiny_model(), ModelIdentity("tiny", "folder", None, "", ""), settings)
 
 

@@ -22,7 +22,8 @@ from semdis_cli.events import Event, Failure, RunFinished, RunStarted, ShardFail
 from semdis_cli.files.tar import TAR_END, tar_member
 from semdis_cli.pipeline.export import export
 from semdis_cli.pipeline.export_source import ExportSettings, npy_dtype_for
-from semdis_cli.pipeline.gather import GatherSettings, gather
+from semdis_cli.pipeline.gather import gather
+from semdis_cli.settings import ShardSettings
 from semdis_cli.store.exchange.export import SampleRecord, sample_base
 from semdis_cli.store.exchange.npy import npy_bytes
 from semdis_cli.store.exchange.samples import find_samples
@@ -55,7 +56,7 @@ def export_to(output: Path, root: Path, way: str, **changes: Any) -> list[Event]
 
 
 def import_to(output: Path, source: Path, shard_images: int = 3) -> list[Event]:
-    return [*gather(find_samples(source), GatherSettings(shard_images=shard_images), output)]
+    return [*gather(find_samples(source), ShardSettings(shard_images=shard_images), output)]
 
 
 def bytes_of(root: Path) -> dict[str, bytes | None]:
