@@ -23,10 +23,9 @@ from torch.utils.data import DataLoader
 from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.dataset.sampler import BucketBatchSampler
 from semdis_cli.files.atomic import publish
-from semdis_cli.records import Geometry
+from semdis_cli.records import FileDigest, Geometry, ImageRecord
 from semdis_cli.store.index import IndexRow, to_line
 from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, ShardEntry
-from semdis_cli.store.shard_header import SourceRecord
 from semdis_cli.store.shards import Shard, write_shard
 from semdis_cli.store.statistics import ChannelSums
 
@@ -59,12 +58,11 @@ def _write_shards(root: Path, num_latents: int, entries: list[ShardEntry]) -> It
         keys = tuple(f"{number:08d}.jpg" for number in range(first, min(first + SHARD_IMAGES, num_latents)))
         latents = torch.randn((len(keys), CHANNELS, SIDE, SIDE)).to(torch.bfloat16)
         name = f"{len(entries):08d}-{SIDE}x{SIDE}.safetensors"
-        sources = (SourceRecord(1, "0" * 64),) * len(keys)
-        file = write_shard(root / SHARD_FOLDER / name, Shard(latents, keys, (SQUARE,) * len(keys), sources, PROVENANCE))
+        records = tuple(ImageRecord(key, SQUARE, FileDigest(1, "0" * 64)) for key in keys)
+        file = write_shard(root / SHARD_FOLDER / name, Shard(latents, records, PROVENANCE))
         entries.append(ShardEntry(name, len(keys), file))
-        for row, key in enumerate(keys):
-            place = IndexRow(key=key, num_bytes=1, sha256="0" * 64, geometry=SQUARE, shard=name, row=row)
-            yield to_line(place.to_json())
+        for row, record in enumerate(records):
+            yield to_line(IndexRow.of_image(record, name, row).to_json())
 
 
 def say(name: str, run: Callable[[], int], unit: str = "latents") -> None:

@@ -68,13 +68,17 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class BatchDone:
-    """One model call's images went through. `megapixels` (10^6) counts input pixels. `times` is this batch's share.
-
-    With 0 images it tells of time alone, that of a shard read or written.
-    """
+    """One model call's images went through. `megapixels` (10^6) counts input pixels. `times` is this batch's share."""
 
     num_images: int
     megapixels: float
+    times: StageTimes
+
+
+@dataclass(frozen=True, slots=True)
+class TimeSpent:
+    """Time that belongs to no model call: reading or writing a whole shard, or a member of a tar."""
+
     times: StageTimes
 
 
@@ -92,6 +96,11 @@ class Failure:
     num_bytes: int | None = None
     mtime_ns: int | None = None
     ctime_ns: int | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the content of the file is the reason: another attempt fails too, unless the file changes."""
+        return self.num_bytes is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +208,7 @@ Event = (
     Planning
     | RunStarted
     | BatchDone
+    | TimeSpent
     | Failure
     | ImageMeasured
     | ShardPublished

@@ -1,8 +1,10 @@
 """Frozen records that travel between the boxes: tensors and plain values; no behaviour but arithmetic and JSON."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeGuard
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from semdis_cli.events import Failure
 
@@ -117,20 +119,56 @@ class PlannedImage:
 
 
 @dataclass(frozen=True, slots=True)
-class LoadedImage:
-    """One image as the model will see it.
+class FileDigest:
+    """Size in bytes and sha256 (hex) of a file's content."""
 
-    `pixels`: [3,H,W] uint8 sRGB, (H,W) = `geometry.bucket`. `sha256`: hex digest of the source file's bytes. `notes`:
-    what a reader of the index should know about the colours or orientation (e.g. an ICC profile that was unusable).
-    `mtime_ns`, `ctime_ns` of the file before it was read; `mtime_ns` is None if a later change would not show in them.
+    num_bytes: int
+    sha256: str
+
+
+NO_COLUMNS: Mapping[str, Any] = MappingProxyType({})  # one for all: most images have none
+
+
+def _no_columns() -> Mapping[str, Any]:
+    return NO_COLUMNS
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """Everything that a set knows of one image but its latents.
+
+    `source`: size and sha256 of the file that it was read from. `notes`: what a reader of the index should know about
+    the colours or orientation (e.g. an ICC profile that was unusable). `columns`: a small JSON object of what came with
+    the image, by name; the index holds it, shards do not, so it can change without new latents.
     """
 
     key: str
-    pixels: "Tensor"
     geometry: Geometry
-    num_bytes: int
-    sha256: str
+    source: FileDigest
     notes: tuple[str, ...] = ()
+    columns: Mapping[str, Any] = field(default_factory=_no_columns, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedImage:
+    """One image as the model will see it.
+
+    `pixels`: [3,H,W] uint8 sRGB, (H,W) = `record.geometry.bucket`. `mtime_ns`, `ctime_ns` of the file before it was
+    read; `mtime_ns` is None if a later change would not show in them.
+    """
+
+    record: ImageRecord
+    pixels: "Tensor"
+    mtime_ns: int | None = None
+    ctime_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImage:
+    """One image as it is stored: `latents` [Z,h,w] in the stored dtype, all finite. Times as in `LoadedImage`."""
+
+    record: ImageRecord
+    latents: "Tensor"
     mtime_ns: int | None = None
     ctime_ns: int | None = None
 

@@ -34,7 +34,8 @@ def test_the_readme_knows_how_many_odd_images_there_are() -> None:
         r"^(\d+) files in all", (PROJECT / "docs" / "images.md").read_text(encoding="utf-8"), re.MULTILINE
     )
     assert found
-    assert f"What becomes of {found[1]} odd images" in (PROJECT / "README.md").read_text(encoding="utf-8")
+    assert f"what becomes of {found[1]} of them" in (PROJECT / "README.md").read_text(encoding="utf-8")
+    assert f"What becomes of {found[1]} odd images" in (PROJECT / "docs/commands/encode.md").read_text(encoding="utf-8")
 
 
 def test_each_kind_of_trainer_has_an_example() -> None:

@@ -17,7 +17,7 @@ from semdis_cli.pipeline.calls import EncodedCall, ImageCall, encode_call
 from semdis_cli.pipeline.decode import check_fit
 from semdis_cli.pipeline.images_out import image_file
 from semdis_cli.pipeline.overlap import Timed
-from semdis_cli.records import Geometry, LoadedImage
+from semdis_cli.records import EncodedImage, Geometry, LoadedImage
 from semdis_cli.settings import ImageFormat, LatentSettings, WriteSettings
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
@@ -40,7 +40,7 @@ class FullShard:
     """A shard that is ready to be written."""
 
     planned: PlannedShard
-    rows: tuple[tuple[LoadedImage, Tensor], ...]
+    images: tuple[EncodedImage, ...]
 
 
 @dataclass(frozen=True)
@@ -65,30 +65,30 @@ def encode(
 
 def full_shard(planned: PlannedShard, encoded: Sequence[EncodedCall], copies: int) -> FullShard:
     """The latents of a shard, `copies` times under keys that differ."""
-    latents_of = {image.key: (image, latents) for call in encoded for image, latents in call.rows}
-    rows = [latents_of[image.source.key] for image in planned.images]
+    by_key = {image.record.key: image for call in encoded for image in call.images}
+    rows = [by_key[image.source.key] for image in planned.images]
     keys = [f"{number:04d}/" for number in range(copies)]
     images = [
         replace(one, source=replace(one.source, key=key + one.source.key)) for key in keys for one in planned.images
     ]
-    copied = [(replace(image, key=key + image.key), latents) for key in keys for image, latents in rows]
+    copied = [replace(row, record=replace(row.record, key=key + row.record.key)) for key in keys for row in rows]
     return FullShard(PlannedShard(planned.name, tuple(images)), tuple(copied))
 
 
 def some_copies(shard: Shard, wanted: int, copies: int) -> Shard:
     """`wanted` of the `copies` that `shard` has of its images."""
-    return shard.select(range(len(shard.keys) // copies * wanted))
+    return shard.select(range(len(shard.records) // copies * wanted))
 
 
 def write_shard(folder: Path, full: FullShard, provenance: dict[str, Any]) -> StoredSet:
     """Collect the latents of one shard, hash them, and publish the file."""
-    planned, rows = full.planned, full.rows
-    shard = ShardWriter(folder, planned, provenance, rows[0][1].shape[0], lambda: None, lambda _: None)
-    for image, latents in rows:
-        shard.add(image, latents)
+    planned, images = full.planned, full.images
+    shard = ShardWriter(folder, planned, provenance, images[0].latents.shape[0], lambda: None, lambda _: None)
+    for image in images:
+        shard.add(image)
     shard.publish()
     assert shard.published is not None, "a shard with latents is published"
-    keys = tuple(image.key for image, _ in rows)
+    keys = tuple(image.record.key for image in images)
     places = {key: row for row, key in enumerate(keys)}
     stored = StoredShard(folder / planned.name, len(keys), shard.published, places)
     return StoredSet(LatentSource(folder, provenance, "", (stored,), keys), stored)
@@ -104,7 +104,7 @@ def read_shard(stored: StoredSet, tokenizer: Tokenizer) -> Shard:
 def decode(call: Shard, tokenizer: Tokenizer, sampling: FCDMDiffAEInferenceConfig) -> list[Picture]:
     """One model call."""
     images = tokenizer.decode(call.latents.float(), call.keys, sampling)
-    return [Picture(image, geometry) for image, geometry in zip(images, call.geometries, strict=True)]
+    return [Picture(image, record.geometry) for image, record in zip(images, call.records, strict=True)]
 
 
 def file_of(picture: Picture, settings: WriteSettings) -> bytes:

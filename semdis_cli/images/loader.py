@@ -14,7 +14,15 @@ from semdis_cli.images.geometry import fixed_bucket, plan_geometry
 from semdis_cli.images.images import read_image_size
 from semdis_cli.images.pixels import load_pixels
 from semdis_cli.memory import Room, room_for_images
-from semdis_cli.records import ImageBatch, LoadedImage, PlannedImage, SourceImage, settled_mtime
+from semdis_cli.records import (
+    FileDigest,
+    ImageBatch,
+    ImageRecord,
+    LoadedImage,
+    PlannedImage,
+    SourceImage,
+    settled_mtime,
+)
 from semdis_cli.settings import LoadSettings
 from semdis_cli.sources.source_bytes import hash_source, open_source, read_source
 
@@ -100,9 +108,9 @@ class Loader:
                 raise PassingReadError("changed its size while the run was going on; run again")
         except (UnreadableImageError, MemoryError, OSError) as error:
             return _failure_of(source, error)
-        digest = hashlib.sha256(data).hexdigest()
-        facts = len(data), digest, image.notes, mtime_ns, ctime_ns
-        return LoadedImage(source.key, image.pixels, image.geometry, *facts)
+        digest = FileDigest(len(data), hashlib.sha256(data).hexdigest())
+        record = ImageRecord(source.key, image.geometry, digest, image.notes)
+        return LoadedImage(record, image.pixels, mtime_ns, ctime_ns)
 
     def hashes(self, sources: Sequence[SourceImage], tell: Tell = untold) -> Iterator[str | None]:
         """The sha256 (hex) of every source's bytes, in order; None where they cannot be read.

@@ -15,13 +15,11 @@ from semdis_cli.model.devices import calls_at_once
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.fit import COPIES_HELD, CallMemory
 from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, done_already, in_order, timed
-from semdis_cli.records import LoadedImage, PlannedImage
+from semdis_cli.records import EncodedImage, LoadedImage, PlannedImage
 from semdis_cli.settings import LatentSettings
 from semdis_cli.store.shards import STORE_DTYPES
 from semdis_cli.store.writing.plan import PlannedShard
 from semdis_cli.tensors import is_finite
-
-_NO_PIXELS = torch.empty(3, 0, 0, dtype=torch.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +42,17 @@ class ImageCall:
 
 @dataclass(frozen=True, slots=True)
 class EncodedCall:
-    """What became of a model call: `rows` of an image (without its pixels) and its latents [Z,h,w] as stored."""
+    """The outcome of a model call."""
 
     call: ImageCall
-    rows: tuple[tuple[LoadedImage, Tensor], ...]
+    images: tuple[EncodedImage, ...]
     failures: tuple[Failure, ...]
     times: StageTimes
 
     def done(self) -> BatchDone:
         """The event that tells of it."""
         height, width = self.call.bucket
-        return BatchDone(len(self.rows), len(self.rows) * height * width / 1e6, self.times)
+        return BatchDone(len(self.images), len(self.images) * height * width / 1e6, self.times)
 
 
 def start_workers(tokenizer: Tokenizer, num_workers: int) -> Workers:
@@ -139,9 +137,9 @@ def encode_call(
     """One model call for the images of `call` that could be read. Whatever is wrong with an image is a `Failure`."""
     images, failures, read_s = split_loaded(loaded)
     stored = timed(_store_images, images, tokenizer, settings) if images else Timed([], 0.0)
-    rows = [one for one in stored.value if not isinstance(one, Failure)]
+    encoded = tuple(one for one in stored.value if isinstance(one, EncodedImage))
     failures += [one for one in stored.value if isinstance(one, Failure)]
-    return EncodedCall(call, tuple(rows), tuple(failures), StageTimes(read_s=read_s, encode_s=stored.seconds))
+    return EncodedCall(call, encoded, tuple(failures), StageTimes(read_s=read_s, encode_s=stored.seconds))
 
 
 def split_loaded(loaded: Sequence[Timed[LoadedImage | Failure]]) -> tuple[list[LoadedImage], list[Failure], float]:
@@ -153,11 +151,11 @@ def split_loaded(loaded: Sequence[Timed[LoadedImage | Failure]]) -> tuple[list[L
 
 def _store_images(
     images: Sequence[LoadedImage], tokenizer: Tokenizer, settings: LatentSettings
-) -> list[tuple[LoadedImage, Tensor] | Failure]:
+) -> list[EncodedImage | Failure]:
     try:
         latents = encode_images(images, tokenizer, settings.sample_seed)
     except UnreadableImageError as error:
-        return [Failure(image.key, str(error)) for image in images]
+        return [Failure(image.record.key, str(error)) for image in images]
     return [_store(image, one, settings.store_dtype) for image, one in zip(images, latents, strict=True)]
 
 
@@ -165,13 +163,14 @@ def encode_images(images: Sequence[LoadedImage], tokenizer: Tokenizer, sample_se
     """Latents [B,Z,h,w] float32 of one call. Raises `UnreadableImageError` for an image too large for the memory."""
     # Pixels lie as [H,W,3] in memory; a stack of [3,H,W] would sort them by channel first.
     pixels = torch.stack([image.pixels.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
-    return tokenizer.encode(pixels, [image.key for image in images], sample_seed=sample_seed)
+    return tokenizer.encode(pixels, [image.record.key for image in images], sample_seed=sample_seed)
 
 
-def _store(image: LoadedImage, latents: Tensor, store_dtype: str) -> tuple[LoadedImage, Tensor] | Failure:
-    """The image without its pixels and its latents in the stored dtype, if they are finite in it."""
+def _store(image: LoadedImage, latents: Tensor, store_dtype: str) -> EncodedImage | Failure:
     stored = stored_latents(image, latents, store_dtype)
-    return stored if isinstance(stored, Failure) else (replace(image, pixels=_NO_PIXELS), stored)
+    if isinstance(stored, Failure):
+        return stored
+    return EncodedImage(image.record, stored, image.mtime_ns, image.ctime_ns)
 
 
 def stored_latents(image: LoadedImage, latents: Tensor, store_dtype: str) -> Tensor | Failure:
@@ -183,4 +182,4 @@ def stored_latents(image: LoadedImage, latents: Tensor, store_dtype: str) -> Ten
         reason = f"its latents are too large for --store-dtype {store_dtype}"
     else:
         reason = "its latents are not finite (NaN or infinity)"
-    return Failure(image.key, reason, image.num_bytes, image.mtime_ns, image.ctime_ns)
+    return Failure(image.record.key, reason, image.record.source.num_bytes, image.mtime_ns, image.ctime_ns)

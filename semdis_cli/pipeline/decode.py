@@ -8,7 +8,7 @@ from typing import Any
 
 from semdis_cli.defaults import BUNDLED_MODEL, DECODE_MARKER
 from semdis_cli.errors import CheckpointError, StoreError, UnreadableImageError
-from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes
+from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes, TimeSpent
 from semdis_cli.files.json_text import unescape_name
 from semdis_cli.files.spelling import give_own_names
 from semdis_cli.images.geometry import undo_padding
@@ -137,7 +137,7 @@ def _read_calls(
         return workers.submit(Urgency.READ_SHARD, timed, _read_shard, source, stored, tokenizer, keys, done)
 
     for read in one_ahead(map(start, source.shards)):
-        yield BatchDone(0, 0.0, StageTimes(read_s=read.seconds))
+        yield TimeSpent(StageTimes(read_s=read.seconds))
         if isinstance(read.value, ShardFailed):
             yield read.value
         else:
@@ -191,13 +191,13 @@ def decode_calls(
         return workers.submit(Urgency.MODEL, decode_when_there_is_room, call)
 
     def decode_when_there_is_room(call: Shard) -> _DecodedCall:
-        with memory.taking(_bucket(call, tokenizer), len(call.keys)):
+        with memory.taking(_bucket(call, tokenizer), len(call.records)):
             return _decode_call(call, tokenizer, sampling, writer)
 
     def share(call: Shard | Event) -> float:
         if not isinstance(call, Shard):
             return _SHARE_OF_EVENT
-        return share_of_call(_bucket(call, tokenizer), len(call.keys), "decode", tokenizer, workers)
+        return share_of_call(_bucket(call, tokenizer), len(call.records), "decode", tokenizer, workers)
 
     for result in in_order(_fitting(calls, tokenizer, memory), start, share):
         yield from result.events() if isinstance(result, _DecodedCall) else [result]
@@ -209,7 +209,7 @@ def _fitting(calls: Iterable[Shard | Event], tokenizer: Tokenizer, memory: CallM
         if not isinstance(call, Shard):
             yield call
             continue
-        num_images = len(call.keys)
+        num_images = len(call.records)
         for part in memory.parts(_bucket(call, tokenizer), num_images):
             is_all = part == slice(0, num_images)
             yield call if is_all else call.select(range(num_images)[part])
@@ -240,8 +240,8 @@ def _decode_call(
         images, decode_s = timed(tokenizer.decode, call.latents.float(), call.keys, sampling)
     except UnreadableImageError as error:
         return _DecodedCall([], [Failure(key, str(error)) for key in call.keys], 0.0, 0.0)
-    rows = zip(call.keys, images, call.geometries, strict=True)
-    writing = [writer.submit(key, undo_padding(image.numpy(), geometry)) for key, image, geometry in rows]
+    rows = zip(call.records, images, strict=True)
+    writing = [writer.submit(record.key, undo_padding(image.numpy(), record.geometry)) for record, image in rows]
     return _DecodedCall(writing, [], images.shape[0] * images.shape[2] * images.shape[3] / 1e6, decode_s)
 
 
@@ -252,9 +252,9 @@ def check_fit(shard: Shard, tokenizer: Tokenizer, keys: Collection[str], path: s
         raise StoreError(f"{path}: {shard.latents.shape[1]} channels, but the model has {tokenizer.latent_channels}")
     if not is_finite(shard.latents):
         raise StoreError(f"{path}: latents that are not finite; not made by semdis encode")
-    for key, geometry in zip(shard.keys, shard.geometries, strict=True):
-        if key not in keys or geometry.bucket != (grid[0] * patch, grid[1] * patch):
-            raise StoreError(f"{path}: row {key!r:.80} does not belong to this set; damaged or edited")
+    for record in shard.records:
+        if record.key not in keys or record.geometry.bucket != (grid[0] * patch, grid[1] * patch):
+            raise StoreError(f"{path}: row {record.key!r:.80} does not belong to this set; damaged or edited")
 
 
 def _decode_record(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings) -> dict[str, Any]:

@@ -7,9 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from torch import Tensor
-
-from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardPublished, StageTimes, Tell, untold
+from semdis_cli.events import Event, Failure, RunStarted, ShardPublished, StageTimes, Tell, TimeSpent, untold
 from semdis_cli.images.formats.jpeg.decoder import jpeg_decoder
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
@@ -24,7 +22,7 @@ from semdis_cli.pipeline.encode_plan import EncodePlan, encode_provenance, plan_
 from semdis_cli.pipeline.limits import within_limit
 from semdis_cli.pipeline.overlap import Workers
 from semdis_cli.pipeline.report import RunTotals
-from semdis_cli.records import LoadedImage
+from semdis_cli.records import EncodedImage
 from semdis_cli.settings import EncodeSettings
 from semdis_cli.sources.sources import FoundImages
 from semdis_cli.store.manifest import Manifest
@@ -161,7 +159,7 @@ class _Publisher:
     def _first(self) -> Iterator[Event]:
         shard, _, published = self._waiting.popleft()
         published.result()
-        yield BatchDone(0, 0.0, StageTimes(publish_s=shard.publish_s))
+        yield TimeSpent(StageTimes(publish_s=shard.publish_s))
         if shard.published is not None:
             yield ShardPublished(shard.name, shard.num_images, shard.published.num_bytes)
 
@@ -169,8 +167,8 @@ class _Publisher:
 class LatentSink(Protocol):
     """Where latents go: into a shard, or a stream."""
 
-    def add(self, image: LoadedImage, latents: Tensor) -> None:
-        """Take one image's latents [Z,h,w] in the stored dtype, all finite."""
+    def add(self, image: EncodedImage) -> None:
+        """Take one image."""
 
     def add_failure(self, failure: Failure) -> None:
         """Take note of an image that could not be used."""
@@ -178,8 +176,8 @@ class LatentSink(Protocol):
 
 def take_call(result: EncodedCall, sink: LatentSink) -> Iterator[Event]:
     """Hand what came out of a model call to `sink`, and tell of it."""
-    for image, latents in result.rows:
-        sink.add(image, latents)
+    for image in result.images:
+        sink.add(image)
     for failure in result.failures:
         sink.add_failure(failure)
     yield result.done()

@@ -33,7 +33,7 @@ def estimate_s(plan: EncodePlan, loader: Loader, tokenizer: Tokenizer, settings:
             for shard in largest
             if (calls := list(islice(image_calls([shard], tokenizer), num_first * _CALLS_TRIED)))
         ]
-        tried = [[result for result in shard_results if result.rows] for shard_results in tried]
+        tried = [[result for result in shard_results if result.images] for shard_results in tried]
         results = [result for shard_results in tried for result in shard_results]
         later = [result for shard_results in tried for result in shard_results[num_first:] or shard_results]
         num_read = sum(len(result.call.images) for result in results)

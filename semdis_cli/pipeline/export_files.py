@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from semdis_cli.errors import RefusedNameError, StoreError, UsageError
-from semdis_cli.events import BatchDone, Event, Failure, ShardFailed, StageTimes
+from semdis_cli.events import Event, Failure, ShardFailed, StageTimes, TimeSpent
 from semdis_cli.files.atomic import explain_write_error, publish, publish_below
 from semdis_cli.files.disk import unnamed_file
 from semdis_cli.pipeline.export_source import ExportSettings, ShardReader, batch_done
@@ -68,7 +68,7 @@ class FileExport:
         except StoreError as error:
             yield ShardFailed(stored.path.name, str(error), len(keys))
             return
-        yield BatchDone(0, 0.0, StageTimes(read_s=time.perf_counter() - started))
+        yield TimeSpent(StageTimes(read_s=time.perf_counter() - started))
         wanted = set(keys)
         rows = [row for row, key in enumerate(shard.keys) if key in wanted]
         for start in range(0, len(rows), _ROWS_AT_ONCE):
@@ -82,12 +82,12 @@ class FileExport:
             if isinstance(outcome, Failure):
                 yield outcome
                 continue
-            num_written += shard.keys[row] not in self._done
+            num_written += shard.records[row].key not in self._done
             table.add(outcome)
         yield batch_done(shard, num_written, StageTimes(write_s=time.perf_counter() - started))
 
     def _write_row(self, shard: Shard, row: int) -> SampleRecord | Failure:
-        key = shard.keys[row]
+        key = shard.records[row].key
         try:
             sample = make_sample(shard, row, self._settings.member, self._settings.npy_dtype)
         except ValueError as error:

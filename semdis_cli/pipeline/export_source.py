@@ -94,5 +94,5 @@ class ShardReader:
 
 def batch_done(shard: Shard, num_images: int, times: StageTimes) -> BatchDone:
     """`num_images` of a shard's are written."""
-    height, width = shard.geometries[0].bucket
+    height, width = shard.records[0].geometry.bucket
     return BatchDone(num_images, num_images * height * width / 1e6, times)

@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 from semdis_cli.errors import StoreError
-from semdis_cli.events import BatchDone, Event, Failure, ShardFailed, StageTimes
+from semdis_cli.events import Event, Failure, ShardFailed, StageTimes, TimeSpent
 from semdis_cli.files.atomic import publish
 from semdis_cli.files.tar import TAR_END, tar_member
 from semdis_cli.pipeline.export_source import ExportSettings, ShardReader, batch_done
@@ -62,7 +62,7 @@ class TarExport:
                 publish(self._root / tar.name, self._chunks(chain([first], samples)))
             elapsed_s = time.perf_counter() - started
             yield from events
-            yield BatchDone(0, 0.0, StageTimes(write_s=max(0.0, elapsed_s - _read_s(events))))
+            yield TimeSpent(StageTimes(write_s=max(0.0, elapsed_s - _read_s(events))))
 
     def _cut(self) -> list[_PlannedTar]:
         """Fill tar after tar with the images of shard after shard."""
@@ -114,7 +114,7 @@ class TarExport:
                 events.append(ShardFailed(stored.path.name, str(error), len(keys)))
                 continue
             rows, failures = {key: row for row, key in enumerate(shard.keys)}, 0
-            events.append(BatchDone(0, 0.0, StageTimes(read_s=time.perf_counter() - started)))
+            events.append(TimeSpent(StageTimes(read_s=time.perf_counter() - started)))
             for key in keys:
                 try:
                     yield make_sample(shard, rows[key], self._settings.member, self._settings.npy_dtype)
@@ -125,11 +125,11 @@ class TarExport:
 
     def _chunks(self, samples: Iterator[Sample]) -> Iterator[bytes]:
         for sample in samples:
-            name, json_name = self._member_names([sample.record.key])
+            name, json_name = self._member_names([sample.record.image.key])
             yield tar_member(name, sample.data)
             yield tar_member(json_name, sample.record.to_bytes())
         yield TAR_END
 
 
 def _read_s(events: Sequence[Event]) -> float:
-    return sum(event.times.read_s for event in events if isinstance(event, BatchDone))
+    return sum(event.times.read_s for event in events if isinstance(event, TimeSpent))

@@ -5,15 +5,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from semdis_cli.errors import StoreError
-from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardPublished, StageTimes
+from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardPublished, StageTimes, TimeSpent
 from semdis_cli.pipeline.report import RunTotals
-from semdis_cli.records import LoadedImage, PlannedImage, SourceImage
+from semdis_cli.records import EncodedImage, PlannedImage, SourceImage
 from semdis_cli.settings import ShardSettings
 from semdis_cli.store.exchange.found_samples import FoundSample, FoundSamples
-from semdis_cli.store.shards import Shard
 from semdis_cli.store.writing.changes import Hashes, find_changes
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.latent_set import LatentSetWriter
@@ -21,7 +18,6 @@ from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, pl
 from semdis_cli.store.writing.shard_writer import ShardWriter
 
 _IMAGES_AT_ONCE = 256
-_NO_PIXELS = torch.empty(3, 0, 0, dtype=torch.uint8)
 
 
 def gather(found: FoundSamples, settings: ShardSettings, output: Path) -> Iterator[Event]:
@@ -35,7 +31,7 @@ def gather(found: FoundSamples, settings: ShardSettings, output: Path) -> Iterat
 
     def hashes(images: Sequence[SourceImage]) -> Iterator[str]:
         """What the files that the latents were made from are known by; it is on record."""
-        return (samples[image.key].source_sha256 for image in images)
+        return (samples[image.key].source.sha256 for image in images)
 
     with LatentSetWriter(
         output,
@@ -58,7 +54,7 @@ def gather(found: FoundSamples, settings: ShardSettings, output: Path) -> Iterat
         for planned in latents.remaining:
             with latents.open_shard(planned, found.layout) as shard:
                 yield from map(totals.add, _gather_shard(planned, found, samples, shard))
-            yield totals.add(BatchDone(0, 0.0, StageTimes(write_s=shard.publish_s)))
+            yield totals.add(TimeSpent(StageTimes(write_s=shard.publish_s)))
             if shard.published is not None:
                 yield ShardPublished(planned.name, shard.num_images, shard.published.num_bytes)
 
@@ -81,7 +77,7 @@ def plan_gather(
 
     `provenance`: the record under which those of the first version are kept.
     """
-    images = [SourceImage(sample.key, Path(sample.data.path), sample.source_bytes) for sample in found.samples]
+    images = [SourceImage(sample.key, Path(sample.data.path), sample.source.num_bytes) for sample in found.samples]
     changes = find_changes(base, images, found.failures, hashes)
     known = {sample.key: sample for sample in found.samples}
     shards: list[PlannedShard] = []
@@ -114,16 +110,10 @@ def _gather_shard(
                 shard.add_failure(failure)
                 yield failure
                 continue
-            shard.add(_as_loaded(one), one.latents[0])
+            shard.add(EncodedImage(one.records[0], one.latents[0]))
             num_ok += 1
         megapixels = num_ok * planned.bucket[0] * planned.bucket[1] / 1e6
         yield BatchDone(num_ok, megapixels, StageTimes(read_s=time.perf_counter() - started))
-
-
-def _as_loaded(one: Shard) -> LoadedImage:
-    """What a set notes of an image, without its pixels: they are not needed any more."""
-    source = one.sources[0]
-    return LoadedImage(one.keys[0], _NO_PIXELS, one.geometries[0], source.num_bytes, source.sha256, source.notes)
 
 
 def _megapixels(shards: tuple[PlannedShard, ...]) -> float:

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from semdis_cli.events import BatchDone, Event, RunFinished, StageTimes
+from semdis_cli.events import BatchDone, Event, RunFinished, StageTimes, TimeSpent
 from semdis_cli.files.atomic import publish
 from semdis_cli.files.json_text import escape_name, strict_json
 from semdis_cli.model.tokenizer import Tokenizer
@@ -28,11 +28,14 @@ class RunTotals:
         self._times = StageTimes()
 
     def add(self, event: Event) -> Event:
-        """Hand an event on, and count it if it is a batch."""
-        if isinstance(event, BatchDone):
-            self._num_images += event.num_images
-            self._megapixels += event.megapixels
-            self._times = self._times + event.times
+        """Hand an event on; count the images and the time that it tells of."""
+        match event:
+            case BatchDone():
+                self._num_images += event.num_images
+                self._megapixels += event.megapixels
+                self._times += event.times
+            case TimeSpent():
+                self._times += event.times
         return event
 
     def finish(

@@ -189,16 +189,16 @@ class _Roundtrip:
         if not images:
             return _RoundtripCall([], [], failures, 0.0, times)
         try:
-            with self._memory.taking(images[0].geometry.bucket, len(images)):
+            with self._memory.taking(images[0].record.geometry.bucket, len(images)):
                 encoded = timed(encode_images, images, self.tokenizer, self.latents.sample_seed)
                 times += StageTimes(encode_s=encoded.seconds)
                 images, stored, unusable = self._stored(images, encoded.value)
                 failures += unusable
                 if not images:
                     return _RoundtripCall([], [], failures, 0.0, times)
-                decoded = timed(self.tokenizer.decode, stored, [image.key for image in images], self.sampling)
+                decoded = timed(self.tokenizer.decode, stored, [image.record.key for image in images], self.sampling)
         except UnreadableImageError as error:
-            failures += [Failure(image.key, str(error)) for image in images]
+            failures += [Failure(image.record.key, str(error)) for image in images]
             return _RoundtripCall([], [], failures, 0.0, times)
         scores, writing = self._measure(images, decoded.value)
         times += StageTimes(decode_s=decoded.seconds)
@@ -220,10 +220,11 @@ class _Roundtrip:
         """PSNR of `reconstructions`, uint8 [B,3,H,W], and their files, which are being written."""
         scores, writing = [], []
         for image, reconstruction in zip(images, reconstructions, strict=True):
-            kept = undo_padding(reconstruction.numpy(), image.geometry)
-            given = undo_padding(image.pixels.numpy(), image.geometry)
-            scores.append(ImageMeasured(image.key, _psnr_db(kept, given)))
-            writing.append(self.writer.submit(image.key, kept))
+            key, geometry = image.record.key, image.record.geometry
+            kept = undo_padding(reconstruction.numpy(), geometry)
+            given = undo_padding(image.pixels.numpy(), geometry)
+            scores.append(ImageMeasured(key, _psnr_db(kept, given)))
+            writing.append(self.writer.submit(key, kept))
         return scores, writing
 
 

@@ -191,7 +191,8 @@ def decode_single(
     for shard in stream:
         assert isinstance(shard, Shard), "one file that is bad is no stream"
         check_fit(shard, tokenizer, shard.keys, _NAME)
-        if refused := memory.refused(shard.geometries[0].bucket, shard.keys):
+        [record] = shard.records
+        if refused := memory.refused(record.geometry.bucket, shard.keys):
             num_failed += 1
             yield from refused
             continue
@@ -199,9 +200,9 @@ def decode_single(
             images, decode_s = timed(tokenizer.decode, shard.latents.float(), shard.keys, sampling)
         except UnreadableImageError as error:
             num_failed += 1
-            yield Failure(shard.keys[0], str(error))
+            yield Failure(record.key, str(error))
             continue
-        file = timed(image_file, undo_padding(images[0].numpy(), shard.geometries[0]), settings.write)
+        file = timed(image_file, undo_padding(images[0].numpy(), record.geometry), settings.write)
         write(file.value)
         num_ok += 1
         megapixels = images.shape[2] * images.shape[3] / 1e6

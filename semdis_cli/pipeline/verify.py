@@ -15,7 +15,7 @@ from typing import Any
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import Event, Failure, Planning, Problem, VerifyFinished
 from semdis_cli.files.atomic import PublishedFile
-from semdis_cli.records import SourceImage
+from semdis_cli.records import ImageRecord, SourceImage
 from semdis_cli.sources.source_bytes import open_source
 from semdis_cli.sources.sources import FoundImages
 from semdis_cli.store.index import IndexRow, read_rows
@@ -27,7 +27,7 @@ from semdis_cli.wording import count
 
 _HASHED_AT_ONCE = 1024
 
-_Pair = tuple[IndexRow, SourceImage]
+_Pair = tuple[ImageRecord, SourceImage]
 
 
 def verify(path: Path, settings: VerifySettings, sources: FoundImages | None = None) -> Iterator[Event]:
@@ -124,8 +124,8 @@ def _compare_sizes(path: Path, sources: FoundImages) -> Iterator[Problem | _Pair
         what = _difference(row, found)
         if what is not None:
             yield Problem(key, "source", what)
-        elif row is not None and row.is_ok and isinstance(found, SourceImage):
-            yield row, found
+        elif row is not None and row.record is not None and row.is_ok and isinstance(found, SourceImage):
+            yield row.record, found
 
 
 def _difference(row: IndexRow | None, found: SourceImage | Failure | None) -> str | None:
@@ -139,21 +139,21 @@ def _difference(row: IndexRow | None, found: SourceImage | Failure | None) -> st
         what = found.reason if row.error is None else None
     elif row.is_removed:
         what = "is there again, but marked as removed in the index"
-    elif row.is_ok and row.num_bytes != found.num_bytes:
-        what = f"changed: {count(found.num_bytes, 'byte')}, but {row.num_bytes:,} when it was encoded"
+    elif row.source is not None and row.source.num_bytes != found.num_bytes:
+        what = f"changed: {count(found.num_bytes, 'byte')}, but {row.source.num_bytes:,} when it was encoded"
     return what
 
 
 def _compare_content(pair: _Pair) -> Problem | None:
-    """A problem if an image is not the one that its row was made from."""
-    row, source = pair
+    """Return a problem if an image is not the one that its latents were made from."""
+    record, source = pair
     try:
         with open_source(source) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except UnreadableImageError as error:
-        return Problem(row.key, "source", str(error))
+        return Problem(record.key, "source", str(error))
     except OSError as error:
-        return Problem(row.key, "source", f"cannot be read ({error.strerror or error})")
-    if digest != row.sha256:
-        return Problem(row.key, "source", "changed: has another sha256 than when it was encoded")
+        return Problem(record.key, "source", f"cannot be read ({error.strerror or error})")
+    if digest != record.source.sha256:
+        return Problem(record.key, "source", "changed: has another sha256 than when it was encoded")
     return None

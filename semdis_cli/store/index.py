@@ -11,50 +11,37 @@ from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
 from semdis_cli.files.json_text import ESCAPED, escape_text, key_fields
 from semdis_cli.files.links import why_unreadable
-from semdis_cli.records import Geometry, LoadedImage
+from semdis_cli.records import FileDigest, Geometry, ImageRecord
 from semdis_cli.store.checks import (
     MALFORMED,
     check_count,
     check_record_key,
-    check_sha256,
     check_shard_name,
     check_text,
-    check_texts,
     parse_json,
 )
+from semdis_cli.store.record import parse_record, row_fields
 
 
 @dataclass(frozen=True, slots=True)
 class IndexRow:
     """What became of one input.
 
-    `error` None: it has latents, and `shard` (file name) and `row` say where. Otherwise the reason, and no place.
-    `num_bytes`, `sha256` of the source file are None where it could not be read. `is_removed`: it has latents, but was
-    no longer among the inputs of the last run.
+    Without an `error` it has latents: `shard` (file name) and `row` say where, and `record` from what. Otherwise there
+    is nothing but the reason. `is_removed`: it has latents, but was no longer among the inputs of the last run.
     """
 
     key: str
     error: str | None = None
-    num_bytes: int | None = None
-    sha256: str | None = None
-    geometry: Geometry | None = None
+    record: ImageRecord | None = None
     shard: str | None = None
     row: int | None = None
-    notes: tuple[str, ...] = ()
     is_removed: bool = False
 
     @classmethod
-    def of_image(cls, image: LoadedImage, shard: str, row: int) -> Self:
+    def of_image(cls, record: ImageRecord, shard: str, row: int) -> Self:
         """The row of an image whose latents are row `row` of `shard`."""
-        return cls(
-            key=image.key,
-            num_bytes=image.num_bytes,
-            sha256=image.sha256,
-            geometry=image.geometry,
-            shard=shard,
-            row=row,
-            notes=tuple(map(escape_text, image.notes)),
-        )
+        return cls(key=record.key, record=record, shard=shard, row=row)
 
     @classmethod
     def of_failure(cls, failure: Failure) -> Self:
@@ -67,6 +54,11 @@ class IndexRow:
         return self.error is None and not self.is_removed
 
     @property
+    def source(self) -> FileDigest | None:
+        """The file that the latents were made from; None without latents."""
+        return self.record.source if self.record is not None else None
+
+    @property
     def status(self) -> str:
         """`ok`, `failed` or `removed`, as written."""
         if self.error is not None:
@@ -75,17 +67,9 @@ class IndexRow:
 
     def to_json(self) -> dict[str, Any]:
         """The row as written, absent facts left out."""
-        fields: dict[str, Any] = {**key_fields(self.key), "status": self.status}
-        optional = {
-            "error": self.error,
-            "num_bytes": self.num_bytes,
-            "sha256": self.sha256,
-            "geometry": self.geometry and self.geometry.to_json(),
-            "shard": self.shard,
-            "row": self.row,
-            "notes": list(self.notes) or None,
-        }
-        return fields | {name: value for name, value in optional.items() if value is not None}
+        if self.record is None:
+            return {**key_fields(self.key), "status": self.status, "error": self.error}
+        return {**row_fields(self.record), "status": self.status, "shard": self.shard, "row": self.row}
 
     @classmethod
     def from_json(cls, fields: Any) -> Self:
@@ -105,14 +89,12 @@ class IndexRow:
     def _ok(cls, fields: dict[str, Any]) -> Self:
         if fields["status"] not in {"ok", "removed"} or "error" in fields:
             raise ValueError("status and error disagree")
+        record = parse_record(check_record_key(fields), Geometry.from_json(fields["geometry"]), fields)
         return cls(
-            key=check_record_key(fields),
-            num_bytes=check_count(fields["num_bytes"]),
-            sha256=check_sha256(fields["sha256"]),
-            geometry=Geometry.from_json(fields["geometry"]),
+            key=record.key,
+            record=record,
             shard=check_shard_name(fields["shard"]),
             row=check_count(fields["row"]),
-            notes=check_texts(fields.get("notes", [])),
             is_removed=fields["status"] == "removed",
         )
 

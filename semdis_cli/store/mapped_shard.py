@@ -20,9 +20,9 @@ from semdis_cli.files.json_text import ESCAPED
 from semdis_cli.files.links import or_pointer, why_unreadable
 from semdis_cli.records import Geometry
 from semdis_cli.store.checks import MALFORMED, check_count, check_keys, check_object
+from semdis_cli.store.record import SOURCE_FIELDS
 from semdis_cli.store.shard_header import (
     HeaderText,
-    SourceRecord,
     check_fields,
     check_record_sha256,
     no_shard,
@@ -31,7 +31,6 @@ from semdis_cli.store.shard_header import (
 from semdis_cli.store.shards import STORE_DTYPES
 
 _GEOMETRY_FIELDS = {field.name for field in fields(Geometry)}
-_SOURCE_FIELDS = {field.name for field in fields(SourceRecord)}
 _GEOMETRY_PAIRS = itemgetter("source", "resized", "crop", "image", "bucket")
 _PAIRS = struct.Struct("<10q")
 
@@ -139,7 +138,7 @@ def _shrink(fields: dict[str, Any]) -> dict[str, Any] | bytes | None:
     if fields.keys() == _GEOMETRY_FIELDS:
         (a, b), (c, d), (e, f), (g, h), (i, j) = _GEOMETRY_PAIRS(fields)
         return _PAIRS.pack(a, b, c, d, e, f, g, h, i, j)
-    return None if fields.keys() == _SOURCE_FIELDS else fields
+    return None if fields.keys() == SOURCE_FIELDS else fields
 
 
 def _parse_record(record: dict[str, Any], shape: tuple[int, int, int, int]) -> ShardRecord:

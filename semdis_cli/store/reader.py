@@ -50,14 +50,13 @@ class LatentSource:
             raise StoreError(f"{error}{verify_hint(self.path) if self.path.is_dir() else ''}") from error
         if shard.provenance != (self.provenance if stored.provenance is None else stored.provenance):
             raise StoreError(f"{stored.path}: made with other settings than the set it lies in")
-        if len(shard.keys) != stored.num_images:
-            raise StoreError(
-                f"{stored.path}: holds {len(shard.keys)} latents, but the manifest says {stored.num_images}"
-            )
+        keys = shard.keys
+        if len(keys) != stored.num_images:
+            raise StoreError(f"{stored.path}: holds {len(keys)} latents, but the manifest says {stored.num_images}")
         for key, row in stored.rows.items():
-            if row >= len(shard.keys) or shard.keys[row] != key:
+            if row >= len(keys) or keys[row] != key:
                 raise StoreError(f"{stored.path}: has no latents of {key!r:.80} in row {row}, but the index says so")
-        return shard if len(stored.rows) == len(shard.keys) else shard.select(tuple(stored.rows.values()))
+        return shard if len(stored.rows) == len(keys) else shard.select(tuple(stored.rows.values()))
 
 
 def open_latents(path: Path) -> LatentSource:

@@ -19,7 +19,7 @@ from semdis_cli.errors import StoreError
 from semdis_cli.files.disk import open_at_once
 from semdis_cli.files.json_text import ESCAPED
 from semdis_cli.files.links import or_pointer, why_unreadable
-from semdis_cli.records import Geometry
+from semdis_cli.records import Geometry, ImageRecord
 from semdis_cli.store.checks import (
     MALFORMED,
     check_count,
@@ -27,9 +27,9 @@ from semdis_cli.store.checks import (
     check_object,
     check_sha256,
     check_text,
-    check_texts,
     parse_json,
 )
+from semdis_cli.store.record import check_source, parse_record
 
 FORMAT_VERSION = 1
 TENSOR_NAME = "latents"
@@ -52,40 +52,18 @@ _RECORD_FIELDS = {
 _SHA256_FIELD = b',"record_sha256":"'  # never the first field of a record, whose names are sorted
 
 
-@dataclass(frozen=True, slots=True)
-class SourceRecord:
-    """The file that a row was made from: its size and sha256 (hex), and the notes that reading it left."""
-
-    num_bytes: int
-    sha256: str
-    notes: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {"num_bytes": self.num_bytes, "sha256": self.sha256, "notes": list(self.notes)}
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Self:
-        """Inverse of `to_json`. Raises one of `MALFORMED` on anything else."""
-        if set(fields) != {"num_bytes", "sha256", "notes"}:
-            raise ValueError(f"a source has other fields: {sorted(fields)}")
-        return cls(check_count(fields["num_bytes"]), check_sha256(fields["sha256"]), check_texts(fields["notes"]))
-
-
 @dataclass(frozen=True)
 class ShardHeader:
     """The record of one shard, and where its latents lie.
 
-    `shape` [N,Z,h,w], in `dtype`; `keys`, `geometries` and `sources` per row; `provenance`: the settings that made it;
-    the latents are the `payload_bytes` from byte `payload_start` on, which is to the end of the file.
+    `shape` [N,Z,h,w], in `dtype`; `records` per row; `provenance`: the settings that made it; the latents are the
+    `payload_bytes` from byte `payload_start` on, which is to the end of the file.
     """
 
     dtype: str
     shape: tuple[int, int, int, int]
     latents_sha256: str
-    keys: tuple[str, ...]
-    geometries: tuple[Geometry, ...]
-    sources: tuple[SourceRecord, ...]
+    records: tuple[ImageRecord, ...]
     provenance: dict[str, Any]
     payload_start: int
 
@@ -214,19 +192,17 @@ def check_record_sha256(text: bytes) -> None:
 
 def _parse_record(record: dict[str, Any], payload_start: int) -> ShardHeader:
     N, Z, h, w = map(check_count, record["shape"])
+    keys, geometries = check_keys(record["keys"], record.get(ESCAPED)), _parse_geometries(record["geometry"])
+    if 0 in (N, Z, h, w) or {len(set(keys)), len(keys), len(geometries), len(record["sources"])} != {N}:
+        raise ValueError("rows, keys, geometries and sources do not go together")
     header = ShardHeader(
         dtype=record["dtype"],
         shape=(N, Z, h, w),
         latents_sha256=check_sha256(record["latents_sha256"]),
-        keys=check_keys(record["keys"], record.get(ESCAPED)),
-        geometries=_parse_geometries(record["geometry"]),
-        sources=tuple(map(SourceRecord.from_json, record["sources"])),
+        records=tuple(map(parse_record, keys, geometries, map(check_source, record["sources"]))),
         provenance=check_object(record["provenance"]),
         payload_start=payload_start,
     )
-    num_rows = {len(set(header.keys)), len(header.keys), len(header.geometries), len(header.sources)}
-    if 0 in header.shape or num_rows != {N}:
-        raise ValueError("rows, keys, geometries and sources do not go together")
     _check_settings(header)
     return header
 
@@ -249,7 +225,7 @@ def _check_settings(header: ShardHeader) -> None:
     _, Z, h, w = header.shape
     if (header.dtype, Z) != (header.provenance["dtype"], channels):
         raise ValueError("its dtype or channels are not those of its settings")
-    if {geometry.bucket for geometry in header.geometries} != {(h * patch, w * patch)}:
+    if {record.geometry.bucket for record in header.records} != {(h * patch, w * patch)}:
         raise ValueError(f"an image's size does not fit latents of {h}x{w} positions")
 
 

@@ -8,6 +8,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,13 @@ from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import PublishedFile, publish
 from semdis_cli.files.json_text import ESCAPED, escape_name, is_strange
 from semdis_cli.files.links import or_pointer, why_unreadable
-from semdis_cli.records import Geometry
+from semdis_cli.records import ImageRecord
 from semdis_cli.store.checks import MALFORMED
+from semdis_cli.store.record import source_fields
 from semdis_cli.store.shard_header import (
     FORMAT_VERSION,
     METADATA_KEY,
     TENSOR_NAME,
-    SourceRecord,
     canonical_json,
     no_shard,
     parse_header,
@@ -38,25 +39,22 @@ STORE_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32":
 class Shard:
     """The contents of one shard file.
 
-    `latents` [N,Z,h,w] in the stored dtype; `keys`, `geometries` and `sources` per row; `provenance`: the settings that
-    made it.
+    `latents` [N,Z,h,w] in the stored dtype; `records` per row, without columns; `provenance`: the settings that made
+    it.
     """
 
     latents: Tensor
-    keys: tuple[str, ...]
-    geometries: tuple[Geometry, ...]
-    sources: tuple[SourceRecord, ...]
+    records: tuple[ImageRecord, ...]
     provenance: dict[str, Any]
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """The key of each row."""
+        return tuple(record.key for record in self.records)
 
     def select(self, rows: Sequence[int]) -> "Shard":
         """A shard of some of the rows."""
-        return Shard(
-            latents=self.latents[list(rows)],
-            keys=tuple(self.keys[row] for row in rows),
-            geometries=tuple(self.geometries[row] for row in rows),
-            sources=tuple(self.sources[row] for row in rows),
-            provenance=self.provenance,
-        )
+        return Shard(self.latents[list(rows)], tuple(self.records[row] for row in rows), self.provenance)
 
 
 def write_shard(path: Path, shard: Shard) -> PublishedFile:
@@ -73,8 +71,8 @@ def shard_bytes(shard: Shard) -> bytes:
         "shape": list(latents.shape),
         "latents_sha256": hashlib.sha256(_payload(latents)).hexdigest(),
         "keys": list(map(escape_name, shard.keys)),
-        "geometry": [geometry.to_json() for geometry in shard.geometries],
-        "sources": [source.to_json() for source in shard.sources],
+        "geometry": [record.geometry.to_json() for record in shard.records],
+        "sources": list(map(source_fields, shard.records)),
         "provenance": shard.provenance,
     }
     if any(map(is_strange, shard.keys)):
@@ -112,7 +110,7 @@ def parse_shard(data: bytes, place: str) -> Shard:
     except MALFORMED as error:
         raise no_shard(place, error) from error
     latents = torch.frombuffer(bytearray(payload), dtype=STORE_DTYPES[header.dtype]).view(header.shape)
-    return Shard(latents, header.keys, header.geometries, header.sources, header.provenance)
+    return Shard(latents, header.records, header.provenance)
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

@@ -82,7 +82,7 @@ def init_model(
     for batch in loader.batches(images, _IMAGES_PER_BATCH):
         batch_megapixels = 0.0
         for image in batch.images:
-            height, width = image.geometry.image
+            height, width = image.record.geometry.image
             moments.add(image.pixels[:, :height, :width])
             batch_megapixels += height * width / 1e6
         yield BatchDone(len(batch.images), batch_megapixels, StageTimes(read_s=batch.read_s))

@@ -348,7 +348,7 @@ def test_a_process_that_fails_says_why_and_takes_no_module_from_the_working_fold
     (tmp_path / "torch.py").write_text("raise RuntimeError('not this one')")
     monkeypatch.chdir(tmp_path)
     request = Request("encode", str(tmp_path), None, RUN, 1, (32, 32), {})
-    with pytest.raises(UsageError, match=r"semdis_cli\.pipeline\.bench\.child ended with 1: .*config\.json"):
+    with pytest.raises(UsageError, match=r"semdis_cli\.bench\.child ended with 1: .*config\.json"):
         ask_child(request)
 
 

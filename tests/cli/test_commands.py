@@ -213,10 +213,10 @@ def test_each_way_to_size_images_gives_its_grid_and_decodes_to_its_size(
     [shard] = shards(tmp_path / "latents")
     assert shard.name == f"00000000-{grid}.safetensors" or decoded is None
     [row] = read_rows(tmp_path / "latents" / "index.jsonl")
-    assert row.geometry is not None
+    assert row.record is not None
     assert run("decode").code == 0
     with Image.open(tmp_path / "decoded" / "roman-colosseum.png") as image:
-        assert (image.height, image.width) == (decoded or row.geometry.image)
+        assert (image.height, image.width) == (decoded or row.record.geometry.image)
 
 
 def test_transparent_pixels_show_the_background_asked_for(run: Run, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from semdis_cli.store.index import IndexRow, to_line
 from semdis_cli.store.manifest import Manifest, ShardEntry
 from semdis_cli.store.shards import STORE_DTYPES, Shard, write_shard
 from semdis_cli.store.statistics import ChannelSums
-from tests.store import CHANNELS, PROVENANCE, geometry_of, latents_of, make_shard
+from tests.store import CHANNELS, PROVENANCE, geometry_of, latents_of, make_shard, with_keys
 from tests.store.test_shards import EDITS, edited_header, metadata_of, payload_start
 
 WIDE, SQUARE = (16, 32), (32, 32)
@@ -73,9 +73,9 @@ def set_by_hand(root: Path, *shards: Shard, removed: Collection[str] = ()) -> Se
     rows: dict[str, dict[str, Any]] = {}
     for name, shard in named.items():
         write_shard(root / "shards" / name, shard)
-        for number, (key, geometry, source) in enumerate(zip(shard.keys, shard.geometries, shard.sources, strict=True)):
-            row = IndexRow(key, None, source.num_bytes, source.sha256, geometry, name, number, source.notes)
-            rows[key] = dataclasses.replace(row, is_removed=key in removed).to_json()
+        for number, record in enumerate(shard.records):
+            row = IndexRow.of_image(record, name, number)
+            rows[record.key] = dataclasses.replace(row, is_removed=record.key in removed).to_json()
     num_rows = sum(len(shard.keys) for shard in shards)
     num_removed = len(rows.keys() & set(removed))
     totals = {"ok": len(rows) - num_removed, "removed": num_removed, "superseded": num_rows - len(rows)}
@@ -247,9 +247,7 @@ any_key = st.text(st.characters(codec=None, exclude_categories=())) | st.binary(
 @given(keys=st.sets(any_key, min_size=1, max_size=6))
 def test_any_key_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, keys: set[str]) -> None:
     path = tmp_path_factory.mktemp("keys") / "shard"
-    geometries = (geometry_of(SQUARE),) * len(keys)
-    shard = dataclasses.replace(make_shard(tuple("abcdef"[: len(keys)])), keys=tuple(keys), geometries=geometries)
-    write_shard(path, shard)
+    write_shard(path, with_keys(make_shard(tuple("abcdef"[: len(keys)])), tuple(keys)))
     assert [item.key for item in LatentDataset(path)] == sorted(keys)
 
 
@@ -429,8 +427,8 @@ def test_opening_keeps_little_of_each_latent_and_needs_little_more(tmp_path: Pat
 
 def make_shard_of_zeros(keys: tuple[str, ...]) -> Shard:
     one = make_shard(("a",), bucket=(16, 16))
-    repeated = (one.geometries * len(keys), one.sources * len(keys))
-    return Shard(one.latents.new_zeros(len(keys), CHANNELS, 1, 1), keys, *repeated, one.provenance)
+    records = tuple(dataclasses.replace(one.records[0], key=key) for key in keys)
+    return Shard(one.latents.new_zeros(len(keys), CHANNELS, 1, 1), records, one.provenance)
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from semdis_cli.store.exchange.npy import npy_bytes
 from semdis_cli.store.exchange.samples import find_samples
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.reader import open_latents
+from semdis_cli.store.record import source_fields
 from semdis_cli.store.shards import Shard, parse_shard, read_shard, write_shard
 from tests.store import KEYS, PROVENANCE, SmallPlan, are_equal, contents, make_plan, make_shard, write_set
 
@@ -129,9 +130,8 @@ def test_a_set_with_failures_comes_back_without_them(tmp_path: Path, way: str) -
         {row.key: row for row in read_rows(tmp_path / name / "index.jsonl")} for name in ("back", "latents")
     )
     assert ours.keys() == {key for key, row in theirs.items() if row.is_ok} == set(GOOD_KEYS)
-    facts = [(row.sha256, row.num_bytes, row.geometry, row.notes) for key, row in sorted(ours.items())]
-    assert facts == [
-        (row.sha256, row.num_bytes, row.geometry, row.notes) for key, row in sorted(theirs.items()) if row.is_ok
+    assert [row.record for _, row in sorted(ours.items())] == [
+        row.record for _, row in sorted(theirs.items()) if row.is_ok
     ]
     before, after = latents_in(root), latents_in(tmp_path / "back")
     assert all(are_equal(before[key], after[key]) for key in GOOD_KEYS)
@@ -177,7 +177,7 @@ def test_only_what_is_to_be_served_leaves(tmp_path: Path) -> None:
     export_to(tmp_path / "out", root, "safetensors")
     files = {path.relative_to(tmp_path / "out").as_posix(): path for path in tmp_path.glob("out/**/*.safetensors")}
     assert files.keys() == {f"{key}.safetensors" for key in GOOD_KEYS[1:]}
-    assert read_shard(files["c.png.safetensors"]).sources[0].num_bytes == len("c.png") + 7
+    assert read_shard(files["c.png.safetensors"]).records[0].source.num_bytes == len("c.png") + 7
 
 
 def test_one_shard_alone_is_exported_as_well(root: Path, tmp_path: Path) -> None:
@@ -220,8 +220,8 @@ def check_samples(samples: list[dict[str, Any]], root: Path) -> None:
             assert np.array_equal(np.frombuffer(sample["npy"][128:], "<f4"), shard.latents.float().numpy().ravel())
         else:
             assert are_equal(parse_shard(sample["safetensors"], "sample"), shard)
-        assert facts["geometry"] == shard.geometries[0].to_json()
-        assert facts["source"] == shard.sources[0].to_json()
+        assert facts["geometry"] == shard.records[0].geometry.to_json()
+        assert facts["source"] == source_fields(shard.records[0])
         assert facts["whitened"] is True
 
 

@@ -31,6 +31,7 @@ from semdis_cli.settings import (
 from semdis_cli.sources.sources import find_images
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shards import Shard, parse_shard, shard_bytes
+from tests.store import with_keys
 from tests.worlds import save_tiny_model
 
 # Two sizes, so that a stream has batches of two shapes, and a file that is no image.
@@ -232,13 +233,13 @@ def strangers(members: Members) -> Iterator[tuple[str, bytes, str]]:
         "settings",
     )
     yield "again", first, "came before"
-    yield "out", change(other, lambda shard: replace(shard, keys=("../out.png",))), "would leave the output folder"
-    yield "absolute", change(other, lambda shard: replace(shard, keys=("/tmp/out.png",))), "would leave the output"
-    yield "folder", change(other, lambda shard: replace(shard, keys=("b/c.png/x.png",))), "another image's, or a folder"
+    yield "out", change(other, lambda shard: with_keys(shard, ["../out.png"])), "would leave the output folder"
+    yield "absolute", change(other, lambda shard: with_keys(shard, ["/tmp/out.png"])), "would leave the output"
+    yield "folder", change(other, lambda shard: with_keys(shard, ["b/c.png/x.png"])), "another image's, or a folder"
     yield "empty", b"", "not a semdis shard"
     double = parse_shard(members[2][1], "test")
-    rows = replace(double, keys=("x", "y"), geometries=double.geometries * 2, sources=double.sources * 2)
-    yield "two", shard_bytes(replace(rows, latents=double.latents.repeat(2, 1, 1, 1))), "holds 2 images"
+    rows = replace(double, latents=double.latents.repeat(2, 1, 1, 1), records=double.records * 2)
+    yield "two", shard_bytes(with_keys(rows, ["x", "y"])), "holds 2 images"
     yield "nan", change(other, lambda shard: replace(shard, latents=shard.latents * float("nan"))), "not finite"
     yield (
         "grid",

@@ -4,7 +4,7 @@ import hashlib
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from semdis_cli.events import Failure
-from semdis_cli.records import Geometry, LoadedImage, PlannedImage, SourceImage
+from semdis_cli.records import NO_COLUMNS, EncodedImage, FileDigest, Geometry, ImageRecord, PlannedImage, SourceImage
 from semdis_cli.store.manifest import Manifest
-from semdis_cli.store.shard_header import SourceRecord
 from semdis_cli.store.shards import STORE_DTYPES, Shard
 from semdis_cli.store.writing.changes import find_changes
 from semdis_cli.store.writing.finished import NO_BASE, Base
@@ -64,16 +63,27 @@ def make_shard(
 ) -> Shard:
     """A shard with one row of latents per key."""
     latents = torch.stack([latents_of(key, bucket) for key in keys]).to(STORE_DTYPES[dtype])
-    sources = tuple(SourceRecord(len(key), _sha256(key), ("made up",)) for key in keys)
-    return Shard(latents, keys, (geometry_of(bucket),) * len(keys), sources, {**PROVENANCE, "dtype": dtype})
+    records = tuple(record_of(key, bucket) for key in keys)
+    return Shard(latents, records, {**PROVENANCE, "dtype": dtype})
+
+
+def record_of(key: str, bucket: tuple[int, int], num_bytes: int | None = None) -> ImageRecord:
+    """The record of an image whose file has the content `key`."""
+    source = FileDigest(len(key) if num_bytes is None else num_bytes, _sha256(key))
+    return ImageRecord(key, geometry_of(bucket), source, ("made up",))
+
+
+def with_keys(shard: Shard, keys: Sequence[str]) -> Shard:
+    """The same shard, its rows under other keys."""
+    records = (replace(record, key=key) for record, key in zip(shard.records, keys, strict=True))
+    return replace(shard, records=tuple(records))
 
 
 def are_equal(one: Shard, other: Shard) -> bool:
     """Whether two shards are the same, their latents bit for bit."""
     if not have_equal_latents(one, other):
         return False
-    records = [(shard.keys, shard.geometries, shard.sources, shard.provenance) for shard in (one, other)]
-    return records[0] == records[1]
+    return one.records == other.records and one.provenance == other.provenance
 
 
 def have_equal_latents(one: Shard, other: Shard) -> bool:
@@ -142,8 +152,8 @@ def make_plan(keys: tuple[str, ...] = KEYS, shard_images: int = 3, **settings: A
     return SmallPlan({**PROVENANCE, **settings}, keys, shard_images)
 
 
-def write_next(latents: LatentSetWriter) -> None:
-    """Encode and publish the next shard."""
+def write_next(latents: LatentSetWriter, columns: Mapping[str, dict[str, Any]] = NO_COLUMNS) -> None:
+    """Encode and publish the next shard; `columns` of images by key."""
     planned = latents.remaining[0]
     with latents.open_shard(planned, LatentLayout(16, CHANNELS, latents.provenance["dtype"])) as shard:
         for image in planned.images:
@@ -152,18 +162,9 @@ def write_next(latents: LatentSetWriter) -> None:
                 times = image.source.mtime_ns, image.source.ctime_ns
                 shard.add_failure(Failure(key, "is truncated", num_bytes, *times))
                 continue
-            pixels = torch.zeros(3, *image.bucket, dtype=torch.uint8)
-            loaded = LoadedImage(
-                key,
-                pixels,
-                geometry_of(image.bucket),
-                num_bytes,
-                _sha256(key),
-                ("made up",),
-                image.source.mtime_ns,
-                image.source.ctime_ns,
-            )
-            shard.add(loaded, latents_of(key, image.bucket))
+            stored = latents_of(key, image.bucket).to(STORE_DTYPES[latents.provenance["dtype"]])
+            record = replace(record_of(key, image.bucket, num_bytes), columns=columns.get(key, NO_COLUMNS))
+            shard.add(EncodedImage(record, stored, image.source.mtime_ns, image.source.ctime_ns))
 
 
 def write_set(root: Path, plan: SmallPlan | None = None) -> Manifest:

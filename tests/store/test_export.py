@@ -200,11 +200,8 @@ def test_an_image_is_a_shard_of_its_own(dtype: str) -> None:
     sample = make_sample(shard, 1, "safetensors", "float32")
     assert are_equal(parse_shard(sample.data, "here"), shard.select([1]))
     assert sample.record.is_exact
-    assert (sample.record.key, sample.record.geometry, sample.record.source) == (
-        "b/c.png",
-        shard.geometries[1],
-        shard.sources[1],
-    )
+    assert sample.record.image == shard.records[1]
+    assert sample.record.image.key == "b/c.png"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure
 from semdis_cli.files import atomic
-from semdis_cli.records import LoadedImage, PlannedImage, SourceImage
+from semdis_cli.records import EncodedImage, FileDigest, ImageRecord, PlannedImage, SourceImage
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents
@@ -130,11 +130,10 @@ class Folder:
         if file.content.startswith("bad"):
             shard.add_failure(Failure(key, "is truncated", file.num_bytes, file.mtime_ns, file.ctime_ns(key)))
             return
-        pixels = torch.zeros(3, *image.bucket, dtype=torch.uint8)
-        sha256, geometry = sha256_of(file.content), geometry_of(image.bucket)
-        times = file.mtime_ns, file.ctime_ns(key)
-        loaded = LoadedImage(key, pixels, geometry, file.num_bytes, sha256, (), *times)
-        shard.add(loaded, latents_of(key + file.content, image.bucket))
+        source = FileDigest(file.num_bytes, sha256_of(file.content))
+        record = ImageRecord(key, geometry_of(image.bucket), source)
+        latents = latents_of(key + file.content, image.bucket).bfloat16()
+        shard.add(EncodedImage(record, latents, file.mtime_ns, file.ctime_ns(key)))
 
     def check(self) -> None:
         """The set is finished, serves what the files hold now, and nothing else is left in its folder."""
@@ -151,9 +150,10 @@ class Folder:
         sums = ChannelSums.zero(CHANNELS)
         for stored in source.shards:
             shard = source.read(stored)
-            for key, latents, record in zip(shard.keys, shard.latents, shard.sources, strict=True):
+            for latents, record in zip(shard.latents, shard.records, strict=True):
+                key = record.key
                 assert torch.equal(latents, latents_of(key + good[key].content, bucket_of(key)).bfloat16()), key
-                assert record.sha256 == sha256_of(good[key].content)
+                assert record.source.sha256 == sha256_of(good[key].content)
                 sums = sums + ChannelSums.of(latents)
         assert (manifest.num_ok, manifest.num_failed) == (
             len(good),

@@ -12,20 +12,13 @@ from hypothesis import strategies as st
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
-from semdis_cli.records import Geometry
+from semdis_cli.records import FileDigest, Geometry, ImageRecord
 from semdis_cli.store.index import IndexRow, merge_rows, read_rows, to_line
 from tests.store import geometry_of
 
 FAILED = IndexRow.of_failure(Failure("bad.png", "is truncated"))
-OK = IndexRow(
-    key="a.png",
-    num_bytes=10,
-    sha256="ab" * 32,
-    geometry=geometry_of((32, 32)),
-    shard="00000000-2x2.safetensors",
-    row=0,
-    notes=("a note",),
-)
+RECORD = ImageRecord("a.png", geometry_of((32, 32)), FileDigest(10, "ab" * 32), ("a note",))
+OK = IndexRow.of_image(RECORD, "00000000-2x2.safetensors", 0)
 
 quick = settings(deadline=None)
 
@@ -47,25 +40,32 @@ def geometries(draw: st.DrawFn) -> Geometry:
     return Geometry(source=pair(), resized=resized, crop=crop, image=image, bucket=bucket)
 
 
+images = st.builds(
+    ImageRecord,
+    key=file_names,
+    geometry=geometries(),
+    source=st.builds(FileDigest, st.integers(0, 2**63), st.text("0123456789abcdef", min_size=64, max_size=64)),
+    notes=st.lists(st.text(), max_size=2).map(tuple),
+    columns=st.dictionaries(
+        st.text(min_size=1, max_size=5),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+            max_leaves=4,
+        ),
+        max_size=3,
+    ),
+)
 rows = st.one_of(
     st.builds(IndexRow, key=file_names, error=st.text()),
-    st.builds(
-        IndexRow,
-        key=file_names,
-        num_bytes=st.integers(0, 2**63),
-        sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
-        geometry=geometries(),
-        shard=st.just("00000001-2x2.safetensors"),
-        row=st.integers(0, 10**6),
-        notes=st.lists(st.text(), max_size=2).map(tuple),
-    ),
+    st.builds(IndexRow.of_image, images, st.just("00000001-2x2.safetensors"), st.integers(0, 10**6)),
 )
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
     max_leaves=8,
 )
-FIELDS = ("key", "status", "error", "num_bytes", "sha256", "geometry", "shard", "row", "notes")
+FIELDS = ("key", "status", "error", "num_bytes", "sha256", "geometry", "shard", "row", "notes", "columns")
 
 
 # --- one row --------------------------------------------------------------------------------------------------------
@@ -119,6 +119,13 @@ def test_a_row_with_nonsense_in_it_is_refused_or_reads_the_same_again(row: Index
         assert IndexRow.from_json(json.loads(to_line(parsed.to_json()))) == parsed
 
 
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 NOT_ROWS: dict[str, dict[str, Any]] = {
     "no key": {"key": None},
     "a key that is no text": {"key": 5},
@@ -138,6 +145,14 @@ NOT_ROWS: dict[str, dict[str, Any]] = {
     "notes that are one text": {"notes": "a note"},
     "notes that are an object": {"notes": {"a": "note"}},
     "a note that is no text": {"notes": [5]},
+    "columns that are no object": {"columns": ["a caption"]},
+    "columns that are nothing": {"columns": None},
+    "a column without a name": {"columns": {"": "a caption"}},
+    "a caption that is no Unicode text": {"columns": {"caption": "\ud800"}},
+    "a name that is no Unicode text": {"columns": {"\udc80": "a caption"}},
+    "a number that is none": {"columns": {"score": float("nan")}},
+    "a column in which a picture lies": {"columns": {"picture": "0" * 100_000}},
+    "columns nested without end": {"columns": {"deep": nested(100_000)}},
 }
 
 

@@ -294,8 +294,7 @@ def test_every_row_of_the_index_finds_its_latents(root: Path) -> None:
         if row.is_ok:
             assert row.shard is not None
             assert row.row is not None
-            assert shards[row.shard].keys[row.row] == row.key
-            assert shards[row.shard].geometries[row.row] == row.geometry
+            assert shards[row.shard].records[row.row] == row.record
     assert sum(len(shard.keys) for shard in shards.values()) == Manifest.read(root).num_ok
 
 

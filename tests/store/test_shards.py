@@ -126,7 +126,7 @@ def test_equal_shards_give_equal_bytes_however_they_lie_in_memory(tmp_path: Path
     shard = make_shard()
     transposed = shard.latents.transpose(0, 3).contiguous().transpose(0, 3)
     reordered = dict(reversed(shard.provenance.items()))
-    write_shard(tmp_path / "shard", Shard(transposed, shard.keys, shard.geometries, shard.sources, reordered))
+    write_shard(tmp_path / "shard", Shard(transposed, shard.records, reordered))
     assert not transposed.is_contiguous()
     assert (tmp_path / "shard").read_bytes() == written.read_bytes()
 

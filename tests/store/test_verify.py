@@ -27,7 +27,7 @@ from semdis_cli.store.shards import STORE_DTYPES, Shard, read_shard, write_shard
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.verifying.payload import read_payload
 from semdis_cli.store.verifying.verify import ALL_DATA, NO_DATA, Sample, VerifySettings, verify_latents
-from tests.store import KEYS, SmallPlan, contents, make_plan, make_shard, write_next, write_set
+from tests.store import KEYS, SmallPlan, contents, make_plan, make_shard, with_keys, write_next, write_set
 
 Json = dict[str, Any]
 SIDE_FILES = {"seen.jsonl", "report.json"}  # no part of the promise
@@ -211,7 +211,7 @@ def is_read_as(damaged: Path, whole: Path) -> bool:
     for shard, stored in zip(shards, others.shards, strict=True):
         other = others.read(stored)
         assert torch.equal(shard.latents.view(torch.uint8), other.latents.view(torch.uint8))
-        assert (shard.keys, shard.geometries, shard.sources) == (other.keys, other.geometries, other.sources)
+        assert shard.records == other.records
     return True
 
 
@@ -444,7 +444,7 @@ def test_a_shard_with_one_row_less_is_told(root: Path) -> None:
 
 
 def test_a_shard_with_swapped_keys_is_told(root: Path) -> None:
-    rewrite_shard(root, FIRST, lambda shard: replace(shard, keys=shard.keys[::-1]))
+    rewrite_shard(root, FIRST, lambda shard: with_keys(shard, shard.keys[::-1]))
     vouch(root)
     assert [kind for _, kind in told(root)] == ["rows", "rows"]
 
@@ -665,7 +665,7 @@ def test_the_shards_of_an_unfinished_set_are_held_against_the_journal(tmp_path: 
     first, second, third = (tmp_path / "shards" / name for name in (FIRST, SECOND, THIRD))
     first.write_bytes(first.read_bytes()[:-1] + b"\x99")
     second.unlink()
-    rewrite_shard(tmp_path, THIRD, lambda shard: replace(shard, keys=shard.keys[::-1]))
+    rewrite_shard(tmp_path, THIRD, lambda shard: with_keys(shard, shard.keys[::-1]))
     assert third.exists()
     assert [(file, kind) for file, kind in told(tmp_path, ALL_DATA) if kind != "data"] == [
         ("manifest.json", "unfinished"),
@@ -711,7 +711,8 @@ def one_sized(latents: torch.Tensor) -> Shard:
     size = latents.shape[2] * 16, latents.shape[3] * 16
     dtype = str(latents.dtype).removeprefix("torch.")
     shard = make_shard(tuple(f"{number}.png" for number in range(len(latents))), dtype=dtype)
-    return replace(shard, latents=latents, geometries=(Geometry(size, size, (0, 0), size, size),) * len(latents))
+    geometry = Geometry(size, size, (0, 0), size, size)
+    return replace(shard, latents=latents, records=tuple(replace(one, geometry=geometry) for one in shard.records))
 
 
 def test_latents_are_read_in_slices(tmp_path: Path) -> None:

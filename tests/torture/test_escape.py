@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -214,8 +215,8 @@ def write_hostile_shard(path: Path, world: World, keys: list[str]) -> None:
     geometry = Geometry(source=(16, 16), resized=(16, 16), crop=(0, 0), image=(16, 16), bucket=(16, 16))
     first = made.read(made.shards[0])
     latents = zeros(len(keys), *first.latents.shape[1:], dtype=first.latents.dtype)
-    sources = first.sources[:1] * len(keys)
-    data = shard_bytes(Shard(latents, tuple(keys), (geometry,) * len(keys), sources, made.provenance))
+    records = tuple(replace(first.records[0], key=key, geometry=geometry) for key in keys)
+    data = shard_bytes(Shard(latents, records, made.provenance))
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     record = json.loads(header["__metadata__"][METADATA_KEY]) | {"keys": keys}  # as they are: ours would be escaped
     del record["record_sha256"]

@@ -17,7 +17,7 @@ from semdis_cli.files.atomic import PublishedFile, is_temporary
 from semdis_cli.files.json_text import key_fields
 from semdis_cli.files.lock import LOCK_FILE
 from semdis_cli.files.spelling import ANY, clashes, probe_spelling
-from semdis_cli.records import Geometry
+from semdis_cli.records import Geometry, ImageRecord
 from semdis_cli.store.checks import (
     MALFORMED,
     check_count,
@@ -30,7 +30,7 @@ from semdis_cli.store.checks import (
 from semdis_cli.store.exchange.npy import npy_bytes
 from semdis_cli.store.index import to_line
 from semdis_cli.store.manifest import REPORT_FILE
-from semdis_cli.store.shard_header import SourceRecord
+from semdis_cli.store.record import check_source, parse_record, source_fields
 from semdis_cli.store.shards import STORE_DTYPES, Shard, shard_bytes
 from semdis_cli.store.writing.plan import LatentLayout
 from semdis_cli.tensors import is_finite
@@ -150,14 +150,12 @@ def _why_impossible(name: PurePosixPath, num_folder_bytes: int, folders: set[Pur
 
 @dataclass(frozen=True, slots=True)
 class SampleRecord:
-    """What is known of one exported image, beside its latents.
+    """What lies beside the latents of one exported image.
 
     `file`: size and sha256 of the file with the latents. `is_exact`: they are there to the last bit.
     """
 
-    key: str
-    geometry: Geometry
-    source: SourceRecord
+    image: ImageRecord
     is_whitened: bool
     provenance_sha256: str
     file: PublishedFile
@@ -166,9 +164,9 @@ class SampleRecord:
     def to_bytes(self) -> bytes:
         """One line of JSON."""
         fields = {
-            **key_fields(self.key),
-            "geometry": self.geometry.to_json(),
-            "source": self.source.to_json(),
+            **key_fields(self.image.key),
+            "geometry": self.image.geometry.to_json(),
+            "source": source_fields(self.image),
             "whitened": self.is_whitened,
             "provenance_sha256": self.provenance_sha256,
             "file": {"num_bytes": self.file.num_bytes, "sha256": self.file.sha256},
@@ -183,9 +181,9 @@ class SampleRecord:
             fields = check_object(parse_json(data))
             file = check_object(fields["file"])
             record = cls(
-                key=check_record_key(fields),
-                geometry=Geometry.from_json(fields["geometry"]),
-                source=SourceRecord.from_json(fields["source"]),
+                image=parse_record(
+                    check_record_key(fields), Geometry.from_json(fields["geometry"]), check_source(fields["source"])
+                ),
                 is_whitened=bool(fields["whitened"]),
                 provenance_sha256=check_sha256(fields["provenance_sha256"]),
                 file=PublishedFile(check_count(file["num_bytes"]), check_sha256(file["sha256"])),
@@ -222,8 +220,8 @@ def make_sample(shard: Shard, row: int, member: Member, npy_dtype: NpyDtype) -> 
         is_exact = torch.equal(converted.to(torch.float32), latents.to(torch.float32))
         data = npy_bytes(converted)
     file = PublishedFile(len(data), hashlib.sha256(data).hexdigest())
-    facts = one.geometries[0], one.sources[0], bool(shard.provenance["whitened"]), provenance_sha256(shard.provenance)
-    return Sample(data, SampleRecord(one.keys[0], *facts, file, is_exact))
+    facts = bool(shard.provenance["whitened"]), provenance_sha256(shard.provenance)
+    return Sample(data, SampleRecord(one.records[0], *facts, file, is_exact))
 
 
 def provenance_sha256(provenance: dict[str, Any]) -> str:
@@ -250,6 +248,6 @@ def check_rows(shard: Shard, layout: LatentLayout, place: str) -> None:
     if not is_finite(shard.latents):
         raise StoreError(f"{place}: latents that are not finite; not made by semdis encode")
     grid = tuple(side * layout.patch_size for side in shard.latents.shape[-2:])
-    for key, geometry in zip(shard.keys, shard.geometries, strict=True):
-        if geometry.bucket != grid:
-            raise StoreError(f"{place}: the size of {key!r:.80} does not fit its latents; damaged or edited")
+    for record in shard.records:
+        if record.geometry.bucket != grid:
+            raise StoreError(f"{place}: the size of {record.key!r:.80} does not fit its latents; damaged or edited")

@@ -10,6 +10,7 @@ import torch
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
 from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.records import FileDigest
 from semdis_cli.store.exchange.export import EXPORT_MARKER, SampleRecord, check_rows, provenance_sha256
 from semdis_cli.store.exchange.npy import parse_npy
 from semdis_cli.store.shards import STORE_DTYPES, Shard, parse_shard
@@ -40,7 +41,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class FoundSample:
-    """One image's latents, not checked yet; `source_bytes`: size of the file that they were made from.
+    """One image's latents, not checked yet; `source`: the file that they were made from.
 
     `record`: where the rest is said, for an array; a shard says it itself. `version`: of the records of all samples,
     the number of its own.
@@ -48,8 +49,7 @@ class FoundSample:
 
     key: str
     bucket: tuple[int, int]
-    source_bytes: int
-    source_sha256: str
+    source: FileDigest
     data: Place
     record: Place | None = None
     version: int = 0
@@ -105,7 +105,7 @@ class FoundSamples:
         if not torch.equal(stored.to(torch.float32), values.to(torch.float32)):
             raise StoreError(f"{name}: holds values that {self.layout.dtype} cannot hold; damaged or edited")
         provenance = self.records.all[sample.version]
-        return Shard(stored[None], (record.key,), (record.geometry,), (record.source,), provenance)
+        return Shard(stored[None], (record.image,), provenance)
 
 
 @dataclass

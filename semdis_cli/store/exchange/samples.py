@@ -25,7 +25,7 @@ from semdis_cli.store.exchange.found_samples import MAX_LINE_BYTES, FoundSample,
 from semdis_cli.store.exchange.tar_members import read_members
 from semdis_cli.store.index import to_line
 from semdis_cli.store.manifest import MANIFEST_FILE
-from semdis_cli.store.shard_header import SourceRecord
+from semdis_cli.store.record import check_source, parse_record
 from semdis_cli.store.writing.settings import are_of_one_kind, find_differences, mixing_hint
 
 _MAX_HEADER_BYTES = 16 << 20  # of one image; its settings take a few thousand bytes
@@ -187,10 +187,11 @@ class _Search:
             raise ValueError("the record does not match its sha256; damaged or edited")
         if [len(record[name]) for name in ("keys", "geometry", "sources")] != [1, 1, 1]:
             raise ValueError(f"it holds {len(record['keys'])} images, not one; semdis decode and export read it")
-        source, geometry = SourceRecord.from_json(record["sources"][0]), Geometry.from_json(record["geometry"][0])
-        version = self._agree(check_object(record["provenance"]), place.name, may_mix=self.mix_versions)
         [key] = check_keys(record["keys"], record.get(ESCAPED))
-        return FoundSample(key, geometry.bucket, source.num_bytes, source.sha256, place, version=version)
+        geometry, source = Geometry.from_json(record["geometry"][0]), check_source(record["sources"][0])
+        image = parse_record(key, geometry, source)
+        version = self._agree(check_object(record["provenance"]), place.name, may_mix=self.mix_versions)
+        return FoundSample(image.key, image.geometry.bucket, image.source, place, version=version)
 
     def _add_tar(self, name: str, path: Path) -> None:
         """The samples in a tar. Raises `StoreError` where it is damaged; what comes before stays."""
@@ -228,7 +229,7 @@ class _Search:
                 self._try(record, record.name, partial(self._peek_row, record))
 
     def _peek_row(self, record: Place) -> FoundSample:
-        key = SampleRecord.parse(record.read(), record.name).key
+        key = SampleRecord.parse(record.read(), record.name).image.key
         name = f"{check_key(key)}.npy"
         path = self.source / name
         if not path.resolve().is_relative_to(self.source.resolve()) or not path.is_file():
@@ -243,8 +244,7 @@ class _Search:
             raise StoreError(f"{place.name}: no {EXPORT_MARKER} beside its tar says with what settings it was made")
         known = SampleRecord.parse(record.read(MAX_LINE_BYTES), record.name)
         version = self.records.versions.get(known.provenance_sha256, 0)  # another one is found out on reading
-        source, bucket = known.source, known.geometry.bucket
-        return FoundSample(known.key, bucket, source.num_bytes, source.sha256, place, record, version)
+        return FoundSample(known.image.key, known.image.geometry.bucket, known.image.source, place, record, version)
 
 
 def _likely_key(name: str) -> str:

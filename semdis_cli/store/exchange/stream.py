@@ -4,14 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
 from semdis_cli.files.tar import TAR_END, tar_member
-from semdis_cli.records import LoadedImage
-from semdis_cli.store.shard_header import SourceRecord
-from semdis_cli.store.shards import STORE_DTYPES, Shard, parse_shard, shard_bytes
+from semdis_cli.records import EncodedImage
+from semdis_cli.store.shards import Shard, parse_shard, shard_bytes
 from semdis_cli.store.statistics import ChannelSums
 
 MEMBER_SUFFIX = ".safetensors"
@@ -35,13 +33,11 @@ class StreamWriter:
         self.num_images = 0
         self.num_bytes = 0
 
-    def add(self, image: LoadedImage, latents: Tensor) -> None:
-        """Write one image's latents [Z,h,w], finite in the stored dtype."""
-        latents = latents.to(STORE_DTYPES[self._provenance["dtype"]])
-        source = SourceRecord(image.num_bytes, image.sha256, image.notes)
-        data = shard_bytes(Shard(latents[None], (image.key,), (image.geometry,), (source,), self._provenance))
-        self._write(tar_member(image.key + MEMBER_SUFFIX, data) if self._as_tar else data)
-        self.sums += ChannelSums.of(latents)
+    def add(self, image: EncodedImage) -> None:
+        """Write one image's file."""
+        data = shard_bytes(Shard(image.latents[None], (image.record,), self._provenance))
+        self._write(tar_member(image.record.key + MEMBER_SUFFIX, data) if self._as_tar else data)
+        self.sums += ChannelSums.of(image.latents)
         self.num_images += 1
         self.num_bytes += len(data)
 
@@ -57,8 +53,8 @@ class StreamWriter:
 def read_member(name: str, data: bytes) -> Shard:
     """Check one image's file. Raises `StoreError` if it is damaged, or holds more than one image."""
     shard = parse_shard(data, name)
-    if len(shard.keys) != 1:
-        raise StoreError(f"{name}: holds {len(shard.keys)} images; in a stream every image has a file of its own")
+    if len(shard.records) != 1:
+        raise StoreError(f"{name}: holds {len(shard.records)} images; in a stream every image has a file of its own")
     return shard
 
 
@@ -66,8 +62,6 @@ def join_shards(shards: Sequence[Shard]) -> Shard:
     """One shard of the rows of several, whose latents have one shape and which the same settings made."""
     return Shard(
         latents=torch.cat([shard.latents for shard in shards]),
-        keys=tuple(key for shard in shards for key in shard.keys),
-        geometries=tuple(geometry for shard in shards for geometry in shard.geometries),
-        sources=tuple(source for shard in shards for source in shard.sources),
+        records=tuple(record for shard in shards for record in shard.records),
         provenance=shards[0].provenance,
     )

@@ -6,13 +6,14 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
 from semdis_cli.files.atomic import PublishedFile
-from semdis_cli.records import Geometry
+from semdis_cli.records import Geometry, ImageRecord
 from semdis_cli.store.checks import parse_json
 from semdis_cli.store.index import IndexRow
 from semdis_cli.store.manifest import INDEX_FILE
@@ -20,7 +21,6 @@ from semdis_cli.store.shard_header import ShardHeader, open_regular
 
 _MAX_LINE_BYTES = 1 << 20
 _MAX_ROW = 1 << 32
-_FIELDS = ("key", "num_bytes", "sha256", "geometry", "notes")
 
 
 @dataclass
@@ -38,9 +38,9 @@ class ShardRows:
 
     def add(self, row: IndexRow, offset: int) -> None:
         """Add a row that has a place."""
-        assert row.row is not None, "only rows with a place are added"
+        assert row.row is not None and row.record is not None, "only rows with a place are added"  # noqa: PT018
         self.numbers.append(row.row)
-        self.digests.append(_digest(row))
+        self.digests.append(_digest(row.record))
         self.offsets.append(offset)
         self.served.append(row.is_ok)
 
@@ -74,11 +74,11 @@ class IndexTable:
         self.num_failed += row.status == "failed"
         self.num_removed += row.status == "removed"
         self.num_ok += row.is_ok
-        if row.shard is None or row.geometry is None:
+        if row.shard is None or row.record is None:
             return
         self.shards[row.shard].add(row, offset)
         if row.is_ok:
-            self.served_pixels += row.geometry.bucket[0] * row.geometry.bucket[1]
+            self.served_pixels += prod(row.record.geometry.bucket)
 
 
 def read_index(root: Path) -> Generator[Problem, None, IndexTable]:
@@ -120,21 +120,8 @@ def compare_rows(header: ShardHeader, rows: ShardRows) -> Iterator[str]:
         if number >= header.shape[0]:
             key = rows.find(offset).key
             yield f"the index puts {key!r:.80} into row {number}, but it has {header.shape[0]} rows"
-        elif digest != _digest(row_of(header, number)):
-            yield _difference(rows.find(offset), row_of(header, number))
-
-
-def row_of(header: ShardHeader, number: int) -> IndexRow:
-    """Row `number` of a shard as an index would have it, but for the shard's name."""
-    source = header.sources[number]
-    return IndexRow(
-        key=header.keys[number],
-        num_bytes=source.num_bytes,
-        sha256=source.sha256,
-        geometry=header.geometries[number],
-        row=number,
-        notes=source.notes,
-    )
+        elif digest != _digest(header.records[number]):
+            yield _difference(number, rows.find(offset), header.records[number])
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
@@ -167,17 +154,29 @@ def _read_row(path: Path, offset: int) -> IndexRow:
         return IndexRow.from_json(parse_json(file.readline(_MAX_LINE_BYTES)))
 
 
-def _difference(said: IndexRow, found: IndexRow) -> str:
-    """How a row of the index and the row of the shard that it points to differ."""
-    if said.key != found.key:
-        return f"row {found.row} holds {found.key!r:.80}, but the index says {said.key!r:.80}"
-    names = [name for name in _FIELDS if getattr(said, name) != getattr(found, name)]
-    return f"row {found.row} ({found.key!r:.80}): the index says another {' and '.join(names)}"
+def _difference(number: int, row: IndexRow, found: ImageRecord) -> str:
+    """Say how a row of the index and row `number` of the shard, to which it points, differ."""
+    if row.key != found.key:
+        return f"row {number} holds {found.key!r:.80}, but the index says {row.key!r:.80}"
+    said = _facts(row.record) if row.record is not None else {}
+    names = [name for name, fact in _facts(found).items() if said.get(name) != fact]
+    return f"row {number} ({found.key!r:.80}): the index says another {' and '.join(names)}"
 
 
-def _digest(row: IndexRow) -> int:
-    """64 bits of what index and shard both say of a row."""
-    facts = (row.key, row.num_bytes, row.sha256, row.geometry and _sizes(row.geometry), row.notes)
+def _facts(record: ImageRecord) -> dict[str, object]:
+    """What index and shard both say of an image."""
+    return {
+        "num_bytes": record.source.num_bytes,
+        "sha256": record.source.sha256,
+        "geometry": _sizes(record.geometry),
+        "notes": record.notes,
+    }
+
+
+def _digest(record: ImageRecord) -> int:
+    """64 bits of what index and shard both say of an image."""
+    source = record.source
+    facts = (record.key, source.num_bytes, source.sha256, _sizes(record.geometry), record.notes)
     return int.from_bytes(hashlib.blake2b(repr(facts).encode(), digest_size=8).digest())
 
 

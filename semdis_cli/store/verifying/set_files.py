@@ -91,7 +91,8 @@ def _guess(path: Path, targets: Collection[ShardTarget]) -> str:
         if _is_same(path, header, target):
             is_there = target.path.is_file()
             return f"a copy of {target.name}" if is_there else f"seems to be {target.name} under another name"
-    return f"a shard of {len(header.keys):,} latents that the set does not list, the first of {header.keys[0]!r:.80}"
+    first = header.records[0].key
+    return f"a shard of {len(header.records):,} latents that the set does not list, the first of {first!r:.80}"
 
 
 def _is_same(path: Path, header: ShardHeader, target: ShardTarget) -> bool:
@@ -99,7 +100,7 @@ def _is_same(path: Path, header: ShardHeader, target: ShardTarget) -> bool:
     if target.expected is None or path.stat().st_size != target.expected.num_bytes:
         return False
     rows = target.named_rows()
-    return bool(rows.numbers) and target.num_images == len(header.keys) and not any(compare_rows(header, rows))
+    return bool(rows.numbers) and target.num_images == len(header.records) and not any(compare_rows(header, rows))
 
 
 def _list(folder: Path) -> list[Path]:

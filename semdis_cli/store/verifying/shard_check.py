@@ -83,7 +83,8 @@ def _check_data(target: ShardTarget, header: ShardHeader, rows: ShardRows, probl
         found.append("its bytes do not match the sha256 in the manifest; damaged or edited")
     if payload.latents_sha256 != header.latents_sha256:
         found.append("the latents do not match their sha256; damaged")
-    found += [f"row {row} ({header.keys[row]!r:.80}) holds NaN or infinity" for row in payload.bad_rows[:_MAX_BAD_ROWS]]
+    bad = [(row, header.records[row].key) for row in payload.bad_rows[:_MAX_BAD_ROWS]]
+    found += [f"row {row} ({key!r:.80}) holds NaN or infinity" for row, key in bad]
     if len(payload.bad_rows) > _MAX_BAD_ROWS:
         found.append(f"{len(payload.bad_rows) - _MAX_BAD_ROWS} more rows hold NaN or infinity")
     problems = [*problems, *(Problem(target.name, "data", what) for what in found)]

@@ -1,20 +1,19 @@
 """What is known of a set of latents, or of one shard, in one stream and little memory, however large the set is."""
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from semdis_cli.errors import StoreError
+from semdis_cli.records import ImageRecord
 from semdis_cli.store.checks import MALFORMED, check_count
-from semdis_cli.store.index import IndexRow, read_rows
+from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import INDEX_FILE, Manifest
 from semdis_cli.store.reader import check_index_file
 from semdis_cli.store.shard_header import BYTES_PER_VALUE, read_shard_header
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.verifying.index_table import row_of
 from semdis_cli.store.verifying.payload import read_payload
 from semdis_cli.store.writing.plan import LatentLayout
 
@@ -42,7 +41,11 @@ def _summarise_set(root: Path) -> Json:
     check_index_file(root, manifest)
     layout = _layout_of(manifest.provenance, root)
     tally = _Tally(layout)
-    tally.add_all(read_rows(root / INDEX_FILE))
+    for row in read_rows(root / INDEX_FILE):
+        if row.error is not None:
+            tally.failures.add(row.key, row.error)
+        elif row.record is not None and row.is_ok:
+            tally.add(row.record)
     counts = {
         "ok": manifest.num_ok,
         "failed": manifest.num_failed,
@@ -69,10 +72,11 @@ def _summarise_shard(path: Path) -> Json:
     if payload.latents_sha256 != header.latents_sha256:
         raise StoreError(f"{path}: the latents do not match their sha256; damaged")
     tally = _Tally(_layout_of(header.provenance, path))
-    tally.add_all(row_of(header, number) for number in range(len(header.keys)))
-    counts = {"ok": len(header.keys), "failed": 0, "removed": 0, "superseded": 0}
+    for record in header.records:
+        tally.add(record)
+    counts = {"ok": len(header.records), "failed": 0, "removed": 0, "superseded": 0}
     file = payload.file
-    shard = {"name": path.name, "images": len(header.keys), "bytes": file.num_bytes, "sha256": file.sha256}
+    shard = {"name": path.name, "images": len(header.records), "bytes": file.num_bytes, "sha256": file.sha256}
     return _report(path=path, provenance=header.provenance, images=counts, shards=[shard]) | {
         "bytes": {"shards": file.num_bytes, "index": 0, "latents": header.payload_bytes},
         **tally.to_json(),
@@ -131,7 +135,7 @@ class _Groups:
 
 @dataclass
 class _Tally:
-    """What the rows of an index add up to."""
+    """The sums over the rows of an index."""
 
     layout: LatentLayout
     buckets: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -140,21 +144,14 @@ class _Tally:
     source_bytes: int = 0
     source_pixels: int = 0
 
-    def add_all(self, rows: Iterable[IndexRow]) -> None:
-        """Count every row."""
-        for row in rows:
-            self._add(row)
-
-    def _add(self, row: IndexRow) -> None:
-        if row.error is not None:
-            self.failures.add(row.key, row.error)
-        if not row.is_ok or row.geometry is None:
-            return
-        self.buckets[row.geometry.bucket] = self.buckets.get(row.geometry.bucket, 0) + 1
-        self.source_bytes += row.num_bytes or 0
-        self.source_pixels += prod(row.geometry.source)
-        for note in row.notes:
-            self.notes.add(row.key, note)
+    def add(self, record: ImageRecord) -> None:
+        """Count an image whose latents are to be used."""
+        bucket = record.geometry.bucket
+        self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
+        self.source_bytes += record.source.num_bytes
+        self.source_pixels += prod(record.geometry.source)
+        for note in record.notes:
+            self.notes.add(record.key, note)
 
     def latent_bytes(self) -> int:
         """Bytes of the latents that are to be used, headers not counted."""

@@ -39,7 +39,7 @@ class Changes:
 
     def seen(self) -> Iterator[SeenFile]:
         """What to remember of the files that are kept."""
-        return (SeenFile(image.key, image.num_bytes, image.mtime_ns, image.ctime_ns) for image in self.kept)
+        return map(SeenFile.of, self.kept)
 
 
 def find_changes(base: Base, images: Sequence[SourceImage], failures: Sequence[Failure], hashes: Hashes) -> Changes:

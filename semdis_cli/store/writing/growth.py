@@ -190,8 +190,8 @@ class _Merged:
         return IndexLine(
             key=row.key,
             status=row.status,
-            num_bytes=row.num_bytes,
-            sha256=row.sha256,
+            num_bytes=row.source.num_bytes if row.source else None,
+            sha256=row.source.sha256 if row.source else None,
             place=place,
             error=row.error,
             data=to_line(row.to_json()),

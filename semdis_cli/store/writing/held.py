@@ -61,7 +61,7 @@ class HeldRows:
                     base = content.get("base")
                 else:
                     rows = map(IndexRow.from_json, content["rows"])
-                    yield from (HeldImage(row.key, row.num_bytes, row.sha256) for row in rows)
+                    yield from map(_held, rows)
         except (OSError, StoreError, *MALFORMED):  # a torn line is the last one
             return base
         return base
@@ -70,6 +70,12 @@ class HeldRows:
         with self._journal.path.open("rb") as file:
             for line in file:
                 yield dict(parse_json(line)["content"])
+
+
+def _held(row: IndexRow) -> HeldImage:
+    if row.source is None:
+        return HeldImage(row.key, None, None)
+    return HeldImage(row.key, row.source.num_bytes, row.source.sha256)
 
 
 def _search(data: mmap.mmap, key: str, path: Path) -> HeldImage | None:

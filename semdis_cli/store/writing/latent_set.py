@@ -338,7 +338,7 @@ def _doubts(planned: PlannedShard, entry: JournalEntry, witness: Witness) -> Ite
     images = {image.source.key: image.source for image in planned.images}
     for row, seen in zip(entry.rows, entry.seen, strict=True):
         if row.key in images and not witness.is_unchanged(images[row.key], seen):
-            yield images[row.key], row.sha256
+            yield images[row.key], row.source.sha256 if row.source else None
 
 
 def finished_base(root: Path, provenance: dict[str, Any], *, mix_versions: bool = False) -> Base:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from semdis_cli.events import Failure
 from semdis_cli.files.atomic import publish
 from semdis_cli.files.json_text import escape_name, unescape_name
-from semdis_cli.records import LoadedImage, SourceImage
+from semdis_cli.records import SourceImage
 from semdis_cli.store.checks import MALFORMED, check_count, check_integer, check_text, parse_json
 
 SEEN_FILE = "seen.jsonl"
@@ -33,7 +33,7 @@ class SeenFile(NamedTuple):
     ctime_ns: int | None = None
 
     @classmethod
-    def of(cls, image: SourceImage | LoadedImage) -> "SeenFile":
+    def of(cls, image: SourceImage) -> "SeenFile":
         """The file of an image, whose times are settled."""
         return cls(image.key, image.num_bytes, image.mtime_ns, image.ctime_ns)
 
@@ -71,9 +71,10 @@ def _check_time(value: object) -> int | None:
 
 
 def seen_failure(failure: Failure) -> SeenFile | None:
-    """The file whose content is the reason of a failure; None if the reason is another."""
-    if failure.num_bytes is None:
+    """Return the file whose content is the reason of a failure; None if the reason is another."""
+    if not failure.is_final:
         return None
+    assert failure.num_bytes is not None
     return SeenFile(failure.key, failure.num_bytes, failure.mtime_ns, failure.ctime_ns)
 
 

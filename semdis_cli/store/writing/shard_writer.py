@@ -11,10 +11,9 @@ from torch import Tensor
 
 from semdis_cli.events import Failure
 from semdis_cli.files.atomic import PublishedFile
-from semdis_cli.records import LoadedImage
+from semdis_cli.records import EncodedImage, ImageRecord
 from semdis_cli.store.index import IndexRow
-from semdis_cli.store.shard_header import SourceRecord
-from semdis_cli.store.shards import STORE_DTYPES, Shard, write_shard
+from semdis_cli.store.shards import Shard, write_shard
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.writing.journal import JournalEntry
 from semdis_cli.store.writing.plan import PlannedShard
@@ -43,6 +42,7 @@ class ShardWriter:
         self._check = check
         self._record = record
         self._rows: dict[str, tuple[IndexRow, SeenFile | None]] = {}
+        self._records: list[ImageRecord] = []
         self._latents: list[Tensor] = []
         self._num_images = 0  # latents that are written
         self._channels = channels
@@ -52,11 +52,13 @@ class ShardWriter:
     def __enter__(self) -> Self:
         return self
 
-    def add(self, image: LoadedImage, latents: Tensor) -> None:
-        """Append one image's latents [Z,h,w], finite in the stored dtype; images come in key order."""
-        row = IndexRow.of_image(image, self._planned.name, len(self._latents))
-        self._rows[image.key] = row, SeenFile.of(image)
-        self._latents.append(latents.to(STORE_DTYPES[self._provenance["dtype"]]))
+    def add(self, image: EncodedImage) -> None:
+        """Append one image; they come in key order."""
+        record = image.record
+        seen = SeenFile(record.key, record.source.num_bytes, image.mtime_ns, image.ctime_ns)
+        self._rows[record.key] = IndexRow.of_image(record, self._planned.name, len(self._latents)), seen
+        self._records.append(record)
+        self._latents.append(image.latents)
 
     def add_failure(self, failure: Failure) -> None:
         """Note an image of this shard that could not be used."""
@@ -104,13 +106,6 @@ class ShardWriter:
         self.publish_s = time.perf_counter() - started
 
     def _collect(self) -> Shard:
-        rows = [row for row, _ in self._rows.values() if row.is_ok]
         latents = torch.stack(self._latents)
         self._num_images, self._latents = len(self._latents), []  # not held twice while it is written
-        return Shard(
-            latents=latents,
-            keys=tuple(row.key for row in rows),
-            geometries=tuple(row.geometry for row in rows if row.geometry is not None),
-            sources=tuple(SourceRecord(row.num_bytes or 0, row.sha256 or "", row.notes) for row in rows),
-            provenance=self._provenance,
-        )
+        return Shard(latents, tuple(self._records), self._provenance)

@@ -1,0 +1,56 @@
+"""An image's record as JSON: one codec for the rows of indexes and journals, headers of shards and exported samples."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from semdis_cli.files.json_text import escape_text, key_fields
+from semdis_cli.records import NO_COLUMNS, FileDigest, Geometry, ImageRecord
+from semdis_cli.store.checks import check_count, check_object, check_sha256, check_text, check_texts
+
+MAX_COLUMNS_BYTES = 1 << 16  # of one image's columns as JSON in UTF-8: captions fit, pictures do not
+SOURCE_FIELDS = {"num_bytes", "sha256", "notes"}
+
+
+def row_fields(record: ImageRecord) -> dict[str, Any]:
+    """Return the fields of a row of an index that hold `record`, absent ones left out."""
+    source = source_fields(record)
+    if not source["notes"]:
+        del source["notes"]
+    columns = {"columns": check_columns(dict(record.columns))} if record.columns else {}
+    return {**key_fields(record.key), "geometry": record.geometry.to_json(), **source, **columns}
+
+
+def source_fields(record: ImageRecord) -> dict[str, Any]:
+    """Return what a shard or a sample says of the file that an image was read from."""
+    notes = list(map(escape_text, record.notes))
+    return {"num_bytes": record.source.num_bytes, "sha256": record.source.sha256, "notes": notes}
+
+
+def check_source(value: object) -> dict[str, Any]:
+    """Return `value` if it has the fields of `source_fields` and no others. Raises one of `MALFORMED`."""
+    fields = check_object(value)
+    if fields.keys() != SOURCE_FIELDS:
+        raise ValueError(f"a source has other fields: {sorted(fields)}")
+    return fields
+
+
+def parse_record(key: str, geometry: Geometry, facts: Mapping[str, Any]) -> ImageRecord:
+    """Parse the `facts` of an untrusted file beside `key` and `geometry`: `row_fields`, or `source_fields`.
+
+    Raises one of `MALFORMED` for what is wrong with them; fields of other names are passed over.
+    """
+    source = FileDigest(check_count(facts["num_bytes"]), check_sha256(facts["sha256"]))
+    columns = check_columns(facts["columns"]) if "columns" in facts else NO_COLUMNS
+    return ImageRecord(key, geometry, source, check_texts(facts.get("notes", [])), columns)
+
+
+def check_columns(value: object) -> dict[str, Any]:
+    """Return `value` if it is a small JSON object that every strict parser reads. Raises one of `MALFORMED`."""
+    columns = check_object(value)
+    if not all(map(check_text, columns)):
+        raise ValueError("a column has no name")
+    num_bytes = len(json.dumps(columns, ensure_ascii=False, allow_nan=False).encode())
+    if num_bytes > MAX_COLUMNS_BYTES:
+        raise ValueError(f"columns of {num_bytes:,} bytes; at most {MAX_COLUMNS_BYTES:,} are kept")
+    return columns
