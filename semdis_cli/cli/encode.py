@@ -70,7 +70,7 @@ def encode(
     refuse_absent_device(how.device)
     display = context.with_resource(open_display(quiet=reporting.quiet))
     stdin = peek_source(named)
-    folder = (_planned_folder if dry_run else _choose_folder)(output, stdin, quiet=reporting.quiet)
+    folder = _planned_folder(output, stdin, quiet=reporting.quiet) if dry_run else _choose_folder(output, stdin)
     found = find_inputs(named, rules, output=folder, quiet=reporting.quiet, stdin=stdin, display=display)
 
     from semdis_cli.images.loader import Loader
@@ -94,7 +94,7 @@ def _planned_folder(output: Path | None, stdin: "PipedSource | None", *, quiet: 
     return folder
 
 
-def _choose_folder(output: Path | None, stdin: "PipedSource | None", *, quiet: bool) -> Path | None:  # noqa: ARG001
+def _choose_folder(output: Path | None, stdin: "PipedSource | None") -> Path | None:
     """The folder to write, None for stdout. One that cannot be written is refused before all of stdin is read."""
     folder = output_folder(output, _DEFAULT, is_single=stdin is not None and stdin.is_single)
     if folder is not None and stdin is not None:
@@ -103,7 +103,7 @@ def _choose_folder(output: Path | None, stdin: "PipedSource | None", *, quiet: b
 
 
 def _as_recorded(how: TokenizerSettings, folder: Path | None) -> TokenizerSettings:
-    """What auto means for a set that is there already: what it was made with, however many images there are now."""
+    """Return `how`, with "auto" as a set that is there already was made, however many images there are now."""
     from semdis_cli.store.writing.latent_set import recorded_settings
 
     recorded = None if folder is None or how.compile != "auto" else recorded_settings(folder)
