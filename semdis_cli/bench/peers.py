@@ -18,7 +18,7 @@ from semdis_cli.errors import MissingExtraError, UsageError
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.pixels import float_to_images, images_to_float
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline.overlap import Workers
+from semdis_cli.pipeline.workers import Workers
 
 C = TypeVar("C")
 _FOUR = 4  # levels of the KL autoencoders, each half the size of the one before

@@ -16,9 +16,10 @@ from semdis_cli.errors import UsageError
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import image_calls
-from semdis_cli.pipeline.decode import sampling_of, shard_calls
+from semdis_cli.pipeline.decode import sampling_of
 from semdis_cli.pipeline.encode_plan import EncodePlan, encode_provenance, plan_encode
-from semdis_cli.pipeline.overlap import Urgency, Workers
+from semdis_cli.pipeline.shard import shard_calls
+from semdis_cli.pipeline.workers import Workers
 from semdis_cli.records import PlannedImage
 from semdis_cli.settings import DecodeSettings, EncodeSettings, WriteSettings
 from semdis_cli.sources.sources import FoundImages
@@ -242,9 +243,9 @@ class StageBench:
         if name == WRITE_LATENTS:
             return self.workers.submit_disk, "disk", 1  # one shard at a time
         if name not in {MODEL_ENCODE, MODEL_DECODE}:
-            return partial(self.workers.submit, Urgency.READ), "cores", self.workers.num_threads
+            return self.workers.submit, "cores", self.workers.num_threads
         resource: Resource = "cores" if self.is_on_cpu else "accelerator"
-        return partial(self.workers.submit, Urgency.MODEL), resource, self.workers.num_model_threads
+        return self.workers.submit_model, resource, self.workers.num_model_threads
 
 
 _Submit = Callable[..., "Future[_Done[T]]"]

@@ -14,9 +14,9 @@ from semdis_cli.images.geometry import undo_padding
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import EncodedCall, ImageCall, encode_call
-from semdis_cli.pipeline.decode import check_fit
 from semdis_cli.pipeline.images_out import image_file
-from semdis_cli.pipeline.overlap import Timed
+from semdis_cli.pipeline.shard import check_fit
+from semdis_cli.pipeline.workers import Timed
 from semdis_cli.records import EncodedImage, Geometry, LoadedImage
 from semdis_cli.settings import ImageFormat, LatentSettings, WriteSettings
 from semdis_cli.store.reader import LatentSource, StoredShard

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 _PLOT_SUFFIXES = (".png", ".svg")
 
-Plot = Annotated[Path | None, Option("Draw where the time goes, as bars.", OUTPUT, metavar="FILE.png|svg")]
+Plot = Annotated[
+    Path | None,
+    Option("Draw where the time goes, as bars. Needs 'semdis[plots]'.", OUTPUT, metavar="FILE.png|svg"),
+]
 Json = Annotated[bool, Option("Print all figures as one JSON object on stdout.", OUTPUT, flags="--json")]
 
 
@@ -49,13 +52,14 @@ def _check_paths(data: Path | None, plot: Path | None) -> None:
         raise UsageError(f"--plot {plot}: the name must end in {' or '.join(_PLOT_SUFFIXES)}")
     if plot.is_dir() or not plot.absolute().parent.is_dir():
         raise UsageError(f"--plot {plot}: {'is a folder' if plot.is_dir() else 'its folder does not exist'}")
+    from semdis_cli.bench.plot import check_matplotlib
+
+    check_matplotlib()
 
 
 def draw(report: "BenchReport", path: Path) -> None:
     """Publish a picture of where the time goes: a PNG or an SVG, as the name of `path` says."""
-    from semdis_cli.bench.chart import time_chart
+    from semdis_cli.bench.plot import plot_times
     from semdis_cli.files.atomic import publish
-    from semdis_cli.images.charts import chart_png, chart_svg
 
-    chart = time_chart(report)
-    publish(path, [chart_png(chart) if path.suffix.lower() == ".png" else chart_svg(chart).encode()])
+    publish(path, [plot_times(report, "png" if path.suffix.lower() == ".png" else "svg")])

@@ -14,7 +14,7 @@ from semdis_cli.settings import OUTPUT, Option, OptionError, Workers
 from semdis_cli.wording import count
 
 if TYPE_CHECKING:
-    from semdis_cli.pipeline.export_source import ExportSettings
+    from semdis_cli.pipeline.export_sinks import ExportSettings
 
 Output = Annotated[Path, Option("Folder for the files.", OUTPUT, flags="--output -o")]
 Format = Annotated[
@@ -62,12 +62,12 @@ def export(
     """Write latents as other programs read them: WebDataset tars, or one .safetensors or .npy an image.
 
     Shards are checked against their sha256 before they are used. Stopped at any point, the same command goes on.
-    `semdis import` makes shards of it again.
+    `semdis import` makes shards of it again, but for .npy.
 
     Example: `semdis export latents/ -o exported/ --format webdataset`
     """
     from semdis_cli.pipeline.export import export as run
-    from semdis_cli.pipeline.export_source import ExportSettings, npy_dtype_for
+    from semdis_cli.pipeline.export_sinks import ExportSettings, npy_dtype_for
     from semdis_cli.store.exchange.export import EXPORT_MARKER
     from semdis_cli.store.reader import open_latents
     from semdis_cli.store.writing.claim import check_image_folder
@@ -100,6 +100,6 @@ def _say_what_is_lost(settings: "ExportSettings", stored: object, *, quiet: bool
     if settings.member != "npy" or settings.npy_dtype == stored:
         return
     if settings.npy_dtype == "float16":
-        say(f"semdis: float16 does not hold every value of {stored}: digits are lost, and semdis import refuses such")
+        say(f"semdis: float16 does not hold every value of {stored}: digits are lost")
     elif not quiet:
         say(f"semdis: npy has no {stored}: each value is written as float32, which holds it exactly")

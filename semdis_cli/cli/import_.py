@@ -1,4 +1,4 @@
-"""`semdis import`: what `semdis export` wrote -> shards of latents."""
+"""`semdis import`: what `semdis export` wrote, but for `.npy` -> shards of latents."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,19 +1,21 @@
 """Events -> what a person reads on stderr, and what a program reads on stdout."""
 
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, Protocol
 
 from semdis_cli.cli.display import Display, Position, open_display
 from semdis_cli.cli.streams import put, say
 from semdis_cli.errors import ExitCode
 from semdis_cli.events import BatchDone, Event, Failure, ImageMeasured, Planning, RunFinished, RunStarted, ShardFailed
 from semdis_cli.files.json_text import strict_json
+from semdis_cli.stops import look, noted
 from semdis_cli.wording import count
 
-_MAX_FAILURES_SHOWN = 20
+MAX_SHOWN = 20  # of failures, and of problems of one kind
 
 
 @dataclass
@@ -47,6 +49,30 @@ def one_line(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
+class View(Protocol):
+    """Shows one kind of run while it goes; `code` and `report` are what it has come to."""
+
+    display: Display
+    code: ExitCode
+    report: dict[str, Any]
+
+    def take(self, event: Event) -> None:
+        """Count one event and show what it has to show."""
+
+    def left_out(self) -> Iterator[str]:
+        """Give the lines that say what was not shown; they are told even when quiet."""
+
+    def closing(self, summary: str) -> Iterator[str]:
+        """Give the lines that sum the run up."""
+
+
+class MakeView(Protocol):
+    """Makes the view of a run that shows itself on `display`."""
+
+    def __call__(self, display: Display, *, as_json: bool, quiet: bool) -> View:
+        """Make it."""
+
+
 def follow(
     events: Iterable[Event],
     *,
@@ -55,37 +81,45 @@ def follow(
     summarise: Callable[[dict[str, Any]], str],
     stdout_is_data: bool = False,
     display: Display | None = None,
+    make_view: MakeView | None = None,
 ) -> ExitCode:
     """Show a run as it goes and sum it up; returns its exit code.
 
-    `summarise`: closing report -> what was done, one line. Measurements and the JSON report go to stdout, all else to
-    stderr. Failures are shown even when `quiet`, the first twenty in full. `stdout_is_data`: stdout carries images or
-    latents, so the JSON report goes to stderr too. `display`: one that is open already, and is closed at the end.
+    `summarise`: closing report -> what was done, one line. Results and the JSON report go to stdout, all else to
+    stderr. `stdout_is_data`: stdout carries images or latents, so the JSON report goes to stderr too. `display`: one
+    that is open already, and is closed at the end. `make_view`: None for a run over images. Raises `StoppedError` if a
+    signal asks for it, once the run is closed.
     """
-    run = _Run(display or open_display(quiet=quiet), as_json=as_json, quiet=quiet)
-    with run.display, ExitStack() as at_the_end:
-        if isinstance(events, Generator):  # a fault of ours must not leave a run half open
+    view = (make_view or ImageView)(display or open_display(quiet=quiet), as_json=as_json, quiet=quiet)
+    with noted(), view.display, ExitStack() as at_the_end:
+        if isinstance(events, Generator):  # nothing may leave a run half open
             at_the_end.callback(events.close)
         for event in events:
-            run.take(event)
-    if run.tally.failed > _MAX_FAILURES_SHOWN:
-        say(f"... and {count(run.tally.failed - _MAX_FAILURES_SHOWN, 'more failure')}")
-    if not quiet:
-        _close(run.report, summarise(run.report))
+            view.take(event)
+            look()
+    look()
+    for line in chain(view.left_out(), () if quiet else view.closing(summarise(view.report))):
+        say(line)
     if as_json:
-        (say if stdout_is_data else put)(strict_json(run.report))
-    return run.code
+        (say if stdout_is_data else put)(strict_json(view.report))
+    return view.code
 
 
-class _Run:
-    """What has been seen of a run so far."""
+def more(number: int, what: str) -> Iterator[str]:
+    """Give the line for those of `number` that were too many to show; none if all were shown."""
+    if number > MAX_SHOWN:
+        yield f"... and {count(number - MAX_SHOWN, what)}"
+
+
+class ImageView:
+    """Shows a run over images. Failures are shown even when `quiet`, the first twenty in full."""
 
     def __init__(self, display: Display, *, as_json: bool, quiet: bool) -> None:
         self.display = display
         self.tally = Tally()
-        self._started = time.perf_counter()
         self.code = ExitCode.OK
         self.report: dict[str, Any] = {}
+        self._started = time.perf_counter()
         self._as_json = as_json
         self._quiet = quiet
 
@@ -110,6 +144,14 @@ class _Run:
                 self._finish(event)
         self.display.show(self.tally.position(time.perf_counter() - self._started))
 
+    def left_out(self) -> Iterator[str]:
+        """Give the line for failures that were not shown."""
+        return more(self.tally.failed, "more failure")
+
+    def closing(self, summary: str) -> Iterator[str]:
+        """Give the lines on what was done, what failed, where the time went."""
+        return _closing_lines(self.report, summary)
+
     def _start(self, event: RunStarted) -> None:
         self.tally.total = event.num_images - event.num_done
         if event.note and not self._quiet:
@@ -120,7 +162,7 @@ class _Run:
     def _fail(self, num_images: int, line: str, code: ExitCode) -> None:
         self.tally.failed += num_images
         self.code = max(self.code, code)
-        if self.tally.failed <= _MAX_FAILURES_SHOWN or code == ExitCode.BAD_DATA:
+        if self.tally.failed <= MAX_SHOWN or code == ExitCode.BAD_DATA:
             self.display.say(f"failed: {one_line(line)}")
 
     def _finish(self, event: RunFinished) -> None:
@@ -131,17 +173,16 @@ class _Run:
             self.display.result(f"mean\t{event.report['psnr_db']['mean']:.2f}")
 
 
-def _close(report: dict[str, Any], summary: str) -> None:
-    """The closing lines: what was done, what failed, where the time went."""
+def _closing_lines(report: dict[str, Any], summary: str) -> Iterator[str]:
     images, elapsed_s = report["images"], report["elapsed_s"]
-    say(
+    yield (
         f"semdis: {summary}; {images['failed']:,} failed; {elapsed_s:.1f} s, {report['images_per_s']:.1f} images/s, "
         f"{report['megapixels_per_s']:.2f} megapixels/s"
     )
     for size, num_images in report.get("halved", {}).items():
-        say(f"semdis: memory ran out at {size} px: calls were halved, to {count(num_images, 'image')}")
+        yield f"semdis: memory ran out at {size} px: calls were halved, to {count(num_images, 'image')}"
     if far_off := report.get("far_off"):
-        say(
+        yield (
             "semdis: warning: whitened latents are far off: the median channel has "
             f"|mean| {far_off['abs_mean']:.2f} and standard deviation {far_off['std']:.2f}, not about 0 and 1; "
             "weights and code may not fit, or all images are alike"
@@ -152,7 +193,7 @@ def _close(report: dict[str, Any], summary: str) -> None:
         beside = shares.pop("publish")
         told = [f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.005]
         told += [f"and publishing shards beside it {beside:.0%}"] if beside >= 0.005 else []
-        say("semdis: time: " + ", ".join(told))
+        yield "semdis: time: " + ", ".join(told)
 
 
 def printable(key: str) -> str:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from semdis_cli.errors import ExitCode, SemdisError, UsageError
 from semdis_cli.files.atomic import explain_write_error
+from semdis_cli.stops import at_once
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -159,7 +160,8 @@ class _Results(_Stream):
         """Write all of `data`."""
         view = memoryview(data).cast("B")
         try:
-            self._write_all(view)
+            with at_once():  # a pipe that nobody reads from
+                self._write_all(view)
         except BrokenPipeError as error:
             raise OutputClosedError("the reader of the output has gone") from error
         except OSError as error:

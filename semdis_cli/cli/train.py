@@ -1,6 +1,6 @@
 """`semdis train`: photographs -> a model of one's own."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,20 +10,15 @@ import typer
 
 from semdis_cli.cli.display import Display, Position, open_display
 from semdis_cli.cli.options import Reporting, command
-from semdis_cli.cli.report import one_line, printable
+from semdis_cli.cli.report import MAX_SHOWN, follow, more, one_line, printable
 from semdis_cli.cli.setup import find_inputs, refuse_absent_device, refuse_pipes
-from semdis_cli.cli.streams import put, say
 from semdis_cli.errors import ExitCode, UsageError
 from semdis_cli.events import Event, Failure, ModelReady, Planning, RunFinished, TrainingMeasured, TrainingProgress
-from semdis_cli.files.json_text import strict_json
 from semdis_cli.records import SourceImage
 from semdis_cli.settings import OUTPUT, Option, SourceSettings
 from semdis_cli.sources.input_rules import InputRules
 from semdis_cli.training.settings import TrainSettings
 from semdis_cli.wording import count
-
-_MAX_FAILURES_SHOWN = 20
-
 
 Output = Annotated[Path, Option("Folder for the model.", OUTPUT, flags="--output -o")]
 
@@ -61,7 +56,15 @@ def train(
         )
         display.say(f"semdis: training in {job.settings.dtype} on {job.device}, {aligned}")
     events = run(images, measured, (*failures, *measured_failures), job)
-    raise typer.Exit(_follow(events, display, as_json=reporting.as_json, quiet=reporting.quiet))
+    code = follow(
+        events,
+        as_json=reporting.as_json,
+        quiet=reporting.quiet,
+        summarise=_summary,
+        display=display,
+        make_view=_TrainView,
+    )
+    raise typer.Exit(code)
 
 
 def _find(
@@ -90,36 +93,21 @@ def _find_held_out(
     return images, failures
 
 
-def _follow(events: Iterable[Event], display: Display, *, as_json: bool, quiet: bool) -> ExitCode:
-    """Show a run as it goes; results to stdout, all else to stderr."""
-    run = _Run(display, as_json=as_json, quiet=quiet)
-    with run.display:
-        for event in events:
-            run.take(event)
-    if run.num_failed > _MAX_FAILURES_SHOWN:
-        say(f"... and {count(run.num_failed - _MAX_FAILURES_SHOWN, 'more failure')}")
-    if not quiet:
-        _close(run.report)
-    if as_json:
-        put(strict_json(run.report))
-    return ExitCode.SOME_FAILED if run.num_failed else ExitCode.OK
-
-
-def _close(report: dict[str, Any]) -> None:
-    """The closing line."""
+def _summary(report: dict[str, Any]) -> str:
     rate = f", {report['images_per_s']:.1f} images/s" if report["images_per_s"] is not None else ", nothing left to do"
-    say(
-        f"semdis: {count(report['steps'], 'step')} -> {report['output']}; {report['elapsed_s']:.0f} s{rate}, at most "
+    return (
+        f"{count(report['steps'], 'step')} -> {report['output']}; {report['elapsed_s']:.0f} s{rate}, at most "
         f"{report['peak_memory_mib']:,.0f} MiB of memory"
     )
 
 
-class _Run:
-    """What has been seen of a run so far."""
+class _TrainView:
+    """Shows a run of steps."""
 
     def __init__(self, display: Display, *, as_json: bool, quiet: bool) -> None:
         self.display = display
-        self.num_failed = 0
+        self.code = ExitCode.OK
+        self._num_failed = 0
         self.report: dict[str, Any] = {}
         self._psnr_db: float | None = None
         self._as_json = as_json
@@ -149,7 +137,16 @@ class _Run:
             case RunFinished():
                 self.report = event.report
 
+    def left_out(self) -> Iterator[str]:
+        """Give the line for failures that were not shown."""
+        return more(self._num_failed, "more failure")
+
+    def closing(self, summary: str) -> Iterator[str]:
+        """Give the line that sums the run up."""
+        yield f"semdis: {summary}"
+
     def _fail(self, failure: Failure) -> None:
-        self.num_failed += 1
-        if self.num_failed <= _MAX_FAILURES_SHOWN:
+        self._num_failed += 1
+        self.code = ExitCode.SOME_FAILED
+        if self._num_failed <= MAX_SHOWN:
             self.display.say(f"failed: {one_line(f'{printable(failure.key)}: {failure.reason}')}")

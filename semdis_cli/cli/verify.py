@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,9 +11,8 @@ import typer
 
 from semdis_cli.cli.display import Display, Position, open_display
 from semdis_cli.cli.options import Quiet, StoredLatents, command
-from semdis_cli.cli.report import one_line
+from semdis_cli.cli.report import MAX_SHOWN, follow, more, one_line
 from semdis_cli.cli.setup import find_inputs, refuse_others, refuse_pipes
-from semdis_cli.cli.streams import put, say
 from semdis_cli.errors import ExitCode, UsageError
 from semdis_cli.events import Event, Planning, Problem, ShardVerified, VerifyFinished, VerifyStarted
 from semdis_cli.files.disk import count_cores
@@ -24,8 +23,6 @@ from semdis_cli.wording import count
 
 if TYPE_CHECKING:
     from semdis_cli.store.verifying.verify import Sample
-
-_MAX_SHOWN = 20
 
 Data = Annotated[bool, Option("Read every byte; without it lists, headers and sizes alone.")]
 SampleText = Annotated[
@@ -81,7 +78,9 @@ def verify(
     find = partial(find_inputs, output=latents, quiet=quiet, display=display, may_be_none=True)
     sources = find(SourceSettings(against), rules) if against else None
     display.plan(Planning("reading the lists of the set"))
-    raise typer.Exit(_follow(run(latents, settings, sources), display, as_json=as_json, quiet=quiet))
+    events = run(latents, settings, sources)
+    code = follow(events, as_json=as_json, quiet=quiet, summarise=_summary, display=display, make_view=_VerifyView)
+    raise typer.Exit(code)
 
 
 def _parse_sample(data: bool, text: str | None, seed: int | None) -> "Sample":
@@ -100,34 +99,13 @@ def _parse_sample(data: bool, text: str | None, seed: int | None) -> "Sample":
     return Sample(value / 100, seed=seed or 0) if is_share else Sample(count=int(value), seed=seed or 0)
 
 
-def _follow(events: Iterable[Event], display: Display, *, as_json: bool, quiet: bool) -> ExitCode:
-    """Show what is found as it goes and sum it up; returns the exit code."""
-    from semdis_cli.store.writing.settings import describe_versions
+class _VerifyView:
+    """Shows what a verification finds."""
 
-    run = _Run(display, as_json=as_json)
-    with run.display:
-        for event in events:
-            run.take(event)
-    for kind, number in run.problems.items():
-        if number > _MAX_SHOWN:
-            say(f"... and {count(number - _MAX_SHOWN, 'more problem')} of the kind {kind}")
-    if not quiet:
-        for line in describe_versions(run.report.get("versions", [])):
-            say(f"semdis: {one_line(line)}")
-        say(f"semdis: {_summary(run.report)}")
-        if links := run.report.get("links"):
-            say(f"note: {links:,} of its files are links; copy the set with cp -rL, or only the links are copied")
-    if as_json:
-        put(strict_json({"event": "report", **run.report}))
-    return ExitCode.BAD_DATA if run.problems else ExitCode.OK
-
-
-class _Run:
-    """What has been seen so far."""
-
-    def __init__(self, display: Display, *, as_json: bool) -> None:
+    def __init__(self, display: Display, *, as_json: bool, quiet: bool) -> None:  # noqa: ARG002 (as `MakeView` has it)
         self.display = display
-        self.problems = Counter[str]()
+        self.code = ExitCode.OK
+        self._problems = Counter[str]()
         self.report: dict[str, Any] = {}
         self._as_json = as_json
         self._started = time.perf_counter()
@@ -148,11 +126,26 @@ class _Run:
                 self._num_bytes += event.num_bytes
                 self.display.show(self._position())
             case VerifyFinished():
-                self.report = event.report
+                self.report = {"event": "report", **event.report}
+
+    def left_out(self) -> Iterator[str]:
+        """Give a line for each kind of problem of which not all were shown."""
+        for kind, number in self._problems.items():
+            yield from (f"{line} of the kind {kind}" for line in more(number, "more problem"))
+
+    def closing(self, summary: str) -> Iterator[str]:
+        """Give the lines on the versions that the set holds, what was found, and links."""
+        from semdis_cli.store.writing.settings import describe_versions
+
+        yield from (f"semdis: {one_line(line)}" for line in describe_versions(self.report.get("versions", [])))
+        yield f"semdis: {summary}"
+        if links := self.report.get("links"):
+            yield f"note: {links:,} of its files are links; copy the set with cp -rL, or only the links are copied"
 
     def _list(self, problem: Problem) -> None:
-        self.problems[problem.kind] += 1
-        if self.problems[problem.kind] <= _MAX_SHOWN:
+        self.code = ExitCode.BAD_DATA
+        self._problems[problem.kind] += 1
+        if self._problems[problem.kind] <= MAX_SHOWN:
             self.display.say(f"bad: {one_line(f'{problem.file}: {problem.what}')}")
         if self._as_json:
             fields = {"event": "problem", "file": escape_name(problem.file), "kind": problem.kind, "what": problem.what}
@@ -160,7 +153,7 @@ class _Run:
 
     def _position(self) -> Position:
         elapsed_s = max(time.perf_counter() - self._started, 1e-9)
-        rates = f"{self._num_bytes / 2**20 / elapsed_s:.0f} MiB/s, {count(self.problems.total(), 'problem')}"
+        rates = f"{self._num_bytes / 2**20 / elapsed_s:.0f} MiB/s, {count(self._problems.total(), 'problem')}"
         left_s = elapsed_s / self._num_shards * (self._total.num_shards - self._num_shards)
         return Position(self._num_shards, self._total.num_shards, "shards", rates, left_s)
 

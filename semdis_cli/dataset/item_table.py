@@ -13,8 +13,9 @@ from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.store.checks import MALFORMED, check_count, check_record_key, check_text, parse_json
 from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, ShardEntry, verify_hint
-from semdis_cli.store.mapped_shard import MappedShard, ShardRecord, open_shard
+from semdis_cli.store.mapped_shard import MappedShard
 from semdis_cli.store.reader import check_index_file, served_rows
+from semdis_cli.store.shard_header import ShardHeader, read_shard_header
 from semdis_cli.store.shards import read_shard
 
 # Any text that JSON can hold, and back: names of files that are not UTF-8 too.
@@ -68,17 +69,18 @@ def open_items(path: Path, *, verify: bool) -> OpenedLatents:
         return _open_set(path, verify=verify)
     if not path.exists():
         raise StoreError(f"{path}: no such latents; give the folder that semdis encode wrote, or one of its shards")
-    shard, record = _open_shard(path, None, verify=verify)
+    header = _read_header(path, None, verify=verify)
     rows = served_rows(path)
     if rows is None:
-        rows = {key: row for row, key in enumerate(record.keys)}
+        rows = {key: row for row, key in enumerate(header.records.keys)}
     table = _TableBuilder()
     for key, row in sorted(rows.items()):
         table.add(key, 0, row)
     items = table.finish()
-    _check_rows(path, items, np.arange(len(items)), record)
-    items.sizes[:] = record.sizes[items.places[:, 1]]
-    return OpenedLatents(path.parent, (shard,), items, record.provenance, record.sha256)
+    _check_rows(path, items, np.arange(len(items)), header)
+    items.sizes[:] = _sizes(header)[items.places[:, 1]]
+    shards = (MappedShard.of(path.name, header),)
+    return OpenedLatents(path.parent, shards, items, header.provenance, header.record_sha256)
 
 
 def _open_set(root: Path, *, verify: bool) -> OpenedLatents:
@@ -92,37 +94,42 @@ def _open_set(root: Path, *, verify: bool) -> OpenedLatents:
         items = by_shard[ends[number - 1] if number else 0 : ends[number]]
         path = root / SHARD_FOLDER / entry.name
         try:
-            shard, record = _open_shard(path, entry.file, verify=verify)
+            header = _read_header(path, entry.file, verify=verify)
         except StoreError as error:
             raise StoreError(f"{error}{verify_hint(root)}") from error
-        _check_stored(path, entry, record, manifest)
-        _check_rows(path, table, items, record)
-        table.sizes[items] = record.sizes[table.places[items, 1]]
-        shards.append(shard)
+        _check_stored(path, entry, header, manifest)
+        _check_rows(path, table, items, header)
+        table.sizes[items] = _sizes(header)[table.places[items, 1]]
+        shards.append(MappedShard.of(entry.name, header))
     sha256 = PublishedFile.of(root / MANIFEST_FILE).sha256
     versions = tuple(manifest.versions()) if manifest.later_versions else ()
     return OpenedLatents(root / SHARD_FOLDER, tuple(shards), table, manifest.provenance, sha256, versions)
 
 
-def _open_shard(path: Path, expected: PublishedFile | None, *, verify: bool) -> tuple[MappedShard, ShardRecord]:
+def _read_header(path: Path, expected: PublishedFile | None, *, verify: bool) -> ShardHeader:
     if verify:
         read_shard(path, expected)
-    return open_shard(path, expected)
+    return read_shard_header(path, expected)
 
 
-def _check_stored(path: Path, entry: ShardEntry, record: ShardRecord, manifest: Manifest) -> None:
-    if record.provenance != manifest.record_of(entry):
+def _sizes(header: ShardHeader) -> NDArray[np.int32]:
+    """Of each row (H, W) of the upright source and (H, W) of the image, [N,4]."""
+    return header.records.pairs[:, [0, 3]].reshape(-1, 4)
+
+
+def _check_stored(path: Path, entry: ShardEntry, header: ShardHeader, manifest: Manifest) -> None:
+    if header.provenance != manifest.record_of(entry):
         raise StoreError(f"{path}: made with other settings than the set it lies in")
-    if len(record.keys) != entry.num_images:
-        raise StoreError(f"{path}: holds {len(record.keys)} latents, but the manifest says {entry.num_images}")
+    if len(header.records) != entry.num_images:
+        raise StoreError(f"{path}: holds {len(header.records)} latents, but the manifest says {entry.num_images}")
 
 
-def _check_rows(path: Path, table: ItemTable, items: NDArray[np.int64], record: ShardRecord) -> None:
+def _check_rows(path: Path, table: ItemTable, items: NDArray[np.int64], header: ShardHeader) -> None:
     """Raise `StoreError` unless each of `items` is in the row of the shard that the index says, and alone there."""
-    rows = table.places[items, 1].tolist()
+    rows, keys = table.places[items, 1].tolist(), header.records.keys
     for item, row in zip(items.tolist(), rows, strict=True):
         key = table.key(item)
-        if row >= len(record.keys) or record.keys[row] != key:
+        if row >= len(keys) or keys[row] != key:
             raise StoreError(f"{path}: has no latents of {key!r:.80} in row {row}, but the index says so")
 
 

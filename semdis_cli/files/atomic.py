@@ -6,8 +6,8 @@ Temp name in the same folder -> write -> fsync -> rename -> fsync of the folder.
 import errno
 import hashlib
 import secrets
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,32 +41,60 @@ def publish(path: Path, chunks: Iterable[bytes | memoryview]) -> PublishedFile:
     Raises `NoSpaceError` if the disk fills up and `UsageError` if the folder cannot be written; the temporary file is
     gone in either case.
     """
-    # Neither the name itself (with anything added, a long one would be too long) nor the process id (in a container it
-    # is that of the killed run before).
-    temporary = _new_temporary(path.parent)
+    with _explained(path):
+        pending = PendingFile(path)
+        try:
+            for chunk in chunks:
+                pending.write(chunk)
+            return pending.publish()
+        finally:
+            pending.discard()
+
+
+class PendingFile:
+    """A file that is written bit by bit, and appears at `path` when it is published. Methods raise as `publish`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._digest, self._num_bytes = hashlib.sha256(), 0
+        # Neither the name itself (with anything added, a long one would be too long) nor the process id (in a container
+        # it is that of the killed run before).
+        self._temporary = _new_temporary(path.parent)
+        # "x": two writers of one name are a bug, not a race to win. 0o666 & ~umask, as any program's files.
+        with _explained(path):
+            self._file = self._temporary.open("xb")
+
+    def write(self, chunk: bytes | memoryview) -> None:
+        """Add bytes at the end."""
+        with _explained(self._path):
+            self._file.write(chunk)
+        self._digest.update(chunk)
+        self._num_bytes += memoryview(chunk).nbytes
+
+    def publish(self) -> PublishedFile:
+        """Sync the file and give it its name."""
+        with _explained(self._path):
+            self._file.flush()
+            disk.sync_file(self._file.fileno())
+            self._file.close()
+            disk.replace(self._temporary, self._path, _new_temporary(self._path.parent))
+            disk.sync_folder(self._path.parent)
+        return PublishedFile(self._num_bytes, self._digest.hexdigest())
+
+    def discard(self) -> None:
+        """Remove the file, unless it is published."""
+        with suppress(OSError):  # a full disk, and it is said already
+            self._file.close()
+        with suppress(OSError):  # gone with the rename; why is said already
+            self._temporary.unlink()
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
     try:
-        published = _write_synced(temporary, chunks)
-        disk.replace(temporary, path, _new_temporary(path.parent))
-        disk.sync_folder(path.parent)
+        yield
     except OSError as error:
         raise explain_write_error(path, error) from error
-    finally:
-        with suppress(OSError):  # gone with the rename, or never there; why is said already
-            temporary.unlink()
-    return published
-
-
-def _write_synced(path: Path, chunks: Iterable[bytes | memoryview]) -> PublishedFile:
-    digest, num_bytes = hashlib.sha256(), 0
-    # "x": two writers of one name are a bug, not a race to win. 0o666 & ~umask, as any program's files.
-    with path.open("xb") as file:
-        for chunk in chunks:
-            file.write(chunk)
-            digest.update(chunk)
-            num_bytes += memoryview(chunk).nbytes
-        file.flush()
-        disk.sync_file(file.fileno())
-    return PublishedFile(num_bytes, digest.hexdigest())
 
 
 def publish_below(root: Path, path: Path, chunks: Iterable[bytes | memoryview]) -> PublishedFile:

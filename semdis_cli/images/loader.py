@@ -25,6 +25,7 @@ from semdis_cli.records import (
 )
 from semdis_cli.settings import LoadSettings
 from semdis_cli.sources.source_bytes import hash_source, open_source, read_source
+from semdis_cli.stops import look
 
 _PLANNED_AT_ONCE = 4096
 _CHUNK = 64  # headers read by one call of a thread: less is all overhead
@@ -76,6 +77,7 @@ class Loader:
             chunks = [group[first : first + _CHUNK] for first in range(0, len(group), _CHUNK)]
             for some in self._pool.map(self._plan_some, chunks):
                 num_read += len(some)
+                look()
                 tell(Planning("reading headers", num_read, len(sources)))
                 yield from some
 
@@ -120,6 +122,7 @@ class Loader:
         remaining, num_done = iter(sources), count(1)
         while group := list(islice(remaining, _PLANNED_AT_ONCE)):
             for digest in self._pool.map(hash_source, group):
+                look()
                 tell(Planning("hashing files in doubt", next(num_done), len(sources)))
                 yield digest
 

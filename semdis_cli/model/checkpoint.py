@@ -7,7 +7,6 @@ safetensors before anything is allocated, and no tensor is accepted that the arc
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,11 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from semdis_cli.defaults import BUNDLED_MODEL
-from semdis_cli.errors import CheckpointError, MissingExtraError, UsageError
+from semdis_cli.errors import CheckpointError, UsageError
 from semdis_cli.files.atomic import make_folder, publish
 from semdis_cli.files.links import or_pointer
 from semdis_cli.model.config import CONFIG_FILE, FCDMDiffAEConfig
+from semdis_cli.model.hub import Published, fetch, is_repository_id, local_folder
 from semdis_cli.model.layers import time_frequencies
 from semdis_cli.model.tensor_file import open_tensors
 from semdis_cli.tensors import is_finite
@@ -37,7 +37,9 @@ _PATCHIFY_WEIGHTS = ("encoder.patchify.proj.weight", "decoder.patchify.proj.weig
 _WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MAX_LISTED = 6
 _METADATA_KEY = "semdis"
-_REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+_PUBLISHED = Published(
+    (CONFIG_FILE, WEIGHTS_FILE), "hub", f"give --model a local folder with config.json and {WEIGHTS_FILE}"
+)
 
 Shape = tuple[int, ...]
 Source = Literal["bundled", "folder", "hub"]
@@ -96,52 +98,21 @@ def resolve_model(
         raise UsageError(f"--revision {revision}: {name} is no repository, and has no revisions")
     if name == BUNDLED_MODEL:
         return ModelLocation(name, "bundled", Path(__file__).parents[1] / "weights" / BUNDLED_MODEL, None)
-    try:
-        folder = Path(name).expanduser()
-        if folder.is_dir():
-            return ModelLocation(os.path.normpath(name), "folder", folder, None)
-        is_other_file = folder.exists()
-    except (OSError, RuntimeError, ValueError):  # what no file is called: too long, a NUL byte, the home of nobody
-        is_other_file = False
-    if is_other_file or source == "folder" or not _REPOSITORY_ID.fullmatch(name):
+    folder = local_folder(name)
+    if folder is not None:
+        return ModelLocation(os.path.normpath(name), "folder", folder, None)
+    if source == "folder" or not is_repository_id(name):
         raise CheckpointError(
             f"{name}: no such model; give a folder with config.json and {WEIGHTS_FILE}, a repository id like "
             f"data-archetype/semdisdiffae, or {BUNDLED_MODEL}"
         )
-    return _download(name, revision, cache_dir)
+    folder = fetch(name, _PUBLISHED, revision=revision, cache_dir=cache_dir)
+    return ModelLocation(name, "hub", folder, folder.name)
 
 
 def load_config(path: Path | None, name: str = BUNDLED_MODEL) -> FCDMDiffAEConfig:
     """Read the architecture in `path` or, if that is None, of the model `name`. Raises `CheckpointError`."""
     return FCDMDiffAEConfig.load(path or resolve_model(name).folder / CONFIG_FILE)
-
-
-def _download(repo_id: str, revision: str | None, cache_dir: str | Path | None) -> ModelLocation:
-    """Fetch (or find in the hub's cache) the two files of a published model; offline mode is honoured by the client."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read by the client when it is imported
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{repo_id}: no such folder, and reading it from the hub needs: pip install 'semdis[hub]'"
-        ) from error
-    try:
-        folder = snapshot_download(
-            repo_id,
-            revision=revision,
-            cache_dir=cache_dir,
-            allow_patterns=[CONFIG_FILE, WEIGHTS_FILE],
-        )
-    except HFValidationError as error:
-        raise CheckpointError(f"{repo_id}: neither a folder nor a repository id") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(
-            f"{repo_id}: cannot be fetched from the hub ({reason}); check the name and the network, or give --model a "
-            f"local folder with config.json and {WEIGHTS_FILE}"
-        ) from error
-    return ModelLocation(repo_id, "hub", Path(folder), Path(folder).name)
 
 
 def read_weights(

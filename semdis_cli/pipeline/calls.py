@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from semdis_cli.model.call_sizes import Half
 from semdis_cli.model.devices import calls_at_once
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.fit import COPIES_HELD, CallMemory
-from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, done_already, in_order, timed
+from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, timed
 from semdis_cli.records import EncodedImage, LoadedImage, PlannedImage
 from semdis_cli.settings import LatentSettings
 from semdis_cli.store.shards import STORE_DTYPES
@@ -96,11 +97,7 @@ def encoded_calls(
     def start(call: ImageCall) -> "Future[EncodedCall]":
         if failures := memory.refused(call.bucket, call.keys):
             return done_already(EncodedCall(call, (), tuple(failures), StageTimes()))
-        return workers.submit_after(
-            [workers.submit(Urgency.READ, timed, loader.load, image) for image in call.images],
-            Urgency.MODEL,
-            lambda loaded: encode(call, loaded),
-        )
+        return workers.submit_call(partial(timed, loader.load), call.images, partial(encode, call))
 
     def encode(call: ImageCall, loaded: Sequence[Timed[LoadedImage | Failure]]) -> EncodedCall:
         with memory.taking(call.bucket, len(call.images)):
@@ -109,7 +106,7 @@ def encoded_calls(
     def share(call: ImageCall) -> float:
         return share_of_call(call.bucket, len(call.images), "encode", tokenizer, workers)
 
-    yield from in_order(fitting(calls, memory), start, share)
+    yield from in_order(fitting(calls, memory), start, share, workers.result)
 
 
 def fitting(calls: Iterable[ImageCall], memory: CallMemory) -> Iterator[ImageCall]:

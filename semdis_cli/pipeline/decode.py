@@ -7,24 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from semdis_cli.defaults import BUNDLED_MODEL, DECODE_MARKER
-from semdis_cli.errors import CheckpointError, StoreError, UnreadableImageError
+from semdis_cli.errors import CheckpointError, StoreError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes, TimeSpent
 from semdis_cli.files.json_text import unescape_name
 from semdis_cli.files.spelling import give_own_names
-from semdis_cli.images.geometry import undo_padding
 from semdis_cli.model.checkpoint import resolve_model, weights_sha256
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer
 from semdis_cli.pipeline.calls import busy_threads, share_of_call, start_workers
 from semdis_cli.pipeline.fit import CallMemory
-from semdis_cli.pipeline.images_out import ImageWriter, output_names, renamed_record, too_long, written
-from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, done_already, in_order, one_ahead, timed
+from semdis_cli.pipeline.images_out import ImageWriter, Writing, output_names, renamed_record, too_long, written
 from semdis_cli.pipeline.report import RunTotals, compute_record, model_record
+from semdis_cli.pipeline.shard import DecodedCall, bucket_of, decode_call, fitting_parts, read_shard, shard_calls
+from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, one_ahead, timed
 from semdis_cli.settings import DecodeSettings, TokenizerSettings
+from semdis_cli.stops import look
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
 from semdis_cli.store.writing.claim import claimed_folder
-from semdis_cli.tensors import is_finite
 
 _SHARE_OF_EVENT = 1 / 1024  # of the room for calls: they are small, but there may be very many
 
@@ -97,7 +97,7 @@ def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings,
     ):
         # What there is to do
         names, renamed = give_own_names(names, output)
-        writer = ImageWriter(output, names, settings.write, workers)
+        writer = ImageWriter(output, names, settings.write)
         failures = too_long(names)
         done = {failure.key for failure in failures}
         done |= {key for key in source.keys if key not in done and writer.exists(key)}
@@ -134,7 +134,7 @@ def _read_calls(
     keys = frozenset(source.keys)
 
     def start(stored: StoredShard) -> "Future[Timed[Shard | ShardFailed]]":
-        return workers.submit(Urgency.READ_SHARD, timed, _read_shard, source, stored, tokenizer, keys, done)
+        return workers.submit_disk(timed, read_shard, source, stored, tokenizer, keys, done)
 
     for read in one_ahead(map(start, source.shards)):
         yield TimeSpent(StageTimes(read_s=read.seconds))
@@ -143,30 +143,6 @@ def _read_calls(
         else:
             yield from shard_calls(read.value, tokenizer, done)
         del read  # or a third shard would be held while the next one is waited for
-
-
-def _read_shard(
-    source: LatentSource, stored: StoredShard, tokenizer: Tokenizer, keys: Collection[str], done: Collection[str]
-) -> Shard | ShardFailed:
-    try:
-        shard = source.read(stored)
-        check_fit(shard, tokenizer, keys, str(stored.path))
-    except StoreError as error:
-        return ShardFailed(stored.path.name, str(error), sum(key not in done for key in stored.rows))
-    return shard
-
-
-def shard_calls(shard: Shard, tokenizer: Tokenizer, done: Collection[str] = ()) -> Iterator[Shard]:
-    """The rows of `shard` whose keys are not in `done`, a model call at a time."""
-    rows = [row for row, key in enumerate(shard.keys) if key not in done]
-    size = tokenizer.images_per_call(*_bucket(shard, tokenizer))
-    for start in range(0, len(rows), size):
-        yield shard.select(rows[start : start + size])
-
-
-def _bucket(shard: Shard, tokenizer: Tokenizer) -> tuple[int, int]:
-    height, width = shard.latents.shape[-2:]
-    return height * tokenizer.patch_size, width * tokenizer.patch_size
 
 
 def decode_calls(
@@ -183,78 +159,41 @@ def decode_calls(
     """
     memory = CallMemory(tokenizer, workers.room, "decode", sampling.pdg)
 
-    def start(call: Shard | Event) -> "Future[_DecodedCall | Event]":
-        if not isinstance(call, Shard):
-            return done_already(call)
-        if failures := memory.refused(_bucket(call, tokenizer), call.keys):
-            return done_already(_DecodedCall([], failures, 0.0, 0.0))
-        return workers.submit(Urgency.MODEL, decode_when_there_is_room, call)
+    def start(call: Shard | Event) -> "Future[_WrittenCall | Event]":
+        return workers.submit_model(decode_and_write, call) if isinstance(call, Shard) else done_already(call)
 
-    def decode_when_there_is_room(call: Shard) -> _DecodedCall:
-        with memory.taking(_bucket(call, tokenizer), len(call.records)):
-            return _decode_call(call, tokenizer, sampling, writer)
+    def decode_and_write(call: Shard) -> _WrittenCall:
+        decoded = decode_call(call, tokenizer, sampling, memory)
+        look()
+        return _WrittenCall(decoded, writer.submit(decoded.images, workers))
 
     def share(call: Shard | Event) -> float:
         if not isinstance(call, Shard):
             return _SHARE_OF_EVENT
-        return share_of_call(_bucket(call, tokenizer), len(call.records), "decode", tokenizer, workers)
+        return share_of_call(bucket_of(call, tokenizer), len(call.records), "decode", tokenizer, workers)
 
-    for result in in_order(_fitting(calls, tokenizer, memory), start, share):
-        yield from result.events() if isinstance(result, _DecodedCall) else [result]
+    for result in in_order(_fitting(calls, tokenizer, memory), start, share, workers.result):
+        yield from result.events() if isinstance(result, _WrittenCall) else [result]
 
 
 def _fitting(calls: Iterable[Shard | Event], tokenizer: Tokenizer, memory: CallMemory) -> Iterator[Shard | Event]:
-    """`calls`, those that do not fit into memory whole in parts."""
     for call in calls:
-        if not isinstance(call, Shard):
-            yield call
-            continue
-        num_images = len(call.records)
-        for part in memory.parts(_bucket(call, tokenizer), num_images):
-            is_all = part == slice(0, num_images)
-            yield call if is_all else call.select(range(num_images)[part])
+        yield from fitting_parts(call, tokenizer, memory) if isinstance(call, Shard) else [call]
 
 
 @dataclass(frozen=True)
-class _DecodedCall:
-    """Images that are being written, or the reason why there are none."""
+class _WrittenCall:
+    """A model call whose images are being written."""
 
-    writing: list[Future[float | Failure]]
-    failures: list[Failure]
-    megapixels: float
-    decode_s: float
+    decoded: DecodedCall
+    writing: Writing
 
     def events(self) -> Iterator[Event]:
-        """What is to be told once all images are on disk; waits for that."""
-        write_s, refused = written(self.writing)
+        """Tell of it once all images are on disk; waits for that."""
+        decoded, (write_s, refused) = self.decoded, written(self.writing)
         num_images = len(self.writing) - len(refused)
-        yield BatchDone(num_images, self.megapixels, StageTimes(decode_s=self.decode_s, write_s=write_s))
-        yield from (*self.failures, *refused)
-
-
-def _decode_call(
-    call: Shard, tokenizer: Tokenizer, sampling: FCDMDiffAEInferenceConfig, writer: ImageWriter
-) -> _DecodedCall:
-    """One model call; its images are handed to the threads that write."""
-    try:
-        images, decode_s = timed(tokenizer.decode, call.latents.float(), call.keys, sampling)
-    except UnreadableImageError as error:
-        return _DecodedCall([], [Failure(key, str(error)) for key in call.keys], 0.0, 0.0)
-    rows = zip(call.records, images, strict=True)
-    writing = [writer.submit(record.key, undo_padding(image.numpy(), record.geometry)) for record, image in rows]
-    return _DecodedCall(writing, [], images.shape[0] * images.shape[2] * images.shape[3] / 1e6, decode_s)
-
-
-def check_fit(shard: Shard, tokenizer: Tokenizer, keys: Collection[str], path: str) -> None:
-    """Raise `StoreError` if a shard's rows do not belong to the set, or are not what the model takes."""
-    grid, patch = tuple(shard.latents.shape[-2:]), tokenizer.patch_size
-    if shard.latents.shape[1] != tokenizer.latent_channels:
-        raise StoreError(f"{path}: {shard.latents.shape[1]} channels, but the model has {tokenizer.latent_channels}")
-    if not is_finite(shard.latents):
-        raise StoreError(f"{path}: latents that are not finite; not made by semdis encode")
-    for record in shard.records:
-        if record.key not in keys or record.geometry.bucket != (grid[0] * patch, grid[1] * patch):
-            raise StoreError(f"{path}: row {record.key!r:.80} does not belong to this set; damaged or edited")
+        yield BatchDone(num_images, decoded.megapixels, StageTimes(decode_s=decoded.decode_s, write_s=write_s))
+        yield from (*decoded.failures, *refused)
 
 
 def _decode_record(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings) -> dict[str, Any]:

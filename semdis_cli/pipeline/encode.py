@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -20,11 +20,11 @@ from semdis_cli.pipeline.calls import (
 )
 from semdis_cli.pipeline.encode_plan import EncodePlan, encode_provenance, plan_encode
 from semdis_cli.pipeline.limits import within_limit
-from semdis_cli.pipeline.overlap import Workers
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.records import EncodedImage
 from semdis_cli.settings import EncodeSettings
 from semdis_cli.sources.sources import FoundImages
+from semdis_cli.stops import wait_for
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.writing.latent_set import LatentSetWriter
@@ -61,7 +61,7 @@ def _encode(
             mix_versions=settings.shards.mix_versions,
         ) as latents,
         start_workers(tokenizer, settings.num_workers) as workers,
-        _Publisher(workers) as publisher,
+        _Publisher() as publisher,
     ):
         # What there is to do
         plan = plan_encode(found, loader, tokenizer, settings, latents.base, latents.provenance, tell)
@@ -120,25 +120,28 @@ class _Publisher:
     Leaving its `with` waits for them, whatever ended the run: what is encoded is kept.
     """
 
-    def __init__(self, workers: Workers) -> None:
-        self._workers = workers
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "semdis-publish")
         self._waiting: deque[tuple[ShardWriter, int, Future[None]]] = deque()
+        self._has_failed = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        wait([published for _, _, published in self._waiting])
+        self._thread.shutdown()
 
     def publish(self, shard: ShardWriter) -> None:
         """Have `shard` published after those before it."""
         num_bytes = shard.num_bytes  # before it is written: that gives the latents back
-        if self._waiting:
-            last = self._waiting[-1][2]
-            published = self._workers.submit_disk_after(last, lambda _: shard.publish())
-        else:
-            published = self._workers.submit_disk(shard.publish)
-        self._waiting.append((shard, num_bytes, published))
+        self._waiting.append((shard, num_bytes, self._thread.submit(self._publish, shard)))
+
+    def _publish(self, shard: ShardWriter) -> None:
+        if self._has_failed:  # the error of the one before it ends the run
+            return
+        self._has_failed = True
+        shard.publish()
+        self._has_failed = False
 
     def news(self) -> Iterator[Event]:
         """Tell of the shards that are on disk by now; waits while the others are too much to hold.
@@ -158,7 +161,7 @@ class _Publisher:
 
     def _first(self) -> Iterator[Event]:
         shard, _, published = self._waiting.popleft()
-        published.result()
+        wait_for(published)
         yield TimeSpent(StageTimes(publish_s=shard.publish_s))
         if shard.published is not None:
             yield ShardPublished(shard.name, shard.num_images, shard.published.num_bytes)

@@ -1,17 +1,32 @@
 """Shards of latents -> files that other programs read, one or a pair for each image."""
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
-from semdis_cli.events import Event, Failure, RunStarted, ShardFailed
+from semdis_cli.errors import RefusedNameError, StoreError
+from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes, TimeSpent
 from semdis_cli.files.atomic import check_free_space
-from semdis_cli.pipeline.export_files import FileExport
-from semdis_cli.pipeline.export_source import ExportSettings, ShardReader
-from semdis_cli.pipeline.export_tars import TarExport
+from semdis_cli.pipeline.export_sinks import SINKS, ExportJob, ExportSettings, Sink
 from semdis_cli.pipeline.report import RunTotals
-from semdis_cli.store.exchange.export import EXPORT_MARKER, alike_names, file_names, impossible_names
-from semdis_cli.store.reader import LatentSource
+from semdis_cli.stops import look
+from semdis_cli.store.exchange.export import (
+    EXPORT_MARKER,
+    SampleRecord,
+    check_rows,
+    file_names,
+    make_sample,
+    recorded_layout,
+)
+from semdis_cli.store.reader import LatentSource, StoredShard
+from semdis_cli.store.shards import Shard
 from semdis_cli.store.writing.claim import claimed_folder
+
+_ROWS_AT_ONCE = 256
 
 
 def export(source: LatentSource, settings: ExportSettings, output: Path) -> Iterator[Event]:
@@ -21,36 +36,26 @@ def export(source: LatentSource, settings: ExportSettings, output: Path) -> Iter
     folder holds something else or cannot be written, `NoSpaceError`, and `StoreError` for keys that lead out of the
     folder and settings that say nothing of the latents.
     """
-    totals = RunTotals("export", None)
-    shards = ShardReader(source)
-    names = file_names(source.keys, settings.member)
-    record = {
-        "latents_sha256": source.sha256,
-        "num_images": len(source.keys),
-        "provenance": source.provenance,
-        **({"later_versions": list(source.later_versions)} if source.later_versions else {}),
-        **settings.to_json(),
-    }
-    is_tar = settings.format == "webdataset"
-    with claimed_folder(output, EXPORT_MARKER, record, () if is_tar else names.values()):
+    totals, num_failed = RunTotals("export", None), 0
+    recorded_layout(source.provenance, str(source.path))
+    kind, names = SINKS[settings.format], file_names(source.keys, settings.member)
+    job = ExportJob(source, settings, output, names)
+    own_files = names.values() if kind.one_file_each else ()
+    with claimed_folder(output, EXPORT_MARKER, _describe(job), own_files), ExitStack() as stack:
         # What there is to do
-        work: TarExport | FileExport
-        if is_tar:
-            work = TarExport(shards, settings, output)
-        else:
-            impossible = impossible_names(names, output)
-            impossible += alike_names(names, output, impossible)
-            work = FileExport(shards, settings, output, impossible)
-        failures = work.failures
-        num_failed, num_done = len(failures), work.num_done
-        check_free_space(output, work.bytes_left)
-        yield RunStarted(len(source.keys), num_done, 0.0)
-        yield from failures
+        sink = kind(job)
+        stack.callback(sink.discard)
+        check_free_space(output, _bytes_left(job, sink))
+        num_left = sum(map(sink.is_left, source.keys))
+        yield RunStarted(len(source.keys), len(source.keys) - len(sink.failures) - num_left, 0.0)
 
         # Shard -> rows -> files
-        for event in work.run():
+        pool = ThreadPoolExecutor(settings.num_workers, thread_name_prefix="semdis-write")
+        stack.callback(pool.shutdown, cancel_futures=True)
+        for event in chain(sink.failures, *(_export_shard(job, sink, stored, pool) for stored in source.shards)):
             num_failed += _num_failed(event)
             yield totals.add(event)
+        yield totals.add(_close(sink))
     yield totals.finish(
         output,
         num_ok=len(source.keys) - num_failed,
@@ -59,6 +64,82 @@ def export(source: LatentSource, settings: ExportSettings, output: Path) -> Iter
         lossless=not settings.is_lossy(source.provenance),
         **settings.to_json(),
     )
+
+
+def _describe(job: ExportJob) -> dict[str, object]:
+    """Return the record of an export: runs with equal ones may continue each other."""
+    source = job.source
+    return {
+        "latents_sha256": source.sha256,
+        "num_images": len(source.keys),
+        "provenance": source.provenance,
+        **({"later_versions": list(source.later_versions)} if source.later_versions else {}),
+        **job.settings.to_json(),
+    }
+
+
+def _bytes_left(job: ExportJob, sink: Sink) -> int:
+    """Estimate what is still to be written."""
+    return sum(job.sample_bytes(stored) * sum(map(sink.is_left, stored.rows)) for stored in job.source.shards)
+
+
+def _export_shard(job: ExportJob, sink: Sink, stored: StoredShard, pool: ThreadPoolExecutor) -> Iterator[Event]:
+    started = time.perf_counter()
+    keys = {key for key in stored.rows if sink.needs(key)}
+    if not keys:
+        return
+    try:
+        shard = _read(job.source, stored)
+    except StoreError as error:
+        yield ShardFailed(stored.path.name, str(error), len(keys))
+        return
+    yield TimeSpent(StageTimes(read_s=time.perf_counter() - started))
+    rows = [row for row, key in enumerate(shard.keys) if key in keys]
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        yield from _write_rows(job.settings, sink, shard, rows[start : start + _ROWS_AT_ONCE], pool)
+
+
+def _read(source: LatentSource, stored: StoredShard) -> Shard:
+    """Read and check the rows of one shard that are to be used. Raises `StoreError`."""
+    shard = source.read(stored)
+    check_rows(shard, recorded_layout(source.provenance, str(source.path)), str(stored.path))
+    return shard
+
+
+def _write_rows(
+    settings: ExportSettings, sink: Sink, shard: Shard, rows: list[int], pool: ThreadPoolExecutor
+) -> Iterator[Event]:
+    started, num_written = time.perf_counter(), 0
+    write = partial(_write_row, settings, sink, shard)
+    for outcome in pool.map(write, rows) if sink.one_file_each else map(write, rows):
+        look()
+        if isinstance(outcome, Failure):
+            yield outcome
+            continue
+        num_written += sink.is_left(outcome.image.key)
+        sink.add_record(outcome)
+    height, width = shard.records[0].geometry.bucket
+    write_s = time.perf_counter() - started
+    yield BatchDone(num_written, num_written * height * width / 1e6, StageTimes(write_s=write_s))
+
+
+def _write_row(settings: ExportSettings, sink: Sink, shard: Shard, row: int) -> SampleRecord | Failure:
+    key = shard.records[row].key
+    try:
+        sample = make_sample(shard, row, settings.member, settings.npy_dtype)
+    except ValueError as error:
+        return Failure(key, str(error))
+    try:
+        sink.write(sample)
+    except RefusedNameError as error:
+        return Failure(key, f"{error}, or export it as webdataset")
+    return sample.record
+
+
+def _close(sink: Sink) -> TimeSpent:
+    started = time.perf_counter()
+    sink.close()
+    return TimeSpent(StageTimes(write_s=time.perf_counter() - started))
 
 
 def _num_failed(event: Event) -> int:

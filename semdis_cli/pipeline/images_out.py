@@ -2,9 +2,9 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from functools import cache, partial
+from functools import cache
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,9 +17,14 @@ from semdis_cli.files.atomic import publish_below, sweep_temporaries
 from semdis_cli.files.disk import folder_identity
 from semdis_cli.files.spelling import ANY, EXACT, Spelling, numbered
 from semdis_cli.images.images import write_image
-from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, timed
+from semdis_cli.pipeline.workers import Timed, Workers, timed
 from semdis_cli.settings import WriteSettings
+from semdis_cli.stops import wait_for
 from semdis_cli.store.checks import check_key
+
+# Of each image the file that is being made, and that of being put on disk: the seconds that making its bytes took, or
+# why the disk does not take it.
+Writing = list["Future[Future[float | Failure]]"]
 
 _MAX_NAME_BYTES = 255
 _MAX_KEY_BYTES = 3800  # a path may have 4095, with the folder before it
@@ -121,15 +126,12 @@ def image_file(pixels: np.ndarray, settings: WriteSettings) -> bytes:
 
 
 class ImageWriter:
-    """Encodes and publishes images below `root`, under `names`, with the threads of `workers`."""
+    """Encodes and publishes images below `root`, under `names`."""
 
-    def __init__(
-        self, root: Path, names: Mapping[str, PurePosixPath], settings: WriteSettings, workers: Workers
-    ) -> None:
+    def __init__(self, root: Path, names: Mapping[str, PurePosixPath], settings: WriteSettings) -> None:
         self._root = root.resolve()
         self._names = names
         self._settings = settings
-        self._workers = workers
         self._seen: set[Path] = set()
         self._not_made: set[Path] = set()  # when they were seen
         self._swept: set[tuple[int, int]] = set()  # device and number of each folder
@@ -161,14 +163,25 @@ class ImageWriter:
             sweep_temporaries(folder)
         self._swept.add(place)
 
-    def submit(self, key: str, pixels: np.ndarray) -> "Future[float | Failure]":
-        """Write one image, uint8 [3,H,W], soon; the result is the seconds that making its bytes took.
+    def write(self, image: tuple[str, np.ndarray]) -> float | Failure:
+        """Write one image (key, uint8 [3,H,W]); returns the seconds that making its bytes took.
 
-        It is a `Failure` if the disk does not take this one. The future raises what else writing raised: `UsageError`,
-        `NoSpaceError`. Threads that compute make the file's bytes, threads that may wait put them on disk.
+        A `Failure` if the disk does not take this one. Raises `UsageError` or `NoSpaceError` if it takes none.
         """
-        made = self._workers.submit(Urgency.WRITE, timed, image_file, pixels, self._settings)
-        return self._workers.submit_disk_after(made, partial(self._publish, key))
+        key, pixels = image
+        return self._publish(key, timed(image_file, pixels, self._settings))
+
+    def submit(self, images: Sequence[tuple[str, np.ndarray]], workers: Workers) -> Writing:
+        """Have the images of a model call written soon, as by `write`; to be called in the thread of that call.
+
+        Threads that compute make the files' bytes, threads that may wait put them on disk. `written` waits for it.
+        """
+
+        def make(image: tuple[str, np.ndarray]) -> "Future[float | Failure]":
+            key, pixels = image
+            return workers.submit_disk(self._publish, key, timed(image_file, pixels, self._settings))
+
+        return workers.after_call(make, images)
 
     def _publish(self, key: str, made: Timed[bytes]) -> float | Failure:
         path = self._path(key)
@@ -184,8 +197,11 @@ class ImageWriter:
         return self._root / self._names[key]
 
 
-def written(futures: Iterable["Future[float | Failure]"]) -> tuple[float, list[Failure]]:
-    """The seconds that images took, and those that the disk does not take; waits until all are on disk."""
-    outcomes = [future.result() for future in futures]
+def written(writing: Writing) -> tuple[float, list[Failure]]:
+    """Return the seconds that images took, and those that the disk does not take; waits until all are on disk.
+
+    Raises what writing raised: `UsageError`, `NoSpaceError`.
+    """
+    outcomes = [wait_for(wait_for(made)) for made in writing]
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     return sum(outcome for outcome in outcomes if not isinstance(outcome, Failure)), failures

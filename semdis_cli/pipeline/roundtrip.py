@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,10 @@ from semdis_cli.pipeline.calls import (
 from semdis_cli.pipeline.decode import sampling_of
 from semdis_cli.pipeline.encode_plan import EncodePlan
 from semdis_cli.pipeline.fit import CallMemory
-from semdis_cli.pipeline.images_out import ImageWriter, output_names, renamed_record, too_long, written
+from semdis_cli.pipeline.images_out import ImageWriter, Writing, output_names, renamed_record, too_long, written
 from semdis_cli.pipeline.limits import within_limit
-from semdis_cli.pipeline.overlap import Timed, Urgency, Workers, done_already, in_order, timed
 from semdis_cli.pipeline.report import RunTotals
+from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, timed
 from semdis_cli.records import LoadedImage
 from semdis_cli.settings import LatentSettings, RoundtripSettings
 from semdis_cli.store.index import to_line
@@ -96,7 +97,7 @@ def _roundtrip(
         unusable = too_long(names)
         errors |= {failure.key: failure.reason for failure in unusable}
         yield from unusable
-        writer = ImageWriter(output, names, decoding.write, workers)
+        writer = ImageWriter(output, names, decoding.write)
         calls = _usable_calls(plan, tokenizer, {failure.key for failure in unusable})
         how = _Roundtrip(loader, tokenizer, settings.latents, sampling, writer, workers)
         for event in how.run(calls):
@@ -138,7 +139,7 @@ class _RoundtripCall:
     """What became of a model call: its images are being written."""
 
     scores: list[ImageMeasured]
-    writing: list[Future[float | Failure]]
+    writing: Writing
     failures: list[Failure]
     megapixels: float
     times: StageTimes
@@ -166,7 +167,7 @@ class _Roundtrip:
 
     def run(self, calls: Iterable[ImageCall]) -> Iterator[Event]:
         """Several calls at once; events come in their order."""
-        for result in in_order(fitting(calls, self._memory), self._start, self._share):
+        for result in in_order(fitting(calls, self._memory), self._start, self._share, self.workers.result):
             yield from result.events()
 
     @property
@@ -176,8 +177,7 @@ class _Roundtrip:
     def _start(self, call: ImageCall) -> "Future[_RoundtripCall]":
         if failures := self._memory.refused(call.bucket, call.keys):
             return done_already(_RoundtripCall([], [], failures, 0.0, StageTimes()))
-        reading = [self.workers.submit(Urgency.READ, timed, self.loader.load, image) for image in call.images]
-        return self.workers.submit_after(reading, Urgency.MODEL, self._finish)
+        return self.workers.submit_call(partial(timed, self.loader.load), call.images, self._finish)
 
     def _share(self, call: ImageCall) -> float:
         return share_of_call(call.bucket, len(call.images), "decode", self.tokenizer, self.workers)
@@ -214,18 +214,17 @@ class _Roundtrip:
         failures = [one for one in tried if isinstance(one, Failure)]
         return kept, torch.stack(stored) if stored else latents[:0], failures
 
-    def _measure(
-        self, images: Sequence[LoadedImage], reconstructions: Tensor
-    ) -> tuple[list[ImageMeasured], list[Future[float | Failure]]]:
-        """PSNR of `reconstructions`, uint8 [B,3,H,W], and their files, which are being written."""
-        scores, writing = [], []
+    def _measure(self, images: Sequence[LoadedImage], reconstructions: Tensor) -> tuple[list[ImageMeasured], Writing]:
+        """Return PSNR of `reconstructions`, uint8 [B,3,H,W], and their files, which are being written."""
+        scores: list[ImageMeasured] = []
+        files: list[tuple[str, np.ndarray]] = []
         for image, reconstruction in zip(images, reconstructions, strict=True):
             key, geometry = image.record.key, image.record.geometry
             kept = undo_padding(reconstruction.numpy(), geometry)
             given = undo_padding(image.pixels.numpy(), geometry)
             scores.append(ImageMeasured(key, _psnr_db(kept, given)))
-            writing.append(self.writer.submit(key, kept))
-        return scores, writing
+            files.append((key, kept))
+        return scores, self.writer.submit(files, self.workers)
 
 
 def _psnr_db(kept: np.ndarray, given: np.ndarray) -> float:

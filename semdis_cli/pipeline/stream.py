@@ -17,16 +17,18 @@ from semdis_cli.images.loader import Loader
 from semdis_cli.memory import room_for_images
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import busy_threads, encoded_calls, image_calls, start_workers
-from semdis_cli.pipeline.decode import check_fit, decode_calls, decode_provenance, sampling_of
+from semdis_cli.pipeline.decode import decode_calls, decode_provenance, sampling_of
 from semdis_cli.pipeline.encode import far_off_report, take_call
 from semdis_cli.pipeline.encode_plan import plan_encode
 from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import ImageWriter, StreamNames, image_file, renamed_record, too_long
 from semdis_cli.pipeline.limits import within_limit
-from semdis_cli.pipeline.overlap import Workers, timed
 from semdis_cli.pipeline.report import RunTotals
+from semdis_cli.pipeline.shard import check_fit
+from semdis_cli.pipeline.workers import timed
 from semdis_cli.settings import DecodeSettings, EncodeSettings
 from semdis_cli.sources.sources import FoundImages
+from semdis_cli.stops import received
 from semdis_cli.store.exchange.stream import MAX_MEMBER_BYTES, MEMBER_SUFFIX, StreamWriter, join_shards, read_member
 from semdis_cli.store.reader import LatentSource
 from semdis_cli.store.shards import Shard
@@ -165,7 +167,7 @@ def decode_stream(
         claimed_folder(output, DECODE_MARKER, record, ()),
         start_workers(tokenizer, settings.num_workers) as workers,
     ):
-        receiver = _Receiver(output, tokenizer, settings, workers)
+        receiver = _Receiver(output, tokenizer, settings)
         for event in decode_calls(receiver.calls(stream), tokenizer, sampling, receiver.writer, workers):
             num_ok += event.num_images if isinstance(event, BatchDone) else 0
             num_failed += isinstance(event, Failure | ShardFailed)
@@ -188,7 +190,7 @@ def decode_single(
     totals, sampling = RunTotals("decode", tokenizer), sampling_of(settings)
     memory = CallMemory(tokenizer, room_for_images(), "decode", sampling.pdg)
     num_ok = num_failed = 0
-    for shard in stream:
+    for shard in received(iter(stream)):
         assert isinstance(shard, Shard), "one file that is bad is no stream"
         check_fit(shard, tokenizer, shard.keys, _NAME)
         [record] = shard.records
@@ -213,11 +215,11 @@ def decode_single(
 class _Receiver:
     """Collects latents of one shape until they fill a model call, and gives each image its file name."""
 
-    def __init__(self, output: Path, tokenizer: Tokenizer, settings: DecodeSettings, workers: Workers) -> None:
+    def __init__(self, output: Path, tokenizer: Tokenizer, settings: DecodeSettings) -> None:
         self._tokenizer = tokenizer
         self.names = StreamNames(settings.write.format, partial(probe_spelling, output))
         self._paths: dict[str, PurePosixPath] = {}
-        self.writer = ImageWriter(output, self._paths, settings.write, workers)
+        self.writer = ImageWriter(output, self._paths, settings.write)
         self._collected: list[Shard] = []
         self._cut_off: StoreError | None = None
 
@@ -227,7 +229,7 @@ class _Receiver:
         Where the stream is cut off, this ends: then `check_end` raises.
         """
         try:
-            for item in stream:
+            for item in received(iter(stream)):
                 yield from [item] if isinstance(item, ShardFailed) else self._take(item)
         except StoreError as error:  # the stream is cut off; every other one is an event by now
             self._cut_off = error

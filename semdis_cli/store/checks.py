@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -23,10 +24,14 @@ def _refuse_constant(name: str) -> None:
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)  # made once: `json.loads` would make one for every line
 
 
-def parse_json(data: bytes) -> Any:
-    """The value in `data`. Raises `ValueError` for what is not JSON: NaN, Infinity and bottomless nesting too."""
+def parse_json(data: bytes, shrink: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """The value in `data`, objects as `shrink` makes them.
+
+    Raises `ValueError` for what is not JSON: NaN, Infinity and bottomless nesting too.
+    """
+    decoder = json.JSONDecoder(parse_constant=_refuse_constant, object_hook=shrink) if shrink else _DECODER
     try:
-        return _DECODER.decode(data.decode("utf-8", "surrogatepass"))
+        return decoder.decode(data.decode("utf-8", "surrogatepass"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

@@ -12,6 +12,7 @@ from semdis_cli.events import Failure
 from semdis_cli.files.json_text import ESCAPED, escape_text, key_fields
 from semdis_cli.files.links import why_unreadable
 from semdis_cli.records import FileDigest, Geometry, ImageRecord
+from semdis_cli.stops import look
 from semdis_cli.store.checks import (
     MALFORMED,
     check_count,
@@ -146,6 +147,7 @@ def merge_rows(sorted_groups: Iterable[tuple[str, Iterable[_Row]]]) -> Iterator[
             heapq.heappush(heap, (row.key, number, row, rows))
 
     def pop() -> _Row:
+        look()
         _, number, row, rows = heapq.heappop(heap)
         advance(number, rows)
         return row

@@ -19,18 +19,17 @@ from torch import Tensor
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import PublishedFile, publish
 from semdis_cli.files.json_text import ESCAPED, escape_name, is_strange
-from semdis_cli.files.links import or_pointer, why_unreadable
 from semdis_cli.records import ImageRecord
-from semdis_cli.store.checks import MALFORMED
-from semdis_cli.store.record import source_fields
 from semdis_cli.store.shard_header import (
     FORMAT_VERSION,
     METADATA_KEY,
     TENSOR_NAME,
-    canonical_json,
     no_shard,
+    open_shard,
     parse_header,
+    render_record,
 )
+from semdis_cli.store.shard_records import ShardRecords
 
 STORE_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -44,7 +43,7 @@ class Shard:
     """
 
     latents: Tensor
-    records: tuple[ImageRecord, ...]
+    records: Sequence[ImageRecord]
     provenance: dict[str, Any]
 
     @cached_property
@@ -65,20 +64,18 @@ def write_shard(path: Path, shard: Shard) -> PublishedFile:
 def shard_bytes(shard: Shard) -> bytes:
     """The file that `shard` becomes."""
     latents = shard.latents.contiguous()
-    metadata = {
+    fields = {
         "format": FORMAT_VERSION,
         "dtype": _dtype_name(latents.dtype),
         "shape": list(latents.shape),
         "latents_sha256": hashlib.sha256(_payload(latents)).hexdigest(),
         "keys": list(map(escape_name, shard.keys)),
-        "geometry": [record.geometry.to_json() for record in shard.records],
-        "sources": list(map(source_fields, shard.records)),
         "provenance": shard.provenance,
     }
     if any(map(is_strange, shard.keys)):
-        metadata[ESCAPED] = True
-    metadata["record_sha256"] = hashlib.sha256(canonical_json(metadata).encode()).hexdigest()
-    return serialize({TENSOR_NAME: latents}, {METADATA_KEY: canonical_json(metadata)})
+        fields[ESCAPED] = True
+    text, _ = render_record(fields, ShardRecords.of(shard.records))
+    return serialize({TENSOR_NAME: latents}, {METADATA_KEY: text})
 
 
 def read_shard(path: Path, expected: PublishedFile | None = None) -> Shard:
@@ -86,15 +83,8 @@ def read_shard(path: Path, expected: PublishedFile | None = None) -> Shard:
 
     Raises `StoreError` naming the file for anything that is not exactly what was written.
     """
-    try:
-        if path.exists() and not path.is_file():  # a pipe or device would keep us waiting, or never end
-            raise StoreError(f"{path}: cannot be read (not a regular file)")
-        if expected is not None and path.stat().st_size != expected.num_bytes:
-            what = f"{path.stat().st_size} bytes, but the manifest says {expected.num_bytes}; damaged"
-            raise StoreError(f"{path}: {or_pointer(path, what)}")
-        data = path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({why_unreadable(path, error)})") from error
+    with open_shard(path, expected) as file:
+        data = file.read()
     if expected is not None and hashlib.sha256(data).hexdigest() != expected.sha256:
         raise StoreError(f"{path}: its bytes do not match the sha256 in the manifest; damaged or edited")
     return parse_shard(data, str(path))
@@ -102,13 +92,10 @@ def read_shard(path: Path, expected: PublishedFile | None = None) -> Shard:
 
 def parse_shard(data: bytes, place: str) -> Shard:
     """Check one shard whose file is `data`. Raises `StoreError` beginning with `place`."""
-    try:
-        header = parse_header(io.BytesIO(data), len(data))
-        payload = memoryview(data)[header.payload_start :]
-        if hashlib.sha256(payload).hexdigest() != header.latents_sha256:
-            raise ValueError("the latents do not match their sha256; damaged")
-    except MALFORMED as error:
-        raise no_shard(place, error) from error
+    header = parse_header(io.BytesIO(data), len(data), place)
+    payload = memoryview(data)[header.payload_start :]
+    if hashlib.sha256(payload).hexdigest() != header.latents_sha256:
+        raise no_shard(place, ValueError("the latents do not match their sha256; damaged"))
     latents = torch.frombuffer(bytearray(payload), dtype=STORE_DTYPES[header.dtype]).view(header.shape)
     return Shard(latents, header.records, header.provenance)
 

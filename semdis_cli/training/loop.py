@@ -18,6 +18,7 @@ from semdis_cli.files.json_text import strict_json
 from semdis_cli.metrics import psnr_db
 from semdis_cli.model.pixels import float_to_images, images_to_float
 from semdis_cli.model.tokenizer import image_noise
+from semdis_cli.stops import look
 from semdis_cli.training.latent_stats import mean_and_var_of
 from semdis_cli.training.pictures import Reconstruction, write_sheet
 from semdis_cli.training.pool import CropSampler, ImagePool
@@ -90,7 +91,8 @@ class Trainer:
         return self.state.step % every == 0 or self.state.step == self._settings.num_steps
 
     def _step(self) -> dict[str, float]:
-        """One step: its loss terms, gradient norm and rate."""
+        """Take one step; returns its loss terms, gradient norm and rate."""
+        look()
         state, settings = self.state, self._settings
         crops = self._images.crops.draw(settings.batch_size, generator_for(settings.seed, "crops", state.step))
         images = images_to_float(crops)
@@ -158,7 +160,8 @@ class Trainer:
 
     @torch.no_grad()
     def _latents(self, number: int) -> Tensor:
-        """Raw latents of one batch of crops, float32."""
+        """Return raw latents of one batch of crops, float32."""
+        look()
         settings = self._settings
         crops = self._images.crops.draw(settings.batch_size, generator_for(settings.seed, "statistics", number))
         with self._autocast():
@@ -166,7 +169,8 @@ class Trainer:
 
     @torch.no_grad()
     def _reconstruct(self, index: int) -> Reconstruction:
-        """The middle of a held-out image through the averaged weights."""
+        """Send the middle of a held-out image through the averaged weights."""
+        look()
         model, held_out = self.state.average, self._images.held_out
         image = centre(held_out.images[index], _MEASURED_PX, model.config.effective_patch_size)
         x = images_to_float(image[None].to(self._device))

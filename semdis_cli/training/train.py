@@ -26,6 +26,7 @@ from semdis_cli.model.config import FCDMDiffAEConfig
 from semdis_cli.model.devices import find_device, find_dtype
 from semdis_cli.records import SourceImage
 from semdis_cli.settings import ReadSettings
+from semdis_cli.stops import look
 from semdis_cli.store.writing.claim import check_image_folder, claimed_folder, claimed_settings
 from semdis_cli.training.alignment import AlignmentHead
 from semdis_cli.training.init import PatchMoments, closed_form_model, random_model
@@ -235,6 +236,7 @@ def _start(pool: ImagePool, teacher: Teacher | None, job: TrainJob) -> TrainingS
         case "pca":
             moments = PatchMoments(job.config.patch_size)
             for image in pool.images[:_MAX_MOMENT_IMAGES]:
+                look()
                 moments.add(image)
             model = closed_form_model(job.config, moments, seed=seed)
         case "random":

@@ -30,7 +30,7 @@ from semdis_cli.images.synthetic import jpeg_of
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import EncodedCall, ImageCall, start_workers
 from semdis_cli.pipeline.decode import sampling_of
-from semdis_cli.pipeline.overlap import Workers
+from semdis_cli.pipeline.workers import Workers
 from semdis_cli.records import PlannedImage, SourceImage
 from semdis_cli.settings import (
     DecodeSettings,

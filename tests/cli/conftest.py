@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from semdis_cli.cli import main
+from tests import forks
 from tests.worlds import save_tiny_model
 
 PHOTOS = Path(__file__).parents[1] / "photos"
@@ -29,10 +30,12 @@ class Outcome:
 Run = Callable[..., Outcome]
 
 
-def semdis(*arguments: str | Path, cwd: Path, stdin: bytes = b"", env: dict[str, str] | None = None) -> Outcome:
-    """Run `semdis` as a process of its own, two threads at most."""
+def semdis(
+    *arguments: str | Path, cwd: Path, stdin: bytes = b"", env: dict[str, str] | None = None, fresh: bool = False
+) -> Outcome:
+    """Run `semdis` as a process of its own, see `tests.forks`; `fresh`: by an interpreter that has imported nothing."""
     done = subprocess.run(
-        [sys.executable, "-m", "semdis_cli", *map(str, arguments)],
+        [*forks.FRESH, *map(str, arguments)] if fresh else forks.semdis(*arguments),
         cwd=cwd,
         input=stdin,
         capture_output=True,

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from safetensors import safe_open
 from semdis_cli import FCDMDiffAE
 from semdis_cli.cli.app import app
 from semdis_cli.store.index import read_rows
+from tests import forks
 from tests.cli.conftest import PHOTOS, Run, semdis
 from tests.worlds import save_tiny_model, tiny_config
 
@@ -97,17 +99,7 @@ def test_without_json_encode_leaves_stdout_empty_and_sums_up_on_stderr(run: Run,
 def test_a_terminal_gets_a_progress_bar(tmp_path: Path, tiny: Path) -> None:
     pty = pytest.importorskip("pty")
     shown = bytearray()
-    arguments = [
-        sys.executable,
-        "-m",
-        "semdis_cli",
-        "encode",
-        str(PHOTOS),
-        "-o",
-        str(tmp_path / "o"),
-        "--model",
-        str(tiny),
-    ]
+    arguments = [*forks.FRESH, "encode", str(PHOTOS), "-o", str(tmp_path / "o"), "--model", str(tiny)]
 
     def keep(descriptor: int) -> bytes:
         data = os.read(descriptor, 4096)
@@ -123,7 +115,7 @@ def test_a_terminal_gets_a_progress_bar(tmp_path: Path, tiny: Path) -> None:
 def test_results_go_to_the_pipe_even_while_a_terminal_shows_the_bar(tmp_path: Path, tiny: Path) -> None:
     pty = pytest.importorskip("pty")
     terminal, its_other_end = pty.openpty()
-    command = [sys.executable, "-m", "semdis_cli", "roundtrip", str(COLOSSEUM), "--model", str(tiny)]
+    command = forks.semdis("roundtrip", COLOSSEUM, "--model", tiny)
     done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=its_other_end, check=True)
     os.close(its_other_end)
     os.close(terminal)
@@ -520,7 +512,7 @@ def test_roundtrip_prints_its_mean_even_when_quiet_and_refuses_other_inputs(
 def test_a_reader_that_has_seen_enough_ends_the_run_quietly(tmp_path: Path, tiny: Path) -> None:
     for number in range(30):
         small_photo(tmp_path / "in" / f"{number}.png")
-    command = f"{sys.executable} -m semdis_cli roundtrip in --model {tiny} --quiet | head -1; exit ${{PIPESTATUS[0]}}"
+    command = f"{shlex.join(forks.semdis())} roundtrip in --model {tiny} --quiet | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, check=False)
     assert done.returncode == 141
     assert done.stdout.count(b"\n") == 1

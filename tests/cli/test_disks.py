@@ -239,14 +239,14 @@ def put_beside(folder: Path) -> dict[str, bytes]:
 
 def test_what_systems_and_people_put_into_an_output_folder_is_left_alone(run: Run, tmp_path: Path, tiny: Path) -> None:
     save(tmp_path / "photos" / "a.png", 1)
-    before = {name: put_beside(tmp_path / name) for name in ("l", "images", "round", "arrays", "back")}
+    before = {name: put_beside(tmp_path / name) for name in ("l", "images", "round", "files", "back")}
     commands = [
         ("encode", "photos", "-o", "l", "--model", tiny),
         ("encode", "photos", "-o", "l", "--model", tiny),
         ("decode", "l", "-o", "images"),
         ("roundtrip", "photos", "-o", "round", "--model", tiny),
-        ("export", "l", "-o", "arrays", "--format", "npy"),
-        ("import", "arrays", "-o", "back"),
+        ("export", "l", "-o", "files", "--format", "safetensors"),
+        ("import", "files", "-o", "back"),
         ("verify", "l", "--data"),
         ("verify", "back", "--data"),
     ]

@@ -87,7 +87,9 @@ def test_an_unfinished_set_grows_too(world: Path, run: Run, tiny: Path, first: l
     num_done = len(list((world / "latents" / "shards").iterdir()))
     assert num_done
     assert run("encode", *then, *encode).code == 3
-    assert facts(world / "latents") == (4, 4 - num_done, num_done, 0)
+    ok, this_run, unchanged, removed = facts(world / "latents")
+    assert (ok, this_run, removed) == (4, 4 - num_done, 0)
+    assert unchanged - num_done in {0, 1}  # the broken one, too, if its file was old enough to be told by its time
 
 
 @slow

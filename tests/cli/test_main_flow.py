@@ -15,7 +15,7 @@ from tests.cli.conftest import PHOTOS, semdis
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder in which the sample photographs were encoded and decoded, nothing but defaults given."""
     cwd = tmp_path_factory.mktemp("main-flow")
-    encoded = semdis("encode", PHOTOS, cwd=cwd)
+    encoded = semdis("encode", PHOTOS, cwd=cwd, fresh=True)
     assert encoded.code == 0, encoded.stderr
     decoded = semdis("decode", cwd=cwd)
     assert decoded.code == 0, decoded.stderr

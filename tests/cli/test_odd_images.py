@@ -14,6 +14,7 @@ from PIL import Image, features
 from semdis_cli.store.index import IndexRow, read_rows
 from semdis_cli.store.reader import open_latents
 from tests.cli.conftest import Outcome, Run, semdis
+from tests.forks import Started
 from tests.image_bytes import png
 from tests.odd_images import OddImage, build_odd_images
 from tests.odd_images.changing import CHANGES
@@ -159,8 +160,7 @@ def test_files_that_change_after_the_run_was_planned_are_failures(tmp_path: Path
         path = tmp_path / "photos" / odd.key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(png(PICTURE))
-    command = [sys.executable, "-m", "semdis_cli", "encode", "photos", "--model", str(tiny), "--shard-images", "1"]
-    process = subprocess.Popen([*command, "--threads", "1"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = Started(["encode", "photos", "--model", str(tiny), "--shard-images", "1", "--threads", "1"], cwd=tmp_path)
     while process.poll() is None and not list(tmp_path.glob("latents/shards/*.safetensors")):
         time.sleep(0.001)
     for odd, change in CHANGES:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from semdis_cli.cli.failures import InterruptedRunError
 from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.stops import StoppedError
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.writing.claim import check_image_folder
 from semdis_cli.store.writing.folder import check_latents_folder
@@ -228,7 +228,7 @@ def test_one_image_is_not_called_images(run: Run, tmp_path: Path) -> None:
 
 
 def test_what_goes_on_after_a_stop_is_all_named() -> None:
-    said = str(InterruptedRunError(signal.SIGTERM))
+    said = str(StoppedError(signal.SIGTERM))
     assert "encode, decode, export, import and train go on where they were" in said
 
 

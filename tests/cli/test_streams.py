@@ -3,13 +3,13 @@
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +17,11 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
+from tests import forks
 from tests.cli.conftest import Outcome
 from tests.files.test_atomic import small_disk
 
 NAMES = ("a.jpg", "b/c.png", "b/d.png", "e.webp")
-SEMDIS = f"{sys.executable} -m semdis_cli"
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Shell:
     folder: Path
     tiny: Path
 
-    def start(self, script: str) -> "subprocess.Popen[bytes]":
+    def start(self, script: str, command: Sequence[str] = forks.FRESH) -> "subprocess.Popen[bytes]":
         functions = (
-            f'semdis() {{ {SEMDIS} "$@"; }}\n'
+            f'semdis() {{ {shlex.join(command)} "$@"; }}\n'
             f'encode() {{ semdis encode "$@" --model {self.tiny} --size 32 --batch-size 2 --threads 1 --quiet; }}\n'
             'decode() { semdis decode "$@" --threads 1 --quiet; }\n'
             "set -o pipefail\n"
@@ -47,8 +47,8 @@ class Shell:
             start_new_session=True,
         )
 
-    def run(self, script: str) -> Outcome:
-        process = self.start(script)
+    def run(self, script: str, *, fresh: bool = False) -> Outcome:
+        process = self.start(script, forks.FRESH if fresh else forks.semdis())
         stdout, stderr = process.communicate(timeout=120)
         return Outcome(process.returncode, os.fsdecode(stdout), os.fsdecode(stderr))
 
@@ -396,7 +396,7 @@ def test_a_terminal_gets_no_data(shell: Shell, terminal: int, command: str) -> N
     model = [] if command.startswith("decode") else ["--model", str(shell.tiny)]
     with (shell.folder / stdin).open("rb") as file:
         done = subprocess.run(
-            [*SEMDIS.split(), *command.split(), *model],
+            forks.semdis(*command.split(), *model),
             cwd=shell.folder,
             stdin=file,
             stdout=terminal,
@@ -411,14 +411,14 @@ def test_a_terminal_gets_no_data(shell: Shell, terminal: int, command: str) -> N
 def test_a_terminal_is_no_source(shell: Shell, terminal: int) -> None:
     for arguments in ("encode - -o x", "decode - -o x"):
         done = subprocess.run(
-            [*SEMDIS.split(), *arguments.split()], cwd=shell.folder, stdin=terminal, capture_output=True, check=False
+            forks.semdis(*arguments.split()), cwd=shell.folder, stdin=terminal, capture_output=True, check=False
         )
         assert done.returncode == 2
         assert b"stdin is a terminal" in done.stderr
 
 
 def test_closed_streams_are_one_line(shell: Shell) -> None:
-    done = shell.run("encode - <&-; echo $?; encode photos -o - >&-; echo $? >&2")
+    done = shell.run("encode - <&-; echo $?; encode photos -o - >&-; echo $? >&2", fresh=True)
     assert done.stdout == "2\n"
     assert [line.partition(";")[0] for line in done.stderr.splitlines()] == [
         "semdis: stdin is closed",

@@ -106,7 +106,8 @@ def test_whatever_is_written_is_strict_and_names_come_back(
     check(ok(run("inspect", "latents", "--json")).stdout.encode())
     ok(run("decode", "latents", "-o", "decoded", "--model", tiny, "--threads", "1"))
     assert sorted(p.relative_to("decoded").as_posix() for p in Path("decoded").rglob("*.png")) == expected
-    for number, options in enumerate((["--format", "npy"], ["--format", "safetensors"])):
+    ok(run("export", "latents", "-o", "arrays", "--format", "npy"))
+    for number, options in enumerate((["--format", "webdataset"], ["--format", "safetensors"])):
         ok(run("export", "latents", "-o", f"export-{number}", *options))
         ok(run("import", f"export-{number}", "-o", f"imported-{number}"))
         imported = (tmp_path / f"imported-{number}" / "index.jsonl").read_bytes().splitlines()

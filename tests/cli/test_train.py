@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from semdis_cli.model.checkpoint import FLOAT32_BUFFERS, read_tensors
 from semdis_cli.model.config import FCDMDiffAEConfig
 from tests.cli.conftest import PHOTOS, Outcome, Run, semdis
 from tests.files.test_atomic import small_disk
+from tests.forks import TRAINING, python
 from tests.store import contents as all_contents
 from tests.torture.harness import PROJECT, Runner, start, temporaries
 from tests.training.test_teacher import save_dinov2
@@ -127,7 +127,7 @@ def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Runner]:
-    runner = Runner(tmp_path_factory.mktemp("runner"), tiny, ["torch._dynamo", "semdis_cli.training.train"])
+    runner = Runner(tmp_path_factory.mktemp("runner"), tiny, TRAINING)
     yield runner
     runner.close()
 
@@ -448,7 +448,7 @@ def test_a_disk_that_fills_up_ends_the_run_which_goes_on_once_there_is_room(
 ) -> None:
     with small_disk(tmp_path / "disk", "size=64m") as disk:
         root = disk / "m"
-        filler = [sys.executable, "-c", DISK_FILLER, os.fspath(disk), operation, name]
+        filler = [*python(*TRAINING), "-c", DISK_FILLER, os.fspath(disk), operation, name]
         stopped = subprocess.run(
             [*filler, *arguments(world, root, "--quiet")], cwd=PROJECT, capture_output=True, text=True, check=False
         )

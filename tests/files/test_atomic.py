@@ -13,6 +13,7 @@ import pytest
 
 from semdis_cli.errors import NoSpaceError, StoreError, UsageError
 from semdis_cli.files.atomic import (
+    PendingFile,
     PublishedFile,
     check_free_space,
     explain_write_error,
@@ -134,6 +135,19 @@ def test_the_mode_follows_the_umask_even_when_a_file_is_replaced(tmp_path: Path,
 def test_any_name_that_a_file_can_have_can_be_published(tmp_path: Path, name: str) -> None:
     publish(tmp_path / name, [b"data"])
     assert names(tmp_path) == [name]
+
+
+def test_a_file_that_is_pending_appears_when_it_is_published_and_never_otherwise(tmp_path: Path) -> None:
+    for name in ("published", "dropped"):
+        pending = PendingFile(tmp_path / name)
+        pending.write(b"one ")
+        pending.write(memoryview(b"two"))
+        assert name not in names(tmp_path)
+        if name == "published":
+            assert pending.publish() == PublishedFile(7, hashlib.sha256(b"one two").hexdigest())
+        pending.discard()
+    assert names(tmp_path) == ["published"]
+    assert (tmp_path / "published").read_bytes() == b"one two"
 
 
 def test_while_it_is_written_there_is_only_a_temporary_file(tmp_path: Path) -> None:

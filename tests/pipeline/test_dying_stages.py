@@ -23,8 +23,8 @@ from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.decode import decode
 from semdis_cli.pipeline.encode import encode
 from semdis_cli.pipeline.encode_plan import plan_encode
-from semdis_cli.pipeline.overlap import WorkerDiedError
 from semdis_cli.pipeline.roundtrip import roundtrip
+from semdis_cli.pipeline.workers import WorkerDiedError
 from semdis_cli.records import LoadedImage, PlannedImage
 from semdis_cli.settings import (
     DecodeSettings,
@@ -70,6 +70,18 @@ class BreakingTokenizer(Tokenizer):
     def decode(self, latents: Tensor, keys: Sequence[str], config: FCDMDiffAEInferenceConfig | None = None) -> Tensor:
         if BREAKS_AT in keys:
             raise BrokenStageError("decoding broke")
+        return super().decode(latents, keys, config)
+
+
+class SlowTokenizer(Tokenizer):
+    """The model takes its time."""
+
+    def encode(self, images: Tensor, keys: Sequence[str], **options: Any) -> Tensor:
+        time.sleep(0.05)
+        return super().encode(images, keys, **options)
+
+    def decode(self, latents: Tensor, keys: Sequence[str], config: FCDMDiffAEInferenceConfig | None = None) -> Tensor:
+        time.sleep(0.05)
         return super().decode(latents, keys, config)
 
 
@@ -197,8 +209,8 @@ def test_an_encode_ends_with_the_error_of_writing_a_shard(
 def test_an_encode_whose_worker_is_killed_ends_and_can_go_on(
     tmp_path: Path, photos: Path, tokenizer: Tokenizer, whole: Path
 ) -> None:
-    events = encode_with(photos, tmp_path / "latents", Loader, tokenizer)
-    next(events)
+    events = encode_with(photos, tmp_path / "latents", Loader, make(SlowTokenizer))
+    next(event for event in events if isinstance(event, BatchDone))
     kill_workers()
     with pytest.raises((SystemExit, WorkerDiedError)):
         list(events)
@@ -242,8 +254,8 @@ def replace_by_file(folder: Path) -> None:
 
 
 def test_a_decode_whose_worker_is_killed_ends_and_can_go_on(tmp_path: Path, whole: Path, tokenizer: Tokenizer) -> None:
-    events = decode(open_latents(whole), tokenizer, DECODING, tmp_path / "decoded")
-    next(events)
+    events = decode(open_latents(whole), make(SlowTokenizer), DECODING, tmp_path / "decoded")
+    next(event for event in events if isinstance(event, BatchDone))
     kill_workers()
     with pytest.raises((SystemExit, WorkerDiedError)):
         list(events)

@@ -16,7 +16,7 @@ from semdis_cli.events import BatchDone, Event, Failure, RunFinished
 from semdis_cli.images.loader import Loader
 from semdis_cli.memory import Room
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline import overlap
+from semdis_cli.pipeline import workers
 from semdis_cli.pipeline.decode import decode
 from semdis_cli.pipeline.encode import encode
 from semdis_cli.pipeline.encode_plan import plan_encode
@@ -101,7 +101,7 @@ def test_decoding_and_roundtrips_list_what_they_cannot_hold(
 ) -> None:
     tokenizer = tokenizer_of(model)
     encoded(photos, tokenizer, tmp_path / "latents", MUCH)
-    monkeypatch.setattr(overlap, "room_for_images", lambda: LITTLE)
+    monkeypatch.setattr(workers, "room_for_images", lambda: LITTLE)
     decoded = list(decode(open_latents(tmp_path / "latents"), tokenizer, SETTINGS.decode, tmp_path / "decoded"))
     with Loader(LoadSettings(AS_THEY_ARE), 16, 2, LITTLE) as loader:
         plan = plan_encode(find_images([photos]), loader, tokenizer, EncodeSettings())

@@ -17,6 +17,7 @@ from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import LatentSource, open_latents
 from tests.cli.conftest import semdis
 from tests.files.test_atomic import small_disk
+from tests.forks import Started
 from tests.store import contents as all_contents
 from tests.torture.harness import (
     PROJECT,
@@ -304,9 +305,9 @@ def test_a_second_signal_ends_a_run_at_once(tmp_path: Path, images: Path, model:
 # --- two at once ----------------------------------------------------------------------------------------------------
 
 
-def wait_until_stopped(process: subprocess.Popen[str]) -> None:
+def wait_until_stopped(process: Started) -> None:
     """Until no thread of a process that was sent SIGSTOP is on its way through the kernel: it might still rename."""
-    threads = Path(f"/proc/{process.pid}/task")
+    threads = Path(f"/proc/{process.forked_pid}/task")
     until = time.monotonic() + 30
     while threads.is_dir() and time.monotonic() < until:
         states = {(thread / "stat").read_text().rpartition(")")[2].split()[0] for thread in threads.iterdir()}

@@ -19,7 +19,6 @@ from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.decode import decode
 from semdis_cli.pipeline.encode import encode
 from semdis_cli.pipeline.images_out import ImageWriter, StreamNames
-from semdis_cli.pipeline.overlap import Workers
 from semdis_cli.pipeline.stream import LatentStream, decode_stream, encode_stream
 from semdis_cli.settings import (
     DecodeSettings,
@@ -238,7 +237,7 @@ def strangers(members: Members) -> Iterator[tuple[str, bytes, str]]:
     yield "folder", change(other, lambda shard: with_keys(shard, ["b/c.png/x.png"])), "another image's, or a folder"
     yield "empty", b"", "not a semdis shard"
     double = parse_shard(members[2][1], "test")
-    rows = replace(double, latents=double.latents.repeat(2, 1, 1, 1), records=double.records * 2)
+    rows = replace(double, latents=double.latents.repeat(2, 1, 1, 1), records=[*double.records] * 2)
     yield "two", shard_bytes(with_keys(rows, ["x", "y"])), "holds 2 images"
     yield "nan", change(other, lambda shard: replace(shard, latents=shard.latents * float("nan"))), "not finite"
     yield (
@@ -334,15 +333,15 @@ def test_a_folder_is_swept_once_whatever_it_is_called(tmp_path: Path) -> None:
     (tmp_path / "old/.0123456789abcdef.semdis-tmp").write_text("left by a killed run")
     (tmp_path / "link").symlink_to("new")
     names = {key: PurePosixPath(f"{key}.png") for key in ("old/a", "new/a", "link/a", "again/a")}
-    with Workers(1) as workers:
-        writer = ImageWriter(tmp_path, names, WriteSettings(), workers)
-        writer.sweep_beside("old/a")
-        assert list((tmp_path / "old").iterdir()) == []
-        writer.sweep_beside("new/a")
-        (tmp_path / "new").mkdir()
-        (tmp_path / "again").symlink_to("new")
-        for folder in ("old", "new"):
-            (tmp_path / folder / ".fedcba9876543210.semdis-tmp").write_text("being written")
-        for key in names:
-            writer.sweep_beside(key)
+    writer = ImageWriter(tmp_path, names, WriteSettings())
+    writer.sweep_beside("old/a")
+    assert list((tmp_path / "old").iterdir()) == []
+    writer.sweep_beside("new/a")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "again").symlink_to("new")
+    for folder in ("old", "new"):
+        (tmp_path / folder / ".fedcba9876543210.semdis-tmp").write_text("being written")
+    for key in names:
+        writer.sweep_beside(key)
+
     assert len(list((tmp_path / "old").iterdir())) == len(list((tmp_path / "new").iterdir())) == 1

@@ -83,7 +83,7 @@ def are_equal(one: Shard, other: Shard) -> bool:
     """Whether two shards are the same, their latents bit for bit."""
     if not have_equal_latents(one, other):
         return False
-    return one.records == other.records and one.provenance == other.provenance
+    return list(one.records) == list(other.records) and one.provenance == other.provenance
 
 
 def have_equal_latents(one: Shard, other: Shard) -> bool:

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 import zlib
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from PIL import Image
 
 from semdis_cli.files.atomic import is_temporary
 from tests.cli.conftest import Outcome
+from tests.forks import Started, python
 from tests.store import contents as all_contents
 from tests.torture.launcher import Job
 from tests.torture.watch import Change, Stop
@@ -32,7 +32,7 @@ class Runner:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.torture.launcher", os.fspath(model), *modules],
+            [*python(*modules), "-m", "tests.torture.launcher", os.fspath(model)],
             cwd=PROJECT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -171,15 +171,9 @@ def wait_for_shards(root: Path, num_shards: int, process: subprocess.Popen[str])
         time.sleep(0.001)
 
 
-def start(arguments: list[str]) -> subprocess.Popen[str]:
-    """The real command, at work."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "semdis_cli", *arguments],
-        cwd=PROJECT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(arguments: list[str]) -> Started:
+    """The command, at work."""
+    return Started(arguments, PROJECT)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,11 @@
 """Runs `semdis` once for each line of its input, each time in a process forked from this one, and says how it ended.
 
 torch is loaded once; all else is as in the real command. A line is a JSON object, see `Job`; an answer is the exit
-status, negative for a signal. Run as `python -m tests.torture.launcher MODEL [MODULE ...]`.
+status, negative for a signal. Run as `python -m tests.torture.launcher MODEL`.
 """
 
 import errno
 import fcntl
-import importlib
 import itertools
 import json
 import os
@@ -15,13 +14,10 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from semdis_cli.cli import main
-from semdis_cli.cli.app import app
-from semdis_cli.errors import SemdisError
 from semdis_cli.model.tokenizer import Tokenizer
 from tests.torture.watch import Stop, Watch
 
@@ -138,10 +134,5 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    # What is imported here need not be imported by each child.
-    for module in ("semdis_cli.pipeline.decode", "semdis_cli.pipeline.encode", *sys.argv[2:]):
-        importlib.import_module(module)
     Tokenizer.load(sys.argv[1])
-    with suppress(SemdisError):
-        app(["encode", "no such folder"], standalone_mode=False)
     serve()

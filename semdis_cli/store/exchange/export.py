@@ -1,15 +1,18 @@
 """Latents as other programs like to read them: one file, or one pair of files in a tar, for each image."""
 
 import hashlib
+import io
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Self
+from typing import Any, Literal
 from urllib.parse import quote, unquote_to_bytes
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
@@ -17,25 +20,15 @@ from semdis_cli.files.atomic import PublishedFile, is_temporary
 from semdis_cli.files.json_text import key_fields
 from semdis_cli.files.lock import LOCK_FILE
 from semdis_cli.files.spelling import ANY, clashes, probe_spelling
-from semdis_cli.records import Geometry, ImageRecord
-from semdis_cli.store.checks import (
-    MALFORMED,
-    check_count,
-    check_key,
-    check_object,
-    check_record_key,
-    check_sha256,
-    parse_json,
-)
-from semdis_cli.store.exchange.npy import npy_bytes
+from semdis_cli.records import ImageRecord
+from semdis_cli.store.checks import MALFORMED, check_count, check_key
 from semdis_cli.store.index import to_line
 from semdis_cli.store.manifest import REPORT_FILE
-from semdis_cli.store.record import check_source, parse_record, source_fields
+from semdis_cli.store.record import source_fields
 from semdis_cli.store.shards import STORE_DTYPES, Shard, shard_bytes
 from semdis_cli.store.writing.plan import LatentLayout
 from semdis_cli.tensors import is_finite
 
-ExportFormat = Literal["safetensors", "webdataset", "npy"]
 Member = Literal["safetensors", "npy"]
 NpyDtype = Literal["float32", "float16"]
 SampleNames = Literal["key", "stem", "basename"]
@@ -174,27 +167,6 @@ class SampleRecord:
         }
         return to_line(fields)
 
-    @classmethod
-    def parse(cls, data: bytes, place: str) -> Self:
-        """Inverse of `to_bytes`. Raises `StoreError` beginning with `place` for anything else."""
-        try:
-            fields = check_object(parse_json(data))
-            file = check_object(fields["file"])
-            record = cls(
-                image=parse_record(
-                    check_record_key(fields), Geometry.from_json(fields["geometry"]), check_source(fields["source"])
-                ),
-                is_whitened=bool(fields["whitened"]),
-                provenance_sha256=check_sha256(fields["provenance_sha256"]),
-                file=PublishedFile(check_count(file["num_bytes"]), check_sha256(file["sha256"])),
-                is_exact=bool(fields["exact"]),
-            )
-            if parse_json(record.to_bytes()) != fields:
-                raise ValueError("it has other fields than it should")
-        except MALFORMED as error:
-            raise StoreError(f"{place}: not the record of an exported image ({error})") from error
-        return record
-
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -222,6 +194,15 @@ def make_sample(shard: Shard, row: int, member: Member, npy_dtype: NpyDtype) -> 
     file = PublishedFile(len(data), hashlib.sha256(data).hexdigest())
     facts = bool(shard.provenance["whitened"]), provenance_sha256(shard.provenance)
     return Sample(data, SampleRecord(one.records[0], *facts, file, is_exact))
+
+
+def npy_bytes(latents: Tensor) -> bytes:
+    """Return the `.npy` file of `latents` [Z,h,w], float16 or float32: version 1.0, little-endian, in C order."""
+    file = io.BytesIO()
+    array = latents.contiguous().numpy()
+    little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    np.lib.format.write_array(file, little_endian, version=(1, 0), allow_pickle=False)
+    return file.getvalue()
 
 
 def provenance_sha256(provenance: dict[str, Any]) -> str:

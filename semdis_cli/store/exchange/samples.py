@@ -1,33 +1,24 @@
 """Exported latents, found again: the search for images in a folder of files or tars."""
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from io import BytesIO
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure, Planning, Tell, untold
-from semdis_cli.files.json_text import ESCAPED
-from semdis_cli.records import Geometry
-from semdis_cli.store.checks import MALFORMED, check_count, check_key, check_keys, check_object, parse_json
-from semdis_cli.store.exchange.export import (
-    EXPORT_MARKER,
-    STEM_RECORD,
-    TABLE_FILE,
-    SampleRecord,
-    recorded_layout,
-    sample_key,
-)
+from semdis_cli.store.checks import MALFORMED, check_count, check_key, check_object, parse_json
+from semdis_cli.store.exchange.export import EXPORT_MARKER, recorded_layout, sample_key
 from semdis_cli.store.exchange.found_samples import MAX_LINE_BYTES, FoundSample, FoundSamples, Place, Records
 from semdis_cli.store.exchange.tar_members import read_members
-from semdis_cli.store.index import to_line
 from semdis_cli.store.manifest import MANIFEST_FILE
-from semdis_cli.store.record import check_source, parse_record
+from semdis_cli.store.shard_header import parse_header
 from semdis_cli.store.writing.settings import are_of_one_kind, find_differences, mixing_hint
 
+_ARRAYS = ".npy arrays, which cannot be imported; export the set as webdataset or safetensors for that"
 _MAX_HEADER_BYTES = 16 << 20  # of one image; its settings take a few thousand bytes
 
 
@@ -61,15 +52,13 @@ class _Search:
     records: Records = field(default_factory=Records)
     num_promised: dict[Path, int] = field(default_factory=dict)  # images of the export that each marker stands for
     _made_by: str = ""  # where the settings were found
+    _has_arrays: bool = False
 
     def add_folder(self) -> None:
         """All files below the source."""
         if (self.source / MANIFEST_FILE).exists():
             raise UsageError(f"{self.source}: a set of latents already, there is nothing to import")
-        marker = self._read_marker()
-        if marker.get("format") == "npy":
-            self._add_table()
-            return
+        self._read_marker(self.source)
         for folder, inner, names in os.walk(self.source, onerror=_refuse):
             inner.sort()
             if EXPORT_MARKER in names and Path(folder) != self.source:
@@ -81,6 +70,8 @@ class _Search:
                     self.failures.append(Failure(name, "is a link to a folder; import that one by itself"))
                 elif path.suffix in {".safetensors", ".tar"} and not path.is_dir():
                     self.add_file(name, path)
+                elif path.suffix == ".npy":
+                    self._has_arrays = True
 
     def add_file(self, name: str, path: Path) -> None:
         """A shard, or a tar."""
@@ -98,6 +89,8 @@ class _Search:
 
     def result(self) -> FoundSamples:
         """Everything, sorted by key. Raises `UsageError` if there is nothing, or one key twice."""
+        if self._has_arrays and not self.samples:
+            raise UsageError(f"{self.source}: holds {_ARRAYS}")
         if not self.records.all:
             reason = f" ({self.failures[0].key}: {self.failures[0].reason})" if self.failures else ""
             raise UsageError(f"{self.source}: no latents that semdis export or semdis encode has written{reason}")
@@ -125,16 +118,17 @@ class _Search:
             yield Failure(key, failure.reason)
 
     def _add_marker(self, folder: Path) -> None:
-        """An export in a folder below the source."""
+        """Note an export in a folder below the source."""
+        name = (folder / EXPORT_MARKER).relative_to(self.source).as_posix()
         try:
-            self._read_marker(folder)
+            if self._read_marker(folder).get("format") == "npy":
+                self.failures.append(Failure(name, f"an export of {_ARRAYS}"))
         except StoreError as error:
-            name = (folder / EXPORT_MARKER).relative_to(self.source).as_posix()
             self.failures.append(Failure(name, str(error).removeprefix(f"{folder / EXPORT_MARKER}: ")))
 
-    def _read_marker(self, folder: Path | None = None) -> dict[str, Any]:
-        """What the export in a folder (default: the source) says of itself; nothing if it was none."""
-        path = (folder or self.source) / EXPORT_MARKER
+    def _read_marker(self, folder: Path) -> dict[str, Any]:
+        """Return what the export in `folder` says of itself; nothing if it was none."""
+        path = folder / EXPORT_MARKER
         if not path.is_file():
             return {}
         try:
@@ -146,7 +140,8 @@ class _Search:
         self._agree(provenance, str(path), may_mix=self.mix_versions)
         for record in later_versions:  # a set that was mixed, on record
             self._agree(record, str(path), may_mix=True)
-        self.num_promised[path] = num_images
+        if marker.get("member") != "npy":
+            self.num_promised[path] = num_images
         return marker
 
     def _agree(self, provenance: dict[str, Any], place: str, *, may_mix: bool) -> int:
@@ -177,74 +172,28 @@ class _Search:
             self.failures.append(Failure(likely_key, f"{place.name}: not a semdis shard ({error})"))
 
     def _peek_shard(self, place: Place) -> FoundSample:
-        """What a shard of one image says of itself: its record is held against its sha256. Raises many kinds."""
+        """Read the header of a shard of one image. Raises `StoreError`, or `ValueError` with the reason."""
         header_bytes = int.from_bytes(place.read(8), "little")
         if header_bytes > min(place.num_bytes - 8, _MAX_HEADER_BYTES):
             raise ValueError("its header is longer than it; truncated or edited")
-        record = parse_json(parse_json(place.read(8 + header_bytes)[8:])["__metadata__"]["semdis"].encode())
-        rest = {name: value for name, value in record.items() if name != "record_sha256"}
-        if hashlib.sha256(to_line(rest)[:-1]).hexdigest() != record["record_sha256"]:
-            raise ValueError("the record does not match its sha256; damaged or edited")
-        if [len(record[name]) for name in ("keys", "geometry", "sources")] != [1, 1, 1]:
-            raise ValueError(f"it holds {len(record['keys'])} images, not one; semdis decode and export read it")
-        [key] = check_keys(record["keys"], record.get(ESCAPED))
-        geometry, source = Geometry.from_json(record["geometry"][0]), check_source(record["sources"][0])
-        image = parse_record(key, geometry, source)
-        version = self._agree(check_object(record["provenance"]), place.name, may_mix=self.mix_versions)
-        return FoundSample(image.key, image.geometry.bucket, image.source, place, version=version)
+        header = parse_header(BytesIO(place.read(8 + header_bytes)), place.num_bytes, place.name)
+        if len(header.records) != 1:
+            raise ValueError(f"it holds {len(header.records)} images, not one; semdis decode and export read it")
+        record = header.records[0]
+        version = self._agree(header.provenance, place.name, may_mix=self.mix_versions)
+        return FoundSample(record.key, record.geometry.bucket, record.source, place, version=version)
 
     def _add_tar(self, name: str, path: Path) -> None:
-        """The samples in a tar. Raises `StoreError` where it is damaged; what comes before stays."""
-        arrays: list[Place] = []
-        records: dict[str, Place] = {}
-        stem_records: dict[str, Place] = {}  # where samples are called like their images', .json may be a caption's
-        try:
-            for member in read_members(path):
+        """Add the samples in a tar. Raises `StoreError` where it is damaged; what comes before stays."""
+        suffixes = set()
+        for member in read_members(path):
+            suffixes.add(PurePosixPath(member.name).suffix)
+            if member.name.endswith(".safetensors"):
                 place = Place(str(path), f"{name}/{member.name}", member.offset, member.num_bytes)
-                if member.name.endswith(".safetensors"):
-                    self._try(place, _likely_key(member.name), partial(self._peek_shard, place))
-                elif member.name.endswith(".npy"):
-                    arrays.append(place)
-                elif member.name.endswith(f".{STEM_RECORD}"):
-                    stem_records[place.name.removesuffix(f".{STEM_RECORD}")] = place
-                elif member.name.endswith(".json"):
-                    records[place.name.removesuffix(".json")] = place
-        finally:
-            for place in arrays:
-                base = place.name.removesuffix(".npy")
-                record = stem_records.get(base) or records.get(base)
-                likely_key = _likely_key(place.name.removeprefix(f"{name}/"))
-                self._try(place, likely_key, partial(self._peek_array, place, record))
-
-    def _add_table(self) -> None:
-        """The arrays that the table of an export lists."""
-        path = self.source / TABLE_FILE
-        if not path.is_file():
-            raise StoreError(f"{path}: missing: the export is not finished; run the same semdis export again")
-        with path.open("rb") as file:
-            offset = 0
-            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), start=1):
-                record = Place(str(path), f"{TABLE_FILE}: line {number}", offset, len(line))
-                offset += len(line)
-                self._try(record, record.name, partial(self._peek_row, record))
-
-    def _peek_row(self, record: Place) -> FoundSample:
-        key = SampleRecord.parse(record.read(), record.name).image.key
-        name = f"{check_key(key)}.npy"
-        path = self.source / name
-        if not path.resolve().is_relative_to(self.source.resolve()) or not path.is_file():
-            raise StoreError(f"{name}: missing, or no file")
-        return self._peek_array(Place(str(path), name, 0, path.stat().st_size), record)
-
-    def _peek_array(self, place: Place, record: Place | None) -> FoundSample:
-        """What is recorded of an array. Raises `StoreError`."""
-        if record is None:
-            raise StoreError(f"{place.name}: no .json beside it says what it is")
-        if not self.records.all:
-            raise StoreError(f"{place.name}: no {EXPORT_MARKER} beside its tar says with what settings it was made")
-        known = SampleRecord.parse(record.read(MAX_LINE_BYTES), record.name)
-        version = self.records.versions.get(known.provenance_sha256, 0)  # another one is found out on reading
-        return FoundSample(known.image.key, known.image.geometry.bucket, known.image.source, place, record, version)
+                self._try(place, _likely_key(member.name), partial(self._peek_shard, place))
+        if ".npy" in suffixes and ".safetensors" not in suffixes:
+            self._has_arrays = True
+            self.failures.append(Failure(name, f"holds {_ARRAYS}"))
 
 
 def _likely_key(name: str) -> str:

@@ -13,7 +13,7 @@ from typing import BinaryIO
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
 from semdis_cli.files.atomic import PublishedFile
-from semdis_cli.records import Geometry, ImageRecord
+from semdis_cli.records import ImageRecord
 from semdis_cli.store.checks import parse_json
 from semdis_cli.store.index import IndexRow
 from semdis_cli.store.manifest import INDEX_FILE
@@ -168,7 +168,7 @@ def _facts(record: ImageRecord) -> dict[str, object]:
     return {
         "num_bytes": record.source.num_bytes,
         "sha256": record.source.sha256,
-        "geometry": _sizes(record.geometry),
+        "geometry": record.geometry.pairs,
         "notes": record.notes,
     }
 
@@ -176,9 +176,5 @@ def _facts(record: ImageRecord) -> dict[str, object]:
 def _digest(record: ImageRecord) -> int:
     """64 bits of what index and shard both say of an image."""
     source = record.source
-    facts = (record.key, source.num_bytes, source.sha256, _sizes(record.geometry), record.notes)
+    facts = (record.key, source.num_bytes, source.sha256, record.geometry.pairs, record.notes)
     return int.from_bytes(hashlib.blake2b(repr(facts).encode(), digest_size=8).digest())
-
-
-def _sizes(geometry: Geometry) -> tuple[tuple[int, int], ...]:
-    return geometry.source, geometry.resized, geometry.crop, geometry.image, geometry.bucket

@@ -1,8 +1,7 @@
-"""Threads that read, compute and write at once: what goes first, what order comes out, and how a run ends."""
+"""Threads that read, compute and write at once: who does what, what order comes out, and how a run ends."""
 
 import ctypes
 import gc
-import signal
 import subprocess
 import sys
 import threading
@@ -16,48 +15,30 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semdis_cli.pipeline import overlap
-from semdis_cli.pipeline.overlap import Urgency, WorkerDiedError, Workers, WorkPool, in_order, one_ahead, timed
+from semdis_cli.pipeline import workers as workers_module
+from semdis_cli.pipeline.workers import WorkerDiedError, Workers, in_order, one_ahead, timed
 
 GIB = 2**30
 _LONG_S = 20.0  # nobody waits so long unless something hangs
 
 
 @pytest.fixture
-def pool() -> Iterator[WorkPool]:
-    with WorkPool(2) as pool:
-        yield pool
+def workers() -> Iterator[Workers]:
+    with Workers(2) as workers:
+        yield workers
 
 
-def test_results_and_errors_come_back_to_whoever_asked(pool: WorkPool) -> None:
-    assert pool.submit(Urgency.READ, divmod, 7, 2).result(_LONG_S) == (3, 1)
+def test_results_and_errors_come_back_to_whoever_asked(workers: Workers) -> None:
+    assert workers.submit(divmod, 7, 2).result(_LONG_S) == (3, 1)
     with pytest.raises(ZeroDivisionError):
-        pool.submit(Urgency.READ, divmod, 7, 0).result(_LONG_S)
-    assert pool.submit(Urgency.MODEL, len, "still there").result(_LONG_S) == 11
-
-
-def test_the_most_urgent_task_goes_first_and_of_equal_ones_the_oldest() -> None:
-    order: list[str] = []
-    gate = threading.Event()
-    with WorkPool(1) as pool:
-        blocked = pool.submit(Urgency.READ_SHARD, gate.wait, _LONG_S)
-        tasks = [
-            pool.submit(urgency, order.append, f"{urgency.name}{number}")
-            for number in range(2)
-            for urgency in (Urgency.READ, Urgency.MODEL, Urgency.WRITE, Urgency.READ_SHARD)
-        ]
-        gate.set()
-        assert blocked.result(_LONG_S)
-        for task in tasks:
-            task.result(_LONG_S)
-    names = ("READ_SHARD", "WRITE", "MODEL", "READ")
-    assert order == [f"{name}{number}" for name in names for number in range(2)]
+        workers.submit_model(divmod, 7, 0).result(_LONG_S)
+    assert workers.submit_disk(len, "still there").result(_LONG_S) == 11
 
 
 def test_as_many_tasks_run_at_once_as_there_are_threads() -> None:
     meeting = threading.Barrier(3)
-    with WorkPool(3) as pool:
-        tasks = [pool.submit(Urgency.READ, meeting.wait, _LONG_S) for _ in range(3)]
+    with Workers(3) as workers:
+        tasks = [workers.submit_model(meeting.wait, _LONG_S) for _ in range(3)]
         assert sorted(task.result(_LONG_S) for task in tasks) == [0, 1, 2]
 
 
@@ -65,17 +46,12 @@ def test_torch_uses_one_thread_in_each() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)  # what new threads would have
     try:
-        with WorkPool(2) as pool:
-            tasks = [pool.submit(Urgency.MODEL, torch.get_num_threads) for _ in range(8)]
+        with Workers(2) as workers:
+            tasks = [workers.submit_model(torch.get_num_threads) for _ in range(8)]
             assert {task.result(_LONG_S) for task in tasks} == {1}
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
-
-
-def test_waiting_for_nothing_is_a_mistake() -> None:
-    with Workers(1) as workers, pytest.raises(AssertionError, match="wait for"):
-        workers.submit_after([], Urgency.MODEL, len)
 
 
 def test_leaving_drops_what_has_not_begun_and_waits_for_what_has() -> None:
@@ -86,54 +62,33 @@ def test_leaving_drops_what_has_not_begun_and_waits_for_what_has() -> None:
         gate.wait(_LONG_S)
         return "done"
 
-    with WorkPool(1) as pool:
-        running = pool.submit(Urgency.READ, work)
-        waiting = pool.submit(Urgency.READ, work)
+    with Workers(1) as workers:
+        running = workers.submit(work)
+        waiting = workers.submit(work)
         begun.wait(_LONG_S)
         threading.Timer(0.1, gate.set).start()
     assert running.result(0) == "done"
     assert waiting.cancelled()
-    assert pool.submit(Urgency.READ, work).cancelled()
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), MemoryError()])
-def test_nothing_that_a_task_raises_ends_its_thread(pool: WorkPool, error: BaseException) -> None:
+def test_nothing_that_a_task_raises_ends_its_thread(workers: Workers, error: BaseException) -> None:
     def work() -> None:
         raise error
 
     for _ in range(4):
         with pytest.raises(type(error)):
-            pool.submit(Urgency.READ, work).result(_LONG_S)
-    assert pool.submit(Urgency.READ, len, "abc").result(_LONG_S) == 3
+            workers.submit(work).result(_LONG_S)
+    assert workers.submit(len, "abc").result(_LONG_S) == 3
 
 
-def test_a_thread_that_is_killed_at_its_work_ends_the_task_with_that_error(pool: WorkPool) -> None:
-    idents: list[int] = []
-
-    def work() -> None:
-        idents.append(threading.get_ident())
-        deadline = time.monotonic() + _LONG_S
-        while time.monotonic() < deadline:
-            time.sleep(0.001)
-
-    task = pool.submit(Urgency.READ, work)
-    while not idents:
-        time.sleep(0.001)
-    kill(idents[0], SystemExit)
-    with pytest.raises(SystemExit):
-        task.result(_LONG_S)
-
-
-def test_a_thread_that_is_killed_between_tasks_fails_all_that_are_left_instead_of_hanging() -> None:
-    with WorkPool(1) as pool:
-        ident = pool.submit(Urgency.READ, threading.get_ident).result(_LONG_S)
+def test_a_thread_that_is_killed_between_tasks_fails_what_is_waited_for_instead_of_hanging() -> None:
+    with Workers(1) as workers:
+        ident = workers.submit(threading.get_ident).result(_LONG_S)
         kill(ident, SystemExit)  # it takes effect once the thread runs Python again: with the next task
-        tasks = [pool.submit(Urgency.READ, time.sleep, 0.001) for _ in range(2)]
-        assert any(isinstance(task.exception(_LONG_S), SystemExit | WorkerDiedError) for task in tasks)
-        while any(thread.name.startswith("semdis-work") for thread in threading.enumerate()):
-            time.sleep(0.001)
-        with pytest.raises(WorkerDiedError, match="SystemExit"):
-            pool.submit(Urgency.READ, len, "abc")
+        tasks = [workers.submit(time.sleep, 0.001) for _ in range(2)]
+        with pytest.raises((SystemExit, WorkerDiedError)):
+            list(map(workers.result, tasks))
 
 
 def kill(ident: int, error: type[BaseException]) -> None:
@@ -141,12 +96,15 @@ def kill(ident: int, error: type[BaseException]) -> None:
     assert ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(error)) == 1
 
 
-def test_a_task_after_others_gets_their_results_in_order() -> None:
-    with Workers(2) as workers:
-        reads = [workers.submit(Urgency.READ, slow_double, number) for number in range(7)]
-        total = workers.submit_after(reads, Urgency.MODEL, list[int])
-        assert total.result(_LONG_S) == [0, 2, 4, 6, 8, 10, 12]
-        assert workers.submit_disk_after(total, sum).result(_LONG_S) == 42
+@pytest.mark.parametrize("num_model_threads", [None, 1])
+def test_a_call_gets_what_was_read_in_order_and_fails_if_that_fails(num_model_threads: int | None) -> None:
+    with Workers(2, num_model_threads) as workers:
+        assert workers.submit_call(slow_double, range(7), list[int]).result(_LONG_S) == [0, 2, 4, 6, 8, 10, 12]
+        failing = workers.submit_call(lambda number: 7 // number, [1, 0, 2], list[int])
+        with pytest.raises(ZeroDivisionError):
+            failing.result(_LONG_S)
+        nothing: list[int] = []
+        assert workers.submit_call(slow_double, nothing, list[int]).result(_LONG_S) == []
 
 
 def slow_double(number: int) -> int:
@@ -154,38 +112,56 @@ def slow_double(number: int) -> int:
     return 2 * number
 
 
-def test_a_task_after_others_fails_with_the_error_of_the_one_that_failed() -> None:
+def test_threads_that_are_free_help_a_call_with_its_images_and_each_is_read_once() -> None:
+    meeting, threads, read = threading.Barrier(3), set[str](), list[int]()
+
+    def work(number: int) -> int:
+        threads.add(threading.current_thread().name)
+        read.append(number)
+        meeting.wait(_LONG_S)
+        return number
+
+    with Workers(3) as workers:
+        assert workers.submit_call(work, range(6), list[int]).result(_LONG_S) == list(range(6))
+        assert (len(threads), sorted(read)) == (3, list(range(6)))
+        made = workers.submit_model(lambda: workers.after_call(work, range(3))).result(_LONG_S)
+        assert [one.result(_LONG_S) for one in made] == [0, 1, 2]
+
+
+def test_a_call_whose_threads_are_all_busy_reads_its_images_itself() -> None:
+    gate = threading.Event()
     with Workers(2) as workers:
-        reads = [workers.submit(Urgency.READ, divmod, 7, number) for number in (1, 0, 2)]
-        total = workers.submit_after(reads, Urgency.MODEL, list[tuple[int, int]])
-        with pytest.raises(ZeroDivisionError):
-            total.result(_LONG_S)
-        with pytest.raises(ZeroDivisionError):
-            workers.submit_disk_after(total, len).result(_LONG_S)
+        busy = workers.submit(gate.wait, _LONG_S)
+        names = workers.submit_call(lambda _: threading.current_thread().name, range(5), set).result(_LONG_S)
+        assert len(names) == 1
+        gate.set()
+        assert busy.result(_LONG_S)
 
 
-def test_what_waits_for_tasks_that_were_dropped_does_not_wait_for_ever() -> None:
-    gate, begun = threading.Event(), threading.Event()
+def test_a_call_that_waits_for_its_images_does_not_hold_up_the_leaving() -> None:
+    begun, gate = threading.Event(), threading.Event()
 
-    def work() -> None:
+    def read(_: int) -> None:
         begun.set()
         gate.wait(_LONG_S)
 
     with Workers(1) as workers:
-        running = workers.submit(Urgency.READ, work)
-        waiting = workers.submit(Urgency.READ, work)
-        after = workers.submit_after([running, waiting], Urgency.MODEL, len)
+        running = workers.submit_call(read, range(1), len)
+        dropped = workers.submit_call(read, range(1000), len)
         begun.wait(_LONG_S)
         threading.Timer(0.05, gate.set).start()
+    assert running.result(0) == 1
     with pytest.raises(CancelledError):
-        after.result(_LONG_S)
+        dropped.result(0)
 
 
 def test_model_calls_have_threads_of_their_own_where_that_is_asked_for() -> None:
     with Workers(2, num_model_threads=1, shares_cores=False) as workers:
-        names = {urgency: workers.submit(urgency, threading.current_thread).result(_LONG_S).name for urgency in Urgency}
-        assert names[Urgency.MODEL] == "semdis-model-0"
-        assert {name[:-1] for urgency, name in names.items() if urgency is not Urgency.MODEL} == {"semdis-work-"}
+        name = threading.current_thread
+        assert workers.submit_model(name).result(_LONG_S).name == "semdis-model_0"
+        assert workers.submit(name).result(_LONG_S).name.startswith("semdis-work_")
+        made = workers.submit_model(lambda: workers.after_call(lambda _: name().name, [0])).result(_LONG_S)
+        assert made[0].result(_LONG_S).startswith("semdis-work_")
         assert (workers.num_threads, workers.num_model_threads) == (2, 1)
         assert workers.elapsed_s(8.0, 3.0) == 4.0  # the model runs beside the rest
         assert workers.elapsed_s(4.0, 3.0) == 3.0
@@ -194,7 +170,7 @@ def test_model_calls_have_threads_of_their_own_where_that_is_asked_for() -> None
 
 
 def test_a_call_takes_room_by_its_number_and_by_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overlap, "available_memory", lambda: 64 * GIB)
+    monkeypatch.setattr(workers_module, "available_memory", lambda: 64 * GIB)
     workers = Workers(4)
     by_number = 1 / (3 * 4 + 16)
     assert workers.share_of_room(1, 0, 0) == by_number
@@ -216,13 +192,13 @@ def test_results_come_in_order_and_no_more_are_under_way_than_there_is_room_for(
         nonlocal most
         under_way.add(item[0])
         most = max(most, len(under_way))
-        return pool.submit(Urgency.READ, work, item)
+        return workers.submit(work, item)
 
     def work(item: tuple[int, int]) -> int:
         time.sleep(item[1] / 1000)
         return item[0]
 
-    with WorkPool(3) as pool:
+    with Workers(3) as workers:
         results = []
         for result in in_order(enumerate(delays), start, lambda _: share):
             under_way.discard(result)
@@ -231,9 +207,9 @@ def test_results_come_in_order_and_no_more_are_under_way_than_there_is_room_for(
     assert most <= (len(delays) if share == 0 else max(1, round(1 / share)))
 
 
-def test_what_is_done_is_handed_on_before_more_is_asked_for(pool: WorkPool) -> None:
+def test_what_is_done_is_handed_on_before_more_is_asked_for(workers: Workers) -> None:
     """So that results do not lie about while a slow pipe is waited for."""
-    done = pool.submit(Urgency.READ, len, "ab")
+    done = workers.submit(len, "ab")
     done.result(_LONG_S)
     seen: list[str] = []
 
@@ -264,8 +240,7 @@ def test_results_that_were_handed_on_are_let_go_without_a_collector_of_cycles() 
         with Workers(2) as workers:
 
             def start(_: int) -> "Future[int]":
-                reads = [workers.submit(Urgency.READ, read) for _ in range(2)]
-                return workers.submit_after(reads, Urgency.MODEL, len)
+                return workers.submit_call(lambda _: read(), range(2), len)
 
             assert list(in_order(range(50), start, lambda _: 0.25)) == [2] * 50
             deadline = time.monotonic() + _LONG_S
@@ -299,53 +274,22 @@ def test_torch_has_its_threads_back_afterwards() -> None:
     torch.set_num_threads(2)
     try:
         with Workers(2, num_model_threads=1) as workers:
-            workers.submit(Urgency.READ, len, "abc").result(_LONG_S)
+            workers.submit(len, "abc").result(_LONG_S)
         with ThreadPoolExecutor(1) as later:
             assert later.submit(torch.get_num_threads).result(_LONG_S) == 2
     finally:
         torch.set_num_threads(before)
 
 
-def test_a_signal_while_a_pool_is_left_does_not_end_the_program_before_its_threads() -> None:
-    source = """
-import sys, time
-from semdis_cli.pipeline.overlap import Urgency, WorkPool
-def work():
-    print("begun", flush=True)
-    sys.stdin.readline()
-    print("done", flush=True)
-with WorkPool(1) as pool:
-    future = pool.submit(Urgency.MODEL, work)
-    while not future.running():
-        time.sleep(0.01)
-"""
-    process = subprocess.Popen(
-        [sys.executable, "-c", source],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "begun\n"
-    time.sleep(0.5)  # it is leaving the pool by now
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.5)
-    assert process.poll() is None  # it waits for its thread
-    output, _ = process.communicate("go on\n", timeout=_LONG_S)
-    assert output == "done\n"
-    assert process.returncode == -signal.SIGINT
-
-
 @pytest.mark.parametrize("ending", ["", "raise SystemError('ours')"])
 def test_a_program_that_leaves_a_run_in_the_middle_ends_like_any_other(ending: str) -> None:
     source = f"""
 import torch
-from semdis_cli.pipeline.overlap import Urgency, WorkPool
+from semdis_cli.pipeline.workers import Workers
 def run():
-    with WorkPool(2) as pool:
-        for _ in range(1000):
-            pool.submit(Urgency.MODEL, lambda: torch.randn(600, 600) @ torch.randn(600, 600))
+    with Workers(2) as workers:
+        for _ in range(100):
+            workers.submit_model(lambda: torch.randn(600, 600) @ torch.randn(600, 600))
         yield 1
         yield 2
 events = run()
@@ -357,8 +301,8 @@ next(events)
     assert ("SystemError: ours" in done.stderr) == bool(ending)
 
 
-def test_an_error_comes_in_its_turn(pool: WorkPool) -> None:
-    results = in_order([2, 1, 0], lambda number: pool.submit(Urgency.READ, divmod, 4, number), lambda _: 0.1)
+def test_an_error_comes_in_its_turn(workers: Workers) -> None:
+    results = in_order([2, 1, 0], lambda number: workers.submit(divmod, 4, number), lambda _: 0.1)
     assert [next(results), next(results)] == [(2, 0), (4, 0)]
     with pytest.raises(ZeroDivisionError):
         next(results)

@@ -1,0 +1,223 @@
+"""Threads of a run, and the order in which what they give is handed on.
+
+On a CPU all work of a run is done by as many threads as there are cores: a model call is one task of theirs, with the
+reading and writing of its images. Threads that have nothing else to do help with these. Beside an accelerator, model
+calls have threads of their own.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Generic, NamedTuple, Self, TypeVar
+
+import torch
+
+from semdis_cli.memory import available_memory, room_for_images
+from semdis_cli.stops import look, wait_for
+
+T = TypeVar("T")
+R = TypeVar("R")
+S = TypeVar("S")
+_DISK_THREADS = 4  # they wait for the disk, not for a core
+_LEAST_MEMORY = 256 << 20  # bytes; with less, one call at a time is tried
+_ROUNDING = 1e-9
+
+
+class Timed(NamedTuple, Generic[T]):
+    """A result, and the seconds that it took."""
+
+    value: T
+    seconds: float
+
+
+def timed(function: Callable[..., T], *args: Any) -> Timed[T]:
+    """Call `function`, and time it."""
+    started = time.perf_counter()
+    value = function(*args)
+    return Timed(value, time.perf_counter() - started)
+
+
+class WorkerDiedError(RuntimeError):
+    """A thread of a run ended while there was work for it."""
+
+
+class _Each(Generic[T, R]):
+    """Calls a function for each of `items`: in the thread that takes the results, helped by others that are free."""
+
+    def __init__(self, function: Callable[[T], R], items: Sequence[T]) -> None:
+        self._function = function
+        self._items = items
+        self._locks = [threading.Lock() for _ in items]
+        self._results: dict[int, R] = {}
+        self._is_taken = False
+
+    def help(self, number: int) -> None:
+        """Work on one item, unless somebody does or did."""
+        if self._locks[number].acquire(blocking=False):
+            try:
+                if number not in self._results and not self._is_taken:
+                    self._results[number] = self._function(self._items[number])
+            finally:
+                self._locks[number].release()
+
+    def take(self) -> list[R]:
+        """Work on what is left, and return all results in order, once. Raises what the function raises."""
+        for number, item in enumerate(self._items):
+            look()
+            with self._locks[number]:
+                if number not in self._results:  # nobody helped, or who did failed
+                    self._results[number] = self._function(item)
+        self._is_taken = True  # first: helpers may still come, and are not to hold on to anything
+        results, self._results, self._items = self._results, {}, ()
+        return [results[number] for number in range(len(results))]
+
+
+class Workers:
+    """All threads of a run: `num_threads` for CPU work, a few that wait for the disk, and where needed for the model.
+
+    Use as a context manager: leaving it drops what has not begun, and waits for what has. `num_model_threads`: threads
+    for model calls alone, each a call at a time, beside the others; None: a call takes one of those. `shares_cores`:
+    whether the model computes on the same cores. Torch computes with one thread in each, unless a task asks for more.
+    """
+
+    def __init__(self, num_threads: int, num_model_threads: int | None = None, *, shares_cores: bool = True) -> None:
+        self.num_threads = num_threads
+        self.num_model_threads = num_threads if num_model_threads is None else num_model_threads
+        self.num_disk_threads = _DISK_THREADS
+        self._shares_cores = shares_cores
+        self._has_model_threads = num_model_threads is not None
+        self._started: list[threading.Thread] = []
+        self._work = self._executor(num_threads, "semdis-work")
+        self._model = self._work if num_model_threads is None else self._executor(num_model_threads, "semdis-model")
+        self._disk = self._executor(_DISK_THREADS, "semdis-disk")
+        self._memory = max(available_memory(), _LEAST_MEMORY)
+        self.room = room_for_images()
+
+    def _executor(self, num_threads: int, name: str) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(num_threads, name, self._begin)
+
+    def _begin(self) -> None:
+        torch.set_num_threads(1)
+        self._started.append(threading.current_thread())
+
+    def __enter__(self) -> Self:
+        self._torch_threads = torch.get_num_threads()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for is_last in (False, True):  # nothing new begins in one while another is waited for
+            for executor in (self._model, self._work, self._disk):
+                executor.shutdown(wait=is_last, cancel_futures=True)
+        torch.set_num_threads(self._torch_threads)  # what a thread sets is also what new ones get
+
+    def elapsed_s(self, cpu_s: float, model_s: float) -> float:
+        """Seconds that so many seconds of CPU work and of model calls take at least, all threads together."""
+        both = cpu_s / self.num_threads, model_s / self.num_model_threads
+        return sum(both) if self._shares_cores else max(both)
+
+    def share_of_room(self, num_images: int, held_bytes: int, running_bytes: int) -> float:
+        """What a model call of that many images takes of the room for calls under way: by memory, and by number.
+
+        It holds `held_bytes` from its reading to the end of its turn, `running_bytes` only while the model runs. A
+        quarter of the memory that was available is for the ones, half of it for the others: as long as all threads
+        that run the model can have theirs, these do not count. No more images are under way than keep all threads busy.
+        """
+        num_calls = 3 * self.num_model_threads + -(-4 * self.num_threads // num_images)
+        shares = [1 / num_calls, held_bytes / (self._memory / 4)]
+        if self.num_model_threads * running_bytes > self._memory / 2:
+            shares.append(running_bytes / (self._memory / 2))
+        return max(shares)
+
+    def submit(self, function: Callable[..., T], *args: Any) -> "Future[T]":
+        """Have `function(*args)`, which computes, called soon."""
+        return self._work.submit(function, *args)
+
+    def submit_disk(self, function: Callable[..., T], *args: Any) -> "Future[T]":
+        """Have `function(*args)`, which mostly waits for the disk, called beside the others."""
+        return self._disk.submit(function, *args)
+
+    def submit_model(self, function: Callable[..., T], *args: Any) -> "Future[T]":
+        """Have `function(*args)`, a model call, called soon."""
+        return self._model.submit(function, *args)
+
+    def submit_call(self, read: Callable[[T], R], items: Sequence[T], compute: Callable[[list[R]], S]) -> "Future[S]":
+        """Have `compute`, a model call, called with what `read` gives for each of `items`."""
+        reading = _Each(read, items)
+
+        def call() -> S:
+            results = reading.take()
+            look()
+            return compute(results)
+
+        started = self.submit_model(call)
+        for number in range(len(items)):
+            self.submit(reading.help, number)
+        return started
+
+    def after_call(self, function: Callable[[T], R], items: Sequence[T]) -> "list[Future[R]]":
+        """Have `function`, which computes, called for each of `items`, which a model call has given.
+
+        Called in the thread of that call, which does it at once unless it is for the model alone.
+        """
+        if self._has_model_threads:
+            return [self.submit(function, item) for item in items]
+        working = _Each(function, items)
+        for number in range(1, len(items)):
+            self.submit(working.help, number)
+        return [done_already(result) for result in working.take()]
+
+    def result(self, future: "Future[T]") -> T:
+        """Wait for the result of a task. Raises what it raised, `WorkerDiedError`, or `StoppedError` on a signal."""
+        return wait_for(future, self._check)
+
+    def _check(self) -> None:
+        """Raise `WorkerDiedError` if a thread has died: a task may have gone with it."""
+        for thread in self._started:
+            if not thread.is_alive():
+                raise WorkerDiedError(f"the thread {thread.name} died")
+
+
+def done_already(result: T) -> "Future[T]":
+    """A future for what is known without any work."""
+    future: Future[T] = Future()
+    future.set_result(result)
+    return future
+
+
+def in_order(
+    items: Iterable[T],
+    start: "Callable[[T], Future[R]]",
+    share_of_room: Callable[[T], float],
+    wait: "Callable[[Future[R]], R]" = wait_for,
+) -> Iterator[R]:
+    """`start` every item as early as there is room for it, and yield the results in the order of the items.
+
+    There is room while the shares of what was started, and not yielded yet, add up to at most 1; one item may always be
+    under way. `wait`: gives the result of a task. Raises what a task raised, when its turn comes.
+    """
+    pending: deque[tuple[float, Future[R]]] = deque()
+    remaining = iter(items)
+    while True:
+        while pending and pending[0][1].done():  # before more is asked for: that may take its time
+            yield pending.popleft()[1].result()
+        try:
+            item = next(remaining)
+        except StopIteration:
+            break
+        share = share_of_room(item)
+        while pending and sum(other for other, _ in pending) + share > 1 + _ROUNDING:
+            yield wait(pending.popleft()[1])
+        pending.append((share, start(item)))
+    while pending:
+        yield wait(pending.popleft()[1])
+
+
+def one_ahead(started: "Iterator[Future[T]]") -> Iterator[T]:
+    """Yield the results of `started`; the next one has been started when one is handed out."""
+    ahead = next(started, None)
+    while ahead is not None:
+        now, ahead = ahead, next(started, None)
+        yield wait_for(now)
+        del now
