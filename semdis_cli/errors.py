@@ -6,6 +6,8 @@ traceback.
 """
 
 from enum import IntEnum
+from os import PathLike
+from typing import Self
 
 
 class ExitCode(IntEnum):
@@ -23,9 +25,25 @@ class ExitCode(IntEnum):
 
 
 class SemdisError(Exception):
-    """Base of all errors that are not our bug. `str(error)` is one line, ready for a terminal."""
+    """Base of all errors that are not our bug: a `reason`, and the `place` that it is about (a file, a folder, a line).
+
+    `str(error)` is one line, ready for a terminal: the place, if one is given, a colon and the reason.
+    """
 
     exit_code = ExitCode.USAGE
+
+    def __init__(self, reason: str, *, place: PathLike[str] | str | None = None) -> None:
+        super().__init__(reason if place is None else f"{place}: {reason}")
+        self.reason = reason
+        self.place = None if place is None else str(place)
+
+    def adding(self, more: str) -> Self:
+        """Return the same error with `more` at the end of its reason."""
+        return type(self)(f"{self.reason}{more}", place=self.place)
+
+    def beside(self, place: PathLike[str] | str) -> str:
+        """Return what to say where `place` is told already: the reason, after the place if it is about another."""
+        return self.reason if self.place == str(place) else str(self)
 
 
 class UsageError(SemdisError):

@@ -2,31 +2,65 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from io import BufferedReader, BytesIO
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
-
-from semdis_cli.events import Failure
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class Stamp(NamedTuple):
+    """Size and times by which a change of an image's content is told without reading it.
+
+    `mtime_ns`, `ctime_ns`: when its file was last modified, and changed in any way, nanoseconds since 1970; None where
+    nobody looked, or where they tell nothing.
+    """
+
+    num_bytes: int
+    mtime_ns: int | None = None
+    ctime_ns: int | None = None
+
+
+class ImageReader(Protocol):
+    """Reads images of one kind of source, wherever their bytes lie. Safe to use from several threads."""
+
+    @property
+    def has_one_file(self) -> bool:
+        """Tell whether all its images lie in one file, and have the times of that."""
+
+    def open(self, image: "SourceImage") -> BufferedReader | BytesIO:
+        """Open an image, from its first byte to its last.
+
+        Raises `OSError`, and `UnreadableImageError` for what is no regular file or was changed meanwhile.
+        """
+
+    def stamp(self, image: "SourceImage") -> Stamp:
+        """Return size and times of an image as they are now. Raises `OSError`."""
+
+    def locate(self, image: "SourceImage") -> tuple[str, object]:
+        """Return the path of the file that holds an image, and what tells the image from others in that file."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceImage:
     """One input, named but not read yet.
 
-    `key` is its identity: a relative POSIX path with extension, unique within a run. `path` is where its bytes are: the
-    whole file or, with `offset`, `num_bytes` of it from there on (a member of a tar). `mtime_ns`, `ctime_ns`: when the
-    file was last modified, and changed in any way, nanoseconds since 1970; None where nobody looked.
+    `key` is its identity: a relative POSIX path with extension, unique within a run. `reader` opens it; `place` says
+    where it is, and means something to `reader` alone. Size and times are those of the listing: see `Stamp`.
     """
 
     key: str
-    path: Path | str  # a string from a folder: a million paths would take 8 seconds and 300 MB to make
+    reader: ImageReader
+    place: Any  # small, as there are millions: of a file a string, where a Path would take 8 seconds and 300 MB
     num_bytes: int
     mtime_ns: int | None = None
-    offset: int | None = None
     ctime_ns: int | None = None
+
+    @property
+    def stamp(self) -> Stamp:
+        """Size and times when it was listed."""
+        return Stamp(self.num_bytes, self.mtime_ns, self.ctime_ns)
 
 
 class HeldImage(NamedTuple):
@@ -35,34 +69,6 @@ class HeldImage(NamedTuple):
     key: str
     num_bytes: int | None
     sha256: str | None
-
-
-_CLOCK_GRAIN_NS = 2_000_000_000
-
-
-def settled_before(now_ns: int) -> int:
-    """Times of files before this one are settled: a change that is still to come cannot get one of them.
-
-    That is not so for the last two seconds, the grain of the coarsest file systems, nor for the future.
-    """
-    return now_ns - _CLOCK_GRAIN_NS
-
-
-def is_telling(ctime_ns: int | None) -> TypeGuard[int]:
-    """Tell whether `ctime_ns` is one at all: file systems that have none say 0."""
-    return ctime_ns is not None and ctime_ns > 0
-
-
-def settled_mtime(mtime_ns: int | None, ctime_ns: int | None, now_ns: int) -> int | None:
-    """`mtime_ns` if a later change of the file would show in its times, else None.
-
-    Where there is a `ctime_ns`, it has to be settled, and then `mtime_ns` may lie in the future: programs can set it.
-    """
-    settled_ns = settled_before(now_ns)
-    if mtime_ns is None or (is_telling(ctime_ns) and ctime_ns >= settled_ns):
-        return None
-    may_be_future = is_telling(ctime_ns) and mtime_ns > now_ns
-    return mtime_ns if mtime_ns < settled_ns or may_be_future else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +182,3 @@ class EncodedImage:
     latents: "Tensor"
     mtime_ns: int | None = None
     ctime_ns: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ImageBatch:
-    """Images of one bucket, in key order, and the inputs among them that failed. `read_s` is wall-clock seconds."""
-
-    images: tuple[LoadedImage, ...]
-    failures: tuple[Failure, ...]
-    read_s: float

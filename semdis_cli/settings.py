@@ -479,3 +479,83 @@ class RoundtripSettings:
     max_errors: MaxErrors = None
     latents: LatentSettings = LatentSettings()
     decode: DecodeSettings = field(default_factory=DecodeSettings)
+
+
+# ---- Exports ----
+
+ExportFormat = Literal["webdataset", "safetensors", "npy"]
+Member = Literal["safetensors", "npy"]
+NpyDtype = Literal["float32", "float16"]
+SampleNames = Literal["key", "stem", "basename"]
+
+
+@dataclass(frozen=True)
+class ExportSettings(Group):
+    """How latents leave the store.
+
+    `tar_member`: what the latents of an image are in a webdataset, None for safetensors. `npy_dtype` counts for npy
+    alone; None: one that loses nothing. `tar_mib` (about, MiB) and `sample_names` count for webdataset alone: samples
+    are called by the key, or as those that the images came from. Raises `OptionError` for what has no effect.
+    """
+
+    format: Annotated[ExportFormat, Option("Tars of samples, or one file an image.", OUTPUT)] = "webdataset"
+    tar_member: Annotated[
+        Member | None,
+        Option(
+            "What latents are in a webdataset.  [default: safetensors]", OUTPUT, flags="--member", show_default=False
+        ),
+    ] = None
+    npy_dtype: Annotated[
+        NpyDtype | None,
+        Option(
+            "Of npy, which has no bfloat16; float16 may lose digits.  [default: what loses none]",
+            OUTPUT,
+            flags="--dtype",
+            show_default=False,
+        ),
+    ] = None
+    sample_names: Annotated[
+        SampleNames,
+        Option(
+            "Of a webdataset: by the whole key, or as the images' own samples are called, to be joined with captions: "
+            "the path up to the first dot of the name (stem), or that without folders (basename).",
+            OUTPUT,
+        ),
+    ] = "key"
+    tar_mib: Annotated[int, Option("Size of a tar, about, MiB.", OUTPUT, flags="--tar-size", min=1, metavar="MIB")] = (
+        256
+    )
+    num_workers: Workers = field(default_factory=count_cores)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tar_member is not None and self.format != "webdataset":
+            raise OptionError("--member", "goes with --format webdataset alone")
+        if self.npy_dtype is not None and self.member != "npy":
+            raise OptionError("--dtype", "goes with npy alone: safetensors keep what is stored")
+        if self.sample_names != "key" and self.format != "webdataset":
+            raise OptionError("--sample-names", "goes with --format webdataset alone")
+
+    @property
+    def member(self) -> Member:
+        """What the latents of one image are written as."""
+        return self.tar_member or ("npy" if self.format == "npy" else "safetensors")
+
+    def array_dtype(self, stored_dtype: str) -> NpyDtype:
+        """Return the dtype of arrays: what was asked for, or the smallest that holds the stored values without loss."""
+        return self.npy_dtype or ("float16" if stored_dtype == "float16" else "float32")
+
+    def is_lossy(self, stored_dtype: str) -> bool:
+        """Tell whether there may be values that do not survive."""
+        return self.member == "npy" and self.array_dtype(stored_dtype) not in {"float32", stored_dtype}
+
+    def to_json(self, stored_dtype: str) -> dict[str, Any]:
+        """Return all that decides a byte of the output."""
+        fields: dict[str, Any] = {"format": self.format, "member": self.member}
+        if self.member == "npy":
+            fields["dtype"] = self.array_dtype(stored_dtype)
+        if self.format == "webdataset":
+            fields["tar_mib"] = self.tar_mib
+        if self.format == "webdataset" and self.sample_names != "key":
+            fields["sample_names"] = self.sample_names
+        return fields

@@ -3,11 +3,11 @@
 import importlib.util
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests import forks
 from tests.test_readme import PROJECT, Block, blocks, run, script
 
 MARKDOWN = (PROJECT / "docs" / "dataset.md").read_text(encoding="utf-8")
@@ -19,7 +19,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a set of latents of two sizes in `latents`."""
     folder = tmp_path_factory.mktemp("examples")
     photos = PROJECT / "tests" / "photos"
-    command = [sys.executable, "-m", "semdis_cli", "encode", str(photos), "--max-pixels", "10000", "--quiet"]
+    command = forks.semdis("encode", photos, "--max-pixels", "10000", "--quiet")
     subprocess.run(command, cwd=folder, check=True)
     return folder
 

@@ -2,23 +2,22 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from semdis_cli.bench.child import Request
-from semdis_cli.bench.end_to_end import EndToEnd, Run, run_decode, run_encode, summarise
-from semdis_cli.bench.limit import Limit, Setting, StageCost, explain, find_limit, with_cost, with_threads
+from semdis_cli.bench.end_to_end import Costs, EndToEnd, Run, run_decode, run_encode, summarise
+from semdis_cli.bench.limit import Setting, StageCost, find_limit, with_cost, with_threads
 from semdis_cli.bench.machine import GemmRate, Machine, describe_machine, measure_gemm
 from semdis_cli.bench.model import ModelSpeed, measure_decode, measure_encode
 from semdis_cli.bench.peers import PEERS, PeerSpeed, check_size, find_peer, measure_peer
-from semdis_cli.bench.rounds import QUICK, THOROUGH, Effort
+from semdis_cli.bench.processes import PeakMemory, Request, StartUp, ask_child, measure_start_up, peak_memory
 from semdis_cli.bench.sample import Sample, gather_images, repeated
 from semdis_cli.bench.settings import BenchSettings
-from semdis_cli.bench.stages import StageBench, Stages, measure_stages
-from semdis_cli.bench.startup import PeakMemory, StartUp, ask_child, measure_start_up, peak_memory
+from semdis_cli.bench.stages import Stages, measure_stages
+from semdis_cli.bench.timing import QUICK, THOROUGH, Effort, StageBench
 from semdis_cli.errors import UsageError
 from semdis_cli.files.disk import temporary_folder
 from semdis_cli.images.loader import Loader
@@ -28,11 +27,8 @@ from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import start_workers
 from semdis_cli.pipeline.decode import sampling_of
 from semdis_cli.pipeline.report import compute_record
-from semdis_cli.settings import (
-    DecodeSettings,
-    EncodeSettings,
-)
-from semdis_cli.sources.sources import FoundImages
+from semdis_cli.settings import DecodeSettings, EncodeSettings
+from semdis_cli.sources.find import FoundImages
 
 Tell = Callable[[str], object]
 _MAX_REPEATS = 64
@@ -177,9 +173,19 @@ class _Bench:
             encoded.append(run_encode(found, self.loader, self.tokenizer, self.encode_settings, latents))
             decoded.append(run_decode(latents, self.tokenizer, self._decode_settings, images))
             passes.append(self._measure_stages(sample))
-        near = [Stages.over(both) for both in pairwise(passes)]
-        stages = Stages.over(passes)
-        return stages, self._summarise_encode(encoded, near, stages), self._summarise_decode(decoded, near, stages)
+        stages, near = Stages.over(passes), [Stages.over(both) for both in pairwise(passes)]
+        encode, decode = (
+            Costs(stages.encode, [n.encode for n in near]),
+            Costs(stages.decode, [n.decode for n in near]),
+        )
+        scaled = {} if stages.scaled_reading is None else {"--jpeg-scaling": stages.scaled_reading}
+        formats = {f"--format {name}": cost for name, cost in stages.other_formats.items()}
+        num_threads = self.settings.num_workers
+        return (
+            stages,
+            summarise("encode", encoded, encode, num_threads, self._other_settings(stages.encode, scaled)),
+            summarise("decode", decoded, decode, num_threads, self._other_settings(stages.decode, formats)),
+        )
 
     def _measure_stages(self, sample: Sample) -> Stages:
         self.tell("running each stage by itself")
@@ -203,32 +209,25 @@ class _Bench:
 
     def _images_of_a_run(self, sample: Sample, stages: Stages) -> FoundImages:
         """As many images as take some seconds, in the same mixture as the stages have."""
-        slower = min(self._limit(costs).images_per_s for costs in (stages.encode, stages.decode))
+        costs = stages.encode, stages.decode
+        slower = min(find_limit(one, self.settings.num_workers).images_per_s for one in costs)
         times = round(self._thoroughness.run_s * slower / len(sample.found.images))
         return repeated(sample.found, min(_MAX_REPEATS, max(1, times)))
 
-    def _limit(self, costs: Sequence[StageCost]) -> Limit:
-        return find_limit(costs, self.settings.num_workers)
+    def _other_settings(self, costs: Sequence[StageCost], changed: Mapping[str, StageCost]) -> list[Setting]:
+        """Find the limit under settings that were not used: a thread for each core, and what costs one stage less.
 
-    def _summarise_encode(self, runs: Sequence[Run], near: Sequence[Stages], stages: Stages) -> EndToEnd:
-        """`near`: the stages at the time of each run."""
-        others = [*self._more_threads(stages.encode), *_scaled_reading(stages, self.settings.num_workers)]
-        limit, limits = self._limit(stages.encode), [self._limit(one.encode) for one in near]
-        return summarise(runs, limits, limit, lambda reached: explain("encode", limit, reached, others))
-
-    def _summarise_decode(self, runs: Sequence[Run], near: Sequence[Stages], stages: Stages) -> EndToEnd:
-        """As that of `encode`."""
-        others = [*self._more_threads(stages.decode), *_other_formats(stages, self.settings.num_workers)]
-        limit, limits = self._limit(stages.decode), [self._limit(one.decode) for one in near]
-        return summarise(runs, limits, limit, lambda reached: explain("decode", limit, reached, others))
-
-    def _more_threads(self, costs: Sequence[StageCost]) -> list[Setting]:
-        """What a thread for each core would bring, where there are fewer."""
+        `changed`: by option, the cost of the stage that it changes.
+        """
         num_threads, num_cores = self.settings.num_workers, describe_machine(self.tokenizer.model.device).num_cores
-        if num_threads >= num_cores:
-            return []
-        limit = find_limit(with_threads(costs, num_threads, num_cores), num_cores)
-        return [Setting(f"--workers {num_cores}", limit.images_per_s)]
+        settings = [
+            Setting(option, find_limit(with_cost(costs, cost), num_threads).images_per_s)
+            for option, cost in changed.items()
+        ]
+        if num_threads < num_cores:
+            limit = find_limit(with_threads(costs, num_threads, num_cores), num_cores)
+            settings.insert(0, Setting(f"--workers {num_cores}", limit.images_per_s))
+        return settings
 
     def _measure_processes(self, sample: Sample) -> tuple[PeakMemory, StartUp]:
         """Fresh processes: what memory they need, and how long they take to start."""
@@ -244,15 +243,8 @@ class _Bench:
 
     def _request(self, verb: str, size: tuple[int, int]) -> Request:
         settings = self.settings
-        return Request(
-            verb=verb,
-            model=settings.model.name,
-            revision=settings.model.revision,
-            run=asdict(settings.run),
-            num_workers=settings.num_workers,
-            size=size,
-            sampling=asdict(self._sampling),
-        )
+        run, sampling = asdict(settings.run), asdict(self._sampling)
+        return Request(verb, settings.model.name, settings.model.revision, run, settings.num_workers, size, sampling)
 
     def _measure_peer(self, sample: Sample) -> PeerSpeed | None:
         settings = self.settings
@@ -285,19 +277,3 @@ class _Bench:
             "mean_file_bytes": sample.num_bytes / num_images,
             "mean_input_megapixels": stages.megapixels_per_image,
         }
-
-
-def _scaled_reading(stages: Stages, num_threads: int) -> list[Setting]:
-    """What decoding JPEGs at a fraction of their size would bring."""
-    if stages.scaled_reading is None:
-        return []
-    limit = find_limit(with_cost(stages.encode, stages.scaled_reading), num_threads)
-    return [Setting("--jpeg-scaling", limit.images_per_s)]
-
-
-def _other_formats(stages: Stages, num_threads: int) -> list[Setting]:
-    """What other formats of the images would bring."""
-    return [
-        Setting(f"--format {name}", find_limit(with_cost(stages.decode, cost), num_threads).images_per_s)
-        for name, cost in stages.other_formats.items()
-    ]

@@ -1,13 +1,12 @@
 """`encode` and `decode` as the commands run them, from files to files."""
 
 import shutil
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from semdis_cli.bench.limit import Limit, Reached
-from semdis_cli.bench.rounds import Spread
+from semdis_cli.bench.limit import Limit, Reached, Setting, Spread, StageCost, explain, find_limit
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Event, RunFinished
 from semdis_cli.images.loader import Loader
@@ -15,7 +14,7 @@ from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.decode import decode
 from semdis_cli.pipeline.encode import encode
 from semdis_cli.settings import DecodeSettings, EncodeSettings
-from semdis_cli.sources.sources import FoundImages
+from semdis_cli.sources.find import FoundImages
 from semdis_cli.store.reader import open_latents
 from semdis_cli.wording import count
 
@@ -92,13 +91,18 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def summarise(
-    runs: Sequence[Run], limits: Sequence[Limit], limit: Limit, explain: Callable[[Reached], str]
-) -> EndToEnd:
-    """`limits`: at the time of each run; `limit`: over all of it.
+@dataclass(frozen=True)
+class Costs:
+    """What the stages of a verb cost: over all of its runs, and around each of them."""
 
-    `explain`: what was reached of the limit -> what holds the run up, for a person.
-    """
+    overall: Sequence[StageCost]
+    around: Sequence[Sequence[StageCost]]
+
+
+def summarise(verb: str, runs: Sequence[Run], costs: Costs, num_threads: int, others: Sequence[Setting]) -> EndToEnd:
+    """Compare the runs of a verb with the limit that its stages set. `others`: settings that could be used instead."""
+    limit = find_limit(costs.overall, num_threads)
+    limits = [find_limit(one, num_threads) for one in costs.around]
     share = Spread.of([run.images_per_s / near.images_per_s for run, near in zip(runs, limits, strict=True)])
     busy_shares = {name: Spread.of([run.busy_shares[name] for run in runs]).median for name in runs[0].busy_shares}
     return EndToEnd(
@@ -109,5 +113,5 @@ def summarise(
         limit=limit,
         share_of_limit=share,
         busy_shares=busy_shares,
-        explanation=explain(Reached(share.median, busy_shares["wait"])),
+        explanation=explain(verb, limit, Reached(share.median, busy_shares["wait"]), others),
     )

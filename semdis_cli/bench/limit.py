@@ -1,16 +1,45 @@
-"""How fast a run could be if nothing ever waited, what holds it up, and what would help. Pure arithmetic."""
+"""Figures: their spread, how fast a run could be if nothing ever waited, what holds it up. Pure arithmetic."""
 
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
-
-from semdis_cli.bench.rounds import Spread
+from typing import Literal, Self
 
 Resource = Literal["cores", "accelerator", "disk"]
 _REACHED = 0.9  # of the limit: what is below it is worth a word
 _SLOWER = 1.05  # stages beside each other: less may be chance
 _WORTHWHILE = 1.05  # times the limit: what a setting must bring to be named
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles of a figure over `num_rounds` rounds."""
+
+    median: float
+    lower_quartile: float
+    upper_quartile: float
+    num_rounds: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """The spread of at least one value."""
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0], 1)
+        lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median, lower, upper, len(values))
+
+    @classmethod
+    def over(cls, spreads: Sequence["Spread"]) -> Self:
+        """Of a figure that was measured at several times, which count alike: what changed between them shows.
+
+        That is the lowest of the lower quartiles, and the highest of the upper ones.
+        """
+        return cls(
+            statistics.median(one.median for one in spreads),
+            min(one.lower_quartile for one in spreads),
+            max(one.upper_quartile for one in spreads),
+            sum(one.num_rounds for one in spreads),
+        )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from semdis_cli.bench.rounds import Effort, Spread, time_rounds
+from semdis_cli.bench.limit import Spread
+from semdis_cli.bench.timing import Effort, time_rounds
 from semdis_cli.files.disk import count_cores
 from semdis_cli.pipeline.workers import Workers
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from semdis_cli.bench.limit import Spread
 from semdis_cli.bench.machine import GemmRate
-from semdis_cli.bench.rounds import Effort, Spread, time_rounds
+from semdis_cli.bench.timing import Effort, time_rounds
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.workers import Workers

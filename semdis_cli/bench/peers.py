@@ -10,10 +10,11 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from semdis_cli.bench.limit import Spread
 from semdis_cli.bench.machine import intra_op_threads, synchronise
 from semdis_cli.bench.model import ModelCall, decoding_call, encoding_call, run_calls
-from semdis_cli.bench.rounds import Effort, Spread, elapsed_s
 from semdis_cli.bench.settings import PeerName
+from semdis_cli.bench.timing import Effort, elapsed_s
 from semdis_cli.errors import MissingExtraError, UsageError
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.pixels import float_to_images, images_to_float

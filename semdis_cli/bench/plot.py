@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from semdis_cli.bench.bench import BenchReport
     from semdis_cli.bench.end_to_end import EndToEnd
-    from semdis_cli.bench.startup import StartUp
+    from semdis_cli.bench.processes import StartUp
 
 PlotFormat = Literal["png", "svg"]
 

@@ -9,7 +9,7 @@ from semdis_cli.files.atomic import make_folder
 from semdis_cli.images.loader import Loader
 from semdis_cli.images.synthetic import write_synthetic_jpegs
 from semdis_cli.records import PlannedImage, SourceImage
-from semdis_cli.sources.sources import FoundImages, find_images
+from semdis_cli.sources.find import FoundImages, find_images
 
 
 @dataclass(frozen=True)

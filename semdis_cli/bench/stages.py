@@ -1,39 +1,48 @@
 """Each stage of `encode` and `decode` by itself, over real files: the same functions that the verbs call."""
 
 import math
-import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import get_args
 
-from semdis_cli.bench import work
-from semdis_cli.bench.limit import Resource, StageCost
-from semdis_cli.bench.rounds import Effort
+from torch import Tensor
+
+from semdis_cli.bench.limit import StageCost
+from semdis_cli.bench.timing import (
+    MODEL_DECODE,
+    MODEL_ENCODE,
+    PUBLISH_IMAGES,
+    READ_IMAGES,
+    READ_LATENTS,
+    WRITE_IMAGES,
+    WRITE_LATENTS,
+    StageBench,
+)
 from semdis_cli.errors import UsageError
+from semdis_cli.events import Failure
+from semdis_cli.files.atomic import publish
+from semdis_cli.images.geometry import undo_padding
 from semdis_cli.images.loader import Loader
+from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline.calls import image_calls
+from semdis_cli.pipeline.calls import EncodedCall, ImageCall, encode_call, image_calls
 from semdis_cli.pipeline.decode import sampling_of
 from semdis_cli.pipeline.encode_plan import EncodePlan, encode_provenance, plan_encode
-from semdis_cli.pipeline.shard import shard_calls
-from semdis_cli.pipeline.workers import Workers
-from semdis_cli.records import PlannedImage
-from semdis_cli.settings import DecodeSettings, EncodeSettings, WriteSettings
-from semdis_cli.sources.sources import FoundImages
+from semdis_cli.pipeline.images_out import image_file
+from semdis_cli.pipeline.shard import check_fit, shard_calls
+from semdis_cli.pipeline.workers import Timed
+from semdis_cli.provenance import Provenance
+from semdis_cli.records import EncodedImage, Geometry, LoadedImage, PlannedImage
+from semdis_cli.settings import DecodeSettings, EncodeSettings, ImageFormat, LatentSettings, WriteSettings
+from semdis_cli.sources.find import FoundImages
+from semdis_cli.store.reader import LatentSource, StoredShard
+from semdis_cli.store.shards import Shard
 from semdis_cli.store.writing.plan import PlannedShard
+from semdis_cli.store.writing.shard_writer import ShardWriter
 
-READ_IMAGES, MODEL_ENCODE, WRITE_LATENTS = "reading images", "model encode", "writing latents"
-READ_LATENTS, MODEL_DECODE = "reading latents", "model decode"
-WRITE_IMAGES, PUBLISH_IMAGES = "writing images", "publishing files"
-
-_TASKS_A_THREAD = 2  # at least
 _LEAST_STORED = 64  # latents in shards: of a few, all time would go into waiting for the disk, which a run does once
-
-T = TypeVar("T")
-Task = Callable[[], T]
 
 
 @dataclass(frozen=True)
@@ -67,12 +76,28 @@ def _over(passes: Sequence[tuple[StageCost, ...]]) -> tuple[StageCost, ...]:
     return tuple(StageCost.over(same) for same in zip(*passes, strict=True))
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image, uint8 [3,H,W] with its padding."""
+
+    pixels: Tensor
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class FullShard:
+    """A shard that is ready to be written."""
+
+    planned: PlannedShard
+    images: tuple[EncodedImage, ...]
+
+
 def measure_stages(
     found: FoundImages,
     loader: Loader,
     tokenizer: Tokenizer,
     settings: tuple[EncodeSettings, DecodeSettings],
-    bench: "StageBench",
+    bench: StageBench,
     folder: Path,
 ) -> Stages:
     """What each stage costs over the images of `found`; files go into `folder`, which exists.
@@ -85,7 +110,7 @@ def measure_stages(
         raise UsageError(f"{plan.failures[0].key}: {plan.failures[0].reason}; measure with images that can be read")
     stored, encode = _measure_encode(plan, loader, tokenizer, encode_settings, bench, folder)
     decoded, decode = _measure_decode(stored, tokenizer, decode_settings, bench, folder)
-    others = [one for one in work.FORMATS if one != decode_settings.write.format]
+    others = [one for one in get_args(ImageFormat) if one != decode_settings.write.format]
     quality = decode_settings.write.quality
     return Stages(
         encode,
@@ -108,9 +133,9 @@ def _copies_that_fill_calls(shard: PlannedShard, tokenizer: Tokenizer) -> int:
 
 @dataclass(frozen=True)
 class _Stored:
-    """A shard on disk with every image `copies` times, of which `filling` fill model calls."""
+    """A set of one shard on disk with every image `copies` times, of which `filling` fill model calls."""
 
-    on_disk: work.StoredSet
+    on_disk: LatentSource
     copies: int
     filling: int
 
@@ -120,7 +145,7 @@ def _measure_encode(
     loader: Loader,
     tokenizer: Tokenizer,
     settings: EncodeSettings,
-    bench: "StageBench",
+    bench: StageBench,
     folder: Path,
 ) -> tuple[list[_Stored], tuple[StageCost, ...]]:
     """Files -> pixels -> latents -> shards."""
@@ -130,15 +155,15 @@ def _measure_encode(
     filling = {shard.name: _copies_that_fill_calls(shard, tokenizer) for shard in plan.shards}
     full = [replace(shard, images=filling[shard.name] * shard.images) for shard in plan.shards]
     calls = list(image_calls(full, tokenizer))
-    encoding = [partial(work.encode, call, ready, tokenizer, settings.latents) for call in calls]
+    encoding = [partial(encode_images, call, ready, tokenizer, settings.latents) for call in calls]
     bench.warm_up(MODEL_ENCODE, {call.bucket: task for call, task in zip(calls, encoding, strict=True)}.values())
     encoded, model_encode = bench.run(MODEL_ENCODE, encoding, [filling[call.shard.name] for call in calls])
     loaded, ready, encoding = [], {}, []
 
     copies = [max(filling[shard.name], _LEAST_STORED // len(images)) for shard in plan.shards]
-    shards = [work.full_shard(shard, encoded, count) for shard, count in zip(plan.shards, copies, strict=True)]
+    shards = [full_shard(shard, encoded, count) for shard, count in zip(plan.shards, copies, strict=True)]
     provenance = encode_provenance(tokenizer, loader.settings, settings.latents)
-    writing = [partial(work.write_shard, folder, shard, provenance) for shard in shards]
+    writing = [partial(write_shard, folder, shard, provenance) for shard in shards]
     on_disk, write_latents = bench.run(WRITE_LATENTS, writing, copies)
     stored = [_Stored(*one) for one in zip(on_disk, copies, filling.values(), strict=True)]
     return stored, (read_images, model_encode, write_latents)
@@ -148,41 +173,40 @@ def _measure_encode(
 class _Decoded:
     """Pictures, and how many copies there are of each."""
 
-    pictures: list[work.Picture]
+    pictures: list[Picture]
     copies: list[int]
 
-    def write(self, bench: "StageBench", settings: WriteSettings) -> tuple[list[bytes], StageCost]:
+    def write(self, bench: StageBench, settings: WriteSettings) -> tuple[list[bytes], StageCost]:
         """The files of all of them, and what making these costs."""
-        making = [partial(work.file_of, picture, settings) for picture in self.pictures]
+        making = [partial(file_of, picture, settings) for picture in self.pictures]
         return bench.run(WRITE_IMAGES, making, self.copies)
 
 
 def _measure_decode(
-    stored: Sequence[_Stored], tokenizer: Tokenizer, settings: DecodeSettings, bench: "StageBench", folder: Path
+    stored: Sequence[_Stored], tokenizer: Tokenizer, settings: DecodeSettings, bench: StageBench, folder: Path
 ) -> tuple[_Decoded, tuple[StageCost, ...]]:
     """Shards -> latents -> pixels -> files."""
-    reading = [partial(work.read_shard, one.on_disk, tokenizer) for one in stored]
+    reading = [partial(read_shard, one.on_disk, tokenizer) for one in stored]
     shards, read_latents = bench.run(READ_LATENTS, reading, [one.copies for one in stored])
     calls = [
         (call, one.filling)
         for one, shard in zip(stored, shards, strict=True)
-        for call in shard_calls(work.some_copies(shard, one.filling, one.copies), tokenizer)
+        for call in shard_calls(some_copies(shard, one.filling, one.copies), tokenizer)
     ]
-    sampling = sampling_of(settings)
-    decoding = [partial(work.decode, call, tokenizer, sampling) for call, _ in calls]
+    decoding = [partial(decode_latents, call, tokenizer, sampling_of(settings)) for call, _ in calls]
     sizes = [call.latents.shape for call, _ in calls]
     bench.warm_up(MODEL_DECODE, dict(zip(sizes, decoding, strict=True)).values())
     results, model_decode = bench.run(MODEL_DECODE, decoding, [copies for _, copies in calls])
     of_pictures = [(picture, call[1]) for call, result in zip(calls, results, strict=True) for picture in result]
     decoded = _Decoded([picture for picture, _ in of_pictures], [copies for _, copies in of_pictures])
     files, write_images = decoded.write(bench, settings.write)
-    publishing = [partial(work.publish_file, folder, number, data) for number, data in enumerate(files)]
+    publishing = [partial(publish_file, folder, number, data) for number, data in enumerate(files)]
     _, publish_files = bench.run(PUBLISH_IMAGES, publishing, decoded.copies)
     return decoded, (read_latents, model_decode, write_images, publish_files)
 
 
 def _scaled_reading(
-    images: Sequence[PlannedImage], loader: Loader, num_workers: int, bench: "StageBench"
+    images: Sequence[PlannedImage], loader: Loader, num_workers: int, bench: StageBench
 ) -> StageCost | None:
     """What reading costs where JPEGs may be decoded at a fraction of their size; None if they were already."""
     load = loader.settings
@@ -193,78 +217,71 @@ def _scaled_reading(
         return bench.run(READ_IMAGES, [partial(scaling.load, image) for image in images])[1]
 
 
-@dataclass(frozen=True)
-class StageBench:
-    """Runs a stage by itself, with the threads that it has in a run."""
-
-    num_images: int
-    workers: Workers
-    is_on_cpu: bool
-    effort: Effort
-
-    def run(
-        self, name: str, tasks: Sequence[Task[T]], copies: Sequence[int] | None = None
-    ) -> tuple[list[T], StageCost]:
-        """Time `tasks`, all that a stage has to do; also returns what they gave.
-
-        `copies`: how many times each task's images are there, default once. Few tasks are run several times in a round,
-        so that every thread is at work.
-        """
-        place: tuple[_Submit[T], Resource, int] = self._place(name)
-        submit, resource, num_threads = place
-        again = -(-_TASKS_A_THREAD * num_threads // len(tasks))
-        times = [again * count for count in copies or [1] * len(tasks)] * again
-        _run_all(tasks[:: max(1, len(tasks) // num_threads)], submit)
-        rounds: list[tuple[float, float]] = []
-        results: list[_Done[T]] = []
-        started = time.perf_counter()
-        while not rounds or (len(rounds) < self.effort.num_rounds and not self._is_over(started)):
-            results = []  # or those of two rounds would be held
-            results = _run_all([*tasks] * again, submit)
-            done = list(zip(results, times, strict=True))
-            rounds.append((sum(one.thread_s / n for one, n in done), sum(one.cpu_s / n for one, n in done)))
-            del done
-        cost = StageCost.of(name, resource, num_threads, self.num_images, rounds)
-        return [one.value for one in results[: len(tasks)]], cost
-
-    def warm_up(self, name: str, tasks: Iterable[Task[T]]) -> None:
-        """Run `tasks` of a stage untimed: the first of their kind, which take longer."""
-        place: tuple[_Submit[T], Resource, int] = self._place(name)
-        _run_all(list(tasks), place[0])
-
-    def _is_over(self, started: float) -> bool:
-        """Whether the time for a stage is over: large images would take minutes a round."""
-        return time.perf_counter() - started > self.effort.num_rounds * self.effort.round_s
-
-    def _place(self, name: str) -> "tuple[_Submit[T], Resource, int]":
-        """Where the tasks of a stage run, what they share with other stages, and how many run at once."""
-        if name == PUBLISH_IMAGES:
-            return self.workers.submit_disk, "disk", self.workers.num_disk_threads
-        if name == WRITE_LATENTS:
-            return self.workers.submit_disk, "disk", 1  # one shard at a time
-        if name not in {MODEL_ENCODE, MODEL_DECODE}:
-            return self.workers.submit, "cores", self.workers.num_threads
-        resource: Resource = "cores" if self.is_on_cpu else "accelerator"
-        return self.workers.submit_model, resource, self.workers.num_model_threads
+# --- What a stage does with one call, shard or image: the functions that the verbs call ---
 
 
-_Submit = Callable[..., "Future[_Done[T]]"]
+def encode_images(
+    call: ImageCall, loaded: Mapping[str, LoadedImage | Failure], tokenizer: Tokenizer, settings: LatentSettings
+) -> EncodedCall:
+    """One model call. Raises `UsageError` if an image of it cannot be used."""
+    images = [Timed(loaded[image.source.key], 0.0) for image in call.images]
+    encoded = encode_call(call, images, tokenizer, settings)
+    if encoded.failures:
+        failure = encoded.failures[0]
+        raise UsageError(f"{failure.key}: {failure.reason}; measure with images that can be used")
+    return encoded
 
 
-@dataclass(frozen=True)
-class _Done(Generic[T]):
-    """What a task gave, and the seconds that it took of its thread, and of a core."""
+def full_shard(planned: PlannedShard, encoded: Sequence[EncodedCall], copies: int) -> FullShard:
+    """The latents of a shard, `copies` times under keys that differ."""
+    by_key = {image.record.key: image for call in encoded for image in call.images}
+    rows = [by_key[image.source.key] for image in planned.images]
+    keys = [f"{number:04d}/" for number in range(copies)]
+    images = [
+        replace(one, source=replace(one.source, key=key + one.source.key)) for key in keys for one in planned.images
+    ]
+    copied = [replace(row, record=replace(row.record, key=key + row.record.key)) for key in keys for row in rows]
+    return FullShard(PlannedShard(planned.name, tuple(images)), tuple(copied))
 
-    value: T
-    thread_s: float
-    cpu_s: float
+
+def some_copies(shard: Shard, wanted: int, copies: int) -> Shard:
+    """`wanted` of the `copies` that `shard` has of its images."""
+    return shard.select(range(len(shard.records) // copies * wanted))
 
 
-def _run_all(tasks: Sequence[Task[T]], submit: "_Submit[T]") -> "list[_Done[T]]":
-    return [future.result() for future in [submit(_timed, task) for task in tasks]]
+def write_shard(folder: Path, full: FullShard, provenance: Provenance) -> LatentSource:
+    """Collect the latents of one shard, hash them, and publish the file."""
+    planned, images = full.planned, full.images
+    shard = ShardWriter(folder, planned, provenance, images[0].latents.shape[0], lambda: None, lambda _: None)
+    for image in images:
+        shard.add(image)
+    shard.publish()
+    assert shard.published is not None, "a shard with latents is published"
+    keys = tuple(image.record.key for image in images)
+    places = {key: row for row, key in enumerate(keys)}
+    stored = StoredShard(folder / planned.name, len(keys), shard.published, places)
+    return LatentSource(folder, provenance, "", (stored,), keys)
 
 
-def _timed(task: Task[T]) -> "_Done[T]":
-    started, cpu_started = time.perf_counter(), time.thread_time()
-    value = task()
-    return _Done(value, time.perf_counter() - started, time.thread_time() - cpu_started)
+def read_shard(source: LatentSource, tokenizer: Tokenizer) -> Shard:
+    """Read and check the shard of a set of one."""
+    [stored] = source.shards
+    shard = source.read(stored)
+    check_fit(shard, tokenizer, frozenset(source.keys), str(stored.path))
+    return shard
+
+
+def decode_latents(call: Shard, tokenizer: Tokenizer, sampling: FCDMDiffAEInferenceConfig) -> list[Picture]:
+    """One model call."""
+    images = tokenizer.decode(call.latents.float(), call.keys, sampling)
+    return [Picture(image, record.geometry) for image, record in zip(images, call.records, strict=True)]
+
+
+def file_of(picture: Picture, settings: WriteSettings) -> bytes:
+    """The bytes of an image file."""
+    return image_file(undo_padding(picture.pixels.numpy(), picture.geometry), settings)
+
+
+def publish_file(folder: Path, number: int, data: bytes) -> None:
+    """Put the bytes of an image on disk."""
+    publish(folder / f"{number}", [data])

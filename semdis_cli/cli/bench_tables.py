@@ -14,9 +14,8 @@ from semdis_cli.wording import count
 
 if TYPE_CHECKING:
     from semdis_cli.bench.bench import BenchReport
-    from semdis_cli.bench.limit import Limit, StageCost
+    from semdis_cli.bench.limit import Limit, Spread, StageCost
     from semdis_cli.bench.peers import PeerSpeed
-    from semdis_cli.bench.rounds import Spread
 
 _PLAIN_WIDTH = 120  # where stdout is no terminal
 

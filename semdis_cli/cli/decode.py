@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -117,7 +117,7 @@ def _load_model(
     """Load the model that made `source`, and say so."""
     from semdis_cli.pipeline.decode import load_recorded_model
 
-    num_alike = len(source.keys) if _has_few_sizes(source.provenance) else 0
+    num_alike = len(source.keys) if source.provenance.has_few_sizes else 0
     tokenizer = load_recorded_model(source, name, how, num_alike)
     announce(tokenizer, reporting.quiet, display.say)
     return tokenizer
@@ -152,10 +152,3 @@ def _start(
     if folder is None:
         return decode_single(latents, tokenizer, settings, put_bytes)
     return decode_stream(latents, tokenizer, settings, folder)
-
-
-def _has_few_sizes(provenance: dict[str, Any]) -> bool:
-    """Whether the record of some latents says that their images were brought to one size, or to buckets."""
-    preprocessing = provenance.get("preprocessing")
-    geometry = preprocessing.get("geometry") if isinstance(preprocessing, dict) else None
-    return isinstance(geometry, dict) and (geometry.get("size") or geometry.get("bucket_size")) is not None

@@ -28,7 +28,7 @@ from semdis_cli.wording import count
 if TYPE_CHECKING:
     from semdis_cli.images.loader import Loader
     from semdis_cli.model.tokenizer import Tokenizer
-    from semdis_cli.sources.sources import FoundImages
+    from semdis_cli.sources.find import FoundImages
     from semdis_cli.sources.spool import PipedSource
 
 _DEFAULT = Path("latents")
@@ -107,10 +107,9 @@ def _as_recorded(how: TokenizerSettings, folder: Path | None) -> TokenizerSettin
     from semdis_cli.store.writing.latent_set import recorded_settings
 
     recorded = None if folder is None or how.compile != "auto" else recorded_settings(folder)
-    compute = (recorded or {}).get("compute")
-    if not isinstance(compute, dict) or "kernels" not in compute:
+    if recorded is None or recorded.is_compiled is None:
         return how
-    return replace(how, compile="on" if compute["kernels"] == "inductor" else "off")
+    return replace(how, compile="on" if recorded.is_compiled else "off")
 
 
 def _encode(

@@ -16,7 +16,7 @@ from semdis_cli.wording import count
 if TYPE_CHECKING:
     from semdis_cli.cli.display import Display
     from semdis_cli.model.tokenizer import Tokenizer
-    from semdis_cli.sources.sources import FoundImages
+    from semdis_cli.sources.find import FoundImages
     from semdis_cli.sources.spool import PipedSource, Spool
     from semdis_cli.store.writing.held import HeldRows
 
@@ -95,7 +95,7 @@ def find_inputs(
     `display`: shows how far the listing is. `may_be_none`: no image is no mistake.
     """
     from semdis_cli.pipeline.advice import why_nothing
-    from semdis_cli.sources.sources import find_images
+    from semdis_cli.sources.find import find_images
 
     if not named.sources and not packed and named.files_from is None:
         raise OptionError("SOURCE", "name at least one SOURCE, or use --files-from")

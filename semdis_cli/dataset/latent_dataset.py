@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from semdis_cli.dataset.item_table import open_items
+from semdis_cli.dataset.items import open_latents
 from semdis_cli.errors import StoreError, UsageError
-from semdis_cli.store.checks import MALFORMED
+from semdis_cli.provenance import Provenance
 from semdis_cli.store.mapped_shard import ReadRows
 from semdis_cli.store.shards import STORE_DTYPES
-from semdis_cli.store.writing.settings import describe_versions
+from semdis_cli.store.versions import describe_versions
 
 # Each mapped shard is one mapping of the process, of which Linux allows 65,530.
 _MAX_MAPPED = 1 << 14
@@ -27,13 +27,15 @@ class LatentItem(NamedTuple):
     """One image's latents, or a batch of them after `torch.utils.data.default_collate`.
 
     `latents` [Z,h,w]; `source_size`, (H, W) of the upright source image, and `image_size`, (H, W) of what was encoded
-    (without padding), both [2] int64, in pixels. In a batch, [B,Z,h,w], B keys, [B,2] and [B,2].
+    (without padding), both [2] int64, in pixels. `columns`: what came with the image, by name, as the set's index has
+    it. In a batch, [B,Z,h,w], B keys, [B,2], [B,2], and B values a name, which all its images then have.
     """
 
     latents: Tensor
     key: str
     source_size: Tensor
     image_size: Tensor
+    columns: dict[str, Any]
 
 
 class MixedVersionsWarning(UserWarning):
@@ -63,19 +65,19 @@ class LatentDataset(Dataset[LatentItem]):
         verify: bool = False,
     ) -> None:
         self.path = Path(path)
-        opened = open_items(self.path, verify=verify)
-        self.provenance, self.sha256 = opened.provenance, opened.sha256
+        opened = open_latents(self.path, verify=verify)
+        self.provenance, self.sha256 = opened.provenance.to_json(), opened.sha256
         self.versions = opened.versions
         if self.versions:
             lines = "; ".join(describe_versions(list(self.versions)))
             warnings.warn(f"{self.path}: latents of several versions: {lines}", MixedVersionsWarning, stacklevel=2)
-        self._whitening = _whitening_to_undo(self.path, self.provenance, whitened=whitened)
-        self.is_whitened = bool(self.provenance["whitened"]) and self._whitening is None
-        self._stored_dtype = _stored_dtype(self.path, self.provenance)
+        self._whitening = _whitening_to_undo(self.path, opened.provenance, whitened=whitened)
+        self.is_whitened = opened.provenance.is_whitened and self._whitening is None
+        self._stored_dtype = _stored_dtype(self.path, opened.provenance)
         self.dtype = dtype or self._stored_dtype
         if not self.dtype.is_floating_point:
             raise UsageError(f"latents cannot be given as {self.dtype}; choose a dtype of floating point")
-        self._folder, self._shards, self._table = opened.folder.absolute(), opened.shards, opened.table
+        self._folder, self._shards, self._items = opened.folder.absolute(), opened.shards, opened.items
         self.grids = tuple(sorted({shard.grid for shard in self._shards}))
         self._mapped: dict[int, Tensor | ReadRows] = {}  # of this process alone
 
@@ -84,17 +86,18 @@ class LatentDataset(Dataset[LatentItem]):
         return {**self.__dict__, "_mapped": {}}
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._items.shard_numbers)
 
     @property
     def bucket_numbers(self) -> NDArray[np.int32]:
         """For each item the number of its latent grid in `grids`, [N]: items of one number can share a batch."""
         numbers = {grid: number for number, grid in enumerate(self.grids)}
-        return np.array([numbers[shard.grid] for shard in self._shards], dtype=np.int32)[self._table.places[:, 0]]
+        by_shard = np.array([numbers[shard.grid] for shard in self._shards], dtype=np.int32)
+        return by_shard.take(self._items.shard_numbers)
 
     def key(self, index: SupportsIndex) -> str:
         """The key of an item, without reading its latents."""
-        return self._table.key(self._check_index(index))
+        return self._items.find(self._check_index(index)).key
 
     def __iter__(self) -> Iterator[LatentItem]:
         return (self[item] for item in range(len(self)))
@@ -104,16 +107,15 @@ class LatentDataset(Dataset[LatentItem]):
 
     def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[LatentItem]:
         """The items of a batch, which `DataLoader` asks for at once. In memory of their own, of no shard."""
-        items = [self._check_index(index) for index in indices]
-        places = self._table.places[items].tolist()
-        shapes = {self._shards[number].shape[1:] for number, _ in places}
+        items = [self._items.find(self._check_index(index)) for index in indices]
+        shapes = {self._shards[item.shard].shape[1:] for item in items}
         if len(shapes) > 1:
-            return [self[item] for item in items]
-        rows = torch.stack([self._rows(number)[row] for number, row in places])
+            return [self[index] for index in indices]
+        rows = torch.stack([self._rows(item.shard)[item.row] for item in items])
         latents = self._convert(rows.view(self._stored_dtype).view(-1, *shapes.pop()))
-        sizes = torch.from_numpy(self._table.sizes[items].astype(np.int64))
-        keys = map(self._table.key, items)
-        return list(map(LatentItem, latents, keys, sizes[:, :2], sizes[:, 2:]))
+        sizes = torch.tensor([item.sizes for item in items]).view(-1, 2).unbind()
+        keys, columns = [item.key for item in items], [item.columns for item in items]
+        return list(map(LatentItem, latents.unbind(), keys, sizes[::2], sizes[1::2], columns))
 
     def _check_index(self, index: SupportsIndex) -> int:
         """`index` counted from 0 on; negative ones count from the end. Raises `IndexError`."""
@@ -138,31 +140,30 @@ class LatentDataset(Dataset[LatentItem]):
         return latents.to(self.dtype)
 
 
-def _stored_dtype(path: Path, provenance: dict[str, Any]) -> torch.dtype:
-    name = str(provenance.get("dtype"))
-    if name not in STORE_DTYPES:
-        raise StoreError(f"{path}: does not say of which dtype its latents are")
-    return STORE_DTYPES[name]
+def _stored_dtype(path: Path, provenance: Provenance) -> torch.dtype:
+    try:
+        return STORE_DTYPES[provenance.layout.dtype]
+    except ValueError as error:
+        raise StoreError("does not say of which dtype its latents are", place=path) from error
 
 
 def _whitening_to_undo(
-    path: Path, provenance: dict[str, Any], *, whitened: bool | None
+    path: Path, provenance: Provenance, *, whitened: bool | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-    """Mean and standard deviation [Z,1,1] that the stored latents need to become what is asked for; None if nothing."""
-    is_stored_whitened = provenance.get("whitened")
-    if not isinstance(is_stored_whitened, bool):
-        raise StoreError(f"{path}: does not say whether its latents are whitened")
+    """Return mean and standard deviation [Z,1,1] that turn stored latents into those asked for; None if they are."""
+    try:
+        is_stored_whitened = provenance.is_whitened
+    except ValueError as error:
+        raise StoreError("does not say whether its latents are whitened", place=path) from error
     if whitened is None or whitened is is_stored_whitened:
         return None
     if whitened:
-        raise UsageError(f"{path}: holds raw latents, of a model without statistics; they cannot be given whitened")
-    if provenance.get("whitening") is None:
-        raise UsageError(f"{path}: does not say how its latents were whitened; encode again to have raw ones")
+        raise UsageError("holds raw latents, of a model without statistics; they cannot be given whitened", place=path)
     try:
-        values = np.array([provenance["whitening"][name] for name in ("mean", "std")], dtype=np.float64)
-        if values.shape != (2, provenance["channels"]) or not (np.abs(values) <= np.finfo(np.float32).max).all():
-            raise ValueError(f"not {provenance['channels']} finite numbers each")
-    except MALFORMED as error:
-        raise StoreError(f"{path}: its mean and standard deviation of raw latents are damaged ({error})") from error
-    mean, std = values.astype(np.float32)[:, :, None, None]
+        statistics = provenance.whitening
+    except ValueError as error:
+        raise StoreError(f"its mean and standard deviation of raw latents are damaged ({error})", place=path) from error
+    if statistics is None:
+        raise UsageError("does not say how its latents were whitened; encode again to have raw ones", place=path)
+    mean, std = (np.array(values, np.float32)[:, None, None] for values in (statistics.mean, statistics.std))
     return mean, std

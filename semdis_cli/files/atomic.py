@@ -32,7 +32,7 @@ class PublishedFile:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 return cls(file.tell(), digest)
         except OSError as error:
-            raise StoreError(f"{path}: cannot be read ({why_unreadable(path, error)})") from error
+            raise StoreError(f"cannot be read ({why_unreadable(path, error)})", place=path) from error
 
 
 def publish(path: Path, chunks: Iterable[bytes | memoryview]) -> PublishedFile:
@@ -192,18 +192,21 @@ def check_free_space(folder: Path, needed_bytes: int) -> None:
     free = disk.free_bytes(folder)
     if free is not None and free < needed_bytes:
         raise NoSpaceError(
-            f"{folder}: needs {size(needed_bytes)}, but the disk has {size(free)} free; make room or choose another -o"
+            f"needs {size(needed_bytes)}, but the disk has {size(free)} free; make room or choose another -o",
+            place=folder,
         )
 
 
 def explain_write_error(path: Path, error: OSError) -> UsageError | NoSpaceError:
     """The error to raise when writing `path` failed with `error`."""
     if disk.is_full(error):
-        return NoSpaceError(f"{path}: no space left on the disk; make room and run the same command again to continue")
-    return UsageError(f"{path}: cannot be written ({error.strerror or error})")
+        return NoSpaceError(
+            "no space left on the disk; make room and run the same command again to continue", place=path
+        )
+    return UsageError(f"cannot be written ({error.strerror or error})", place=path)
 
 
 def explain_refusal(path: Path, error: OSError) -> UsageError | NoSpaceError:
     """The error to raise when `path` could not even be looked at, or nobody knows what was tried."""
     explained = explain_write_error(path, error)
-    return explained if isinstance(explained, NoSpaceError) else UsageError(f"{path}: {error.strerror or error}")
+    return explained if isinstance(explained, NoSpaceError) else UsageError(f"{error.strerror or error}", place=path)

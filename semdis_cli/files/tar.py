@@ -11,7 +11,7 @@ _MAX_HEADER_BYTES = 1 << 20  # of one member: names, and the attributes that som
 _CHUNK_BYTES = 1 << 20
 _NAME_HEAD = 345  # the byte of a header at which the first half of a long name begins, in dialects that have it
 # What reading a damaged tar makes tarfile raise.
-_DAMAGED = (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError)
+_DAMAGED = (tarfile.TarError, ValueError, ArithmeticError, LookupError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +134,8 @@ def walk_tar(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
             fileobj=headers, mode="r:", tarinfo=_Header, encoding="utf-8", errors="surrogateescape"
         ) as archive:
             yield from _members(archive, headers)
+    except RecursionError as error:  # Python words it by where it happens
+        raise ValueError("headers that announce headers without end") from error
     except _DAMAGED as error:
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
     while chunk := file.read(_CHUNK_BYTES):

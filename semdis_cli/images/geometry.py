@@ -24,13 +24,13 @@ def check_geometry(settings: GeometrySettings, multiple_px: int) -> None:
 
 
 def fixed_bucket(settings: GeometrySettings, multiple_px: int) -> tuple[int, int] | None:
-    """The bucket (H, W) in px that every image gets, or None if it depends on the image's size. Raises `UsageError`."""
+    """Return the bucket (H, W) in px that every image gets, or None if it depends on the image. Raises `UsageError`."""
     check_geometry(settings, multiple_px)
     return None if settings.size is None else (settings.size, settings.size)
 
 
 def plan_geometry(source_size: tuple[int, int], settings: GeometrySettings, multiple_px: int) -> Geometry:
-    """Geometry of an upright image of `source_size` (H, W) px; a pure function, in whole numbers, equal everywhere.
+    """Plan the geometry of an upright image of `source_size` (H, W) px, in whole numbers: equal everywhere.
 
     The sides of its bucket are multiples of `multiple_px`. Where a centre crop cannot be exact, one row or column more
     is cut off at the bottom or right than at the other side. Raises `UsageError` if the settings do not go with
@@ -48,7 +48,7 @@ def plan_geometry(source_size: tuple[int, int], settings: GeometrySettings, mult
 
 @lru_cache(maxsize=64)
 def aspect_buckets(bucket_size: int, multiple_px: int) -> tuple[tuple[int, int], ...]:
-    """The buckets (H, W) in px for `bucket_size`, from the flattest to the tallest.
+    """List the buckets (H, W) in px for `bucket_size`, from the flattest to the tallest.
 
     For each long side L the short side is the largest multiple of the step with L·short <= bucket_size².
     """
@@ -62,7 +62,7 @@ def aspect_buckets(bucket_size: int, multiple_px: int) -> tuple[tuple[int, int],
 
 
 def undo_padding(pixels: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """The part of `pixels` that is image, as a view. `pixels`: [3,H,W] or [H,W,3], (H, W) = `geometry.bucket`."""
+    """Return the part of `pixels` that is image, as a view: [3,H,W] or [H,W,3], (H, W) = `geometry.bucket`."""
     height, width = geometry.image
     if pixels.shape == (3, *geometry.bucket):
         return pixels[:, :height, :width]
@@ -80,7 +80,7 @@ def _round_ratio(numerator: int, denominator: int) -> int:
 
 
 def _shrink(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
-    """The largest size of about this aspect ratio with at most `max_pixels`; no side below 1, none above its own."""
+    """Find the largest size of about this aspect ratio with at most `max_pixels`, no side below 1 or above its own."""
     if size[0] * size[1] <= max_pixels:
         return size
     short, long = sorted(size)
@@ -100,7 +100,7 @@ def _cover(source: tuple[int, int], box: tuple[int, int]) -> Geometry:
 
 
 def _nearest_bucket(source: tuple[int, int], bucket_size: int, multiple_px: int) -> tuple[int, int]:
-    """The bucket whose aspect ratio is nearest on a logarithmic scale: neighbours meet at their geometric mean.
+    """Choose the bucket whose aspect ratio is nearest on a logarithmic scale: neighbours meet at their geometric mean.
 
     In whole numbers: H/W < sqrt(h1·h2 / (w1·w2)) is H²·w1·w2 < W²·h1·h2. On the boundary the taller one wins.
     """

@@ -1,9 +1,9 @@
-"""What is known of an image file before its pixels are decoded: format, upright size, and what its samples mean."""
+"""Header of an image file, read before its pixels are decoded: format, upright size, and what its samples mean."""
 
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from PIL import GifImagePlugin, Image, ImageFile
 
@@ -19,7 +19,7 @@ from semdis_cli.images.formats.pixel_colour import avif_samples, jpeg_samples, l
 from semdis_cli.images.formats.png.chunks import check_png_pixels, only_pixels, read_png_header
 from semdis_cli.images.formats.png.colour import png_colour
 from semdis_cli.images.formats.png.parts import first_frame, with_wide_key
-from semdis_cli.images.formats.tiff.reader import TiffHeader, open_tiff, read_tiff_header
+from semdis_cli.images.formats.tiff.reader import open_tiff, read_tiff_header
 from semdis_cli.images.formats.webp import check_complete, read_webp_header, with_empty_canvas
 from semdis_cli.kinds.brands import with_avif_brand
 from semdis_cli.kinds.formats import SIGNATURE_BYTES, image_format
@@ -31,20 +31,19 @@ _STRAY_EXIF = "a PNG, behind its pixels, under a JPEG's prefix or with a wrong c
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says about its image.
+    """Header of an image file.
 
     `name`: of the format. `size`: (height, width) in px of the upright picture. `orientation`: 1..8, what is still to
-    be done to the decoded pixels. `notes`: what is wrong with the orientation. `bit_depth`: bits per sample of a PNG.
-    `image`: the opened file, where Pillow has read the header. `tiff`: what more is known of a TIFF.
+    be done to the decoded pixels. `notes`: what is wrong with the orientation. `image`: the opened file, where Pillow
+    has read the header. `own`: the header as the format's own module has read it, for what opens the pixels.
     """
 
     name: str
     size: tuple[int, int]
     orientation: int
     notes: tuple[str, ...] = ()
-    bit_depth: int = 8
     image: ImageFile.ImageFile | None = None
-    tiff: TiffHeader | None = None
+    own: Any = None
 
     @property
     def stored_size(self) -> tuple[int, int]:
@@ -53,7 +52,7 @@ class Header:
 
 
 def read_header(file: BinaryIO) -> Header:
-    """Header of the image in `file`, which stands at its beginning. Raises `UnreadableImageError`.
+    """Read the header of the image in `file`, which stands at its beginning. Raises `UnreadableImageError`.
 
     Call it inside `pillow_guard`.
     """
@@ -69,7 +68,7 @@ def read_header(file: BinaryIO) -> Header:
 
 
 def open_pixels(header: Header, data: bytes) -> tuple[Image.Image, Samples]:
-    """The image of a file whose header was read from `data`, not decoded yet, and the meaning of its samples."""
+    """Open the image in `data`, from which `header` was read, without decoding it; also the meaning of its samples."""
     if header.name in _OPENERS:
         return _OPENERS[header.name](header, data)
     image = header.image or open_image(header.name, io.BytesIO(data))
@@ -93,11 +92,9 @@ def check_pixels(header: Header, image: Image.Image, data: bytes, fraction: int 
 def _png_header(file: BinaryIO) -> Header:
     header = read_png_header(file)
     orientation, notes = exif_orientation(header.exif)
-    notes += ignored_orientation(
-        header.stray_exif, "a PNG, behind its pixels, under a JPEG's prefix or with a wrong checksum"
-    )
+    notes += ignored_orientation(header.stray_exif, _STRAY_EXIF)
     size = upright_size((header.height, header.width), orientation)
-    return Header("PNG", size, orientation, notes, header.bit_depth)
+    return Header("PNG", size, orientation, notes, own=header)
 
 
 def _webp_header(file: BinaryIO) -> Header:
@@ -113,7 +110,7 @@ def _pillow_header(name: str, image: ImageFile.ImageFile) -> Header:
 def _tiff_header(file: BinaryIO) -> Header:
     header = read_tiff_header(file)
     size = upright_size(header.size, header.orientation)
-    return Header("TIFF", size, header.orientation, header.notes, tiff=header)
+    return Header("TIFF", size, header.orientation, header.notes, own=header)
 
 
 def _open_png(header: Header, data: bytes) -> tuple[Image.Image, Samples]:
@@ -122,9 +119,9 @@ def _open_png(header: Header, data: bytes) -> tuple[Image.Image, Samples]:
     image: Image.Image = open_image("PNG", io.BytesIO(png))
     samples = _png_samples(header, image, data)
     with decoder_errors("PNG"):
-        if header.bit_depth == 16 and isinstance(samples.profile, HighRange):
+        if header.own.bit_depth == 16 and isinstance(samples.profile, HighRange):
             samples = replace(samples, low=low_byte_image(png))
-        if header.bit_depth == 16 and isinstance(samples.transparent, tuple):
+        if header.own.bit_depth == 16 and isinstance(samples.transparent, tuple):
             image = with_wide_key(image, png)
             samples = replace(samples, transparent=None)
         if frame is not None:
@@ -140,25 +137,26 @@ def _avif_header(file: BinaryIO) -> Header:
 
 def _bmp_header(file: BinaryIO) -> Header:
     header = read_bmp_header(file)
-    return Header("BMP", (header.height, header.width), 1)
+    return Header("BMP", (header.height, header.width), 1, own=header)
 
 
 def _open_bmp(header: Header, data: bytes) -> tuple[Image.Image, Samples]:
     with decoder_errors(header.name):
-        return decode_bmp(read_bmp_header(io.BytesIO(data)), data)
+        return decode_bmp(header.own, data)
 
 
 def _jxl_header(file: BinaryIO) -> Header:
-    return Header("JXL", read_jxl_header(file).size, 1)
+    header = read_jxl_header(file)
+    return Header("JXL", header.size, 1, own=header)
 
 
-def _open_jxl(_: Header, data: bytes) -> tuple[Image.Image, Samples]:
-    return decode_jxl(read_jxl_header(io.BytesIO(data)), data)
+def _open_jxl(header: Header, data: bytes) -> tuple[Image.Image, Samples]:
+    return decode_jxl(header.own, data)
 
 
 def _open_tiff(header: Header, data: bytes) -> tuple[Image.Image, Samples]:
     with decoder_errors(header.name):
-        image, samples = open_tiff(header.tiff or read_tiff_header(io.BytesIO(data)), data)
+        image, samples = open_tiff(header.own, data)
         return image, replace(samples, profile=_profile(image))
 
 
@@ -171,15 +169,15 @@ def _open_webp(_: Header, data: bytes) -> tuple[Image.Image, Samples]:
 def _png_samples(header: Header, image: Image.Image, data: bytes) -> Samples:
     transparent = None if image.mode == "P" else image.info.get("transparency")
     if isinstance(transparent, tuple):
-        transparent = tuple(_png_level(value, header.bit_depth) for value in transparent)
+        transparent = tuple(_png_level(value, header.own.bit_depth) for value in transparent)
     elif transparent is not None and image.mode == "L":
-        transparent = _png_level(transparent, header.bit_depth)
+        transparent = _png_level(transparent, header.own.bit_depth)
     profile, notes = png_colour(io.BytesIO(data))
     return Samples(white=65535, is_cut=profile is not None, transparent=transparent, profile=profile, notes=notes)
 
 
 def _png_level(value: int, bit_depth: int) -> int:
-    """The level 0..255 as which Pillow decodes a sample of that many bits."""
+    """Return the level 0..255 as which Pillow decodes a sample of that many bits."""
     if bit_depth == 16:
         return value >> 8
     white = (1 << bit_depth) - 1
@@ -187,7 +185,7 @@ def _png_level(value: int, bit_depth: int) -> int:
 
 
 def _gif_samples(image: GifImagePlugin.GifImageFile) -> Samples:
-    """A frame smaller than the picture leaves the rest empty; Pillow would fill it with the palette's first colour."""
+    """Leave what a frame does not cover empty; Pillow would fill it with the palette's first colour."""
     transparent = None if image.mode == "P" else image.info.get("transparency")
     return Samples(transparent=transparent, drawn=image.tile[0][1])
 
@@ -199,7 +197,7 @@ def _other_samples(name: str, image: ImageFile.ImageFile, data: bytes) -> Sample
 
 
 def _profile(image: Image.Image) -> bytes | None:
-    """The ICC profile; empty bytes if there is one that Pillow could not put together."""
+    """Return the ICC profile; empty bytes if there is one that Pillow could not put together."""
     if "icc_profile" not in image.info:
         return None
     profile = image.info["icc_profile"]

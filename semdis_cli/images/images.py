@@ -11,7 +11,7 @@ from semdis_cli.errors import UnreadableImageError, UsageError
 from semdis_cli.files.disk import memory_file
 from semdis_cli.images.colour.convert import composite, split_alpha, to_srgb
 from semdis_cli.images.formats.exif import turn_upright
-from semdis_cli.images.formats.jpeg.header import plain_jpeg_size
+from semdis_cli.images.formats.jpeg.header import read_plain_jpeg
 from semdis_cli.images.formats.jpeg.pixels import draft
 from semdis_cli.images.formats.pillow import decoder_errors, pillow_guard
 from semdis_cli.images.formats.png.writer import png_bytes
@@ -36,23 +36,25 @@ _DEFAULT_SETTINGS = ReadSettings()
 
 
 def read_image_size(file: BinaryIO | bytes, settings: ReadSettings = _DEFAULT_SETTINGS) -> tuple[int, int]:
-    """(height, width) in px of the upright picture, from the header; `read_image` gives exactly this size, or raises.
+    """Read (height, width) in px of the upright picture from the header: the size that `read_image` gives.
 
     `file` may be unbuffered. Only an AVIF is read to its end. Raises `UnreadableImageError`.
     """
     file = io.BytesIO(file) if isinstance(file, bytes) else file
     with decoder_errors("file"):  # a disk may fail
-        size = plain_jpeg_size(file)
-    if size is None:
+        plain = read_plain_jpeg(file)
+    if plain is None:
         file.seek(0)
         with pillow_guard(settings.max_image_pixels):
             size = read_header(file).size
+    else:
+        size = plain.size
     check_size(size, settings)
     return size
 
 
 def read_image(data: bytes, settings: ReadSettings = _DEFAULT_SETTINGS) -> ReadImage:
-    """The picture in a file's bytes: upright, sRGB, 8 bits, laid over the background where it is transparent.
+    """Read the picture in a file's bytes: upright, sRGB, 8 bits, laid over the background where it is transparent.
 
     It is decoded whole. Formats are JPEG, MPO, PNG, WebP, GIF, BMP, TIFF, AVIF and, with its extra, JPEG XL, recognised
     by content; of several frames or pages it is the first whole one (`docs/images.md` has the rules). Orientation
@@ -69,7 +71,7 @@ def read_image(data: bytes, settings: ReadSettings = _DEFAULT_SETTINGS) -> ReadI
 
 
 def decode_stored(header: Header, data: bytes, settings: ReadSettings, fraction: int = 1) -> ReadImage:
-    """What `read_image` gives but for the last step: the picture is not turned upright yet. By Pillow.
+    """Decode by Pillow as `read_image` does but for its last step: the picture is not turned upright yet.
 
     `header` was read from `data`. `fraction`: 1; of a JPEG 2, 4 or 8 too, where no side is below it. Call it inside
     `pillow_guard`. Raises `UnreadableImageError`.
@@ -88,7 +90,7 @@ def decode_stored(header: Header, data: bytes, settings: ReadSettings, fraction:
 
 
 def write_image(pixels: np.ndarray, format: ImageFormat, quality: int = 95) -> bytes:  # noqa: A002
-    """The bytes of an image file. `pixels`: [H,W,3] uint8 sRGB; equal pixels give equal bytes.
+    """Write pixels as the bytes of an image file. `pixels`: [H,W,3] uint8 sRGB; equal pixels give equal bytes.
 
     `png` is lossless whatever the `quality`. `jpg`: quality 1..100, full colour resolution (4:4:4) from 90 on, 4:2:0
     below. `webp`: quality 1..99, colour always at half resolution (4:2:0); 100 is lossless. Raises `UsageError` for a

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from semdis_cli.images.colour.convert import samples_to_srgb
 from semdis_cli.images.formats.jpeg.decoder import decode_plain_jpeg, is_fast_jpeg
-from semdis_cli.images.formats.jpeg.header import is_plain_jpeg
+from semdis_cli.images.formats.jpeg.header import read_plain_jpeg
 from semdis_cli.images.formats.pillow import pillow_guard
 from semdis_cli.images.geometry import plan_geometry
 from semdis_cli.images.headers import Header, open_pixels, read_header
@@ -40,7 +40,7 @@ def load_pixels(
     multiple_px: int,
     taking: Callable[[int], AbstractContextManager[None]] = lambda _: nullcontext(),
 ) -> LoadedPixels:
-    """The picture in a file's bytes as `read_image` reads it, and as `plan_geometry` wants it.
+    """Load the picture in a file's bytes as `read_image` reads it, and as `plan_geometry` wants it.
 
     Safe to call from several threads; decoding and resizing happen without the GIL and in the calling thread alone, as
     long as torch is told to use one. Raises `UnreadableImageError` as `read_image` does, and `UsageError` as
@@ -50,7 +50,8 @@ def load_pixels(
         header = read_header(io.BytesIO(data))
         check_size(header.size, settings)
         plan = plan_geometry(header.size, geometry, multiple_px)
-        is_plain = header.name == "JPEG" and is_plain_jpeg(io.BytesIO(data))
+        plain = read_plain_jpeg(io.BytesIO(data)) if header.name == "JPEG" else None
+        is_plain = plain is not None and plain.is_simple
         fraction = _fraction(plan) if is_plain and settings.jpeg_scaling else 1
         with taking(_needed_bytes(header, plan, fraction, len(data), is_plain=is_plain)):
             decoded = _decode_fast(header, data, fraction, is_resized=plan.resized != plan.source) if is_plain else None
@@ -62,7 +63,7 @@ def load_pixels(
 
 
 def _needed_bytes(header: Header, plan: Geometry, fraction: int, num_bytes: int, *, is_plain: bool) -> int:
-    """Memory in bytes that decoding and resizing take at their peak, the file's own bytes included.
+    """Estimate the memory in bytes that decoding and resizing take at their peak, the file's own bytes included.
 
     Measured with 24 megapixels of each format: what decoding takes for a pixel; resizing has two copies of what it made
     of the rows.
@@ -77,7 +78,7 @@ def _needed_bytes(header: Header, plan: Geometry, fraction: int, num_bytes: int,
 
 
 def _fraction(plan: Geometry) -> int:
-    """The smallest part of the size, as 1, 2, 4 or 8, that is still at least twice what resizing is going to make."""
+    """Choose the smallest part of the size, 1/1 to 1/8, that is still at least twice what resizing is going to make."""
     if min(plan.source) < _SMALLEST_SCALED_PX:
         return 1
     smallest = min(source // (2 * resized) for source, resized in zip(plan.source, plan.resized, strict=True))
@@ -87,7 +88,7 @@ def _fraction(plan: Geometry) -> int:
 def _decode_fast(
     header: Header, data: bytes, fraction: int, *, is_resized: bool
 ) -> tuple[np.ndarray, tuple[str, ...]] | None:
-    """A plain JPEG as stored, in sRGB, and its notes; None if Pillow has to decode it.
+    """Decode a plain JPEG as stored, to sRGB; also its notes. None if Pillow has to decode it.
 
     `is_resized`: it is going to be, into memory of its own, so that these pixels need not last.
     """

@@ -33,11 +33,11 @@ class _Axis:
 
     @property
     def is_kept(self) -> bool:
-        """Whether there is nothing to resize."""
+        """Tell whether there is nothing to resize."""
         return self.extent == self.resized
 
     def reach(self, num_px: int) -> slice:
-        """The decoded pixels, of `num_px`, on which the stretch depends; a few more do no harm."""
+        """Return the decoded pixels, of `num_px`, on which the stretch depends; a few more do no harm."""
         step = self.extent / self.resized
         reach = 1 + _LOBES * max(step, 1.0)
         first, last = (self.start + 0.5) * step - reach, (self.start + self.length - 0.5) * step + reach
@@ -72,7 +72,7 @@ def fit_pixels(pixels: np.ndarray, geometry: Geometry, orientation: int = 1, fra
 
 @lru_cache(maxsize=1)
 def resize_name() -> str:
-    """What resizes: `torch lanczos` where torch has it and agrees with Pillow, else `pillow lanczos`."""
+    """Name what resizes: `torch lanczos` where torch has it and agrees with Pillow, else `pillow lanczos`."""
     try:
         agrees = all(_agrees(size, dim) for size in _PROBE_SIZES for dim in (0, 1))
     except (NotImplementedError, RuntimeError, ValueError):  # as torch says it, release by release
@@ -88,7 +88,7 @@ def _agrees(size: tuple[int, int], dim: int) -> bool:
 
 
 def _axes(geometry: Geometry, orientation: int, fraction: int) -> tuple[_Axis, _Axis]:
-    """Rows and columns of the stored picture."""
+    """Find what becomes of rows and columns of the stored picture."""
     source, resized, image = (
         upright_size(size, orientation) for size in (geometry.source, geometry.resized, geometry.image)
     )
@@ -98,7 +98,7 @@ def _axes(geometry: Geometry, orientation: int, fraction: int) -> tuple[_Axis, _
 
 
 def _resized(pixels: np.ndarray, rows: _Axis, columns: _Axis) -> np.ndarray:
-    """The stretch of both axes. What is cut off above and below is not resized along the rows either."""
+    """Resize along both axes. What is cut off above and below is not resized along the rows either."""
     if rows.is_kept:
         return _one_axis(_cut(pixels, rows.stretch, 0), columns, 1)
     reach = rows.reach(len(pixels))
@@ -118,14 +118,14 @@ def _one_axis(pixels: np.ndarray, axis: _Axis, dim: int) -> np.ndarray:
 
 
 def _cut(pixels: np.ndarray, stretch: slice, dim: int) -> np.ndarray:
-    """The stretch along `dim`; if it is a part, as a copy: the rest need not stay in memory."""
+    """Cut the stretch along `dim`; if it is a part, as a copy: the rest need not stay in memory."""
     if stretch == slice(0, pixels.shape[dim]):
         return pixels
     return pixels[(slice(None),) * dim + (stretch,)].copy()
 
 
 def _torch_pass(pixels: np.ndarray, axis: _Axis, dim: int) -> np.ndarray:
-    """[H,W,3] resized along `dim`, by torch's integer kernels, and cut."""
+    """Resize [H,W,3] along `dim`, by torch's integer kernels, and cut it."""
     height, width, channels = pixels.shape
     # These strides, also for sides of 1 px, where others would mean the same and end in kernels that fail.
     strides = (height * width * channels, 1, width * channels, channels)
@@ -147,7 +147,7 @@ def _torch_pass(pixels: np.ndarray, axis: _Axis, dim: int) -> np.ndarray:
 
 
 def _pillow_pass(pixels: np.ndarray, axis: _Axis, dim: int) -> np.ndarray:
-    """[H,W,3] resized along `dim`, by Pillow; what is cut off is not computed."""
+    """Resize [H,W,3] along `dim`, by Pillow; what is cut off is not computed."""
     height, width, _ = pixels.shape
     # Multiplied before divided: where the stretch ends with the image, the quotient is exact.
     first, last = (place * axis.extent / axis.resized for place in (axis.start, axis.start + axis.length))
@@ -160,7 +160,7 @@ def _pillow_pass(pixels: np.ndarray, axis: _Axis, dim: int) -> np.ndarray:
 
 
 def _padded(pixels: np.ndarray, bucket: tuple[int, int]) -> Tensor:
-    """[H,W,3] as [3,H,W], the last row and column repeated up to `bucket`."""
+    """Return [H,W,3] as [3,H,W], the last row and column repeated up to `bucket`."""
     height, width, _ = pixels.shape
     if (height, width) != bucket:
         image, pixels = pixels, np.empty((*bucket, 3), np.uint8)

@@ -34,12 +34,12 @@ def write_synthetic_jpegs(folder: Path, num_images: int, seed: int = 0) -> list[
 
 
 def jpeg_of(size: tuple[int, int], seed: int = 0) -> bytes:
-    """One such JPEG of `size` (H, W) px."""
+    """Make one such JPEG of `size` (H, W) px."""
     return _jpeg(_photo_like(size, seed).permute(1, 2, 0).contiguous())
 
 
 def _photo_like(size: tuple[int, int], seed: int) -> Tensor:
-    """[3,H,W] uint8 of Y, Cb and Cr: Gaussian noise, which repeats itself beyond its edges."""
+    """Make [3,H,W] uint8 of Y, Cb and Cr: Gaussian noise, which repeats itself beyond its edges."""
     height, width = size
     generator = torch.Generator().manual_seed(seed)
     frequency = (torch.fft.fftfreq(height)[:, None] ** 2 + torch.fft.rfftfreq(width) ** 2).sqrt()
@@ -55,7 +55,7 @@ def _photo_like(size: tuple[int, int], seed: int) -> Tensor:
 
 
 def _jpeg(pixels: Tensor) -> bytes:
-    """The file of a picture [H,W,3] uint8, given in the colours that JPEG stores."""
+    """Make the file of a picture [H,W,3] uint8, given in the colours that JPEG stores."""
     file = io.BytesIO()
     Image.fromarray(pixels.numpy(), mode="YCbCr").save(file, "JPEG", quality=_QUALITY)
     return file.getvalue()

@@ -1,1 +1,1 @@
-"""What a file is, by its first bytes."""
+"""Kinds of files, told by their first bytes."""

@@ -24,7 +24,7 @@ _ITEM = re.compile(rb"infe(?:\x02.{3}.{2}|\x03.{3}.{4})\0\0(av01|hvc1|hev1|lhv1)
 
 
 def brands_of(start: bytes) -> frozenset[bytes]:
-    """The major and compatible brands of the file that begins with `start`, as far as they lie in it; none: no such."""
+    """List the brands of the file that begins with `start`, as far as they lie in it; none if it has no such box."""
     if start[4:8] != b"ftyp" or len(start) < 12:
         return frozenset()
     (length,) = struct.unpack_from(">I", start)
@@ -34,7 +34,7 @@ def brands_of(start: bytes) -> frozenset[bytes]:
 
 
 def format_by_brands(start: bytes) -> str | None:
-    """`AVIF`, `HEIC` or `JXL` for the file that begins with `start`; None for what is none of them, or does not say.
+    """Return `AVIF`, `HEIC` or `JXL` by the start of a file; None if it is none of them, or does not say.
 
     AVIF counts if any brand is one of its; where all brands are general, the type of the first picture in the file
     does, if `start` reaches that far.
@@ -50,5 +50,5 @@ def format_by_brands(start: bytes) -> str | None:
 
 
 def with_avif_brand(data: bytes) -> bytes:
-    """The AVIF in `data` under a brand by which libavif knows it; as it is if it has one."""
+    """Give the AVIF in `data` a brand by which libavif knows it; it is left as it is if it has one."""
     return data if brands_of(data) & _LIBAVIF_BRANDS else data[:8] + b"avif" + data[12:]

@@ -30,7 +30,7 @@ _BMP_HEADER_SIZES = frozenset({12, *range(16, 65, 4), 42, 46, 108, 124})
 
 
 def image_format(start: bytes) -> str | None:
-    """Format of the file that begins with `start` (`SIGNATURE_BYTES`): JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF or JXL."""
+    """Return the format of a file by its first `SIGNATURE_BYTES`: JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF or JXL."""
     for signature, name in _SIGNATURES.items():
         if start.startswith(signature):
             return name if name != "JXL" or has_jxl() else None  # passed over without its extra

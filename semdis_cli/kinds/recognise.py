@@ -16,7 +16,7 @@ _NO_IMAGE = "give images instead"
 
 @dataclass(frozen=True, slots=True)
 class Recognised:
-    """A kind of file: its `name`, with its article ("a zip archive"), and `advice`, what to do with one, as a clause.
+    """Kind of file: its `name`, with its article ("a zip archive"), and `advice`, what to do with one, as a clause.
 
     Both go into messages of one line; neither ends in a full stop.
     """
@@ -152,7 +152,7 @@ def describe(start: bytes) -> Recognised | None:
 
 
 def unreadable_reason(start: bytes) -> str:
-    """Reason of the failure of a file that begins with `start` and is no image that can be read."""
+    """Say why a file fails that begins with `start` and is no image that can be read."""
     kind = describe(start)
     if kind is None:
         return "not an image in a known format"
@@ -164,7 +164,7 @@ def _zipped(start: bytes) -> Recognised:
 
 
 def _container(start: bytes) -> Recognised | None:
-    """ISO base media files: HEIC, JPEG XL, CR3, video."""
+    """Name ISO base media files: HEIC, JPEG XL, CR3, video."""
     brands = brands_of(start)
     if not brands:
         return None
@@ -201,7 +201,7 @@ def _zeros(start: bytes) -> Recognised | None:
 
 
 def _text(start: bytes) -> Recognised | None:
-    """Text of any kind, UTF-8 or UTF-16, by what it begins with."""
+    """Name text of any kind, UTF-8 or UTF-16, by what it begins with."""
     text = _plain(start)
     if text is None:
         return None
@@ -214,7 +214,7 @@ def _text(start: bytes) -> Recognised | None:
 
 
 def _plain(start: bytes) -> bytes | None:
-    """`start` if it is text, UTF-16 without its zero bytes; None if it is not."""
+    """Return `start` if it is text, UTF-16 without its zero bytes; None if it is not."""
     is_utf16 = start[:2] in {b"\xff\xfe", b"\xfe\xff"}
     try:
         text = start[: len(start) // 2 * 2].decode("utf-16") if is_utf16 else start.decode("utf-8-sig")

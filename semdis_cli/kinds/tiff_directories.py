@@ -57,7 +57,7 @@ class TiffReader:
         self.first = self._unpack(self.word, self.start[at:]) or 0
 
     def directory(self, position: int) -> Directory | None:
-        """The directory at `position`; None if there is none."""
+        """Read the directory at `position`; None if there is none."""
         head, entry = ("Q", "HHQ8s") if self.is_big else ("H", "HHI4s")
         head_bytes, entry_bytes = struct.calcsize(head), struct.calcsize("=" + entry)
         table = self._read(position, _USUAL_BYTES)
@@ -75,7 +75,7 @@ class TiffReader:
         return Directory(position, self._unpack(self.word, table[end:after]) or 0, entries)
 
     def values(self, directory: Directory, tag: int) -> tuple[float, ...]:
-        """The values of a tag, fractions divided; none if it is absent, of no known type or cut off."""
+        """Read the values of a tag, fractions divided; none if it is absent, of no known type or cut off."""
         entry = directory.entries.get(tag)
         if entry is None:
             return ()
@@ -93,7 +93,7 @@ class TiffReader:
         return values
 
     def whole(self, directory: Directory, tag: int, default: int = 0) -> int:
-        """The first value of a tag as a whole number; `default` if it is absent."""
+        """Read the first value of a tag as a whole number; `default` if it is absent."""
         values = self.values(directory, tag)
         return int(values[0]) if values else default
 
@@ -112,7 +112,7 @@ class TiffReader:
 
 
 def find_picture(reader: TiffReader) -> Directory | None:
-    """The directory of the picture that a TIFF is about; None if its first one cannot be read.
+    """Find the directory of the picture that a TIFF is about; None if its first one cannot be read.
 
     It is the first page; if that is a reduced version or a mask, or a sub-directory of it holds a larger picture, the
     first whole picture behind it, sub-directories before pages. Raises `UnreadableImageError` for camera raws, and for
@@ -137,7 +137,7 @@ def find_picture(reader: TiffReader) -> Directory | None:
 
 
 def larger_page(reader: TiffReader, directory: Directory) -> tuple[int, int] | None:
-    """(height, width) in px of a page of the same shape behind `directory`'s, with sides at least twice as long.
+    """Find a page of the same shape behind `directory`'s with sides at least twice as long: its (height, width) in px.
 
     Then this one may be a reduced version that does not say so; pages of a document are like that now and then too.
     """
@@ -153,7 +153,7 @@ def larger_page(reader: TiffReader, directory: Directory) -> tuple[int, int] | N
 
 
 def pointed_at(directory: Directory, reader: TiffReader, file: BinaryIO) -> BinaryIO:
-    """`file`, or a copy of it in memory that begins with `directory` where that is not its first."""
+    """Return `file`, or a copy of it in memory that begins with `directory` where that is not its first."""
     if directory.position == reader.first:
         return file
     file.seek(0)
@@ -172,7 +172,7 @@ def is_picture(file: BinaryIO) -> bool:
 
 
 def _pictures(reader: TiffReader, first: Directory) -> Iterator[Directory]:
-    """`first`, its sub-directories, the next page, its sub-directories, and so on; each once, and not without end."""
+    """Yield `first`, its sub-directories, the next page, its sub-directories, and so on; each once, up to a limit."""
     seen: set[int] = set()
     page: Directory | None = first
     while page is not None and page.position not in seen and len(seen) < _MAX_PAGES:

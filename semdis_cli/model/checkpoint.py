@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -25,6 +25,7 @@ from semdis_cli.model.config import CONFIG_FILE, FCDMDiffAEConfig
 from semdis_cli.model.hub import Published, fetch, is_repository_id, local_folder
 from semdis_cli.model.layers import time_frequencies
 from semdis_cli.model.tensor_file import open_tensors
+from semdis_cli.provenance import ModelSource
 from semdis_cli.tensors import is_finite
 
 WEIGHTS_FILE = "model.safetensors"
@@ -42,7 +43,6 @@ _PUBLISHED = Published(
 )
 
 Shape = tuple[int, ...]
-Source = Literal["bundled", "folder", "hub"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ModelLocation:
     """
 
     name: str
-    source: Source
+    source: ModelSource
     folder: Path
     revision: str | None
 
@@ -87,7 +87,7 @@ def resolve_model(
     *,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
-    source: Source | None = None,
+    source: ModelSource | None = None,
 ) -> ModelLocation:
     """Find the folder of a model: the bundled one by name, a local folder, or a repository id through the hub.
 

@@ -110,7 +110,7 @@ class FCDMDiffAEConfig:
         try:
             return cls.from_fields(fields)
         except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from error
+            raise CheckpointError(error.reason, place=path) from error
 
     @classmethod
     def from_fields(cls, fields: Any) -> "FCDMDiffAEConfig":

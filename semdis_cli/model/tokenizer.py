@@ -6,7 +6,7 @@ that an image's bytes do not depend on its neighbours), and one noise generator 
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -23,23 +23,13 @@ from semdis_cli.model.call_sizes import (
     packed_call_bytes,
     plain_call_bytes,
 )
-from semdis_cli.model.checkpoint import Source, resolve_model
+from semdis_cli.model.checkpoint import resolve_model
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.devices import find_device, find_dtype, pays_to_compile
 from semdis_cli.model.network import CallStreams, CompiledNetwork, choose_network, to_device, to_host
 from semdis_cli.model.posterior import EncoderPosterior
+from semdis_cli.provenance import ModelIdentity, ModelSource
 from semdis_cli.settings import TokenizerSettings
-
-
-@dataclass(frozen=True)
-class ModelIdentity:
-    """Which model it is: name as asked for, where that leads, hub revision (or None), and the hashes that decide."""
-
-    name: str
-    source: Source
-    revision: str | None
-    weights_sha256: str
-    config_sha256: str
 
 
 class Tokenizer:
@@ -74,7 +64,7 @@ class Tokenizer:
         settings: TokenizerSettings | None = None,
         *,
         revision: str | None = None,
-        source: Source | None = None,
+        source: ModelSource | None = None,
         num_alike: int = 0,
     ) -> "Tokenizer":
         """Load a model by bundled name, folder or repository id. Raises `CheckpointError` or `UsageError`.

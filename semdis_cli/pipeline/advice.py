@@ -22,10 +22,9 @@ from semdis_cli.kinds.formats import image_format
 from semdis_cli.kinds.recognise import START_BYTES, Recognised, describe
 from semdis_cli.records import SourceImage
 from semdis_cli.settings import ReadSettings
+from semdis_cli.sources.find import FoundImages
 from semdis_cli.sources.folders import OWN_OUTPUT
 from semdis_cli.sources.input_rules import PassedOver
-from semdis_cli.sources.source_bytes import open_source
-from semdis_cli.sources.sources import FoundImages
 from semdis_cli.sources.spool import STDIN, STDIN_NAME, Spool
 from semdis_cli.sources.tars import is_tar_name
 
@@ -127,12 +126,12 @@ class _Kinds:
     def add_source(self, image: SourceImage) -> bool:
         """Look at an input; False if it may be an image."""
         try:
-            with open_source(image) as file:
+            with image.reader.open(image) as file:
                 kind = _kind_of_input(file)
         except (OSError, PassingReadError):
             return False  # whoever reads it says what is wrong
         if kind is not None:
-            self._add(kind, Path(image.path))
+            self._add(kind, Path(image.reader.locate(image)[0]))
         return kind is not None
 
     def add_folder(self, folder: Path) -> None:

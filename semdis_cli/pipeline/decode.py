@@ -13,13 +13,14 @@ from semdis_cli.files.json_text import unescape_name
 from semdis_cli.files.spelling import give_own_names
 from semdis_cli.model.checkpoint import resolve_model, weights_sha256
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer
+from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import busy_threads, share_of_call, start_workers
 from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import ImageWriter, Writing, output_names, renamed_record, too_long, written
 from semdis_cli.pipeline.report import RunTotals, compute_record, model_record
 from semdis_cli.pipeline.shard import DecodedCall, bucket_of, decode_call, fitting_parts, read_shard, shard_calls
 from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, one_ahead, timed
+from semdis_cli.provenance import ModelIdentity, Provenance
 from semdis_cli.settings import DecodeSettings, TokenizerSettings
 from semdis_cli.stops import look
 from semdis_cli.store.reader import LatentSource, StoredShard
@@ -56,29 +57,34 @@ def load_recorded_model(
             # A copy that has moved, of what is at hand
             return load_recorded_model(source, BUNDLED_MODEL, settings, num_alike)
         hint = "" if override else f" (the model recorded in {source.path}; give --model if it is elsewhere)"
-        raise CheckpointError(f"{error}{hint}") from error
+        raise error.adding(hint) from error
     found = tokenizer.identity
     if (found.weights_sha256, found.config_sha256) != (record.weights_sha256, record.config_sha256):
         raise StoreError(
-            f"{source.path}: made by {record.name} (weights {record.weights_sha256:.12}), but {found.name} has other "
-            f"weights or another config (weights {found.weights_sha256:.12}); give --model the one that made it"
+            f"made by {record.name} (weights {record.weights_sha256:.12}), but {found.name} has other "
+            f"weights or another config (weights {found.weights_sha256:.12}); give --model the one that made it",
+            place=source.path,
         )
-    facts = {"channels": tokenizer.latent_channels, "whitened": tokenizer.is_whitened}
-    if any(source.provenance.get(name) != value for name, value in facts.items()):
-        raise StoreError(f"{source.path}: its record does not fit its own model; damaged or edited")
+    if not _are_latents_of(source.provenance, tokenizer):
+        raise StoreError("its record does not fit its own model; damaged or edited", place=source.path)
     return tokenizer
 
 
 def _recorded_model(source: LatentSource) -> ModelIdentity:
     """Which model made the latents, as their record says; a file's record is checked like all else in it."""
     try:
-        identity = ModelIdentity(**source.provenance["model"])
-    except (KeyError, TypeError) as error:
-        raise StoreError(f"{source.path}: does not say which model made it") from error
-    texts = (identity.name, identity.source, identity.weights_sha256, identity.config_sha256, identity.revision or "")
-    if not all(isinstance(text, str) for text in texts):
-        raise StoreError(f"{source.path}: does not say which model made it")
-    return identity
+        return source.provenance.model
+    except ValueError as error:
+        raise StoreError("does not say which model made it", place=source.path) from error
+
+
+def _are_latents_of(provenance: Provenance, tokenizer: Tokenizer) -> bool:
+    """Tell whether the record has the channels of the model's latents, whitened as it does it."""
+    try:
+        recorded = provenance.layout.channels, provenance.is_whitened
+    except ValueError:
+        return False
+    return recorded == (tokenizer.latent_channels, tokenizer.is_whitened)
 
 
 def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings, output: Path) -> Iterator[Event]:

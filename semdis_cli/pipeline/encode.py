@@ -23,7 +23,7 @@ from semdis_cli.pipeline.limits import within_limit
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.records import EncodedImage
 from semdis_cli.settings import EncodeSettings
-from semdis_cli.sources.sources import FoundImages
+from semdis_cli.sources.find import FoundImages
 from semdis_cli.stops import wait_for
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.statistics import ChannelSums

@@ -13,12 +13,13 @@ from semdis_cli.images.loader import Loader
 from semdis_cli.images.resize import resize_name
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.report import compute_record, model_record
+from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.settings import EncodeSettings, LatentSettings, LoadSettings
-from semdis_cli.sources.sources import FoundImages
+from semdis_cli.sources.find import FoundImages
 from semdis_cli.store.writing.changes import find_changes
 from semdis_cli.store.writing.finished import NO_BASE, Base
 from semdis_cli.store.writing.latent_set import finished_base
-from semdis_cli.store.writing.plan import LatentLayout, PlannedShard, SetPlan, plan_sha256, plan_shards
+from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class EncodePlan:
     """Everything that is known before the first image is encoded: what is to be written, and how."""
 
     contents: SetPlan
-    provenance: dict[str, Any]
+    provenance: Provenance
     layout: LatentLayout
     passed_over: Mapping[str, int] = field(default_factory=dict)  # files that are no inputs, by kind
 
@@ -73,7 +74,7 @@ def plan_encode(
     tokenizer: Tokenizer,
     settings: EncodeSettings,
     base: Base | None = None,
-    provenance: dict[str, Any] | None = None,
+    provenance: Provenance | None = None,
     tell: Tell = untold,
 ) -> EncodePlan:
     """Which image goes where, and how large it all gets; with `base`, what is to be done beyond what that holds.
@@ -121,12 +122,12 @@ def plan_output(
     return plan_encode(found, loader, tokenizer, settings, base, tell=tell)
 
 
-def encode_provenance(tokenizer: Tokenizer, load: LoadSettings, latents: LatentSettings) -> dict[str, Any]:
-    """Every setting that decides the bytes of a latent, as plain JSON values: equal records, equal bytes."""
+def encode_provenance(tokenizer: Tokenizer, load: LoadSettings, latents: LatentSettings) -> Provenance:
+    """Record every setting that decides the bytes of a latent: equal records, equal bytes."""
     posterior: dict[str, Any] = {"kind": latents.posterior}
     if latents.sample_seed is not None:
         posterior["seed"] = latents.sample_seed
-    return {
+    fields = {
         "model": model_record(tokenizer),
         "channels": tokenizer.latent_channels,
         "patch_size": tokenizer.patch_size,
@@ -144,6 +145,7 @@ def encode_provenance(tokenizer: Tokenizer, load: LoadSettings, latents: LatentS
         },
         "compute": compute_record(tokenizer),
     }
+    return Provenance.from_json(fields)
 
 
 def _whitening_record(tokenizer: Tokenizer) -> dict[str, list[float]] | None:

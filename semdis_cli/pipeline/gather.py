@@ -3,13 +3,14 @@
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardPublished, StageTimes, TimeSpent
 from semdis_cli.pipeline.report import RunTotals
+from semdis_cli.provenance import Provenance
 from semdis_cli.records import EncodedImage, PlannedImage, SourceImage
 from semdis_cli.settings import ShardSettings
+from semdis_cli.sources.files import ON_DISK
 from semdis_cli.store.exchange.found_samples import FoundSample, FoundSamples
 from semdis_cli.store.writing.changes import Hashes, find_changes
 from semdis_cli.store.writing.finished import Base
@@ -71,13 +72,13 @@ def gather(found: FoundSamples, settings: ShardSettings, output: Path) -> Iterat
 
 
 def plan_gather(
-    found: FoundSamples, settings: ShardSettings, base: Base, hashes: Hashes, provenance: dict[str, Any]
+    found: FoundSamples, settings: ShardSettings, base: Base, hashes: Hashes, provenance: Provenance
 ) -> SetPlan:
     """Return which image goes where, beyond what `base` holds; shards hold latents of one version each.
 
     `provenance`: the record under which those of the first version are kept.
     """
-    images = [SourceImage(sample.key, Path(sample.data.path), sample.source.num_bytes) for sample in found.samples]
+    images = [SourceImage(each.key, ON_DISK, each.data.path, each.source.num_bytes) for each in found.samples]
     changes = find_changes(base, images, found.failures, hashes)
     known = {sample.key: sample for sample in found.samples}
     shards: list[PlannedShard] = []

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -42,12 +43,12 @@ from semdis_cli.pipeline.images_out import ImageWriter, Writing, output_names, r
 from semdis_cli.pipeline.limits import within_limit
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, timed
+from semdis_cli.provenance import Provenance
 from semdis_cli.records import LoadedImage
 from semdis_cli.settings import LatentSettings, RoundtripSettings
 from semdis_cli.store.index import to_line
 from semdis_cli.store.writing.claim import PLAN_SHA256, claimed_folder, claimed_settings
 from semdis_cli.store.writing.plan import plan_sha256
-from semdis_cli.store.writing.settings import are_same
 
 _PER_IMAGE_FILE = "psnr.jsonl"
 _MAX_PSNR_DB = 100.0
@@ -78,7 +79,7 @@ def _roundtrip(
     keys = (image.source.key for shard in plan.shards for image in shard.images)
     names = output_names(keys, decoding.write.format)
     record = {
-        "encode": plan.provenance,
+        "encode": plan.provenance.to_json(),
         PLAN_SHA256: _plan_sha256(plan, claimed_settings(output, ROUNDTRIP_MARKER).get("encode")),
         "sampling": asdict(sampling),
         "write": asdict(decoding.write),
@@ -123,7 +124,10 @@ def _roundtrip(
 
 def _plan_sha256(plan: EncodePlan, recorded: Any) -> str:
     """Hash the images and settings; under the record of an earlier run if only the name of its model is another."""
-    provenance = recorded if isinstance(recorded, dict) and are_same(recorded, plan.provenance) else plan.provenance
+    provenance = plan.provenance
+    with suppress(ValueError):  # nothing on record, or what is no record
+        before = Provenance.from_json(recorded)
+        provenance = before if before.is_same(provenance) else provenance
     return plan_sha256(provenance, plan.shards, plan.failures)
 
 

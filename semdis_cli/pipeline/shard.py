@@ -64,12 +64,14 @@ def check_fit(shard: Shard, tokenizer: Tokenizer, keys: Collection[str], path: s
     """Raise `StoreError` if a shard's rows do not belong to the set, or are not what the model takes."""
     grid, patch = tuple(shard.latents.shape[-2:]), tokenizer.patch_size
     if shard.latents.shape[1] != tokenizer.latent_channels:
-        raise StoreError(f"{path}: {shard.latents.shape[1]} channels, but the model has {tokenizer.latent_channels}")
+        raise StoreError(
+            f"{shard.latents.shape[1]} channels, but the model has {tokenizer.latent_channels}", place=path
+        )
     if not is_finite(shard.latents):
-        raise StoreError(f"{path}: latents that are not finite; not made by semdis encode")
+        raise StoreError("latents that are not finite; not made by semdis encode", place=path)
     for record in shard.records:
         if record.key not in keys or record.geometry.bucket != (grid[0] * patch, grid[1] * patch):
-            raise StoreError(f"{path}: row {record.key!r:.80} does not belong to this set; damaged or edited")
+            raise StoreError(f"row {record.key!r:.80} does not belong to this set; damaged or edited", place=path)
 
 
 def shard_calls(shard: Shard, tokenizer: Tokenizer, done: Collection[str] = ()) -> Iterator[Shard]:

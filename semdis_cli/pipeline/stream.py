@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from semdis_cli.defaults import DECODE_MARKER
 from semdis_cli.errors import StoreError, UnreadableImageError
@@ -26,14 +26,14 @@ from semdis_cli.pipeline.limits import within_limit
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.pipeline.shard import check_fit
 from semdis_cli.pipeline.workers import timed
+from semdis_cli.provenance import Provenance
 from semdis_cli.settings import DecodeSettings, EncodeSettings
-from semdis_cli.sources.sources import FoundImages
+from semdis_cli.sources.find import FoundImages
 from semdis_cli.stops import received
 from semdis_cli.store.exchange.stream import MAX_MEMBER_BYTES, MEMBER_SUFFIX, StreamWriter, join_shards, read_member
 from semdis_cli.store.reader import LatentSource
 from semdis_cli.store.shards import Shard
 from semdis_cli.store.writing.claim import claimed_folder
-from semdis_cli.store.writing.settings import are_of_one_kind
 
 _NAME = "stdin"
 _START_BYTES = 512  # a tar's first block
@@ -97,7 +97,7 @@ class LatentStream:
         self.is_single = not is_tar_start(start)
         self._items = self._single(start, stream) if self.is_single else self._members(start, stream)
         self._early: list[Shard | ShardFailed] = []
-        self._provenance: dict[str, Any] | None = None
+        self._provenance: Provenance | None = None
         self.source = LatentSource(Path(_NAME), self._look_ahead().provenance, sha256="", shards=(), keys=())
 
     def __iter__(self) -> Iterator[Shard | ShardFailed]:
@@ -115,7 +115,7 @@ class LatentStream:
                 return item
         if self._early and isinstance(self._early[0], ShardFailed):
             raise StoreError(f"{self._early[0].reason} (and none of the {len(self._early):,} files is any better)")
-        raise StoreError(f"{_NAME}: no latents in it; give what semdis encode -o - writes")
+        raise StoreError("no latents in it; give what semdis encode -o - writes", place=_NAME)
 
     def _members(self, start: bytes, stream: BinaryIO) -> Iterator[Shard | ShardFailed]:
         try:
@@ -123,31 +123,31 @@ class LatentStream:
                 yield self._check(member)
         except ValueError as error:
             raise StoreError(
-                f"{_NAME}: damaged or cut off ({error}); what came whole is decoded, run the pipeline again"
+                f"damaged or cut off ({error}); what came whole is decoded, run the pipeline again", place=_NAME
             ) from error
 
     def _check(self, member: Member) -> Shard | ShardFailed:
         try:
             shard = _read_member(member.name, member.data, member.num_bytes)
             self._provenance = self._provenance or shard.provenance
-            if not are_of_one_kind(self._provenance, shard.provenance):
-                raise StoreError(f"{member.name}: made with other settings than those before it")
+            if not self._provenance.is_of_one_kind(shard.provenance):
+                raise StoreError("made with other settings than those before it", place=member.name)
         except StoreError as error:
             return ShardFailed(member.name, str(error), 1)
         return shard
 
     def _single(self, start: bytes, stream: BinaryIO) -> Iterator[Shard]:
         if not start:
-            raise StoreError(f"{_NAME}: empty; did the command fail that should write to it?")
+            raise StoreError("empty; did the command fail that should write to it?", place=_NAME)
         if start[8:9] != b"{":
-            raise StoreError(f"{_NAME}: neither a tar nor a file of latents; give what semdis encode -o - writes")
+            raise StoreError("neither a tar nor a file of latents; give what semdis encode -o - writes", place=_NAME)
         data = start + read_up_to(MAX_MEMBER_BYTES, stream)
         yield _read_member(_NAME, data if len(data) <= MAX_MEMBER_BYTES else None, len(data))
 
 
 def _read_member(name: str, data: bytes | None, num_bytes: int) -> Shard:
     if data is None:
-        raise StoreError(f"{name}: {num_bytes:,} bytes are no latents of one image")
+        raise StoreError(f"{num_bytes:,} bytes are no latents of one image", place=name)
     return read_member(name, data)
 
 
@@ -161,7 +161,11 @@ def decode_stream(
     """
     totals = RunTotals("decode", tokenizer, busy_threads(tokenizer, settings.num_workers))
     sampling = sampling_of(settings)
-    record = {"latents": "stream", "provenance": stream.source.provenance, **decode_provenance(tokenizer, settings)}
+    record = {
+        "latents": "stream",
+        "provenance": stream.source.provenance.to_json(),
+        **decode_provenance(tokenizer, settings),
+    }
     num_ok = num_failed = 0
     with (
         claimed_folder(output, DECODE_MARKER, record, ()),

@@ -1,6 +1,5 @@
 """Are stored latents whole, and are they those of the images that they were made from?"""
 
-import hashlib
 import itertools
 import time
 from collections import Counter
@@ -15,13 +14,13 @@ from typing import Any
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import Event, Failure, Planning, Problem, VerifyFinished
 from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.files.identity import Witness
 from semdis_cli.records import ImageRecord, SourceImage
-from semdis_cli.sources.source_bytes import open_source
-from semdis_cli.sources.sources import FoundImages
+from semdis_cli.sources.files import hash_image
+from semdis_cli.sources.find import FoundImages
 from semdis_cli.store.index import IndexRow, read_rows
 from semdis_cli.store.manifest import INDEX_FILE
 from semdis_cli.store.verifying.verify import ALL_DATA, NO_DATA, Verified, VerifySettings, verify_latents
-from semdis_cli.store.writing.identity import Witness
 from semdis_cli.store.writing.seen import SeenByKey, read_seen, seen_time_ns
 from semdis_cli.wording import count
 
@@ -148,8 +147,7 @@ def _compare_content(pair: _Pair) -> Problem | None:
     """Return a problem if an image is not the one that its latents were made from."""
     record, source = pair
     try:
-        with open_source(source) as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hash_image(source)
     except UnreadableImageError as error:
         return Problem(record.key, "source", str(error))
     except OSError as error:

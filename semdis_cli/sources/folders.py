@@ -2,16 +2,18 @@
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from semdis_cli.defaults import DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER
-from semdis_cli.events import Failure
 from semdis_cli.files.disk import FolderIdentity, folder_identity, list_names
 from semdis_cli.kinds.formats import IMAGE_SUFFIXES, SIGNATURE_BYTES, is_image_file
-from semdis_cli.records import SourceImage
-from semdis_cli.sources.input_rules import InputRules, PassedOver, Tally, file_kind, folder_kind, is_plain_name
+from semdis_cli.sources.files import image_of_file
+from semdis_cli.sources.input_rules import InputRules, PassedOver, file_kind, folder_kind, is_plain_name
+from semdis_cli.sources.names import NamedPath
+from semdis_cli.sources.source import Finds, Search
 
 OWN_OUTPUT = frozenset({DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER})
 _FILES_BETWEEN_NEWS = 100
@@ -21,38 +23,38 @@ _MOUNTS = Path("/proc/self/mountinfo")
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")  # how it writes blanks
 
 
-@dataclass(frozen=True, slots=True)
-class FoundFiles:
-    """The finds in a folder: images, and what cannot be used, each with its path; and what was passed over."""
+@dataclass(frozen=True)
+class Folder:
+    """Source of the images in a folder and in all folders below it, which are files of their own."""
 
-    images: list[SourceImage] = field(default_factory=list)
-    failures: list[tuple[Failure, Path | str]] = field(default_factory=list)
-    passed_over: Tally = field(default_factory=Tally)
+    path: Path
+    naming: NamedPath
 
-    @property
-    def num_seen(self) -> int:
-        """The number of files, those that were passed over included."""
-        return len(self.images) + len(self.failures) + sum(self.passed_over.numbers.values())
+    @classmethod
+    def at(cls, path: Path) -> "Folder | None":
+        """Return the source at `path`; None if that is no folder, or cannot be looked at."""
+        try:
+            is_folder = stat.S_ISDIR(path.stat().st_mode)
+        except OSError:
+            return None
+        return cls(path, NamedPath.of_folder(path)) if is_folder else None
 
+    def images(self, prefix: str, search: Search) -> Finds:
+        """List the images in it, without reading them; their keys are `prefix` and their paths in it.
 
-def search_folder(
-    path: Path, prefix: str, rules: InputRules, exclude: Path | None, tell: Callable[[int], None] = lambda _: None
-) -> FoundFiles:
-    """List the images in a folder, without reading them; their keys are `prefix` and their paths in it.
-
-    Links are followed. One that leads to a folder above it is counted as a circle, and so is a folder that is mounted
-    within itself. That two folders have one inode number proves nothing: there are disks where all of them do.
-    `exclude` is a folder not to enter. `tell` hears of the number of files so far, every hundred files.
-    """
-    root = _Folder(str(path), "", os.path.realpath(path), folder_identity(path))
-    search = _Search(prefix, rules, None if exclude is None else _Excluded.of(exclude), tell)
-    search.run(root)
-    return search.found
+        Links are followed. One that leads to a folder above it is counted as a circle, and so is a folder that is
+        mounted within itself. That two folders have one inode number proves nothing: on some disks all of them do.
+        """
+        root = _Folder(str(self.path), "", os.path.realpath(self.path), folder_identity(self.path))
+        exclude = None if search.exclude is None else _Excluded.of(search.exclude)
+        walk = _Walk(prefix, search.rules, exclude, search.tell)
+        walk.run(root)
+        return walk.found
 
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """A folder to search.
+    """Folder to search.
 
     `inside`: its path in the source, empty or with a slash at its end. `real`: its path without links. `is_linked`: a
     link leads to it, or to a folder that it lies in. `is_included`: all in it is. `is_odd`: only content makes images.
@@ -70,7 +72,7 @@ class _Folder:
 
     @property
     def above(self) -> Iterator["_Folder"]:
-        """The folders that it was reached through, from the nearest on."""
+        """Yield the folders that it was reached through, from the nearest on."""
         folder = self.parent
         while folder is not None:
             yield folder
@@ -83,7 +85,7 @@ class _Folder:
 
 @dataclass(frozen=True, slots=True)
 class _Excluded:
-    """A folder not to enter, under whatever path it is met."""
+    """Folder not to enter, under whatever path it is met."""
 
     real: str
     identity: FolderIdentity | None
@@ -103,14 +105,14 @@ class _Excluded:
 
 
 @dataclass(slots=True)
-class _Search:
-    """A search under way."""
+class _Walk:
+    """Search of a folder that is under way."""
 
     prefix: str
     rules: InputRules
     exclude: _Excluded | None
     tell: Callable[[int], None]
-    found: FoundFiles = field(default_factory=FoundFiles)
+    found: Finds = field(default_factory=Finds)
     remaining: list[_Folder] = field(default_factory=list)
     mounts: frozenset[bytes] | None = None
 
@@ -127,7 +129,7 @@ class _Search:
             entries = list(os.scandir(folder.path))
         except OSError as error:
             key = (self.prefix + folder.inside).removesuffix("/") or "."
-            self._fail(key, folder.path, f"cannot be searched ({error.strerror})")
+            self.found.fail(key, folder.path, f"cannot be searched ({error.strerror})")
             return
         if any(entry.name in OWN_OUTPUT for entry in entries):
             self.found.passed_over.add(PassedOver.OUTPUT, len(entries))
@@ -145,7 +147,7 @@ class _Search:
             else:
                 self._add_file(entry, name, folder)
         except OSError as error:
-            self._fail(self.prefix + folder.inside + name, entry.path, f"cannot be read ({error.strerror})")
+            self.found.fail(self.prefix + folder.inside + name, entry.path, f"cannot be read ({error.strerror})")
 
     def _add_file(self, entry: os.DirEntry[str], name: str, folder: _Folder) -> None:
         has_suffix = has_image_suffix(name)
@@ -160,7 +162,7 @@ class _Search:
             self.found.passed_over.add(PassedOver.EXCLUDED)
         elif _is_image(entry, has_suffix=has_suffix and not is_odd):
             key = self.prefix + folder.inside + name
-            self.found.images.append(source_image(key, entry.path, entry.stat()))
+            self.found.images.append(image_of_file(key, entry.path, entry.stat()))
         else:
             self.found.passed_over.add(PassedOver.NO_IMAGE)
 
@@ -188,7 +190,9 @@ class _Search:
             if self._is_circle(inner):
                 self.found.passed_over.add(PassedOver.CIRCLE)
             elif inner.depth > _MAX_DEPTH:
-                self._fail(self.prefix + path, entry.path, f"lies in {_MAX_DEPTH:,} folders: none deeper is searched")
+                self.found.fail(
+                    self.prefix + path, entry.path, f"lies in {_MAX_DEPTH:,} folders: none deeper is searched"
+                )
             else:
                 self.remaining.append(inner)
 
@@ -218,14 +222,6 @@ class _Search:
         if self.rules.excludes(path, name, is_folder=False):
             return True
         return not (folder.is_included or self.rules.includes(path, name, is_folder=False))
-
-    def _fail(self, key: str, path: Path | str, reason: str) -> None:
-        self.found.failures.append((Failure(key, reason), path))
-
-
-def source_image(key: str, path: Path | str, status: os.stat_result) -> SourceImage:
-    """The image in a file of its own, with that status."""
-    return SourceImage(key, path, status.st_size, status.st_mtime_ns, ctime_ns=status.st_ctime_ns)
 
 
 def has_image_suffix(name: str) -> bool:

@@ -34,7 +34,7 @@ class Pattern:
     """One pattern, ready to be held against names and paths. `has_matched`: it stood for one of them so far."""
 
     def __init__(self, text: str) -> None:
-        """Raises `UsageError` for what is no pattern."""
+        """Compile a pattern. Raises `UsageError` for what is none."""
         bare = text.removesuffix("/")
         self.text, self.has_matched = text, False
         self.is_for_folders = bare != text
@@ -58,7 +58,7 @@ def _any_matches(patterns: Sequence[Pattern], path: str, name: str, *, is_folder
 
 @dataclass(frozen=True)
 class InputRules:
-    """The files to take of a folder or tar: those that `include` stands for (empty: all), but for those of `exclude`.
+    """Rules of which files of a folder or tar to take: those of `include` (empty: all), but for those of `exclude`.
 
     `all_files`: names of systems and hidden ones are no reason to pass a file over, if it is an image by content.
     """
@@ -91,7 +91,7 @@ class InputRules:
 
     @property
     def idle(self) -> list[str]:
-        """The options that had no effect on what was listed, as they were given."""
+        """List the options that had no effect on what was listed, as they were given."""
         options = (("--exclude", self.exclude), ("--include", self.include))
         return [f"{name} {pattern.text!r}" for name, group in options for pattern in group if not pattern.has_matched]
 
@@ -126,7 +126,7 @@ class InputRules:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The kind by which a file is passed over, None if it is not; `by_content`: its suffix makes it no image."""
+    """Kind by which a file is passed over, None if it is not; `by_content`: its suffix makes it no image."""
 
     kind: str | None
     by_content: bool = False
@@ -158,13 +158,13 @@ def is_plain_name(name: str) -> bool:
 
 
 def file_kind(name: str) -> str | None:
-    """The kind of a file that is nobody's picture by its name; None for all others."""
+    """Return the kind of a file that is nobody's picture by its name; None for all others."""
     return system_kind(name, is_folder=False) or (PassedOver.HIDDEN if name.startswith(".") else None)
 
 
 @lru_cache(maxsize=1 << 12)  # a million members of a tar lie in a few folders
 def folder_kind(name: str) -> str | None:
-    """The kind of a folder in which nobody's pictures lie, by its name; None for all others."""
+    """Return the kind of a folder in which nobody's pictures lie, by its name; None for all others."""
     return system_kind(name, is_folder=True) or (PassedOver.HIDDEN if name.startswith(".") else None)
 
 
@@ -183,7 +183,7 @@ def _regex(text: str, path: str) -> str:
 
 
 def _of_name(text: str, name: str) -> Iterator[str]:
-    """The regular expression of a pattern for one name, bit by bit."""
+    """Yield the regular expression of a pattern for one name, bit by bit."""
     at = 0
     while at < len(name):
         sign, at = name[at], at + 1
@@ -207,7 +207,7 @@ def _of_name(text: str, name: str) -> Iterator[str]:
 
 
 def _of_set(text: str, inner: str) -> str:
-    """The regular expression of what stands between brackets."""
+    """Make the regular expression of what stands between brackets."""
     is_negative = inner.startswith("!")
     signs = inner[is_negative:].replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]").replace("^", "\\^")
     signs = signs.replace("&", "\\&").replace("~", "\\~").replace("|", "\\|")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class NamedPath:
-    """A source with the parts of its path, without links, the last one its name; at least `depth` of them are used.
+    """Source with the parts of its path, without links, the last one its name; at least `depth` of them are used.
 
-    `suffix`: what was left out of a tar's name; None for a folder.
+    `suffix`: what was left out of the name of a file that holds many images, as a tar does; None for a folder.
     """
 
     path: Path
@@ -21,41 +21,41 @@ class NamedPath:
 
     @classmethod
     def of_folder(cls, path: Path) -> "NamedPath":
-        """A folder goes by its own name, whatever link leads to it, and whether it was given as `.`."""
+        """Name a folder: by its own name, whatever link leads to it, and whether it was given as `.`."""
         return cls(path, Path(os.path.realpath(path)).parts[1:])
 
     @classmethod
-    def of_tar(cls, path: Path) -> "NamedPath":
-        """A tar goes by the name that it was given by, without its suffix: in caches it is a link to a hash."""
-        return cls.of_tar_in(path.parent, path)
+    def of_file(cls, path: Path) -> "NamedPath":
+        """Name a tar or the like: as it was given, without its suffix. In caches it is a link to a hash."""
+        return cls.of_file_in(path.parent, path)
 
     @classmethod
-    def of_tar_in(cls, folder: Path, path: Path) -> "NamedPath":
-        """A tar that was found in a folder that was named goes by its path in that."""
+    def of_file_in(cls, folder: Path, path: Path) -> "NamedPath":
+        """Name a tar or the like that was found in a folder that was named: by its path in that."""
         inside = path.relative_to(folder)
         above = Path(os.path.realpath(folder)).parts[1:]
         return cls(path, (*above, *inside.parent.parts, inside.stem), len(inside.parts), path.suffix)
 
     @property
     def names(self) -> Iterator[str]:
-        """All names that it can have, from the shortest on."""
+        """Yield all names that it can have, from the shortest on."""
         return ("/".join(self.parts[-depth:]) for depth in range(self.depth, len(self.parts) + 1))
 
     @property
     def linked_names(self) -> Iterator[str]:
-        """The names that it could have by what it is a link to, if it is one."""
+        """Yield the names that it could have by what it is a link to, if it is one."""
         real = Path(os.path.realpath(self.path))
         parts = (*real.parts[1:-1], real.name if self.suffix is None else real.stem)
         return iter(()) if parts == self.parts else replace(self, parts=parts).names
 
     @property
     def name(self) -> str:
-        """The shortest of them."""
+        """Return the shortest of them."""
         return "/".join(self.parts[-self.depth :])
 
 
 def shortest_names(paths: Sequence[NamedPath]) -> list[str]:
-    """A name for each source, in order, none longer than needed: the same for equal paths, another for each other.
+    """Find a name for each source, in order, none longer than needed: the same for equal paths, another for each other.
 
     A tar beside a folder of its name keeps its suffix.
     """
@@ -75,7 +75,7 @@ def shortest_names(paths: Sequence[NamedPath]) -> list[str]:
 
 
 def _clashes(labels: Sequence[object], wholes: Sequence[object]) -> list[int]:
-    """The places of equal labels that stand for different wholes."""
+    """Find the places of equal labels that stand for different wholes."""
     meant = defaultdict(set)
     for label, whole in zip(labels, wholes, strict=True):
         meant[label].add(whole)

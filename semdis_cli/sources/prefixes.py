@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Protocol
 
 from semdis_cli.records import HeldImage, SourceImage
-from semdis_cli.sources.folders import FoundFiles
-from semdis_cli.sources.source_bytes import hash_source
+from semdis_cli.sources.files import try_hash
+from semdis_cli.sources.names import NamedPath
+from semdis_cli.sources.source import Finds
 
 _MAX_WANTED = 1 << 16  # keys that are looked for in a set, of all sources together
 _LEAST_WANTED = 8  # of each source under each name
@@ -26,26 +27,27 @@ _HASHED = 4  # images of a source that are read to tell it from another
 
 
 class HeldSet(Protocol):
-    """The set that is to grow."""
+    """Set that is to grow."""
 
     def find(self, key: str) -> HeldImage | None:
-        """One image of it, unless it has none of that key or is unfinished."""
+        """Return one image of it; None if it has none of that key or is unfinished."""
 
     def images(self) -> Iterator[HeldImage]:
-        """All of its images."""
+        """Yield all of its images."""
 
 
 @dataclass
 class Listing:
-    """The finds in a source. Their keys begin with `prefix`, and could with one of `others`, the shortest first."""
+    """Finds in a source. Their keys begin with `prefix`, and could with one of `others`, the shortest first."""
 
+    naming: NamedPath | None
     prefix: str
     others: tuple[str, ...]
-    found: FoundFiles
+    found: Finds
     keeps: bool = field(default=False)  # the set holds images of it under `prefix`
 
     def key(self, image: SourceImage, prefix: str) -> str:
-        """The key of an image, had its source that prefix."""
+        """Return the key of an image, had its source that prefix."""
         return prefix + image.key[len(self.prefix) :]
 
     def rename(self, prefix: str) -> None:
@@ -58,7 +60,7 @@ class Listing:
             self.prefix = prefix
 
     def sample(self, number: int) -> list[SourceImage]:
-        """About `number` of its images, evenly."""
+        """Choose about `number` of its images, evenly."""
         images = self.found.images
         return images[:: max(1, len(images) // number)]
 
@@ -108,7 +110,7 @@ _Matches = dict[_Claim, dict[str, tuple[SourceImage, HeldImage]]]  # by key
 
 
 def _claims(listings: Sequence[Listing], rows: Iterable[HeldImage]) -> dict[int, str]:
-    """The prefix of each source of which the set holds images; an image speaks for one source alone."""
+    """Find the prefix of each source of which the set holds images; an image speaks for one source alone."""
     search = _Wanted(listings)
     same, other = search.find(rows)
     _drop_others_content(same, other)
@@ -149,7 +151,7 @@ class _Wanted:
                     self._by_key.setdefault(listing.key(image, prefix), []).append(((at, prefix), image))
 
     def find(self, rows: Iterable[HeldImage]) -> tuple[_Matches, _Matches]:
-        """Return what the set has of them: images that have their size of then, and all others."""
+        """Find what the set has of them: images that have their size of then, and all others."""
         same: _Matches = {}
         other: _Matches = {}
         for row in rows:
@@ -172,7 +174,7 @@ def _drop_others_content(matches: _Matches, other: _Matches) -> None:
 
 
 def _is_content_of(image: SourceImage, row: HeldImage) -> bool:
-    digest = hash_source(image)
+    digest = try_hash(image)
     return digest is not None and digest == row.sha256
 
 
@@ -202,7 +204,8 @@ def _avoid_others(listing: Listing, by_prefix: dict[str, list[Listing]]) -> None
 
 def is_same_file(one: SourceImage, other: SourceImage) -> bool:
     """Tell whether two images are the same bytes of one file."""
-    return (one.offset, one.num_bytes) == (other.offset, other.num_bytes) and is_same_path(one.path, other.path)
+    (path, place), (other_path, other_place) = one.reader.locate(one), other.reader.locate(other)
+    return (place, one.num_bytes) == (other_place, other.num_bytes) and is_same_path(path, other_path)
 
 
 def is_same_path(one: Path | str, other: Path | str) -> bool:

@@ -1,5 +1,6 @@
 """Stdin as a source: what comes in on a pipe, copied to a file without a name that can be read from any place."""
 
+import io
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,11 @@ from semdis_cli.files.disk import spool_file, temporary_folder
 from semdis_cli.files.tar import is_tar_start
 from semdis_cli.kinds.formats import SIGNATURE_BYTES, image_format
 from semdis_cli.kinds.recognise import describe
-from semdis_cli.sources.tars import unpacker_of
+from semdis_cli.records import SourceImage, Stamp
+from semdis_cli.sources.files import open_section
+from semdis_cli.sources.names import NamedPath
+from semdis_cli.sources.source import Finds, Search
+from semdis_cli.sources.tars import list_tar, unpacker_of
 
 STDIN = Path("-")
 STDIN_NAME = "stdin"
@@ -22,7 +27,7 @@ _SUFFIXES = {"JPEG": "jpg", "TIFF": "tif"}  # of the other formats: their names
 
 @dataclass(frozen=True, slots=True)
 class PipedSource:
-    """An image or a tar on stdin, of which only the first bytes were read.
+    """Image or tar on stdin, of which only the first bytes were read.
 
     `suffix`: `tar`, or of the image's format. `is_only`: there is no other source.
     """
@@ -34,15 +39,18 @@ class PipedSource:
 
     @property
     def is_single(self) -> bool:
-        """Whether one image is all that there is."""
+        """Tell whether one image is all that there is."""
         return self.is_only and self.suffix != "tar"
 
 
 class Spool:
-    """A copy of what came on stdin. `path` opens it as long as this object lives; after that it leaves no trace.
+    """Source of what came on stdin, an image or a tar: a copy that can be read as long as this object lives.
 
-    Where the system can, it has no name from the start: no killed run leaves it behind, and no other run sweeps it.
+    It leaves no trace. Where the system can, it has no name from the start: no killed run leaves it behind, and no
+    other run sweeps it. The place of an image is where its bytes begin.
     """
+
+    has_one_file = True
 
     def __init__(self, source: PipedSource, folder: Path | None) -> None:
         """Read `source` to its end, into `folder` or memory. Raises `NoSpaceError` if it fills up, or `UsageError`."""
@@ -60,9 +68,36 @@ class Spool:
             raise explained from error
         self.path = spool.path
 
+    @property
+    def naming(self) -> NamedPath | None:
+        """Return the name of a tar; an image has its key."""
+        return NamedPath(Path("/", STDIN_NAME), (STDIN_NAME,)) if self.suffix == "tar" else None
+
+    def images(self, prefix: str, search: Search) -> Finds:
+        """List the image, or the images of the tar. Raises `UsageError` for a damaged tar."""
+        title = Path(STDIN_NAME)
+        if self.suffix != "tar":
+            return Finds([SourceImage(f"{prefix}{title}.{self.suffix}", self, 0, self.num_bytes)])
+        finds = list_tar(self.path, title, self, Stamp(self.num_bytes), prefix, search.rules)
+        if finds.damage is not None:  # whoever fills the pipe has failed, and is to do it again
+            raise UsageError(f"{title}: {finds.damage}")
+        return finds
+
+    def open(self, image: SourceImage) -> io.BufferedReader:
+        """Open an image, from its first byte to its last. Raises `OSError`."""
+        return open_section(self.path, image.place, image.num_bytes)
+
+    def stamp(self, image: SourceImage) -> Stamp:
+        """Return the size of an image: the times of the copy say nothing."""
+        return image.stamp
+
+    def locate(self, image: SourceImage) -> tuple[str, object]:
+        """Return the name of stdin, and where in it the image begins."""
+        return STDIN_NAME, image.place
+
 
 def peek_stdin(stream: BinaryIO, *, is_only: bool) -> PipedSource:
-    """What is on stdin. Raises `UsageError` if it is neither an image nor an uncompressed tar."""
+    """Look what is on stdin. Raises `UsageError` if it is neither an image nor an uncompressed tar."""
     start = stream.read(_START_BYTES)
     name = image_format(start[:SIGNATURE_BYTES])
     if is_tar_start(start):

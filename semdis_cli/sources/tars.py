@@ -1,62 +1,95 @@
 """Uncompressed tars: which images are in them, and where their bytes lie. Nothing is unpacked."""
 
+import io
 import os
+import stat
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from semdis_cli.errors import PassingReadError
 from semdis_cli.events import Failure
 from semdis_cli.files.tar import walk_tar
 from semdis_cli.kinds.formats import SIGNATURE_BYTES, image_format
 from semdis_cli.kinds.tiff_directories import is_picture
-from semdis_cli.records import SourceImage
+from semdis_cli.records import ImageReader, SourceImage, Stamp
+from semdis_cli.sources.files import open_section, stamp_of
 from semdis_cli.sources.folders import has_image_suffix
 from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules, PassedOver, Tally, is_plain_name
 from semdis_cli.sources.names import NamedPath, shortest_names
-from semdis_cli.sources.source_bytes import open_source
+from semdis_cli.sources.source import Finds, Search
 
 _TAR_SUFFIX = ".tar"
 _PACKED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 _UNPACKERS = {b"\x1f\x8b": "zcat", b"BZh": "bzcat", b"\xfd7zXZ\0": "xzcat", b"\x28\xb5\x2f\xfd": "zstdcat"}
-_Times = tuple[int | None, int | None]  # st_mtime_ns and st_ctime_ns
 _CONTINUED = b"M"  # the rest of a file that begins in another volume (GNU)
 _NO_FILES = frozenset({b"D", b"V"})  # the list of a folder, and the name of a volume (GNU)
 
 
 class _Link(NamedTuple):
-    """A hard link: its own key, and the name in the tar that it leads to."""
+    """Hard link: its own key, and the name in the tar that it leads to."""
 
     key: str
     target: str
 
 
-@dataclass(frozen=True, slots=True)
-class TarContents:
-    """Images in the order of the tar, members that cannot be used, and the numbers of members passed over.
+@dataclass(frozen=True)
+class Tar:
+    """Source of the images in an uncompressed tar, and their reader. The place of an image is where its bytes begin.
 
-    `damage`: why the tar could not be read, or not to its end; the images are those that lie in it whole before that.
+    The images have the times of the tar. Their own prove nothing: many programs that write tars give all members one.
     """
 
-    images: list[SourceImage] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    passed_over: Tally = field(default_factory=Tally)
-    damage: str | None = None
+    path: Path
+    naming: NamedPath
+    has_one_file = True
+
+    @classmethod
+    def at(cls, path: Path) -> "Tar | None":
+        """Return the source at `path`; None if that is no tar by its name."""
+        return cls(path, NamedPath.of_file(path)) if is_tar_name(path) else None
+
+    def images(self, prefix: str, search: Search) -> Finds:
+        """List the images in it, in its order; their keys are `prefix` and the names of the members."""
+        try:
+            status = self.path.stat()
+        except OSError as error:
+            return Finds(damage=f"cannot be read ({error.strerror})")
+        if not stat.S_ISREG(status.st_mode):
+            return Finds(damage="is not a regular file; give a tar on a pipe as '-'")
+        return list_tar(self.path, self.path, self, stamp_of(status), prefix, search.rules)
+
+    def open(self, image: SourceImage) -> io.BufferedReader:
+        """Open an image, from its first byte to its last. Raises `OSError`, and `UnreadableImageError`."""
+        file = open_section(self.path, image.place, image.num_bytes)
+        if os.fstat(file.fileno()).st_mtime_ns != image.mtime_ns:
+            file.close()
+            raise PassingReadError("the tar was changed while the run was going on; run again")
+        return file
+
+    def stamp(self, image: SourceImage) -> Stamp:
+        """Return the size of an image, and the times of the tar. Raises `OSError`."""
+        return stamp_of(self.path.stat())._replace(num_bytes=image.num_bytes)
+
+    def locate(self, image: SourceImage) -> tuple[str, object]:
+        """Return the path of the tar, and where in it the image begins."""
+        return str(self.path), image.place
 
 
 def is_tar_name(path: Path) -> bool:
-    """Whether a file's name says that it is a tar, a compressed one included (which `list_tar` refuses)."""
+    """Tell whether a file is a tar by its name, a compressed one included (which `list_tar` refuses)."""
     return path.name.lower().endswith((_TAR_SUFFIX, *_PACKED_SUFFIXES))
 
 
 def unpacker_of(start: bytes) -> str | None:
-    """The program that unpacks a compressed file that begins with `start`; None if it is none."""
+    """Return the program that unpacks a compressed file that begins with `start`; None if it is none."""
     return next((program for magic, program in _UNPACKERS.items() if start.startswith(magic)), None)
 
 
 def find_tars(sources: Sequence[Path], rules: InputRules = DEFAULT_RULES) -> tuple[list[tuple[str, Path]], list[Path]]:
-    """The tars among `sources` and in their folders, each with the name its keys begin with; and the other sources.
+    """Tell the tars among `sources` and in their folders, each with the name its keys begin with, from other sources.
 
     Folders stay among the others: they may hold images beside the tars. Of two tars of one name, each has as many of
     the folders above it in its name as tell it from the other.
@@ -67,10 +100,10 @@ def find_tars(sources: Sequence[Path], rules: InputRules = DEFAULT_RULES) -> tup
         if source.is_dir():
             inside = sorted(path for path in source.rglob(f"*{_TAR_SUFFIX}") if path.is_file())
             wanted = (path for path in inside if _is_wanted(path.relative_to(source), rules))
-            named += [NamedPath.of_tar_in(source, path) for path in wanted]
+            named += [NamedPath.of_file_in(source, path) for path in wanted]
             others.append(source)
         elif is_tar_name(source):
-            named.append(NamedPath.of_tar(source))
+            named.append(NamedPath.of_file(source))
         else:
             others.append(source)
     names = shortest_names(named)
@@ -82,42 +115,48 @@ def _is_wanted(path: Path, rules: InputRules) -> bool:
     return replace(rules, include=()).judge(path.parts).kind is None
 
 
-def list_tar(path: Path, prefix: str, times_ns: _Times, name: Path, rules: InputRules = DEFAULT_RULES) -> TarContents:
-    """The images of the tar at `path`, which is called `name`; their keys are `prefix` and the member's name.
+def list_tar(
+    path: Path, title: Path, reader: ImageReader, stamp: Stamp, prefix: str, rules: InputRules = DEFAULT_RULES
+) -> Finds:
+    """List the images of the tar at `path`, which is called `title`; their keys are `prefix` and the member's name.
 
-    `times_ns`: when the tar itself was modified and changed, which is what its images get. Their own times prove
-    nothing: many programs that write tars give all members the same one.
+    `reader` opens them, and they get the times of `stamp`.
 
     A member is an image by its suffix or, failing that, by its first bytes; what `rules` pass over in a folder is
     passed over here. A hard link stands for the file it leads to; a symbolic one is passed over. Of two members of one
     name the last one counts, as when the tar is unpacked. A leading slash is left out, as tar does then; a name with
     `..` in it is a failure. What is no whole uncompressed tar has a `damage`.
     """
-    listing = _Listing(path, prefix, times_ns, rules, not rules.has_patterns)
+    members = _Members(path, reader, stamp, prefix, rules, not rules.has_patterns)
+    damage = None
     try:
         with path.open("rb") as file:
-            listing.damage = _compression(name, file)
-            if listing.damage is None:
-                listing.read(file)
+            damage = _compression(title, file)
+            if damage is None:
+                members.read(file)
     except OSError as error:
-        listing.damage = f"cannot be read ({error.strerror or error})"
+        damage = f"cannot be read ({error.strerror or error})"
     except ValueError as error:
-        listing.damage = f"cannot be read as an uncompressed tar ({error})"
-    return listing.result()
+        damage = f"cannot be read as an uncompressed tar ({error})"
+    images = [each for each in members.followed() if isinstance(each, SourceImage)]
+    failures: list[tuple[Failure, Path | str]] = [
+        (each, title) for each in members.found.values() if isinstance(each, Failure)
+    ]
+    return Finds(images, failures, members.passed_over, damage)
 
 
 @dataclass(slots=True)
-class _Listing:
-    """The finds in a tar so far, by the name in it: of two members of one name the last one counts."""
+class _Members:
+    """Members of a tar so far, by their names in it: of two of one name the last one counts."""
 
     path: Path
+    reader: ImageReader
+    stamp: Stamp
     prefix: str
-    times_ns: _Times
     rules: InputRules
     has_no_patterns: bool
     found: dict[str, SourceImage | Failure | _Link] = field(default_factory=dict)
     passed_over: Tally = field(default_factory=Tally)
-    damage: str | None = None
 
     def read(self, file: BinaryIO) -> None:
         """Take the members as they come. Raises `ValueError` where the tar is damaged or cut off."""
@@ -127,12 +166,6 @@ class _Listing:
                 raise ValueError(f"cut off in {member.name!r:.80}")
             if not member.isdir() and member.type not in _NO_FILES:
                 self._add(member, file)
-
-    def result(self) -> TarContents:
-        """Everything, the hard links led to their files."""
-        images = [each for each in self._followed() if isinstance(each, SourceImage)]
-        failures = [each for each in self.found.values() if isinstance(each, Failure)]
-        return TarContents(images, failures, self.passed_over, self.damage)
 
     def _add(self, member: tarfile.TarInfo, file: BinaryIO) -> None:
         """Sort one member in; its first bytes may be read off `file`."""
@@ -147,7 +180,7 @@ class _Listing:
             self.found[name] = self._taken(member, parts)
 
     def _kind(self, member: tarfile.TarInfo, parts: Sequence[str], file: BinaryIO) -> str | None:
-        """The kind by which a member is passed over, if it is."""
+        """Return the kind by which a member is passed over, if it is."""
         has_suffix = has_image_suffix(member.name)
         if has_suffix and len(parts) == 1 and member.isreg() and self.has_no_patterns and is_plain_name(parts[0]):
             return None  # what most members are, in short
@@ -164,8 +197,8 @@ class _Listing:
         if reason := _unusable(member, parts):
             return Failure(key, reason)
         if not member.islnk():
-            mtime_ns, ctime_ns = self.times_ns
-            return SourceImage(key, self.path, member.size, mtime_ns, member.offset_data, ctime_ns)
+            _, mtime_ns, ctime_ns = self.stamp
+            return SourceImage(key, self.reader, member.offset_data, member.size, mtime_ns, ctime_ns)
         link = _Link(key, "/".join(_parts(member.linkname)))
         target = self.found.get(link.target)  # as it is now: a later one of its name is another file
         return replace(target, key=key) if isinstance(target, SourceImage) else link
@@ -176,11 +209,11 @@ class _Listing:
         name = image_format(file.read(min(SIGNATURE_BYTES, member.size)))
         if name != "TIFF":
             return name is not None
-        with open_source(SourceImage("", self.path, member.size, None, member.offset_data)) as inside:
+        with open_section(self.path, member.offset_data, member.size) as inside:
             return is_picture(inside)
 
-    def _followed(self) -> Iterator[SourceImage | Failure]:
-        """Return what was found, in order; hard links as what they lead to."""
+    def followed(self) -> Iterator[SourceImage | Failure]:
+        """Yield what was found, in order; hard links as what they lead to."""
         for name, each in list(self.found.items()):
             if not isinstance(each, _Link):
                 yield each
@@ -201,7 +234,7 @@ def _parts(name: str) -> list[str]:
 
 
 def _unusable(member: tarfile.TarInfo, parts: Sequence[str]) -> str | None:
-    """Why an image's member cannot be used, if so."""
+    """Say why an image's member cannot be used, if so."""
     if ".." in parts or "\0" in member.name:
         return "its name leads out of the tar; pack it under another"
     if member.issparse():
@@ -212,7 +245,7 @@ def _unusable(member: tarfile.TarInfo, parts: Sequence[str]) -> str | None:
 
 
 def _packed_size(member: tarfile.TarInfo) -> int:
-    """Bytes of a member in the tar; a sparse one has fewer there than its size, and cannot be used anyway."""
+    """Count the bytes of a member in the tar; a sparse one has fewer there than its size, and cannot be used anyway."""
     return 0 if member.issparse() else member.size
 
 

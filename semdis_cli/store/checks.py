@@ -30,8 +30,14 @@ def parse_json(data: bytes, shrink: Callable[[dict[str, Any]], Any] | None = Non
     Raises `ValueError` for what is not JSON: NaN, Infinity and bottomless nesting too.
     """
     decoder = json.JSONDecoder(parse_constant=_refuse_constant, object_hook=shrink) if shrink else _DECODER
+    text = data.decode("utf-8", "surrogatepass")
     try:
-        return decoder.decode(data.decode("utf-8", "surrogatepass"))
+        try:
+            # Half of what `decode` takes of a line is looking for blanks. (typeshed does not know the method.)
+            value, end = decoder.scan_once(text, 0)  # type: ignore[attr-defined]
+        except StopIteration:
+            return decoder.decode(text)
+        return value if text[end:] in {"", "\n"} else decoder.decode(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -78,7 +84,9 @@ def check_text(value: object) -> str:
 
 def check_record_key(fields: dict[str, Any]) -> str:
     """The key that a record of ours holds. Raises `ValueError`."""
-    return check_keys([fields["key"]], fields.get(ESCAPED))[0]
+    if ESCAPED not in fields:
+        return check_text(fields["key"])
+    return check_keys([fields["key"]], fields[ESCAPED])[0]
 
 
 def check_keys(value: object, is_escaped: object) -> tuple[str, ...]:

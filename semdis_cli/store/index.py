@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
@@ -22,6 +22,8 @@ from semdis_cli.store.checks import (
     parse_json,
 )
 from semdis_cli.store.record import parse_record, row_fields
+
+_MAX_ROW = 1 << 32  # no shard has as many
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,19 +109,65 @@ def to_line(fields: dict[str, Any]) -> bytes:
 
 def read_rows(path: Path) -> Iterator[IndexRow]:
     """The rows of an `index.jsonl`, one at a time. Raises `StoreError` naming file and line."""
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                yield _parse_row(line, f"{path}: line {number}")
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({why_unreadable(path, error)})") from error
+    for _, number, line in _read_lines(path):
+        yield _parse_row(line, path, number)
 
 
-def _parse_row(line: bytes, place: str) -> IndexRow:
+def _parse_row(line: bytes, path: Path, number: int) -> IndexRow:
     try:
         return IndexRow.from_json(parse_json(line))
     except (ValueError, StoreError) as error:
-        raise StoreError(f"{place}: {error}") from error
+        raise StoreError(f"line {number}: {error}", place=path) from error
+
+
+class Place(NamedTuple):
+    """The part of a row by which latents are served: where they are; `geometry`, `columns` as written, not checked."""
+
+    key: str
+    shard: str
+    row: int
+    geometry: Any
+    columns: Any
+
+
+def parse_place(line: bytes) -> Place | None:
+    """Return the place of a row, None if it is not to be used. Raises one of `MALFORMED`.
+
+    The rest of a row is not looked at, to be quick: there may be millions.
+    """
+    fields = parse_json(line)
+    if fields["status"] != "ok":
+        return None
+    key, shard, row = check_record_key(fields), check_text(fields["shard"]), check_count(fields["row"])
+    if row >= _MAX_ROW:
+        raise ValueError(f"row {str(row)[:40]} is beyond all shards")
+    return Place(key, shard, row, fields["geometry"], fields.get("columns", {}))
+
+
+def read_places(path: Path) -> Iterator[tuple[int, Place]]:
+    """Give the places in an `index.jsonl`, each with the byte at which its line begins.
+
+    What they say is for the caller to hold against the shards. Raises `StoreError` naming file and line.
+    """
+    for offset, number, line in _read_lines(path):
+        try:
+            place = parse_place(line)
+        except MALFORMED as error:
+            raise StoreError(f"line {number}: not an index row ({error})", place=path) from error
+        if place is not None:
+            yield offset, place
+
+
+def _read_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Give all lines, each with the byte at which it begins, and its number. Raises `StoreError`."""
+    offset = 0
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                yield offset, number, line
+                offset += len(line)
+    except OSError as error:
+        raise StoreError(f"cannot be read ({why_unreadable(path, error)})", place=path) from error
 
 
 class Keyed(Protocol):

@@ -11,10 +11,11 @@ from semdis_cli.defaults import MANIFEST_NAME
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.files.links import describe_absent, or_pointer
+from semdis_cli.provenance import Provenance
 from semdis_cli.store.checks import MALFORMED, check_count, check_sha256, check_shard_name, parse_json
 from semdis_cli.store.shard_header import FORMAT_VERSION
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.writing.settings import are_of_one_kind, versions_of
+from semdis_cli.store.versions import versions_of
 
 MANIFEST_FILE = MANIFEST_NAME
 INDEX_FILE = "index.jsonl"
@@ -50,7 +51,7 @@ class Manifest:
     which one made them. Most sets have none.
     """
 
-    provenance: dict[str, Any]
+    provenance: Provenance
     plan_sha256: str
     num_ok: int
     num_failed: int
@@ -59,14 +60,14 @@ class Manifest:
     shards: tuple[ShardEntry, ...]
     index: PublishedFile
     sums: ChannelSums
-    later_versions: tuple[dict[str, Any], ...] = ()
+    later_versions: tuple[Provenance, ...] = ()
 
     @property
-    def records(self) -> tuple[dict[str, Any], ...]:
+    def records(self) -> tuple[Provenance, ...]:
         """The settings of all versions, by number."""
         return (self.provenance, *self.later_versions)
 
-    def record_of(self, shard: ShardEntry) -> dict[str, Any]:
+    def record_of(self, shard: ShardEntry) -> Provenance:
         """The settings that made `shard`."""
         return self.records[shard.version]
 
@@ -92,7 +93,7 @@ class Manifest:
         }
         fields = {
             "format": FORMAT_VERSION,
-            "provenance": self.provenance,
+            "provenance": self.provenance.to_json(),
             "plan_sha256": self.plan_sha256,
             "totals": totals,
             "shards": [_shard_json(shard) for shard in self.shards],
@@ -100,7 +101,7 @@ class Manifest:
             "latents": {"mean": mean, "std": std, "sums": self.sums.to_json()},
         }
         if self.later_versions:
-            fields["later_versions"] = list(self.later_versions)
+            fields["later_versions"] = [record.to_json() for record in self.later_versions]
         return json.dumps(fields, sort_keys=True, indent=1).encode() + b"\n"
 
     @classmethod
@@ -111,15 +112,15 @@ class Manifest:
             fields = parse_json(path.read_bytes())
         except FileNotFoundError as error:
             absent = describe_absent(path)
-            raise StoreError(f"{path}: {absent}" if absent else f"{root}: {_why_missing(root)}") from error
+            raise (StoreError(absent, place=path) if absent else StoreError(_why_missing(root), place=root)) from error
         except OSError as error:
-            raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
+            raise StoreError(f"cannot be read ({error.strerror})", place=path) from error
         except ValueError as error:
-            raise StoreError(f"{path}: {or_pointer(path, f'not JSON ({error}); damaged')}") from error
+            raise StoreError(f"{or_pointer(path, f'not JSON ({error}); damaged')}", place=path) from error
         try:
             return cls._parse(fields)
         except MALFORMED as error:
-            raise StoreError(f"{path}: not a manifest of format {FORMAT_VERSION} ({error!r})") from error
+            raise StoreError(f"not a manifest of format {FORMAT_VERSION} ({error!r})", place=path) from error
 
     @classmethod
     def _parse(cls, fields: dict[str, Any]) -> Self:
@@ -127,7 +128,7 @@ class Manifest:
             raise ValueError(f"format {fields['format']}")
         totals, latents = fields["totals"], fields["latents"]
         manifest = cls(
-            provenance=dict(fields["provenance"]),
+            provenance=Provenance.from_json(fields["provenance"]),
             plan_sha256=check_sha256(fields["plan_sha256"]),
             num_ok=check_count(totals["ok"]),
             num_failed=check_count(totals["failed"]),
@@ -136,7 +137,7 @@ class Manifest:
             shards=tuple(_parse_shard(shard) for shard in fields["shards"]),
             index=_parse_file(fields["index"]),
             sums=ChannelSums.from_json(latents["sums"]),
-            later_versions=tuple(map(dict, fields.get("later_versions", ()))),
+            later_versions=tuple(map(Provenance.from_json, fields.get("later_versions", ()))),
         )
         manifest._check_versions()
         if sum(shard.num_images for shard in manifest.shards) != manifest.num_latents:
@@ -149,7 +150,7 @@ class Manifest:
         """Raise `ValueError` unless each shard has a record, and all records are of one kind of latents."""
         if any(shard.version >= len(self.records) for shard in self.shards):
             raise ValueError("a shard is of a version that is not on record")
-        if not all(are_of_one_kind(self.provenance, record) for record in self.later_versions):
+        if not all(self.provenance.is_of_one_kind(record) for record in self.later_versions):
             raise ValueError("its versions are of other latents")
 
 

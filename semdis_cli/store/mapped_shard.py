@@ -1,17 +1,31 @@
 """A shard file that is read row by row: its header is checked once, its latents stay where they are."""
 
+import hashlib
+import os
+import re
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 import torch
 from torch import Tensor
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.links import why_unreadable
-from semdis_cli.store.shard_header import ShardHeader, open_regular
+from semdis_cli.provenance import Provenance
+from semdis_cli.store.shard_header import (
+    HEADER_ALIGNMENT,
+    MAX_HEADER_BYTES,
+    ShardHeader,
+    describe_tensor,
+    open_regular,
+    payload_bytes,
+)
 from semdis_cli.store.shards import STORE_DTYPES
+
+_GRID = re.compile(r"-([0-9]{1,6})x([0-9]{1,6})\.safetensors$")
+_HASHED_AT_ONCE = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +58,13 @@ class MappedShard:
         path = folder / self.name
         try:
             if path.stat().st_size != self.num_bytes:
-                raise StoreError(f"{path}: {path.stat().st_size} bytes, but it had {self.num_bytes} when it was opened")
+                raise StoreError(
+                    f"{path.stat().st_size} bytes, but it had {self.num_bytes} when it was opened", place=path
+                )
             # Python's mmap would keep a descriptor, and a set may have more shards than a process may have files.
             data = torch.from_file(str(path), shared=False, size=self.num_bytes, dtype=torch.uint8)
         except OSError as error:
-            raise StoreError(f"{path}: cannot be read ({why_unreadable(path, error)})") from error
+            raise StoreError(f"cannot be read ({why_unreadable(path, error)})", place=path) from error
         except RuntimeError:  # torch's mmap: ENODEV of some network disks and FUSE, no address space left
             return ReadRows(path, self)
         return data[self.start :].view(self.shape[0], -1)
@@ -68,5 +84,58 @@ class ReadRows:
             file.seek(self.shard.start + row * num_bytes)
             data = bytearray(file.read(num_bytes))
         if len(data) < num_bytes:
-            raise StoreError(f"{self.path}: is shorter than it was when it was opened")
+            raise StoreError("is shorter than it was when it was opened", place=self.path)
         return torch.frombuffer(data, dtype=torch.uint8)
+
+
+def hash_header(path: Path, num_bytes: int) -> bytes:
+    """Return the sha256 of the first `num_bytes` of a shard, all that comes before its latents. Raises `StoreError`."""
+    with open_regular(path) as file:
+        return _hash_start(file, num_bytes)
+
+
+def open_known_shard(
+    path: Path, num_bytes: int, num_images: int, provenance: Provenance, header_sha256: bytes
+) -> MappedShard | None:
+    """Return a shard whose header was checked before: the one of `header_sha256`. None for any other file.
+
+    `num_bytes`, `num_images` and `provenance` as in the manifest. The header is hashed, but not parsed, except for the
+    description of the latents at its end.
+    """
+    shape = _listed_shape(path.name, num_images, provenance)
+    if shape is None:
+        return None
+    dtype = provenance.layout.dtype
+    end = describe_tensor(dtype, shape)
+    start = num_bytes - payload_bytes(dtype, shape)
+    if not 8 + HEADER_ALIGNMENT + len(end) <= start <= 8 + MAX_HEADER_BYTES:
+        return None
+    try:
+        with open_regular(path) as file:
+            is_known = os.fstat(file.fileno()).st_size == num_bytes and _hash_start(file, start) == header_sha256
+            file.seek(start - len(end) - HEADER_ALIGNMENT)
+            is_described = file.read(len(end) + HEADER_ALIGNMENT).rstrip(b" ").endswith(end)
+            file.seek(0)
+            is_whole = int.from_bytes(file.read(8), "little") == start - 8
+    except StoreError:  # whoever parses the header says more of it
+        return None
+    shard = MappedShard(path.name, num_bytes, start, STORE_DTYPES[dtype], shape)
+    return shard if is_known and is_described and is_whole else None
+
+
+def _listed_shape(name: str, num_images: int, provenance: Provenance) -> tuple[int, int, int, int] | None:
+    """The shape [N,Z,h,w] that a shard has by its name and the manifest."""
+    grid = _GRID.search(name)
+    try:
+        channels = provenance.layout.channels
+    except ValueError:
+        return None
+    return None if grid is None else (num_images, channels, int(grid[1]), int(grid[2]))
+
+
+def _hash_start(file: BinaryIO, num_bytes: int) -> bytes:
+    digest, remaining = hashlib.sha256(), num_bytes
+    while remaining and (data := file.read(min(remaining, _HASHED_AT_ONCE))):
+        digest.update(data)
+        remaining -= len(data)
+    return digest.digest()

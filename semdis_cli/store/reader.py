@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, ShardEntry, verify_hint
 from semdis_cli.store.shards import Shard, read_shard
@@ -25,7 +25,7 @@ class StoredShard:
     num_images: int
     expected: PublishedFile
     rows: Mapping[str, int]
-    provenance: dict[str, Any] | None = None  # None: that of the source
+    provenance: Provenance | None = None  # None: that of the source
 
 
 @dataclass(frozen=True)
@@ -36,26 +36,28 @@ class LatentSource:
     """
 
     path: Path
-    provenance: dict[str, Any]
+    provenance: Provenance
     sha256: str
     shards: tuple[StoredShard, ...]
     keys: tuple[str, ...]
-    later_versions: tuple[dict[str, Any], ...] = ()
+    later_versions: tuple[Provenance, ...] = ()
 
     def read(self, stored: StoredShard) -> Shard:
         """Read and check one shard: its rows that are to be used. Raises `StoreError` if it is damaged or strange."""
         try:
             shard = read_shard(stored.path, stored.expected)
         except StoreError as error:
-            raise StoreError(f"{error}{verify_hint(self.path) if self.path.is_dir() else ''}") from error
+            raise error.adding(verify_hint(self.path) if self.path.is_dir() else "") from error
         if shard.provenance != (self.provenance if stored.provenance is None else stored.provenance):
-            raise StoreError(f"{stored.path}: made with other settings than the set it lies in")
+            raise StoreError("made with other settings than the set it lies in", place=stored.path)
         keys = shard.keys
         if len(keys) != stored.num_images:
-            raise StoreError(f"{stored.path}: holds {len(keys)} latents, but the manifest says {stored.num_images}")
+            raise StoreError(f"holds {len(keys)} latents, but the manifest says {stored.num_images}", place=stored.path)
         for key, row in stored.rows.items():
             if row >= len(keys) or keys[row] != key:
-                raise StoreError(f"{stored.path}: has no latents of {key!r:.80} in row {row}, but the index says so")
+                raise StoreError(
+                    f"has no latents of {key!r:.80} in row {row}, but the index says so", place=stored.path
+                )
         return shard if len(stored.rows) == len(keys) else shard.select(tuple(stored.rows.values()))
 
 
@@ -64,7 +66,7 @@ def open_latents(path: Path) -> LatentSource:
     if path.is_dir():
         return _open_set(path)
     if not path.exists():
-        raise StoreError(f"{path}: no such latents; give the folder that semdis encode wrote, or one of its shards")
+        raise StoreError("no such latents; give the folder that semdis encode wrote, or one of its shards", place=path)
     shard, file = read_shard(path), PublishedFile.of(path)
     rows = served_rows(path)
     if rows is None:
@@ -95,7 +97,7 @@ def _open_set(root: Path) -> LatentSource:
     places = _places(root, manifest)
     keys = tuple(sorted(key for rows in places.values() for key in rows))
     if len(set(keys)) != len(keys) or len(keys) != manifest.num_ok:
-        raise StoreError(f"{root / MANIFEST_FILE}: its totals and the index disagree; damaged or edited")
+        raise StoreError("its totals and the index disagree; damaged or edited", place=root / MANIFEST_FILE)
     shards = tuple(
         replace(_stored(root, shard, places[shard.name]), provenance=manifest.record_of(shard))
         for shard in manifest.shards
@@ -107,7 +109,7 @@ def _open_set(root: Path) -> LatentSource:
 def _stored(root: Path, shard: ShardEntry, places: dict[str, int]) -> StoredShard:
     rows = dict(sorted(places.items(), key=lambda place: place[1]))
     if len(set(rows.values())) != len(rows):
-        raise StoreError(f"{root / INDEX_FILE}: two keys share a row of {shard.name}; damaged or edited")
+        raise StoreError(f"two keys share a row of {shard.name}; damaged or edited", place=root / INDEX_FILE)
     return StoredShard(root / SHARD_FOLDER / shard.name, shard.num_images, shard.file, rows)
 
 
@@ -119,16 +121,26 @@ def _places(root: Path, manifest: Manifest) -> dict[str, dict[str, int]]:
         if row.is_ok and row.shard is not None and row.row is not None:
             if row.shard not in names:
                 raise StoreError(
-                    f"{root / INDEX_FILE}: {row.key!r:.80} is in {row.shard}, which is not in the manifest"
+                    f"{row.key!r:.80} is in {row.shard}, which is not in the manifest", place=root / INDEX_FILE
                 )
             places[row.shard][row.key] = row.row
     return places
+
+
+def recorded_layout(provenance: Provenance, place: str) -> LatentLayout:
+    """Return the sizes of latents as recorded. Raises `StoreError` beginning with `place` if the record lacks them."""
+    try:
+        layout, _ = provenance.layout, provenance.is_whitened  # nobody can use latents without knowing both
+    except ValueError as error:
+        raise StoreError(f"its settings do not say what its latents are ({error})", place=place) from error
+    return layout
 
 
 def check_index_file(root: Path, manifest: Manifest) -> None:
     """Raise `StoreError` unless the index is the one that the manifest was written with."""
     if PublishedFile.of(root / INDEX_FILE) != manifest.index:
         raise StoreError(
-            f"{root / INDEX_FILE}: does not match the sha256 in the manifest: damaged or edited, or a run that added "
-            "to the set was stopped; in that case run it again"
+            "does not match the sha256 in the manifest: damaged or edited, or a run that added "
+            "to the set was stopped; in that case run it again",
+            place=root / INDEX_FILE,
         )

@@ -7,7 +7,7 @@ canonical JSON, in which there is the sha256 of all the rest of it.
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -20,6 +20,7 @@ from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.files.disk import open_at_once
 from semdis_cli.files.json_text import ESCAPED
 from semdis_cli.files.links import or_pointer, why_unreadable
+from semdis_cli.provenance import BYTES_PER_VALUE, Provenance
 from semdis_cli.store.checks import (
     MALFORMED,
     check_count,
@@ -34,9 +35,8 @@ from semdis_cli.store.shard_records import ShardRecords, shrink
 FORMAT_VERSION = 1
 TENSOR_NAME = "latents"
 METADATA_KEY = "semdis"
-BYTES_PER_VALUE = {"bfloat16": 2, "float16": 2, "float32": 4}
-_ALIGNMENT = 8  # of the latents in the file
-_MAX_HEADER_BYTES = 100_000_000  # what safetensors itself accepts
+HEADER_ALIGNMENT = 8  # of the latents in the file
+MAX_HEADER_BYTES = 100_000_000  # what safetensors itself accepts
 _SAFETENSORS_NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 _FIELDS = {"format", "dtype", "shape", "latents_sha256", "keys", "geometry", "sources", "provenance", "record_sha256"}
 
@@ -54,14 +54,14 @@ class ShardHeader:
     shape: tuple[int, int, int, int]
     latents_sha256: str
     records: ShardRecords
-    provenance: dict[str, Any]
+    provenance: Provenance
     record_sha256: str
     payload_start: int
 
     @property
     def payload_bytes(self) -> int:
         """Bytes of the latents."""
-        return prod(self.shape) * BYTES_PER_VALUE[self.dtype]
+        return payload_bytes(self.dtype, self.shape)
 
 
 def read_shard_header(path: Path, expected: PublishedFile | None = None) -> ShardHeader:
@@ -81,7 +81,7 @@ def open_shard(path: Path, expected: PublishedFile | None) -> Iterator[BinaryIO]
         num_bytes = os.fstat(file.fileno()).st_size
         if expected is not None and num_bytes != expected.num_bytes:
             what = f"{num_bytes} bytes, but the manifest says {expected.num_bytes}; damaged"
-            raise StoreError(f"{path}: {or_pointer(path, what)}")
+            raise StoreError(or_pointer(path, what), place=path)
         yield file
 
 
@@ -93,12 +93,11 @@ def parse_header(file: BinaryIO, num_bytes: int, place: str) -> ShardHeader:
     try:
         return _parse(file, num_bytes)
     except MALFORMED as error:
-        raise no_shard(place, error) from error
+        raise no_shard(place, f"no {error}" if isinstance(error, KeyError) else f"{error!s:.300}") from error
 
 
 def _parse(file: BinaryIO, num_bytes: int) -> ShardHeader:
-    text = _read_text(file, num_bytes)
-    record_text = check_text(parse_json(text)["__metadata__"][METADATA_KEY])
+    record_text, rest, payload_start = _read_text(file, num_bytes)
     fields = check_object(parse_json(record_text.encode(), shrink))
     if fields["format"] != FORMAT_VERSION:
         raise ValueError(f"format {fields['format']!s:.20}; this version reads {FORMAT_VERSION}")
@@ -107,7 +106,8 @@ def _parse(file: BinaryIO, num_bytes: int) -> ShardHeader:
     digest = fields.pop("record_sha256")
     keys = check_keys(fields["keys"], fields.get(ESCAPED))
     records = ShardRecords.parse(keys, fields.pop("geometry"), fields.pop("sources"))
-    written, written_sha256 = render_record(fields, records)
+    provenance = Provenance.from_json(fields.pop("provenance"))
+    written, written_sha256 = render_record(fields, records, provenance)
     if digest != written_sha256:
         raise ValueError("the record does not match its sha256; damaged or edited")
     if record_text != written:
@@ -118,65 +118,85 @@ def _parse(file: BinaryIO, num_bytes: int) -> ShardHeader:
         shape=(N, Z, h, w),
         latents_sha256=check_sha256(fields["latents_sha256"]),
         records=records,
-        provenance=check_object(fields["provenance"]),
+        provenance=provenance,
         record_sha256=written_sha256,
-        payload_start=8 + len(text) + -len(text) % _ALIGNMENT,
+        payload_start=payload_start,
     )
     _check_settings(header)
-    _check_safetensors(text, record_text, header, num_bytes)
+    if rest != describe_tensor(header.dtype, header.shape):
+        raise ValueError("its header is not what was written with its record; damaged or edited")
+    end = payload_start + header.payload_bytes
+    if num_bytes != end:
+        raise ValueError(f"{num_bytes:,} bytes, but its header describes {end:,}; truncated or edited")
     return header
 
 
-def _read_text(file: BinaryIO, num_bytes: int) -> bytes:
-    """The header with which a safetensors file of `num_bytes` begins. Raises `ValueError`."""
+def _read_text(file: BinaryIO, num_bytes: int) -> tuple[str, bytes, int]:
+    """Read the header with which a safetensors file of `num_bytes` begins.
+
+    Returns the record in it, what comes after that, and where the latents begin. Raises one of `MALFORMED`.
+    """
     header_bytes = int.from_bytes(file.read(8), "little")
-    if num_bytes < 8 or header_bytes > min(num_bytes - 8, _MAX_HEADER_BYTES):
+    if num_bytes < 8 or header_bytes > min(num_bytes - 8, MAX_HEADER_BYTES):
         raise ValueError(
             f"its header would have {header_bytes:,} bytes, the file has {num_bytes:,}; truncated or edited"
         )
     text = file.read(header_bytes).rstrip(b" ")
-    if header_bytes != len(text) + -len(text) % _ALIGNMENT:
+    if header_bytes != len(text) + -len(text) % HEADER_ALIGNMENT:
         raise ValueError("its header is not padded as it was; damaged or edited")
-    return text
+    record_text = check_text(parse_json(text)["__metadata__"][METADATA_KEY])
+    metadata = json.dumps({"__metadata__": {METADATA_KEY: record_text}}, ensure_ascii=False, separators=(",", ":"))
+    start = metadata.removesuffix("}").encode()
+    if not text.startswith(start):
+        raise ValueError("its header is not what was written with its record; damaged or edited")
+    return record_text, text[len(start) :], 8 + header_bytes
 
 
 def _check_settings(header: ShardHeader) -> None:
     """Raise one of `MALFORMED` unless rows, dtype, channels and image sizes are those that the settings make."""
-    patch, channels = check_count(header.provenance["patch_size"]), check_count(header.provenance["channels"])
+    layout = header.provenance.layout
     N, Z, h, w = header.shape
     if 0 in header.shape or len(header.records) != N:
         raise ValueError("rows, keys, geometries and sources do not go together")
-    if (header.dtype, Z) != (header.provenance["dtype"], channels):
+    if (header.dtype, Z) != (layout.dtype, layout.channels):
         raise ValueError("its dtype or channels are not those of its settings")
-    if (header.records.pairs[:, 4] != [h * patch, w * patch]).any():
+    if (header.records.pairs[:, 4] != [h * layout.patch_size, w * layout.patch_size]).any():
         raise ValueError(f"an image's size does not fit latents of {h}x{w} positions")
 
 
-def _check_safetensors(text: bytes, record_text: str, header: ShardHeader, num_bytes: int) -> None:
-    """Raise one of `MALFORMED` unless there is nothing but the record and one tensor, which fills the file."""
-    offsets = [0, header.payload_bytes]
-    tensor = {"dtype": _SAFETENSORS_NAMES[header.dtype], "shape": list(header.shape), "data_offsets": offsets}
-    written = {"__metadata__": {METADATA_KEY: record_text}, TENSOR_NAME: tensor}
-    if json.dumps(written, ensure_ascii=False, separators=(",", ":")).encode() != text:
-        raise ValueError("its header is not what was written with its record; damaged or edited")
-    end = header.payload_start + header.payload_bytes
-    if num_bytes != end:
-        raise ValueError(f"{num_bytes:,} bytes, but its header describes {end:,}; truncated or edited")
+def payload_bytes(dtype: str, shape: Sequence[int]) -> int:
+    """Return the size of latents in bytes."""
+    return prod(shape) * BYTES_PER_VALUE[dtype]
 
 
-def render_record(fields: dict[str, Any], records: ShardRecords) -> tuple[str, str]:
+def describe_tensor(dtype: str, shape: Sequence[int]) -> bytes:
+    """Return the end of the header of a shard, from after its record on: what safetensors says of the latents."""
+    tensor = {
+        "dtype": _SAFETENSORS_NAMES[dtype],
+        "shape": list(shape),
+        "data_offsets": [0, payload_bytes(dtype, shape)],
+    }
+    return f",{json.dumps({TENSOR_NAME: tensor}, separators=(',', ':'))[1:]}".encode()
+
+
+def render_record(fields: dict[str, Any], records: ShardRecords, provenance: Provenance) -> tuple[str, str]:
     """Return the one text that a record is written as, and its sha256, which is in it.
 
     `fields`: all others as JSON values, keys as they are written. Raises one of `MALFORMED` for what is no JSON.
     """
     texts = {name: canonical_json(value) for name, value in fields.items()}
-    texts |= {"geometry": records.geometry_text(), "sources": records.source_text()}
-    digest = sha256(_join(texts).encode()).hexdigest()
-    return _join(texts | {"record_sha256": canonical_json(digest)}), digest
+    texts |= {"geometry": records.geometry_text(), "sources": records.source_text(), "provenance": provenance.text}
+    digest = sha256()
+    for part in _parts(texts):
+        digest.update(part.encode())
+    return "".join(_parts(texts | {"record_sha256": f'"{digest.hexdigest()}"'})), digest.hexdigest()
 
 
-def _join(texts: dict[str, str]) -> str:
-    return "{" + ",".join(f'"{name}":{texts[name]}' for name in sorted(texts)) + "}"
+def _parts(texts: dict[str, str]) -> Iterator[str]:
+    for number, name in enumerate(sorted(texts)):
+        yield f'{"," if number else "{"}"{name}":'
+        yield texts[name]
+    yield "}"
 
 
 def canonical_json(value: object) -> str:
@@ -184,10 +204,9 @@ def canonical_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def no_shard(place: str, error: Exception) -> StoreError:
-    """Return what to raise where reading `place` has raised `error`."""
-    reason = f"no {error}" if isinstance(error, KeyError) else f"{error!s:.300}"
-    return StoreError(f"{place}: {or_pointer(Path(place), f'not a semdis shard ({reason})')}")
+def no_shard(place: str, reason: str) -> StoreError:
+    """Return what to raise where the file at `place` is no shard, or a pointer to one."""
+    return StoreError(or_pointer(Path(place), f"not a semdis shard ({reason})"), place=place)
 
 
 @contextmanager
@@ -196,12 +215,12 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
     try:
         with open(path, "rb", opener=_open_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise StoreError(f"{path}: cannot be read (not a regular file)")
+                raise StoreError("cannot be read (not a regular file)", place=path)
             yield file
     except IsADirectoryError as error:
-        raise StoreError(f"{path}: cannot be read (not a regular file)") from error
+        raise StoreError("cannot be read (not a regular file)", place=path) from error
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({why_unreadable(path, error)})") from error
+        raise StoreError(f"cannot be read ({why_unreadable(path, error)})", place=path) from error
 
 
 def _open_at_once(path: str, flags: int) -> int:

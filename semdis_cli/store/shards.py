@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save as serialize
@@ -19,6 +18,7 @@ from torch import Tensor
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import PublishedFile, publish
 from semdis_cli.files.json_text import ESCAPED, escape_name, is_strange
+from semdis_cli.provenance import Provenance
 from semdis_cli.records import ImageRecord
 from semdis_cli.store.shard_header import (
     FORMAT_VERSION,
@@ -44,7 +44,7 @@ class Shard:
 
     latents: Tensor
     records: Sequence[ImageRecord]
-    provenance: dict[str, Any]
+    provenance: Provenance
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
@@ -70,11 +70,10 @@ def shard_bytes(shard: Shard) -> bytes:
         "shape": list(latents.shape),
         "latents_sha256": hashlib.sha256(_payload(latents)).hexdigest(),
         "keys": list(map(escape_name, shard.keys)),
-        "provenance": shard.provenance,
     }
     if any(map(is_strange, shard.keys)):
         fields[ESCAPED] = True
-    text, _ = render_record(fields, ShardRecords.of(shard.records))
+    text, _ = render_record(fields, ShardRecords.of(shard.records), shard.provenance)
     return serialize({TENSOR_NAME: latents}, {METADATA_KEY: text})
 
 
@@ -86,7 +85,7 @@ def read_shard(path: Path, expected: PublishedFile | None = None) -> Shard:
     with open_shard(path, expected) as file:
         data = file.read()
     if expected is not None and hashlib.sha256(data).hexdigest() != expected.sha256:
-        raise StoreError(f"{path}: its bytes do not match the sha256 in the manifest; damaged or edited")
+        raise StoreError("its bytes do not match the sha256 in the manifest; damaged or edited", place=path)
     return parse_shard(data, str(path))
 
 
@@ -95,7 +94,7 @@ def parse_shard(data: bytes, place: str) -> Shard:
     header = parse_header(io.BytesIO(data), len(data), place)
     payload = memoryview(data)[header.payload_start :]
     if hashlib.sha256(payload).hexdigest() != header.latents_sha256:
-        raise no_shard(place, ValueError("the latents do not match their sha256; damaged"))
+        raise no_shard(place, "the latents do not match their sha256; damaged")
     latents = torch.frombuffer(bytearray(payload), dtype=STORE_DTYPES[header.dtype]).view(header.shape)
     return Shard(latents, header.records, header.provenance)
 

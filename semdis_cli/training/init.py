@@ -7,6 +7,7 @@ training.
 
 import time
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -79,15 +80,20 @@ def init_model(
     yield RunStarted(len(images) + len(failures), 0, sum(i.bucket[0] * i.bucket[1] for i in images) / 1e6)
     yield from failures
     megapixels = 0.0
-    for batch in loader.batches(images, _IMAGES_PER_BATCH):
-        batch_megapixels = 0.0
-        for image in batch.images:
-            height, width = image.record.geometry.image
-            moments.add(image.pixels[:, :height, :width])
-            batch_megapixels += height * width / 1e6
-        yield BatchDone(len(batch.images), batch_megapixels, StageTimes(read_s=batch.read_s))
-        yield from batch.failures
-        num_failed += len(batch.failures)
+    remaining = iter(images)
+    while batch := list(islice(remaining, _IMAGES_PER_BATCH)):
+        reading, batch_megapixels = time.perf_counter(), 0.0
+        loaded = loader.load_all(batch)
+        read_s = time.perf_counter() - reading
+        unread = [each for each in loaded if isinstance(each, Failure)]
+        for image in loaded:
+            if not isinstance(image, Failure):
+                height, width = image.record.geometry.image
+                moments.add(image.pixels[:, :height, :width])
+                batch_megapixels += height * width / 1e6
+        yield BatchDone(len(batch) - len(unread), batch_megapixels, StageTimes(read_s=read_s))
+        yield from unread
+        num_failed += len(unread)
         megapixels += batch_megapixels
     model = closed_form_model(config, moments, seed=settings.seed)
     model.to(getattr(torch, settings.dtype)).save_pretrained(output)

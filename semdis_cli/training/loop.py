@@ -192,7 +192,7 @@ class Trainer:
         try:
             self._sums = dict(self.state.load(path).get("sums", ()))
         except CheckpointError as error:
-            raise CheckpointError(f"{error}; remove it to start over, or give -o a new folder") from error
+            raise error.adding("; remove it to start over, or give -o a new folder") from error
 
 
 class Clock:

@@ -16,7 +16,7 @@ from semdis_cli.images.images import read_image, read_image_size
 from semdis_cli.memory import Room, room_for_images
 from semdis_cli.records import SourceImage
 from semdis_cli.settings import ReadSettings
-from semdis_cli.sources.source_bytes import open_source, read_source
+from semdis_cli.sources.files import read_bytes
 
 _BYTES_PER_PX = 24  # that reading takes at its peak, measured: Pillow, whatever the format, and a copy
 _READ_AT_ONCE = 64
@@ -135,8 +135,7 @@ def read_all(
 
 def _read_one(image: SourceImage, settings: ReadSettings, room: Room) -> Tensor | Failure:
     try:
-        with open_source(image) as file:
-            data = read_source(file, image)
+        data = read_bytes(image)
         height, width = read_image_size(data, settings)
         with room.reading(len(data) + _BYTES_PER_PX * height * width):
             pixels = np.asarray(read_image(data, settings).pixels)

@@ -198,9 +198,10 @@ def _split(
     return order[count:], order[:count]
 
 
-def _place(image: SourceImage) -> tuple[Path, int]:
-    """Where an image's bytes are, however it was named."""
-    return Path(image.path).resolve(), image.offset or 0
+def _place(image: SourceImage) -> tuple[Path, object]:
+    """Return where an image's bytes are, however it was named."""
+    path, place = image.reader.locate(image)
+    return Path(path).resolve(), place
 
 
 def _fill(

@@ -13,17 +13,16 @@ from typing import Any
 import pytest
 import torch
 
-from semdis_cli.bench import work
-from semdis_cli.bench.child import Request
-from semdis_cli.bench.end_to_end import run_decode, run_encode, summarise
-from semdis_cli.bench.limit import find_limit
+from semdis_cli.bench import stages as stages_module
+from semdis_cli.bench.end_to_end import Costs, run_decode, run_encode, summarise
+from semdis_cli.bench.limit import Reached, Spread, explain, find_limit
 from semdis_cli.bench.machine import GemmRate, describe_machine, intra_op_threads, measure_gemm
 from semdis_cli.bench.model import measure_decode, measure_encode
 from semdis_cli.bench.peers import PEERS, check_size, find_peer, make_peer, measure_peer
-from semdis_cli.bench.rounds import Effort, Spread
+from semdis_cli.bench.processes import Request, ask_child, measure_start_up, peak_memory
 from semdis_cli.bench.sample import gather_images, middle_size, repeated, spread_out
-from semdis_cli.bench.stages import StageBench, Stages, measure_stages
-from semdis_cli.bench.startup import ask_child, measure_start_up, peak_memory
+from semdis_cli.bench.stages import Picture, Stages, measure_stages
+from semdis_cli.bench.timing import Effort, StageBench
 from semdis_cli.errors import UsageError
 from semdis_cli.images.loader import Loader
 from semdis_cli.images.synthetic import jpeg_of
@@ -40,16 +39,17 @@ from semdis_cli.settings import (
     SamplingSettings,
     TokenizerSettings,
 )
-from semdis_cli.sources.sources import find_images
+from semdis_cli.sources.files import ON_DISK
+from semdis_cli.sources.find import find_images
 from semdis_cli.store.shards import Shard
 from tests.worlds import save_tiny_model
 
-RUN = asdict(TokenizerSettings("cpu", "float32", batch_size=1))
 EFFORT = Effort(num_warmup_rounds=0, num_rounds=2, round_s=1e-3)
 LOAD = LoadSettings(GeometrySettings(size=32))
 ENCODING = EncodeSettings(num_workers=2)
 DECODING = DecodeSettings(SamplingSettings(num_steps=2, pdg=True), num_workers=2)
 SAMPLING = sampling_of(DECODING)
+RUN = asdict(TokenizerSettings(device="cpu", dtype="float32", batch_size=2))
 
 
 @pytest.fixture(scope="module")
@@ -154,14 +154,14 @@ def test_products_that_were_measured_at_two_times_count_both() -> None:
 
 
 def test_images_are_taken_from_all_over_a_folder() -> None:
-    images = tuple(SourceImage(f"{number:02d}", "", 0) for number in range(10))
+    images = tuple(SourceImage(f"{number:02d}", ON_DISK, "", 0) for number in range(10))
     assert [image.key for image in spread_out(images, 4)] == ["00", "02", "05", "07"]
     assert spread_out(images, 10) == spread_out(images, 99) == list(images)
 
 
 def test_the_middle_size_has_as_many_larger_as_smaller_ones_beside_it() -> None:
     sizes = [(64, 64), (16, 16), (32, 48), (1024, 1024), (32, 32)]
-    images = [PlannedImage(SourceImage(f"{number}", "", 0), size) for number, size in enumerate(sizes)]
+    images = [PlannedImage(SourceImage(f"{number}", ON_DISK, "", 0), size) for number, size in enumerate(sizes)]
     assert middle_size(images) == (32, 48)
 
 
@@ -193,7 +193,7 @@ def test_repeated_images_have_keys_of_their_own_and_the_same_mixture(photos: Pat
     thrice = repeated(found, 3)
     assert len({image.key for image in thrice.images}) == 12
     assert [image.key for image in thrice.images] == sorted(image.key for image in thrice.images)
-    assert {image.path for image in thrice.images} == {image.path for image in found.images}
+    assert {image.place for image in thrice.images} == {image.place for image in found.images}
 
 
 # ---- Stages and whole runs ----
@@ -239,18 +239,18 @@ def test_model_calls_are_full_as_in_a_long_run_and_every_thread_has_work(
     num_images: int,
 ) -> None:
     sizes: dict[str, list[int]] = {"encode": [], "decode": []}
-    do_encode, do_decode = work.encode, work.decode
+    do_encode, do_decode = stages_module.encode_images, stages_module.decode_latents
 
     def encode(call: ImageCall, *others: Any) -> EncodedCall:
         sizes["encode"].append(len(call.images))
         return do_encode(call, *others)
 
-    def decode(call: Shard, *others: Any) -> list[work.Picture]:
+    def decode(call: Shard, *others: Any) -> list[Picture]:
         sizes["decode"].append(len(call.keys))
         return do_decode(call, *others)
 
-    monkeypatch.setattr(work, "encode", encode)
-    monkeypatch.setattr(work, "decode", decode)
+    monkeypatch.setattr(stages_module, "encode_images", encode)
+    monkeypatch.setattr(stages_module, "decode_latents", decode)
     found = find_images([photos])
     found = replace(found, images=found.images[:num_images])
     bench = StageBench(num_images, workers, tokenizer.is_on_cpu, replace(EFFORT, num_rounds=1))
@@ -274,7 +274,7 @@ def test_an_image_that_cannot_be_used_ends_the_bench(
     photos: Path, tokenizer: Tokenizer, workers: Workers, loader: Loader, tmp_path: Path
 ) -> None:
     found = find_images([photos])
-    lost = replace(found.images[1], path=str(tmp_path / "gone.jpg"))
+    lost = replace(found.images[1], place=str(tmp_path / "gone.jpg"))
     bench = StageBench(4, workers, tokenizer.is_on_cpu, EFFORT)
     with pytest.raises(UsageError, match=r"1\.jpg: .+; measure with images that can be used"):
         measure_stages(
@@ -295,16 +295,21 @@ def test_whole_runs_are_measured_against_their_limit(
     encoded = [run_encode(found, loader, tokenizer, ENCODING, latents) for _ in range(2)]
     decoded = [run_decode(latents, tokenizer, DECODING, output) for _ in range(2)]
     assert len(list(output.rglob("*.png"))) == 8
-    for runs, costs in ((encoded, stages.encode), (decoded, stages.decode)):
-        limit = find_limit(costs, 2)
-        slower = replace(limit, images_per_s=limit.images_per_s / 2)  # the machine had half its speed in the second run
-        whole = summarise(runs, [limit, slower], limit, lambda reached: f"{reached.share_of_limit:.3f}")
+    for verb, runs, costs in (("encode", encoded, stages.encode), ("decode", decoded, stages.decode)):
+        half = [  # of its speed the machine had in the second run
+            replace(cost, images_per_s=cost.images_per_s / 2, cpu_s_per_image=cost.cpu_s_per_image * 2)
+            for cost in costs
+        ]
+        limit, slower = find_limit(costs, 2), find_limit(half, 2)
+        whole = summarise(verb, runs, Costs(costs, [costs, half]), 2, [])
         shares = [run.images_per_s / near.images_per_s for run, near in zip(runs, (limit, slower), strict=True)]
         assert whole.num_images == 8
         assert whole.images_per_s.num_rounds == 2
         assert whole.share_of_limit == Spread.of(shares)
         assert whole.limit == limit
-        assert whole.explanation == f"{whole.share_of_limit.median:.3f}"
+        assert whole.explanation == explain(
+            verb, limit, Reached(whole.share_of_limit.median, whole.busy_shares["wait"]), []
+        )
         assert set(whole.busy_shares) == {"read", "encode", "decode", "write", "wait"}
         assert all(0 <= share <= 1.01 for share in whole.busy_shares.values())
         assert all(math.isfinite(one) and one >= 0 for one in figures(asdict(whole)))
@@ -314,7 +319,7 @@ def test_a_run_in_which_images_fail_is_no_measurement(
     photos: Path, tokenizer: Tokenizer, loader: Loader, tmp_path: Path
 ) -> None:
     found = find_images([photos])
-    lost = replace(found.images[0], path=str(tmp_path / "gone.jpg"))
+    lost = replace(found.images[0], place=str(tmp_path / "gone.jpg"))
     with pytest.raises(UsageError, match="1 image failed"):
         run_encode(replace(found, images=(lost,)), loader, tokenizer, ENCODING, tmp_path / "latents")
 
@@ -325,8 +330,7 @@ def test_a_run_in_which_images_fail_is_no_measurement(
 @pytest.mark.slow
 def test_fresh_processes_tell_how_long_each_step_took_and_their_memory(model: Path, tmp_path: Path) -> None:
     answers = [
-        ask_child(Request(verb, str(model), None, RUN | {"batch_size": 2}, 2, (32, 32), asdict(SAMPLING)))
-        for verb in ("encode", "decode")
+        ask_child(Request(verb, str(model), None, RUN, 2, (32, 32), asdict(SAMPLING))) for verb in ("encode", "decode")
     ]
     for steps in answers:
         seconds = (steps.import_torch_s, steps.import_rest_s, steps.load_model_s, steps.first_call_s)
@@ -348,7 +352,7 @@ def test_a_process_that_fails_says_why_and_takes_no_module_from_the_working_fold
     (tmp_path / "torch.py").write_text("raise RuntimeError('not this one')")
     monkeypatch.chdir(tmp_path)
     request = Request("encode", str(tmp_path), None, RUN, 1, (32, 32), {})
-    with pytest.raises(UsageError, match=r"semdis_cli\.bench\.child ended with 1: .*config\.json"):
+    with pytest.raises(UsageError, match=r"semdis_cli\.bench\.processes ended with 1: .*config\.json"):
         ask_child(request)
 
 

@@ -12,6 +12,7 @@ from semdis_cli.bench.limit import (
     Reached,
     Resource,
     Setting,
+    Spread,
     StageCost,
     explain,
     find_limit,
@@ -19,7 +20,7 @@ from semdis_cli.bench.limit import (
     with_threads,
 )
 from semdis_cli.bench.peers import compare
-from semdis_cli.bench.rounds import Effort, Rounds, Spread, time_rounds
+from semdis_cli.bench.timing import Effort, Rounds, time_rounds
 
 SECONDS = st.floats(1e-6, 1e3)
 

@@ -17,6 +17,7 @@ import pytest
 
 from semdis_cli.images.synthetic import jpeg_of
 from tests.cli.conftest import Outcome, Run, semdis
+from tests.extras import needs
 from tests.shims import Refuse, environment
 
 SCHEMA = {
@@ -69,6 +70,7 @@ def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def done(photos: Path, tiny: Path, temporary: Path) -> Outcome:
     """A run with small images, its figures as JSON, and a picture."""
+    needs("matplotlib")
     options = ("--data", photos, "--model", tiny, "--size", "64", "--plot", "where.svg", "--json")
     return semdis("bench", *QUICK, *options, cwd=photos.parent, env={"TMPDIR": str(temporary)})
 
@@ -143,6 +145,7 @@ def test_the_picture_is_a_well_formed_svg(report: dict[str, Any], photos: Path) 
 
 @pytest.mark.slow
 def test_a_picture_that_the_disk_refuses_costs_no_figures(photos: Path, tiny: Path, tmp_path: Path) -> None:
+    needs("matplotlib")
     refusal = environment(Refuse("create", errno.EACCES, tmp_path))
     options = ("--data", photos, "--model", tiny, "--size", "64", "--plot", tmp_path / "where.svg", "--json")
     outcome = semdis("bench", *QUICK, *options, cwd=photos.parent, env=refusal)

@@ -10,15 +10,15 @@ from PIL import Image
 
 from semdis_cli.bench.bench import BenchReport
 from semdis_cli.bench.end_to_end import EndToEnd
-from semdis_cli.bench.limit import Resource, StageCost, find_limit
+from semdis_cli.bench.limit import Resource, Spread, StageCost, find_limit
 from semdis_cli.bench.machine import GemmRate, Machine
 from semdis_cli.bench.model import ModelSpeed
 from semdis_cli.bench.peers import Comparison, PeerSpeed
-from semdis_cli.bench.rounds import Spread
+from semdis_cli.bench.processes import PeakMemory, StartUp
 from semdis_cli.bench.stages import Stages
-from semdis_cli.bench.startup import PeakMemory, StartUp
 from semdis_cli.cli.bench import draw
 from semdis_cli.cli.bench_tables import bench_text
+from tests.extras import needs
 
 
 def exactly(value: float) -> Spread:
@@ -111,12 +111,13 @@ def test_start_up_says_where_its_time_goes() -> None:
 
 @pytest.mark.parametrize("name", ["where.svg", "where.PNG"])
 def test_the_picture_is_what_its_name_says(name: str, tmp_path: Path) -> None:
+    needs("matplotlib")
     draw(REPORT, tmp_path / name)
     data = (tmp_path / name).read_bytes()
     if name.endswith("svg"):
         texts = [one.text for one in ET.fromstring(data).iter("{http://www.w3.org/2000/svg}text")]
-        assert texts[:5] == [
-            "Where the time goes: some-model, bfloat16, 2 threads, An Abacus",
+        assert "Where the time goes: some-model, bfloat16, 2 threads, An Abacus" in texts
+        assert texts[:4] == [
             "encode: 40.0 images/s, 80% of the limit (50.0 images/s)",
             "reading images 60%",
             "model encode 20%",

@@ -19,7 +19,7 @@ from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.shards import write_shard
 from tests.cli.conftest import Run, semdis
 from tests.files.test_atomic import small_disk
-from tests.store import KEYS, PROVENANCE, contents, make_plan, make_shard, write_set
+from tests.store import KEYS, contents, make_plan, make_shard, with_settings, write_set
 from tests.torture.harness import Runner
 from tests.worlds import save_tiny_model
 
@@ -217,7 +217,7 @@ def test_folders_that_lie_in_one_another_are_refused(run: Run, latents: Path, tm
 def test_two_kinds_of_latents_end_with_2_and_the_difference(run: Run, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     write_shard(tmp_path / "out" / "a.safetensors", make_shard(("a.png",)))
-    other = dataclasses.replace(make_shard(("b.png",)), provenance={**PROVENANCE, "whitened": False})
+    other = with_settings(make_shard(("b.png",)), whitened=False)
     write_shard(tmp_path / "out" / "b.safetensors", other)
     done = run("import", "out", "-o", "back")
     assert done.code == 2

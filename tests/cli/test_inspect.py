@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from semdis_cli.events import Failure
+from semdis_cli.provenance import Provenance
 from semdis_cli.store.index import to_line
 from semdis_cli.store.manifest import Manifest
 from tests.cli.conftest import Run
@@ -120,7 +121,7 @@ def test_on_a_real_terminal_too(root: Path) -> None:
 
 def test_text_from_files_cannot_steer_a_terminal(run: Run, tmp_path: Path) -> None:
     failures = (Failure("f\x1b[2J.png", "is \x1b]0;owned\x07 empty"),)
-    provenance = {**PROVENANCE, "model": {"name": "[bold]\x1b[31mred"}}
+    provenance = Provenance.from_json({**PROVENANCE, "model": {"name": "[bold]\x1b[31mred"}})
     plan = make_plan(("a.png",))
     write_set(tmp_path / "set", SmallPlan(provenance, plan.keys, plan.shard_images, failures))
     outcome = run("inspect", tmp_path / "set")

@@ -69,7 +69,7 @@ def test_an_old_set_grows_and_its_shards_stay(old: str, run: Run, tmp_path: Path
     assert len(now) == len(shards) + 1
     rows = list(read_rows(root / "index.jsonl"))
     assert sorted(KEYS[old] + ["new.png"]) == [row.key for row in rows if row.is_ok]
-    assert Manifest.read(root).provenance["model"]["name"] == "model"
+    assert Manifest.read(root).provenance.model.name == "model"
     (root / "index.jsonl").read_bytes().decode().encode("ascii")
     for line in (root / "index.jsonl").read_bytes().splitlines():
         json.loads(line)["key"].encode()

@@ -14,7 +14,7 @@ from semdis_cli.cli.display import Lines, Position, planning_text
 from semdis_cli.events import Planning
 from semdis_cli.images.loader import Loader
 from semdis_cli.settings import LoadSettings
-from semdis_cli.sources.sources import find_images
+from semdis_cli.sources.find import find_images
 from tests.cli.test_messages import on_a_terminal
 
 PLAN = """

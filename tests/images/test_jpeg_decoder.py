@@ -13,7 +13,7 @@ from PIL import Image
 
 from semdis_cli.images.formats.jpeg import decoder as module
 from semdis_cli.images.formats.jpeg.decoder import decode_plain_jpeg, jpeg_decoder
-from semdis_cli.images.formats.jpeg.header import is_plain_jpeg
+from semdis_cli.images.formats.jpeg.header import read_plain_jpeg
 from semdis_cli.images.formats.jpeg.pixels import draft
 from semdis_cli.images.formats.pillow import open_image
 from tests.image_bytes import with_jpeg_size
@@ -75,11 +75,16 @@ def test_pillow_decodes_where_another_decoder_cannot_even_be_asked(monkeypatch: 
     assert jpeg_decoder().startswith("pillow ")
 
 
+def is_simple(data: bytes) -> bool:
+    plain = read_plain_jpeg(io.BytesIO(data))
+    return plain is not None and plain.is_simple
+
+
 @quick
 @given(**COLOURS)
 def test_every_bit_is_pillows(height: int, width: int, **how: object) -> None:
     data = some_jpeg(height=height, width=width, **how)  # type: ignore[arg-type]
-    assert is_plain_jpeg(io.BytesIO(data))
+    assert is_simple(data)
     pixels = decode_plain_jpeg(data, (height, width))
     assert pixels is not None
     assert np.array_equal(pixels, by_pillow(data))
@@ -141,10 +146,10 @@ def test_what_lacks_rows_is_left_to_pillow(
     ],
 )
 def test_only_what_nearly_all_files_are_is_plain(key: str, is_plain: bool) -> None:
-    assert is_plain_jpeg(io.BytesIO(ODD_JPEGS[key])) == is_plain
+    assert is_simple(ODD_JPEGS[key]) == is_plain
 
 
 def test_components_called_r_g_b_are_not_plain() -> None:
     file = io.BytesIO()
     Image.new("RGB", (8, 8)).save(file, "JPEG", keep_rgb=True)
-    assert not is_plain_jpeg(io.BytesIO(file.getvalue()))
+    assert not is_simple(file.getvalue())

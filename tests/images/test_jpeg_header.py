@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from semdis_cli.errors import UnreadableImageError
-from semdis_cli.images.formats.jpeg.header import plain_jpeg_size
+from semdis_cli.images.formats.jpeg.header import read_plain_jpeg
 from semdis_cli.images.images import read_image, read_image_size
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
@@ -30,7 +30,8 @@ def jpeg(height: int = 40, width: int = 30, mode: str = "RGB", **options: object
 
 
 def size_of(data: bytes) -> tuple[int, int] | None:
-    return plain_jpeg_size(io.BytesIO(data))
+    plain = read_plain_jpeg(io.BytesIO(data))
+    return None if plain is None else plain.size
 
 
 def size_when_read(data: bytes) -> tuple[int, int] | None:

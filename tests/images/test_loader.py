@@ -19,7 +19,8 @@ from semdis_cli.images.formats.pillow import decoder_errors
 from semdis_cli.images.loader import Loader
 from semdis_cli.records import LoadedImage, SourceImage
 from semdis_cli.settings import LoadSettings
-from semdis_cli.sources.sources import find_images
+from semdis_cli.sources.files import ON_DISK
+from semdis_cli.sources.find import find_images
 
 OLD_NS = 1_600_000_000_123_456_789
 
@@ -38,12 +39,7 @@ def png(side: int) -> bytes:
 
 def load(loader: Loader, sources: tuple[SourceImage, ...]) -> dict[str, LoadedImage | Failure]:
     planned, _ = loader.plan(sources)
-    loaded: dict[str, LoadedImage | Failure] = {}
-    for image in planned:
-        for batch in loader.batches([image], 1):
-            loaded |= {loaded_image.record.key: loaded_image for loaded_image in batch.images}
-            loaded |= {failure.key: failure for failure in batch.failures}
-    return loaded
+    return {image.source.key: loaded for image, loaded in zip(planned, loader.load_all(planned), strict=True)}
 
 
 @pytest.fixture
@@ -61,9 +57,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_every_image_gets_the_hash_of_its_bytes_in_order(folder: Path, loader: Loader) -> None:
     found = find_images([folder, folder / "packed.tar"]).images
-    gone = SourceImage("gone.png", folder / "gone.png", 1)
-    fifo = SourceImage("pipe.png", folder / "pipe.png", 1)
-    os.mkfifo(fifo.path)
+    gone = SourceImage("gone.png", ON_DISK, folder / "gone.png", 1)
+    fifo = SourceImage("pipe.png", ON_DISK, folder / "pipe.png", 1)
+    os.mkfifo(fifo.place)
     digests = list(loader.hashes((*found, gone, fifo, found[0])))
     prefix = folder.name
     expected = {key: hashlib.sha256((folder / key).read_bytes()).hexdigest() for key in ("a.png", "b.png", "c.png")}
@@ -116,7 +112,7 @@ def test_a_tar_that_changes_meanwhile_costs_its_images(folder: Path, loader: Loa
     found = find_images([folder / "packed.tar"]).images
     planned, _ = loader.plan(found)
     os.utime(folder / "packed.tar", ns=(OLD_NS + 1, OLD_NS + 1))
-    failures = [failure for image in planned for batch in loader.batches([image], 1) for failure in batch.failures]
+    failures = [failure for failure in loader.load_all(planned) if isinstance(failure, Failure)]
     assert [failure.key for failure in failures] == ["packed/a.png", "packed/b.png"]
     assert all("tar was changed" in failure.reason for failure in failures)
     assert list(loader.hashes(found)) == [None, None]

@@ -10,7 +10,7 @@ import pytest
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.images.images import read_image, read_image_size
 from semdis_cli.kinds.tiff_directories import is_picture
-from semdis_cli.sources.sources import find_images
+from semdis_cli.sources.find import find_images
 from tests.image_bytes import tiff, tiff_pages
 from tests.odd_images.picture import COLOURS, PICTURE, SIZE
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.model.call_sizes import images_that_fit
-from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer
+from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.provenance import ModelIdentity
 from semdis_cli.settings import TokenizerSettings
 from tests.worlds import tiny_model
 
@@ -171,6 +172,7 @@ import ctypes, sys, torch
 from pathlib import Path
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
+from semdis_cli.settings import TokenizerSettings
 from semdis_cli.settings import TokenizerSettings
 
 def status_bytes(field):

@@ -3,7 +3,6 @@
 import copy
 import os
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any
@@ -19,8 +18,10 @@ from semdis_cli.model.cpu_kernels import onednn_works, rows_at_once
 from semdis_cli.model.devices import find_dtype
 from semdis_cli.model.network import PlainNetwork, choose_network
 from semdis_cli.model.pixels import float_to_images, images_to_float, images_to_patches, patches_to_images
-from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer
+from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.provenance import ModelIdentity
 from semdis_cli.settings import DtypeName, TokenizerSettings
+from tests.forks import python
 from tests.worlds import tiny_model
 
 needs_onednn = pytest.mark.skipif(not onednn_works(torch.bfloat16), reason="this CPU or PyTorch has no such kernels")
@@ -294,6 +295,7 @@ def test_sizes_off_the_patch_grid_and_other_latents_are_refused(dtype: DtypeName
 FALLBACK = """
 import torch
 from tests.model.test_cpu_inference import smooth_images, tiny_tokenizer
+from semdis_cli.settings import TokenizerSettings
 tokenizer = tiny_tokenizer()
 images = smooth_images(3, (32, 48))
 with torch.inference_mode():
@@ -307,6 +309,6 @@ def test_a_cpu_without_bfloat16_kernels_gets_the_plain_modules() -> None:
     """oneDNN is told to take the CPU for an older one, whose bfloat16 its operators refuse."""
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
     done = subprocess.run(
-        [sys.executable, "-c", FALLBACK], env=environment, capture_output=True, text=True, timeout=100, check=True
+        [*python(), "-c", FALLBACK], env=environment, capture_output=True, text=True, timeout=100, check=True
     )
     assert done.stdout.split() == ["torch", "True"]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.extras import needs
+from tests.forks import python
 from tests.worlds import save_tiny_model
 
 COMMIT, OLDER_COMMIT = "0123456789abcdef0123456789abcdef01234567", "f" * 40
@@ -77,7 +78,7 @@ def run_script(script: str, *args: str | Path, **environment: str) -> Any:
     """Run `script` in a process without network, offline by default; the JSON that it prints last."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_", "XDG_"))}
     done = subprocess.run(
-        [sys.executable, "-c", NO_NETWORK + textwrap.dedent(script), *map(str, args)],
+        [*python(), "-c", NO_NETWORK + textwrap.dedent(script), *map(str, args)],
         env={**kept, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path), **environment},
         capture_output=True,
         text=True,

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from torch import Tensor
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.cpu_kernels import onednn_works
 from semdis_cli.model.network import CompiledNetwork, PlainNetwork, choose_network
-from semdis_cli.model.tokenizer import ModelIdentity, Tokenizer
+from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.provenance import ModelIdentity
 from semdis_cli.settings import DtypeName, TokenizerSettings
+from tests.forks import TRAINING, python
 from tests.worlds import tiny_model
 
 GUIDED = FCDMDiffAEInferenceConfig(2, pdg=True)
@@ -63,6 +66,7 @@ from concurrent.futures import ThreadPoolExecutor
 from semdis_cli.model import network
 from semdis_cli.errors import UsageError
 from tests.model.test_network import compiled_and_eager, random_images
+from semdis_cli.settings import TokenizerSettings
 network._MOST_COMPILED = int(os.environ["MOST"])
 compile_block = network.FCDMBlock.compile
 network.FCDMBlock.compile = lambda block, **options: compile_block(block, backend="eager", **options)
@@ -83,9 +87,9 @@ with ThreadPoolExecutor(2) as pool:
 """
 
 
-def run_in_a_process_of_its_own(source: str, **environment: str) -> str:
+def run_in_a_process_of_its_own(source: str, command: Sequence[str] = (sys.executable,), **environment: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", source],
+        [*command, "-c", source],
         check=False,
         env={**os.environ, **environment},
         capture_output=True,
@@ -102,11 +106,11 @@ def test_compiled_blocks_agree_with_eager_ones_from_two_threads(tmp_path: Path) 
 
 
 def test_more_sizes_than_torch_compiles_by_itself_are_compiled_in_any_thread() -> None:
-    assert run_in_a_process_of_its_own(MANY_SIZES, MOST="1024") == "12 inductor"
+    assert run_in_a_process_of_its_own(MANY_SIZES, python(*TRAINING), MOST="1024") == "12 inductor"
 
 
 def test_a_size_too_many_is_told_and_never_runs_uncompiled() -> None:
-    said = run_in_a_process_of_its_own(MANY_SIZES, MOST="9")
+    said = run_in_a_process_of_its_own(MANY_SIZES, python(*TRAINING), MOST="9")
     assert said.startswith("compiling for 1x3x32x176 failed (")
     assert said.endswith("); use --compile off")
 

@@ -14,8 +14,8 @@ from semdis_cli.errors import UsageError
 from semdis_cli.kinds.recognise import describe
 from semdis_cli.pipeline.advice import why_no_latents, why_nothing
 from semdis_cli.sources.file_list import read_file_list
+from semdis_cli.sources.find import find_images
 from semdis_cli.sources.input_rules import InputRules, Pattern
-from semdis_cli.sources.sources import find_images
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 PAGE = b"<!DOCTYPE html><html><body>Too many requests"

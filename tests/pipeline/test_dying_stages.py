@@ -34,7 +34,7 @@ from semdis_cli.settings import (
     ShardSettings,
     TokenizerSettings,
 )
-from semdis_cli.sources.sources import find_images
+from semdis_cli.sources.find import find_images
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shards import Shard, write_shard
 from tests.worlds import tiny_model

@@ -20,24 +20,32 @@ from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Event, Failure, RunFinished, RunStarted, ShardFailed
 from semdis_cli.files.tar import TAR_END, tar_member
 from semdis_cli.pipeline.export import export
-from semdis_cli.pipeline.export_sinks import ExportSettings, npy_dtype_for
 from semdis_cli.pipeline.gather import gather
-from semdis_cli.settings import ShardSettings
+from semdis_cli.settings import ExportSettings, ShardSettings
 from semdis_cli.store.exchange.export import sample_base
 from semdis_cli.store.exchange.samples import find_samples
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.record import source_fields
 from semdis_cli.store.shards import Shard, parse_shard, read_shard, write_shard
-from tests.store import KEYS, PROVENANCE, SmallPlan, are_equal, contents, make_plan, make_shard, write_set
+from tests.store import (
+    KEYS,
+    SmallPlan,
+    are_equal,
+    contents,
+    make_plan,
+    make_shard,
+    with_settings,
+    write_set,
+)
 
 GOOD_KEYS = tuple(sorted(key for key in KEYS if "bad" not in key))
 TIMED = {"report.json", "seen.jsonl"}  # what holds times of the run, or of files that are not at hand
 WAYS: dict[str, dict[str, Any]] = {
-    "safetensors": {"format": "safetensors", "member": "safetensors"},
-    "npy": {"format": "npy", "member": "npy"},
-    "tar of safetensors": {"format": "webdataset", "member": "safetensors"},
-    "tar of npy": {"format": "webdataset", "member": "npy"},
+    "safetensors": {"format": "safetensors"},
+    "npy": {"format": "npy"},
+    "tar of safetensors": {"format": "webdataset", "tar_member": "safetensors"},
+    "tar of npy": {"format": "webdataset", "tar_member": "npy"},
 }
 Exported = Callable[[str], Path]
 each_way = pytest.mark.parametrize("way", WAYS)
@@ -52,8 +60,7 @@ def plan_of(keys: tuple[str, ...] = GOOD_KEYS, **changes: Any) -> SmallPlan:
 
 def export_to(output: Path, root: Path, way: str, **changes: Any) -> list[Event]:
     source = open_latents(root)
-    how = {"npy_dtype": npy_dtype_for(source.provenance), **WAYS[way], **changes}
-    return [*export(source, ExportSettings(**how), output)]
+    return [*export(source, ExportSettings(**WAYS[way], **changes), output)]
 
 
 def import_to(output: Path, source: Path, shard_images: int = 3) -> list[Event]:
@@ -328,7 +335,8 @@ def test_values_too_large_for_float16_cost_their_own_image(tmp_path: Path, way: 
     shard = make_shard()
     shard.latents[0, 0, 0, 0] = 1e5
     write_shard(tmp_path / "one", shard)
-    failures = failures_of(export_to(tmp_path / "out", tmp_path / "one", way, npy_dtype="float16"))
+    halved = {"npy_dtype": "float16"} if "npy" in way else {}
+    failures = failures_of(export_to(tmp_path / "out", tmp_path / "one", way, **halved))
     assert failures == ({"a.png": "its latents are too large for float16"} if "npy" in way else {})
     assert "b/c.png" in keys_in(tmp_path / "out")
 
@@ -505,9 +513,8 @@ def test_one_image_twice_is_refused_with_both_names(exported: Exported, tmp_path
 
 def test_latents_of_two_kinds_are_refused_with_the_difference(exported: Exported, tmp_path: Path) -> None:
     exported("safetensors")
-    shard = make_shard(("z.png",))
-    settings = {**PROVENANCE, "posterior": {"kind": "sample", "seed": 1}}
-    write_shard(tmp_path / "out" / "z.safetensors", dataclasses.replace(shard, provenance=settings))
+    other = with_settings(make_shard(("z.png",)), posterior={"kind": "sample", "seed": 1})
+    write_shard(tmp_path / "out" / "z.safetensors", other)
     with pytest.raises(UsageError, match=r"z\.safetensors: made with other settings .*posterior\.kind: mode -> sample"):
         find_samples(tmp_path / "out")
 

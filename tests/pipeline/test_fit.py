@@ -29,7 +29,7 @@ from semdis_cli.settings import (
     RoundtripSettings,
     TokenizerSettings,
 )
-from semdis_cli.sources.sources import find_images
+from semdis_cli.sources.find import find_images
 from semdis_cli.store.reader import open_latents
 from tests.worlds import save_tiny_model
 

@@ -20,17 +20,11 @@ from semdis_cli.pipeline.decode import decode
 from semdis_cli.pipeline.encode import encode
 from semdis_cli.pipeline.images_out import ImageWriter, StreamNames
 from semdis_cli.pipeline.stream import LatentStream, decode_stream, encode_stream
-from semdis_cli.settings import (
-    DecodeSettings,
-    EncodeSettings,
-    LoadSettings,
-    TokenizerSettings,
-    WriteSettings,
-)
-from semdis_cli.sources.sources import find_images
+from semdis_cli.settings import DecodeSettings, EncodeSettings, LoadSettings, TokenizerSettings, WriteSettings
+from semdis_cli.sources.find import find_images
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shards import Shard, parse_shard, shard_bytes
-from tests.store import with_keys
+from tests.store import with_keys, with_settings
 from tests.worlds import save_tiny_model
 
 # Two sizes, so that a stream has batches of two shapes, and a file that is no image.
@@ -228,7 +222,7 @@ def strangers(members: Members) -> Iterator[tuple[str, bytes, str]]:
     first, other = members[0][1], members[1][1]
     yield (
         "settings",
-        change(other, lambda shard: replace(shard, provenance={**shard.provenance, "seed": 1})),
+        change(other, lambda shard: with_settings(shard, seed=1)),
         "settings",
     )
     yield "again", first, "came before"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from semdis_cli.errors import UsageError
+from semdis_cli.sources.find import FoundImages, find_images
 from semdis_cli.sources.input_rules import InputRules, Pattern, file_kind, is_plain_name
-from semdis_cli.sources.sources import FoundImages, find_images
 from tests.sources.test_tars import png
 
 TREE = ["a.png", "b.jpg", "drafts/c.png", "drafts/d/e.png", "x/drafts/f.jpg", "x/y/g.png", "A.PNG"]

@@ -25,7 +25,7 @@ from semdis_cli.sources.names import NamedPath, shortest_names
     ],
 )
 def test_a_name_has_the_fewest_folders_that_tell_it_from_the_others(sources: list[str], names: list[str]) -> None:
-    paths = [NamedPath.of_folder(Path(one)) if one.endswith("/") else NamedPath.of_tar(Path(one)) for one in sources]
+    paths = [NamedPath.of_folder(Path(one)) if one.endswith("/") else NamedPath.of_file(Path(one)) for one in sources]
     assert shortest_names(paths) == names
     shuffled = random.Random(0).sample([*zip(paths, names, strict=True)], len(paths))
     assert shortest_names([path for path, _ in shuffled]) == [name for _, name in shuffled]
@@ -38,6 +38,6 @@ def test_a_folder_goes_by_what_a_link_leads_to_and_a_tar_by_the_link(tmp_path: P
     (tmp_path / "snapshot" / "images").symlink_to("../blobs/photos")
     (tmp_path / "snapshot" / "00000.tar").symlink_to("../blobs/0f3a")
     assert NamedPath.of_folder(tmp_path / "snapshot" / "images").name == "photos"
-    tar = NamedPath.of_tar(tmp_path / "snapshot" / "00000.tar")
+    tar = NamedPath.of_file(tmp_path / "snapshot" / "00000.tar")
     assert [*tar.names][:2] == ["00000", "snapshot/00000"]
     assert [*tar.linked_names][:2] == ["0f3a", "blobs/0f3a"]

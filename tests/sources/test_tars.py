@@ -19,9 +19,11 @@ from PIL import Image
 from semdis_cli.errors import UnreadableImageError, UsageError
 from semdis_cli.events import Failure
 from semdis_cli.files.tar import is_tar_start, stream_members, walk_tar
-from semdis_cli.sources.source_bytes import open_source, read_source
-from semdis_cli.sources.sources import find_images
-from semdis_cli.sources.tars import TarContents, find_tars, list_tar
+from semdis_cli.records import Stamp
+from semdis_cli.sources.files import read_bytes
+from semdis_cli.sources.find import find_images
+from semdis_cli.sources.source import Finds
+from semdis_cli.sources.tars import Tar, find_tars, list_tar
 
 MTIME_NS = 1_700_000_000_123_456_789
 
@@ -46,8 +48,10 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes]], tar_format: int 
     return path
 
 
-def listed(path: Path, prefix: str = "") -> TarContents:
-    return list_tar(path, prefix, (MTIME_NS, None), path)
+def listed(path: Path, prefix: str = "") -> Finds:
+    tar = Tar.at(path)
+    assert tar is not None
+    return list_tar(path, path, tar, Stamp(0, MTIME_NS), prefix)
 
 
 def keys_in(path: Path, prefix: str = "") -> list[str]:
@@ -106,7 +110,9 @@ def test_members_are_found_where_their_bytes_are(tmp_path: Path, tar_format: int
     found = listed(path, "crops/").images
     assert [image.key for image in found] == [f"crops/{name}" for name in members]  # in the order of the tar
     for image, data in zip(found, members.values(), strict=True):
-        assert (image.path, image.num_bytes, image.mtime_ns) == (path, len(data), MTIME_NS)
+        where, _ = image.reader.locate(image)
+        assert (Path(where), image.num_bytes, image.mtime_ns) == (path, len(data), MTIME_NS)
+        assert path.read_bytes()[image.place :].startswith(data)
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -126,12 +132,12 @@ def test_any_bytes_under_any_name_come_back(
     files = {f"{name[:60]}.png": data for name, data in members.items()}
     assume(all(len(name.encode()) <= 100 for name in files))  # what the oldest of the formats holds
     path = write_tar(tmp_path_factory.getbasetemp() / "any.tar", files.items(), tar_format)
-    found = list_tar(path, "", (path.stat().st_mtime_ns, None), path)
+    os.utime(path, ns=(MTIME_NS, MTIME_NS))
+    found = listed(path)
     assert found.failures == []
     read = {}
     for image in found.images:
-        with open_source(image) as file:
-            read[image.key] = read_source(file, image)
+        read[image.key] = read_bytes(image)
     assert read == files
 
 
@@ -161,12 +167,12 @@ def test_a_hard_link_is_the_file_that_it_leads_to(tmp_path: Path) -> None:
     subprocess.run(["tar", "cf", "photos.tar", "photos"], cwd=tmp_path, check=True)
     found = find_images([tmp_path / "photos.tar"]).images
     assert [image.key for image in found] == ["photos/photos/a.png", "photos/photos/b.png"]
-    assert found[0].offset == found[1].offset
+    assert found[0].place == found[1].place
     with tarfile.open(tmp_path / "odd.tar", "w") as archive:
         info = tarfile.TarInfo("c.png")
         info.type, info.linkname = tarfile.LNKTYPE, "gone.png"
         archive.addfile(info)
-    assert "is a link to 'gone.png'" in listed(tmp_path / "odd.tar").failures[0].reason
+    assert "is a link to 'gone.png'" in listed(tmp_path / "odd.tar").failures[0][0].reason
 
 
 def test_a_name_that_leads_out_is_a_failure_and_an_absolute_one_loses_its_slash(tmp_path: Path) -> None:
@@ -174,7 +180,7 @@ def test_a_name_that_leads_out_is_a_failure_and_an_absolute_one_loses_its_slash(
     path = write_tar(tmp_path / "crops.tar", [(name, png()) for name in names])
     contents = listed(path, "crops/")
     assert [image.key for image in contents.images] == ["crops/abs/x.png", "crops/a/c.png", "crops/a/d.png"]
-    assert [failure.key for failure in contents.failures] == ["crops/../../outside.png", "crops/a/../../b.png"]
+    assert [failure.key for failure, _ in contents.failures] == ["crops/../../outside.png", "crops/a/../../b.png"]
 
 
 def test_a_sparse_member_is_a_failure(tmp_path: Path) -> None:
@@ -187,8 +193,8 @@ def test_a_sparse_member_is_a_failure(tmp_path: Path) -> None:
         subprocess.run(["tar", f"--format={format_name}", "-cSf", path, "a.bmp", "b.png"], cwd=tmp_path, check=True)
         contents = listed(path)
         assert [image.key for image in contents.images] == ["b.png"]
-        assert [failure.key for failure in contents.failures] == ["a.bmp"]
-        assert "sparse" in contents.failures[0].reason
+        assert [failure.key for failure, _ in contents.failures] == ["a.bmp"]
+        assert "sparse" in contents.failures[0][0].reason
 
 
 def test_an_empty_tar_holds_nothing(tmp_path: Path) -> None:
@@ -224,8 +230,7 @@ def test_of_a_name_that_is_twice_in_a_tar_the_last_one_counts_as_when_it_is_unpa
         "no images by suffix or content": 1,
     }
     for image in found.images:
-        with open_source(image) as file:
-            assert read_source(file, image) == (tmp_path / image.key.removeprefix("same/")).read_bytes()
+        assert read_bytes(image) == (tmp_path / image.key.removeprefix("same/")).read_bytes()
 
 
 def test_a_hard_link_leads_to_the_file_that_was_there_when_it_was_packed(tmp_path: Path) -> None:
@@ -295,7 +300,7 @@ def test_of_a_tar_cut_off_anywhere_that_counts_which_lies_in_it_whole(three_memb
     whole = listed(three_members).images
     three_members.write_bytes(three_members.read_bytes()[:num_bytes])
     refusal(three_members)
-    left = [image for image in whole if (image.offset or 0) + image.num_bytes <= num_bytes]
+    left = [image for image in whole if image.place + image.num_bytes <= num_bytes]
     assert listed(three_members).images == left
 
 
@@ -333,7 +338,7 @@ def test_a_member_that_begins_in_another_volume_is_a_failure_and_lists_of_folder
             archive.addfile(info, io.BytesIO(png()))
     contents = listed(path)
     assert ([image.key for image in contents.images], sum(contents.passed_over.numbers.values())) == (["a.png"], 0)
-    assert [failure.key for failure in contents.failures] == ["rest.png"]
+    assert [failure.key for failure, _ in contents.failures] == ["rest.png"]
 
 
 def test_a_tar_cut_off_between_two_members_says_so(three_members: Path) -> None:
@@ -434,8 +439,8 @@ def test_any_damaged_byte_gives_the_members_or_a_refusal(
     data[position] = byte
     path.write_bytes(data)
     found = listed(path)
-    places = [(image.offset, image.num_bytes) for image in found.images]
-    assert set(places) <= {(image.offset, image.num_bytes) for image in whole}
+    places = [(image.place, image.num_bytes) for image in found.images]
+    assert set(places) <= {(image.place, image.num_bytes) for image in whole}
     assert found.damage is not None or len(places) == len(whole)
 
 
@@ -461,7 +466,7 @@ def test_an_image_is_not_read_from_a_tar_that_was_changed_meanwhile(tmp_path: Pa
     write_tar(path, [("b.png", png()), ("a.png", png(colour=9))])
     os.utime(path, ns=(0, MTIME_NS))
     with pytest.raises(UnreadableImageError, match="changed while the run"):
-        open_source(found[0])
+        found[0].reader.open(found[0])
 
 
 # ---- Pipes ----
@@ -547,7 +552,7 @@ def test_a_sparse_file_of_an_incremental_tar_keeps_its_name(tmp_path: Path) -> N
     for format_name in ("oldgnu", "gnu"):
         command = ["tar", f"--format={format_name}", "--incremental", "-cSf", "a.tar", "a.bmp"]
         subprocess.run(command, cwd=tmp_path, check=True)
-        assert [failure.key for failure in listed(tmp_path / "a.tar").failures] == ["a.bmp"]
+        assert [failure.key for failure, _ in listed(tmp_path / "a.tar").failures] == ["a.bmp"]
 
 
 def by_hand(name: bytes, magic: bytes, behind: dict[int, bytes]) -> bytes:

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from semdis_cli.events import Failure
+from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import NO_COLUMNS, EncodedImage, FileDigest, Geometry, ImageRecord, PlannedImage, SourceImage
+from semdis_cli.sources.files import ON_DISK
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.shards import STORE_DTYPES, Shard
 from semdis_cli.store.writing.changes import find_changes
 from semdis_cli.store.writing.finished import NO_BASE, Base
 from semdis_cli.store.writing.latent_set import LatentSetWriter
-from semdis_cli.store.writing.plan import LatentLayout, PlannedShard, SetPlan, plan_sha256, plan_shards
+from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
 
 CHANNELS = 3
 MTIME_NS = 1_000_000_007
@@ -64,13 +66,18 @@ def make_shard(
     """A shard with one row of latents per key."""
     latents = torch.stack([latents_of(key, bucket) for key in keys]).to(STORE_DTYPES[dtype])
     records = tuple(record_of(key, bucket) for key in keys)
-    return Shard(latents, records, {**PROVENANCE, "dtype": dtype})
+    return Shard(latents, records, Provenance.from_json({**PROVENANCE, "dtype": dtype}))
 
 
 def record_of(key: str, bucket: tuple[int, int], num_bytes: int | None = None) -> ImageRecord:
     """The record of an image whose file has the content `key`."""
     source = FileDigest(len(key) if num_bytes is None else num_bytes, _sha256(key))
     return ImageRecord(key, geometry_of(bucket), source, ("made up",))
+
+
+def with_settings(shard: Shard, **changes: Any) -> Shard:
+    """`shard` as if made with other settings."""
+    return replace(shard, provenance=Provenance.from_json({**shard.provenance.to_json(), **changes}))
 
 
 def with_keys(shard: Shard, keys: Sequence[str]) -> Shard:
@@ -108,7 +115,7 @@ class SmallPlan:
     The size of a source is that of its key, and `more_bytes`; its time is one for all.
     """
 
-    provenance: dict[str, Any]
+    provenance: Provenance
     keys: tuple[str, ...]
     shard_images: int
     failures: tuple[Failure, ...] = (Failure("b/b.png", "is a folder"), Failure("z.png", "is empty"))
@@ -116,7 +123,7 @@ class SmallPlan:
 
     @property
     def layout(self) -> LatentLayout:
-        return LatentLayout(16, CHANNELS, self.provenance["dtype"])
+        return self.provenance.layout
 
     @property
     def shards(self) -> tuple[PlannedShard, ...]:
@@ -126,9 +133,7 @@ class SmallPlan:
     def on(self, base: Base) -> SetPlan:
         """The plan for a set that holds `base` already."""
         sources = [
-            SourceImage(
-                key, Path("images") / key, len(key) + self.more_bytes.get(key, 0), MTIME_NS, ctime_ns=ctime_of(key)
-            )
+            SourceImage(key, ON_DISK, f"images/{key}", len(key) + self.more_bytes.get(key, 0), MTIME_NS, ctime_of(key))
             for key in sorted(self.keys)
         ]
         changes = find_changes(base, sources, self.failures, hashes_of)
@@ -149,20 +154,20 @@ class SmallPlan:
 
 
 def make_plan(keys: tuple[str, ...] = KEYS, shard_images: int = 3, **settings: Any) -> SmallPlan:
-    return SmallPlan({**PROVENANCE, **settings}, keys, shard_images)
+    return SmallPlan(Provenance.from_json({**PROVENANCE, **settings}), keys, shard_images)
 
 
 def write_next(latents: LatentSetWriter, columns: Mapping[str, dict[str, Any]] = NO_COLUMNS) -> None:
     """Encode and publish the next shard; `columns` of images by key."""
     planned = latents.remaining[0]
-    with latents.open_shard(planned, LatentLayout(16, CHANNELS, latents.provenance["dtype"])) as shard:
+    with latents.open_shard(planned, latents.provenance.layout) as shard:
         for image in planned.images:
             key, num_bytes = image.source.key, image.source.num_bytes
             if "bad" in key:
                 times = image.source.mtime_ns, image.source.ctime_ns
                 shard.add_failure(Failure(key, "is truncated", num_bytes, *times))
                 continue
-            stored = latents_of(key, image.bucket).to(STORE_DTYPES[latents.provenance["dtype"]])
+            stored = latents_of(key, image.bucket).to(STORE_DTYPES[latents.provenance.layout.dtype])
             record = replace(record_of(key, image.bucket, num_bytes), columns=columns.get(key, NO_COLUMNS))
             shard.add(EncodedImage(record, stored, image.source.mtime_ns, image.source.ctime_ns))
 

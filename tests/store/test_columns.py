@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.utils.data import default_collate
 
+from semdis_cli.dataset.latent_dataset import LatentDataset
+from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
-from semdis_cli.store.index import read_rows
+from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.store.index import read_rows, to_line
+from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.verifying.verify import ALL_DATA, VerifySettings, verify_latents
 from tests.store import KEYS, SmallPlan, contents, make_plan, write_next, write_set
 
@@ -42,7 +47,7 @@ def root(tmp_path: Path) -> Path:
 def test_columns_are_in_the_index_and_no_byte_of_a_shard_knows_them(root: Path, tmp_path: Path) -> None:
     write_set(tmp_path / "plain", make_plan())
     ours, plain = contents(root), contents(tmp_path / "plain")
-    lists = {"index.jsonl", "seen.jsonl", "manifest.json", "SHA256SUMS"}  # the others name the index's sha256
+    lists = {"index.jsonl", "items.table", "seen.jsonl", "manifest.json", "SHA256SUMS"}  # bound to the index
     assert {name for name in plain if ours[name] != plain[name]} == lists
     assert columns_in(root) == COLUMNS
     lines = [json.loads(line) for line in (root / "index.jsonl").read_text().splitlines()]
@@ -67,3 +72,37 @@ def test_columns_survive_a_run_that_was_stopped(root: Path, tmp_path: Path) -> N
 
 def test_a_set_with_columns_is_whole(root: Path) -> None:
     assert [event for event in verify_latents(root, VerifySettings(ALL_DATA)) if isinstance(event, Problem)] == []
+
+
+def test_a_dataset_serves_columns_with_the_latents(root: Path) -> None:
+    items = {item.key: item.columns for item in LatentDataset(root)}
+    assert {key: columns for key, columns in items.items() if columns} == COLUMNS
+    shard = next(iter(sorted((root / "shards").iterdir())))
+    assert {str(item.columns) for item in LatentDataset(shard)} == {"{}"}
+
+
+def test_columns_are_collated_by_name(tmp_path: Path) -> None:
+    captions = {key: {"caption": f"a picture of {key}"} for key in KEYS}
+    with make_plan().open(tmp_path / "set") as latents:
+        while latents.remaining:
+            write_next(latents, captions)
+        _ = latents.finished or latents.finish()
+    dataset = LatentDataset(tmp_path / "set")
+    batch = default_collate([dataset[0], dataset[1]])
+    assert batch.columns == {"caption": ["a picture of a.png", "a picture of b/a.png"]}
+    write_set(tmp_path / "plain", make_plan())
+    plain = LatentDataset(tmp_path / "plain")
+    assert default_collate([plain[0], plain[1]]).columns == {}
+
+
+def test_a_set_whose_index_lies_about_columns_is_refused_by_name(root: Path) -> None:
+    rows = [json.loads(line) for line in (root / "index.jsonl").read_text().splitlines()]
+    rows[0]["columns"] = ["a caption"]
+    (root / "index.jsonl").write_bytes(b"".join(map(to_line, rows)))
+    manifest = Manifest.read(root)
+    vouching = replace(manifest, index=PublishedFile.of(root / "index.jsonl"))
+    (root / "manifest.json").write_bytes(vouching.to_bytes())
+    with pytest.raises(StoreError, match=r"index\.jsonl: line 1: not an index row"):
+        list(read_rows(root / "index.jsonl"))
+    with pytest.raises(StoreError, match=r"index\.jsonl: has no item 0"):
+        LatentDataset(root)[0]

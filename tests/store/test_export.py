@@ -19,18 +19,18 @@ from hypothesis import strategies as st
 from semdis_cli.errors import StoreError
 from semdis_cli.files.json_text import key_fields
 from semdis_cli.files.tar import TAR_END, tar_member
+from semdis_cli.provenance import Provenance
 from semdis_cli.store.exchange.export import (
     check_rows,
     file_names,
     impossible_names,
     make_sample,
     npy_bytes,
-    provenance_sha256,
-    recorded_layout,
     sample_base,
     sample_key,
 )
 from semdis_cli.store.exchange.tar_members import read_members
+from semdis_cli.store.reader import recorded_layout
 from semdis_cli.store.record import source_fields
 from semdis_cli.store.shards import STORE_DTYPES, parse_shard
 from tests.store import PROVENANCE, are_equal, make_shard
@@ -209,7 +209,7 @@ def test_a_record_says_all_that_is_known_of_an_image() -> None:
         "geometry": shard.records[0].geometry.to_json(),
         "source": source_fields(shard.records[0]),
         "whitened": True,
-        "provenance_sha256": provenance_sha256(PROVENANCE),
+        "provenance_sha256": Provenance.from_json(PROVENANCE).sha256,
         "file": {"num_bytes": len(sample.data), "sha256": hashlib.sha256(sample.data).hexdigest()},
         "exact": True,
     }
@@ -220,11 +220,11 @@ def test_a_record_says_all_that_is_known_of_an_image() -> None:
 )
 def test_settings_that_describe_no_latents_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(StoreError, match=r"^here: its settings do not say what its latents are"):
-        recorded_layout({**PROVENANCE, **changes}, "here")
+        recorded_layout(Provenance.from_json({**PROVENANCE, **changes}), "here")
 
 
 def test_rows_that_are_not_what_their_settings_say_are_refused() -> None:
-    layout = recorded_layout(PROVENANCE, "here")
+    layout = recorded_layout(Provenance.from_json(PROVENANCE), "here")
     check_rows(make_shard(), layout, "here")
     not_finite = make_shard()
     not_finite.latents[1, 0, 0, 0] = float("nan")
@@ -232,7 +232,7 @@ def test_rows_that_are_not_what_their_settings_say_are_refused() -> None:
         with pytest.raises(StoreError, match=r"^here: "):
             check_rows(shard, layout, "here")
     with pytest.raises(StoreError, match=r"^here: the size of 'a\.png' does not fit"):
-        check_rows(make_shard(), recorded_layout({**PROVENANCE, "patch_size": 8}, "here"), "here")
+        check_rows(make_shard(), recorded_layout(Provenance.from_json({**PROVENANCE, "patch_size": 8}), "here"), "here")
 
 
 # --- tars -----------------------------------------------------------------------------------------------------------

@@ -18,7 +18,9 @@ from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure
 from semdis_cli.files import atomic
+from semdis_cli.provenance import Provenance
 from semdis_cli.records import EncodedImage, FileDigest, ImageRecord, PlannedImage, SourceImage
+from semdis_cli.sources.files import ON_DISK
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents
@@ -28,11 +30,12 @@ from semdis_cli.store.writing.changes import find_changes
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.journal import Journal
 from semdis_cli.store.writing.latent_set import LatentSetWriter
-from semdis_cli.store.writing.plan import LatentLayout, PlannedShard, SetPlan, plan_sha256, plan_shards
+from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
 from semdis_cli.store.writing.shard_writer import ShardWriter
 from tests.store import CHANNELS, MTIME_NS, PROVENANCE, bucket_of, contents, ctime_of, geometry_of, latents_of
 
-LAYOUT = LatentLayout(16, CHANNELS, "bfloat16")
+RECORD = Provenance.from_json(PROVENANCE)
+LAYOUT = RECORD.layout
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class Folder:
 
     @contextmanager
     def _begun(self) -> Iterator[tuple[LatentSetWriter, SetPlan]]:
-        with LatentSetWriter(self.root, PROVENANCE, CHANNELS) as latents:
+        with LatentSetWriter(self.root, RECORD, CHANNELS) as latents:
             plan = self._plan(latents.base)
             while not latents.begin(plan, self._hashes):
                 plan = self._plan(latents.base)
@@ -106,13 +109,13 @@ class Folder:
 
     def _plan(self, base: Base) -> SetPlan:
         sources = [
-            SourceImage(key, Path(key), file.num_bytes, file.mtime_ns, ctime_ns=file.ctime_ns(key))
+            SourceImage(key, ON_DISK, key, file.num_bytes, file.mtime_ns, file.ctime_ns(key))
             for key, file in sorted(self.files.items())
         ]
         changes = find_changes(base, sources, self.failures, self._hashes)
         images = [PlannedImage(source, bucket_of(source.key)) for source in changes.to_encode]
         shards = plan_shards(images, LAYOUT, shard_bytes=2**20, shard_images=2, first_number=base.next_number)
-        sha256 = plan_sha256(PROVENANCE, shards, self.failures, base, changes)
+        sha256 = plan_sha256(RECORD, shards, self.failures, base, changes)
         return SetPlan(tuple(shards), self.failures, changes, sha256)
 
     def _hashes(self, sources: Sequence[SourceImage]) -> list[str | None]:

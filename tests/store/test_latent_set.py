@@ -9,12 +9,12 @@ import pytest
 
 from semdis_cli.errors import NoSpaceError, SemdisError, StoreError, UsageError
 from semdis_cli.events import Failure
+from semdis_cli.provenance import find_differences
 from semdis_cli.store.index import IndexRow, read_rows
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.writing.journal import JournalEntry
 from semdis_cli.store.writing.latent_set import LatentSetWriter
-from semdis_cli.store.writing.settings import describe_differences
 from tests.files.test_atomic import fill_disk, small_disk
 from tests.store import CHANNELS, KEYS, SmallPlan, contents, make_plan, write_next, write_set
 
@@ -69,7 +69,7 @@ def journal_lines(root: Path) -> list[bytes]:
 def test_a_finished_set_has_its_shards_index_checksums_and_manifest_and_nothing_else(finished: Path) -> None:
     shards = [f"shards/0000000{number}-{grid}.safetensors" for number, grid in enumerate(["1x2", "1x2", "2x2", "2x2"])]
     assert sorted(contents(finished)) == sorted(
-        ["SHA256SUMS", "index.jsonl", "manifest.json", "seen.jsonl", "shards", *shards]
+        ["SHA256SUMS", "index.jsonl", "items.table", "manifest.json", "seen.jsonl", "shards", *shards]
     )
 
 
@@ -433,8 +433,9 @@ def test_a_plan_under_which_nothing_was_finished_binds_nobody(root: Path, finish
 def test_differences_are_named_by_their_path() -> None:
     before = {"same": 1, "gone": 2, "in": {"a": [1, 2], "same": None}}
     now = {"same": 1, "new": 3, "in": {"a": [1, 3], "same": None}}
-    assert describe_differences(before, now) == ["gone: 2 -> None", "in.a: [1, 2] -> [1, 3]", "new: None -> 3"]
-    assert describe_differences(before, before) == []
+    found = list(map(str, find_differences(before, now)))
+    assert found == ["gone: 2 -> None", "in.a: [1, 2] -> [1, 3]", "new: None -> 3"]
+    assert find_differences(before, before) == []
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import PublishedFile, publish
+from semdis_cli.provenance import Provenance
 from semdis_cli.store.checks import check_shard_name
 from semdis_cli.store.manifest import MANIFEST_FILE, Manifest, ShardEntry
 from semdis_cli.store.statistics import ChannelSums
@@ -17,7 +18,9 @@ from semdis_cli.store.statistics import ChannelSums
 Json = dict[str, Any]
 
 MANIFEST = Manifest(
-    provenance={"dtype": "bfloat16", "model": {"name": "ü \udcff", "revision": None}, "whitened": True},
+    provenance=Provenance.from_json(
+        {"dtype": "bfloat16", "model": {"name": "ü \udcff", "revision": None}, "whitened": True}
+    ),
     plan_sha256="ab" * 32,
     num_ok=5,
     num_failed=1,

@@ -3,16 +3,17 @@
 import os
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semdis_cli.events import Failure
+from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import PlannedImage, SourceImage
+from semdis_cli.sources.files import ON_DISK
 from semdis_cli.store.checks import check_shard_name
-from semdis_cli.store.writing.plan import LatentLayout, PlannedShard, plan_sha256, plan_shards
+from semdis_cli.store.writing.plan import PlannedShard, plan_sha256, plan_shards
 
 LAYOUT = LatentLayout(patch_size=16, channels=128, dtype="bfloat16")
 BUCKETS = [(16, 16), (16, 32), (32, 16), (256, 256), (512, 16)]
@@ -20,7 +21,7 @@ FAILURE = Failure("bad.png", "is empty")
 
 
 def planned(key: str, bucket: tuple[int, int] = (16, 16), num_bytes: int = 1, folder: str = "images") -> PlannedImage:
-    return PlannedImage(SourceImage(key, Path(folder) / "file", num_bytes), bucket)
+    return PlannedImage(SourceImage(key, ON_DISK, f"{folder}/file", num_bytes), bucket)
 
 
 quick = settings(deadline=None)
@@ -91,7 +92,8 @@ def test_equal_inputs_give_equal_plans(images: list[PlannedImage], size: int, co
     one = plan_shards(images, LAYOUT, shard_bytes=size, shard_images=count)
     other = plan_shards(iter(list(images)), LAYOUT, shard_bytes=size, shard_images=count)
     assert one == other
-    assert plan_sha256({"a": 1, "b": [2]}, one, [FAILURE]) == plan_sha256({"b": [2], "a": 1}, other, [FAILURE])
+    settings = Provenance.from_json({"a": 1, "b": [2]}), Provenance.from_json({"b": [2], "a": 1})
+    assert plan_sha256(settings[0], one, [FAILURE]) == plan_sha256(settings[1], other, [FAILURE])
 
 
 @quick
@@ -125,7 +127,8 @@ def test_128_channels_in_bfloat16_cost_one_byte_a_pixel() -> None:
 def sha256_of(
     *images: PlannedImage, count: int = 2, failures: Sequence[Failure] = (FAILURE,), dtype: str = "bfloat16"
 ) -> str:
-    return plan_sha256({"dtype": dtype}, plan_shards(images, LAYOUT, shard_bytes=1, shard_images=count), failures)
+    shards = plan_shards(images, LAYOUT, shard_bytes=1, shard_images=count)
+    return plan_sha256(Provenance.from_json({"dtype": dtype}), shards, failures)
 
 
 ONE, TWO, THREE = planned("1.png"), planned("2.png"), planned("3.png", (32, 32))

@@ -125,7 +125,7 @@ def test_a_long_key_is_not_shown_in_full() -> None:
 def test_a_finished_set_has_its_shards_its_keys_and_its_settings(root: Path) -> None:
     source = open_latents(root)
     assert source.keys == OK_KEYS
-    assert source.provenance == PROVENANCE
+    assert source.provenance.to_json() == PROVENANCE
     assert source.sha256 == hashlib.sha256((root / "manifest.json").read_bytes()).hexdigest()
     assert [stored.path.name for stored in source.shards[:3]] == [FIRST, SECOND, THIRD]
     assert sorted(key for stored in source.shards for key in source.read(stored).keys) == sorted(OK_KEYS)
@@ -306,7 +306,7 @@ def test_a_shard_alone_is_a_set_of_its_own(root: Path, tmp_path: Path) -> None:
     alone.write_bytes((root / "shards" / THIRD).read_bytes())
     source = open_latents(alone)
     assert source.keys == ("c.png", "d.jpg", "d.png")
-    assert source.provenance == PROVENANCE
+    assert source.provenance.to_json() == PROVENANCE
     assert source.sha256 == PublishedFile.of(alone).sha256
     assert are_equal(source.read(*source.shards), make_shard(source.keys))
 

@@ -27,10 +27,20 @@ from semdis_cli.store.shards import STORE_DTYPES, Shard, read_shard, write_shard
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.verifying.payload import read_payload
 from semdis_cli.store.verifying.verify import ALL_DATA, NO_DATA, Sample, VerifySettings, verify_latents
-from tests.store import KEYS, SmallPlan, contents, make_plan, make_shard, with_keys, write_next, write_set
+from tests.store import (
+    KEYS,
+    SmallPlan,
+    contents,
+    make_plan,
+    make_shard,
+    with_keys,
+    with_settings,
+    write_next,
+    write_set,
+)
 
 Json = dict[str, Any]
-SIDE_FILES = {"seen.jsonl", "report.json"}  # no part of the promise
+SIDE_FILES = {"seen.jsonl", "report.json", "items.table"}  # no part of the promise
 FIRST, SECOND, THIRD = "00000000-1x2.safetensors", "00000001-1x2.safetensors", "00000002-2x2.safetensors"
 
 
@@ -431,7 +441,7 @@ def test_checksums_that_disagree_are_told(root: Path, change: Callable[[str], st
 
 
 def test_a_shard_of_other_settings_is_told(root: Path) -> None:
-    rewrite_shard(root, FIRST, lambda shard: replace(shard, provenance={**shard.provenance, "whitened": False}))
+    rewrite_shard(root, FIRST, lambda shard: with_settings(shard, whitened=False))
     vouch(root)
     assert told(root) == [(f"shards/{FIRST}", "shard")]
     assert "other settings" in only_problem(root).what

@@ -10,6 +10,7 @@ import pytest
 
 from semdis_cli.dataset.latent_dataset import LatentDataset, MixedVersionsWarning
 from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.provenance import Provenance
 from semdis_cli.store.manifest import MANIFEST_FILE, Manifest
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.verifying.summary import summarise
@@ -17,16 +18,16 @@ from semdis_cli.store.verifying.verify import ALL_DATA, VerifySettings, verify_l
 from semdis_cli.store.writing.latent_set import LatentSetWriter
 from tests.store import CHANNELS, KEYS, PROVENANCE, SmallPlan, contents, hashes_of, write_next, write_set
 
-OLD: dict[str, Any] = {**PROVENANCE, "compute": {"torch": "2.12"}}
-NEW: dict[str, Any] = {**PROVENANCE, "compute": {"torch": "2.13"}}
+OLD = Provenance.from_json({**PROVENANCE, "compute": {"torch": "2.12"}})
+NEW = Provenance.from_json({**PROVENANCE, "compute": {"torch": "2.13"}})
 MORE = (*KEYS, "aa.png", "zz.png")
 
 
-def plan_of(provenance: dict[str, Any], keys: tuple[str, ...] = MORE) -> SmallPlan:
+def plan_of(provenance: Provenance, keys: tuple[str, ...] = MORE) -> SmallPlan:
     return replace(SmallPlan(provenance, keys, 2), failures=())
 
 
-def run(root: Path, provenance: dict[str, Any] = NEW, *, mix: bool = True, kill_after: int | None = None) -> Path:
+def run(root: Path, provenance: Provenance = NEW, *, mix: bool = True, kill_after: int | None = None) -> Path:
     """One run over all images, which ends after so many shards or is finished."""
     plan = plan_of(provenance)
     with LatentSetWriter(root, provenance, CHANNELS, mix_versions=mix) as latents:
@@ -75,7 +76,7 @@ def test_a_set_goes_on_with_both_versions_on_record_only_if_asked_to(old: Path) 
 
 def test_a_mixed_set_is_read_shard_by_shard_under_its_own_record_and_says_so(old: Path) -> None:
     source = open_latents(run(old))
-    assert [source.read(stored).provenance["compute"]["torch"] for stored in source.shards][-1] == "2.13"
+    assert [source.read(stored).provenance.to_json()["compute"]["torch"] for stored in source.shards][-1] == "2.13"
     assert source.read(source.shards[0]).provenance == OLD
     with pytest.warns(MixedVersionsWarning, match=r"version 2: 2 latents in .* \(compute.torch: 2.12 -> 2.13\)"):
         dataset = LatentDataset(old, verify=True)
@@ -115,7 +116,7 @@ def test_a_run_begun_under_the_old_version_is_finished_under_the_new_one(tmp_pat
 
 def test_other_latents_are_refused_whatever_is_asked_for(old: Path) -> None:
     with pytest.raises(UsageError, match="--mix-versions does not go as far as dtype"):
-        run(old, {**NEW, "dtype": "float32"})
+        run(old, Provenance.from_json({**NEW.to_json(), "dtype": "float32"}))
 
 
 def test_a_manifest_whose_versions_do_not_fit_is_refused(old: Path) -> None:
@@ -123,7 +124,7 @@ def test_a_manifest_whose_versions_do_not_fit_is_refused(old: Path) -> None:
     fields = json.loads((old / MANIFEST_FILE).read_bytes())
     changes: list[dict[str, Any]] = [
         {"later_versions": []},
-        {"later_versions": [{**NEW, "dtype": "float32"}]},
+        {"later_versions": [{**NEW.to_json(), "dtype": "float32"}]},
         {"later_versions": 5},
         {"shards": [{**fields["shards"][0], "version": -1}, *fields["shards"][1:]]},
     ]
@@ -145,7 +146,8 @@ def test_a_shard_under_another_versions_number_is_found_out(old: Path) -> None:
 
 
 def test_the_same_weights_under_another_name_keep_the_name_and_every_byte(tmp_path: Path, old: Path) -> None:
-    moved = {**OLD, "model": {**OLD["model"], "name": "/abs/elsewhere", "revision": "0123"}}
+    model = {**OLD.to_json()["model"], "name": "/abs/elsewhere", "revision": "0123"}
+    moved = Provenance.from_json({**OLD.to_json(), "model": model})
     whole = run(Path(shutil.copytree(old, tmp_path / "whole")), OLD, mix=False)
     run(old, moved, mix=False, kill_after=1)
     assert contents(run(old, OLD, mix=False)) == contents(whole)

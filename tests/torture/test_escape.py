@@ -72,6 +72,7 @@ LINKS = {
     "manifest.json ": "nowhere",
     "report.json": "file",
     "seen.jsonl": "file",
+    "items.table": "file",
 }
 SLOW_STATES = [pytest.param(state, marks=pytest.mark.slow) for state in ("begun", "finished", "finished, more to come")]
 STATES = ["stopped", *SLOW_STATES]

@@ -21,7 +21,7 @@ from semdis_cli.model.config import FCDMDiffAEConfig, FCDMDiffAEInferenceConfig
 from semdis_cli.model.layers import FCDMBlock
 from semdis_cli.model.pixels import images_to_float
 from semdis_cli.settings import LoadSettings
-from semdis_cli.sources.sources import find_images
+from semdis_cli.sources.find import find_images
 from semdis_cli.training.init import PatchMoments, closed_form_model, init_model
 from semdis_cli.training.settings import InitSettings, StoredDtype
 from tests.worlds import tiny_config

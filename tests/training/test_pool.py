@@ -17,7 +17,10 @@ from semdis_cli.events import Failure
 from semdis_cli.images.images import write_image
 from semdis_cli.records import SourceImage
 from semdis_cli.settings import ReadSettings
-from semdis_cli.sources.tars import list_tar
+from semdis_cli.sources.files import ON_DISK
+from semdis_cli.sources.names import NamedPath
+from semdis_cli.sources.source import Search
+from semdis_cli.sources.tars import Tar
 from semdis_cli.training.pool import (
     CropPlaces,
     CropSampler,
@@ -65,14 +68,14 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
 
 
 def images_in(path: Path) -> list[SourceImage]:
-    return list_tar(path, f"{path.stem}/", (path.stat().st_mtime_ns, None), path).images
+    return Tar(path, NamedPath.of_file(path)).images(f"{path.stem}/", Search()).images
 
 
 # --- order ----------------------------------------------------------------------------------------------------------
 
 
 def sources(*keys: str) -> list[SourceImage]:
-    return [SourceImage(key, Path("nowhere") / key, 0) for key in keys]
+    return [SourceImage(key, ON_DISK, f"nowhere/{key}", 0) for key in keys]
 
 
 def test_the_order_is_random_and_the_seeds() -> None:
@@ -111,14 +114,15 @@ def mixed(tmp_path: Path) -> list[SourceImage]:
     first, bad, second = images_in(tar)
     cut = write_tar(tmp_path / "cut.tar", [("x.png", png(20, 30))])
     (shorter,) = images_in(cut)
-    cut.write_bytes(cut.read_bytes()[: (shorter.offset or 0) + 50])
+    cut.write_bytes(cut.read_bytes()[: shorter.place + 50])
     (tmp_path / "2.png").write_bytes(png(seed=2))
     (tmp_path / "text.png").write_bytes(b"a text")
     (tmp_path / "folder.png").mkdir()
     files: dict[str, SourceImage] = {
-        name: SourceImage(name, tmp_path / name, 1) for name in ("2.png", "text.png", "gone.png", "folder.png")
+        name: SourceImage(name, ON_DISK, tmp_path / name, 1) for name in ("2.png", "text.png", "gone.png", "folder.png")
     }
-    gone_tar = SourceImage("gone/x.png", tmp_path / "gone.tar", 10, offset=512)
+    tar_reader = Tar(tmp_path / "gone.tar", NamedPath.of_file(tmp_path / "gone.tar"))
+    gone_tar = SourceImage("gone/x.png", tar_reader, 512, 10)
     return [
         first,
         files["gone.png"],
@@ -169,7 +173,7 @@ def test_more_images_than_are_read_at_once_stay_in_order(tmp_path: Path) -> None
 
 def test_only_a_few_images_are_read_ahead(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png())
-    images = [SourceImage(f"{i}.png", tmp_path / "a.png", 1) for i in range(1000)]
+    images = [SourceImage(f"{i}.png", ON_DISK, tmp_path / "a.png", 1) for i in range(1000)]
     reading = read_all(images, ReadSettings(), 2)
     _, first = next(reading)
     assert isinstance(first, Tensor)

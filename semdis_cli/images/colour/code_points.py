@@ -51,38 +51,38 @@ PRIMARIES: Mapping[int, Primaries] = {
 
 
 def power_light(values: np.ndarray, exponent: float) -> np.ndarray:
-    """Light of a pure power function, such as the 2.2 and 2.8 of BT.470 (ITU-T H.273, table 3, codes 4 and 5)."""
+    """Return the light of a pure power function, as the 2.2 and 2.8 of BT.470 (ITU-T H.273, table 3, codes 4 and 5)."""
     return values**exponent
 
 
 def srgb_light(values: np.ndarray) -> np.ndarray:
-    """Light of sRGB values (IEC 61966-2-1, 5.2)."""
+    """Return the light of sRGB values (IEC 61966-2-1, 5.2)."""
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
 def srgb_values(light: np.ndarray) -> np.ndarray:
-    """The sRGB values of light, of 0..1 (IEC 61966-2-1, 5.3): the inverse of `srgb_light`."""
+    """Return the sRGB values of light, of 0..1 (IEC 61966-2-1, 5.3): the inverse of `srgb_light`."""
     return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
 def st240_light(values: np.ndarray) -> np.ndarray:
-    """Light of SMPTE ST 240 values (ITU-T H.273, table 3, code 7)."""
+    """Return the light of SMPTE ST 240 values (ITU-T H.273, table 3, code 7)."""
     return np.where(values < 4 * 0.0228, values / 4, ((values + 0.1115) / 1.1115) ** (1 / 0.45))
 
 
 def st428_light(values: np.ndarray) -> np.ndarray:
-    """Light of SMPTE ST 428-1 values, in which 48 cd/m2 is white (ITU-T H.273, table 3, code 17)."""
+    """Return the light of SMPTE ST 428-1 values, in which 48 cd/m2 is white (ITU-T H.273, table 3, code 17)."""
     return 52.37 / 48 * values**2.6
 
 
 def pq_light(values: np.ndarray) -> np.ndarray:
-    """Light of PQ values in units of 10,000 cd/m2 (ITU-R BT.2100-2, table 4; SMPTE ST 2084)."""
+    """Return the light of PQ values in units of 10,000 cd/m2 (ITU-R BT.2100-2, table 4; SMPTE ST 2084)."""
     root = values ** (32 / 2523)
     return (np.maximum(root - 107 / 128, 0) / (2413 / 128 - 2392 / 128 * root)) ** (8192 / 1305)
 
 
 def hlg_light(values: np.ndarray) -> np.ndarray:
-    """Light of the scene, of its brightest, of HLG values (ITU-R BT.2100-2, table 5, inverse OETF)."""
+    """Return the light of the scene, of its brightest, of HLG values (ITU-R BT.2100-2, table 5, inverse OETF)."""
     return np.where(values <= 0.5, values**2 / 3, (np.exp((values - 0.55991073) / 0.17883277) + 0.28466892) / 12)
 
 
@@ -101,7 +101,7 @@ DISPLAY: TransferFunction = partial(power_light, exponent=2.4)  # ITU-R BT.1886,
 
 
 def to_xyz(primaries: Primaries) -> np.ndarray:
-    """Light (R, G, B) -> XYZ relative to D50 [3,3]: SMPTE RP 177, 3.3, adapted by Bradford.
+    """Compute light (R, G, B) -> XYZ relative to D50 [3,3]: SMPTE RP 177, 3.3, adapted by Bradford.
 
     Raises `ValueError` if the primaries span no such space.
     """
@@ -118,6 +118,6 @@ def to_xyz(primaries: Primaries) -> np.ndarray:
 
 
 def _xyz(place: Chromaticity) -> np.ndarray:
-    """X, Y, Z of a chromaticity, whose sum is 1."""
+    """Return X, Y, Z of a chromaticity, whose sum is 1."""
     x, y = place
     return np.array([x, y, 1 - x - y])

@@ -14,7 +14,7 @@ from semdis_cli.images.colour.tone_mapping import HighRange, tone_mapped
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What the stored samples mean, as far as Pillow's mode does not say it.
+    """Meaning of the stored samples, as far as Pillow's mode does not say it.
 
     `white`: the value of white in modes of more than 8 bits; None: their range is not defined. `is_inverted`: there, 0
     is white. `transparent`: the colour that stands for "nothing here", as a value of the image's mode. `drawn`: box
@@ -37,7 +37,7 @@ class Samples:
 
 
 def split_alpha(image: Image.Image, samples: Samples) -> tuple[Image.Image, Image.Image | None]:
-    """Colour as mode L, RGB or CMYK, and alpha as mode L (None: opaque everywhere), both of the size of `image`.
+    """Split into colour as mode L, RGB or CMYK, and alpha as mode L (None: opaque everywhere), of the size of `image`.
 
     16-bit grey is scaled by 1/257 and rounded (12-bit by 255/4095); 16-bit colour comes from Pillow as its high bytes.
     Raises `UnreadableImageError` for samples without a defined range (floats, 32-bit integers).
@@ -48,7 +48,7 @@ def split_alpha(image: Image.Image, samples: Samples) -> tuple[Image.Image, Imag
 
 
 def to_srgb(colour: Image.Image, samples: Samples) -> tuple[Image.Image, tuple[str, ...]]:
-    """Mode RGB in sRGB of an image of mode L, RGB or CMYK, and notes about what could not be used or kept.
+    """Convert an image of mode L, RGB or CMYK to mode RGB in sRGB; also notes about what could not be used or kept.
 
     Without a usable profile L and RGB are taken for sRGB, and CMYK for plain ink: R = (255-C)(255-K)/255.
     """
@@ -62,7 +62,7 @@ def to_srgb(colour: Image.Image, samples: Samples) -> tuple[Image.Image, tuple[s
 
 
 def samples_to_srgb(pixels: np.ndarray, mode: str, samples: Samples) -> tuple[np.ndarray, tuple[str, ...]]:
-    """`to_srgb` for [H,W,3] uint8; in mode L the three are equal, and the profile is one for grey or for all three."""
+    """Convert [H,W,3] uint8 as `to_srgb` does; in mode L the three are equal, and the profile may be for grey."""
     if samples.profile is None:
         return pixels, samples.notes
     colour = Image.fromarray(pixels[:, :, 0] if mode == "L" else pixels)
@@ -71,7 +71,7 @@ def samples_to_srgb(pixels: np.ndarray, mode: str, samples: Samples) -> tuple[np
 
 
 def composite(colour: Image.Image, alpha: Image.Image | None, background: tuple[int, int, int]) -> Image.Image:
-    """Mode RGB picture laid over `background`: (colour·alpha + background·(255-alpha))/255, rounded to nearest.
+    """Lay a picture over `background`, mode RGB: (colour·alpha + background·(255-alpha))/255, rounded to nearest.
 
     Computed on sRGB values, not on light, because that is what browsers do and what drawings are made for.
     """
@@ -95,7 +95,7 @@ def _alpha(image: Image.Image, samples: Samples) -> Image.Image | None:
 
 
 def _differs(image: Image.Image, colour: int | tuple[int, ...]) -> Image.Image:
-    """255 where the pixel differs from `colour`, 0 where it equals it."""
+    """Return 255 where the pixel differs from `colour`, 0 where it equals it."""
     differs = np.asarray(image) != np.asarray(colour)
     return Image.fromarray(np.where(differs.any(axis=2) if differs.ndim == 3 else differs, 255, 0).astype(np.uint8))
 
@@ -109,7 +109,7 @@ def _only_inside(box: tuple[int, int, int, int], alpha: Image.Image | None, imag
 
 
 def _opaque(image: Image.Image, samples: Samples) -> Image.Image:
-    """The image without its alpha, as mode L, RGB or CMYK; premultiplied colours are divided by their alpha."""
+    """Return the image without its alpha, as mode L, RGB or CMYK; premultiplied colours are divided by their alpha."""
     mode = image.mode
     if mode.startswith("I") or mode == "F":
         return _scaled(image, samples)
@@ -127,7 +127,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _deep(colour: Image.Image, low: Image.Image | None) -> np.ndarray:
-    """[H,W,3] uint8, or uint16 where the low bytes are there."""
+    """Return the samples as [H,W,3] uint8, or uint16 where the low bytes are there."""
     high = np.asarray(_rgb(colour))
     return high if low is None else high.astype(np.uint16) << 8 | np.asarray(_rgb(low))
 
@@ -147,6 +147,6 @@ def _scaled(image: Image.Image, samples: Samples) -> Image.Image:
 
 @lru_cache(maxsize=1)
 def _lab_transform() -> ImageCms.ImageCmsTransform:
-    """CIE L*a*b* (D50) to sRGB, exactly: through the usual table of 33³ colours, single pixels are 50 levels off."""
+    """Convert CIE L*a*b* (D50) to sRGB, exactly: by the usual table of 33³ colours, single pixels are 50 levels off."""
     lab, srgb, exact = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), ImageCms.Flags.NOOPTIMIZE
     return ImageCms.buildTransform(lab, srgb, "LAB", "RGB", flags=exact)

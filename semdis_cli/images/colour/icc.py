@@ -54,7 +54,7 @@ class IccProfile:
 
 @lru_cache(maxsize=4)
 def parse_icc(data: bytes) -> IccProfile | None:
-    """The profile in `data`; None for what is none, is cut off, or lacks what its kind of samples needs.
+    """Parse the profile in `data`; None for what is none, is cut off, or lacks what its kind of samples needs.
 
     The conditions are those of Chromium's engine: version 4 at most, D50, tags within the profile, grey by its light.
     """
@@ -88,7 +88,7 @@ def _tags(data: bytes, num_tags: int) -> dict[bytes, bytes] | None:
 
 
 def matrix_profile(to_xyz: np.ndarray, curves: Sequence[np.ndarray]) -> bytes:
-    """A profile of three curves and a matrix (ICC.1:2022, 8.3.3).
+    """Make a profile of three curves and a matrix (ICC.1:2022, 8.3.3).
 
     `to_xyz`: light (R, G, B) -> XYZ relative to D50 [3,3]. `curves`: light 0..1 of equally spaced sample values, one
     array for all channels or three. Light above 1 is kept, by primaries that are as much brighter.
@@ -105,18 +105,18 @@ def matrix_profile(to_xyz: np.ndarray, curves: Sequence[np.ndarray]) -> bytes:
 
 
 def with_colorants(profile: IccProfile, to_xyz: np.ndarray) -> bytes:
-    """The RGB profile with its curves and other primaries: light (R, G, B) -> XYZ relative to D50 [3,3]."""
+    """Give the RGB profile other primaries, its curves kept: light (R, G, B) -> XYZ relative to D50 [3,3]."""
     kept = {name: tag for name, tag in profile.tags.items() if name in {*_CURVES, b"desc", b"cprt", b"wtpt"}}
     return _assembled(b"RGB ", kept | dict(zip(_COLORANTS, map(_place, to_xyz.T), strict=True)))
 
 
 def retagged(data: bytes, version: int, space: str) -> bytes:
-    """The profile under another version (0x04400000 is 4.4) and for samples that are called otherwise."""
+    """Give the profile another version (0x04400000 is 4.4), and samples that are called otherwise."""
     return data[:8] + struct.pack(">I", version) + data[12:16] + space.ljust(4).encode("latin-1") + data[20:]
 
 
 def with_plain_lab(data: bytes) -> bytes:
-    """The profile with a 16-bit perceptual table to L*a*b* scaled so that LittleCMS reads it as Chromium's engine does.
+    """Scale a 16-bit perceptual table to L*a*b* so that LittleCMS reads the profile as Chromium's engine does.
 
     Such tables (lut16Type, ICC.1:2022, 10.10) have 0xff00 for what later ones and that engine have 0xffff for; white is
     half a unit of a* and b* greener and bluer by it.
@@ -167,7 +167,7 @@ def _place(xyz: Iterable[float]) -> bytes:
 
 
 def _description(text: str) -> bytes:
-    """A description of version 2 (ICC.1:2001-04, 6.5.17)."""
+    """Make a description of version 2 (ICC.1:2001-04, 6.5.17)."""
     ascii_text = text.encode() + b"\0"
     return b"desc" + bytes(4) + struct.pack(">I", len(ascii_text)) + ascii_text + bytes(78)
 

@@ -23,7 +23,7 @@ _LEVELS = np.arange(256, dtype=np.uint8)
 
 @lru_cache(maxsize=16)
 def conversion_of(data: bytes, mode: str, *, mixes_black: bool = False) -> tuple[Conversion | None, tuple[str, ...]]:
-    """Conversion of pictures of `mode` from a profile to sRGB; None if there is none to do, and why.
+    """Find the conversion of pictures of `mode` from a profile to sRGB; None if there is none to do, and why.
 
     As in browsers it is by the perceptual intent, or by the primaries of a profile without tables; and a grey picture
     may have a profile for RGB, of R = G = B. `mixes_black`: a CMYK picture is turned into one without black (K) before
@@ -49,7 +49,7 @@ def conversion_of(data: bytes, mode: str, *, mixes_black: bool = False) -> tuple
 
 
 def _as_printed(data: bytes) -> Conversion:
-    """Of all four inks by their profile, with compensation for the black point, for formats that no browser shows."""
+    """Convert all inks by their profile, with compensation for the black point, for formats that no browser shows."""
     source, flags = ImageCms.ImageCmsProfile(io.BytesIO(data)), ImageCms.Flags.HIGHRESPRECALC
     return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), "CMYK", "RGB", flags=flags).apply
 
@@ -78,7 +78,7 @@ def _changes_little(transform: ImageCms.ImageCmsTransform) -> bool:
 
 
 def _transform(source: ImageCms.ImageCmsProfile, mode: str, *, is_table: bool) -> ImageCms.ImageCmsTransform:
-    """LittleCMS's way to sRGB.
+    """Make LittleCMS's transform to sRGB.
 
     Tables are read colour by colour (through its usual table of 49³ or 23⁴ colours single ones are 20 levels off), and
     for version 2: to a profile of version 4 LittleCMS compensates for the black point, which browsers do not.
@@ -96,7 +96,7 @@ def _srgb_2() -> ImageCms.ImageCmsProfile:
 
 
 def _by_table(transform: ImageCms.ImageCmsTransform) -> Conversion:
-    """The transform of each of the 256 greys, looked up."""
+    """Look the transform of each of the 256 greys up in a table."""
     greys = Image.fromarray(_LEVELS[None])
     shown = np.asarray(transform.apply(greys if transform.input_mode == "L" else greys.convert("RGB")))[0]
     tables = shown.T.reshape(-1).tolist()
@@ -104,7 +104,7 @@ def _by_table(transform: ImageCms.ImageCmsTransform) -> Conversion:
 
 
 def _without_black(picture: Image.Image) -> Image.Image:
-    """The CMYK picture with its black mixed into the other inks, K = 0: what is seen without a profile, as inks."""
+    """Mix the black of a CMYK picture into the other inks, K = 0: what is seen without a profile, as inks."""
     inks = Image.eval(picture.convert("RGB"), lambda level: 255 - level).split()
     return Image.merge("CMYK", (*inks, Image.new("L", picture.size, 0)))
 

@@ -44,14 +44,14 @@ _SRGB_SHARE = 0.05  # within it, a gAMA chunk alone says no more than "as usual"
 
 
 def png_code_points(primaries: int, transfer: int, peak: float | None) -> tuple[Profile | None, bool]:
-    """The meaning of a PNG's cICP chunk, and whether it has one; `peak`: of light, in cd/m2, if something says it."""
+    """Find the meaning of a PNG's cICP chunk, and whether it has one; `peak`: of light, in cd/m2, if it is known."""
     if primaries not in PRIMARIES or transfer not in {*_PNG_TRANSFERS, *_HIGH_RANGE}:
         return None, False
     return _coded(PRIMARIES[primaries], transfer, _PNG_TRANSFERS, peak), True
 
 
 def avif_code_points(primaries: int, transfer: int, peak: float | None) -> tuple[Profile | None, tuple[str, ...]]:
-    """The meaning of an AVIF's nclx box, and a note about a transfer function that is not applied.
+    """Find the meaning of an AVIF's nclx box, and a note about a transfer function that is not applied.
 
     What is unspecified, reserved or unknown is taken for sRGB's, each for itself.
     """
@@ -62,7 +62,7 @@ def avif_code_points(primaries: int, transfer: int, peak: float | None) -> tuple
 
 
 def icc_code_points(profile: IccProfile) -> Profile | None:
-    """The meaning of the `cicp` tag of an RGB profile; None if there is none, or one that browsers pass over.
+    """Find the meaning of the `cicp` tag of an RGB profile; None if there is none, or one that browsers pass over.
 
     What it leaves unspecified comes from the profile's own curves and primaries.
     """
@@ -82,7 +82,7 @@ def icc_code_points(profile: IccProfile) -> Profile | None:
 
 
 def png_gamma(gamma: int, primaries: Primaries | None) -> bytes | None:
-    """The meaning of a PNG's gAMA (in 1/100,000) and cHRM chunks. Raises `ValueError` for chromaticities that are none.
+    """Find the meaning of a PNG's gAMA (in 1/100,000) and cHRM. Raises `ValueError` for impossible chromaticities.
 
     With cHRM, gamma and primaries are taken at their word: 1/2.2 is a pure power function, not sRGB's.
     """

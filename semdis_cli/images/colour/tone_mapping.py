@@ -38,7 +38,7 @@ _AT_ONCE = 1 << 16  # pixels: their floats stay in the cache
 
 @dataclass(frozen=True, slots=True)
 class HighRange:
-    """The meaning of samples of high dynamic range.
+    """Meaning of samples of high dynamic range.
 
     `transfer`: PQ or HLG. `to_xyz`: light (R, G, B) -> XYZ relative to D50, row by row. `peak`: the brightest light
     that is meant, in cd/m2.
@@ -58,7 +58,7 @@ class HighRange:
 
 
 def tone_mapped(samples: np.ndarray, meaning: HighRange) -> np.ndarray:
-    """[H,W,3] uint8 sRGB of [H,W,3] uint8 or uint16 samples, of which 255 or 65535 is the highest value."""
+    """Convert [H,W,3] uint8 or uint16 samples, of which 255 or 65535 is the highest value, to [H,W,3] uint8 sRGB."""
     table = _light_table(meaning.transfer, samples.dtype.itemsize)
     flat = samples.reshape(-1, 3)
     result = np.empty(flat.shape, np.uint8)
@@ -69,7 +69,7 @@ def tone_mapped(samples: np.ndarray, meaning: HighRange) -> np.ndarray:
 
 
 def curve(peak: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points of the tone curve for content of up to `peak` cd/m2: light, log2 of its gain, and the slope of that.
+    """Compute points of the tone curve for content of up to `peak` cd/m2: light, log2 of its gain, and its slope.
 
     Light is in units of the reference white (SMPTE ST 2094-50, annex C: reference white tone mapping without headroom).
     """
@@ -85,7 +85,7 @@ def curve(peak: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def gain(light: np.ndarray, peak: float) -> np.ndarray:
-    """The factor for light whose strongest channel is `light`, in units of the reference white.
+    """Compute the factor for light whose strongest channel is `light`, in units of the reference white.
 
     Cubic Hermite curves between the points of `curve`; beyond the last one, everything ends at the screen's white.
     Content no brighter than the reference white keeps its light.
@@ -104,13 +104,13 @@ def gain(light: np.ndarray, peak: float) -> np.ndarray:
 
 
 def _bezier(at: np.ndarray, first: float, middle: float, last: float) -> tuple[np.ndarray, np.ndarray]:
-    """A quadratic Bezier curve's values and slopes at 0..1."""
+    """Compute a quadratic Bezier curve's values and slopes at 0..1."""
     values = (1 - at) ** 2 * first + 2 * at * (1 - at) * middle + at**2 * last
     return values, 2 * (1 - at) * (middle - first) + 2 * at * (last - middle)
 
 
 def _bt2020_light(light: np.ndarray, meaning: HighRange) -> np.ndarray:
-    """[N,3] light of the display in BT.2020, in units of the reference white, from light in its own primaries."""
+    """Convert light in its own primaries to [N,3] light of the display in BT.2020, in units of the reference white."""
     light = light @ _to_bt2020(meaning.to_xyz).T
     if meaning.transfer == PQ:
         return light
@@ -120,7 +120,7 @@ def _bt2020_light(light: np.ndarray, meaning: HighRange) -> np.ndarray:
 
 
 def _shown(light: np.ndarray, peak: float) -> np.ndarray:
-    """[N,3] uint8 sRGB of light in BT.2020; what is outside of sRGB is clipped channel by channel."""
+    """Convert light in BT.2020 to [N,3] uint8 sRGB; what is outside of sRGB is clipped channel by channel."""
     light = light * gain(light.max(axis=1), peak)[:, None]
     light = np.clip(light @ _TO_SRGB.T, 0, 1)
     levels: np.ndarray = _encoding_table()[(light * (_ENCODED_STEPS - 1) + 0.5).astype(np.uint16)]
@@ -134,7 +134,7 @@ def _to_bt2020(rows: Rows) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _light_table(transfer: int, sample_bytes: int) -> np.ndarray:
-    """Light of every sample value: PQ's in units of the reference white, HLG's of the scene, 0..1."""
+    """Tabulate the light of every sample value: PQ's in units of the reference white, HLG's of the scene, 0..1."""
     num_values = 1 << 8 * sample_bytes
     values = np.arange(num_values) / (num_values - 1)
     light = pq_light(values) * (10_000 / _REFERENCE_WHITE) if transfer == PQ else hlg_light(values)
@@ -143,6 +143,6 @@ def _light_table(transfer: int, sample_bytes: int) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _encoding_table() -> np.ndarray:
-    """The sRGB level 0..255 of each step of light: the darkest levels take 20 steps each."""
+    """Tabulate the sRGB level 0..255 of each step of light: the darkest levels take 20 steps each."""
     levels: np.ndarray = np.rint(255 * srgb_values(np.arange(_ENCODED_STEPS) / (_ENCODED_STEPS - 1)))
     return levels.astype(np.uint8)

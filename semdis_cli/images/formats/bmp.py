@@ -50,7 +50,7 @@ class BmpHeader:
 
 
 def read_bmp_header(file: BinaryIO) -> BmpHeader:
-    """Header of the BMP in `file`. Raises `UnreadableImageError` for damaged ones and kinds that are not read."""
+    """Read the header of a BMP. Raises `UnreadableImageError` for damaged ones and kinds that are not read."""
     file.seek(0)
     start = file.read(_FILE_HEADER_BYTES + 124 + 16)
     info_bytes = int.from_bytes(start[14:18], "little")
@@ -80,7 +80,7 @@ def read_bmp_header(file: BinaryIO) -> BmpHeader:
 
 
 def decode_bmp(header: BmpHeader, data: bytes) -> tuple[Image.Image, Samples]:
-    """The picture, mode RGB or RGBA, and its samples' meaning. Raises `UnreadableImageError` if it is cut off.
+    """Decode to mode RGB or RGBA; also the meaning of the samples. Raises `UnreadableImageError` if it is cut off.
 
     Alpha that is zero in every pixel was never meant as such, although a browser may show nothing then.
     """
@@ -101,14 +101,14 @@ def decode_bmp(header: BmpHeader, data: bytes) -> tuple[Image.Image, Samples]:
 
 
 def _from_bytes(header: BmpHeader, data: bytes) -> Image.Image:
-    """A picture of 24 bits; the most common kind, so by Pillow's fast unpacking."""
+    """Decode a picture of 24 bits; the most common kind, so by Pillow's fast unpacking."""
     rows = _rows(header, data)
     size = (header.width, header.height)
     return Image.frombuffer("RGB", size, rows, "raw", "BGR", rows.shape[1], 1 if header.is_top_down else -1)
 
 
 def _field(block: bytes, at: int) -> int:
-    """A 32-bit field; 0 where the block is too short to have it."""
+    """Read a 32-bit field; 0 where the block is too short to have it."""
     return int.from_bytes(block[at : at + 4], "little") if len(block) >= at + 4 else 0
 
 
@@ -130,7 +130,7 @@ def _check(header: BmpHeader) -> None:
 
 
 def _masks(stored: bytes, info_bytes: int, bits: int, compression: int) -> tuple[int, int, int, int]:
-    """Masks of red, green, blue and alpha; those in a file are in its header or behind a short one."""
+    """Read the masks of red, green, blue and alpha; those in a file are in its header or behind a short one."""
     whole = 0xFFFFFFFF >> max(0, 32 - bits)
     red, green, blue, alpha = (mask & whole for mask in struct.unpack("<4I", stored.ljust(16, b"\0")))
     if compression in {_BITFIELDS, _ALPHA_BITFIELDS}:
@@ -141,7 +141,7 @@ def _masks(stored: bytes, info_bytes: int, bits: int, compression: int) -> tuple
 
 
 def _num_colours(info: bytes, bits: int, room: int) -> int:
-    """Colours of the palette; there are no more than there is room for before the pixels."""
+    """Count the colours of the palette; there are no more than there is room for before the pixels."""
     if bits > 8:
         return 0
     used = _field(info, 32)
@@ -161,7 +161,7 @@ def _is_one_run(mask: int) -> bool:
 
 
 def _rows(header: BmpHeader, data: bytes) -> np.ndarray:
-    """[H,B] bytes of each row, padded to a multiple of four; the padding of the last may be missing."""
+    """Return [H,B] bytes of each row, padded to a multiple of four; the padding of the last may be missing."""
     used = -(-header.width * header.bits // 8)
     stride = -(-used // 4) * 4
     part = data[header.data_at : header.data_at + stride * header.height]
@@ -171,7 +171,7 @@ def _rows(header: BmpHeader, data: bytes) -> np.ndarray:
 
 
 def _indices(rows: np.ndarray, header: BmpHeader) -> np.ndarray:
-    """[H,W] of palette indices; several in a byte lie from the left to the right."""
+    """Return [H,W] of palette indices; several in a byte lie from the left to the right."""
     if header.bits == 8:
         return rows[:, : header.width]
     per_byte = 8 // header.bits
@@ -182,7 +182,7 @@ def _indices(rows: np.ndarray, header: BmpHeader) -> np.ndarray:
 
 
 def _palette(header: BmpHeader, data: bytes) -> np.ndarray:
-    """[2**bits,3]; colours that it does not have are black."""
+    """Read the palette as [2**bits,3]; colours that it does not have are black."""
     colours = np.zeros((1 << header.bits, 3), np.uint8)
     stored = data[header.palette_at : header.palette_at + header.num_colours * header.colour_bytes]
     num = len(stored) // header.colour_bytes
@@ -192,7 +192,7 @@ def _palette(header: BmpHeader, data: bytes) -> np.ndarray:
 
 
 def _by_masks(rows: np.ndarray, header: BmpHeader) -> np.ndarray:
-    """[H,W,3] or, with alpha, [H,W,4]."""
+    """Decode by masks to [H,W,3] or, with alpha, [H,W,4]."""
     words = rows.view(f"<u{header.bits // 8}")[:, : header.width]
     num = 4 if header.masks[3] else 3
     pixels = np.empty((header.height, header.width, num), np.uint8)
@@ -202,7 +202,7 @@ def _by_masks(rows: np.ndarray, header: BmpHeader) -> np.ndarray:
 
 
 def _masked(words: np.ndarray, mask: int) -> np.ndarray:
-    """The bits under a mask as 0..255, rounded."""
+    """Return the bits under a mask as 0..255, rounded."""
     if not mask:
         return np.zeros(words.shape, np.uint8)
     shift = (mask & -mask).bit_length() - 1
@@ -218,7 +218,7 @@ def _masked(words: np.ndarray, mask: int) -> np.ndarray:
 
 
 def _from_run_lengths(header: BmpHeader, data: bytes) -> np.ndarray:
-    """[H,W,3] of RLE8, RLE4 or RLE24; the lowest row first. What the runs leave out is black, as browsers show it."""
+    """Decode RLE8, RLE4 or RLE24 to [H,W,3], the lowest row first. What the runs leave out is black, as in browsers."""
     values = np.full((header.height, header.width), -1, np.int32 if header.bits == 24 else np.int16)
     _run(_Pen(values), data, header.data_at, header.bits)
     if header.bits == 24:
@@ -230,7 +230,7 @@ def _from_run_lengths(header: BmpHeader, data: bytes) -> np.ndarray:
 
 @dataclass(slots=True)
 class _Pen:
-    """The place of the next pixel on `canvas` [H,W]; what is over the edge is dropped."""
+    """Place of the next pixel on `canvas` [H,W]; what is over the edge is dropped."""
 
     canvas: np.ndarray
     x: int = 0
@@ -276,14 +276,14 @@ def _run(pen: _Pen, data: bytes, at: int, bits: int) -> None:
 
 
 def _repeated(part: bytes, count: int, bits: int) -> np.ndarray | int:
-    """A run of one value, or of the two in a byte in turns."""
+    """Repeat one value, or the two in a byte in turns."""
     if bits == 4:
         return np.resize(np.array([part[0] >> 4, part[0] & 15]), count)
     return int.from_bytes(part, "little")
 
 
 def _literal(part: bytes, count: int, bits: int) -> np.ndarray:
-    """Up to `count` values, fewer if the data end."""
+    """Read up to `count` values, fewer if the data end."""
     stored = np.frombuffer(part, np.uint8)
     if bits == 4:
         return np.stack([stored >> 4, stored & 15], axis=1).ravel()[:count]

@@ -32,7 +32,7 @@ _SHORT = 3
 
 
 def exif_orientation(block: object) -> tuple[int, tuple[str, ...]]:
-    """Orientation 1..8 of an EXIF block, and notes about what is wrong in it.
+    """Read the orientation 1..8 of an EXIF block, and notes about what is wrong in it.
 
     `block`: bytes, with or without their `Exif` prefix. Nothing is raised: a block that cannot be read, or names no
     such orientation, or not as a SHORT, means "as stored" (1) and a note. No block (None, empty) and no tag in it mean
@@ -49,7 +49,7 @@ def exif_orientation(block: object) -> tuple[int, tuple[str, ...]]:
 
 
 def ignored_orientation(block: bytes | None, place: str) -> tuple[str, ...]:
-    """Notes about an orientation in a `place` where browsers do not look for one, and show the file as stored."""
+    """Note an orientation in a `place` where browsers do not look for one, and show the file as stored."""
     orientation, notes = exif_orientation(block)
     return (
         notes if orientation == 1 else (f"EXIF orientation {orientation} in {place}: kept as stored, as browsers do",)
@@ -57,11 +57,11 @@ def ignored_orientation(block: bytes | None, place: str) -> tuple[str, ...]:
 
 
 class _NotShortError(ValueError):
-    """The orientation is a number of another type than EXIF has for it."""
+    """Orientation that is a number of another type than EXIF has for it."""
 
 
 def valid_orientation(value: object) -> tuple[int, tuple[str, ...]]:
-    """`value` as an orientation 1..8 with no note; anything else is 1, with a note unless it is None (no such tag)."""
+    """Return `value` if it is an orientation 1..8, without a note; else 1, with a note unless it is None (no tag)."""
     if value is None:
         return 1, ()
     if isinstance(value, (int, float)) and value in range(1, 9):
@@ -70,17 +70,17 @@ def valid_orientation(value: object) -> tuple[int, tuple[str, ...]]:
 
 
 def upright_size(stored: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """(height, width) in px of the upright picture whose file holds `stored` = (height, width)."""
+    """Return (height, width) in px of the upright picture whose file holds `stored` = (height, width)."""
     return (stored[1], stored[0]) if orientation >= 5 else stored
 
 
 def turn_upright(image: Image.Image, orientation: int) -> Image.Image:
-    """The picture turned and mirrored so that it is seen as meant; the same object if it is upright already."""
+    """Turn and mirror the picture so that it is seen as meant; returns the same object if it is upright already."""
     return image.transpose(_TO_UPRIGHT[orientation]) if orientation in _TO_UPRIGHT else image
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """`turn_upright` for [H,W,C], as a view."""
+    """Turn [H,W,C] as `turn_upright` does, as a view."""
     is_swapped, is_upside_down, is_mirrored = _STEPS.get(orientation, (False, False, False))
     pixels = pixels.swapaxes(0, 1) if is_swapped else pixels
     return pixels[:: -1 if is_upside_down else 1, :: -1 if is_mirrored else 1]
@@ -89,14 +89,14 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def unturned_box(
     corner: tuple[int, int], box: tuple[int, int], size: tuple[int, int], orientation: int
 ) -> tuple[int, int]:
-    """(top, left) in the stored picture of a box of (height, width) `box` at `corner` of the upright one of `size`."""
+    """Return (top, left) in the stored picture of a box of size `box` at `corner` of the upright one of `size`."""
     is_swapped, *is_flipped = _STEPS.get(orientation, (False, False, False))
     top, left = (size[i] - corner[i] - box[i] if is_flipped[i] else corner[i] for i in (0, 1))
     return (left, top) if is_swapped else (top, left)
 
 
 def _read_tag(block: bytes) -> int | None:
-    """Value of the orientation tag in the first directory; `struct.error` or `ValueError` if there is no way to it.
+    """Read the orientation tag in the first directory. Raises `struct.error` or `ValueError` if there is no way to it.
 
     Read here and not by Pillow, which parses every tag, warns about broken ones, and for a PNG decodes the image first.
     """

@@ -49,7 +49,7 @@ class JxlHeader:
 
 
 def read_jxl_header(file: BinaryIO) -> JxlHeader:
-    """Size and orientation (18181-1, D.2 and D.3.1). Raises `UnreadableImageError` if they are not there."""
+    """Read size and orientation (18181-1, D.2 and D.3.1). Raises `UnreadableImageError` if they are not there."""
     bits = _Bits(_codestream_start(file))
     height, width = _read_size(bits)
     has_more = not bits.take(1) and bits.take(1)
@@ -60,7 +60,7 @@ def read_jxl_header(file: BinaryIO) -> JxlHeader:
 
 
 def _is_animated(bits: _Bits) -> bool:
-    """Of the metadata behind the orientation (18181-1, D.3.1, D.3.2 and D.3.3)."""
+    """Read the metadata behind the orientation (18181-1, D.3.1, D.3.2 and D.3.3)."""
     if bits.take(1):
         _read_size(bits)  # the size to show it at
     if bits.take(1):
@@ -69,7 +69,7 @@ def _is_animated(bits: _Bits) -> bool:
 
 
 def decode_jxl(header: JxlHeader, data: bytes) -> tuple[Image.Image, Samples]:
-    """The picture, upright, of its first frame, and what its samples mean. Raises `UnreadableImageError`.
+    """Decode the first frame, upright; also the meaning of its samples. Raises `UnreadableImageError`.
 
     `header` was read from `data`. A JPEG that was packed into JPEG XL is unpacked and read as the JPEG that it is.
     """
@@ -92,7 +92,7 @@ def _decoder() -> Callable[[bytes], tuple[bool, Any, bytes, bytes, Any]]:
 
 
 def _image(info: Any, pixels: bytes) -> Image.Image:
-    """The picture as Pillow's; grey with alpha of 16 bits comes under the name of 8."""
+    """Make the picture Pillow's; grey with alpha of 16 bits comes under the name of 8."""
     size = info.width, info.height
     if info.mode in _MODES:
         values = np.frombuffer(pixels, np.uint8)
@@ -126,7 +126,7 @@ def _side(bits: _Bits, *, is_small: int) -> int:
 
 
 def _codestream_start(file: BinaryIO) -> bytes:
-    """The codestream's first bytes behind its signature, from its box where there is a container (18181-2)."""
+    """Read the codestream's first bytes behind its signature, from its box where there is a container (18181-2)."""
     file.seek(0)
     start = file.read(_START_BYTES)
     position = 0

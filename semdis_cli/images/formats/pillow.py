@@ -136,7 +136,7 @@ def pillow_guard(max_image_pixels: int) -> Iterator[None]:
 
 
 class _ThreadState(threading.local):
-    """Whether this thread is inside `pillow_guard`."""
+    """State of a thread: `reads` is True inside `pillow_guard`."""
 
     reads = False
 

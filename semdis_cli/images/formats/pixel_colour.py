@@ -32,7 +32,7 @@ def avif_samples(image: ImageFile.ImageFile, data: bytes) -> Samples:
 
 
 def low_byte_image(png: bytes) -> Image.Image | None:
-    """The low bytes of the samples of 16 bits of a PNG of colour, decoded; None for one of grey.
+    """Decode the low bytes of the samples of 16 bits of a PNG of colour; None for one of grey.
 
     Pillow keeps the high ones. Told that the samples are little-endian, it keeps the others.
     """

@@ -21,7 +21,7 @@ class WebpHeader:
 
 
 def read_webp_header(file: BinaryIO) -> WebpHeader:
-    """Header of the WebP in `file` (RFC 9649). Raises `UnreadableImageError` if it is damaged or cut off."""
+    """Read the header of the WebP in `file` (RFC 9649). Raises `UnreadableImageError` if it is damaged or cut off."""
     file.seek(0)
     start = file.read(30)
     if len(start) < 30:
@@ -47,7 +47,7 @@ def check_complete(data: bytes) -> None:
 
 
 def with_empty_canvas(data: bytes) -> bytes:
-    """The WebP in `data`, said to have alpha if its first frame is smaller than the picture: nothing is around it.
+    """Say that a WebP has alpha if its first frame is smaller than the picture: nothing is around it.
 
     Without that flag the decoder would give black there, and hide the frame's own alpha.
     """
@@ -61,7 +61,7 @@ def with_empty_canvas(data: bytes) -> bytes:
 
 
 def _find_exif(file: BinaryIO) -> bytes | None:
-    """Payload of the first EXIF chunk."""
+    """Read the payload of the first EXIF chunk."""
     at = _find_chunk(file, b"EXIF")
     if at is None:
         return None
@@ -71,7 +71,7 @@ def _find_exif(file: BinaryIO) -> bytes | None:
 
 
 def _find_chunk(file: BinaryIO, wanted: bytes) -> int | None:
-    """Position of the payload of the first chunk of that kind; only chunk headers are read on the way to it."""
+    """Find the payload of the first chunk of that kind; only chunk headers are read on the way to it."""
     position = file.seek(12)
     while len(header := file.read(8)) == 8:
         kind, length = struct.unpack("<4sI", header)

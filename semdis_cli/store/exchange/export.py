@@ -7,7 +7,6 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
 from urllib.parse import quote, unquote_to_bytes
 
 import numpy as np
@@ -20,18 +19,15 @@ from semdis_cli.files.atomic import PublishedFile, is_temporary
 from semdis_cli.files.json_text import key_fields
 from semdis_cli.files.lock import LOCK_FILE
 from semdis_cli.files.spelling import ANY, clashes, probe_spelling
+from semdis_cli.provenance import LatentLayout
 from semdis_cli.records import ImageRecord
-from semdis_cli.store.checks import MALFORMED, check_count, check_key
+from semdis_cli.settings import Member, NpyDtype, SampleNames
+from semdis_cli.store.checks import check_key
 from semdis_cli.store.index import to_line
 from semdis_cli.store.manifest import REPORT_FILE
 from semdis_cli.store.record import source_fields
 from semdis_cli.store.shards import STORE_DTYPES, Shard, shard_bytes
-from semdis_cli.store.writing.plan import LatentLayout
 from semdis_cli.tensors import is_finite
-
-Member = Literal["safetensors", "npy"]
-NpyDtype = Literal["float32", "float16"]
-SampleNames = Literal["key", "stem", "basename"]
 
 EXPORT_MARKER = "export.json"
 TABLE_FILE = "latents.jsonl"
@@ -192,7 +188,7 @@ def make_sample(shard: Shard, row: int, member: Member, npy_dtype: NpyDtype) -> 
         is_exact = torch.equal(converted.to(torch.float32), latents.to(torch.float32))
         data = npy_bytes(converted)
     file = PublishedFile(len(data), hashlib.sha256(data).hexdigest())
-    facts = bool(shard.provenance["whitened"]), provenance_sha256(shard.provenance)
+    facts = shard.provenance.is_whitened, shard.provenance.sha256
     return Sample(data, SampleRecord(one.records[0], *facts, file, is_exact))
 
 
@@ -205,30 +201,14 @@ def npy_bytes(latents: Tensor) -> bytes:
     return file.getvalue()
 
 
-def provenance_sha256(provenance: dict[str, Any]) -> str:
-    """By which images are told apart that were made with other settings."""
-    return hashlib.sha256(to_line(provenance)).hexdigest()
-
-
-def recorded_layout(provenance: dict[str, Any], place: str) -> LatentLayout:
-    """What the size of a latent follows from, as recorded. Raises `StoreError` beginning with `place`."""
-    try:
-        patch_size, channels = check_count(provenance["patch_size"]), check_count(provenance["channels"])
-        if not (patch_size and channels and provenance["dtype"] in STORE_DTYPES) or "whitened" not in provenance:
-            raise ValueError("no such latents")
-    except MALFORMED as error:
-        raise StoreError(f"{place}: its settings do not say what its latents are ({error})") from error
-    return LatentLayout(patch_size, channels, provenance["dtype"])
-
-
 def check_rows(shard: Shard, layout: LatentLayout, place: str) -> None:
     """Raise `StoreError` beginning with `place` if the latents are not finite, or not of the recorded kind and size."""
     kind = shard.latents.shape[1], shard.latents.dtype
     if kind != (layout.channels, STORE_DTYPES[layout.dtype]):
-        raise StoreError(f"{place}: its latents are not of the kind that its settings say; damaged or edited")
+        raise StoreError("its latents are not of the kind that its settings say; damaged or edited", place=place)
     if not is_finite(shard.latents):
-        raise StoreError(f"{place}: latents that are not finite; not made by semdis encode")
+        raise StoreError("latents that are not finite; not made by semdis encode", place=place)
     grid = tuple(side * layout.patch_size for side in shard.latents.shape[-2:])
     for record in shard.records:
         if record.geometry.bucket != grid:
-            raise StoreError(f"{place}: the size of {record.key!r:.80} does not fit its latents; damaged or edited")
+            raise StoreError(f"the size of {record.key!r:.80} does not fit its latents; damaged or edited", place=place)

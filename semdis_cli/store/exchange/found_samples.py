@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
+from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import FileDigest
 from semdis_cli.store.exchange.export import check_rows
 from semdis_cli.store.shards import Shard, parse_shard
-from semdis_cli.store.writing.plan import LatentLayout
-from semdis_cli.store.writing.settings import are_same
 
 MAX_LINE_BYTES = 1 << 20  # of one image's record
 
@@ -31,7 +29,7 @@ class Place:
                 file.seek(self.offset)
                 return file.read(self.num_bytes if limit is None else min(limit, self.num_bytes))
         except OSError as error:
-            raise StoreError(f"{self.name}: cannot be read ({error.strerror})") from error
+            raise StoreError(f"cannot be read ({error.strerror})", place=self.name) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ class FoundSamples:
     num_exported: int | None
 
     @property
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> Provenance:
         """The settings of the first version."""
         return self.records.all[0]
 
@@ -76,7 +74,7 @@ class FoundSamples:
         """The image's latents as a shard of one row. Raises `StoreError` if they are damaged or edited."""
         shard = parse_shard(sample.data.read(), sample.data.name)
         if shard.keys != (sample.key,) or self.records.find(shard.provenance) != sample.version:
-            raise StoreError(f"{sample.data.name}: changed while it was imported")
+            raise StoreError("changed while it was imported", place=sample.data.name)
         check_rows(shard, self.layout, sample.data.name)
         return shard
 
@@ -85,16 +83,16 @@ class FoundSamples:
 class Records:
     """The settings of all that was found, those of one kind of latents."""
 
-    all: list[dict[str, Any]] = field(default_factory=list)
+    all: list[Provenance] = field(default_factory=list)
 
-    def find(self, record: dict[str, Any]) -> int | None:
+    def find(self, record: Provenance) -> int | None:
         """The version with these settings, whatever its model is called there."""
         for number, known in enumerate(self.all):
-            if known == record or are_same(known, record):
+            if known.is_same(record):
                 return number
         return None
 
-    def add(self, record: dict[str, Any]) -> int:
+    def add(self, record: Provenance) -> int:
         """One more version."""
         self.all.append(record)
         return len(self.all) - 1

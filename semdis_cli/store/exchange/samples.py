@@ -1,22 +1,23 @@
 """Exported latents, found again: the search for images in a folder of files or tars."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure, Planning, Tell, untold
+from semdis_cli.provenance import Provenance
 from semdis_cli.store.checks import MALFORMED, check_count, check_key, check_object, parse_json
-from semdis_cli.store.exchange.export import EXPORT_MARKER, recorded_layout, sample_key
+from semdis_cli.store.exchange.export import EXPORT_MARKER, sample_key
 from semdis_cli.store.exchange.found_samples import MAX_LINE_BYTES, FoundSample, FoundSamples, Place, Records
 from semdis_cli.store.exchange.tar_members import read_members
 from semdis_cli.store.manifest import MANIFEST_FILE
-from semdis_cli.store.shard_header import parse_header
-from semdis_cli.store.writing.settings import are_of_one_kind, find_differences, mixing_hint
+from semdis_cli.store.reader import recorded_layout
+from semdis_cli.store.shard_header import no_shard, parse_header
+from semdis_cli.store.versions import mixing_hint
 
 _ARRAYS = ".npy arrays, which cannot be imported; export the set as webdataset or safetensors for that"
 _MAX_HEADER_BYTES = 16 << 20  # of one image; its settings take a few thousand bytes
@@ -81,11 +82,11 @@ class _Search:
                 self._add_tar(name, path)
             elif path.is_file():
                 place = Place(str(path), name, 0, path.stat().st_size)
-                self._try(place, name.removesuffix(".safetensors"), partial(self._peek_shard, place))
+                self._add_shard(place, name.removesuffix(".safetensors"))
             else:
                 self.failures.append(Failure(name, "is not a regular file"))
         except StoreError as error:  # the tar, from some byte on
-            self.failures.append(Failure(name, str(error).removeprefix(f"{path}: ")))
+            self.failures.append(Failure(name, error.beside(path)))
 
     def result(self) -> FoundSamples:
         """Everything, sorted by key. Raises `UsageError` if there is nothing, or one key twice."""
@@ -124,7 +125,7 @@ class _Search:
             if self._read_marker(folder).get("format") == "npy":
                 self.failures.append(Failure(name, f"an export of {_ARRAYS}"))
         except StoreError as error:
-            self.failures.append(Failure(name, str(error).removeprefix(f"{folder / EXPORT_MARKER}: ")))
+            self.failures.append(Failure(name, error.beside(folder / EXPORT_MARKER)))
 
     def _read_marker(self, folder: Path) -> dict[str, Any]:
         """Return what the export in `folder` says of itself; nothing if it was none."""
@@ -133,10 +134,10 @@ class _Search:
             return {}
         try:
             marker = check_object(parse_json(Place(str(path), str(path), 0, MAX_LINE_BYTES).read()))
-            provenance, num_images = check_object(marker["provenance"]), check_count(marker["num_images"])
-            later_versions = list(map(check_object, marker.get("later_versions", ())))
+            provenance, num_images = Provenance.from_json(marker["provenance"]), check_count(marker["num_images"])
+            later_versions = list(map(Provenance.from_json, marker.get("later_versions", ())))
         except MALFORMED as error:
-            raise StoreError(f"{path}: not the record of an export ({error}); damaged or edited") from error
+            raise StoreError(f"not the record of an export ({error}); damaged or edited", place=path) from error
         self._agree(provenance, str(path), may_mix=self.mix_versions)
         for record in later_versions:  # a set that was mixed, on record
             self._agree(record, str(path), may_mix=True)
@@ -144,7 +145,7 @@ class _Search:
             self.num_promised[path] = num_images
         return marker
 
-    def _agree(self, provenance: dict[str, Any], place: str, *, may_mix: bool) -> int:
+    def _agree(self, provenance: Provenance, place: str, *, may_mix: bool) -> int:
         """The version that these settings are. Raises `UsageError` if they do not go with all before."""
         version = self.records.find(provenance)
         if version is not None:
@@ -152,33 +153,32 @@ class _Search:
         if not self.records.all:
             recorded_layout(provenance, place)
             self._made_by = place
-        elif not (may_mix and are_of_one_kind(self.records.all[0], provenance)):
-            differences = find_differences(self.records.all[0], provenance)
+        elif not (may_mix and self.records.all[0].is_of_one_kind(provenance)):
+            differences = self.records.all[0].differences(provenance)
             raise UsageError(
                 f"{place}: made with other settings than {self._made_by} ({'; '.join(map(str, differences))}); "
                 f"import them one by one{mixing_hint(differences)}"
             )
         return self.records.add(provenance)
 
-    def _try(self, place: Place, likely_key: str, peek: Callable[[], FoundSample]) -> None:
-        """Add a sample, or a failure under the key that the file's name says."""
+    def _add_shard(self, place: Place, likely_key: str) -> None:
+        """Add the sample in a shard of one image, or a failure under the key that the file's name says."""
         try:
-            sample = peek()
+            sample = self._peek_shard(place)
             check_key(sample.key)
             self.samples.append(sample)
         except StoreError as error:
             self.failures.append(Failure(likely_key, str(error)))
-        except (RecursionError, *MALFORMED) as error:  # nested just so deeply that it is read, but not written again
-            self.failures.append(Failure(likely_key, f"{place.name}: not a semdis shard ({error})"))
 
     def _peek_shard(self, place: Place) -> FoundSample:
-        """Read the header of a shard of one image. Raises `StoreError`, or `ValueError` with the reason."""
+        """Read the header of a shard of one image. Raises `StoreError`."""
         header_bytes = int.from_bytes(place.read(8), "little")
         if header_bytes > min(place.num_bytes - 8, _MAX_HEADER_BYTES):
-            raise ValueError("its header is longer than it; truncated or edited")
+            raise no_shard(place.name, "its header is longer than it; truncated or edited")
         header = parse_header(BytesIO(place.read(8 + header_bytes)), place.num_bytes, place.name)
         if len(header.records) != 1:
-            raise ValueError(f"it holds {len(header.records)} images, not one; semdis decode and export read it")
+            what = f"it holds {len(header.records)} images, not one; semdis decode and export read it"
+            raise no_shard(place.name, what)
         record = header.records[0]
         version = self._agree(header.provenance, place.name, may_mix=self.mix_versions)
         return FoundSample(record.key, record.geometry.bucket, record.source, place, version=version)
@@ -190,7 +190,7 @@ class _Search:
             suffixes.add(PurePosixPath(member.name).suffix)
             if member.name.endswith(".safetensors"):
                 place = Place(str(path), f"{name}/{member.name}", member.offset, member.num_bytes)
-                self._try(place, _likely_key(member.name), partial(self._peek_shard, place))
+                self._add_shard(place, _likely_key(member.name))
         if ".npy" in suffixes and ".safetensors" not in suffixes:
             self._has_arrays = True
             self.failures.append(Failure(name, f"holds {_ARRAYS}"))

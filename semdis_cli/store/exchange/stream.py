@@ -1,13 +1,13 @@
 """Latents on a pipe: a tar with a file for each image, which is a shard of one row and proves itself."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
 from semdis_cli.files.tar import TAR_END, tar_member
+from semdis_cli.provenance import Provenance
 from semdis_cli.records import EncodedImage
 from semdis_cli.store.shards import Shard, parse_shard, shard_bytes
 from semdis_cli.store.statistics import ChannelSums
@@ -24,7 +24,7 @@ class StreamWriter:
     """
 
     def __init__(
-        self, write: Callable[[bytes], object], provenance: dict[str, Any], channels: int, *, as_tar: bool
+        self, write: Callable[[bytes], object], provenance: Provenance, channels: int, *, as_tar: bool
     ) -> None:
         self.sums = ChannelSums.zero(channels)
         self._write = write
@@ -54,7 +54,9 @@ def read_member(name: str, data: bytes) -> Shard:
     """Check one image's file. Raises `StoreError` if it is damaged, or holds more than one image."""
     shard = parse_shard(data, name)
     if len(shard.records) != 1:
-        raise StoreError(f"{name}: holds {len(shard.records)} images; in a stream every image has a file of its own")
+        raise StoreError(
+            f"holds {len(shard.records)} images; in a stream every image has a file of its own", place=name
+        )
     return shard
 
 

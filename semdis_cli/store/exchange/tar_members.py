@@ -26,13 +26,13 @@ def read_members(path: Path) -> Iterator[TarMember]:
     """
     try:
         if not path.is_file():  # a pipe or device would keep us waiting, or never end
-            raise StoreError(f"{path}: cannot be read (not a regular file)")
+            raise StoreError("cannot be read (not a regular file)", place=path)
         with path.open("rb") as file:
             yield from _members(file)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise StoreError(f"cannot be read ({error.strerror or error})", place=path) from error
     except ValueError as error:
-        raise StoreError(f"{path}: cannot be read as an uncompressed tar ({error})") from error
+        raise StoreError(f"cannot be read as an uncompressed tar ({error})", place=path) from error
 
 
 def _members(file: BinaryIO) -> Iterator[TarMember]:

@@ -21,7 +21,7 @@ def check_checksums(root: Path, manifest: Manifest) -> Iterator[Problem]:
     try:
         found = yield from read_checksums(root)
     except StoreError as error:
-        yield Problem(CHECKSUM_FILE, "checksums", str(error).removeprefix(f"{root / CHECKSUM_FILE}: "))
+        yield Problem(CHECKSUM_FILE, "checksums", error.beside(root / CHECKSUM_FILE))
         return
     for name in sorted({*expected, *found}):
         if found.get(name) != expected.get(name):

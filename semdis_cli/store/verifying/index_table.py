@@ -10,6 +10,9 @@ from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
+
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
 from semdis_cli.files.atomic import PublishedFile
@@ -43,6 +46,11 @@ class ShardRows:
         self.digests.append(_digest(row.record))
         self.offsets.append(offset)
         self.served.append(row.is_ok)
+
+    def served_offsets(self) -> NDArray[np.uint64]:
+        """Return where the lines of the rows that are to be used begin, rising."""
+        offsets: NDArray[np.uint64] = np.array(self.offsets, dtype=np.uint64)[np.array(self.served, dtype=bool)]
+        return offsets
 
     def served_rows(self) -> list[int]:
         """Numbers of the rows that are to be used, rising."""
@@ -90,7 +98,7 @@ def read_index(root: Path) -> Generator[Problem, None, IndexTable]:
             yield from _read_lines(file, table)
     except StoreError as error:
         table.is_sorted = False
-        yield Problem(INDEX_FILE, "index", str(error).removeprefix(f"{path}: "))
+        yield Problem(INDEX_FILE, "index", error.beside(path))
     return table
 
 

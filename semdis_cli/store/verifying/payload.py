@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import PublishedFile
-from semdis_cli.store.shard_header import BYTES_PER_VALUE, ShardHeader, open_regular
+from semdis_cli.provenance import BYTES_PER_VALUE
+from semdis_cli.store.shard_header import ShardHeader, open_regular
 from semdis_cli.store.statistics import ChannelSums
 
 _SLICE_VALUES = 1 << 20
@@ -48,7 +49,7 @@ def read_payload(path: Path, header: ShardHeader, rows: Sequence[int] | None = N
             num_bytes += len(data)
             sums.add(first_plane, num_planes, data)
         if num_bytes != header.payload_start + header.payload_bytes or file.read(1):
-            raise StoreError(f"{path}: changed its size while it was read")
+            raise StoreError("changed its size while it was read", place=path)
     return Payload(PublishedFile(num_bytes, whole.hexdigest()), latents.hexdigest(), sums.bad_rows(), sums.result())
 
 

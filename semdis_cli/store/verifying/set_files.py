@@ -9,6 +9,7 @@ from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
 from semdis_cli.files.atomic import is_temporary
 from semdis_cli.files.links import describe_absent, or_pointer
+from semdis_cli.store.item_table import ITEMS_FILE
 from semdis_cli.store.manifest import (
     CHECKSUM_FILE,
     INDEX_FILE,
@@ -30,6 +31,7 @@ _OWN_NAMES = {
     CHECKSUM_FILE,
     REPORT_FILE,
     SEEN_FILE,
+    ITEMS_FILE,
     SHARD_FOLDER,
     JOURNAL_FOLDER,
 }

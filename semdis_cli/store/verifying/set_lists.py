@@ -10,10 +10,12 @@ from semdis_cli.events import Problem
 from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.files.links import describe_absent
 from semdis_cli.store.checks import is_shard_name
+from semdis_cli.store.item_table import ItemTable
 from semdis_cli.store.manifest import INDEX_FILE, JOURNAL_FOLDER, MANIFEST_FILE, SHARD_FOLDER, Manifest
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.verifying.checksums import check_checksums, read_checksums
 from semdis_cli.store.verifying.index_table import IndexTable, read_index
+from semdis_cli.store.verifying.items_check import check_items
 from semdis_cli.store.verifying.shard_check import ShardTarget
 from semdis_cli.store.verifying.unfinished import PendingShard, has_journal, read_journals
 from semdis_cli.wording import count
@@ -23,12 +25,16 @@ _TOLERANCE = 1e-8  # of sums that were added in another order, relative
 
 @dataclass(frozen=True)
 class SetLists:
-    """The lists of a set, as far as they can be used. `pending`: shards that only a journal knows."""
+    """The lists of a set, as far as they can be used.
+
+    `pending`: shards that only a journal knows. `items`: the table of the items, if it agrees with the index.
+    """
 
     root: Path
     manifest: Manifest | None
     table: IndexTable | None
     pending: dict[str, PendingShard]
+    items: ItemTable | None = None
 
     @property
     def has_whole_index(self) -> bool:
@@ -40,6 +46,7 @@ class SetLists:
         if self.manifest is None:
             return []
         table = self.table if self.has_whole_index else None
+        headers = self.items.headers if self.items is not None else (None,) * len(self.manifest.shards)
         return [
             ShardTarget(
                 path=self.root / SHARD_FOLDER / shard.name,
@@ -48,8 +55,9 @@ class SetLists:
                 num_images=shard.num_images,
                 provenance=self.manifest.record_of(shard),
                 rows=None if table is None else partial(table.rows_of, shard.name),
+                header_sha256=header,
             )
-            for shard in self.manifest.shards
+            for shard, header in zip(self.manifest.shards, headers, strict=True)
         ]
 
     def pending_targets(self) -> list[ShardTarget]:
@@ -79,11 +87,13 @@ def read_lists(root: Path) -> Generator[Problem, None, SetLists]:
     table = None
     if manifest is not None or not has_journal(root):  # a run that was stopped has no index yet
         table = yield from read_index(root)
-    lists = SetLists(root, manifest, table, pending)
+    items = None
     if manifest is not None and table is not None:
         yield from _compare(manifest, table)
         yield from check_checksums(root, manifest)
-    return lists
+        if table.file == manifest.index:
+            items = yield from check_items(root, manifest, table)
+    return SetLists(root, manifest, table, pending, items)
 
 
 def unlisted_targets(lists: SetLists) -> Generator[Problem, None, list[ShardTarget]]:
@@ -134,7 +144,7 @@ def _read_manifest(root: Path) -> Generator[Problem, None, Manifest | None]:
         return None
     if not path.exists():
         if not any((root / name).exists() for name in (JOURNAL_FOLDER, SHARD_FOLDER, INDEX_FILE)):
-            raise StoreError(f"{root}: not a set of latents; give the folder that semdis encode wrote")
+            raise StoreError("not a set of latents; give the folder that semdis encode wrote", place=root)
         what = (
             "missing: the set is unfinished; run the same semdis encode again to finish it"
             if (root / JOURNAL_FOLDER).exists()
@@ -145,9 +155,12 @@ def _read_manifest(root: Path) -> Generator[Problem, None, Manifest | None]:
     try:
         manifest = Manifest.read(root)
         if manifest.to_bytes() != path.read_bytes():
-            raise StoreError("not written as it was; damaged or edited")
-    except (OSError, RecursionError, StoreError) as error:
-        yield Problem(MANIFEST_FILE, "manifest", str(error).removeprefix(f"{path}: "))
+            raise StoreError("not written as it was; damaged or edited", place=path)
+    except OSError as error:
+        yield Problem(MANIFEST_FILE, "manifest", f"cannot be read ({error.strerror})")
+        return None
+    except StoreError as error:
+        yield Problem(MANIFEST_FILE, "manifest", error.beside(path))
         return None
     return manifest
 
@@ -180,10 +193,15 @@ def _compare(manifest: Manifest, table: IndexTable) -> Iterator[Problem]:
 
 def _implausible(manifest: Manifest, table: IndexTable) -> Iterator[str]:
     """What cannot be right in the manifest's sums, whatever the latents are."""
-    patch, channels, sums = manifest.provenance.get("patch_size"), manifest.provenance.get("channels"), manifest.sums
-    if len(sums.total) != channels:
-        yield f"sums of {len(sums.total)} channels, but the latents have {channels!s:.20}"
-    if not isinstance(patch, int) or sums.count * patch * patch != table.served_pixels:
+    sums = manifest.sums
+    try:
+        layout = manifest.provenance.layout
+    except ValueError as error:
+        yield f"settings that do not say what its latents are ({error})"
+        return
+    if len(sums.total) != layout.channels:
+        yield f"sums of {len(sums.total)} channels, but the latents have {layout.channels}"
+    if sums.count * layout.patch_size**2 != table.served_pixels:
         yield f"sums over {sums.count:,} positions, which is not what the images of the index add up to"
     pairs = zip(sums.total, sums.squares, strict=True)
     if any(squares * sums.count < total * total * (1 - _TOLERANCE) for total, squares in pairs):

@@ -3,13 +3,15 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
 from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.provenance import Provenance
 from semdis_cli.store.checks import is_shard_name
 from semdis_cli.store.index import IndexRow
+from semdis_cli.store.item_table import ITEMS_FILE
+from semdis_cli.store.mapped_shard import hash_header
 from semdis_cli.store.shard_header import ShardHeader, read_shard_header
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.verifying.index_table import ShardRows, compare_rows
@@ -27,14 +29,16 @@ class ShardTarget:
     """A shard to look at, and what is known of it: None where nothing is.
 
     `name`: within the set. `expected`: its size and sha256. `rows`: those that the index names, read when asked for.
+    `header_sha256`: as in the table of the set's items.
     """
 
     path: Path
     name: str
     expected: PublishedFile | None = None
     num_images: int | None = None
-    provenance: dict[str, Any] | None = None
+    provenance: Provenance | None = None
     rows: Callable[[], ShardRows] | None = None
+    header_sha256: bytes | None = None
 
     def named_rows(self) -> ShardRows:
         """The rows that the index names; none where nothing is known."""
@@ -57,11 +61,12 @@ def check_shard(target: ShardTarget, *, read_data: bool) -> ShardOutcome:
         rows = target.named_rows()
         problems = [Problem(target.name, "shard", what) for what in _check_header(target, header)]
         problems += [Problem(target.name, "rows", what) for what in compare_rows(header, rows)]
+        problems += [] if problems else _check_table(target, header)
         if not read_data:
             return ShardOutcome(tuple(problems), header.payload_start, None)
         return _check_data(target, header, rows, problems)
     except StoreError as error:
-        return ShardOutcome((Problem(target.name, "shard", _without(target.path, error)),), 0, None)
+        return ShardOutcome((Problem(target.name, "shard", error.beside(target.path)),), 0, None)
 
 
 def _check_header(target: ShardTarget, header: ShardHeader) -> Iterator[str]:
@@ -73,6 +78,13 @@ def _check_header(target: ShardTarget, header: ShardHeader) -> Iterator[str]:
         yield "made with other settings than the set it lies in"
     if is_shard_name(target.path.name) and not target.path.name.endswith(f"-{h}x{w}.safetensors"):
         yield f"its name is not that of a shard of {h}x{w} latents"
+
+
+def _check_table(target: ShardTarget, header: ShardHeader) -> Iterator[Problem]:
+    """Hold the header of a shard with which all is well against the table of the set's items."""
+    if target.header_sha256 not in {None, hash_header(target.path, header.payload_start)}:
+        what = f"knows another header of {target.name}; the same semdis encode again writes it anew"
+        yield Problem(ITEMS_FILE, "table", what)
 
 
 def _check_data(target: ShardTarget, header: ShardHeader, rows: ShardRows, problems: list[Problem]) -> ShardOutcome:
@@ -89,8 +101,3 @@ def _check_data(target: ShardTarget, header: ShardHeader, rows: ShardRows, probl
         found.append(f"{len(payload.bad_rows) - _MAX_BAD_ROWS} more rows hold NaN or infinity")
     problems = [*problems, *(Problem(target.name, "data", what) for what in found)]
     return ShardOutcome(tuple(problems), payload.file.num_bytes, None if problems else payload.sums)
-
-
-def _without(path: Path, error: StoreError) -> str:
-    """The error's message, without the path that it begins with."""
-    return str(error).removeprefix(f"{path}: ")

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from semdis_cli.errors import StoreError
+from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import ImageRecord
-from semdis_cli.store.checks import MALFORMED, check_count
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import INDEX_FILE, Manifest
-from semdis_cli.store.reader import check_index_file
-from semdis_cli.store.shard_header import BYTES_PER_VALUE, read_shard_header
+from semdis_cli.store.reader import check_index_file, recorded_layout
+from semdis_cli.store.shard_header import read_shard_header
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.verifying.payload import read_payload
-from semdis_cli.store.writing.plan import LatentLayout
 
 _MAX_GROUPS = 1000
 _MAX_TEXT = 300
@@ -32,14 +31,14 @@ def summarise(path: Path) -> Json:
     if path.is_dir():
         return _summarise_set(path)
     if not path.exists():
-        raise StoreError(f"{path}: no such latents; give the folder that semdis encode wrote, or one of its shards")
+        raise StoreError("no such latents; give the folder that semdis encode wrote, or one of its shards", place=path)
     return _summarise_shard(path)
 
 
 def _summarise_set(root: Path) -> Json:
     manifest = Manifest.read(root)
     check_index_file(root, manifest)
-    layout = _layout_of(manifest.provenance, root)
+    layout = recorded_layout(manifest.provenance, str(root))
     tally = _Tally(layout)
     for row in read_rows(root / INDEX_FILE):
         if row.error is not None:
@@ -70,8 +69,8 @@ def _summarise_shard(path: Path) -> Json:
     header = read_shard_header(path)
     payload = read_payload(path, header)
     if payload.latents_sha256 != header.latents_sha256:
-        raise StoreError(f"{path}: the latents do not match their sha256; damaged")
-    tally = _Tally(_layout_of(header.provenance, path))
+        raise StoreError("the latents do not match their sha256; damaged", place=path)
+    tally = _Tally(recorded_layout(header.provenance, str(path)))
     for record in header.records:
         tally.add(record)
     counts = {"ok": len(header.records), "failed": 0, "removed": 0, "superseded": 0}
@@ -84,11 +83,11 @@ def _summarise_shard(path: Path) -> Json:
     }
 
 
-def _report(*, path: Path, provenance: Json, images: Json, shards: list[Json]) -> Json:
+def _report(*, path: Path, provenance: Provenance, images: Json, shards: list[Json]) -> Json:
     return {
         "command": "inspect",
         "latents": str(path),
-        "provenance": provenance,
+        "provenance": provenance.to_json(),
         "images": images,
         "shards": shards,
     }
@@ -97,17 +96,6 @@ def _report(*, path: Path, provenance: Json, images: Json, shards: list[Json]) -
 def _statistics(sums: ChannelSums) -> Json:
     mean, std = sums.mean_std()
     return {"positions": sums.count, "mean": mean, "std": std}
-
-
-def _layout_of(provenance: Json, path: Path) -> LatentLayout:
-    """What the size of a latent follows from, as the settings say. Raises `StoreError`."""
-    try:
-        patch_size, channels = check_count(provenance["patch_size"]), check_count(provenance["channels"])
-        if not (patch_size and channels and BYTES_PER_VALUE[provenance["dtype"]]):
-            raise ValueError("a size of nothing")
-    except MALFORMED as error:
-        raise StoreError(f"{path}: its settings are not those of latents ({error!r:.80})") from error
-    return LatentLayout(patch_size, channels, provenance["dtype"])
 
 
 @dataclass

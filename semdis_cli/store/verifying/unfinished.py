@@ -1,20 +1,19 @@
 """What an unfinished set has so far: the shards in its journal, which is read without touching it."""
 
-import hashlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
 from semdis_cli.files.atomic import PublishedFile
-from semdis_cli.store.checks import MALFORMED, parse_json
-from semdis_cli.store.index import to_line
 from semdis_cli.store.manifest import JOURNAL_FOLDER
 from semdis_cli.store.shard_header import open_regular
 from semdis_cli.store.verifying.index_table import ShardRows
-from semdis_cli.store.writing.journal import JournalEntry
+from semdis_cli.store.writing.journal import JournalEntry, parse_journal_line
+
+_Content = TypeVar("_Content")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class PendingShard:
         """The rows that the journal names. Raises `StoreError` if the line has changed since."""
         with open_regular(self.journal) as file:
             file.seek(self.offset)
-            entry = _parse_entry(file.read(self.line_bytes), f"{self.journal}: the line at byte {self.offset}")
+            entry = _parse_entry(file.read(self.line_bytes), self.journal, self.offset)
         rows = ShardRows(entry.rows.__getitem__)
         for number, row in enumerate(entry.rows):
             if row.row is not None:
@@ -49,7 +48,7 @@ def _journals(root: Path) -> list[Path]:
     try:
         return sorted(folder.glob("*.jsonl"))
     except OSError as error:
-        raise StoreError(f"{folder}: cannot be looked into ({error.strerror or error})") from error
+        raise StoreError(f"cannot be looked into ({error.strerror or error})", place=folder) from error
 
 
 def read_journals(root: Path) -> Generator[Problem, None, dict[str, PendingShard]]:
@@ -75,35 +74,26 @@ def _read_journal(path: Path, name: str, found: dict[str, PendingShard]) -> Gene
             try:
                 _add_line(found, path, offset, line)
             except StoreError as error:
-                yield Problem(name, "journal", str(error))
+                yield Problem(name, "journal", error.beside(path))
             offset += len(line)
 
 
 def _add_line(found: dict[str, PendingShard], path: Path, offset: int, line: bytes) -> None:
     if offset == 0:
-        _parse_content(line, "the plan")
+        _parse(line, path, "the plan", dict)
         return
-    entry = _parse_entry(line, f"the line at byte {offset}")
+    entry = _parse_entry(line, path, offset)
     if entry.file is not None:
         num_images = sum(row.row is not None for row in entry.rows)
         found[entry.name] = PendingShard(entry.file, num_images, path, offset, len(line))
 
 
-def _parse_entry(line: bytes, place: str) -> JournalEntry:
-    content = _parse_content(line, place)
-    try:
-        return JournalEntry.from_json(content)
-    except MALFORMED as error:
-        raise StoreError(f"{place} is damaged ({error!s:.200})") from error
+def _parse_entry(line: bytes, path: Path, offset: int) -> JournalEntry:
+    return _parse(line, path, f"the line at byte {offset}", JournalEntry.from_json)
 
 
-def _parse_content(line: bytes, place: str) -> dict[str, Any]:
-    """The content of one line, after it has been held against its sha256."""
+def _parse(line: bytes, path: Path, what: str, content: Callable[[dict[str, Any]], _Content]) -> _Content:
     try:
-        fields = parse_json(line)
-        content = dict(fields["content"])
-        if fields != {"content": content, "sha256": hashlib.sha256(to_line(content)).hexdigest()}:
-            raise ValueError("it does not match its sha256")
-    except (RecursionError, *MALFORMED) as error:
-        raise StoreError(f"{place} is damaged ({error!s:.200})") from error
-    return content
+        return parse_journal_line(line, content)
+    except StoreError as error:
+        raise StoreError(f"{what} is damaged ({error.reason:.200})", place=path) from error

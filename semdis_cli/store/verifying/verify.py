@@ -67,7 +67,7 @@ def verify_latents(path: Path, settings: VerifySettings) -> Generator[VerifyEven
     if path.is_dir():
         return (yield from _verify_set(path, settings))
     if not path.exists():
-        raise StoreError(f"{path}: no such latents; give the folder that semdis encode wrote, or one of its shards")
+        raise StoreError("no such latents; give the folder that semdis encode wrote, or one of its shards", place=path)
     outcomes = yield from _check_shards([ShardTarget(path, path.name)], settings)
     return Verified(None, None, len(outcomes), sum(outcome.num_bytes for outcome in outcomes))
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure
-from semdis_cli.records import SourceImage, settled_mtime
+from semdis_cli.files.identity import Witness, all_vouch, settled
+from semdis_cli.records import SourceImage
 from semdis_cli.store.manifest import MANIFEST_FILE
 from semdis_cli.store.writing.finished import Base, IndexLine
-from semdis_cli.store.writing.identity import Witness, all_vouch
 from semdis_cli.store.writing.seen import SeenByKey, SeenFile, has_seen, is_just_this, seen_time_ns
 
 # The sha256 of each file's content, in order, None where it cannot be read.
@@ -107,8 +107,8 @@ class _Comparison:
         digests = hashes([image for image, _ in self.in_doubt])
         for (image, line), digest in zip(self.in_doubt, digests, strict=True):
             if digest == line.sha256:
-                mtime_ns = settled_mtime(image.mtime_ns, image.ctime_ns, time.time_ns())
-                self._keep(replace(image, mtime_ns=mtime_ns), line)
+                stamp = settled(image.stamp, time.time_ns())
+                self._keep(replace(image, mtime_ns=stamp.mtime_ns), line)
             else:
                 self._change(image)
 
@@ -118,8 +118,9 @@ class _Comparison:
         num_lost = len(self.gone["ok"]) + self.num_unusable
         if num_lost and not num_common and (self.base.root / MANIFEST_FILE).exists():
             raise UsageError(
-                f"{self.base.root}: holds latents of other images: none of its {num_lost:,} is among "
-                "the inputs that can be read; to add these, name its sources too, else give another -o"
+                f"holds latents of other images: none of its {num_lost:,} is among "
+                "the inputs that can be read; to add these, name its sources too, else give another -o",
+                place=self.base.root,
             )
         return Changes(
             to_encode=tuple(sorted(self.to_encode, key=lambda image: image.key)),

@@ -10,9 +10,9 @@ from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.files.atomic import make_folder, publish, sweep_temporaries
 from semdis_cli.files.json_text import strict_json
 from semdis_cli.files.lock import FolderLock
+from semdis_cli.provenance import find_differences
 from semdis_cli.store.checks import parse_json
 from semdis_cli.store.writing.folder import check_outside_sets, list_folder
-from semdis_cli.store.writing.settings import describe_differences
 
 _LATENTS_SHA256 = "latents_sha256"  # in the settings of what is made of latents: which ones
 PLAN_SHA256 = "plan_sha256"  # in the settings of what is made of images: which ones, and how
@@ -57,10 +57,10 @@ def check_image_folder(folder: Path, marker: str) -> None:
     """
     check_outside_sets(folder)
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder}: cannot be written (not a folder)")
+        raise UsageError("cannot be written (not a folder)", place=folder)
     is_taken = folder.is_dir() and bool(list_folder(folder))
     if is_taken and not (folder / marker).is_file():
-        raise UsageError(f"{folder}: not empty, and not from an earlier run of this command; give -o a new folder")
+        raise UsageError("not empty, and not from an earlier run of this command; give -o a new folder", place=folder)
 
 
 def claimed_settings(folder: Path, marker: str) -> dict[str, Any]:
@@ -76,10 +76,10 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
     try:
         before = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read ({error}); give -o a new folder") from error
+        raise StoreError(f"cannot be read ({error}); give -o a new folder", place=path) from error
     reasons = _describe_changes(before, json.loads(strict_json(settings)))
     if reasons:
-        raise UsageError(f"{path.parent}: {', and '.join(reasons)}; give -o a new folder")
+        raise UsageError(f"{', and '.join(reasons)}; give -o a new folder", place=path.parent)
 
 
 def _describe_changes(before: Any, now: dict[str, Any]) -> list[str]:
@@ -91,7 +91,7 @@ def _describe_changes(before: Any, now: dict[str, Any]) -> list[str]:
     are_other_inputs = isinstance(before, dict) and any(before.get(name) != now.get(name) for name in _OF_IMAGES)
     if are_other_inputs:  # or the same ones with other settings, which decide the hash too: then these are to be told
         before, now = ({**record, **dict.fromkeys(_OF_IMAGES)} for record in (before, now))
-    differences = describe_differences(before, now)
+    differences = list(map(str, find_differences(before, now)))
     if differences:
         reasons.append(f"made with other settings ({'; '.join(differences)})")
     elif are_other_inputs:

@@ -10,6 +10,8 @@ from semdis_cli.files import disk
 from semdis_cli.files.atomic import PublishedFile, make_folder, publish
 from semdis_cli.files.links import describe_absent, describe_pointer
 from semdis_cli.store.checks import MALFORMED, check_record_key, parse_json
+from semdis_cli.store.item_table import ITEMS_FILE, read_items
+from semdis_cli.store.items import find_items
 from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, verify_hint
 from semdis_cli.store.writing.seen import SEEN_FILE, SeenFile, read_seen
 
@@ -45,7 +47,7 @@ class Base:
         """The set in `folder`, whose index is held against its sha256. Raises `StoreError` if it is damaged."""
         manifest = Manifest.read(folder)
         if PublishedFile.of(folder / INDEX_FILE) != manifest.index:
-            raise StoreError(f"{folder / INDEX_FILE}: does not match the sha256 in the manifest; damaged or edited")
+            raise StoreError("does not match the sha256 in the manifest; damaged or edited", place=folder / INDEX_FILE)
         return cls(root, folder, manifest)
 
     @property
@@ -76,6 +78,17 @@ class Base:
         if self.manifest is not None:
             yield from read_seen(self.folder, self.manifest.index.sha256)
 
+    def headers(self) -> dict[str, bytes]:
+        """The sha256 of each shard's header, by its file name, of the time when it was held against the index.
+
+        That is in the set's table; a set without one is looked at now. Raises `StoreError` if it is damaged.
+        """
+        if self.manifest is None or self.sha256 is None:
+            return {}
+        table = read_items(self.folder, self.manifest, self.sha256)
+        table = table or find_items(self.root, self.folder, self.manifest).table
+        return dict(zip((shard.name for shard in self.manifest.shards), table.headers, strict=True))
+
     def check_shards(self) -> None:
         """Refuse a set whose shards are not all there; what is in them is for reading to check."""
         for shard in self.manifest.shards if self.manifest else ():
@@ -85,14 +98,14 @@ class Base:
                     describe_absent(path) or describe_pointer(path) or f"missing, or not of the size in {MANIFEST_FILE}"
                 )
                 raise StoreError(
-                    f"{path}: {what}; restore it, or delete {self.root} and encode the set again"
-                    f"{verify_hint(self.root)}"
+                    f"{what}; restore it, or delete {self.root} and encode the set again{verify_hint(self.root)}",
+                    place=path,
                 )
 
     def copy_to(self, folder: Path) -> "Base":
         """The same in another folder, which is made; the manifest comes last."""
         make_folder(folder)
-        for name in (INDEX_FILE, SEEN_FILE, MANIFEST_FILE):
+        for name in (INDEX_FILE, ITEMS_FILE, SEEN_FILE, MANIFEST_FILE):
             if (self.folder / name).exists():
                 publish(folder / name, _chunks(self.folder / name))
         return Base(self.root, folder, self.manifest)
@@ -128,7 +141,7 @@ def parse_line(data: bytes, path: Path) -> IndexLine:
             data=data,
         )
     except MALFORMED as error:
-        raise StoreError(f"{path}: not an index row ({error}); damaged or edited") from error
+        raise StoreError(f"not an index row ({error}); damaged or edited", place=path) from error
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ from semdis_cli.errors import UsageError
 from semdis_cli.files.links import describe_absent
 from semdis_cli.files.system_names import may_lie_beside
 from semdis_cli.store.checks import is_shard_name
+from semdis_cli.store.item_table import ITEMS_FILE
 from semdis_cli.store.manifest import (
     CHECKSUM_FILE,
     INDEX_FILE,
@@ -19,7 +20,7 @@ from semdis_cli.store.manifest import (
 from semdis_cli.store.writing.journal import is_base_name
 from semdis_cli.store.writing.seen import SEEN_FILE
 
-_FILES = frozenset({MANIFEST_FILE, INDEX_FILE, CHECKSUM_FILE, REPORT_FILE, SEEN_FILE})
+_FILES = frozenset({MANIFEST_FILE, INDEX_FILE, CHECKSUM_FILE, REPORT_FILE, SEEN_FILE, ITEMS_FILE})
 _FOLDERS = frozenset({SHARD_FOLDER, JOURNAL_FOLDER})
 
 
@@ -31,11 +32,11 @@ def check_latents_folder(root: Path) -> None:
     """
     check_outside_sets(root)
     if root.exists() and not root.is_dir():
-        raise UsageError(f"{root}: cannot be written (not a folder)")
+        raise UsageError("cannot be written (not a folder)", place=root)
     for name in sorted(_FOLDERS):
         if (root / name).is_symlink():
             raise UsageError(
-                f"{root / name}: a link, through which would be written; give -o a copy of the set (cp -rL)"
+                "a link, through which would be written; give -o a copy of the set (cp -rL)", place=root / name
             )
     found = list_folder(root)  # first: a run that begins or ends there meanwhile makes a set of what is listed
     is_ours = (root / JOURNAL_FOLDER).is_dir() or (root / MANIFEST_FILE).is_file()  # the first goes once the second is
@@ -73,9 +74,9 @@ def check_outside_sets(output: Path) -> None:
         parents = output.resolve().parents
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle behind a folder that is not there
         reason = error.strerror if isinstance(error, OSError) else "a link that leads to itself?"
-        raise UsageError(f"{output}: cannot be written ({reason})") from error
+        raise UsageError(f"cannot be written ({reason})", place=output) from error
     for folder in filter(_is_set, parents):
-        raise UsageError(f"{output}: lies in {folder}, a set of latents; give -o a folder of its own")
+        raise UsageError(f"lies in {folder}, a set of latents; give -o a folder of its own", place=output)
 
 
 def list_folder(folder: Path) -> list[Path]:
@@ -85,7 +86,7 @@ def list_folder(folder: Path) -> list[Path]:
     except FileNotFoundError:  # another run has just removed it
         return []
     except OSError as error:
-        raise UsageError(f"{folder}: cannot be looked into ({error.strerror or error})") from error
+        raise UsageError(f"cannot be looked into ({error.strerror or error})", place=folder) from error
 
 
 def lies_beside(path: Path) -> bool:

@@ -1,16 +1,20 @@
 """A set after a run: what it held before, less what is no longer an input, plus what the journal has published."""
 
+import hashlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
+from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
 from semdis_cli.files.atomic import PublishedFile, publish
 from semdis_cli.files.json_text import is_strange, key_fields
+from semdis_cli.provenance import Provenance
 from semdis_cli.store.checks import parse_json
 from semdis_cli.store.index import IndexRow, merge_rows, to_line
+from semdis_cli.store.item_table import ITEMS_FILE, ItemColumns
+from semdis_cli.store.items import open_listed
 from semdis_cli.store.manifest import (
     CHECKSUM_FILE,
     INDEX_FILE,
@@ -44,8 +48,10 @@ class Growth:
     failures: Sequence[Failure] = ()
     changes: Changes | None = None
 
-    def write(self, folder: Path, records: Sequence[dict[str, Any]], plan_sha256: str, channels: int) -> Manifest:
-        """Write index, times of source files, checksums and the manifest into `folder`; `records`: of what is added.
+    def write(self, folder: Path, records: Sequence[Provenance], plan_sha256: str, channels: int) -> Manifest:
+        """Write index, table, times of source files, checksums and the manifest into `folder`.
+
+        `records`: of what is added.
 
         Where nothing came of the run that the set did not hold before, the manifest is the one of before. Raises
         `StoreError` if latents that are to be taken out of the statistics are damaged.
@@ -57,9 +63,22 @@ class Growth:
         if manifest is None or manifest.index != index or any(entry.file for entry in entries):
             sums = self._sums(merged, entries, channels)
             manifest = self._manifest(merged, entries, sums, index, plan_sha256, records)
+        self._write_table(folder, merged, manifest)
         publish(folder / CHECKSUM_FILE, checksum_lines(manifest))
         publish(folder / MANIFEST_FILE, [manifest.to_bytes()])
         return manifest
+
+    def _write_table(self, folder: Path, merged: "_Merged", manifest: Manifest) -> None:
+        """Write the table; none of a set with a damaged shard, which whoever reads the set then finds."""
+        try:
+            headers = self.base.headers()
+            for entry in manifest.shards:
+                if entry.name not in headers:
+                    headers[entry.name] = open_listed(self.base.root, manifest, entry).header_sha256
+        except StoreError:
+            return
+        table = merged.columns.finish(manifest, tuple(headers[entry.name] for entry in manifest.shards))
+        publish(folder / ITEMS_FILE, table.to_chunks(hashlib.sha256(manifest.to_bytes()).hexdigest()))
 
     def _manifest(
         self,
@@ -68,7 +87,7 @@ class Growth:
         sums: ChannelSums,
         index: PublishedFile,
         plan_sha256: str,
-        added: Sequence[dict[str, Any]],
+        added: Sequence[Provenance],
     ) -> Manifest:
         before = self.base.manifest.shards if self.base.manifest else ()
         records = list(self.base.manifest.records) if self.base.manifest else [added[0]]
@@ -129,6 +148,7 @@ class _Merged:
     again: list[_Place] = field(default_factory=list)  # the other way round
     new_seen: io.BytesIO = field(default_factory=io.BytesIO)
     replaced: frozenset[str] = frozenset()
+    columns: ItemColumns = field(default_factory=ItemColumns)
 
     def lines(self) -> Iterator[bytes]:
         """The index's lines, sorted by key."""
@@ -137,8 +157,12 @@ class _Merged:
             self.replaced = self._new_keys()
         groups = [("", self._old()), ("", self._failed())]
         groups += [(first_key, self._new(offset)) for first_key, offset in sorted(growth.places)]
+        offset = 0
         for line in merge_rows(groups):
             self.counts[line.status] += 1
+            if line.status == "ok" and line.place is not None:
+                self.columns.add(offset, line.place[0])
+            offset += len(line.data)
             self.new_seen.write(line.seen.to_line() if line.seen else b"")
             yield line.data
 

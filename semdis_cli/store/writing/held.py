@@ -10,11 +10,10 @@ from typing import Any
 
 from semdis_cli.errors import StoreError
 from semdis_cli.records import HeldImage
-from semdis_cli.store.checks import MALFORMED, parse_json
 from semdis_cli.store.index import IndexRow
 from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE
 from semdis_cli.store.writing.finished import parse_line
-from semdis_cli.store.writing.journal import Journal, is_base_name
+from semdis_cli.store.writing.journal import Journal, is_base_name, parse_journal_line
 
 
 class HeldRows:
@@ -56,20 +55,17 @@ class HeldRows:
         """Rows of shards that are on disk; returns what the plan says of the set that the run started from."""
         base: object = None
         try:
-            for number, content in enumerate(self._contents()):
-                if number == 0:
-                    base = content.get("base")
-                else:
-                    rows = map(IndexRow.from_json, content["rows"])
-                    yield from map(_held, rows)
-        except (OSError, StoreError, *MALFORMED):  # a torn line is the last one
+            with self._journal.path.open("rb") as file:
+                base = parse_journal_line(file.readline(), dict, is_proved=False).get("base")
+                for line in file:
+                    yield from parse_journal_line(line, _published_rows, is_proved=False)
+        except (OSError, StoreError):  # a torn line is the last one
             return base
         return base
 
-    def _contents(self) -> Iterator[dict[str, Any]]:
-        with self._journal.path.open("rb") as file:
-            for line in file:
-                yield dict(parse_json(line)["content"])
+
+def _published_rows(content: dict[str, Any]) -> list[HeldImage]:
+    return [_held(IndexRow.from_json(row)) for row in content["rows"]]
 
 
 def _held(row: IndexRow) -> HeldImage:

@@ -3,11 +3,11 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, TypeVar
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files import disk
@@ -69,6 +69,9 @@ class JournalEntry:
         return cls(check_shard_name(fields["shard"]), file, rows, seen, sums, version)
 
 
+_Content = TypeVar("_Content")
+
+
 class Journal:
     """An append-only file whose first line is the plan; used under the folder's lock.
 
@@ -96,9 +99,9 @@ class Journal:
                 if not line.endswith(b"\n"):
                     break
                 if offset == 0:
-                    plan = self._parse(line, offset)
+                    plan = self._parse(line, offset, dict)
                 else:
-                    entries[offset] = replace(self._parse_entry(line, offset), rows=(), seen=())
+                    entries[offset] = replace(self._parse(line, offset, JournalEntry.from_json), rows=(), seen=())
                 offset += len(line)
             is_torn = offset < os.fstat(file.fileno()).st_size
         if is_torn:
@@ -121,7 +124,7 @@ class Journal:
             return None
         with self.path.open("rb") as file:
             line = file.readline()
-        return self._parse(line, 0) if line.endswith(b"\n") else None
+        return self._parse(line, 0, dict) if line.endswith(b"\n") else None
 
     def begin(self, plan: dict[str, Any]) -> None:
         """Begin anew with `plan` as the first line. Raises `NoSpaceError` or `UsageError`."""
@@ -142,7 +145,7 @@ class Journal:
         """The whole entry whose line begins at `offset`."""
         with self.path.open("rb") as file:
             file.seek(offset)
-            return self._parse_entry(file.readline(), offset)
+            return self._parse(file.readline(), offset, JournalEntry.from_json)
 
     def append(self, fields: dict[str, Any]) -> int:
         """Add one line, sync it, and return its offset. Raises `NoSpaceError` or `UsageError`.
@@ -195,25 +198,12 @@ class Journal:
             self._file.close()
             self._file = None
 
-    def _parse_entry(self, line: bytes, offset: int) -> JournalEntry:
+    def _parse(self, line: bytes, offset: int, content: Callable[[dict[str, Any]], _Content]) -> _Content:
         try:
-            return JournalEntry.from_json(self._parse(line, offset))
-        except MALFORMED as error:
-            raise self._damaged(offset, error) from error
-
-    def _parse(self, line: bytes, offset: int) -> dict[str, Any]:
-        """The content of one line, after it has been held against its sha256."""
-        try:
-            fields = parse_json(line)
-            content = dict(fields["content"])
-            if fields != {"content": content, "sha256": _digest(content)}:
-                raise ValueError("it does not match its sha256")
-        except MALFORMED as error:
-            raise self._damaged(offset, error) from error
-        return content
-
-    def _damaged(self, offset: int, error: Exception) -> StoreError:
-        return StoreError(f"{self.path}: the line at byte {offset} is damaged ({error}); {self.remedy()}")
+            return parse_journal_line(line, content)
+        except StoreError as error:
+            what = f"the line at byte {offset} is damaged ({error.reason}); {self.remedy()}"
+            raise StoreError(what, place=self.path) from error
 
     def remedy(self) -> str:
         """What to do about a journal that cannot be used."""
@@ -223,6 +213,23 @@ class Journal:
         except StoreError:
             return f"delete {root} and encode the set again: it gets the same bytes"
         return f"delete {self.folder}: the set is what it was before, and the same command adds to it again"
+
+
+def parse_journal_line(
+    line: bytes, content: Callable[[dict[str, Any]], _Content], *, is_proved: bool = True
+) -> _Content:
+    """Parse a line whose content is parsed by `content`: `dict` for the plan, else `JournalEntry.from_json`.
+
+    `is_proved`: hold it against its sha256. Raises `StoreError` with the reason alone.
+    """
+    try:
+        fields = parse_json(line)
+        inner = dict(fields["content"])
+        if is_proved and fields != {"content": inner, "sha256": _digest(inner)}:
+            raise ValueError("it does not match its sha256")
+        return content(inner)
+    except MALFORMED as error:
+        raise StoreError(str(error)) from error
 
 
 def _parse_seen(key: str, fact: Any) -> SeenFile | None:

@@ -4,6 +4,7 @@ A finished set can grow. A run on it keeps the latents of unchanged inputs where
 changed ones, and marks those whose inputs are gone; until its manifest is written the set stays what it was.
 """
 
+import hashlib
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -21,9 +22,12 @@ from semdis_cli.files.atomic import (
     publish,
     sweep_temporaries,
 )
+from semdis_cli.files.identity import Witness
 from semdis_cli.files.lock import FolderLock
+from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import SourceImage
-from semdis_cli.store.checks import check_object
+from semdis_cli.store.item_table import ITEMS_FILE, read_items
+from semdis_cli.store.items import find_items
 from semdis_cli.store.manifest import (
     CHECKSUM_FILE,
     INDEX_FILE,
@@ -32,15 +36,14 @@ from semdis_cli.store.manifest import (
     Manifest,
     checksum_lines,
 )
+from semdis_cli.store.versions import choose_record
 from semdis_cli.store.writing.changes import Hashes
 from semdis_cli.store.writing.finished import NO_BASE, Base, size_of
 from semdis_cli.store.writing.folder import check_latents_folder, list_folder
 from semdis_cli.store.writing.growth import Growth
-from semdis_cli.store.writing.identity import Witness
 from semdis_cli.store.writing.journal import Journal, JournalEntry, is_base_name
-from semdis_cli.store.writing.plan import LatentLayout, PlannedShard, SetPlan
+from semdis_cli.store.writing.plan import PlannedShard, SetPlan
 from semdis_cli.store.writing.seen import SEEN_FILE, is_just_this, write_seen
-from semdis_cli.store.writing.settings import choose_record, describe_differences
 from semdis_cli.store.writing.shard_writer import ShardWriter
 
 # Beyond the latents, each image's key is written four times (shard, journal, index, modification times), with figures.
@@ -62,11 +65,11 @@ class LatentSetWriter:
     def __init__(
         self,
         root: Path,
-        provenance: dict[str, Any],
+        provenance: Provenance,
         channels: int,
         *,
         mix_versions: bool = False,
-        later_versions: Sequence[dict[str, Any]] = (),
+        later_versions: Sequence[Provenance] = (),
     ) -> None:
         self.root = root
         self.provenance = provenance
@@ -143,7 +146,7 @@ class LatentSetWriter:
 
     def _describe_mixing(self) -> str:
         first = self.base.manifest.provenance if self.base.manifest is not None else self.provenance
-        differences = "; ".join(describe_differences(first, self.provenance)) if self.remaining else ""
+        differences = "; ".join(map(str, first.differences(self.provenance))) if self.remaining else ""
         return f"goes on with other versions than the set was begun with ({differences})" if differences else ""
 
     def _describe_copy(self) -> str:
@@ -186,7 +189,10 @@ class LatentSetWriter:
         manifest = growth.write(written, self._records, plan.sha256, self.channels)
         num_rows = manifest.num_ok + manifest.num_failed
         assert num_rows == plan.num_inputs, f"{num_rows} rows for {plan.num_inputs} inputs"
-        for name in (INDEX_FILE, SEEN_FILE, CHECKSUM_FILE, MANIFEST_FILE):
+        has_table = (
+            written / ITEMS_FILE
+        ).exists()  # it is of this manifest: before that is there it counts for nothing
+        for name in (INDEX_FILE, *((ITEMS_FILE,) if has_table else ()), SEEN_FILE, CHECKSUM_FILE, MANIFEST_FILE):
             self._move(written / name)
         self._journal.remove()
         self.finished = manifest
@@ -203,7 +209,7 @@ class LatentSetWriter:
                 self.root.rmdir()
 
     @property
-    def _records(self) -> tuple[dict[str, Any], ...]:
+    def _records(self) -> tuple[Provenance, ...]:
         return (self.provenance, *self.later_versions)
 
     @property
@@ -226,11 +232,13 @@ class LatentSetWriter:
         elif begun is None and manifest is not None:
             self.base = Base.read(self.root, self.root)
         self._journal.sweep(name if is_base_name(name) else None)
-        on_record: list[Any] = [*self.base.manifest.records] if self.base.manifest is not None else []
+        on_record = [*self.base.manifest.records] if self.base.manifest is not None else []
         if begun is not None and (entries or on_record):
             on_record += _records_of(begun)
         if begun is not None and any(entry.version >= len(_records_of(begun)) for entry in entries.values()):
-            raise StoreError(f"{self.root}: a shard in the journal is of no known version; {self._journal.remedy()}")
+            raise StoreError(
+                f"a shard in the journal is of no known version; {self._journal.remedy()}", place=self.root
+            )
         choose = partial(choose_record, self.root, mix_versions=self._mix_versions)
         self.provenance = choose(on_record, self.provenance)
         self.later_versions = tuple(choose([*on_record, self.provenance], later) for later in self.later_versions)
@@ -242,7 +250,7 @@ class LatentSetWriter:
             return Base.read(self.root, folder)
         except StoreError as error:
             raise StoreError(
-                f"{folder}: the set as it was cannot be read ({error}); {self._journal.remedy()}"
+                f"the set as it was cannot be read ({error}); {self._journal.remedy()}", place=folder
             ) from error
 
     def _adopt(self) -> None:
@@ -264,9 +272,9 @@ class LatentSetWriter:
         if self.base.manifest is not None and self.base.folder == self.root:
             self.base = self.base.copy_to(self._new_base_folder())
         name = self.base.folder.name if self.base.manifest is not None else None
-        begun: dict[str, Any] = {"provenance": self.provenance, "plan_sha256": plan.sha256, "base": name}
+        begun: dict[str, Any] = {"provenance": self.provenance.to_json(), "plan_sha256": plan.sha256, "base": name}
         if self.later_versions:
-            begun[_LATER_VERSIONS] = list(self.later_versions)
+            begun[_LATER_VERSIONS] = [record.to_json() for record in self.later_versions]
         self._journal.begin(begun)
         self._journal.sweep(name)
 
@@ -277,12 +285,22 @@ class LatentSetWriter:
         checksums = list(checksum_lines(manifest))
         if _bytes_of(self.root / CHECKSUM_FILE) != b"".join(checksums):
             publish(self.root / CHECKSUM_FILE, checksums)
+        self._renew_table(manifest)
         is_on_record = plan.changes.is_on_record
         if not is_on_record and not is_just_this(self.root, manifest.index.sha256, plan.changes.seen()):
             write_seen(self.root, manifest.index.sha256, plan.changes.seen())
         if self._journal.folder.is_dir():
             self._journal.remove()
         self.finished = manifest
+
+    def _renew_table(self, manifest: Manifest) -> None:
+        """Write the table of a set that has none, or a damaged one; none of a set with a damaged shard."""
+        sha256 = hashlib.sha256(manifest.to_bytes()).hexdigest()
+        if read_items(self.root, manifest, sha256) is not None:
+            return
+        with suppress(StoreError):  # whoever reads the set says what is wrong with it
+            table = find_items(self.root, self.root, manifest).table
+            publish(self.root / ITEMS_FILE, table.to_chunks(sha256))
 
     def _sweep_shards(self) -> None:
         """Remove shards that nothing refers to: of a plan that was given up, or about to be written anew."""
@@ -325,10 +343,10 @@ class LatentSetWriter:
         return self._journal.folder / f"base-{secrets.token_hex(8)}"
 
 
-def _records_of(begun: dict[str, Any]) -> list[dict[str, Any]]:
+def _records_of(begun: dict[str, Any]) -> list[Provenance]:
     """The settings under which a run has begun, by version. Raises `StoreError` for what no run notes."""
     try:
-        return [check_object(record) for record in (begun.get("provenance"), *begun.get(_LATER_VERSIONS, ()))]
+        return [Provenance.from_json(record) for record in (begun.get("provenance"), *begun.get(_LATER_VERSIONS, ()))]
     except (TypeError, ValueError) as error:
         raise StoreError(f"the plan of the run that was stopped does not say its settings ({error})") from error
 
@@ -341,7 +359,7 @@ def _doubts(planned: PlannedShard, entry: JournalEntry, witness: Witness) -> Ite
             yield images[row.key], row.source.sha256 if row.source else None
 
 
-def finished_base(root: Path, provenance: dict[str, Any], *, mix_versions: bool = False) -> Base:
+def finished_base(root: Path, provenance: Provenance, *, mix_versions: bool = False) -> Base:
     """The finished set in `root`, not locked, or an empty one. Raises `UsageError` as `LatentSetWriter` does."""
     if not (root / MANIFEST_FILE).exists():
         return NO_BASE
@@ -351,16 +369,15 @@ def finished_base(root: Path, provenance: dict[str, Any], *, mix_versions: bool 
     return base
 
 
-def recorded_settings(root: Path) -> dict[str, Any] | None:
+def recorded_settings(root: Path) -> Provenance | None:
     """The settings of the set in `root`, finished or begun; None if there is none that can be read."""
     try:
         if (root / MANIFEST_FILE).is_file():
             return Manifest.read(root).provenance
         begun = Journal(root).read_plan()
+        return None if begun is None else _records_of(begun)[0]
     except (StoreError, OSError):  # whoever is about to write there says so
         return None
-    provenance = (begun or {}).get("provenance")
-    return provenance if isinstance(provenance, dict) else None
 
 
 def _bytes_of(path: Path) -> bytes | None:

@@ -4,35 +4,16 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from semdis_cli.events import Failure
+from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import PlannedImage
 from semdis_cli.store.index import to_line
-from semdis_cli.store.shard_header import BYTES_PER_VALUE
 from semdis_cli.store.writing.changes import Changes
 from semdis_cli.store.writing.finished import NO_BASE, Base
 
 # Safetensors refuses headers over 100 MB, and a shard's header has the key and geometry of each of its images.
 MAX_SHARD_IMAGES = 1 << 16
-
-
-@dataclass(frozen=True)
-class LatentLayout:
-    """What the size of a latent follows from: `patch_size` px per position, `channels` Z, stored `dtype`."""
-
-    patch_size: int
-    channels: int
-    dtype: str
-
-    def grid(self, bucket: tuple[int, int]) -> tuple[int, int]:
-        """Latent grid (h, w) of a bucket (H, W) in pixels."""
-        return bucket[0] // self.patch_size, bucket[1] // self.patch_size
-
-    def latent_bytes(self, bucket: tuple[int, int]) -> int:
-        """Bytes of one image's latents."""
-        height, width = self.grid(bucket)
-        return self.channels * height * width * BYTES_PER_VALUE[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -106,7 +87,7 @@ def plan_shards(
 
 
 def plan_sha256(
-    provenance: dict[str, Any],
+    provenance: Provenance,
     shards: Sequence[PlannedShard],
     failures: Sequence[Failure],
     base: Base = NO_BASE,
@@ -116,7 +97,7 @@ def plan_sha256(
 
     `base` is the set that the run starts from, and `changes` what becomes of the rows in that.
     """
-    digest = hashlib.sha256(to_line(provenance))
+    digest = hashlib.sha256(to_line(provenance.to_json()))
     if base.manifest is not None and changes is not None:
         groups = {"returned": changes.returned, "removed": changes.removed, "forgotten": changes.forgotten}
         digest.update(to_line({"base": base.sha256, **{name: sorted(keys) for name, keys in groups.items()}}))

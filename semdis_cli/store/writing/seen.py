@@ -11,6 +11,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
+from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
 from semdis_cli.files.atomic import publish
 from semdis_cli.files.json_text import escape_name, unescape_name
@@ -48,9 +49,12 @@ class SeenFile(NamedTuple):
 
     @classmethod
     def parse(cls, line: bytes) -> "SeenFile":
-        """Inverse of `to_line`. Raises one of `MALFORMED`."""
-        key, *facts = parse_json(line)
-        return cls.from_facts(unescape_name(check_text(key)), facts)
+        """Inverse of `to_line`. Raises `StoreError` for anything else."""
+        try:
+            key, *facts = parse_json(line)
+            return cls.from_facts(unescape_name(check_text(key)), facts)
+        except MALFORMED as error:
+            raise StoreError(f"no times of a file ({error})") from error
 
     @classmethod
     def from_facts(cls, key: str, facts: list[object]) -> "SeenFile":
@@ -116,7 +120,7 @@ def read_seen(folder: Path, index_sha256: str) -> Iterator[SeenFile]:
                 return
             for line in file:
                 yield SeenFile.parse(line)
-    except (OSError, *MALFORMED):
+    except (OSError, StoreError):
         return
 
 

@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from semdis_cli.events import Failure
 from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.provenance import Provenance
 from semdis_cli.records import EncodedImage, ImageRecord
 from semdis_cli.store.index import IndexRow
 from semdis_cli.store.shards import Shard, write_shard
@@ -31,7 +32,7 @@ class ShardWriter:
         self,
         folder: Path,
         planned: PlannedShard,
-        provenance: dict[str, Any],
+        provenance: Provenance,
         channels: int,
         check: Callable[[], None],
         record: Callable[[JournalEntry], None],

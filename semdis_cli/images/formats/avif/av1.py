@@ -18,7 +18,7 @@ class _Bits:
         return self._value >> self._left & ((1 << count) - 1)
 
     def take_exp_golomb(self) -> int:
-        """Section 4.10.3, uvlc()."""
+        """Read a number as section 4.10.3, uvlc(), has it."""
         zeros = 0
         while not self.take(1):
             zeros += 1
@@ -28,7 +28,7 @@ class _Bits:
 
 
 def sequence_colour(stream: bytes) -> tuple[int, int] | None:
-    """Primaries and transfer of the first sequence header among the units of `stream`; None if it says none."""
+    """Read primaries and transfer of the first sequence header among the units of `stream`; None if it says none."""
     try:
         header = _first_header(stream)
         return None if header is None else _colour(_Bits(header))
@@ -37,7 +37,7 @@ def sequence_colour(stream: bytes) -> tuple[int, int] | None:
 
 
 def _first_header(stream: bytes) -> bytes | None:
-    """Payload of the first sequence header (5.3: open bitstream units)."""
+    """Find the payload of the first sequence header (5.3: open bitstream units)."""
     at = 0
     for _ in range(_MOST_UNITS):
         if at >= len(stream):
@@ -52,7 +52,7 @@ def _first_header(stream: bytes) -> bytes | None:
 
 
 def _leb128(stream: bytes, at: int) -> tuple[int, int]:
-    """A number (4.10.5) and the position behind it."""
+    """Read a number (4.10.5); also returns the position behind it."""
     value = 0
     for shift in range(0, 56, 7):
         value |= (stream[at] & 127) << shift
@@ -63,7 +63,7 @@ def _leb128(stream: bytes, at: int) -> tuple[int, int]:
 
 
 def _colour(bits: _Bits) -> tuple[int, int] | None:
-    """Section 5.5.1 up to color_config (5.5.2)."""
+    """Read section 5.5.1 up to color_config (5.5.2)."""
     profile, _, is_reduced = bits.take(3), bits.take(1), bits.take(1)
     if is_reduced:
         bits.take(5)
@@ -88,7 +88,7 @@ def _colour(bits: _Bits) -> tuple[int, int] | None:
 
 
 def _skip_timing(bits: _Bits) -> None:
-    """From timing_info_present_flag to the operating points (5.5.1, 5.5.3, 5.5.4, 5.5.5)."""
+    """Skip from timing_info_present_flag to the operating points (5.5.1, 5.5.3, 5.5.4, 5.5.5)."""
     has_decoder_model, delay_bits = False, 0
     if bits.take(1):
         bits.take(64)
@@ -110,7 +110,7 @@ def _skip_timing(bits: _Bits) -> None:
 
 
 def _skip_tools(bits: _Bits) -> None:
-    """Switches of the coding tools (5.5.1)."""
+    """Skip the switches of the coding tools (5.5.1)."""
     bits.take(4)  # interintra, masked compound, warped motion, dual filter
     has_order_hint = bits.take(1)
     if has_order_hint:

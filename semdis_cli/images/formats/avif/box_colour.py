@@ -63,7 +63,7 @@ def _boxes(view: memoryview) -> Iterator[_Box]:
 
 
 def _child(view: memoryview, *path: bytes) -> memoryview:
-    """The body of the first box along a path. Raises `KeyError` if it is missing."""
+    """Find the body of the first box along a path. Raises `KeyError` if it is missing."""
     for kind in path:
         view = next((box.body for box in _boxes(view) if box.kind == kind), memoryview(b""))
         if not view:
@@ -81,7 +81,7 @@ def _item_colour(meta: memoryview, data: bytes) -> BoxColour:
 
 
 def _associated(listed: memoryview, item: int) -> list[int]:
-    """Numbers, from 1, of the properties of an item (ISO 23008-12, 9.3.2)."""
+    """List the numbers, from 1, of the properties of an item (ISO 23008-12, 9.3.2)."""
     version, is_wide = listed[0], listed[3] & 1
     (num_items,) = struct.unpack_from(">I", listed, _FULL)
     at = _FULL + 4
@@ -122,7 +122,7 @@ def _first_bytes(meta: memoryview, item: int, data: bytes) -> bytes:
 
 
 def _track_properties(movie: memoryview) -> list[_Box]:
-    """The boxes in the first track's first sample entry."""
+    """List the boxes in the first track's first sample entry."""
     table = _child(movie, b"trak", b"mdia", b"minf", b"stbl", b"stsd")
     entry = next(_boxes(table[_FULL + 4 :]))
     return list(_boxes(entry.body[_VISUAL_ENTRY_BYTES:]))

@@ -36,7 +36,7 @@ class _Decoder:
 
 
 def jpeg_decoder() -> str:
-    """What decodes JPEGs, with its version: for reports. The pixels do not depend on it."""
+    """Name what decodes JPEGs, with its version: for reports. The pixels do not depend on it."""
     decoder = _fast_decoder()
     return f"pillow {PIL.__version__}" if decoder is None else decoder.name
 
@@ -47,7 +47,7 @@ def is_fast_jpeg() -> bool:
 
 
 def decode_plain_jpeg(data: bytes, size: tuple[int, int], *, is_passing: bool = False) -> np.ndarray | None:
-    """[H,W,3] uint8 as stored, grey three times, of a JPEG of which `is_plain_jpeg` holds; no profile is applied.
+    """Decode a JPEG that `read_plain_jpeg` calls simple to [H,W,3] uint8 as stored, grey three times, profile ignored.
 
     `size`: (height, width) that its header states, or both sides divided by 2, 4 or 8 and rounded up, which gives the
     pixels of Pillow's draft mode (for sides of at least 16 px). `is_passing`: the result is gone with the next call in
@@ -66,7 +66,7 @@ class _Memory(threading.local):
     kept = np.empty(0, np.uint8)
 
     def at_least(self, num_bytes: int) -> np.ndarray | None:
-        """So many bytes or more; None for so many that they are better given back."""
+        """Return so many bytes or more; None for so many that they are better given back."""
         if num_bytes > _MOST_KEPT_BYTES:
             return None
         if self.kept.size < num_bytes:
@@ -89,7 +89,7 @@ def _decoded(
 
 @lru_cache(maxsize=1)
 def _fast_decoder() -> _Decoder | None:
-    """A decoder that is installed and gives Pillow's bits; None without one."""
+    """Choose a decoder that is installed and gives Pillow's bits; None without one."""
     try:
         import simplejpeg
 
@@ -100,7 +100,7 @@ def _fast_decoder() -> _Decoder | None:
 
 
 def _strict(simplejpeg: Any) -> Callable[[bytes, tuple[int, int], np.ndarray | None], np.ndarray]:
-    """Its decoder, without shortcuts, and with an error wherever libjpeg warns, as it does before it makes up a pixel.
+    """Make its decoder, without shortcuts, and with an error where libjpeg warns, as before it makes up a pixel.
 
     So there is nothing for `check_jpeg_pixels` to find out.
     """
@@ -116,7 +116,7 @@ def _strict(simplejpeg: Any) -> Callable[[bytes, tuple[int, int], np.ndarray | N
 
 
 def _probes() -> list[tuple[bytes, np.ndarray]]:
-    """Small JPEGs of the kinds that are decoded here, and what Pillow makes of them."""
+    """Make small JPEGs of the kinds that are decoded here, and decode them by Pillow."""
     kinds = [("L", {}), *(("RGB", {"subsampling": sampling}) for sampling in (0, 1, 2))]
     return [
         _probe(mode, {**options, "progressive": is_progressive}, size, fraction)

@@ -1,7 +1,7 @@
-"""The size of a JPEG, read from the few bytes that say it: a million files are planned by it before one is encoded."""
+"""Header of a JPEG, read from the few bytes that say it: a million files are planned by it before one is encoded."""
 
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from semdis_cli.images.formats.exif import exif_orientation, upright_size
 
@@ -15,42 +15,42 @@ _ADOBE, _ADOBE_PREFIX = 0xEE, b"Adobe"
 _YCBCR_IDS = (b"\1\2\3", b"\0\1\2")  # where nothing else says it, libjpeg takes the letters R, G, B for RGB
 
 
-def plain_jpeg_size(file: BinaryIO) -> tuple[int, int] | None:
-    """(height, width) in px of the upright picture of a JPEG that is built as nearly all are; None for all else.
+class PlainJpeg(NamedTuple):
+    """Header of a JPEG that is built as nearly all are. `size`: (height, width) in px of the upright picture.
+
+    `is_simple`: it is in YCbCr or grey, and its colours have at least half of the resolution: libjpeg decodes those of
+    4:1:1 at a fraction as coarse as they are, which leaves less than the size that they are wanted for.
+    """
+
+    size: tuple[int, int]
+    is_simple: bool
+
+
+def read_plain_jpeg(file: BinaryIO) -> PlainJpeg | None:
+    """Read the header of a JPEG that is built as nearly all are, with 8 bits a sample; None for all else.
 
     `file` stands at its beginning, and is left anywhere. Markers follow ITU-T T.81, annex B.
     """
-    sizes: list[tuple[int, int] | None] = []
+    frames: list[bytes] = []
     exif = b""
+    has_ycbcr = True
     for marker, num_bytes in _segments(file):
         if marker == _START_OF_SCAN:
-            size = sizes[0] if len(sizes) == 1 else None
-            return size and upright_size(size, exif_orientation(exif)[0])
+            size = _frame_size(frames[0]) if len(frames) == 1 else None
+            if size is None:
+                return None
+            is_simple = has_ycbcr and _is_ycbcr_or_grey(frames[0])
+            return PlainJpeg(upright_size(size, exif_orientation(exif)[0]), is_simple)
         if marker in _FRAMES:
-            sizes.append(_frame_size(file.read(num_bytes)))
+            frames.append(file.read(num_bytes))
         elif marker == _EXIF:
             exif = _extended(exif, file.read(num_bytes))
+        elif marker == _ADOBE:
+            segment = file.read(num_bytes)
+            has_ycbcr = has_ycbcr and not (segment.startswith(_ADOBE_PREFIX) and segment[11:12] != b"\1")
         else:
             file.seek(num_bytes, 1)
     return None
-
-
-def is_plain_jpeg(file: BinaryIO) -> bool:
-    """Whether the JPEG in `file` is built as nearly all are, in YCbCr or grey, with 8 bits a sample.
-
-    Its colours have at least half of the resolution: libjpeg decodes those of 4:1:1 at a fraction as coarse as they
-    are, which leaves less than the size that they are wanted for.
-    """
-    frames: list[bytes] = []
-    for marker, num_bytes in _segments(file):
-        if marker == _START_OF_SCAN:
-            return len(frames) == 1 and _frame_size(frames[0]) is not None and _is_ycbcr_or_grey(frames[0])
-        segment = file.read(num_bytes)
-        if marker in _FRAMES:
-            frames.append(segment)
-        elif marker == _ADOBE and segment.startswith(_ADOBE_PREFIX) and segment[11:12] != b"\1":
-            return False
-    return False
 
 
 def _is_ycbcr_or_grey(frame: bytes) -> bool:
@@ -62,7 +62,7 @@ def _is_ycbcr_or_grey(frame: bytes) -> bool:
 
 
 def _segments(file: BinaryIO) -> Iterator[tuple[int, int]]:
-    """Each segment's marker and length, with `file` where its bytes begin; ends where something else comes."""
+    """Yield each segment's marker and length, with `file` where its bytes begin; ends where something else comes."""
     if file.read(2) != b"\xff\xd8":
         return
     while len(head := file.read(4)) == 4:
@@ -73,7 +73,7 @@ def _segments(file: BinaryIO) -> Iterator[tuple[int, int]]:
 
 
 def _frame_size(frame: bytes) -> tuple[int, int] | None:
-    """(height, width) of a frame header (T.81, B.2.2) of 8 bits and one, three or four components."""
+    """Return (height, width) of a frame header (T.81, B.2.2) of 8 bits and one, three or four components."""
     if len(frame) < _FRAME_BYTES or frame[0] != 8 or frame[5] not in {1, 3, 4}:
         return None
     size = int.from_bytes(frame[1:3]), int.from_bytes(frame[3:5])
@@ -81,7 +81,7 @@ def _frame_size(frame: bytes) -> tuple[int, int] | None:
 
 
 def _extended(exif: bytes, segment: bytes) -> bytes:
-    """The EXIF block after one more segment of its kind: long ones are split over several."""
+    """Return the EXIF block after one more segment of its kind: long ones are split over several."""
     if not segment.startswith(_EXIF_PREFIX):
         return exif
     return exif + segment[len(_EXIF_PREFIX) :] if exif else segment

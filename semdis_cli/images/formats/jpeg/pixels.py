@@ -50,7 +50,7 @@ def check_jpeg_pixels(image: Image.Image, data: bytes, fraction: int = 1) -> Non
 
 
 def _ends_in_grey(image: Image.Image) -> bool:
-    """Whether the last pixel has the brightness of the filling; its colour may have run in from the pixels above."""
+    """Tell whether the last pixel has the brightness of the filling; its colour may have run in from above."""
     pixel = image.getpixel((image.width - 1, image.height - 1))
     if not isinstance(pixel, tuple):
         return pixel == 128
@@ -61,7 +61,7 @@ def _ends_in_grey(image: Image.Image) -> bool:
 
 
 def _with_noise(data: bytes) -> bytes:
-    """The JPEG with noise behind each scan of its first image; unchanged if its coding is arithmetic."""
+    """Put noise behind each scan of the JPEG's first image; unchanged if its coding is arithmetic."""
     parts: list[bytes] = []
     start, position, is_in_scan = 0, 2, False
     while marker := _MARKER.search(data, position):

@@ -12,7 +12,7 @@ _HEAD = len(_PREFIX) + 2
 
 
 def jpeg_profile(data: bytes) -> bytes | None:
-    """The profile; empty bytes if its parts do not make one, None if there are none.
+    """Find the ICC profile; empty bytes if its parts do not make one, None if there are none.
 
     The parts are numbered from 1, in any order, and all say how many there are; what follows a whole profile is not
     looked at.
@@ -33,7 +33,7 @@ def jpeg_profile(data: bytes) -> bytes | None:
 
 
 def _segments(data: bytes) -> Iterator[bytes]:
-    """The APP2 segments before the first scan; fill bytes and junk between segments are skipped, as libjpeg does."""
+    """Yield the APP2 segments before the first scan; skips fill bytes and junk between segments, as libjpeg does."""
     position = 2
     while (position := data.find(b"\xff", position)) >= 0:
         while data[position : position + 1] == b"\xff":

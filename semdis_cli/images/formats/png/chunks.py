@@ -15,7 +15,7 @@ from PIL import Image
 
 from semdis_cli.errors import UnreadableImageError
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 _SAMPLES_PER_PIXEL = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _UNPACKED_AT_ONCE = 2**20
@@ -44,7 +44,7 @@ class PngHeader:
 
 @dataclass(frozen=True, slots=True)
 class PngChunk:
-    """A chunk's type, the position of its payload in the file, and the payload's length in bytes."""
+    """Chunk's type, the position of its payload in the file, and the payload's length in bytes."""
 
     kind: bytes
     start: int
@@ -52,7 +52,7 @@ class PngChunk:
 
 
 def read_png_header(file: BinaryIO) -> PngHeader:
-    """Header of the PNG in `file`. Only chunk headers are read, to the end of the file; the pixels are skipped.
+    """Read the header of the PNG in `file`: only chunk headers, to the end of the file; the pixels are skipped.
 
     Raises `UnreadableImageError` if the file does not begin with an image header.
     """
@@ -83,7 +83,7 @@ def read_png_header(file: BinaryIO) -> PngHeader:
 
 
 def only_pixels(data: bytes, file: BinaryIO) -> bytes:
-    """The same image as a PNG without comments, animation, EXIF and profile. `file` reads `data`.
+    """Make the same image a PNG without comments, animation, EXIF and profile. `file` reads `data`.
 
     As in browsers, what is transparent counts where it has to stand and is long enough, and a palette goes on with its
     last colour. Raises `UnreadableImageError` if a chunk that is kept is cut off or fails its CRC.
@@ -97,11 +97,11 @@ def only_pixels(data: bytes, file: BinaryIO) -> bytes:
         raise UnreadableImageError("truncated: the PNG ends before its pixels")
     if data[25] == _OF_A_PALETTE:
         kept |= _whole_palette(kept)
-    return b"".join([data[: len(_SIGNATURE)], *(part for parts in kept.values() for part in parts), _END])
+    return b"".join([data[: len(PNG_SIGNATURE)], *(part for parts in kept.values() for part in parts), _END])
 
 
 def _kept_chunks(data: bytes, file: BinaryIO) -> Iterator[tuple[bytes, memoryview, memoryview]]:
-    """Kind, payload and all bytes of each chunk that makes pixels; not of the last, in which there is nothing."""
+    """Yield kind, payload and all bytes of each chunk that makes pixels; not of the last, in which there is nothing."""
     view = memoryview(data)
     for chunk in png_chunks(file):
         if chunk.kind not in _PIXEL_CHUNKS:
@@ -117,13 +117,13 @@ def _kept_chunks(data: bytes, file: BinaryIO) -> Iterator[tuple[bytes, memoryvie
 
 
 def _counts(payload: memoryview, colour_type: int, before: Mapping[bytes, object]) -> bool:
-    """Whether a chunk about transparency stands between those that it has to, and says enough."""
+    """Tell whether a chunk about transparency stands between those that it has to, and says enough."""
     is_in_place = b"IDAT" not in before and (colour_type != _OF_A_PALETTE or b"PLTE" in before)
     return is_in_place and len(payload) >= _KEY_BYTES.get(colour_type, 1 << 31)
 
 
 def _whole_palette(kept: Mapping[bytes, list[bytes | memoryview]]) -> dict[bytes, list[bytes | memoryview]]:
-    """The chunks of a palette and its alphas, with 256 colours: the last stands for those that it lacks."""
+    """Make the chunks of a palette and its alphas have 256 colours: the last stands for those that it lacks."""
     colours = bytes(kept[b"PLTE"][0][8:-4]) if b"PLTE" in kept else b""
     num = len(colours) // 3
     if num == 0:
@@ -144,7 +144,7 @@ def check_png_pixels(image: Image.Image, file: BinaryIO) -> None:
 
     Pillow leaves such rows at zero and says nothing. Only where they are zero the pixels are unpacked and counted.
     """
-    file.seek(len(_SIGNATURE) + 8)
+    file.seek(len(PNG_SIGNATURE) + 8)
     width, height, bit_depth, colour_type, *_, interlace = struct.unpack(">IIBBBBB", file.read(13))
     last_row = image.crop((0, image.height - 1, image.width, image.height))
     if not interlace and np.asarray(last_row).any():
@@ -157,13 +157,13 @@ def check_png_pixels(image: Image.Image, file: BinaryIO) -> None:
 
 
 def pass_sizes(height: int, width: int, interlace: int) -> Iterator[tuple[int, int]]:
-    """Rows and columns of each pass; without interlacing there is one."""
+    """Yield rows and columns of each pass; without interlacing there is one."""
     for y, x, dy, dx in _ADAM7 if interlace else ((0, 0, 1, 1),):
         yield -(-(height - y) // dy), -(-(width - x) // dx)
 
 
 def _count_unpacked(file: BinaryIO, enough: int) -> int:
-    """Bytes that the IDAT chunks of the PNG in `file` unpack to; no more are counted once there are `enough`."""
+    """Count the bytes that the IDAT chunks of the PNG in `file` unpack to, until there are `enough`."""
     stream, count = zlib.decompressobj(), 0
     for chunk in png_chunks(file):
         packed = file.read(chunk.length) if chunk.kind == b"IDAT" else b""
@@ -174,7 +174,7 @@ def _count_unpacked(file: BinaryIO, enough: int) -> int:
 
 
 def chunks_before_pixels(file: BinaryIO, most_bytes: Mapping[bytes, int]) -> tuple[dict[bytes, bytes], list[bytes]]:
-    """Payloads of the first chunk of each kind before the pixels of the PNG in `file`, in the file's order.
+    """Read the payloads of the first chunk of each kind before the pixels of the PNG in `file`, in the file's order.
 
     `most_bytes`: of each kind that is wanted; of longer ones no more is read, and their CRC is not checked. Also gives
     the kinds of those that were passed over because they fail it.
@@ -194,18 +194,18 @@ def chunks_before_pixels(file: BinaryIO, most_bytes: Mapping[bytes, int]) -> tup
 
 
 def chunk_bytes(kind: bytes, payload: bytes) -> bytes:
-    """A chunk with its length and CRC."""
+    """Make a chunk with its length and CRC."""
     return struct.pack(">I", len(payload)) + kind + payload + chunk_checksum(kind, payload)
 
 
 def chunk_checksum(kind: bytes, payload: bytes) -> bytes:
-    """The four bytes behind a chunk's payload."""
+    """Compute the four bytes behind a chunk's payload."""
     return struct.pack(">I", zlib.crc32(payload, zlib.crc32(kind)))
 
 
 def png_chunks(file: BinaryIO) -> Iterator[PngChunk]:
-    """Every chunk up to IEND or the end of the file; at each, `file` stands at its payload (which may be cut off)."""
-    position = file.seek(len(_SIGNATURE))
+    """Yield every chunk up to IEND or the end of the file; `file` stands at its payload then (which may be cut off)."""
+    position = file.seek(len(PNG_SIGNATURE))
     while len(header := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", header)
         yield PngChunk(kind, position + 8, length)

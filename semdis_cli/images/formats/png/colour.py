@@ -24,7 +24,7 @@ _CODED = "colour by code points (cICP): ignored"
 
 
 def png_colour(file: BinaryIO) -> tuple[Profile | None, tuple[str, ...]]:
-    """The meaning of the samples of the PNG in `file`, None for sRGB; and notes about what is ignored in finding it."""
+    """Find the meaning of the samples of the PNG in `file`, None for sRGB; and notes about what is ignored."""
     found, notes = _colour_chunks(file)
     if b"cICP" in found:
         profile, is_known = _code_points(found)
@@ -41,7 +41,7 @@ def png_colour(file: BinaryIO) -> tuple[Profile | None, tuple[str, ...]]:
 
 
 def _gamma(found: dict[bytes, bytes]) -> tuple[bytes | None, tuple[str, ...]]:
-    """The meaning of gAMA and cHRM; cHRM alone has none."""
+    """Find the meaning of gAMA and cHRM; cHRM alone has none."""
     if b"gAMA" not in found:
         return None, ()
     (gamma,) = struct.unpack(">I", found[b"gAMA"])
@@ -52,7 +52,7 @@ def _gamma(found: dict[bytes, bytes]) -> tuple[bytes | None, tuple[str, ...]]:
 
 
 def _colour_chunks(file: BinaryIO) -> tuple[dict[bytes, bytes], tuple[str, ...]]:
-    """The payloads of the chunks about colour that are as they should be, each the first of its kind; and notes."""
+    """Read the chunks about colour that are as they should be, each the first of its kind; also returns notes."""
     found, damaged = chunks_before_pixels(file, _WANTED)
     notes = tuple(f"wrong checksum in a chunk about colour ({kind.decode()}): ignored" for kind in damaged)
     if not found:
@@ -73,7 +73,7 @@ def _code_points(found: dict[bytes, bytes]) -> tuple[Profile | None, bool]:
 
 
 def _peak(found: dict[bytes, bytes]) -> float | None:
-    """The brightest light in cd/m2, of the content or else of the screen it was made on; None if nothing says it."""
+    """Return the brightest light in cd/m2, of the content or else of the screen it was made on; None if unknown."""
     brightest = struct.unpack_from(">I", found[b"cLLI"])[0] if b"cLLI" in found else 0
     if brightest == 0 and b"mDCV" in found:
         (brightest,) = struct.unpack_from(">I", found[b"mDCV"], 16)
@@ -88,7 +88,7 @@ def _primaries(chunk: bytes | None) -> Primaries | None:
 
 
 def _unpack_profile(chunk: bytes) -> bytes | None:
-    """The profile in an iCCP chunk; None if there is none that can be used.
+    """Unpack the profile in an iCCP chunk; None if there is none that can be used.
 
     One for other spaces of three channels is taken for RGB's: there is nothing else that a PNG could hold.
     """

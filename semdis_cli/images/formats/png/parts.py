@@ -10,14 +10,20 @@ from PIL import Image
 
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.images.formats.pixel_colour import low_byte_image
-from semdis_cli.images.formats.png.chunks import check_png_pixels, chunk_bytes, chunk_checksum, only_pixels, png_chunks
+from semdis_cli.images.formats.png.chunks import (
+    PNG_SIGNATURE,
+    check_png_pixels,
+    chunk_bytes,
+    chunk_checksum,
+    only_pixels,
+    png_chunks,
+)
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _FRAME_CHUNKS = frozenset({b"acTL", b"fcTL", b"fdAT", b"PLTE", b"tRNS"})
 
 
 def with_wide_key(image: Image.Image, data: bytes) -> Image.Image:
-    """Mode RGBA of an RGB PNG `data` of 16 bits, opened as `image`: transparent where all 48 bits are the colour key's.
+    """Convert an RGB PNG `data` of 16 bits, opened as `image`, to RGBA: transparent where it has the key's 48 bits.
 
     Raises `UnreadableImageError` if pixels are missing.
     """
@@ -34,7 +40,7 @@ def with_wide_key(image: Image.Image, data: bytes) -> Image.Image:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The first frame of an animation as a PNG. `box`: left, top, right, bottom in px on the picture of `canvas`.
+    """First frame of an animation as a PNG. `box`: left, top, right, bottom in px on the picture of `canvas`.
 
     `canvas`: (height, width) in px.
     """
@@ -44,7 +50,7 @@ class Frame:
     canvas: tuple[int, int]
 
     def on_canvas(self, image: Image.Image) -> Image.Image:
-        """The frame's opened `image` where it belongs, zeros around it. Raises `UnreadableImageError` if it is cut."""
+        """Put the frame's opened `image` where it belongs, amid zeros. Raises `UnreadableImageError` if it is cut."""
         image.load()
         check_png_pixels(image, io.BytesIO(self.png))
         left, top, _, _ = self.box
@@ -53,7 +59,7 @@ class Frame:
 
 
 def first_frame(data: bytes) -> Frame | None:
-    """The first frame of an animated PNG; None where that is the picture which all readers show.
+    """Make a PNG of the first frame of an animated one; None where that is the picture which all readers show.
 
     It is another where no frame's header stands before that picture. A damaged animation counts as none (PNG
     specification, third edition, 4.9 and 11.3.6).
@@ -76,7 +82,7 @@ def first_frame(data: bytes) -> Frame | None:
 
 
 def _animation(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Type and payload of an animated PNG's chunks that make frames; none where the first frame is the picture itself.
+    """Yield type and payload of the chunks that make frames; none where the first frame is the picture itself.
 
     They end at the first damaged one.
     """
@@ -99,7 +105,7 @@ def _animation(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _frame(data: bytes, control: bytes, shared: list[bytes], parts: list[bytes]) -> Frame | None:
-    """That frame, if it has pixels and lies inside the picture. `control`: payload of its fcTL chunk."""
+    """Make that frame, if it has pixels and lies inside the picture. `control`: payload of its fcTL chunk."""
     if len(control) != 26 or not parts:
         return None
     _, width, height, left, top = struct.unpack_from(">5I", control)
@@ -108,7 +114,7 @@ def _frame(data: bytes, control: bytes, shared: list[bytes], parts: list[bytes])
         return None
     header = chunk_bytes(b"IHDR", struct.pack(">II", width, height) + data[24:29])
     pixels = chunk_bytes(b"IDAT", b"".join(parts))
-    png = b"".join([_SIGNATURE, header, *shared, pixels, chunk_bytes(b"IEND", b"")])
+    png = b"".join([PNG_SIGNATURE, header, *shared, pixels, chunk_bytes(b"IEND", b"")])
     return Frame(
         only_pixels(png, io.BytesIO(png)), (left, top, left + width, top + height), (canvas_height, canvas_width)
     )

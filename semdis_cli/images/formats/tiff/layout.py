@@ -23,7 +23,7 @@ USUAL_LEVELS = {RGB: (0.0, 255.0) * 3, YCC: (0.0, 255.0, 128.0, 255.0, 128.0, 25
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The layout of a TIFF's samples. `bits`, `formats`: of each sample of a pixel. `part`: (height, width) in px."""
+    """Layout of a TIFF's samples. `bits`, `formats`: of each sample of a pixel. `part`: (height, width) in px."""
 
     size: tuple[int, int]
     bits: tuple[int, ...]
@@ -41,7 +41,7 @@ class Layout:
 
     @property
     def num_samples(self) -> int:
-        """Of a pixel."""
+        """Number of samples of a pixel."""
         return len(self.bits)
 
     @property
@@ -51,12 +51,12 @@ class Layout:
 
     @property
     def num_colours(self) -> int:
-        """Samples of a pixel that are colour; the others are alpha, or mean nothing."""
+        """Number of samples of a pixel that are colour; the others are alpha, or mean nothing."""
         return _NUM_COLOURS.get(self.photometric, 0)
 
 
 def read_layout(reader: TiffReader, directory: Directory) -> Layout:
-    """The layout of one directory's picture. Raises `UnreadableImageError` if it makes no sense."""
+    """Read the layout of one directory's picture. Raises `UnreadableImageError` if it makes no sense."""
     size = (reader.whole(directory, HEIGHT), reader.whole(directory, WIDTH))
     num_samples = reader.whole(directory, NUM_SAMPLES, 1)
     is_tiled = TILE_OFFSETS in directory.entries
@@ -85,7 +85,7 @@ def read_layout(reader: TiffReader, directory: Directory) -> Layout:
 
 
 def read_parts(reader: TiffReader, directory: Directory, layout: Layout) -> list[tuple[int, int]]:
-    """Position and length in bytes of each strip or tile. Raises `UnreadableImageError` if some are missing."""
+    """Read position and length in bytes of each strip or tile. Raises `UnreadableImageError` if some are missing."""
     offsets, lengths = (TILE_OFFSETS, TILE_BYTES) if layout.is_tiled else (STRIP_OFFSETS, STRIP_BYTES)
     places = reader.values(directory, offsets)
     num_planes = layout.num_samples if layout.is_planar else 1
@@ -149,7 +149,7 @@ def has_levels(layout: Layout) -> bool:
 
 
 def _for_each(values: tuple[float, ...], num_samples: int) -> tuple[int, ...]:
-    """A value for each sample; some writers give one for all of them. Absent means 1, for bits and for formats."""
+    """Return a value for each sample; some writers give one for all. Absent means 1, for bits and for formats."""
     whole = tuple(map(int, values)) or (1,)
     return whole[:num_samples] if len(whole) >= num_samples else whole[:1] * min(num_samples, _MAX_SAMPLES + 1)
 

@@ -13,7 +13,7 @@ _DAMAGED = "damaged TIFF: its pixels cannot be unpacked"
 
 
 def unpacked_part(packed: bytes, compression: int, num_bytes: int) -> bytes:
-    """The first `num_bytes` of what is in `packed`, or fewer if there are no more.
+    """Unpack the first `num_bytes` of what is in `packed`, or fewer if there are no more.
 
     Raises `UnreadableImageError`.
     """
@@ -30,7 +30,7 @@ def unpacked_part(packed: bytes, compression: int, num_bytes: int) -> bytes:
 
 
 def _unpackbits(packed: bytes, num_bytes: int) -> bytes:
-    """PackBits (TIFF 6.0, section 9)."""
+    """Unpack PackBits (TIFF 6.0, section 9)."""
     out = bytearray()
     at = 0
     while at < len(packed) and len(out) < num_bytes:
@@ -45,7 +45,7 @@ def _unpackbits(packed: bytes, num_bytes: int) -> bytes:
 
 
 def _by_libtiff(packed: bytes, compression: int, num_bytes: int) -> bytes:
-    """By what Pillow has for such TIFFs: to it, the bytes are a row of grey."""
+    """Unpack by what Pillow has for such TIFFs: to it, the bytes are a row of grey."""
     fields = {256: num_bytes, 257: 1, 258: 8, 259: compression, 262: 1, 273: 8, 277: 1, 278: 1, 279: len(packed)}
     table = b"".join(
         struct.pack("<HHII", tag, _LONG if tag in {256, 273, 279} else _SHORT, 1, value)

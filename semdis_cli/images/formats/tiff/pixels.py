@@ -37,7 +37,7 @@ _REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 
 
 def decode_tiff(reader: TiffReader, directory: Directory, layout: Layout, data: bytes) -> Image.Image:
-    """The picture as mode L, LA, RGB, RGBA, CMYK or LAB, of a TIFF for which `is_supported` holds.
+    """Decode a TIFF for which `is_supported` holds to mode L, LA, RGB, RGBA, CMYK or LAB.
 
     Samples are scaled to 0..255 and rounded; of colours of 16 bits the high byte counts, as Pillow has it. Raises
     `UnreadableImageError` where the file does not hold all of its pixels.
@@ -64,7 +64,7 @@ def decode_tiff(reader: TiffReader, directory: Directory, layout: Layout, data: 
 
 
 def palette_of_8_bits(values: tuple[float, ...]) -> bytes | None:
-    """The colour map as Pillow's `RGB;L`, if it was written with 8-bit values where 16-bit ones belong; else None.
+    """Return the colour map as Pillow's `RGB;L`, if it has 8-bit values where 16-bit ones belong; else None.
 
     As libtiff tells them: no value is above 255.
     """
@@ -72,7 +72,7 @@ def palette_of_8_bits(values: tuple[float, ...]) -> bytes | None:
 
 
 def _alpha_kind(layout: Layout) -> int | None:
-    """The meaning of the sample behind the colours, if it is alpha; a fourth one of RGB is even if nothing says so."""
+    """Find the meaning of the sample behind the colours, if it is alpha; a fourth one of RGB is, even if unsaid."""
     if layout.num_samples == layout.num_colours or layout.photometric not in {WHITE_IS_ZERO, BLACK_IS_ZERO, RGB}:
         return None
     if not layout.extra and layout.photometric == RGB:
@@ -87,7 +87,7 @@ _Places = list[tuple[int, int]]
 
 
 def _samples(order: str, layout: Layout, places: _Places, data: bytes) -> list[np.ndarray]:
-    """[H,W] of each sample of a pixel, as stored: uint8, of more than 8 bits uint16."""
+    """Decode to [H,W] of each sample of a pixel, as stored: uint8, of more than 8 bits uint16."""
     num_interleaved = 1 if layout.is_planar else layout.num_samples
     planes = [np.empty(layout.size, np.uint16 if bits > 8 else np.uint8) for bits in layout.bits]
     for plane, top, left, rows, part in _parts(layout, places, data):
@@ -104,7 +104,7 @@ def _samples(order: str, layout: Layout, places: _Places, data: bytes) -> list[n
 
 
 def _parts(layout: Layout, places: _Places, data: bytes) -> Iterator[tuple[int, int, int, int, bytes]]:
-    """Of each strip or tile: plane, top, left and rows in px, and its bytes, unpacked."""
+    """Yield of each strip or tile plane, top, left and rows in px, and its bytes, unpacked."""
     height, width = layout.size
     rows, columns = layout.part
     across = -(-width // columns)
@@ -126,13 +126,13 @@ def _parts(layout: Layout, places: _Places, data: bytes) -> Iterator[tuple[int, 
 
 
 def _begins_within(starts: Sequence[int], at: int, num_bytes: int) -> bool:
-    """Whether another strip or tile begins in the `num_bytes` behind `at`; a length alone is often wrong."""
+    """Tell whether another strip or tile begins in the `num_bytes` behind `at`; a length alone is often wrong."""
     following = bisect_right(starts, at)
     return following < len(starts) and starts[following] < at + num_bytes
 
 
 def _part_bytes(layout: Layout, plane: int, rows: int) -> int:
-    """Bytes of a strip or tile of that many rows; every row begins on a byte of its own."""
+    """Count the bytes of a strip or tile of that many rows; every row begins on a byte of its own."""
     columns = layout.part[1]
     across, down = layout.subsampling
     if (across, down) != (1, 1):
@@ -142,7 +142,7 @@ def _part_bytes(layout: Layout, plane: int, rows: int) -> int:
 
 
 def _unpacked(part: bytes, shape: tuple[int, int, int], bits: int, order: str, *, is_difference: bool) -> np.ndarray:
-    """[rows,columns,samples] of a strip or tile."""
+    """Unpack a strip or tile to [rows,columns,samples]."""
     if bits in {8, 16}:
         values = np.frombuffer(part, f"{order}u{bits // 8}").reshape(shape)
         values = values.astype(values.dtype.newbyteorder("="), copy=False)
@@ -157,7 +157,7 @@ def _unpacked(part: bytes, shape: tuple[int, int, int], bits: int, order: str, *
 
 
 def _from_bits(packed: np.ndarray, num_values: int, bits: int) -> np.ndarray:
-    """[rows,num_values] of samples of `bits` each, the highest bit first, out of rows of bytes."""
+    """Return [rows,num_values] of samples of `bits` each, the highest bit first, out of rows of bytes."""
     ones = np.unpackbits(packed, axis=1)[:, : num_values * bits].reshape(len(packed), num_values, bits)
     values = np.zeros(ones.shape[:2], np.uint16)
     for bit in range(bits):
@@ -166,7 +166,7 @@ def _from_bits(packed: np.ndarray, num_values: int, bits: int) -> np.ndarray:
 
 
 def _from_units(part: bytes, size: tuple[int, int], subsampling: tuple[int, int]) -> np.ndarray:
-    """[H,W,3] YCbCr, 8 bits, of data units: a block's Y, then the one Cb and the one Cr of all of it (section 21)."""
+    """Return [H,W,3] YCbCr, 8 bits, of data units: a block's Y, then its one Cb and its one Cr (section 21)."""
     across, down = subsampling
     rows, columns = -(-size[0] // down), -(-size[1] // across)
     units = np.frombuffer(part, np.uint8).reshape(rows, columns, across * down + 2)
@@ -190,7 +190,7 @@ def _to_8_bits(samples: np.ndarray, bits: int, *, is_grey: bool) -> np.ndarray:
 
 
 def _from_palette(indices: np.ndarray, values: tuple[float, ...], bits: int) -> np.ndarray:
-    """[H,W,3] uint8: the high bytes of the colour map, whose reds come first, then its greens and its blues."""
+    """Return [H,W,3] uint8: the high bytes of the colour map, whose reds come first, then its greens and its blues."""
     if len(values) != 3 << bits:
         raise UnreadableImageError("damaged TIFF: its palette is not whole")
     table = np.array(values, np.uint16).reshape(3, -1).T
@@ -199,7 +199,7 @@ def _from_palette(indices: np.ndarray, values: tuple[float, ...], bits: int) -> 
 
 
 def _stretched(colours: np.ndarray, levels: tuple[float, ...], zeros: tuple[float, ...]) -> np.ndarray:
-    """Samples between their levels of black and white, as 0..255, or of those whose zero is 128, as -127..127."""
+    """Stretch samples between their levels of black and white to 0..255, or those whose zero is 128 to -127..127."""
     planes = []
     for at, zero in enumerate(zeros):
         black, white = levels[2 * at : 2 * at + 2]
@@ -210,7 +210,7 @@ def _stretched(colours: np.ndarray, levels: tuple[float, ...], zeros: tuple[floa
 
 
 def _ycc_to_rgb(colours: np.ndarray, weights: tuple[float, ...], levels: tuple[float, ...]) -> np.ndarray:
-    """[H,W,3] uint8 of YCbCr (TIFF 6.0, section 21)."""
+    """Convert YCbCr to [H,W,3] uint8 (TIFF 6.0, section 21)."""
     red, green, blue = weights if len(weights) == 3 and all(weights) else _REC_601
     ycc = _stretched(colours, levels if len(levels) == 6 else USUAL_LEVELS[YCC], (0.0, 128.0, 128.0))
     light, r = ycc[:, :, 0], ycc[:, :, 0] + ycc[:, :, 2] * (2 - 2 * red)
@@ -223,7 +223,7 @@ def _rounded(values: np.ndarray) -> np.ndarray:
 
 
 def _image(colours: np.ndarray, alpha: np.ndarray | None, *, is_premultiplied: bool) -> Image.Image:
-    """Mode L, LA, RGB or RGBA."""
+    """Make an image of mode L, LA, RGB or RGBA."""
     if alpha is None:
         return Image.fromarray(colours[:, :, 0] if colours.shape[2] == 1 else colours)
     if is_premultiplied:
@@ -233,7 +233,7 @@ def _image(colours: np.ndarray, alpha: np.ndarray | None, *, is_premultiplied: b
 
 
 def _lab(samples: list[np.ndarray], layout: Layout) -> Image.Image:
-    """Mode LAB; there a* and b* are bytes whose 128 is zero.
+    """Make an image of mode LAB; there a* and b* are bytes whose 128 is zero.
 
     CIE L*a*b* has them signed, of 16 bits in 256ths; ICC L*a*b* has 128 or 0x8000 for zero, and its white of 16 bits is
     0xff00.

@@ -44,7 +44,7 @@ class TiffHeader:
 
 
 def read_tiff_header(file: BinaryIO) -> TiffHeader:
-    """Header of the picture that the TIFF in `file` is about. Raises `UnreadableImageError`, for camera raws too.
+    """Read the header of the picture that a TIFF is about. Raises `UnreadableImageError`, for camera raws too.
 
     Call it inside `pillow_guard`.
     """
@@ -73,7 +73,7 @@ def read_tiff_header(file: BinaryIO) -> TiffHeader:
 
 
 def open_tiff(header: TiffHeader, data: bytes) -> tuple[Image.Image, Samples]:
-    """The picture of the TIFF in `data`, which has that `header`, and its samples' meaning but for the profile.
+    """Open the picture of the TIFF in `data`, which has that `header`; also its samples' meaning but for the profile.
 
     The profile is in `image.info`, as Pillow puts it.
     """
@@ -100,7 +100,7 @@ def _with_samples(image: ImageFile.ImageFile) -> tuple[Image.Image, Samples]:
 
 
 def _stay_as_stored(image: ImageFile.ImageFile, orientation: int = 1) -> None:
-    """Pillow turns a TIFF upright itself, by its tag or by XMP: it is told which, so that size and pixels agree."""
+    """Keep Pillow from turning a TIFF upright by its tag or by XMP: it is told how, so that size and pixels agree."""
     exif = image.getexif()
     for tag in list(exif):  # while decoding, Pillow would parse all of them
         del exif[tag]
@@ -109,7 +109,7 @@ def _stay_as_stored(image: ImageFile.ImageFile, orientation: int = 1) -> None:
 
 
 def _own_header(reader: TiffReader, directory: Directory, layout: Layout) -> TiffHeader:
-    """Header of a picture that Pillow cannot read or would get wrong."""
+    """Make the header of a picture that Pillow cannot read or would get wrong."""
     if not is_supported(layout):
         raise UnreadableImageError("a TIFF of a kind that is not read: convert it to 8-bit RGB without compression")
     return _header(reader, directory, layout)
@@ -142,7 +142,7 @@ def _pillow_samples(image: TiffImagePlugin.TiffImageFile) -> Samples:
 
 
 def _mend_palette(image: TiffImagePlugin.TiffImageFile) -> None:
-    """Some writers put 8-bit values into the colour map, of which Pillow takes the high bytes: black."""
+    """Mend a colour map of 8-bit values, as some writers have it: Pillow takes its high bytes, which are black."""
     if image.mode in {"P", "PA"}:
         palette = palette_of_8_bits(tuple(image.tag_v2[TiffImagePlugin.COLORMAP]))
         if palette is not None:

@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from semdis_cli.records import SourceImage
-from semdis_cli.store.writing.identity import Witness, all_vouch
+from semdis_cli.files.identity import Witness, all_vouch, settled
+from semdis_cli.records import SourceImage, Stamp
+from semdis_cli.sources.files import ON_DISK
+from semdis_cli.sources.tars import Tar
 from semdis_cli.store.writing.seen import SeenFile
 
 SECOND = 10**9
 NOW = 1_800_000_000 * SECOND
 LONG_AGO = 1_600_000_000 * SECOND
-GOOD = SourceImage("a.bmp", "a.bmp", 100, LONG_AGO, ctime_ns=LONG_AGO + 7)
-OTHER = SourceImage("b.bmp", "b.bmp", 100, LONG_AGO + 99, ctime_ns=LONG_AGO + 123)
+GOOD = SourceImage("a.bmp", ON_DISK, "a.bmp", 100, LONG_AGO, LONG_AGO + 7)
+OTHER = SourceImage("b.bmp", ON_DISK, "b.bmp", 100, LONG_AGO + 99, LONG_AGO + 123)
 
 
 def is_unchanged(
@@ -42,8 +44,9 @@ def test_a_time_that_files_share_counts_only_where_the_ctime_vouches() -> None:
 
 
 def test_images_of_one_tar_share_its_times_and_are_one_file() -> None:
-    tar = Path("x.tar")
-    members = [replace(GOOD, key=f"{i}", path=tar, offset=512 * i, ctime_ns=0) for i in range(3)]
+    tar = Tar.at(Path("x.tar"))
+    assert tar is not None
+    members = [replace(GOOD, key=f"{i}", reader=tar, place=512 * i, ctime_ns=0) for i in range(3)]
     assert is_unchanged(*members)
     assert not is_unchanged(replace(members[0], mtime_ns=0), *members[1:])
     changed = replace(members[0], ctime_ns=LONG_AGO + 8)
@@ -79,3 +82,25 @@ def test_all_is_vouched_for_only_where_the_file_system_keeps_ctimes() -> None:
     assert not all_vouch([GOOD, replace(OTHER, ctime_ns=GOOD.ctime_ns)])
     for ctime_ns in (None, 0, LONG_AGO + 99 - (LONG_AGO + 99) % SECOND):
         assert not all_vouch([GOOD, replace(OTHER, ctime_ns=ctime_ns, mtime_ns=ctime_ns)])
+
+
+@pytest.mark.parametrize(
+    ("mtime_ns", "ctime_ns", "is_settled"),
+    [
+        (LONG_AGO, LONG_AGO, True),
+        (LONG_AGO, 0, True),
+        (LONG_AGO, None, True),
+        (LONG_AGO, NOW - SECOND, False),
+        (LONG_AGO, NOW + SECOND, False),
+        (NOW - SECOND, LONG_AGO, False),
+        (NOW - SECOND, 0, False),
+        (NOW + SECOND, LONG_AGO, True),
+        (NOW + SECOND, 0, False),
+        (None, LONG_AGO, False),
+    ],
+)
+def test_a_time_is_noted_only_if_a_later_change_would_get_another(
+    mtime_ns: int | None, ctime_ns: int | None, is_settled: bool
+) -> None:
+    stamp = Stamp(100, mtime_ns, ctime_ns)
+    assert settled(stamp, NOW) == (stamp if is_settled else Stamp(100, None, ctime_ns))

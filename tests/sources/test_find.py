@@ -11,7 +11,7 @@ import pytest
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure
 from semdis_cli.sources.file_list import read_file_list
-from semdis_cli.sources.sources import FoundImages, find_images
+from semdis_cli.sources.find import FoundImages, find_images
 from tests.image_bytes import gif
 from tests.odd_images import build_odd_images, quadrants
 
@@ -35,7 +35,7 @@ def test_a_folder_gives_every_image_in_key_order_with_its_size(tmp_path: Path) -
     assert _keys(found) == ["a.jpg", "b.gif", "b/10.png", "b/2.png", "c/d/e.webp"]
     assert found.failures == ()
     for image in found.images:
-        assert Path(image.path) == tmp_path / image.key
+        assert Path(image.place) == tmp_path / image.key
         assert image.num_bytes == len(GIF)
 
 
@@ -277,7 +277,7 @@ def test_names_that_are_not_utf_8_survive(tmp_path: Path) -> None:
     _write(tmp_path / name)
     found = find_images([tmp_path])
     assert _keys(found) == [name]
-    assert Path(found.images[0].path).read_bytes() == GIF
+    assert Path(found.images[0].place).read_bytes() == GIF
     assert read_file_list(io.BytesIO(os.fsencode(tmp_path / name) + b"\0"), nul=True) == [tmp_path / name]
 
 

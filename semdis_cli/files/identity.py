@@ -1,22 +1,68 @@
-"""Identity of source files: what size and times tell of a change, and where only the content can."""
+"""Identity of source files: what size and times tell of a change, and where only the content can.
+
+Size and times of a file are a `Stamp`. One is noted of each image that is read, and held against that of a later run.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import eq
-from pathlib import Path
+from typing import Protocol, TypeGuard
 
-from semdis_cli.records import SourceImage, is_telling, settled_before
-from semdis_cli.store.writing.seen import SeenFile
+from semdis_cli.records import SourceImage, Stamp
 
 _SECOND_NS = 10**9
+_CLOCK_GRAIN_NS = 2 * _SECOND_NS  # of the coarsest file systems
 # Earlier ones are what archives give their files: 1970 (tars made to be equal), 1980 (zip), 1985 (npm).
 _FIRST_PLAUSIBLE_NS = 631_152_000 * _SECOND_NS  # 1990-01-01
 
 
+class Stamped(Protocol):
+    """Whatever has size and times of a file, as a `Stamp` has them."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the file."""
+
+    @property
+    def mtime_ns(self) -> int | None:
+        """When it was modified; None: that cannot be told, contents are to be compared."""
+
+    @property
+    def ctime_ns(self) -> int | None:
+        """When it was changed in any way; None: nobody looked."""
+
+
+def settled(stamp: Stamp, now_ns: int) -> Stamp:
+    """Return `stamp` if a later change of the file would show in its times, else one without `mtime_ns`.
+
+    Where there is a `ctime_ns`, it has to be settled, and then `mtime_ns` may lie in the future: programs can set it.
+    """
+    num_bytes, mtime_ns, ctime_ns = stamp
+    settled_ns = _settled_before(now_ns)
+    may_change = is_telling(ctime_ns) and ctime_ns >= settled_ns
+    may_be_future = is_telling(ctime_ns) and mtime_ns is not None and mtime_ns > now_ns
+    if mtime_ns is None or may_change or not (mtime_ns < settled_ns or may_be_future):
+        return Stamp(num_bytes, None, ctime_ns)
+    return stamp
+
+
+def is_telling(ctime_ns: int | None) -> TypeGuard[int]:
+    """Tell whether `ctime_ns` is one at all: file systems that have none say 0."""
+    return ctime_ns is not None and ctime_ns > 0
+
+
+def _settled_before(now_ns: int) -> int:
+    """Return the time before which times of files are settled: a change that is still to come cannot get one of them.
+
+    That is not so for the last two seconds, nor for the future.
+    """
+    return now_ns - _CLOCK_GRAIN_NS
+
+
 @dataclass(frozen=True)
 class Witness:
-    """The worth of the times of all inputs of a run, taken together.
+    """Worth of the times of all inputs of a run, taken together.
 
     A time of change (ctime) cannot be set by programs, so it vouches for a file whatever else its times are: unless
     the file system has none (0, or one for all files) or makes it up from the other time (equal, in whole seconds). A
@@ -41,9 +87,11 @@ class Witness:
         shared = frozenset(mtime for mtime, number in mtimes.items() if number > 1 and mtime is not None)
         return cls(shared, _are_kept(ctimes, len(times)), now_ns, seen_ns)
 
-    def is_unchanged(self, image: SourceImage, seen: SeenFile | None) -> bool:
+    def is_unchanged(self, image: SourceImage, seen: Stamped | None) -> bool:
         """Tell whether the file is surely the one that was seen; if not, its content is to be compared."""
-        if seen is None or seen.mtime_ns is None or seen[1:3] != (image.num_bytes, image.mtime_ns):
+        if seen is None or seen.mtime_ns is None:
+            return False
+        if (seen.num_bytes, seen.mtime_ns) != (image.num_bytes, image.mtime_ns):
             return False
         if is_telling(image.ctime_ns) and is_telling(seen.ctime_ns):
             is_vouched_for = self.has_ctimes and vouches(image)
@@ -53,15 +101,15 @@ class Witness:
 
     def _is_in_doubt(self, image: SourceImage) -> bool:
         mtime_ns = image.mtime_ns
-        if mtime_ns is None or not _FIRST_PLAUSIBLE_NS <= mtime_ns < settled_before(self.now_ns):
+        if mtime_ns is None or not _FIRST_PLAUSIBLE_NS <= mtime_ns < _settled_before(self.now_ns):
             return True
-        return image.offset is None and mtime_ns in self.shared_mtimes
+        return mtime_ns in self.shared_mtimes and not image.reader.has_one_file
 
     def _is_older_than_record(self, image: SourceImage) -> bool:
         """Tell whether nothing has happened to the file since it was written down what it was."""
         if self.seen_ns is None or image.ctime_ns is None:
             return False
-        return image.ctime_ns < settled_before(self.seen_ns)
+        return image.ctime_ns < _settled_before(self.seen_ns)
 
 
 def vouches(image: SourceImage) -> bool:
@@ -89,11 +137,11 @@ def _are_kept(ctimes: set[int | None], num_files: int) -> bool:
 
 
 def _files(images: Iterable[SourceImage]) -> Iterable[SourceImage]:
-    """The images, but of those that lie in one tar the first."""
-    tars: set[Path | str] = set()
+    """Yield the images, but of those that lie in one file the first."""
+    met: set[int] = set()
     for image in images:
-        if image.offset is None:
+        if not image.reader.has_one_file:
             yield image
-        elif image.path not in tars:
-            tars.add(image.path)
+        elif id(image.reader) not in met:
+            met.add(id(image.reader))
             yield image

@@ -1,27 +1,59 @@
-"""A fresh process that loads the model and calls it, and tells how long each step took and how much memory it needed.
+"""Fresh processes: how long the real command takes to start, and what the model needs in a process of its own.
 
-    python -m semdis_cli.bench.child REQUEST
+    python -m semdis_cli.bench.processes REQUEST
 
-REQUEST and what comes on stdout are JSON. Nothing heavy is imported before the clock runs.
+loads the model and calls it. REQUEST is JSON, and so is the answer on stdout. What is heavy is imported by the clock.
 """
 
 import json
 import re
+import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from semdis_cli.bench.limit import Spread
+from semdis_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from semdis_cli.model.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the process is to do. `verb`: encode or decode.
+class StartUp:
+    """Seconds of `semdis --help`, and of `semdis encode` with a single image from start to end.
 
-    `run`, `sampling`: the fields of `TokenizerSettings` and `FCDMDiffAEInferenceConfig`.
+    The steps of the latter were timed in a process that does just these; `rest_s` is what they leave: starting Python,
+    reading the image, writing the set.
+    """
+
+    help_s: Spread
+    first_image_s: Spread
+    import_torch_s: float
+    import_rest_s: float
+    load_model_s: float
+    first_call_s: float
+    rest_s: float
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """Peak memory of the model's calls, as many at once as in a run; `kind` says what was measured."""
+
+    kind: str
+    loaded_mib: float | None
+    encode_mib: float
+    decode_mib: float
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a process is to do. `verb`: encode or decode.
+
+    `run`: fields of `TokenizerSettings`; `sampling`: those of `FCDMDiffAEInferenceConfig`; `size`: H and W, px.
     """
 
     verb: str
@@ -47,6 +79,59 @@ class Steps:
     memory_kind: str
     loaded_mib: float | None
     peak_memory_mib: float
+
+
+def measure_start_up(image: Path, options: Sequence[str], steps: Steps, folder: Path, num_runs: int) -> StartUp:
+    """Time `semdis --help` and `semdis encode` of one image into `folder`, `num_runs` times each.
+
+    `options`: of `semdis encode`; `steps`: those of its model. Raises `UsageError` if a process fails.
+    """
+    help_s = [_semdis_s("--help") for _ in range(num_runs)]
+    encode = ("encode", str(image), "--quiet", *options)
+    first_image_s = [_semdis_s(*encode, "-o", str(folder / f"start-{number}")) for number in range(num_runs)]
+    known_s = steps.import_torch_s + steps.import_rest_s + steps.load_model_s + steps.first_call_s
+    first = Spread.of(first_image_s)
+    return StartUp(
+        help_s=Spread.of(help_s),
+        first_image_s=first,
+        import_torch_s=steps.import_torch_s,
+        import_rest_s=steps.import_rest_s,
+        load_model_s=steps.load_model_s,
+        first_call_s=steps.first_call_s,
+        rest_s=max(0.0, first.median - known_s),
+    )
+
+
+def ask_child(request: Request) -> Steps:
+    """Let a fresh process load the model and call it. Raises `UsageError` if it fails."""
+    answer = _run("semdis_cli.bench.processes", json.dumps(asdict(request)))
+    return Steps(**json.loads(answer))
+
+
+def peak_memory(encode: Steps, decode: Steps) -> PeakMemory:
+    """Join what two fresh processes told, one for each verb."""
+    return PeakMemory(encode.memory_kind, encode.loaded_mib, encode.peak_memory_mib, decode.peak_memory_mib)
+
+
+def _semdis_s(*arguments: str) -> float:
+    """Return the seconds that the command takes."""
+    started = time.perf_counter()
+    _run("semdis_cli", *arguments)
+    return max(time.perf_counter() - started, 1e-9)  # a clock may stand still
+
+
+def _run(module: str, *arguments: str) -> str:
+    """Stdout of a Python module. Raises `UsageError` with what it said last if it fails."""
+    # -P: torch is not looked for in the folder where the user happens to be
+    command = [sys.executable, "-P", "-m", module, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise UsageError(f"python -m {module} ended with {done.returncode}: {last:.300}")
+    return done.stdout
+
+
+# --- In the fresh process ---
 
 
 class _Clock:

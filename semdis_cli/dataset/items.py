@@ -1,0 +1,171 @@
+"""Items of a `LatentDataset`, found one by one: of a set in its index, of a shard on its own in the record of that."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semdis_cli.errors import StoreError
+from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.provenance import Provenance
+from semdis_cli.store.checks import MALFORMED
+from semdis_cli.store.index import parse_place
+from semdis_cli.store.item_table import ItemTable
+from semdis_cli.store.items import find_items, open_items
+from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest
+from semdis_cli.store.mapped_file import FileIdentity, MappedFile
+from semdis_cli.store.mapped_shard import MappedShard
+from semdis_cli.store.reader import check_index_file, served_rows
+from semdis_cli.store.record import check_columns
+from semdis_cli.store.shard_header import read_shard_header
+from semdis_cli.store.shards import read_shard
+
+_LINE_BYTES = 1 << 10  # most lines are shorter
+
+
+class Item(NamedTuple):
+    """Where one item is: its `key`, the number of its `shard`, its `row` there.
+
+    `sizes`: (H, W) of source and image. `columns`: what came with the image.
+    """
+
+    key: str
+    shard: int
+    row: int
+    sizes: Sequence[Sequence[int]]
+    columns: dict[str, Any]
+
+
+class Items(Protocol):
+    """Items in the order of their keys."""
+
+    @property
+    def shard_numbers(self) -> NDArray[np.integer[Any]]:
+        """Number of the shard of each, [N]."""
+
+    def find(self, number: int) -> Item:
+        """Return one of them, counted from 0 on. Raises `StoreError`."""
+
+
+@dataclass(frozen=True, eq=False)
+class SetItems:
+    """Items of a set. Each is looked up in the index when it is asked for, and held against that."""
+
+    index: MappedFile
+    table: ItemTable
+    shards: tuple[MappedShard, ...]
+
+    @property
+    def shard_numbers(self) -> NDArray[np.integer[Any]]:
+        """Number of the shard of each, [N]."""
+        return self.table.shards
+
+    def find(self, number: int) -> Item:
+        """Return one of them. Raises `StoreError` where table and index do not go together."""
+        shard = int(self.table.shards[number])
+        try:
+            place = parse_place(self._line(int(self.table.offsets[number])))
+            if place is None or place.shard != self.shards[shard].name or place.row >= self.shards[shard].shape[0]:
+                raise ValueError("it is in another place")
+            source, image = place.geometry["source"], place.geometry["image"]
+            if not (len(source) == len(image) == 2 and set(map(type, (*source, *image))) == {int}):
+                raise ValueError("it has no sizes")
+            columns = check_columns(place.columns) if place.columns != {} else {}
+        except MALFORMED as error:
+            what = f"has no item {number:,} where the table says so ({error})"
+            raise StoreError(what, place=self.index.path) from error
+        return Item(place.key, shard, place.row, (source, image), columns)
+
+    def _line(self, start: int) -> bytes:
+        """The line that begins at byte `start`."""
+        length = _LINE_BYTES
+        while True:
+            data = self.index.read(start, start + length)
+            end = data.find(b"\n") + 1
+            if end or len(data) < length:
+                return data[:end] if end else data
+            length *= 2
+
+
+@dataclass(frozen=True, eq=False)
+class ShardItems:
+    """Items of a single shard: their `keys`, `rows` [N] and `sizes` [N,2,2]; shards hold no columns."""
+
+    keys: tuple[str, ...]
+    rows: NDArray[np.int64]
+    sizes: NDArray[np.int32]
+
+    @property
+    def shard_numbers(self) -> NDArray[np.integer[Any]]:
+        """Zeros, [N]."""
+        return np.zeros(len(self.keys), dtype=np.int32)
+
+    def find(self, number: int) -> Item:
+        """Return one of them."""
+        return Item(self.keys[number], 0, int(self.rows[number]), self.sizes[number].tolist(), {})
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedLatents:
+    """Latents that were found to be whole as far as their headers tell, ready to be read one by one.
+
+    `folder` holds the files of `shards`. `sha256` says which latents they are: that of the manifest or, of a shard on
+    its own, of its record. `versions`: of a set that several made, which one made what.
+    """
+
+    folder: Path
+    shards: tuple[MappedShard, ...]
+    items: Items
+    provenance: Provenance
+    sha256: str
+    versions: tuple[dict[str, Any], ...] = ()
+
+
+def open_latents(path: Path, *, verify: bool) -> OpenedLatents:
+    """Open a finished set (its folder) or a single shard file, `verify`: after reading and checking every byte.
+
+    Raises `StoreError` if it is neither, or damaged.
+    """
+    if path.is_dir():
+        return _open_set(path, verify=verify)
+    if not path.exists():
+        raise StoreError("no such latents; give the folder that semdis encode wrote, or one of its shards", place=path)
+    return _open_shard(path, verify=verify)
+
+
+def _open_set(root: Path, *, verify: bool) -> OpenedLatents:
+    manifest, sha256 = Manifest.read(root), PublishedFile.of(root / MANIFEST_FILE).sha256
+    index = _open_index(root, manifest)
+    found = find_items(root, root, manifest, verify=True) if verify else open_items(root, manifest, sha256)
+    items = SetItems(index, found.table, found.shards)
+    versions = tuple(manifest.versions()) if manifest.later_versions else ()
+    return OpenedLatents(root / SHARD_FOLDER, found.shards, items, manifest.provenance, sha256, versions)
+
+
+def _open_index(root: Path, manifest: Manifest) -> MappedFile:
+    try:
+        identity = FileIdentity.of((root / INDEX_FILE).stat())
+    except OSError:  # hashing it says what is wrong
+        identity = FileIdentity(0, 0, 0, 0)
+    check_index_file(root, manifest)
+    return MappedFile(root / INDEX_FILE, identity)
+
+
+def _open_shard(path: Path, *, verify: bool) -> OpenedLatents:
+    if verify:
+        read_shard(path)
+    header = read_shard_header(path)
+    stored, rows = header.records.keys, served_rows(path)
+    if rows is None:
+        rows = {key: row for row, key in enumerate(stored)}
+    for key, row in rows.items():
+        if row >= len(stored) or stored[row] != key:
+            raise StoreError(f"has no latents of {key!r:.80} in row {row}, but the index says so", place=path)
+    keys = tuple(sorted(rows))
+    numbers = np.array([rows[key] for key in keys], dtype=np.int64)
+    items = ShardItems(keys, numbers, header.records.pairs[numbers][:, [0, 3]])
+    shards = (MappedShard.of(path.name, header),)
+    return OpenedLatents(path.parent, shards, items, header.provenance, header.record_sha256)

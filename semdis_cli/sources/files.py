@@ -1,0 +1,136 @@
+"""Images that are files of their own, and how a file or a stretch of one is opened."""
+
+import hashlib
+import io
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from semdis_cli.errors import PassingReadError, UnreadableImageError
+from semdis_cli.files.disk import open_at_once
+from semdis_cli.records import SourceImage, Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class FilesOnDisk:
+    """Reader of images that are files of their own. The place of an image is the path of its file."""
+
+    has_one_file = False
+
+    def open(self, image: SourceImage) -> io.BufferedReader:
+        """Open the file of an image. Raises `OSError`, and `UnreadableImageError` for what is no regular file."""
+        return os.fdopen(open_regular(image.place), "rb")
+
+    def stamp(self, image: SourceImage) -> Stamp:
+        """Return size and times of the file of an image. Raises `OSError`."""
+        return stamp_of(os.stat(image.place))  # noqa: PTH116 # a Path for each image would take longer than the call
+
+    def locate(self, image: SourceImage) -> tuple[str, object]:
+        """Return the path of the file, which holds nothing else."""
+        return os.fspath(image.place), None
+
+
+ON_DISK = FilesOnDisk()
+
+
+def image_of_file(key: str, path: str, status: os.stat_result) -> SourceImage:
+    """Return the image in a file of its own that has the status `status`."""
+    return SourceImage(key, ON_DISK, path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def stamp_of(status: os.stat_result) -> Stamp:
+    """Return size and times of a file that has the status `status`."""
+    return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def read_bytes(image: SourceImage) -> bytes:
+    """Return all bytes of an image. Raises `OSError` and `UnreadableImageError`."""
+    with image.reader.open(image) as file:
+        data: bytes | None = file.read()
+    if data is None:  # the disk has none yet; it was opened so that a pipe could not keep us
+        raise PassingReadError("the disk does not give it now; run again")
+    return data
+
+
+def hash_image(image: SourceImage) -> str:
+    """Return the sha256 (hex) of an image's bytes. Raises `OSError` and `UnreadableImageError`."""
+    with image.reader.open(image) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def try_hash(image: SourceImage) -> str | None:
+    """Return the sha256 (hex) of an image's bytes; None if they cannot be read."""
+    try:
+        return hash_image(image)
+    except (OSError, UnreadableImageError):
+        return None
+
+
+def open_regular(path: Path | str) -> int:
+    """Open a regular file for reading and return its descriptor; a pipe or device would hang or never end.
+
+    Raises `OSError`, and `UnreadableImageError` for what is no regular file.
+    """
+    descriptor = open_at_once(path)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UnreadableImageError("not a regular file")
+    return descriptor
+
+
+def open_section(path: Path, start: int, num_bytes: int) -> io.BufferedReader:
+    """Open a stretch of a regular file as a file. Raises what `open_regular` raises."""
+    return io.BufferedReader(_Section(open_regular(path), start, num_bytes))
+
+
+class _Section(io.RawIOBase):
+    """Stretch of a file as a file. It reads at places of its own: those of one descriptor may be shared."""
+
+    def __init__(self, descriptor: int, start: int, num_bytes: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._start = start
+        self._num_bytes = num_bytes
+        self._position = 0
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override] # as io itself calls it
+        """Fill `buffer` with what comes next, as far as it goes."""
+        size = max(0, min(len(buffer), self._num_bytes - self._position))
+        data = os.pread(self._descriptor, size, self._start + self._position)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def readall(self) -> bytes:
+        """Return all that is left of it. Raises `PassingReadError` if the file ends before."""
+        data = super().readall()
+        if self._position < self._num_bytes:
+            raise PassingReadError("the tar was cut off while the run was going on; run again")
+        return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place, counted from the stretch's beginning."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._num_bytes}[whence]
+        if base + offset < 0:
+            raise ValueError("a place before the beginning")
+        self._position = base + offset
+        return self._position
+
+    def readable(self) -> bool:
+        """Return True: it is for reading."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True: `seek` goes anywhere."""
+        return True
+
+    def fileno(self) -> int:
+        """Return the descriptor of the file that it is a stretch of."""
+        return self._descriptor
+
+    def close(self) -> None:
+        """Close the file."""
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()

@@ -1,0 +1,17 @@
+"""All kinds of sources that a path may lead to. A new kind is a module of its own, and a name here."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from semdis_cli.sources.file_list import FileList
+from semdis_cli.sources.folders import Folder
+from semdis_cli.sources.source import Source
+from semdis_cli.sources.tars import Tar
+
+# Each returns the source at a path, None if that is of another kind. The first one that does not decides.
+_KINDS: tuple[Callable[[Path], Source | None], ...] = (Folder.at, Tar.at)
+
+
+def source_at(path: Path) -> Source:
+    """Return the source at a path: of the first kind that takes it, else a single file."""
+    return next((source for kind in _KINDS if (source := kind(path)) is not None), FileList.at(path))

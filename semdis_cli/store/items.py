@@ -1,0 +1,139 @@
+"""Latents of a finished set that are to be used: in which shard each is, held against manifest, index and shards."""
+
+from array import array
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from semdis_cli.errors import StoreError
+from semdis_cli.store.index import read_places
+from semdis_cli.store.item_table import ItemColumns, ItemTable, read_items
+from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, ShardEntry, verify_hint
+from semdis_cli.store.mapped_shard import MappedShard, hash_header, open_known_shard
+from semdis_cli.store.shard_header import ShardHeader, read_shard_header
+from semdis_cli.store.shards import read_shard
+
+
+@dataclass(frozen=True)
+class SetItems:
+    """The items of a set, and its shards by their numbers in the manifest."""
+
+    table: ItemTable
+    shards: tuple[MappedShard, ...]
+
+
+def open_items(root: Path, manifest: Manifest, manifest_sha256: str) -> SetItems:
+    """Return the items of the set in `root`, whose index is the manifest's, from its table if it has a good one.
+
+    Raises `StoreError` if manifest, index and shards do not go together.
+    """
+    table = read_items(root, manifest, manifest_sha256)
+    shards = None if table is None else _open_known(root, manifest, table)
+    return find_items(root, root, manifest) if table is None or shards is None else SetItems(table, shards)
+
+
+def find_items(root: Path, folder: Path, manifest: Manifest, *, verify: bool = False) -> SetItems:
+    """Find the items anew, from the index in `folder` and the headers of the shards in `root`.
+
+    `verify`: after reading and checking every byte of each shard. Raises `StoreError` as `open_items`.
+    """
+    columns, rows = _read_index(folder / INDEX_FILE, manifest)
+    found = [
+        _check_shard(root, manifest, entry, rows.pop(entry.name, None), verify=verify) for entry in manifest.shards
+    ]
+    return SetItems(columns.finish(manifest, tuple(sha256 for _, sha256 in found)), tuple(shard for shard, _ in found))
+
+
+def _check_shard(
+    root: Path, manifest: Manifest, entry: ShardEntry, rows: "_ShardRows | None", *, verify: bool
+) -> tuple[MappedShard, bytes]:
+    """Return a shard and the sha256 of its header, which is let go of: one is held at a time."""
+    if verify:
+        _read_whole(root, entry)
+    listed = open_listed(root, manifest, entry)
+    if rows is not None:
+        _check_rows(root / SHARD_FOLDER / entry.name, rows, listed.header)
+    return MappedShard.of(entry.name, listed.header), listed.header_sha256
+
+
+class ListedShard(NamedTuple):
+    """The header of a shard of a set, and its sha256."""
+
+    header: ShardHeader
+    header_sha256: bytes
+
+
+def open_listed(root: Path, manifest: Manifest, entry: ShardEntry) -> ListedShard:
+    """Open a shard of the manifest, and check its header against that. Raises `StoreError`."""
+    path = root / SHARD_FOLDER / entry.name
+    try:
+        header = read_shard_header(path, entry.file)
+        header_sha256 = hash_header(path, header.payload_start)
+    except StoreError as error:
+        raise error.adding(verify_hint(root)) from error
+    if header.provenance != manifest.record_of(entry):
+        raise StoreError("made with other settings than the set it lies in", place=path)
+    if len(header.records) != entry.num_images:
+        raise StoreError(f"holds {len(header.records)} latents, but the manifest says {entry.num_images}", place=path)
+    return ListedShard(header, header_sha256)
+
+
+def _read_whole(root: Path, entry: ShardEntry) -> None:
+    try:
+        read_shard(root / SHARD_FOLDER / entry.name, entry.file)
+    except StoreError as error:
+        raise error.adding(verify_hint(root)) from error
+
+
+def _open_known(root: Path, manifest: Manifest, table: ItemTable) -> tuple[MappedShard, ...] | None:
+    """Return the shards if the header of each is the one that was checked when the table was written; else None."""
+    shards = []
+    for entry, header in zip(manifest.shards, table.headers, strict=True):
+        path, record = root / SHARD_FOLDER / entry.name, manifest.record_of(entry)
+        shard = open_known_shard(path, entry.file.num_bytes, entry.num_images, record, header)
+        if shard is None:
+            return None
+        shards.append(shard)
+    return tuple(shards)
+
+
+class _ShardRows:
+    """Keys that the index puts into one shard, as one text, and their rows."""
+
+    def __init__(self) -> None:
+        self.rows, self.ends, self.text = array("q"), array("q"), bytearray()
+
+    def add(self, key: str, row: int) -> None:
+        self.text += key.encode("utf-8", "surrogatepass")
+        self.ends.append(len(self.text))
+        self.rows.append(row)
+
+
+def _read_index(path: Path, manifest: Manifest) -> tuple[ItemColumns, dict[str, _ShardRows]]:
+    """Return where all lines that are to be used begin, and what they say of each shard, in one pass."""
+    names = {shard.name for shard in manifest.shards}
+    columns, rows, last = ItemColumns(), defaultdict[str, _ShardRows](_ShardRows), None
+    for offset, (key, shard, row, *_) in read_places(path):
+        if shard not in names:
+            raise StoreError(f"{key!r:.80} is in {shard!r:.60}, which is not in the manifest", place=path)
+        if last is not None and key <= last:
+            what = f"{key!r:.80} comes after {last!r:.80}, so not sorted by key; damaged or edited"
+            raise StoreError(what, place=path)
+        columns.add(offset, shard)
+        rows[shard].add(key, row)
+        last = key
+    if len(columns) != manifest.num_ok:
+        what = "its totals and the index disagree; damaged or edited"
+        raise StoreError(what, place=path.parent / MANIFEST_FILE)
+    return columns, dict(rows)
+
+
+def _check_rows(path: Path, said: _ShardRows, header: ShardHeader) -> None:
+    """Raise `StoreError` unless each key is in the row of the shard that the index says."""
+    start, keys = 0, header.records.keys
+    for row, end in zip(said.rows, said.ends, strict=True):
+        key = said.text[start:end].decode("utf-8", "surrogatepass")
+        if row >= len(keys) or keys[row] != key:
+            raise StoreError(f"has no latents of {key!r:.80} in row {row}, but the index says so", place=path)
+        start = end

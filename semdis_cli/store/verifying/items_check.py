@@ -1,0 +1,40 @@
+"""`items.table`, held against the index and the shards from which it follows."""
+
+from collections.abc import Generator
+from pathlib import Path
+
+import numpy as np
+
+from semdis_cli.events import Problem
+from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.store.item_table import ITEMS_FILE, ItemTable, has_items, read_items
+from semdis_cli.store.manifest import MANIFEST_FILE, Manifest
+from semdis_cli.store.verifying.index_table import IndexTable
+
+_REMEDY = "sets open without it, but slowly; the same semdis encode again writes it anew"
+
+
+def check_items(root: Path, manifest: Manifest, index: IndexTable) -> Generator[Problem, None, ItemTable | None]:
+    """Hold the table of a set against its index; returns it if nothing is wrong with it.
+
+    One that is missing, or of another manifest, counts for nothing, and is no problem.
+    """
+    sha256 = PublishedFile.of(root / MANIFEST_FILE).sha256
+    if not has_items(root, sha256):
+        return None
+    table = read_items(root, manifest, sha256)
+    if table is None:
+        yield Problem(ITEMS_FILE, "table", f"damaged; {_REMEDY}")
+    elif not _agree(table, manifest, index):
+        yield Problem(ITEMS_FILE, "table", f"says something else than the index; {_REMEDY}")
+    else:
+        return table
+    return None
+
+
+def _agree(table: ItemTable, manifest: Manifest, index: IndexTable) -> bool:
+    """Tell whether table and index put the same lines into the same shards."""
+    by_shard = table.offsets[np.argsort(table.shards, kind="stable")]
+    said = [index.rows_of(shard.name).served_offsets() for shard in manifest.shards]
+    sizes = np.bincount(table.shards, minlength=len(said)).tolist()
+    return sizes == list(map(len, said)) and np.array_equal(by_shard, np.concatenate([by_shard[:0], *said]))

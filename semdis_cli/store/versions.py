@@ -1,0 +1,69 @@
+"""Several versions of the settings in one set: under which record a run goes on, and which of them made what."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from semdis_cli.errors import UsageError
+from semdis_cli.provenance import Difference, Provenance
+from semdis_cli.wording import count
+
+Json = dict[str, Any]
+
+_MIX_OPTION = "--mix-versions"
+
+
+def choose_record(root: Path, on_record: Iterable[Provenance], now: Provenance, *, mix_versions: bool) -> Provenance:
+    """Return under which record a run goes on in `root`: one `on_record` that is the same as `now`, or `now` itself.
+
+    The first of them is that of the set; the same weights keep the name that they have there. Raises `UsageError` if
+    the settings are others, unless they make latents of the same kind and `mix_versions` is asked for.
+    """
+    records = list(on_record)
+    for record in records:
+        if record.is_same(now):
+            return record
+    if records:
+        _check(root, records[0].differences(now), mix_versions=mix_versions)
+    return now
+
+
+def mixing_hint(differences: Iterable[Difference]) -> str:
+    """Return the way out where settings differ that a set may have several of; nothing where there is none."""
+    if not all(difference.may_stand for difference in differences):
+        return ""
+    return f", or {_MIX_OPTION} to go on with both on record"
+
+
+def versions_of(records: Iterable[tuple[Provenance, int, int]]) -> list[Json]:
+    """List who made how many latents, as plain values, from (record, shards, latents) of each version, first to last.
+
+    `differs`: from the first, a line a setting.
+    """
+    found: list[Json] = []
+    first: Provenance | None = None
+    for record, num_shards, num_latents in records:
+        first = first or record
+        differs = list(map(str, first.differences(record)))
+        found.append({"shards": num_shards, "latents": num_latents, "differs": differs})
+    return found
+
+
+def describe_versions(versions: list[Json]) -> Iterator[str]:
+    """Yield a line for each of several versions; none for a single one."""
+    for number, version in enumerate(versions if len(versions) > 1 else [], start=1):
+        what = "; ".join(version["differs"]) or "the settings of the manifest"
+        yield f"version {number}: {version['latents']:,} latents in {count(version['shards'], 'shard')} ({what})"
+
+
+def _check(root: Path, differences: list[Difference], *, mix_versions: bool) -> None:
+    hint = mixing_hint(differences)
+    if hint and mix_versions:
+        return
+    fixed = [difference for difference in differences if not difference.may_stand]
+    why = f" ({_MIX_OPTION} does not go as far as {fixed[0].name})" if mix_versions else ""
+    raise UsageError(
+        f"begun with other settings ({'; '.join(map(str, differences))}); "
+        f"give the same ones to continue, or another -o{hint}{why}",
+        place=root,
+    )

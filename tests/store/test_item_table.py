@@ -1,0 +1,222 @@
+"""`items.table`: the same latents with and without it, whatever bytes it holds, and the same bytes however it came."""
+
+import hashlib
+import json
+import shutil
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semdis_cli.dataset.latent_dataset import LatentDataset
+from semdis_cli.errors import StoreError
+from semdis_cli.events import Problem
+from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.provenance import Provenance
+from semdis_cli.store.index import parse_place, to_line
+from semdis_cli.store.item_table import ITEMS_FILE, ItemColumns, ItemTable, read_items
+from semdis_cli.store.items import find_items
+from semdis_cli.store.manifest import MANIFEST_FILE, Manifest, ShardEntry
+from semdis_cli.store.statistics import ChannelSums
+from semdis_cli.store.verifying.verify import ALL_DATA, VerifySettings, verify_latents
+from tests.store import KEYS, PROVENANCE, make_plan, write_next, write_set
+
+HEAD_BYTES, MANIFEST_SHA256 = 88, slice(24, 56)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A set of two shards in each of two buckets."""
+    write_set(tmp_path / "set")
+    return tmp_path / "set"
+
+
+def items_of(root: Path) -> list[tuple[object, ...]]:
+    """All that a dataset gives, latents included."""
+    return [
+        (item.key, item.latents.tolist(), item.source_size.tolist(), item.image_size.tolist())
+        for item in LatentDataset(root)
+    ]
+
+
+def table_of(root: Path) -> ItemTable | None:
+    return read_items(root, Manifest.read(root), PublishedFile.of(root / MANIFEST_FILE).sha256)
+
+
+def problems(root: Path) -> list[Problem]:
+    return [event for event in verify_latents(root, VerifySettings(ALL_DATA)) if isinstance(event, Problem)]
+
+
+def resealed(data: bytes, change: bytes, at: int) -> bytes:
+    """The bytes of a table, changed behind its head, with the sha256 that they have then."""
+    data = data[:at] + change + data[at + len(change) :]
+    return data[:56] + hashlib.sha256(data[HEAD_BYTES:]).digest() + data[HEAD_BYTES:]
+
+
+def test_it_says_where_the_line_of_each_latent_begins_and_in_which_shard_it_is(root: Path) -> None:
+    table, lines = table_of(root), (root / "index.jsonl").read_bytes()
+    assert table is not None
+    names = [shard.name for shard in Manifest.read(root).shards]
+    places = [parse_place(lines[offset:].splitlines()[0]) for offset in table.offsets.tolist()]
+    rows = [fields for fields in map(json.loads, lines.splitlines()) if fields["status"] == "ok"]
+    assert [place.key for place in places if place] == [fields["key"] for fields in rows]
+    assert [names[number] for number in table.shards.tolist()] == [fields["shard"] for fields in rows]
+
+
+def test_a_set_opens_to_the_same_latents_without_it(root: Path) -> None:
+    expected = items_of(root)
+    (root / ITEMS_FILE).unlink()
+    assert items_of(root) == expected
+    assert problems(root) == []
+
+
+def test_what_opens_by_it_looks_at_no_record_of_a_shard(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("semdis_cli.store.items.read_shard_header", None)
+    assert len(LatentDataset(root)) == len(items_of(root))
+
+
+def test_its_bytes_follow_from_the_set_not_from_the_way_to_it(root: Path, tmp_path: Path) -> None:
+    with make_plan().open(tmp_path / "stopped") as latents:
+        write_next(latents)
+    write_set(tmp_path / "stopped")
+    assert (tmp_path / "stopped" / ITEMS_FILE).read_bytes() == (root / ITEMS_FILE).read_bytes()
+    for keys in (KEYS[2:], (*KEYS, "new.png")):
+        write_set(root, make_plan(keys))
+        manifest = Manifest.read(root)
+        sha256 = PublishedFile.of(root / MANIFEST_FILE).sha256
+        written = b"".join(find_items(root, root, manifest).table.to_chunks(sha256))
+        assert (root / ITEMS_FILE).read_bytes() == written
+
+
+@pytest.mark.parametrize("data", [None, b"", b"damaged"])
+def test_a_run_with_nothing_to_do_writes_it_where_it_is_missing_or_damaged(root: Path, data: bytes | None) -> None:
+    before = (root / ITEMS_FILE).read_bytes()
+    (root / ITEMS_FILE).unlink()
+    if data is not None:
+        (root / ITEMS_FILE).write_bytes(data)
+    write_set(root)
+    assert (root / ITEMS_FILE).read_bytes() == before
+
+
+def test_a_set_without_it_gets_one_when_it_grows(root: Path) -> None:
+    (root / ITEMS_FILE).unlink()
+    write_set(root, make_plan((*KEYS, "new.png")))
+    assert table_of(root) is not None
+
+
+def test_a_damaged_header_is_found_by_the_reader_and_never_vouched_for(root: Path) -> None:
+    shard = min((root / "shards").iterdir())
+    data = bytearray(shard.read_bytes())
+    data[data.index(b"a.png")] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(StoreError, match=shard.name):
+        LatentDataset(root)
+    write_set(root, make_plan((*KEYS, "new.png")))
+    with pytest.raises(StoreError, match=shard.name):
+        LatentDataset(root)
+    (root / ITEMS_FILE).unlink(missing_ok=True)
+    write_set(root, make_plan(KEYS))
+    assert table_of(root) is None
+    with pytest.raises(StoreError, match=shard.name):
+        LatentDataset(root)
+
+
+def test_a_manifest_that_was_edited_is_not_covered_by_it(root: Path) -> None:
+    path = root / MANIFEST_FILE
+    path.write_bytes(path.read_bytes().replace(b'"name": "made up"', b'"name": "another"'))
+    assert table_of(root) is None
+    with pytest.raises(StoreError, match="other settings"):
+        LatentDataset(root)
+
+
+def test_each_kind_of_damage_is_a_problem_of_its_own_kind(root: Path) -> None:
+    whole = (root / ITEMS_FILE).read_bytes()
+    table = table_of(root)
+    assert table is not None
+    offset = HEAD_BYTES + 32 * len(table.headers)
+    later = int(table.offsets[1] - 1).to_bytes(8, "little")
+    cases = {
+        whole[:-1]: "damaged",
+        whole[:-1] + b"\xff": "damaged",
+        resealed(whole, later, offset + 8): "something else than the index",
+        resealed(whole, b"\0" * 32, HEAD_BYTES): "another header",
+    }
+    for data, what in cases.items():
+        (root / ITEMS_FILE).write_bytes(data)
+        assert [(problem.file, problem.kind) for problem in problems(root)] == [(ITEMS_FILE, "table")], what
+        assert what in problems(root)[0].what
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_hostile_bytes_give_the_right_latents_or_a_clear_error(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    root = _SETS.setdefault("root", tmp_path_factory.mktemp("sets") / "set")
+    if not root.exists():
+        write_set(root)
+        _SETS["whole"] = Path(shutil.copy(root / ITEMS_FILE, root.parent / "whole"))
+        (root / ITEMS_FILE).unlink()
+        EXPECTED[:] = items_of(root)
+    whole = _SETS["whole"].read_bytes()
+    at = data.draw(st.integers(0, len(whole) - 1))
+    change = data.draw(st.binary(min_size=1, max_size=min(16, len(whole) - at)))
+    hostile = resealed(whole, change, max(at, HEAD_BYTES)) if at >= HEAD_BYTES else whole[:at] + change
+    (root / ITEMS_FILE).write_bytes(hostile[: len(whole)])
+    assert items_or_error(root) in (EXPECTED, f"{root / 'index.jsonl'}: has no item")
+
+
+def items_or_error(root: Path) -> list[tuple[object, ...]] | str:
+    """What a dataset gives, or the beginning of what it says."""
+    try:
+        return items_of(root)
+    except StoreError as error:
+        return str(error).partition(" item")[0] + " item"
+
+
+_SETS: dict[str, Path] = {}
+EXPECTED: list[tuple[object, ...]] = []
+
+row = st.tuples(st.text(max_size=20), st.sampled_from(["ok", "failed", "removed"]), st.integers(0, 3))
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows=st.lists(row, max_size=40))
+def test_a_table_of_any_rows_is_the_rows_of_the_index(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, int]]
+) -> None:
+    folder = tmp_path_factory.mktemp("tables")
+    names = [f"{number:08d}-1x1.safetensors" for number in (3, 1, 2, 0)]
+    columns, expected, offset = ItemColumns(), [], 0
+    for key, status, shard in rows:
+        if status == "ok":
+            columns.add(offset, names[shard])
+            expected.append((offset, shard))
+        offset += len(to_line({"key": key, "status": status, "shard": names[shard]}))
+    num_ok, file = len(expected), PublishedFile(offset, "0" * 64)
+    entries = tuple(ShardEntry(name, 1, PublishedFile(0, "0" * 64)) for name in names)
+    manifest = Manifest(Provenance.from_json(PROVENANCE), "0" * 64, num_ok, 0, 0, 0, entries, file, ChannelSums.zero(3))
+    headers = tuple(bytes([number]) * 32 for number in range(4))
+    table = columns.finish(manifest, headers)
+    (folder / ITEMS_FILE).write_bytes(b"".join(table.to_chunks("a" * 64)))
+    read = read_items(folder, manifest, "a" * 64)
+    assert read is not None
+    assert list(zip(read.offsets.tolist(), read.shards.tolist(), strict=True)) == expected
+    assert read.headers == headers
+    assert read_items(folder, manifest, "b" * 64) is None
+
+
+def test_a_dataset_travels_small_and_stays_what_it_was_when_the_set_grows(root: Path) -> None:
+    dataset, expected = LatentDataset(root), items_of(root)
+    sent = bytes(ForkingPickler.dumps(dataset))
+    assert b"b/a.png" not in sent  # neither keys nor rows
+    assert [item.key for item in ForkingPickler.loads(sent)] == [key for key, *_ in expected]
+    write_set(root, make_plan((*KEYS, "new.png")))
+    assert [item.key for item in dataset] == [key for key, *_ in expected]
+    assert [item.key for item in ForkingPickler.loads(bytes(ForkingPickler.dumps(dataset)))] == [
+        key for key, *_ in expected
+    ]
+    with pytest.raises(StoreError, match="replaced"):
+        ForkingPickler.loads(sent)
