@@ -5,15 +5,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from semdis_cli.files.disk import count_cores
+from semdis_cli.option import INPUT, MODEL, Group, Option
 from semdis_cli.settings import (
-    INPUT,
-    MODEL,
     GeometrySettings,
-    Group,
     JpegScaling,
     LoadSettings,
     ModelSettings,
-    Option,
     ReadSettings,
     SamplingSettings,
     TokenizerSettings,

@@ -9,7 +9,7 @@ from semdis_cli.cli.options import Quiet, command
 from semdis_cli.cli.streams import put, say
 from semdis_cli.errors import UsageError
 from semdis_cli.files.json_text import strict_json
-from semdis_cli.settings import OUTPUT, Option
+from semdis_cli.option import OUTPUT, Option
 
 if TYPE_CHECKING:
     from semdis_cli.bench.bench import BenchReport

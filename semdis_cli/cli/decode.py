@@ -14,7 +14,8 @@ from semdis_cli.cli.streams import put_bytes
 from semdis_cli.defaults import DECODE_MARKER
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Event, Planning
-from semdis_cli.settings import DECODING, INPUT, MODEL, OUTPUT, DecodeSettings, Option, TokenizerSettings
+from semdis_cli.option import DECODING, INPUT, MODEL, OUTPUT, Option
+from semdis_cli.settings import DecodeSettings, TokenizerSettings
 from semdis_cli.wording import count
 
 if TYPE_CHECKING:

@@ -13,15 +13,8 @@ from semdis_cli.cli.setup import find_inputs, load_model, output_folder, peek_so
 from semdis_cli.cli.streams import put, put_bytes, say
 from semdis_cli.errors import ExitCode
 from semdis_cli.files.json_text import strict_json
-from semdis_cli.settings import (
-    OUTPUT,
-    EncodeSettings,
-    LoadSettings,
-    ModelSettings,
-    Option,
-    SourceSettings,
-    TokenizerSettings,
-)
+from semdis_cli.option import OUTPUT, Option
+from semdis_cli.settings import EncodeSettings, LoadSettings, ModelSettings, SourceSettings, TokenizerSettings
 from semdis_cli.sources.input_rules import InputRules
 from semdis_cli.wording import count
 

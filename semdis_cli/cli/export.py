@@ -9,7 +9,8 @@ from semdis_cli.cli.options import Reporting, StoredLatents, command
 from semdis_cli.cli.report import follow
 from semdis_cli.cli.setup import refuse_others, refuse_pipes
 from semdis_cli.cli.streams import say
-from semdis_cli.settings import OUTPUT, ExportSettings, Option
+from semdis_cli.option import OUTPUT, Option
+from semdis_cli.settings import ExportSettings
 from semdis_cli.wording import count
 
 Output = Annotated[Path, Option("Folder for the files.", OUTPUT, flags="--output -o")]

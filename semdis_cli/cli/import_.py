@@ -10,7 +10,8 @@ from semdis_cli.cli.options import Reporting, command
 from semdis_cli.cli.report import follow
 from semdis_cli.cli.setup import check_apart, refuse_pipes
 from semdis_cli.errors import ExitCode
-from semdis_cli.settings import OUTPUT, Option, ShardSettings
+from semdis_cli.option import OUTPUT, Option
+from semdis_cli.settings import ShardSettings
 from semdis_cli.wording import count
 
 Source = Annotated[

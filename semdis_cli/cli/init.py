@@ -10,7 +10,8 @@ from semdis_cli.cli.options import Quiet, command
 from semdis_cli.cli.report import follow
 from semdis_cli.cli.setup import find_inputs, refuse_pipes
 from semdis_cli.errors import UsageError
-from semdis_cli.settings import OUTPUT, LoadSettings, Option, SourceSettings
+from semdis_cli.option import OUTPUT, Option
+from semdis_cli.settings import LoadSettings, SourceSettings
 from semdis_cli.training.settings import InitSettings
 from semdis_cli.wording import count
 

@@ -16,7 +16,7 @@ from semdis_cli.cli.report import one_line
 from semdis_cli.cli.setup import refuse_others, refuse_pipes
 from semdis_cli.cli.streams import put
 from semdis_cli.files.json_text import strict_json
-from semdis_cli.settings import Option
+from semdis_cli.option import Option
 from semdis_cli.wording import count
 
 Channels = Annotated[bool, Option("Mean and std of every channel.")]

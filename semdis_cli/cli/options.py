@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
-from semdis_cli.settings import OUTPUT, Option, OptionError, default_of, option_of
+from semdis_cli.option import OUTPUT, Option, OptionError, default_of, option_of
 
 StoredLatents = Annotated[Path, Option("Folder that `semdis encode` wrote, or one shard file.", is_argument=True)]
 Json = Annotated[bool, Option("Print the closing report as one JSON object on stdout.", OUTPUT, flags="--json")]

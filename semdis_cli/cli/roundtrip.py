@@ -10,12 +10,11 @@ from semdis_cli.cli.options import Reporting, command
 from semdis_cli.cli.report import describe_renamed, follow
 from semdis_cli.cli.setup import find_inputs, load_model, refuse_absent_device, refuse_pipes
 from semdis_cli.defaults import ROUNDTRIP_MARKER
+from semdis_cli.option import OUTPUT, Option
 from semdis_cli.settings import (
-    OUTPUT,
     EncodeSettings,
     LoadSettings,
     ModelSettings,
-    Option,
     RoundtripSettings,
     SourceSettings,
     TokenizerSettings,

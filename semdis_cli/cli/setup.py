@@ -9,7 +9,8 @@ from semdis_cli.cli.streams import check_stdout_takes_data, say
 from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Planning, untold
-from semdis_cli.settings import ModelSettings, OptionError, SourceSettings, TokenizerSettings
+from semdis_cli.option import OptionError
+from semdis_cli.settings import ModelSettings, SourceSettings, TokenizerSettings
 from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules
 from semdis_cli.wording import count
 

@@ -14,8 +14,9 @@ from semdis_cli.cli.report import MAX_SHOWN, follow, more, one_line, printable
 from semdis_cli.cli.setup import find_inputs, refuse_absent_device, refuse_pipes
 from semdis_cli.errors import ExitCode, UsageError
 from semdis_cli.events import Event, Failure, ModelReady, Planning, RunFinished, TrainingMeasured, TrainingProgress
+from semdis_cli.option import OUTPUT, Option
 from semdis_cli.records import SourceImage
-from semdis_cli.settings import OUTPUT, Option, SourceSettings
+from semdis_cli.settings import SourceSettings
 from semdis_cli.sources.input_rules import InputRules
 from semdis_cli.training.settings import TrainSettings
 from semdis_cli.wording import count

@@ -17,7 +17,8 @@ from semdis_cli.errors import ExitCode, UsageError
 from semdis_cli.events import Event, Planning, Problem, ShardVerified, VerifyFinished, VerifyStarted
 from semdis_cli.files.disk import count_cores
 from semdis_cli.files.json_text import escape_name, strict_json
-from semdis_cli.settings import OUTPUT, Option, SourceSettings, parse_number_or_share
+from semdis_cli.option import OUTPUT, Option
+from semdis_cli.settings import SourceSettings, parse_number_or_share
 from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules
 from semdis_cli.wording import count
 

@@ -16,7 +16,7 @@ from typing import Annotated
 
 from semdis_cli.errors import UsageError
 from semdis_cli.files.system_names import system_kind
-from semdis_cli.settings import INPUT, Option
+from semdis_cli.option import INPUT, Option
 
 
 class PassedOver(StrEnum):

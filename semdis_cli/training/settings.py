@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from semdis_cli.errors import UsageError
 from semdis_cli.files.disk import count_cores
-from semdis_cli.settings import OUTPUT, Device, Dtype, Group, Option, Seed, Threads, Workers
+from semdis_cli.option import OUTPUT, Group, Option
+from semdis_cli.settings import Device, Dtype, Seed, Threads, Workers
 
 OptimizerName = Literal["muon", "adamw"]
 StoredDtype = Literal["bfloat16", "float32"]

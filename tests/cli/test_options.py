@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 
 from semdis_cli.cli.options import command
 from semdis_cli.errors import UsageError
+from semdis_cli.option import Group, Option
 from semdis_cli.settings import (
     DecodeSettings,
     ErrorLimit,
-    Group,
     LatentSettings,
-    Option,
     Seed,
     ShardSettings,
     Workers,
