@@ -19,7 +19,7 @@ else
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow torture lint format train-default pack-training clean
+.PHONY: help install demo test quick-tests test-slow torture lint format train-default pack-training clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -35,7 +35,10 @@ demo: $(INSTALLED) ## sample photographs -> shards of latents -> photographs, an
 # A file to each of a few processes, of which some wait: the longest first, and one thread for each, for threads that
 # share a busy core slow each other down. In memory where there is room: a disk would be waited for most of the time.
 MEMORY := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 4000000 {print "/dev/shm"}')
-test: lint $(INSTALLED) ## lint, types and all tests that take no more than minutes
+test: $(INSTALLED) ## lint, types and all tests that take no more than minutes
+	$(MAKE) --jobs 2 lint quick-tests
+
+quick-tests: $(INSTALLED)
 	$(MEMORY:%=TMPDIR=%) OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(INSTALLED) ## the tests that take longer

@@ -242,7 +242,7 @@ def wrong_types(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What mypy says of all its plants, a line each."""
     project = copy_package(tmp_path_factory.mktemp("types"), TYPE_PLANTS)
     paths = [f"semdis_cli/{plant.own_path}" for plant in TYPE_PLANTS]
-    result = run(project, tool("mypy"), *paths, "--follow-imports", "skip", "--num-workers", "0")
+    result = run(project, tool("mypy"), *paths, "--follow-imports", "skip")
     assert result.returncode == 1, result.stderr
     return result.stdout.splitlines()
 

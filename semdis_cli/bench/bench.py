@@ -36,7 +36,7 @@ _MAX_REPEATS = 64
 
 @dataclass(frozen=True)
 class Thoroughness:
-    """How much is done: images of the sample, runs from files to files and their length, and starts of the command.
+    """Amounts of measuring: images of the sample, runs from files to files and their length, starts of the command.
 
     `stages`: what is done for each stage before the first run, and again after each.
     """
@@ -72,7 +72,7 @@ class BenchReport:
     elapsed_s: float
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values, ready for `json.dumps`."""
+        """Return plain values, ready for `json.dumps`."""
         return {"command": "bench", **asdict(self)}
 
 
@@ -112,7 +112,7 @@ class _Bench:
     tell: Tell
 
     def measure(self, started: float) -> BenchReport:
-        """Everything, one after the other. `started`: on the clock `time.perf_counter`."""
+        """Measure one part after the other. `started`: on the clock `time.perf_counter`."""
         settings, plan = self.settings, self._thoroughness
         self.tell("gathering images")
         num_images = settings.num_images or plan.num_images
@@ -161,7 +161,7 @@ class _Bench:
         return gemm, encode.beside(gemm), decode.beside(gemm)
 
     def _measure_runs(self, sample: Sample) -> tuple[Stages, EndToEnd, EndToEnd]:
-        """Runs from files to files, in turns with their stages by themselves."""
+        """Run from files to files, in turns with the stages by themselves."""
         num_runs = self._thoroughness.num_runs
         passes = [self._measure_stages(sample)]
         found = self._images_of_a_run(sample, passes[0])
@@ -208,7 +208,7 @@ class _Bench:
         return sampling_of(self._decode_settings)
 
     def _images_of_a_run(self, sample: Sample, stages: Stages) -> FoundImages:
-        """As many images as take some seconds, in the same mixture as the stages have."""
+        """Repeat the images so often that a run takes some seconds."""
         costs = stages.encode, stages.decode
         slower = min(find_limit(one, self.settings.num_workers).images_per_s for one in costs)
         times = round(self._thoroughness.run_s * slower / len(sample.found.images))
@@ -230,7 +230,7 @@ class _Bench:
         return settings
 
     def _measure_processes(self, sample: Sample) -> tuple[PeakMemory, StartUp]:
-        """Fresh processes: what memory they need, and how long they take to start."""
+        """Measure memory and start-up in fresh processes."""
         self.tell("starting fresh processes, for start-up and memory")
         settings = self.settings
         encode, decode = (ask_child(self._request(verb, sample.size)) for verb in ("encode", "decode"))
@@ -255,7 +255,7 @@ class _Bench:
             return measure_peer(settings.against, self.tokenizer, sample.size, self._sampling, workers, self._effort)
 
     def _describe_settings(self) -> dict[str, Any]:
-        """What was measured: the model, how it was run, and the options that decide the rest."""
+        """Return what was measured: the model, how it was run, and the options that decide the rest."""
         settings, tokenizer = self.settings, self.tokenizer
         return {
             "model": asdict(tokenizer.identity),

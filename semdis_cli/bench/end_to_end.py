@@ -42,7 +42,7 @@ class EndToEnd:
 
 @dataclass(frozen=True)
 class Run:
-    """What one run reported."""
+    """Figures of one run, from its report."""
 
     num_images: int
     elapsed_s: float
@@ -51,7 +51,7 @@ class Run:
 
     @property
     def images_per_s(self) -> float:
-        """Images from files to files in a second."""
+        """Return images from files to files in a second."""
         return self.num_images / max(self.elapsed_s, 1e-9)
 
     @classmethod
@@ -93,7 +93,7 @@ def _remove(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Costs:
-    """What the stages of a verb cost: over all of its runs, and around each of them."""
+    """Costs of a verb's stages: over all of its runs, and around each of them."""
 
     overall: Sequence[StageCost]
     around: Sequence[Sequence[StageCost]]

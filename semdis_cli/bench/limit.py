@@ -22,7 +22,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self:
-        """The spread of at least one value."""
+        """Compute the spread of at least one value."""
         if len(values) == 1:
             return cls(values[0], values[0], values[0], 1)
         lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
@@ -30,7 +30,7 @@ class Spread:
 
     @classmethod
     def over(cls, spreads: Sequence["Spread"]) -> Self:
-        """Of a figure that was measured at several times, which count alike: what changed between them shows.
+        """Join spreads of one figure at several times, which count alike: what changed between them shows.
 
         That is the lowest of the lower quartiles, and the highest of the upper ones.
         """
@@ -44,7 +44,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class StageCost:
-    """What one stage takes for an image, measured by itself with all its threads at work.
+    """Time that one stage takes for an image, measured by itself with all its threads at work.
 
     `thread_s_per_image`: wall-clock seconds of one of its `num_threads` threads. `cpu_s_per_image`: seconds of a core
     in that. `resource`: what its threads keep busy, and share with other stages.
@@ -62,14 +62,14 @@ class StageCost:
     def of(
         cls, name: str, resource: Resource, num_threads: int, num_images: int, rounds: Sequence[tuple[float, float]]
     ) -> "StageCost":
-        """`rounds`: seconds of threads and of cores that all images took together, for each round."""
+        """Compute the cost from `rounds`: seconds of threads and of cores of all images together, for each round."""
         thread_s = Spread.of([max(seconds, 1e-9) / num_images for seconds, _ in rounds])
         cpu_s = Spread.of([seconds / num_images for _, seconds in rounds]).median
         return cls(name, resource, num_threads, num_images, thread_s, cpu_s, num_threads / thread_s.median)
 
     @classmethod
     def over(cls, costs: Sequence["StageCost"]) -> "StageCost":
-        """One stage that was measured at several times."""
+        """Join the costs of one stage at several times."""
         thread_s = Spread.over([cost.thread_s_per_image for cost in costs])
         return replace(
             costs[0],
@@ -94,12 +94,12 @@ class Limit:
 
     @property
     def binding_stage(self) -> str:
-        """The stage that takes most of what is busy all the time."""
+        """Return the stage that takes most of the busiest resource."""
         return next(iter(self.stages))
 
 
 def find_limit(stages: Sequence[StageCost], num_threads: int) -> Limit:
-    """The work-conserving limit, 1 / sum(cost / parallelism) over the stages of what is busiest.
+    """Return the work-conserving limit: 1 / sum(cost / parallelism) over the stages of the busiest resource.
 
     Stages that share a resource take turns on it, those of different resources overlap. What waits for the disk takes
     some of the cores too. `num_threads`: that CPU work is done by.
@@ -114,7 +114,7 @@ def find_limit(stages: Sequence[StageCost], num_threads: int) -> Limit:
 
 
 def _resource_costs(stages: Sequence[StageCost], num_threads: int) -> dict[Resource, dict[str, float]]:
-    """Seconds that an image takes of each resource, by stage."""
+    """Return the seconds that an image takes of each resource, by stage."""
     costs: dict[Resource, dict[str, float]] = {}
     for stage in stages:
         costs.setdefault(stage.resource, {})[stage.name] = 1 / stage.images_per_s
@@ -124,12 +124,12 @@ def _resource_costs(stages: Sequence[StageCost], num_threads: int) -> dict[Resou
 
 
 def with_cost(stages: Sequence[StageCost], changed: StageCost) -> list[StageCost]:
-    """`stages`, with `changed` in the place of the one of its name."""
+    """Return `stages` with `changed` in the place of the one of its name."""
     return [changed if stage.name == changed.name else stage for stage in stages]
 
 
 def with_threads(stages: Sequence[StageCost], before: int, after: int) -> list[StageCost]:
-    """`stages` as they would be with `after` threads for CPU work instead of `before`, each on a core of its own.
+    """Scale `stages` to `after` threads for CPU work instead of `before`, each on a core of its own.
 
     Model calls of several threads have fewer threads that make them, in the same proportion.
     """
@@ -151,19 +151,19 @@ class Setting:
 
 @dataclass(frozen=True)
 class Reached:
-    """What a run made of its limit: the share of it, and the share of the threads' time in which nothing was done."""
+    """Share of its limit that a run reached, and share of the threads' time in which nothing was done."""
 
     share_of_limit: float
     wait_share: float
 
     @property
     def slowdown(self) -> float:
-        """How many times as long as by themselves the stages took beside each other."""
+        """Return the time of the stages beside each other, over their time by themselves."""
         return (1 - self.wait_share) / self.share_of_limit
 
 
 def explain(verb: str, limit: Limit, reached: Reached, others: Sequence[Setting]) -> str:
-    """What holds `verb` up and what would help, as far as the figures say; for a person.
+    """Say what holds `verb` up and what would help, as far as the figures tell; for a person.
 
     `others`: settings that could be used instead.
     """
@@ -182,7 +182,7 @@ def explain(verb: str, limit: Limit, reached: Reached, others: Sequence[Setting]
 
 
 def _shortfall(reached: Reached, resource: Resource) -> str:
-    """How much was reached, and why not more, as far as it can be told."""
+    """Say how much was reached, and why not more, as far as the figures tell."""
     reasons = [f"threads waited for {reached.wait_share:.0%} of their time"]
     if resource == "cores" and reached.slowdown > _SLOWER:
         reasons.append(f"beside each other the stages took {reached.slowdown:.1f} times as long as by themselves")

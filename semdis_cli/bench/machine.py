@@ -22,7 +22,7 @@ _PACKAGES = ("semdis", "torch", "torchvision", "numpy", "pillow", "simplejpeg", 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where it was measured. `num_cores`: that this process may use. `versions`: of the packages that are installed."""
+    """A machine. `num_cores`: those that this process may use. `versions`: of the packages that are installed."""
 
     system: str
     processor: str
@@ -35,7 +35,7 @@ class Machine:
 
 
 def describe_machine(device: torch.device) -> Machine:
-    """What the machine is."""
+    """Describe the machine with `device`."""
     cuda = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
     return Machine(
         system=platform.platform(),
@@ -79,12 +79,12 @@ class GemmRate:
 
     @property
     def tflop_per_s(self) -> float:
-        """The better of the two ways: what a model's rate is a share of."""
+        """Return the better of the two rates: a model's rate is told as a share of it."""
         ways = (self.one_call_tflop_per_s, self.call_a_core_tflop_per_s)
         return max(way.median for way in ways if way is not None)
 
     def and_again(self, other: "GemmRate") -> "GemmRate":
-        """The same products, measured at two times."""
+        """Join measurements of the same products at two times."""
         one_call = Spread.over([self.one_call_tflop_per_s, other.one_call_tflop_per_s])
         call_a_core = None
         if self.call_a_core_tflop_per_s is not None and other.call_a_core_tflop_per_s is not None:
@@ -93,7 +93,7 @@ class GemmRate:
 
 
 def measure_gemm(device: torch.device, dtype: torch.dtype, workers: Workers, effort: Effort) -> GemmRate:
-    """The rate of the machine's own matrix products on `device`, with the threads of `workers` on a CPU."""
+    """Measure the rate of the machine's own matrix products on `device`, with the threads of `workers` on a CPU."""
     side = _CPU_SIDE if device.type == "cpu" else _CUDA_SIDE
     a, b = (_random_matrix(side, device, dtype) for _ in range(2))
     tflop = 2 * side**3 / 1e12

@@ -17,7 +17,7 @@ ModelCall = Callable[[], object]
 
 @dataclass(frozen=True)
 class ModelSpeed:
-    """How fast one direction of a model runs at one size.
+    """Speed of one direction of a model at one size.
 
     `images_per_call` images a call, `num_calls_at_once` calls at once, as in a run. `latency_s`: of a call with one
     image, while the machine does nothing else. `share_of_gemm`: of the rate of the machine's matrix products, 0..1 and
@@ -36,14 +36,14 @@ class ModelSpeed:
     share_of_gemm: float
 
     def beside(self, gemm: GemmRate) -> "ModelSpeed":
-        """The same, as a share of `gemm`."""
+        """Return the same with its share of another `gemm`."""
         return replace(self, share_of_gemm=self.tflop_per_s / gemm.tflop_per_s)
 
 
 def measure_encode(
     tokenizer: Tokenizer, size: tuple[int, int], gemm: GemmRate, workers: Workers, effort: Effort
 ) -> ModelSpeed:
-    """Encoding images of `size` (H, W) px."""
+    """Measure encoding of images of `size` (H, W) px."""
     flop = tokenizer.encode_flops(*size)
     count = tokenizer.images_per_call(*size)
     calls = _Calls(encoding_call(tokenizer, size, count), encoding_call(tokenizer, size, 1), count)
@@ -58,7 +58,7 @@ def measure_decode(
     workers: Workers,
     effort: Effort,
 ) -> ModelSpeed:
-    """Decoding to images of `size` (H, W) px."""
+    """Measure decoding to images of `size` (H, W) px."""
     flop = tokenizer.decode_flops(*size, sampling.num_steps, pdg=sampling.pdg)
     count = tokenizer.images_per_call(*size)
     calls = _Calls(decoding_call(tokenizer, size, count, sampling), decoding_call(tokenizer, size, 1, sampling), count)
@@ -66,7 +66,7 @@ def measure_decode(
 
 
 def encoding_call(tokenizer: Tokenizer, size: tuple[int, int], count: int) -> ModelCall:
-    """A call that encodes `count` images of `size` (H, W) px."""
+    """Return a call that encodes `count` images of `size` (H, W) px."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (count, 3, *size), dtype=torch.uint8, generator=generator)
     keys = [f"{number}" for number in range(count)]
@@ -76,7 +76,7 @@ def encoding_call(tokenizer: Tokenizer, size: tuple[int, int], count: int) -> Mo
 def decoding_call(
     tokenizer: Tokenizer, size: tuple[int, int], count: int, sampling: FCDMDiffAEInferenceConfig
 ) -> ModelCall:
-    """A call that decodes latents to `count` images of `size` (H, W) px."""
+    """Return a call that decodes latents to `count` images of `size` (H, W) px."""
     grid = (size[0] // tokenizer.patch_size, size[1] // tokenizer.patch_size)
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(count, tokenizer.latent_channels, *grid, generator=generator)
@@ -85,7 +85,7 @@ def decoding_call(
 
 
 def run_calls(call: ModelCall, workers: Workers) -> Callable[[int], None]:
-    """What makes a number of calls, as many at once as a run does."""
+    """Return a function that makes a number of calls, as many at once as a run does."""
 
     def run(count: int) -> None:
         for future in [workers.submit_model(call) for _ in range(count)]:

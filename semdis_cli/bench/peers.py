@@ -103,7 +103,7 @@ class PeerSpeed:
 
 
 def find_peer(name: PeerName) -> Callable[..., nn.Module]:
-    """The class of a peer. Raises `MissingExtraError` where diffusers is not installed, or does not work."""
+    """Return the class of a peer. Raises `MissingExtraError` where diffusers is not installed, or does not work."""
     try:
         import diffusers
 
@@ -117,7 +117,7 @@ def find_peer(name: PeerName) -> Callable[..., nn.Module]:
 
 
 def make_peer(name: PeerName, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """A peer of the published size with random weights. Raises `MissingExtraError` where diffusers does not work."""
+    """Make a peer of the published size with random weights. Raises as `find_peer`."""
     peer = find_peer(name)(**PEERS[name].arguments)
     nn.Module.to(
         peer, device=device, dtype=dtype
@@ -141,7 +141,7 @@ def measure_peer(
     workers: Workers,
     effort: Effort,
 ) -> PeerSpeed:
-    """Both models at `size` (H, W) px. Raises `UsageError` for a size the peer cannot take."""
+    """Measure both models at `size` (H, W) px. Raises `UsageError` for a size the peer cannot take."""
     check_size(name, size)
     kind, our_count = PEERS[name], tokenizer.images_per_call(*size)
     count = 1 if tokenizer.is_on_cpu else our_count  # a CPU gains nothing from more, and some peers take seconds
@@ -161,7 +161,7 @@ def measure_peer(
 
 @torch.inference_mode()
 def _encode(peer: Any, images: Tensor) -> Tensor:
-    """uint8 [B,3,H,W] -> latents, float32 on the CPU: the same borders as of our own."""
+    """Encode uint8 [B,3,H,W] to latents, float32 on the CPU, as our own model does."""
     weight = next(peer.parameters())
     x = _as_weights(images_to_float(images.to(weight.device)), weight)
     found = peer.encode(x)
@@ -171,21 +171,21 @@ def _encode(peer: Any, images: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def _decode(peer: Any, latents: Tensor) -> Tensor:
-    """Latents -> uint8 [B,3,H,W] on the CPU."""
+    """Decode latents to uint8 [B,3,H,W] on the CPU."""
     weight = next(peer.parameters())
     decoded = peer.decode(_as_weights(latents.to(weight.device), weight)).sample
     return float_to_images(decoded).cpu()
 
 
 def _as_weights(x: Tensor, weight: Tensor) -> Tensor:
-    """`x` in the dtype of `weight`, and in its memory format."""
+    """Convert `x` to the dtype of `weight`, and to its memory format."""
     is_last = weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last)
     return x.to(weight.dtype, memory_format=torch.channels_last if is_last else torch.contiguous_format)
 
 
 @dataclass(frozen=True)
 class _Way:
-    """How the peer can be run: `run` makes a number of calls, at least `multiple` of them."""
+    """A way to run the peer: `run` makes a number of calls, at least `multiple` of them."""
 
     title: str
     memory_format: torch.memory_format
@@ -245,7 +245,7 @@ def _calls_a_round(call_s: float, multiple: int, effort: Effort) -> int:
 
 
 def compare(pairs: Sequence[tuple[float, float]], peer_way: str) -> Comparison:
-    """`pairs`: images/s of this model and of the peer, in rounds that followed one another."""
+    """Compare `pairs`: images/s of this model and of the peer, in rounds that followed one another."""
     return Comparison(
         images_per_s=Spread.of([ours for ours, _ in pairs]),
         peer_images_per_s=Spread.of([theirs for _, theirs in pairs]),

@@ -1,4 +1,4 @@
-"""Where the time goes, as bars, drawn by matplotlib: an optional package, imported here alone and when it is used."""
+"""The picture of a bench: time as bars, drawn by matplotlib, an optional package that is imported when it is used."""
 
 import io
 import logging

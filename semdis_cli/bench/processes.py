@@ -51,7 +51,7 @@ class PeakMemory:
 
 @dataclass(frozen=True)
 class Request:
-    """What a process is to do. `verb`: encode or decode.
+    """A request to a fresh process. `verb`: encode or decode.
 
     `run`: fields of `TokenizerSettings`; `sampling`: those of `FCDMDiffAEInferenceConfig`; `size`: H and W, px.
     """
@@ -121,7 +121,7 @@ def _semdis_s(*arguments: str) -> float:
 
 
 def _run(module: str, *arguments: str) -> str:
-    """Stdout of a Python module. Raises `UsageError` with what it said last if it fails."""
+    """Run a Python module and return its stdout. Raises `UsageError` with what it said last if it fails."""
     # -P: torch is not looked for in the folder where the user happens to be
     command = [sys.executable, "-P", "-m", module, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
@@ -147,7 +147,7 @@ class _Clock:
 
 
 def answer(request: Request) -> Steps:
-    """Do what is asked, step by step."""
+    """Carry out a request, step by step."""
     clock = _Clock()
     import torch
 
@@ -177,7 +177,7 @@ def answer(request: Request) -> Steps:
 
 
 def _peak(tokenizer: "Tokenizer", cuda: Any) -> tuple[str, float]:
-    """What is measured, and how much it was. `cuda`: the module `torch.cuda`."""
+    """Return the kind of memory that is measured, and its peak in MiB. `cuda`: the module `torch.cuda`."""
     if tokenizer.model.device.type == "cuda":
         return "allocated on the GPU", cuda.max_memory_allocated(tokenizer.model.device) / 2**20
     resident_mib = _resident_mib(peak=True)
@@ -191,7 +191,7 @@ def _peak(tokenizer: "Tokenizer", cuda: Any) -> tuple[str, float]:
 
 
 def _resident_mib(*, peak: bool) -> float | None:
-    """Resident memory of this process, now or at its peak; None where the system does not tell.
+    """Return the resident memory of this process, now or at its peak; None where the system does not tell.
 
     Not `ru_maxrss`: on Linux that begins with the size of the process that started this one.
     """

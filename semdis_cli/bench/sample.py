@@ -1,5 +1,6 @@
 """The images to measure with: some of a folder, or made for it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class Sample:
 
 
 def gather_images(data: Path | None, num_images: int, loader: Loader, folder: Path) -> Sample:
-    """At most `num_images` from all over `data`, or as many synthetic JPEGs, written into `folder`.
+    """Take at most `num_images` from all over `data`, or write as many synthetic JPEGs into `folder`.
 
     Raises `UsageError` if no image of `data` can be used.
     """
@@ -45,7 +46,7 @@ def gather_images(data: Path | None, num_images: int, loader: Loader, folder: Pa
         else:
             usable.append(image)
     if not usable:
-        raise UsageError(f"{data}: no image that can be used ({reasons[0] if reasons else 'none was found'})")
+        raise UsageError(f"no image that can be used ({reasons[0] if reasons else 'none was found'})", place=data)
     return Sample(
         found=replace(found, images=tuple(image.source for image in usable), failures=(), passed_over={}),
         num_unusable=len(chosen) - len(usable),
@@ -54,19 +55,19 @@ def gather_images(data: Path | None, num_images: int, loader: Loader, folder: Pa
     )
 
 
-def spread_out(images: tuple[SourceImage, ...], count: int) -> list[SourceImage]:
-    """At most `count` of `images`, evenly from the first to the last."""
+def spread_out(images: Sequence[SourceImage], count: int) -> list[SourceImage]:
+    """Choose at most `count` of `images`, evenly from the first to the last."""
     if len(images) <= count:
         return list(images)
     return [images[number * len(images) // count] for number in range(count)]
 
 
 def middle_size(images: list[PlannedImage]) -> tuple[int, int]:
-    """(H, W) px of the image that has as many larger as smaller ones beside it."""
+    """Return (H, W) px of the image that has as many larger as smaller ones beside it."""
     return sorted((image.bucket for image in images), key=lambda size: (size[0] * size[1], size))[len(images) // 2]
 
 
 def repeated(found: FoundImages, times: int) -> FoundImages:
-    """The images of `found`, `times` times, under keys that differ."""
+    """Repeat the images of `found` under keys that differ."""
     images = [replace(image, key=f"{number:04d}/{image.key}") for number in range(times) for image in found.images]
     return replace(found, images=tuple(images))

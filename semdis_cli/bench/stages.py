@@ -47,9 +47,9 @@ _LEAST_STORED = 64  # latents in shards: of a few, all time would go into waitin
 
 @dataclass(frozen=True)
 class Stages:
-    """What the stages of the two verbs cost, and what writing images would cost in other formats.
+    """Costs of the stages of both verbs, and of writing images in other formats.
 
-    `scaled_reading`: what reading would cost with `jpeg_scaling`; None if that is what was measured.
+    `scaled_reading`: cost of reading with `jpeg_scaling`; None if that is what was measured.
     `megapixels_per_image`: model input pixels (10^6) of the images that it was measured with, on average.
     """
 
@@ -61,7 +61,7 @@ class Stages:
 
     @classmethod
     def over(cls, passes: Sequence["Stages"]) -> "Stages":
-        """The same stages, measured at several times: a machine that is not ours alone is not always as fast."""
+        """Join measurements of the same stages at several times: a shared machine is not always as fast."""
         scaled = [one.scaled_reading for one in passes if one.scaled_reading is not None]
         return cls(
             _over([one.encode for one in passes]),
@@ -100,14 +100,14 @@ def measure_stages(
     bench: StageBench,
     folder: Path,
 ) -> Stages:
-    """What each stage costs over the images of `found`; files go into `folder`, which exists.
+    """Measure each stage over the images of `found`; files go into `folder`, which exists.
 
     Raises `UsageError` if an image cannot be used.
     """
     encode_settings, decode_settings = settings
     plan = plan_encode(found, loader, tokenizer, encode_settings)
     if plan.failures:
-        raise UsageError(f"{plan.failures[0].key}: {plan.failures[0].reason}; measure with images that can be read")
+        raise UsageError(f"{plan.failures[0].reason}; measure with images that can be read", place=plan.failures[0].key)
     stored, encode = _measure_encode(plan, loader, tokenizer, encode_settings, bench, folder)
     decoded, decode = _measure_decode(stored, tokenizer, decode_settings, bench, folder)
     others = [one for one in get_args(ImageFormat) if one != decode_settings.write.format]
@@ -126,7 +126,7 @@ def _images(plan: EncodePlan) -> list[PlannedImage]:
 
 
 def _copies_that_fill_calls(shard: PlannedShard, tokenizer: Tokenizer) -> int:
-    """How many times its images are taken so that no model call is partly empty: in long runs hardly any is."""
+    """Return how often to take its images so that no model call is partly empty: in long runs hardly any is."""
     size = tokenizer.images_per_call(*shard.bucket)
     return size // math.gcd(size, len(shard.images))
 
@@ -148,7 +148,7 @@ def _measure_encode(
     bench: StageBench,
     folder: Path,
 ) -> tuple[list[_Stored], tuple[StageCost, ...]]:
-    """Files -> pixels -> latents -> shards."""
+    """Measure files -> pixels -> latents -> shards."""
     images = _images(plan)
     loaded, read_images = bench.run(READ_IMAGES, [partial(loader.load, image) for image in images])
     ready = dict(zip((image.source.key for image in images), loaded, strict=True))
@@ -177,7 +177,7 @@ class _Decoded:
     copies: list[int]
 
     def write(self, bench: StageBench, settings: WriteSettings) -> tuple[list[bytes], StageCost]:
-        """The files of all of them, and what making these costs."""
+        """Make the files of all pictures, and measure it."""
         making = [partial(file_of, picture, settings) for picture in self.pictures]
         return bench.run(WRITE_IMAGES, making, self.copies)
 
@@ -185,7 +185,7 @@ class _Decoded:
 def _measure_decode(
     stored: Sequence[_Stored], tokenizer: Tokenizer, settings: DecodeSettings, bench: StageBench, folder: Path
 ) -> tuple[_Decoded, tuple[StageCost, ...]]:
-    """Shards -> latents -> pixels -> files."""
+    """Measure shards -> latents -> pixels -> files."""
     reading = [partial(read_shard, one.on_disk, tokenizer) for one in stored]
     shards, read_latents = bench.run(READ_LATENTS, reading, [one.copies for one in stored])
     calls = [
@@ -208,7 +208,7 @@ def _measure_decode(
 def _scaled_reading(
     images: Sequence[PlannedImage], loader: Loader, num_workers: int, bench: StageBench
 ) -> StageCost | None:
-    """What reading costs where JPEGs may be decoded at a fraction of their size; None if they were already."""
+    """Measure reading with JPEGs decoded at a fraction of their size; None if they were already."""
     load = loader.settings
     if load.read.jpeg_scaling:
         return None
@@ -223,17 +223,17 @@ def _scaled_reading(
 def encode_images(
     call: ImageCall, loaded: Mapping[str, LoadedImage | Failure], tokenizer: Tokenizer, settings: LatentSettings
 ) -> EncodedCall:
-    """One model call. Raises `UsageError` if an image of it cannot be used."""
+    """Encode one model call. Raises `UsageError` if an image of it cannot be used."""
     images = [Timed(loaded[image.source.key], 0.0) for image in call.images]
     encoded = encode_call(call, images, tokenizer, settings)
     if encoded.failures:
         failure = encoded.failures[0]
-        raise UsageError(f"{failure.key}: {failure.reason}; measure with images that can be used")
+        raise UsageError(f"{failure.reason}; measure with images that can be used", place=failure.key)
     return encoded
 
 
 def full_shard(planned: PlannedShard, encoded: Sequence[EncodedCall], copies: int) -> FullShard:
-    """The latents of a shard, `copies` times under keys that differ."""
+    """Repeat the latents of a shard under keys that differ."""
     by_key = {image.record.key: image for call in encoded for image in call.images}
     rows = [by_key[image.source.key] for image in planned.images]
     keys = [f"{number:04d}/" for number in range(copies)]
@@ -245,7 +245,7 @@ def full_shard(planned: PlannedShard, encoded: Sequence[EncodedCall], copies: in
 
 
 def some_copies(shard: Shard, wanted: int, copies: int) -> Shard:
-    """`wanted` of the `copies` that `shard` has of its images."""
+    """Return `wanted` of the `copies` that `shard` has of its images."""
     return shard.select(range(len(shard.records) // copies * wanted))
 
 
@@ -272,13 +272,13 @@ def read_shard(source: LatentSource, tokenizer: Tokenizer) -> Shard:
 
 
 def decode_latents(call: Shard, tokenizer: Tokenizer, sampling: FCDMDiffAEInferenceConfig) -> list[Picture]:
-    """One model call."""
+    """Decode one model call."""
     images = tokenizer.decode(call.latents.float(), call.keys, sampling)
     return [Picture(image, record.geometry) for image, record in zip(images, call.records, strict=True)]
 
 
 def file_of(picture: Picture, settings: WriteSettings) -> bytes:
-    """The bytes of an image file."""
+    """Return the bytes of an image file."""
     return image_file(undo_padding(picture.pixels.numpy(), picture.geometry), settings)
 
 

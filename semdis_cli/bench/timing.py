@@ -22,7 +22,7 @@ Task = Callable[[], T]
 
 @dataclass(frozen=True)
 class Effort:
-    """How long is measured: rounds before anything counts, rounds that count, and about how long each of them takes."""
+    """Length of a measurement: rounds that do not count, rounds that do, and about the seconds of each."""
 
     num_warmup_rounds: int
     num_rounds: int
@@ -41,11 +41,11 @@ class Rounds:
     seconds: tuple[float, ...]
 
     def rate(self, per_unit: float = 1.0) -> Spread:
-        """Units a second, times `per_unit`."""
+        """Return units a second, times `per_unit`."""
         return Spread.of([per_unit * self.num_units / seconds for seconds in self.seconds])
 
     def unit_s(self) -> Spread:
-        """Seconds a unit."""
+        """Return the seconds of a unit."""
         return Spread.of([seconds / self.num_units for seconds in self.seconds])
 
 
@@ -60,7 +60,7 @@ def time_rounds(run: Callable[[int], object], effort: Effort, *, multiple: int =
 
 
 def elapsed_s(run: Callable[[int], object], num_units: int) -> float:
-    """Seconds that `run(num_units)` takes."""
+    """Return the seconds that `run(num_units)` takes."""
     started = time.perf_counter()
     run(num_units)
     return max(time.perf_counter() - started, _LEAST_S)
@@ -106,11 +106,11 @@ class StageBench:
         _run_all(list(tasks), place[0])
 
     def _is_over(self, started: float) -> bool:
-        """Whether the time for a stage is over: large images would take minutes a round."""
+        """Tell whether the time for a stage is over: large images would take minutes a round."""
         return time.perf_counter() - started > self.effort.num_rounds * self.effort.round_s
 
     def _place(self, name: str) -> "tuple[_Submit[T], Resource, int]":
-        """Where the tasks of a stage run, what they share with other stages, and how many run at once."""
+        """Return where the tasks of a stage run, the resource that they share with others, and how many run at once."""
         if name == PUBLISH_IMAGES:
             return self.workers.submit_disk, "disk", self.workers.num_disk_threads
         if name == WRITE_LATENTS:
@@ -126,7 +126,7 @@ _Submit = Callable[..., "Future[_Done[T]]"]
 
 @dataclass(frozen=True)
 class _Done(Generic[T]):
-    """What a task gave, and the seconds that it took of its thread, and of a core."""
+    """The result of a task, and the seconds that it took of its thread, and of a core."""
 
     value: T
     thread_s: float

@@ -21,7 +21,7 @@ _PLAIN_WIDTH = 120  # where stdout is no terminal
 
 
 def bench_text(report: "BenchReport") -> str:
-    """All figures; with lines and colours on a terminal, plain where stdout is a file or a pipe."""
+    """Lay out all figures; with lines and colours on a terminal, plain where stdout is a file or a pipe."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=_PLAIN_WIDTH, no_color=True)
@@ -32,7 +32,7 @@ def bench_text(report: "BenchReport") -> str:
 
 
 def _parts(report: "BenchReport", *, is_plain: bool) -> Iterator[RenderableType]:
-    """What is shown, from top to bottom."""
+    """Yield what is shown, from top to bottom."""
     yield Text(_heading(report))
     for table in (_model_table(report), _stage_table(report), _run_table(report)):
         yield _finished(table, is_plain=is_plain)
@@ -44,7 +44,7 @@ def _parts(report: "BenchReport", *, is_plain: bool) -> Iterator[RenderableType]
 
 
 def _finished(table: Table, *, is_plain: bool) -> RenderableType:
-    """`table` below its title, which may be wider, with space above."""
+    """Put `table` below its title, which may be wider, with space above."""
     table.box = None if is_plain else box.SIMPLE_HEAD
     title = Text(str(table.title), "" if is_plain else "bold")
     table.title = None
@@ -52,7 +52,7 @@ def _finished(table: Table, *, is_plain: bool) -> RenderableType:
 
 
 def _table(title: str, *columns: str) -> Table:
-    """A table with names in its first column, and figures in the others."""
+    """Make a table with names in its first column, and figures in the others."""
     table = Table(title=title, padding=(0, 2, 0, 0), pad_edge=False)
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left", no_wrap=True)
@@ -60,7 +60,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _heading(report: "BenchReport") -> str:
-    """What was measured, and on what."""
+    """Say what was measured, and on which machine."""
     machine, model, images = report.machine, report.settings["model"], report.images
     accelerator = f", {machine.accelerator}" if machine.accelerator else ""
     mib = images["mean_file_bytes"] / 2**20
@@ -156,7 +156,7 @@ def _start_up(report: "BenchReport") -> str:
 
 
 def _spread(spread: "Spread", digits: int, factor: float = 1.0) -> str:
-    """The median, and the quartiles if there was more than one round."""
+    """Say the median, and the quartiles if there was more than one round."""
     values = (spread.median, spread.lower_quartile, spread.upper_quartile)
     median, lower, upper = (f"{factor * value:,.{digits}f}" for value in values)
     return median if spread.num_rounds == 1 else f"{median} ({lower}-{upper})"

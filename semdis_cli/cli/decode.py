@@ -137,7 +137,8 @@ def _refuse_tar(latents: Path) -> None:
         return
     if any(start) and is_tar_start(start):
         raise UsageError(
-            f"{latents}: a tar; of semdis encode -o -: semdis decode - < {latents}; of semdis export: import it first"
+            f"a tar; of semdis encode -o -: semdis decode - < {latents}; of semdis export: import it first",
+            place=latents,
         )
 
 

@@ -46,7 +46,7 @@ def init(
     if not found.images:
         raise UsageError("no images found")
     if output.exists() and (not output.is_dir() or list_folder(output)):
-        raise UsageError(f"{output}: not an empty folder; give -o a new one")
+        raise UsageError("not an empty folder; give -o a new one", place=output)
     architecture = load_config(settings.config)
     with Loader(LoadSettings(), architecture.patch_size, settings.num_workers) as loader:
         images, failures = loader.plan(found.images, display.plan)

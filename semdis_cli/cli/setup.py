@@ -163,14 +163,14 @@ def _read_list(name: str, *, null: bool) -> list[Path]:
         with Path(name).open("rb") as stream:
             return read_file_list(stream, nul=null)
     except OSError as error:
-        raise UsageError(f"{name}: the list cannot be read ({error.strerror})") from error
+        raise UsageError(f"the list cannot be read ({error.strerror})", place=name) from error
 
 
 def _resolved(path: Path) -> Path:
     try:
         return path.resolve()
     except (OSError, RuntimeError) as error:  # links in a circle
-        raise UsageError(f"{path}: cannot be followed (a link that leads to itself?)") from error
+        raise UsageError("cannot be followed (a link that leads to itself?)", place=path) from error
 
 
 def refuse_absent_device(device: str) -> None:

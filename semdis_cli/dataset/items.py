@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -9,16 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semdis_cli.errors import StoreError
-from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.provenance import Provenance
-from semdis_cli.store.checks import MALFORMED
-from semdis_cli.store.index import parse_place
+from semdis_cli.store.index import parse_place, parse_row
 from semdis_cli.store.item_table import ItemTable
 from semdis_cli.store.items import find_items, open_items
-from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest
+from semdis_cli.store.latent_set import LatentSet
+from semdis_cli.store.manifest import SHARD_FOLDER
 from semdis_cli.store.mapped_file import FileIdentity, MappedFile
 from semdis_cli.store.mapped_shard import MappedShard
-from semdis_cli.store.reader import check_index_file, served_rows
+from semdis_cli.store.reader import served_rows
 from semdis_cli.store.record import check_columns
 from semdis_cli.store.shard_header import read_shard_header
 from semdis_cli.store.shards import read_shard
@@ -67,16 +67,19 @@ class SetItems:
         """Return one of them. Raises `StoreError` where table and index do not go together."""
         shard = int(self.table.shards[number])
         try:
-            place = parse_place(self._line(int(self.table.offsets[number])))
-            if place is None or place.shard != self.shards[shard].name or place.row >= self.shards[shard].shape[0]:
-                raise ValueError("it is in another place")
-            source, image = place.geometry["source"], place.geometry["image"]
-            if not (len(source) == len(image) == 2 and set(map(type, (*source, *image))) == {int}):
-                raise ValueError("it has no sizes")
-            columns = check_columns(place.columns) if place.columns != {} else {}
-        except MALFORMED as error:
-            what = f"has no item {number:,} where the table says so ({error})"
+            return parse_row(partial(self._parse, shard), self._line(int(self.table.offsets[number])))
+        except StoreError as error:
+            what = f"has no item {number:,} where the table says so: {error.reason}"
             raise StoreError(what, place=self.index.path) from error
+
+    def _parse(self, shard: int, line: bytes) -> Item:
+        place = parse_place(line)
+        if place is None or place.shard != self.shards[shard].name or place.row >= self.shards[shard].shape[0]:
+            raise ValueError("it is in another place")
+        source, image = place.geometry["source"], place.geometry["image"]
+        if not (len(source) == len(image) == 2 and set(map(type, (*source, *image))) == {int}):
+            raise ValueError("it has no sizes")
+        columns = check_columns(place.columns) if place.columns != {} else {}
         return Item(place.key, shard, place.row, (source, image), columns)
 
     def _line(self, start: int) -> bytes:
@@ -137,21 +140,22 @@ def open_latents(path: Path, *, verify: bool) -> OpenedLatents:
 
 
 def _open_set(root: Path, *, verify: bool) -> OpenedLatents:
-    manifest, sha256 = Manifest.read(root), PublishedFile.of(root / MANIFEST_FILE).sha256
-    index = _open_index(root, manifest)
-    found = find_items(root, root, manifest, verify=True) if verify else open_items(root, manifest, sha256)
+    latents = LatentSet.read(root)
+    index, manifest = _open_index(latents), latents.manifest
+    found = find_items(latents, verify=True) if verify else open_items(latents)
     items = SetItems(index, found.table, found.shards)
     versions = tuple(manifest.versions()) if manifest.later_versions else ()
-    return OpenedLatents(root / SHARD_FOLDER, found.shards, items, manifest.provenance, sha256, versions)
+    return OpenedLatents(root / SHARD_FOLDER, found.shards, items, manifest.provenance, latents.sha256, versions)
 
 
-def _open_index(root: Path, manifest: Manifest) -> MappedFile:
+def _open_index(latents: LatentSet) -> MappedFile:
+    """The index, which is the one that was checked, whatever replaces it since."""
     try:
-        identity = FileIdentity.of((root / INDEX_FILE).stat())
+        identity = FileIdentity.of(latents.index.stat())
     except OSError:  # hashing it says what is wrong
         identity = FileIdentity(0, 0, 0, 0)
-    check_index_file(root, manifest)
-    return MappedFile(root / INDEX_FILE, identity)
+    latents.check_index()
+    return MappedFile(latents.index, identity)
 
 
 def _open_shard(path: Path, *, verify: bool) -> OpenedLatents:

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from semdis_cli.errors import UsageError
-from semdis_cli.store.checks import MALFORMED
 
 Uneven = Literal["keep", "drop", "pad"]
 
@@ -110,7 +109,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         """Go on where `state` was taken, on any of the ranks. Raises `UsageError` if the order is another one."""
         try:
             before, epoch, start_batch = dict(state["order"]), int(state["epoch"]), int(state["start_batch"])
-        except MALFORMED as error:
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise UsageError(f"not the state of a sampler ({error!r:.80})") from error
         now = self._order_record()
         changed = [f"{name}: {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]

@@ -26,7 +26,7 @@ class PublishedFile:
 
     @classmethod
     def of(cls, path: Path) -> "PublishedFile":
-        """Size and sha256 of the file at `path`. Raises `StoreError` if it cannot be read."""
+        """Read size and sha256 of the file at `path`. Raises `StoreError` if it cannot be read."""
         try:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -98,7 +98,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def publish_below(root: Path, path: Path, chunks: Iterable[bytes | memoryview]) -> PublishedFile:
-    """`publish` to `path` below `root`, which exists, in folders that are made. `path` is named as an input was.
+    """Publish to `path` below `root`, which exists, and make its folders. `path` is named as an input was.
 
     Raises `RefusedNameError` if the disk does not take this name or one of its folders, but takes others in `root`.
     """
@@ -172,7 +172,7 @@ def sweep_temporaries(folder: Path) -> None:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file name is that of a temporary file of `publish`."""
+    """Tell whether a file name is that of a temporary file of `publish`."""
     return name.startswith(".") and name.endswith(disk.TEMP_SUFFIX)
 
 
@@ -198,7 +198,7 @@ def check_free_space(folder: Path, needed_bytes: int) -> None:
 
 
 def explain_write_error(path: Path, error: OSError) -> UsageError | NoSpaceError:
-    """The error to raise when writing `path` failed with `error`."""
+    """Return the error to raise when writing `path` failed with `error`."""
     if disk.is_full(error):
         return NoSpaceError(
             "no space left on the disk; make room and run the same command again to continue", place=path
@@ -207,6 +207,6 @@ def explain_write_error(path: Path, error: OSError) -> UsageError | NoSpaceError
 
 
 def explain_refusal(path: Path, error: OSError) -> UsageError | NoSpaceError:
-    """The error to raise when `path` could not even be looked at, or nobody knows what was tried."""
+    """Return the error to raise when `path` could not even be looked at, or nobody knows what was tried."""
     explained = explain_write_error(path, error)
     return explained if isinstance(explained, NoSpaceError) else UsageError(f"{error.strerror or error}", place=path)

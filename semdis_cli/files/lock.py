@@ -87,7 +87,7 @@ class FolderLock:
     def __enter__(self) -> Self:
         try:
             if not any(self._try_to_take() for _ in range(_MOST_TRIES)):
-                raise UsageError(f"{self._path}: cannot be written (it does not hold what was written to it)")
+                raise UsageError("cannot be written (it does not hold what was written to it)", place=self._path)
         except OSError as error:
             raise explain_write_error(self._path, error) from error
         self._heart = threading.Thread(target=self._beat, name="semdis-lock", daemon=True)
@@ -114,9 +114,11 @@ class FolderLock:
                 time.sleep(BEAT_S / 10)
                 is_ours = self._has_our_token()
         except OSError as error:
-            raise UsageError(f"{self._path}: cannot be read ({error.strerror or error}); this run stops") from error
+            raise UsageError(f"cannot be read ({error.strerror or error}); this run stops", place=self._path) from error
         if not is_ours:
-            raise UsageError(f"{self.folder}: another semdis run has taken over; this one stops, what it wrote stays")
+            raise UsageError(
+                "another semdis run has taken over; this one stops, what it wrote stays", place=self.folder
+            )
 
     def _try_to_take(self) -> bool:
         """Take the folder; False if the lock file was replaced meanwhile. Raises `UsageError` if another run has it."""
@@ -188,7 +190,7 @@ class FolderLock:
         return False
 
     def _refuse(self) -> NoReturn:
-        raise UsageError(f"{self.folder}: another semdis run is writing there; wait for it to end")
+        raise UsageError("another semdis run is writing there; wait for it to end", place=self.folder)
 
     def _is_ours(self) -> bool:
         try:

@@ -133,7 +133,7 @@ class FCDMDiffAE(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.decoder.out_proj.weight.device
 
     # ---- Images -> latents ----
@@ -151,7 +151,7 @@ class FCDMDiffAE(nn.Module):
         return self.posterior(images)
 
     def posterior(self, images: Tensor) -> EncoderPosterior:
-        """`encode_posterior` of images that are known to be right."""
+        """Encode images that are checked already: `encode_posterior` without its checks."""
         posterior: EncoderPosterior = self.encoder(images.to(self.device, self.dtype))
         return posterior
 
@@ -218,7 +218,7 @@ class FCDMDiffAE(nn.Module):
 
     @torch.no_grad()
     def sample_images(self, latents: Tensor, noise: Tensor, config: FCDMDiffAEInferenceConfig) -> Tensor:
-        """`decode` of latents and noise that are known to be right."""
+        """Decode latents and noise that are checked already: `decode` without its checks."""
         raw = self.dewhiten(latents.to(self.device))
         z = functional.pixel_shuffle(raw, self.config.bottleneck_patch).to(self.dtype)
 

@@ -1,4 +1,4 @@
-"""How many images one model call takes, how much memory that costs, and what happens where memory runs out."""
+"""Sizes of model calls: images of a call, the memory that they take, and smaller calls where memory runs out."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -206,7 +206,7 @@ def _rows(config: FCDMDiffAEConfig, size: tuple[int, int], num_images: int) -> i
 
 
 def _image_bytes(config: FCDMDiffAEConfig, height: int, width: int, num_images: int) -> int:
-    """Of `num_images` float32 images."""
+    """Return the bytes of `num_images` float32 images."""
     return 4 * num_images * config.in_channels * height * width
 
 

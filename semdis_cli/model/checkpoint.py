@@ -47,7 +47,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class ModelLocation:
-    """Where a model was found: `source` "bundled", "folder" or "hub".
+    """The place of a model: `source` "bundled", "folder" or "hub".
 
     `name` is what the user asked for, a folder's path in its shortest spelling; `revision` a hub commit (or None).
     """
@@ -60,7 +60,7 @@ class ModelLocation:
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """What was found in a weights file.
+    """Facts of a weights file.
 
     `has_latent_stats`: False for a first export without whitening statistics; its latents stay raw.
     `patchify_form`: "1x1" or "patch", how the patchify weights were stored. `dtypes`: of the tensors, sorted.
@@ -103,8 +103,9 @@ def resolve_model(
         return ModelLocation(os.path.normpath(name), "folder", folder, None)
     if source == "folder" or not is_repository_id(name):
         raise CheckpointError(
-            f"{name}: no such model; give a folder with config.json and {WEIGHTS_FILE}, a repository id like "
-            f"data-archetype/semdisdiffae, or {BUNDLED_MODEL}"
+            f"no such model; give a folder with config.json and {WEIGHTS_FILE}, a repository id like "
+            f"data-archetype/semdisdiffae, or {BUNDLED_MODEL}",
+            place=name,
         )
     folder = fetch(name, _PUBLISHED, revision=revision, cache_dir=cache_dir)
     return ModelLocation(name, "hub", folder, folder.name)
@@ -125,7 +126,7 @@ def read_weights(
     dtypes, NaN or infinity.
     """
     if path.exists() and not path.is_file():  # a pipe would keep us waiting
-        raise CheckpointError(f"{path}: cannot be read (not a regular file)")
+        raise CheckpointError("cannot be read (not a regular file)", place=path)
     try:
         with open_tensors(path) as file:
             found: dict[str, Shape] = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -137,9 +138,9 @@ def read_weights(
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise CheckpointError(f"cannot be read ({error.strerror or error})", place=path) from error
     except (SafetensorError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: {or_pointer(path, f'not a whole safetensors file ({error})')}") from error
+        raise CheckpointError(or_pointer(path, f"not a whole safetensors file ({error})"), place=path) from error
     problems = _wrong_values(tensors)
     if problems:
         raise _bad(path, problems)
@@ -172,7 +173,7 @@ def weights_sha256(folder: Path) -> str:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise CheckpointError(f"cannot be read ({error.strerror or error})", place=path) from error
 
 
 def serialize_weights(tensors: Mapping[str, Tensor]) -> bytes:
@@ -206,13 +207,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         note, written = header["note"], header["sha256"]
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise CheckpointError(f"cannot be read ({error.strerror or error})", place=path) from error
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a whole file of training ({error})") from error
+        raise CheckpointError(f"not a whole file of training ({error})", place=path) from error
     if not isinstance(note, dict):
-        raise CheckpointError(f"{path}: not a file of training (its note is no object)")
+        raise CheckpointError("not a file of training (its note is no object)", place=path)
     if _digest(tensors, note) != written:
-        raise CheckpointError(f"{path}: damaged: its bytes are not those that were written")
+        raise CheckpointError("damaged: its bytes are not those that were written", place=path)
     return tensors, note
 
 
@@ -289,4 +290,4 @@ def _check_names_once(path: Path) -> None:
 
 
 def _bad(path: Path, problems: list[str]) -> CheckpointError:
-    return CheckpointError(f"{path}: not a checkpoint of this architecture; tensors {'; '.join(problems)}")
+    return CheckpointError(f"not a checkpoint of this architecture; tensors {'; '.join(problems)}", place=path)

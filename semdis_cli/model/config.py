@@ -1,4 +1,4 @@
-"""What a model is (`config.json`, as published) and how it decodes (`FCDMDiffAEInferenceConfig`)."""
+"""Architecture of a model (`config.json`, as published) and settings of decoding (`FCDMDiffAEInferenceConfig`)."""
 
 import dataclasses
 import json
@@ -99,14 +99,14 @@ class FCDMDiffAEConfig:
         path = Path(path)
         try:
             if path.exists() and not path.is_file():  # a pipe would keep us waiting
-                raise CheckpointError(f"{path}: cannot be read (not a regular file)")
+                raise CheckpointError("cannot be read (not a regular file)", place=path)
             if path.stat().st_size > _MAX_CONFIG_BYTES:
-                raise CheckpointError(f"{path}: larger than {_MAX_CONFIG_BYTES} bytes, so no model config")
+                raise CheckpointError(f"larger than {_MAX_CONFIG_BYTES} bytes, so no model config", place=path)
             fields = json.loads(path.read_bytes())
         except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+            raise CheckpointError(f"cannot be read ({error.strerror})", place=path) from error
         except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{path}: {or_pointer(path, f'not JSON ({error})')}") from error
+            raise CheckpointError(or_pointer(path, f"not JSON ({error})"), place=path) from error
         try:
             return cls.from_fields(fields)
         except CheckpointError as error:
@@ -126,7 +126,7 @@ class FCDMDiffAEConfig:
 
 @dataclass
 class FCDMDiffAEInferenceConfig:
-    """How a latent is decoded.
+    """Settings of decoding.
 
     `num_steps`: decoder evaluations (twice as many with `pdg`). `seed`: of the starting noise; None draws it afresh.
     Raises `ValueError` for a value outside its range; when it decodes too, since fields may be set.

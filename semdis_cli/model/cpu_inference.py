@@ -147,7 +147,7 @@ class PackedNetwork:
         return self._model.encoder.posterior(_joined(heads)[: len(images)])
 
     def images(self, latents: Tensor, noise: Tensor, config: FCDMDiffAEInferenceConfig) -> Tensor:
-        """As of the plain network."""
+        """Decode as the plain network does."""
         self._model.check_latents(latents, *noise.shape[2:])
         decoder = self._packed_decoder()
         z, patch = self._model.dewhiten(latents), self._model.config.bottleneck_patch

@@ -33,7 +33,7 @@ def rows_at_once(hidden_dim: int) -> int:
 
 @cache
 def onednn_works(dtype: torch.dtype) -> bool:
-    """Whether the private operators exist, take what is given to them here, and agree with the public ones."""
+    """Tell whether the private operators exist, take what is given to them here, and agree with the public ones."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(6, 32, generator=generator).to(dtype)
     weight, bias = torch.randn(64, 32, generator=generator).to(dtype), torch.randn(64, generator=generator)
@@ -152,7 +152,7 @@ class PackedBlock:
         return self._down.add(u, rows) if modulation is None else torch.addcmul(rows, self._down(u), modulation[1])
 
     def _grn_scale(self, energy: Tensor) -> Tensor:
-        """What GRN (without its beta) multiplies maps of `energy` [B,H] by: [B,1,H], float32."""
+        """Return the factors of GRN (without its beta) for maps of `energy` [B,H]: [B,1,H], float32."""
         g = energy.sqrt()
         n = g.div_(g.mean(dim=1, keepdim=True) + self._grn_eps)
         return n.mul_(self._gamma).add_(1.0)[:, None]

@@ -68,11 +68,11 @@ class Decoder(nn.Module):
         ]
 
     def start(self, f: Tensor, modulations: list[Tensor]) -> Tensor:
-        """What `fuse_in` gives [B,C,h,w] through the start blocks. `modulations`: [B,2C] or, for all images, [1,2C]."""
+        """Send the output of `fuse_in` [B,C,h,w] through the start blocks. `modulations`: [B,2C], or [1,2C] for all."""
         return _run(self.start_blocks, f, modulations[: len(self.start_blocks)])
 
     def finish(self, s: Tensor, modulations: list[Tensor], *, drop_middle_blocks: bool = False) -> Tensor:
-        """What `start` gives [B,C,h,w] -> x0_hat [B,3,H,W]."""
+        """Turn the output of `start` [B,C,h,w] into x0_hat [B,3,H,W]."""
         num_start = len(self.start_blocks)
         first_end = num_start + len(self.middle_blocks)
         if drop_middle_blocks:

@@ -1,4 +1,4 @@
-"""Where a model runs and in which dtype: names from the command line -> what torch has here."""
+"""Devices and dtypes of a model: names from the command line -> those that torch has here."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def check_dtype(dtype: object) -> None:
 
 
 def pays_to_compile(device: torch.device, num_images: int) -> bool:
-    """Whether compiling is worth its wait for so many images: on a GPU from tens of thousands on.
+    """Tell whether compiling is worth its wait for so many images: on a GPU from tens of thousands on.
 
     Nobody has measured it there yet; a minute's wait and a quarter less time are assumed. On a CPU packed weights are
     as fast.
@@ -77,7 +77,7 @@ def find_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    """Whether the CPU has bfloat16 dot products (AVX-512 BF16 or AMX); without them bfloat16 is slower than float32."""
+    """Tell whether the CPU has bfloat16 dot products (AVX-512 BF16 or AMX); else bfloat16 is slower than float32."""
     try:
         with Path("/proc/cpuinfo").open(encoding="ascii", errors="replace") as cpuinfo:
             flags = next((line for line in cpuinfo if line.startswith(("flags", "Features"))), "")

@@ -39,7 +39,7 @@ class Encoder(nn.Module):
         return self.posterior(self.to_bottleneck(h).float())
 
     def posterior(self, head: Tensor) -> EncoderPosterior:
-        """What `to_bottleneck` gives, [B,Z,h,w] or [B,2Z,h,w] float32, as a posterior."""
+        """Read the output of `to_bottleneck`, [B,Z,h,w] or [B,2Z,h,w] float32, as a posterior."""
         if self.is_deterministic:
             mean, logsnr = head, torch.full_like(head, torch.inf)
         else:

@@ -28,7 +28,7 @@ def decode_flops(config: FCDMDiffAEConfig, height: int, width: int, num_steps: i
 def decode_flops_with_reuse(
     config: FCDMDiffAEConfig, height: int, width: int, num_steps: int = 1, *, pdg: bool = False
 ) -> int:
-    """What is computed of `decode_flops` where steps and guidance's two passes share what they can.
+    """Count the part of `decode_flops` that is computed where steps and guidance's two passes share what they can.
 
     Once for all steps: `latent_up` and its half of `fuse_in`. Once for both passes: patchify, the other half, the start
     blocks.

@@ -1,4 +1,4 @@
-"""Where the name of a model leads: to a local folder, or to a repository of the Hugging Face hub, which is fetched."""
+"""Models by name: a local folder, or a repository of the Hugging Face hub, which is fetched."""
 
 import os
 import re
@@ -53,9 +53,9 @@ def fetch(repo_id: str, kind: Published, *, revision: str | None = None, cache_d
     try:
         return Path(snapshot_download(repo_id, revision=revision, cache_dir=cache_dir, allow_patterns=list(kind.files)))
     except HFValidationError as error:
-        raise CheckpointError(f"{repo_id}: neither a folder nor a repository id") from error
+        raise CheckpointError("neither a folder nor a repository id", place=repo_id) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise CheckpointError(
-            f"{repo_id}: cannot be fetched from the hub ({first_line(error)}); check the name and the network, "
-            f"or {kind.instead}"
+            f"cannot be fetched from the hub ({first_line(error)}); check the name and the network, or {kind.instead}",
+            place=repo_id,
         ) from error

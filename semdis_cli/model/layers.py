@@ -162,7 +162,7 @@ class AdaLNScaleGateZeroProjector(nn.Module):
 
 
 class AdaLNScaleGateZeroLowRankDelta(nn.Module):
-    """What one decoder block adds to the shared scale and gate: a low-rank map of SiLU(cond), zero at the start."""
+    """Part of scale and gate that is one decoder block's own: a low-rank map of SiLU(cond), zero at the start."""
 
     def __init__(self, *, d_model: int, d_cond: int, rank: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a `Tokenizer` computes with: the plain modules on any device, or packed weights on a CPU."""
+"""The network of a `Tokenizer`: the plain modules on any device, or packed weights on a CPU."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,7 +30,7 @@ class Network(Protocol):
 
     @property
     def pads_calls(self) -> bool:
-        """Whether a call must be padded to a fixed number of images, for their bytes not to depend on it."""
+        """Tell whether a call must be padded to a fixed number of images, for their bytes not to depend on it."""
 
     def posterior(self, images: Tensor) -> EncoderPosterior:
         """uint8 [B,3,H,W] of any strides -> raw posterior [B,Z,h,w] float32."""
@@ -93,11 +93,11 @@ class CompiledNetwork(PlainNetwork):
         return "inductor" if self.note is None else "torch"
 
     def posterior(self, images: Tensor) -> EncoderPosterior:
-        """As of the plain network."""
+        """Encode as the plain network does."""
         return self._once_alone(("encode", images.shape), lambda: super(CompiledNetwork, self).posterior(images))
 
     def images(self, latents: Tensor, noise: Tensor, config: FCDMDiffAEInferenceConfig) -> Tensor:
-        """As of the plain network."""
+        """Decode as the plain network does."""
         key = ("decode", noise.shape)
         return self._once_alone(key, lambda: super(CompiledNetwork, self).images(latents, noise, config))
 
@@ -149,7 +149,7 @@ def _allow_many_sizes() -> None:
 
 
 def _is_of_compiler(error: Exception) -> bool:
-    """Whether an error may be one of torch's compiler: it has many, most of them `RuntimeError`."""
+    """Tell whether an error may be one of torch's compiler: it has many, most of them `RuntimeError`."""
     too_many = getattr(torch._dynamo.exc, "FailOnRecompileLimitHit", RuntimeError)  # noqa: SLF001
     return isinstance(error, RuntimeError | too_many)
 

@@ -80,7 +80,7 @@ class Tokenizer:
         location = resolve_model(name, revision=revision, source=source)
         model, found = FCDMDiffAE.from_folder(location.folder)
         if model.config.in_channels != 3:
-            raise CheckpointError(f"{name}: takes {model.config.in_channels} channels, but images have 3")
+            raise CheckpointError(f"takes {model.config.in_channels} channels, but images have 3", place=name)
         config_sha256 = hashlib.sha256(model.config.to_json().encode()).hexdigest()
         identity = ModelIdentity(location.name, location.source, location.revision, found.sha256, config_sha256)
         tokenizer = cls(model, identity, settings, found.describe())
@@ -112,12 +112,12 @@ class Tokenizer:
 
     @property
     def is_whitened(self) -> bool:
-        """Whether latents are whitened; False for a checkpoint without statistics, whose latents are raw."""
+        """True if latents are whitened; False for a checkpoint without statistics, whose latents are raw."""
         return self.model.has_latent_stats
 
     @property
     def is_on_cpu(self) -> bool:
-        """Whether model calls are CPU work, like reading images."""
+        """True if model calls are CPU work, like reading images."""
         return self.model.device.type == "cpu"
 
     @property
@@ -241,7 +241,7 @@ class Tokenizer:
         return flops.encode_flops(self.model.config, height, width)
 
     def decode_flops(self, height: int, width: int, num_steps: int = 1, *, pdg: bool = False) -> int:
-        """Of decoding one image, where steps and guidance's two passes share what they can."""
+        """Floating-point operations of decoding one image; steps and guidance's two passes share what they can."""
         return flops.decode_flops_with_reuse(self.model.config, height, width, num_steps, pdg=pdg)
 
     def _padded(self, batch: Tensor, size: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
@@ -20,7 +20,8 @@ from semdis_cli.store.exchange.export import (
     SampleRecord,
     alike_names,
     impossible_names,
-    sample_names,
+    nameless_samples,
+    sample_name,
 )
 from semdis_cli.store.exchange.tar_members import read_members
 from semdis_cli.store.reader import LatentSource, StoredShard
@@ -30,7 +31,7 @@ _RECORD_BYTES = 1024  # about what an image's key, geometry and source take
 
 @dataclass(frozen=True)
 class ExportJob:
-    """What is exported, how, and into which folder. `names`: the file of each key, where it has one of its own."""
+    """An export: its source, settings and folder. `names`: the file of each key, where it has one of its own."""
 
     source: LatentSource
     settings: ExportSettings
@@ -49,9 +50,7 @@ class ExportJob:
             array_dtype = self.settings.array_dtype(self.stored_dtype)
             num_bytes = num_bytes * BYTES_PER_VALUE[array_dtype] // BYTES_PER_VALUE[self.stored_dtype]
         else:
-            num_bytes += (
-                len(self.source.provenance.text) + 1
-            )  # as a line: tars are cut by it, the same for each version
+            num_bytes += len(self.source.provenance.text) + 1  # as a line of JSON; tars are cut by this
         return num_bytes + SINKS[self.settings.format].overhead_bytes
 
 
@@ -118,7 +117,7 @@ class FileSink(Sink):
             return
         path = self._path(sample.record.image.key)
         if not path.parent.resolve().is_relative_to(self._root):
-            raise UsageError(f"{path}: a link leads out of {self._root}; remove it")
+            raise UsageError(f"a link leads out of {self._root}; remove it", place=path)
         publish_below(self._root, path, [sample.data])
 
     def close(self) -> None:
@@ -164,11 +163,11 @@ class TarSink(Sink):
 
     def __init__(self, job: ExportJob) -> None:
         self._root = job.output.resolve()
-        self._names, self.failures = sample_names(job.source.keys, job.settings.sample_names)
-        record = "json" if job.settings.sample_names == "key" else STEM_RECORD
-        self._suffixes = job.settings.member, record
+        self._names = job.settings.sample_names
+        self._suffixes = job.settings.member, "json" if self._names == "key" else STEM_RECORD
+        self.failures = nameless_samples(job.source.keys, self._names)
         self._tars_left: dict[str, str] = {}  # by key
-        for number, keys in enumerate(_cut(job, self._names)):
+        for number, keys in enumerate(_cut(job, {failure.key for failure in self.failures})):
             name = f"{number:06d}.tar"
             if not self._is_whole(self._root / name, keys):
                 self._tars_left |= dict.fromkeys(keys, name)
@@ -202,7 +201,8 @@ class TarSink(Sink):
             self._file.discard()
 
     def _members(self, key: str) -> list[str]:
-        return [f"{self._names[key]}.{suffix}" for suffix in self._suffixes]
+        name = sample_name(key, self._names)
+        return [f"{name}.{suffix}" for suffix in self._suffixes]
 
     def _is_whole(self, path: Path, keys: Iterable[str]) -> bool:
         """Tell whether the tar is there with all its images, as an earlier run left it."""
@@ -216,14 +216,16 @@ class TarSink(Sink):
             return False
 
 
-def _cut(job: ExportJob, names: Mapping[str, str]) -> Iterator[list[str]]:
-    """Fill tar after tar with the keys of shard after shard, those that have a name; yield the keys of each tar."""
+def _cut(job: ExportJob, left_out: Collection[str]) -> Iterator[list[str]]:
+    """Fill tar after tar with the keys of shard after shard, but for those `left_out`; yield the keys of each tar."""
     limit = job.settings.tar_mib * 2**20
     tar: list[str] = []
     num_bytes = 0
     for stored in job.source.shards:
         sample_bytes = job.sample_bytes(stored)
-        for key in filter(names.__contains__, stored.rows):
+        for key in stored.rows:
+            if key in left_out:
+                continue
             if tar and num_bytes + sample_bytes > limit:
                 yield tar
                 tar, num_bytes = [], 0

@@ -31,7 +31,7 @@ def gather(found: FoundSamples, settings: ShardSettings, output: Path) -> Iterat
     samples = {sample.key: sample for sample in found.samples}
 
     def hashes(images: Sequence[SourceImage]) -> Iterator[str]:
-        """What the files that the latents were made from are known by; it is on record."""
+        """Yield the recorded sha256 of the files that the latents were made from."""
         return (samples[image.key].source.sha256 for image in images)
 
     with LatentSetWriter(

@@ -186,7 +186,7 @@ class ImageWriter:
     def _publish(self, key: str, made: Timed[bytes]) -> float | Failure:
         path = self._path(key)
         if not path.parent.resolve().is_relative_to(self._root):
-            raise UsageError(f"{path}: a link leads out of {self._root}; remove it")
+            raise UsageError(f"a link leads out of {self._root}; remove it", place=path)
         try:
             publish_below(self._root, path, [made.value])
         except RefusedNameError as error:

@@ -13,13 +13,13 @@ from typing import Any
 
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import Event, Failure, Planning, Problem, VerifyFinished
-from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.files.identity import Witness
 from semdis_cli.records import ImageRecord, SourceImage
 from semdis_cli.sources.files import hash_image
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.store.index import IndexRow, read_rows
 from semdis_cli.store.manifest import INDEX_FILE
+from semdis_cli.store.verifying.index_table import IndexTable
 from semdis_cli.store.verifying.verify import ALL_DATA, NO_DATA, Verified, VerifySettings, verify_latents
 from semdis_cli.store.writing.seen import SeenByKey, read_seen, seen_time_ns
 from semdis_cli.wording import count
@@ -53,7 +53,7 @@ def _all_events(path: Path, settings: VerifySettings, sources: FoundImages | Non
 
     # The images
     if sources is not None and verified.table is not None and verified.table.is_sorted:
-        yield from _compare_sources(path, sources, settings)
+        yield from _compare_sources(path, sources, settings, verified.table)
     elif sources is not None:
         yield Problem(INDEX_FILE, "source", "missing or damaged: the sources cannot be compared with it")
     yield verified
@@ -78,13 +78,15 @@ def _report(path: Path, settings: VerifySettings, verified: Verified, problems: 
     return report
 
 
-def _compare_sources(path: Path, sources: FoundImages, settings: VerifySettings) -> Iterator[Problem | Planning]:
+def _compare_sources(
+    path: Path, sources: FoundImages, settings: VerifySettings, table: IndexTable
+) -> Iterator[Problem | Planning]:
     """Yield a problem where an image of today is not that of the index; both are sorted by key.
 
     Those whose times say that they may have changed since the last run are read in any case.
     """
     found, num_hashed, total = _compare_sizes(path, sources), itertools.count(1), len(sources.images)
-    may_have_changed = _doubts(path, sources)
+    may_have_changed = _doubts(path, sources, table)
     pool = ThreadPoolExecutor(settings.num_workers, thread_name_prefix="semdis-hash")
     try:
         while group := list(islice(found, _HASHED_AT_ONCE)):
@@ -97,10 +99,9 @@ def _compare_sources(path: Path, sources: FoundImages, settings: VerifySettings)
         pool.shutdown(cancel_futures=True)
 
 
-def _doubts(path: Path, sources: FoundImages) -> Callable[[SourceImage], bool]:
+def _doubts(path: Path, sources: FoundImages, table: IndexTable) -> Callable[[SourceImage], bool]:
     """For images by rising keys: whether one may have changed since its times were noted. False where none were."""
-    index_sha256 = PublishedFile.of(path / INDEX_FILE).sha256
-    seen = SeenByKey(read_seen(path, index_sha256))
+    seen = SeenByKey(read_seen(path, table.file.sha256) if table.file is not None else iter(()))
     witness = Witness.of(sources.images, time.time_ns(), seen_time_ns(path))
 
     def may_have_changed(image: SourceImage) -> bool:

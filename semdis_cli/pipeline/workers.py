@@ -64,10 +64,12 @@ class _Each(Generic[T, R]):
 
     def take(self) -> list[R]:
         """Work on what is left, and return all results in order, once. Raises what the function raises."""
-        for number, item in enumerate(self._items):
+        for number in range(len(self._items)):  # what nobody works on, before waiting for what others do
             look()
+            self.help(number)
+        for number, item in enumerate(self._items):
             with self._locks[number]:
-                if number not in self._results:  # nobody helped, or who did failed
+                if number not in self._results:  # whoever helped has failed
                     self._results[number] = self._function(item)
         self._is_taken = True  # first: helpers may still come, and are not to hold on to anything
         results, self._results, self._items = self._results, {}, ()

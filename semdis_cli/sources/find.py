@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
+from itertools import chain
 from pathlib import Path
 
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure, Planning, Tell, untold
+from semdis_cli.files.image_list import ImageList
 from semdis_cli.records import SourceImage
 from semdis_cli.sources.file_list import FileList
 from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules, Tally
@@ -25,7 +26,7 @@ class FoundImages:
     `stdin` is kept so that images from there can be read for as long as this lives.
     """
 
-    images: tuple[SourceImage, ...]
+    images: Sequence[SourceImage]
     failures: tuple[Failure, ...]
     passed_over: Mapping[str, int] = field(default_factory=dict)
     stdin: Spool | None = None
@@ -131,7 +132,8 @@ class _Scan:
 
         Raises `UsageError` if one key stands for two files, or if sources that cannot be read are all that there is.
         """
-        images = [image for listing in self.listings for image in listing.found.images]
+        lists = [listing.found.images for listing in self.listings if listing.found.images]
+        images = lists[0] if len(lists) == 1 else ImageList(chain.from_iterable(lists))
         failures = [failure for listing in self.listings for failure in listing.found.failures]
         broken = [broken for listing in self.listings if (broken := _broken(listing)) is not None]
         if broken and not images:
@@ -139,9 +141,8 @@ class _Scan:
         tally = Tally()
         for listing in self.listings:
             tally.add_all(listing.found.passed_over)
-        images.sort(key=attrgetter("key"))
-        images = _without_repeats(images)
-        return FoundImages(tuple(images), tuple(_sorted_failures([*failures, *broken], images)), tally.numbers, stdin)
+        images = _without_repeats(images.sorted())
+        return FoundImages(images, tuple(_sorted_failures([*failures, *broken], images)), tally.numbers, stdin)
 
 
 def _broken(listing: Listing) -> tuple[Failure, Path] | None:
@@ -169,27 +170,29 @@ def _refuse_missing(sources: Sequence[Path]) -> None:
         except OSError:
             pass  # whoever lists it says what is wrong
     if missing:
-        raise UsageError(f"{', '.join(missing)}: no such file or folder")
+        raise UsageError("no such file or folder", place=", ".join(missing))
 
 
-def _without_repeats(images: list[SourceImage]) -> list[SourceImage]:
+def _without_repeats(images: ImageList) -> ImageList:
     """Drop all images of a key but the first; `images` are sorted by key. Raises `UsageError` for another file."""
-    if len({image.key for image in images}) == len(images):
+    if images.is_rising:
         return images
-    unique = images[:1]
-    for image in images[1:]:
-        if image.key != unique[-1].key:
+    unique, last = ImageList(), None
+    for image in images:
+        if last is None or image.key != last.key:
             unique.append(image)
-        elif not is_same_file(image, unique[-1]):
-            raise _two_files(image.key, _path_of(unique[-1]), _path_of(image))
+            last = image
+        elif not is_same_file(image, last):
+            raise _two_files(image.key, _path_of(last), _path_of(image))
     return unique
 
 
-def _sorted_failures(failures: Sequence[tuple[Failure, Path | str]], images: Sequence[SourceImage]) -> list[Failure]:
+def _sorted_failures(failures: Sequence[tuple[Failure, Path | str]], images: ImageList) -> list[Failure]:
     """Sort the failures by key, each key once. Raises `UsageError` if one stands for two files."""
     if not failures:
         return []
-    taken = {image.key: image for image in images}
+    keys = {failure.key for failure, _ in failures}
+    taken = {key: images[number] for number, (key, *_) in enumerate(images.facts()) if key in keys}
     unique: dict[str, tuple[Failure, Path | str]] = {}
     for failure, path in failures:
         if failure.key in taken:

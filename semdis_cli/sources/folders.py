@@ -5,18 +5,20 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 
 from semdis_cli.defaults import DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER
 from semdis_cli.files.disk import FolderIdentity, folder_identity, list_names
 from semdis_cli.kinds.formats import IMAGE_SUFFIXES, SIGNATURE_BYTES, is_image_file
-from semdis_cli.sources.files import image_of_file
+from semdis_cli.sources.files import ON_DISK, image_of_file
 from semdis_cli.sources.input_rules import InputRules, PassedOver, file_kind, folder_kind, is_plain_name
 from semdis_cli.sources.names import NamedPath
 from semdis_cli.sources.source import Finds, Search
 
 OWN_OUTPUT = frozenset({DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER})
 _FILES_BETWEEN_NEWS = 100
+_NAME = itemgetter(0)
 _MAX_DEPTH = 2048  # a path may have 4096 bytes
 _MAX_REPEATS = 12  # folders of one identity and name, one in the other: no disk has those, a circle has
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -113,18 +115,32 @@ class _Walk:
     exclude: _Excluded | None
     tell: Callable[[int], None]
     found: Finds = field(default_factory=Finds)
-    remaining: list[_Folder] = field(default_factory=list)
+    opened: list[tuple[_Folder, Iterator[tuple[str, os.DirEntry[str]]]]] = field(default_factory=list)
+    num_entries: int = 0
+    root: int = 0  # that of the images, in the list of them
     mounts: frozenset[bytes] | None = None
 
     def run(self, root: _Folder) -> None:
-        """Search `root` and all that it leads to."""
-        self.remaining.append(root)
-        while self.remaining:
-            folder = self.remaining.pop()
-            if self.exclude is None or not self.exclude.is_it(folder):
-                self._search(folder)
+        """Search `root` and all that it leads to, in the order of the keys: what comes sorted need not be sorted."""
+        self.root = self.found.images.root(ON_DISK, os.path.join(root.path, ""), len(self.prefix))  # noqa: PTH118
+        self._enter(root)
+        while self.opened:
+            folder, entries = self.opened[-1]
+            for name, entry in entries:
+                self.num_entries += 1
+                if self.num_entries % _FILES_BETWEEN_NEWS == 0:
+                    self.tell(self.found.num_seen)
+                if (inner := self._add_entry(name, entry, folder)) is not None:
+                    self._enter(inner)
+                    break
+            else:
+                self.opened.pop()
 
-    def _search(self, folder: _Folder) -> None:
+    def _enter(self, folder: _Folder) -> None:
+        """Open a folder, whose entries come before those that are left in the folders above."""
+        if self.exclude is not None and self.exclude.is_it(folder):
+            return
+        self.tell(self.found.num_seen)
         try:
             entries = list(os.scandir(folder.path))
         except OSError as error:
@@ -134,20 +150,18 @@ class _Walk:
         if any(entry.name in OWN_OUTPUT for entry in entries):
             self.found.passed_over.add(PassedOver.OUTPUT, len(entries))
             return
-        for start in range(0, len(entries), _FILES_BETWEEN_NEWS):
-            self.tell(self.found.num_seen)
-            for entry in entries[start : start + _FILES_BETWEEN_NEWS]:
-                self._add_entry(entry, folder)
+        named = [(f"{entry.name}/" if _is_folder(entry) else entry.name, entry) for entry in entries]
+        self.opened.append((folder, iter(sorted(named, key=_NAME))))
 
-    def _add_entry(self, entry: os.DirEntry[str], folder: _Folder) -> None:
-        name = entry.name
+    def _add_entry(self, name: str, entry: os.DirEntry[str], folder: _Folder) -> _Folder | None:
+        """Note a file, or return a folder that is to be searched; the name of one has a slash at its end."""
         try:
-            if entry.is_dir():
-                self._add_folder(entry, folder)
-            else:
-                self._add_file(entry, name, folder)
+            if name.endswith("/"):
+                return self._find_folder(entry, folder)
+            self._add_file(entry, name, folder)
         except OSError as error:
-            self.found.fail(self.prefix + folder.inside + name, entry.path, f"cannot be read ({error.strerror})")
+            self.found.fail(self.prefix + folder.inside + entry.name, entry.path, f"cannot be read ({error.strerror})")
+        return None
 
     def _add_file(self, entry: os.DirEntry[str], name: str, folder: _Folder) -> None:
         has_suffix = has_image_suffix(name)
@@ -161,13 +175,15 @@ class _Walk:
         if self.rules.has_patterns and self._is_left_out(folder, name):
             self.found.passed_over.add(PassedOver.EXCLUDED)
         elif _is_image(entry, has_suffix=has_suffix and not is_odd):
-            key = self.prefix + folder.inside + name
-            self.found.images.append(image_of_file(key, entry.path, entry.stat()))
+            key, status = self.prefix + folder.inside + name, entry.stat()
+            times = status.st_mtime_ns, status.st_ctime_ns
+            if not self.found.images.add(self.root, key, status.st_size, *times):
+                self.found.images.append(image_of_file(key, entry.path, status))
         else:
             self.found.passed_over.add(PassedOver.NO_IMAGE)
 
-    def _add_folder(self, entry: os.DirEntry[str], folder: _Folder) -> None:
-        """Note a folder to be searched, if it is not to be passed over."""
+    def _find_folder(self, entry: os.DirEntry[str], folder: _Folder) -> _Folder | None:
+        """Return a folder to be searched; None for one that is passed over."""
         name, path = entry.name, folder.inside + entry.name
         kind = folder_kind(name)
         if kind is not None and not self.rules.all_files:
@@ -194,7 +210,8 @@ class _Walk:
                     self.prefix + path, entry.path, f"lies in {_MAX_DEPTH:,} folders: none deeper is searched"
                 )
             else:
-                self.remaining.append(inner)
+                return inner
+        return None
 
     def _is_circle(self, folder: _Folder) -> bool:
         """Tell whether a search of `folder` would come back to it.
@@ -222,6 +239,13 @@ class _Walk:
         if self.rules.excludes(path, name, is_folder=False):
             return True
         return not (folder.is_included or self.rules.includes(path, name, is_folder=False))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # looking at it as a file says why
+        return False
 
 
 def has_image_suffix(name: str) -> bool:

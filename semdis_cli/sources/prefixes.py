@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
+from semdis_cli.files.image_list import ImageList
 from semdis_cli.records import HeldImage, SourceImage
 from semdis_cli.sources.files import try_hash
 from semdis_cli.sources.names import NamedPath
@@ -54,7 +55,7 @@ class Listing:
         """Give all keys another beginning."""
         if prefix != self.prefix:
             found = self.found
-            found.images[:] = [replace(image, key=self.key(image, prefix)) for image in found.images]
+            found.images = ImageList(replace(image, key=self.key(image, prefix)) for image in found.images)
             cut = len(self.prefix)
             found.failures[:] = [(replace(each, key=prefix + each.key[cut:]), path) for each, path in found.failures]
             self.prefix = prefix
@@ -85,8 +86,9 @@ def _is_begun_with(listings: Sequence[Listing], held: HeldSet) -> bool:
     """Tell whether the first images of the set evidently are those of the only folder, under their paths in it."""
     if len(listings) != 1 or listings[0].prefix:
         return False
-    images = {image.key: image for image in listings[0].found.images}
-    return any(row.key in images and _is_size_of(images[row.key], row) for row in islice(held.images(), _FIRST))
+    sizes = {row.key: row.num_bytes for row in islice(held.images(), _FIRST)}
+    facts = listings[0].found.images.facts()
+    return any(key in sizes and sizes[key] == num_bytes for key, num_bytes, *_ in facts)
 
 
 def _is_confirmed(listing: Listing, held: HeldSet) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from semdis_cli.events import Failure
-from semdis_cli.records import SourceImage
+from semdis_cli.files.image_list import ImageList
 from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules, Tally
 from semdis_cli.sources.names import NamedPath
 
@@ -18,7 +18,7 @@ class Finds:
     `damage`: why the source could not be listed, or not to its end; the images are those that are whole before that.
     """
 
-    images: list[SourceImage] = field(default_factory=list)
+    images: ImageList = field(default_factory=ImageList)
     failures: list[tuple[Failure, Path | str]] = field(default_factory=list)
     passed_over: Tally = field(default_factory=Tally)
     damage: str | None = None

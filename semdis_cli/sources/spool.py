@@ -9,6 +9,7 @@ from typing import BinaryIO
 from semdis_cli.errors import NoSpaceError, UsageError
 from semdis_cli.files.atomic import explain_write_error
 from semdis_cli.files.disk import spool_file, temporary_folder
+from semdis_cli.files.image_list import ImageList
 from semdis_cli.files.tar import is_tar_start
 from semdis_cli.kinds.formats import SIGNATURE_BYTES, image_format
 from semdis_cli.kinds.recognise import describe
@@ -64,7 +65,7 @@ class Spool:
             place = folder or Path("stdin")
             explained = explain_write_error(place, error)
             if isinstance(explained, NoSpaceError):
-                explained = NoSpaceError(f"{place}: no space left for what comes on stdin; make room and try again")
+                explained = NoSpaceError("no space left for what comes on stdin; make room and try again", place=place)
             raise explained from error
         self.path = spool.path
 
@@ -77,10 +78,10 @@ class Spool:
         """List the image, or the images of the tar. Raises `UsageError` for a damaged tar."""
         title = Path(STDIN_NAME)
         if self.suffix != "tar":
-            return Finds([SourceImage(f"{prefix}{title}.{self.suffix}", self, 0, self.num_bytes)])
+            return Finds(ImageList([SourceImage(f"{prefix}{title}.{self.suffix}", self, 0, self.num_bytes)]))
         finds = list_tar(self.path, title, self, Stamp(self.num_bytes), prefix, search.rules)
         if finds.damage is not None:  # whoever fills the pipe has failed, and is to do it again
-            raise UsageError(f"{title}: {finds.damage}")
+            raise UsageError(finds.damage, place=title)
         return finds
 
     def open(self, image: SourceImage) -> io.BufferedReader:

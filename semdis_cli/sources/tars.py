@@ -11,6 +11,7 @@ from typing import BinaryIO, NamedTuple
 
 from semdis_cli.errors import PassingReadError
 from semdis_cli.events import Failure
+from semdis_cli.files.image_list import ImageList
 from semdis_cli.files.tar import walk_tar
 from semdis_cli.kinds.formats import SIGNATURE_BYTES, image_format
 from semdis_cli.kinds.tiff_directories import is_picture
@@ -138,7 +139,7 @@ def list_tar(
         damage = f"cannot be read ({error.strerror or error})"
     except ValueError as error:
         damage = f"cannot be read as an uncompressed tar ({error})"
-    images = [each for each in members.followed() if isinstance(each, SourceImage)]
+    images = ImageList(each for each in members.followed() if isinstance(each, SourceImage))
     failures: list[tuple[Failure, Path | str]] = [
         (each, title) for each in members.found.values() if isinstance(each, Failure)
     ]

@@ -2,7 +2,7 @@
 
 import heapq
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
@@ -23,6 +23,8 @@ from semdis_cli.store.checks import (
 )
 from semdis_cli.store.record import parse_record, row_fields
 
+_Raw = TypeVar("_Raw")
+_Parsed = TypeVar("_Parsed")
 _MAX_ROW = 1 << 32  # no shard has as many
 
 
@@ -77,10 +79,11 @@ class IndexRow:
     @classmethod
     def from_json(cls, fields: Any) -> Self:
         """Parse one row of an untrusted file. Raises `StoreError` for anything that is no such row."""
-        try:
-            return cls._failed(fields) if fields["status"] == "failed" else cls._ok(fields)
-        except MALFORMED as error:
-            raise StoreError(f"not an index row ({error})") from error
+        return parse_row(cls._parse, fields)
+
+    @classmethod
+    def _parse(cls, fields: Any) -> Self:
+        return cls._failed(fields) if fields["status"] == "failed" else cls._ok(fields)
 
     @classmethod
     def _failed(cls, fields: dict[str, Any]) -> Self:
@@ -100,6 +103,14 @@ class IndexRow:
             row=check_count(fields["row"]),
             is_removed=fields["status"] == "removed",
         )
+
+
+def parse_row(parse: Callable[[_Raw], _Parsed], raw: _Raw) -> _Parsed:
+    """Return what `parse` makes of an untrusted row. Raises `StoreError` with the reason where it cannot be parsed."""
+    try:
+        return parse(raw)
+    except MALFORMED as error:
+        raise StoreError(f"not an index row ({error})") from error
 
 
 def to_line(fields: dict[str, Any]) -> bytes:
@@ -131,7 +142,7 @@ class Place(NamedTuple):
 
 
 def parse_place(line: bytes) -> Place | None:
-    """Return the place of a row, None if it is not to be used. Raises one of `MALFORMED`.
+    """Return the place of a row, None if it is not to be used; for `parse_row`. Raises one of `MALFORMED`.
 
     The rest of a row is not looked at, to be quick: there may be millions.
     """
@@ -151,9 +162,9 @@ def read_places(path: Path) -> Iterator[tuple[int, Place]]:
     """
     for offset, number, line in _read_lines(path):
         try:
-            place = parse_place(line)
-        except MALFORMED as error:
-            raise StoreError(f"line {number}: not an index row ({error})", place=path) from error
+            place = parse_row(parse_place, line)
+        except StoreError as error:
+            raise StoreError(f"line {number}: {error.reason}", place=path) from error
         if place is not None:
             yield offset, place
 

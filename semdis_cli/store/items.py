@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from semdis_cli.errors import StoreError
-from semdis_cli.store.index import read_places
 from semdis_cli.store.item_table import ItemColumns, ItemTable, read_items
-from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, ShardEntry, verify_hint
+from semdis_cli.store.latent_set import LatentSet
+from semdis_cli.store.manifest import MANIFEST_FILE, SHARD_FOLDER, Manifest, ShardEntry, verify_hint
 from semdis_cli.store.mapped_shard import MappedShard, hash_header, open_known_shard
 from semdis_cli.store.shard_header import ShardHeader, read_shard_header
 from semdis_cli.store.shards import read_shard
@@ -23,37 +23,35 @@ class SetItems:
     shards: tuple[MappedShard, ...]
 
 
-def open_items(root: Path, manifest: Manifest, manifest_sha256: str) -> SetItems:
-    """Return the items of the set in `root`, whose index is the manifest's, from its table if it has a good one.
+def open_items(latents: LatentSet) -> SetItems:
+    """Return the items of a set, from its table if it has a good one.
 
     Raises `StoreError` if manifest, index and shards do not go together.
     """
-    table = read_items(root, manifest, manifest_sha256)
-    shards = None if table is None else _open_known(root, manifest, table)
-    return find_items(root, root, manifest) if table is None or shards is None else SetItems(table, shards)
+    table = read_items(latents.folder, latents.manifest, latents.sha256)
+    shards = None if table is None else _open_known(latents, table)
+    return find_items(latents) if table is None or shards is None else SetItems(table, shards)
 
 
-def find_items(root: Path, folder: Path, manifest: Manifest, *, verify: bool = False) -> SetItems:
-    """Find the items anew, from the index in `folder` and the headers of the shards in `root`.
+def find_items(latents: LatentSet, *, verify: bool = False) -> SetItems:
+    """Find the items of a set anew, from its index and the headers of its shards.
 
     `verify`: after reading and checking every byte of each shard. Raises `StoreError` as `open_items`.
     """
-    columns, rows = _read_index(folder / INDEX_FILE, manifest)
-    found = [
-        _check_shard(root, manifest, entry, rows.pop(entry.name, None), verify=verify) for entry in manifest.shards
-    ]
+    (columns, rows), manifest = _read_index(latents), latents.manifest
+    found = [_check_shard(latents, entry, rows.pop(entry.name, None), verify=verify) for entry in manifest.shards]
     return SetItems(columns.finish(manifest, tuple(sha256 for _, sha256 in found)), tuple(shard for shard, _ in found))
 
 
 def _check_shard(
-    root: Path, manifest: Manifest, entry: ShardEntry, rows: "_ShardRows | None", *, verify: bool
+    latents: LatentSet, entry: ShardEntry, rows: "_ShardRows | None", *, verify: bool
 ) -> tuple[MappedShard, bytes]:
     """Return a shard and the sha256 of its header, which is let go of: one is held at a time."""
     if verify:
-        _read_whole(root, entry)
-    listed = open_listed(root, manifest, entry)
+        _read_whole(latents, entry)
+    listed = open_listed(latents.root, latents.manifest, entry)
     if rows is not None:
-        _check_rows(root / SHARD_FOLDER / entry.name, rows, listed.header)
+        _check_rows(latents.shard(entry), rows, listed.header)
     return MappedShard.of(entry.name, listed.header), listed.header_sha256
 
 
@@ -79,19 +77,19 @@ def open_listed(root: Path, manifest: Manifest, entry: ShardEntry) -> ListedShar
     return ListedShard(header, header_sha256)
 
 
-def _read_whole(root: Path, entry: ShardEntry) -> None:
+def _read_whole(latents: LatentSet, entry: ShardEntry) -> None:
     try:
-        read_shard(root / SHARD_FOLDER / entry.name, entry.file)
+        read_shard(latents.shard(entry), entry.file)
     except StoreError as error:
-        raise error.adding(verify_hint(root)) from error
+        raise error.adding(verify_hint(latents.root)) from error
 
 
-def _open_known(root: Path, manifest: Manifest, table: ItemTable) -> tuple[MappedShard, ...] | None:
+def _open_known(latents: LatentSet, table: ItemTable) -> tuple[MappedShard, ...] | None:
     """Return the shards if the header of each is the one that was checked when the table was written; else None."""
     shards = []
-    for entry, header in zip(manifest.shards, table.headers, strict=True):
-        path, record = root / SHARD_FOLDER / entry.name, manifest.record_of(entry)
-        shard = open_known_shard(path, entry.file.num_bytes, entry.num_images, record, header)
+    for entry, header in zip(latents.manifest.shards, table.headers, strict=True):
+        record = latents.manifest.record_of(entry)
+        shard = open_known_shard(latents.shard(entry), entry.file.num_bytes, entry.num_images, record, header)
         if shard is None:
             return None
         shards.append(shard)
@@ -110,22 +108,19 @@ class _ShardRows:
         self.rows.append(row)
 
 
-def _read_index(path: Path, manifest: Manifest) -> tuple[ItemColumns, dict[str, _ShardRows]]:
+def _read_index(latents: LatentSet) -> tuple[ItemColumns, dict[str, _ShardRows]]:
     """Return where all lines that are to be used begin, and what they say of each shard, in one pass."""
-    names = {shard.name for shard in manifest.shards}
     columns, rows, last = ItemColumns(), defaultdict[str, _ShardRows](_ShardRows), None
-    for offset, (key, shard, row, *_) in read_places(path):
-        if shard not in names:
-            raise StoreError(f"{key!r:.80} is in {shard!r:.60}, which is not in the manifest", place=path)
+    for offset, (key, shard, row, *_) in latents.places():
         if last is not None and key <= last:
             what = f"{key!r:.80} comes after {last!r:.80}, so not sorted by key; damaged or edited"
-            raise StoreError(what, place=path)
+            raise StoreError(what, place=latents.index)
         columns.add(offset, shard)
         rows[shard].add(key, row)
         last = key
-    if len(columns) != manifest.num_ok:
+    if len(columns) != latents.manifest.num_ok:
         what = "its totals and the index disagree; damaged or edited"
-        raise StoreError(what, place=path.parent / MANIFEST_FILE)
+        raise StoreError(what, place=latents.folder / MANIFEST_FILE)
     return columns, dict(rows)
 
 

@@ -107,16 +107,16 @@ class Manifest:
     @classmethod
     def read(cls, root: Path) -> Self:
         """Read `root/manifest.json`. Raises `StoreError` if it is missing or damaged."""
+        return cls.parse(root, read_manifest(root))
+
+    @classmethod
+    def parse(cls, root: Path, data: bytes) -> Self:
+        """Parse what `read_manifest` gave. Raises `StoreError` if it is damaged."""
         path = root / MANIFEST_FILE
         try:
-            fields = parse_json(path.read_bytes())
-        except FileNotFoundError as error:
-            absent = describe_absent(path)
-            raise (StoreError(absent, place=path) if absent else StoreError(_why_missing(root), place=root)) from error
-        except OSError as error:
-            raise StoreError(f"cannot be read ({error.strerror})", place=path) from error
+            fields = parse_json(data)
         except ValueError as error:
-            raise StoreError(f"{or_pointer(path, f'not JSON ({error}); damaged')}", place=path) from error
+            raise StoreError(or_pointer(path, f"not JSON ({error}); damaged"), place=path) from error
         try:
             return cls._parse(fields)
         except MALFORMED as error:
@@ -152,6 +152,18 @@ class Manifest:
             raise ValueError("a shard is of a version that is not on record")
         if not all(self.provenance.is_of_one_kind(record) for record in self.later_versions):
             raise ValueError("its versions are of other latents")
+
+
+def read_manifest(root: Path) -> bytes:
+    """Read `root/manifest.json` as it stands. Raises `StoreError` if it is missing or cannot be read."""
+    path = root / MANIFEST_FILE
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        absent = describe_absent(path)
+        raise (StoreError(absent, place=path) if absent else StoreError(_why_missing(root), place=root)) from error
+    except OSError as error:
+        raise StoreError(f"cannot be read ({error.strerror})", place=path) from error
 
 
 def checksum_lines(manifest: Manifest) -> Iterator[bytes]:

@@ -2,15 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.provenance import LatentLayout, Provenance
-from semdis_cli.store.index import read_rows
-from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, ShardEntry, verify_hint
-from semdis_cli.store.shards import Shard, read_shard
+from semdis_cli.store.latent_set import LatentSet, open_set
+from semdis_cli.store.manifest import MANIFEST_FILE, SHARD_FOLDER, ShardEntry, verify_hint
+from semdis_cli.store.shards import Shard, read_shard, read_shard_file
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class StoredShard:
 class LatentSource:
     """Latents that can be decoded: their settings, identity (a hash), shards, and the keys in these, sorted.
 
-    `later_versions`: other settings that made shards of it, as in `Manifest`.
+    `later_versions`: other settings that made shards of it, as in `Manifest`. `read_already`: the shard, if it came on
+    its own: that was read to know it.
     """
 
     path: Path
@@ -41,11 +44,12 @@ class LatentSource:
     shards: tuple[StoredShard, ...]
     keys: tuple[str, ...]
     later_versions: tuple[Provenance, ...] = ()
+    read_already: Shard | None = field(default=None, compare=False, repr=False)
 
     def read(self, stored: StoredShard) -> Shard:
         """Read and check one shard: its rows that are to be used. Raises `StoreError` if it is damaged or strange."""
         try:
-            shard = read_shard(stored.path, stored.expected)
+            shard = self.read_already or read_shard(stored.path, stored.expected)
         except StoreError as error:
             raise error.adding(verify_hint(self.path) if self.path.is_dir() else "") from error
         if shard.provenance != (self.provenance if stored.provenance is None else stored.provenance):
@@ -67,64 +71,53 @@ def open_latents(path: Path) -> LatentSource:
         return _open_set(path)
     if not path.exists():
         raise StoreError("no such latents; give the folder that semdis encode wrote, or one of its shards", place=path)
-    shard, file = read_shard(path), PublishedFile.of(path)
+    shard, file = read_shard_file(path)
     rows = served_rows(path)
     if rows is None:
         rows = {key: row for row, key in enumerate(shard.keys)}
     stored = StoredShard(path, len(shard.keys), file, rows)
-    return LatentSource(path, shard.provenance, file.sha256, (stored,), tuple(sorted(rows)))
+    return LatentSource(path, shard.provenance, file.sha256, (stored,), tuple(sorted(rows)), read_already=shard)
 
 
 def served_rows(path: Path) -> dict[str, int] | None:
-    """The rows to be used of a shard that lies in a finished set, by key; None for one on its own.
+    """Return the rows to be used of a shard that lies in a finished set, by key; None for one on its own.
 
     Raises `StoreError` if the set's lists are damaged.
     """
     root = path.absolute().parents[1]
     if path.absolute().parent.name != SHARD_FOLDER or not (root / MANIFEST_FILE).is_file():
         return None
-    manifest = Manifest.read(root)
-    shards = {shard.name: shard for shard in manifest.shards}
+    latents = LatentSet.read(root)
+    shards = {shard.name: shard for shard in latents.manifest.shards}
     if path.name not in shards:
         return None
-    check_index_file(root, manifest)
-    return dict(_stored(root, shards[path.name], _places(root, manifest)[path.name]).rows)
+    return dict(_stored(latents, shards[path.name], _rows_by_shard(latents.check_index())[path.name]).rows)
 
 
 def _open_set(root: Path) -> LatentSource:
-    manifest = Manifest.read(root)
-    check_index_file(root, manifest)
-    places = _places(root, manifest)
-    keys = tuple(sorted(key for rows in places.values() for key in rows))
+    latents = open_set(root)
+    manifest, rows = latents.manifest, _rows_by_shard(latents)
+    keys = tuple(sorted(chain.from_iterable(rows.values())))
     if len(set(keys)) != len(keys) or len(keys) != manifest.num_ok:
         raise StoreError("its totals and the index disagree; damaged or edited", place=root / MANIFEST_FILE)
-    shards = tuple(
-        replace(_stored(root, shard, places[shard.name]), provenance=manifest.record_of(shard))
-        for shard in manifest.shards
-    )
-    sha256 = PublishedFile.of(root / MANIFEST_FILE).sha256
-    return LatentSource(root, manifest.provenance, sha256, shards, keys, manifest.later_versions)
+    shards = tuple(_stored(latents, shard, rows[shard.name]) for shard in manifest.shards)
+    return LatentSource(root, manifest.provenance, latents.sha256, shards, keys, manifest.later_versions)
 
 
-def _stored(root: Path, shard: ShardEntry, places: dict[str, int]) -> StoredShard:
-    rows = dict(sorted(places.items(), key=lambda place: place[1]))
+def _stored(latents: LatentSet, shard: ShardEntry, rows: dict[str, int]) -> StoredShard:
+    rows = dict(sorted(rows.items(), key=itemgetter(1)))
     if len(set(rows.values())) != len(rows):
-        raise StoreError(f"two keys share a row of {shard.name}; damaged or edited", place=root / INDEX_FILE)
-    return StoredShard(root / SHARD_FOLDER / shard.name, shard.num_images, shard.file, rows)
+        raise StoreError(f"two keys share a row of {shard.name}; damaged or edited", place=latents.index)
+    record = latents.manifest.record_of(shard)
+    return StoredShard(latents.shard(shard), shard.num_images, shard.file, rows, record)
 
 
-def _places(root: Path, manifest: Manifest) -> dict[str, dict[str, int]]:
-    """For each shard the row of each key that is to be used. Raises `StoreError` for a row in no known shard."""
-    places: dict[str, dict[str, int]] = defaultdict(dict)
-    names = {shard.name for shard in manifest.shards}
-    for row in read_rows(root / INDEX_FILE):
-        if row.is_ok and row.shard is not None and row.row is not None:
-            if row.shard not in names:
-                raise StoreError(
-                    f"{row.key!r:.80} is in {row.shard}, which is not in the manifest", place=root / INDEX_FILE
-                )
-            places[row.shard][row.key] = row.row
-    return places
+def _rows_by_shard(latents: LatentSet) -> dict[str, dict[str, int]]:
+    """For each shard the row of each key that is to be used."""
+    rows: dict[str, dict[str, int]] = defaultdict(dict)
+    for _, place in latents.places():
+        rows[place.shard][place.key] = place.row
+    return rows
 
 
 def recorded_layout(provenance: Provenance, place: str) -> LatentLayout:
@@ -134,13 +127,3 @@ def recorded_layout(provenance: Provenance, place: str) -> LatentLayout:
     except ValueError as error:
         raise StoreError(f"its settings do not say what its latents are ({error})", place=place) from error
     return layout
-
-
-def check_index_file(root: Path, manifest: Manifest) -> None:
-    """Raise `StoreError` unless the index is the one that the manifest was written with."""
-    if PublishedFile.of(root / INDEX_FILE) != manifest.index:
-        raise StoreError(
-            "does not match the sha256 in the manifest: damaged or edited, or a run that added "
-            "to the set was stopped; in that case run it again",
-            place=root / INDEX_FILE,
-        )

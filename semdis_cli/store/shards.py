@@ -82,11 +82,17 @@ def read_shard(path: Path, expected: PublishedFile | None = None) -> Shard:
 
     Raises `StoreError` naming the file for anything that is not exactly what was written.
     """
+    return read_shard_file(path, expected)[0]
+
+
+def read_shard_file(path: Path, expected: PublishedFile | None = None) -> tuple[Shard, PublishedFile]:
+    """Read a shard as `read_shard` does, together with size and sha256 of its file."""
     with open_shard(path, expected) as file:
         data = file.read()
-    if expected is not None and hashlib.sha256(data).hexdigest() != expected.sha256:
+    found = PublishedFile(len(data), hashlib.sha256(data).hexdigest())
+    if expected is not None and found != expected:
         raise StoreError("its bytes do not match the sha256 in the manifest; damaged or edited", place=path)
-    return parse_shard(data, str(path))
+    return parse_shard(data, str(path)), found
 
 
 def parse_shard(data: bytes, place: str) -> Shard:

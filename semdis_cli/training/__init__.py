@@ -1,1 +1,1 @@
-"""How weights come to be."""
+"""Weights: in closed form, and by training."""

@@ -34,7 +34,7 @@ _STATS_BATCHES = 100
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """What a run learns from, on the device, and what it is measured with."""
+    """Images of a run: those to learn from, on the device, and those to measure with."""
 
     crops: CropSampler
     held_out: ImagePool
@@ -64,7 +64,7 @@ class Trainer:
         self._saved_at = time.perf_counter()
 
     def run(self) -> Iterator[TrainingProgress | TrainingMeasured]:
-        """Steps until the last one, from the saved state if there is one.
+        """Take the steps until the last one, from the saved state if there is one.
 
         Raises `DivergedError` at the first loss or gradient that is not finite; the average of the weights before that
         step is saved. What a kill leaves behind is the last saved state, from which the same steps follow.
@@ -111,7 +111,7 @@ class Trainer:
         return values | {"rate": state.apply_gradients()}
 
     def _forward(self, images: Tensor) -> Forward:
-        """All terms for `images` [B,3,H,W] float32 in [-1, 1]."""
+        """Compute all terms for `images` [B,3,H,W] float32 in [-1, 1]."""
         state, settings = self.state, self._settings
         noise = generator_for(settings.seed, "noise", state.step, self._device)
         result = forward(state.model, images, draw(state.model, images, settings.loss, noise), settings.loss)
@@ -132,7 +132,7 @@ class Trainer:
             self._sums[name] = self._sums.get(name, 0.0) + value
 
     def _report(self, log: "Log", clock: "Clock") -> TrainingProgress:
-        """A log line with the means since the last one."""
+        """Write a log line with the means since the last one."""
         count = self._sums.pop("steps")
         means = {name: total / count for name, total in self._sums.items()}
         self._sums = {}
@@ -141,7 +141,7 @@ class Trainer:
         return TrainingProgress(self.state.step, self._settings.num_steps, means["loss"], images_per_s, left_s)
 
     def _measure(self, log: "Log") -> TrainingMeasured:
-        """Held-out PSNR of the averaged weights in one step; model, log, pictures and state go to disk."""
+        """Measure held-out PSNR of the averaged weights in one step; write model, log, pictures and state."""
         is_last = self.state.step == self._settings.num_steps
         self.state.save_model(self._folder, self._latent_stats() if is_last else None)
         rows = [self._reconstruct(i) for i in range(min(len(self._images.held_out), _MAX_MEASURED))]
@@ -152,7 +152,7 @@ class Trainer:
         return TrainingMeasured(self.state.step, mean)
 
     def _latent_stats(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance [Z] of the averaged weights' latents over fresh crops.
+        """Compute mean and variance [Z] of the averaged weights' latents over fresh crops.
 
         The running statistics are those of the weights on their way, which the average lags behind.
         """
@@ -196,14 +196,14 @@ class Trainer:
 
 
 class Clock:
-    """How fast the steps of this process go."""
+    """Speed of the steps of this process."""
 
     def __init__(self, step: int, settings: TrainingSettings) -> None:
         self._first, self._settings = step, settings
         self._started = time.perf_counter()
 
     def rate_and_left_s(self, step: int) -> tuple[float, float]:
-        """Images a second so far, and seconds until the last step at that rate."""
+        """Return images a second so far, and seconds until the last step at that rate."""
         s_per_step = (time.perf_counter() - self._started) / (step - self._first)
         return self._settings.batch_size / s_per_step, s_per_step * (self._settings.num_steps - step)
 
@@ -230,11 +230,13 @@ def _lines_up_to(path: Path, step: int) -> list[bytes]:
     try:
         return [line for line in lines if json.loads(line)["step"] <= step]
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: not the log of a training run ({error}); remove it to go on without") from error
+        raise CheckpointError(
+            f"not the log of a training run ({error}); remove it to go on without", place=path
+        ) from error
 
 
 def centre(image: Tensor, largest_px: int, multiple_px: int) -> Tensor:
-    """The middle of an image [3,H,W], each side at most `largest_px` and a multiple of `multiple_px`."""
+    """Cut the middle out of an image [3,H,W], each side at most `largest_px` and a multiple of `multiple_px`."""
     height, width = (min(side, largest_px) // multiple_px * multiple_px for side in image.shape[1:])
     top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
     return image[:, top : top + height, left : left + width]

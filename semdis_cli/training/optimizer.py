@@ -48,11 +48,11 @@ class Optimizer:
             self._optimizers.append(_muon(self._matrices.values(), settings))
 
     def clip(self) -> float:
-        """Scale the gradients down to `clip_norm` if they are longer; their norm before that."""
+        """Scale the gradients down to `clip_norm` if they are longer; return their norm before that."""
         return nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.clip_norm).item()
 
     def step(self, step: int) -> float:
-        """Apply the gradients of step number `step` (from 0) and clear them; the part of the peak rate used."""
+        """Apply the gradients of step number `step` (from 0), clear them, and return the part of the peak rate used."""
         factor = rate_factor(step, self._num_steps, self._settings.warmup_steps)
         for name, matrix in self._matrices.items():
             gradient = self._parameters[name].grad
@@ -66,7 +66,7 @@ class Optimizer:
         return factor
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Everything the optimizers remember, under names that `load_state_tensors` takes."""
+        """Return all that the optimizers remember, under names that `load_state_tensors` takes."""
         return {
             f"{self._names[parameter]}:{key}": value
             for optimizer in self._optimizers
@@ -110,7 +110,7 @@ def _muon(matrices: Iterable[Tensor], settings: OptimizerSettings) -> torch.opti
 
 
 def rate_factor(step: int, num_steps: int, warmup_steps: int) -> float:
-    """Part of the peak rate at `step` of 0..num_steps-1: up in `warmup_steps`, then straight down to 0."""
+    """Return the part of the peak rate at `step` of 0..num_steps-1: up in `warmup_steps`, then straight down to 0."""
     warmup_steps = min(warmup_steps, num_steps // 10)
     if step < warmup_steps:
         return (step + 1) / warmup_steps
@@ -119,6 +119,6 @@ def rate_factor(step: int, num_steps: int, warmup_steps: int) -> float:
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
-    """Exponential moving average of the weights, in place; young averages forget faster: min(decay, (1+n)/(10+n))."""
+    """Update the moving average of the weights in place; young ones forget faster: min(decay, (1+n)/(10+n))."""
     weight = 1.0 - min(decay, (1 + step) / (10 + step))
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), weight)

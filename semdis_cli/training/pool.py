@@ -23,7 +23,7 @@ _READ_AT_ONCE = 64
 
 
 def in_random_order(images: Sequence[SourceImage], seed: int) -> list[SourceImage]:
-    """`images`, shuffled by a hash of `seed` and key: the place of an image does not depend on the others."""
+    """Shuffle `images` by a hash of `seed` and key: the place of an image does not depend on the others."""
 
     def rank(image: SourceImage) -> bytes:
         return hashlib.sha256(f"{seed}\0{image.key}".encode(errors="surrogatepass")).digest()
@@ -43,7 +43,7 @@ class ImagePool:
 
     @property
     def num_bytes(self) -> int:
-        """Memory that the pixels take."""
+        """Bytes of memory that the pixels take."""
         return sum(image.numel() for image in self.images)
 
     def add(self, key: str, image: Tensor) -> None:
@@ -54,7 +54,7 @@ class ImagePool:
 
 @dataclass(frozen=True, slots=True)
 class CropPlaces:
-    """Where crops are: [count] each, int64 `image`, `top`, `left`, and bool `mirrored` (left to right)."""
+    """Places of crops: [count] each, int64 `image`, `top`, `left`, and bool `mirrored` (left to right)."""
 
     image: Tensor
     top: Tensor
@@ -97,12 +97,12 @@ class CropSampler:
                 self._pixels[start : start + image.numel()] = image.reshape(-1).to(device)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """`count` crops, uint8 [count,3,S,S] on the device."""
+        """Draw `count` crops, uint8 [count,3,S,S] on the device."""
         places = draw_places(self._shapes, self._crop_px, count, generator)
         return self._slice(places) if self._pixels is None else self._gather(self._pixels, places)
 
     def _slice(self, places: CropPlaces) -> Tensor:
-        """One crop after the other: nothing is copied but the crops."""
+        """Cut one crop after the other: nothing is copied but the crops."""
         side, crops = self._crop_px, []
         rows = zip(places.image.tolist(), places.top.tolist(), places.left.tolist(), strict=True)
         for (image, top, left), mirrored in zip(rows, places.mirrored.tolist(), strict=True):
@@ -111,7 +111,7 @@ class CropSampler:
         return torch.stack(crops)
 
     def _gather(self, pixels: Tensor, places: CropPlaces) -> Tensor:
-        """All at once, in one indexing operation."""
+        """Cut all crops at once, in one indexing operation."""
         height, width = self._shapes[places.image].T
         start, height, width, top, left, mirrored = (
             value.to(pixels.device)[:, None, None, None]
@@ -126,7 +126,7 @@ class CropSampler:
 def read_all(
     images: Sequence[SourceImage], settings: ReadSettings, num_workers: int
 ) -> Iterator[tuple[SourceImage, Tensor | Failure]]:
-    """Every image as uint8 [3,H,W], or why not, in the order given; read by `num_workers` threads, a few at a time."""
+    """Yield every image as uint8 [3,H,W], or why not, in the order given; `num_workers` threads read ahead a little."""
     remaining, room = iter(images), room_for_images()
     with ThreadPoolExecutor(num_workers, thread_name_prefix="semdis-read") as pool:
         while group := list(islice(remaining, _READ_AT_ONCE)):

@@ -45,7 +45,7 @@ class LossSettings(Group):
 
 @dataclass(frozen=True)
 class OptimizerSettings(Group):
-    """How weights follow gradients.
+    """Settings of the optimizer.
 
     `name`: "adamw" for all weights, or "muon" for the matrices inside the blocks and AdamW for the rest. Rates are
     those of the peak; linear layers at the model's ends take `linear_rate_factor` of theirs. `warmup_steps` up, then
@@ -94,7 +94,7 @@ class TrainingSettings(Group):
     optimizer: OptimizerSettings = OptimizerSettings()
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return plain values, ready for `json.dumps`."""
         return dataclasses.asdict(self)
 
 

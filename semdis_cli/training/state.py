@@ -36,16 +36,16 @@ class TrainingState:
 
     @property
     def num_parameters(self) -> int:
-        """Of the model alone."""
+        """Number of parameters of the model alone."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
     def num_bytes(self) -> int:
-        """About what a saved state takes, with the checkpoint beside it: weights, average, two moments, checkpoint."""
+        """Estimate the bytes of a saved state and its checkpoint: weights, average, two moments, checkpoint."""
         return 5 * sum(4 * tensor.numel() for tensor in self._tensors().values()) // 2
 
     def apply_gradients(self) -> float:
-        """One optimizer step and what follows from it; the part of the peak rate that was used."""
+        """Take one optimizer step and update the average; return the part of the peak rate that was used."""
         rate = self.optimizer.step(self.step)
         update_average(self.average, self.model, self.step, self._ema_decay)
         self.step += 1
@@ -66,22 +66,22 @@ class TrainingState:
         write_tensors(path, self._tensors() | self._optimizer_tensors(), {"step": self.step, "note": note})
 
     def load(self, path: Path) -> dict[str, Any]:
-        """Go on from a file that `save` wrote; its note. Raises `CheckpointError` if it is damaged or of another."""
+        """Load a file that `save` wrote; return its note. Raises `CheckpointError` if it is damaged or of another."""
         tensors, header = read_tensors(path)
         step, note = header.get("step"), header.get("note")
         if not isinstance(step, int) or not isinstance(note, dict):
-            raise CheckpointError(f"{path}: not the state of a run (no step in it)")
+            raise CheckpointError("not the state of a run (no step in it)", place=path)
         own, optimizer = self._tensors(), self._optimizer_part(tensors)
         wrong = [name for name, tensor in own.items() if name not in tensors or tensors[name].shape != tensor.shape]
         wrong += [name for name in tensors if name not in own and not name.startswith(_OPTIMIZER)]
         if step and not optimizer:
             wrong.append("nothing of the optimizer")
         if wrong:
-            raise CheckpointError(f"{path}: not the state of this run ({', '.join(wrong[:3])})")
+            raise CheckpointError(f"not the state of this run ({', '.join(wrong[:3])})", place=path)
         try:
             self.optimizer.load_state_tensors(optimizer)
         except ValueError as error:
-            raise CheckpointError(f"{path}: not the state of this run ({error})") from error
+            raise CheckpointError(f"not the state of this run ({error})", place=path) from error
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(tensors[name])
@@ -89,7 +89,7 @@ class TrainingState:
         return note
 
     def _optimizer_part(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What of a file's tensors is the optimizer's, where the optimizer wants it: step numbers on the CPU."""
+        """Select the tensors of the optimizer, on the device where it wants them: step numbers on the CPU."""
         return {
             name.removeprefix(_OPTIMIZER): tensor if name.endswith(":step") else tensor.to(self.model.device)
             for name, tensor in tensors.items()
@@ -97,7 +97,7 @@ class TrainingState:
         }
 
     def _tensors(self) -> dict[str, Tensor]:
-        """The tensors that exist from the start, to be read and written in place."""
+        """Return the tensors that exist from the start, to be read and written in place."""
         modules: dict[str, nn.Module] = {"model": self.model, "average": self.average}
         if self.head is not None:
             modules["head"] = self.head

@@ -16,7 +16,7 @@ from semdis_cli.training.settings import LossSettings
 
 
 def generator_for(seed: int, purpose: str, number: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """The chance of one step, the same whenever it is drawn: nothing but these values decides it."""
+    """Return the random generator of one step: it depends on nothing but these values."""
     digest = hashlib.sha256(f"{purpose}\0{seed}\0{number}".encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
@@ -52,7 +52,7 @@ def draw(model: FCDMDiffAE, images: Tensor, settings: LossSettings, generator: t
 
 @dataclass(frozen=True)
 class Forward:
-    """What one forward pass gave: the posterior, the latents drawn from it and the weighted `terms` of the loss."""
+    """Results of a forward pass: the posterior, the latents drawn from it and the weighted `terms` of the loss."""
 
     posterior: EncoderPosterior
     latents: Tensor
@@ -60,12 +60,12 @@ class Forward:
 
     @property
     def loss(self) -> Tensor:
-        """The sum of the terms: what is minimised."""
+        """Return the sum of the terms, which is minimised."""
         return torch.stack(list(self.terms.values())).sum()
 
 
 def forward(model: FCDMDiffAE, images: Tensor, draws: Draws, settings: LossSettings) -> Forward:
-    """Loss of `images` [B,3,H,W] float32 in [-1, 1], under the chance of `draws`; without the alignment term."""
+    """Compute the loss of `images` [B,3,H,W] float32 in [-1, 1] with the random `draws`; without the alignment term."""
     posterior = model.encode_posterior(images)
     latents = posterior.sample_with(draws.latent_noise)
     x0_hat = _predict(model, images, draws, latents, num_dropped=round(settings.path_drop * len(images)))
@@ -83,14 +83,14 @@ def forward(model: FCDMDiffAE, images: Tensor, draws: Draws, settings: LossSetti
 
 
 def align(head: AlignmentHead, features: Tensor, latents: Tensor, generator: torch.Generator) -> Tensor:
-    """How badly `head` tells a teacher's `features` [B,F,h,w] from noisy `latents` [B,Z,h,w]: scalar in [-1, 1]."""
+    """Compute the alignment loss of a teacher's `features` [B,F,h,w] and noisy `latents` [B,Z,h,w]: in [-1, 1]."""
     tau = draw_tau(len(latents), generator)
     eps = torch.randn(latents.shape, generator=generator, device=generator.device)
     return alignment_loss(head(noisy_latents(latents, eps, tau), tau), features)
 
 
 def _predict(model: FCDMDiffAE, images: Tensor, draws: Draws, latents: Tensor, num_dropped: int) -> Tensor:
-    """x0_hat [B,3,H,W]; of the first `num_dropped` images in `draws.order` without the middle blocks."""
+    """Predict x0_hat [B,3,H,W]; of the first `num_dropped` images in `draws.order` without the middle blocks."""
     config, noise = model.config, draws.pixel_noise
     limits = (config.logsnr_min, config.logsnr_max)
     x_t = diffusion.add_noise(images, noise, diffusion.vp_logsnr(draws.t, *limits))

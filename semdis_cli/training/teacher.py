@@ -68,7 +68,7 @@ class Teacher:
 
 
 def load_teacher(name: str, device: torch.device) -> Teacher:
-    """The teacher called `name`: "efficientnet-lite0" or 2, the folder of a DINOv2, or the repository id of one.
+    """Load the teacher called `name`: "efficientnet-lite0" or 2, the folder of a DINOv2, or the repository id of one.
 
     Raises `MissingExtraError` if a package is not installed, `CheckpointError` for an unknown name, a repository that
     cannot be fetched, or a folder that holds no whole DINOv2.
@@ -82,7 +82,7 @@ def load_teacher(name: str, device: torch.device) -> Teacher:
 
 
 def _load_efficientnet(name: str, device: torch.device) -> Teacher:
-    """EfficientNet-Lite (Liu 2020, "Higher accuracy on vision models with EfficientNet-Lite"), ImageNet weights.
+    """Load EfficientNet-Lite (Liu 2020, "Higher accuracy on vision models with EfficientNet-Lite"), ImageNet weights.
 
     Features are the 1280 channels before the pooling, at stride 32, after a ReLU6: in [0,6], most of them 0.
     """
@@ -107,7 +107,7 @@ def _load_efficientnet(name: str, device: torch.device) -> Teacher:
 
 
 def _load_dinov2(name: str, folder: Path, device: torch.device) -> Teacher:
-    """A DINOv2 (Oquab et al. 2023), with or without registers. Features are patch tokens after the last layer norm."""
+    """Load a DINOv2 (Oquab et al. 2023), with or without registers; features: patch tokens after the last norm."""
     config = _read_config(folder / CONFIG_FILE)
     mean, std = _read_normalisation(folder / PREPROCESSOR_FILE)
     _check_weights(folder)
@@ -121,7 +121,7 @@ def _load_dinov2(name: str, folder: Path, device: torch.device) -> Teacher:
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{folder}: not a whole DINOv2 ({first_line(error)})") from error
+        raise CheckpointError(f"not a whole DINOv2 ({first_line(error)})", place=folder) from error
     _check_names(folder, [*found["missing_keys"], *found["mismatched_keys"]])
     _freeze(model.float(), device)
     patch_px, num_others = model.config.patch_size, 1 + getattr(model.config, "num_register_tokens", 0)
@@ -142,14 +142,15 @@ def _find_folder(name: str) -> Path:
         return folder
     if not is_repository_id(name):
         raise CheckpointError(
-            f"{name}: no such teacher; give the folder of a DINOv2 with {CONFIG_FILE} and model.safetensors, "
-            f"a repository id like facebook/dinov2-small, or {EFFICIENTNET_LITE0}"
+            f"no such teacher; give the folder of a DINOv2 with {CONFIG_FILE} and model.safetensors, "
+            f"a repository id like facebook/dinov2-small, or {EFFICIENTNET_LITE0}",
+            place=name,
         )
     return fetch(name, _PUBLISHED)
 
 
 def _import_transformers(name: str) -> Any:
-    """The module `transformers`, told to keep its warnings and progress bars from the terminal."""
+    """Import `transformers`, told to keep its warnings and progress bars from the terminal."""
     try:  # transformers would import a torchvision that is installed, which it need not have here
         importlib.import_module("torchvision")
     except (ImportError, AttributeError, OSError, RuntimeError):  # a build for another torch
@@ -166,27 +167,27 @@ def _import_transformers(name: str) -> Any:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """`config.json` of a DINOv2, with sizes that can be."""
+    """Read `config.json` of a DINOv2, and check its sizes."""
     config = _read_json(path)
     if config.get("model_type") not in _DINOV2:
         found = ascii(config.get("model_type"))[:80]
-        raise CheckpointError(f"{path}: no DINOv2 (model_type is {found}, not {' or '.join(_DINOV2)})")
+        raise CheckpointError(f"no DINOv2 (model_type is {found}, not {' or '.join(_DINOV2)})", place=path)
     for key in _SIZES:
         value = config.get(key, 1)
         if type(value) is not int or value < 1:
-            raise CheckpointError(f"{path}: {key} is {ascii(value)[:80]}, not a positive whole number")
+            raise CheckpointError(f"{key} is {ascii(value)[:80]}, not a positive whole number", place=path)
     return config
 
 
 def _read_normalisation(path: Path) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of the three channels in [0,1], those of ImageNet where the folder does not say."""
+    """Read mean and standard deviation of the channels in [0,1], those of ImageNet where the folder does not say."""
     settings = _read_json(path) if path.exists() else {}
     mean, std = settings.get("image_mean", _IMAGENET_MEAN), settings.get("image_std", _IMAGENET_STD)
     for values in (mean, std):
         if not (isinstance(values, list) and len(values) == 3 and all(isinstance(v, int | float) for v in values)):
-            raise CheckpointError(f"{path}: image_mean and image_std must be three numbers each")
+            raise CheckpointError("image_mean and image_std must be three numbers each", place=path)
     if min(std) <= 0:
-        raise CheckpointError(f"{path}: image_std must be positive")
+        raise CheckpointError("image_std must be positive", place=path)
     return mean, std
 
 
@@ -194,11 +195,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise CheckpointError(f"cannot be read ({error.strerror or error})", place=path) from error
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not JSON ({first_line(error)})") from error
+        raise CheckpointError(f"not JSON ({first_line(error)})", place=path) from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: not a JSON object")
+        raise CheckpointError("not a JSON object", place=path)
     return content
 
 
@@ -206,7 +207,7 @@ def _check_weights(folder: Path) -> None:
     """Refuse a folder without safetensors, or with a file that is shorter or longer than its header says."""
     paths = sorted(folder.glob(_WEIGHTS))
     if not paths:
-        raise CheckpointError(f"{folder}: no model.safetensors in it; weights in other formats are not read")
+        raise CheckpointError("no model.safetensors in it; weights in other formats are not read", place=folder)
     for path in paths:
         try:
             with path.open("rb") as file:
@@ -216,11 +217,11 @@ def _check_weights(folder: Path) -> None:
             ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
             is_whole = size == 8 + header_bytes + max(ends, default=0)
         except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+            raise CheckpointError(f"cannot be read ({error.strerror or error})", place=path) from error
         except (ValueError, AttributeError, LookupError, TypeError, RecursionError):
             is_whole = False
         if not is_whole:
-            raise CheckpointError(f"{path}: not a whole safetensors file; fetch or copy it again")
+            raise CheckpointError("not a whole safetensors file; fetch or copy it again", place=path)
 
 
 def _check_names(folder: Path, wrong: Iterable[str | tuple[str, ...]]) -> None:
@@ -228,7 +229,7 @@ def _check_names(folder: Path, wrong: Iterable[str | tuple[str, ...]]) -> None:
     names = sorted(entry if isinstance(entry, str) else entry[0] for entry in wrong)
     if names:
         raise CheckpointError(
-            f"{folder}: not a whole DINOv2; {len(names)} tensors missing or of another shape, the first {names[0]}"
+            f"not a whole DINOv2; {len(names)} tensors missing or of another shape, the first {names[0]}", place=folder
         )
 
 

@@ -123,7 +123,7 @@ def train(
 
 
 def _report(inputs: "_Inputs", state: TrainingState, job: TrainJob, last: dict[str, float]) -> dict[str, Any]:
-    """The closing report; `last`: the last figures of the run, if it had any steps to do."""
+    """Make the closing report; `last`: the last figures of the run, if it had any steps to do."""
     return {
         "command": "train",
         "images": {
@@ -185,7 +185,7 @@ class _Inputs:
 def _split(
     images: Sequence[SourceImage], held_out: Sequence[SourceImage], seed: int
 ) -> tuple[list[SourceImage], list[SourceImage]]:
-    """What to learn from and what to measure with, shuffled; an image that is in both is only measured with."""
+    """Split the images into those to learn from and those to measure with, shuffled; none is in both."""
     if held_out:
         places = {_place(image) for image in held_out}
         learned = [image for image in images if _place(image) not in places]
@@ -231,7 +231,7 @@ def _check_crop(job: TrainJob) -> None:
 
 
 def _start(pool: ImagePool, teacher: Teacher | None, job: TrainJob) -> TrainingState:
-    """The state of step 0."""
+    """Make the state of step 0."""
     seed = job.settings.seed
     match job.init:
         case "pca":
@@ -257,7 +257,7 @@ def _start(pool: ImagePool, teacher: Teacher | None, job: TrainJob) -> TrainingS
 
 
 def _record(learned: Sequence[SourceImage], measured: Sequence[SourceImage], job: TrainJob) -> dict[str, Any]:
-    """What decides the weights, for a run that goes on to be compared with."""
+    """Return all that decides the weights: a run that goes on is compared with it."""
     digest = hashlib.sha256()
     for image in (*learned, *measured):
         digest.update(f"{image.key}\0{image.num_bytes}\0".encode(errors="surrogatepass"))
@@ -282,7 +282,7 @@ def _init_record(job: TrainJob) -> Any:
 
 
 def _peak_memory_mib(device: torch.device) -> float:
-    """Most memory held at a time: of the device if it is an accelerator, else of the process."""
+    """Return the most memory held at a time: of the device if it is an accelerator, else of the process."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     if sys.platform == "win32":

@@ -1,7 +1,6 @@
 """Latents for training: what was stored and is to be used, bit for bit, one by one and from loader workers."""
 
 import dataclasses
-import hashlib
 import json
 import multiprocessing
 import os
@@ -29,8 +28,7 @@ from semdis_cli.store.index import IndexRow, to_line
 from semdis_cli.store.manifest import Manifest, ShardEntry
 from semdis_cli.store.shards import STORE_DTYPES, Shard, write_shard
 from semdis_cli.store.statistics import ChannelSums
-from tests.store import CHANNELS, PROVENANCE, geometry_of, latents_of, make_shard, with_keys, with_settings
-from tests.store.test_shards import EDITS, edited_header, metadata_of, payload_start
+from tests.store import CHANNELS, PROVENANCE, latents_of, make_shard, with_keys, with_settings
 
 WIDE, SQUARE = (16, 32), (32, 32)
 WHITENING = {"mean": [0.5, -1.25, 3.0], "std": [2.0, 0.75, 1.5]}
@@ -342,7 +340,7 @@ in_workers = [
 
 @pytest.mark.parametrize(
     ("num_workers", "start"),
-    [(0, None), pytest.param(2, "fork", marks=in_workers), pytest.param(2, "spawn", marks=in_workers)],
+    [(0, None), pytest.param(2, "fork", marks=in_workers), pytest.param(1, "spawn", marks=in_workers)],
 )
 def test_a_loader_gives_every_latent_once_an_epoch(tmp_path: Path, num_workers: int, start: Any) -> None:
     if start is not None and start not in multiprocessing.get_all_start_methods():
@@ -431,148 +429,6 @@ def make_shard_of_zeros(keys: tuple[str, ...]) -> Shard:
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------
-
-LATENTS_UNREAD = {"sha256 of other latents", "sha256 missing"}  # noticed only when the latents are read
-
-
-@pytest.mark.parametrize("edit", sorted(EDITS))
-def test_an_edited_shard_is_refused_by_name(tmp_path: Path, edit: str) -> None:
-    path = tmp_path / "mailed"
-    write_shard(path, make_shard())
-    path.write_bytes(EDITS[edit](path.read_bytes()))
-    with pytest.raises(StoreError, match=f"^{path}: "):
-        LatentDataset(path, verify=edit in LATENTS_UNREAD)
-
-
-def resealed(data: bytes, **changes: Any) -> bytes:
-    """The shard with another record, written and hashed as ours are: a lie by somebody who knows the format."""
-    record = {name: value for name, value in {**metadata_of(data), **changes}.items() if name != "record_sha256"}
-    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
-    record["record_sha256"] = hashlib.sha256(text.encode()).hexdigest()
-    return edited_header(data, __metadata__={"semdis": json.dumps(record, sort_keys=True, separators=(",", ":"))})
-
-
-def geometry_json(**changes: Any) -> dict[str, Any]:
-    return {**geometry_of(SQUARE).to_json(), **changes}
-
-
-LIES: dict[str, dict[str, Any]] = {
-    "dtype": {"dtype": "float16"},
-    "dtype unknown": {"dtype": "float64"},
-    "shape": {"shape": [3, 2, 2, 2]},
-    "format": {"format": 2},
-    "keys too few": {"keys": ["a"]},
-    "keys twice": {"keys": ["a", "a"]},
-    "keys no texts": {"keys": ["a", 1]},
-    "sources too few": {"sources": [{"num_bytes": 1, "sha256": "0" * 64, "notes": []}]},
-    "geometry too little": {"geometry": [geometry_json()]},
-    "geometry no object": {"geometry": [geometry_json(), [1, 2]]},
-    "geometry a text": {"geometry": [geometry_json(), "x" * 48]},
-    "geometry of other fields": {"geometry": [geometry_json(), {"source": [1, 1]}]},
-    "size of three": {"geometry": [geometry_json(), geometry_json(source=[1, 2, 3])]},
-    "size of nothing": {"geometry": [geometry_json(), geometry_json(image=[0, 3])]},
-    "size too large": {"geometry": [geometry_json(), geometry_json(source=[1, 2**31])]},
-    "size beyond 64 bits": {"geometry": [geometry_json(), geometry_json(source=[1, 2**64])]},
-    "size a fraction": {"geometry": [geometry_json(), geometry_json(source=[1, 1.5])]},
-    "another bucket": {"geometry": [geometry_json(), geometry_json(bucket=[32, 48])]},
-    "another patch": {"provenance": {**PROVENANCE, "patch_size": 32}},
-    "other channels": {"provenance": {**PROVENANCE, "channels": 4}},
-    "another dtype in the settings": {"provenance": {**PROVENANCE, "dtype": "float16"}},
-    "no settings": {"provenance": None},
-}
-
-
-@pytest.mark.parametrize("lie", list(LIES))
-def test_a_record_that_lies_is_refused_by_name(tmp_path: Path, lie: str) -> None:
-    path = tmp_path / "mailed"
-    write_shard(path, make_shard())
-    path.write_bytes(resealed(path.read_bytes()))
-    assert len(LatentDataset(path)) == 2
-    path.write_bytes(resealed(path.read_bytes(), **LIES[lie]))
-    with pytest.raises(StoreError, match=f"^{path}: not a semdis shard"):
-        LatentDataset(path)
-
-
-def test_no_flipped_bit_of_a_header_changes_anything(tmp_path: Path) -> None:
-    path = tmp_path / "mailed"
-    write_shard(path, make_shard())
-    data, whole = path.read_bytes(), facts_of(LatentDataset(path))
-    num_read = 0
-    for position in range(0, payload_start(data), 3):
-        flipped = data[position] ^ 1 << position % 8
-        path.write_bytes(data[:position] + bytes([flipped]) + data[position + 1 :])
-        facts = facts_or_refusal(path)
-        assert facts == whole or str(facts).startswith(f"{path}: "), f"byte {position}"
-        num_read += facts == whole
-    assert num_read < 0.02 * payload_start(data)
-
-
-def facts_or_refusal(path: Path) -> list[Any] | str:
-    try:
-        return facts_of(LatentDataset(path))
-    except StoreError as error:
-        return str(error)
-
-
-def facts_of(dataset: LatentDataset) -> list[Any]:
-    items = [(item.key, bits(item.latents), item.source_size.tolist(), item.image_size.tolist()) for item in dataset]
-    return [dataset.provenance, *items]
-
-
-@settings(max_examples=200, deadline=None)
-@given(data=st.binary(max_size=200), length=st.none() | st.integers(0, 2**64 - 1))
-def test_any_bytes_are_refused_by_name(tmp_path_factory: pytest.TempPathFactory, data: bytes, length: Any) -> None:
-    path = tmp_path_factory.getbasetemp() / "any-bytes"
-    path.write_bytes(data if length is None else length.to_bytes(8, "little") + data)
-    with pytest.raises(StoreError, match=f"^{path}: "):
-        LatentDataset(path)
-
-
-INDEX_LIES: dict[str, tuple[Callable[[list[dict[str, Any]]], object], str]] = {
-    "row out of range": (lambda rows: rows[0].update(row=2), "has no latents of 'a.png' in row 2"),
-    "row beyond 64 bits": (lambda rows: rows[0].update(row=2**64), "line 1: not an index row"),
-    "row below zero": (lambda rows: rows[0].update(row=-1), "line 1: not an index row"),
-    "row of another key": (lambda rows: rows[0].update(row=1), "has no latents of 'a.png' in row 1"),
-    "row missing": (lambda rows: rows[1].pop("row"), "line 2: not an index row"),
-    "another key": (lambda rows: rows[0].update(key="a.jpg"), "has no latents of 'a.jpg' in row 0"),
-    "shard unknown": (lambda rows: rows[0].update(shard="00000009-2x2.safetensors"), "which is not in the manifest"),
-    "shard elsewhere": (lambda rows: rows[0].update(shard="../../x"), "which is not in the manifest"),
-    "shard another": (lambda rows: rows[2].update(shard="00000000-2x2.safetensors"), "has no latents of 'c.png'"),
-    "not sorted": (lambda rows: rows.reverse(), "not sorted by key"),
-    "a key twice": (lambda rows: rows.insert(0, dict(rows[0])), "not sorted by key"),
-    "a key left out": (lambda rows: rows.pop(), "its totals and the index disagree"),
-    "status unknown": (lambda rows: rows[0].update(status="fine"), "its totals and the index disagree"),
-    "status missing": (lambda rows: rows[0].pop("status"), "line 1: not an index row"),
-    "key no text": (lambda rows: rows[0].update(key=3), "line 1: not an index row"),
-}
-
-
-@pytest.mark.parametrize("lie", list(INDEX_LIES))
-def test_an_index_that_lies_is_refused(tmp_path: Path, lie: str) -> None:
-    by_hand = set_by_hand(tmp_path / "latents", make_shard(), make_shard(("c.png", "d.png")))
-    edit, message = INDEX_LIES[lie]
-    edit(by_hand.rows)
-    with pytest.raises(StoreError, match=message):
-        LatentDataset(by_hand.publish())
-
-
-@pytest.mark.parametrize("line", [b"", b"[]\n", b"null\n", b"{\n", b"\xff\n", b"[" * 100_000, b'{"status": NaN}\n'])
-def test_what_is_no_index_is_refused(tmp_path: Path, line: bytes) -> None:
-    by_hand = set_by_hand(tmp_path / "latents", make_shard())
-    index = by_hand.root / "index.jsonl"
-    index.write_bytes(line)
-    manifest = Manifest.read(by_hand.root)
-    edited = dataclasses.replace(manifest, index=PublishedFile.of(index))
-    (by_hand.root / "manifest.json").write_bytes(edited.to_bytes())
-    with pytest.raises(StoreError, match=r"not an index row|totals and the index disagree"):
-        LatentDataset(by_hand.root)
-
-
-def test_an_index_that_was_edited_after_the_manifest_is_refused(root: Path) -> None:
-    index = root / "index.jsonl"
-    index.write_bytes(index.read_bytes().replace(b'"removed"', b'"ok"') + b"\n")
-    with pytest.raises(StoreError, match=f"^{index}: does not match the sha256 in the manifest"):
-        LatentDataset(root)
 
 
 def test_an_unfinished_set_is_refused(root: Path) -> None:

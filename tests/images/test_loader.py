@@ -6,7 +6,7 @@ import io
 import os
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def png(side: int) -> bytes:
     return file.getvalue()
 
 
-def load(loader: Loader, sources: tuple[SourceImage, ...]) -> dict[str, LoadedImage | Failure]:
+def load(loader: Loader, sources: Sequence[SourceImage]) -> dict[str, LoadedImage | Failure]:
     planned, _ = loader.plan(sources)
     return {image.source.key: loaded for image, loaded in zip(planned, loader.load_all(planned), strict=True)}
 

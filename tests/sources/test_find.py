@@ -160,7 +160,7 @@ def test_a_dangling_link_in_an_images_place_is_a_failure(tmp_path: Path) -> None
     (tmp_path / "gone.png").symlink_to("nowhere.png")
     (tmp_path / "gone").symlink_to("nowhere")
     found = find_images([tmp_path])
-    assert found.images == ()
+    assert not found.images
     assert found.failures == (Failure("gone.png", "cannot be read (No such file or directory)"),)
     assert found.num_ignored == 1
 

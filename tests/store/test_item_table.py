@@ -18,6 +18,7 @@ from semdis_cli.provenance import Provenance
 from semdis_cli.store.index import parse_place, to_line
 from semdis_cli.store.item_table import ITEMS_FILE, ItemColumns, ItemTable, read_items
 from semdis_cli.store.items import find_items
+from semdis_cli.store.latent_set import open_set
 from semdis_cli.store.manifest import MANIFEST_FILE, Manifest, ShardEntry
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.verifying.verify import ALL_DATA, VerifySettings, verify_latents
@@ -84,9 +85,8 @@ def test_its_bytes_follow_from_the_set_not_from_the_way_to_it(root: Path, tmp_pa
     assert (tmp_path / "stopped" / ITEMS_FILE).read_bytes() == (root / ITEMS_FILE).read_bytes()
     for keys in (KEYS[2:], (*KEYS, "new.png")):
         write_set(root, make_plan(keys))
-        manifest = Manifest.read(root)
-        sha256 = PublishedFile.of(root / MANIFEST_FILE).sha256
-        written = b"".join(find_items(root, root, manifest).table.to_chunks(sha256))
+        finished = open_set(root)
+        written = b"".join(find_items(finished).table.to_chunks(finished.sha256))
         assert (root / ITEMS_FILE).read_bytes() == written
 
 

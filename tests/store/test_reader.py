@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -13,10 +12,10 @@ from hypothesis import strategies as st
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.store.checks import check_key
-from semdis_cli.store.index import IndexRow, read_rows, to_line
+from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents
-from semdis_cli.store.shards import write_shard
+from semdis_cli.store.shards import read_shard, write_shard
 from tests.store import KEYS, PROVENANCE, are_equal, make_plan, make_shard, write_set
 
 OK_KEYS = tuple(sorted(key for key in KEYS if "bad" not in key))
@@ -152,45 +151,6 @@ def test_a_folder_with_a_journal_and_no_manifest_is_an_unfinished_set(root: Path
         open_latents(root)
 
 
-def edit_keys(root: Path) -> None:
-    path = root / "index.jsonl"
-    path.write_bytes(path.read_bytes().replace(b"b/c.png", b"b/x.png"))
-
-
-def drop_row(root: Path) -> None:
-    lines = (root / "index.jsonl").read_bytes().splitlines(keepends=True)
-    (root / "index.jsonl").write_bytes(b"".join(lines[1:]))
-
-
-def add_row(root: Path) -> None:
-    with (root / "index.jsonl").open("ab") as file:
-        file.write(to_line(IndexRow("../../x.png", error="hostile").to_json()))
-
-
-def swap_rows(root: Path) -> None:
-    lines = (root / "index.jsonl").read_bytes().splitlines(keepends=True)
-    (root / "index.jsonl").write_bytes(b"".join(reversed(lines)))
-
-
-def remove(root: Path) -> None:
-    (root / "index.jsonl").unlink()
-
-
-@pytest.mark.parametrize("edit", [edit_keys, drop_row, add_row, swap_rows, remove])
-def test_a_touched_index_is_refused_by_name(root: Path, edit: Callable[[Path], None]) -> None:
-    edit(root)
-    with pytest.raises(StoreError, match=rf"^{root / 'index.jsonl'}: (does not match the sha256|cannot be read)"):
-        open_latents(root)
-
-
-def test_an_index_with_a_hostile_row_is_refused_though_its_sha256_is_right(root: Path) -> None:
-    with (root / "index.jsonl").open("ab") as file:
-        file.write(b"{}\n")
-    put_into_manifest(root, index=PublishedFile.of(root / "index.jsonl"))
-    with pytest.raises(StoreError, match=r"index\.jsonl: line \d+: not an index row"):
-        open_latents(root)
-
-
 def put_into_manifest(root: Path, index: PublishedFile) -> None:
     fields = json.loads((root / "manifest.json").read_bytes())
     fields["index"] = {"num_bytes": index.num_bytes, "sha256": index.sha256}
@@ -318,9 +278,9 @@ def test_a_damaged_shard_alone_is_refused_by_name(root: Path, tmp_path: Path) ->
         open_latents(tmp_path / "mailed")
 
 
-def test_a_shard_alone_that_changes_after_it_was_opened_is_refused(root: Path) -> None:
+def test_a_shard_alone_is_what_it_was_when_it_was_opened(root: Path) -> None:
     path = root / "shards" / THIRD
+    before = read_shard(path)
     source = open_latents(path)
     path.write_bytes((root / "shards" / SECOND).read_bytes())
-    with pytest.raises(StoreError, match="damaged"):
-        source.read(*source.shards)
+    assert are_equal(source.read(source.shards[0]), before)

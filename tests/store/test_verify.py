@@ -495,55 +495,6 @@ def failed_row(rows: list[Json]) -> Json:
     return next(row for row in rows if row["status"] == "failed")
 
 
-def swap(name: str) -> Callable[[list[Json]], None]:
-    def change(rows: list[Json]) -> None:
-        one, other = ok_rows(rows)[:2]
-        one[name], other[name] = other[name], one[name]
-
-    return change
-
-
-def put(name: str, value: Any) -> Callable[[list[Json]], None]:
-    def change(rows: list[Json]) -> None:
-        ok_rows(rows)[0][name] = value
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("change", "what"),
-    [
-        (swap("row"), "but the index says"),
-        (swap("sha256"), "another sha256"),
-        (put("sha256", "0" * 64), "another sha256"),
-        (put("num_bytes", 7), "another num_bytes"),
-        (put("notes", []), "another notes"),
-        (put("row", 1), "stands for two keys"),
-        (put("row", 2), "has 2 rows"),
-        (put("row", 2**40), "out of range"),
-        (put("shard", THIRD), "but the index says"),
-        (put("shard", "00000077-1x2.safetensors"), "not in the manifest"),
-        (put("key", "0.png"), "but the index says '0.png'"),
-        (put("key", "zz.png"), "not in the order of keys"),
-        (put("key", "b/a.png"), "comes twice"),
-        (lambda rows: rows.reverse(), "not in the order of keys"),
-        (lambda rows: rows.pop(0), "7"),
-        (lambda rows: rows.pop(), "the index has 7"),
-        (lambda rows: rows.remove(failed_row(rows)), "the index has 2"),
-        (lambda rows: rows[0].update(status="removed"), "the index has 7"),
-        (lambda rows: rows[0].update(extra=1), ""),
-    ],
-)
-def test_an_index_that_lies_is_found(root: Path, change: Callable[[list[Json]], None], what: str) -> None:
-    rows = read_index(root)
-    change(rows)
-    if what:
-        lie_in_index(root, rows)
-    else:
-        (root / "index.jsonl").write_bytes(b"".join(map(to_line, rows)))
-    assert any(what in problem.what for problem in problems(root)), problems(root)
-
-
 def test_another_geometry_in_the_index_is_found(root: Path) -> None:
     rows = read_index(root)
     rows[0]["geometry"]["crop"] = [0, 0]

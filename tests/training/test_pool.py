@@ -68,7 +68,7 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
 
 
 def images_in(path: Path) -> list[SourceImage]:
-    return Tar(path, NamedPath.of_file(path)).images(f"{path.stem}/", Search()).images
+    return list(Tar(path, NamedPath.of_file(path)).images(f"{path.stem}/", Search()).images)
 
 
 # --- order ----------------------------------------------------------------------------------------------------------

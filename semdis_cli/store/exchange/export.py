@@ -40,7 +40,7 @@ _MAX_NAME_BYTES, _MAX_PATH_BYTES, _MAX_DEPTH = 255, 4000, 200  # Linux ends at 4
 
 
 def sample_base(key: str) -> str:
-    """What the names of a sample's members in a tar begin with: ASCII letters, digits, `-`, `_`, `~`, `/` and `%XX`.
+    """Return the start of the names of a key's members in a tar: ASCII letters, digits, `-`, `_`, `~`, `/`, `%XX`.
 
     WebDataset cuts names at the first dot after the last slash, and passes over those that begin like `__this__/`. So
     all else is percent-encoded, a first `_` too. One base for each key, and `sample_key` leads back.
@@ -50,18 +50,21 @@ def sample_base(key: str) -> str:
 
 
 def sample_key(base: str) -> str:
-    """The key whose `sample_base` is `base`. Raises `ValueError` if there is none."""
+    """Return the key whose `sample_base` is `base`. Raises `ValueError` if there is none."""
     key = unquote_to_bytes(base.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
     if sample_base(key) != base:
         raise ValueError(f"{base!r:.80} is no name that an export gives")
     return key
 
 
-def stem_of(key: str, names: SampleNames) -> str:
-    """Return what WebDataset calls the sample of an image file: its path up to the first dot of its name.
+def sample_name(key: str, names: SampleNames) -> str:
+    """Return what the members of a key's sample begin with: `sample_base`, or what WebDataset calls an image's sample.
 
-    With `names` "basename" without its folders. Raises `ValueError` with the reason if that is no sample's name.
+    That is the path of the image up to the first dot of its name (`names` "stem"), or the same without its folders
+    ("basename"). Raises `ValueError` with the reason if it is no sample's name.
     """
+    if names == "key":
+        return sample_base(key)
     folder, _, name = key.rpartition("/")
     stem = name.partition(".")[0]
     if not stem:
@@ -72,31 +75,29 @@ def stem_of(key: str, names: SampleNames) -> str:
     return path
 
 
-def sample_names(keys: Iterable[str], names: SampleNames) -> tuple[dict[str, str], list[Failure]]:
-    """Return what the members of each key's sample begin with, and the keys that can have none; `keys` are sorted."""
-    if names == "key":
-        return {key: sample_base(key) for key in keys}, []
-    bases: dict[str, str] = {}
+def nameless_samples(keys: Iterable[str], names: SampleNames) -> list[Failure]:
+    """List the `keys`, which are sorted, whose sample cannot have its name."""
+    if names == "key":  # which differ
+        return []
     owners: dict[str, str] = {}
     failures = []
     for key in keys:
         try:
-            base = stem_of(key, names)
-            if (owner := owners.setdefault(base, key)) != key:
-                raise ValueError(f"its sample would be called {base!r:.80}, as that of {owner!r:.80}")
-            bases[key] = base
+            name = sample_name(key, names)
+            if (owner := owners.setdefault(name, key)) != key:
+                raise ValueError(f"its sample would be called {name!r:.80}, as that of {owner!r:.80}")
         except ValueError as error:
             failures.append(Failure(key, f"{error}; export with --sample-names key"))
-    return bases, failures
+    return failures
 
 
 def file_names(keys: Iterable[str], suffix: str) -> dict[str, PurePosixPath]:
-    """The file of each key: `a/b.jpg` -> `a/b.jpg.npy`. Raises `StoreError` for a key that is no relative path."""
+    """Name the file of each key: `a/b.jpg` -> `a/b.jpg.npy`. Raises `StoreError` for a key that is no relative path."""
     return {key: PurePosixPath(f"{check_key(key)}.{suffix}") for key in keys}
 
 
 def impossible_names(names: Mapping[str, PurePosixPath], folder: Path) -> list[Failure]:
-    """The keys whose file cannot be made in `folder`; each costs its own image only."""
+    """List the keys whose file cannot be made in `folder`; each costs its own image only."""
     folders = {parent for name in names.values() for parent in name.parents}
     num_folder_bytes = len(os.fsencode(folder.absolute()))
     taken: set[bytes] = set()
@@ -112,7 +113,7 @@ def impossible_names(names: Mapping[str, PurePosixPath], folder: Path) -> list[F
 
 
 def alike_names(names: Mapping[str, PurePosixPath], folder: Path, failures: Collection[Failure]) -> list[Failure]:
-    """The keys, but for `failures`, whose file the disk of `folder`, which exists, takes for another image's."""
+    """List the keys, but for `failures`, whose file the disk of `folder` (which exists) takes for another image's."""
     impossible = {failure.key for failure in failures}
     possible = {key: name for key, name in names.items() if key not in impossible}
     if not clashes(possible, ANY):
@@ -139,7 +140,7 @@ def _why_impossible(name: PurePosixPath, num_folder_bytes: int, folders: set[Pur
 
 @dataclass(frozen=True, slots=True)
 class SampleRecord:
-    """What lies beside the latents of one exported image.
+    """The record beside the latents of one exported image.
 
     `file`: size and sha256 of the file with the latents. `is_exact`: they are there to the last bit.
     """
@@ -151,7 +152,7 @@ class SampleRecord:
     is_exact: bool
 
     def to_bytes(self) -> bytes:
-        """One line of JSON."""
+        """Return one line of JSON."""
         fields = {
             **key_fields(self.image.key),
             "geometry": self.image.geometry.to_json(),
@@ -166,16 +167,16 @@ class SampleRecord:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image's latents as a file of their own, and what there is to know of them."""
+    """The file of one image's latents, and its record."""
 
     data: bytes
     record: SampleRecord
 
 
 def make_sample(shard: Shard, row: int, member: Member, npy_dtype: NpyDtype) -> Sample:
-    """Row `row` of a shard as a file: a shard of this row alone, or an array. Raises `ValueError` with the reason.
+    """Turn row `row` of a shard into a file: a shard of this row alone, or an array.
 
-    That is if values are too large for `npy_dtype`.
+    Raises `ValueError` with the reason if values are too large for `npy_dtype`.
     """
     one, is_exact = shard.select([row]), True
     if member == "safetensors":

@@ -23,7 +23,7 @@ class Place:
     num_bytes: int
 
     def read(self, limit: int | None = None) -> bytes:
-        """The bytes, or the first `limit` of them. Raises `StoreError` if they cannot be read."""
+        """Read the bytes, or the first `limit` of them. Raises `StoreError` if they cannot be read."""
         try:
             with Path(self.path).open("rb") as file:
                 file.seek(self.offset)
@@ -67,11 +67,11 @@ class FoundSamples:
 
     @property
     def num_missing(self) -> int:
-        """How many images were to be exported, but are not there, not even damaged."""
+        """Number of images that were to be exported, but are not there, not even damaged."""
         return max(0, (self.num_exported or 0) - len(self.samples) - len(self.failures))
 
     def read(self, sample: FoundSample) -> Shard:
-        """The image's latents as a shard of one row. Raises `StoreError` if they are damaged or edited."""
+        """Read and check the image's shard. Raises `StoreError` if they are damaged or edited."""
         shard = parse_shard(sample.data.read(), sample.data.name)
         if shard.keys != (sample.key,) or self.records.find(shard.provenance) != sample.version:
             raise StoreError("changed while it was imported", place=sample.data.name)
@@ -86,13 +86,13 @@ class Records:
     all: list[Provenance] = field(default_factory=list)
 
     def find(self, record: Provenance) -> int | None:
-        """The version with these settings, whatever its model is called there."""
+        """Return the number of the version with these settings, whatever its model is called there."""
         for number, known in enumerate(self.all):
             if known.is_same(record):
                 return number
         return None
 
     def add(self, record: Provenance) -> int:
-        """One more version."""
+        """Add a version; return its number."""
         self.all.append(record)
         return len(self.all) - 1

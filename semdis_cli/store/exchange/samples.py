@@ -37,7 +37,7 @@ def find_samples(source: Path, tell: Tell = untold, *, mix_versions: bool = Fals
     elif source.suffix in {".tar", ".safetensors"} and source.is_file():
         search.add_file(source.name, source)
     else:
-        raise UsageError(f"{source}: no folder, .tar or .safetensors file that could be imported")
+        raise UsageError("no folder, .tar or .safetensors file that could be imported", place=source)
     return search.result()
 
 
@@ -56,9 +56,9 @@ class _Search:
     _has_arrays: bool = False
 
     def add_folder(self) -> None:
-        """All files below the source."""
+        """Add all files below the source."""
         if (self.source / MANIFEST_FILE).exists():
-            raise UsageError(f"{self.source}: a set of latents already, there is nothing to import")
+            raise UsageError("a set of latents already, there is nothing to import", place=self.source)
         self._read_marker(self.source)
         for folder, inner, names in os.walk(self.source, onerror=_refuse):
             inner.sort()
@@ -75,7 +75,7 @@ class _Search:
                     self._has_arrays = True
 
     def add_file(self, name: str, path: Path) -> None:
-        """A shard, or a tar."""
+        """Add a shard or a tar."""
         try:
             if path.suffix == ".tar":
                 self._read_marker(path.parent)
@@ -89,12 +89,12 @@ class _Search:
             self.failures.append(Failure(name, error.beside(path)))
 
     def result(self) -> FoundSamples:
-        """Everything, sorted by key. Raises `UsageError` if there is nothing, or one key twice."""
+        """Return everything, sorted by key. Raises `UsageError` if there is nothing, or one key twice."""
         if self._has_arrays and not self.samples:
-            raise UsageError(f"{self.source}: holds {_ARRAYS}")
+            raise UsageError(f"holds {_ARRAYS}", place=self.source)
         if not self.records.all:
             reason = f" ({self.failures[0].key}: {self.failures[0].reason})" if self.failures else ""
-            raise UsageError(f"{self.source}: no latents that semdis export or semdis encode has written{reason}")
+            raise UsageError(f"no latents that semdis export or semdis encode has written{reason}", place=self.source)
         self.samples.sort(key=lambda sample: sample.key)
         for one, other in zip(self.samples, self.samples[1:], strict=False):
             if one.key == other.key:
@@ -109,7 +109,7 @@ class _Search:
         )
 
     def _renamed_failures(self) -> Iterator[Failure]:
-        """The failures under keys that are no good image's, nor another failure's."""
+        """Yield the failures under keys that are no good image's, nor another failure's."""
         taken = {sample.key for sample in self.samples}
         for failure in self.failures:
             key = failure.key
@@ -146,7 +146,7 @@ class _Search:
         return marker
 
     def _agree(self, provenance: Provenance, place: str, *, may_mix: bool) -> int:
-        """The version that these settings are. Raises `UsageError` if they do not go with all before."""
+        """Return the version of these settings. Raises `UsageError` if they do not go with all before."""
         version = self.records.find(provenance)
         if version is not None:
             return version
@@ -156,8 +156,9 @@ class _Search:
         elif not (may_mix and self.records.all[0].is_of_one_kind(provenance)):
             differences = self.records.all[0].differences(provenance)
             raise UsageError(
-                f"{place}: made with other settings than {self._made_by} ({'; '.join(map(str, differences))}); "
-                f"import them one by one{mixing_hint(differences)}"
+                f"made with other settings than {self._made_by} ({'; '.join(map(str, differences))}); "
+                f"import them one by one{mixing_hint(differences)}",
+                place=place,
             )
         return self.records.add(provenance)
 
@@ -197,7 +198,7 @@ class _Search:
 
 
 def _likely_key(name: str) -> str:
-    """The key that the name of a member stands for."""
+    """Return the key that the name of a member stands for."""
     base = name.rpartition(".")[0]
     try:
         return sample_key(base)
@@ -206,4 +207,4 @@ def _likely_key(name: str) -> str:
 
 
 def _refuse(error: OSError) -> None:
-    raise UsageError(f"{error.filename}: cannot be searched ({error.strerror})")
+    raise UsageError(f"cannot be searched ({error.strerror})", place=error.filename)

@@ -42,7 +42,7 @@ class StreamWriter:
         self.num_bytes += len(data)
 
     def add_failure(self, failure: Failure) -> None:
-        """An image that could not be used has no file."""
+        """Do nothing: an image that could not be used has no file."""
 
     def finish(self) -> None:
         """Write the end of the tar: without it, a reader knows that the stream was cut off."""
@@ -61,7 +61,7 @@ def read_member(name: str, data: bytes) -> Shard:
 
 
 def join_shards(shards: Sequence[Shard]) -> Shard:
-    """One shard of the rows of several, whose latents have one shape and which the same settings made."""
+    """Join the rows of several shards with latents of one shape that the same settings made."""
     return Shard(
         latents=torch.cat([shard.latents for shard in shards]),
         records=tuple(record for shard in shards for record in shard.records),

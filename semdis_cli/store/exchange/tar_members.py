@@ -20,7 +20,7 @@ class TarMember:
 
 
 def read_members(path: Path) -> Iterator[TarMember]:
-    """The files in the tar at `path`, in their order; links, folders, devices and sparse files are passed over.
+    """Yield the files in the tar at `path`, in their order; links, folders, devices and sparse files are passed over.
 
     Raises `StoreError` naming the file where it is damaged, cut short, compressed or no tar, or goes on behind its end.
     """

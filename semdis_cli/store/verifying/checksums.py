@@ -6,17 +6,18 @@ from pathlib import Path
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
-from semdis_cli.files.atomic import PublishedFile
-from semdis_cli.store.manifest import CHECKSUM_FILE, INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest
+from semdis_cli.store.latent_set import LatentSet
+from semdis_cli.store.manifest import CHECKSUM_FILE, INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER
 from semdis_cli.store.shard_header import open_regular
 
 _CHECKSUM = re.compile(rb"([0-9a-f]{64})  ([!-~]+)\n")
 _MAX_LINE_BYTES = 1 << 12
 
 
-def check_checksums(root: Path, manifest: Manifest) -> Iterator[Problem]:
+def check_checksums(latents: LatentSet) -> Iterator[Problem]:
     """Hold `SHA256SUMS` against the manifest."""
-    expected = {MANIFEST_FILE: PublishedFile.of(root / MANIFEST_FILE).sha256, INDEX_FILE: manifest.index.sha256}
+    root, manifest = latents.root, latents.manifest
+    expected = {MANIFEST_FILE: latents.sha256, INDEX_FILE: manifest.index.sha256}
     expected |= {f"{SHARD_FOLDER}/{shard.name}": shard.file.sha256 for shard in manifest.shards}
     try:
         found = yield from read_checksums(root)

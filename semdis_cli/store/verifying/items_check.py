@@ -1,28 +1,27 @@
 """`items.table`, held against the index and the shards from which it follows."""
 
 from collections.abc import Generator
-from pathlib import Path
 
 import numpy as np
 
 from semdis_cli.events import Problem
-from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.store.item_table import ITEMS_FILE, ItemTable, has_items, read_items
-from semdis_cli.store.manifest import MANIFEST_FILE, Manifest
+from semdis_cli.store.latent_set import LatentSet
+from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.verifying.index_table import IndexTable
 
 _REMEDY = "sets open without it, but slowly; the same semdis encode again writes it anew"
 
 
-def check_items(root: Path, manifest: Manifest, index: IndexTable) -> Generator[Problem, None, ItemTable | None]:
+def check_items(latents: LatentSet, index: IndexTable) -> Generator[Problem, None, ItemTable | None]:
     """Hold the table of a set against its index; returns it if nothing is wrong with it.
 
     One that is missing, or of another manifest, counts for nothing, and is no problem.
     """
-    sha256 = PublishedFile.of(root / MANIFEST_FILE).sha256
-    if not has_items(root, sha256):
+    root, manifest = latents.root, latents.manifest
+    if not has_items(root, latents.sha256):
         return None
-    table = read_items(root, manifest, sha256)
+    table = read_items(root, manifest, latents.sha256)
     if table is None:
         yield Problem(ITEMS_FILE, "table", f"damaged; {_REMEDY}")
     elif not _agree(table, manifest, index):

@@ -1,5 +1,6 @@
 """What a set says it holds: manifest, index, checksums and journal, held against each other."""
 
+import hashlib
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.files.links import describe_absent
 from semdis_cli.store.checks import is_shard_name
 from semdis_cli.store.item_table import ItemTable
+from semdis_cli.store.latent_set import LatentSet
 from semdis_cli.store.manifest import INDEX_FILE, JOURNAL_FOLDER, MANIFEST_FILE, SHARD_FOLDER, Manifest
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.verifying.checksums import check_checksums, read_checksums
@@ -76,7 +78,8 @@ class SetLists:
 
 def read_lists(root: Path) -> Generator[Problem, None, SetLists]:
     """Read what lists a set in the folder `root` has, and compare them. Raises `StoreError` if it holds nothing."""
-    manifest = yield from _read_manifest(root)
+    latents = yield from _read_set(root)
+    manifest = latents.manifest if latents is not None else None
     pending = yield from read_journals(root)
     if manifest is not None:
         pending = {name: shard for name, shard in pending.items() if name not in {s.name for s in manifest.shards}}
@@ -88,11 +91,11 @@ def read_lists(root: Path) -> Generator[Problem, None, SetLists]:
     if manifest is not None or not has_journal(root):  # a run that was stopped has no index yet
         table = yield from read_index(root)
     items = None
-    if manifest is not None and table is not None:
-        yield from _compare(manifest, table)
-        yield from check_checksums(root, manifest)
-        if table.file == manifest.index:
-            items = yield from check_items(root, manifest, table)
+    if latents is not None and table is not None:
+        yield from _compare(latents.manifest, table)
+        yield from check_checksums(latents)
+        if table.file == latents.manifest.index:
+            items = yield from check_items(latents, table)
     return SetLists(root, manifest, table, pending, items)
 
 
@@ -136,8 +139,8 @@ def compare_sums(manifest: Manifest, found: ChannelSums) -> Iterator[Problem]:
         yield Problem(MANIFEST_FILE, "statistics", what)
 
 
-def _read_manifest(root: Path) -> Generator[Problem, None, Manifest | None]:
-    """The manifest, if there is one that can be used; whatever is wrong with it is a problem."""
+def _read_set(root: Path) -> Generator[Problem, None, LatentSet | None]:
+    """The set, its index not looked at, if it has a manifest that can be used; what is wrong with that is a problem."""
     path = root / MANIFEST_FILE
     if absent := describe_absent(path):
         yield Problem(MANIFEST_FILE, "missing", absent)
@@ -153,16 +156,13 @@ def _read_manifest(root: Path) -> Generator[Problem, None, Manifest | None]:
         yield Problem(MANIFEST_FILE, "unfinished", what)
         return None
     try:
-        manifest = Manifest.read(root)
-        if manifest.to_bytes() != path.read_bytes():
+        latents = LatentSet.read(root)
+        if hashlib.sha256(latents.manifest.to_bytes()).hexdigest() != latents.sha256:
             raise StoreError("not written as it was; damaged or edited", place=path)
-    except OSError as error:
-        yield Problem(MANIFEST_FILE, "manifest", f"cannot be read ({error.strerror})")
-        return None
     except StoreError as error:
         yield Problem(MANIFEST_FILE, "manifest", error.beside(path))
         return None
-    return manifest
+    return latents
 
 
 def _compare(manifest: Manifest, table: IndexTable) -> Iterator[Problem]:

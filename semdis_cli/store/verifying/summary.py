@@ -9,9 +9,8 @@ from typing import Any
 from semdis_cli.errors import StoreError
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import ImageRecord
-from semdis_cli.store.index import read_rows
-from semdis_cli.store.manifest import INDEX_FILE, Manifest
-from semdis_cli.store.reader import check_index_file, recorded_layout
+from semdis_cli.store.latent_set import open_set
+from semdis_cli.store.reader import recorded_layout
 from semdis_cli.store.shard_header import read_shard_header
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.verifying.payload import read_payload
@@ -36,11 +35,11 @@ def summarise(path: Path) -> Json:
 
 
 def _summarise_set(root: Path) -> Json:
-    manifest = Manifest.read(root)
-    check_index_file(root, manifest)
+    latents = open_set(root)
+    manifest = latents.manifest
     layout = recorded_layout(manifest.provenance, str(root))
     tally = _Tally(layout)
-    for row in read_rows(root / INDEX_FILE):
+    for row in latents.rows():
         if row.error is not None:
             tally.failures.add(row.key, row.error)
         elif row.record is not None and row.is_ok:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure
 from semdis_cli.files.identity import Witness, all_vouch, settled
+from semdis_cli.files.image_list import NO_TIME, ImageList
 from semdis_cli.records import SourceImage
 from semdis_cli.store.manifest import MANIFEST_FILE
 from semdis_cli.store.writing.finished import Base, IndexLine
@@ -27,7 +28,7 @@ class Changes:
     """
 
     to_encode: tuple[SourceImage, ...]
-    kept: tuple[SourceImage, ...] = ()
+    kept: ImageList = field(default_factory=ImageList)
     returned: frozenset[str] = frozenset()
     removed: frozenset[str] = frozenset()
     forgotten: frozenset[str] = frozenset()
@@ -39,7 +40,7 @@ class Changes:
 
     def seen(self) -> Iterator[SeenFile]:
         """What to remember of the files that are kept."""
-        return map(SeenFile.of, self.kept)
+        return map(SeenFile._make, self.kept.facts())
 
 
 def find_changes(base: Base, images: Sequence[SourceImage], failures: Sequence[Failure], hashes: Hashes) -> Changes:
@@ -51,10 +52,11 @@ def find_changes(base: Base, images: Sequence[SourceImage], failures: Sequence[F
     if base.manifest is None:
         return Changes(to_encode=tuple(images))
     num_inputs = base.manifest.num_ok + base.manifest.num_failed
-    if len(images) == num_inputs and not failures and all(image.mtime_ns is not None for image in images):
+    images = ImageList.of(images)
+    if len(images) == num_inputs and not failures and NO_TIME not in images.times()[0]:
         num_failed = base.manifest.num_failed
-        unchanged = Changes(to_encode=(), kept=tuple(images), num_failed=num_failed, is_on_record=True)
-        is_same = is_just_this(base.folder, base.manifest.index.sha256, unchanged.seen())
+        unchanged = Changes(to_encode=(), kept=images, num_failed=num_failed, is_on_record=True)
+        is_same = is_just_this(base.folder, base.manifest.index.sha256, images.facts())
         if is_same and (all_vouch(images) or all(map(_witness(base, images).is_unchanged, images, unchanged.seen()))):
             return unchanged
     comparison = _Comparison(base, frozenset(failure.key for failure in failures), _witness(base, images))
@@ -75,7 +77,7 @@ class _Comparison:
     failed: frozenset[str]
     witness: Witness
     to_encode: list[SourceImage] = field(default_factory=list)
-    kept: list[SourceImage] = field(default_factory=list)
+    kept: ImageList = field(default_factory=ImageList)
     returned: set[str] = field(default_factory=set)
     gone: dict[str, set[str]] = field(default_factory=lambda: {"ok": set(), "removed": set(), "failed": set()})
     in_doubt: list[tuple[SourceImage, IndexLine]] = field(default_factory=list)
@@ -124,7 +126,7 @@ class _Comparison:
             )
         return Changes(
             to_encode=tuple(sorted(self.to_encode, key=lambda image: image.key)),
-            kept=tuple(sorted(self.kept, key=lambda image: image.key)),
+            kept=self.kept.sorted(),
             returned=frozenset(self.returned),
             removed=frozenset(self.gone["ok"]),
             forgotten=frozenset(self.gone["failed"]),

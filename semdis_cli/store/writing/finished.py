@@ -1,17 +1,19 @@
 """What a run starts from: a finished set that is to grow, or nothing."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files import disk
-from semdis_cli.files.atomic import PublishedFile, make_folder, publish
+from semdis_cli.files.atomic import make_folder, publish
 from semdis_cli.files.links import describe_absent, describe_pointer
-from semdis_cli.store.checks import MALFORMED, check_record_key, parse_json
+from semdis_cli.store.checks import check_record_key, parse_json
+from semdis_cli.store.index import parse_row
 from semdis_cli.store.item_table import ITEMS_FILE, read_items
 from semdis_cli.store.items import find_items
+from semdis_cli.store.latent_set import LatentSet
 from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, verify_hint
 from semdis_cli.store.writing.seen import SEEN_FILE, SeenFile, read_seen
 
@@ -36,24 +38,30 @@ class IndexLine(NamedTuple):
 
 @dataclass(frozen=True)
 class Base:
-    """The manifest, index and times of sources in `folder`, of shards in `root`; without a manifest, an empty set."""
+    """What the folder `root` holds: the finished set `latents`, or nothing."""
 
     root: Path
-    folder: Path
-    manifest: Manifest | None = None
+    latents: LatentSet | None = None
 
     @classmethod
     def read(cls, root: Path, folder: Path) -> "Base":
-        """The set in `folder`, whose index is held against its sha256. Raises `StoreError` if it is damaged."""
-        manifest = Manifest.read(folder)
-        if PublishedFile.of(folder / INDEX_FILE) != manifest.index:
-            raise StoreError("does not match the sha256 in the manifest; damaged or edited", place=folder / INDEX_FILE)
-        return cls(root, folder, manifest)
+        """The set with the lists in `folder`. Raises `StoreError` if they are damaged."""
+        return cls(root, LatentSet.read(root, folder).check_index(is_locked=True))
+
+    @property
+    def folder(self) -> Path:
+        """The folder with manifest, index and times of sources."""
+        return self.latents.folder if self.latents else self.root
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The manifest of the set."""
+        return self.latents.manifest if self.latents else None
 
     @property
     def sha256(self) -> str | None:
         """Identity of the set: the sha256 of its manifest."""
-        return PublishedFile.of(self.folder / MANIFEST_FILE).sha256 if self.manifest else None
+        return self.latents.sha256 if self.latents else None
 
     @property
     def next_number(self) -> int:
@@ -83,11 +91,11 @@ class Base:
 
         That is in the set's table; a set without one is looked at now. Raises `StoreError` if it is damaged.
         """
-        if self.manifest is None or self.sha256 is None:
+        if self.latents is None:
             return {}
-        table = read_items(self.folder, self.manifest, self.sha256)
-        table = table or find_items(self.root, self.folder, self.manifest).table
-        return dict(zip((shard.name for shard in self.manifest.shards), table.headers, strict=True))
+        manifest = self.latents.manifest
+        table = read_items(self.folder, manifest, self.latents.sha256) or find_items(self.latents).table
+        return dict(zip((shard.name for shard in manifest.shards), table.headers, strict=True))
 
     def check_shards(self) -> None:
         """Refuse a set whose shards are not all there; what is in them is for reading to check."""
@@ -108,14 +116,14 @@ class Base:
         for name in (INDEX_FILE, ITEMS_FILE, SEEN_FILE, MANIFEST_FILE):
             if (self.folder / name).exists():
                 publish(folder / name, _chunks(self.folder / name))
-        return Base(self.root, folder, self.manifest)
+        return Base(self.root, self.latents and replace(self.latents, folder=folder))
 
     def remove(self) -> None:
         """Delete the folder and all in it."""
         disk.remove_folder(self.folder)
 
 
-NO_BASE = Base(Path(), Path())
+NO_BASE = Base(Path())
 
 
 def size_of(path: Path) -> int | None:
@@ -127,21 +135,25 @@ def size_of(path: Path) -> int | None:
 
 
 def parse_line(data: bytes, path: Path) -> IndexLine:
-    """What matters of a line that was written by us: the index's sha256 has been checked, so fields are not again."""
+    """Parse what matters of a line of ours. Its fields are not checked: the sha256 of the index has been."""
     try:
-        fields = parse_json(data)
-        place = None if "shard" not in fields else (fields["shard"], fields["row"])
-        return IndexLine(
-            key=check_record_key(fields),
-            status=fields["status"],
-            num_bytes=fields.get("num_bytes"),
-            sha256=fields.get("sha256"),
-            place=place,
-            error=fields.get("error"),
-            data=data,
-        )
-    except MALFORMED as error:
-        raise StoreError(f"not an index row ({error}); damaged or edited", place=path) from error
+        return parse_row(_parse_line, data)
+    except StoreError as error:
+        raise StoreError(f"{error.reason}; damaged or edited", place=path) from error
+
+
+def _parse_line(data: bytes) -> IndexLine:
+    fields = parse_json(data)
+    place = None if "shard" not in fields else (fields["shard"], fields["row"])
+    return IndexLine(
+        key=check_record_key(fields),
+        status=fields["status"],
+        num_bytes=fields.get("num_bytes"),
+        sha256=fields.get("sha256"),
+        place=place,
+        error=fields.get("error"),
+        data=data,
+    )
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

@@ -4,7 +4,6 @@ A finished set can grow. A run on it keeps the latents of unchanged inputs where
 changed ones, and marks those whose inputs are gone; until its manifest is written the set stays what it was.
 """
 
-import hashlib
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -28,6 +27,7 @@ from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import SourceImage
 from semdis_cli.store.item_table import ITEMS_FILE, read_items
 from semdis_cli.store.items import find_items
+from semdis_cli.store.latent_set import LatentSet
 from semdis_cli.store.manifest import (
     CHECKSUM_FILE,
     INDEX_FILE,
@@ -76,7 +76,7 @@ class LatentSetWriter:
         self.later_versions = tuple(later_versions)
         self._mix_versions = mix_versions
         self.channels = channels
-        self.base = Base(root, root)
+        self.base = Base(root)
         self.finished: Manifest | None = None
         self._plan: SetPlan | None = None
         self._lock = FolderLock(root)
@@ -222,15 +222,15 @@ class LatentSetWriter:
         for folder in filter(Path.is_dir, (self.root, self.root / SHARD_FOLDER)):
             sweep_temporaries(folder)
         begun, entries = self._journal.read()
-        manifest = Manifest.read(self.root) if (self.root / MANIFEST_FILE).exists() else None
-        if begun is not None and manifest is not None and manifest.plan_sha256 == begun.get("plan_sha256"):
+        finished = LatentSet.read(self.root) if (self.root / MANIFEST_FILE).exists() else None
+        if begun is not None and finished is not None and finished.manifest.plan_sha256 == begun.get("plan_sha256"):
             begun, entries = None, {}  # finished: all that is missing is the journal's removal
             self._journal.remove()
         name = begun.get("base") if begun is not None else None
         if is_base_name(name):
             self.base = self._read_base(self._journal.folder / str(name))
-        elif begun is None and manifest is not None:
-            self.base = Base.read(self.root, self.root)
+        elif begun is None and finished is not None:
+            self.base = Base(self.root, finished.check_index(is_locked=True))
         self._journal.sweep(name if is_base_name(name) else None)
         on_record = [*self.base.manifest.records] if self.base.manifest is not None else []
         if begun is not None and (entries or on_record):
@@ -285,7 +285,7 @@ class LatentSetWriter:
         checksums = list(checksum_lines(manifest))
         if _bytes_of(self.root / CHECKSUM_FILE) != b"".join(checksums):
             publish(self.root / CHECKSUM_FILE, checksums)
-        self._renew_table(manifest)
+        self._renew_table()
         is_on_record = plan.changes.is_on_record
         if not is_on_record and not is_just_this(self.root, manifest.index.sha256, plan.changes.seen()):
             write_seen(self.root, manifest.index.sha256, plan.changes.seen())
@@ -293,14 +293,13 @@ class LatentSetWriter:
             self._journal.remove()
         self.finished = manifest
 
-    def _renew_table(self, manifest: Manifest) -> None:
+    def _renew_table(self) -> None:
         """Write the table of a set that has none, or a damaged one; none of a set with a damaged shard."""
-        sha256 = hashlib.sha256(manifest.to_bytes()).hexdigest()
-        if read_items(self.root, manifest, sha256) is not None:
+        latents = self.base.latents
+        if latents is None or read_items(self.root, latents.manifest, latents.sha256) is not None:
             return
         with suppress(StoreError):  # whoever reads the set says what is wrong with it
-            table = find_items(self.root, self.root, manifest).table
-            publish(self.root / ITEMS_FILE, table.to_chunks(sha256))
+            publish(self.root / ITEMS_FILE, find_items(latents).table.to_chunks(latents.sha256))
 
     def _sweep_shards(self) -> None:
         """Remove shards that nothing refers to: of a plan that was given up, or about to be written anew."""

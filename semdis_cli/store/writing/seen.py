@@ -7,18 +7,20 @@ first line names the index that it belongs to, the others are `[key, bytes, mtim
 
 import json
 from collections.abc import Iterable, Iterator
-from itertools import zip_longest
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
 from semdis_cli.files.atomic import publish
+from semdis_cli.files.image_list import Facts
 from semdis_cli.files.json_text import escape_name, unescape_name
 from semdis_cli.records import SourceImage
 from semdis_cli.store.checks import MALFORMED, check_count, check_integer, check_text, parse_json
 
 SEEN_FILE = "seen.jsonl"
+_COMPARED_AT_ONCE = 1 << 12
 _quoted = json.encoder.encode_basestring_ascii
 
 
@@ -40,12 +42,7 @@ class SeenFile(NamedTuple):
 
     def to_line(self) -> bytes:
         """As written."""
-        key, num_bytes, mtime_ns, ctime_ns = self
-        if not key.isascii():
-            key = escape_name(key)
-        if mtime_ns is None or ctime_ns is None:
-            return f"[{_quoted(key)},{num_bytes},{_number(mtime_ns)},{_number(ctime_ns)}]\n".encode()
-        return f"[{_quoted(key)},{num_bytes},{mtime_ns},{ctime_ns}]\n".encode()  # a million of them in half a second
+        return _line(self).encode()
 
     @classmethod
     def parse(cls, line: bytes) -> "SeenFile":
@@ -64,6 +61,15 @@ class SeenFile(NamedTuple):
         if len(rest) > 1:
             raise ValueError("more than two times")
         return cls(key, check_count(num_bytes), _check_time(mtime_ns), _check_time(ctime_ns))
+
+
+def _line(facts: Facts) -> str:
+    key, num_bytes, mtime_ns, ctime_ns = facts
+    if not key.isascii():
+        key = escape_name(key)
+    if mtime_ns is None or ctime_ns is None:
+        return f"[{_quoted(key)},{num_bytes},{_number(mtime_ns)},{_number(ctime_ns)}]\n"
+    return f"[{_quoted(key)},{num_bytes},{mtime_ns},{ctime_ns}]\n"  # a million of them in half a second
 
 
 def _number(value: int | None) -> str:
@@ -141,12 +147,13 @@ def seen_time_ns(folder: Path) -> int | None:
         return None
 
 
-def is_just_this(folder: Path, index_sha256: str, files: Iterable[SeenFile]) -> bool:
+def is_just_this(folder: Path, index_sha256: str, files: Iterator[Facts]) -> bool:
     """Whether the file in `folder` is what `write_seen` would make of `files`."""
     try:
         with (folder / SEEN_FILE).open("rb") as file:
             if file.readline() != first_line(index_sha256):
                 return False
-            return all(seen is not None and line == seen.to_line() for line, seen in zip_longest(file, files))
+            pieces = iter(lambda: "".join(map(_line, islice(files, _COMPARED_AT_ONCE))).encode(), b"")
+            return all(file.read(len(piece)) == piece for piece in pieces) and not file.read(1)
     except OSError:
         return False

@@ -1,0 +1,160 @@
+"""Images of a run in a few bytes each: a million of them as objects would take 400 MB, and long to make."""
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter, eq
+from typing import NamedTuple, overload
+
+from semdis_cli.records import ImageReader, SourceImage
+
+NO_TIME = -(1 << 63)
+_KEY_CODEC = ("utf-8", "surrogatepass")
+
+
+# Key, size, mtime and ctime of an image, as in `SourceImage`: what is compared from run to run.
+Facts = tuple[str, int, int | None, int | None]
+
+
+class _Root(NamedTuple):
+    """Where images lie whose places are `start` and what follows the first `cut` characters of their keys."""
+
+    reader: ImageReader
+    start: str
+    cut: int
+
+
+class ImageList(Sequence[SourceImage]):
+    """Images of a run, made anew whenever they are asked for.
+
+    An image whose place is the end of its key in some folder, as of a file, takes 36 bytes and its key. Of others, as
+    of members of a tar, the object itself is kept. `is_rising`: their keys rise, so that none comes twice.
+    """
+
+    def __init__(self, images: Iterable[SourceImage] = ()) -> None:
+        self.is_rising = True
+        self._last = ""
+        self._text, self._ends, self._roots_of = bytearray(), array("Q"), array("I")
+        self._figures = array("q")  # size, mtime, ctime of one after the other
+        self._roots: list[_Root] = []
+        self._numbers: dict[tuple[int, str, int], int] = {}  # of the roots
+        self._others: dict[int, SourceImage] = {}
+        for image in images:
+            self.append(image)
+
+    @classmethod
+    def of(cls, images: Iterable[SourceImage]) -> "ImageList":
+        """Return `images` as such a list; one that is such a list already is returned as it is."""
+        return images if isinstance(images, ImageList) else cls(images)
+
+    def append(self, image: SourceImage) -> None:
+        """Add an image."""
+        root = self._find_root(image)
+        if root is None or not self.add(root, image.key, image.num_bytes, image.mtime_ns, image.ctime_ns):
+            self._others[len(self)] = image
+            self.add(0, image.key, 0, None, None)
+
+    def root(self, reader: ImageReader, start: str, cut: int) -> int:
+        """Return the number of a root for `add`."""
+        number = self._numbers.setdefault((id(reader), start, cut), len(self._roots))
+        if number == len(self._roots):
+            self._roots.append(_Root(reader, start, cut))
+        return number
+
+    def add(self, root: int, key: str, num_bytes: int, mtime_ns: int | None, ctime_ns: int | None) -> bool:
+        """Add an image whose place follows from its key and the `root`; False if its figures are beyond 64 bits."""
+        mtime_ns = NO_TIME if mtime_ns is None else mtime_ns
+        ctime_ns = NO_TIME if ctime_ns is None else ctime_ns
+        try:
+            self._figures.extend((num_bytes, mtime_ns, ctime_ns))
+        except OverflowError:
+            del self._figures[3 * len(self._ends) :]
+            return False
+        if key <= self._last and self._ends:
+            self.is_rising = False
+        self._last = key
+        self._text += key.encode(*_KEY_CODEC)
+        self._ends.append(len(self._text))
+        self._roots_of.append(root)
+        return True
+
+    def sorted(self) -> "ImageList":
+        """Return the images by their keys; those of one key stay in their order."""
+        return self if self.is_rising else ImageList(sorted(self, key=attrgetter("key")))
+
+    def facts(self) -> Iterator[Facts]:
+        """Yield what is compared of each image: quicker than the images."""
+        start, figures = 0, iter(self._figures)
+        for number, (end, num_bytes, mtime_ns, ctime_ns) in enumerate(
+            zip(self._ends, figures, figures, figures, strict=True)
+        ):
+            if self._others and number in self._others:
+                image = self._others[number]
+                yield image.key, image.num_bytes, image.mtime_ns, image.ctime_ns
+            else:
+                key = self._text[start:end].decode(*_KEY_CODEC)
+                yield key, num_bytes, _time(mtime_ns), _time(ctime_ns)
+            start = end
+
+    def times(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Return all mtimes and all ctimes; `NO_TIME`, far below 0, where there is none."""
+        if not self._others:
+            return self._figures[1::3], self._figures[2::3]
+        pairs = [(mtime_ns, ctime_ns) for _, _, mtime_ns, ctime_ns in self.facts()]
+        mtimes, ctimes = zip(*pairs, strict=True)
+        return [NO_TIME if time is None else time for time in mtimes], [
+            NO_TIME if time is None else time for time in ctimes
+        ]
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __bool__(self) -> bool:
+        return bool(self._ends)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @overload
+    def __getitem__(self, index: int) -> SourceImage: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[SourceImage]: ...
+
+    def __getitem__(self, index: int | slice) -> SourceImage | list[SourceImage]:
+        if isinstance(index, slice):
+            return [self._image(number) for number in range(*index.indices(len(self)))]
+        return self._image(range(len(self))[index])
+
+    def __iter__(self) -> Iterator[SourceImage]:
+        return map(self._image, range(len(self)))
+
+    def _image(self, number: int) -> SourceImage:
+        if self._others and number in self._others:
+            return self._others[number]
+        start = self._ends[number - 1] if number else 0
+        key = self._text[start : self._ends[number]].decode(*_KEY_CODEC)
+        reader, first, cut = self._roots[self._roots_of[number]]
+        num_bytes, mtime_ns, ctime_ns = self._figures[3 * number : 3 * number + 3]
+        return SourceImage(key, reader, first + key[cut:], num_bytes, _time(mtime_ns), _time(ctime_ns))
+
+    def _find_root(self, image: SourceImage) -> int | None:
+        """Return the root of an image; None if its place is no text, or nothing at its end is that of the key."""
+        place, key = image.place, image.key
+        if type(place) is not str:
+            return None
+        if self._roots:
+            reader, start, cut = self._roots[-1]
+            if reader is image.reader and place.startswith(start) and place[len(start) :] == key[cut:]:
+                return len(self._roots) - 1
+        name = key[key.rfind("/") + 1 :]
+        if not place.endswith(name):
+            return None
+        same = len(name)
+        while same < min(len(place), len(key)) and place[-same - 1] == key[-same - 1]:
+            same += 1
+        return self.root(image.reader, place[: len(place) - same], len(key) - same)
+
+
+def _time(value: int) -> int | None:
+    return None if value == NO_TIME else value
