@@ -175,6 +175,7 @@ def _read_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
+                look()
                 yield offset, number, line
                 offset += len(line)
     except OSError as error:

@@ -9,6 +9,7 @@ from semdis_cli.events import Failure
 from semdis_cli.files.identity import Witness, all_vouch, settled
 from semdis_cli.files.image_list import NO_TIME, ImageList
 from semdis_cli.records import SourceImage
+from semdis_cli.stops import look
 from semdis_cli.store.manifest import MANIFEST_FILE
 from semdis_cli.store.writing.finished import Base, IndexLine
 from semdis_cli.store.writing.seen import SeenByKey, SeenFile, has_seen, is_just_this, seen_time_ns
@@ -92,6 +93,7 @@ class _Comparison:
         lines = self.base.lines()
         line = next(lines, None)
         for image in images:
+            look()
             while line is not None and line.key < image.key:
                 self._miss(line)
                 line = next(lines, None)

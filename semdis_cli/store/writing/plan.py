@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from semdis_cli.events import Failure
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import PlannedImage
+from semdis_cli.stops import look
 from semdis_cli.store.index import to_line
 from semdis_cli.store.writing.changes import Changes
 from semdis_cli.store.writing.finished import NO_BASE, Base
@@ -102,6 +103,7 @@ def plan_sha256(
         groups = {"returned": changes.returned, "removed": changes.removed, "forgotten": changes.forgotten}
         digest.update(to_line({"base": base.sha256, **{name: sorted(keys) for name, keys in groups.items()}}))
     for shard in shards:
+        look()
         digest.update(to_line({"shard": shard.name} | ({"version": shard.version} if shard.version else {})))
         for image in shard.images:
             digest.update(to_line({"key": image.source.key, "num_bytes": image.source.num_bytes}))
