@@ -52,10 +52,7 @@ def train(
 
     job = prepare_train(settings, output)
     if not reporting.quiet:
-        aligned = (
-            f"aligned with {settings.teacher}" if settings.teacher else "without a teacher: the alignment term is off"
-        )
-        display.say(f"semdis: training in {job.settings.dtype} on {job.device}, {aligned}")
+        display.say(f"semdis: training in {job.settings.dtype} on {job.device}, {_aligned_with(settings.teacher)}")
     events = run(images, measured, (*failures, *measured_failures), job)
     code = follow(
         events,
@@ -66,6 +63,10 @@ def train(
         make_view=_TrainView,
     )
     raise typer.Exit(code)
+
+
+def _aligned_with(teacher: str | None) -> str:
+    return f"aligned with {teacher}" if teacher else "without a teacher: the alignment term is off"
 
 
 def _find(
