@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BufferedReader, BytesIO
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ class HeldImage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """What happened between the upright source image and the model's input; all sizes in pixels, (height, width).
+    """The way from the upright source image to the model's input; all sizes in pixels, (height, width).
 
     source -> resize to `resized` -> cut the box of size `image` at `crop` (top, left) -> repeat the last row and column
     until the size is `bucket`. Decoding undoes the last step: what comes back has the size `image`.
@@ -92,14 +91,14 @@ class Geometry:
 
     def to_json(self) -> dict[str, list[int]]:
         """As plain lists, ready for `json.dumps`."""
-        return {name: list(getattr(self, name)) for name in GEOMETRY_FIELDS}
+        return dict(zip(GEOMETRY_FIELDS, map(list, self.pairs), strict=True))
 
     @classmethod
     def from_json(cls, value: object) -> "Geometry":
         """The geometry that `to_json` wrote. `value` is not trusted: `ValueError` says what is wrong with it."""
-        if not isinstance(value, dict) or value.keys() != set(GEOMETRY_FIELDS):
+        if not isinstance(value, dict) or value.keys() != _GEOMETRY_NAMES:
             raise ValueError(f"a geometry has the fields {', '.join(GEOMETRY_FIELDS)}")
-        geometry = cls(**{name: _pair(name, value[name]) for name in GEOMETRY_FIELDS})
+        geometry = cls(*[_pair(name, value[name]) for name in GEOMETRY_FIELDS])
         for axis in (0, 1):
             if geometry.crop[axis] + geometry.image[axis] > geometry.resized[axis]:
                 raise ValueError(f"geometry: the box of {geometry.image} at {geometry.crop} leaves {geometry.resized}")
@@ -109,16 +108,17 @@ class Geometry:
 
 
 GEOMETRY_FIELDS = ("source", "resized", "crop", "image", "bucket")
+_GEOMETRY_NAMES = set(GEOMETRY_FIELDS)
 
 
 def _pair(name: str, value: object) -> tuple[int, int]:
     """Two integers from JSON: sizes from 1, the crop's corner from 0 on."""
-    smallest = 0 if name == "crop" else 1
-    if not isinstance(value, list) or len(value) != 2 or not all(type(side) is int for side in value):
+    if not isinstance(value, list) or len(value) != 2 or type(value[0]) is not int or type(value[1]) is not int:
         raise ValueError(f"geometry: {name} must be two integers, not {str(value)[:40]}")
-    if not all(smallest <= side < 2**31 for side in value):
+    height, width = value
+    if min(height, width) < (0 if name == "crop" else 1) or max(height, width) >= 2**31:
         raise ValueError(f"geometry: {name} is out of range: {str(value)[:40]}")
-    return value[0], value[1]
+    return height, width
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ class FileDigest:
     sha256: str
 
 
-NO_COLUMNS: Mapping[str, Any] = MappingProxyType({})  # one for all: most images have none
+NO_COLUMNS: Mapping[str, Any] = {}  # one for all, as most images have none; it may go to another process
 
 
 def _no_columns() -> Mapping[str, Any]:

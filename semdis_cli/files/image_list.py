@@ -2,7 +2,8 @@
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from operator import attrgetter, eq
+from itertools import repeat
+from operator import attrgetter, eq, lt
 from typing import NamedTuple, overload
 
 from semdis_cli.records import ImageReader, SourceImage
@@ -16,18 +17,22 @@ Facts = tuple[str, int, int | None, int | None]
 
 
 class _Root(NamedTuple):
-    """Where images lie whose places are `start` and what follows the first `cut` characters of their keys."""
+    """Where images lie whose places are `start` and what follows the first `cut` characters of their keys.
+
+    `start` None: their places are numbers.
+    """
 
     reader: ImageReader
-    start: str
-    cut: int
+    start: str | None
+    cut: int = 0
 
 
 class ImageList(Sequence[SourceImage]):
     """Images of a run, made anew whenever they are asked for.
 
-    An image whose place is the end of its key in some folder, as of a file, takes 36 bytes and its key. Of others, as
-    of members of a tar, the object itself is kept. `is_rising`: their keys rise, so that none comes twice.
+    An image whose place is the end of its key in some folder, as of a file, takes 36 bytes and its key; one whose place
+    is a number, as of a member of a tar, 44. Of others the object itself is kept. `is_rising`: their keys rise, so that
+    none comes twice.
     """
 
     def __init__(self, images: Iterable[SourceImage] = ()) -> None:
@@ -35,8 +40,9 @@ class ImageList(Sequence[SourceImage]):
         self._last = ""
         self._text, self._ends, self._roots_of = bytearray(), array("Q"), array("I")
         self._figures = array("q")  # size, mtime, ctime of one after the other
+        self._places = array("q")  # that are numbers; as many as images, up to the last one of them
         self._roots: list[_Root] = []
-        self._numbers: dict[tuple[int, str, int], int] = {}  # of the roots
+        self._numbers: dict[tuple[int, str | None, int], int] = {}  # of the roots
         self._others: dict[int, SourceImage] = {}
         for image in images:
             self.append(image)
@@ -49,32 +55,47 @@ class ImageList(Sequence[SourceImage]):
     def append(self, image: SourceImage) -> None:
         """Add an image."""
         root = self._find_root(image)
-        if root is None or not self.add(root, image.key, image.num_bytes, image.mtime_ns, image.ctime_ns):
+        figures = image.num_bytes, image.mtime_ns, image.ctime_ns
+        if root is None or not self._take((image.key,), figures):
             self._others[len(self)] = image
-            self.add(0, image.key, 0, None, None)
+            root = 0
+            self._take((image.key,), (0, None, None))
+        elif self._roots[root].start is None:
+            self._places.extend(repeat(0, len(self) - len(self._places)))
+            self._places[-1] = image.place
+        self._roots_of.append(root)
 
-    def root(self, reader: ImageReader, start: str, cut: int) -> int:
-        """Return the number of a root for `add`."""
+    def extend(self, root: int, keys: Sequence[str], figures: Sequence[int]) -> None:
+        """Add images whose places follow from their keys and the `root`; `figures`: size, mtime, ctime of each."""
+        if self._take(keys, figures):
+            self._roots_of.extend((root,) * len(keys))
+            return
+        reader, start, cut = self._roots[root]
+        numbers = iter(figures)
+        for key, num_bytes, mtime_ns, ctime_ns in zip(keys, numbers, numbers, numbers, strict=True):
+            place = (start or "") + key[cut:]
+            self.append(SourceImage(key, reader, place, num_bytes, mtime_ns, ctime_ns))
+
+    def root(self, reader: ImageReader, start: str | None, cut: int = 0) -> int:
+        """Return the number of a root for `extend`."""
         number = self._numbers.setdefault((id(reader), start, cut), len(self._roots))
         if number == len(self._roots):
             self._roots.append(_Root(reader, start, cut))
         return number
 
-    def add(self, root: int, key: str, num_bytes: int, mtime_ns: int | None, ctime_ns: int | None) -> bool:
-        """Add an image whose place follows from its key and the `root`; False if its figures are beyond 64 bits."""
-        mtime_ns = NO_TIME if mtime_ns is None else mtime_ns
-        ctime_ns = NO_TIME if ctime_ns is None else ctime_ns
+    def _take(self, keys: Sequence[str], figures: Sequence[int | None]) -> bool:
+        """Add keys and figures; False, and nothing is added, if one of these is beyond 64 bits."""
         try:
-            self._figures.extend((num_bytes, mtime_ns, ctime_ns))
+            self._figures.extend(NO_TIME if figure is None else figure for figure in figures)
         except OverflowError:
             del self._figures[3 * len(self._ends) :]
             return False
-        if key <= self._last and self._ends:
+        if (keys[0] <= self._last and self._ends) or not all(map(lt, keys, keys[1:])):
             self.is_rising = False
-        self._last = key
-        self._text += key.encode(*_KEY_CODEC)
-        self._ends.append(len(self._text))
-        self._roots_of.append(root)
+        self._last = keys[-1]
+        for key in keys:
+            self._text += key.encode(*_KEY_CODEC)
+            self._ends.append(len(self._text))
         return True
 
     def sorted(self) -> "ImageList":
@@ -84,6 +105,11 @@ class ImageList(Sequence[SourceImage]):
     def facts(self) -> Iterator[Facts]:
         """Yield what is compared of each image: quicker than the images."""
         start, figures = 0, iter(self._figures)
+        if not self._others and NO_TIME not in self._figures:
+            for end, num_bytes, mtime_ns, ctime_ns in zip(self._ends, figures, figures, figures, strict=True):
+                yield self._text[start:end].decode(*_KEY_CODEC), num_bytes, mtime_ns, ctime_ns
+                start = end
+            return
         for number, (end, num_bytes, mtime_ns, ctime_ns) in enumerate(
             zip(self._ends, figures, figures, figures, strict=True)
         ):
@@ -136,16 +162,24 @@ class ImageList(Sequence[SourceImage]):
         key = self._text[start : self._ends[number]].decode(*_KEY_CODEC)
         reader, first, cut = self._roots[self._roots_of[number]]
         num_bytes, mtime_ns, ctime_ns = self._figures[3 * number : 3 * number + 3]
-        return SourceImage(key, reader, first + key[cut:], num_bytes, _time(mtime_ns), _time(ctime_ns))
+        place = self._places[number] if first is None else first + key[cut:]
+        return SourceImage(key, reader, place, num_bytes, _time(mtime_ns), _time(ctime_ns))
 
     def _find_root(self, image: SourceImage) -> int | None:
-        """Return the root of an image; None if its place is no text, or nothing at its end is that of the key."""
+        """Return the root of an image; None if its place is no number, and no text whose end is that of the key."""
         place, key = image.place, image.key
+        if type(place) is int and 0 <= place < 1 << 63:
+            return self.root(image.reader, None)
         if type(place) is not str:
             return None
         if self._roots:
             reader, start, cut = self._roots[-1]
-            if reader is image.reader and place.startswith(start) and place[len(start) :] == key[cut:]:
+            if (
+                reader is image.reader
+                and start is not None
+                and place.startswith(start)
+                and place[len(start) :] == key[cut:]
+            ):
                 return len(self._roots) - 1
         name = key[key.rfind("/") + 1 :]
         if not place.endswith(name):

@@ -44,6 +44,12 @@ def image_format(start: bytes) -> str | None:
     return None
 
 
+def has_image_suffix(name: str) -> bool:
+    """Tell whether a file is an image by its name alone."""
+    _, dot, suffix = name.rpartition(".")
+    return bool(dot) and suffix.lower() in IMAGE_SUFFIXES
+
+
 def is_image_file(file: BinaryIO) -> bool:
     """Tell whether the file, which stands at its beginning, is an image by its content; a camera raw is none."""
     name = image_format(file.read(SIGNATURE_BYTES))

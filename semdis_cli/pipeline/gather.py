@@ -2,35 +2,27 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardPublished, StageTimes, TimeSpent
 from semdis_cli.pipeline.report import RunTotals
+from semdis_cli.pipeline.workers import timed
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import EncodedImage, PlannedImage, SourceImage
+from semdis_cli.settings import ShardSettings
 from semdis_cli.sources.files import ON_DISK
 from semdis_cli.store.exchange.found_samples import FoundSample, FoundSamples
 from semdis_cli.store.writing.changes import Hashes, find_changes
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.latent_set import LatentSetWriter
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
-from semdis_cli.store.writing.shard_writer import ShardWriter
+from semdis_cli.store.writing.shard_writer import ShardRows
 
 _IMAGES_AT_ONCE = 256
 
 
-@dataclass(frozen=True)
-class GatherSettings:
-    """Settings of an import: how shards are cut, as in `EncodeSettings`."""
-
-    shard_mib: int = 256
-    shard_images: int | None = None
-    mix_versions: bool = False
-
-
-def gather(found: FoundSamples, settings: GatherSettings, output: Path) -> Iterator[Event]:
+def gather(found: FoundSamples, settings: ShardSettings, output: Path) -> Iterator[Event]:
     """Write the latents of `found` into the set `output`, continuing an earlier run; of a finished set what changed.
 
     A damaged file is a `Failure` event and a row of the index. Equal images and settings give the bytes that encoding
@@ -62,11 +54,12 @@ def gather(found: FoundSamples, settings: GatherSettings, output: Path) -> Itera
 
         # Read -> check -> shard
         for planned in latents.remaining:
-            with latents.open_shard(planned, found.layout) as shard:
-                yield from map(totals.add, _gather_shard(planned, found, samples, shard))
-            yield totals.add(TimeSpent(StageTimes(write_s=shard.publish_s)))
-            if shard.published is not None:
-                yield ShardPublished(planned.name, shard.num_images, shard.published.num_bytes)
+            rows = latents.open_shard(planned, found.layout)
+            yield from map(totals.add, _gather_shard(planned, found, samples, rows))
+            entry, write_s = timed(latents.publish, rows.finish())
+            yield totals.add(TimeSpent(StageTimes(write_s=write_s)))
+            if entry.file is not None:
+                yield ShardPublished(entry.name, entry.num_ok, entry.file.num_bytes)
 
         # Index, checksums and, last, the manifest
         manifest = latents.finished or latents.finish()
@@ -81,7 +74,7 @@ def gather(found: FoundSamples, settings: GatherSettings, output: Path) -> Itera
 
 
 def plan_gather(
-    found: FoundSamples, settings: GatherSettings, base: Base, hashes: Hashes, provenance: Provenance
+    found: FoundSamples, settings: ShardSettings, base: Base, hashes: Hashes, provenance: Provenance
 ) -> SetPlan:
     """Return which image goes where, beyond what `base` holds; shards hold latents of one version each.
 
@@ -106,7 +99,7 @@ def plan_gather(
 
 
 def _gather_shard(
-    planned: PlannedShard, found: FoundSamples, samples: dict[str, FoundSample], shard: ShardWriter
+    planned: PlannedShard, found: FoundSamples, samples: dict[str, FoundSample], rows: ShardRows
 ) -> Iterator[Event]:
     """Read the images of one shard, and check each."""
     keys = [image.source.key for image in planned.images]
@@ -117,10 +110,10 @@ def _gather_shard(
                 one = found.read(samples[key])
             except StoreError as error:
                 failure = Failure(key, str(error))
-                shard.add_failure(failure)
+                rows.add_failure(failure)
                 yield failure
                 continue
-            shard.add(EncodedImage(one.records[0], one.latents[0]))
+            rows.add(EncodedImage(one.records[0], one.latents[0]))
             num_ok += 1
         megapixels = num_ok * planned.bucket[0] * planned.bucket[1] / 1e6
         yield BatchDone(num_ok, megapixels, StageTimes(read_s=time.perf_counter() - started))

@@ -5,20 +5,19 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from operator import itemgetter
 from pathlib import Path
 
 from semdis_cli.defaults import DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER
 from semdis_cli.files.disk import FolderIdentity, folder_identity, list_names
-from semdis_cli.kinds.formats import IMAGE_SUFFIXES, SIGNATURE_BYTES, is_image_file
-from semdis_cli.sources.files import ON_DISK, image_of_file
+from semdis_cli.kinds.formats import IMAGE_SUFFIXES, SIGNATURE_BYTES, has_image_suffix, is_image_file
+from semdis_cli.sources.files import ON_DISK
 from semdis_cli.sources.input_rules import InputRules, PassedOver, file_kind, folder_kind, is_plain_name
 from semdis_cli.sources.names import NamedPath
 from semdis_cli.sources.source import Finds, Search
 
 OWN_OUTPUT = frozenset({DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER})
 _FILES_BETWEEN_NEWS = 100
-_NAME = itemgetter(0)
+_SUFFIXES = tuple(f".{spelt}" for suffix in IMAGE_SUFFIXES for spelt in (suffix, suffix.upper()))  # as most are
 _MAX_DEPTH = 2048  # a path may have 4096 bytes
 _MAX_REPEATS = 12  # folders of one identity and name, one in the other: no disk has those, a circle has
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -106,6 +105,10 @@ class _Excluded:
         return _names_in(Path(folder.path)) == self.names
 
 
+# Entries of a folder in the order of the keys, each with its name, which has a slash at the end if it is a folder.
+_Entries = Iterator[tuple[str, os.DirEntry[str]]]
+
+
 @dataclass(slots=True)
 class _Walk:
     """Search of a folder that is under way."""
@@ -115,26 +118,57 @@ class _Walk:
     exclude: _Excluded | None
     tell: Callable[[int], None]
     found: Finds = field(default_factory=Finds)
-    opened: list[tuple[_Folder, Iterator[tuple[str, os.DirEntry[str]]]]] = field(default_factory=list)
-    num_entries: int = 0
+    opened: list[tuple[_Folder, _Entries]] = field(default_factory=list)
+    has_patterns: bool = False  # as of the rules
     root: int = 0  # that of the images, in the list of them
+    keys: list[str] = field(default_factory=list)  # of images that are not in the list yet
+    figures: list[int] = field(default_factory=list)  # size, mtime, ctime of each
     mounts: frozenset[bytes] | None = None
 
     def run(self, root: _Folder) -> None:
         """Search `root` and all that it leads to, in the order of the keys: what comes sorted need not be sorted."""
+        self.has_patterns = self.rules.has_patterns
         self.root = self.found.images.root(ON_DISK, os.path.join(root.path, ""), len(self.prefix))  # noqa: PTH118
         self._enter(root)
         while self.opened:
             folder, entries = self.opened[-1]
-            for name, entry in entries:
-                self.num_entries += 1
-                if self.num_entries % _FILES_BETWEEN_NEWS == 0:
-                    self.tell(self.found.num_seen)
-                if (inner := self._add_entry(name, entry, folder)) is not None:
-                    self._enter(inner)
-                    break
-            else:
+            inner = self._add_files(folder, entries)
+            self._note_images()
+            if inner is None:
                 self.opened.pop()
+            else:
+                self._enter(inner)
+
+    def _add_files(self, folder: _Folder, entries: _Entries) -> _Folder | None:
+        """Note files up to the first folder that is to be searched, which is returned; None at the end."""
+        find, add = self._find_folder, self._add_file
+        for name, entry in entries:
+            if len(self.keys) >= _FILES_BETWEEN_NEWS:
+                self._note_images()
+                self.tell(self.found.num_seen)
+            try:
+                inner = find(entry, folder) if name[-1] == "/" else add(entry, name, folder)
+            except OSError as error:
+                key = self.prefix + folder.inside + entry.name
+                self.found.fail(key, entry.path, f"cannot be read ({error.strerror})")
+                continue
+            if inner is not None:
+                return inner
+        return None
+
+    def _add_file(self, entry: os.DirEntry[str], name: str, folder: _Folder) -> None:
+        """Note a file if it is an image. Most pass a quick test; the other one tells what becomes of the rest."""
+        is_plain = name.endswith(_SUFFIXES) and is_plain_name(name) and not (folder.is_odd or self.has_patterns)
+        if (is_plain and entry.is_file()) or self._is_image(entry, name, folder):
+            status = entry.stat()
+            self.figures += (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            self.keys.append(self.prefix + folder.inside + name)
+
+    def _note_images(self) -> None:
+        """Add to the finds what is noted of images: many at once is quicker."""
+        if self.keys:
+            self.found.images.extend(self.root, self.keys, self.figures)
+            self.keys, self.figures = [], []
 
     def _enter(self, folder: _Folder) -> None:
         """Open a folder, whose entries come before those that are left in the folders above."""
@@ -147,40 +181,32 @@ class _Walk:
             key = (self.prefix + folder.inside).removesuffix("/") or "."
             self.found.fail(key, folder.path, f"cannot be searched ({error.strerror})")
             return
-        if any(entry.name in OWN_OUTPUT for entry in entries):
+        names = [entry.name for entry in entries]
+        if not OWN_OUTPUT.isdisjoint(names):
             self.found.passed_over.add(PassedOver.OUTPUT, len(entries))
             return
-        named = [(f"{entry.name}/" if _is_folder(entry) else entry.name, entry) for entry in entries]
-        self.opened.append((folder, iter(sorted(named, key=_NAME))))
+        by_name = dict(zip(names, entries, strict=True))
+        for entry in filter(_is_folder, entries):
+            by_name[f"{entry.name}/"] = by_name.pop(entry.name)
+        self.opened.append((folder, ((name, by_name[name]) for name in sorted(by_name))))
 
-    def _add_entry(self, name: str, entry: os.DirEntry[str], folder: _Folder) -> _Folder | None:
-        """Note a file, or return a folder that is to be searched; the name of one has a slash at its end."""
-        try:
-            if name.endswith("/"):
-                return self._find_folder(entry, folder)
-            self._add_file(entry, name, folder)
-        except OSError as error:
-            self.found.fail(self.prefix + folder.inside + entry.name, entry.path, f"cannot be read ({error.strerror})")
-        return None
-
-    def _add_file(self, entry: os.DirEntry[str], name: str, folder: _Folder) -> None:
+    def _is_image(self, entry: os.DirEntry[str], name: str, folder: _Folder) -> bool:
+        """Tell whether a file is an image that is wanted; one that is not is counted."""
         has_suffix = has_image_suffix(name)
         is_odd = folder.is_odd
         if not (has_suffix and is_plain_name(name)):
             kind = file_kind(name)
             if kind is not None and not self.rules.all_files:
                 self.found.passed_over.add(kind)
-                return
+                return False
             is_odd = is_odd or kind is not None
         if self.rules.has_patterns and self._is_left_out(folder, name):
             self.found.passed_over.add(PassedOver.EXCLUDED)
-        elif _is_image(entry, has_suffix=has_suffix and not is_odd):
-            key, status = self.prefix + folder.inside + name, entry.stat()
-            times = status.st_mtime_ns, status.st_ctime_ns
-            if not self.found.images.add(self.root, key, status.st_size, *times):
-                self.found.images.append(image_of_file(key, entry.path, status))
-        else:
-            self.found.passed_over.add(PassedOver.NO_IMAGE)
+            return False
+        if _is_image(entry, has_suffix=has_suffix and not is_odd):
+            return True
+        self.found.passed_over.add(PassedOver.NO_IMAGE)
+        return False
 
     def _find_folder(self, entry: os.DirEntry[str], folder: _Folder) -> _Folder | None:
         """Return a folder to be searched; None for one that is passed over."""
@@ -246,12 +272,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # looking at it as a file says why
         return False
-
-
-def has_image_suffix(name: str) -> bool:
-    """Tell whether a file is an image by its name alone."""
-    _, dot, suffix = name.rpartition(".")
-    return bool(dot) and suffix.lower() in IMAGE_SUFFIXES
 
 
 def _is_image(entry: os.DirEntry[str], *, has_suffix: bool) -> bool:
