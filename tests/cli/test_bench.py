@@ -148,7 +148,7 @@ def test_a_picture_that_the_disk_refuses_costs_no_figures(photos: Path, tiny: Pa
     needs("matplotlib")
     refusal = environment(Refuse("create", errno.EACCES, tmp_path))
     options = ("--data", photos, "--model", tiny, "--size", "64", "--plot", tmp_path / "where.svg", "--json")
-    outcome = semdis("bench", *QUICK, *options, cwd=photos.parent, env=refusal)
+    outcome = semdis("bench", *QUICK, *options, cwd=photos.parent, env=refusal, fresh=True)
     assert outcome.code == 2
     assert set(json.loads(outcome.stdout)) == SCHEMA
     assert outcome.stderr.endswith("where.svg: cannot be written (Permission denied)\n")

@@ -215,12 +215,12 @@ def test_where_everybody_gets_the_lock_a_second_run_is_refused_and_one_after_a_k
         deadline = time.monotonic() + 60
         while not (tmp_path / "l" / "shards").is_dir() and time.monotonic() < deadline:
             time.sleep(0.02)
-        second = semdis(*arguments, cwd=tmp_path, env=env)
+        second = semdis(*arguments, cwd=tmp_path, env=env, fresh=True)
         assert (second.code, first.poll()) == (2, None)
         assert "another semdis run is writing there" in second.stderr
         first.kill()
     started = time.monotonic()
-    assert semdis(*arguments, cwd=tmp_path, env=without_locks).code == 0
+    assert semdis(*arguments, cwd=tmp_path, env=without_locks, fresh=True).code == 0
     assert time.monotonic() - started < lock.WATCH_S
 
 
