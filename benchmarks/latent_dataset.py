@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -23,6 +22,7 @@ from torch.utils.data import DataLoader
 from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.dataset.sampler import BucketBatchSampler
 from semdis_cli.files.atomic import publish
+from semdis_cli.provenance import Provenance
 from semdis_cli.records import FileDigest, Geometry, ImageRecord
 from semdis_cli.store.index import IndexRow, to_line
 from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, ShardEntry
@@ -32,14 +32,16 @@ from semdis_cli.store.statistics import ChannelSums
 CHANNELS, SIDE, SHARD_IMAGES, BATCH_SIZE = 128, 16, 4096, 64
 LATENT_BYTES = CHANNELS * SIDE * SIDE * 2
 SQUARE = Geometry((1080, 1920), (256, 455), (0, 99), (256, 256), (256, 256))
-PROVENANCE: dict[str, Any] = {
-    "model": {"name": "made up"},
-    "channels": CHANNELS,
-    "patch_size": 16,
-    "whitened": True,
-    "whitening": {"mean": [0.5] * CHANNELS, "std": [2.0] * CHANNELS},
-    "dtype": "bfloat16",
-}
+PROVENANCE = Provenance.from_json(
+    {
+        "model": {"name": "made up"},
+        "channels": CHANNELS,
+        "patch_size": 16,
+        "whitened": True,
+        "whitening": {"mean": [0.5] * CHANNELS, "std": [2.0] * CHANNELS},
+        "dtype": "bfloat16",
+    }
+)
 
 
 def make_set(root: Path, num_latents: int) -> None:

@@ -5,4 +5,3 @@ BUNDLED_MODEL = "semdis-small"
 DECODE_MARKER, ROUNDTRIP_MARKER = "decode.json", "roundtrip.json"
 TRAIN_MARKER = "semdis-train.json"
 MANIFEST_NAME = "manifest.json"  # what makes a folder a set of latents
-MAX_IMAGE_PIXELS = 178_956_970  # 0.5 GiB as RGB, which is also what Pillow refuses by itself

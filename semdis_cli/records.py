@@ -91,14 +91,14 @@ class Geometry:
 
     def to_json(self) -> dict[str, list[int]]:
         """As plain lists, ready for `json.dumps`."""
-        return {name: list(getattr(self, name)) for name in GEOMETRY_FIELDS}
+        return dict(zip(GEOMETRY_FIELDS, map(list, self.pairs), strict=True))
 
     @classmethod
     def from_json(cls, value: object) -> "Geometry":
         """The geometry that `to_json` wrote. `value` is not trusted: `ValueError` says what is wrong with it."""
-        if not isinstance(value, dict) or value.keys() != set(GEOMETRY_FIELDS):
+        if not isinstance(value, dict) or value.keys() != _GEOMETRY_NAMES:
             raise ValueError(f"a geometry has the fields {', '.join(GEOMETRY_FIELDS)}")
-        geometry = cls(**{name: _pair(name, value[name]) for name in GEOMETRY_FIELDS})
+        geometry = cls(*[_pair(name, value[name]) for name in GEOMETRY_FIELDS])
         for axis in (0, 1):
             if geometry.crop[axis] + geometry.image[axis] > geometry.resized[axis]:
                 raise ValueError(f"geometry: the box of {geometry.image} at {geometry.crop} leaves {geometry.resized}")
@@ -108,16 +108,17 @@ class Geometry:
 
 
 GEOMETRY_FIELDS = ("source", "resized", "crop", "image", "bucket")
+_GEOMETRY_NAMES = set(GEOMETRY_FIELDS)
 
 
 def _pair(name: str, value: object) -> tuple[int, int]:
     """Two integers from JSON: sizes from 1, the crop's corner from 0 on."""
-    smallest = 0 if name == "crop" else 1
-    if not isinstance(value, list) or len(value) != 2 or not all(type(side) is int for side in value):
+    if not isinstance(value, list) or len(value) != 2 or type(value[0]) is not int or type(value[1]) is not int:
         raise ValueError(f"geometry: {name} must be two integers, not {str(value)[:40]}")
-    if not all(smallest <= side < 2**31 for side in value):
+    height, width = value
+    if min(height, width) < (0 if name == "crop" else 1) or max(height, width) >= 2**31:
         raise ValueError(f"geometry: {name} is out of range: {str(value)[:40]}")
-    return value[0], value[1]
+    return height, width
 
 
 @dataclass(frozen=True, slots=True)

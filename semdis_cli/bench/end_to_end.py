@@ -11,9 +11,9 @@ from semdis_cli.errors import UsageError
 from semdis_cli.events import Event, RunFinished
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline.decode import DecodeSettings, decode
+from semdis_cli.pipeline.decode import decode
 from semdis_cli.pipeline.encode import encode
-from semdis_cli.pipeline.encode_plan import EncodeSettings
+from semdis_cli.settings import DecodeSettings, EncodeSettings
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.store.reader import open_latents
 from semdis_cli.wording import count

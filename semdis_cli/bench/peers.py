@@ -5,7 +5,7 @@ Its weights are random, which makes no difference to the speed. It is run in the
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from semdis_cli.bench.limit import Spread
 from semdis_cli.bench.machine import intra_op_threads, synchronise
 from semdis_cli.bench.model import ModelCall, decoding_call, encoding_call, run_calls
+from semdis_cli.bench.settings import PeerName
 from semdis_cli.bench.timing import Effort, elapsed_s
 from semdis_cli.errors import MissingExtraError, UsageError
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
@@ -21,7 +22,6 @@ from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.workers import Workers
 
 C = TypeVar("C")
-PeerName = Literal["flux2", "sd", "dcae"]
 _FOUR = 4  # levels of the KL autoencoders, each half the size of the one before
 
 

@@ -154,8 +154,9 @@ def answer(request: Request) -> Steps:
     import_torch_s = clock.lap_s()
     from semdis_cli.bench.model import decoding_call, encoding_call, run_calls
     from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-    from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
+    from semdis_cli.model.tokenizer import Tokenizer
     from semdis_cli.pipeline.calls import start_workers
+    from semdis_cli.settings import TokenizerSettings
 
     import_rest_s = clock.lap_s()
     tokenizer = Tokenizer.load(request.model, TokenizerSettings(**request.run), revision=request.revision)

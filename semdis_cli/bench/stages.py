@@ -25,20 +25,20 @@ from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure
 from semdis_cli.files.atomic import publish
 from semdis_cli.images.geometry import undo_padding
-from semdis_cli.images.images import ImageFormat
-from semdis_cli.images.loader import Loader, LoadSettings
+from semdis_cli.images.loader import Loader
 from semdis_cli.memory import Room
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline.calls import EncodedCall, ImageCall, LatentSettings, encode_call, image_calls
-from semdis_cli.pipeline.decode import DecodeSettings
-from semdis_cli.pipeline.encode_plan import EncodePlan, EncodeSettings, encode_provenance, latent_layout, plan_encode
+from semdis_cli.pipeline.calls import EncodedCall, ImageCall, encode_call, image_calls
+from semdis_cli.pipeline.decode import sampling_of
+from semdis_cli.pipeline.encode_plan import EncodePlan, encode_provenance, plan_encode
 from semdis_cli.pipeline.fit import CallMemory
-from semdis_cli.pipeline.images_out import WriteSettings, image_file
+from semdis_cli.pipeline.images_out import image_file
 from semdis_cli.pipeline.shard import check_fit, shard_calls
 from semdis_cli.pipeline.workers import Timed
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import EncodedImage, Geometry, LoadedImage, PlannedImage
+from semdis_cli.settings import DecodeSettings, EncodeSettings, ImageFormat, LatentSettings, WriteSettings
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
@@ -120,7 +120,7 @@ def measure_stages(
         encode,
         decode,
         {other: decoded.write(bench, WriteSettings(other, quality))[1] for other in others},
-        _scaled_reading(_images(plan), encode_settings.load, loader.num_workers, bench),
+        _scaled_reading(_images(plan), loader, encode_settings.num_workers, bench),
         plan.megapixels() / len(_images(plan)),
     )
 
@@ -166,8 +166,8 @@ def _measure_encode(
 
     copies = [max(filling[shard.name], _LEAST_STORED // len(images)) for shard in plan.shards]
     shards = [full_shard(shard, encoded, count) for shard, count in zip(plan.shards, copies, strict=True)]
-    provenance, layout = encode_provenance(tokenizer, settings), latent_layout(tokenizer, settings)
-    writing = [partial(write_shard, folder, shard, provenance, layout) for shard in shards]
+    provenance = encode_provenance(tokenizer, loader.settings, settings.latents)
+    writing = [partial(write_shard, folder, shard, provenance, provenance.layout) for shard in shards]
     on_disk, write_latents = bench.run(WRITE_LATENTS, writing, copies)
     stored = [_Stored(*one) for one in zip(on_disk, copies, filling.values(), strict=True)]
     return stored, (read_images, model_encode, write_latents)
@@ -197,7 +197,7 @@ def _measure_decode(
         for one, shard in zip(stored, shards, strict=True)
         for call in shard_calls(some_copies(shard, one.filling, one.copies), tokenizer)
     ]
-    decoding = [partial(decode_latents, call, tokenizer, settings.sampling) for call, _ in calls]
+    decoding = [partial(decode_latents, call, tokenizer, sampling_of(settings)) for call, _ in calls]
     sizes = [call.latents.shape for call, _ in calls]
     bench.warm_up(MODEL_DECODE, dict(zip(sizes, decoding, strict=True)).values())
     results, model_decode = bench.run(MODEL_DECODE, decoding, [copies for _, copies in calls])
@@ -210,13 +210,15 @@ def _measure_decode(
 
 
 def _scaled_reading(
-    images: Sequence[PlannedImage], load: LoadSettings, num_workers: int, bench: StageBench
+    images: Sequence[PlannedImage], loader: Loader, num_workers: int, bench: StageBench
 ) -> StageCost | None:
     """Measure reading with JPEGs decoded at a fraction of their size; None if they were already."""
+    load = loader.settings
     if load.read.jpeg_scaling:
         return None
-    with Loader(replace(load, read=replace(load.read, jpeg_scaling=True)), num_workers) as loader:
-        return bench.run(READ_IMAGES, [partial(loader.load, image) for image in images])[1]
+    scaled = replace(load, read=replace(load.read, jpeg_scaling=True))
+    with Loader(scaled, loader.multiple_px, num_workers) as scaling:
+        return bench.run(READ_IMAGES, [partial(scaling.load, image) for image in images])[1]
 
 
 # --- What a stage does with one call, shard or image: the functions that the verbs call ---

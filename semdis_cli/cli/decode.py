@@ -6,69 +6,56 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from semdis_cli.cli import options
-from semdis_cli.cli.display import open_display
+from semdis_cli.cli.display import Display, open_display
+from semdis_cli.cli.options import Reporting, command
 from semdis_cli.cli.report import describe_renamed, follow
-from semdis_cli.cli.setup import (
-    STDIO,
-    announce,
-    count_workers,
-    open_stdin,
-    output_folder,
-    refuse_absent_device,
-    refuse_others,
-    sampling_settings,
-    tokenizer_settings,
-)
+from semdis_cli.cli.setup import STDIO, announce, open_stdin, output_folder, refuse_absent_device, refuse_others
 from semdis_cli.cli.streams import put_bytes
 from semdis_cli.defaults import DECODE_MARKER
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Event, Planning
+from semdis_cli.option import DECODING, INPUT, MODEL, OUTPUT, Option
+from semdis_cli.settings import DecodeSettings, TokenizerSettings
 from semdis_cli.wording import count
 
 if TYPE_CHECKING:
     from semdis_cli.model.tokenizer import Tokenizer
-    from semdis_cli.pipeline.decode import DecodeSettings
     from semdis_cli.pipeline.stream import LatentStream
     from semdis_cli.store.reader import LatentSource
 
 Latents = Annotated[
     Path,
-    typer.Argument(help="Folder that `semdis encode` wrote, one shard file, or -: what `encode -o -` wrote, on stdin."),
+    Option(
+        "Folder that `semdis encode` wrote, one shard file, or -: what `encode -o -` wrote, on stdin.", is_argument=True
+    ),
 ]
 Output = Annotated[
     Path | None,
-    typer.Option(
-        "--output",
-        "-o",
-        help="Folder for the images.  [default: decoded; for one image on stdin: stdout]",
+    Option(
+        "Folder for the images.  [default: decoded; for one image on stdin: stdout]",
+        OUTPUT,
+        flags="--output -o",
         show_default=False,
-        rich_help_panel="Output",
+    ),
+]
+RecordedModel = Annotated[
+    str | None,
+    Option(
+        "Where the model is, if not where the latents' record says; must be the same weights.", MODEL, metavar="MODEL"
     ),
 ]
 
 
+@command(OUTPUT, DECODING, MODEL, INPUT)
 def decode(
     context: typer.Context,
+    *,
     latents: Latents = Path("latents"),
     output: Output = None,
-    steps: options.Steps = 1,
-    pdg: options.Pdg = False,
-    pdg_strength: options.PdgStrength = 2.0,
-    sampler: options.Sampler = "ddim",
-    schedule: options.Schedule = "linear",
-    seed: options.Seed = 0,
-    image_format: options.Format = "png",
-    quality: options.Quality = 95,
-    model: options.RecordedModel = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    batch_size: options.BatchSize = None,
-    threads: options.Threads = None,
-    compiling: options.Compile = "auto",
-    workers: options.Workers = None,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    model: RecordedModel = None,
+    how: TokenizerSettings,
+    settings: DecodeSettings,
+    reporting: Reporting,
 ) -> None:
     """Turn latents back into images, with their names, folders and sizes.
 
@@ -76,41 +63,21 @@ def decode(
 
     Example: `semdis decode latents/ -o decoded/ --steps 10 --pdg`
     """
-    refuse_absent_device(device)
-    stdin = open_stdin("what semdis encode -o - writes") if latents == STDIO else None
-    _refuse_tar(latents)
-    if latents != STDIO:
-        refuse_others(latents)
-
-    from semdis_cli.pipeline.decode import DecodeSettings, load_recorded_model
-    from semdis_cli.pipeline.images_out import WriteSettings
-    from semdis_cli.pipeline.stream import LatentStream
-    from semdis_cli.store.reader import open_latents
-    from semdis_cli.store.writing.claim import check_image_folder
-
-    stream = None if stdin is None else LatentStream(stdin)
-    folder = output_folder(output, Path("decoded"), is_single=stream is not None and stream.is_single)
-    if folder is not None:
-        check_image_folder(folder, DECODE_MARKER)
-    elif stream is None or not stream.is_single:
-        raise UsageError("only a single image, given on stdin, can be decoded to stdout; give -o a folder")
-    display = context.with_resource(open_display(quiet=quiet))
+    refuse_absent_device(how.device)
+    stream = _open_stream(latents)
+    folder = _choose_folder(output, stream)
+    display = context.with_resource(open_display(quiet=reporting.quiet))
     display.plan(Planning("reading the index"))
+
+    from semdis_cli.store.reader import open_latents
+
     source = open_latents(latents) if stream is None else stream.source
-    num_worth = len(source.keys) if source.provenance.has_few_sizes else 0
-    how = tokenizer_settings(device, dtype, batch_size, threads, compiling, num_images=num_worth)
     display.plan(Planning("loading the model"))
-    tokenizer = load_recorded_model(source, model, how)
-    announce(tokenizer, quiet, display.say)
-    settings = DecodeSettings(
-        sampling=sampling_settings(steps, sampler, schedule, pdg, pdg_strength, seed),
-        write=WriteSettings(image_format, quality),
-        num_workers=count_workers(workers),
-    )
+    tokenizer = _load_model(source, model, how, display, reporting)
     code = follow(
         _start(stream or source, tokenizer, settings, folder),
-        as_json=as_json,
-        quiet=quiet,
+        as_json=reporting.as_json,
+        quiet=reporting.quiet,
         summarise=lambda report: (
             f"{count(report['images']['ok'], 'image')} in {folder or 'stdout'}{describe_renamed(report)}"
         ),
@@ -118,6 +85,43 @@ def decode(
         display=display,
     )
     raise typer.Exit(code)
+
+
+def _open_stream(latents: Path) -> "LatentStream | None":
+    """Open what comes on stdin; None where `latents` is a file or a folder. Raises `UsageError`, `StoreError`."""
+    if latents != STDIO:
+        _refuse_tar(latents)
+        refuse_others(latents)
+        return None
+    stdin = open_stdin("what semdis encode -o - writes")
+
+    from semdis_cli.pipeline.stream import LatentStream
+
+    return LatentStream(stdin)
+
+
+def _choose_folder(output: Path | None, stream: "LatentStream | None") -> Path | None:
+    """Return the folder to write, None for stdout. Raises `UsageError` where neither can be."""
+    from semdis_cli.store.writing.claim import check_image_folder
+
+    folder = output_folder(output, Path("decoded"), is_single=stream is not None and stream.is_single)
+    if folder is not None:
+        check_image_folder(folder, DECODE_MARKER)
+    elif stream is None or not stream.is_single:
+        raise UsageError("only a single image, given on stdin, can be decoded to stdout; give -o a folder")
+    return folder
+
+
+def _load_model(
+    source: "LatentSource", name: str | None, how: TokenizerSettings, display: Display, reporting: Reporting
+) -> "Tokenizer":
+    """Load the model that made `source`, and say so."""
+    from semdis_cli.pipeline.decode import load_recorded_model
+
+    num_alike = len(source.keys) if source.provenance.has_few_sizes else 0
+    tokenizer = load_recorded_model(source, name, how, num_alike)
+    announce(tokenizer, reporting.quiet, display.say)
+    return tokenizer
 
 
 def _refuse_tar(latents: Path) -> None:
@@ -139,7 +143,7 @@ def _refuse_tar(latents: Path) -> None:
 
 
 def _start(
-    latents: "LatentSource | LatentStream", tokenizer: "Tokenizer", settings: "DecodeSettings", folder: Path | None
+    latents: "LatentSource | LatentStream", tokenizer: "Tokenizer", settings: DecodeSettings, folder: Path | None
 ) -> Iterator[Event]:
     from semdis_cli.pipeline.decode import decode as decode_set
     from semdis_cli.pipeline.stream import LatentStream, decode_single, decode_stream

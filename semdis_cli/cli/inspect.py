@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from semdis_cli.cli import options
+from semdis_cli.cli.options import Reporting, StoredLatents, command
 from semdis_cli.cli.report import one_line
 from semdis_cli.cli.setup import refuse_others, refuse_pipes
 from semdis_cli.cli.streams import put
 from semdis_cli.files.json_text import strict_json
+from semdis_cli.option import Option
 from semdis_cli.wording import count
 
-Channels = Annotated[bool, typer.Option("--channels", help="Mean and std of every channel.")]
+Channels = Annotated[bool, Option("Mean and std of every channel.")]
 
 _MAX_ROWS = 20
 _FAR_MEAN, _FAR_STD = 0.05, 0.05
@@ -36,12 +36,8 @@ class Section:
     rows: Sequence[tuple[str, ...]]
 
 
-def inspect(
-    latents: options.StoredLatents = Path("latents"),
-    channels: Channels = False,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,  # noqa: ARG001 (it never says more than errors, but -q is good for every command)
-) -> None:
+@command()
+def inspect(*, latents: StoredLatents = Path("latents"), channels: Channels = False, reporting: Reporting) -> None:
     """Show what latents are: what made them, how many, how large, what failed, and their statistics.
 
     Reads the lists of a set, or the whole of a single shard; `semdis verify` says whether a set is whole.
@@ -53,7 +49,7 @@ def inspect(
     refuse_pipes(latents)
     refuse_others(latents)
     summary = summarise(latents)
-    if as_json:
+    if reporting.as_json:  # it never says more than errors, but -q is good for every command
         put(strict_json(summary))
         return
     for section in _sections(summary, with_channels=channels):

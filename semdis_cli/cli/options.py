@@ -1,279 +1,155 @@
-"""Every option that more than one command has, once, as an annotated alias."""
+"""Groups of settings -> options of a command, and the options that only the terminal has."""
 
-import re
-from fractions import Fraction
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
-from semdis_cli.errors import UsageError
+from semdis_cli.option import OUTPUT, Option, OptionError, default_of, option_of
 
-_INPUT, _GEOMETRY, _MODEL, _SAMPLING, _OUTPUT = "Input", "Geometry", "Model", "Decoding", "Output"
-
-# ---- Input ----
-
-Sources = Annotated[
-    list[Path] | None,
-    typer.Argument(
-        metavar="SOURCE...",
-        help="Folders (searched in depth), tars and single image files; for encode also -: a tar or image on stdin.",
-        show_default=False,
-    ),
-]
-FilesFrom = Annotated[
-    str | None,
-    typer.Option(
-        metavar="LIST|-", help="Read paths from a file, or from stdin with '-': one a line.", rich_help_panel=_INPUT
-    ),
-]
-Null = Annotated[
-    bool, typer.Option("--null", "-0", help="The list's paths end with NUL (find -print0).", rich_help_panel=_INPUT)
-]
-Exclude = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="GLOB",
-        help="Leave out files and folders with this name or, with a slash in it, this path in the source; repeatable.",
-        rich_help_panel=_INPUT,
-    ),
-]
-Include = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="GLOB", help="Take nothing but these, as in --exclude, which goes first.", rich_help_panel=_INPUT
-    ),
-]
-AllFiles = Annotated[
-    bool,
-    typer.Option(
-        "--all-files",
-        help="Take all that are images by content: hidden ones, thumbnails, bins, backups and camera previews too.",
-        rich_help_panel=_INPUT,
-    ),
-]
-Background = Annotated[
-    str,
-    typer.Option(metavar="#RRGGBB", help="Colour behind transparent pixels, sRGB.", rich_help_panel=_INPUT),
-]
-MaxImagePixels = Annotated[
-    int,
-    typer.Option(
-        min=1, help="Refuse images with more pixels than this: a guard against bombs.", rich_help_panel=_INPUT
-    ),
-]
-JpegScaling = Annotated[
-    bool,
-    typer.Option(
-        "--jpeg-scaling",
-        help="Decode JPEGs at 1/2, 1/4 or 1/8 of their size where that is still twice what they are resized to: up to "
-        "twice as fast, at slightly other pixels (45 dB and more); part of the record.",
-        rich_help_panel=_INPUT,
-    ),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Threads that work at once: reading, writing and, on a CPU, model calls.  [default: CPU cores]",
-        rich_help_panel=_INPUT,
-    ),
-]
-MaxErrors = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N|%",
-        help="Stop once more inputs failed: a number, or a share of all inputs like 1%.  [default: never]",
-        rich_help_panel=_INPUT,
-    ),
-]
-
-StoredLatents = Annotated[Path, typer.Argument(help="Folder that `semdis encode` wrote, or one shard file.")]
-
-# ---- Geometry ----
-
-Size = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="PX",
-        help="Resize the short side to PX and cut the centre square; a multiple of the patch (16).",
-        rich_help_panel=_GEOMETRY,
-    ),
-]
-MaxPixels = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="Native shape, but scaled down where an image has more than N pixels.",
-        rich_help_panel=_GEOMETRY,
-    ),
-]
-BucketSize = Annotated[
-    int | None,
-    typer.Option(
-        min=64,
-        metavar="PX",
-        help="Aspect-ratio buckets of about PX x PX pixels, sides multiples of 64: resize to cover, cut the centre.",
-        rich_help_panel=_GEOMETRY,
-    ),
-]
-
-# ---- Model ----
-
-Model = Annotated[
-    str,
-    typer.Option(
-        envvar="SEMDIS_MODEL",
-        metavar="MODEL",
-        help="Bundled model, folder with config.json and model.safetensors, or repository id.",
-        rich_help_panel=_MODEL,
-    ),
-]
-RecordedModel = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="MODEL",
-        help="Where the model is, if not where the latents' record says; must be the same weights.",
-        rich_help_panel=_MODEL,
-    ),
-]
-Revision = Annotated[
-    str | None,
-    typer.Option(metavar="REV", help="Branch, tag or commit of a repository id.", rich_help_panel=_MODEL),
-]
-Device = Annotated[
-    str,
-    typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, ...; auto takes CUDA if present.", rich_help_panel=_MODEL),
-]
-Dtype = Annotated[
-    Literal["auto", "bfloat16", "float32"],
-    typer.Option(
-        help="What the network computes in; auto: bfloat16 where the device is fast at it.", rich_help_panel=_MODEL
-    ),
-]
-BatchSize = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N|auto",
-        help="Images of one model call; auto: fewer where a GPU's memory is short.  [default: by size and device]",
-        rich_help_panel=_MODEL,
-    ),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="CPU threads of one model call; with 1, each core has a call of its own, which is faster.  [default: 1]",
-        rich_help_panel=_MODEL,
-    ),
-]
-
-Compile = Annotated[
-    Literal["auto", "on", "off"],
-    typer.Option(
-        "--compile",
-        help="Compile the network: takes a minute, then runs faster. auto: on a GPU, for 50,000 images and more of "
-        "one --size or --bucket-size: every size is compiled anew.",
-        rich_help_panel=_MODEL,
-    ),
-]
-
-# ---- Latents ----
-
-StoreDtype = Annotated[
-    Literal["bfloat16", "float16", "float32"],
-    typer.Option(help="What latents are stored in.", rich_help_panel=_OUTPUT),
-]
-Posterior = Annotated[
-    Literal["mode", "sample"],
-    typer.Option(help="Store the posterior's mode, or a sample of it drawn from --seed.", rich_help_panel=_OUTPUT),
-]
-Seed = Annotated[
-    int,
-    typer.Option(
-        min=0,
-        max=2**63 - 1,
-        help="Seed of all noise; each image has its own, from seed and name.",
-        rich_help_panel=_OUTPUT,
-    ),
-]
-
-MixVersions = Annotated[
-    bool,
-    typer.Option(
-        "--mix-versions",
-        help="Go on in a set that other versions of torch, Pillow, the kernels or another device have begun: latents "
-        "may differ in last bits, and the set says which version made which.",
-        rich_help_panel=_OUTPUT,
-    ),
-]
-
-# ---- Decoding ----
-
-Steps = Annotated[
-    int,
-    typer.Option(
-        min=1,
-        max=1000,
-        help="Decoder evaluations: 1 for best PSNR, 10 with --pdg for sharpness.",
-        rich_help_panel=_SAMPLING,
-    ),
-]
-Pdg = Annotated[
-    bool, typer.Option("--pdg", help="Path-drop guidance: sharper, at twice the cost.", rich_help_panel=_SAMPLING)
-]
-PdgStrength = Annotated[float, typer.Option(help="Strength of --pdg; 1 is none.", rich_help_panel=_SAMPLING)]
-Sampler = Annotated[Literal["ddim", "dpmpp_2m"], typer.Option(help="How steps are taken.", rich_help_panel=_SAMPLING)]
-Schedule = Annotated[
-    Literal["linear", "cosine"], typer.Option(help="How the steps' times are spaced.", rich_help_panel=_SAMPLING)
-]
-Format = Annotated[
-    Literal["png", "jpg", "webp"], typer.Option("--format", help="Format of the images.", rich_help_panel=_OUTPUT)
-]
-Quality = Annotated[
-    int, typer.Option(min=1, max=100, help="Quality of jpg and webp, 1..100; png is lossless.", rich_help_panel=_OUTPUT)
-]
-
-# ---- Reporting ----
-
-Json = Annotated[
-    bool, typer.Option("--json", help="Print the closing report as one JSON object on stdout.", rich_help_panel=_OUTPUT)
-]
-JsonLines = Annotated[
-    bool,
-    typer.Option(
-        "--json",
-        help="Print a JSON object a line on stdout: each problem, and the closing report.",
-        rich_help_panel=_OUTPUT,
-    ),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=_OUTPUT)]
+StoredLatents = Annotated[Path, Option("Folder that `semdis encode` wrote, or one shard file.", is_argument=True)]
+Json = Annotated[bool, Option("Print the closing report as one JSON object on stdout.", OUTPUT, flags="--json")]
+Quiet = Annotated[bool, Option("Say nothing but errors.", OUTPUT, flags="--quiet -q")]
 
 
-def parse_number_or_share(text: str, option: str) -> tuple[Fraction, bool]:
-    """`10` or `0.5%` -> the number, and whether it is a percentage. Raises `UsageError` for more than 100 % too."""
-    match = re.fullmatch(r"([0-9]{1,18})|([0-9]{1,18}(?:\.[0-9]{1,18})?)%", text)
-    if match is None or (match[2] and Fraction(match[2]) > 100):
-        raise UsageError(f"{option} is a number like 10, or a share up to 100% like 0.5%, not {text!r:.60}")
-    return Fraction(match[1] or match[2]), match[1] is None
+@dataclass(frozen=True)
+class Reporting:
+    """How much is told of a run, and in which form."""
+
+    as_json: Json = False
+    quiet: Quiet = False
 
 
-def parse_batch_size(text: str) -> int | Literal["auto"]:
-    """`32` or `auto`. Raises `UsageError`."""
-    if text == "auto":
-        return "auto"
-    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
-        raise UsageError(f"--batch-size is a number from 1 on, or auto, not {text!r:.60}")
-    return int(text)
+def command(*panels: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command of a function: each setting of the groups among its keyword arguments becomes an option.
+
+    A setting that two groups share is one option for both. Texts are parsed before the function runs; an `OptionError`
+    is shown as Typer shows its own. `panels`: their order in the help, where it is not that of the arguments.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(function, include_extras=True)
+        own = inspect.signature(function).parameters
+        offers = _unite(offer for name in own for offer in _offers(name, hints[name], own[name].default))
+        offers.sort(key=lambda offer: panels.index(offer.panel) if offer.panel in panels else -1)
+
+        @wraps(function)
+        def run(**given: Any) -> None:
+            try:
+                function(**{name: _take(name, hints[name], given) for name in own})
+            except OptionError as error:
+                raise typer.BadParameter(error.reason, param_hint=error.flag) from error
+
+        run.__dict__["__signature__"] = inspect.Signature([offer.parameter for offer in offers])
+        run.__annotations__ = {offer.parameter.name: offer.parameter.annotation for offer in offers}
+        return run
+
+    return decorate
 
 
-def parse_colour(text: str) -> tuple[int, int, int]:
-    """`#rrggbb` -> (red, green, blue), each 0..255. Raises `typer.BadParameter`."""
-    match = re.fullmatch(r"#?([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", text)
-    if match is None:
-        raise typer.BadParameter(f"{text!r} is no colour; write it like #ffffff", param_hint="--background")
-    red, green, blue = (int(part, 16) for part in match.groups())
-    return red, green, blue
+@dataclass(frozen=True)
+class _Offer:
+    """What Typer is to offer: a parameter, and the option that it was made of (None for what is no option)."""
+
+    parameter: inspect.Parameter
+    option: Option | None = None
+
+    @property
+    def panel(self) -> str | None:
+        return None if self.option is None else self.option.panel
+
+
+def _unite(offers: Iterable[_Offer]) -> list[_Offer]:
+    """Return the offers, each name once."""
+    known: dict[str, _Offer] = {}
+    for offer in offers:
+        first = known.setdefault(offer.parameter.name, offer)
+        assert first.option == offer.option, f"two options are called {offer.parameter.name}"
+    return list(known.values())
+
+
+def _offers(name: str, hint: Any, default: Any) -> Iterator[_Offer]:
+    """Yield the offer for an argument of a command, or a field of a group; of a group, that for each field."""
+    if _is_group(hint):
+        hints = get_type_hints(hint, include_extras=True)
+        for one in fields(hint):
+            is_given = is_dataclass(default) and default_of(one) is not None
+            yield from _offers(one.name, hints[one.name], getattr(default, one.name) if is_given else default_of(one))
+    elif (found := option_of(hint)) is not None:
+        kind, option = found
+        typed, default = _typer_type(kind, option, default)
+        yield _Offer(_parameter(_offered_name(name, option), typed, _typer_info(name, option, default)), option)
+    elif hint is typer.Context:
+        yield _Offer(_parameter(name, hint, inspect.Parameter.empty))
+
+
+def _take(name: str, hint: Any, given: dict[str, Any]) -> Any:
+    """Return the value of one argument or field from those that Typer has read; None is left to the group's default."""
+    if _is_group(hint):
+        hints = get_type_hints(hint, include_extras=True)
+        values = {one.name: _take(one.name, hints[one.name], given) for one in fields(hint)}
+        return hint(**{name: value for name, value in values.items() if value is not None})
+    if (found := option_of(hint)) is None:
+        return given[name] if hint is typer.Context else None
+    kind, option = found
+    value = given[_offered_name(name, option)]
+    if _is_repeated(kind):
+        return tuple(_parse(name, option, one) for one in value or ())
+    return _parse(name, option, value)
+
+
+def _parse(name: str, option: Option, value: Any) -> Any:
+    if option.parse is None or value is None:
+        return value
+    try:
+        return option.parse(value)
+    except ValueError as error:
+        raise OptionError(option.spellings(name)[0], str(error)) from error
+
+
+def _is_group(hint: Any) -> bool:
+    return is_dataclass(hint)
+
+
+def _is_repeated(kind: Any) -> bool:
+    """Tell whether an option of this type may be given more than once."""
+    return get_origin(kind) is tuple and get_args(kind)[-1] is ...
+
+
+def _typer_type(kind: Any, option: Option, default: Any) -> tuple[Any, Any]:
+    """Return the type and the default of an option as Typer takes them: lists for tuples, and texts to be parsed."""
+    if _is_repeated(kind):
+        inner: Any = get_args(kind)[0]
+        return (list[str] if option.parse else list.__class_getitem__(inner)) | None, None
+    if option.parse is not None:
+        return (str | None, None) if default is None else (str, option.spell(default))
+    return (kind | None, None) if default is None else (kind, default)
+
+
+def _typer_info(name: str, option: Option, default: Any) -> Any:
+    """Return what Typer is to know of an option, or of an argument."""
+    if option.is_argument:
+        return typer.Argument(default, metavar=option.metavar, help=option.help, show_default=option.show_default)
+    return typer.Option(
+        default,
+        *option.spellings(name),
+        help=option.help,
+        min=option.min,
+        max=option.max,
+        metavar=option.metavar,
+        envvar=option.envvar,
+        show_default=option.show_default,
+        rich_help_panel=option.panel,
+    )
+
+
+def _offered_name(name: str, option: Option) -> str:
+    return name if option.is_argument else option.spellings(name)[0].strip("-").replace("-", "_")
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

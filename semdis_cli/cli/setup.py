@@ -3,46 +3,37 @@
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO
 
-import typer
-
-from semdis_cli.cli.options import parse_batch_size, parse_colour, parse_number_or_share
 from semdis_cli.cli.streams import check_stdout_takes_data, say
-from semdis_cli.defaults import BUNDLED_MODEL, MAX_IMAGE_PIXELS
+from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Planning, untold
-from semdis_cli.files.disk import count_cores
+from semdis_cli.option import OptionError
+from semdis_cli.settings import ModelSettings, SourceSettings, TokenizerSettings
+from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules
 from semdis_cli.wording import count
 
 if TYPE_CHECKING:
     from semdis_cli.cli.display import Display
-    from semdis_cli.images.geometry import GeometrySettings
-    from semdis_cli.images.images import ReadSettings
-    from semdis_cli.model.config import FCDMDiffAEInferenceConfig, Sampler, Schedule
-    from semdis_cli.model.devices import DtypeName
-    from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
-    from semdis_cli.pipeline.limits import ErrorLimit
+    from semdis_cli.model.tokenizer import Tokenizer
     from semdis_cli.sources.find import FoundImages
-    from semdis_cli.sources.input_rules import InputRules
     from semdis_cli.sources.spool import PipedSource, Spool
     from semdis_cli.store.writing.held import HeldRows
 
-
 STDIO = Path("-")
-CompileChoice = Literal["auto", "on", "off"]
 
 
-def peek_source(sources: Sequence[Path] | None, files_from: str | None) -> "PipedSource | None":
+def peek_source(named: SourceSettings) -> "PipedSource | None":
     """What is on stdin, if that is among the sources: of its bytes only the first are read. Raises `UsageError`."""
-    if STDIO not in (sources or ()):
+    if STDIO not in named.sources:
         return None
-    if files_from == "-":
+    if named.files_from == "-":
         raise UsageError("stdin cannot be both a SOURCE and the list of --files-from")
     from semdis_cli.sources.spool import peek_stdin
 
     stream = open_stdin("a tar or an image")
-    return peek_stdin(stream, is_only=set(sources or ()) == {STDIO} and files_from is None)
+    return peek_stdin(stream, is_only=set(named.sources) == {STDIO} and named.files_from is None)
 
 
 def refuse_others(latents: Path) -> None:
@@ -87,53 +78,51 @@ def output_folder(output: Path | None, default: Path, *, is_single: bool) -> Pat
 
 
 def find_inputs(
-    sources: Sequence[Path] | None,
-    files_from: str | None,
+    named: SourceSettings,
+    rules: InputRules = DEFAULT_RULES,
     *,
-    null: bool,
     output: Path | None,
     quiet: bool,
     packed: Sequence[tuple[str, Path]] = (),
     stdin: "PipedSource | None" = None,
     display: "Display | None" = None,
     may_be_none: bool = False,
-    rules: "InputRules | None" = None,
 ) -> "FoundImages":
     """All inputs of a run, sorted by key. Raises `UsageError` if none were named or a SOURCE does not exist.
 
-    `packed`: more tars, and what the keys in them begin with. `stdin`: what `peek_source` found; it is read to its end
-    and kept on the disk of `output`. `rules`: what of it is passed over. What a set in `output` holds keeps its keys.
+    `rules`: what of them is passed over. `packed`: more tars, and what the keys in them begin with. `stdin`: what
+    `peek_source` found; it is read to its end and kept on the disk of `output`. What a set in `output` holds keeps its
+    keys.
     `display`: shows how far the listing is. `may_be_none`: no image is no mistake.
     """
     from semdis_cli.pipeline.advice import why_nothing
     from semdis_cli.sources.find import find_images
-    from semdis_cli.sources.input_rules import DEFAULT_RULES
 
-    if not sources and not packed and files_from is None:
-        raise typer.BadParameter("name at least one SOURCE, or use --files-from", param_hint="SOURCE")
-    if null and files_from is None:
-        raise typer.BadParameter("goes with --files-from", param_hint="-0")
-    _refuse_within((*(sources or ()), *(path for _, path in packed)), output)
+    if not named.sources and not packed and named.files_from is None:
+        raise OptionError("SOURCE", "name at least one SOURCE, or use --files-from")
+    if named.null and named.files_from is None:
+        raise OptionError("-0", "goes with --files-from")
+    _refuse_within((*named.sources, *(path for _, path in packed)), output)
     tell = untold if display is None else display.plan
     tell(Planning("listing photos" if stdin is None else "copying stdin"))
-    listed = [] if files_from is None else _read_list(files_from, null=null)
+    listed = [] if named.files_from is None else _read_list(named.files_from, null=named.null)
     spool = _spool(stdin, output)
     found = find_images(
-        sources or (),
+        named.sources,
         listed=listed,
         packed=packed,
         exclude=output,
         stdin=spool,
-        rules=rules or DEFAULT_RULES,
+        rules=rules,
         held=_held_set(output),
         tell=tell,
     )
-    if not may_be_none and (reason := why_nothing(sources or (), found)) is not None:
+    if not may_be_none and (reason := why_nothing(named.sources, found)) is not None:
         raise UsageError(reason)
     if found.num_ignored and not quiet:
         line = f"semdis: {count(found.num_ignored, 'other file')} passed over ({found.ignored_kinds})"
         (say if display is None else display.say)(line)
-    if rules is not None and rules.idle and not quiet:
+    if rules.idle and not quiet:
         line = f"semdis: {', '.join(rules.idle)} had no effect: paths in patterns begin in the source"
         (say if display is None else display.say)(line)
     tell(Planning("loading PyTorch"))
@@ -145,13 +134,6 @@ def _refuse_within(sources: Iterable[Path], output: Path | None) -> None:
     for source in sources:
         if output is not None and source != STDIO and _resolved(source).is_relative_to(_resolved(output)):
             raise UsageError(f"-o {output} holds the source {source}; give a folder of its own")
-
-
-def input_rules(exclude: Sequence[str] | None, include: Sequence[str] | None, *, all_files: bool) -> "InputRules":
-    """Return what --exclude, --include and --all-files say. Raises `UsageError` for what is no pattern."""
-    from semdis_cli.sources.input_rules import InputRules
-
-    return InputRules.parse(exclude or (), include or (), all_files=all_files)
 
 
 def _held_set(output: Path | None) -> "HeldRows | None":
@@ -191,38 +173,6 @@ def _resolved(path: Path) -> Path:
         raise UsageError("cannot be followed (a link that leads to itself?)", place=path) from error
 
 
-def geometry_settings(
-    size: int | None = None, max_pixels: int | None = None, bucket_size: int | None = None
-) -> "GeometrySettings":
-    """Which size images get. Raises `UsageError` if more than one way is given."""
-    from semdis_cli.images.geometry import GeometrySettings
-
-    return GeometrySettings(size=size, max_pixels=max_pixels, bucket_size=bucket_size)
-
-
-def error_limit(text: str | None) -> "ErrorLimit | None":
-    """What --max-errors says; None where it is not given. Raises `UsageError`."""
-    from semdis_cli.pipeline.limits import ErrorLimit
-
-    return None if text is None else ErrorLimit(text, *parse_number_or_share(text, "--max-errors"))
-
-
-def read_settings(
-    background: str = "#ffffff", max_image_pixels: int = MAX_IMAGE_PIXELS, *, jpeg_scaling: bool = False
-) -> "ReadSettings":
-    """How files become pixels."""
-    from semdis_cli.images.images import ReadSettings
-
-    return ReadSettings(parse_colour(background), max_image_pixels, jpeg_scaling)
-
-
-def count_workers(workers: int | None) -> int:
-    """The number asked for, or one for each core this process may use."""
-    if workers is not None:
-        return workers
-    return count_cores()
-
-
 def refuse_absent_device(device: str) -> None:
     """Raise `UsageError` for a device that is not there: before inputs are listed, read or fetched.
 
@@ -235,46 +185,19 @@ def refuse_absent_device(device: str) -> None:
     find_device(device)
 
 
-def tokenizer_settings(
-    device: str,
-    dtype: "DtypeName",
-    batch_size: str | None,
-    threads: int | None,
-    compiling: CompileChoice,
-    *,
-    num_images: int,
-) -> "TokenizerSettings":
-    """How the model is to be run. `num_images`: of few sizes, for which compiling might pay. Raises `UsageError`."""
-    from semdis_cli.model.devices import find_device, pays_to_compile
-    from semdis_cli.model.tokenizer import TokenizerSettings
-
-    images = None if batch_size is None else parse_batch_size(batch_size)
-    found = find_device(device)
-    compiled = pays_to_compile(found, num_images) if compiling == "auto" else compiling == "on"
-    return TokenizerSettings(device, dtype, images, threads, compiled)
-
-
-def sampling_settings(
-    steps: int, sampler: "Sampler", schedule: "Schedule", pdg: bool, pdg_strength: float, seed: int
-) -> "FCDMDiffAEInferenceConfig":
-    """How latents are decoded."""
-    from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-
-    try:
-        return FCDMDiffAEInferenceConfig(steps, sampler, schedule, pdg, pdg_strength, seed)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
 def load_model(
-    name: str, revision: str | None, how: "TokenizerSettings", display: "Display", *, quiet: bool
+    model: ModelSettings, how: TokenizerSettings, num_alike: int, display: "Display", *, quiet: bool
 ) -> "Tokenizer":
-    """Load a model, and say so: one that is neither bundled nor here may have to be downloaded first."""
+    """Load a model, and say so: one that is neither bundled nor here may have to be downloaded first.
+
+    `num_alike`: as for `Tokenizer`.
+    """
     from semdis_cli.model.tokenizer import Tokenizer
 
+    name = model.name
     is_here = name == BUNDLED_MODEL or Path(name).exists()
     display.plan(Planning("loading the model" if is_here else f"loading the model {name}, downloading it if need be"))
-    tokenizer = Tokenizer.load(name, how, revision=revision)
+    tokenizer = Tokenizer.load(name, how, revision=model.revision, num_alike=num_alike)
     announce(tokenizer, quiet, display.say)
     return tokenizer
 

@@ -9,50 +9,56 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from semdis_cli.cli import options
 from semdis_cli.cli.display import Display, Position, open_display
+from semdis_cli.cli.options import Quiet, StoredLatents, command
 from semdis_cli.cli.report import MAX_SHOWN, follow, more, one_line
-from semdis_cli.cli.setup import count_workers, find_inputs, input_rules, refuse_others, refuse_pipes
+from semdis_cli.cli.setup import find_inputs, refuse_others, refuse_pipes
 from semdis_cli.errors import ExitCode, UsageError
 from semdis_cli.events import Event, Planning, Problem, ShardVerified, VerifyFinished, VerifyStarted
+from semdis_cli.files.disk import count_cores
 from semdis_cli.files.json_text import escape_name, strict_json
+from semdis_cli.option import OUTPUT, Option
+from semdis_cli.settings import SourceSettings, parse_number_or_share
+from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules
 from semdis_cli.wording import count
 
 if TYPE_CHECKING:
     from semdis_cli.store.verifying.verify import Sample
 
-Data = Annotated[bool, typer.Option("--data", help="Read every byte; without it lists, headers and sizes alone.")]
+Data = Annotated[bool, Option("Read every byte; without it lists, headers and sizes alone.")]
 SampleText = Annotated[
-    str | None,
-    typer.Option("--sample", metavar="N|%", help="Read every byte of N shards, or of a share of them like 5%."),
+    str | None, Option("Read every byte of N shards, or of a share of them like 5%.", flags="--sample", metavar="N|%")
 ]
 SampleSeed = Annotated[
-    int | None,
-    typer.Option("--seed", min=0, max=2**63 - 1, help="Which shards --sample takes.  [default: 0]"),
+    int | None, Option("Which shards --sample takes.  [default: 0]", flags="--seed", min=0, max=2**63 - 1)
 ]
 Against = Annotated[
-    list[Path] | None,
-    typer.Option(
+    tuple[Path, ...],
+    Option(
+        "Compare the index with these images, as they were given to encode; with --data by their sha256.",
         metavar="SOURCE",
-        help="Compare the index with these images, as they were given to encode; with --data by their sha256.",
     ),
 ]
-Threads = Annotated[int | None, typer.Option("--workers", min=1, help="Threads that read.  [default: CPU cores]")]
+Threads = Annotated[int | None, Option("Threads that read.  [default: CPU cores]", flags="--workers", min=1)]
+JsonLines = Annotated[
+    bool,
+    Option("Print a JSON object a line on stdout: each problem, and the closing report.", OUTPUT, flags="--json"),
+]
 
 
+@command()
 def verify(
     context: typer.Context,
-    latents: options.StoredLatents = Path("latents"),
+    *,
+    latents: StoredLatents = Path("latents"),
     data: Data = False,
     sample: SampleText = None,
     seed: SampleSeed = None,
-    against: Against = None,
-    exclude: options.Exclude = None,
-    include: options.Include = None,
-    all_files: options.AllFiles = False,
+    against: Against = (),
+    rules: InputRules,
     workers: Threads = None,
-    as_json: options.JsonLines = False,
-    quiet: options.Quiet = False,
+    as_json: JsonLines = False,
+    quiet: Quiet = False,
 ) -> None:
     """Check that latents are whole: nothing missing, surplus, damaged or edited.
 
@@ -64,15 +70,14 @@ def verify(
     from semdis_cli.pipeline.verify import verify as run
     from semdis_cli.store.verifying.verify import VerifySettings
 
-    refuse_pipes(latents, *(against or ()))
+    refuse_pipes(latents, *against)
     refuse_others(latents)
-    if not against and (exclude or include or all_files):
+    if not against and rules != DEFAULT_RULES:
         raise UsageError("--exclude, --include and --all-files say which images --against means: give it too")
-    settings = VerifySettings(_parse_sample(data, sample, seed), count_workers(workers))
+    settings = VerifySettings(_parse_sample(data, sample, seed), workers or count_cores())
     display = context.with_resource(open_display(quiet=quiet))
-    rules = input_rules(exclude, include, all_files=all_files)
-    find = partial(find_inputs, null=False, output=latents, quiet=quiet, rules=rules, display=display, may_be_none=True)
-    sources = find(against, None) if against else None
+    find = partial(find_inputs, output=latents, quiet=quiet, display=display, may_be_none=True)
+    sources = find(SourceSettings(against), rules) if against else None
     display.plan(Planning("reading the lists of the set"))
     events = run(latents, settings, sources)
     code = follow(events, as_json=as_json, quiet=quiet, summarise=_summary, display=display, make_view=_VerifyView)
@@ -89,7 +94,7 @@ def _parse_sample(data: bool, text: str | None, seed: int | None) -> "Sample":
         raise UsageError("--seed says which shards --sample takes: give --sample too")
     if text is None:
         return ALL_DATA if data else NO_DATA
-    value, is_share = options.parse_number_or_share(text, "--sample")
+    value, is_share = parse_number_or_share(text, "--sample")
     if value == 0:
         raise UsageError("--sample 0 would read nothing; leave it out to read lists, headers and sizes alone")
     return Sample(value / 100, seed=seed or 0) if is_share else Sample(count=int(value), seed=seed or 0)

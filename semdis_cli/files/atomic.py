@@ -6,8 +6,8 @@ Temp name in the same folder -> write -> fsync -> rename -> fsync of the folder.
 import errno
 import hashlib
 import secrets
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,14 +41,15 @@ def publish(path: Path, chunks: Iterable[bytes | memoryview]) -> PublishedFile:
     Raises `NoSpaceError` if the disk fills up and `UsageError` if the folder cannot be written; the temporary file is
     gone in either case.
     """
-    with _explained(path):
-        pending = PendingFile(path)
-        try:
-            for chunk in chunks:
-                pending.write(chunk)
-            return pending.publish()
-        finally:
-            pending.discard()
+    pending = PendingFile(path)
+    try:
+        for chunk in chunks:
+            pending.write(chunk)
+        return pending.publish()
+    except OSError as error:  # of `chunks`: the disk they are read from
+        raise explain_write_error(path, error) from error
+    finally:
+        pending.discard()
 
 
 class PendingFile:
@@ -61,24 +62,30 @@ class PendingFile:
         # it is that of the killed run before).
         self._temporary = _new_temporary(path.parent)
         # "x": two writers of one name are a bug, not a race to win. 0o666 & ~umask, as any program's files.
-        with _explained(path):
+        try:
             self._file = self._temporary.open("xb")
+        except OSError as error:
+            raise explain_write_error(path, error) from error
 
     def write(self, chunk: bytes | memoryview) -> None:
         """Add bytes at the end."""
-        with _explained(self._path):
+        try:
             self._file.write(chunk)
+        except OSError as error:
+            raise explain_write_error(self._path, error) from error
         self._digest.update(chunk)
         self._num_bytes += memoryview(chunk).nbytes
 
     def publish(self) -> PublishedFile:
         """Sync the file and give it its name."""
-        with _explained(self._path):
+        try:
             self._file.flush()
             disk.sync_file(self._file.fileno())
             self._file.close()
             disk.replace(self._temporary, self._path, _new_temporary(self._path.parent))
             disk.sync_folder(self._path.parent)
+        except OSError as error:
+            raise explain_write_error(self._path, error) from error
         return PublishedFile(self._num_bytes, self._digest.hexdigest())
 
     def discard(self) -> None:
@@ -87,14 +94,6 @@ class PendingFile:
             self._file.close()
         with suppress(OSError):  # gone with the rename; why is said already
             self._temporary.unlink()
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise explain_write_error(path, error) from error
 
 
 def publish_below(root: Path, path: Path, chunks: Iterable[bytes | memoryview]) -> PublishedFile:

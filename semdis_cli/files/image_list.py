@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 from operator import attrgetter, eq, lt
 from typing import NamedTuple, overload
 
@@ -16,18 +17,22 @@ Facts = tuple[str, int, int | None, int | None]
 
 
 class _Root(NamedTuple):
-    """Where images lie whose places are `start` and what follows the first `cut` characters of their keys."""
+    """Where images lie whose places are `start` and what follows the first `cut` characters of their keys.
+
+    `start` None: their places are numbers.
+    """
 
     reader: ImageReader
-    start: str
-    cut: int
+    start: str | None
+    cut: int = 0
 
 
 class ImageList(Sequence[SourceImage]):
     """Images of a run, made anew whenever they are asked for.
 
-    An image whose place is the end of its key in some folder, as of a file, takes 36 bytes and its key. Of others, as
-    of members of a tar, the object itself is kept. `is_rising`: their keys rise, so that none comes twice.
+    An image whose place is the end of its key in some folder, as of a file, takes 36 bytes and its key; one whose place
+    is a number, as of a member of a tar, 44. Of others the object itself is kept. `is_rising`: their keys rise, so that
+    none comes twice.
     """
 
     def __init__(self, images: Iterable[SourceImage] = ()) -> None:
@@ -35,8 +40,9 @@ class ImageList(Sequence[SourceImage]):
         self._last = ""
         self._text, self._ends, self._roots_of = bytearray(), array("Q"), array("I")
         self._figures = array("q")  # size, mtime, ctime of one after the other
+        self._places = array("q")  # that are numbers; as many as images, up to the last one of them
         self._roots: list[_Root] = []
-        self._numbers: dict[tuple[int, str, int], int] = {}  # of the roots
+        self._numbers: dict[tuple[int, str | None, int], int] = {}  # of the roots
         self._others: dict[int, SourceImage] = {}
         for image in images:
             self.append(image)
@@ -54,6 +60,9 @@ class ImageList(Sequence[SourceImage]):
             self._others[len(self)] = image
             root = 0
             self._take((image.key,), (0, None, None))
+        elif self._roots[root].start is None:
+            self._places.extend(repeat(0, len(self) - len(self._places)))
+            self._places[-1] = image.place
         self._roots_of.append(root)
 
     def extend(self, root: int, keys: Sequence[str], figures: Sequence[int]) -> None:
@@ -64,9 +73,10 @@ class ImageList(Sequence[SourceImage]):
         reader, start, cut = self._roots[root]
         numbers = iter(figures)
         for key, num_bytes, mtime_ns, ctime_ns in zip(keys, numbers, numbers, numbers, strict=True):
-            self.append(SourceImage(key, reader, start + key[cut:], num_bytes, mtime_ns, ctime_ns))
+            place = (start or "") + key[cut:]
+            self.append(SourceImage(key, reader, place, num_bytes, mtime_ns, ctime_ns))
 
-    def root(self, reader: ImageReader, start: str, cut: int) -> int:
+    def root(self, reader: ImageReader, start: str | None, cut: int = 0) -> int:
         """Return the number of a root for `extend`."""
         number = self._numbers.setdefault((id(reader), start, cut), len(self._roots))
         if number == len(self._roots):
@@ -152,16 +162,24 @@ class ImageList(Sequence[SourceImage]):
         key = self._text[start : self._ends[number]].decode(*_KEY_CODEC)
         reader, first, cut = self._roots[self._roots_of[number]]
         num_bytes, mtime_ns, ctime_ns = self._figures[3 * number : 3 * number + 3]
-        return SourceImage(key, reader, first + key[cut:], num_bytes, _time(mtime_ns), _time(ctime_ns))
+        place = self._places[number] if first is None else first + key[cut:]
+        return SourceImage(key, reader, place, num_bytes, _time(mtime_ns), _time(ctime_ns))
 
     def _find_root(self, image: SourceImage) -> int | None:
-        """Return the root of an image; None if its place is no text, or nothing at its end is that of the key."""
+        """Return the root of an image; None if its place is no number, and no text whose end is that of the key."""
         place, key = image.place, image.key
+        if type(place) is int and 0 <= place < 1 << 63:
+            return self.root(image.reader, None)
         if type(place) is not str:
             return None
         if self._roots:
             reader, start, cut = self._roots[-1]
-            if reader is image.reader and place.startswith(start) and place[len(start) :] == key[cut:]:
+            if (
+                reader is image.reader
+                and start is not None
+                and place.startswith(start)
+                and place[len(start) :] == key[cut:]
+            ):
                 return len(self._roots) - 1
         name = key[key.rfind("/") + 1 :]
         if not place.endswith(name):

@@ -1,6 +1,5 @@
 """Which size an image gets: resize, crop and pad to a bucket, planned in whole numbers."""
 
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from math import isqrt, lcm
@@ -9,38 +8,10 @@ import numpy as np
 
 from semdis_cli.errors import UsageError
 from semdis_cli.records import Geometry
+from semdis_cli.settings import GeometrySettings
 
 BUCKET_STEP_PX = 64
 MAX_BUCKET_ASPECT = 4  # long side to short side
-
-
-@dataclass(frozen=True, slots=True)
-class GeometrySettings:
-    """Settings of the size that images get; at most one of the three is given, in pixels.
-
-    None of them: its own size, padded at the bottom and right to a multiple of the model's patch.
-    `max_pixels`: scaled down, never up, to at most so many pixels at its own aspect ratio, then padded.
-    `size`: the short side is resized to N and the centre cut to NxN.
-    `bucket_size`: resized to cover the bucket nearest in aspect ratio, and the centre cut out. Buckets have at most NxN
-    pixels, sides that are multiples of 64 (and of the patch), and aspect ratios up to 4:1, as in the training of SDXL.
-    """
-
-    max_pixels: int | None = None
-    size: int | None = None
-    bucket_size: int | None = None
-
-    @property
-    def has_few_sizes(self) -> bool:
-        """Tell whether all images together have one size, or some tens of them."""
-        return self.size is not None or self.bucket_size is not None
-
-    def __post_init__(self) -> None:
-        given = {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
-        if len(given) > 1:
-            raise UsageError(f"give only one of {', '.join(map(_option, given))}")
-        for name, value in given.items():
-            if value < 1:
-                raise UsageError(f"{_option(name)} must be at least 1, not {value}")
 
 
 def check_geometry(settings: GeometrySettings, multiple_px: int) -> None:
@@ -98,10 +69,6 @@ def undo_padding(pixels: np.ndarray, geometry: Geometry) -> np.ndarray:
     if pixels.shape == (*geometry.bucket, 3):
         return pixels[:height, :width]
     raise ValueError(f"pixels of shape {pixels.shape} do not fill the bucket {geometry.bucket}")
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _round_up(side: int, multiple: int) -> int:

@@ -2,12 +2,11 @@
 
 import io
 from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from semdis_cli.defaults import MAX_IMAGE_PIXELS
 from semdis_cli.errors import UnreadableImageError, UsageError
 from semdis_cli.files.disk import memory_file
 from semdis_cli.images.colour.convert import composite, split_alpha, to_srgb
@@ -17,28 +16,7 @@ from semdis_cli.images.formats.jpeg.pixels import draft
 from semdis_cli.images.formats.pillow import decoder_errors, pillow_guard
 from semdis_cli.images.formats.png.writer import png_bytes
 from semdis_cli.images.headers import Header, check_pixels, open_pixels, read_header
-
-ImageFormat = Literal["png", "jpg", "webp"]
-
-
-@dataclass(frozen=True, slots=True)
-class ReadSettings:
-    """Settings of how files become pixels. `background`: sRGB colour behind transparent pixels, 0..255 each.
-
-    `max_image_pixels`: an image of more pixels is refused from its header, before anything is decoded.
-    `jpeg_scaling`: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still at least twice the size that
-    it is going to get: faster, and not quite the same pixels (photographs: 45 dB and more to the exact ones).
-    """
-
-    background: tuple[int, int, int] = (255, 255, 255)
-    max_image_pixels: int = MAX_IMAGE_PIXELS
-    jpeg_scaling: bool = False
-
-    def __post_init__(self) -> None:
-        if not all(0 <= value <= 255 for value in self.background):
-            raise UsageError(f"the background is three values in 0..255, not {self.background}")
-        if self.max_image_pixels < 1:
-            raise UsageError(f"--max-image-pixels must be at least 1, not {self.max_image_pixels}")
+from semdis_cli.settings import ImageFormat, ReadSettings
 
 
 @dataclass(frozen=True, slots=True)

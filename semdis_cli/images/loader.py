@@ -4,17 +4,17 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import count, islice
 
 from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.events import Failure, Planning, Tell, untold
 from semdis_cli.files.identity import settled
-from semdis_cli.images.geometry import GeometrySettings, fixed_bucket, plan_geometry
-from semdis_cli.images.images import ReadSettings, read_image_size
+from semdis_cli.images.geometry import fixed_bucket, plan_geometry
+from semdis_cli.images.images import read_image_size
 from semdis_cli.images.pixels import load_pixels
 from semdis_cli.memory import Room, room_for_images
 from semdis_cli.records import FileDigest, ImageRecord, LoadedImage, PlannedImage, SourceImage
+from semdis_cli.settings import LoadSettings
 from semdis_cli.sources.files import read_bytes, try_hash
 from semdis_cli.stops import look
 
@@ -22,26 +22,18 @@ _PLANNED_AT_ONCE = 4096
 _CHUNK = 64  # headers read by one call of a thread: less is all overhead
 
 
-@dataclass(frozen=True)
-class LoadSettings:
-    """Settings of how files become pixels. `multiple_px`: what image sides are multiples of (the model's patch)."""
-
-    geometry: GeometrySettings
-    read: ReadSettings
-    multiple_px: int
-
-
 class Loader:
     """Plans and hashes images with `num_workers` threads of its own; use as a context manager.
 
-    `load` works in whichever thread calls it. `room`: for what reading takes at a time, all threads together; None: all
-    that images may take in this process.
+    `multiple_px`: what image sides become multiples of, the model's patch. `load` works in whichever thread calls it.
+    `room`: for what reading takes at a time, all threads together; None: all that images may take in this process.
     """
 
-    def __init__(self, settings: LoadSettings, num_workers: int, room: Room | None = None) -> None:
+    def __init__(self, settings: LoadSettings, multiple_px: int, num_workers: int, room: Room | None = None) -> None:
         self.room = room_for_images() if room is None else room
-        self._settings = settings
-        self.num_workers = num_workers
+        self.settings = settings
+        self.multiple_px = multiple_px
+        self._num_workers = num_workers
         self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="semdis-read")
 
     def __enter__(self) -> "Loader":
@@ -55,7 +47,7 @@ class Loader:
 
         `tell` hears how many were read.
         """
-        bucket = fixed_bucket(self._settings.geometry, self._settings.multiple_px)
+        bucket = fixed_bucket(self.settings.geometry, self.multiple_px)
         if bucket is not None:
             return [PlannedImage(source, bucket) for source in sources], []
         planned: list[PlannedImage] = []
@@ -89,8 +81,8 @@ class Loader:
         try:
             stamp = source.reader.stamp(source)  # before its bytes: a change between the two shows the next time
             data = read_bytes(source)
-            how = self._settings
-            image = load_pixels(data, how.read, how.geometry, how.multiple_px, self.room.reading)
+            how = self.settings
+            image = load_pixels(data, how.read, how.geometry, self.multiple_px, self.room.reading)
             if image.geometry.bucket != planned.bucket:
                 raise PassingReadError("changed its size while the run was going on; run again")
         except (UnreadableImageError, MemoryError, OSError) as error:
@@ -118,8 +110,8 @@ class Loader:
     def _plan_one(self, source: SourceImage) -> PlannedImage | Failure:
         try:
             with source.reader.open(source) as file:
-                size = read_image_size(file, self._settings.read)
-            geometry = plan_geometry(size, self._settings.geometry, self._settings.multiple_px)
+                size = read_image_size(file, self.settings.read)
+            geometry = plan_geometry(size, self.settings.geometry, self.multiple_px)
         except (UnreadableImageError, MemoryError, OSError) as error:
             return _failure_of(source, error)
         return PlannedImage(source, geometry.bucket)

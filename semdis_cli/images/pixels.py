@@ -12,11 +12,12 @@ from semdis_cli.images.colour.convert import samples_to_srgb
 from semdis_cli.images.formats.jpeg.decoder import decode_plain_jpeg, is_fast_jpeg
 from semdis_cli.images.formats.jpeg.header import read_plain_jpeg
 from semdis_cli.images.formats.pillow import pillow_guard
-from semdis_cli.images.geometry import GeometrySettings, plan_geometry
+from semdis_cli.images.geometry import plan_geometry
 from semdis_cli.images.headers import Header, open_pixels, read_header
-from semdis_cli.images.images import ReadSettings, check_size, decode_stored
+from semdis_cli.images.images import check_size, decode_stored
 from semdis_cli.images.resize import fit_pixels
 from semdis_cli.records import Geometry
+from semdis_cli.settings import GeometrySettings, ReadSettings
 
 _FAST_BYTES_PER_PX, _MOST_BYTES_PER_PX = 3.5, 15.0  # the latter: Pillow, with a profile or four channels
 _BYTES_PER_PX = {"WEBP": 17.5, "PNG": 12.5, "BMP": 9.5, "GIF": 10.5}

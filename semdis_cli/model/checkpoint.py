@@ -21,7 +21,7 @@ from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import CheckpointError, UsageError
 from semdis_cli.files.atomic import make_folder, publish
 from semdis_cli.files.links import or_pointer
-from semdis_cli.model.config import CONFIG_FILE
+from semdis_cli.model.config import CONFIG_FILE, FCDMDiffAEConfig
 from semdis_cli.model.hub import Published, fetch, is_repository_id, local_folder
 from semdis_cli.model.layers import time_frequencies
 from semdis_cli.model.tensor_file import open_tensors
@@ -109,6 +109,11 @@ def resolve_model(
         )
     folder = fetch(name, _PUBLISHED, revision=revision, cache_dir=cache_dir)
     return ModelLocation(name, "hub", folder, folder.name)
+
+
+def load_config(path: Path | None, name: str = BUNDLED_MODEL) -> FCDMDiffAEConfig:
+    """Read the architecture in `path` or, if that is None, of the model `name`. Raises `CheckpointError`."""
+    return FCDMDiffAEConfig.load(path or resolve_model(name).folder / CONFIG_FILE)
 
 
 def read_weights(

@@ -11,12 +11,11 @@ from typing import Any, Literal, SupportsIndex, get_args, get_type_hints
 from semdis_cli.errors import CheckpointError
 from semdis_cli.files.atomic import publish
 from semdis_cli.files.links import or_pointer
+from semdis_cli.settings import Sampler, Schedule
 
 PosteriorKind = Literal["diagonal_gaussian", "deterministic"]
 NormMode = Literal["disabled", "channel_wise"]
 PatchifyMode = Literal["off", "patch_2x2"]
-Sampler = Literal["ddim", "dpmpp_2m"]
-Schedule = Literal["linear", "cosine"]
 
 CONFIG_FILE = "config.json"
 _MAX_CONFIG_BYTES = 1 << 20

@@ -20,6 +20,7 @@ from semdis_cli.model.encoder import Encoder
 from semdis_cli.model.layers import FCDMBlock
 from semdis_cli.model.pixels import float_to_images, images_to_float, images_to_patches, patches_to_images
 from semdis_cli.model.posterior import EncoderPosterior
+from semdis_cli.stops import look
 
 Grid = tuple[int, int]
 _MOST_IMAGES = 32
@@ -46,6 +47,7 @@ class PackedEncoder:
         shape = (len(images), images.shape[2] // self._patch, images.shape[3] // self._patch)
         x = self._patchify(images_to_float(images_to_patches(images, self._patch)).to(self._dtype))
         for block in self._blocks:
+            look()
             x = block(x, shape)
         return self._head(x).view(*shape, -1).permute(0, 3, 1, 2).float().contiguous()
 
@@ -186,6 +188,7 @@ def _joined(groups: list[Tensor]) -> Tensor:
 
 def _run(blocks: list[PackedBlock], x: Tensor, shape: tuple[int, int, int], modulations: list[Modulation]) -> Tensor:
     for block, modulation in zip(blocks, modulations, strict=True):
+        look()  # a call for a large image takes half a minute
         x = block(x, shape, modulation)
     return x
 

@@ -1,13 +1,12 @@
 """Devices and dtypes of a model: names from the command line -> those that torch has here."""
 
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from semdis_cli.errors import UsageError
+from semdis_cli.settings import DtypeName
 
-DtypeName = Literal["auto", "bfloat16", "float32"]
 _DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu")
 _IMAGES_WORTH_COMPILING = 50_000
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}

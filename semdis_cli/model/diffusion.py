@@ -14,7 +14,8 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from semdis_cli.model.config import FCDMDiffAEInferenceConfig, Sampler, Schedule
+from semdis_cli.model.config import FCDMDiffAEInferenceConfig
+from semdis_cli.settings import Sampler, Schedule
 
 # x_t [B,3,H,W], index of the step into `time_grid` -> x0_hat [B,3,H,W]
 Predict = Callable[[Tensor, int], Tensor]

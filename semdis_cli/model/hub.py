@@ -49,7 +49,9 @@ def fetch(repo_id: str, kind: Published, *, revision: str | None = None, cache_d
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError as error:
         install = f"pip install 'semdis[{kind.extra}]'"
-        raise MissingExtraError(f"{repo_id}: no such folder, and reading it from the hub needs: {install}") from error
+        raise MissingExtraError(
+            f"no such folder, and reading it from the hub needs: {install}", place=repo_id
+        ) from error
     try:
         return Path(snapshot_download(repo_id, revision=revision, cache_dir=cache_dir, allow_patterns=list(kind.files)))
     except HFValidationError as error:

@@ -6,7 +6,7 @@ that an image's bytes do not depend on its neighbours), and one noise generator 
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -25,28 +25,11 @@ from semdis_cli.model.call_sizes import (
 )
 from semdis_cli.model.checkpoint import resolve_model
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-from semdis_cli.model.devices import DtypeName, find_device, find_dtype
+from semdis_cli.model.devices import find_device, find_dtype, pays_to_compile
 from semdis_cli.model.network import CallStreams, CompiledNetwork, choose_network, to_device, to_host
 from semdis_cli.model.posterior import EncoderPosterior
 from semdis_cli.provenance import ModelIdentity, ModelSource
-
-
-@dataclass(frozen=True)
-class TokenizerSettings:
-    """Settings of running a model.
-
-    `device`: "auto" (CUDA if present), "cpu", "cuda", "cuda:1", ... `dtype` "auto": bfloat16 where the device
-    multiplies it in hardware. `batch_size`: images per model call; None chooses by image size, "auto" also by the free
-    memory of a GPU. `num_threads`: CPU threads of one call; None is one on a CPU (calls in several threads use several
-    cores, and bytes do not depend on how many there are), torch's choice elsewhere. `compile`: the blocks, once for
-    every image size, where that pays (not with packed weights).
-    """
-
-    device: str = "auto"
-    dtype: DtypeName = "auto"
-    batch_size: BatchSize = None
-    num_threads: int | None = None
-    compile: bool = False
+from semdis_cli.settings import TokenizerSettings
 
 
 class Tokenizer:
@@ -56,6 +39,8 @@ class Tokenizer:
         self, model: FCDMDiffAE, identity: ModelIdentity, settings: TokenizerSettings, description: str = ""
     ) -> None:
         """Take over `model`: move and cast it as `settings` say. `description`: of its weights file, for a person.
+
+        It is compiled where `settings.compile` is "on".
 
         Raises `UsageError` for a device that is not there.
         """
@@ -68,7 +53,7 @@ class Tokenizer:
         self.model = model.to(device=device, dtype=dtype).requires_grad_(False).eval()
         self._num_threads = settings.num_threads or (1 if device.type == "cpu" else None)
         self._use_threads()
-        self._network, self._compile_note = choose_network(self.model, compiled=settings.compile)
+        self._network, self._compile_note = choose_network(self.model, compiled=settings.compile == "on")
         self._calls = CallSizes(settings.batch_size, self.model)
         self._streams = CallStreams(device)
 
@@ -80,13 +65,18 @@ class Tokenizer:
         *,
         revision: str | None = None,
         source: ModelSource | None = None,
+        num_alike: int = 0,
     ) -> "Tokenizer":
         """Load a model by bundled name, folder or repository id. Raises `CheckpointError` or `UsageError`.
 
-        A device that is not there, and a dtype that there is not, are known before anything is fetched.
+        `num_alike`: images of few sizes that it is for; "auto" compiles where that pays for so many. A device that is
+        not there, and a dtype that there is not, are known before anything is fetched.
         """
         settings = settings or TokenizerSettings()
-        find_dtype(settings.dtype, find_device(settings.device))
+        device = find_device(settings.device)
+        find_dtype(settings.dtype, device)
+        if settings.compile == "auto" and pays_to_compile(device, num_alike):
+            settings = replace(settings, compile="on")
         location = resolve_model(name, revision=revision, source=source)
         model, found = FCDMDiffAE.from_folder(location.folder)
         if model.config.in_channels != 3:

@@ -17,10 +17,11 @@ from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.events import Failure
 from semdis_cli.files.links import read_start
 from semdis_cli.files.tar import walk_tar
-from semdis_cli.images.images import ReadSettings, read_image_size
+from semdis_cli.images.images import read_image_size
 from semdis_cli.kinds.formats import image_format
 from semdis_cli.kinds.recognise import START_BYTES, Recognised, describe
 from semdis_cli.records import SourceImage
+from semdis_cli.settings import ReadSettings
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.sources.folders import OWN_OUTPUT
 from semdis_cli.sources.input_rules import PassedOver

@@ -18,17 +18,10 @@ from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.fit import COPIES_HELD, CallMemory
 from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, timed
 from semdis_cli.records import EncodedImage, LoadedImage, PlannedImage
+from semdis_cli.settings import LatentSettings
 from semdis_cli.store.shards import STORE_DTYPES
 from semdis_cli.store.writing.plan import PlannedShard
 from semdis_cli.tensors import is_finite
-
-
-@dataclass(frozen=True, slots=True)
-class LatentSettings:
-    """The stored part of the posterior: its mode, or with `sample_seed` a sample; in `store_dtype`."""
-
-    store_dtype: str
-    sample_seed: int | None
 
 
 @dataclass(frozen=True, slots=True)

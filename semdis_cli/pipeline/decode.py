@@ -13,22 +13,15 @@ from semdis_cli.files.json_text import unescape_name
 from semdis_cli.files.spelling import give_own_names
 from semdis_cli.model.checkpoint import resolve_model, weights_sha256
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
+from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import busy_threads, share_of_call, start_workers
 from semdis_cli.pipeline.fit import CallMemory
-from semdis_cli.pipeline.images_out import (
-    ImageWriter,
-    WriteSettings,
-    Writing,
-    output_names,
-    renamed_record,
-    too_long,
-    written,
-)
+from semdis_cli.pipeline.images_out import ImageWriter, Writing, output_names, renamed_record, too_long, written
 from semdis_cli.pipeline.report import RunTotals, compute_record, model_record
 from semdis_cli.pipeline.shard import DecodedCall, bucket_of, decode_call, fitting_parts, read_shard, shard_calls
 from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, one_ahead, timed
 from semdis_cli.provenance import ModelIdentity, Provenance
+from semdis_cli.settings import DecodeSettings, TokenizerSettings
 from semdis_cli.stops import look
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
@@ -37,17 +30,16 @@ from semdis_cli.store.writing.claim import claimed_folder
 _SHARE_OF_EVENT = 1 / 1024  # of the room for calls: they are small, but there may be very many
 
 
-@dataclass(frozen=True)
-class DecodeSettings:
-    """How latents become image files. `sampling.seed` None counts as 0: decoding is always reproducible."""
-
-    sampling: FCDMDiffAEInferenceConfig
-    write: WriteSettings
-    num_workers: int
+def sampling_of(settings: DecodeSettings) -> FCDMDiffAEInferenceConfig:
+    """Return how the model decodes under `settings`."""
+    how = settings.sampling
+    return FCDMDiffAEInferenceConfig(how.num_steps, how.sampler, how.schedule, how.pdg, how.pdg_strength, settings.seed)
 
 
-def load_recorded_model(source: LatentSource, override: str | None, settings: TokenizerSettings) -> Tokenizer:
-    """The model that made `source`, from where the record says or from `override`.
+def load_recorded_model(
+    source: LatentSource, override: str | None, settings: TokenizerSettings, num_alike: int = 0
+) -> Tokenizer:
+    """The model that made `source`, from where the record says or from `override`; `num_alike`: as for `Tokenizer`.
 
     Raises `CheckpointError` if it cannot be loaded, `StoreError` if it is another model than the record's.
     """
@@ -55,12 +47,15 @@ def load_recorded_model(source: LatentSource, override: str | None, settings: To
     try:
         if override is None:
             name = record.name if Path(record.name).exists() else unescape_name(record.name)
-            tokenizer = Tokenizer.load(name, settings, revision=record.revision, source=record.source)
+            tokenizer = Tokenizer.load(
+                name, settings, revision=record.revision, source=record.source, num_alike=num_alike
+            )
         else:
-            tokenizer = Tokenizer.load(override, settings)
+            tokenizer = Tokenizer.load(override, settings, num_alike=num_alike)
     except CheckpointError as error:
         if override is None and weights_sha256(resolve_model(BUNDLED_MODEL).folder) == record.weights_sha256:
-            return load_recorded_model(source, BUNDLED_MODEL, settings)  # a copy that has moved, of what is at hand
+            # A copy that has moved, of what is at hand
+            return load_recorded_model(source, BUNDLED_MODEL, settings, num_alike)
         hint = "" if override else f" (the model recorded in {source.path}; give --model if it is elsewhere)"
         raise error.adding(hint) from error
     found = tokenizer.identity
@@ -99,6 +94,7 @@ def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings,
     holds something else or cannot be written, `NoSpaceError`, and `StoreError` for keys that lead out of the folder.
     """
     totals = RunTotals("decode", tokenizer, busy_threads(tokenizer, settings.num_workers))
+    sampling = sampling_of(settings)
     names = output_names(source.keys, settings.write.format)
     num_failed = 0
     with (
@@ -117,14 +113,14 @@ def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings,
 
         # Shard -> latents -> pixels -> files
         calls = _read_calls(source, tokenizer, done, workers)
-        for event in decode_calls(calls, tokenizer, settings.sampling, writer, workers):
+        for event in decode_calls(calls, tokenizer, sampling, writer, workers):
             num_failed += _num_failed(event)
             yield totals.add(event)
     yield totals.finish(
         output,
         num_ok=len(source.keys) - num_failed,
         num_failed=num_failed,
-        sampling=asdict(settings.sampling),
+        sampling=asdict(sampling),
         latents=str(source.path),
         **renamed_record(renamed),
     )
@@ -215,6 +211,6 @@ def decode_provenance(tokenizer: Tokenizer, settings: DecodeSettings) -> dict[st
     return {
         "model": model_record(tokenizer),
         "compute": compute_record(tokenizer),
-        "sampling": asdict(settings.sampling),
+        "sampling": asdict(sampling_of(settings)),
         "write": asdict(settings.write),
     }

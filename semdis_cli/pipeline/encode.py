@@ -18,9 +18,11 @@ from semdis_cli.pipeline.calls import (
     start_workers,
     take_call,
 )
-from semdis_cli.pipeline.encode_plan import EncodePlan, EncodeSettings, encode_provenance, plan_encode
+from semdis_cli.pipeline.encode_plan import EncodePlan, encode_provenance, plan_encode
+from semdis_cli.pipeline.limits import within_limit
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.pipeline.workers import Timed, timed
+from semdis_cli.settings import EncodeSettings
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.stops import wait_for
 from semdis_cli.store.manifest import Manifest
@@ -43,17 +45,23 @@ def encode(
     """Encode the images of `found` into `output`, continuing an earlier run; of a finished set only what has changed.
 
     A bad image is a `Failure` event and a row of the index. `tell` hears of the planning, before there are events.
-    Raises what `LatentSetWriter` and `plan_encode` raise.
+    Raises what `LatentSetWriter`, `plan_encode` and `within_limit` raise.
     """
-    totals = RunTotals("encode", tokenizer, busy_threads(tokenizer, loader.num_workers))
+    return within_limit(_encode(found, loader, tokenizer, settings, output, tell), settings.max_errors)
+
+
+def _encode(
+    found: FoundImages, loader: Loader, tokenizer: Tokenizer, settings: EncodeSettings, output: Path, tell: Tell
+) -> Iterator[Event]:
+    totals = RunTotals("encode", tokenizer, busy_threads(tokenizer, settings.num_workers))
     with (
         LatentSetWriter(
             output,
-            encode_provenance(tokenizer, settings),
+            encode_provenance(tokenizer, loader.settings, settings.latents),
             tokenizer.latent_channels,
-            mix_versions=settings.mix_versions,
+            mix_versions=settings.shards.mix_versions,
         ) as latents,
-        start_workers(tokenizer, loader.num_workers) as workers,
+        start_workers(tokenizer, settings.num_workers) as workers,
         _Publisher(latents) as publisher,
     ):
         # What there is to do

@@ -5,52 +5,21 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure, Planning, Tell, untold
-from semdis_cli.images.loader import Loader, LoadSettings
+from semdis_cli.images.loader import Loader
 from semdis_cli.images.resize import resize_name
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline.calls import (
-    LatentSettings,
-)
 from semdis_cli.pipeline.report import compute_record, model_record
 from semdis_cli.provenance import LatentLayout, Provenance
+from semdis_cli.settings import EncodeSettings, LatentSettings, LoadSettings
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.store.writing.changes import find_changes
 from semdis_cli.store.writing.finished import NO_BASE, Base
 from semdis_cli.store.writing.latent_set import finished_base
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
-
-Posterior = Literal["mode", "sample"]
-StoreDtype = Literal["bfloat16", "float16", "float32"]
-
-
-@dataclass(frozen=True)
-class EncodeSettings:
-    """What decides the latents' bytes beyond model and inputs.
-
-    `seed` counts for posterior "sample" alone. A shard holds about `shard_mib` MiB, or exactly `shard_images` images.
-    """
-
-    load: LoadSettings
-    store_dtype: StoreDtype = "bfloat16"
-    posterior: Posterior = "mode"
-    seed: int = 0
-    shard_mib: int = 256
-    shard_images: int | None = None
-    mix_versions: bool = False  # go on in a set that other versions of what computes and reads have begun
-
-    @property
-    def sample_seed(self) -> int | None:
-        """Seed of the posterior samples, or None for the mode."""
-        return self.seed if self.posterior == "sample" else None
-
-    @property
-    def latents(self) -> LatentSettings:
-        """What is stored of an image's posterior."""
-        return LatentSettings(self.store_dtype, self.sample_seed)
 
 
 @dataclass(frozen=True)
@@ -103,7 +72,7 @@ class EncodePlan:
         return self.contents.num_inputs
 
 
-def latent_layout(tokenizer: Tokenizer, settings: EncodeSettings) -> LatentLayout:
+def latent_layout(tokenizer: Tokenizer, settings: LatentSettings) -> LatentLayout:
     """Return what the size of a latent follows from."""
     return LatentLayout(tokenizer.patch_size, tokenizer.latent_channels, settings.store_dtype)
 
@@ -119,8 +88,8 @@ def plan_encode(
 ) -> EncodePlan:
     """Which image goes where, and how large it all gets; with `base`, what is to be done beyond what that holds.
 
-    `provenance`: under which record it is done, if not under that of `tokenizer` and `settings`. `tell` hears of it as
-    it goes. Raises `UsageError` if there is no input at all.
+    `provenance`: under which record it is done, if not under that of `tokenizer`, `loader` and `settings`. `tell` hears
+    of it as it goes. Raises `UsageError` if there is no input at all.
     """
     if not found.images and not found.failures:
         kinds = f": {found.ignored_kinds}" if found.num_ignored else ""
@@ -130,12 +99,12 @@ def plan_encode(
     changes = find_changes(base, found.images, found.failures, partial(loader.hashes, tell=tell))
     planned, unreadable = loader.plan(changes.to_encode, tell)
     failures = sorted((*found.failures, *unreadable), key=lambda failure: failure.key)
-    provenance = provenance or encode_provenance(tokenizer, settings)
+    provenance = provenance or encode_provenance(tokenizer, loader.settings, settings.latents)
     shards = plan_shards(
         planned,
         provenance.layout,
-        shard_bytes=settings.shard_mib * 2**20,
-        shard_images=settings.shard_images,
+        shard_bytes=settings.shards.shard_mib * 2**20,
+        shard_images=settings.shards.shard_images,
         first_number=base.next_number,
     )
     sha256 = plan_sha256(provenance, shards, failures, base, changes)
@@ -156,17 +125,16 @@ def plan_output(
     """
     base = NO_BASE
     if output is not None:
-        provenance = encode_provenance(tokenizer, settings)
-        base = finished_base(output, provenance, mix_versions=settings.mix_versions)
+        provenance = encode_provenance(tokenizer, loader.settings, settings.latents)
+        base = finished_base(output, provenance, mix_versions=settings.shards.mix_versions)
     return plan_encode(found, loader, tokenizer, settings, base, tell=tell)
 
 
-def encode_provenance(tokenizer: Tokenizer, settings: EncodeSettings) -> Provenance:
+def encode_provenance(tokenizer: Tokenizer, load: LoadSettings, latents: LatentSettings) -> Provenance:
     """Record every setting that decides the bytes of a latent: equal records, equal bytes."""
-    posterior: dict[str, Any] = {"kind": settings.posterior}
-    if settings.sample_seed is not None:
-        posterior["seed"] = settings.sample_seed
-    load = settings.load
+    posterior: dict[str, Any] = {"kind": latents.posterior}
+    if latents.sample_seed is not None:
+        posterior["seed"] = latents.sample_seed
     fields = {
         "model": model_record(tokenizer),
         "channels": tokenizer.latent_channels,
@@ -174,7 +142,7 @@ def encode_provenance(tokenizer: Tokenizer, settings: EncodeSettings) -> Provena
         "whitened": tokenizer.is_whitened,
         "whitening": _whitening_record(tokenizer),
         "posterior": posterior,
-        "dtype": settings.store_dtype,
+        "dtype": latents.store_dtype,
         "preprocessing": {
             "geometry": asdict(load.geometry),
             "background": list(load.read.background),

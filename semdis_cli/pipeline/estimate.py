@@ -6,8 +6,9 @@ from semdis_cli.events import Failure
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import encoded_calls, image_calls, start_workers
-from semdis_cli.pipeline.encode_plan import EncodePlan, EncodeSettings
+from semdis_cli.pipeline.encode_plan import EncodePlan
 from semdis_cli.pipeline.fit import CallMemory
+from semdis_cli.settings import EncodeSettings
 from semdis_cli.store.writing.plan import PlannedShard
 
 _SHARDS_TRIED = 3
@@ -25,7 +26,7 @@ def refused_images(plan: EncodePlan, loader: Loader, tokenizer: Tokenizer) -> li
 def estimate_s(plan: EncodePlan, loader: Loader, tokenizer: Tokenizer, settings: EncodeSettings) -> float:
     """Seconds that encoding `plan` would take, from reading and encoding a few images of its largest shards."""
     largest = sorted(plan.shards, key=lambda shard: -len(shard.images))[:_SHARDS_TRIED]
-    with start_workers(tokenizer, loader.num_workers) as workers:
+    with start_workers(tokenizer, settings.num_workers) as workers:
         num_first = workers.num_model_threads  # they pay for the start-up of their size
         tried = [
             list(encoded_calls(calls, loader, tokenizer, settings.latents, workers))

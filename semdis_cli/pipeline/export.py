@@ -11,8 +11,9 @@ from pathlib import Path
 from semdis_cli.errors import RefusedNameError, StoreError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes, TimeSpent
 from semdis_cli.files.atomic import check_free_space
-from semdis_cli.pipeline.export_sinks import SINKS, ExportJob, ExportSettings, Sink
+from semdis_cli.pipeline.export_sinks import SINKS, ExportJob, Sink
 from semdis_cli.pipeline.report import RunTotals
+from semdis_cli.settings import ExportSettings
 from semdis_cli.stops import look
 from semdis_cli.store.exchange.export import (
     EXPORT_MARKER,
@@ -36,7 +37,7 @@ def export(source: LatentSource, settings: ExportSettings, output: Path) -> Iter
     folder and settings that say nothing of the latents.
     """
     totals, num_failed = RunTotals("export", None), 0
-    layout = recorded_layout(source.provenance, str(source.path))
+    recorded_layout(source.provenance, str(source.path))
     kind, names = SINKS[settings.format], file_names(source.keys, settings.member)
     job = ExportJob(source, settings, output, names)
     own_files = names.values() if kind.one_file_each else ()
@@ -60,8 +61,8 @@ def export(source: LatentSource, settings: ExportSettings, output: Path) -> Iter
         num_ok=len(source.keys) - num_failed,
         num_failed=num_failed,
         latents=str(source.path),
-        lossless=not settings.is_lossy(layout.dtype),
-        **settings.to_json(),
+        lossless=not settings.is_lossy(job.stored_dtype),
+        **settings.to_json(job.stored_dtype),
     )
 
 
@@ -73,7 +74,7 @@ def _describe(job: ExportJob) -> dict[str, object]:
         "num_images": len(source.keys),
         "provenance": source.provenance.to_json(),
         **({"later_versions": [record.to_json() for record in source.later_versions]} if source.later_versions else {}),
-        **job.settings.to_json(),
+        **job.settings.to_json(job.stored_dtype),
     }
 
 
@@ -95,7 +96,7 @@ def _export_shard(job: ExportJob, sink: Sink, stored: StoredShard, pool: ThreadP
     yield TimeSpent(StageTimes(read_s=time.perf_counter() - started))
     rows = [row for row, key in enumerate(shard.keys) if key in keys]
     for start in range(0, len(rows), _ROWS_AT_ONCE):
-        yield from _write_rows(job.settings, sink, shard, rows[start : start + _ROWS_AT_ONCE], pool)
+        yield from _write_rows(job, sink, shard, rows[start : start + _ROWS_AT_ONCE], pool)
 
 
 def _read(source: LatentSource, stored: StoredShard) -> Shard:
@@ -105,11 +106,9 @@ def _read(source: LatentSource, stored: StoredShard) -> Shard:
     return shard
 
 
-def _write_rows(
-    settings: ExportSettings, sink: Sink, shard: Shard, rows: list[int], pool: ThreadPoolExecutor
-) -> Iterator[Event]:
+def _write_rows(job: ExportJob, sink: Sink, shard: Shard, rows: list[int], pool: ThreadPoolExecutor) -> Iterator[Event]:
     started, num_written = time.perf_counter(), 0
-    write = partial(_write_row, settings, sink, shard)
+    write = partial(_write_row, job, sink, shard)
     for outcome in pool.map(write, rows) if sink.one_file_each else map(write, rows):
         look()
         if isinstance(outcome, Failure):
@@ -122,10 +121,10 @@ def _write_rows(
     yield BatchDone(num_written, num_written * height * width / 1e6, StageTimes(write_s=write_s))
 
 
-def _write_row(settings: ExportSettings, sink: Sink, shard: Shard, row: int) -> SampleRecord | Failure:
+def _write_row(job: ExportJob, sink: Sink, shard: Shard, row: int) -> SampleRecord | Failure:
     key = shard.records[row].key
     try:
-        sample = make_sample(shard, row, settings.member, settings.npy_dtype)
+        sample = make_sample(shard, row, job.settings.member, job.settings.array_dtype(job.stored_dtype))
     except ValueError as error:
         return Failure(key, str(error))
     try:

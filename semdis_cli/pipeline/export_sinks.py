@@ -5,20 +5,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure
 from semdis_cli.files.atomic import PendingFile, publish_below
 from semdis_cli.files.tar import TAR_END, tar_member
 from semdis_cli.provenance import BYTES_PER_VALUE
+from semdis_cli.settings import ExportFormat, ExportSettings
 from semdis_cli.store.exchange.export import (
     STEM_RECORD,
     TABLE_FILE,
-    Member,
-    NpyDtype,
     Sample,
-    SampleNames,
     SampleRecord,
     alike_names,
     impossible_names,
@@ -28,45 +26,7 @@ from semdis_cli.store.exchange.export import (
 from semdis_cli.store.exchange.tar_members import read_members
 from semdis_cli.store.reader import LatentSource, StoredShard
 
-ExportFormat = Literal["webdataset", "safetensors", "npy"]
 _RECORD_BYTES = 1024  # about what an image's key, geometry and source take
-
-
-@dataclass(frozen=True)
-class ExportSettings:
-    """Settings of an export.
-
-    `member`: the kind of file for one image. `npy_dtype` counts for npy alone, `tar_mib` (about, MiB) and
-    `sample_names` for webdataset alone: samples are called by the key, or as those that the images came from.
-    """
-
-    format: ExportFormat
-    member: Member
-    npy_dtype: NpyDtype = "float32"
-    tar_mib: int = 256
-    num_workers: int = 1
-    sample_names: SampleNames = "key"
-
-    def is_lossy(self, stored_dtype: str) -> bool:
-        """Tell whether there may be values that do not survive."""
-        lossless = {"float32"} | ({"float16"} & {stored_dtype})
-        return self.member == "npy" and self.npy_dtype not in lossless
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all that decides a byte of the output."""
-        fields: dict[str, Any] = {"format": self.format, "member": self.member}
-        if self.member == "npy":
-            fields["dtype"] = self.npy_dtype
-        if self.format == "webdataset":
-            fields["tar_mib"] = self.tar_mib
-        if self.format == "webdataset" and self.sample_names != "key":
-            fields["sample_names"] = self.sample_names
-        return fields
-
-
-def npy_dtype_for(stored_dtype: str) -> NpyDtype:
-    """Return the smallest dtype of an array that holds the stored latents without loss."""
-    return "float16" if stored_dtype == "float16" else "float32"
 
 
 @dataclass(frozen=True)
@@ -78,12 +38,17 @@ class ExportJob:
     output: Path
     names: Mapping[str, PurePosixPath]
 
+    @property
+    def stored_dtype(self) -> str:
+        """What the latents are stored in."""
+        return self.source.provenance.layout.dtype
+
     def sample_bytes(self, stored: StoredShard) -> int:
         """Estimate the bytes of one image of a shard once it is exported, the same for each run."""
         num_bytes = stored.expected.num_bytes // max(1, stored.num_images) + _RECORD_BYTES
         if self.settings.member == "npy":
-            stored_bytes = BYTES_PER_VALUE[self.source.provenance.layout.dtype]
-            num_bytes = num_bytes * BYTES_PER_VALUE[self.settings.npy_dtype] // stored_bytes
+            array_dtype = self.settings.array_dtype(self.stored_dtype)
+            num_bytes = num_bytes * BYTES_PER_VALUE[array_dtype] // BYTES_PER_VALUE[self.stored_dtype]
         else:
             num_bytes += len(self.source.provenance.text) + 1  # as a line of JSON; tars are cut by this
         return num_bytes + SINKS[self.settings.format].overhead_bytes

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from semdis_cli.errors import StoreError
@@ -11,6 +10,7 @@ from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.pipeline.workers import timed
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import EncodedImage, PlannedImage, SourceImage
+from semdis_cli.settings import ShardSettings
 from semdis_cli.sources.files import ON_DISK
 from semdis_cli.store.exchange.found_samples import FoundSample, FoundSamples
 from semdis_cli.store.writing.changes import Hashes, find_changes
@@ -22,16 +22,7 @@ from semdis_cli.store.writing.shard_writer import ShardRows
 _IMAGES_AT_ONCE = 256
 
 
-@dataclass(frozen=True)
-class GatherSettings:
-    """Settings of an import: how shards are cut, as in `EncodeSettings`."""
-
-    shard_mib: int = 256
-    shard_images: int | None = None
-    mix_versions: bool = False
-
-
-def gather(found: FoundSamples, settings: GatherSettings, output: Path) -> Iterator[Event]:
+def gather(found: FoundSamples, settings: ShardSettings, output: Path) -> Iterator[Event]:
     """Write the latents of `found` into the set `output`, continuing an earlier run; of a finished set what changed.
 
     A damaged file is a `Failure` event and a row of the index. Equal images and settings give the bytes that encoding
@@ -83,7 +74,7 @@ def gather(found: FoundSamples, settings: GatherSettings, output: Path) -> Itera
 
 
 def plan_gather(
-    found: FoundSamples, settings: GatherSettings, base: Base, hashes: Hashes, provenance: Provenance
+    found: FoundSamples, settings: ShardSettings, base: Base, hashes: Hashes, provenance: Provenance
 ) -> SetPlan:
     """Return which image goes where, beyond what `base` holds; shards hold latents of one version each.
 

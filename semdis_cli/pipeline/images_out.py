@@ -4,7 +4,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -17,8 +16,9 @@ from semdis_cli.events import Failure
 from semdis_cli.files.atomic import publish_below, sweep_temporaries
 from semdis_cli.files.disk import folder_identity
 from semdis_cli.files.spelling import ANY, EXACT, Spelling, numbered
-from semdis_cli.images.images import ImageFormat, write_image
+from semdis_cli.images.images import write_image
 from semdis_cli.pipeline.workers import Timed, Workers, timed
+from semdis_cli.settings import WriteSettings
 from semdis_cli.stops import wait_for
 from semdis_cli.store.checks import check_key
 
@@ -28,14 +28,6 @@ Writing = list["Future[Future[float | Failure]]"]
 
 _MAX_NAME_BYTES = 255
 _MAX_KEY_BYTES = 3800  # a path may have 4095, with the folder before it
-
-
-@dataclass(frozen=True)
-class WriteSettings:
-    """`format` of the files; `quality` 1..100 for jpg and webp (PNG is lossless and ignores it)."""
-
-    format: ImageFormat = "png"
-    quality: int = 95
 
 
 def output_names(keys: Iterable[str], suffix: str) -> dict[str, PurePosixPath]:

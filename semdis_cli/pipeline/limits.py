@@ -1,24 +1,10 @@
 """Stopping a run of which too much fails: a wrong folder or a broken disk shows long before the end."""
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
-from fractions import Fraction
 
 from semdis_cli.errors import TooManyFailuresError
 from semdis_cli.events import Event, Failure, RunStarted
-
-
-@dataclass(frozen=True)
-class ErrorLimit:
-    """How many inputs may fail: `value` of them or, if `is_share`, `value` percent. `text`: as the user wrote it."""
-
-    text: str
-    value: Fraction
-    is_share: bool
-
-    def is_exceeded(self, num_failed: int, num_inputs: int) -> bool:
-        """Whether `num_failed` of `num_inputs` are too many; exactly, so 2 of 200 are not more than 1 %."""
-        return num_failed > (self.value * num_inputs / 100 if self.is_share else self.value)
+from semdis_cli.settings import ErrorLimit
 
 
 def within_limit(events: Iterator[Event], limit: ErrorLimit | None, *, goes_on: bool = True) -> Iterator[Event]:

@@ -27,7 +27,6 @@ from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import (
     ImageCall,
-    LatentSettings,
     busy_threads,
     encode_images,
     fitting,
@@ -37,14 +36,16 @@ from semdis_cli.pipeline.calls import (
     start_workers,
     stored_latents,
 )
-from semdis_cli.pipeline.decode import DecodeSettings
-from semdis_cli.pipeline.encode_plan import EncodePlan, EncodeSettings
+from semdis_cli.pipeline.decode import sampling_of
+from semdis_cli.pipeline.encode_plan import EncodePlan
 from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import ImageWriter, Writing, output_names, renamed_record, too_long, written
+from semdis_cli.pipeline.limits import within_limit
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, timed
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import LoadedImage
+from semdis_cli.settings import LatentSettings, RoundtripSettings
 from semdis_cli.store.index import to_line
 from semdis_cli.store.writing.claim import PLAN_SHA256, claimed_folder, claimed_settings
 from semdis_cli.store.writing.plan import plan_sha256
@@ -57,24 +58,31 @@ def roundtrip(
     plan: EncodePlan,
     loader: Loader,
     tokenizer: Tokenizer,
-    encode_settings: EncodeSettings,
-    decode_settings: DecodeSettings,
+    settings: RoundtripSettings,
     output: Path,
 ) -> Iterator[Event]:
     """Encode and decode every planned image, write the reconstructions into `output` and measure them.
 
     Latents pass through the stored dtype, so the figures are those of `encode` followed by `decode`. PSNR is against
     the pixels that the model was given, padding left out, and counts as 100 dB where nothing differs. `psnr.jsonl` has
-    one row per input. Raises `UsageError` if the folder holds something else, `NoSpaceError` if the disk fills up.
+    one row per input. Raises `UsageError` if the folder holds something else, `NoSpaceError` if the disk fills up, and
+    what `within_limit` raises.
     """
-    totals = RunTotals("roundtrip", tokenizer, busy_threads(tokenizer, loader.num_workers))
+    return within_limit(_roundtrip(plan, loader, tokenizer, settings, output), settings.max_errors, goes_on=False)
+
+
+def _roundtrip(
+    plan: EncodePlan, loader: Loader, tokenizer: Tokenizer, settings: RoundtripSettings, output: Path
+) -> Iterator[Event]:
+    decoding, sampling = settings.decode, sampling_of(settings.decode)
+    totals = RunTotals("roundtrip", tokenizer, busy_threads(tokenizer, decoding.num_workers))
     keys = (image.source.key for shard in plan.shards for image in shard.images)
-    names = output_names(keys, decode_settings.write.format)
+    names = output_names(keys, decoding.write.format)
     record = {
         "encode": plan.provenance.to_json(),
         PLAN_SHA256: _plan_sha256(plan, claimed_settings(output, ROUNDTRIP_MARKER).get("encode")),
-        "sampling": asdict(decode_settings.sampling),
-        "write": asdict(decode_settings.write),
+        "sampling": asdict(sampling),
+        "write": asdict(decoding.write),
     }
     yield RunStarted(plan.num_inputs, 0, plan.megapixels())
     errors = {failure.key: failure.reason for failure in plan.failures}
@@ -84,15 +92,15 @@ def roundtrip(
     scores: dict[str, float] = {}
     with (
         claimed_folder(output, ROUNDTRIP_MARKER, record, names.values()),
-        start_workers(tokenizer, loader.num_workers) as workers,
+        start_workers(tokenizer, decoding.num_workers) as workers,
     ):
         names, renamed = give_own_names(names, output)
         unusable = too_long(names)
         errors |= {failure.key: failure.reason for failure in unusable}
         yield from unusable
-        writer = ImageWriter(output, names, decode_settings.write)
+        writer = ImageWriter(output, names, decoding.write)
         calls = _usable_calls(plan, tokenizer, {failure.key for failure in unusable})
-        how = _Roundtrip(loader, tokenizer, encode_settings.latents, decode_settings.sampling, writer, workers)
+        how = _Roundtrip(loader, tokenizer, settings.latents, sampling, writer, workers)
         for event in how.run(calls):
             if isinstance(event, ImageMeasured):
                 scores[event.key] = event.psnr_db
@@ -107,7 +115,7 @@ def roundtrip(
         num_ok=len(scores),
         num_failed=len(errors),
         passed_over=dict(plan.passed_over),
-        sampling=asdict(decode_settings.sampling),
+        sampling=asdict(sampling),
         jpeg_decoder=jpeg_decoder(),
         psnr_db=_summary(list(scores.values())),
         **renamed_record(renamed),

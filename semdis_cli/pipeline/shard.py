@@ -17,10 +17,11 @@ from semdis_cli.memory import room_for_images
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import encode_call, fitting, image_calls, refused_call, take_call
-from semdis_cli.pipeline.encode_plan import EncodeSettings, latent_layout
+from semdis_cli.pipeline.encode_plan import latent_layout
 from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import ImageWriter
 from semdis_cli.pipeline.workers import timed
+from semdis_cli.settings import LatentSettings
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
 from semdis_cli.store.writing.plan import PlannedShard
@@ -28,7 +29,7 @@ from semdis_cli.store.writing.shard_writer import EncodedShard, ShardRows
 from semdis_cli.tensors import is_finite
 
 
-def encode_shard(planned: PlannedShard, loader: Loader, tokenizer: Tokenizer, settings: EncodeSettings) -> EncodedShard:
+def encode_shard(planned: PlannedShard, loader: Loader, tokenizer: Tokenizer, settings: LatentSettings) -> EncodedShard:
     """Read and encode the images of a planned shard; `publish_shard` writes it, with the same bytes as a run of many.
 
     An image that cannot be used is a failure in it.
@@ -39,7 +40,7 @@ def encode_shard(planned: PlannedShard, loader: Loader, tokenizer: Tokenizer, se
         encoded = refused_call(call, memory)
         if encoded is None:
             loaded = [timed(loader.load, image) for image in call.images]
-            encoded = encode_call(call, loaded, tokenizer, settings.latents, memory)
+            encoded = encode_call(call, loaded, tokenizer, settings, memory)
         take_call(encoded, rows)
     return rows.finish()
 

@@ -17,15 +17,17 @@ from semdis_cli.images.loader import Loader
 from semdis_cli.memory import room_for_images
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import busy_threads, encoded_calls, image_calls, start_workers, take_call
-from semdis_cli.pipeline.decode import DecodeSettings, decode_calls, decode_provenance
+from semdis_cli.pipeline.decode import decode_calls, decode_provenance, sampling_of
 from semdis_cli.pipeline.encode import far_off_report
-from semdis_cli.pipeline.encode_plan import EncodeSettings, plan_encode
+from semdis_cli.pipeline.encode_plan import plan_encode
 from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import ImageWriter, StreamNames, image_file, renamed_record, too_long
+from semdis_cli.pipeline.limits import within_limit
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.pipeline.shard import check_fit
 from semdis_cli.pipeline.workers import timed
 from semdis_cli.provenance import Provenance
+from semdis_cli.settings import DecodeSettings, EncodeSettings
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.stops import received
 from semdis_cli.store.exchange.stream import MAX_MEMBER_BYTES, MEMBER_SUFFIX, StreamWriter, join_shards, read_member
@@ -47,15 +49,27 @@ def encode_stream(
 ) -> Iterator[Event]:
     """Encode the images of `found` into a stream: a tar or, of a single image on stdin, its file alone.
 
-    A bad image is a `Failure` event and has no file. `tell` hears of the planning. Raises what `write` and
-    `plan_encode` raise.
+    A bad image is a `Failure` event and has no file. `tell` hears of the planning. Raises what `write`, `plan_encode`
+    and `within_limit` raise.
     """
-    totals = RunTotals("encode", tokenizer, busy_threads(tokenizer, loader.num_workers))
+    events = _encode_stream(found, loader, tokenizer, settings, write, tell)
+    return within_limit(events, settings.max_errors, goes_on=False)
+
+
+def _encode_stream(
+    found: FoundImages,
+    loader: Loader,
+    tokenizer: Tokenizer,
+    settings: EncodeSettings,
+    write: Callable[[bytes], object],
+    tell: Tell,
+) -> Iterator[Event]:
+    totals = RunTotals("encode", tokenizer, busy_threads(tokenizer, settings.num_workers))
     plan = plan_encode(found, loader, tokenizer, settings, tell=tell)
     stream = StreamWriter(write, plan.provenance, tokenizer.latent_channels, as_tar=not found.is_single)
     yield RunStarted(plan.num_inputs, 0, plan.megapixels())
     yield from plan.failures
-    with start_workers(tokenizer, loader.num_workers) as workers:
+    with start_workers(tokenizer, settings.num_workers) as workers:
         calls = image_calls(plan.shards, tokenizer)
         for result in encoded_calls(calls, loader, tokenizer, settings.latents, workers):
             take_call(result, stream)
@@ -148,6 +162,7 @@ def decode_stream(
     once all that came whole is on disk.
     """
     totals = RunTotals("decode", tokenizer, busy_threads(tokenizer, settings.num_workers))
+    sampling = sampling_of(settings)
     record = {
         "latents": "stream",
         "provenance": stream.source.provenance.to_json(),
@@ -159,7 +174,7 @@ def decode_stream(
         start_workers(tokenizer, settings.num_workers) as workers,
     ):
         receiver = _Receiver(output, tokenizer, settings)
-        for event in decode_calls(receiver.calls(stream), tokenizer, settings.sampling, receiver.writer, workers):
+        for event in decode_calls(receiver.calls(stream), tokenizer, sampling, receiver.writer, workers):
             num_ok += event.num_images if isinstance(event, BatchDone) else 0
             num_failed += isinstance(event, Failure | ShardFailed)
             yield totals.add(event)
@@ -168,7 +183,7 @@ def decode_stream(
         output,
         num_ok=num_ok,
         num_failed=num_failed,
-        sampling=asdict(settings.sampling),
+        sampling=asdict(sampling),
         latents=_NAME,
         **renamed_record(receiver.names.renamed),
     )
@@ -178,8 +193,8 @@ def decode_single(
     stream: LatentStream, tokenizer: Tokenizer, settings: DecodeSettings, write: Callable[[bytes], object]
 ) -> Iterator[Event]:
     """Decode the only image of `stream` and hand its file to `write`."""
-    totals = RunTotals("decode", tokenizer)
-    memory = CallMemory(tokenizer, room_for_images(), "decode", settings.sampling.pdg)
+    totals, sampling = RunTotals("decode", tokenizer), sampling_of(settings)
+    memory = CallMemory(tokenizer, room_for_images(), "decode", sampling.pdg)
     num_ok = num_failed = 0
     for shard in received(iter(stream)):
         assert isinstance(shard, Shard), "one file that is bad is no stream"
@@ -190,7 +205,7 @@ def decode_single(
             yield from refused
             continue
         try:
-            images, decode_s = timed(tokenizer.decode, shard.latents.float(), shard.keys, settings.sampling)
+            images, decode_s = timed(tokenizer.decode, shard.latents.float(), shard.keys, sampling)
         except UnreadableImageError as error:
             num_failed += 1
             yield Failure(record.key, str(error))
@@ -200,7 +215,7 @@ def decode_single(
         num_ok += 1
         megapixels = images.shape[2] * images.shape[3] / 1e6
         yield totals.add(BatchDone(1, megapixels, StageTimes(decode_s=decode_s, write_s=file.seconds)))
-    yield totals.finish(None, num_ok=num_ok, num_failed=num_failed, sampling=asdict(settings.sampling), latents=_NAME)
+    yield totals.finish(None, num_ok=num_ok, num_failed=num_failed, sampling=asdict(sampling), latents=_NAME)
 
 
 class _Receiver:

@@ -12,9 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
+from typing import Annotated
 
 from semdis_cli.errors import UsageError
 from semdis_cli.files.system_names import system_kind
+from semdis_cli.option import INPUT, Option
 
 
 class PassedOver(StrEnum):
@@ -61,14 +63,26 @@ class InputRules:
     `all_files`: names of systems and hidden ones are no reason to pass a file over, if it is an image by content.
     """
 
-    exclude: tuple[Pattern, ...] = ()
-    include: tuple[Pattern, ...] = ()
-    all_files: bool = False
-
-    @classmethod
-    def parse(cls, exclude: Sequence[str], include: Sequence[str], *, all_files: bool) -> "InputRules":
-        """Make rules of the texts of the options. Raises `UsageError` for one that is no pattern."""
-        return cls(tuple(map(Pattern, exclude)), tuple(map(Pattern, include)), all_files)
+    exclude: Annotated[
+        tuple[Pattern, ...],
+        Option(
+            "Leave out files and folders with this name or, with a slash in it, this path in the source; repeatable.",
+            INPUT,
+            metavar="GLOB",
+            parse=Pattern,
+        ),
+    ] = ()
+    include: Annotated[
+        tuple[Pattern, ...],
+        Option("Take nothing but these, as in --exclude, which goes first.", INPUT, metavar="GLOB", parse=Pattern),
+    ] = ()
+    all_files: Annotated[
+        bool,
+        Option(
+            "Take all that are images by content: hidden ones, thumbnails, bins, backups and camera previews too.",
+            INPUT,
+        ),
+    ] = False
 
     @property
     def has_patterns(self) -> bool:

@@ -29,9 +29,8 @@ _NO_FILES = frozenset({b"D", b"V"})  # the list of a folder, and the name of a v
 
 
 class _Link(NamedTuple):
-    """Hard link: its own key, and the name in the tar that it leads to."""
+    """Hard link to a name in the tar."""
 
-    key: str
     target: str
 
 
@@ -147,7 +146,7 @@ def list_tar(
 
 @dataclass(slots=True)
 class _Members:
-    """Members of a tar so far, by their names in it: of two of one name the last one counts."""
+    """Members of a tar so far, by their keys: of two of one name the last one counts."""
 
     path: Path
     reader: ImageReader
@@ -170,14 +169,14 @@ class _Members:
     def _add(self, member: tarfile.TarInfo, file: BinaryIO) -> None:
         """Sort one member in; its first bytes may be read off `file`."""
         parts = _parts(member.name)
-        name = "/".join(parts)
-        if self.found.pop(name, None) is not None:
+        key = self.prefix + "/".join(parts)
+        if self.found.pop(key, None) is not None:
             self.passed_over.add(PassedOver.REPLACED)
         kind = self._kind(member, parts, file)
         if kind is not None:
             self.passed_over.add(kind)
         else:
-            self.found[name] = self._taken(member, parts)
+            self.found[key] = self._taken(member, parts, key)
 
     def _kind(self, member: tarfile.TarInfo, parts: Sequence[str], file: BinaryIO) -> str | None:
         """Return the kind by which a member is passed over, if it is."""
@@ -191,16 +190,15 @@ class _Members:
             return judgement.kind
         return None if self._has_image_bytes(member, file) else PassedOver.NO_IMAGE
 
-    def _taken(self, member: tarfile.TarInfo, parts: Sequence[str]) -> "SourceImage | Failure | _Link":
+    def _taken(self, member: tarfile.TarInfo, parts: Sequence[str], key: str) -> "SourceImage | Failure | _Link":
         """Return what a member that is not passed over comes to."""
-        key = self.prefix + "/".join(parts)
         if reason := _unusable(member, parts):
             return Failure(key, reason)
         if not member.islnk():
             _, mtime_ns, ctime_ns = self.stamp
             return SourceImage(key, self.reader, member.offset_data, member.size, mtime_ns, ctime_ns)
-        link = _Link(key, "/".join(_parts(member.linkname)))
-        target = self.found.get(link.target)  # as it is now: a later one of its name is another file
+        link = _Link("/".join(_parts(member.linkname)))
+        target = self.found.get(self.prefix + link.target)  # as it is now: a later one of its name is another file
         return replace(target, key=key) if isinstance(target, SourceImage) else link
 
     def _has_image_bytes(self, member: tarfile.TarInfo, file: BinaryIO) -> bool:
@@ -214,17 +212,17 @@ class _Members:
 
     def followed(self) -> Iterator[SourceImage | Failure]:
         """Yield what was found, in order; hard links as what they lead to."""
-        for name, each in list(self.found.items()):
+        for key, each in self.found.items():  # none is added or taken away
             if not isinstance(each, _Link):
                 yield each
                 continue
-            target = self.found.get(each.target)
+            target = self.found.get(self.prefix + each.target)
             if isinstance(target, SourceImage):
-                self.found[name] = image = replace(target, key=each.key)
+                self.found[key] = image = replace(target, key=key)
                 yield image
-            elif has_image_suffix(name):
+            elif has_image_suffix(key):
                 reason = f"is a link to {each.target!r:.80}, which is no image of this tar"
-                self.found[name] = Failure(each.key, reason)
+                self.found[key] = Failure(key, reason)
             else:
                 self.passed_over.add(PassedOver.NO_IMAGE)
 

@@ -14,11 +14,12 @@ SOURCE_FIELDS = {"num_bytes", "sha256", "notes"}
 
 def row_fields(record: ImageRecord) -> dict[str, Any]:
     """Return the fields of a row of an index that hold `record`, absent ones left out."""
-    source = source_fields(record)
-    if not source["notes"]:
-        del source["notes"]
-    columns = {"columns": check_columns(dict(record.columns))} if record.columns else {}
-    return {**key_fields(record.key), "geometry": record.geometry.to_json(), **source, **columns}
+    fields = {**source_fields(record), **key_fields(record.key), "geometry": record.geometry.to_json()}
+    if not record.notes:
+        del fields["notes"]
+    if record.columns:
+        fields["columns"] = check_columns(dict(record.columns))
+    return fields
 
 
 def source_fields(record: ImageRecord) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from semdis_cli.model.diffusion import vp_alpha_sigma
 from semdis_cli.model.layers import FCDMBlock
 from semdis_cli.model.pixels import images_to_float
 from semdis_cli.records import PlannedImage
+from semdis_cli.training.settings import InitSettings
 
 _LOGSNR = 8.0  # of the posterior: noise 35 dB below the latents
 _GATE = 0.3  # of blocks, whose output is zero at first: the closed form stays, and the paths for gradients are open
@@ -68,11 +69,9 @@ def init_model(
     loader: Loader,
     config: FCDMDiffAEConfig,
     output: Path,
-    *,
-    seed: int = 0,
-    dtype: torch.dtype = torch.bfloat16,
+    settings: InitSettings,
 ) -> Iterator[Event]:
-    """Fit the closed form to `images` and write the checkpoint folder `output`, weights in `dtype`.
+    """Fit the closed form to `images` and write the checkpoint folder `output`.
 
     Raises `UsageError` if there are too few patches for as many components, or the config has no closed form.
     """
@@ -96,8 +95,8 @@ def init_model(
         yield from unread
         num_failed += len(unread)
         megapixels += batch_megapixels
-    model = closed_form_model(config, moments, seed=seed)
-    model.to(dtype).save_pretrained(output)
+    model = closed_form_model(config, moments, seed=settings.seed)
+    model.to(getattr(torch, settings.dtype)).save_pretrained(output)
     num_ok, elapsed_s = len(images) + len(failures) - num_failed, time.perf_counter() - started
     report = {
         "command": "init",

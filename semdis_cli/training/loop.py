@@ -22,7 +22,7 @@ from semdis_cli.stops import look
 from semdis_cli.training.latent_stats import mean_and_var_of
 from semdis_cli.training.pictures import Reconstruction, write_sheet
 from semdis_cli.training.pool import CropSampler, ImagePool
-from semdis_cli.training.settings import TrainingSettings
+from semdis_cli.training.settings import Rhythm, TrainingSettings
 from semdis_cli.training.state import TrainingState
 from semdis_cli.training.step import Forward, align, draw, forward, generator_for
 from semdis_cli.training.teacher import Teacher
@@ -30,15 +30,6 @@ from semdis_cli.training.teacher import Teacher
 STATE_FILE, LOG_FILE, PICTURES = "training.safetensors", "log.jsonl", "pictures"
 _MAX_MEASURED, _MAX_PICTURES, _MEASURED_PX = 64, 8, 256
 _STATS_BATCHES = 100
-
-
-@dataclass(frozen=True)
-class Rhythm:
-    """After how many steps something is logged or measured, and seconds between saves: no weight depends on it."""
-
-    log_steps: int = 20
-    measure_steps: int = 500
-    save_s: float = 300.0
 
 
 @dataclass(frozen=True)
@@ -113,8 +104,9 @@ class Trainer:
         for name in ("loss", "gradient_norm"):
             if not math.isfinite(values[name]):
                 raise DivergedError(
-                    f"{self._folder}: {name} became {values[name]} in step {state.step + 1}; the weights before it are "
-                    "saved; start from them (--init) with smaller rates"
+                    f"{name} became {values[name]} in step {state.step + 1}; the weights before it are "
+                    "saved; start from them (--init) with smaller rates",
+                    place=self._folder,
                 )
         state.stats.add(result.posterior.mode())
         return values | {"rate": state.apply_gradients()}

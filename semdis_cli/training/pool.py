@@ -12,9 +12,10 @@ from torch import Tensor
 
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import Failure
-from semdis_cli.images.images import ReadSettings, read_image, read_image_size
+from semdis_cli.images.images import read_image, read_image_size
 from semdis_cli.memory import Room, room_for_images
 from semdis_cli.records import SourceImage
+from semdis_cli.settings import ReadSettings
 from semdis_cli.sources.files import read_bytes
 
 _BYTES_PER_PX = 24  # that reading takes at its peak, measured: Pillow, whatever the format, and a copy

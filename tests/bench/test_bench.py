@@ -24,28 +24,32 @@ from semdis_cli.bench.sample import gather_images, middle_size, repeated, spread
 from semdis_cli.bench.stages import Picture, Stages, measure_stages
 from semdis_cli.bench.timing import Effort, StageBench
 from semdis_cli.errors import UsageError
-from semdis_cli.images.geometry import GeometrySettings
-from semdis_cli.images.images import ReadSettings
-from semdis_cli.images.loader import Loader, LoadSettings
+from semdis_cli.images.loader import Loader
 from semdis_cli.images.synthetic import jpeg_of
-from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
+from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import EncodedCall, ImageCall, start_workers
-from semdis_cli.pipeline.decode import DecodeSettings
-from semdis_cli.pipeline.encode_plan import EncodeSettings
-from semdis_cli.pipeline.images_out import WriteSettings
+from semdis_cli.pipeline.decode import sampling_of
 from semdis_cli.pipeline.workers import Workers
 from semdis_cli.records import PlannedImage, SourceImage
+from semdis_cli.settings import (
+    DecodeSettings,
+    EncodeSettings,
+    GeometrySettings,
+    LoadSettings,
+    SamplingSettings,
+    TokenizerSettings,
+)
 from semdis_cli.sources.files import ON_DISK
 from semdis_cli.sources.find import find_images
 from semdis_cli.store.shards import Shard
 from tests.worlds import save_tiny_model
 
 EFFORT = Effort(num_warmup_rounds=0, num_rounds=2, round_s=1e-3)
-LOAD = LoadSettings(GeometrySettings(size=32), ReadSettings(), 16)
+LOAD = LoadSettings(GeometrySettings(size=32))
+ENCODING = EncodeSettings(num_workers=2)
+DECODING = DecodeSettings(SamplingSettings(num_steps=2, pdg=True), num_workers=2)
+SAMPLING = sampling_of(DECODING)
 RUN = asdict(TokenizerSettings(device="cpu", dtype="float32", batch_size=2))
-SAMPLING = FCDMDiffAEInferenceConfig(num_steps=2, pdg=True)
-DECODING = DecodeSettings(SAMPLING, WriteSettings("png"), num_workers=2)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +79,7 @@ def workers(tokenizer: Tokenizer) -> Iterator[Workers]:
 
 @pytest.fixture
 def loader() -> Iterator[Loader]:
-    with Loader(LOAD, 2) as loader:
+    with Loader(LOAD, 16, 2) as loader:
         yield loader
 
 
@@ -198,8 +202,8 @@ def test_repeated_images_have_keys_of_their_own_and_the_same_mixture(photos: Pat
 @pytest.fixture(scope="module")
 def stages(photos: Path, tokenizer: Tokenizer, workers: Workers, tmp_path_factory: pytest.TempPathFactory) -> Stages:
     bench = StageBench(4, workers, tokenizer.is_on_cpu, EFFORT)
-    verbs = (EncodeSettings(LOAD), DECODING)
-    with Loader(LOAD, 2) as loader:
+    verbs = (ENCODING, DECODING)
+    with Loader(LOAD, 16, 2) as loader:
         folder = tmp_path_factory.mktemp("stages")
         return measure_stages(find_images([photos]), loader, tokenizer, verbs, bench, folder)
 
@@ -250,7 +254,7 @@ def test_model_calls_are_full_as_in_a_long_run_and_every_thread_has_work(
     found = find_images([photos])
     found = replace(found, images=found.images[:num_images])
     bench = StageBench(num_images, workers, tokenizer.is_on_cpu, replace(EFFORT, num_rounds=1))
-    measure_stages(found, loader, tokenizer, (EncodeSettings(LOAD), DECODING), bench, tmp_path)
+    measure_stages(found, loader, tokenizer, (ENCODING, DECODING), bench, tmp_path)
     for verb in ("encode", "decode"):
         assert set(sizes[verb]) == {2}
         assert len(sizes[verb]) >= 4
@@ -277,7 +281,7 @@ def test_an_image_that_cannot_be_used_ends_the_bench(
             replace(found, images=(lost, *found.images[2:])),
             loader,
             tokenizer,
-            (EncodeSettings(LOAD), DECODING),
+            (ENCODING, DECODING),
             bench,
             tmp_path,
         )
@@ -288,7 +292,7 @@ def test_whole_runs_are_measured_against_their_limit(
 ) -> None:
     found = repeated(find_images([photos]), 2)
     latents, output = tmp_path / "latents", tmp_path / "decoded"
-    encoded = [run_encode(found, loader, tokenizer, EncodeSettings(LOAD), latents) for _ in range(2)]
+    encoded = [run_encode(found, loader, tokenizer, ENCODING, latents) for _ in range(2)]
     decoded = [run_decode(latents, tokenizer, DECODING, output) for _ in range(2)]
     assert len(list(output.rglob("*.png"))) == 8
     for verb, runs, costs in (("encode", encoded, stages.encode), ("decode", decoded, stages.decode)):
@@ -317,7 +321,7 @@ def test_a_run_in_which_images_fail_is_no_measurement(
     found = find_images([photos])
     lost = replace(found.images[0], place=str(tmp_path / "gone.jpg"))
     with pytest.raises(UsageError, match="1 image failed"):
-        run_encode(replace(found, images=(lost,)), loader, tokenizer, EncodeSettings(LOAD), tmp_path / "latents")
+        run_encode(replace(found, images=(lost,)), loader, tokenizer, ENCODING, tmp_path / "latents")
 
 
 # ---- Fresh processes ----

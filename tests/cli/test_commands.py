@@ -455,7 +455,7 @@ main()
 def test_an_image_too_large_for_the_memory_costs_itself_alone(tmp_path: Path) -> None:
     small_photo(tmp_path / "in" / "a.png")
     Image.new("L", (13000, 13000), 99).save(tmp_path / "in" / "huge.png")
-    command = [sys.executable, "-c", WITH_LITTLE_ROOM, str(2400 << 20), "encode", "in", "--threads", "1"]
+    command = [*forks.python(), "-c", WITH_LITTLE_ROOM, str(2400 << 20), "encode", "in", "--threads", "1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
     assert done.returncode == 3, done.stderr
     rows = {row.key: row.error or "" for row in read_rows(tmp_path / "latents" / "index.jsonl")}

@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +18,7 @@ from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.shards import write_shard
 from tests.cli.conftest import Run, semdis
 from tests.files.test_atomic import small_disk
+from tests.forks import Started
 from tests.store import KEYS, contents, make_plan, make_shard, with_settings, write_set
 from tests.torture.harness import Runner
 from tests.worlds import save_tiny_model
@@ -285,8 +285,7 @@ def kill_real_command(arguments: list[str], progress: Callable[[], int], targets
     """Start the command again and again, each time until it has got so far, and kill it; then let it get to its end."""
     chance, codes = random.Random(0), []
     for target in targets:
-        command = [sys.executable, "-m", "semdis_cli", *arguments]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        process = Started(arguments, cwd=Path.cwd())
         deadline = time.monotonic() + 120
         while process.poll() is None and progress() < target:
             assert time.monotonic() < deadline, "no progress in two minutes"

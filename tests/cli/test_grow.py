@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from semdis_cli.settings import TokenizerSettings
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.reader import open_latents
 from tests.cli.conftest import Outcome, Run
@@ -213,12 +214,13 @@ def test_a_set_that_grows_is_compiled_for_if_it_was_before(
 ) -> None:
     from semdis_cli.cli.encode import _as_recorded
 
-    assert _as_recorded("auto", Path("latents")) == "auto"
+    auto, off = TokenizerSettings(), TokenizerSettings(compile="off")
+    assert _as_recorded(auto, Path("latents")) == auto
     assert run("encode", photos, "--model", tiny, "-q").code == 0
     manifest = Path("latents/manifest.json")
     fields = json.loads(manifest.read_bytes())
     fields["provenance"]["compute"]["kernels"] = kernels
     manifest.write_text(json.dumps(fields))
-    assert _as_recorded("auto", Path("latents")) == choice
-    assert _as_recorded("off", Path("latents")) == "off"
-    assert _as_recorded("auto", None) == "auto"
+    assert _as_recorded(auto, Path("latents")).compile == choice
+    assert _as_recorded(off, Path("latents")) == off
+    assert _as_recorded(auto, None) == auto

@@ -114,8 +114,8 @@ def test_reports_of_what_works_on_latents_are_as_documented(run: Run, tiny: Path
 
 
 def test_a_report_of_train_is_as_documented(run: Run, tiny: Path, photos: Path) -> None:
-    options = ("--init", tiny, "--steps", "1", "--batch-size", "1", "--crop", "32", "--compile", "off", "--json", "-q")
-    done = run("train", photos, "-o", "model", *options)
+    options = ("--init", tiny, "--steps", "1", "--batch-size", "1", "--crop", "32", "--dtype", "float32")
+    done = run("train", photos, "-o", "model", *options, "--compile", "off", "--json", "-q")
     assert problems(done.stdout.splitlines()[-1], "train") == []
 
 

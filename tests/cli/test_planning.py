@@ -12,9 +12,8 @@ from PIL import Image
 from semdis_cli.cli import display
 from semdis_cli.cli.display import Lines, Position, planning_text
 from semdis_cli.events import Planning
-from semdis_cli.images.geometry import GeometrySettings
-from semdis_cli.images.images import ReadSettings
-from semdis_cli.images.loader import Loader, LoadSettings
+from semdis_cli.images.loader import Loader
+from semdis_cli.settings import LoadSettings
 from semdis_cli.sources.find import find_images
 from tests.cli.test_messages import on_a_terminal
 
@@ -50,7 +49,7 @@ def test_listing_reading_headers_and_hashing_are_counted(photos: Path) -> None:
         ("listing photos", 200),
     ]
     told.clear()
-    with Loader(LoadSettings(GeometrySettings(), ReadSettings(), 16), 2) as loader:
+    with Loader(LoadSettings(), 16, 2) as loader:
         loader.plan(found.images, told.append)
         assert [one.done for one in told] == [64, 128, 192, 250]
         assert planning_text(told[-1]) == "reading headers: 250 of 250"

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests import forks
 
 SOON_S = 20.0  # torch may have to be loaded under load; a pipe would be waited for for ever
 
@@ -26,7 +27,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(*arguments: object, stdin: int = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        [sys.executable, "-m", "semdis_cli", *map(str, arguments), "--quiet"],
+        forks.semdis(*map(str, arguments), "--quiet"),
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -35,7 +36,7 @@ def start(*arguments: object, stdin: int = subprocess.DEVNULL) -> "subprocess.Po
 
 def stop(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
     """Ask it to stop; it says so and is gone soon."""
-    process.send_signal(number)
+    os.kill(forks.pid_of(process), number)
     assert process.wait(SOON_S) == 128 + number
     assert process.stderr is not None
     assert process.stderr.read().decode().startswith(f"semdis: stopped by {number.name}; ")

@@ -1,46 +1,45 @@
-"""A list of images gives back the images that it was given, whatever their keys, places and figures are."""
+"""Lists of images in a few bytes each: what is put in comes out, whatever its place is."""
 
 from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semdis_cli.files.image_list import NO_TIME, ImageList
+from semdis_cli.files.image_list import ImageList
 from semdis_cli.records import SourceImage
-from semdis_cli.sources.files import ON_DISK
+from semdis_cli.sources.files import FilesOnDisk
 
-key = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.binary(max_size=4).map(
-    lambda name: name.decode("utf-8", "surrogateescape")
+READERS = [FilesOnDisk(), FilesOnDisk()]
+figures = st.one_of(st.none(), st.integers(-(1 << 64), 1 << 64))
+names = st.text(max_size=5)
+images = st.builds(
+    SourceImage,
+    key=names,
+    reader=st.sampled_from(READERS),
+    place=st.one_of(names, st.integers(-2, 1 << 64), st.tuples(st.integers(), names)),
+    num_bytes=st.integers(0, 1 << 64),
+    mtime_ns=figures,
+    ctime_ns=figures,
 )
-figure = st.integers(-(1 << 70), 1 << 70) | st.integers(-2, 2)
+# As a folder or a tar gives them: places that end as the keys do, or numbers.
+files = st.builds(lambda key, top: SourceImage(key, READERS[0], f"{top}/{key}", 5, 7, 9), names, st.sampled_from("ab"))
+members = st.builds(lambda key, place: SourceImage(key, READERS[1], place, 5, 7), names, st.integers(0, 9))
 
 
-@st.composite
-def image(draw: st.DrawFn) -> SourceImage:
-    name = draw(key)
-    place = draw(st.sampled_from(["", "/a/", "/b/", "elsewhere"])) + draw(st.sampled_from([name, "", "/other"]))
-    times = draw(st.none() | figure), draw(st.none() | figure)
-    return SourceImage(name, ON_DISK, draw(st.sampled_from([place, 7])), draw(st.integers(0, 1 << 70)), *times)
+@given(st.lists(st.one_of(images, files, members)))
+def test_what_is_put_in_comes_out(given_images: list[SourceImage]) -> None:
+    kept = ImageList(given_images)
+    assert list(kept) == given_images
+    assert [kept[number] for number in range(len(kept))] == given_images
+    assert kept[1:3] == given_images[1:3]
+    assert list(kept.facts()) == [(each.key, *each.stamp) for each in given_images]
+    assert list(kept.sorted()) == sorted(given_images, key=lambda each: each.key)
+    assert kept.is_rising == all(one.key < other.key for one, other in pairwise(given_images))
 
 
-@given(st.lists(image(), max_size=8))
-def test_what_goes_in_comes_out(images: list[SourceImage]) -> None:
-    # The least of all 64-bit numbers stands for no time; no disk has it.
-    images = [each for each in images if NO_TIME not in {each.mtime_ns, each.ctime_ns}]
-    found = ImageList(images)
-    assert list(found) == images == found[:] == [found[number] for number in range(len(images))]
-    assert list(found.facts()) == [(each.key, each.num_bytes, each.mtime_ns, each.ctime_ns) for each in images]
-    times = [[each.mtime_ns for each in images], [each.ctime_ns for each in images]]
-    assert list(map(list, found.times())) == [[NO_TIME if time is None else time for time in all_] for all_ in times]
-    keys = [each.key for each in images]
-    assert found.is_rising == all(one < other for one, other in pairwise(keys))
-    assert list(found.sorted()) == sorted(images, key=lambda each: each.key)
-
-
-@given(st.lists(st.tuples(key, figure), min_size=1, max_size=5), st.sampled_from(["/a/", ""]))
+@given(st.lists(st.tuples(names, st.integers(-(1 << 64), 1 << 64)), min_size=1), st.sampled_from(["/a/", ""]))
 def test_many_at_once_are_the_same_as_one_by_one(rows: list[tuple[str, int]], start: str) -> None:
-    rows = [(name, number) for name, number in rows if number != NO_TIME] or [("a", 1)]
-    found = ImageList()
-    root = found.root(ON_DISK, start, 0)
-    found.extend(root, [name for name, _ in rows], [number for _, number in rows for _ in range(3)])
-    assert list(found) == [SourceImage(name, ON_DISK, start + name, number, number, number) for name, number in rows]
+    kept = ImageList()
+    root = kept.root(READERS[0], start, 0)
+    kept.extend(root, [name for name, _ in rows], [number for _, number in rows for _ in range(3)])
+    assert list(kept) == [SourceImage(name, READERS[0], start + name, number, number, number) for name, number in rows]

@@ -8,7 +8,8 @@ from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import CheckpointError, StoreError
 from semdis_cli.events import Problem
 from semdis_cli.files.links import or_pointer
-from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
+from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.settings import TokenizerSettings
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.verifying.verify import NO_DATA, VerifySettings, verify_latents

@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any, cast
 
 PROJECT = Path(__file__).parents[2]
 FRESH = (sys.executable, "-m", "semdis_cli")
@@ -48,22 +49,26 @@ def semdis(*arguments: str | Path) -> list[str]:
     return [*python(*modules), "-m", "semdis_cli", *map(str, arguments)]
 
 
+def pid_of(client: "subprocess.Popen[Any]") -> int:
+    """The number of the process that was forked for a client that was started with such a command line."""
+    place = cast("list[str]", client.args)[3]
+    named = Path(f"{place}-{client.pid}")
+    while not named.exists() or not named.read_text().endswith("\n"):
+        assert client.returncode is None
+        time.sleep(0.001)
+    return int(named.read_text())
+
+
 class Started(subprocess.Popen[str]):
     """`semdis` at work, forked. Signals go to it, and not to the client that waits for it."""
 
     def __init__(self, arguments: list[str], cwd: Path) -> None:
-        command = semdis(*arguments)
-        self._place = command[3]
-        super().__init__(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        super().__init__(semdis(*arguments), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     @cached_property
     def forked_pid(self) -> int:
         """The number of the process that was forked."""
-        named = Path(f"{self._place}-{self.pid}")
-        while not named.exists() or not named.read_text().endswith("\n"):
-            assert self.returncode is None
-            time.sleep(0.001)
-        return int(named.read_text())
+        return pid_of(self)
 
     def send_signal(self, sig: int) -> None:
         """Signal the process that was forked, unless it has ended."""

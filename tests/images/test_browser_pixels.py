@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from semdis_cli.images.images import ReadSettings, read_image
+from semdis_cli.images.images import read_image
+from semdis_cli.settings import ReadSettings
 from tests.browser import needs_browser, shown_by_browser
 from tests.odd_images import odd_files, odd_shapes
 from tests.shown_files import EXCEPTIONS, ODD_EXCEPTIONS, shown_files

@@ -9,15 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semdis_cli.errors import UsageError
-from semdis_cli.images.geometry import (
-    GeometrySettings,
-    aspect_buckets,
-    check_geometry,
-    fixed_bucket,
-    plan_geometry,
-    undo_padding,
-)
+from semdis_cli.images.geometry import aspect_buckets, check_geometry, fixed_bucket, plan_geometry, undo_padding
 from semdis_cli.records import Geometry
+from semdis_cli.settings import GeometrySettings
 
 sides = st.one_of(st.integers(1, 80), st.integers(1, 20_000))
 sizes = st.tuples(sides, sides)

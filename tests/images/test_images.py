@@ -18,7 +18,8 @@ from PIL import Image, JpegImagePlugin
 from semdis_cli.errors import UnreadableImageError, UsageError
 from semdis_cli.images.colour.convert import Samples, split_alpha
 from semdis_cli.images.formats.pillow import pillow_guard
-from semdis_cli.images.images import ReadSettings, read_image, read_image_size, write_image
+from semdis_cli.images.images import read_image, read_image_size, write_image
+from semdis_cli.settings import ReadSettings
 from tests.image_bytes import exif, icc_profile, png, png_chunk, tiff
 from tests.odd_images import HEIGHT, WIDTH, OddImage, odd_files
 

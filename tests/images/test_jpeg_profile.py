@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semdis_cli.images.geometry import GeometrySettings
-from semdis_cli.images.images import ReadSettings, read_image
+from semdis_cli.images.images import read_image
 from semdis_cli.images.pixels import load_pixels
+from semdis_cli.settings import GeometrySettings, ReadSettings
 from tests.image_bytes import jpeg_segment, jpeg_segments
 from tests.image_profiles import SRGB, SWAPPED, grey_profile, press_profile, rgb_profile
 from tests.odd_images.picture import GREY, PICTURE, jpeg, saved

@@ -10,9 +10,10 @@ from PIL import Image
 
 from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.images.formats.jxl import JxlHeader, read_jxl_header
-from semdis_cli.images.images import ReadSettings, read_image, read_image_size
+from semdis_cli.images.images import read_image, read_image_size
 from semdis_cli.kinds.formats import image_format
 from semdis_cli.kinds.jxl_start import has_jxl
+from semdis_cli.settings import ReadSettings
 from tests.image_bytes import exif
 from tests.image_profiles import SWAPPED, cicp, rgb_profile
 from tests.odd_images.picture import ALPHA, GREY, PICTURE, as_stored

@@ -16,10 +16,9 @@ from PIL import Image
 from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.events import Failure
 from semdis_cli.images.formats.pillow import decoder_errors
-from semdis_cli.images.geometry import GeometrySettings
-from semdis_cli.images.images import ReadSettings
-from semdis_cli.images.loader import Loader, LoadSettings
+from semdis_cli.images.loader import Loader
 from semdis_cli.records import LoadedImage, SourceImage
+from semdis_cli.settings import LoadSettings
 from semdis_cli.sources.files import ON_DISK
 from semdis_cli.sources.find import find_images
 
@@ -28,7 +27,7 @@ OLD_NS = 1_600_000_000_123_456_789
 
 @pytest.fixture
 def loader() -> Iterator[Loader]:
-    with Loader(LoadSettings(GeometrySettings(), ReadSettings(), 16), 2) as loader:
+    with Loader(LoadSettings(), 16, 2) as loader:
         yield loader
 
 

@@ -17,9 +17,10 @@ from PIL import Image
 
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.images.formats.jpeg import decoder as decoder_module
-from semdis_cli.images.geometry import GeometrySettings, plan_geometry, undo_padding
-from semdis_cli.images.images import ReadSettings, read_image
+from semdis_cli.images.geometry import plan_geometry, undo_padding
+from semdis_cli.images.images import read_image
 from semdis_cli.images.pixels import LoadedPixels, _fraction, load_pixels
+from semdis_cli.settings import GeometrySettings, ReadSettings
 from tests.image_bytes import exif
 from tests.odd_images import OddImage, odd_files, odd_shapes
 from tests.odd_images.picture import PICTURE, jpeg

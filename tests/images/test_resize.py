@@ -15,9 +15,10 @@ from PIL import Image
 from torch.nn import functional as F
 
 from semdis_cli.images.formats.exif import turn_upright, turned, unturned_box, upright_size
-from semdis_cli.images.geometry import GeometrySettings, plan_geometry, undo_padding
+from semdis_cli.images.geometry import plan_geometry, undo_padding
 from semdis_cli.images.resize import _Axis, _pillow_pass, _torch_pass, fit_pixels, resize_name
 from semdis_cli.records import Geometry
+from semdis_cli.settings import GeometrySettings
 
 quick = settings(max_examples=80, deadline=None)
 SIDE = st.integers(1, 90) | st.integers(1, 400)

@@ -12,8 +12,9 @@ from semdis_cli.errors import CheckpointError, UsageError
 from semdis_cli.model import diffusion
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
+from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.provenance import ModelIdentity
+from semdis_cli.settings import TokenizerSettings
 from tests.worlds import tiny_model
 
 NAN = float("nan")

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from semdis_cli.model import diffusion
 from semdis_cli.model.autoencoder import FCDMDiffAE
-from semdis_cli.model.config import FCDMDiffAEConfig, FCDMDiffAEInferenceConfig, Sampler, Schedule
+from semdis_cli.model.config import FCDMDiffAEConfig, FCDMDiffAEInferenceConfig
 from semdis_cli.model.decoder import DecoderSteps
+from semdis_cli.settings import Sampler, Schedule
 from tests.reference import fcdm
 from tests.reference.fcdm import Array, Weights
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.model.call_sizes import images_that_fit
-from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
+from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.provenance import ModelIdentity
+from semdis_cli.settings import TokenizerSettings
 from tests.worlds import tiny_model
 
 GIB = 2**30
@@ -169,8 +170,10 @@ def test_on_a_cpu_a_call_is_a_group_of_about_1024_patches_in_a_narrow_model(batc
 MEASURE = """
 import ctypes, sys, torch
 from pathlib import Path
-from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
+from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
+from semdis_cli.settings import TokenizerSettings
+from semdis_cli.settings import TokenizerSettings
 
 def status_bytes(field):
     return int(Path("/proc/self/status").read_text().split(field + ":")[1].split()[0]) * 1024

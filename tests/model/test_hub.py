@@ -96,7 +96,8 @@ import torch
 from semdis_cli.errors import CheckpointError
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.checkpoint import resolve_model
-from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
+from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.settings import TokenizerSettings
 
 cache, model, older_model = sys.argv[1:]
 

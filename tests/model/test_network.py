@@ -13,10 +13,10 @@ from torch import Tensor
 
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.cpu_kernels import onednn_works
-from semdis_cli.model.devices import DtypeName
 from semdis_cli.model.network import CompiledNetwork, PlainNetwork, choose_network
-from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
+from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.provenance import ModelIdentity
+from semdis_cli.settings import DtypeName, TokenizerSettings
 from tests.forks import TRAINING, python
 from tests.worlds import tiny_model
 
@@ -28,7 +28,7 @@ def compiled_and_eager() -> tuple[CompiledNetwork, PlainNetwork]:
 
 
 def tiny_tokenizer(*, compile_: bool, dtype: DtypeName = "float32") -> Tokenizer:
-    settings = TokenizerSettings("cpu", dtype, batch_size=2, compile=compile_)
+    settings = TokenizerSettings("cpu", dtype, batch_size=2, compile="on" if compile_ else "off")
     return Tokenizer(tiny_model(), ModelIdentity("tiny", "folder", None, "", ""), settings)
 
 
@@ -66,6 +66,7 @@ from concurrent.futures import ThreadPoolExecutor
 from semdis_cli.model import network
 from semdis_cli.errors import UsageError
 from tests.model.test_network import compiled_and_eager, random_images
+from semdis_cli.settings import TokenizerSettings
 network._MOST_COMPILED = int(os.environ["MOST"])
 compile_block = network.FCDMBlock.compile
 network.FCDMBlock.compile = lambda block, **options: compile_block(block, backend="eager", **options)

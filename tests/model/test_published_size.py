@@ -13,7 +13,8 @@ from torch import Tensor
 
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.config import FCDMDiffAEConfig, FCDMDiffAEInferenceConfig
-from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
+from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.settings import TokenizerSettings
 from tests.worlds import tiny_model
 
 # Of `model.safetensors` as published: the first export, and the one with latent statistics.

@@ -15,7 +15,7 @@ from semdis_cli.kinds.recognise import describe
 from semdis_cli.pipeline.advice import why_no_latents, why_nothing
 from semdis_cli.sources.file_list import read_file_list
 from semdis_cli.sources.find import find_images
-from semdis_cli.sources.input_rules import InputRules
+from semdis_cli.sources.input_rules import InputRules, Pattern
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 PAGE = b"<!DOCTYPE html><html><body>Too many requests"
@@ -114,7 +114,7 @@ def test_a_folder_without_images_says_what_is_in_it_and_what_to_do(name: str) ->
 @pytest.mark.parametrize(("exclude", "include"), [(["*"], []), ([], ["*.PNG"]), (["sub"], ["/sub"])])
 def test_patterns_that_leave_nothing_are_named_as_the_reason(exclude: list[str], include: list[str]) -> None:
     write({"in/sub/a.png": png(), "in/sub/b.png": png(), "in/notes.txt": b"none"})
-    rules = InputRules.parse(exclude, include, all_files=False)
+    rules = InputRules(tuple(map(Pattern, exclude)), tuple(map(Pattern, include)))
     reason = why_nothing([Path("in")], find_images([Path("in")], rules=rules))
     assert reason is not None
     assert reason.startswith("no images found in in; passed over: excluded: ")

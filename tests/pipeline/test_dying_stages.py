@@ -17,18 +17,23 @@ from torch import Tensor
 from semdis_cli.errors import UsageError
 from semdis_cli.events import BatchDone, Event, Failure, RunFinished
 from semdis_cli.files.atomic import PublishedFile
-from semdis_cli.images.geometry import GeometrySettings
-from semdis_cli.images.images import ReadSettings
-from semdis_cli.images.loader import Loader, LoadSettings
+from semdis_cli.images.loader import Loader
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
-from semdis_cli.pipeline.decode import DecodeSettings, decode
+from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.pipeline.decode import decode
 from semdis_cli.pipeline.encode import encode
-from semdis_cli.pipeline.encode_plan import EncodeSettings, plan_encode
-from semdis_cli.pipeline.images_out import WriteSettings
+from semdis_cli.pipeline.encode_plan import plan_encode
 from semdis_cli.pipeline.roundtrip import roundtrip
 from semdis_cli.pipeline.workers import WorkerDiedError
 from semdis_cli.records import LoadedImage, PlannedImage
+from semdis_cli.settings import (
+    DecodeSettings,
+    EncodeSettings,
+    LoadSettings,
+    RoundtripSettings,
+    ShardSettings,
+    TokenizerSettings,
+)
 from semdis_cli.sources.find import find_images
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shards import Shard, write_shard
@@ -36,8 +41,9 @@ from tests.worlds import tiny_model
 
 NUM_IMAGES = 24
 BREAKS_AT = "13.png"  # in the middle of the second shard
-SETTINGS = EncodeSettings(LoadSettings(GeometrySettings(), ReadSettings(), 16), shard_images=8)
-DECODING = DecodeSettings(FCDMDiffAEInferenceConfig(), WriteSettings(), num_workers=2)
+SETTINGS = EncodeSettings(num_workers=2, shards=ShardSettings(shard_images=8))
+DECODING = DecodeSettings(num_workers=2)
+BOTH = RoundtripSettings(decode=DECODING)
 
 
 class BrokenStageError(RuntimeError):
@@ -113,7 +119,7 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, photos: Path, tokenizer: Tokenizer) -> Path:
     output = tmp_path_factory.mktemp("whole") / "latents"
-    with Loader(SETTINGS.load, 2) as loader:
+    with Loader(LoadSettings(), 16, 2) as loader:
         list(encode(find_images([photos]), loader, tokenizer, SETTINGS, output))
     return output
 
@@ -134,7 +140,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def encode_with(photos: Path, output: Path, loader_kind: type[Loader], tokenizer: Tokenizer) -> Iterator[Event]:
-    with loader_kind(SETTINGS.load, 2) as loader:
+    with loader_kind(LoadSettings(), 16, 2) as loader:
         yield from encode(find_images([photos]), loader, tokenizer, SETTINGS, output)
 
 
@@ -167,8 +173,8 @@ def test_a_run_that_ends_early_keeps_every_shard_that_was_filled(
         return write_shard(path, shard)
 
     monkeypatch.setattr("semdis_cli.store.writing.shard_writer.write_shard", write_slowly)
-    settings, num_seen = replace(SETTINGS, shard_images=2), 0
-    with BreakingLoader(settings.load, 2) as loader:
+    settings, num_seen = replace(SETTINGS, shards=ShardSettings(shard_images=2)), 0
+    with BreakingLoader(LoadSettings(), 16, 2) as loader:
         events = encode(find_images([photos]), loader, tokenizer, settings, tmp_path / "latents")
         assert isinstance(events, Generator)
         if is_closed:
@@ -260,11 +266,11 @@ def test_a_decode_whose_worker_is_killed_ends_and_can_go_on(tmp_path: Path, whol
 def test_a_roundtrip_ends_with_the_error_of_decoding_or_of_writing(
     tmp_path: Path, photos: Path, tokenizer: Tokenizer
 ) -> None:
-    with Loader(SETTINGS.load, 2) as loader:
+    with Loader(LoadSettings(), 16, 2) as loader:
         plan = plan_encode(find_images([photos]), loader, tokenizer, SETTINGS)
         with pytest.raises(BrokenStageError, match="decoding broke"):
-            list(roundtrip(plan, loader, DecodingBreaks.of(tokenizer), SETTINGS, DECODING, tmp_path / "out"))
-        events = roundtrip(plan, loader, tokenizer, SETTINGS, DECODING, tmp_path / "out")
+            list(roundtrip(plan, loader, DecodingBreaks.of(tokenizer), BOTH, tmp_path / "out"))
+        events = roundtrip(plan, loader, tokenizer, BOTH, tmp_path / "out")
         next(events)
         replace_by_file(tmp_path / "out")
         with pytest.raises(UsageError, match="cannot be written"):
@@ -277,10 +283,10 @@ def test_a_roundtrip_ends_with_the_error_of_the_stage_that_broke(
 ) -> None:
     loader_kind = BreakingLoader if stage == "reading" else Loader
     breaking = tokenizer if stage == "reading" else make(BreakingTokenizer)
-    with loader_kind(SETTINGS.load, 2) as loader:
+    with loader_kind(LoadSettings(), 16, 2) as loader:
         plan = plan_encode(find_images([photos]), loader, tokenizer, SETTINGS)
         with pytest.raises(BrokenStageError, match=f"{stage} broke"):
-            list(roundtrip(plan, loader, breaking, SETTINGS, DECODING, tmp_path / "out"))
+            list(roundtrip(plan, loader, breaking, BOTH, tmp_path / "out"))
 
 
 def test_a_run_that_is_left_in_the_middle_leaves_no_thread_behind(

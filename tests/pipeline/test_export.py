@@ -20,8 +20,8 @@ from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Event, Failure, RunFinished, RunStarted, ShardFailed
 from semdis_cli.files.tar import TAR_END, tar_member
 from semdis_cli.pipeline.export import export
-from semdis_cli.pipeline.export_sinks import ExportSettings, npy_dtype_for
-from semdis_cli.pipeline.gather import GatherSettings, gather
+from semdis_cli.pipeline.gather import gather
+from semdis_cli.settings import ExportSettings, ShardSettings
 from semdis_cli.store.exchange.export import sample_base
 from semdis_cli.store.exchange.samples import find_samples
 from semdis_cli.store.index import read_rows
@@ -42,10 +42,10 @@ from tests.store import (
 GOOD_KEYS = tuple(sorted(key for key in KEYS if "bad" not in key))
 TIMED = {"report.json", "seen.jsonl"}  # what holds times of the run, or of files that are not at hand
 WAYS: dict[str, dict[str, Any]] = {
-    "safetensors": {"format": "safetensors", "member": "safetensors"},
-    "npy": {"format": "npy", "member": "npy"},
-    "tar of safetensors": {"format": "webdataset", "member": "safetensors"},
-    "tar of npy": {"format": "webdataset", "member": "npy"},
+    "safetensors": {"format": "safetensors"},
+    "npy": {"format": "npy"},
+    "tar of safetensors": {"format": "webdataset", "tar_member": "safetensors"},
+    "tar of npy": {"format": "webdataset", "tar_member": "npy"},
 }
 Exported = Callable[[str], Path]
 each_way = pytest.mark.parametrize("way", WAYS)
@@ -60,12 +60,11 @@ def plan_of(keys: tuple[str, ...] = GOOD_KEYS, **changes: Any) -> SmallPlan:
 
 def export_to(output: Path, root: Path, way: str, **changes: Any) -> list[Event]:
     source = open_latents(root)
-    how = {"npy_dtype": npy_dtype_for(source.provenance.layout.dtype), **WAYS[way], **changes}
-    return [*export(source, ExportSettings(**how), output)]
+    return [*export(source, ExportSettings(**WAYS[way], **changes), output)]
 
 
 def import_to(output: Path, source: Path, shard_images: int = 3) -> list[Event]:
-    return [*gather(find_samples(source), GatherSettings(shard_images=shard_images), output)]
+    return [*gather(find_samples(source), ShardSettings(shard_images=shard_images), output)]
 
 
 def bytes_of(root: Path) -> dict[str, bytes | None]:
@@ -336,7 +335,8 @@ def test_values_too_large_for_float16_cost_their_own_image(tmp_path: Path, way: 
     shard = make_shard()
     shard.latents[0, 0, 0, 0] = 1e5
     write_shard(tmp_path / "one", shard)
-    failures = failures_of(export_to(tmp_path / "out", tmp_path / "one", way, npy_dtype="float16"))
+    halved = {"npy_dtype": "float16"} if "npy" in way else {}
+    failures = failures_of(export_to(tmp_path / "out", tmp_path / "one", way, **halved))
     assert failures == ({"a.png": "its latents are too large for float16"} if "npy" in way else {})
     assert "b/c.png" in keys_in(tmp_path / "out")
 

@@ -13,18 +13,22 @@ import pytest
 from PIL import Image
 
 from semdis_cli.events import BatchDone, Event, Failure, RunFinished
-from semdis_cli.images.geometry import GeometrySettings
-from semdis_cli.images.images import ReadSettings
-from semdis_cli.images.loader import Loader, LoadSettings
+from semdis_cli.images.loader import Loader
 from semdis_cli.memory import Room
-from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
+from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline import workers
-from semdis_cli.pipeline.decode import DecodeSettings, decode
+from semdis_cli.pipeline.decode import decode
 from semdis_cli.pipeline.encode import encode
-from semdis_cli.pipeline.encode_plan import EncodeSettings, plan_encode
-from semdis_cli.pipeline.images_out import WriteSettings
+from semdis_cli.pipeline.encode_plan import plan_encode
 from semdis_cli.pipeline.roundtrip import roundtrip
+from semdis_cli.settings import (
+    DecodeSettings,
+    EncodeSettings,
+    GeometrySettings,
+    LoadSettings,
+    RoundtripSettings,
+    TokenizerSettings,
+)
 from semdis_cli.sources.find import find_images
 from semdis_cli.store.reader import open_latents
 from tests.worlds import save_tiny_model
@@ -51,16 +55,14 @@ def tokenizer_of(model: str, batch_size: int | None = None) -> Tokenizer:
     return Tokenizer.load(model, TokenizerSettings(dtype="float32", batch_size=batch_size, num_threads=1))
 
 
-def settings_for(geometry: GeometrySettings) -> EncodeSettings:
-    return EncodeSettings(LoadSettings(geometry, ReadSettings(), 16))
+SETTINGS = RoundtripSettings(decode=DecodeSettings(num_workers=2))
 
 
 def encoded(
     photos: Path, tokenizer: Tokenizer, output: Path, room: Room, geometry: GeometrySettings = AS_THEY_ARE
 ) -> list[Event]:
-    settings = settings_for(geometry)
-    with Loader(settings.load, 2, room) as loader:
-        return list(encode(find_images([photos]), loader, tokenizer, settings, output))
+    with Loader(LoadSettings(geometry), 16, 2, room) as loader:
+        return list(encode(find_images([photos]), loader, tokenizer, EncodeSettings(num_workers=2), output))
 
 
 def failures(events: list[Event]) -> list[Failure]:
@@ -97,15 +99,13 @@ def test_what_only_reading_needs_counts_as_well(photos: Path, model: str, tmp_pa
 def test_decoding_and_roundtrips_list_what_they_cannot_hold(
     photos: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokenizer, sampling = tokenizer_of(model), FCDMDiffAEInferenceConfig(seed=0)
+    tokenizer = tokenizer_of(model)
     encoded(photos, tokenizer, tmp_path / "latents", MUCH)
     monkeypatch.setattr(workers, "room_for_images", lambda: LITTLE)
-    how = DecodeSettings(sampling, WriteSettings("png", 95), 2)
-    decoded = list(decode(open_latents(tmp_path / "latents"), tokenizer, how, tmp_path / "decoded"))
-    settings = settings_for(AS_THEY_ARE)
-    with Loader(settings.load, 2, LITTLE) as loader:
-        plan = plan_encode(find_images([photos]), loader, tokenizer, settings)
-        tripped = list(roundtrip(plan, loader, tokenizer, settings, how, tmp_path / "tripped"))
+    decoded = list(decode(open_latents(tmp_path / "latents"), tokenizer, SETTINGS.decode, tmp_path / "decoded"))
+    with Loader(LoadSettings(AS_THEY_ARE), 16, 2, LITTLE) as loader:
+        plan = plan_encode(find_images([photos]), loader, tokenizer, EncodeSettings())
+        tripped = list(roundtrip(plan, loader, tokenizer, SETTINGS, tmp_path / "tripped"))
     for events in (decoded, tripped):
         assert [(one.key, "to decode at 2048x1792" in one.reason) for one in failures(events)] == [("large.png", True)]
         assert num_done(events) == 2

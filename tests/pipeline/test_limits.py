@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from semdis_cli.errors import ExitCode, TooManyFailuresError
 from semdis_cli.events import Event, Failure, RunStarted
-from semdis_cli.pipeline.limits import ErrorLimit, within_limit
+from semdis_cli.pipeline.limits import within_limit
+from semdis_cli.settings import ErrorLimit
 
 
 def limit_of(text: str) -> ErrorLimit:

@@ -9,23 +9,30 @@ import pytest
 from PIL import Image
 
 from semdis_cli.events import Failure, ShardFailed
-from semdis_cli.images.geometry import GeometrySettings
-from semdis_cli.images.images import ReadSettings
-from semdis_cli.images.loader import Loader, LoadSettings
+from semdis_cli.images.loader import Loader
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
-from semdis_cli.pipeline.decode import DecodeSettings, decode
+from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.pipeline.decode import decode
 from semdis_cli.pipeline.encode import encode
-from semdis_cli.pipeline.encode_plan import EncodeSettings, encode_provenance, plan_encode
-from semdis_cli.pipeline.images_out import ImageWriter, WriteSettings, output_names
+from semdis_cli.pipeline.encode_plan import encode_provenance, plan_encode
+from semdis_cli.pipeline.images_out import ImageWriter, output_names
 from semdis_cli.pipeline.shard import decode_shard, encode_shard
+from semdis_cli.settings import (
+    DecodeSettings,
+    EncodeSettings,
+    LoadSettings,
+    ShardSettings,
+    TokenizerSettings,
+    WriteSettings,
+)
 from semdis_cli.sources.find import find_images
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.writing.latent_set import LatentSetWriter
 from semdis_cli.store.writing.shard_writer import publish_shard
 from tests.worlds import save_tiny_model
 
-SETTINGS = EncodeSettings(LoadSettings(GeometrySettings(), ReadSettings(), 16), shard_images=5)
+LOAD = LoadSettings()
+SETTINGS = EncodeSettings(num_workers=2, shards=ShardSettings(shard_images=5))
 SAMPLING = FCDMDiffAEInferenceConfig()
 SIZES = [(32, 48), (16, 16)]
 
@@ -50,7 +57,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, photos: Path, tokenizer: Tokenizer) -> Path:
     output = tmp_path_factory.mktemp("whole") / "latents"
-    with Loader(SETTINGS.load, 2) as loader:
+    with Loader(LOAD, 16, 2) as loader:
         list(encode(find_images([photos]), loader, tokenizer, SETTINGS, output))
     return output
 
@@ -66,15 +73,15 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_shards_that_another_engine_encodes_and_publishes_make_the_set_of_a_run(
     tmp_path: Path, photos: Path, tokenizer: Tokenizer, whole: Path
 ) -> None:
-    provenance = encode_provenance(tokenizer, SETTINGS)
+    provenance = encode_provenance(tokenizer, LOAD, SETTINGS.latents)
     with (
         LatentSetWriter(tmp_path / "latents", provenance, tokenizer.latent_channels) as latents,
-        Loader(SETTINGS.load, 1) as loader,
+        Loader(LOAD, 16, 1) as loader,
     ):
         plan = plan_encode(find_images([photos]), loader, tokenizer, SETTINGS, latents.base, latents.provenance)
         assert latents.begin(plan.contents, loader.hashes)
         planned = deepcopy(latents.remaining)
-        shards = [encode_shard(one, loader, tokenizer, SETTINGS) for one in reversed(planned)]
+        shards = [encode_shard(one, loader, tokenizer, SETTINGS.latents) for one in reversed(planned)]
         assert sorted(len(shard.failures) for shard in shards) == [0, 0, 0, 1]
         for shard in deepcopy(shards):
             latents.record(publish_shard(shard, tmp_path / "latents/shards", provenance))
@@ -86,7 +93,7 @@ def test_shards_that_another_engine_decodes_make_the_images_of_a_run(
     tmp_path: Path, tokenizer: Tokenizer, whole: Path
 ) -> None:
     source = open_latents(whole)
-    list(decode(source, tokenizer, DecodeSettings(SAMPLING, WriteSettings(), 2), tmp_path / "run"))
+    list(decode(source, tokenizer, DecodeSettings(num_workers=2), tmp_path / "run"))
     writer = ImageWriter(tmp_path / "mapped", output_names(source.keys, "png"), WriteSettings())
     (tmp_path / "mapped").mkdir()
     map_shard = partial(decode_shard, source, tokenizer=tokenizer, sampling=SAMPLING, writer=writer)

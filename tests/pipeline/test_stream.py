@@ -14,16 +14,13 @@ from PIL import Image
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import BatchDone, Event, Failure, RunFinished, ShardFailed
 from semdis_cli.files.tar import TAR_END, tar_member
-from semdis_cli.images.geometry import GeometrySettings
-from semdis_cli.images.images import ReadSettings
-from semdis_cli.images.loader import Loader, LoadSettings
-from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-from semdis_cli.model.tokenizer import Tokenizer, TokenizerSettings
-from semdis_cli.pipeline.decode import DecodeSettings, decode
+from semdis_cli.images.loader import Loader
+from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.pipeline.decode import decode
 from semdis_cli.pipeline.encode import encode
-from semdis_cli.pipeline.encode_plan import EncodeSettings
-from semdis_cli.pipeline.images_out import ImageWriter, StreamNames, WriteSettings
+from semdis_cli.pipeline.images_out import ImageWriter, StreamNames
 from semdis_cli.pipeline.stream import LatentStream, decode_stream, encode_stream
+from semdis_cli.settings import DecodeSettings, EncodeSettings, LoadSettings, TokenizerSettings, WriteSettings
 from semdis_cli.sources.find import find_images
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shards import Shard, parse_shard, shard_bytes
@@ -32,8 +29,8 @@ from tests.worlds import save_tiny_model
 
 # Two sizes, so that a stream has batches of two shapes, and a file that is no image.
 SIZES = {"a.jpg": (32, 48), "b/c.png": (16, 16), "b/d.png": (32, 48), "e.webp": (16, 16), "ü\n.bmp": (32, 48)}
-SETTINGS = EncodeSettings(LoadSettings(GeometrySettings(), ReadSettings(), 16))
-DECODING = DecodeSettings(FCDMDiffAEInferenceConfig(), WriteSettings(), num_workers=2)
+SETTINGS = EncodeSettings(num_workers=2)
+DECODING = DecodeSettings(num_workers=2)
 
 Members = list[tuple[str, bytes]]
 
@@ -62,7 +59,7 @@ def tokenizer(model: Path) -> Tokenizer:
 def encoded(photos: Path, tokenizer: Tokenizer, num_workers: int = 2) -> tuple[bytes, list[Event]]:
     """The stream that a folder becomes, and what was said."""
     stream = io.BytesIO()
-    with Loader(SETTINGS.load, num_workers) as loader:
+    with Loader(LoadSettings(), 16, num_workers) as loader:
         events = list(encode_stream(find_images([photos]), loader, tokenizer, SETTINGS, stream.write))
     return stream.getvalue(), events
 
@@ -139,7 +136,7 @@ def test_the_same_bytes_for_any_number_of_workers(
 
 def test_files_come_as_soon_as_they_are_ready(photos: Path, tokenizer: Tokenizer) -> None:
     written: list[bytes] = []
-    with Loader(SETTINGS.load, 1) as loader:
+    with Loader(LoadSettings(), 16, 1) as loader:
         events = encode_stream(find_images([photos]), loader, tokenizer, SETTINGS, written.append)
         for event in events:
             if isinstance(event, BatchDone):
@@ -155,7 +152,7 @@ def test_files_come_as_soon_as_they_are_ready(photos: Path, tokenizer: Tokenizer
 def test_a_stream_decodes_to_the_images_of_the_set(
     photos: Path, tokenizer: Tokenizer, decoded: dict[str, bytes], tmp_path: Path
 ) -> None:
-    with Loader(SETTINGS.load, 2) as loader:
+    with Loader(LoadSettings(), 16, 2) as loader:
         list(encode(find_images([photos]), loader, tokenizer, SETTINGS, tmp_path / "latents"))
     list(decode(open_latents(tmp_path / "latents"), tokenizer, DECODING, tmp_path / "out"))
     assert decoded == images(tmp_path / "out")

@@ -16,7 +16,7 @@ TREE = ["a.png", "b.jpg", "drafts/c.png", "drafts/d/e.png", "x/drafts/f.jpg", "x
 
 def find(folder: Path, *, exclude: tuple[str, ...] = (), include: tuple[str, ...] = (), **more: bool) -> FoundImages:
     """Return what is found in a folder, and in a tar of it too."""
-    rules = InputRules.parse(exclude, include, all_files=more.get("all_files", False))
+    rules = InputRules(tuple(map(Pattern, exclude)), tuple(map(Pattern, include)), more.get("all_files", False))
     found = find_images([folder], rules=rules)
     with tarfile.open(folder.with_suffix(".tar"), "w", format=tarfile.PAX_FORMAT) as archive:
         for path in sorted(folder.rglob("*")):
@@ -75,7 +75,7 @@ def test_excluded_is_what_a_pattern_stands_for_and_all_that_lies_in_it(
 def test_an_exclusion_goes_before_an_inclusion_and_a_file_named_outright_before_both(photos: Path) -> None:
     found = find(photos, include=("*.png", "drafts"), exclude=("d", "a.*"))
     assert [image.key for image in found.images] == ["drafts/c.png", "x/drafts/f.jpg", "x/y/g.png"]
-    rules = InputRules.parse(["*"], [], all_files=False)
+    rules = InputRules(exclude=(Pattern("*"),))
     assert find_images([photos / "a.png"], listed=[photos / "b.jpg"], rules=rules).num_ignored == 0
 
 

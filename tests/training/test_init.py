@@ -14,16 +14,16 @@ from torch.nn import functional
 
 from semdis_cli.errors import UsageError
 from semdis_cli.events import RunFinished
-from semdis_cli.images.geometry import GeometrySettings
-from semdis_cli.images.images import ReadSettings
-from semdis_cli.images.loader import Loader, LoadSettings
+from semdis_cli.images.loader import Loader
 from semdis_cli.model import diffusion
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.config import FCDMDiffAEConfig, FCDMDiffAEInferenceConfig
 from semdis_cli.model.layers import FCDMBlock
 from semdis_cli.model.pixels import images_to_float
+from semdis_cli.settings import LoadSettings
 from semdis_cli.sources.find import find_images
 from semdis_cli.training.init import PatchMoments, closed_form_model, init_model
+from semdis_cli.training.settings import InitSettings, StoredDtype
 from tests.worlds import tiny_config
 
 Array = npt.NDArray[np.float64]
@@ -341,12 +341,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def init(
-    pictures: Path, output: Path, *, seed: int = 0, num_workers: int = 2, dtype: torch.dtype = torch.float32
+    pictures: Path, output: Path, *, seed: int = 0, num_workers: int = 2, dtype: StoredDtype = "float32"
 ) -> RunFinished:
     found = find_images([pictures])
-    with Loader(LoadSettings(GeometrySettings(), ReadSettings(), PATCH_PX), num_workers) as loader:
+    with Loader(LoadSettings(), PATCH_PX, num_workers) as loader:
         images, failures = loader.plan(found.images)
-        *_, last = init_model(images, failures, loader, config_of(), output, seed=seed, dtype=dtype)
+        *_, last = init_model(images, failures, loader, config_of(), output, InitSettings(seed=seed, dtype=dtype))
     assert isinstance(last, RunFinished)
     return last
 
@@ -374,7 +374,7 @@ def test_the_same_pictures_and_seed_give_the_same_bytes(pictures: Path, tmp_path
 
 
 def test_weights_are_stored_in_the_dtype_asked_for(pictures: Path, tmp_path: Path) -> None:
-    init(pictures, tmp_path / "half", dtype=torch.bfloat16)
+    init(pictures, tmp_path / "half", dtype="bfloat16")
     model = FCDMDiffAE.from_pretrained(tmp_path / "half")
     assert model.dtype == torch.bfloat16
     assert model.latent_norm_running_var.dtype == torch.float32

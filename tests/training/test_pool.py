@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from semdis_cli.events import Failure
-from semdis_cli.images.images import ReadSettings, write_image
+from semdis_cli.images.images import write_image
 from semdis_cli.records import SourceImage
+from semdis_cli.settings import ReadSettings
 from semdis_cli.sources.files import ON_DISK
 from semdis_cli.sources.names import NamedPath
 from semdis_cli.sources.source import Search

@@ -7,7 +7,6 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
 from urllib.parse import quote, unquote_to_bytes
 
 import numpy as np
@@ -22,16 +21,13 @@ from semdis_cli.files.lock import LOCK_FILE
 from semdis_cli.files.spelling import ANY, clashes, probe_spelling
 from semdis_cli.provenance import LatentLayout
 from semdis_cli.records import ImageRecord
+from semdis_cli.settings import Member, NpyDtype, SampleNames
 from semdis_cli.store.checks import check_key
 from semdis_cli.store.index import to_line
 from semdis_cli.store.manifest import REPORT_FILE
 from semdis_cli.store.record import source_fields
 from semdis_cli.store.shards import STORE_DTYPES, Shard, shard_bytes
 from semdis_cli.tensors import is_finite
-
-Member = Literal["safetensors", "npy"]
-NpyDtype = Literal["float32", "float16"]
-SampleNames = Literal["key", "stem", "basename"]
 
 EXPORT_MARKER = "export.json"
 TABLE_FILE = "latents.jsonl"

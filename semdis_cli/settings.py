@@ -1,0 +1,476 @@
+"""Every setting of a run, once, in groups that commands take and verbs are given.
+
+Those of training and of the bench are in their rooms. A type that stands apart from the groups is that of a setting
+which several of them, or a command by itself, have. Nothing heavy is imported here: it is read before torch is loaded.
+"""
+
+import math
+import re
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from semdis_cli.defaults import BUNDLED_MODEL
+from semdis_cli.errors import UsageError
+from semdis_cli.files.disk import count_cores
+from semdis_cli.option import DECODING, GEOMETRY, INPUT, MODEL, OUTPUT, Group, Option, OptionError, check_limits
+
+# ---- Texts that are read by ourselves ----
+
+
+def parse_number_or_share(text: str, option: str) -> tuple[Fraction, bool]:
+    """`10` or `0.5%` -> the number, and whether it is a percentage. Raises `UsageError` for more than 100 % too."""
+    match = re.fullmatch(r"([0-9]{1,18})|([0-9]{1,18}(?:\.[0-9]{1,18})?)%", text)
+    if match is None or (match[2] and Fraction(match[2]) > 100):
+        raise UsageError(f"{option} is a number like 10, or a share up to 100% like 0.5%, not {text!r:.60}")
+    return Fraction(match[1] or match[2]), match[1] is None
+
+
+def _parse_batch_size(text: str) -> int | Literal["auto"]:
+    """`32` or `auto`. Raises `UsageError`."""
+    if text == "auto":
+        return "auto"
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
+        raise UsageError(f"--batch-size is a number from 1 on, or auto, not {text!r:.60}")
+    return int(text)
+
+
+def _parse_colour(text: str) -> tuple[int, int, int]:
+    """`#rrggbb` -> (red, green, blue), each 0..255. Raises `ValueError`."""
+    match = re.fullmatch(r"#?([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", text)
+    if match is None:
+        raise ValueError(f"{text!r} is no colour; write it like #ffffff")
+    red, green, blue = (int(part, 16) for part in match.groups())
+    return red, green, blue
+
+
+def _spell_colour(colour: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+@dataclass(frozen=True)
+class ErrorLimit:
+    """How many inputs may fail: `value` of them or, if `is_share`, `value` percent. `text`: as the user wrote it."""
+
+    text: str
+    value: Fraction
+    is_share: bool
+
+    @classmethod
+    def parse(cls, text: str) -> "ErrorLimit":
+        """Read `10` or `0.5%`. Raises `UsageError`."""
+        return cls(text, *parse_number_or_share(text, "--max-errors"))
+
+    def is_exceeded(self, num_failed: int, num_inputs: int) -> bool:
+        """Whether `num_failed` of `num_inputs` are too many; exactly, so 2 of 200 are not more than 1 %."""
+        return num_failed > (self.value * num_inputs / 100 if self.is_share else self.value)
+
+
+# ---- Inputs ----
+
+MaxErrors = Annotated[
+    ErrorLimit | None,
+    Option(
+        "Stop once more inputs failed: a number, or a share of all inputs like 1%.  [default: never]",
+        INPUT,
+        metavar="N|%",
+        parse=ErrorLimit.parse,
+    ),
+]
+Workers = Annotated[
+    int,
+    Option(
+        "Threads that work at once: reading, writing and, on a CPU, model calls.  [default: CPU cores]",
+        INPUT,
+        flags="--workers",
+        min=1,
+    ),
+]
+JpegScaling = Annotated[
+    bool,
+    Option(
+        "Decode JPEGs at 1/2, 1/4 or 1/8 of their size where that is still twice what they are resized to: up to "
+        "twice as fast, at slightly other pixels (45 dB and more); part of the record.",
+        INPUT,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """The inputs of a run: `sources`, and the paths in the list `files_from` (a file, or `-` for stdin).
+
+    `null`: the list's paths end with NUL.
+    """
+
+    sources: Annotated[
+        tuple[Path, ...],
+        Option(
+            "Folders (searched in depth), tars and single image files; for encode also -: a tar or image on stdin.",
+            metavar="SOURCE...",
+            show_default=False,
+            is_argument=True,
+        ),
+    ] = ()
+    files_from: Annotated[
+        str | None, Option("Read paths from a file, or from stdin with '-': one a line.", INPUT, metavar="LIST|-")
+    ] = None
+    null: Annotated[bool, Option("The list's paths end with NUL (find -print0).", INPUT, flags="--null -0")] = False
+
+
+@dataclass(frozen=True, slots=True)
+class GeometrySettings(Group):
+    """How an image finds its size; at most one of the three is given, in pixels.
+
+    None of them: its own size, padded at the bottom and right to a multiple of the model's patch.
+    `size`: the short side is resized to N and the centre cut to NxN.
+    `max_pixels`: scaled down, never up, to at most so many pixels at its own aspect ratio, then padded.
+    `bucket_size`: resized to cover the bucket nearest in aspect ratio, and the centre cut out. Buckets have at most NxN
+    pixels, sides that are multiples of 64 (and of the patch), and aspect ratios up to 4:1, as in the training of SDXL.
+    """
+
+    size: Annotated[
+        int | None,
+        Option(
+            "Resize the short side to PX and cut the centre square; a multiple of the patch (16).",
+            GEOMETRY,
+            min=1,
+            metavar="PX",
+        ),
+    ] = None
+    max_pixels: Annotated[
+        int | None,
+        Option("Native shape, but scaled down where an image has more than N pixels.", GEOMETRY, min=1, metavar="N"),
+    ] = None
+    bucket_size: Annotated[
+        int | None,
+        Option(
+            "Aspect-ratio buckets of about PX x PX pixels, sides multiples of 64: resize to cover, cut the centre.",
+            GEOMETRY,
+            min=64,
+            within=(1, math.inf),  # whether it is a multiple of 64 shows with the patch
+            metavar="PX",
+        ),
+    ] = None
+
+    @property
+    def has_few_sizes(self) -> bool:
+        """Whether all images together have one size, or some tens of them."""
+        return self.size is not None or self.bucket_size is not None
+
+    def __post_init__(self) -> None:
+        ways = {"--max-pixels": self.max_pixels, "--size": self.size, "--bucket-size": self.bucket_size}
+        given = [flag for flag, value in ways.items() if value is not None]
+        if len(given) > 1:
+            raise UsageError(f"give only one of {', '.join(given)}")
+        check_limits(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSettings(Group):
+    """How files become pixels. `background`: sRGB colour behind transparent pixels, 0..255 each.
+
+    `max_image_pixels`: an image of more pixels is refused from its header, before anything is decoded; by default that
+    is 0.5 GiB as RGB, which Pillow refuses by itself too.
+    `jpeg_scaling`: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still at least twice the size that
+    it is going to get: faster, and not quite the same pixels (photographs: 45 dB and more to the exact ones).
+    """
+
+    background: Annotated[
+        tuple[int, int, int],
+        Option(
+            "Colour behind transparent pixels, sRGB.",
+            INPUT,
+            metavar="#RRGGBB",
+            parse=_parse_colour,
+            spell=_spell_colour,
+        ),
+    ] = (255, 255, 255)
+    max_image_pixels: Annotated[
+        int, Option("Refuse images with more pixels than this: a guard against bombs.", INPUT, min=1)
+    ] = 178_956_970
+    jpeg_scaling: JpegScaling = False
+
+    def __post_init__(self) -> None:
+        if not all(0 <= value <= 255 for value in self.background):
+            raise UsageError(f"the background is three values in 0..255, not {self.background}")
+        check_limits(self)
+
+
+@dataclass(frozen=True)
+class LoadSettings:
+    """How files become the pixels that a model sees: how they are read, and which size they get."""
+
+    geometry: GeometrySettings = GeometrySettings()
+    read: ReadSettings = ReadSettings()
+
+
+# ---- Model ----
+
+DtypeName = Literal["auto", "bfloat16", "float32"]
+CompileChoice = Literal["auto", "on", "off"]
+Sampler = Literal["ddim", "dpmpp_2m"]
+Schedule = Literal["linear", "cosine"]
+
+Device = Annotated[str, Option("cpu, cuda, cuda:1, ...; auto takes CUDA if present.", MODEL, metavar="DEVICE")]
+Dtype = Annotated[
+    DtypeName, Option("What the network computes in; auto: bfloat16 where the device is fast at it.", MODEL)
+]
+Threads = Annotated[
+    int | None,
+    Option(
+        "CPU threads of one model call; with 1, each core has a call of its own, which is faster.  [default: 1]",
+        MODEL,
+        flags="--threads",
+        min=1,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which model it is: bundled name, folder or repository id, and the revision of the last."""
+
+    name: Annotated[
+        str,
+        Option(
+            "Bundled model, folder with config.json and model.safetensors, or repository id.",
+            MODEL,
+            flags="--model",
+            metavar="MODEL",
+            envvar="SEMDIS_MODEL",
+        ),
+    ] = BUNDLED_MODEL
+    revision: Annotated[str | None, Option("Branch, tag or commit of a repository id.", MODEL, metavar="REV")] = None
+
+
+@dataclass(frozen=True)
+class TokenizerSettings(Group):
+    """How a model is run.
+
+    `device`: "auto" (CUDA if present), "cpu", "cuda", "cuda:1", ... `dtype` "auto": bfloat16 where the device
+    multiplies it in hardware. `batch_size`: images per model call; None chooses by image size, "auto" also by the free
+    memory of a GPU. `num_threads`: CPU threads of one call; None is one on a CPU (calls in several threads use several
+    cores, and bytes do not depend on how many there are), torch's choice elsewhere. `compile`: the blocks, once for
+    every image size, where that pays (not with packed weights); "auto" asks how many images there are.
+    """
+
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+    batch_size: Annotated[
+        int | Literal["auto"] | None,
+        Option(
+            "Images of one model call; auto: fewer where a GPU's memory is short.  [default: by size and device]",
+            MODEL,
+            metavar="N|auto",
+            parse=_parse_batch_size,
+        ),
+    ] = None
+    num_threads: Threads = None
+    compile: Annotated[
+        CompileChoice,
+        Option(
+            "Compile the network: takes a minute, then runs faster. auto: on a GPU, for 50,000 images and more of "
+            "one --size or --bucket-size: every size is compiled anew.",
+            MODEL,
+        ),
+    ] = "auto"
+
+
+# ---- Latents ----
+
+StoreDtype = Literal["bfloat16", "float16", "float32"]
+Posterior = Literal["mode", "sample"]
+
+Seed = Annotated[
+    int,
+    Option(
+        "Seed of all noise; each image has its own, from seed and name.", OUTPUT, flags="--seed", min=0, max=2**63 - 1
+    ),
+]
+
+
+@dataclass(frozen=True)
+class LatentSettings(Group):
+    """What is stored of an image's posterior, and in which dtype. `seed` counts for posterior "sample" alone."""
+
+    store_dtype: Annotated[StoreDtype, Option("What latents are stored in.", OUTPUT)] = "bfloat16"
+    posterior: Annotated[
+        Posterior, Option("Store the posterior's mode, or a sample of it drawn from --seed.", OUTPUT)
+    ] = "mode"
+    seed: Seed = 0
+
+    @property
+    def sample_seed(self) -> int | None:
+        """Seed of the posterior samples, or None for the mode."""
+        return self.seed if self.posterior == "sample" else None
+
+
+@dataclass(frozen=True)
+class ShardSettings(Group):
+    """How a set is cut: shards of about `shard_mib` MiB, or of exactly `shard_images` images.
+
+    `mix_versions`: go on in a set that other versions of what computes and reads have begun.
+    """
+
+    shard_mib: Annotated[int, Option("Size of a shard, MiB.", OUTPUT, flags="--shard-size", min=1, metavar="MIB")] = 256
+    shard_images: Annotated[
+        int | None,
+        Option("Exactly N images a shard, whatever its size.", OUTPUT, min=1, max=65536, metavar="N"),
+    ] = None
+    mix_versions: Annotated[
+        bool,
+        Option(
+            "Go on in a set that other versions of torch, Pillow, the kernels or another device have begun: latents "
+            "may differ in last bits, and the set says which version made which.",
+            OUTPUT,
+        ),
+    ] = False
+
+
+@dataclass(frozen=True)
+class EncodeSettings(Group):
+    """An encode, beyond its inputs, how they are read, and the model. Of these only `latents` decides their bytes."""
+
+    max_errors: MaxErrors = None
+    num_workers: Workers = field(default_factory=count_cores)
+    latents: LatentSettings = LatentSettings()
+    shards: ShardSettings = ShardSettings()
+
+
+# ---- Images ----
+
+ImageFormat = Literal["png", "jpg", "webp"]
+
+
+@dataclass(frozen=True)
+class SamplingSettings(Group):
+    """How a latent is decoded: `num_steps` evaluations of the decoder, twice as many with `pdg`."""
+
+    num_steps: Annotated[
+        int,
+        Option(
+            "Decoder evaluations: 1 for best PSNR, 10 with --pdg for sharpness.",
+            DECODING,
+            flags="--steps",
+            min=1,
+            max=1000,
+        ),
+    ] = 1
+    pdg: Annotated[bool, Option("Path-drop guidance: sharper, at twice the cost.", DECODING)] = False
+    pdg_strength: Annotated[float, Option("Strength of --pdg; 1 is none.", DECODING)] = 2.0
+    sampler: Annotated[Sampler, Option("How steps are taken.", DECODING)] = "ddim"
+    schedule: Annotated[Schedule, Option("How the steps' times are spaced.", DECODING)] = "linear"
+
+    def __post_init__(self) -> None:
+        check_limits(self)
+        if not math.isfinite(self.pdg_strength):
+            raise UsageError(f"pdg_strength must be a finite number, not {self.pdg_strength!r}")
+
+
+@dataclass(frozen=True)
+class WriteSettings(Group):
+    """`format` of the files; `quality` 1..100 for jpg and webp (PNG is lossless and ignores it)."""
+
+    format: Annotated[ImageFormat, Option("Format of the images.", OUTPUT)] = "png"
+    quality: Annotated[int, Option("Quality of jpg and webp, 1..100; png is lossless.", OUTPUT, min=1, max=100)] = 95
+
+
+@dataclass(frozen=True)
+class DecodeSettings(Group):
+    """How latents become image files. `seed`: of the starting noise; each image has its own from it."""
+
+    sampling: SamplingSettings = SamplingSettings()
+    seed: Seed = 0
+    write: WriteSettings = WriteSettings()
+    num_workers: Workers = field(default_factory=count_cores)
+
+
+@dataclass(frozen=True)
+class RoundtripSettings:
+    """Encoding and decoding in one go: what latents pass through, and what becomes of them."""
+
+    max_errors: MaxErrors = None
+    latents: LatentSettings = LatentSettings()
+    decode: DecodeSettings = field(default_factory=DecodeSettings)
+
+
+# ---- Exports ----
+
+ExportFormat = Literal["webdataset", "safetensors", "npy"]
+Member = Literal["safetensors", "npy"]
+NpyDtype = Literal["float32", "float16"]
+SampleNames = Literal["key", "stem", "basename"]
+
+
+@dataclass(frozen=True)
+class ExportSettings(Group):
+    """How latents leave the store.
+
+    `tar_member`: what the latents of an image are in a webdataset, None for safetensors. `npy_dtype` counts for npy
+    alone; None: one that loses nothing. `tar_mib` (about, MiB) and `sample_names` count for webdataset alone: samples
+    are called by the key, or as those that the images came from. Raises `OptionError` for what has no effect.
+    """
+
+    format: Annotated[ExportFormat, Option("Tars of samples, or one file an image.", OUTPUT)] = "webdataset"
+    tar_member: Annotated[
+        Member | None,
+        Option(
+            "What latents are in a webdataset.  [default: safetensors]", OUTPUT, flags="--member", show_default=False
+        ),
+    ] = None
+    npy_dtype: Annotated[
+        NpyDtype | None,
+        Option(
+            "Of npy, which has no bfloat16; float16 may lose digits.  [default: what loses none]",
+            OUTPUT,
+            flags="--dtype",
+            show_default=False,
+        ),
+    ] = None
+    sample_names: Annotated[
+        SampleNames,
+        Option(
+            "Of a webdataset: by the whole key, or as the images' own samples are called, to be joined with captions: "
+            "the path up to the first dot of the name (stem), or that without folders (basename).",
+            OUTPUT,
+        ),
+    ] = "key"
+    tar_mib: Annotated[int, Option("Size of a tar, about, MiB.", OUTPUT, flags="--tar-size", min=1, metavar="MIB")] = (
+        256
+    )
+    num_workers: Workers = field(default_factory=count_cores)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tar_member is not None and self.format != "webdataset":
+            raise OptionError("--member", "goes with --format webdataset alone")
+        if self.npy_dtype is not None and self.member != "npy":
+            raise OptionError("--dtype", "goes with npy alone: safetensors keep what is stored")
+        if self.sample_names != "key" and self.format != "webdataset":
+            raise OptionError("--sample-names", "goes with --format webdataset alone")
+
+    @property
+    def member(self) -> Member:
+        """What the latents of one image are written as."""
+        return self.tar_member or ("npy" if self.format == "npy" else "safetensors")
+
+    def array_dtype(self, stored_dtype: str) -> NpyDtype:
+        """Return the dtype of arrays: what was asked for, or the smallest that holds the stored values without loss."""
+        return self.npy_dtype or ("float16" if stored_dtype == "float16" else "float32")
+
+    def is_lossy(self, stored_dtype: str) -> bool:
+        """Tell whether there may be values that do not survive."""
+        return self.member == "npy" and self.array_dtype(stored_dtype) not in {"float32", stored_dtype}
+
+    def to_json(self, stored_dtype: str) -> dict[str, Any]:
+        """Return all that decides a byte of the output."""
+        fields: dict[str, Any] = {"format": self.format, "member": self.member}
+        if self.member == "npy":
+            fields["dtype"] = self.array_dtype(stored_dtype)
+        if self.format == "webdataset":
+            fields["tar_mib"] = self.tar_mib
+        if self.format == "webdataset" and self.sample_names != "key":
+            fields["sample_names"] = self.sample_names
+        return fields
