@@ -1,5 +1,7 @@
 """Lists of images in a few bytes each: what is put in comes out, whatever its place is."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,3 +34,12 @@ def test_what_is_put_in_comes_out(given_images: list[SourceImage]) -> None:
     assert kept[1:3] == given_images[1:3]
     assert list(kept.facts()) == [(each.key, *each.stamp) for each in given_images]
     assert list(kept.sorted()) == sorted(given_images, key=lambda each: each.key)
+    assert kept.is_rising == all(one.key < other.key for one, other in pairwise(given_images))
+
+
+@given(st.lists(st.tuples(names, st.integers(-(1 << 64), 1 << 64)), min_size=1), st.sampled_from(["/a/", ""]))
+def test_many_at_once_are_the_same_as_one_by_one(rows: list[tuple[str, int]], start: str) -> None:
+    kept = ImageList()
+    root = kept.root(READERS[0], start, 0)
+    kept.extend(root, [name for name, _ in rows], [number for _, number in rows for _ in range(3)])
+    assert list(kept) == [SourceImage(name, READERS[0], start + name, number, number, number) for name, number in rows]
