@@ -5,7 +5,7 @@ Equal records stand for equal bytes. A field that this version does not know is 
 
 import json
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from typing import Any, Literal, Self, get_args
 
@@ -98,11 +98,15 @@ class Provenance:
         """
         if not isinstance(value, dict):
             raise ValueError(f"settings that are no object but {type(value).__name__}")  # noqa: TRY004
-        if not _is_shallow(value, _MAX_DEPTH):
-            raise ValueError("settings that are nested too deeply")
-        text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        try:
+            text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        except RecursionError:
+            raise ValueError("settings that are nested too deeply") from None
         if len(text) > _MAX_TEXT:
             raise ValueError(f"settings of {len(text):,} bytes")
+        num_opened = text.count("[") + text.count("{")  # no record of ours has so many: it need not be searched
+        if num_opened > _MAX_DEPTH and not _is_shallow(value, _MAX_DEPTH):
+            raise ValueError("settings that are nested too deeply")
         return cls(text)
 
     def to_json(self) -> dict[str, Any]:
@@ -110,16 +114,16 @@ class Provenance:
         value: dict[str, Any] = json.loads(self.text)
         return value
 
-    @cached_property
+    @property
     def _fields(self) -> dict[str, Any]:
-        return self.to_json()
+        return _parse(self.text)
 
     @cached_property
     def sha256(self) -> str:
         """Hex digest of the record as a line of JSON: images with the same one were made with the same settings."""
         return sha256(self.text.encode() + b"\n").hexdigest()
 
-    @cached_property
+    @property
     def layout(self) -> LatentLayout:
         """The sizes of the latents."""
         patch_size, channels = self._size("patch_size"), self._size("channels")
@@ -136,7 +140,7 @@ class Provenance:
             raise ValueError(f"whitened {value!s:.40}")  # noqa: TRY004
         return value
 
-    @cached_property
+    @property
     def whitening(self) -> Whitening | None:
         """The statistics that whitening took out; None where they are not on record."""
         if self._find("whitening") is None:
@@ -147,7 +151,7 @@ class Provenance:
             raise ValueError(f"not {channels} finite numbers each")
         return Whitening(tuple(map(float, mean)), tuple(map(float, std)))
 
-    @cached_property
+    @property
     def model(self) -> ModelIdentity:
         """The model that made the latents; its name is the text that `escape_name` made of it."""
         identity = ModelIdentity(**{field.name: self._find("model", field.name) for field in fields(ModelIdentity)})
@@ -191,6 +195,13 @@ class Provenance:
         if type(value) is not int or not 0 < value < _MAX_SIDE:
             raise ValueError(f"{name} {value!s:.40}")
         return value
+
+
+@lru_cache(maxsize=16)
+def _parse(text: str) -> dict[str, Any]:
+    """Return the fields in `text`, for reading alone: shards by the million may have the same record."""
+    fields: dict[str, Any] = json.loads(text)
+    return fields
 
 
 def find_differences(before: Any, now: Any, name: str = "") -> list[Difference]:

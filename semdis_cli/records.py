@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BufferedReader, BytesIO
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ class HeldImage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """What happened between the upright source image and the model's input; all sizes in pixels, (height, width).
+    """The way from the upright source image to the model's input; all sizes in pixels, (height, width).
 
     source -> resize to `resized` -> cut the box of size `image` at `crop` (top, left) -> repeat the last row and column
     until the size is `bucket`. Decoding undoes the last step: what comes back has the size `image`.
@@ -137,7 +136,7 @@ class FileDigest:
     sha256: str
 
 
-NO_COLUMNS: Mapping[str, Any] = MappingProxyType({})  # one for all: most images have none
+NO_COLUMNS: Mapping[str, Any] = {}  # one for all, as most images have none; it may go to another process
 
 
 def _no_columns() -> Mapping[str, Any]:

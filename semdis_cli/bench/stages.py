@@ -1,6 +1,7 @@
 """Each stage of `encode` and `decode` by itself, over real files: the same functions that the verbs call."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,23 +26,26 @@ from semdis_cli.events import Failure
 from semdis_cli.files.atomic import publish
 from semdis_cli.images.geometry import undo_padding
 from semdis_cli.images.loader import Loader
+from semdis_cli.memory import Room
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import EncodedCall, ImageCall, encode_call, image_calls
 from semdis_cli.pipeline.decode import sampling_of
 from semdis_cli.pipeline.encode_plan import EncodePlan, encode_provenance, plan_encode
+from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import image_file
 from semdis_cli.pipeline.shard import check_fit, shard_calls
 from semdis_cli.pipeline.workers import Timed
-from semdis_cli.provenance import Provenance
+from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import EncodedImage, Geometry, LoadedImage, PlannedImage
 from semdis_cli.settings import DecodeSettings, EncodeSettings, ImageFormat, LatentSettings, WriteSettings
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
 from semdis_cli.store.writing.plan import PlannedShard
-from semdis_cli.store.writing.shard_writer import ShardWriter
+from semdis_cli.store.writing.shard_writer import ShardRows, publish_shard
 
+_ALL_ROOM = Room(sys.maxsize)
 _LEAST_STORED = 64  # latents in shards: of a few, all time would go into waiting for the disk, which a run does once
 
 
@@ -163,7 +167,7 @@ def _measure_encode(
     copies = [max(filling[shard.name], _LEAST_STORED // len(images)) for shard in plan.shards]
     shards = [full_shard(shard, encoded, count) for shard, count in zip(plan.shards, copies, strict=True)]
     provenance = encode_provenance(tokenizer, loader.settings, settings.latents)
-    writing = [partial(write_shard, folder, shard, provenance) for shard in shards]
+    writing = [partial(write_shard, folder, shard, provenance, provenance.layout) for shard in shards]
     on_disk, write_latents = bench.run(WRITE_LATENTS, writing, copies)
     stored = [_Stored(*one) for one in zip(on_disk, copies, filling.values(), strict=True)]
     return stored, (read_images, model_encode, write_latents)
@@ -225,7 +229,7 @@ def encode_images(
 ) -> EncodedCall:
     """Encode one model call. Raises `UsageError` if an image of it cannot be used."""
     images = [Timed(loaded[image.source.key], 0.0) for image in call.images]
-    encoded = encode_call(call, images, tokenizer, settings)
+    encoded = encode_call(call, images, tokenizer, settings, CallMemory(tokenizer, _ALL_ROOM, "encode"))
     if encoded.failures:
         failure = encoded.failures[0]
         raise UsageError(f"{failure.reason}; measure with images that can be used", place=failure.key)
@@ -249,17 +253,16 @@ def some_copies(shard: Shard, wanted: int, copies: int) -> Shard:
     return shard.select(range(len(shard.records) // copies * wanted))
 
 
-def write_shard(folder: Path, full: FullShard, provenance: Provenance) -> LatentSource:
+def write_shard(folder: Path, full: FullShard, provenance: Provenance, layout: LatentLayout) -> LatentSource:
     """Collect the latents of one shard, hash them, and publish the file."""
-    planned, images = full.planned, full.images
-    shard = ShardWriter(folder, planned, provenance, images[0].latents.shape[0], lambda: None, lambda _: None)
-    for image in images:
-        shard.add(image)
-    shard.publish()
-    assert shard.published is not None, "a shard with latents is published"
-    keys = tuple(image.record.key for image in images)
+    rows = ShardRows(full.planned, layout)
+    for image in full.images:
+        rows.add(image)
+    entry = publish_shard(rows.finish(), folder, provenance)
+    assert entry.file is not None, "a shard with latents is published"
+    keys = tuple(image.record.key for image in full.images)
     places = {key: row for row, key in enumerate(keys)}
-    stored = StoredShard(folder / planned.name, len(keys), shard.published, places)
+    stored = StoredShard(folder / entry.name, len(keys), entry.file, places)
     return LatentSource(folder, provenance, "", (stored,), keys)
 
 

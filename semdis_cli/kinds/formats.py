@@ -10,7 +10,7 @@ from semdis_cli.kinds.tiff_directories import is_picture
 SIGNATURE_BYTES = 512  # a list of brands may be long; a tar's first block
 
 # What a folder scan takes for an image by its name alone.
-IMAGE_SUFFIXES = frozenset(
+_IMAGE_SUFFIXES = frozenset(
     {"apng", "avif", "bmp", "gif", "jfif", "jpe", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp"}
 )
 
@@ -42,6 +42,12 @@ def image_format(start: bytes) -> str | None:
     if start[:2] == b"BM" and len(start) >= 18 and struct.unpack_from("<I", start, 14)[0] in _BMP_HEADER_SIZES:
         return "BMP"
     return None
+
+
+def has_image_suffix(name: str) -> bool:
+    """Tell whether a file is an image by its name alone."""
+    _, dot, suffix = name.rpartition(".")
+    return bool(dot) and suffix.lower() in _IMAGE_SUFFIXES
 
 
 def is_image_file(file: BinaryIO) -> bool:

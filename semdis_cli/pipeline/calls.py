@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -95,13 +96,10 @@ def encoded_calls(
     memory = CallMemory(tokenizer, loader.room, "encode")
 
     def start(call: ImageCall) -> "Future[EncodedCall]":
-        if failures := memory.refused(call.bucket, call.keys):
-            return done_already(EncodedCall(call, (), tuple(failures), StageTimes()))
-        return workers.submit_call(partial(timed, loader.load), call.images, partial(encode, call))
-
-    def encode(call: ImageCall, loaded: Sequence[Timed[LoadedImage | Failure]]) -> EncodedCall:
-        with memory.taking(call.bucket, len(call.images)):
-            return encode_call(call, loaded, tokenizer, settings)
+        if refused := refused_call(call, memory):
+            return done_already(refused)
+        encode = partial(encode_call, call, tokenizer=tokenizer, settings=settings, memory=memory)
+        return workers.submit_call(partial(timed, loader.load), call.images, encode)
 
     def share(call: ImageCall) -> float:
         return share_of_call(call.bucket, len(call.images), "encode", tokenizer, workers)
@@ -128,15 +126,47 @@ def share_of_call(
     return workers.share_of_room(num_images, COPIES_HELD * pixel_bytes, model_bytes)
 
 
+def refused_call(call: ImageCall, memory: CallMemory) -> EncodedCall | None:
+    """Return the failures of a call that can never fit into memory, so that it is not read; None if it can."""
+    failures = memory.refused(call.bucket, call.keys)
+    return EncodedCall(call, (), tuple(failures), StageTimes()) if failures else None
+
+
 def encode_call(
-    call: ImageCall, loaded: Sequence[Timed[LoadedImage | Failure]], tokenizer: Tokenizer, settings: LatentSettings
+    call: ImageCall,
+    loaded: Sequence[Timed[LoadedImage | Failure]],
+    tokenizer: Tokenizer,
+    settings: LatentSettings,
+    memory: CallMemory,
 ) -> EncodedCall:
-    """One model call for the images of `call` that could be read. Whatever is wrong with an image is a `Failure`."""
+    """Encode those images of `call` that could be read, once there is memory for it.
+
+    Whatever is wrong with an image is a `Failure`.
+    """
     images, failures, read_s = split_loaded(loaded)
-    stored = timed(_store_images, images, tokenizer, settings) if images else Timed([], 0.0)
+    with memory.taking(call.bucket, len(call.images)):
+        stored = timed(_store_images, images, tokenizer, settings) if images else Timed([], 0.0)
     encoded = tuple(one for one in stored.value if isinstance(one, EncodedImage))
     failures += [one for one in stored.value if isinstance(one, Failure)]
     return EncodedCall(call, encoded, tuple(failures), StageTimes(read_s=read_s, encode_s=stored.seconds))
+
+
+class LatentSink(Protocol):
+    """Takes latents: the rows of a shard, or a stream."""
+
+    def add(self, image: EncodedImage) -> None:
+        """Take one image."""
+
+    def add_failure(self, failure: Failure) -> None:
+        """Take note of an image that could not be used."""
+
+
+def take_call(result: EncodedCall, sink: LatentSink) -> None:
+    """Hand what came out of a model call to `sink`."""
+    for image in result.images:
+        sink.add(image)
+    for failure in result.failures:
+        sink.add_failure(failure)
 
 
 def split_loaded(loaded: Sequence[Timed[LoadedImage | Failure]]) -> tuple[list[LoadedImage], list[Failure], float]:

@@ -2,33 +2,34 @@
 
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
-from semdis_cli.events import Event, Failure, RunStarted, ShardPublished, StageTimes, Tell, TimeSpent, untold
+from semdis_cli.events import Event, RunStarted, ShardPublished, StageTimes, Tell, TimeSpent, untold
 from semdis_cli.images.formats.jpeg.decoder import jpeg_decoder
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import (
-    EncodedCall,
     busy_threads,
     encoded_calls,
     image_calls,
     start_workers,
+    take_call,
 )
 from semdis_cli.pipeline.encode_plan import EncodePlan, encode_provenance, plan_encode
 from semdis_cli.pipeline.limits import within_limit
 from semdis_cli.pipeline.report import RunTotals
-from semdis_cli.records import EncodedImage
+from semdis_cli.pipeline.workers import Timed, timed
 from semdis_cli.settings import EncodeSettings
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.stops import wait_for
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.statistics import ChannelSums
+from semdis_cli.store.writing.journal import JournalEntry
 from semdis_cli.store.writing.latent_set import LatentSetWriter
-from semdis_cli.store.writing.shard_writer import ShardWriter
+from semdis_cli.store.writing.shard_writer import EncodedShard, ShardRows
 
 _MOST_HELD_BYTES = 512 << 20  # of latents in shards that are not on disk yet: two of the usual size
 
@@ -61,7 +62,7 @@ def _encode(
             mix_versions=settings.shards.mix_versions,
         ) as latents,
         start_workers(tokenizer, settings.num_workers) as workers,
-        _Publisher() as publisher,
+        _Publisher(latents) as publisher,
     ):
         # What there is to do
         plan = plan_encode(found, loader, tokenizer, settings, latents.base, latents.provenance, tell)
@@ -76,14 +77,15 @@ def _encode(
         # Read -> encode -> shard
         calls = image_calls(latents.remaining, tokenizer)
         encoded = encoded_calls(calls, loader, tokenizer, settings.latents, workers)
-        shard: ShardWriter | None = None
+        rows: ShardRows | None = None
         for result in encoded:
-            shard = shard or latents.open_shard(result.call.shard, plan.layout)
-            told = list(take_call(result, shard))
-            if shard.is_full:  # before anything is told: what is told may end the run, and so may the next call
-                publisher.publish(shard)
-                shard = None
-            yield from map(totals.add, told)
+            rows = rows or latents.open_shard(result.call.shard, plan.layout)
+            take_call(result, rows)
+            if rows.is_full:  # published before yielding: the caller may close this generator at any yield
+                publisher.publish(rows.finish())
+                rows = None
+            yield totals.add(result.done())
+            yield from result.failures
             yield from map(totals.add, publisher.news())
         yield from map(totals.add, publisher.wait())
 
@@ -120,9 +122,10 @@ class _Publisher:
     Leaving its `with` waits for them, whatever ended the run: what is encoded is kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, latents: LatentSetWriter) -> None:
+        self._latents = latents
         self._thread = ThreadPoolExecutor(1, "semdis-publish")
-        self._waiting: deque[tuple[ShardWriter, int, Future[None]]] = deque()
+        self._waiting: deque[tuple[int, Future[Timed[JournalEntry]]]] = deque()
         self._has_failed = False
 
     def __enter__(self) -> Self:
@@ -131,28 +134,28 @@ class _Publisher:
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown()
 
-    def publish(self, shard: ShardWriter) -> None:
+    def publish(self, shard: EncodedShard) -> None:
         """Have `shard` published after those before it."""
-        num_bytes = shard.num_bytes  # before it is written: that gives the latents back
-        self._waiting.append((shard, num_bytes, self._thread.submit(self._publish, shard)))
+        self._waiting.append((shard.latents.nbytes, self._thread.submit(self._publish, shard)))
 
-    def _publish(self, shard: ShardWriter) -> None:
-        if self._has_failed:  # the error of the one before it ends the run
-            return
+    def _publish(self, shard: EncodedShard) -> Timed[JournalEntry]:
+        if self._has_failed:
+            raise CancelledError  # nobody waits for it: the error of the one before it ends the run
         self._has_failed = True
-        shard.publish()
+        published = timed(self._latents.publish, shard)
         self._has_failed = False
+        return published
 
     def news(self) -> Iterator[Event]:
         """Tell of the shards that are on disk by now; waits while the others are too much to hold.
 
         Raises what writing them raised.
         """
-        while self._waiting and (self._waiting[0][2].done() or self._holds_too_much()):
+        while self._waiting and (self._waiting[0][1].done() or self._holds_too_much()):
             yield from self._first()
 
     def _holds_too_much(self) -> bool:
-        return len(self._waiting) > 1 and sum(held for _, held, _ in self._waiting) > _MOST_HELD_BYTES
+        return len(self._waiting) > 1 and sum(held for held, _ in self._waiting) > _MOST_HELD_BYTES
 
     def wait(self) -> Iterator[Event]:
         """Wait for all shards, and tell of them. Raises what writing them raised."""
@@ -160,28 +163,7 @@ class _Publisher:
             yield from self._first()
 
     def _first(self) -> Iterator[Event]:
-        shard, _, published = self._waiting.popleft()
-        wait_for(published)
-        yield TimeSpent(StageTimes(publish_s=shard.publish_s))
-        if shard.published is not None:
-            yield ShardPublished(shard.name, shard.num_images, shard.published.num_bytes)
-
-
-class LatentSink(Protocol):
-    """Where latents go: into a shard, or a stream."""
-
-    def add(self, image: EncodedImage) -> None:
-        """Take one image."""
-
-    def add_failure(self, failure: Failure) -> None:
-        """Take note of an image that could not be used."""
-
-
-def take_call(result: EncodedCall, sink: LatentSink) -> Iterator[Event]:
-    """Hand what came out of a model call to `sink`, and tell of it."""
-    for image in result.images:
-        sink.add(image)
-    for failure in result.failures:
-        sink.add_failure(failure)
-    yield result.done()
-    yield from result.failures
+        entry, publish_s = wait_for(self._waiting.popleft()[1])
+        yield TimeSpent(StageTimes(publish_s=publish_s))
+        if entry.file is not None:
+            yield ShardPublished(entry.name, entry.num_ok, entry.file.num_bytes)

@@ -28,8 +28,12 @@ class EncodePlan:
 
     contents: SetPlan
     provenance: Provenance
-    layout: LatentLayout
     passed_over: Mapping[str, int] = field(default_factory=dict)  # files that are no inputs, by kind
+
+    @property
+    def layout(self) -> LatentLayout:
+        """Sizes of the latents to be written."""
+        return self.provenance.layout
 
     @property
     def shards(self) -> tuple[PlannedShard, ...]:
@@ -68,6 +72,11 @@ class EncodePlan:
         return self.contents.num_inputs
 
 
+def latent_layout(tokenizer: Tokenizer, settings: LatentSettings) -> LatentLayout:
+    """Return what the size of a latent follows from."""
+    return LatentLayout(tokenizer.patch_size, tokenizer.latent_channels, settings.store_dtype)
+
+
 def plan_encode(
     found: FoundImages,
     loader: Loader,
@@ -90,17 +99,16 @@ def plan_encode(
     changes = find_changes(base, found.images, found.failures, partial(loader.hashes, tell=tell))
     planned, unreadable = loader.plan(changes.to_encode, tell)
     failures = sorted((*found.failures, *unreadable), key=lambda failure: failure.key)
-    layout = LatentLayout(tokenizer.patch_size, tokenizer.latent_channels, settings.latents.store_dtype)
+    provenance = provenance or encode_provenance(tokenizer, loader.settings, settings.latents)
     shards = plan_shards(
         planned,
-        layout,
+        provenance.layout,
         shard_bytes=settings.shards.shard_mib * 2**20,
         shard_images=settings.shards.shard_images,
         first_number=base.next_number,
     )
-    provenance = provenance or encode_provenance(tokenizer, loader.settings, settings.latents)
     sha256 = plan_sha256(provenance, shards, failures, base, changes)
-    return EncodePlan(SetPlan(tuple(shards), tuple(failures), changes, sha256), provenance, layout, found.passed_over)
+    return EncodePlan(SetPlan(tuple(shards), tuple(failures), changes, sha256), provenance, found.passed_over)
 
 
 def plan_output(

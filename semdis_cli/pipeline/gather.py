@@ -7,6 +7,7 @@ from pathlib import Path
 from semdis_cli.errors import StoreError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardPublished, StageTimes, TimeSpent
 from semdis_cli.pipeline.report import RunTotals
+from semdis_cli.pipeline.workers import timed
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import EncodedImage, PlannedImage, SourceImage
 from semdis_cli.settings import ShardSettings
@@ -16,7 +17,7 @@ from semdis_cli.store.writing.changes import Hashes, find_changes
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.latent_set import LatentSetWriter
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
-from semdis_cli.store.writing.shard_writer import ShardWriter
+from semdis_cli.store.writing.shard_writer import ShardRows
 
 _IMAGES_AT_ONCE = 256
 
@@ -53,11 +54,12 @@ def gather(found: FoundSamples, settings: ShardSettings, output: Path) -> Iterat
 
         # Read -> check -> shard
         for planned in latents.remaining:
-            with latents.open_shard(planned, found.layout) as shard:
-                yield from map(totals.add, _gather_shard(planned, found, samples, shard))
-            yield totals.add(TimeSpent(StageTimes(write_s=shard.publish_s)))
-            if shard.published is not None:
-                yield ShardPublished(planned.name, shard.num_images, shard.published.num_bytes)
+            rows = latents.open_shard(planned, found.layout)
+            yield from map(totals.add, _gather_shard(planned, found, samples, rows))
+            entry, write_s = timed(latents.publish, rows.finish())
+            yield totals.add(TimeSpent(StageTimes(write_s=write_s)))
+            if entry.file is not None:
+                yield ShardPublished(entry.name, entry.num_ok, entry.file.num_bytes)
 
         # Index, checksums and, last, the manifest
         manifest = latents.finished or latents.finish()
@@ -97,7 +99,7 @@ def plan_gather(
 
 
 def _gather_shard(
-    planned: PlannedShard, found: FoundSamples, samples: dict[str, FoundSample], shard: ShardWriter
+    planned: PlannedShard, found: FoundSamples, samples: dict[str, FoundSample], rows: ShardRows
 ) -> Iterator[Event]:
     """Read the images of one shard, and check each."""
     keys = [image.source.key for image in planned.images]
@@ -108,10 +110,10 @@ def _gather_shard(
                 one = found.read(samples[key])
             except StoreError as error:
                 failure = Failure(key, str(error))
-                shard.add_failure(failure)
+                rows.add_failure(failure)
                 yield failure
                 continue
-            shard.add(EncodedImage(one.records[0], one.latents[0]))
+            rows.add(EncodedImage(one.records[0], one.latents[0]))
             num_ok += 1
         megapixels = num_ok * planned.bucket[0] * planned.bucket[1] / 1e6
         yield BatchDone(num_ok, megapixels, StageTimes(read_s=time.perf_counter() - started))

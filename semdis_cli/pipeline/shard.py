@@ -12,15 +12,37 @@ import numpy as np
 from semdis_cli.errors import StoreError, UnreadableImageError
 from semdis_cli.events import Failure, ShardFailed
 from semdis_cli.images.geometry import undo_padding
+from semdis_cli.images.loader import Loader
 from semdis_cli.memory import room_for_images
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.pipeline.calls import encode_call, fitting, image_calls, refused_call, take_call
+from semdis_cli.pipeline.encode_plan import latent_layout
 from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import ImageWriter
 from semdis_cli.pipeline.workers import timed
+from semdis_cli.settings import EncodeSettings
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
+from semdis_cli.store.writing.plan import PlannedShard
+from semdis_cli.store.writing.shard_writer import EncodedShard, ShardRows
 from semdis_cli.tensors import is_finite
+
+
+def encode_shard(planned: PlannedShard, loader: Loader, tokenizer: Tokenizer, settings: EncodeSettings) -> EncodedShard:
+    """Read and encode the images of a planned shard; `publish_shard` writes it, with the same bytes as a run of many.
+
+    An image that cannot be used is a failure in it.
+    """
+    rows = ShardRows(planned, latent_layout(tokenizer, settings.latents))
+    memory = CallMemory(tokenizer, loader.room, "encode")
+    for call in fitting(image_calls([planned], tokenizer), memory):
+        encoded = refused_call(call, memory)
+        if encoded is None:
+            loaded = [timed(loader.load, image) for image in call.images]
+            encoded = encode_call(call, loaded, tokenizer, settings.latents, memory)
+        take_call(encoded, rows)
+    return rows.finish()
 
 
 def decode_shard(

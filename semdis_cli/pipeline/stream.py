@@ -16,9 +16,9 @@ from semdis_cli.images.geometry import undo_padding
 from semdis_cli.images.loader import Loader
 from semdis_cli.memory import room_for_images
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline.calls import busy_threads, encoded_calls, image_calls, start_workers
+from semdis_cli.pipeline.calls import busy_threads, encoded_calls, image_calls, start_workers, take_call
 from semdis_cli.pipeline.decode import decode_calls, decode_provenance, sampling_of
-from semdis_cli.pipeline.encode import far_off_report, take_call
+from semdis_cli.pipeline.encode import far_off_report
 from semdis_cli.pipeline.encode_plan import plan_encode
 from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import ImageWriter, StreamNames, image_file, renamed_record, too_long
@@ -72,7 +72,9 @@ def _encode_stream(
     with start_workers(tokenizer, settings.num_workers) as workers:
         calls = image_calls(plan.shards, tokenizer)
         for result in encoded_calls(calls, loader, tokenizer, settings.latents, workers):
-            yield from map(totals.add, take_call(result, stream))
+            take_call(result, stream)
+            yield totals.add(result.done())
+            yield from result.failures
     stream.finish()
     yield totals.finish(
         None,

@@ -47,7 +47,7 @@ def verify(path: Path, settings: VerifySettings, sources: FoundImages | None = N
 
 
 def _all_events(path: Path, settings: VerifySettings, sources: FoundImages | None) -> Iterator[Event | Verified]:
-    """What is to be told, and at last what was looked at."""
+    """Give all events, and at last what was looked at."""
     # The latents
     verified = yield from verify_latents(path, settings)
 
@@ -129,7 +129,7 @@ def _compare_sizes(path: Path, sources: FoundImages) -> Iterator[Problem | _Pair
 
 
 def _difference(row: IndexRow | None, found: SourceImage | Failure | None) -> str | None:
-    """What tells an image from its row without reading it; None: nothing."""
+    """Return how an image differs from its row, without reading it; None: not at all."""
     what = None
     if row is None:
         what = "new: not in the index"

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import torch
@@ -43,39 +43,6 @@ class WorkerDiedError(RuntimeError):
     """A thread of a run ended while there was work for it."""
 
 
-class _Each(Generic[T, R]):
-    """Calls a function for each of `items`: in the thread that takes the results, helped by others that are free."""
-
-    def __init__(self, function: Callable[[T], R], items: Sequence[T]) -> None:
-        self._function = function
-        self._items = items
-        self._locks = [threading.Lock() for _ in items]
-        self._results: dict[int, R] = {}
-        self._is_taken = False
-
-    def help(self, number: int) -> None:
-        """Work on one item, unless somebody does or did."""
-        if self._locks[number].acquire(blocking=False):
-            try:
-                if number not in self._results and not self._is_taken:
-                    self._results[number] = self._function(self._items[number])
-            finally:
-                self._locks[number].release()
-
-    def take(self) -> list[R]:
-        """Work on what is left, and return all results in order, once. Raises what the function raises."""
-        for number in range(len(self._items)):  # what nobody works on, before waiting for what others do
-            look()
-            self.help(number)
-        for number, item in enumerate(self._items):
-            with self._locks[number]:
-                if number not in self._results:  # whoever helped has failed
-                    self._results[number] = self._function(item)
-        self._is_taken = True  # first: helpers may still come, and are not to hold on to anything
-        results, self._results, self._items = self._results, {}, ()
-        return [results[number] for number in range(len(results))]
-
-
 class Workers:
     """All threads of a run: `num_threads` for CPU work, a few that wait for the disk, and where needed for the model.
 
@@ -90,6 +57,7 @@ class Workers:
         self.num_disk_threads = _DISK_THREADS
         self._shares_cores = shares_cores
         self._has_model_threads = num_model_threads is not None
+        self._is_left = False
         self._started: list[threading.Thread] = []
         self._work = self._executor(num_threads, "semdis-work")
         self._model = self._work if num_model_threads is None else self._executor(num_model_threads, "semdis-model")
@@ -109,6 +77,7 @@ class Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._is_left = True
         for is_last in (False, True):  # nothing new begins in one while another is waited for
             for executor in (self._model, self._work, self._disk):
                 executor.shutdown(wait=is_last, cancel_futures=True)
@@ -146,17 +115,14 @@ class Workers:
 
     def submit_call(self, read: Callable[[T], R], items: Sequence[T], compute: Callable[[list[R]], S]) -> "Future[S]":
         """Have `compute`, a model call, called with what `read` gives for each of `items`."""
-        reading = _Each(read, items)
+        reading = [self.submit(read, item) for item in items] if self._has_model_threads else None
 
         def call() -> S:
-            results = reading.take()
-            look()
+            results = self._spread(read, items) if reading is None else [self.result(one) for one in reading]
+            self._go_on()
             return compute(results)
 
-        started = self.submit_model(call)
-        for number in range(len(items)):
-            self.submit(reading.help, number)
-        return started
+        return self.submit_model(call)
 
     def after_call(self, function: Callable[[T], R], items: Sequence[T]) -> "list[Future[R]]":
         """Have `function`, which computes, called for each of `items`, which a model call has given.
@@ -165,10 +131,24 @@ class Workers:
         """
         if self._has_model_threads:
             return [self.submit(function, item) for item in items]
-        working = _Each(function, items)
-        for number in range(1, len(items)):
-            self.submit(working.help, number)
-        return [done_already(result) for result in working.take()]
+        return [done_already(result) for result in self._spread(function, items)]
+
+    def _spread(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """Call `function` for each of `items` in this thread, and in others that have nothing else to do."""
+        boxes = [[item] for item in items]  # a helper that comes too late holds on to nothing
+        helpers = [self.submit(lambda box: function(box.pop()), box) for box in boxes]
+        own: dict[int, R] = {}
+        for number, helper in enumerate(helpers):
+            if helper.cancel():  # nobody has begun with it
+                self._go_on()
+                own[number] = function(boxes[number].pop())
+        return [own[number] if number in own else self.result(helper) for number, helper in enumerate(helpers)]
+
+    def _go_on(self) -> None:
+        """Raise `StoppedError` or `CancelledError` where nobody wants the rest of a task any more."""
+        look()
+        if self._is_left:
+            raise CancelledError
 
     def result(self, future: "Future[T]") -> T:
         """Wait for the result of a task. Raises what it raised, `WorkerDiedError`, or `StoppedError` on a signal."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from semdis_cli.defaults import DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER
 from semdis_cli.files.disk import FolderIdentity, folder_identity, list_names
-from semdis_cli.kinds.formats import IMAGE_SUFFIXES, SIGNATURE_BYTES, is_image_file
+from semdis_cli.kinds.formats import SIGNATURE_BYTES, has_image_suffix, is_image_file
 from semdis_cli.sources.files import ON_DISK, image_of_file
 from semdis_cli.sources.input_rules import InputRules, PassedOver, file_kind, folder_kind, is_plain_name
 from semdis_cli.sources.names import NamedPath
@@ -246,12 +246,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # looking at it as a file says why
         return False
-
-
-def has_image_suffix(name: str) -> bool:
-    """Tell whether a file is an image by its name alone."""
-    _, dot, suffix = name.rpartition(".")
-    return bool(dot) and suffix.lower() in IMAGE_SUFFIXES
 
 
 def _is_image(entry: os.DirEntry[str], *, has_suffix: bool) -> bool:

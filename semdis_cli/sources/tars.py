@@ -13,11 +13,10 @@ from semdis_cli.errors import PassingReadError
 from semdis_cli.events import Failure
 from semdis_cli.files.image_list import ImageList
 from semdis_cli.files.tar import walk_tar
-from semdis_cli.kinds.formats import SIGNATURE_BYTES, image_format
+from semdis_cli.kinds.formats import SIGNATURE_BYTES, has_image_suffix, image_format
 from semdis_cli.kinds.tiff_directories import is_picture
 from semdis_cli.records import ImageReader, SourceImage, Stamp
 from semdis_cli.sources.files import open_section, stamp_of
-from semdis_cli.sources.folders import has_image_suffix
 from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules, PassedOver, Tally, is_plain_name
 from semdis_cli.sources.names import NamedPath, shortest_names
 from semdis_cli.sources.source import Finds, Search

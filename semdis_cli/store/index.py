@@ -30,7 +30,7 @@ _MAX_ROW = 1 << 32  # no shard has as many
 
 @dataclass(frozen=True, slots=True)
 class IndexRow:
-    """What became of one input.
+    """The outcome of one input.
 
     Without an `error` it has latents: `shard` (file name) and `row` say where, and `record` from what. Otherwise there
     is nothing but the reason. `is_removed`: it has latents, but was no longer among the inputs of the last run.
@@ -55,7 +55,7 @@ class IndexRow:
 
     @property
     def is_ok(self) -> bool:
-        """Whether the input has latents that are to be used."""
+        """True if the input has latents that are to be used."""
         return self.error is None and not self.is_removed
 
     @property

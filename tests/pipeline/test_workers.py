@@ -150,9 +150,9 @@ def test_a_call_that_waits_for_its_images_does_not_hold_up_the_leaving() -> None
         dropped = workers.submit_call(read, range(1000), len)
         begun.wait(_LONG_S)
         threading.Timer(0.05, gate.set).start()
-    assert running.result(0) == 1
-    with pytest.raises(CancelledError):
-        dropped.result(0)
+    for call in (running, dropped):
+        with pytest.raises(CancelledError):
+            call.result(0)
 
 
 def test_model_calls_have_threads_of_their_own_where_that_is_asked_for() -> None:

@@ -49,7 +49,7 @@ def test_what_a_source_lists_can_be_read_and_stays_the_same(kind: str, tmp_path:
             assert file.read(2) == b"G\r"
         assert image.num_bytes == len(read_bytes(image))
         assert image.reader.stamp(image) == image.stamp
-        assert [is_same_file(image, other) for other in finds.images] == [image is other for other in finds.images]
+        assert [is_same_file(image, other) for other in finds.images] == [image == other for other in finds.images]
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar", "file", "list"])

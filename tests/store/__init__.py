@@ -160,16 +160,17 @@ def make_plan(keys: tuple[str, ...] = KEYS, shard_images: int = 3, **settings: A
 def write_next(latents: LatentSetWriter, columns: Mapping[str, dict[str, Any]] = NO_COLUMNS) -> None:
     """Encode and publish the next shard; `columns` of images by key."""
     planned = latents.remaining[0]
-    with latents.open_shard(planned, latents.provenance.layout) as shard:
-        for image in planned.images:
-            key, num_bytes = image.source.key, image.source.num_bytes
-            if "bad" in key:
-                times = image.source.mtime_ns, image.source.ctime_ns
-                shard.add_failure(Failure(key, "is truncated", num_bytes, *times))
-                continue
-            stored = latents_of(key, image.bucket).to(STORE_DTYPES[latents.provenance.layout.dtype])
-            record = replace(record_of(key, image.bucket, num_bytes), columns=columns.get(key, NO_COLUMNS))
-            shard.add(EncodedImage(record, stored, image.source.mtime_ns, image.source.ctime_ns))
+    rows = latents.open_shard(planned, latents.provenance.layout)
+    for image in planned.images:
+        key, num_bytes = image.source.key, image.source.num_bytes
+        if "bad" in key:
+            times = image.source.mtime_ns, image.source.ctime_ns
+            rows.add_failure(Failure(key, "is truncated", num_bytes, *times))
+            continue
+        stored = latents_of(key, image.bucket).to(STORE_DTYPES[latents.provenance.layout.dtype])
+        record = replace(record_of(key, image.bucket, num_bytes), columns=columns.get(key, NO_COLUMNS))
+        rows.add(EncodedImage(record, stored, image.source.mtime_ns, image.source.ctime_ns))
+    latents.publish(rows.finish())
 
 
 def write_set(root: Path, plan: SmallPlan | None = None) -> Manifest:

@@ -31,7 +31,7 @@ from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.journal import Journal
 from semdis_cli.store.writing.latent_set import LatentSetWriter
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
-from semdis_cli.store.writing.shard_writer import ShardWriter
+from semdis_cli.store.writing.shard_writer import ShardRows
 from tests.store import CHANNELS, MTIME_NS, PROVENANCE, bucket_of, contents, ctime_of, geometry_of, latents_of
 
 RECORD = Provenance.from_json(PROVENANCE)
@@ -123,20 +123,21 @@ class Folder:
         return [sha256_of(self.files[source.key].content) for source in sources]
 
     def _write(self, latents: LatentSetWriter, planned: PlannedShard) -> None:
-        with latents.open_shard(planned, LAYOUT) as shard:
-            for image in planned.images:
-                self._encode(image, shard)
+        rows = latents.open_shard(planned, LAYOUT)
+        for image in planned.images:
+            self._encode(image, rows)
+        latents.publish(rows.finish())
 
-    def _encode(self, image: PlannedImage, shard: ShardWriter) -> None:
+    def _encode(self, image: PlannedImage, rows: ShardRows) -> None:
         key, file = image.source.key, self.files[image.source.key]
         self.encoded.append(key)
         if file.content.startswith("bad"):
-            shard.add_failure(Failure(key, "is truncated", file.num_bytes, file.mtime_ns, file.ctime_ns(key)))
+            rows.add_failure(Failure(key, "is truncated", file.num_bytes, file.mtime_ns, file.ctime_ns(key)))
             return
         source = FileDigest(file.num_bytes, sha256_of(file.content))
         record = ImageRecord(key, geometry_of(image.bucket), source)
         latents = latents_of(key + file.content, image.bucket).bfloat16()
-        shard.add(EncodedImage(record, latents, file.mtime_ns, file.ctime_ns(key)))
+        rows.add(EncodedImage(record, latents, file.mtime_ns, file.ctime_ns(key)))
 
     def check(self) -> None:
         """The set is finished, serves what the files hold now, and nothing else is left in its folder."""

@@ -57,8 +57,12 @@ class FoundSamples:
     samples: tuple[FoundSample, ...]
     failures: tuple[Failure, ...]
     records: "Records"
-    layout: LatentLayout
     num_exported: int | None
+
+    @property
+    def layout(self) -> LatentLayout:
+        """Sizes of the latents; all versions have the same."""
+        return self.provenance.layout
 
     @property
     def provenance(self) -> Provenance:

@@ -104,7 +104,6 @@ class _Search:
             samples=tuple(self.samples),
             failures=tuple(failures[key] for key in sorted(failures)),
             records=self.records,
-            layout=recorded_layout(self.records.all[0], self._made_by),
             num_exported=sum(self.num_promised.values()) if self.num_promised and self.source.is_dir() else None,
         )
 

@@ -1,4 +1,4 @@
-"""What an index says of every shard, read once in one stream and kept small: 24 bytes a row, for millions of them."""
+"""An index by shards, read once in one stream and kept small: 24 bytes a row, for millions of them."""
 
 import hashlib
 from array import array
@@ -59,7 +59,7 @@ class ShardRows:
 
 @dataclass
 class IndexTable:
-    """What an index says.
+    """The rows of an index, counted, and those with latents by shard.
 
     `shards`: by file name. `num_ok`, `num_failed`, `num_removed`: rows of each status. `served_pixels`: of the model's
     input, over the rows that are to be used. `is_sorted`: every line could be read, keys rise, and no key comes twice.
@@ -119,7 +119,7 @@ def _read_lines(file: BinaryIO, table: IndexTable) -> Iterator[Problem]:
 
 
 def compare_rows(header: ShardHeader, rows: ShardRows) -> Iterator[str]:
-    """What the index and a shard say differently of the rows that the index names."""
+    """Give the differences between the index and a shard, in the rows that the index names."""
     used: set[int] = set()
     for number, digest, offset in zip(rows.numbers, rows.digests, rows.offsets, strict=True):
         if number in used:
@@ -150,7 +150,7 @@ def _parse(line: bytes) -> IndexRow | str:
 
 
 def _misplacement(row: IndexRow, last_key: str | None) -> str | None:
-    """What is wrong with a row that follows the one of `last_key`."""
+    """Return what is wrong with the order of a row after `last_key`; None: nothing."""
     if last_key is None or row.key > last_key:
         return None
     return f"{row.key!r:.80} comes twice" if row.key == last_key else f"{row.key!r:.80} is not in the order of keys"
@@ -172,7 +172,7 @@ def _difference(number: int, row: IndexRow, found: ImageRecord) -> str:
 
 
 def _facts(record: ImageRecord) -> dict[str, object]:
-    """What index and shard both say of an image."""
+    """Return the facts of an image that index and shard both hold, by the names of a row."""
     return {
         "num_bytes": record.source.num_bytes,
         "sha256": record.source.sha256,

@@ -1,4 +1,4 @@
-"""What a set says it holds: manifest, index, checksums and journal, held against each other."""
+"""The lists of a set: manifest, index, checksums and journal, compared with each other."""
 
 import hashlib
 from collections.abc import Generator, Iterator
@@ -40,7 +40,7 @@ class SetLists:
 
     @property
     def has_whole_index(self) -> bool:
-        """Whether the index is the one that the manifest was written with."""
+        """True if the index is the one that the manifest was written with."""
         return self.table is not None and self.manifest is not None and self.table.file == self.manifest.index
 
     def listed_targets(self) -> list[ShardTarget]:
@@ -166,7 +166,7 @@ def _read_set(root: Path) -> Generator[Problem, None, LatentSet | None]:
 
 
 def _compare(manifest: Manifest, table: IndexTable) -> Iterator[Problem]:
-    """What manifest and index say differently."""
+    """Give the differences between manifest and index."""
     if table.file is None:
         return
     if table.file != manifest.index:
@@ -192,7 +192,7 @@ def _compare(manifest: Manifest, table: IndexTable) -> Iterator[Problem]:
 
 
 def _implausible(manifest: Manifest, table: IndexTable) -> Iterator[str]:
-    """What cannot be right in the manifest's sums, whatever the latents are."""
+    """Give what cannot be right in the manifest's sums, whatever the latents are."""
     sums = manifest.sums
     try:
         layout = manifest.provenance.layout

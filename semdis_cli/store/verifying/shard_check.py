@@ -1,4 +1,4 @@
-"""One shard against all that is known of it from elsewhere."""
+"""Check one shard against the manifest and the index."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class ShardTarget:
 
 @dataclass(frozen=True)
 class ShardOutcome:
-    """What looking at a shard gave: problems, the bytes read, and sums over the rows to be used, if all was read."""
+    """The outcome of a check: problems, the bytes read, and sums over the rows to be used, if all was read."""
 
     problems: tuple[Problem, ...]
     num_bytes: int
@@ -70,7 +70,7 @@ def check_shard(target: ShardTarget, *, read_data: bool) -> ShardOutcome:
 
 
 def _check_header(target: ShardTarget, header: ShardHeader) -> Iterator[str]:
-    """What a header says differently from the manifest."""
+    """Give the differences between a header and the manifest."""
     N, _, h, w = header.shape
     if target.num_images not in {None, N}:
         yield f"holds {N} latents, but the manifest says {target.num_images}"

@@ -1,4 +1,4 @@
-"""What is known of a set of latents, or of one shard, in one stream and little memory, however large the set is."""
+"""Summary of a set of latents, or of one shard, in one stream and little memory, however large the set is."""
 
 import re
 from dataclasses import dataclass, field

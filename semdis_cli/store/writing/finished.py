@@ -1,4 +1,4 @@
-"""What a run starts from: a finished set that is to grow, or nothing."""
+"""The set that a run starts from: a finished one that is to grow, or nothing."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -38,7 +38,7 @@ class IndexLine(NamedTuple):
 
 @dataclass(frozen=True)
 class Base:
-    """What the folder `root` holds: the finished set `latents`, or nothing."""
+    """The content of the folder `root` before a run: the finished set `latents`, or nothing."""
 
     root: Path
     latents: LatentSet | None = None
@@ -82,7 +82,7 @@ class Base:
                 yield parse_line(data, self.folder / INDEX_FILE)
 
     def seen(self) -> Iterator[SeenFile]:
-        """What is known of the source files' times, sorted by key."""
+        """Give the sizes and times of source files that are on record, sorted by key."""
         if self.manifest is not None:
             yield from read_seen(self.folder, self.manifest.index.sha256)
 

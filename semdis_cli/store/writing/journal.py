@@ -45,6 +45,11 @@ class JournalEntry:
     sums: ChannelSums
     version: int = 0
 
+    @property
+    def num_ok(self) -> int:
+        """Images that have latents in it."""
+        return sum(row.is_ok for row in self.rows)
+
     def to_json(self) -> dict[str, Any]:
         """The journal line."""
         version = {"version": self.version} if self.version else {}

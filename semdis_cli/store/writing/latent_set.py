@@ -44,7 +44,7 @@ from semdis_cli.store.writing.growth import Growth
 from semdis_cli.store.writing.journal import Journal, JournalEntry, is_base_name
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan
 from semdis_cli.store.writing.seen import SEEN_FILE, is_just_this, write_seen
-from semdis_cli.store.writing.shard_writer import ShardWriter
+from semdis_cli.store.writing.shard_writer import EncodedShard, ShardRows, publish_shard
 
 # Beyond the latents, each image's key is written four times (shard, journal, index, modification times), with figures.
 _COPIES_OF_KEY = 4
@@ -163,15 +163,24 @@ class LatentSetWriter:
         copies = 3 * self.base.manifest.index.num_bytes if self.base.manifest else 0  # base, next index, times
         check_free_space(self.root, copies + sum(_written_bytes(shard, layout) for shard in self.remaining))
 
-    def open_shard(self, planned: PlannedShard, layout: LatentLayout) -> ShardWriter:
-        """A writer for one planned shard; leaving its `with` normally publishes it.
+    def open_shard(self, planned: PlannedShard, layout: LatentLayout) -> ShardRows:
+        """Begin to collect one planned shard.
 
         Raises `NoSpaceError` where the disk has become too full for it; one that is being published is not counted.
         """
         check_free_space(self.root, _written_bytes(planned, layout))
-        folder = self.root / SHARD_FOLDER
-        record = self._records[planned.version]
-        return ShardWriter(folder, planned, record, self.channels, self._lock.check, self._note)
+        return ShardRows(planned, layout)
+
+    def publish(self, shard: EncodedShard) -> JournalEntry:
+        """Write a shard, and note it. It may be called in a thread of its own, for one shard after the other."""
+        self._lock.check()
+        entry = publish_shard(shard, self.root / SHARD_FOLDER, self._records[shard.planned.version])
+        self.record(entry)
+        return entry
+
+    def record(self, entry: JournalEntry) -> None:
+        """Note a shard that is on disk, whoever wrote it. Only now does it count."""
+        self._done[entry.name] = self._journal.append(entry.to_json())
 
     def finish(self) -> Manifest:
         """Write index, checksums and, last, the manifest; a set to which nothing was added stays as it is."""
@@ -333,10 +342,6 @@ class LatentSetWriter:
 
     def _is_present(self, entry: JournalEntry) -> bool:
         return entry.file is None or size_of(self.root / SHARD_FOLDER / entry.name) == entry.file.num_bytes
-
-    def _note(self, entry: JournalEntry) -> None:
-        """Note a shard that is on disk. Only now does it count."""
-        self._done[entry.name] = self._journal.append(entry.to_json())
 
     def _new_base_folder(self) -> Path:
         return self._journal.folder / f"base-{secrets.token_hex(8)}"

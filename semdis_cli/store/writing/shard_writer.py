@@ -1,112 +1,83 @@
-"""The rows of one shard, collected while its images are encoded."""
+"""One shard of a set that is being written: the outcomes of its images, and its file."""
 
-import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import torch
 from torch import Tensor
 
 from semdis_cli.events import Failure
-from semdis_cli.files.atomic import PublishedFile
-from semdis_cli.provenance import Provenance
+from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import EncodedImage, ImageRecord
 from semdis_cli.store.index import IndexRow
-from semdis_cli.store.shards import Shard, write_shard
+from semdis_cli.store.shards import STORE_DTYPES, Shard, write_shard
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.writing.journal import JournalEntry
 from semdis_cli.store.writing.plan import PlannedShard
 from semdis_cli.store.writing.seen import SeenFile, seen_failure
 
 
-class ShardWriter:
-    """Collects the rows of one shard. `publish`, or leaving its `with` normally, writes it; until then nothing appears.
+@dataclass(frozen=True)
+class EncodedShard:
+    """The outcome of every image of a planned shard, without a trace of the others.
 
-    `check` is called before anything is written, and may raise; `record` with what the shard came to, once it is on
-    disk.
+    `latents` [N,Z,h,w] in the stored dtype, all finite, with `records` and `seen` (the files that they were made from)
+    in key order; `failures`: the images that could not be used. N may be 0.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        planned: PlannedShard,
-        provenance: Provenance,
-        channels: int,
-        check: Callable[[], None],
-        record: Callable[[JournalEntry], None],
-    ) -> None:
-        self._path = folder / planned.name
-        self._planned = planned
-        self._provenance = provenance
-        self._check = check
-        self._record = record
-        self._rows: dict[str, tuple[IndexRow, SeenFile | None]] = {}
-        self._records: list[ImageRecord] = []
-        self._latents: list[Tensor] = []
-        self._num_images = 0  # latents that are written
-        self._channels = channels
-        self.published: PublishedFile | None = None
-        self.publish_s = 0.0
+    planned: PlannedShard
+    latents: Tensor
+    records: tuple[ImageRecord, ...]
+    seen: tuple[SeenFile, ...]
+    failures: tuple[Failure, ...]
 
-    def __enter__(self) -> Self:
-        return self
+
+class ShardRows:
+    """Collects the outcomes of a shard's images while these are encoded, in key order."""
+
+    def __init__(self, planned: PlannedShard, layout: LatentLayout) -> None:
+        self._planned = planned
+        shape = len(planned.images), layout.channels, *layout.grid(planned.bucket)
+        self._latents = torch.empty(shape, dtype=STORE_DTYPES[layout.dtype])  # once: a shard is not held twice
+        self._records: list[ImageRecord] = []
+        self._seen: list[SeenFile] = []
+        self._failures: list[Failure] = []
 
     def add(self, image: EncodedImage) -> None:
-        """Append one image; they come in key order."""
+        """Append one image."""
         record = image.record
-        seen = SeenFile(record.key, record.source.num_bytes, image.mtime_ns, image.ctime_ns)
-        self._rows[record.key] = IndexRow.of_image(record, self._planned.name, len(self._latents)), seen
+        self._latents[len(self._records)] = image.latents
+        self._seen.append(SeenFile(record.key, record.source.num_bytes, image.mtime_ns, image.ctime_ns))
         self._records.append(record)
-        self._latents.append(image.latents)
 
     def add_failure(self, failure: Failure) -> None:
-        """Note an image of this shard that could not be used."""
-        self._rows[failure.key] = IndexRow.of_failure(failure), seen_failure(failure)
+        """Note an image that could not be used."""
+        self._failures.append(failure)
 
     @property
     def is_full(self) -> bool:
-        """Whether each of its images has a row: then it can be published."""
-        return len(self._rows) == len(self._planned.images)
+        """True if the outcome of each image is there."""
+        return len(self._records) + len(self._failures) == len(self._planned.images)
 
-    @property
-    def num_bytes(self) -> int:
-        """Of the latents that are held."""
-        return sum(latents.nbytes for latents in self._latents)
-
-    @property
-    def num_images(self) -> int:
-        """Latents added so far."""
-        return self._num_images + len(self._latents)
-
-    @property
-    def name(self) -> str:
-        """Of the shard's file."""
-        return self._planned.name
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.publish()
-
-    def publish(self) -> None:
-        """Write the shard. It may be called from another thread than `add`, once all rows are there."""
+    def finish(self) -> EncodedShard:
+        """Return what was collected, once it is all there."""
         assert self.is_full, "a shard is complete when each of its images has a row"
-        started = time.perf_counter()
-        self._check()
-        sums = ChannelSums.zero(self._channels)
-        if self._latents:
-            collected = self._collect()
-            sums = ChannelSums.of_all(collected.latents)
-            assert sums.are_finite, f"{self.name}: latents that cannot be stored are a failure"
-            self.published = write_shard(self._path, collected)
-        rows, seen = zip(*(self._rows[key] for key in sorted(self._rows)), strict=True)
-        self._record(JournalEntry(self.name, self.published, rows, seen, sums, self._planned.version))
-        self.publish_s = time.perf_counter() - started
+        latents = self._latents[: len(self._records)]
+        return EncodedShard(self._planned, latents, tuple(self._records), tuple(self._seen), tuple(self._failures))
 
-    def _collect(self) -> Shard:
-        latents = torch.stack(self._latents)
-        self._num_images, self._latents = len(self._latents), []  # not held twice while it is written
-        return Shard(latents, tuple(self._records), self._provenance)
+
+def publish_shard(shard: EncodedShard, folder: Path, provenance: Provenance) -> JournalEntry:
+    """Write a shard into `folder` of a set made with `provenance`, and return what the set is to note of it.
+
+    No file is written without latents. Raises `NoSpaceError`, or `UsageError` where the folder cannot be written.
+    """
+    name, file, sums = shard.planned.name, None, ChannelSums.zero(shard.latents.shape[1])
+    if shard.records:
+        sums = ChannelSums.of_all(shard.latents)
+        assert sums.are_finite, f"{name}: latents that cannot be stored are a failure"
+        file = write_shard(folder / name, Shard(shard.latents, shard.records, provenance))
+    images = zip(shard.records, shard.seen, strict=True)
+    rows = [(IndexRow.of_image(record, name, row), seen) for row, (record, seen) in enumerate(images)]
+    failed = [(IndexRow.of_failure(failure), seen_failure(failure)) for failure in shard.failures]
+    all_rows, all_seen = zip(*sorted((*rows, *failed), key=lambda row: row[0].key), strict=True)
+    return JournalEntry(name, file, all_rows, all_seen, sums, shard.planned.version)

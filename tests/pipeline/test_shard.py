@@ -1,0 +1,121 @@
+"""A shard as a function: whoever maps it over a plan gets the bytes of a run."""
+
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from semdis_cli.events import Failure, ShardFailed
+from semdis_cli.images.loader import Loader
+from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.pipeline.decode import decode, sampling_of
+from semdis_cli.pipeline.encode import encode
+from semdis_cli.pipeline.encode_plan import encode_provenance, plan_encode
+from semdis_cli.pipeline.images_out import ImageWriter, output_names
+from semdis_cli.pipeline.shard import decode_shard, encode_shard
+from semdis_cli.settings import (
+    DecodeSettings,
+    EncodeSettings,
+    LoadSettings,
+    ShardSettings,
+    TokenizerSettings,
+    WriteSettings,
+)
+from semdis_cli.sources.find import find_images
+from semdis_cli.store.reader import open_latents
+from semdis_cli.store.writing.latent_set import LatentSetWriter
+from semdis_cli.store.writing.shard_writer import publish_shard
+from tests.worlds import save_tiny_model
+
+SETTINGS = EncodeSettings(num_workers=2, shards=ShardSettings(shard_images=5))
+DECODING = DecodeSettings(num_workers=2)
+SIZES = [(32, 48), (16, 16)]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(14):
+        pixels = np.random.default_rng(number).integers(0, 256, (*SIZES[number % 2], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+    whole = (folder / "02.png").read_bytes()
+    (folder / "02.png").write_bytes(whole[: len(whole) // 2])  # its header is good
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    model = save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+    return Tokenizer.load(str(model), TokenizerSettings(dtype="float32", batch_size=2, num_threads=1))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, photos: Path, tokenizer: Tokenizer) -> Path:
+    output = tmp_path_factory.mktemp("whole") / "latents"
+    with Loader(LoadSettings(), 16, 2) as loader:
+        list(encode(find_images([photos]), loader, tokenizer, SETTINGS, output))
+    return output
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in {"report.json", "seen.jsonl"}
+    }
+
+
+def test_shards_that_another_engine_encodes_and_publishes_make_the_set_of_a_run(
+    tmp_path: Path, photos: Path, tokenizer: Tokenizer, whole: Path
+) -> None:
+    provenance = encode_provenance(tokenizer, LoadSettings(), SETTINGS.latents)
+    with (
+        LatentSetWriter(tmp_path / "latents", provenance, tokenizer.latent_channels) as latents,
+        Loader(LoadSettings(), 16, 1) as loader,
+    ):
+        plan = plan_encode(find_images([photos]), loader, tokenizer, SETTINGS, latents.base, latents.provenance)
+        assert latents.begin(plan.contents, loader.hashes)
+        planned = deepcopy(latents.remaining)
+        shards = [encode_shard(one, loader, tokenizer, SETTINGS) for one in reversed(planned)]
+        assert sorted(len(shard.failures) for shard in shards) == [0, 0, 0, 1]
+        for shard in deepcopy(shards):
+            latents.record(publish_shard(shard, tmp_path / "latents/shards", provenance))
+        latents.finish()
+    assert contents(tmp_path / "latents") == contents(whole)
+
+
+def test_shards_that_another_engine_decodes_make_the_images_of_a_run(
+    tmp_path: Path, tokenizer: Tokenizer, whole: Path
+) -> None:
+    source = open_latents(whole)
+    list(decode(source, tokenizer, DECODING, tmp_path / "run"))
+    writer = ImageWriter(tmp_path / "mapped", output_names(source.keys, "png"), WriteSettings())
+    (tmp_path / "mapped").mkdir()
+    map_shard = partial(decode_shard, source, tokenizer=tokenizer, sampling=sampling_of(DECODING), writer=writer)
+    assert [failure for stored in reversed(source.shards) for failure in map_shard(stored)] == []
+    images = {name: data for name, data in contents(tmp_path / "run").items() if name.endswith(".png")}
+    assert contents(tmp_path / "mapped") == images
+    assert len(images) == 13
+
+
+def test_a_damaged_shard_and_what_the_disk_does_not_take_are_said(
+    tmp_path: Path, tokenizer: Tokenizer, whole: Path
+) -> None:
+    source = open_latents(whole)
+    names = output_names(source.keys, "png")
+    stored = source.shards[0]
+    first, *others = stored.rows
+    names |= {first: names[first].with_name("x" * 300)}
+    writer = ImageWriter(tmp_path, names, WriteSettings())
+    [failure] = decode_shard(source, stored, tokenizer, sampling_of(DECODING), writer, done=others[1:])
+    assert isinstance(failure, Failure)
+    assert [path.name for path in tmp_path.iterdir()] == [str(names[others[0]])]
+    data = bytearray(stored.path.read_bytes())
+    data[-1] ^= 1
+    stored.path.write_bytes(data)
+    [damaged] = decode_shard(source, stored, tokenizer, sampling_of(DECODING), writer, done=[first])
+    assert isinstance(damaged, ShardFailed)
+    assert damaged.num_images == len(others)
