@@ -1,4 +1,4 @@
-"""What can go wrong: one exception family, and the exit code each kind ends the command with.
+"""Errors: one exception family, and the exit code each kind ends the command with.
 
 A user's fault is a `SemdisError`: one line that says what is wrong, which file it is, and what to do. A bad image
 inside a run is not an exception but a `events.Failure`. Anything else that is raised is our bug and keeps its

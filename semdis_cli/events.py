@@ -1,4 +1,4 @@
-"""What a verb tells its caller while it runs: plain values, no tensors. A terminal listens, or a test."""
+"""Events: what a verb tells its caller while it runs; plain values, no tensors. A terminal listens, or a test."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -99,7 +99,7 @@ class Failure:
 
     @property
     def is_final(self) -> bool:
-        """Whether the content of the file is the reason: another attempt fails too, unless the file changes."""
+        """Tell whether the content of the file is the reason: another attempt fails too, unless the file changes."""
         return self.num_bytes is not None
 
 

@@ -31,7 +31,7 @@ class Room:
         self._taken_bytes = 0
 
     def can_hold(self, num_bytes: int) -> bool:
-        """Whether there can ever be that much."""
+        """Tell whether there can ever be that much."""
         return num_bytes <= max(self.total_bytes, _SMALL_BYTES)
 
     def refusal(self, num_bytes: int, what: str, remedy: str) -> str | None:

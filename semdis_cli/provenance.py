@@ -134,7 +134,7 @@ class Provenance:
 
     @property
     def is_whitened(self) -> bool:
-        """Whether the latents are whitened, or raw."""
+        """Tell whether the latents are whitened, or raw."""
         value = self._fields.get("whitened")
         if not isinstance(value, bool):
             raise ValueError(f"whitened {value!s:.40}")  # noqa: TRY004
@@ -162,12 +162,12 @@ class Provenance:
 
     @property
     def has_few_sizes(self) -> bool:
-        """Whether the images were brought to one size, or to buckets, as far as is on record."""
+        """Tell whether the images were brought to one size, or to buckets, as far as is on record."""
         return any(self._find("preprocessing", "geometry", name) is not None for name in ("size", "bucket_size"))
 
     @property
     def is_compiled(self) -> bool | None:
-        """Whether the model was compiled; None where that is not on record."""
+        """Tell whether the model was compiled; None where that is not on record."""
         kernels = self._find("compute", "kernels")
         return None if kernels is None else bool(kernels == "inductor")
 

@@ -63,7 +63,7 @@ class ErrorLimit:
         return cls(text, *parse_number_or_share(text, "--max-errors"))
 
     def is_exceeded(self, num_failed: int, num_inputs: int) -> bool:
-        """Whether `num_failed` of `num_inputs` are too many; exactly, so 2 of 200 are not more than 1 %."""
+        """Tell whether `num_failed` of `num_inputs` are too many; exactly, so 2 of 200 are not more than 1 %."""
         return num_failed > (self.value * num_inputs / 100 if self.is_share else self.value)
 
 
@@ -156,7 +156,7 @@ class GeometrySettings(Group):
 
     @property
     def has_few_sizes(self) -> bool:
-        """Whether all images together have one size, or some tens of them."""
+        """Tell whether all images together have one size, or some tens of them."""
         return self.size is not None or self.bucket_size is not None
 
     def __post_init__(self) -> None:
@@ -293,7 +293,7 @@ Seed = Annotated[
 
 @dataclass(frozen=True)
 class LatentSettings(Group):
-    """What is stored of an image's posterior, and in which dtype. `seed` counts for posterior "sample" alone."""
+    """Settings of the stored latents: part of the posterior, and dtype. `seed` counts for posterior "sample" alone."""
 
     store_dtype: Annotated[StoreDtype, Option("What latents are stored in.", OUTPUT)] = "bfloat16"
     posterior: Annotated[
@@ -453,7 +453,7 @@ class ExportSettings(Group):
 
     @property
     def member(self) -> Member:
-        """What the latents of one image are written as."""
+        """Return the kind of file that the latents of one image are written as."""
         return self.tar_member or ("npy" if self.format == "npy" else "safetensors")
 
     def array_dtype(self, stored_dtype: str) -> NpyDtype:

@@ -1,4 +1,4 @@
-"""What several rooms ask of a tensor."""
+"""Small questions to tensors that several rooms ask."""
 
 import math
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed")
 
 
 def is_finite(values: "Tensor") -> bool:
-    """Whether no value of a floating-point tensor is NaN or infinite.
+    """Tell whether no value of a floating-point tensor is NaN or infinite.
 
     One pass and no copies: `isfinite().all()` takes fifteen times as long.
     """
@@ -21,5 +21,5 @@ def is_finite(values: "Tensor") -> bool:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error of torch's says that there is no memory, on any device."""
+    """Tell whether an error of torch's says that there is no memory, on any device."""
     return any(words in str(error).lower() for words in _OUT_OF_MEMORY)

@@ -25,7 +25,7 @@ _DEFAULT_GEOMETRY = GeometrySettings(size=256)
 
 @dataclass(frozen=True)
 class BenchSettings(Group):
-    """What is measured, and how thoroughly. `data`: a folder or tar, None for synthetic images.
+    """Settings of what is measured, and how thoroughly. `data`: a folder or tar, None for synthetic images.
 
     `num_images`: different images to measure with, None for 32, or 8 if `quick`.
     """

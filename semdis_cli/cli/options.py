@@ -53,7 +53,7 @@ def command(*panels: str) -> Callable[[Callable[..., None]], Callable[..., None]
 
 @dataclass(frozen=True)
 class _Offer:
-    """What Typer is to offer: a parameter, and the option that it was made of (None for what is no option)."""
+    """Parameter that Typer offers, and the option that it was made of (None for what is no option)."""
 
     parameter: inspect.Parameter
     option: Option | None = None

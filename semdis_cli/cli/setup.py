@@ -25,7 +25,7 @@ STDIO = Path("-")
 
 
 def peek_source(named: SourceSettings) -> "PipedSource | None":
-    """What is on stdin, if that is among the sources: of its bytes only the first are read. Raises `UsageError`."""
+    """Return the source on stdin, if it is among those named; only its first bytes are read. Raises `UsageError`."""
     if STDIO not in named.sources:
         return None
     if named.files_from == "-":

@@ -85,7 +85,7 @@ def verify(
 
 
 def _parse_sample(data: bool, text: str | None, seed: int | None) -> "Sample":
-    """What --data, --sample and --seed ask for. Raises `UsageError` where they do not go together."""
+    """Return what --data, --sample and --seed ask for. Raises `UsageError` where they do not go together."""
     from semdis_cli.store.verifying.verify import ALL_DATA, NO_DATA, Sample
 
     if data and text is not None:
@@ -160,7 +160,7 @@ class _VerifyView:
 
 
 def _summary(report: dict[str, Any]) -> str:
-    """What was looked at, and what came of it."""
+    """Sum up what was looked at, and what came of it."""
     images = report.get("images")  # of a set
     counts = count(report["shards"], "shard") + (f", {count(images['ok'], 'image')}" if images else "")
     depth = {

@@ -1,1 +1,1 @@
-"""What trainers import: `LatentDataset` and its sampler."""
+"""Room for trainers: `LatentDataset` and its sampler."""

@@ -82,7 +82,7 @@ class LatentDataset(Dataset[LatentItem]):
         self._mapped: dict[int, Tensor | ReadRows] = {}  # of this process alone
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process gets: no mappings."""
+        """Return what another process gets: no mappings."""
         return {**self.__dict__, "_mapped": {}}
 
     def __len__(self) -> int:

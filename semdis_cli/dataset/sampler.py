@@ -13,7 +13,7 @@ Uneven = Literal["keep", "drop", "pad"]
 
 
 class Bucketed(Protocol):
-    """What there is to be sampled; a `LatentDataset` is one."""
+    """Items to be sampled; a `LatentDataset` is one."""
 
     @property
     def sha256(self) -> str:
@@ -99,7 +99,7 @@ class BucketBatchSampler(Sampler[list[int]]):
             self.epoch, self.start_batch, self._resumed_epoch = epoch, start_batch or 0, None
 
     def state(self, num_batches_done: int) -> dict[str, Any]:
-        """What `resume` needs to go on after `num_batches_done` batches of this epoch on this rank: plain JSON values.
+        """Return what `resume` needs to go on after `num_batches_done` batches of this epoch on this rank, as JSON.
 
         How many are done is for the training loop to say: loader workers are ahead of it.
         """

@@ -176,7 +176,7 @@ class FolderLock:
                 self._path.unlink()
 
     def _is_alive(self, before: _Holder, descriptor: int, *, has_locks: bool) -> bool:
-        """Whether the run that wrote `before` is still at work."""
+        """Tell whether the run that wrote `before` is still at work."""
         if before.machine == self._holder.machine:
             if has_locks:  # it would hold the lock
                 return False

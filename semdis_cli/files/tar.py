@@ -84,7 +84,7 @@ def _may_be_time(field: bytes) -> bool:
 
 
 def is_tar_start(start: bytes) -> bool:
-    """Whether a file that begins with the block `start` of 512 bytes is a tar; zeros alone are an empty one."""
+    """Tell whether a file that begins with the block `start` of 512 bytes is a tar; zeros alone are an empty one."""
     try:
         tarfile.TarInfo.frombuf(start, "utf-8", "surrogateescape")
     except tarfile.EOFHeaderError:  # type: ignore[attr-defined] # public in all but its types
@@ -168,7 +168,7 @@ class _Headers(io.RawIOBase):
         self._left = _MAX_HEADER_BYTES
 
     def read(self, size: int = -1) -> bytes:
-        """What comes next; `ValueError` where that is more than headers take."""
+        """Return the bytes that come next; `ValueError` where that is more than headers take."""
         if not 0 <= size <= self._left:
             raise ValueError(f"a header of more than {_MAX_HEADER_BYTES} bytes")
         self._left -= size

@@ -117,7 +117,7 @@ def fitting(calls: Iterable[ImageCall], memory: CallMemory) -> Iterator[ImageCal
 def share_of_call(
     bucket: tuple[int, int], num_images: int, half: Half, tokenizer: Tokenizer, workers: Workers
 ) -> float:
-    """What a call of that many images takes of the room that `workers` have; by pixels, and by the network's tensors.
+    """Return the share of the room of `workers` that a call takes: by its pixels, and by the network's tensors.
 
     `half`: of the model; where a call takes both, "decode", which needs more.
     """

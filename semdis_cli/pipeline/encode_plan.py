@@ -119,7 +119,7 @@ def plan_output(
     output: Path | None,
     tell: Tell = untold,
 ) -> EncodePlan:
-    """What `encode` would do, without touching anything; `output` None: into a stream.
+    """Return what `encode` would do, without touching anything; `output` None: into a stream.
 
     Raises what `encode` would. An unfinished run counts as none.
     """
@@ -157,7 +157,7 @@ def encode_provenance(tokenizer: Tokenizer, load: LoadSettings, latents: LatentS
 
 
 def _whitening_record(tokenizer: Tokenizer) -> dict[str, list[float]] | None:
-    """What gives raw latents back without the model; each float in the fewest digits that tell float32 apart."""
+    """Return what gives raw latents back without the model; each float in the fewest digits that tell float32 apart."""
     if tokenizer.whitening is None:
         return None
     mean, std = ([float(str(value)) for value in values.numpy()] for values in tokenizer.whitening)

@@ -40,7 +40,7 @@ class ExportJob:
 
     @property
     def stored_dtype(self) -> str:
-        """What the latents are stored in."""
+        """Return the dtype that the latents are stored in."""
         return self.source.provenance.layout.dtype
 
     def sample_bytes(self, stored: StoredShard) -> int:

@@ -38,7 +38,7 @@ class CallMemory:
             yield slice(start, min(start + size, num_images))
 
     def can_be_had(self, bucket: tuple[int, int], num_images: int) -> bool:
-        """Whether there can ever be enough memory for a call."""
+        """Tell whether there can ever be enough memory for a call."""
         return self.room.can_hold(self.needed_bytes(bucket, num_images))
 
     def refused(self, bucket: tuple[int, int], keys: Sequence[str]) -> list[Failure]:

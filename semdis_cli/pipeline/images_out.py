@@ -137,7 +137,7 @@ class ImageWriter:
         self._swept: set[tuple[int, int]] = set()  # device and number of each folder
 
     def exists(self, key: str) -> bool:
-        """Whether the image of `key` was written by an earlier run."""
+        """Tell whether the image of `key` was written by an earlier run."""
         return os.path.isfile(self._path(key))  # noqa: PTH113 # no OSError for names that the disk does not take
 
     def sweep_beside(self, key: str) -> None:

@@ -1,4 +1,4 @@
-"""What a run did and where its time went, summed while it goes and written as `report.json` beside its output."""
+"""Report of a run: what it did and where its time went, summed while it goes and written as `report.json`."""
 
 import time
 from dataclasses import asdict

@@ -140,7 +140,7 @@ def _usable_calls(plan: EncodePlan, tokenizer: Tokenizer, unusable: Collection[s
 
 @dataclass(frozen=True)
 class _RoundtripCall:
-    """What became of a model call: its images are being written."""
+    """Outcome of a model call; its images are being written."""
 
     scores: list[ImageMeasured]
     writing: Writing
@@ -149,7 +149,7 @@ class _RoundtripCall:
     times: StageTimes
 
     def events(self) -> Iterator[Event]:
-        """What is to be told once all images are on disk; waits for that."""
+        """Wait until all images are on disk, and return the events that tell of them."""
         write_s, refused = written(self.writing)
         keys = {failure.key for failure in refused}
         scores = [score for score in self.scores if score.key not in keys]

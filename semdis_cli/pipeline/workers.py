@@ -89,7 +89,7 @@ class Workers:
         return sum(both) if self._shares_cores else max(both)
 
     def share_of_room(self, num_images: int, held_bytes: int, running_bytes: int) -> float:
-        """What a model call of that many images takes of the room for calls under way: by memory, and by number.
+        """Return the share of the room for calls under way that a model call takes: by memory, and by number.
 
         It holds `held_bytes` from its reading to the end of its turn, `running_bytes` only while the model runs. A
         quarter of the memory that was available is for the ones, half of it for the others: as long as all threads

@@ -1,4 +1,4 @@
-"""What text in our own files must look like before it is believed: JSON, names, keys, hashes, counts."""
+"""Checks of text in our own files, before it is believed: JSON, names, keys, hashes, counts."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def parse_json(data: bytes, shrink: Callable[[dict[str, Any]], Any] | None = Non
 
 
 def is_shard_name(name: str) -> bool:
-    """Whether `name` is the file name of a shard, and no path."""
+    """Tell whether `name` is the file name of a shard, and no path."""
     return _SHARD_NAME.fullmatch(name) is not None
 
 

@@ -175,7 +175,7 @@ def checksum_lines(manifest: Manifest) -> Iterator[bytes]:
 
 
 def _why_missing(root: Path) -> str:
-    """What a folder is that has no manifest, and what to do."""
+    """Describe a folder that has no manifest, and what to do."""
     if (root / JOURNAL_FOLDER).is_dir():
         return f"no {MANIFEST_FILE}, so not a finished set of latents; run the same semdis encode again to finish it"
     if (root / SHARD_FOLDER).is_dir() or (root / INDEX_FILE).is_file():

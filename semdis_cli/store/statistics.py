@@ -48,7 +48,7 @@ class ChannelSums:
 
     @property
     def are_finite(self) -> bool:
-        """Whether no infinity and no NaN was among what was summed."""
+        """Tell whether no infinity and no NaN was among what was summed."""
         return bool(np.isfinite(self.squares).all())
 
     def __add__(self, other: Self) -> "ChannelSums":
@@ -100,5 +100,5 @@ class ChannelSums:
 
 
 def _is_sum(value: float) -> bool:
-    """Whether `value` can be the sum, or the sum of squares, of float32 values: so their squares can be taken too."""
+    """Tell whether `value` can be the sum of (squared) float32 values: so its square can be taken too."""
     return abs(value) < 1e100

@@ -55,7 +55,7 @@ class TrainJob:
 
     @property
     def is_compiled(self) -> bool:
-        """Whether encoder and decoder go through torch.compile."""
+        """Tell whether encoder and decoder go through torch.compile."""
         choice = self.asked.compile
         return choice == "on" or (choice == "auto" and self.device.type == "cuda")
 

@@ -36,6 +36,7 @@ BASE = "latents/journal/base-[*]"  # the number in its name, which is drawn by c
 SHARD = "latents/shards/*.safetensors"
 # Written in a folder of the journal, and from there moved to their places.
 INDEX, SUMS, SEEN = f"{BASE}/index.jsonl", f"{BASE}/SHA256SUMS", f"{BASE}/seen.jsonl"
+ITEMS = f"{BASE}/items.table"
 MANIFEST, REPORT = f"{BASE}/manifest.json", "latents/report.json"
 
 
@@ -102,6 +103,8 @@ POINTS = (
         ("index synced, not renamed", "before", "rename", INDEX + TEMPORARY),
         ("index renamed, its folder not synced", "after", "rename", INDEX + TEMPORARY),
         ("modification times half written", "half", "write", SEEN + TEMPORARY),
+        ("table of items half written", "half", "write", ITEMS + TEMPORARY),
+        ("table of items renamed, its folder not synced", "after", "rename", ITEMS + TEMPORARY),
         ("index there, checksums not begun", "before", "create", SUMS + TEMPORARY),
         ("checksums half written", "half", "write", SUMS + TEMPORARY),
         ("checksums renamed, no manifest", "after", "rename", SUMS + TEMPORARY),
@@ -111,6 +114,7 @@ POINTS = (
         ("manifest renamed, its folder not synced", "after", "rename", MANIFEST + TEMPORARY),
         ("all lists written, none in its place", "before", "rename", f"latents/index.jsonl{TEMPORARY}"),
         ("index in its place, its folder not synced", "after", "rename", f"latents/index.jsonl{TEMPORARY}"),
+        ("table of items in its place, no manifest", "after", "rename", f"latents/items.table{TEMPORARY}"),
         ("modification times in their place, no checksums", "after", "rename", f"latents/seen.jsonl{TEMPORARY}"),
         ("checksums in their place, no manifest", "after", "rename", f"latents/SHA256SUMS{TEMPORARY}"),
         ("manifest in its place, its folder not synced", "after", "rename", f"latents/manifest.json{TEMPORARY}"),
@@ -165,10 +169,17 @@ POINTS = (
         ("last new journal line written, not synced", "after", "write", JOURNAL, -1),
         ("every new shard in the journal, old index", "before", "create", INDEX + TEMPORARY, 2),
         ("new index half written", "half", "write", INDEX + TEMPORARY, 2),
+        ("new table of items half written", "half", "write", ITEMS + TEMPORARY),
         ("new checksums half written", "half", "write", SUMS + TEMPORARY),
         ("new manifest half written", "half", "write", MANIFEST + TEMPORARY, 2),
         ("new lists written, old ones in their place", "before", "rename", f"latents/index.jsonl{TEMPORARY}"),
         ("new index in the place of the old one, old manifest", "after", "rename", f"latents/index.jsonl{TEMPORARY}"),
+        (
+            "new table of items in the place of the old one, old manifest",
+            "after",
+            "rename",
+            f"latents/items.table{TEMPORARY}",
+        ),
         ("new modification times in their place, old manifest", "after", "rename", f"latents/seen.jsonl{TEMPORARY}"),
         (
             "new checksums in the place of the old ones, old manifest",

@@ -22,8 +22,9 @@ again. It writes this table. How it works: `tests/torture/`.
 
 - **killed**: the process gets SIGKILL right there; a write that is *half written* has half of its bytes in the file.
   *Left* is what was found then.
-- **again**: the same command once more. *Same bytes*: every shard, `index.jsonl`, `SHA256SUMS`, `manifest.json` and
-  `seen.jsonl` equal those of a run that nothing stopped, and no temporary file, lock or journal is left.
+- **again**: the same command once more. *Same bytes*: every shard, `index.jsonl`, `items.table`, `SHA256SUMS`,
+  `manifest.json` and `seen.jsonl` equal those of a run that nothing stopped, and no temporary file, lock or journal is
+  left.
 - **power cut**: of what was not synced by then, each file and each folder may have kept all, nothing or a part, torn
   writes and zeros included (`tests/torture/power.py`). The figure says of how many different disks that leaves how many
   the same command completes to the same bytes.

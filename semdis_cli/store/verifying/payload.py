@@ -22,7 +22,7 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Payload:
-    """What reading a shard gave.
+    """Outcome of reading a shard.
 
     `file`: of all its bytes. `latents_sha256`: of the latents alone. `bad_rows`: those with NaN or infinity, rising.
     `sums`: over the rows that were asked for, added in their order.

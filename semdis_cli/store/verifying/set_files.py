@@ -82,7 +82,7 @@ def _absence(target: ShardTarget) -> str | None:
 
 
 def _guess(path: Path, targets: Collection[ShardTarget]) -> str:
-    """What a file that does not belong there seems to be."""
+    """Guess what a file that does not belong there is."""
     if is_temporary(path.name):
         return "a temporary file of a run that was stopped: the next semdis encode into the folder removes it"
     try:
@@ -98,7 +98,7 @@ def _guess(path: Path, targets: Collection[ShardTarget]) -> str:
 
 
 def _is_same(path: Path, header: ShardHeader, target: ShardTarget) -> bool:
-    """Whether the file at `path` agrees with all that is known of `target` but its bytes."""
+    """Tell whether the file at `path` agrees with all that is known of `target` but its bytes."""
     if target.expected is None or path.stat().st_size != target.expected.num_bytes:
         return False
     rows = target.named_rows()

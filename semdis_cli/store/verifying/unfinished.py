@@ -1,4 +1,4 @@
-"""What an unfinished set has so far: the shards in its journal, which is read without touching it."""
+"""Unfinished sets: the shards in their journals, which are read without touching them."""
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class PendingShard:
 
 
 def has_journal(root: Path) -> bool:
-    """Whether a run has begun in `root`, and not ended."""
+    """Tell whether a run has begun in `root`, and not ended."""
     return bool(_journals(root))
 
 

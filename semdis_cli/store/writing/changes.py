@@ -1,4 +1,4 @@
-"""What is to be done so that a finished set holds the inputs of this run: a comparison by key, size and content."""
+"""Changes that make a finished set hold the inputs of this run: a comparison by key, size and content."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,7 +40,7 @@ class Changes:
     lacks_times: bool = False  # the set has no such list
 
     def seen(self) -> Iterator[SeenFile]:
-        """What to remember of the files that are kept."""
+        """Return what to remember of the files that are kept."""
         return map(SeenFile._make, self.kept.facts())
 
 

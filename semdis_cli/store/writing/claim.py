@@ -43,7 +43,7 @@ def claimed_folder(
 
 
 def _is_folder_within(path: Path, root: Path) -> bool:
-    """Whether `path` is a folder in `root` or below; where a link leads out of it, it is not."""
+    """Tell whether `path` is a folder in `root` or below; where a link leads out of it, it is not."""
     try:
         return path.is_dir() and path.resolve().is_relative_to(root)
     except OSError:  # a name that no folder can have

@@ -96,7 +96,7 @@ def lies_beside(path: Path) -> bool:
 
 
 def _is_set(folder: Path) -> bool:
-    """Whether `folder` holds a set of ours, finished or begun. Names alone tell: a damaged one is one too."""
+    """Tell whether `folder` holds a set of ours, finished or begun. Names alone tell: a damaged one is one too."""
     try:
         is_finished = (folder / MANIFEST_FILE).is_file() and (folder / INDEX_FILE).is_file()
         return is_finished or ((folder / JOURNAL_FOLDER).is_dir() and (folder / SHARD_FOLDER).is_dir())

@@ -36,7 +36,7 @@ _Place = tuple[str, int]  # (shard, row)
 
 @dataclass(frozen=True)
 class Growth:
-    """What a run adds to `base`: the journal's entries at `places`, `failures`, and `changes`.
+    """Changes of a run to `base`: the journal's entries at `places`, `failures`, and `changes`.
 
     `places`: the first key and the offset of each entry, in planned order. Without `changes` all that `base` holds
     stays, as far as no entry takes its place.

@@ -32,7 +32,7 @@ _BASE_FOLDER = re.compile(r"base-[0-9a-f]{16}")
 
 @dataclass(frozen=True)
 class JournalEntry:
-    """What one planned shard came to: its file (None if every image failed), rows in key order, channel sums.
+    """Outcome of one planned shard: its file (None if every image failed), rows in key order, channel sums.
 
     `seen`: for each row the file that it is about; None for failures that another attempt may not have. `version`:
     which of the plan's records it was made under.
@@ -211,7 +211,7 @@ class Journal:
             raise StoreError(what, place=self.path) from error
 
     def remedy(self) -> str:
-        """What to do about a journal that cannot be used."""
+        """Return what to do about a journal that cannot be used."""
         root = self.folder.parent
         try:
             Base.read(root, root)
@@ -244,7 +244,7 @@ def _parse_seen(key: str, fact: Any) -> SeenFile | None:
 
 
 def is_base_name(name: object) -> bool:
-    """Whether `name` is that of a folder with a copy of a set."""
+    """Tell whether `name` is that of a folder with a copy of a set."""
     return isinstance(name, str) and _BASE_FOLDER.fullmatch(name) is not None
 
 

@@ -227,7 +227,7 @@ class LatentSetWriter:
         return self._plan
 
     def _find_state(self) -> None:
-        """What the folder holds: `base`, and the plan and the entries of a run that was stopped."""
+        """Find what the folder holds: `base`, and the plan and the entries of a run that was stopped."""
         for folder in filter(Path.is_dir, (self.root, self.root / SHARD_FOLDER)):
             sweep_temporaries(folder)
         begun, entries = self._journal.read()
@@ -389,6 +389,6 @@ def _bytes_of(path: Path) -> bytes | None:
 
 
 def _written_bytes(shard: PlannedShard, layout: LatentLayout) -> int:
-    """What a shard and all that is noted of its images take: the latents exactly, the rest generously."""
+    """Return the bytes of a shard and of all that is noted of its images: the latents exactly, the rest generously."""
     keys = sum(_COPIES_OF_KEY * 6 * len(image.source.key) for image in shard.images)  # 6: a character as \\uXXXX
     return len(shard.images) * (layout.latent_bytes(shard.bucket) + _FIGURES_BYTES) + keys

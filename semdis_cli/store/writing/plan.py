@@ -48,7 +48,7 @@ class SetPlan:
 
     @property
     def is_nothing(self) -> bool:
-        """Whether the set that it starts from is what it would end with."""
+        """Tell whether the set that it starts from is what it would end with."""
         changes = self.changes
         if self.shards or changes.returned or changes.removed or changes.forgotten:
             return False

@@ -148,7 +148,7 @@ def seen_time_ns(folder: Path) -> int | None:
 
 
 def is_just_this(folder: Path, index_sha256: str, files: Iterator[Facts]) -> bool:
-    """Whether the file in `folder` is what `write_seen` would make of `files`."""
+    """Tell whether the file in `folder` is what `write_seen` would make of `files`."""
     try:
         with (folder / SEEN_FILE).open("rb") as file:
             if file.readline() != first_line(index_sha256):
