@@ -76,11 +76,8 @@ class SetItems:
         place = parse_place(line)
         if place is None or place.shard != self.shards[shard].name or place.row >= self.shards[shard].shape[0]:
             raise ValueError("it is in another place")
-        source, image = place.geometry["source"], place.geometry["image"]
-        if not (len(source) == len(image) == 2 and set(map(type, (*source, *image))) == {int}):
-            raise ValueError("it has no sizes")
         columns = check_columns(place.columns) if place.columns != {} else {}
-        return Item(place.key, shard, place.row, (source, image), columns)
+        return Item(place.key, shard, place.row, place.sizes, columns)
 
     def _line(self, start: int) -> bytes:
         """The line that begins at byte `start`."""

@@ -3,8 +3,11 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,13 +16,13 @@ from hypothesis import strategies as st
 from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
-from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.files.atomic import PublishedFile, publish
 from semdis_cli.provenance import Provenance
 from semdis_cli.store.index import parse_place, to_line
 from semdis_cli.store.item_table import ITEMS_FILE, ItemColumns, ItemTable, read_items
 from semdis_cli.store.items import find_items
 from semdis_cli.store.latent_set import open_set
-from semdis_cli.store.manifest import MANIFEST_FILE, Manifest, ShardEntry
+from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, Manifest, ShardEntry
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.verifying.verify import ALL_DATA, VerifySettings, verify_latents
 from tests.store import KEYS, PROVENANCE, make_plan, write_next, write_set
@@ -88,6 +91,29 @@ def test_its_bytes_follow_from_the_set_not_from_the_way_to_it(root: Path, tmp_pa
         finished = open_set(root)
         written = b"".join(find_items(finished).table.to_chunks(finished.sha256))
         assert (root / ITEMS_FILE).read_bytes() == written
+
+
+def edit_index(root: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    """Edit the fields of the first row, as one does who makes the manifest agree; there is no table then."""
+    first, *rest = map(json.loads, (root / INDEX_FILE).read_bytes().splitlines())
+    edit(first)
+    index = publish(root / INDEX_FILE, map(to_line, (first, *rest)))
+    publish(root / MANIFEST_FILE, [replace(Manifest.read(root), index=index).to_bytes()])
+    (root / ITEMS_FILE).unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("size", [[-3, 5], [0, 5], [10**30, 5], [1 << 31, 5], [True, 5], [5], "ab", None])
+def test_a_size_of_the_index_that_is_none_is_refused_by_its_line(root: Path, size: object) -> None:
+    edit_index(root, lambda fields: fields["geometry"].update(source=size))
+    with pytest.raises(StoreError, match=r"index\.jsonl: line 1: not an index row"):
+        LatentDataset(root)
+
+
+@pytest.mark.parametrize("which", ["source", "image"])
+def test_a_size_of_the_index_that_is_not_the_one_of_the_shard_is_refused(root: Path, which: str) -> None:
+    edit_index(root, lambda fields: fields["geometry"].update({which: [7, 5]}))
+    with pytest.raises(StoreError, match=r"1x2\.safetensors: the index says another size of 'a\.png'"):
+        LatentDataset(root)
 
 
 @pytest.mark.parametrize("data", [None, b"", b"damaged"])
