@@ -23,9 +23,10 @@ from semdis_cli.store.item_table import ITEMS_FILE, ItemColumns, ItemTable, read
 from semdis_cli.store.items import find_items
 from semdis_cli.store.latent_set import open_set
 from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, Manifest, ShardEntry
+from semdis_cli.store.shards import read_shard, write_shard
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.verifying.verify import ALL_DATA, VerifySettings, verify_latents
-from tests.store import KEYS, PROVENANCE, make_plan, write_next, write_set
+from tests.store import KEYS, PROVENANCE, make_plan, with_keys, write_next, write_set
 
 HEAD_BYTES, MANIFEST_SHA256 = 88, slice(24, 56)
 
@@ -147,6 +148,26 @@ def test_a_damaged_header_is_found_by_the_reader_and_never_vouched_for(root: Pat
     assert table_of(root) is None
     with pytest.raises(StoreError, match=shard.name):
         LatentDataset(root)
+
+
+def test_a_shard_that_holds_other_images_than_the_journal_says_is_never_vouched_for(root: Path) -> None:
+    with make_plan((*KEYS, "f.png", "g.png")).open(root) as latents:
+        write_next(latents)
+        path = max((root / "shards").iterdir())
+    shard = read_shard(path)
+    assert shard.keys == ("f.png", "g.png")
+    write_shard(path, with_keys(shard, ["g.png", "f.png"]))
+    write_set(root, make_plan((*KEYS, "f.png", "g.png")))
+    with pytest.raises(StoreError, match=rf"{path.name}: has no latents of 'f\.png' in row 0, but the index says so"):
+        LatentDataset(root)
+
+
+def test_a_row_in_no_shard_of_the_set_is_never_vouched_for(root: Path) -> None:
+    table = find_items(open_set(root)).table
+    edit_index(root, lambda fields: fields.update(shard="00000009-1x2.safetensors"))
+    publish(root / ITEMS_FILE, table.to_chunks(open_set(root).sha256))
+    write_set(root, make_plan((*KEYS, "new.png")))
+    assert table_of(root) is None
 
 
 def test_a_manifest_that_was_edited_is_not_covered_by_it(root: Path) -> None:
