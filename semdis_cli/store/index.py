@@ -25,6 +25,7 @@ from semdis_cli.store.record import parse_record, row_fields
 
 _Raw = TypeVar("_Raw")
 _Parsed = TypeVar("_Parsed")
+STATUSES = frozenset({"ok", "failed", "removed"})
 _MAX_ROW = 1 << 32  # no shard has as many
 _MAX_SIDE = 1 << 31  # as of a `Geometry`
 

@@ -162,6 +162,13 @@ def test_a_shard_that_holds_other_images_than_the_journal_says_is_never_vouched_
         LatentDataset(root)
 
 
+@pytest.mark.parametrize("field", [{"status": "other"}, {"status": ["ok"]}, {"shard": [1]}, {"shard": None}])
+def test_a_set_with_a_line_that_is_no_row_is_refused_when_it_is_to_grow(root: Path, field: dict[str, object]) -> None:
+    edit_index(root, lambda fields: fields.update(field))
+    with pytest.raises(StoreError, match=r"index\.jsonl: not an index row"):
+        write_set(root, make_plan((*KEYS, "new.png")))
+
+
 def test_a_row_in_no_shard_of_the_set_is_never_vouched_for(root: Path) -> None:
     table = find_items(open_set(root)).table
     edit_index(root, lambda fields: fields.update(shard="00000009-1x2.safetensors"))
