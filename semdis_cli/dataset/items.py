@@ -138,21 +138,22 @@ def open_latents(path: Path, *, verify: bool) -> OpenedLatents:
 
 def _open_set(root: Path, *, verify: bool) -> OpenedLatents:
     latents = LatentSet.read(root)
-    index, manifest = _open_index(latents), latents.manifest
+    identity, manifest = _check_index(latents), latents.manifest
     found = find_items(latents, verify=True) if verify else open_items(latents)
+    index = MappedFile(latents.index, identity)  # last: it is the one that the items were found in, too
     items = SetItems(index, found.table, found.shards)
     versions = tuple(manifest.versions()) if manifest.later_versions else ()
     return OpenedLatents(root / SHARD_FOLDER, found.shards, items, manifest.provenance, latents.sha256, versions)
 
 
-def _open_index(latents: LatentSet) -> MappedFile:
-    """The index, which is the one that was checked, whatever replaces it since."""
+def _check_index(latents: LatentSet) -> FileIdentity:
+    """Return the identity of the index, which was checked."""
     try:
         identity = FileIdentity.of(latents.index.stat())
     except OSError:  # hashing it says what is wrong
         identity = FileIdentity(0, 0, 0, 0)
     latents.check_index()
-    return MappedFile(latents.index, identity)
+    return identity
 
 
 def _open_shard(path: Path, *, verify: bool) -> OpenedLatents:

@@ -20,8 +20,8 @@ from semdis_cli.files.atomic import PublishedFile, publish
 from semdis_cli.provenance import Provenance
 from semdis_cli.store.index import parse_place, to_line
 from semdis_cli.store.item_table import ITEMS_FILE, ItemColumns, ItemTable, read_items
-from semdis_cli.store.items import find_items
-from semdis_cli.store.latent_set import open_set
+from semdis_cli.store.items import SetItems, find_items, open_items
+from semdis_cli.store.latent_set import LatentSet, open_set
 from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, Manifest, ShardEntry
 from semdis_cli.store.shards import read_shard, write_shard
 from semdis_cli.store.statistics import ChannelSums
@@ -260,6 +260,21 @@ def test_a_table_of_any_rows_is_the_rows_of_the_index(
     assert list(zip(read.offsets.tolist(), read.shards.tolist(), strict=True)) == expected
     assert read.headers == headers
     assert read_items(folder, manifest, "b" * 64) is None
+
+
+def test_a_set_that_grows_while_it_is_opened_is_not_half_the_old_and_half_the_new_one(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_set(root, make_plan(KEYS[1:]))
+    (root / ITEMS_FILE).unlink()
+
+    def grow_and_open(latents: LatentSet) -> SetItems:
+        write_set(root, make_plan(KEYS[:-1]))  # as many, and all of them in shards that were there
+        return open_items(latents)
+
+    monkeypatch.setattr("semdis_cli.dataset.items.open_items", grow_and_open)
+    with pytest.raises(StoreError, match=r"index\.jsonl: was replaced while it was opened; open it again"):
+        LatentDataset(root)
 
 
 def test_a_dataset_travels_small_and_stays_what_it_was_when_the_set_grows(root: Path) -> None:
