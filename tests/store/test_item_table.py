@@ -201,6 +201,10 @@ def test_each_kind_of_damage_is_a_problem_of_its_own_kind(root: Path) -> None:
         (root / ITEMS_FILE).write_bytes(data)
         assert [(problem.file, problem.kind) for problem in problems(root)] == [(ITEMS_FILE, "table")], what
         assert what in problems(root)[0].what
+        assert "delete it" in problems(root)[0].what
+        (root / ITEMS_FILE).unlink()
+        write_set(root)
+        assert (root / ITEMS_FILE).read_bytes() == whole
 
 
 @settings(max_examples=200, deadline=None)
