@@ -84,7 +84,7 @@ def served_rows(path: Path) -> dict[str, int] | None:
 
     Raises `StoreError` if the set's lists are damaged.
     """
-    root = path.absolute().parents[1]
+    root = path.absolute().parent.parent
     if path.absolute().parent.name != SHARD_FOLDER or not (root / MANIFEST_FILE).is_file():
         return None
     latents = LatentSet.read(root)
