@@ -266,6 +266,22 @@ def test_a_table_of_any_rows_is_the_rows_of_the_index(
     assert read_items(folder, manifest, "b" * 64) is None
 
 
+@pytest.mark.parametrize("can_map", [True, False])
+def test_a_set_by_a_relative_path_stays_the_one_that_was_opened(
+    root: Path, monkeypatch: pytest.MonkeyPatch, can_map: bool
+) -> None:
+    expected = items_of(root)
+    monkeypatch.chdir(root.parent)
+    if not can_map:
+        monkeypatch.setattr("semdis_cli.store.mapped_file._map", lambda *_: None)
+    dataset = LatentDataset(root.name)
+    monkeypatch.chdir("/")
+    sent = bytes(ForkingPickler.dumps(dataset))
+    assert b"b/a.png" not in sent
+    for each in (dataset, ForkingPickler.loads(sent)):
+        assert [item.key for item in each] == [key for key, *_ in expected]
+
+
 def test_a_set_that_grows_while_it_is_opened_is_not_half_the_old_and_half_the_new_one(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
