@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from semdis_cli.errors import StoreError
 from semdis_cli.provenance import Provenance
+from semdis_cli.store.checks import check_row
 from semdis_cli.store.index import parse_place, parse_row
 from semdis_cli.store.item_table import ItemTable
 from semdis_cli.store.items import find_items, open_items
@@ -164,8 +165,7 @@ def _open_shard(path: Path, *, verify: bool) -> OpenedLatents:
     if rows is None:
         rows = {key: row for row, key in enumerate(stored)}
     for key, row in rows.items():
-        if row >= len(stored) or stored[row] != key:
-            raise StoreError(f"has no latents of {key!r:.80} in row {row}, but the index says so", place=path)
+        check_row(path, stored, row, key)
     keys = tuple(sorted(rows))
     numbers = np.array([rows[key] for key in keys], dtype=np.int64)
     items = ShardItems(keys, numbers, header.records.pairs[numbers][:, [0, 3]])

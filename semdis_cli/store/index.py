@@ -26,7 +26,7 @@ from semdis_cli.store.record import parse_record, row_fields
 _Raw = TypeVar("_Raw")
 _Parsed = TypeVar("_Parsed")
 STATUSES = frozenset({"ok", "failed", "removed"})
-_MAX_ROW = 1 << 32  # no shard has as many
+MAX_ROW = 1 << 32  # no shard has as many
 _MAX_SIDE = 1 << 31  # as of a `Geometry`
 
 
@@ -155,7 +155,7 @@ def parse_place(line: bytes) -> Place | None:
     if fields["status"] != "ok":
         return None
     key, shard, row = check_record_key(fields), check_text(fields["shard"]), check_count(fields["row"])
-    if row >= _MAX_ROW:
+    if row >= MAX_ROW:
         raise ValueError(f"row {str(row)[:40]} is beyond all shards")
     geometry = fields["geometry"]
     return Place(key, shard, row, (_size(geometry["source"]), _size(geometry["image"])), fields.get("columns", {}))

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from semdis_cli.errors import StoreError
+from semdis_cli.store.checks import check_row
 from semdis_cli.store.index import Place
 from semdis_cli.store.item_table import ItemColumns, ItemTable, read_items
 from semdis_cli.store.latent_set import LatentSet
@@ -134,9 +135,7 @@ def _check_rows(path: Path, said: _ShardRows, header: ShardHeader) -> None:
     """Raise `StoreError` unless each key is in the row of the shard that the index says, and has the sizes there."""
     start, keys = 0, header.records.keys
     for row, end in zip(said.rows, said.ends, strict=True):
-        key = said.text[start:end].decode("utf-8", "surrogatepass")
-        if row >= len(keys) or keys[row] != key:
-            raise StoreError(f"has no latents of {key!r:.80} in row {row}, but the index says so", place=path)
+        check_row(path, keys, row, said.text[start:end].decode("utf-8", "surrogatepass"))
         start = end
     sizes = header.records.pairs[np.array(said.rows)][:, [0, 3]]
     differ = (sizes != np.array(said.sizes).reshape(-1, 2, 2)).any((1, 2))
