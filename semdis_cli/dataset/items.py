@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from semdis_cli.errors import StoreError
 from semdis_cli.provenance import Provenance
+from semdis_cli.store.checks import check_row
 from semdis_cli.store.index import parse_place, parse_row
 from semdis_cli.store.item_table import ItemTable
 from semdis_cli.store.items import find_items, open_items
@@ -76,11 +77,8 @@ class SetItems:
         place = parse_place(line)
         if place is None or place.shard != self.shards[shard].name or place.row >= self.shards[shard].shape[0]:
             raise ValueError("it is in another place")
-        source, image = place.geometry["source"], place.geometry["image"]
-        if not (len(source) == len(image) == 2 and set(map(type, (*source, *image))) == {int}):
-            raise ValueError("it has no sizes")
         columns = check_columns(place.columns) if place.columns != {} else {}
-        return Item(place.key, shard, place.row, (source, image), columns)
+        return Item(place.key, shard, place.row, place.sizes, columns)
 
     def _line(self, start: int) -> bytes:
         """The line that begins at byte `start`."""
@@ -141,21 +139,22 @@ def open_latents(path: Path, *, verify: bool) -> OpenedLatents:
 
 def _open_set(root: Path, *, verify: bool) -> OpenedLatents:
     latents = LatentSet.read(root)
-    index, manifest = _open_index(latents), latents.manifest
+    identity, manifest = _check_index(latents), latents.manifest
     found = find_items(latents, verify=True) if verify else open_items(latents)
+    index = MappedFile(latents.index, identity)  # last: it is the one that the items were found in, too
     items = SetItems(index, found.table, found.shards)
     versions = tuple(manifest.versions()) if manifest.later_versions else ()
     return OpenedLatents(root / SHARD_FOLDER, found.shards, items, manifest.provenance, latents.sha256, versions)
 
 
-def _open_index(latents: LatentSet) -> MappedFile:
-    """The index, which is the one that was checked, whatever replaces it since."""
+def _check_index(latents: LatentSet) -> FileIdentity:
+    """Return the identity of the index, which was checked."""
     try:
         identity = FileIdentity.of(latents.index.stat())
     except OSError:  # hashing it says what is wrong
         identity = FileIdentity(0, 0, 0, 0)
     latents.check_index()
-    return MappedFile(latents.index, identity)
+    return identity
 
 
 def _open_shard(path: Path, *, verify: bool) -> OpenedLatents:
@@ -166,8 +165,7 @@ def _open_shard(path: Path, *, verify: bool) -> OpenedLatents:
     if rows is None:
         rows = {key: row for row, key in enumerate(stored)}
     for key, row in rows.items():
-        if row >= len(stored) or stored[row] != key:
-            raise StoreError(f"has no latents of {key!r:.80} in row {row}, but the index says so", place=path)
+        check_row(path, stored, row, key)
     keys = tuple(sorted(rows))
     numbers = np.array([rows[key] for key in keys], dtype=np.int64)
     items = ShardItems(keys, numbers, header.records.pairs[numbers][:, [0, 3]])

@@ -3,8 +3,8 @@
 import json
 import os
 import re
-from collections.abc import Callable
-from pathlib import PurePosixPath
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from semdis_cli.errors import StoreError
@@ -109,6 +109,12 @@ def check_object(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{value!r:.40} is no object")  # noqa: TRY004
     return value
+
+
+def check_row(path: Path, keys: Sequence[str], row: int, key: str) -> None:
+    """Raise `StoreError` unless the shard at `path`, whose rows have `keys`, has that `key` in the row."""
+    if row >= len(keys) or keys[row] != key:
+        raise StoreError(f"has no latents of {key!r:.80} in row {row}, but the index says so", place=path)
 
 
 def check_key(key: str) -> PurePosixPath:

@@ -25,7 +25,9 @@ from semdis_cli.store.record import parse_record, row_fields
 
 _Raw = TypeVar("_Raw")
 _Parsed = TypeVar("_Parsed")
-_MAX_ROW = 1 << 32  # no shard has as many
+STATUSES = frozenset({"ok", "failed", "removed"})
+MAX_ROW = 1 << 32  # no shard has as many
+_MAX_SIDE = 1 << 31  # as of a `Geometry`
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +134,15 @@ def _parse_row(line: bytes, path: Path, number: int) -> IndexRow:
 
 
 class Place(NamedTuple):
-    """The part of a row by which latents are served: where they are; `geometry`, `columns` as written, not checked."""
+    """The part of a row by which latents are served: where they are; `columns` as written, not checked.
+
+    `sizes`: (H, W) of source and image.
+    """
 
     key: str
     shard: str
     row: int
-    geometry: Any
+    sizes: tuple[list[int], list[int]]
     columns: Any
 
 
@@ -150,9 +155,20 @@ def parse_place(line: bytes) -> Place | None:
     if fields["status"] != "ok":
         return None
     key, shard, row = check_record_key(fields), check_text(fields["shard"]), check_count(fields["row"])
-    if row >= _MAX_ROW:
+    if row >= MAX_ROW:
         raise ValueError(f"row {str(row)[:40]} is beyond all shards")
-    return Place(key, shard, row, fields["geometry"], fields.get("columns", {}))
+    geometry = fields["geometry"]
+    return Place(key, shard, row, (_size(geometry["source"]), _size(geometry["image"])), fields.get("columns", {}))
+
+
+def _size(value: Any) -> list[int]:
+    """Return `value` if it is (H, W) as a list. Raises one of `MALFORMED`."""
+    height, width = value
+    if type(value) is not list or type(height) is not int or type(width) is not int:
+        raise ValueError(f"{str(value)[:40]} is no size")
+    if not (0 < height < _MAX_SIDE and 0 < width < _MAX_SIDE):
+        raise ValueError(f"the size {str(value)[:40]} is out of range")
+    return value
 
 
 def read_places(path: Path) -> Iterator[tuple[int, Place]]:

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from semdis_cli.errors import StoreError
+from semdis_cli.store.checks import check_row
+from semdis_cli.store.index import Place
 from semdis_cli.store.item_table import ItemColumns, ItemTable, read_items
 from semdis_cli.store.latent_set import LatentSet
 from semdis_cli.store.manifest import MANIFEST_FILE, SHARD_FOLDER, Manifest, ShardEntry, verify_hint
@@ -97,27 +101,30 @@ def _open_known(latents: LatentSet, table: ItemTable) -> tuple[MappedShard, ...]
 
 
 class _ShardRows:
-    """Keys that the index puts into one shard, as one text, and their rows."""
+    """Keys that the index puts into one shard, as one text, their rows, and the sizes of source and image."""
 
     def __init__(self) -> None:
         self.rows, self.ends, self.text = array("q"), array("q"), bytearray()
+        self.sizes = array("i")
 
-    def add(self, key: str, row: int) -> None:
-        self.text += key.encode("utf-8", "surrogatepass")
+    def add(self, place: Place) -> None:
+        self.text += place.key.encode("utf-8", "surrogatepass")
         self.ends.append(len(self.text))
-        self.rows.append(row)
+        self.rows.append(place.row)
+        for size in place.sizes:
+            self.sizes.extend(size)
 
 
 def _read_index(latents: LatentSet) -> tuple[ItemColumns, dict[str, _ShardRows]]:
     """Return where all lines that are to be used begin, and what they say of each shard, in one pass."""
     columns, rows, last = ItemColumns(), defaultdict[str, _ShardRows](_ShardRows), None
-    for offset, (key, shard, row, *_) in latents.places():
-        if last is not None and key <= last:
-            what = f"{key!r:.80} comes after {last!r:.80}, so not sorted by key; damaged or edited"
+    for offset, place in latents.places():
+        if last is not None and place.key <= last:
+            what = f"{place.key!r:.80} comes after {last!r:.80}, so not sorted by key; damaged or edited"
             raise StoreError(what, place=latents.index)
-        columns.add(offset, shard)
-        rows[shard].add(key, row)
-        last = key
+        columns.add(offset, place.shard)
+        rows[place.shard].add(place)
+        last = place.key
     if len(columns) != latents.manifest.num_ok:
         what = "its totals and the index disagree; damaged or edited"
         raise StoreError(what, place=latents.folder / MANIFEST_FILE)
@@ -125,10 +132,13 @@ def _read_index(latents: LatentSet) -> tuple[ItemColumns, dict[str, _ShardRows]]
 
 
 def _check_rows(path: Path, said: _ShardRows, header: ShardHeader) -> None:
-    """Raise `StoreError` unless each key is in the row of the shard that the index says."""
+    """Raise `StoreError` unless each key is in the row of the shard that the index says, and has the sizes there."""
     start, keys = 0, header.records.keys
     for row, end in zip(said.rows, said.ends, strict=True):
-        key = said.text[start:end].decode("utf-8", "surrogatepass")
-        if row >= len(keys) or keys[row] != key:
-            raise StoreError(f"has no latents of {key!r:.80} in row {row}, but the index says so", place=path)
+        check_row(path, keys, row, said.text[start:end].decode("utf-8", "surrogatepass"))
         start = end
+    sizes = header.records.pairs[np.array(said.rows)][:, [0, 3]]
+    differ = (sizes != np.array(said.sizes).reshape(-1, 2, 2)).any((1, 2))
+    if differ.any():
+        key = keys[said.rows[int(differ.argmax())]]
+        raise StoreError(f"the index says another size of {key!r:.80} than it has here", place=path)

@@ -35,7 +35,7 @@ class MappedFile:
     """
 
     def __init__(self, path: Path, identity: FileIdentity, data: bytes | None = None) -> None:
-        self.path, self.identity = path, identity
+        self.path, self.identity = path.absolute(), identity  # programs change their folder
         self._data = _map(path, identity) if data is None else np.frombuffer(data, dtype=np.uint8)
         if data is None and not _is_it(path, identity):
             raise StoreError("was replaced while it was opened; open it again", place=path)

@@ -10,6 +10,7 @@ from pathlib import Path
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.provenance import LatentLayout, Provenance
+from semdis_cli.store.checks import check_row
 from semdis_cli.store.latent_set import LatentSet, open_set
 from semdis_cli.store.manifest import MANIFEST_FILE, SHARD_FOLDER, ShardEntry, verify_hint
 from semdis_cli.store.shards import Shard, read_shard, read_shard_file
@@ -58,10 +59,7 @@ class LatentSource:
         if len(keys) != stored.num_images:
             raise StoreError(f"holds {len(keys)} latents, but the manifest says {stored.num_images}", place=stored.path)
         for key, row in stored.rows.items():
-            if row >= len(keys) or keys[row] != key:
-                raise StoreError(
-                    f"has no latents of {key!r:.80} in row {row}, but the index says so", place=stored.path
-                )
+            check_row(stored.path, keys, row, key)
         return shard if len(stored.rows) == len(keys) else shard.select(tuple(stored.rows.values()))
 
 
@@ -84,7 +82,7 @@ def served_rows(path: Path) -> dict[str, int] | None:
 
     Raises `StoreError` if the set's lists are damaged.
     """
-    root = path.absolute().parents[1]
+    root = path.absolute().parent.parent
     if path.absolute().parent.name != SHARD_FOLDER or not (root / MANIFEST_FILE).is_file():
         return None
     latents = LatentSet.read(root)

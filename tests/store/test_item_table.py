@@ -3,8 +3,11 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,16 +16,17 @@ from hypothesis import strategies as st
 from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
-from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.files.atomic import PublishedFile, publish
 from semdis_cli.provenance import Provenance
 from semdis_cli.store.index import parse_place, to_line
 from semdis_cli.store.item_table import ITEMS_FILE, ItemColumns, ItemTable, read_items
-from semdis_cli.store.items import find_items
-from semdis_cli.store.latent_set import open_set
-from semdis_cli.store.manifest import MANIFEST_FILE, Manifest, ShardEntry
+from semdis_cli.store.items import SetItems, find_items, open_items
+from semdis_cli.store.latent_set import LatentSet, open_set
+from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, Manifest, ShardEntry
+from semdis_cli.store.shards import read_shard, write_shard
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.verifying.verify import ALL_DATA, VerifySettings, verify_latents
-from tests.store import KEYS, PROVENANCE, make_plan, write_next, write_set
+from tests.store import KEYS, PROVENANCE, make_plan, with_keys, write_next, write_set
 
 HEAD_BYTES, MANIFEST_SHA256 = 88, slice(24, 56)
 
@@ -90,6 +94,29 @@ def test_its_bytes_follow_from_the_set_not_from_the_way_to_it(root: Path, tmp_pa
         assert (root / ITEMS_FILE).read_bytes() == written
 
 
+def edit_index(root: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    """Edit the fields of the first row, as one does who makes the manifest agree; there is no table then."""
+    first, *rest = map(json.loads, (root / INDEX_FILE).read_bytes().splitlines())
+    edit(first)
+    index = publish(root / INDEX_FILE, map(to_line, (first, *rest)))
+    publish(root / MANIFEST_FILE, [replace(Manifest.read(root), index=index).to_bytes()])
+    (root / ITEMS_FILE).unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("size", [[-3, 5], [0, 5], [10**30, 5], [1 << 31, 5], [True, 5], [5], "ab", None])
+def test_a_size_of_the_index_that_is_none_is_refused_by_its_line(root: Path, size: object) -> None:
+    edit_index(root, lambda fields: fields["geometry"].update(source=size))
+    with pytest.raises(StoreError, match=r"index\.jsonl: line 1: not an index row"):
+        LatentDataset(root)
+
+
+@pytest.mark.parametrize("which", ["source", "image"])
+def test_a_size_of_the_index_that_is_not_the_one_of_the_shard_is_refused(root: Path, which: str) -> None:
+    edit_index(root, lambda fields: fields["geometry"].update({which: [7, 5]}))
+    with pytest.raises(StoreError, match=r"1x2\.safetensors: the index says another size of 'a\.png'"):
+        LatentDataset(root)
+
+
 @pytest.mark.parametrize("data", [None, b"", b"damaged"])
 def test_a_run_with_nothing_to_do_writes_it_where_it_is_missing_or_damaged(root: Path, data: bytes | None) -> None:
     before = (root / ITEMS_FILE).read_bytes()
@@ -123,6 +150,33 @@ def test_a_damaged_header_is_found_by_the_reader_and_never_vouched_for(root: Pat
         LatentDataset(root)
 
 
+def test_a_shard_that_holds_other_images_than_the_journal_says_is_never_vouched_for(root: Path) -> None:
+    with make_plan((*KEYS, "f.png", "g.png")).open(root) as latents:
+        write_next(latents)
+        path = max((root / "shards").iterdir())
+    shard = read_shard(path)
+    assert shard.keys == ("f.png", "g.png")
+    write_shard(path, with_keys(shard, ["g.png", "f.png"]))
+    write_set(root, make_plan((*KEYS, "f.png", "g.png")))
+    with pytest.raises(StoreError, match=rf"{path.name}: has no latents of 'f\.png' in row 0, but the index says so"):
+        LatentDataset(root)
+
+
+@pytest.mark.parametrize("field", [{"status": "other"}, {"status": ["ok"]}, {"shard": [1]}, {"shard": None}])
+def test_a_set_with_a_line_that_is_no_row_is_refused_when_it_is_to_grow(root: Path, field: dict[str, object]) -> None:
+    edit_index(root, lambda fields: fields.update(field))
+    with pytest.raises(StoreError, match=r"index\.jsonl: not an index row"):
+        write_set(root, make_plan((*KEYS, "new.png")))
+
+
+def test_a_row_in_no_shard_of_the_set_is_never_vouched_for(root: Path) -> None:
+    table = find_items(open_set(root)).table
+    edit_index(root, lambda fields: fields.update(shard="00000009-1x2.safetensors"))
+    publish(root / ITEMS_FILE, table.to_chunks(open_set(root).sha256))
+    write_set(root, make_plan((*KEYS, "new.png")))
+    assert table_of(root) is None
+
+
 def test_a_manifest_that_was_edited_is_not_covered_by_it(root: Path) -> None:
     path = root / MANIFEST_FILE
     path.write_bytes(path.read_bytes().replace(b'"name": "made up"', b'"name": "another"'))
@@ -147,6 +201,10 @@ def test_each_kind_of_damage_is_a_problem_of_its_own_kind(root: Path) -> None:
         (root / ITEMS_FILE).write_bytes(data)
         assert [(problem.file, problem.kind) for problem in problems(root)] == [(ITEMS_FILE, "table")], what
         assert what in problems(root)[0].what
+        assert "delete it" in problems(root)[0].what
+        (root / ITEMS_FILE).unlink()
+        write_set(root)
+        assert (root / ITEMS_FILE).read_bytes() == whole
 
 
 @settings(max_examples=200, deadline=None)
@@ -206,6 +264,37 @@ def test_a_table_of_any_rows_is_the_rows_of_the_index(
     assert list(zip(read.offsets.tolist(), read.shards.tolist(), strict=True)) == expected
     assert read.headers == headers
     assert read_items(folder, manifest, "b" * 64) is None
+
+
+@pytest.mark.parametrize("can_map", [True, False])
+def test_a_set_by_a_relative_path_stays_the_one_that_was_opened(
+    root: Path, monkeypatch: pytest.MonkeyPatch, can_map: bool
+) -> None:
+    expected = items_of(root)
+    monkeypatch.chdir(root.parent)
+    if not can_map:
+        monkeypatch.setattr("semdis_cli.store.mapped_file._map", lambda *_: None)
+    dataset = LatentDataset(root.name)
+    monkeypatch.chdir("/")
+    sent = bytes(ForkingPickler.dumps(dataset))
+    assert b"b/a.png" not in sent
+    for each in (dataset, ForkingPickler.loads(sent)):
+        assert [item.key for item in each] == [key for key, *_ in expected]
+
+
+def test_a_set_that_grows_while_it_is_opened_is_not_half_the_old_and_half_the_new_one(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_set(root, make_plan(KEYS[1:]))
+    (root / ITEMS_FILE).unlink()
+
+    def grow_and_open(latents: LatentSet) -> SetItems:
+        write_set(root, make_plan(KEYS[:-1]))  # as many, and all of them in shards that were there
+        return open_items(latents)
+
+    monkeypatch.setattr("semdis_cli.dataset.items.open_items", grow_and_open)
+    with pytest.raises(StoreError, match=r"index\.jsonl: was replaced while it was opened; open it again"):
+        LatentDataset(root)
 
 
 def test_a_dataset_travels_small_and_stays_what_it_was_when_the_set_grows(root: Path) -> None:

@@ -14,7 +14,7 @@ from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.store.checks import check_key
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import Manifest
-from semdis_cli.store.reader import open_latents
+from semdis_cli.store.reader import open_latents, served_rows
 from semdis_cli.store.shards import read_shard, write_shard
 from tests.store import KEYS, PROVENANCE, are_equal, make_plan, make_shard, write_set
 
@@ -284,3 +284,7 @@ def test_a_shard_alone_is_what_it_was_when_it_was_opened(root: Path) -> None:
     source = open_latents(path)
     path.write_bytes((root / "shards" / SECOND).read_bytes())
     assert are_equal(source.read(source.shards[0]), before)
+
+
+def test_a_shard_in_the_topmost_folder_lies_in_no_set() -> None:
+    assert served_rows(Path(Path.cwd().anchor, "00000000-2x2.safetensors")) is None

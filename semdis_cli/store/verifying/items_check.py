@@ -10,7 +10,7 @@ from semdis_cli.store.latent_set import LatentSet
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.verifying.index_table import IndexTable
 
-_REMEDY = "sets open without it, but slowly; the same semdis encode again writes it anew"
+REMEDY = "delete it: sets open without it, but slowly, and the same semdis encode again writes it anew"
 
 
 def check_items(latents: LatentSet, index: IndexTable) -> Generator[Problem, None, ItemTable | None]:
@@ -23,9 +23,9 @@ def check_items(latents: LatentSet, index: IndexTable) -> Generator[Problem, Non
         return None
     table = read_items(root, manifest, latents.sha256)
     if table is None:
-        yield Problem(ITEMS_FILE, "table", f"damaged; {_REMEDY}")
+        yield Problem(ITEMS_FILE, "table", f"damaged; {REMEDY}")
     elif not _agree(table, manifest, index):
-        yield Problem(ITEMS_FILE, "table", f"says something else than the index; {_REMEDY}")
+        yield Problem(ITEMS_FILE, "table", f"says something else than the index; {REMEDY}")
     else:
         return table
     return None

@@ -15,6 +15,7 @@ from semdis_cli.store.mapped_shard import hash_header
 from semdis_cli.store.shard_header import ShardHeader, read_shard_header
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.verifying.index_table import ShardRows, compare_rows
+from semdis_cli.store.verifying.items_check import REMEDY
 from semdis_cli.store.verifying.payload import read_payload
 
 _MAX_BAD_ROWS = 20
@@ -83,7 +84,7 @@ def _check_header(target: ShardTarget, header: ShardHeader) -> Iterator[str]:
 def _check_table(target: ShardTarget, header: ShardHeader) -> Iterator[Problem]:
     """Hold the header of a shard with which all is well against the table of the set's items."""
     if target.header_sha256 not in {None, hash_header(target.path, header.payload_start)}:
-        what = f"knows another header of {target.name}; the same semdis encode again writes it anew"
+        what = f"knows another header of {target.name}; {REMEDY}"
         yield Problem(ITEMS_FILE, "table", what)
 
 

@@ -9,8 +9,8 @@ from semdis_cli.errors import StoreError
 from semdis_cli.files import disk
 from semdis_cli.files.atomic import make_folder, publish
 from semdis_cli.files.links import describe_absent, describe_pointer
-from semdis_cli.store.checks import check_record_key, parse_json
-from semdis_cli.store.index import parse_row
+from semdis_cli.store.checks import check_count, check_record_key, check_text, parse_json
+from semdis_cli.store.index import STATUSES, parse_row
 from semdis_cli.store.item_table import ITEMS_FILE, read_items
 from semdis_cli.store.items import find_items
 from semdis_cli.store.latent_set import LatentSet
@@ -135,7 +135,7 @@ def size_of(path: Path) -> int | None:
 
 
 def parse_line(data: bytes, path: Path) -> IndexLine:
-    """Parse what matters of a line of ours. Its fields are not checked: the sha256 of the index has been."""
+    """Parse what matters of a line of ours. Its facts are not checked: the sha256 of the index has been."""
     try:
         return parse_row(_parse_line, data)
     except StoreError as error:
@@ -144,10 +144,12 @@ def parse_line(data: bytes, path: Path) -> IndexLine:
 
 def _parse_line(data: bytes) -> IndexLine:
     fields = parse_json(data)
-    place = None if "shard" not in fields else (fields["shard"], fields["row"])
+    place = None if "shard" not in fields else (check_text(fields["shard"]), check_count(fields["row"]))
+    if (status := fields["status"]) not in STATUSES:
+        raise ValueError(f"status {status!r:.40}")
     return IndexLine(
         key=check_record_key(fields),
-        status=fields["status"],
+        status=status,
         num_bytes=fields.get("num_bytes"),
         sha256=fields.get("sha256"),
         place=place,

@@ -11,6 +11,7 @@ from semdis_cli.events import Failure
 from semdis_cli.files.atomic import PublishedFile, publish
 from semdis_cli.files.json_text import is_strange, key_fields
 from semdis_cli.provenance import Provenance
+from semdis_cli.records import ImageRecord
 from semdis_cli.store.checks import parse_json
 from semdis_cli.store.index import IndexRow, merge_rows, to_line
 from semdis_cli.store.item_table import ITEMS_FILE, ItemColumns
@@ -24,6 +25,8 @@ from semdis_cli.store.manifest import (
     ShardEntry,
     checksum_lines,
 )
+from semdis_cli.store.shard_header import canonical_json
+from semdis_cli.store.shard_records import ShardRecords
 from semdis_cli.store.shards import read_shard
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.writing.changes import Changes
@@ -69,16 +72,22 @@ class Growth:
         return manifest
 
     def _write_table(self, folder: Path, merged: "_Merged", manifest: Manifest) -> None:
-        """Write the table; none of a set with a damaged shard, which whoever reads the set then finds."""
+        """Write the table; none of a set with a damaged shard or row, which whoever reads the set then finds."""
         try:
             headers = self.base.headers()
-            for entry in manifest.shards:
-                if entry.name not in headers:
-                    headers[entry.name] = open_listed(self.base.root, manifest, entry).header_sha256
-        except StoreError:
+            new = [entry for entry in manifest.shards if entry.name not in headers]
+            headers |= {entry.name: self._new_header(merged, manifest, entry) for entry in new}
+            table = merged.columns.finish(manifest, tuple(headers[entry.name] for entry in manifest.shards))
+        except (StoreError, KeyError):  # the latter of a row in no shard of the set
             return
-        table = merged.columns.finish(manifest, tuple(headers[entry.name] for entry in manifest.shards))
         publish(folder / ITEMS_FILE, table.to_chunks(hashlib.sha256(manifest.to_bytes()).hexdigest()))
+
+    def _new_header(self, merged: "_Merged", manifest: Manifest, entry: ShardEntry) -> bytes:
+        """Return the sha256 of a new shard's header. Raises `StoreError` unless it holds the rows of the journal."""
+        header, header_sha256 = open_listed(self.base.root, manifest, entry)
+        if _digest(header.records) != merged.digests[entry.name]:
+            raise StoreError("holds other images than the journal says", place=entry.name)
+        return header_sha256
 
     def _manifest(
         self,
@@ -144,6 +153,7 @@ class _Merged:
     counts: dict[str, int] = field(default_factory=lambda: {"ok": 0, "failed": 0, "removed": 0})
     entries: dict[int, JournalEntry] = field(default_factory=dict)  # by offset, without their rows
     num_rows: dict[str, int] = field(default_factory=dict)  # latents in each new shard
+    digests: dict[str, bytes] = field(default_factory=dict)  # of their keys and sizes
     without: list[_Place] = field(default_factory=list)  # latents that served before, and will not
     again: list[_Place] = field(default_factory=list)  # the other way round
     new_seen: io.BytesIO = field(default_factory=io.BytesIO)
@@ -199,7 +209,8 @@ class _Merged:
     def _new(self, offset: int) -> Iterator[IndexLine]:
         entry = self.growth.journal.read_entry(offset)
         self.entries[offset] = replace(entry, rows=(), seen=())
-        self.num_rows[entry.name] = sum(row.is_ok for row in entry.rows)
+        records = [row.record for row in entry.rows if row.record is not None]
+        self.num_rows[entry.name], self.digests[entry.name] = len(records), _digest(records)
         for row, seen in zip(entry.rows, entry.seen, strict=True):
             yield self._see(row, seen)
 
@@ -221,6 +232,14 @@ class _Merged:
             data=to_line(row.to_json()),
             seen=seen,
         )
+
+
+def _digest(records: Sequence[ImageRecord]) -> bytes:
+    """Return a digest of keys and sizes in the order of the rows."""
+    columns = ShardRecords.of(records)
+    digest = hashlib.sha256(canonical_json(columns.keys).encode())
+    digest.update(b"".join(columns.geometries))
+    return digest.digest()
 
 
 def _with_status(line: IndexLine, status: str) -> IndexLine:

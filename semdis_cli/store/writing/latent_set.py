@@ -198,11 +198,9 @@ class LatentSetWriter:
         manifest = growth.write(written, self._records, plan.sha256, self.channels)
         num_rows = manifest.num_ok + manifest.num_failed
         assert num_rows == plan.num_inputs, f"{num_rows} rows for {plan.num_inputs} inputs"
-        has_table = (
-            written / ITEMS_FILE
-        ).exists()  # it is of this manifest: before that is there it counts for nothing
-        for name in (INDEX_FILE, *((ITEMS_FILE,) if has_table else ()), SEEN_FILE, CHECKSUM_FILE, MANIFEST_FILE):
-            self._move(written / name)
+        for name in (INDEX_FILE, ITEMS_FILE, SEEN_FILE, CHECKSUM_FILE, MANIFEST_FILE):
+            if name != ITEMS_FILE or (written / name).exists():  # a set with a damaged shard gets no table
+                self._move(written / name)
         self._journal.remove()
         self.finished = manifest
         return manifest
