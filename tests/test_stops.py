@@ -13,7 +13,9 @@ from semdis_cli import stops
 from semdis_cli.cli.report import follow
 from semdis_cli.errors import ExitCode
 from semdis_cli.events import BatchDone, Event, StageTimes
+from semdis_cli.model.hub import Published, fetch
 from semdis_cli.stops import StoppedError, at_once, listen, look, noted, received, wait_for
+from tests.extras import needs
 
 _SOON_S = 2.0
 
@@ -100,6 +102,14 @@ def test_what_is_received_from_a_pipe_is_handed_on_until_a_stop() -> None:
         assert [next(given), next(given)] == [1, 2]
         with pytest.raises(StoppedError):
             next(given)
+
+
+def test_a_download_that_is_kept_waiting_within_a_run_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs("huggingface_hub")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_args, **_options: time.sleep(_SOON_S))
+    stop_in(0.05)
+    with noted(), pytest.raises(StoppedError):
+        fetch("org/model", Published(("config.json",), "hub", "wait"))
 
 
 def test_a_run_is_closed_in_order_before_the_stop_is_raised(capsys: pytest.CaptureFixture[str]) -> None:

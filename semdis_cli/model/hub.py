@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from semdis_cli.errors import CheckpointError, MissingExtraError
+from semdis_cli.stops import at_once
 from semdis_cli.wording import first_line
 
 _REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -52,8 +53,10 @@ def fetch(repo_id: str, kind: Published, *, revision: str | None = None, cache_d
         raise MissingExtraError(
             f"no such folder, and reading it from the hub needs: {install}", place=repo_id
         ) from error
+    wanted = list(kind.files)
     try:
-        return Path(snapshot_download(repo_id, revision=revision, cache_dir=cache_dir, allow_patterns=list(kind.files)))
+        with at_once():  # minutes, or as long as the hub keeps us waiting
+            return Path(snapshot_download(repo_id, revision=revision, cache_dir=cache_dir, allow_patterns=wanted))
     except HFValidationError as error:
         raise CheckpointError("neither a folder nor a repository id", place=repo_id) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:

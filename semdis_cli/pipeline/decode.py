@@ -142,7 +142,7 @@ def _read_calls(
     def start(stored: StoredShard) -> "Future[Timed[Shard | ShardFailed]]":
         return workers.submit_disk(timed, read_shard, source, stored, tokenizer, keys, done)
 
-    for read in one_ahead(map(start, source.shards)):
+    for read in one_ahead(map(start, source.shards), workers.result):
         yield TimeSpent(StageTimes(read_s=read.seconds))
         if isinstance(read.value, ShardFailed):
             yield read.value
@@ -179,7 +179,7 @@ def decode_calls(
         return share_of_call(bucket_of(call, tokenizer), len(call.records), "decode", tokenizer, workers)
 
     for result in in_order(_fitting(calls, tokenizer, memory), start, share, workers.result):
-        yield from result.events() if isinstance(result, _WrittenCall) else [result]
+        yield from result.events(workers) if isinstance(result, _WrittenCall) else [result]
 
 
 def _fitting(calls: Iterable[Shard | Event], tokenizer: Tokenizer, memory: CallMemory) -> Iterator[Shard | Event]:
@@ -194,9 +194,9 @@ class _WrittenCall:
     decoded: DecodedCall
     writing: Writing
 
-    def events(self) -> Iterator[Event]:
+    def events(self, workers: Workers) -> Iterator[Event]:
         """Tell of it once all images are on disk; waits for that."""
-        decoded, (write_s, refused) = self.decoded, written(self.writing)
+        decoded, (write_s, refused) = self.decoded, written(self.writing, workers)
         num_images = len(self.writing) - len(refused)
         yield BatchDone(num_images, decoded.megapixels, StageTimes(decode_s=decoded.decode_s, write_s=write_s))
         yield from (*decoded.failures, *refused)

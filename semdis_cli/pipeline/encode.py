@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +21,7 @@ from semdis_cli.pipeline.calls import (
 from semdis_cli.pipeline.encode_plan import EncodePlan, encode_provenance, plan_encode
 from semdis_cli.pipeline.limits import within_limit
 from semdis_cli.pipeline.report import RunTotals
-from semdis_cli.pipeline.workers import Timed, timed
+from semdis_cli.pipeline.workers import Timed, WatchedThreads, timed
 from semdis_cli.settings import EncodeSettings
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.stops import wait_for
@@ -124,7 +124,7 @@ class _Publisher:
 
     def __init__(self, latents: LatentSetWriter) -> None:
         self._latents = latents
-        self._thread = ThreadPoolExecutor(1, "semdis-publish")
+        self._thread = WatchedThreads(1, "semdis-publish")
         self._waiting: deque[tuple[int, Future[Timed[JournalEntry]]]] = deque()
         self._has_failed = False
 
@@ -163,7 +163,7 @@ class _Publisher:
             yield from self._first()
 
     def _first(self) -> Iterator[Event]:
-        entry, publish_s = wait_for(self._waiting.popleft()[1])
+        entry, publish_s = wait_for(self._waiting.popleft()[1], self._thread.check)
         yield TimeSpent(StageTimes(publish_s=publish_s))
         if entry.file is not None:
             yield ShardPublished(entry.name, entry.num_ok, entry.file.num_bytes)

@@ -19,7 +19,6 @@ from semdis_cli.files.spelling import ANY, EXACT, Spelling, numbered
 from semdis_cli.images.images import write_image
 from semdis_cli.pipeline.workers import Timed, Workers, timed
 from semdis_cli.settings import WriteSettings
-from semdis_cli.stops import wait_for
 from semdis_cli.store.checks import check_key
 
 # Of each image the file that is being made, and that of being put on disk: the seconds that making its bytes took, or
@@ -197,11 +196,11 @@ class ImageWriter:
         return self._root / self._names[key]
 
 
-def written(writing: Writing) -> tuple[float, list[Failure]]:
+def written(writing: Writing, workers: Workers) -> tuple[float, list[Failure]]:
     """Return the seconds that images took, and those that the disk does not take; waits until all are on disk.
 
-    Raises what writing raised: `UsageError`, `NoSpaceError`.
+    `workers`: those that write them. Raises what writing raised: `UsageError`, `NoSpaceError`.
     """
-    outcomes = [wait_for(wait_for(made)) for made in writing]
+    outcomes = [workers.result(workers.result(made)) for made in writing]
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     return sum(outcome for outcome in outcomes if not isinstance(outcome, Failure)), failures

@@ -148,9 +148,9 @@ class _RoundtripCall:
     megapixels: float
     times: StageTimes
 
-    def events(self) -> Iterator[Event]:
+    def events(self, workers: Workers) -> Iterator[Event]:
         """Wait until all images are on disk, and return the events that tell of them."""
-        write_s, refused = written(self.writing)
+        write_s, refused = written(self.writing, workers)
         keys = {failure.key for failure in refused}
         scores = [score for score in self.scores if score.key not in keys]
         yield BatchDone(len(scores), self.megapixels, self.times + StageTimes(write_s=write_s))
@@ -172,7 +172,7 @@ class _Roundtrip:
     def run(self, calls: Iterable[ImageCall]) -> Iterator[Event]:
         """Several calls at once; events come in their order."""
         for result in in_order(fitting(calls, self._memory), self._start, self._share, self.workers.result):
-            yield from result.events()
+            yield from result.events(self.workers)
 
     @property
     def _memory(self) -> CallMemory:

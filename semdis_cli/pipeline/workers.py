@@ -43,6 +43,24 @@ class WorkerDiedError(RuntimeError):
     """A thread of a run ended while there was work for it."""
 
 
+class WatchedThreads(ThreadPoolExecutor):
+    """An executor that tells of threads that died; torch computes with one thread in each of them."""
+
+    def __init__(self, num_threads: int, name: str) -> None:
+        super().__init__(num_threads, name, self._begin)
+        self._begun: list[threading.Thread] = []
+
+    def _begin(self) -> None:
+        torch.set_num_threads(1)
+        self._begun.append(threading.current_thread())
+
+    def check(self) -> None:
+        """Raise `WorkerDiedError` if a thread has died before the executor was shut down: a task may have gone too."""
+        for thread in self._begun:
+            if not thread.is_alive():
+                raise WorkerDiedError(f"the thread {thread.name} died")
+
+
 class Workers:
     """All threads of a run: `num_threads` for CPU work, a few that wait for the disk, and where needed for the model.
 
@@ -58,19 +76,11 @@ class Workers:
         self._shares_cores = shares_cores
         self._has_model_threads = num_model_threads is not None
         self._is_left = False
-        self._started: list[threading.Thread] = []
-        self._work = self._executor(num_threads, "semdis-work")
-        self._model = self._work if num_model_threads is None else self._executor(num_model_threads, "semdis-model")
-        self._disk = self._executor(_DISK_THREADS, "semdis-disk")
+        self._work = WatchedThreads(num_threads, "semdis-work")
+        self._model = self._work if num_model_threads is None else WatchedThreads(num_model_threads, "semdis-model")
+        self._disk = WatchedThreads(_DISK_THREADS, "semdis-disk")
         self._memory = max(available_memory(), _LEAST_MEMORY)
         self.room = room_for_images()
-
-    def _executor(self, num_threads: int, name: str) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(num_threads, name, self._begin)
-
-    def _begin(self) -> None:
-        torch.set_num_threads(1)
-        self._started.append(threading.current_thread())
 
     def __enter__(self) -> Self:
         self._torch_threads = torch.get_num_threads()
@@ -155,10 +165,8 @@ class Workers:
         return wait_for(future, self._check)
 
     def _check(self) -> None:
-        """Raise `WorkerDiedError` if a thread has died: a task may have gone with it."""
-        for thread in self._started:
-            if not thread.is_alive():
-                raise WorkerDiedError(f"the thread {thread.name} died")
+        for executor in (self._model, self._work, self._disk):
+            executor.check()
 
 
 def done_already(result: T) -> "Future[T]":
@@ -196,10 +204,10 @@ def in_order(
         yield wait(pending.popleft()[1])
 
 
-def one_ahead(started: "Iterator[Future[T]]") -> Iterator[T]:
-    """Yield the results of `started`; the next one has been started when one is handed out."""
+def one_ahead(started: "Iterator[Future[T]]", wait: "Callable[[Future[T]], T]" = wait_for) -> Iterator[T]:
+    """Yield the results of `started`; the next one has been started when one is handed out. `wait`: see `in_order`."""
     ahead = next(started, None)
     while ahead is not None:
         now, ahead = ahead, next(started, None)
-        yield wait_for(now)
+        yield wait(now)
         del now

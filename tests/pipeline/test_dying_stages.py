@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from semdis_cli.errors import UsageError
-from semdis_cli.events import BatchDone, Event, Failure, RunFinished
+from semdis_cli.events import BatchDone, Event, Failure, RunFinished, ShardPublished
 from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
@@ -218,10 +218,25 @@ def test_an_encode_whose_worker_is_killed_ends_and_can_go_on(
     assert contents(tmp_path / "latents") == contents(whole)
 
 
-def kill_workers() -> None:
-    """Let the next thing that a computing thread does be to die."""
+@pytest.mark.parametrize("name", ["semdis-disk", "semdis-publish"])
+def test_a_run_whose_disk_threads_are_killed_ends(tmp_path: Path, photos: Path, whole: Path, name: str) -> None:
+    """They die where they wait for something to write: each takes a task with it that nobody would ever finish."""
+    is_encode = name == "semdis-publish"
+    events = (
+        encode_with(photos, tmp_path / "out", Loader, make(SlowTokenizer))
+        if is_encode
+        else decode(open_latents(whole), make(SlowTokenizer), DECODING, tmp_path / "out")
+    )
+    next(event for event in events if isinstance(event, ShardPublished if is_encode else BatchDone))
+    kill_workers(name)
+    with pytest.raises((SystemExit, WorkerDiedError)):
+        list(events)
+
+
+def kill_workers(name: str = "semdis-work") -> None:
+    """Let the next thing that a thread of that name does be to die."""
     for thread in threading.enumerate():
-        if thread.name.startswith("semdis-work") and thread.ident is not None:
+        if thread.name.startswith(name) and thread.ident is not None:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
 
 
