@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from semdis_cli.dataset.items import open_latents
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.provenance import Provenance
 from semdis_cli.store.mapped_shard import ReadRows
+from semdis_cli.store.random_access import open_latents
 from semdis_cli.store.shards import STORE_DTYPES
 from semdis_cli.store.versions import describe_versions
 

@@ -292,7 +292,7 @@ def test_a_set_that_grows_while_it_is_opened_is_not_half_the_old_and_half_the_ne
         write_set(root, make_plan(KEYS[:-1]))  # as many, and all of them in shards that were there
         return open_items(latents)
 
-    monkeypatch.setattr("semdis_cli.dataset.items.open_items", grow_and_open)
+    monkeypatch.setattr("semdis_cli.store.random_access.open_items", grow_and_open)
     with pytest.raises(StoreError, match=r"index\.jsonl: was replaced while it was opened; open it again"):
         LatentDataset(root)
 
