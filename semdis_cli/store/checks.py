@@ -4,6 +4,8 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
+from math import isinf
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,15 +23,24 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)  # made once: `json.loads` would make one for every line
+def _parse_float(text: str) -> float:
+    value = float(text)
+    if isinf(value):
+        raise ValueError(f"{text:.40} is beyond all numbers")  # written again it would be no JSON
+    return value
+
+
+_make_decoder = partial(json.JSONDecoder, parse_constant=_refuse_constant, parse_float=_parse_float)
+_DECODER = _make_decoder()  # made once: `json.loads` would make one for every line
 
 
 def parse_json(data: bytes, shrink: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """The value in `data`, objects as `shrink` makes them.
 
-    Raises `ValueError` for what is not JSON: NaN, Infinity and bottomless nesting too.
+    Raises `ValueError` for what is not JSON: NaN, Infinity and bottomless nesting too; and for 1e999, which is Infinity
+    in Python.
     """
-    decoder = json.JSONDecoder(parse_constant=_refuse_constant, object_hook=shrink) if shrink else _DECODER
+    decoder = _make_decoder(object_hook=shrink) if shrink else _DECODER
     text = data.decode("utf-8", "surrogatepass")
     try:
         try:

@@ -169,6 +169,16 @@ def test_a_set_with_a_line_that_is_no_row_is_refused_when_it_is_to_grow(root: Pa
         write_set(root, make_plan((*KEYS, "new.png")))
 
 
+def test_a_number_that_cannot_be_written_again_is_refused_before_a_set_grows(root: Path) -> None:
+    edit_index(root, lambda fields: fields.update(columns={"score": "1e999"}))
+    lines = (root / INDEX_FILE).read_bytes().replace(b'"1e999"', b"1e999")
+    index = publish(root / INDEX_FILE, [lines])
+    publish(root / MANIFEST_FILE, [replace(Manifest.read(root), index=index).to_bytes()])
+    with pytest.raises(StoreError, match=r"1e999 is beyond all numbers"):
+        write_set(root, make_plan(KEYS[1:]))
+    assert (root / INDEX_FILE).read_bytes() == lines
+
+
 def test_a_row_in_no_shard_of_the_set_is_never_vouched_for(root: Path) -> None:
     table = find_items(open_set(root)).table
     edit_index(root, lambda fields: fields.update(shard="00000009-1x2.safetensors"))
