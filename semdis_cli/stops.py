@@ -6,7 +6,7 @@ is closed in order. Outside of a run, and where all that happens is waiting for 
 """
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,6 +63,13 @@ def look() -> None:
     """Raise `StoppedError` if a signal has asked the program to stop; may be called in any thread."""
     if _process.signal_number is not None:
         raise StoppedError(_process.signal_number)
+
+
+def looking(items: Iterable[T]) -> Iterator[T]:
+    """Hand on `items`, and look before each: for what takes long of very many. Raises `StoppedError`."""
+    for item in items:
+        look()
+        yield item
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from pathlib import Path
 
 import pytest
 
@@ -14,8 +15,12 @@ from semdis_cli.cli.report import follow
 from semdis_cli.errors import ExitCode
 from semdis_cli.events import BatchDone, Event, StageTimes
 from semdis_cli.model.hub import Published, fetch
+from semdis_cli.pipeline.export import export
+from semdis_cli.settings import ExportFormat, ExportSettings
 from semdis_cli.stops import StoppedError, at_once, listen, look, noted, received, wait_for
+from semdis_cli.store.reader import open_latents
 from tests.extras import needs
+from tests.store import write_set
 
 _SOON_S = 2.0
 
@@ -110,6 +115,17 @@ def test_a_download_that_is_kept_waiting_within_a_run_ends_at_once(monkeypatch: 
     stop_in(0.05)
     with noted(), pytest.raises(StoppedError):
         fetch("org/model", Published(("config.json",), "hub", "wait"))
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "npy"])
+def test_an_export_can_be_stopped_while_it_asks_what_is_there(tmp_path: Path, kind: ExportFormat) -> None:
+    write_set(tmp_path / "latents")
+    source = open_latents(tmp_path / "latents")
+    list(export(source, ExportSettings(kind), tmp_path / "out"))
+    with noted():
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(StoppedError):
+            next(export(source, ExportSettings(kind), tmp_path / "out"))
 
 
 def test_a_run_is_closed_in_order_before_the_stop_is_raised(capsys: pytest.CaptureFixture[str]) -> None:

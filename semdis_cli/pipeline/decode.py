@@ -22,7 +22,7 @@ from semdis_cli.pipeline.shard import DecodedCall, bucket_of, decode_call, fitti
 from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, one_ahead, timed
 from semdis_cli.provenance import ModelIdentity, Provenance
 from semdis_cli.settings import DecodeSettings, TokenizerSettings
-from semdis_cli.stops import look
+from semdis_cli.stops import look, looking
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
 from semdis_cli.store.writing.claim import claimed_folder
@@ -106,7 +106,7 @@ def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings,
         writer = ImageWriter(output, names, settings.write)
         failures = too_long(names)
         done = {failure.key for failure in failures}
-        done |= {key for key in source.keys if key not in done and writer.exists(key)}
+        done |= {key for key in looking(source.keys) if key not in done and writer.exists(key)}
         yield RunStarted(len(source.keys), len(done) - len(failures), 0.0)
         yield from failures
         num_failed += len(failures)

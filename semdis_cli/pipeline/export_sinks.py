@@ -13,6 +13,7 @@ from semdis_cli.files.atomic import PendingFile, publish_below
 from semdis_cli.files.tar import TAR_END, tar_member
 from semdis_cli.provenance import BYTES_PER_VALUE
 from semdis_cli.settings import ExportFormat, ExportSettings
+from semdis_cli.stops import looking
 from semdis_cli.store.exchange.export import (
     STEM_RECORD,
     TABLE_FILE,
@@ -105,7 +106,7 @@ class FileSink(Sink):
         self.failures = impossible + alike_names(job.names, job.output, impossible)
         self._impossible = {failure.key for failure in self.failures}
         keys = (key for key in job.source.keys if key not in self._impossible)
-        self._done = {key for key in keys if os.path.isfile(self._path(key))}  # noqa: PTH113 # no OSError
+        self._done = {key for key in looking(keys) if os.path.isfile(self._path(key))}  # noqa: PTH113 # no OSError
 
     def is_left(self, key: str) -> bool:
         """Tell whether `key` can have a file, and has none."""
@@ -167,7 +168,7 @@ class TarSink(Sink):
         self._suffixes = job.settings.member, "json" if self._names == "key" else STEM_RECORD
         self.failures = nameless_samples(job.source.keys, self._names)
         self._tars_left: dict[str, str] = {}  # by key
-        for number, keys in enumerate(_cut(job, {failure.key for failure in self.failures})):
+        for number, keys in enumerate(looking(_cut(job, {failure.key for failure in self.failures}))):
             name = f"{number:06d}.tar"
             if not self._is_whole(self._root / name, keys):
                 self._tars_left |= dict.fromkeys(keys, name)
