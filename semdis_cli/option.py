@@ -50,11 +50,11 @@ class Option:
 
 
 class OptionError(UsageError):
-    """Options that do not go together. `flag`: the one that is not wanted; `reason`: why."""
+    """Options that do not go together. `flag`: the one that is not wanted; `why`: what is wrong with it."""
 
-    def __init__(self, flag: str, reason: str) -> None:
-        super().__init__(f"{flag} {reason}")
-        self.flag, self.reason = flag, reason
+    def __init__(self, flag: str, why: str) -> None:
+        super().__init__(f"{flag} {why}")
+        self.flag, self.why = flag, why
 
 
 def offered(group: type[Any]) -> dict[str, tuple[Any, Option]]:

@@ -42,7 +42,7 @@ def command(*panels: str) -> Callable[[Callable[..., None]], Callable[..., None]
             try:
                 function(**{name: _take(name, hints[name], given) for name in own})
             except OptionError as error:
-                raise typer.BadParameter(error.reason, param_hint=error.flag) from error
+                raise typer.BadParameter(error.why, param_hint=error.flag) from error
 
         run.__dict__["__signature__"] = inspect.Signature([offer.parameter for offer in offers])
         run.__annotations__ = {offer.parameter.name: offer.parameter.annotation for offer in offers}
