@@ -16,7 +16,7 @@ INPUT, GEOMETRY, MODEL, DECODING, OUTPUT = "Input", "Geometry", "Model", "Decodi
 
 @dataclass(frozen=True)
 class Option:
-    """How a setting is offered on the command line, and the numbers that it may be.
+    """Option of the command line for a setting, and the numbers that this may be.
 
     `flags`: its spellings, separated by spaces; empty: the field's name. `min`, `max` are shown with the option;
     `within` (least, most) replaces them where the group is checked, and is not shown. `parse` reads the text; it raises

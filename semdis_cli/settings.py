@@ -51,7 +51,7 @@ def _spell_colour(colour: tuple[int, int, int]) -> str:
 
 @dataclass(frozen=True)
 class ErrorLimit:
-    """How many inputs may fail: `value` of them or, if `is_share`, `value` percent. `text`: as the user wrote it."""
+    """Limit of inputs that may fail: `value` of them or, if `is_share`, `value` percent. `text`: as the user wrote."""
 
     text: str
     value: Fraction
@@ -121,7 +121,7 @@ class SourceSettings:
 
 @dataclass(frozen=True, slots=True)
 class GeometrySettings(Group):
-    """How an image finds its size; at most one of the three is given, in pixels.
+    """Settings of the size of images; at most one of the three is given, in pixels.
 
     None of them: its own size, padded at the bottom and right to a multiple of the model's patch.
     `size`: the short side is resized to N and the centre cut to NxN.
@@ -169,7 +169,7 @@ class GeometrySettings(Group):
 
 @dataclass(frozen=True, slots=True)
 class ReadSettings(Group):
-    """How files become pixels. `background`: sRGB colour behind transparent pixels, 0..255 each.
+    """Settings of reading files. `background`: sRGB colour behind transparent pixels, 0..255 each.
 
     `max_image_pixels`: an image of more pixels is refused from its header, before anything is decoded; by default that
     is 0.5 GiB as RGB, which Pillow refuses by itself too.
@@ -200,7 +200,7 @@ class ReadSettings(Group):
 
 @dataclass(frozen=True)
 class LoadSettings:
-    """How files become the pixels that a model sees: how they are read, and which size they get."""
+    """Settings of the pixels that a model sees: how files are read, and which size they get."""
 
     geometry: GeometrySettings = GeometrySettings()
     read: ReadSettings = ReadSettings()
@@ -247,7 +247,7 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class TokenizerSettings(Group):
-    """How a model is run.
+    """Settings of running a model.
 
     `device`: "auto" (CUDA if present), "cpu", "cuda", "cuda:1", ... `dtype` "auto": bfloat16 where the device
     multiplies it in hardware. `batch_size`: images per model call; None chooses by image size, "auto" also by the free
@@ -309,7 +309,7 @@ class LatentSettings(Group):
 
 @dataclass(frozen=True)
 class ShardSettings(Group):
-    """How a set is cut: shards of about `shard_mib` MiB, or of exactly `shard_images` images.
+    """Settings of cutting a set: shards of about `shard_mib` MiB, or of exactly `shard_images` images.
 
     `mix_versions`: go on in a set that other versions of what computes and reads have begun.
     """
@@ -346,7 +346,7 @@ ImageFormat = Literal["png", "jpg", "webp"]
 
 @dataclass(frozen=True)
 class SamplingSettings(Group):
-    """How a latent is decoded: `num_steps` evaluations of the decoder, twice as many with `pdg`."""
+    """Settings of decoding: `num_steps` evaluations of the decoder, twice as many with `pdg`."""
 
     num_steps: Annotated[
         int,
@@ -379,7 +379,7 @@ class WriteSettings(Group):
 
 @dataclass(frozen=True)
 class DecodeSettings(Group):
-    """How latents become image files. `seed`: of the starting noise; each image has its own from it."""
+    """Settings of decoding into image files. `seed`: of the starting noise; each image has its own from it."""
 
     sampling: SamplingSettings = SamplingSettings()
     seed: Seed = 0
@@ -406,7 +406,7 @@ SampleNames = Literal["key", "stem", "basename"]
 
 @dataclass(frozen=True)
 class ExportSettings(Group):
-    """How latents leave the store.
+    """Settings of an export.
 
     `tar_member`: what the latents of an image are in a webdataset, None for safetensors. `npy_dtype` counts for npy
     alone; None: one that loses nothing. `tar_mib` (about, MiB) and `sample_names` count for webdataset alone: samples

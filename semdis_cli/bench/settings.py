@@ -69,7 +69,7 @@ class BenchSettings(Group):
 
     @property
     def load(self) -> LoadSettings:
-        """How images are read: brought to 256x256 px where no size is given."""
+        """Settings of reading images, which are brought to 256x256 px where no size is given."""
         is_open = self.geometry == GeometrySettings()
         return LoadSettings(
             _DEFAULT_GEOMETRY if is_open else self.geometry, ReadSettings(jpeg_scaling=self.jpeg_scaling)

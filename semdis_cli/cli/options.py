@@ -18,7 +18,7 @@ Quiet = Annotated[bool, Option("Say nothing but errors.", OUTPUT, flags="--quiet
 
 @dataclass(frozen=True)
 class Reporting:
-    """How much is told of a run, and in which form."""
+    """Settings of what is told of a run, and in which form."""
 
     as_json: Json = False
     quiet: Quiet = False

@@ -28,7 +28,7 @@ class Tally:
     megapixels: float = 0.0
 
     def position(self, elapsed_s: float) -> Position:
-        """Where the run stands after `elapsed_s`: `12.3 images/s, 4.56 megapixels/s, 2 failed`."""
+        """Describe where the run stands after `elapsed_s`: `12.3 images/s, 4.56 megapixels/s, 2 failed`."""
         elapsed_s, finished = max(elapsed_s, 1e-9), self.done + self.failed
         images_per_s, megapixels_per_s = self.done / elapsed_s, self.megapixels / elapsed_s
         rates = f"{images_per_s:.1f} images/s, {megapixels_per_s:.2f} megapixels/s, {self.failed:,} failed"

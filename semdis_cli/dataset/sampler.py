@@ -147,7 +147,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         return full if self._leaves_out_short else full + (rest > 0)
 
     def _spans(self) -> NDArray[np.int64]:
-        """Where each batch starts and stops among the items sorted by bucket, [num_batches,2]."""
+        """Return where each batch starts and stops among the items sorted by bucket, [num_batches,2]."""
         ends, num_batches = np.cumsum(self._bucket_sizes), self._num_batches()
         bucket = np.repeat(np.arange(len(ends)), num_batches)
         starts = (ends - self._bucket_sizes)[bucket] + _count_up(num_batches) * self._batch_size

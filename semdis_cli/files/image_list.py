@@ -17,7 +17,7 @@ Facts = tuple[str, int, int | None, int | None]
 
 
 class _Root(NamedTuple):
-    """Where images lie whose places are `start` and what follows the first `cut` characters of their keys.
+    """Root of images whose places are `start` and what follows the first `cut` characters of their keys.
 
     `start` None: their places are numbers.
     """

@@ -176,7 +176,7 @@ class _Headers(io.RawIOBase):
         return self.last
 
     def tell(self) -> int:
-        """Where the file stands."""
+        """Return the position in the file."""
         return self._file.tell()
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:

@@ -1,4 +1,4 @@
-"""How long a run would take, from a small part of it."""
+"""Estimates: the time that a run would take, from a small part of it."""
 
 from itertools import islice
 

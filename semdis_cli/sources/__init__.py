@@ -1,1 +1,1 @@
-"""Where images come from: folders, tars, lists, pipes; and under which keys."""
+"""Sources of images: folders, tars, lists, pipes; and under which keys."""

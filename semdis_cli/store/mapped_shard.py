@@ -30,7 +30,7 @@ _HASHED_AT_ONCE = 1 << 17
 
 @dataclass(frozen=True, slots=True)
 class MappedShard:
-    """Where the latents of a shard lie: `shape` [N,Z,h,w] of `dtype` from byte `start` of a file of `num_bytes`."""
+    """Latents of a shard in its file: `shape` [N,Z,h,w] of `dtype` from byte `start` of a file of `num_bytes`."""
 
     name: str
     num_bytes: int

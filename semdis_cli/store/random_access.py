@@ -28,7 +28,7 @@ _LINE_BYTES = 1 << 10  # most lines are shorter
 
 
 class Item(NamedTuple):
-    """Where one item is: its `key`, the number of its `shard`, its `row` there.
+    """Place of one item: its `key`, the number of its `shard`, its `row` there.
 
     `sizes`: (H, W) of source and image. `columns`: what came with the image.
     """

@@ -176,7 +176,7 @@ class TrainSettings(Group):
 
     @property
     def memory_bytes(self) -> int:
-        """How much the images may take in memory."""
+        """Return the bytes that the images may take in memory."""
         return int(self.memory_gib * 2**30)
 
 

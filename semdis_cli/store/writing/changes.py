@@ -20,7 +20,7 @@ Hashes = Callable[[Sequence[SourceImage]], Iterable[str | None]]
 
 @dataclass(frozen=True)
 class Changes:
-    """How the inputs of a run differ from a set; all sorted by key.
+    """Differences between the inputs of a run and a set; all sorted by key.
 
     `to_encode`: new inputs, changed ones, and those that failed for a reason that may have passed. `kept`: the others,
     with the times to remember. Of those `returned` were marked as removed. `removed` have latents and are
