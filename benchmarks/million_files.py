@@ -28,15 +28,15 @@ from torch import Tensor  # noqa: TID253
 PROJECT = Path(__file__).parents[1]
 sys.path.insert(0, os.fspath(PROJECT))
 
-from semdis_cli.cli.setup import tokenizer_settings  # noqa: E402
-from semdis_cli.images.geometry import GeometrySettings  # noqa: E402
-from semdis_cli.images.images import ReadSettings  # noqa: E402
-from semdis_cli.images.loader import Loader, LoadSettings  # noqa: E402
+from semdis_cli.images.loader import Loader  # noqa: E402
 from semdis_cli.model.tokenizer import Tokenizer  # noqa: E402
-from semdis_cli.pipeline.encode_plan import EncodeSettings, encode_provenance, plan_encode  # noqa: E402
+from semdis_cli.pipeline.encode_plan import encode_provenance, plan_encode  # noqa: E402
 from semdis_cli.records import EncodedImage, FileDigest, Geometry, ImageRecord, SourceImage  # noqa: E402
+from semdis_cli.settings import EncodeSettings, GeometrySettings, LoadSettings, TokenizerSettings  # noqa: E402
 from semdis_cli.sources.find import find_images  # noqa: E402
+from semdis_cli.store.manifest import SHARD_FOLDER  # noqa: E402
 from semdis_cli.store.writing.latent_set import LatentSetWriter  # noqa: E402
+from semdis_cli.store.writing.shard_writer import ShardRows, publish_shard  # noqa: E402
 from tests.worlds import save_tiny_model  # noqa: E402 (beside the package, not in it)
 
 IMAGES_PER_FOLDER = 1000
@@ -93,7 +93,8 @@ def measure_python(name: str, *arguments: str | Path, stdout: int | None = None)
 
 def made_up_image(source: SourceImage, values: Tensor) -> EncodedImage:
     """An image as encoding it gives it, but for its latents."""
-    data = source.reader.read(source)
+    with source.reader.open(source) as file:
+        data = file.read()
     geometry = Geometry((16, 16), (16, 16), (0, 0), (16, 16), (16, 16))
     record = ImageRecord(source.key, geometry, FileDigest(len(data), hashlib.sha256(data).hexdigest()))
     return EncodedImage(record, values, source.mtime_ns, source.ctime_ns)
@@ -101,19 +102,18 @@ def made_up_image(source: SourceImage, values: Tensor) -> EncodedImage:
 
 def make_up(photos: Path, latents: Path, model: Path) -> None:
     """Write the set that `encode` would, with random numbers for latents."""
-    load = LoadSettings(GeometrySettings(size=16), ReadSettings(), 16)
-    settings, how = EncodeSettings(load), tokenizer_settings("auto", "auto", "256", None, "off", num_images=0)
-    tokenizer, found = Tokenizer.load(str(model), how), find_images([photos])
+    load, settings = LoadSettings(GeometrySettings(size=16)), EncodeSettings()
+    tokenizer, found = Tokenizer.load(str(model), TokenizerSettings(batch_size=256)), find_images([photos])
     values = torch.randn((tokenizer.latent_channels, 1, 1), generator=torch.Generator().manual_seed(0)).bfloat16()
-    provenance = encode_provenance(tokenizer, settings)
-    with Loader(load, 1) as loader, LatentSetWriter(latents, provenance, tokenizer.latent_channels) as writer:
+    provenance, patch = encode_provenance(tokenizer, load, settings.latents), tokenizer.patch_size
+    with Loader(load, patch, 1) as loader, LatentSetWriter(latents, provenance, tokenizer.latent_channels) as writer:
         plan = plan_encode(found, loader, tokenizer, settings, writer.base, writer.provenance)
         writer.begin(plan.contents, loader.hashes)
         for planned in writer.remaining:
-            shard = writer.open_shard(planned, plan.layout)
+            rows = ShardRows(planned, plan.layout)
             for image in planned.images:
-                shard.add(made_up_image(image.source, values))
-            shard.publish()
+                rows.add(made_up_image(image.source, values))
+            writer.record(publish_shard(rows.finish(), latents / SHARD_FOLDER, provenance))
         _ = writer.finished or writer.finish()
 
 
@@ -122,7 +122,7 @@ def run(folder: Path, num_images: int, *, plan_only: bool, made_up: bool) -> Non
     photos, latents, model = folder / "photos", folder / "latents", folder / "model"
     make_images(photos, num_images)
     save_tiny_model(model)
-    command = ["encode", photos, "-o", latents, "--model", model, "--quiet"]
+    command: list[str | Path] = ["encode", photos, "-o", latents, "--model", model, "--quiet"]
     measure("plan, sizes from the headers", *command, "--dry-run")
     if plan_only:
         return
