@@ -86,6 +86,7 @@ def _encode(
                 rows = None
             yield totals.add(result.done())
             yield from result.failures
+            yield from result.troubles
             yield from map(totals.add, publisher.news())
         yield from map(totals.add, publisher.wait())
 
