@@ -18,10 +18,9 @@ from semdis_cli.records import ClassSource, SourceImage
 from semdis_cli.settings import AUTO, FOLDERS, NONE, ColumnSettings
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.stops import looking
-from semdis_cli.store.columns import LABEL, SetColumns
+from semdis_cli.store.columns import CAPTION, LABEL, SetColumns
 from semdis_cli.wording import count
 
-CAPTION = "caption"
 _CAPTION_NAMES = ("caption", "captions", "text", "txt")  # by which captions are known, the best first
 _LABEL_NAMES = (LABEL, "cls")
 _LOOKED_AT = 256  # images that tell what lies beside all
