@@ -437,3 +437,19 @@ def test_a_dry_run_says_what_it_finds(photos: Path, encode: Run) -> None:
     outcome = encode(photos, "--dry-run")
     assert outcome.code == 0
     assert told(outcome)[0].startswith("semdis: found captions (txt beside it)")
+
+
+def test_inspect_shows_columns_with_their_classes_and_how_many_lack_them(
+    tmp_path: Path, encode: Run, root: Path, run: Run
+) -> None:
+    source = tree(tmp_path / "photos", "cats/a.jpg", "cats/b.jpg", "emus/c.jpg", "d.jpg")
+    assert encode(source, "--labels", "folders").code == 3
+    shown = run("inspect", root).stdout
+    assert "Columns\n  name   images  missing  classes\n  label       3        1  2: 0 cats (2), 1 emus (1)\n" in shown
+    fields = json.loads(run("inspect", root, "--json").stdout)
+    assert fields["columns"] == {
+        "label": {"images": 3, "missing": 1, "classes": ["cats", "emus"], "images_by_class": {"0": 2, "1": 1}}
+    }
+    shutil.rmtree(root)
+    assert encode(source).code == 0
+    assert "columns" not in json.loads(run("inspect", root, "--json").stdout)
