@@ -39,7 +39,8 @@ def numbers(known: SetColumns) -> Labels:
 def named_numbers(names: Sequence[str], known: SetColumns) -> Labels:
     """Take numbers into `names` for labels, in the order of these in a new set."""
     classes = grown(known, names)
-    places = [classes.index(name) for name in names] if known.classes else range(len(names))
+    number_of = {name: number for number, name in enumerate(classes)}
+    places = [number_of[name] for name in names]
 
     def make(value: Any) -> int:
         number = label_number(value)
