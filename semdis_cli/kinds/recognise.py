@@ -35,7 +35,7 @@ CAMERA_RAW = Recognised(
 )
 _HEIC = Recognised("a HEIC picture", f"{_CONVERT} (heif-convert, ImageMagick)")
 _JXL = Recognised("a JPEG XL picture", f"{_CONVERT} (djxl)")
-_ZIP = Recognised("a zip archive", "unpack it and give the folder, or pack the images as an uncompressed tar")
+_ZIP = Recognised("a zip archive", "name it as a SOURCE, NAME.zip, or unpack it and give the folder")
 _GZIP = Recognised("a gzip-compressed file", "unpack it first (gunzip; a tar on the way: zcat FILE | semdis encode -)")
 _HTML = Recognised("an HTML page", "a server answered with a page instead of the file; download it again")
 _JSON = Recognised("JSON text", "perhaps a server's message instead of the file; if so, download it again")
