@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.files.links import describe_absent, or_pointer
 from semdis_cli.provenance import Provenance
 from semdis_cli.store.checks import MALFORMED, check_count, check_sha256, check_shard_name, parse_json
+from semdis_cli.store.columns import SetColumns
 from semdis_cli.store.shard_header import FORMAT_VERSION
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.versions import versions_of
@@ -48,7 +49,7 @@ class Manifest:
     names: equal inputs give equal bytes.
 
     `later_versions`: records of the same kind of latents, by other versions of what computes and reads; shards say
-    which one made them. Most sets have none.
+    which one made them. Most sets have none. `columns`: what came with the images that are to be used.
     """
 
     provenance: Provenance
@@ -61,6 +62,7 @@ class Manifest:
     index: PublishedFile
     sums: ChannelSums
     later_versions: tuple[Provenance, ...] = ()
+    columns: SetColumns = field(default_factory=SetColumns)
 
     @property
     def records(self) -> tuple[Provenance, ...]:
@@ -102,6 +104,8 @@ class Manifest:
         }
         if self.later_versions:
             fields["later_versions"] = [record.to_json() for record in self.later_versions]
+        if self.columns:
+            fields["columns"] = self.columns.to_json()
         return json.dumps(fields, sort_keys=True, indent=1).encode() + b"\n"
 
     @classmethod
@@ -138,12 +142,15 @@ class Manifest:
             index=_parse_file(fields["index"]),
             sums=ChannelSums.from_json(latents["sums"]),
             later_versions=tuple(map(Provenance.from_json, fields.get("later_versions", ()))),
+            columns=SetColumns.from_json(fields.get("columns", {})),
         )
         manifest._check_versions()
         if sum(shard.num_images for shard in manifest.shards) != manifest.num_latents:
             raise ValueError("the shards do not add up to the totals")
         if [list(map(float, latents["mean"])), list(map(float, latents["std"]))] != list(manifest.sums.mean_std()):
             raise ValueError("mean and std are not those of the sums")
+        if any(number > manifest.num_ok for number in manifest.columns.num_images.values()):
+            raise ValueError("more images have a column than there are")
         return manifest
 
     def _check_versions(self) -> None:

@@ -23,7 +23,7 @@ _COPIED_AT_ONCE = 1 << 20
 class IndexLine(NamedTuple):
     """One line of an index, and of what it says the part by which runs are compared; None where it does not say.
 
-    `seen`: the file that a new line is about.
+    `columns`: names of those that the image has. `seen`: the file that a new line is about.
     """
 
     key: str
@@ -33,6 +33,7 @@ class IndexLine(NamedTuple):
     place: tuple[str, int] | None
     error: str | None
     data: bytes
+    columns: tuple[str, ...] = ()
     seen: SeenFile | None = None
 
 
@@ -155,6 +156,7 @@ def _parse_line(data: bytes) -> IndexLine:
         place=place,
         error=fields.get("error"),
         data=data,
+        columns=tuple(fields.get("columns", ())),
     )
 
 

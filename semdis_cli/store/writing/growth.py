@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from semdis_cli.files.json_text import is_strange, key_fields
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import ImageRecord
 from semdis_cli.store.checks import parse_json
+from semdis_cli.store.columns import SetColumns, grown_classes
 from semdis_cli.store.index import IndexRow, merge_rows, to_line
 from semdis_cli.store.item_table import ITEMS_FILE, ItemColumns
 from semdis_cli.store.items import open_listed
@@ -42,7 +44,7 @@ class Growth:
     """Changes of a run to `base`: the journal's entries at `places`, `failures`, and `changes`.
 
     `places`: the first key and the offset of each entry, in planned order. Without `changes` all that `base` holds
-    stays, as far as no entry takes its place.
+    stays, as far as no entry takes its place. `classes`: names of the labels, beginning with those of `base`.
     """
 
     base: Base
@@ -50,6 +52,7 @@ class Growth:
     places: Sequence[tuple[str, int]]
     failures: Sequence[Failure] = ()
     changes: Changes | None = None
+    classes: tuple[str, ...] = ()
 
     def write(self, folder: Path, records: Sequence[Provenance], plan_sha256: str, channels: int) -> Manifest:
         """Write index, table, times of source files, checksums and the manifest into `folder`.
@@ -120,7 +123,12 @@ class Growth:
             shards=shards,
             index=index,
             sums=sums,
+            columns=self._columns(merged),
         )
+
+    def _columns(self, merged: "_Merged") -> SetColumns:
+        before = self.base.manifest.columns.classes if self.base.manifest else ()
+        return SetColumns(dict(merged.num_columns), grown_classes(before, self.classes))
 
     def _sums(self, merged: "_Merged", entries: Sequence[JournalEntry], channels: int) -> ChannelSums:
         """Sums over what is to be used."""
@@ -159,6 +167,7 @@ class _Merged:
     new_seen: io.BytesIO = field(default_factory=io.BytesIO)
     replaced: frozenset[str] = frozenset()
     columns: ItemColumns = field(default_factory=ItemColumns)
+    num_columns: Counter[str] = field(default_factory=Counter)  # images that are to be used, by what came with them
 
     def lines(self) -> Iterator[bytes]:
         """The index's lines, sorted by key."""
@@ -172,6 +181,7 @@ class _Merged:
             self.counts[line.status] += 1
             if line.status == "ok" and line.place is not None:
                 self.columns.add(offset, line.place[0])
+                self.num_columns.update(line.columns)
             offset += len(line.data)
             self.new_seen.write(line.seen.to_line() if line.seen else b"")
             yield line.data
@@ -230,6 +240,7 @@ class _Merged:
             place=place,
             error=row.error,
             data=to_line(row.to_json()),
+            columns=tuple(row.record.columns) if row.record else (),
             seen=seen,
         )
 

@@ -25,6 +25,7 @@ from semdis_cli.files.identity import Witness
 from semdis_cli.files.lock import FolderLock
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import SourceImage
+from semdis_cli.store.columns import check_classes, grown_classes
 from semdis_cli.store.item_table import ITEMS_FILE, read_items
 from semdis_cli.store.items import find_items
 from semdis_cli.store.latent_set import LatentSet
@@ -49,7 +50,7 @@ from semdis_cli.store.writing.shard_writer import EncodedShard, ShardRows, publi
 # Beyond the latents, each image's key is written four times (shard, journal, index, modification times), with figures.
 _COPIES_OF_KEY = 4
 _FIGURES_BYTES = 1600
-_LATER_VERSIONS = "later_versions"
+_LATER_VERSIONS, _CLASSES = "later_versions", "classes"
 
 
 class LatentSetWriter:
@@ -192,6 +193,7 @@ class LatentSetWriter:
             places=tuple((shard.images[0].source.key, self._done[shard.name]) for shard in plan.shards),
             failures=plan.failures,
             changes=plan.changes,
+            classes=plan.classes,
         )
         written = self._new_base_folder()
         make_folder(written)
@@ -264,10 +266,10 @@ class LatentSetWriter:
         """Make what was published under another plan part of `base`, in a folder of the journal."""
         present = {entry.name: offset for offset, entry in self._entries.items() if self._is_present(entry)}
         places = tuple((self._journal.read_entry(offset).rows[0].key, offset) for _, offset in sorted(present.items()))
-        growth = Growth(base=self.base, journal=self._journal, places=places)
+        assert self._begun is not None, "entries come after a plan"
+        growth = Growth(self.base, self._journal, places, classes=_classes_of(self._begun, self.base))
         folder = self._new_base_folder()
         make_folder(folder)
-        assert self._begun is not None, "entries come after a plan"
         growth.write(folder, _records_of(self._begun), str(self._begun.get("plan_sha256")), self.channels)
         self.base = Base.read(self.root, folder)
         self._begun, self._entries = None, {}
@@ -282,6 +284,8 @@ class LatentSetWriter:
         begun: dict[str, Any] = {"provenance": self.provenance.to_json(), "plan_sha256": plan.sha256, "base": name}
         if self.later_versions:
             begun[_LATER_VERSIONS] = [record.to_json() for record in self.later_versions]
+        if plan.classes:
+            begun[_CLASSES] = plan.classes
         self._journal.begin(begun)
         self._journal.sweep(name)
 
@@ -351,6 +355,15 @@ def _records_of(begun: dict[str, Any]) -> list[Provenance]:
         return [Provenance.from_json(record) for record in (begun.get("provenance"), *begun.get(_LATER_VERSIONS, ()))]
     except (TypeError, ValueError) as error:
         raise StoreError(f"the plan of the run that was stopped does not say its settings ({error})") from error
+
+
+def _classes_of(begun: dict[str, Any], base: Base) -> tuple[str, ...]:
+    """The names of labels with which a run on `base` has begun. Raises `StoreError` for what no run notes."""
+    before = base.manifest.columns.classes if base.manifest is not None else ()
+    try:
+        return grown_classes(before, check_classes(begun.get(_CLASSES, [])))
+    except ValueError as error:
+        raise StoreError(f"the plan of the run that was stopped does not say its classes ({error})") from error
 
 
 def _doubts(planned: PlannedShard, entry: JournalEntry, witness: Witness) -> Iterator[tuple[SourceImage, str | None]]:
