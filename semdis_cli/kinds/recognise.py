@@ -109,7 +109,7 @@ _SIGNATURES: tuple[tuple[int, bytes, Recognised], ...] = (
         b"ustar",
         Recognised("a tar archive", "name it as a SOURCE, NAME.tar, or give it on stdin: semdis encode - < FILE"),
     ),
-    (0, b"PAR1", Recognised("a Parquet file", "write its images to files or to an uncompressed tar first")),
+    (0, b"PAR1", Recognised("a Parquet file", "name it as a SOURCE, NAME.parquet, if it has a column of images")),
     (0, b"ARROW1", Recognised("an Arrow file", "write its images to files or to an uncompressed tar first")),
     (0, b"\xff\xff\xff\xff\x10\0\0\0", Recognised("an Arrow stream", "write its images to files or to a tar first")),
     (0, b"\x89HDF\r\n\x1a\n", Recognised("an HDF5 file", "write its images to files or to an uncompressed tar first")),

@@ -34,7 +34,11 @@ _MOST_LOOKED_AT = 10_000  # files of a folder or tar: enough to tell what it is
 _KINDS_NAMED = 4
 _ANY_SIZE = ReadSettings(max_image_pixels=sys.maxsize)
 _TAR = "a tar archive"
-_LOOKED_INTO = {_TAR: "there is nothing in it", "a zip archive": "there is nothing in it"}
+_LOOKED_INTO = {
+    _TAR: "there is nothing in it",
+    "a zip archive": "there is nothing in it",
+    "a Parquet file": "it has no column of images: bytes, or a struct of bytes and path",
+}
 _HIDDEN = Recognised("a hidden file", "names that begin with a dot are passed over: --all-files takes them")
 _OURS = Recognised("what semdis decode, roundtrip or train wrote", "give the images that it was made from")
 _UNKNOWN = Recognised("not an image in a known format", "give images, or folders and uncompressed tars of them")

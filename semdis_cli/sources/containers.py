@@ -6,13 +6,14 @@ from pathlib import Path
 
 from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules
 from semdis_cli.sources.names import NamedPath, shortest_names
+from semdis_cli.sources.parquet import PARQUET_SUFFIX, Parquet
 from semdis_cli.sources.source import Source
 from semdis_cli.sources.tars import TAR_SUFFIXES, Tar
 from semdis_cli.sources.zips import ZIP_SUFFIX, Zip
 
 # Each returns the source at a path, None if that is of another kind by its name.
-_KINDS: tuple[Callable[[Path], Source | None], ...] = (Tar.at, Zip.at)
-_SUFFIXES = (*TAR_SUFFIXES, ZIP_SUFFIX)
+_KINDS: tuple[Callable[[Path], Source | None], ...] = (Tar.at, Zip.at, Parquet.at)
+_SUFFIXES = (*TAR_SUFFIXES, ZIP_SUFFIX, PARQUET_SUFFIX)
 
 
 def is_container_name(name: str) -> bool:
@@ -26,7 +27,12 @@ def container_at(path: Path) -> Source | None:
 
 
 def named_containers(folder: Path, paths: Sequence[Path]) -> Iterator[tuple[str, Path, Source]]:
-    """Yield the sources in files of `folder`, each after its path and the name of its keys: its path in the folder."""
+    """Yield the sources in files of `folder`, each after its path and the name of its keys: its path in the folder.
+
+    A Parquet beside a tar of its name is the table of that, as img2dataset leaves it, and no source.
+    """
+    tars = {path.with_suffix("") for path in paths if path.name.lower().endswith(TAR_SUFFIXES)}
+    paths = [path for path in paths if not (path.suffix == PARQUET_SUFFIX and path.with_suffix("") in tars)]
     names = shortest_names([NamedPath.of_file_in(folder, path) for path in paths])
     for name, path in zip(names, paths, strict=True):
         source = container_at(path)

@@ -122,7 +122,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "images.zip": (zipped(a=b"1"), "no images found in images.zip; passed over: plain text"),
     "a.npz": (zipped(**{"a.npy": b"1"}), "a.npz: a NumPy array"),
     "a.pt": (zipped(**{"archive/data.pkl": b"1"}), "a.pt: a Python pickle"),
-    "a.parquet": (b"PAR1", "a.parquet: a Parquet file"),
+    "a.pq": (b"PAR1", "a.pq: a Parquet file, no image that is read: name it as a SOURCE, NAME.parquet"),
     "a.arrow": (b"ARROW1\0\0", "a.arrow: an Arrow file"),
     "a.jpg": (POINTER, "a.jpg: a Git LFS pointer"),
     "a.mp4": (VIDEO, "a.mp4: a video"),
