@@ -1,6 +1,6 @@
 """Frozen records that travel between the boxes: tensors and plain values; no behaviour but arithmetic and JSON."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BufferedReader, BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
@@ -58,6 +58,14 @@ class ColumnSource(Protocol):
         of its bytes are given, so that a larger one shows. All else are values as JSON has them. Pixels are left out.
         Raises `OSError`, and `UnreadableImageError` for what is damaged or was changed meanwhile.
         """
+
+
+@runtime_checkable
+class ClassSource(Protocol):
+    """Reader that knows what the numbers in a column are called."""
+
+    def class_names(self, column: str) -> Sequence[str] | None:
+        """Return the names of 0, 1, ... in a column that `ColumnSource.columns` gives; None if it has none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from semdis_cli.cli.setup import find_inputs, load_model, refuse_absent_device, 
 from semdis_cli.defaults import ROUNDTRIP_MARKER
 from semdis_cli.option import OUTPUT, Option
 from semdis_cli.settings import (
+    WITHOUT_COLUMNS,
     EncodeSettings,
     LoadSettings,
     ModelSettings,
@@ -58,7 +59,13 @@ def roundtrip(
     num_alike = len(found.images) if load.geometry.has_few_sizes else 0
     tokenizer = load_model(model, how, num_alike, display, quiet=reporting.quiet)
     with Loader(load, tokenizer.patch_size, settings.decode.num_workers) as loader:
-        plan = plan_encode(found, loader, tokenizer, EncodeSettings(latents=settings.latents), tell=display.plan)
+        plan = plan_encode(
+            found,
+            loader,
+            tokenizer,
+            EncodeSettings(columns=WITHOUT_COLUMNS, latents=settings.latents),
+            tell=display.plan,
+        )
         code = follow(
             run(plan, loader, tokenizer, settings, output),
             as_json=reporting.as_json,

@@ -8,6 +8,7 @@ import re
 import stat
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from posixpath import normpath
@@ -72,18 +73,20 @@ class _Part:
         return self.prefix + (normpath(name).lstrip("/") if _ODD.search(name) else name)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
     """Rows of one or several files, found by the keys of images.
 
     `columns`: their names, those of keys left out. `classes`: names of the numbers in a column, by its name, where the
-    file says them. `bad_rows`: rows that cannot be read. Of two rows for one key the first one counts.
+    file says them. `bad_rows`: rows that cannot be read. `first_key`: that of the first row that can, None if there is
+    none. Of two rows for one key the first one counts.
     """
 
     name: str
     columns: tuple[str, ...]
     classes: Mapping[str, tuple[str, ...]]
     bad_rows: tuple[ColumnTrouble, ...]
+    first_key: str | None
     _parts: tuple[_Part, ...]
     _hashes: NDArray[np.int64]  # of the keys, rising; rows of one hash are in their order
     _starts: NDArray[np.uint64]
@@ -120,13 +123,15 @@ class Table:
             yield ColumnTrouble(self._row(at)[0], f"has a row in {self._name(at)}, but is no image of this run")
 
     def has_any(self, keys: Iterable[str]) -> bool:
-        """Tell whether there is a row for one of `keys`, or for none because there are no rows at all."""
-        known = np.fromiter(map(hash, keys), np.int64)
-        return not len(self) or bool(np.isin(self._hashes, known).any())
+        """Tell whether there is a row for one of `keys`."""
+        return bool(np.isin(self._hashes, np.fromiter(map(hash, keys), np.int64)).any())
 
-    def first_key(self) -> str:
-        """Return the key of the row that comes first in the first file."""
-        return self._row(int(np.lexsort((self._starts, self._part_of))[0]))[0]
+    def values(self, column: str) -> Iterator[Any]:
+        """Yield all values of a column in the order of the rows, those of rows that are not used too."""
+        for at in map(int, np.lexsort((self._starts, self._part_of))):
+            look()
+            with suppress(ValueError):  # whoever finds the row says what is wrong
+                yield self._row(at)[1].get(column)
 
     def _name(self, at: int) -> str:
         return self._parts[int(self._part_of[at])].shown.name
@@ -165,6 +170,7 @@ class _Found:
     columns: dict[str, None] = field(default_factory=dict)  # as a set that keeps its order
     classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     bad_rows: list[ColumnTrouble] = field(default_factory=list)
+    first_key: str | None = None
     hashes: "array[int]" = field(default_factory=lambda: array("q"))
     starts: "array[int]" = field(default_factory=lambda: array("Q"))
     sizes: "array[int]" = field(default_factory=lambda: array("I"))
@@ -215,6 +221,7 @@ class _Found:
             self._note_bad(part, row, error)
             return part
         self.columns.update(dict.fromkeys(row.fields))
+        self.first_key = self.first_key or key
         self.hashes.append(hash(key))
         self.starts.append(row.start)
         self.sizes.append(row.num_bytes)
@@ -237,6 +244,7 @@ class _Found:
             tuple(column for column in self.columns if column not in keys),
             self.classes,
             tuple(self.bad_rows),
+            self.first_key,
             tuple(self.parts),
             hashes[order],
             np.array(self.starts, np.uint64)[order],

@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from itertools import count, islice
 
 from semdis_cli.errors import PassingReadError, UnreadableImageError
@@ -58,6 +59,12 @@ class Loader:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
+
+    def with_columns(self, columns: ColumnMaker) -> "Loader":
+        """Return the same loader, with the same threads, whose images get these columns."""
+        loader = copy(self)
+        loader.columns = columns
+        return loader
 
     def plan(self, sources: Sequence[SourceImage], tell: Tell = untold) -> tuple[list[PlannedImage], list[Failure]]:
         """Plan the bucket of every source, in order; headers are read only where the settings leave the size open.

@@ -7,6 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from semdis_cli.columns.find import find_columns
+from semdis_cli.columns.maker import NO_COLUMNS_MADE, Columns
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure, Planning, Tell, untold
 from semdis_cli.images.loader import Loader
@@ -29,6 +31,7 @@ class EncodePlan:
     contents: SetPlan
     provenance: Provenance
     passed_over: Mapping[str, int] = field(default_factory=dict)  # files that are no inputs, by kind
+    columns: Columns = NO_COLUMNS_MADE
 
     @property
     def layout(self) -> LatentLayout:
@@ -89,7 +92,7 @@ def plan_encode(
     """Which image goes where, and how large it all gets; with `base`, what is to be done beyond what that holds.
 
     `provenance`: under which record it is done, if not under that of `tokenizer`, `loader` and `settings`. `tell` hears
-    of it as it goes. Raises `UsageError` if there is no input at all.
+    of it as it goes. Raises `UsageError` if there is no input at all, and what `find_columns` raises.
     """
     if not found.images and not found.failures:
         kinds = f": {found.ignored_kinds}" if found.num_ignored else ""
@@ -97,6 +100,8 @@ def plan_encode(
     base = base or NO_BASE
     tell(Planning("comparing with the set"))
     changes = find_changes(base, found.images, found.failures, partial(loader.hashes, tell=tell))
+    known = None if base.manifest is None else base.manifest.columns
+    columns = find_columns(found, settings.columns, changes.to_encode, known, tell)
     planned, unreadable = loader.plan(changes.to_encode, tell)
     failures = sorted((*found.failures, *unreadable), key=lambda failure: failure.key)
     provenance = provenance or encode_provenance(tokenizer, loader.settings, settings.latents)
@@ -107,8 +112,9 @@ def plan_encode(
         shard_images=settings.shards.shard_images,
         first_number=base.next_number,
     )
-    sha256 = plan_sha256(provenance, shards, failures, base, changes)
-    return EncodePlan(SetPlan(tuple(shards), tuple(failures), changes, sha256), provenance, found.passed_over)
+    sha256 = plan_sha256(provenance, shards, failures, base, changes, columns.classes)
+    contents = SetPlan(tuple(shards), tuple(failures), changes, sha256, columns.classes)
+    return EncodePlan(contents, provenance, found.passed_over, columns)
 
 
 def plan_output(

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure, Planning, Tell, untold
@@ -18,10 +19,19 @@ from semdis_cli.sources.source import Search, Source
 from semdis_cli.sources.spool import STDIN, STDIN_NAME, Spool
 
 
+class Origin(NamedTuple):
+    """One source of a run: the beginning of its keys, where it is, and the tables that lie in it, by their paths."""
+
+    prefix: str
+    path: Path | None
+    tables: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class FoundImages:
     """Images and failures of a run, each sorted by key, no key twice, and the numbers of files passed over, by kind.
 
+    `origins`: the sources that they are from.
     `stdin` is kept so that images from there can be read for as long as this lives.
     """
 
@@ -29,6 +39,12 @@ class FoundImages:
     failures: tuple[Failure, ...]
     passed_over: Mapping[str, int] = field(default_factory=dict)
     stdin: Spool | None = None
+    origins: tuple[Origin, ...] = ()
+
+    def all_keys(self) -> Iterator[str]:
+        """Yield the keys of the images."""
+        images = self.images
+        return (key for key, *_ in images.facts()) if isinstance(images, ImageList) else (each.key for each in images)
 
     @property
     def is_single(self) -> bool:
@@ -143,7 +159,13 @@ class _Scan:
         for listing in self.listings:
             tally.add_all(listing.found.passed_over)
         images = _without_repeats(images.sorted())
-        return FoundImages(images, tuple(_sorted_failures([*failures, *broken], images)), tally.numbers, stdin)
+        unusable = tuple(_sorted_failures([*failures, *broken], images))
+        return FoundImages(images, unusable, tally.numbers, stdin, tuple(map(_origin, self.listings)))
+
+
+def _origin(listing: Listing) -> Origin:
+    path = None if listing.naming is None else listing.naming.path
+    return Origin(listing.prefix, path, tuple(listing.found.tables))
 
 
 def _broken(listing: Listing) -> tuple[Failure, Path] | None:

@@ -18,6 +18,7 @@ from semdis_cli.sources.names import NamedPath
 from semdis_cli.sources.source import Finds, Search
 
 OWN_OUTPUT = frozenset({DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER})
+_TABLES = frozenset({"metadata.jsonl", "metadata.csv", "metadata.parquet"})  # of what lies below their folder
 _FILES_BETWEEN_NEWS = 100
 _SUFFIXES = tuple(f".{spelt}" for suffix in IMAGE_SUFFIXES for spelt in (suffix, suffix.upper()))  # as most are
 _MAX_DEPTH = 2048  # a path may have 4096 bytes
@@ -230,6 +231,8 @@ class _Walk:
             return False
         if _is_image(entry, has_suffix=has_suffix and not is_odd):
             return True
+        if name in _TABLES:
+            self.found.tables.append(folder.inside + name)
         self.found.passed_over.add(PassedOver.NO_IMAGE)
         return False
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 from semdis_cli.store.checks import check_count, check_object, check_text, check_texts
 
+CAPTION = "caption"  # the column of a text, or of several
 LABEL = "label"  # the column of class numbers
 
 
@@ -39,6 +40,9 @@ class SetColumns:
         return cls({name: number for name, number in num_images.items() if number}, classes)
 
 
+NO_SET_COLUMNS = SetColumns()
+
+
 def check_column_name(name: object) -> str:
     """Return `name` if a column can have it: text that is Unicode, and not empty. Raises `ValueError`."""
     text = check_text(name)
@@ -58,7 +62,7 @@ def check_classes(value: object) -> tuple[str, ...]:
     return classes
 
 
-def is_label(value: object) -> bool:
+def is_label(value: object) -> TypeGuard[int]:
     """Tell whether `value` can be the number of a class."""
     return type(value) is int and value >= 0
 

@@ -13,14 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from semdis_cli.errors import StoreError
-from semdis_cli.files.atomic import (
-    check_free_space,
-    explain_write_error,
-    make_folder,
-    move,
-    publish,
-    sweep_temporaries,
-)
+from semdis_cli.files.atomic import check_free_space, explain_write_error, make_folder, publish
 from semdis_cli.files.identity import Witness
 from semdis_cli.files.lock import FolderLock
 from semdis_cli.provenance import LatentLayout, Provenance
@@ -28,10 +21,8 @@ from semdis_cli.records import SourceImage
 from semdis_cli.store.columns import check_classes, grown_classes
 from semdis_cli.store.item_table import ITEMS_FILE, read_items
 from semdis_cli.store.items import find_items
-from semdis_cli.store.latent_set import LatentSet
 from semdis_cli.store.manifest import (
     CHECKSUM_FILE,
-    INDEX_FILE,
     MANIFEST_FILE,
     SHARD_FOLDER,
     Manifest,
@@ -40,12 +31,13 @@ from semdis_cli.store.manifest import (
 from semdis_cli.store.versions import choose_record
 from semdis_cli.store.writing.changes import Hashes
 from semdis_cli.store.writing.finished import NO_BASE, Base, size_of
-from semdis_cli.store.writing.folder import check_latents_folder, list_folder
+from semdis_cli.store.writing.folder import check_latents_folder
 from semdis_cli.store.writing.growth import Growth
-from semdis_cli.store.writing.journal import Journal, JournalEntry, is_base_name
+from semdis_cli.store.writing.journal import Journal, JournalEntry
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan
-from semdis_cli.store.writing.seen import SEEN_FILE, is_just_this, write_seen
+from semdis_cli.store.writing.seen import is_just_this, write_seen
 from semdis_cli.store.writing.shard_writer import EncodedShard, ShardRows, publish_shard
+from semdis_cli.store.writing.state import find_state, move_lists, sweep_shards
 
 # Beyond the latents, each image's key is written four times (shard, journal, index, modification times), with figures.
 _COPIES_OF_KEY = 4
@@ -125,7 +117,7 @@ class LatentSetWriter:
                 self._done = self._journal.keep(self._done)  # a line must not vouch for a shard that is written anew
         else:
             self._start(plan)
-        self._sweep_shards()
+        sweep_shards(self.root, self.base.shard_names | self._done.keys())
         return True
 
     @property
@@ -200,16 +192,10 @@ class LatentSetWriter:
         manifest = growth.write(written, self._records, plan.sha256, self.channels)
         num_rows = manifest.num_ok + manifest.num_failed
         assert num_rows == plan.num_inputs, f"{num_rows} rows for {plan.num_inputs} inputs"
-        for name in (INDEX_FILE, ITEMS_FILE, SEEN_FILE, CHECKSUM_FILE, MANIFEST_FILE):
-            if name != ITEMS_FILE or (written / name).exists():  # a set with a damaged shard gets no table
-                self._move(written / name)
+        move_lists(written, self.root)
         self._journal.remove()
         self.finished = manifest
         return manifest
-
-    def _move(self, path: Path) -> None:
-        """Put a file that is safely on disk into its place in the set's folder."""
-        move(path, self.root)
 
     def _leave_no_empty_folder(self) -> None:
         """A run that was refused before it wrote anything leaves no trace."""
@@ -228,19 +214,8 @@ class LatentSetWriter:
 
     def _find_state(self) -> None:
         """Find what the folder holds: `base`, and the plan and the entries of a run that was stopped."""
-        for folder in filter(Path.is_dir, (self.root, self.root / SHARD_FOLDER)):
-            sweep_temporaries(folder)
-        begun, entries = self._journal.read()
-        finished = LatentSet.read(self.root) if (self.root / MANIFEST_FILE).exists() else None
-        if begun is not None and finished is not None and finished.manifest.plan_sha256 == begun.get("plan_sha256"):
-            begun, entries = None, {}  # finished: all that is missing is the journal's removal
-            self._journal.remove()
-        name = begun.get("base") if begun is not None else None
-        if is_base_name(name):
-            self.base = self._read_base(self._journal.folder / str(name))
-        elif begun is None and finished is not None:
-            self.base = Base(self.root, finished.check_index(is_locked=True))
-        self._journal.sweep(name if is_base_name(name) else None)
+        state = find_state(self.root, self._journal)
+        self.base, begun, entries = state.base, state.begun, state.entries
         on_record = [*self.base.manifest.records] if self.base.manifest is not None else []
         if begun is not None and (entries or on_record):
             on_record += _records_of(begun)
@@ -253,14 +228,6 @@ class LatentSetWriter:
         self.later_versions = tuple(choose([*on_record, self.provenance], later) for later in self.later_versions)
         self.base.check_shards()
         self._begun, self._entries = begun, entries
-
-    def _read_base(self, folder: Path) -> Base:
-        try:
-            return Base.read(self.root, folder)
-        except StoreError as error:
-            raise StoreError(
-                f"the set as it was cannot be read ({error}); {self._journal.remedy()}", place=folder
-            ) from error
 
     def _adopt(self) -> None:
         """Make what was published under another plan part of `base`, in a folder of the journal."""
@@ -311,15 +278,6 @@ class LatentSetWriter:
             return
         with suppress(StoreError):  # whoever reads the set says what is wrong with it
             publish(self.root / ITEMS_FILE, find_items(latents).table.to_chunks(latents.sha256))
-
-    def _sweep_shards(self) -> None:
-        """Remove shards that nothing refers to: of a plan that was given up, or about to be written anew."""
-        for path in list_folder(self.root / SHARD_FOLDER):
-            if path.name not in self.base.shard_names and path.name not in self._done:
-                try:
-                    path.unlink()
-                except OSError as error:
-                    raise explain_write_error(path, error) from error
 
     def _still_good(self, plan: SetPlan, hashes: Hashes) -> dict[str, int]:
         """The shards of an earlier run under the same plan that are there, and whose images are still the same."""
