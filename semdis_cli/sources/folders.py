@@ -224,7 +224,7 @@ class _Walk:
                 self.found.passed_over.add(kind)
                 return False
             is_odd = is_odd or kind is not None
-        if not has_suffix and is_container_name(name) and entry.is_file():
+        if is_container_name(name) and name not in _TABLES and entry.is_file():
             return self._note_container(entry, folder)
         if self.rules.has_patterns and self._is_left_out(folder, name):
             self.found.passed_over.add(PassedOver.EXCLUDED)
