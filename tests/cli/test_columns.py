@@ -313,6 +313,27 @@ def test_metadata_in_a_folder_belong_to_the_images_below_it(
     ]
 
 
+def test_columns_are_what_all_rows_say_not_the_first_ones(
+    photos: Path, tmp_path: Path, encode: Run, root: Path
+) -> None:
+    scores: list[Any] = [5, 5, 5, 6.9]
+    rows = [{"key": f"{name}.jpg", "score": score} for name, score in zip("abcd", scores, strict=True)]
+    rows[3]["late"] = "only here"
+    assert encode(photos, "--table", write(tmp_path / "t.jsonl", lines(*rows))).code == 0
+    assert [columns(root)[f"{name}.jpg"]["score"] for name in "abcd"] == scores
+    assert manifest_columns(root) == {"late": {"images": 1}, "score": {"images": 4}}
+
+
+def test_many_troubles_are_counted_and_the_first_ones_shown(photos: Path, tmp_path: Path, encode: Run) -> None:
+    rows = [{"key": f"{number}.jpg", "text": "nobody"} for number in range(30)]
+    table = write(tmp_path / "t.jsonl", lines({"key": "a.jpg", "text": "one"}, *rows))
+    outcome = encode(photos, "--table", table, "--quiet", "--json")
+    assert outcome.code == 3
+    assert len(told(outcome)) == 20
+    assert "... and 13 more troubles with columns" in outcome.stderr
+    assert json.loads(outcome.stdout)["column_troubles"] == 33
+
+
 def test_rows_and_images_that_do_not_meet_are_counted_and_named(
     photos: Path, tmp_path: Path, encode: Run, root: Path
 ) -> None:
