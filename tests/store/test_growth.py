@@ -25,7 +25,7 @@ from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.writing import latent_set
+from semdis_cli.store.writing import state
 from semdis_cli.store.writing.changes import find_changes
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.journal import Journal
@@ -489,7 +489,7 @@ def test_the_checksums_are_right_after_a_change_that_was_begun_and_taken_back(
         real(path, root)
 
     with monkeypatch.context() as patched:
-        patched.setattr(latent_set, "move", stop_at_manifest)
+        patched.setattr(state, "move", stop_at_manifest)
         with pytest.raises(KilledError):
             folder.run()
     folder.files["b.png"] = gone
