@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any, Protocol
 
 from semdis_cli.cli.display import Display, Position, open_display
+from semdis_cli.cli.garbage import collect
 from semdis_cli.cli.streams import put, say
 from semdis_cli.errors import ExitCode
 from semdis_cli.events import BatchDone, Event, Failure, ImageMeasured, Planning, RunFinished, RunStarted, ShardFailed
@@ -90,6 +91,7 @@ def follow(
     that is open already, and is closed at the end. `make_view`: None for a run over images. Raises `StoppedError` if a
     signal asks for it, once the run is closed.
     """
+    collect()
     view = (make_view or ImageView)(display or open_display(quiet=quiet), as_json=as_json, quiet=quiet)
     with noted(), view.display, ExitStack() as at_the_end:
         if isinstance(events, Generator):  # nothing may leave a run half open
