@@ -57,7 +57,7 @@ def find_changes(base: Base, images: Sequence[SourceImage], failures: Sequence[F
     if len(images) == num_inputs and not failures and NO_TIME not in images.times()[0]:
         num_failed = base.manifest.num_failed
         unchanged = Changes(to_encode=(), kept=images, num_failed=num_failed, is_on_record=True)
-        is_same = is_just_this(base.folder, base.manifest.index.sha256, images.facts())
+        is_same = is_just_this(base.folder, base.manifest.index.sha256, images)
         if is_same and (all_vouch(images) or all(map(_witness(base, images).is_unchanged, images, unchanged.seen()))):
             return unchanged
     comparison = _Comparison(base, frozenset(failure.key for failure in failures), _witness(base, images))

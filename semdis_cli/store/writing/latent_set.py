@@ -294,7 +294,7 @@ class LatentSetWriter:
             publish(self.root / CHECKSUM_FILE, checksums)
         self._renew_table()
         is_on_record = plan.changes.is_on_record
-        if not is_on_record and not is_just_this(self.root, manifest.index.sha256, plan.changes.seen()):
+        if not is_on_record and not is_just_this(self.root, manifest.index.sha256, plan.changes.kept):
             write_seen(self.root, manifest.index.sha256, plan.changes.seen())
         if self._journal.folder.is_dir():
             self._journal.remove()
