@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import StoreError
-from semdis_cli.events import Problem
 from semdis_cli.files.atomic import PublishedFile, publish
 from semdis_cli.provenance import Provenance
 from semdis_cli.store.index import parse_place, to_line
@@ -25,8 +24,7 @@ from semdis_cli.store.latent_set import LatentSet, open_set
 from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, Manifest, ShardEntry
 from semdis_cli.store.shards import read_shard, write_shard
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.verifying.verify import ALL_DATA, VerifySettings, verify_latents
-from tests.store import KEYS, PROVENANCE, make_plan, with_keys, write_next, write_set
+from tests.store import KEYS, PROVENANCE, make_plan, problems, with_keys, write_set, write_some
 
 HEAD_BYTES, MANIFEST_SHA256 = 88, slice(24, 56)
 
@@ -48,10 +46,6 @@ def items_of(root: Path) -> list[tuple[object, ...]]:
 
 def table_of(root: Path) -> ItemTable | None:
     return read_items(root, Manifest.read(root), PublishedFile.of(root / MANIFEST_FILE).sha256)
-
-
-def problems(root: Path) -> list[Problem]:
-    return [event for event in verify_latents(root, VerifySettings(ALL_DATA)) if isinstance(event, Problem)]
 
 
 def resealed(data: bytes, change: bytes, at: int) -> bytes:
@@ -83,8 +77,7 @@ def test_what_opens_by_it_looks_at_no_record_of_a_shard(root: Path, monkeypatch:
 
 
 def test_its_bytes_follow_from_the_set_not_from_the_way_to_it(root: Path, tmp_path: Path) -> None:
-    with make_plan().open(tmp_path / "stopped") as latents:
-        write_next(latents)
+    write_some(tmp_path / "stopped", 1)
     write_set(tmp_path / "stopped")
     assert (tmp_path / "stopped" / ITEMS_FILE).read_bytes() == (root / ITEMS_FILE).read_bytes()
     for keys in (KEYS[2:], (*KEYS, "new.png")):
@@ -151,9 +144,8 @@ def test_a_damaged_header_is_found_by_the_reader_and_never_vouched_for(root: Pat
 
 
 def test_a_shard_that_holds_other_images_than_the_journal_says_is_never_vouched_for(root: Path) -> None:
-    with make_plan((*KEYS, "f.png", "g.png")).open(root) as latents:
-        write_next(latents)
-        path = max((root / "shards").iterdir())
+    write_some(root, 1, make_plan((*KEYS, "f.png", "g.png")))
+    path = max((root / "shards").iterdir())
     shard = read_shard(path)
     assert shard.keys == ("f.png", "g.png")
     write_shard(path, with_keys(shard, ["g.png", "f.png"]))
