@@ -22,6 +22,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny model; not to be changed."""
+    from tests.worlds import save_tiny_model
+
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
 def finished_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small set of `tests.store`, written without a break; not to be changed."""
     from tests.store import write_set

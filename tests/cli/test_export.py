@@ -5,7 +5,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,11 +16,10 @@ import pytest
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.shards import write_shard
 from tests.cli.conftest import Run, semdis
-from tests.files.test_atomic import small_disk
+from tests.disks import remount, small_disk
 from tests.forks import Started
 from tests.store import GOOD_KEYS, flip_last_bit, lasting, make_plan, make_shard, with_settings, write_set
 from tests.torture.harness import Runner
-from tests.worlds import save_tiny_model
 
 MANY = tuple(f"folder-{number % 7}/{number:03d}.jpg" for number in range(300))
 
@@ -226,10 +224,9 @@ EVERY = [pytest.param(6, id="some"), pytest.param(1, id="all", marks=pytest.mark
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
-    model = save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+def runner(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Runner]:
     modules = ["semdis_cli.pipeline.export", "semdis_cli.pipeline.gather", "semdis_cli.store.exchange.samples"]
-    runner = Runner(tmp_path_factory.mktemp("runner"), model, modules)
+    runner = Runner(tmp_path_factory.mktemp("runner"), tiny, modules)
     yield runner
     runner.close()
 
@@ -323,10 +320,6 @@ def test_an_import_asked_to_stop_says_so_and_goes_on(runner: Runner, many: Path,
 # --- full disks -----------------------------------------------------------------------------------------------------
 
 
-def grow(disk: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,size=16m", os.fspath(disk)], check=True)
-
-
 @pytest.mark.parametrize("how", [[], ["--format", "safetensors"], ["--format", "npy"]])
 @pytest.mark.parametrize("num_pages", [2, 5, 9, 14])
 def test_an_export_on_a_full_disk_ends_with_5_and_can_go_on(
@@ -339,7 +332,7 @@ def test_an_export_on_a_full_disk_ends_with_5_and_can_go_on(
             assert stopped.code == 5, stopped.stderr
             assert "make room" in stopped.stderr.splitlines()[-1]
             assert not num_files(disk, ("-tmp",))
-        grow(disk)
+        remount(disk, "size=16m")
         done = run("export", latents, "-o", disk / "out", *how)
         assert done.code == 0, done.stderr
         assert lasting(disk / "out") == lasting(tmp_path / "whole")
@@ -353,7 +346,7 @@ def test_an_import_on_a_full_disk_ends_with_5_and_can_go_on(
     with small_disk(tmp_path / "disk", f"size={num_pages * os.sysconf('SC_PAGESIZE')}") as disk:
         stopped = run("import", "out", "-o", disk / "back", "--shard-images", "3")
         assert stopped.code == 5, stopped.stderr
-        grow(disk)
+        remount(disk, "size=16m")
         done = run("import", "out", "-o", disk / "back", "--shard-images", "3")
         assert done.code == 0, done.stderr
         assert lasting(disk / "back") == lasting(latents)

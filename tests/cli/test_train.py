@@ -26,7 +26,7 @@ from semdis_cli.defaults import TRAIN_MARKER
 from semdis_cli.model.checkpoint import FLOAT32_BUFFERS, read_tensors
 from semdis_cli.model.config import FCDMDiffAEConfig
 from tests.cli.conftest import PHOTOS, Outcome, Run, semdis
-from tests.files.test_atomic import small_disk
+from tests.disks import remount, small_disk
 from tests.forks import TRAINING, python
 from tests.store import contents as all_contents
 from tests.torture.harness import PROJECT, Runner, start, temporaries
@@ -42,7 +42,7 @@ MEASURED = [0, 2, 4, 6, 8]  # the steps at which the runs of `arguments` measure
 DISK_FILLER = """
 import sys
 from pathlib import Path
-from tests.files.test_atomic import fill_disk
+from tests.disks import fill_disk
 from semdis_cli.cli import main
 
 disk, operation, name = sys.argv[1:4]
@@ -426,7 +426,7 @@ def test_a_disk_that_is_too_small_is_refused_and_the_run_goes_on_once_there_is_r
         refused = run(*arguments(world, disk / "m", "--quiet"))
         assert_one_line(refused, 5, str(disk / "m"), "make room", "MiB")
         assert not list((disk / "m").glob("*.safetensors"))
-        subprocess.run(["mount", "-o", "remount,size=64m", os.fspath(disk)], check=True)
+        remount(disk, "size=64m")
         done = run(*arguments(world, disk / "m"))
         assert done.code == 0, done.stderr
         assert contents(disk / "m") == contents(whole.folder)

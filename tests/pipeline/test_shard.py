@@ -29,7 +29,6 @@ from semdis_cli.sources.find import find_images
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.writing.latent_set import LatentSetWriter
 from semdis_cli.store.writing.shard_writer import publish_shard
-from tests.worlds import save_tiny_model
 
 LOAD = LoadSettings()
 SETTINGS = EncodeSettings(num_workers=2, shards=ShardSettings(shard_images=5))
@@ -49,9 +48,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    model = save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
-    return Tokenizer.load(str(model), TokenizerSettings(dtype="float32", batch_size=2, num_threads=1))
+def tokenizer(tiny: Path) -> Tokenizer:
+    return Tokenizer.load(str(tiny), TokenizerSettings(dtype="float32", batch_size=2, num_threads=1))
 
 
 @pytest.fixture(scope="module")

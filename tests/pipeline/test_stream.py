@@ -25,7 +25,6 @@ from semdis_cli.sources.find import find_images
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shards import Shard, parse_shard, shard_bytes
 from tests.store import with_keys, with_settings
-from tests.worlds import save_tiny_model
 
 # Two sizes, so that a stream has batches of two shapes, and a file that is no image.
 SIZES = {"a.jpg": (32, 48), "b/c.png": (16, 16), "b/d.png": (32, 48), "e.webp": (16, 16), "ü\n.bmp": (32, 48)}
@@ -47,13 +46,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(model: Path) -> Tokenizer:
-    return Tokenizer.load(str(model), TokenizerSettings(dtype="float32", batch_size=2, num_threads=1))
+def tokenizer(tiny: Path) -> Tokenizer:
+    return Tokenizer.load(str(tiny), TokenizerSettings(dtype="float32", batch_size=2, num_threads=1))
 
 
 def encoded(photos: Path, tokenizer: Tokenizer, num_workers: int = 2) -> tuple[bytes, list[Event]]:
@@ -161,9 +155,9 @@ def test_a_stream_decodes_to_the_images_of_the_set(
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7])
 def test_images_are_decoded_in_calls_of_one_shape_and_none_is_left(
-    model: Path, members: Members, decoded: dict[str, bytes], batch_size: int, tmp_path: Path
+    tiny: Path, members: Members, decoded: dict[str, bytes], batch_size: int, tmp_path: Path
 ) -> None:
-    tokenizer = Tokenizer.load(str(model), TokenizerSettings(dtype="float32", batch_size=batch_size, num_threads=1))
+    tokenizer = Tokenizer.load(str(tiny), TokenizerSettings(dtype="float32", batch_size=batch_size, num_threads=1))
     mixed = [members[i] for i in (2, 0, 3, 1, 4)]
     events = events_of(pack(mixed), tokenizer, tmp_path / "out")
     assert sum(event.num_images for event in events if isinstance(event, BatchDone)) == len(members)

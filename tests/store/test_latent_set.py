@@ -17,7 +17,7 @@ from semdis_cli.store.reader import open_latents
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.writing.journal import JournalEntry
 from semdis_cli.store.writing.latent_set import LatentSetWriter
-from tests.files.test_atomic import fill_disk, small_disk
+from tests.disks import fill_disk, small_disk
 from tests.store import CHANNELS, KEYS, NUM_SHARDS, SmallPlan, contents, make_plan, write_next, write_set, write_some
 
 JOURNAL = Path("journal", "0.jsonl")
