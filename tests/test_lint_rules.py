@@ -178,7 +178,7 @@ def titled(plants: tuple[Plant, ...]) -> pytest.MarkDecorator:
 
 def copy_package(project: Path, plants: tuple[Plant, ...] = ()) -> Path:
     """Make a project folder that holds the package, without its weights, the configuration of the tools, and plants."""
-    ignored = shutil.ignore_patterns("__pycache__", "weights", "planted.py")
+    ignored = shutil.ignore_patterns("weights", "planted.py")  # but byte code comes along: imports are quicker
     shutil.copytree(PROJECT / "semdis_cli", project / "semdis_cli", ignore=ignored)
     shutil.copy(PROJECT / "pyproject.toml", project)
     for plant in plants:

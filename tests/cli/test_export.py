@@ -220,7 +220,7 @@ HOW = {
     "safetensors": ["--format", "safetensors"],
     "npy": ["--format", "npy"],
 }
-EVERY = [pytest.param(6, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
+EVERY = [pytest.param(15, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")

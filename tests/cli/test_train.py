@@ -318,7 +318,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(
     assert contents(root) == contents(whole.folder)
 
 
-EVERY = [pytest.param(19, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
+EVERY = [pytest.param(37, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("step", EVERY)
@@ -335,7 +335,7 @@ def test_a_run_killed_before_any_of_its_file_operations_is_completed_to_the_same
     assert operation > 60
 
 
-@pytest.mark.parametrize("step", [pytest.param(37, id="some"), pytest.param(4, id="many", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [pytest.param(61, id="some"), pytest.param(4, id="many", marks=pytest.mark.slow)])
 def test_a_run_asked_to_stop_before_any_file_operation_leaves_nothing_half_done(
     tmp_path: Path, runner: Runner, whole: Trained, world: Path, step: int
 ) -> None:

@@ -114,5 +114,6 @@ def test_the_memory_that_a_header_takes_is_in_proportion_to_it(tmp_path: Path, f
 def test_the_memory_that_a_line_takes_is_that_of_a_part_of_it(tmp_path: Path, filling: bytes) -> None:
     """A line that never ends is not read whole."""
     (tmp_path / "index.jsonl").write_bytes(b"[" + filling * (2**21 // len(filling)))
-    assert list(read_index(tmp_path))
-    assert peak_bytes(lambda: list(read_index(tmp_path))) < 40 * 2**20  # of a line, 1 MiB is looked at
+    found: list[object] = []
+    assert peak_bytes(lambda: found.extend(read_index(tmp_path))) < 40 * 2**20  # of a line, 1 MiB is looked at
+    assert found

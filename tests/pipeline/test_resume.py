@@ -23,6 +23,7 @@ from tests.torture.harness import (
     start,
     temporaries,
     wait_for_shards,
+    wait_until_settled,
 )
 
 
@@ -36,7 +37,7 @@ def runner(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Run
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty small images of three sizes."""
-    return make_images(tmp_path_factory.mktemp("images") / "forty", 40)
+    return wait_until_settled(make_images(tmp_path_factory.mktemp("images") / "forty", 40))
 
 
 @pytest.fixture(scope="module")
