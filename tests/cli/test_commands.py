@@ -256,13 +256,6 @@ def test_a_dry_run_predicts_the_latents_to_the_byte_and_writes_nothing(run: Run,
     assert len(shards(tmp_path / "latents")) == plan["shards"]
 
 
-def test_a_changed_setting_on_resume_is_refused_with_the_difference(run: Run, tiny: Path) -> None:
-    assert run("encode", COLOSSEUM, "--model", tiny).code == 0
-    done = run("encode", COLOSSEUM, "--model", tiny, "--store-dtype", "float32")
-    assert done.code == 2
-    assert "dtype: bfloat16 -> float32" in done.stderr
-
-
 def test_latents_that_are_not_finite_are_a_failure_of_their_image(run: Run, tmp_path: Path, tiny: Path) -> None:
     model = FCDMDiffAE.from_pretrained(tiny)
     model.encoder.to_bottleneck.weight.data.fill_(3e38)

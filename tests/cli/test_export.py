@@ -18,7 +18,7 @@ from semdis_cli.store.shards import write_shard
 from tests.cli.conftest import Run, semdis
 from tests.disks import remount, small_disk
 from tests.forks import Started
-from tests.store import GOOD_KEYS, flip_last_bit, lasting, make_plan, make_shard, with_settings, write_set
+from tests.store import GOOD_KEYS, flip_last_bit, lasting, make_plan, make_shard, write_set
 from tests.torture.harness import Runner
 
 MANY = tuple(f"folder-{number % 7}/{number:03d}.jpg" for number in range(300))
@@ -45,31 +45,12 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- what is said ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", [[], ["--format", "safetensors"]])
-def test_there_and_back_with_real_commands(run: Run, latents: Path, tmp_path: Path, how: list[str]) -> None:
-    assert run("export", latents, "-o", "out", *how).code == 0
-    done = run("import", "out", "-o", "back", "--shard-images", "3")
-    assert done.code == 0, done.stderr
-    assert lasting(tmp_path / "back") == lasting(latents)
-
-
 def test_a_real_process_does_the_same(latents: Path, tmp_path: Path) -> None:
     done = semdis("export", latents, "-o", "out", "--quiet", cwd=tmp_path)
     assert (done.code, done.stdout, done.stderr) == (0, "", "")
     done = semdis("import", "out/000000.tar", "-o", "back", "--shard-images", "3", "--quiet", cwd=tmp_path)
     assert (done.code, done.stdout, done.stderr) == (0, "", "")
     assert lasting(tmp_path / "back") == lasting(latents)
-
-
-@pytest.mark.parametrize("how", [["--format", "npy"], ["--member", "npy"]])
-def test_importing_arrays_ends_with_2_and_says_what_can_be_imported(
-    run: Run, latents: Path, tmp_path: Path, how: list[str]
-) -> None:
-    assert run("export", latents, "-o", "out", *how).code == 0
-    done = run("import", "out", "-o", "back")
-    what = "out: holds .npy arrays, which cannot be imported; export the set as webdataset or safetensors for that"
-    assert (done.code, done.stderr) == (2, f"semdis: {what}\n")
-    assert not (tmp_path / "back").exists()
 
 
 def test_that_npy_has_no_bfloat16_is_said(run: Run, latents: Path) -> None:
@@ -199,17 +180,6 @@ def test_folders_that_lie_in_one_another_are_refused(run: Run, latents: Path, tm
     assert run("import", "out", "-o", "out/back").code == 2
     assert run("import", "out", "-o", ".").code == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
-
-
-def test_two_kinds_of_latents_end_with_2_and_the_difference(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    write_shard(tmp_path / "out" / "a.safetensors", make_shard(("a.png",)))
-    other = with_settings(make_shard(("b.png",)), whitened=False)
-    write_shard(tmp_path / "out" / "b.safetensors", other)
-    done = run("import", "out", "-o", "back")
-    assert done.code == 2
-    assert "b.safetensors: made with other settings than a.safetensors (whitened: True -> False)" in done.stderr
-    assert not (tmp_path / "back").exists()
 
 
 # --- killed ---------------------------------------------------------------------------------------------------------

@@ -606,30 +606,23 @@ def test_changed_images_are_refused(
 # --- damaged files --------------------------------------------------------------------------------------------------
 
 
-def damage(path: Path, kind: str) -> None:
-    data = bytearray(path.read_bytes())
-    if kind == "flipped bit":
+def spoilt(kind: str, folder: Path) -> bytes:
+    """What is in the place of the state in `folder`."""
+    data = bytearray((folder / "training.safetensors").read_bytes())
+    if kind == "a flipped bit":
         data[len(data) // 2] ^= 0x40
-    path.write_bytes(bytes({"cut short": data[: len(data) // 2], "empty": bytearray(), "flipped bit": data}[kind]))
+        return bytes(data)
+    others = {"cut short": data[: len(data) // 2], "empty": b"", "a model": (folder / "model.safetensors").read_bytes()}
+    return bytes(others[kind])
 
 
-@pytest.mark.parametrize("kind", ["cut short", "empty", "flipped bit"])
-def test_a_damaged_state_is_refused_and_left_alone(run: Run, world: Path, copy: Path, kind: str) -> None:
-    damage(copy / "training.safetensors", kind)
+@pytest.mark.parametrize("kind", ["cut short", "empty", "a flipped bit", "a model"])
+def test_a_damaged_state_is_refused_with_advice_and_left_alone(run: Run, world: Path, copy: Path, kind: str) -> None:
+    (copy / "training.safetensors").write_bytes(spoilt(kind, copy))
     before = all_contents(copy)
-    assert_one_line(run(*arguments(world, copy, "--quiet")), 4, str(copy / "training.safetensors"))
-    assert all_contents(copy) == before
-
-
-def test_a_checkpoint_in_the_place_of_the_state_is_refused(run: Run, world: Path, copy: Path) -> None:
-    shutil.copy(copy / "model.safetensors", copy / "training.safetensors")
-    assert_one_line(run(*arguments(world, copy, "--quiet")), 4, str(copy / "training.safetensors"))
-
-
-def test_a_damaged_state_comes_with_advice(run: Run, world: Path, copy: Path) -> None:
-    damage(copy / "training.safetensors", "cut short")
-    line = assert_one_line(run(*arguments(world, copy, "--quiet")), 4)
+    line = assert_one_line(run(*arguments(world, copy, "--quiet")), 4, str(copy / "training.safetensors"))
     assert "remove" in line or "-o" in line
+    assert all_contents(copy) == before
 
 
 # --- divergence -----------------------------------------------------------------------------------------------------

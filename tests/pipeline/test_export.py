@@ -264,12 +264,6 @@ def test_tars_are_about_as_large_as_asked_for(tmp_path: Path) -> None:
     assert lasting(tmp_path / "back") == lasting(tmp_path / "latents")
 
 
-def test_a_file_is_a_shard_that_proves_itself(root: Path, tmp_path: Path) -> None:
-    export_to(tmp_path / "out", root, "safetensors")
-    for key, shard in latents_in(root).items():
-        assert are_equal(read_shard(tmp_path / "out" / f"{key}.safetensors"), shard)
-
-
 # --- again, and after damage ----------------------------------------------------------------------------------------
 
 
