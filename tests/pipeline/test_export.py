@@ -25,6 +25,7 @@ from semdis_cli.settings import ExportSettings, ShardSettings
 from semdis_cli.store.exchange.export import sample_base
 from semdis_cli.store.exchange.samples import find_samples
 from semdis_cli.store.index import read_rows
+from semdis_cli.store.item_table import ITEMS_FILE
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.record import source_fields
 from semdis_cli.store.shards import Shard, parse_shard, read_shard, write_shard
@@ -36,9 +37,11 @@ from tests.store import (
     lasting,
     make_plan,
     make_shard,
+    problems,
     with_settings,
     write_set,
 )
+from tests.store.test_versions import NEW, OLD, write_mixed_set
 
 WAYS: dict[str, dict[str, Any]] = {
     "safetensors": {"format": "safetensors"},
@@ -590,16 +593,31 @@ def test_whatever_the_bytes_a_file_comes_in_as_it_was_or_is_a_failure(
     assert len(found.samples) + len(found.failures) == 2
 
 
+@back_again
+def test_latents_of_two_versions_leave_and_come_in_under_their_own_records(tmp_path: Path, way: str) -> None:
+    root = write_mixed_set(tmp_path / "mixed")
+    export_to(tmp_path / "out", root, way)
+    import_to(tmp_path / "back", tmp_path / "out", shard_images=2)
+    before, after = latents_in(root), latents_in(tmp_path / "back")
+    assert {shard.provenance.sha256 for shard in before.values()} == {OLD.sha256, NEW.sha256}
+    assert before.keys() == after.keys()
+    assert all(are_equal(before[key], after[key]) for key in before)
+    assert problems(tmp_path / "back") == []
+
+
 # --- importing into a set -------------------------------------------------------------------------------------------
 
 
-def test_importing_again_finds_everything_done(exported: Exported, tmp_path: Path) -> None:
+def test_importing_again_finds_everything_done_and_writes_a_missing_table(exported: Exported, tmp_path: Path) -> None:
     exported("tar of safetensors")
     import_to(tmp_path / "back", tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "back" / "shards").iterdir()}
+    items = (tmp_path / "back" / ITEMS_FILE).read_bytes()
+    (tmp_path / "back" / ITEMS_FILE).unlink()
     events = import_to(tmp_path / "back", tmp_path / "out")
     assert isinstance(events[0], RunStarted)
     assert events[0].num_done == len(GOOD_KEYS)
+    assert (tmp_path / "back" / ITEMS_FILE).read_bytes() == items
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 

@@ -515,7 +515,9 @@ def test_a_copy_of_the_set_that_is_gone_is_named_and_the_advice_helps(folder: Fo
     folder.check()
 
 
-def test_a_kill_between_the_index_and_the_manifest_is_survived(folder: Folder, tmp_path: Path) -> None:
+def test_a_set_killed_between_the_index_and_the_manifest_is_refused_until_the_next_run(
+    folder: Folder, tmp_path: Path
+) -> None:
     grow(folder).kill(9)
     unfinished = tmp_path / "unfinished"
     shutil.copytree(folder.root, unfinished)
@@ -524,6 +526,9 @@ def test_a_kill_between_the_index_and_the_manifest_is_survived(folder: Folder, t
         torn = Folder(tmp_path / there[0], folder.files)
         shutil.copytree(unfinished, torn.root)
         shutil.copy(folder.root / there[0], torn.root)
+        if there[0] == "index.jsonl":
+            with pytest.raises(StoreError, match=r"index\.jsonl: does not match the sha256 in the manifest"):
+                open_latents(torn.root)
         torn.run()
         assert contents(torn.root) == contents(folder.root)
 

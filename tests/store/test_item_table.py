@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
@@ -24,7 +25,7 @@ from semdis_cli.store.latent_set import LatentSet, open_set
 from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, Manifest, ShardEntry
 from semdis_cli.store.shards import read_shard, write_shard
 from semdis_cli.store.statistics import ChannelSums
-from tests.store import KEYS, PROVENANCE, make_plan, problems, with_keys, write_set, write_some
+from tests.store import KEYS, PROVENANCE, contents, make_plan, problems, with_keys, write_set, write_some
 
 HEAD_BYTES, MANIFEST_SHA256 = 88, slice(24, 56)
 
@@ -64,11 +65,25 @@ def test_it_says_where_the_line_of_each_latent_begins_and_in_which_shard_it_is(r
     assert [names[number] for number in table.shards.tolist()] == [fields["shard"] for fields in rows]
 
 
-def test_a_set_opens_to_the_same_latents_without_it(root: Path) -> None:
+def test_its_bytes_are_those_of_the_documentation(root: Path) -> None:
+    table, data = table_of(root), (root / ITEMS_FILE).read_bytes()
+    assert table is not None
+    num_items, num_shards = struct.unpack_from("<QQ", data, 8)
+    assert (data[:8], num_items, num_shards) == (b"SEMDIS\0\1", len(table), len(Manifest.read(root).shards))
+    assert data[24:56] == hashlib.sha256((root / MANIFEST_FILE).read_bytes()).digest()
+    assert data[56:88] == hashlib.sha256(data[88:]).digest()
+    headers = [path.read_bytes() for path in sorted((root / "shards").iterdir())]
+    sha256s = [hashlib.sha256(file[: 8 + int.from_bytes(file[:8], "little")]).digest() for file in headers]
+    assert data[88:] == b"".join(sha256s) + struct.pack(f"<{num_items}Q{num_items}I", *table.offsets, *table.shards)
+
+
+def test_a_set_opens_to_the_same_latents_without_it_and_readers_write_nothing(root: Path) -> None:
     expected = items_of(root)
     (root / ITEMS_FILE).unlink()
+    before = contents(root)
     assert items_of(root) == expected
     assert problems(root) == []
+    assert contents(root) == before
 
 
 def test_what_opens_by_it_looks_at_no_record_of_a_shard(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,14 @@ import pytest
 
 from semdis_cli.errors import NoSpaceError, StoreError, UsageError
 from semdis_cli.events import Failure
+from semdis_cli.files.lock import LOCK_FILE
 from semdis_cli.provenance import find_differences
 from semdis_cli.store.index import IndexRow, read_rows
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.writing.journal import JournalEntry
 from semdis_cli.store.writing.latent_set import LatentSetWriter
+from semdis_cli.store.writing.plan import SetPlan
 from tests.disks import fill_disk, small_disk
 from tests.store import CHANNELS, KEYS, NUM_SHARDS, SmallPlan, contents, make_plan, write_next, write_set, write_some
 
@@ -30,6 +32,12 @@ def root(tmp_path: Path) -> Path:
 
 def journal_lines(root: Path) -> list[bytes]:
     return (root / JOURNAL).read_bytes().splitlines(keepends=True)
+
+
+def write_all(latents: LatentSetWriter) -> None:
+    while latents.remaining:
+        write_next(latents)
+    latents.finish()
 
 
 # --- one run --------------------------------------------------------------------------------------------------------
@@ -342,6 +350,13 @@ def test_no_shard_of_a_plan_that_was_given_up_gets_into_a_finished_set(root: Pat
         assert contents(root) == contents(finished_set)
 
 
+def test_a_row_too_few_is_found_before_there_is_a_manifest(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SetPlan, "num_inputs", len(KEYS) + 3)  # two failures were known beforehand
+    with pytest.raises(AssertionError, match="11 rows for 12 inputs"):
+        write_set(root)
+    assert not (root / "manifest.json").exists()
+
+
 # --- two at once ----------------------------------------------------------------------------------------------------
 
 
@@ -352,10 +367,20 @@ def test_a_second_writer_is_refused_while_the_first_is_at_work(root: Path, finis
         with pytest.raises(UsageError, match="another semdis run is writing there; wait for it to end"):
             write_set(root)
         assert contents(root) == before
-        while latents.remaining:
-            write_next(latents)
-        latents.finish()
+        write_all(latents)
     assert contents(root) == contents(finished_set)
+
+
+@pytest.mark.parametrize("num_shards", [1, NUM_SHARDS], ids=["before a shard", "before the lists"])
+def test_a_run_that_was_taken_for_dead_writes_neither_shards_nor_lists(root: Path, num_shards: int) -> None:
+    with make_plan().open(root) as latents:
+        for _ in range(num_shards):
+            write_next(latents)
+        (root / LOCK_FILE).write_bytes(b"of another run")
+        before = contents(root)
+        with pytest.raises(UsageError, match="another semdis run has taken over; this one stops, what it wrote stays"):
+            write_all(latents)
+        assert contents(root) == before
 
 
 def test_a_writer_that_stopped_lets_the_next_one_in(root: Path, finished_set: Path) -> None:
@@ -369,11 +394,13 @@ def test_a_writer_that_stopped_lets_the_next_one_in(root: Path, finished_set: Pa
 # --- no space -------------------------------------------------------------------------------------------------------
 
 
-def test_a_disk_that_cannot_hold_what_is_left_is_refused_before_the_first_shard(tmp_path: Path) -> None:
+def test_a_disk_that_cannot_hold_what_is_left_or_the_next_shard_is_refused_beforehand(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "size=1m") as disk, make_plan().open(disk / "latents") as latents:
         latents.check_space(make_plan().layout)
         with pytest.raises(NoSpaceError, match=r"needs 53\.4 MiB, but the disk has [0-9,.]+ [KM]iB free; make room"):
             latents.check_space(replace(make_plan().layout, channels=1_000_000))
+        with pytest.raises(NoSpaceError, match="make room"):
+            latents.open_shard(latents.remaining[0], replace(make_plan().layout, channels=1_000_000))
         assert contents(disk / "latents" / "shards") == {}
 
 

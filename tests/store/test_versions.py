@@ -53,6 +53,12 @@ def run(root: Path, provenance: Provenance = NEW, *, mix: bool = True, kill_afte
     return root
 
 
+def write_mixed_set(root: Path) -> Path:
+    """A set of eight latents of the old version and two of the new one."""
+    write_set(root, plan_of(OLD, KEYS))
+    return run(root)
+
+
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
     """A set of the old version, of which two images are still to come."""
