@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from semdis_cli.dataset.latent_dataset import LatentDataset
-from semdis_cli.errors import StoreError
 from semdis_cli.store.index import IndexRow, to_line
 from semdis_cli.store.reader import open_latents
+from tests.fuzz import refusal
 from tests.store import problems
 from tests.store.test_verify import THIRD, Json, failed_row, lie_in_index, ok_rows, read_index, vouch
 
@@ -80,18 +80,6 @@ LIES: dict[str, tuple[Change, str, str, str]] = {
     "key no text": (put(key=3), DAMAGED, DAMAGED, DAMAGED),
     "nothing in a row": (lambda rows: rows.append({}), DAMAGED, DAMAGED, DAMAGED),
 }
-
-
-def refusal(door: Callable[[Path], object], root: Path) -> str:
-    """Why a set is refused; empty if it is not."""
-    try:
-        door(root)
-    except StoreError as error:
-        said = str(error)
-    else:
-        return ""
-    assert said.startswith(f"{root}/")
-    return said
 
 
 @pytest.mark.parametrize("lie", list(LIES))

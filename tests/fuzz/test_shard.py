@@ -15,6 +15,7 @@ from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shards import Shard, read_shard, write_shard
+from tests.fuzz import refusal
 from tests.fuzz.edited_shards import (
     EDITS,
     assemble,
@@ -39,18 +40,6 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A path for damaged shards."""
     return tmp_path_factory.mktemp("shards") / "damaged.safetensors"
-
-
-def refusal(door: Callable[[Path], object], path: Path) -> str:
-    """Why a shard is refused, its name taken away; empty if it is not."""
-    try:
-        door(path)
-    except StoreError as error:
-        said = str(error)
-    else:
-        return ""
-    assert said.startswith(f"{path}: ")
-    return said.removeprefix(f"{path}: ")
 
 
 def open_and_read(path: Path) -> None:

@@ -7,9 +7,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import cast
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import BatchDone, Event, Failure, RunFinished, ShardFailed
@@ -25,6 +23,7 @@ from semdis_cli.sources.find import find_images
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shards import Shard, parse_shard, shard_bytes
 from tests.store import with_keys, with_settings
+from tests.worlds import save_noise
 
 # Two sizes, so that a stream has batches of two shapes, and a file that is no image.
 SIZES = {"a.jpg": (32, 48), "b/c.png": (16, 16), "b/d.png": (32, 48), "e.webp": (16, 16), "ü\n.bmp": (32, 48)}
@@ -37,10 +36,8 @@ Members = list[tuple[str, bytes]]
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
-    for number, (name, (height, width)) in enumerate(SIZES.items()):
-        pixels = np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
-        (folder / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(folder / name)
+    for number, (name, size) in enumerate(SIZES.items()):
+        save_noise(folder / name, number, size)
     (folder / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nand no more")
     return folder
 
