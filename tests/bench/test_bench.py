@@ -272,12 +272,7 @@ def test_an_image_that_cannot_be_used_ends_the_bench(
     bench = StageBench(4, workers, tokenizer.is_on_cpu, EFFORT)
     with pytest.raises(UsageError, match=r"1\.jpg: .+; measure with images that can be used"):
         measure_stages(
-            replace(found, images=(lost, *found.images[2:])),
-            loader,
-            tokenizer,
-            (ENCODING, DECODING),
-            bench,
-            tmp_path,
+            replace(found, images=(lost, *found.images[2:])), loader, tokenizer, (ENCODING, DECODING), bench, tmp_path
         )
 
 

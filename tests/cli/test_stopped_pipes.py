@@ -25,10 +25,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(*arguments: object, stdin: int = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        forks.semdis(*map(str, arguments), "--quiet"),
-        stdin=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        forks.semdis(*map(str, arguments), "--quiet"), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
 
 

@@ -211,11 +211,7 @@ def test_what_goes_behind_the_end_is_told(members: Members, tokenizer: Tokenizer
 def strangers(members: Members) -> Iterator[tuple[str, bytes, str]]:
     """Members that are no good after the first of `members`, and a word of the reason."""
     first, other = members[0][1], members[1][1]
-    yield (
-        "settings",
-        change(other, lambda shard: with_settings(shard, seed=1)),
-        "settings",
-    )
+    yield ("settings", change(other, lambda shard: with_settings(shard, seed=1)), "settings")
     yield "again", first, "came before"
     yield "out", change(other, lambda shard: with_keys(shard, ["../out.png"])), "would leave the output folder"
     yield "absolute", change(other, lambda shard: with_keys(shard, ["/tmp/out.png"])), "would leave the output"

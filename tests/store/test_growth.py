@@ -159,10 +159,7 @@ class Folder:
                 assert torch.equal(latents, latents_of(key + good[key].content, bucket_of(key)).bfloat16()), key
                 assert record.source.sha256 == sha256_of(good[key].content)
                 sums = sums + ChannelSums.of(latents)
-        assert (manifest.num_ok, manifest.num_failed) == (
-            len(good),
-            len(self.files) - len(good) + len(self.failures),
-        )
+        assert (manifest.num_ok, manifest.num_failed) == (len(good), len(self.files) - len(good) + len(self.failures))
         assert manifest.sums.count == sums.count
         np.testing.assert_allclose(manifest.sums.total, sums.total, atol=1e-9)
         np.testing.assert_allclose(manifest.sums.squares, sums.squares, atol=1e-9)

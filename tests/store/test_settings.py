@@ -54,8 +54,7 @@ def test_another_model_is_told_by_both_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "path",
-    ["preprocessing.reader", "preprocessing.resize", "compute.torch", "compute.device", "compute.num_threads"],
+    "path", ["preprocessing.reader", "preprocessing.resize", "compute.torch", "compute.device", "compute.num_threads"]
 )
 def test_versions_may_stand_beside_each_other_where_that_is_asked_for(path: str) -> None:
     now = Provenance.from_json(changed(path, "another"))
