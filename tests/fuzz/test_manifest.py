@@ -1,7 +1,8 @@
 """What may be in the place of a manifest, at every door: refused by its name, and touched by nobody."""
 
 import json
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +27,10 @@ DOORS: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished set."""
-    folder = tmp_path_factory.mktemp("sets") / "whole"
-    write_set(folder)
-    return folder
-
-
 @pytest.fixture
-def root(whole: Path) -> Iterator[Path]:
-    """That set; its manifest is put back."""
-    data = (whole / MANIFEST_FILE).read_bytes()
-    yield whole
-    (whole / MANIFEST_FILE).write_bytes(data)
+def root(finished_set: Path, tmp_path: Path) -> Path:
+    """A set whose manifest is to be replaced."""
+    return Path(shutil.copytree(finished_set, tmp_path / "set"))
 
 
 @pytest.fixture(scope="module")

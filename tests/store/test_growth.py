@@ -159,10 +159,7 @@ class Folder:
                 assert torch.equal(latents, latents_of(key + good[key].content, bucket_of(key)).bfloat16()), key
                 assert record.source.sha256 == sha256_of(good[key].content)
                 sums = sums + ChannelSums.of(latents)
-        assert (manifest.num_ok, manifest.num_failed) == (
-            len(good),
-            len(self.files) - len(good) + len(self.failures),
-        )
+        assert (manifest.num_ok, manifest.num_failed) == (len(good), len(self.files) - len(good) + len(self.failures))
         assert manifest.sums.count == sums.count
         np.testing.assert_allclose(manifest.sums.total, sums.total, atol=1e-9)
         np.testing.assert_allclose(manifest.sums.squares, sums.squares, atol=1e-9)
@@ -515,7 +512,9 @@ def test_a_copy_of_the_set_that_is_gone_is_named_and_the_advice_helps(folder: Fo
     folder.check()
 
 
-def test_a_kill_between_the_index_and_the_manifest_is_survived(folder: Folder, tmp_path: Path) -> None:
+def test_a_set_killed_between_the_index_and_the_manifest_is_refused_until_the_next_run(
+    folder: Folder, tmp_path: Path
+) -> None:
     grow(folder).kill(9)
     unfinished = tmp_path / "unfinished"
     shutil.copytree(folder.root, unfinished)
@@ -524,6 +523,9 @@ def test_a_kill_between_the_index_and_the_manifest_is_survived(folder: Folder, t
         torn = Folder(tmp_path / there[0], folder.files)
         shutil.copytree(unfinished, torn.root)
         shutil.copy(folder.root / there[0], torn.root)
+        if there[0] == "index.jsonl":
+            with pytest.raises(StoreError, match=r"index\.jsonl: does not match the sha256 in the manifest"):
+                open_latents(torn.root)
         torn.run()
         assert contents(torn.root) == contents(folder.root)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.numpy
 import torch
 from safetensors import safe_open
 
@@ -14,7 +13,6 @@ from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.provenance import Provenance
 from semdis_cli.store.shards import STORE_DTYPES, Shard, read_shard, write_shard
-from tests.files.test_atomic import umask
 from tests.fuzz.edited_shards import header_of
 from tests.store import are_equal, make_shard
 
@@ -75,19 +73,6 @@ def test_the_format_s_own_loader_reads_a_shard(tmp_path: Path, dtype: str) -> No
         assert list(file.keys()) == ["latents"]
         assert torch.equal(file.get_tensor("latents"), shard.latents)
         assert torch.equal(file.get_slice("latents")[1:2], shard.latents[1:2])
-
-
-def test_numpy_reads_a_shard_without_torch(tmp_path: Path) -> None:
-    shard = make_shard(dtype="float32")
-    write_shard(tmp_path / "shard", shard)
-    loaded = safetensors.numpy.load_file(tmp_path / "shard")
-    assert loaded["latents"].tolist() == shard.latents.tolist()
-
-
-def test_others_may_read_a_shard(tmp_path: Path) -> None:
-    with umask(0o022):
-        write_shard(tmp_path / "shard", make_shard())
-    assert (tmp_path / "shard").stat().st_mode & 0o777 == 0o644
 
 
 def test_what_is_no_file_is_refused_by_name(tmp_path: Path) -> None:
