@@ -63,11 +63,10 @@ class SourceImage:
 
 
 class HeldImage(NamedTuple):
-    """An image that a set has a row for: size and sha256 (hex) of its file then, None where they were not found out."""
+    """An image that a set has a row for, and the file that it was then; None where that was not found out."""
 
     key: str
-    num_bytes: int | None
-    sha256: str | None
+    source: "FileDigest | None"
 
 
 @dataclass(frozen=True, slots=True)

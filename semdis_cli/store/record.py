@@ -41,9 +41,13 @@ def parse_record(key: str, geometry: Geometry, facts: Mapping[str, Any]) -> Imag
 
     Raises one of `MALFORMED` for what is wrong with them; fields of other names are passed over.
     """
-    source = FileDigest(check_count(facts["num_bytes"]), check_sha256(facts["sha256"]))
     columns = check_columns(facts["columns"]) if "columns" in facts else NO_COLUMNS
-    return ImageRecord(key, geometry, source, check_texts(facts.get("notes", [])), columns)
+    return ImageRecord(key, geometry, parse_digest(facts), check_texts(facts.get("notes", [])), columns)
+
+
+def parse_digest(facts: Mapping[str, Any]) -> FileDigest:
+    """Parse size and sha256 of a file among the `facts` of an untrusted one. Raises one of `MALFORMED`."""
+    return FileDigest(check_count(facts["num_bytes"]), check_sha256(facts["sha256"]))
 
 
 def check_columns(value: object) -> dict[str, Any]:

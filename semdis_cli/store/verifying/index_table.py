@@ -18,7 +18,7 @@ from semdis_cli.events import Problem
 from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.records import ImageRecord
 from semdis_cli.store.checks import parse_json
-from semdis_cli.store.index import MAX_ROW, IndexRow
+from semdis_cli.store.index import IndexRow
 from semdis_cli.store.manifest import INDEX_FILE
 from semdis_cli.store.shard_header import ShardHeader, open_regular
 
@@ -143,9 +143,7 @@ def _parse(line: bytes) -> IndexRow | str:
         row = IndexRow.from_json(parse_json(line))
     except (ValueError, StoreError) as error:
         return f"{error!s:.300}"
-    if not line.endswith(b"\n"):
-        return "cut off"
-    return row if row.row is None or row.row < MAX_ROW else f"row {row.row} is out of range"
+    return row if line.endswith(b"\n") else "cut off"
 
 
 def _misplacement(row: IndexRow, last_key: str | None) -> str | None:
