@@ -25,7 +25,7 @@ def row_fields(record: ImageRecord) -> dict[str, Any]:
 def source_fields(record: ImageRecord) -> dict[str, Any]:
     """Return what a shard or a sample says of the file that an image was read from."""
     notes = list(map(escape_text, record.notes))
-    return {"num_bytes": record.source.num_bytes, "sha256": record.source.sha256, "notes": notes}
+    return record.source.to_json() | {"notes": notes}
 
 
 def check_source(value: object) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch.utils.data import default_collate
 from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
-from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.files.atomic import digest_file
 from semdis_cli.store.index import read_rows, to_line
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.verifying.verify import ALL_DATA, VerifySettings, verify_latents
@@ -100,7 +100,7 @@ def test_a_set_whose_index_lies_about_columns_is_refused_by_name(root: Path) -> 
     rows[0]["columns"] = ["a caption"]
     (root / "index.jsonl").write_bytes(b"".join(map(to_line, rows)))
     manifest = Manifest.read(root)
-    vouching = replace(manifest, index=PublishedFile.of(root / "index.jsonl"))
+    vouching = replace(manifest, index=digest_file(root / "index.jsonl"))
     (root / "manifest.json").write_bytes(vouching.to_bytes())
     with pytest.raises(StoreError, match=r"index\.jsonl: line 1: not an index row"):
         list(read_rows(root / "index.jsonl"))

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
-from semdis_cli.files.atomic import PublishedFile
-from semdis_cli.records import ImageRecord
+from semdis_cli.records import FileDigest, ImageRecord
 from semdis_cli.store.checks import parse_json
 from semdis_cli.store.index import IndexRow
 from semdis_cli.store.manifest import INDEX_FILE
@@ -70,7 +69,7 @@ class IndexTable:
     num_removed: int = 0
     served_pixels: int = 0
     is_sorted: bool = True
-    file: PublishedFile | None = None
+    file: FileDigest | None = None
 
     def rows_of(self, shard: str) -> ShardRows:
         """The rows in a shard, which may be none."""
@@ -114,7 +113,7 @@ def _read_lines(file: BinaryIO, table: IndexTable) -> Iterator[Problem]:
             last_key = row.key
         digest.update(line)
         offset += len(line)
-    table.file = PublishedFile(offset, digest.hexdigest())
+    table.file = FileDigest(offset, digest.hexdigest())
 
 
 def compare_rows(header: ShardHeader, rows: ShardRows) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
-from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.records import FileDigest
 from semdis_cli.store.manifest import JOURNAL_FOLDER
 from semdis_cli.store.shard_header import open_regular
 from semdis_cli.store.verifying.index_table import ShardRows
@@ -20,7 +20,7 @@ _Content = TypeVar("_Content")
 class PendingShard:
     """A shard in a journal: its file, the number of its latents, and where its line is."""
 
-    file: PublishedFile
+    file: FileDigest
     num_images: int
     journal: Path
     offset: int

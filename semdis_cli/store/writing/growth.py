@@ -8,10 +8,10 @@ from pathlib import Path
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
-from semdis_cli.files.atomic import PublishedFile, publish
+from semdis_cli.files.atomic import publish
 from semdis_cli.files.json_text import is_strange, key_fields
 from semdis_cli.provenance import Provenance
-from semdis_cli.records import ImageRecord
+from semdis_cli.records import FileDigest, ImageRecord
 from semdis_cli.store.index import IndexLine, IndexRow, merge_rows, to_line
 from semdis_cli.store.item_table import ITEMS_FILE, ItemColumns
 from semdis_cli.store.items import open_listed
@@ -93,7 +93,7 @@ class Growth:
         merged: "_Merged",
         entries: Sequence[JournalEntry],
         sums: ChannelSums,
-        index: PublishedFile,
+        index: FileDigest,
         plan_sha256: str,
         added: Sequence[Provenance],
     ) -> Manifest:

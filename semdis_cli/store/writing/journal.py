@@ -11,17 +11,12 @@ from typing import Any, BinaryIO, Self, TypeVar
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files import disk
-from semdis_cli.files.atomic import (
-    PublishedFile,
-    explain_write_error,
-    make_folder,
-    publish,
-    sweep_temporaries,
-    sync_folder,
-)
-from semdis_cli.store.checks import MALFORMED, check_count, check_sha256, check_shard_name, parse_json
+from semdis_cli.files.atomic import explain_write_error, make_folder, publish, sweep_temporaries, sync_folder
+from semdis_cli.records import FileDigest
+from semdis_cli.store.checks import MALFORMED, check_count, check_shard_name, parse_json
 from semdis_cli.store.index import IndexRow, to_line
 from semdis_cli.store.manifest import JOURNAL_FOLDER
+from semdis_cli.store.record import parse_digest
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.seen import SeenFile
@@ -39,7 +34,7 @@ class JournalEntry:
     """
 
     name: str
-    file: PublishedFile | None
+    file: FileDigest | None
     rows: tuple[IndexRow, ...]
     seen: tuple[SeenFile | None, ...]
     sums: ChannelSums
@@ -65,9 +60,7 @@ class JournalEntry:
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
         """Inverse of `to_json`. Raises one of `MALFORMED`, or `StoreError`, on anything else."""
-        file = None
-        if fields["sha256"] is not None:
-            file = PublishedFile(check_count(fields["num_bytes"]), check_sha256(fields["sha256"]))
+        file = None if fields["sha256"] is None else parse_digest(fields)
         rows = tuple(IndexRow.from_json(row) for row in fields["rows"])
         seen = tuple(_parse_seen(row.key, fact) for row, fact in zip(rows, fields["seen"], strict=True))
         sums, version = ChannelSums.from_json(fields["sums"]), check_count(fields.get("version", 0))
