@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from semdis_cli.files.json_text import escape_text, key_fields
+from semdis_cli.provenance import is_shallow
 from semdis_cli.records import NO_COLUMNS, FileDigest, Geometry, ImageRecord
 from semdis_cli.store.checks import check_count, check_object, check_sha256, check_text, check_texts
 
+_MAX_COLUMNS_DEPTH = 16  # what is nested deeper, parsers refuse each at a depth of its own
 MAX_COLUMNS_BYTES = 1 << 16  # of one image's columns as JSON in UTF-8: captions fit, pictures do not
 SOURCE_FIELDS = {"num_bytes", "sha256", "notes"}
 
@@ -51,10 +53,15 @@ def parse_digest(facts: Mapping[str, Any]) -> FileDigest:
 
 
 def check_columns(value: object) -> dict[str, Any]:
-    """Return `value` if it is a small JSON object that every strict parser reads. Raises one of `MALFORMED`."""
+    """Return `value` if it is a small JSON object that every strict parser reads. Raises one of `MALFORMED`.
+
+    Small is 64 KiB at most, nested 16 deep at most, itself counted.
+    """
     columns = check_object(value)
     if not all(map(check_text, columns)):
         raise ValueError("a column has no name")
+    if not is_shallow(columns, _MAX_COLUMNS_DEPTH):
+        raise ValueError(f"columns that are nested more than {_MAX_COLUMNS_DEPTH} deep")
     num_bytes = len(json.dumps(columns, ensure_ascii=False, allow_nan=False).encode())
     if num_bytes > MAX_COLUMNS_BYTES:
         raise ValueError(f"columns of {num_bytes:,} bytes; at most {MAX_COLUMNS_BYTES:,} are kept")

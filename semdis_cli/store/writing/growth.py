@@ -4,6 +4,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import starmap
 from pathlib import Path
 
 from semdis_cli.errors import StoreError
@@ -190,7 +191,7 @@ class _Merged:
 
     def _new_keys(self) -> frozenset[str]:
         journal, growth = self.growth.journal, self.growth
-        keys = {row.key for _, offset in growth.places for row in journal.read_entry(offset).rows}
+        keys = {row.key for _, offset in growth.places for row, _ in journal.read_entry(offset).rows}
         return frozenset(keys | {failure.key for failure in growth.failures})
 
     def _old(self) -> Iterator[IndexLine]:
@@ -209,11 +210,10 @@ class _Merged:
 
     def _new(self, offset: int) -> Iterator[IndexLine]:
         entry = self.growth.journal.read_entry(offset)
-        self.entries[offset] = replace(entry, rows=(), seen=())
-        records = [row.record for row in entry.rows if row.record is not None]
+        self.entries[offset] = replace(entry, rows=())
+        records = [row.record for row, _ in entry.rows if row.record is not None]
         self.num_rows[entry.name], self.digests[entry.name] = len(records), _digest(records)
-        for row, seen in zip(entry.rows, entry.seen, strict=True):
-            yield self._see(row, seen)
+        yield from starmap(self._see, entry.rows)
 
     def _failed(self) -> Iterator[IndexLine]:
         for failure in self.growth.failures:
