@@ -28,13 +28,13 @@ from torch import Tensor  # noqa: TID253
 PROJECT = Path(__file__).parents[1]
 sys.path.insert(0, os.fspath(PROJECT))
 
+from semdis_cli.files.set_names import SHARD_FOLDER  # noqa: E402
 from semdis_cli.images.loader import Loader  # noqa: E402
 from semdis_cli.model.tokenizer import Tokenizer  # noqa: E402
 from semdis_cli.pipeline.encode_plan import encode_provenance, plan_encode  # noqa: E402
 from semdis_cli.records import EncodedImage, FileDigest, Geometry, ImageRecord, SourceImage  # noqa: E402
 from semdis_cli.settings import EncodeSettings, GeometrySettings, LoadSettings, TokenizerSettings  # noqa: E402
 from semdis_cli.sources.find import find_images  # noqa: E402
-from semdis_cli.store.manifest import SHARD_FOLDER  # noqa: E402
 from semdis_cli.store.writing.latent_set import LatentSetWriter  # noqa: E402
 from semdis_cli.store.writing.shard_writer import ShardRows, publish_shard  # noqa: E402
 from tests.worlds import save_tiny_model  # noqa: E402 (beside the package, not in it)

@@ -13,11 +13,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from semdis_cli.errors import StoreError, UsageError
-from semdis_cli.provenance import Provenance
+from semdis_cli.provenance import Provenance, describe_versions
 from semdis_cli.store.mapped_shard import ReadRows
 from semdis_cli.store.random_access import open_latents
 from semdis_cli.store.shards import STORE_DTYPES
-from semdis_cli.store.versions import describe_versions
 
 # Each mapped shard is one mapping of the process, of which Linux allows 65,530.
 _MAX_MAPPED = 1 << 14

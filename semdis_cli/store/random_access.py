@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semdis_cli.errors import StoreError
+from semdis_cli.files.set_names import SHARD_FOLDER
 from semdis_cli.provenance import Provenance
 from semdis_cli.store.checks import check_row
 from semdis_cli.store.index import parse_place, parse_row
 from semdis_cli.store.item_table import ItemTable
 from semdis_cli.store.items import find_items, open_items
 from semdis_cli.store.latent_set import LatentSet
-from semdis_cli.store.manifest import SHARD_FOLDER
 from semdis_cli.store.mapped_file import FileIdentity, MappedFile
 from semdis_cli.store.mapped_shard import MappedShard
 from semdis_cli.store.reader import served_rows

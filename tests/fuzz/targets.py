@@ -15,7 +15,8 @@ from typing import Any
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
-from semdis_cli.store.index import read_rows, to_line
+from semdis_cli.files.json_text import to_line
+from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shard_header import read_shard_header

@@ -9,7 +9,8 @@ import pytest
 
 from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import StoreError
-from semdis_cli.store.index import IndexRow, to_line
+from semdis_cli.files.json_text import to_line
+from semdis_cli.store.index import IndexRow
 from semdis_cli.store.reader import open_latents
 from tests.store import write_set
 from tests.store.test_verify import THIRD, Json, failed_row, lie_in_index, ok_rows, problems, read_index, vouch

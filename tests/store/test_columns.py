@@ -12,7 +12,8 @@ from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
 from semdis_cli.files.atomic import digest_file
-from semdis_cli.store.index import read_rows, to_line
+from semdis_cli.files.json_text import to_line
+from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.verifying.verify import ALL_DATA, VerifySettings, verify_latents
 from tests.store import KEYS, SmallPlan, contents, make_plan, write_next, write_set

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from semdis_cli.files.json_text import to_line
+from semdis_cli.files.set_names import INDEX_FILE, MANIFEST_FILE
 from semdis_cli.records import FileDigest, HeldImage
-from semdis_cli.store.index import to_line
-from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE
 from semdis_cli.store.writing.held import HeldRows
 
 KEYS = sorted(

@@ -17,13 +17,15 @@ from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
 from semdis_cli.files.atomic import digest_file, publish
+from semdis_cli.files.json_text import to_line
+from semdis_cli.files.set_names import INDEX_FILE, ITEMS_FILE, MANIFEST_FILE
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import FileDigest
-from semdis_cli.store.index import parse_place, to_line
-from semdis_cli.store.item_table import ITEMS_FILE, ItemColumns, ItemTable, read_items
+from semdis_cli.store.index import parse_place
+from semdis_cli.store.item_table import ItemColumns, ItemTable, read_items
 from semdis_cli.store.items import SetItems, find_items, open_items
 from semdis_cli.store.latent_set import LatentSet, open_set
-from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, Manifest, ShardEntry
+from semdis_cli.store.manifest import Manifest, ShardEntry
 from semdis_cli.store.shards import read_shard, write_shard
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.verifying.verify import ALL_DATA, VerifySettings, verify_latents

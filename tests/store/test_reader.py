@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import digest_file
+from semdis_cli.files.spelling import check_key
 from semdis_cli.records import FileDigest
-from semdis_cli.store.checks import check_key
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents, served_rows

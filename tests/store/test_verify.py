@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem, ShardVerified, VerifyStarted
 from semdis_cli.files.atomic import digest_file
+from semdis_cli.files.json_text import to_line
 from semdis_cli.records import Geometry
-from semdis_cli.store.index import to_line
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shard_header import read_shard_header

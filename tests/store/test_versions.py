@@ -10,8 +10,9 @@ import pytest
 
 from semdis_cli.dataset.latent_dataset import LatentDataset, MixedVersionsWarning
 from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.files.set_names import MANIFEST_FILE
 from semdis_cli.provenance import Provenance
-from semdis_cli.store.manifest import MANIFEST_FILE, Manifest
+from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.verifying.summary import summarise
 from semdis_cli.store.verifying.verify import ALL_DATA, VerifySettings, verify_latents

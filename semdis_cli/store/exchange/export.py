@@ -15,15 +15,13 @@ from torch import Tensor
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
 from semdis_cli.files.atomic import is_temporary
-from semdis_cli.files.json_text import key_fields
+from semdis_cli.files.json_text import key_fields, to_line
 from semdis_cli.files.lock import LOCK_FILE
-from semdis_cli.files.spelling import ANY, clashes, probe_spelling
+from semdis_cli.files.set_names import REPORT_FILE
+from semdis_cli.files.spelling import ANY, check_key, clashes, probe_spelling
 from semdis_cli.provenance import LatentLayout
 from semdis_cli.records import FileDigest, ImageRecord
 from semdis_cli.settings import Member, NpyDtype, SampleNames
-from semdis_cli.store.checks import check_key
-from semdis_cli.store.index import to_line
-from semdis_cli.store.manifest import REPORT_FILE
 from semdis_cli.store.record import source_fields
 from semdis_cli.store.shards import STORE_DTYPES, Shard, shard_bytes
 from semdis_cli.tensors import is_finite

@@ -9,12 +9,14 @@ from typing import Any
 
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure, Planning, Tell, untold
+from semdis_cli.files.json_text import parse_json
+from semdis_cli.files.set_names import MANIFEST_FILE
+from semdis_cli.files.spelling import check_key
+from semdis_cli.files.tar import read_members
 from semdis_cli.provenance import Provenance
-from semdis_cli.store.checks import MALFORMED, check_count, check_key, check_object, parse_json
+from semdis_cli.store.checks import MALFORMED, check_count, check_object
 from semdis_cli.store.exchange.export import EXPORT_MARKER, sample_key
 from semdis_cli.store.exchange.found_samples import MAX_LINE_BYTES, FoundSample, FoundSamples, Place, Records
-from semdis_cli.store.exchange.tar_members import read_members
-from semdis_cli.store.manifest import MANIFEST_FILE
 from semdis_cli.store.reader import recorded_layout
 from semdis_cli.store.shard_header import no_shard, parse_header
 from semdis_cli.store.versions import mixing_hint

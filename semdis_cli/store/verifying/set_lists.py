@@ -9,11 +9,12 @@ from pathlib import Path
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
 from semdis_cli.files.links import describe_absent
+from semdis_cli.files.set_names import INDEX_FILE, JOURNAL_FOLDER, MANIFEST_FILE, SHARD_FOLDER
 from semdis_cli.records import FileDigest
 from semdis_cli.store.checks import is_shard_name
 from semdis_cli.store.item_table import ItemTable
 from semdis_cli.store.latent_set import LatentSet
-from semdis_cli.store.manifest import INDEX_FILE, JOURNAL_FOLDER, MANIFEST_FILE, SHARD_FOLDER, Manifest
+from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.verifying.checksums import check_checksums, read_checksums
 from semdis_cli.store.verifying.index_table import IndexTable, read_index
@@ -177,10 +178,9 @@ def _compare(manifest: Manifest, table: IndexTable) -> Iterator[Problem]:
         yield Problem(INDEX_FILE, "index", what)
         return
     said = {"ok": manifest.num_ok, "failed": manifest.num_failed, "removed": manifest.num_removed}
-    found = {"ok": table.num_ok, "failed": table.num_failed, "removed": table.num_removed}
     for status, number in said.items():
-        if number != found[status]:
-            what = f"{number:,} {status}, but the index has {found[status]:,}"
+        if number != table.counts[status]:
+            what = f"{number:,} {status}, but the index has {table.counts[status]:,}"
             yield Problem(MANIFEST_FILE, "manifest", what)
     names = [shard.name for shard in manifest.shards]
     for name in sorted({*table.shards} - {*names}):

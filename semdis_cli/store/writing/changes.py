@@ -8,10 +8,10 @@ from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure
 from semdis_cli.files.identity import Witness, all_vouch, settled
 from semdis_cli.files.image_list import NO_TIME, ImageList
+from semdis_cli.files.set_names import INDEX_FILE, MANIFEST_FILE
 from semdis_cli.records import SourceImage
 from semdis_cli.stops import look
 from semdis_cli.store.index import IndexLine
-from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.seen import SeenByKey, SeenFile, has_seen, is_just_this, seen_time_ns
 

@@ -9,12 +9,13 @@ from semdis_cli.errors import StoreError
 from semdis_cli.files import disk
 from semdis_cli.files.atomic import make_folder, publish
 from semdis_cli.files.links import describe_absent, describe_pointer
+from semdis_cli.files.set_names import INDEX_FILE, ITEMS_FILE, MANIFEST_FILE, SEEN_FILE, SHARD_FOLDER
 from semdis_cli.store.index import IndexLine, parse_line, parse_row
-from semdis_cli.store.item_table import ITEMS_FILE, read_items
+from semdis_cli.store.item_table import read_items
 from semdis_cli.store.items import find_items
 from semdis_cli.store.latent_set import LatentSet
-from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, verify_hint
-from semdis_cli.store.writing.seen import SEEN_FILE, SeenFile, read_seen
+from semdis_cli.store.manifest import Manifest, verify_hint
+from semdis_cli.store.writing.seen import SeenFile, read_seen
 
 _COPIED_AT_ONCE = 1 << 20
 

@@ -10,21 +10,14 @@ from pathlib import Path
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
 from semdis_cli.files.atomic import publish
-from semdis_cli.files.json_text import is_strange, key_fields
+from semdis_cli.files.json_text import is_strange, key_fields, to_line
+from semdis_cli.files.set_names import CHECKSUM_FILE, INDEX_FILE, ITEMS_FILE, MANIFEST_FILE, SHARD_FOLDER
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import FileDigest, ImageRecord
-from semdis_cli.store.index import IndexLine, IndexRow, merge_rows, to_line
-from semdis_cli.store.item_table import ITEMS_FILE, ItemColumns
+from semdis_cli.store.index import IndexLine, IndexRow, merge_rows
+from semdis_cli.store.item_table import ItemColumns
 from semdis_cli.store.items import open_listed
-from semdis_cli.store.manifest import (
-    CHECKSUM_FILE,
-    INDEX_FILE,
-    MANIFEST_FILE,
-    SHARD_FOLDER,
-    Manifest,
-    ShardEntry,
-    checksum_lines,
-)
+from semdis_cli.store.manifest import Manifest, ShardEntry, checksum_lines
 from semdis_cli.store.shard_header import canonical_json
 from semdis_cli.store.shard_records import ShardRecords
 from semdis_cli.store.shards import read_shard

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from semdis_cli.errors import StoreError
+from semdis_cli.files.set_names import INDEX_FILE, MANIFEST_FILE
 from semdis_cli.records import HeldImage
 from semdis_cli.store.index import IndexRow, parse_line, parse_row
-from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE
 from semdis_cli.store.writing.journal import Journal, is_base_name, parse_journal_line
 
 

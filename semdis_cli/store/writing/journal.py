@@ -13,10 +13,11 @@ from typing import Any, BinaryIO, NamedTuple, Self, TypeVar
 from semdis_cli.errors import StoreError
 from semdis_cli.files import disk
 from semdis_cli.files.atomic import explain_write_error, make_folder, publish, sweep_temporaries, sync_folder
+from semdis_cli.files.json_text import parse_json, to_line
+from semdis_cli.files.set_names import JOURNAL_FOLDER
 from semdis_cli.records import FileDigest
-from semdis_cli.store.checks import MALFORMED, check_count, check_shard_name, parse_json
-from semdis_cli.store.index import IndexRow, to_line
-from semdis_cli.store.manifest import JOURNAL_FOLDER
+from semdis_cli.store.checks import MALFORMED, check_count, check_shard_name
+from semdis_cli.store.index import IndexRow
 from semdis_cli.store.record import parse_digest
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.writing.finished import Base

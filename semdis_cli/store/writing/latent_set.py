@@ -21,29 +21,24 @@ from semdis_cli.files.atomic import (
     publish,
     sweep_temporaries,
 )
+from semdis_cli.files.claim import list_folder
 from semdis_cli.files.identity import Witness
 from semdis_cli.files.lock import FolderLock
+from semdis_cli.files.set_names import CHECKSUM_FILE, INDEX_FILE, ITEMS_FILE, MANIFEST_FILE, SEEN_FILE, SHARD_FOLDER
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import SourceImage
-from semdis_cli.store.item_table import ITEMS_FILE, read_items
+from semdis_cli.store.item_table import read_items
 from semdis_cli.store.items import find_items
 from semdis_cli.store.latent_set import LatentSet
-from semdis_cli.store.manifest import (
-    CHECKSUM_FILE,
-    INDEX_FILE,
-    MANIFEST_FILE,
-    SHARD_FOLDER,
-    Manifest,
-    checksum_lines,
-)
+from semdis_cli.store.manifest import Manifest, checksum_lines
 from semdis_cli.store.versions import choose_record
 from semdis_cli.store.writing.changes import Hashes
 from semdis_cli.store.writing.finished import NO_BASE, Base, size_of
-from semdis_cli.store.writing.folder import check_latents_folder, list_folder
+from semdis_cli.store.writing.folder import check_latents_folder
 from semdis_cli.store.writing.growth import Growth
 from semdis_cli.store.writing.journal import Journal, JournalEntry, is_base_name
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan
-from semdis_cli.store.writing.seen import SEEN_FILE, is_just_this, write_seen
+from semdis_cli.store.writing.seen import is_just_this, write_seen
 from semdis_cli.store.writing.shard_writer import EncodedShard, ShardRows, publish_shard
 
 # Beyond the latents, each image's key is written four times (shard, journal, index, modification times), with figures.
