@@ -84,7 +84,7 @@ def _encode_stream(
         jpeg_decoder=jpeg_decoder(),
         latent_bytes=stream.num_bytes,
         whitened=tokenizer.is_whitened,
-        **far_off_report(stream.sums, tokenizer),
+        **far_off_report(stream.sums.far_off(), tokenizer),
     )
 
 

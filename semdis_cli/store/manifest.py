@@ -76,6 +76,10 @@ class Manifest:
         """Rows of all shards, those that are not to be used included."""
         return self.num_ok + self.num_removed + self.num_superseded
 
+    def size(self) -> dict[str, int]:
+        """Return the number of shards, and their bytes, as reports say them."""
+        return {"shards": len(self.shards), "latent_bytes": sum(shard.file.num_bytes for shard in self.shards)}
+
     def to_bytes(self) -> bytes:
         """The file: indented JSON with sorted keys."""
         mean, std = self.sums.mean_std()

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.set_names import SHARD_FOLDER
@@ -38,6 +39,13 @@ class Item(NamedTuple):
     row: int
     sizes: Sequence[Sequence[int]]
     columns: dict[str, Any]
+
+
+class Rows(Protocol):
+    """The rows of a shard as they lie in its file."""
+
+    def __getitem__(self, row: int, /) -> Tensor:
+        """Return one row, [bytes a row] uint8, not to be written to. Raises `StoreError`."""
 
 
 class Items(Protocol):

@@ -179,7 +179,7 @@ def write_set(root: Path, plan: SmallPlan | None = None) -> Manifest:
     with plan.open(root) as latents:
         while latents.remaining:
             write_next(latents)
-        return latents.finished or latents.finish()
+        return latents.finish()
 
 
 def contents(root: Path) -> dict[str, bytes | None]:

@@ -30,7 +30,7 @@ def write_with_columns(root: Path, plan: SmallPlan, num_shards: int = 100) -> No
         for _ in latents.remaining[:num_shards]:
             write_next(latents, COLUMNS)
         if not latents.remaining:
-            _ = latents.finished or latents.finish()
+            latents.finish()
 
 
 def columns_in(root: Path) -> dict[str, dict[str, Any]]:
@@ -87,7 +87,7 @@ def test_columns_are_collated_by_name(tmp_path: Path) -> None:
     with make_plan().open(tmp_path / "set") as latents:
         while latents.remaining:
             write_next(latents, captions)
-        _ = latents.finished or latents.finish()
+        latents.finish()
     dataset = LatentDataset(tmp_path / "set")
     batch = default_collate([dataset[0], dataset[1]])
     assert batch.columns == {"caption": ["a picture of a.png", "a picture of b/a.png"]}
@@ -109,7 +109,7 @@ def test_columns_at_the_limit_are_kept(tmp_path: Path, columns: dict[str, Any]) 
     with make_plan().open(tmp_path / "set") as latents:
         while latents.remaining:
             write_next(latents, {"a.png": columns})
-        _ = latents.finished or latents.finish()
+        latents.finish()
     assert columns_in(tmp_path / "set") == {"a.png": columns}
     assert LatentDataset(tmp_path / "set")[0].columns == columns
 

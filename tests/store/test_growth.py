@@ -92,7 +92,7 @@ class Folder:
                 self._write(latents, planned)
             if kill_after is not None:
                 raise KilledError
-            return latents.finished or latents.finish()
+            return latents.finish()
 
     def kill(self, num_shards: int) -> None:
         """Run until so many shards are published, all of them at most."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from semdis_cli.errors import StoreError
+from semdis_cli.events import ShardPublished
 from semdis_cli.files.atomic import (
     check_free_space,
     explain_write_error,
@@ -166,19 +167,24 @@ class LatentSetWriter:
         check_free_space(self.root, _written_bytes(planned, layout))
         return ShardRows(planned, layout)
 
-    def publish(self, shard: EncodedShard) -> JournalEntry:
-        """Write a shard, and note it. It may be called in a thread of its own, for one shard after the other."""
+    def publish(self, shard: EncodedShard) -> ShardPublished | None:
+        """Write a shard, and note it; returns what to tell, nothing of a shard of failures alone.
+
+        It may be called in a thread of its own, for one shard after the other.
+        """
         self._lock.check()
         entry = publish_shard(shard, self.root / SHARD_FOLDER, self._records[shard.planned.version])
         self.record(entry)
-        return entry
+        return None if entry.file is None else ShardPublished(entry.name, entry.num_ok, entry.file.num_bytes)
 
     def record(self, entry: JournalEntry) -> None:
         """Note a shard that is on disk, whoever wrote it. Only now does it count."""
         self._done[entry.name] = self._journal.append(entry.to_json())
 
     def finish(self) -> Manifest:
-        """Write index, checksums and, last, the manifest; a set to which nothing was added stays as it is."""
+        """Write index, checksums and, last, the manifest; a set to which nothing is to be added stays as it is."""
+        if self.finished is not None:
+            return self.finished
         self._lock.check()
         plan = self._begun_plan
         growth = Growth(
