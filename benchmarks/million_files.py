@@ -106,7 +106,7 @@ def make_up(photos: Path, latents: Path, model: Path) -> None:
     tokenizer, found = Tokenizer.load(str(model), TokenizerSettings(batch_size=256)), find_images([photos])
     values = torch.randn((tokenizer.latent_channels, 1, 1), generator=torch.Generator().manual_seed(0)).bfloat16()
     provenance, patch = encode_provenance(tokenizer, load, settings.latents), tokenizer.patch_size
-    with Loader(load, patch, 1) as loader, LatentSetWriter(latents, provenance, tokenizer.latent_channels) as writer:
+    with Loader(load, patch, 1) as loader, LatentSetWriter(latents, provenance) as writer:
         plan = plan_encode(found, loader, tokenizer, settings, writer.base, writer.provenance)
         writer.begin(plan.contents, loader.hashes)
         for planned in writer.remaining:

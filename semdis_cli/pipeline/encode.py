@@ -55,7 +55,6 @@ def _encode(
         LatentSetWriter(
             output,
             encode_provenance(tokenizer, loader.settings, settings.latents),
-            tokenizer.latent_channels,
             mix_versions=settings.shards.mix_versions,
         ) as latents,
         start_workers(tokenizer, settings.num_workers) as workers,
@@ -65,7 +64,7 @@ def _encode(
         plan = plan_encode(found, loader, tokenizer, settings, latents.base, latents.provenance, tell)
         while not latents.begin(plan.contents, partial(loader.hashes, tell=tell)):
             plan = plan_encode(found, loader, tokenizer, settings, latents.base, latents.provenance, tell)
-        latents.check_space(plan.layout)
+        latents.check_space()
         megapixels = plan.megapixels(latents.remaining)
         done = latents.num_done, megapixels, latents.num_failed_before
         yield RunStarted(plan.num_inputs, *done, latents.note())
@@ -76,7 +75,7 @@ def _encode(
         encoded = encoded_calls(calls, loader, tokenizer, settings.latents, workers)
         rows: ShardRows | None = None
         for result in encoded:
-            rows = rows or latents.open_shard(result.call.shard, plan.layout)
+            rows = rows or latents.open_shard(result.call.shard)
             take_call(result, rows)
             if rows.is_full:  # published before yielding: the caller may close this generator at any yield
                 publisher.publish(rows.finish())

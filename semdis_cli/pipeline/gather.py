@@ -13,10 +13,9 @@ from semdis_cli.records import EncodedImage, PlannedImage, SourceImage
 from semdis_cli.settings import ShardSettings
 from semdis_cli.sources.files import ON_DISK
 from semdis_cli.store.exchange.samples import FoundSample, FoundSamples
-from semdis_cli.store.writing.changes import Hashes, find_changes
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.latent_set import LatentSetWriter
-from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
+from semdis_cli.store.writing.plan import Hashes, PlannedShard, SetPlan, find_changes, plan_sha256, plan_shards
 from semdis_cli.store.writing.shard_writer import ShardRows
 
 _IMAGES_AT_ONCE = 256
@@ -38,7 +37,6 @@ def gather(found: FoundSamples, settings: ShardSettings, output: Path) -> Iterat
     with LatentSetWriter(
         output,
         found.provenance,
-        found.layout.channels,
         mix_versions=settings.mix_versions or len(found.records.all) > 1,
         later_versions=found.records.all[1:],
     ) as latents:
@@ -46,7 +44,7 @@ def gather(found: FoundSamples, settings: ShardSettings, output: Path) -> Iterat
         plan = plan_gather(found, settings, latents.base, hashes, latents.provenance)
         while not latents.begin(plan, hashes):
             plan = plan_gather(found, settings, latents.base, hashes, latents.provenance)
-        latents.check_space(found.layout)
+        latents.check_space()
         megapixels = _megapixels(latents.remaining)
         done = latents.num_done, megapixels, latents.num_failed_before
         yield RunStarted(plan.num_inputs, *done, latents.note())
@@ -54,7 +52,7 @@ def gather(found: FoundSamples, settings: ShardSettings, output: Path) -> Iterat
 
         # Read -> check -> shard
         for planned in latents.remaining:
-            rows = latents.open_shard(planned, found.layout)
+            rows = latents.open_shard(planned)
             yield from map(totals.add, _gather_shard(planned, found, samples, rows))
             published, write_s = timed(latents.publish, rows.finish())
             yield totals.add(TimeSpent(StageTimes(write_s=write_s)))

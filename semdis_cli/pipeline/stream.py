@@ -66,7 +66,7 @@ def _encode_stream(
 ) -> Iterator[Event]:
     totals = RunTotals("encode", tokenizer, busy_threads(tokenizer, settings.num_workers))
     plan = plan_encode(found, loader, tokenizer, settings, tell=tell)
-    stream = StreamWriter(write, plan.provenance, tokenizer.latent_channels, as_tar=not found.is_single)
+    stream = StreamWriter(write, plan.provenance, as_tar=not found.is_single)
     yield RunStarted(plan.num_inputs, 0, plan.megapixels())
     yield from plan.failures
     with start_workers(tokenizer, settings.num_workers) as workers:

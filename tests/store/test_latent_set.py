@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,7 +114,7 @@ def test_an_exception_within_a_shard_leaves_nothing_of_it(root: Path) -> None:
     plan = make_plan()
 
     def stop(latents: LatentSetWriter) -> None:
-        latents.open_shard(plan.shards[0], plan.layout).add_failure(Failure("a.png", "is empty"))
+        latents.open_shard(plan.shards[0]).add_failure(Failure("a.png", "is empty"))
         raise StoppedError
 
     with pytest.raises(StoppedError), plan.open(root) as latents:
@@ -127,7 +126,7 @@ def test_an_exception_within_a_shard_leaves_nothing_of_it(root: Path) -> None:
 def test_a_shard_is_not_published_without_a_row_for_each_of_its_images(root: Path) -> None:
     plan = make_plan()
     with plan.open(root) as latents:
-        rows = latents.open_shard(plan.shards[0], plan.layout)
+        rows = latents.open_shard(plan.shards[0])
         rows.add_failure(Failure("a.png", "is empty"))
         with pytest.raises(AssertionError, match="each of its images has a row"):
             latents.publish(rows.finish())
@@ -442,11 +441,13 @@ def test_a_writer_that_stopped_lets_the_next_one_in(root: Path, finished: Path) 
 
 
 def test_a_disk_that_cannot_hold_what_is_left_is_refused_before_the_first_shard(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "size=1m") as disk, make_plan().open(disk / "latents") as latents:
-        latents.check_space(make_plan().layout)
-        with pytest.raises(NoSpaceError, match=r"needs 53\.4 MiB, but the disk has [0-9,.]+ [KM]iB free; make room"):
-            latents.check_space(replace(make_plan().layout, channels=1_000_000))
-        assert contents(disk / "latents" / "shards") == {}
+    with small_disk(tmp_path / "disk", "size=1m") as disk:
+        with make_plan().open(disk / "small") as latents:
+            latents.check_space()
+        with make_plan(channels=1_000_000).open(disk / "large") as latents:
+            with pytest.raises(NoSpaceError, match=r"needs 53\.4 MiB, but the disk has [0-9,.]+ [KM]iB free"):
+                latents.check_space()
+            assert contents(disk / "large" / "shards") == {}
 
 
 def test_a_disk_that_fills_up_keeps_what_is_published_and_the_run_can_go_on(tmp_path: Path, finished: Path) -> None:

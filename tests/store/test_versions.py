@@ -17,7 +17,7 @@ from semdis_cli.store.reader import open_latents
 from semdis_cli.store.verifying.summary import summarise
 from semdis_cli.store.verifying.verify import ALL_DATA, VerifySettings, verify_latents
 from semdis_cli.store.writing.latent_set import LatentSetWriter
-from tests.store import CHANNELS, KEYS, PROVENANCE, SmallPlan, contents, hashes_of, write_next, write_set
+from tests.store import KEYS, PROVENANCE, SmallPlan, contents, hashes_of, write_next, write_set
 
 OLD = Provenance.from_json({**PROVENANCE, "compute": {"torch": "2.12"}})
 NEW = Provenance.from_json({**PROVENANCE, "compute": {"torch": "2.13"}})
@@ -31,7 +31,7 @@ def plan_of(provenance: Provenance, keys: tuple[str, ...] = MORE) -> SmallPlan:
 def run(root: Path, provenance: Provenance = NEW, *, mix: bool = True, kill_after: int | None = None) -> Path:
     """One run over all images, which ends after so many shards or is finished."""
     plan = plan_of(provenance)
-    with LatentSetWriter(root, provenance, CHANNELS, mix_versions=mix) as latents:
+    with LatentSetWriter(root, provenance, mix_versions=mix) as latents:
         plan = replace(plan, provenance=latents.provenance)
         while not latents.begin(plan.on(latents.base), hashes_of):
             pass
