@@ -102,7 +102,7 @@ def _open_stream(latents: Path) -> "LatentStream | None":
 
 def _choose_folder(output: Path | None, stream: "LatentStream | None") -> Path | None:
     """Return the folder to write, None for stdout. Raises `UsageError` where neither can be."""
-    from semdis_cli.store.writing.claim import check_image_folder
+    from semdis_cli.files.claim import check_image_folder
 
     folder = output_folder(output, Path("decoded"), is_single=stream is not None and stream.is_single)
     if folder is not None:

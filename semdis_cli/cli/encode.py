@@ -97,7 +97,7 @@ def _choose_folder(output: Path | None, stdin: "PipedSource | None") -> Path | N
 
 def _as_recorded(how: TokenizerSettings, folder: Path | None) -> TokenizerSettings:
     """Return `how`, with "auto" as a set that is there already was made, however many images there are now."""
-    from semdis_cli.store.writing.latent_set import recorded_settings
+    from semdis_cli.store.writing.finished import recorded_settings
 
     recorded = None if folder is None or how.compile != "auto" else recorded_settings(folder)
     if recorded is None or recorded.is_compiled is None:
@@ -133,7 +133,7 @@ def _encode(
 
 def _check_folder(folder: Path) -> None:
     """Refuse a folder that cannot be written to, before working. Raises `UsageError`."""
-    from semdis_cli.store.writing.folder import check_latents_folder
+    from semdis_cli.store.writing.finished import check_latents_folder
 
     check_latents_folder(folder)
 

@@ -41,7 +41,7 @@ def import_(
     """
     from semdis_cli.pipeline.gather import gather
     from semdis_cli.store.exchange.samples import find_samples
-    from semdis_cli.store.writing.folder import check_latents_folder
+    from semdis_cli.store.writing.finished import check_latents_folder
 
     refuse_pipes(source, output)
     check_apart(output, source)

@@ -37,9 +37,9 @@ def init(
     display = context.with_resource(open_display(quiet=quiet))
     found = find_inputs(named, output=output, quiet=quiet, display=display)
 
+    from semdis_cli.files.claim import check_outside_sets, list_folder
     from semdis_cli.images.loader import Loader
     from semdis_cli.model.checkpoint import load_config
-    from semdis_cli.store.writing.folder import check_outside_sets, list_folder
     from semdis_cli.training.init import init_model
 
     check_outside_sets(output)

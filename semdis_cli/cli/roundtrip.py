@@ -49,10 +49,10 @@ def roundtrip(
     display = context.with_resource(open_display(quiet=reporting.quiet))
     found = find_inputs(named, rules, output=output, quiet=reporting.quiet, display=display)
 
+    from semdis_cli.files.claim import check_image_folder
     from semdis_cli.images.loader import Loader
     from semdis_cli.pipeline.encode_plan import plan_encode
     from semdis_cli.pipeline.roundtrip import roundtrip as run
-    from semdis_cli.store.writing.claim import check_image_folder
 
     check_image_folder(output, ROUNDTRIP_MARKER)
     num_alike = len(found.images) if load.geometry.has_few_sizes else 0

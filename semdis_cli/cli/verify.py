@@ -136,7 +136,7 @@ class _VerifyView:
 
     def closing(self, summary: str) -> Iterator[str]:
         """Give the lines on the versions that the set holds, what was found, and links."""
-        from semdis_cli.store.versions import describe_versions
+        from semdis_cli.provenance import describe_versions
 
         yield from (f"semdis: {one_line(line)}" for line in describe_versions(self.report.get("versions", [])))
         yield f"semdis: {summary}"

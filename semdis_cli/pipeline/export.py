@@ -11,6 +11,7 @@ from pathlib import Path
 from semdis_cli.errors import RefusedNameError, StoreError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes, TimeSpent
 from semdis_cli.files.atomic import check_free_space
+from semdis_cli.files.claim import claimed_folder
 from semdis_cli.pipeline.export_sinks import SINKS, ExportJob, Sink
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.settings import ExportSettings
@@ -24,7 +25,6 @@ from semdis_cli.store.exchange.export import (
 )
 from semdis_cli.store.reader import LatentSource, StoredShard, recorded_layout
 from semdis_cli.store.shards import Shard
-from semdis_cli.store.writing.claim import claimed_folder
 
 _ROWS_AT_ONCE = 256
 

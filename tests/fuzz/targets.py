@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from semdis_cli.errors import StoreError
-from semdis_cli.store.index import read_rows, to_line
+from semdis_cli.files.json_text import to_line
+from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shard_header import canonical_json, read_shard_header

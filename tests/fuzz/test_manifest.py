@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import StoreError
+from semdis_cli.files.set_names import MANIFEST_FILE
 from semdis_cli.store.checks import check_shard_name
-from semdis_cli.store.manifest import MANIFEST_FILE, Manifest
+from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents
 from tests.store import write_set
 from tests.store.test_manifest import MANIFEST, Json, fields

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Event, Failure, RunFinished, RunStarted, ShardFailed
+from semdis_cli.files.set_names import ITEMS_FILE
 from semdis_cli.files.tar import TAR_END, tar_member
 from semdis_cli.pipeline.export import export
 from semdis_cli.pipeline.gather import gather
@@ -25,7 +26,6 @@ from semdis_cli.settings import ExportSettings, ShardSettings
 from semdis_cli.store.exchange.export import sample_base
 from semdis_cli.store.exchange.samples import find_samples
 from semdis_cli.store.index import read_rows
-from semdis_cli.store.item_table import ITEMS_FILE
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.record import source_fields
 from semdis_cli.store.shards import Shard, parse_shard, read_shard, write_shard

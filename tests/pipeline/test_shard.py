@@ -64,7 +64,7 @@ def test_shards_that_another_engine_encodes_and_publishes_make_the_set_of_a_run(
 ) -> None:
     provenance = encode_provenance(tokenizer, LOAD, SETTINGS.latents)
     with (
-        LatentSetWriter(tmp_path / "latents", provenance, tokenizer.latent_channels) as latents,
+        LatentSetWriter(tmp_path / "latents", provenance) as latents,
         Loader(LOAD, 16, 1) as loader,
     ):
         plan = plan_encode(find_images([photos]), loader, tokenizer, SETTINGS, latents.base, latents.provenance)

@@ -20,10 +20,9 @@ from semdis_cli.sources.files import ON_DISK
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.shards import STORE_DTYPES, Shard
 from semdis_cli.store.verifying.verify import ALL_DATA, Sample, VerifySettings, verify_latents
-from semdis_cli.store.writing.changes import find_changes
 from semdis_cli.store.writing.finished import NO_BASE, Base
 from semdis_cli.store.writing.latent_set import LatentSetWriter
-from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
+from semdis_cli.store.writing.plan import PlannedShard, SetPlan, find_changes, plan_sha256, plan_shards
 
 CHANNELS = 3
 MTIME_NS = 1_000_000_007
@@ -153,7 +152,7 @@ class SmallPlan:
     @contextmanager
     def open(self, root: Path) -> Iterator[LatentSetWriter]:
         """A writer that has begun."""
-        with LatentSetWriter(root, self.provenance, CHANNELS) as latents:
+        with LatentSetWriter(root, self.provenance) as latents:
             while not latents.begin(self.on(latents.base), hashes_of):
                 pass
             yield latents
@@ -166,7 +165,7 @@ def make_plan(keys: tuple[str, ...] = KEYS, shard_images: int = 3, **settings: A
 def write_next(latents: LatentSetWriter, columns: Mapping[str, dict[str, Any]] = NO_COLUMNS) -> None:
     """Encode and publish the next shard; `columns` of images by key."""
     planned = latents.remaining[0]
-    rows = latents.open_shard(planned, latents.provenance.layout)
+    rows = latents.open_shard(planned)
     for image in planned.images:
         key, num_bytes = image.source.key, image.source.num_bytes
         if "bad" in key:
@@ -185,7 +184,7 @@ def write_set(root: Path, plan: SmallPlan | None = None) -> Manifest:
     with plan.open(root) as latents:
         while latents.remaining:
             write_next(latents)
-        return latents.finished or latents.finish()
+        return latents.finish()
 
 
 def write_some(root: Path, num_shards: int = NUM_SHARDS, plan: SmallPlan | None = None) -> None:

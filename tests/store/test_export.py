@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.json_text import key_fields
-from semdis_cli.files.tar import TAR_END, tar_member
+from semdis_cli.files.tar import TAR_END, read_members, tar_member
 from semdis_cli.provenance import Provenance
 from semdis_cli.store.exchange.export import (
     check_rows,
@@ -29,7 +29,6 @@ from semdis_cli.store.exchange.export import (
     sample_base,
     sample_key,
 )
-from semdis_cli.store.exchange.tar_members import read_members
 from semdis_cli.store.reader import recorded_layout
 from semdis_cli.store.record import source_fields
 from semdis_cli.store.shards import STORE_DTYPES, parse_shard

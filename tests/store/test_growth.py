@@ -25,12 +25,11 @@ from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.writing import latent_set
-from semdis_cli.store.writing.changes import find_changes
+from semdis_cli.store.writing import state
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.journal import Journal
 from semdis_cli.store.writing.latent_set import LatentSetWriter
-from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
+from semdis_cli.store.writing.plan import PlannedShard, SetPlan, find_changes, plan_sha256, plan_shards
 from semdis_cli.store.writing.shard_writer import ShardRows
 from tests.store import CHANNELS, MTIME_NS, PROVENANCE, bucket_of, contents, ctime_of, geometry_of, latents_of
 
@@ -92,7 +91,7 @@ class Folder:
                 self._write(latents, planned)
             if kill_after is not None:
                 raise KilledError
-            return latents.finished or latents.finish()
+            return latents.finish()
 
     def kill(self, num_shards: int) -> None:
         """Run until so many shards are published, all of them at most."""
@@ -101,7 +100,7 @@ class Folder:
 
     @contextmanager
     def _begun(self) -> Iterator[tuple[LatentSetWriter, SetPlan]]:
-        with LatentSetWriter(self.root, RECORD, CHANNELS) as latents:
+        with LatentSetWriter(self.root, RECORD) as latents:
             plan = self._plan(latents.base)
             while not latents.begin(plan, self._hashes):
                 plan = self._plan(latents.base)
@@ -123,7 +122,7 @@ class Folder:
         return [sha256_of(self.files[source.key].content) for source in sources]
 
     def _write(self, latents: LatentSetWriter, planned: PlannedShard) -> None:
-        rows = latents.open_shard(planned, LAYOUT)
+        rows = latents.open_shard(planned)
         for image in planned.images:
             self._encode(image, rows)
         latents.publish(rows.finish())
@@ -486,7 +485,7 @@ def test_the_checksums_are_right_after_a_change_that_was_begun_and_taken_back(
         real(path, root)
 
     with monkeypatch.context() as patched:
-        patched.setattr(latent_set, "move", stop_at_manifest)
+        patched.setattr(state, "move", stop_at_manifest)
         with pytest.raises(KilledError):
             folder.run()
     folder.files["b.png"] = gone

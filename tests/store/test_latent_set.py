@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from semdis_cli.provenance import find_differences
 from semdis_cli.store.index import IndexRow, read_rows
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.writing.journal import JournalEntry
+from semdis_cli.store.writing.journal import JournalEntry, JournalRow
 from semdis_cli.store.writing.latent_set import LatentSetWriter
 from semdis_cli.store.writing.plan import SetPlan
 from tests.disks import fill_disk, small_disk
@@ -87,7 +86,7 @@ def test_an_exception_within_a_shard_leaves_nothing_of_it(root: Path) -> None:
     plan = make_plan()
 
     def stop(latents: LatentSetWriter) -> None:
-        latents.open_shard(plan.shards[0], plan.layout).add_failure(Failure("a.png", "is empty"))
+        latents.open_shard(plan.shards[0]).add_failure(Failure("a.png", "is empty"))
         raise KeyError("any")
 
     with pytest.raises(KeyError), plan.open(root) as latents:
@@ -99,7 +98,7 @@ def test_an_exception_within_a_shard_leaves_nothing_of_it(root: Path) -> None:
 def test_a_shard_is_not_published_without_a_row_for_each_of_its_images(root: Path) -> None:
     plan = make_plan()
     with plan.open(root) as latents:
-        rows = latents.open_shard(plan.shards[0], plan.layout)
+        rows = latents.open_shard(plan.shards[0])
         rows.add_failure(Failure("a.png", "is empty"))
         with pytest.raises(AssertionError, match="each of its images has a row"):
             latents.publish(rows.finish())
@@ -394,14 +393,14 @@ def test_a_writer_that_stopped_lets_the_next_one_in(root: Path, finished_set: Pa
 # --- no space -------------------------------------------------------------------------------------------------------
 
 
-def test_a_disk_that_cannot_hold_what_is_left_or_the_next_shard_is_refused_beforehand(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "size=1m") as disk, make_plan().open(disk / "latents") as latents:
-        latents.check_space(make_plan().layout)
-        with pytest.raises(NoSpaceError, match=r"needs 53\.4 MiB, but the disk has [0-9,.]+ [KM]iB free; make room"):
-            latents.check_space(replace(make_plan().layout, channels=1_000_000))
-        with pytest.raises(NoSpaceError, match="make room"):
-            latents.open_shard(latents.remaining[0], replace(make_plan().layout, channels=1_000_000))
-        assert contents(disk / "latents" / "shards") == {}
+def test_a_disk_that_cannot_hold_what_is_left_is_refused_before_the_first_shard(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "size=1m") as disk:
+        with make_plan().open(disk / "small") as latents:
+            latents.check_space()
+        with make_plan(channels=1_000_000).open(disk / "large") as latents:
+            with pytest.raises(NoSpaceError, match=r"needs 53\.4 MiB, but the disk has [0-9,.]+ [KM]iB free"):
+                latents.check_space()
+            assert contents(disk / "large" / "shards") == {}
 
 
 def test_a_disk_that_fills_up_keeps_what_is_published_and_the_run_can_go_on(tmp_path: Path, finished_set: Path) -> None:
@@ -420,10 +419,8 @@ def test_a_disk_that_fills_up_keeps_what_is_published_and_the_run_can_go_on(tmp_
 def test_a_disk_that_fills_up_at_the_journal_is_reported_as_full_and_the_run_can_go_on(
     tmp_path: Path, finished_set: Path
 ) -> None:
-    many_rows = tuple(IndexRow(f"{number}.png", error="is empty") for number in range(100))
-    entry = JournalEntry(
-        "00000000-1x2.safetensors", None, many_rows, (None,) * len(many_rows), ChannelSums.zero(CHANNELS)
-    )
+    many_rows = tuple(JournalRow(IndexRow(f"{number}.png", error="is empty"), None) for number in range(100))
+    entry = JournalEntry("00000000-1x2.safetensors", None, many_rows, ChannelSums.zero(CHANNELS))
 
     def note_on_full_disk(root: Path) -> None:
         with make_plan().open(root) as latents:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semdis_cli.errors import StoreError
-from semdis_cli.files.atomic import PublishedFile
-from semdis_cli.store.checks import check_key
+from semdis_cli.files.atomic import digest_file
+from semdis_cli.files.spelling import check_key
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents, served_rows
@@ -250,7 +250,7 @@ def test_a_shard_alone_is_a_set_of_its_own(root: Path, tmp_path: Path) -> None:
     source = open_latents(alone)
     assert source.keys == ("c.png", "d.jpg", "d.png")
     assert source.provenance.to_json() == PROVENANCE
-    assert source.sha256 == PublishedFile.of(alone).sha256
+    assert source.sha256 == digest_file(alone).sha256
     assert are_equal(source.read(*source.shards), make_shard(source.keys))
 
 

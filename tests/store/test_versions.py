@@ -10,13 +10,13 @@ import pytest
 
 from semdis_cli.dataset.latent_dataset import LatentDataset, MixedVersionsWarning
 from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.files.set_names import MANIFEST_FILE
 from semdis_cli.provenance import Provenance
-from semdis_cli.store.manifest import MANIFEST_FILE, Manifest
+from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.verifying.summary import summarise
 from semdis_cli.store.writing.latent_set import LatentSetWriter
 from tests.store import (
-    CHANNELS,
     KEYS,
     PROVENANCE,
     SmallPlan,
@@ -40,7 +40,7 @@ def plan_of(provenance: Provenance, keys: tuple[str, ...] = MORE) -> SmallPlan:
 def run(root: Path, provenance: Provenance = NEW, *, mix: bool = True, kill_after: int | None = None) -> Path:
     """One run over all images, which ends after so many shards or is finished."""
     plan = plan_of(provenance)
-    with LatentSetWriter(root, provenance, CHANNELS, mix_versions=mix) as latents:
+    with LatentSetWriter(root, provenance, mix_versions=mix) as latents:
         plan = replace(plan, provenance=latents.provenance)
         while not latents.begin(plan.on(latents.base), hashes_of):
             pass

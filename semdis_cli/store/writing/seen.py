@@ -15,11 +15,11 @@ from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
 from semdis_cli.files.atomic import publish
 from semdis_cli.files.image_list import FactColumns, Facts, ImageList
-from semdis_cli.files.json_text import escape_name, unescape_name
+from semdis_cli.files.json_text import escape_name, parse_json, unescape_name
+from semdis_cli.files.set_names import SEEN_FILE
 from semdis_cli.records import SourceImage
-from semdis_cli.store.checks import MALFORMED, check_count, check_integer, check_text, parse_json
+from semdis_cli.store.checks import MALFORMED, check_count, check_integer, check_text
 
-SEEN_FILE = "seen.jsonl"
 _quoted = json.encoder.encode_basestring_ascii
 
 
