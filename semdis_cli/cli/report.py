@@ -12,7 +12,7 @@ from semdis_cli.cli.streams import put, say
 from semdis_cli.errors import ExitCode
 from semdis_cli.events import BatchDone, Event, Failure, ImageMeasured, Planning, RunFinished, RunStarted, ShardFailed
 from semdis_cli.files.json_text import strict_json
-from semdis_cli.stops import look, noted
+from semdis_cli.stops import look, noted, settle
 from semdis_cli.wording import count
 
 MAX_SHOWN = 20  # of failures, and of problems of one kind
@@ -88,7 +88,7 @@ def follow(
     `summarise`: closing report -> what was done, one line. Results and the JSON report go to stdout, all else to
     stderr. `stdout_is_data`: stdout carries images or latents, so the JSON report goes to stderr too. `display`: one
     that is open already, and is closed at the end. `make_view`: None for a run over images. Raises `StoppedError` if a
-    signal asks for it, once the run is closed.
+    signal asks for it, once the run is closed; one that comes after the closing lines changes nothing.
     """
     view = (make_view or ImageView)(display or open_display(quiet=quiet), as_json=as_json, quiet=quiet)
     with noted(), view.display, ExitStack() as at_the_end:
@@ -102,6 +102,7 @@ def follow(
         say(line)
     if as_json:
         (say if stdout_is_data else put)(strict_json(view.report))
+    settle()
     return view.code
 
 

@@ -4,7 +4,6 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from heapq import merge
 from itertools import groupby, islice
 from operator import itemgetter
@@ -22,6 +21,7 @@ from semdis_cli.store.manifest import INDEX_FILE
 from semdis_cli.store.verifying.index_table import IndexTable
 from semdis_cli.store.verifying.verify import ALL_DATA, NO_DATA, Verified, VerifySettings, verify_latents
 from semdis_cli.store.writing.seen import SeenByKey, read_seen, seen_time_ns
+from semdis_cli.threads import WatchedThreads
 from semdis_cli.wording import count
 
 _HASHED_AT_ONCE = 1024
@@ -87,16 +87,13 @@ def _compare_sources(
     """
     found, num_hashed, total = _compare_sizes(path, sources), itertools.count(1), len(sources.images)
     may_have_changed = _doubts(path, sources, table)
-    pool = ThreadPoolExecutor(settings.num_workers, thread_name_prefix="semdis-hash")
-    try:
+    with WatchedThreads(settings.num_workers, "semdis-hash") as pool:
         while group := list(islice(found, _HASHED_AT_ONCE)):
             yield from (each for each in group if isinstance(each, Problem))
             pairs = [each for each in group if not isinstance(each, Problem)]
             in_doubt = [pair for pair in pairs if settings.sample == ALL_DATA or may_have_changed(pair[1])]
-            compared = zip(num_hashed, pool.map(_compare_content, in_doubt), strict=False)
+            compared = zip(num_hashed, pool.each(_compare_content, in_doubt), strict=False)
             yield from (problem or Planning("hashing the images", num, total) for num, problem in compared)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _doubts(path: Path, sources: FoundImages, table: IndexTable) -> Callable[[SourceImage], bool]:

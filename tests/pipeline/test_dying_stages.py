@@ -24,7 +24,6 @@ from semdis_cli.pipeline.decode import decode
 from semdis_cli.pipeline.encode import encode
 from semdis_cli.pipeline.encode_plan import plan_encode
 from semdis_cli.pipeline.roundtrip import roundtrip
-from semdis_cli.pipeline.workers import WorkerDiedError
 from semdis_cli.records import LoadedImage, PlannedImage
 from semdis_cli.settings import (
     DecodeSettings,
@@ -37,6 +36,7 @@ from semdis_cli.settings import (
 from semdis_cli.sources.find import find_images
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shards import Shard, write_shard
+from semdis_cli.threads import WorkerDiedError
 from tests.worlds import tiny_model
 
 NUM_IMAGES = 24
