@@ -130,9 +130,8 @@ def _run(module: str, *arguments: str) -> str:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603
         try:
             stdout, stderr = _communicate(process)
-        except BaseException:
-            process.kill()
-            raise
+        finally:
+            process.kill()  # if it has not ended
     if process.returncode:
         last = (stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise UsageError(f"python -m {module} ended with {process.returncode}: {last:.300}")

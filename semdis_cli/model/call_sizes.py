@@ -128,13 +128,9 @@ class _Turns:
         with self._changed:
             self._changed.wait_for(lambda: not self._is_taken)
             self._is_taken = True
-            try:
-                self._changed.wait_for(lambda: not self._num_calls)
-            except BaseException:
-                self._is_taken = False
-                self._changed.notify_all()
-                raise
         try:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._num_calls)
             yield
         finally:
             with self._changed:
