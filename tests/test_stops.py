@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from semdis_cli import stops
+from semdis_cli.cli.options import Reporting
 from semdis_cli.cli.report import follow
 from semdis_cli.errors import ExitCode
 from semdis_cli.events import BatchDone, Event, RunFinished, StageTimes
@@ -141,13 +142,13 @@ def test_a_run_is_closed_in_order_before_the_stop_is_raised(capsys: pytest.Captu
             steps.append("closed")
 
     with pytest.raises(StoppedError):
-        follow(run(), as_json=False, quiet=True, summarise=str)
+        follow(run(), Reporting(quiet=True), summarise=str)
     assert steps == ["the step is finished", "closed"]
     assert capsys.readouterr() == ("", "")
 
 
 def test_what_comes_after_the_closing_lines_does_not_change_how_a_run_ends() -> None:
-    assert follow(iter([RunFinished(1, 0, {})]), as_json=True, quiet=True, summarise=str) == ExitCode.OK
+    assert follow(iter([RunFinished(1, 0, {})]), Reporting(as_json=True, quiet=True), summarise=str) == ExitCode.OK
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
         signal.raise_signal(number)
     look()
@@ -159,5 +160,5 @@ def test_what_comes_before_the_report_is_said_stops_the_run(capsys: pytest.Captu
         pytest.fail("the stop was passed over")
 
     with pytest.raises(StoppedError):
-        follow(iter([RunFinished(1, 0, {})]), as_json=False, quiet=False, summarise=summarise)
+        follow(iter([RunFinished(1, 0, {})]), Reporting(), summarise=summarise)
     assert capsys.readouterr() == ("", "")
