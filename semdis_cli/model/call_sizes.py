@@ -11,7 +11,7 @@ from torch import Tensor
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.config import FCDMDiffAEConfig
-from semdis_cli.model.cpu_inference import images_of_a_group
+from semdis_cli.model.cpu.inference import images_of_a_group
 from semdis_cli.model.devices import calls_at_once
 from semdis_cli.tensors import is_out_of_memory
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from semdis_cli.errors import UsageError
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-from semdis_cli.model.cpu_inference import PackedNetwork
-from semdis_cli.model.cpu_kernels import onednn_works
+from semdis_cli.model.cpu.inference import PackedNetwork
+from semdis_cli.model.cpu.kernels import onednn_works
 from semdis_cli.model.layers import FCDMBlock
 from semdis_cli.model.pixels import float_to_images, images_to_float
 from semdis_cli.model.posterior import EncoderPosterior

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from semdis_cli import stops
-from semdis_cli.model.cpu_training import depthwise_conv2d, gelu_grn
+from semdis_cli.model.cpu.training import depthwise_conv2d, gelu_grn
 from semdis_cli.model.layers import GRN
 from semdis_cli.stops import StoppedError, listen, noted
 
