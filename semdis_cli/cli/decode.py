@@ -76,8 +76,7 @@ def decode(
     tokenizer = _load_model(source, model, how, display, reporting)
     code = follow(
         _start(stream or source, tokenizer, settings, folder),
-        as_json=reporting.as_json,
-        quiet=reporting.quiet,
+        reporting,
         summarise=lambda report: (
             f"{count(report['images']['ok'], 'image')} in {folder or 'stdout'}{describe_renamed(report)}"
         ),

@@ -44,8 +44,7 @@ def export(
     _say_what_is_lost(settings, recorded_layout(source.provenance, str(source.path)).dtype, quiet=reporting.quiet)
     code = follow(
         run(source, settings, output),
-        as_json=reporting.as_json,
-        quiet=reporting.quiet,
+        reporting,
         summarise=lambda report: f"{count(report['images']['ok'], 'image')} as {settings.format} in {output}",
     )
     raise typer.Exit(code)

@@ -21,12 +21,12 @@ from semdis_cli.pipeline.calls import (
 from semdis_cli.pipeline.encode_plan import EncodePlan, encode_provenance, plan_encode
 from semdis_cli.pipeline.limits import within_limit
 from semdis_cli.pipeline.report import RunTotals
-from semdis_cli.pipeline.workers import Timed, WatchedThreads, timed
+from semdis_cli.pipeline.workers import Timed, compute_alone, timed
 from semdis_cli.settings import EncodeSettings
 from semdis_cli.sources.find import FoundImages
-from semdis_cli.stops import wait_for
 from semdis_cli.store.writing.latent_set import LatentSetWriter
 from semdis_cli.store.writing.shard_writer import EncodedShard, ShardRows
+from semdis_cli.threads import WatchedThreads
 
 _MOST_HELD_BYTES = 512 << 20  # of latents in shards that are not on disk yet: two of the usual size
 
@@ -122,7 +122,7 @@ class _Publisher:
 
     def __init__(self, latents: LatentSetWriter) -> None:
         self._latents = latents
-        self._thread = WatchedThreads(1, "semdis-publish")
+        self._thread = WatchedThreads(1, "semdis-publish", compute_alone)
         self._waiting: deque[tuple[int, Future[Timed[ShardPublished | None]]]] = deque()
         self._has_failed = False
 
@@ -161,7 +161,7 @@ class _Publisher:
             yield from self._first()
 
     def _first(self) -> Iterator[Event]:
-        published, publish_s = wait_for(self._waiting.popleft()[1], self._thread.check)
+        published, publish_s = self._thread.result(self._waiting.popleft()[1])
         yield TimeSpent(StageTimes(publish_s=publish_s))
         if published is not None:
             yield published

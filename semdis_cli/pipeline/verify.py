@@ -4,7 +4,6 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from semdis_cli.records import ImageRecord, SourceImage
 from semdis_cli.sources.files import hash_image
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.store.verifying.verify import ALL_DATA, NO_DATA, Verified, VerifySettings, verify_latents
+from semdis_cli.threads import WatchedThreads
 
 _HASHED_AT_ONCE = 1024
 
@@ -77,8 +77,7 @@ def _compare_sources(
     """
     compared, total = verified.compare(sources.images, sources.failures), len(sources.images)
     num_hashed = itertools.count(1)
-    pool = ThreadPoolExecutor(settings.num_workers, thread_name_prefix="semdis-hash")
-    try:
+    with WatchedThreads(settings.num_workers, "semdis-hash") as pool:
         while group := list(islice(compared, _HASHED_AT_ONCE)):
             yield from (each for each in group if isinstance(each, Problem))
             matches = [each for each in group if not isinstance(each, Problem)]
@@ -87,10 +86,8 @@ def _compare_sources(
                 for record, image, may_have_changed in matches
                 if settings.sample == ALL_DATA or may_have_changed
             ]
-            outcomes = zip(num_hashed, pool.map(_compare_content, to_read), strict=False)
+            outcomes = zip(num_hashed, pool.each(_compare_content, to_read), strict=False)
             yield from (problem or Planning("hashing the images", num, total) for num, problem in outcomes)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _compare_content(pair: _Pair) -> Problem | None:

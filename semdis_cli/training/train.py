@@ -244,6 +244,7 @@ def _start(pool: ImagePool, teacher: Teacher | None, job: TrainJob) -> TrainingS
             model = random_model(job.config, seed=seed)
         case name:
             model = FCDMDiffAE.from_folder(resolve_model(name).folder)[0].float()
+    look()
     model = model.to(memory_format=torch.channels_last).to(job.device)  # type: ignore[call-overload]
     head = None
     if teacher is not None:

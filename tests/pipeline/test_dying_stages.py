@@ -21,7 +21,6 @@ from semdis_cli.pipeline.decode import decode
 from semdis_cli.pipeline.encode import encode
 from semdis_cli.pipeline.encode_plan import plan_encode
 from semdis_cli.pipeline.roundtrip import roundtrip
-from semdis_cli.pipeline.workers import WorkerDiedError
 from semdis_cli.records import FileDigest, LoadedImage, PlannedImage
 from semdis_cli.settings import (
     DecodeSettings,
@@ -34,6 +33,7 @@ from semdis_cli.settings import (
 from semdis_cli.sources.find import find_images
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shards import Shard, write_shard
+from semdis_cli.threads import WorkerDiedError
 from tests.store import lasting
 from tests.worlds import save_noise, tiny_model
 

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial, reduce
@@ -21,6 +20,7 @@ from semdis_cli.store.verifying.index_table import IndexTable
 from semdis_cli.store.verifying.set_files import count_links, find_present, find_surplus
 from semdis_cli.store.verifying.set_lists import compare_sums, read_lists, unlisted_targets
 from semdis_cli.store.verifying.shard_check import ShardOutcome, ShardTarget, check_shard
+from semdis_cli.threads import WatchedThreads
 
 VerifyEvent = Problem | VerifyStarted | ShardVerified
 
@@ -115,15 +115,12 @@ def _check_shards(
     yield VerifyStarted(len(targets), sum(_size(target) for target in targets if target.name in chosen))
     outcomes = []
     num_workers = settings.num_workers if chosen else 1  # headers are Python's to parse: one thread has it all
-    pool = ThreadPoolExecutor(num_workers, thread_name_prefix="semdis-verify")
-    try:
+    with WatchedThreads(num_workers, "semdis-verify") as pool:
         check = partial(_check, chosen=chosen)
-        for target, outcome in zip(targets, pool.map(check, targets), strict=True):
+        for target, outcome in zip(targets, pool.each(check, targets), strict=True):
             yield from outcome.problems
             yield ShardVerified(target.name, outcome.num_bytes)
             outcomes.append(outcome)
-    finally:
-        pool.shutdown(cancel_futures=True)
     return outcomes
 
 

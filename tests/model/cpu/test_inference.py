@@ -13,8 +13,8 @@ from torch import Tensor
 
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-from semdis_cli.model.cpu_inference import PackedNetwork, images_of_a_group
-from semdis_cli.model.cpu_kernels import onednn_works, rows_at_once
+from semdis_cli.model.cpu.inference import PackedNetwork, images_of_a_group
+from semdis_cli.model.cpu.kernels import onednn_works, rows_at_once
 from semdis_cli.model.devices import find_dtype
 from semdis_cli.model.network import PlainNetwork, choose_network
 from semdis_cli.model.pixels import float_to_images, images_to_float, images_to_patches, patches_to_images
@@ -293,7 +293,7 @@ def test_sizes_off_the_patch_grid_and_other_latents_are_refused(dtype: DtypeName
 
 FALLBACK = """
 import torch
-from tests.model.test_cpu_inference import smooth_images, tiny_tokenizer
+from tests.model.cpu.test_inference import smooth_images, tiny_tokenizer
 from semdis_cli.settings import TokenizerSettings
 tokenizer = tiny_tokenizer()
 images = smooth_images(3, (32, 48))
