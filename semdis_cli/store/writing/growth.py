@@ -196,7 +196,7 @@ class _Merged:
             self.counts[line.status] += 1
             if line.status == "ok" and line.shard is not None:
                 self.columns.add(offset, line.shard)
-                self.num_columns.update(line.fields.get("columns", ()))
+                self.num_columns.update(list(line.fields.get("columns", ())))
             offset += len(line.data)
             if (seen := self.next_seen.pop(line.key, None)) is not None:
                 self.new_seen.write(seen.to_line())
