@@ -7,10 +7,9 @@ import re
 from json import JSONDecoder, JSONEncoder
 from typing import Any, NamedTuple
 
-from semdis_cli.files.json_text import ESCAPED, is_strange, key_fields
+from semdis_cli.files.json_text import ESCAPED, is_strange, key_fields, parse_json, to_line
 from semdis_cli.records import NO_COLUMNS
-from semdis_cli.store.checks import check_record_key, check_text, parse_json
-from semdis_cli.store.index import to_line
+from semdis_cli.store.checks import check_record_key, check_text
 
 # A row with latents as `to_line` writes it, less what comes before its geometry; the text of its key holds no escape.
 _REST = re.compile(

@@ -12,14 +12,14 @@ from typing import NamedTuple, Self
 
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.files.atomic import check_free_space, explain_write_error, make_folder, publish
+from semdis_cli.files.json_text import to_line
 from semdis_cli.files.lock import FolderLock
+from semdis_cli.files.set_names import CHECKSUM_FILE, INDEX_FILE, ITEMS_FILE, JOURNAL_FOLDER, MANIFEST_FILE
 from semdis_cli.store.columns import SetColumns
-from semdis_cli.store.index import to_line
-from semdis_cli.store.item_table import ITEMS_FILE, ItemColumns
+from semdis_cli.store.item_table import ItemColumns
 from semdis_cli.store.latent_set import LatentSet
-from semdis_cli.store.manifest import CHECKSUM_FILE, INDEX_FILE, JOURNAL_FOLDER, MANIFEST_FILE, Manifest, checksum_lines
-from semdis_cli.store.writing.finished import Base
-from semdis_cli.store.writing.folder import check_latents_folder
+from semdis_cli.store.manifest import Manifest, checksum_lines
+from semdis_cli.store.writing.finished import Base, check_latents_folder
 from semdis_cli.store.writing.journal import Journal
 from semdis_cli.store.writing.seen import copy_seen
 from semdis_cli.store.writing.state import find_state, move_lists, sweep_shards
