@@ -17,7 +17,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from semdis_cli.columns.parquet import ParquetRows, spool_parquet
+from semdis_cli.columns.json_table import spool_json
+from semdis_cli.columns.parquet import spool_parquet
+from semdis_cli.columns.spooled import SpooledRows
 from semdis_cli.columns.table_formats import DelimitedText, FoundRow, JsonLines, TableFormat
 from semdis_cli.errors import UsageError
 from semdis_cli.events import ColumnTrouble
@@ -25,7 +27,8 @@ from semdis_cli.files.disk import open_at_once
 from semdis_cli.stops import look, looking
 
 KEY_COLUMNS = ("key", "file_name")
-TABLE_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+TABLE_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".json", ".parquet")
+_SPOOLED = {".json": spool_json, ".parquet": spool_parquet}  # of those whose rows lie in no lines, how they get there
 _ODD = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")  # parts that no key has
 _MAX_BAD_ROWS = 1000  # more: it is no table
 
@@ -155,7 +158,7 @@ class Table:
 
 
 def open_table(path: Path, on: str | None = None) -> Table:
-    """Open a table: JSON lines, CSV, TSV or Parquet, by its suffix.
+    """Open a table: JSON lines, CSV, TSV, JSON or Parquet, by its suffix.
 
     `on`: the column of keys; None: the first of `KEY_COLUMNS` that it has. Raises `UsageError` for what cannot be
     opened or is no such table, and `MissingExtraError` where Parquet cannot be read.
@@ -187,14 +190,15 @@ class _Found:
 
     def add(self, file: TableFile, on: str | None) -> None:
         """Find the rows of one file."""
-        if file.path.suffix.lower() == ".parquet":
-            spooled = spool_parquet(file.path)
-            self._take_classes(file.path, spooled)
-            self._add_rows(file, spooled.path, JsonLines(), on, spooled)
-        else:
+        spool = _SPOOLED.get(file.path.suffix.lower())
+        if spool is None:
             self._add_rows(file, file.path, None, on)
+            return
+        spooled = spool(file.path)
+        self._take_classes(file.path, spooled)
+        self._add_rows(file, spooled.path, JsonLines(), on, spooled)
 
-    def _take_classes(self, path: Path, spooled: ParquetRows) -> None:
+    def _take_classes(self, path: Path, spooled: SpooledRows) -> None:
         for name, classes in spooled.classes.items():
             if self.classes.setdefault(name, classes) != classes:
                 raise UsageError(

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from semdis_cli.columns import json_table
 from semdis_cli.columns.table import Table, TableFile, open_table, open_tables
 from semdis_cli.errors import UsageError
 from tests.extras import needs
@@ -185,6 +186,34 @@ def test_several_files_are_one_table_each_with_its_own_folder(tmp_path: Path) ->
     assert [trouble.reason for trouble in table.unused(["cats/1.jpg", "cats/2.jpg"])] == [
         "has a row in other.jsonl, but is no image of this run"
     ]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [{"file_name": "a.jpg", "caption": "one"}, {"file_name": "b.jpg", "caption": ["two", "three"]}, "no row"],
+        {"a.jpg": "one", "b.jpg": ["two", "three"]},
+        {"a.jpg": {"caption": "one"}, "b.jpg": {"caption": ["two", "three"]}},
+    ],
+)
+def test_json_is_a_list_of_rows_or_gives_each_name_its_caption(tmp_path: Path, value: Any) -> None:
+    table = open_table(write(tmp_path / "a.json", "\ufeff" + json.dumps(value)))
+    assert table.find("a.jpg") == {"file_name": "a.jpg", "caption": "one"}
+    assert table.find("b.jpg") == {"file_name": "b.jpg", "caption": ["two", "three"]}
+    assert troubles(table) == (
+        [("a.json, row 3", "is no JSON object ('no row' is no object)")] if "no row" in value else []
+    )
+
+
+def test_json_that_is_no_table_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in ("7", '{"a": NaN}', '{"a": "\xff', "[" * 100_000):
+        with pytest.raises(UsageError, match=r"a\.json: is no table \("):
+            open_table(write(tmp_path / "a.json", text.encode("latin-1")))
+    with pytest.raises(UsageError, match=r"none\.json: cannot be read \(No such file"):
+        open_table(tmp_path / "none.json")
+    monkeypatch.setattr(json_table, "MAX_BYTES", 10 << 20)
+    with pytest.raises(UsageError, match=r"is larger than 10 MiB: write it as JSON lines"):
+        open_table(write(tmp_path / "a.json", "[" + " " * (10 << 20) + "]"))
 
 
 def test_parquet_gives_its_values_and_the_names_of_its_classes_but_no_pictures(tmp_path: Path) -> None:
