@@ -1,16 +1,14 @@
 """Tables in Parquet, as JSON lines in a temporary file: a row group would have to be unpacked whole for each row."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from semdis_cli.columns.spooled import SpooledRows
-from semdis_cli.errors import MissingExtraError, UsageError
-from semdis_cli.files.parquet import class_names, holds_bytes, plain
+from semdis_cli.errors import UnreadableImageError, UsageError
+from semdis_cli.files.parquet import OpenParquet, class_names, holds_bytes, plain
 from semdis_cli.stops import looking
 from semdis_cli.wording import first_line
-
-_ROWS_AT_ONCE = 4096
 
 
 def spool_parquet(path: Path) -> SpooledRows:
@@ -19,24 +17,33 @@ def spool_parquet(path: Path) -> SpooledRows:
     Raises `MissingExtraError` without pyarrow, `UsageError` for what is no Parquet, `NoSpaceError` for a full disk.
     """
     try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        what = f"a Parquet table needs pyarrow: pip install 'semdis[parquet]' ({error!s:.200})"
-        raise MissingExtraError(what, place=path) from error
-    try:
-        with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            names = [field.name for field in schema if not holds_bytes(field.type)]
-            spooled = SpooledRows(class_names(schema.metadata))
-            for batch in looking(file.iter_batches(_ROWS_AT_ONCE, columns=names, use_threads=False)):
-                spooled.add(map(_row, batch.to_pylist()))
-            return spooled
-    except pa.ArrowException as error:
-        raise UsageError(f"cannot be read as Parquet ({first_line(error)})", place=path) from error
+        opened = OpenParquet(path)
+        names = [field.name for field in opened.schema if not holds_bytes(field.type)]
+        spooled = SpooledRows(class_names(opened.schema.metadata))
+        for group in range(opened.num_groups):
+            for batch in looking(opened.batches(group, names)):
+                spooled.add(_rows(batch))
+    except UnreadableImageError as error:
+        raise UsageError(f"cannot be read as Parquet ({error.reason})", place=path) from error
     except OSError as error:
-        raise UsageError(f"cannot be read ({first_line(error)})", place=path) from error
+        raise UsageError(f"cannot be read ({error.strerror or first_line(error)})", place=path) from error
+    return spooled
 
 
-def _row(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, cell in row.items() if (value := plain(cell)) is not None}
+def _rows(batch: Any) -> Iterator[dict[str, Any]]:
+    try:
+        rows = batch.to_pylist()
+    except (ValueError, OverflowError):  # some cell is no value of Python
+        names = batch.schema.names
+        rows = [{name: _cell(batch.column(name)[row]) for name in names} for row in range(batch.num_rows)]
+    return ({name: value for name, cell in row.items() if (value := plain(cell)) is not None} for row in rows)
+
+
+def _cell(cell: Any) -> Any:
+    """Return the value of a cell: of text that is no UTF-8 so that whoever reads the row sees it, of odd dates none."""
+    try:
+        return cell.as_py()
+    except OverflowError:
+        return None
+    except ValueError:
+        return cell.as_buffer().to_pybytes().decode("utf-8", "surrogateescape") if hasattr(cell, "as_buffer") else None

@@ -250,3 +250,17 @@ def test_parquet_gives_its_values_and_the_names_of_its_classes_but_no_pictures(t
         open_table(write(tmp_path / "b.parquet", "PAR1 and no more"))
     with pytest.raises(UsageError, match=r"none\.parquet: cannot be read"):
         open_table(tmp_path / "none.parquet")
+
+
+def test_a_text_of_a_parquet_that_is_not_utf_8_costs_its_row_alone(tmp_path: Path) -> None:
+    needs("pyarrow")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = pa.array([b"fine", b"caf\xe9", b"too"], pa.binary()).view(pa.string())
+    rows = {"key": ["a.jpg", "b.jpg", "c.jpg"], "text": texts, "seen": pa.array([0, 2**60, None], pa.timestamp("ms"))}
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet")
+    table = open_table(tmp_path / "a.parquet")
+    assert table.find("a.jpg") == {"key": "a.jpg", "text": "fine", "seen": "1970-01-01T00:00:00"}
+    assert table.find("c.jpg") == {"key": "c.jpg", "text": "too"}
+    assert [key for key, reason in troubles(table) if "is not UTF-8" in reason] == ["a.parquet, row 2"]
