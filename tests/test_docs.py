@@ -1,4 +1,4 @@
-"""The Python examples of docs/dataset.md, run as they stand, each by itself; and a figure that stands on two pages."""
+"""The Python examples of docs/, run as they stand, each by itself; and a figure that stands on two pages."""
 
 import importlib.util
 import re
@@ -16,11 +16,18 @@ SCRIPTS = [block for block in blocks(MARKDOWN) if block.language == "python"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a set of latents of two sizes in `latents`."""
+    """A folder with a set of latents of two sizes in `latents`, and one with captions and labels in `captioned`."""
     folder = tmp_path_factory.mktemp("examples")
     photos = PROJECT / "tests" / "photos"
     command = forks.semdis("encode", photos, "--max-pixels", "10000", "--quiet")
     subprocess.run(command, cwd=folder, check=True)
+    for number, photo in enumerate(sorted(photos.rglob("*.jpg"))[:4]):
+        copy = folder / "classes" / ("even", "odd")[number % 2] / photo.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(photo.read_bytes())
+        copy.with_suffix(".txt").write_text(f"a photograph, number {number}\n", encoding="utf-8")
+    options = "--size", "64", "--labels", "folders", "--quiet"
+    subprocess.run(forks.semdis("encode", "classes", "-o", "captioned", *options), cwd=folder, check=True)
     return folder
 
 
@@ -42,6 +49,12 @@ def test_each_kind_of_trainer_has_an_example() -> None:
     text = "".join(block.text for block in SCRIPTS)
     assert all(f"import {name}" in text for name in ("DataLoader", "Accelerator", "lightning", "Trainer"))
     assert not any(block.not_run for block in SCRIPTS)
+
+
+def test_a_key_leads_to_its_name_as_the_page_on_latents_says(tmp_path: Path) -> None:
+    page = (PROJECT / "docs" / "latents.md").read_text(encoding="utf-8")
+    [block] = [block for block in blocks(page) if block.language == "python"]
+    assert run(script(block), tmp_path) == ""
 
 
 @pytest.mark.slow

@@ -21,8 +21,8 @@ from semdis_cli.stops import looking
 from semdis_cli.store.columns import CAPTION, LABEL, SetColumns
 from semdis_cli.wording import count
 
-_CAPTION_NAMES = ("caption", "captions", "text", "txt")  # by which captions are known, the best first
-_LABEL_NAMES = (LABEL, "cls")
+CAPTION_NAMES = ("caption", "captions", "text", "txt")  # by which captions are known, the best first
+LABEL_NAMES = (LABEL, "cls")
 _LOOKED_AT = 256  # images that tell what lies beside all
 _IN_CLASS_FOLDER = re.compile(r"n[0-9]{8}/[^/]+")  # as ImageNet has it
 
@@ -132,7 +132,7 @@ class _Search:
         wanted = self.settings.captions
         if not self._is_welcome(CAPTION, wanted, "captions"):
             return
-        chosen = self._choose(wanted, _CAPTION_NAMES, "--captions", _is_caption)
+        chosen = self._choose(wanted, CAPTION_NAMES, "--captions", _is_caption)
         if chosen is None:
             self._tell_missing("captions")
             return
@@ -148,7 +148,7 @@ class _Search:
         if wanted == FOLDERS or (wanted == AUTO and self._has_class_folders()):
             chosen: tuple[Provider, str] | None = (self.folders, FOLDERS)
         else:
-            chosen = self._choose(wanted, _LABEL_NAMES, "--labels", self._is_label)
+            chosen = self._choose(wanted, LABEL_NAMES, "--labels", self._is_label)
         if chosen is None:
             self._tell_missing("labels")
             return
@@ -170,7 +170,7 @@ class _Search:
                 names = [name for name in rows.table.columns if name not in kept_out and self._is_known(name)]
                 yield from (Column(name, rows, name, check_value) for name in names)
                 kept_out |= {*names}
-                if names and rows.table.name != (self.settings.table and self.settings.table.name):
+                if names:
                     self._tell_found(AUTO, f"{', '.join(names)} in {rows.table.name}")
             return
         for name in self.settings.column_names:

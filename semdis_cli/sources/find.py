@@ -17,7 +17,6 @@ from semdis_cli.sources.prefixes import HeldSet, Listing, is_same_file, is_same_
 from semdis_cli.sources.registry import source_at
 from semdis_cli.sources.source import Search, Source
 from semdis_cli.sources.spool import STDIN, STDIN_NAME, Spool
-from semdis_cli.sources.tars import Tar
 
 
 class Origin(NamedTuple):
@@ -80,8 +79,9 @@ def find_images(  # noqa: PLR0913 (each of them is a part of what is listed)
     Folders are searched all the way down, through symbolic links too, but not in circles. A regular file in them, or in
     a tar, is an image by its suffix or, failing that, by its first bytes, unless `rules` pass it over; all else is
     counted. `exclude` is a folder not to enter; folders that `decode`, `roundtrip` or `train` wrote are passed over as
-    well, and so are tars in folders. A file named outright is a tar by its suffix, else it is taken for an image
-    whatever it looks like. `-` is what `stdin` holds. `packed`: more tars, each with the name its keys begin with.
+    well. Tars and zips in folders are searched where there is no other image in the folder. A file named outright is
+    one of them by its suffix, else it is taken for an image whatever it looks like. `-` is what `stdin` holds.
+    `packed`: more of them, each with the name its keys begin with; those in folders are passed over then.
 
     Keys are POSIX paths: relative to the folder or, in tars and with several sources, after the name of the source and
     as many folders above it as tell it from the others. Images that the set `held` has keep their keys. A file among
@@ -97,11 +97,11 @@ def find_images(  # noqa: PLR0913 (each of them is a part of what is listed)
         [*(source for source in sources if source != STDIN or stdin is None), *(path for _, path in packed)]
     )
     given = [stdin if stdin is not None and source == STDIN else source_at(source) for source in sources]
-    scan = _Scan(rules, exclude, tell)
+    scan = _Scan(rules, exclude, tell, has_containers=not packed)
     for source, prefix, others in _named(given):
         scan.add(source, prefix, others)
     for name, path in packed:
-        scan.add(Tar(path, NamedPath.of_file(path)), f"{name}/")
+        scan.add(source_at(path), f"{name}/")
     settle_prefixes(scan.listings, held)
     for source in (*(source for source in given if source.naming is None), FileList.of(listed)):
         scan.add(source, "")
@@ -131,6 +131,7 @@ class _Scan:
     rules: InputRules
     exclude: Path | None
     tell: Tell = untold
+    has_containers: bool = True
     listings: list[Listing] = field(default_factory=list)
 
     def add(self, source: Source, prefix: str, others: tuple[str, ...] = ()) -> None:
@@ -140,7 +141,7 @@ class _Scan:
         def tell(number: int) -> None:
             self.tell(Planning("listing photos", before + number))
 
-        found = source.images(prefix, Search(self.rules, self.exclude, tell))
+        found = source.images(prefix, Search(self.rules, self.exclude, tell, self.has_containers))
         self.listings.append(Listing(source.naming, prefix, others, found))
 
     def result(self, stdin: Spool | None) -> FoundImages:

@@ -39,12 +39,14 @@ class Finds:
 class Search:
     """Settings of a listing: `rules` say what is passed over, and `exclude` is a folder not to enter.
 
-    `tell` hears of the number of files so far, now and then.
+    `tell` hears of the number of files so far, now and then. `has_containers`: files with many images are searched that
+    lie in folders without other images.
     """
 
     rules: InputRules = DEFAULT_RULES
     exclude: Path | None = None
     tell: Callable[[int], None] = lambda _: None
+    has_containers: bool = True
 
 
 class Source(Protocol):
