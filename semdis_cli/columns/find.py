@@ -22,8 +22,8 @@ from semdis_cli.stops import looking
 from semdis_cli.store.columns import CAPTION, LABEL, SetColumns
 from semdis_cli.wording import count
 
-_CAPTION_NAMES = ("caption", "captions", "text", "txt")  # by which captions are known, the best first
-_LABEL_NAMES = (LABEL, "cls")
+CAPTION_NAMES = ("caption", "captions", "text", "txt")  # by which captions are known, the best first
+LABEL_NAMES = (LABEL, "cls")
 _LOOKED_AT = 256  # images that tell what lies beside all
 _IN_CLASS_FOLDER = re.compile(r"n[0-9]{8}/[^/]+")  # as ImageNet has it
 
@@ -132,7 +132,7 @@ class _Search:
         wanted = self.settings.captions
         if not self._is_welcome(CAPTION, wanted, "captions"):
             return
-        chosen = self._choose(wanted, _CAPTION_NAMES, "--captions", _is_caption)
+        chosen = self._choose(wanted, CAPTION_NAMES, "--captions", _is_caption)
         if chosen is None:
             self._tell_missing("captions")
             return
@@ -145,7 +145,7 @@ class _Search:
         wanted = self.settings.labels
         if not self._is_welcome(LABEL, wanted, "labels"):
             return
-        chosen = None if wanted == FOLDERS else self._choose(wanted, _LABEL_NAMES, "--labels", self._is_label)
+        chosen = None if wanted == FOLDERS else self._choose(wanted, LABEL_NAMES, "--labels", self._is_label)
         if chosen is None and (wanted == FOLDERS or self._has_class_folders()):
             chosen = self.folders, FOLDERS
         if chosen is None:

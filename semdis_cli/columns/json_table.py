@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from semdis_cli.sources.files import open_regular
 
 MAX_BYTES = 64 << 20  # the labels of ImageNet, as EDM2 lists them, are 45 MB
 _NAME = "file_name"
-_ROWS_AT_ONCE = 4096
 
 
 def spool_json(path: Path) -> SpooledRows:
@@ -35,10 +33,7 @@ def spool_json(path: Path) -> SpooledRows:
         rows = _rows(parse_json(data.removeprefix(b"\xef\xbb\xbf")))
     except ValueError as error:
         raise UsageError(f"is no table ({error})", place=path) from error
-    spooled = SpooledRows({})
-    while some := list(islice(rows, _ROWS_AT_ONCE)):
-        spooled.add(some)
-    return spooled
+    return SpooledRows.of(rows, {})
 
 
 def _rows(value: Any) -> Iterator[Any]:

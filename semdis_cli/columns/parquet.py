@@ -1,6 +1,7 @@
 """Tables in Parquet, as JSON lines in a temporary file: a row group would have to be unpacked whole for each row."""
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,13 @@ def spool_parquet(path: Path) -> SpooledRows:
     try:
         opened = OpenParquet(path)
         names = [field.name for field in opened.schema if not holds_bytes(field.type)]
-        spooled = SpooledRows(class_names(opened.schema.metadata))
-        for group in range(opened.num_groups):
-            for batch in looking(opened.batches(group, names)):
-                spooled.add(_rows(batch))
+        batches = chain.from_iterable(opened.batches(group, names) for group in range(opened.num_groups))
+        rows = chain.from_iterable(map(_rows, looking(batches)))
+        return SpooledRows.of(rows, class_names(opened.schema.metadata))
     except UnreadableImageError as error:
         raise UsageError(f"cannot be read as Parquet ({error.reason})", place=path) from error
     except OSError as error:
         raise UsageError(f"cannot be read ({error.strerror or first_line(error)})", place=path) from error
-    return spooled
 
 
 def _rows(batch: Any) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.files import disk
-from semdis_cli.files.atomic import make_folder, publish
+from semdis_cli.files.atomic import make_folder, publish, sync_folder
 from semdis_cli.files.claim import check_outside_sets, list_folder
 from semdis_cli.files.links import describe_absent, describe_pointer
 from semdis_cli.files.set_names import (
@@ -123,6 +123,18 @@ class Base:
         for name in (INDEX_FILE, ITEMS_FILE, SEEN_FILE, MANIFEST_FILE):
             if (self.folder / name).exists():
                 publish(folder / name, _chunks(self.folder / name))
+        return Base(self.root, self.latents and replace(self.latents, folder=folder))
+
+    def linked_in(self, folder: Path) -> "Base":
+        """The same in another folder, which is made: its files under further names, or copies where the disk has none.
+
+        They are replaced in their places, never written to.
+        """
+        make_folder(folder)
+        names = [name for name in (INDEX_FILE, ITEMS_FILE, SEEN_FILE, MANIFEST_FILE) if (self.folder / name).exists()]
+        if not all(disk.try_link(self.folder / name, folder / name) for name in names):
+            return self.copy_to(folder)
+        sync_folder(folder)
         return Base(self.root, self.latents and replace(self.latents, folder=folder))
 
     def remove(self) -> None:
