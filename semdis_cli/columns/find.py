@@ -170,7 +170,7 @@ class _Search:
                 names = [name for name in rows.table.columns if name not in kept_out and self._is_known(name)]
                 yield from (Column(name, rows, name, check_value) for name in names)
                 kept_out |= {*names}
-                if names and rows.table.name != (self.settings.table and self.settings.table.name):
+                if names:
                     self._tell_found(AUTO, f"{', '.join(names)} in {rows.table.name}")
             return
         for name in self.settings.column_names:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from semdis_cli.columns.values import is_unicode, label_number
@@ -23,31 +24,30 @@ class Labels:
 
 def numbers(known: SetColumns) -> Labels:
     """Take numbers for labels as they are, within the classes of a set that has them."""
-    num_classes = len(known.classes)
+    return Labels(partial(_within, len(known.classes)), known.classes)
 
-    def make(value: Any) -> int:
-        number = label_number(value)
-        if number is None:
-            raise ValueError(f"is {value!r:.60}, which is no number as other labels are")
-        if num_classes and number >= num_classes:
-            raise ValueError(f"is {number}, and the set has {num_classes} classes")
-        return number
 
-    return Labels(make, known.classes)
+def _within(num_classes: int, value: Any) -> int:
+    number = label_number(value)
+    if number is None:
+        raise ValueError(f"is {value!r:.60}, which is no number as other labels are")
+    if num_classes and number >= num_classes:
+        raise ValueError(f"is {number}, and the set has {num_classes} classes")
+    return number
 
 
 def named_numbers(names: Sequence[str], known: SetColumns) -> Labels:
     """Take numbers into `names` for labels, in the order of these in a new set."""
     classes = grown(known, names)
-    places = [classes.index(name) for name in names] if known.classes else range(len(names))
+    number_of = {name: number for number, name in enumerate(classes)}
+    return Labels(partial(_renumbered, [number_of[name] for name in names]), classes)
 
-    def make(value: Any) -> int:
-        number = label_number(value)
-        if number is None or number >= len(places):
-            raise ValueError(f"is {value!r:.60}, outside its {len(places)} names")
-        return places[number]
 
-    return Labels(make, classes)
+def _renumbered(places: Sequence[int], value: Any) -> int:
+    number = label_number(value)
+    if number is None or number >= len(places):
+        raise ValueError(f"is {value!r:.60}, outside its {len(places)} names")
+    return places[number]
 
 
 def texts(values: Iterable[Any], known: SetColumns) -> Labels:
@@ -56,15 +56,14 @@ def texts(values: Iterable[Any], known: SetColumns) -> Labels:
     Values that are no names are passed over; `make` says of each what is wrong with it.
     """
     classes = grown(known, sorted(set(filter(None, map(_try_name, values)))))
-    places: Mapping[str, int] = {name: number for number, name in enumerate(classes)}
+    return Labels(partial(_named, {name: number for number, name in enumerate(classes)}), classes)
 
-    def make(value: Any) -> int:
-        name = _name_of(value)
-        if name not in places:
-            raise ValueError(f"is {name!r:.60}, which is no class")
-        return places[name]
 
-    return Labels(make, classes)
+def _named(number_of: Mapping[str, int], value: Any) -> int:
+    name = _name_of(value)
+    if name not in number_of:
+        raise ValueError(f"is {name!r:.60}, which is no class")
+    return number_of[name]
 
 
 def grown(known: SetColumns, names: Sequence[str]) -> tuple[str, ...]:

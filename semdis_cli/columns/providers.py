@@ -11,7 +11,7 @@ from semdis_cli.errors import UnreadableImageError
 from semdis_cli.files.json_text import escape_name
 from semdis_cli.records import MAX_BESIDE_BYTES, ColumnSource, SourceImage
 from semdis_cli.settings import FOLDERS
-from semdis_cli.sources.files import ON_DISK, open_regular
+from semdis_cli.sources.files import FilesOnDisk, open_regular
 
 SIDECARS = ("txt", "caption", "cls", "json")
 
@@ -63,7 +63,7 @@ class BesideImages:
         try:
             if isinstance(reader, ColumnSource):
                 return _Beside(reader.columns(image))
-            return _Beside(self._sidecars(image.place) if reader is ON_DISK else {})
+            return _Beside(self._sidecars(image.place) if isinstance(reader, FilesOnDisk) else {})
         except UnreadableImageError as error:
             raise ValueError(f"has columns that cannot be read ({error.reason})") from error
         except OSError as error:

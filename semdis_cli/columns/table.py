@@ -77,12 +77,13 @@ class _Part:
 class Table:
     """Rows of one or several files, found by the keys of images.
 
-    `columns`: their names, those of keys left out. `classes`: names of the numbers in a column, by its name, where the
-    file says them. `bad_rows`: rows that cannot be read. `first_key`: that of the first row that can, None if there is
-    none. Of two rows for one key the first one counts.
+    `opened`: what `open_tables` was given. `columns`: their names, those of keys left out. `classes`: names of the
+    numbers in a column, by its name, where the file says them. `bad_rows`: rows that cannot be read. `first_key`: that
+    of the first row that can, None if there is none. Of two rows for one key the first one counts. In another process
+    the files are opened anew.
     """
 
-    name: str
+    opened: tuple[tuple["TableFile", ...], str, str | None]
     columns: tuple[str, ...]
     classes: Mapping[str, tuple[str, ...]]
     bad_rows: tuple[ColumnTrouble, ...]
@@ -95,6 +96,14 @@ class Table:
 
     def __len__(self) -> int:
         return len(self._hashes)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_tables, self.opened  # hashes of keys are others in every process
+
+    @property
+    def name(self) -> str:
+        """Name by which it is known."""
+        return self.opened[1]
 
     def find(self, key: str) -> dict[str, Any] | None:
         """Return the fields of the row for `key`, None if there is none. Raises `ValueError` if it cannot be read."""
@@ -159,7 +168,7 @@ def open_tables(files: Sequence[TableFile], name: str, on: str | None = None) ->
     found = _Found()
     for file in files:
         found.add(file, on)
-    return found.table(name)
+    return found.table((tuple(files), name, on))
 
 
 @dataclass
@@ -234,13 +243,13 @@ class _Found:
             what = f"is no table: row {row.number:,} {error}, and {_MAX_BAD_ROWS:,} before it are no better"
             raise UsageError(what, place=part.shown) from error
 
-    def table(self, name: str) -> Table:
+    def table(self, opened: tuple[tuple[TableFile, ...], str, str | None]) -> Table:
         """Return the table of all rows."""
         hashes = np.array(self.hashes, np.int64)
         order = np.argsort(hashes, kind="stable")
         keys = {part.key_column for part in self.parts}
         return Table(
-            name,
+            opened,
             tuple(column for column in self.columns if column not in keys),
             self.classes,
             tuple(self.bad_rows),

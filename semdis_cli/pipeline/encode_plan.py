@@ -18,6 +18,7 @@ from semdis_cli.pipeline.report import compute_record, model_record
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.settings import EncodeSettings, LatentSettings, LoadSettings
 from semdis_cli.sources.find import FoundImages
+from semdis_cli.store.columns import SetColumns
 from semdis_cli.store.writing.changes import find_changes
 from semdis_cli.store.writing.finished import NO_BASE, Base
 from semdis_cli.store.writing.latent_set import finished_base
@@ -100,8 +101,7 @@ def plan_encode(
     base = base or NO_BASE
     tell(Planning("comparing with the set"))
     changes = find_changes(base, found.images, found.failures, partial(loader.hashes, tell=tell))
-    known = None if base.manifest is None else base.manifest.columns
-    columns = find_columns(found, settings.columns, changes.to_encode, known, tell)
+    columns = find_columns(found, settings.columns, changes.to_encode, _known_columns(base), tell)
     planned, unreadable = loader.plan(changes.to_encode, tell)
     failures = sorted((*found.failures, *unreadable), key=lambda failure: failure.key)
     provenance = provenance or encode_provenance(tokenizer, loader.settings, settings.latents)
@@ -115,6 +115,14 @@ def plan_encode(
     sha256 = plan_sha256(provenance, shards, failures, base, changes, columns.classes)
     contents = SetPlan(tuple(shards), tuple(failures), changes, sha256, columns.classes)
     return EncodePlan(contents, provenance, found.passed_over, columns)
+
+
+def _known_columns(base: Base) -> SetColumns | None:
+    """Return the columns of a set that is to grow; None if it has no latents yet, and so may still get any."""
+    manifest = base.manifest
+    if manifest is None or not (manifest.columns or manifest.num_ok or manifest.num_removed):
+        return None
+    return manifest.columns
 
 
 def plan_output(

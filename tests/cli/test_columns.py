@@ -1,7 +1,10 @@
 """What comes with images, from wherever people keep it, into the index: captions, labels, tables."""
 
+import io
 import json
 import shutil
+import tarfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -310,6 +313,27 @@ def test_metadata_in_a_folder_belong_to_the_images_below_it(
     ]
 
 
+def test_columns_are_what_all_rows_say_not_the_first_ones(
+    photos: Path, tmp_path: Path, encode: Run, root: Path
+) -> None:
+    scores: list[Any] = [5, 5, 5, 6.9]
+    rows = [{"key": f"{name}.jpg", "score": score} for name, score in zip("abcd", scores, strict=True)]
+    rows[3]["late"] = "only here"
+    assert encode(photos, "--table", write(tmp_path / "t.jsonl", lines(*rows))).code == 0
+    assert [columns(root)[f"{name}.jpg"]["score"] for name in "abcd"] == scores
+    assert manifest_columns(root) == {"late": {"images": 1}, "score": {"images": 4}}
+
+
+def test_many_troubles_are_counted_and_the_first_ones_shown(photos: Path, tmp_path: Path, encode: Run) -> None:
+    rows = [{"key": f"{number}.jpg", "text": "nobody"} for number in range(30)]
+    table = write(tmp_path / "t.jsonl", lines({"key": "a.jpg", "text": "one"}, *rows))
+    outcome = encode(photos, "--table", table, "--quiet", "--json")
+    assert outcome.code == 3
+    assert len(told(outcome)) == 20
+    assert "... and 13 more troubles with columns" in outcome.stderr
+    assert json.loads(outcome.stdout)["column_troubles"] == 33
+
+
 def test_rows_and_images_that_do_not_meet_are_counted_and_named(
     photos: Path, tmp_path: Path, encode: Run, root: Path
 ) -> None:
@@ -398,6 +422,103 @@ def test_columns_go_into_no_pipe(photos: Path, tiny: Path, run: Run) -> None:
     assert "writes latents alone" in " ".join(outcome.stderr.replace("│", " ").split())
 
 
+# ---- Containers ----
+
+
+def pack(path: Path, members: Mapping[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def test_a_sample_of_a_tar_gives_its_text_its_class_and_fields_of_its_json(
+    photos: Path, tmp_path: Path, encode: Run, root: Path
+) -> None:
+    data = (photos / "a.jpg").read_bytes()
+    for number in range(2):  # every tar of img2dataset has these names
+        members: dict[str, bytes] = {}
+        for sample, score in (("000000000", "5"), ("000000001", "6.9")):
+            caption = f"tar {number}, sample {sample}"
+            members |= {f"{sample}.jpg": data, f"{sample}.txt": caption.encode(), f"{sample}.cls": b"%d" % number}
+            members[f"{sample}.json"] = f'{{"caption": "{caption}", "score": {score}}}'.encode()
+        pack(tmp_path / f"0000{number}.tar", members)
+    outcome = encode(tmp_path / "00000.tar", tmp_path / "00001.tar", "--columns", "score")
+    assert outcome.code == 0, outcome.stderr
+    assert columns(root) == {
+        f"0000{number}/{sample}.jpg": {"caption": f"tar {number}, sample {sample}", "label": number, "score": score}
+        for number in range(2)
+        for sample, score in (("000000000", 5), ("000000001", 6.9))
+    }
+
+
+def test_one_bad_caption_of_a_tar_costs_itself_alone(photos: Path, tmp_path: Path, encode: Run, root: Path) -> None:
+    data = (photos / "a.jpg").read_bytes()
+    members = {"a.jpg": data, "a.txt": b"caf\xe9", "b.jpg": data, "b.txt": b"fine"}
+    outcome = encode(pack(tmp_path / "t.tar", members), "--captions", "txt")
+    assert outcome.code == 3
+    assert columns(root) == {"t/a.jpg": {}, "t/b.jpg": {"caption": "fine"}}
+    assert told(outcome) == ["column: t/a.jpg: has no caption: its txt is not UTF-8 (byte 3)"]
+
+
+def test_class_labels_of_a_parquet_keep_their_numbers_and_names(
+    photos: Path, tmp_path: Path, encode: Run, root: Path
+) -> None:
+    needs("pyarrow")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def write_parquet(path: Path, names: list[str], labels: list[int]) -> Path:
+        features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+        data = (photos / "a.jpg").read_bytes()
+        table = pa.table(
+            {
+                "image": [{"bytes": data, "path": f"{path.stem}{number}.jpg"} for number in range(len(labels))],
+                "text": [f"row {number}" for number in range(len(labels))],
+                "label": labels,
+            }
+        )
+        pq.write_table(
+            table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}), path
+        )
+        return path
+
+    one = write_parquet(tmp_path / "one.parquet", ["zebra", "auk"], [0, 1, 7])
+    outcome = encode(one)
+    assert outcome.code == 3
+    assert columns(root) == {
+        "one/one0.jpg": {"caption": "row 0", "label": 0},
+        "one/one1.jpg": {"caption": "row 1", "label": 1},
+        "one/one2.jpg": {"caption": "row 2"},
+    }
+    assert told(outcome)[1:] == ["column: one/one2.jpg: has no label: its label is 7, outside its 2 names"]
+    assert manifest_columns(root)["label"]["classes"] == ["zebra", "auk"]
+    other = write_parquet(tmp_path / "other.parquet", ["auk", "emu", "zebra"], [0, 1, 2])
+    outcome = encode(one, other)
+    assert outcome.code == 0, outcome.stderr
+    assert [columns(root)[f"other/other{number}.jpg"]["label"] for number in range(3)] == [1, 2, 0]
+    assert manifest_columns(root)["label"]["classes"] == ["zebra", "auk", "emu"]
+    shutil.rmtree(root)
+    outcome = encode(one, other)
+    assert outcome.code == 2
+    assert "the sources name the classes of 'label' differently" in outcome.stderr
+
+
+def test_the_labels_of_a_dataset_json_come_with_their_zip(
+    photos: Path, tmp_path: Path, encode: Run, root: Path
+) -> None:
+    names = [f"0000{number}/img{number}.jpg" for number in range(3)]
+    with zipfile.ZipFile(tmp_path / "edm.zip", "w", zipfile.ZIP_STORED) as file:
+        for name in names:
+            file.write(photos / "a.jpg", name)
+        file.writestr("dataset.json", json.dumps({"labels": [[name, 6 - n] for n, name in enumerate(names)]}))
+    outcome = encode(tmp_path / "edm.zip")
+    assert outcome.code == 0, outcome.stderr
+    assert columns(root) == {f"edm/{name}": {"label": 6 - n} for n, name in enumerate(names)}
+
+
 # ---- Sets that grow ----
 
 
@@ -437,3 +558,19 @@ def test_a_dry_run_says_what_it_finds(photos: Path, encode: Run) -> None:
     outcome = encode(photos, "--dry-run")
     assert outcome.code == 0
     assert told(outcome)[0].startswith("semdis: found captions (txt beside it)")
+
+
+def test_inspect_shows_columns_with_their_classes_and_how_many_lack_them(
+    tmp_path: Path, encode: Run, root: Path, run: Run
+) -> None:
+    source = tree(tmp_path / "photos", "cats/a.jpg", "cats/b.jpg", "emus/c.jpg", "d.jpg")
+    assert encode(source, "--labels", "folders").code == 3
+    shown = run("inspect", root).stdout
+    assert "Columns\n  name   images  missing  classes\n  label       3        1  2: 0 cats (2), 1 emus (1)\n" in shown
+    fields = json.loads(run("inspect", root, "--json").stdout)
+    assert fields["columns"] == {
+        "label": {"images": 3, "missing": 1, "classes": ["cats", "emus"], "images_by_class": {"0": 2, "1": 1}}
+    }
+    shutil.rmtree(root)
+    assert encode(source).code == 0
+    assert "columns" not in json.loads(run("inspect", root, "--json").stdout)
