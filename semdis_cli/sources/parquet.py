@@ -2,16 +2,15 @@
 
 import io
 import os
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
 from typing import Any, NamedTuple
 
 from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.files.disk import count_cores
 from semdis_cli.files.parquet import OpenParquet, RowReader, class_names, features_of, holds_bytes, plain
+from semdis_cli.files.recent import Recent
 from semdis_cli.kinds.formats import image_format
 from semdis_cli.records import SourceImage, Stamp
 from semdis_cli.sources.files import regular_stamp
@@ -94,7 +93,7 @@ class ParquetReader:
 
     def open(self, image: SourceImage) -> io.BytesIO:
         """Open an image, from its first byte to its last. Raises `OSError`, and `UnreadableImageError`."""
-        values, row = _RECENT.opened(self).images.find(image.place)
+        values, row = _OPENED.get(self).images.find(image.place)
         data = values[row].as_py()
         if data is None or len(data) != image.num_bytes:
             raise PassingReadError("the Parquet was changed while the run was going on; run again")
@@ -111,8 +110,8 @@ class ParquetReader:
 
     def columns(self, image: SourceImage) -> Mapping[str, object]:
         """Return the other columns of an image's row, as `ColumnSource` says; each is read when it is asked for."""
-        others = _RECENT.opened(self).others
-        return {} if others is None else _Row(*others.find(image.place))
+        others = _OPENED.get(self).others
+        return {} if others is None else Row(*others.find(image.place))
 
     def class_names(self, column: str) -> Sequence[str] | None:
         """Return the names of the numbers in a column, None if it has none."""
@@ -125,7 +124,7 @@ class ParquetReader:
             raise PassingReadError("the Parquet was changed while the run was going on; run again")
 
 
-class _Row(Mapping[str, object]):
+class Row(Mapping[str, object]):
     """Row of a batch, without what is null. Values are made when they are asked for: some are long lists."""
 
     def __init__(self, batch: Any, row: int) -> None:
@@ -164,26 +163,7 @@ class _Opened:
         self.others = RowReader(opened, names) if names else None
 
 
-class _Recent:
-    """Files that are open, the one that was used last at the end: there may be thousands to be read in turn."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._most = count_cores() + _MORE_OPEN
-        self._opened: OrderedDict[int, tuple[ParquetReader, _Opened]] = OrderedDict()
-
-    def opened(self, reader: ParquetReader) -> _Opened:
-        """Return the open file of a reader. Raises `OSError`, and `UnreadableImageError`."""
-        with self._lock:
-            if id(reader) not in self._opened:
-                self._opened[id(reader)] = reader, _Opened(reader)
-            self._opened.move_to_end(id(reader))
-            if len(self._opened) > self._most:
-                self._opened.popitem(last=False)
-            return self._opened[id(reader)][1]
-
-
-_RECENT = _Recent()
+_OPENED: Recent[ParquetReader, _Opened] = Recent(_Opened, count_cores() + _MORE_OPEN)
 
 
 def find_column(opened: OpenParquet) -> ImageColumn | None:

@@ -20,6 +20,7 @@ from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules, PassedOver
 from semdis_cli.sources.members import Samples, leads_out, parts_of, passed_over, read_beside
 from semdis_cli.sources.names import NamedPath
 from semdis_cli.sources.source import Finds, Search
+from semdis_cli.sources.tar_table import with_table
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 _UNPACKERS = {b"\x1f\x8b": "zcat", b"BZh": "bzcat", b"\xfd7zXZ\0": "xzcat", b"\x28\xb5\x2f\xfd": "zstdcat"}
@@ -73,8 +74,9 @@ class Tar:
         return str(self.path), image.place
 
     def columns(self, image: SourceImage) -> Mapping[str, object]:
-        """Return what lies beside an image, as `ColumnSource` says."""
-        return read_beside(self.samples.beside(image.place), open_unchanged(self.path, image.mtime_ns, "tar"))
+        """Return what lies beside an image, as `ColumnSource` says, and its row in the table of the tar."""
+        members = read_beside(self.samples.beside(image.place), open_unchanged(self.path, image.mtime_ns, "tar"))
+        return with_table(members, self.path, image.key)
 
 
 def unpacker_of(start: bytes) -> str | None:
