@@ -181,7 +181,7 @@ def _broken(listing: Listing) -> tuple[Failure, Path] | None:
     path = listing.naming.path
     name = listing.prefix.removesuffix("/")
     is_whole_name = name.rpartition("/")[2] == path.name
-    key = name if is_whole_name else f"{name}{path.suffix}" if name else path.name
+    key = name if is_whole_name else f"{name}{listing.naming.suffix or ''}" if name else path.name
     return Failure(key, listing.found.damage), path
 
 

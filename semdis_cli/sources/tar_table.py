@@ -10,6 +10,7 @@ from semdis_cli.errors import UnreadableImageError
 from semdis_cli.files.parquet import OpenParquet, RowReader, arrow_errors, holds_bytes
 from semdis_cli.files.recent import Recent
 from semdis_cli.sources.members import split_sample
+from semdis_cli.sources.names import split_suffix
 from semdis_cli.sources.parquet import PARQUET_SUFFIX, Row
 
 _KEY = "key"
@@ -41,9 +42,14 @@ class TarTable:
 _TABLES: Recent[Path, TarTable] = Recent(TarTable, _OPEN_TABLES)
 
 
+def table_path(tar: Path) -> Path:
+    """Return the path that the table of a tar has, if there is one."""
+    return tar.with_name(f"{split_suffix(tar.name)[0]}{PARQUET_SUFFIX}")
+
+
 def table_of(tar: Path) -> TarTable | None:
     """Return the table of a tar; None if it has none, or without pyarrow. Raises what `TarTable` raises."""
-    path = tar.with_suffix(PARQUET_SUFFIX)
+    path = table_path(tar)
     return _TABLES.get(path) if _has_pyarrow() and path.is_file() else None
 
 
