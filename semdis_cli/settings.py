@@ -118,7 +118,8 @@ class SourceSettings:
     sources: Annotated[
         tuple[Path, ...],
         Option(
-            "Folders (searched in depth), tars and single image files; for encode also -: a tar or image on stdin.",
+            "Folders (searched in depth), tars, zips, Parquet files, images; for encode also -: a tar or image on "
+            "stdin.",
             metavar="SOURCE...",
             show_default=False,
             is_argument=True,

@@ -86,6 +86,22 @@ class ImageList(Sequence[SourceImage]):
             place = (start or "") + key[cut:]
             self.append(SourceImage(key, reader, place, num_bytes, mtime_ns, ctime_ns))
 
+    def extend_numbered(
+        self, reader: ImageReader, keys: Sequence[str], places: Sequence[int], figures: Sequence[int | None]
+    ) -> None:
+        """Add images of one reader whose places are numbers; `figures`: size, mtime, ctime of each."""
+        root = self.root(reader, None)
+        if not keys:
+            return
+        if max(places) < 1 << 63 and self._take(keys, figures):
+            self._roots_of.extend((root,) * len(keys))
+            self._places.extend(repeat(0, len(self) - len(keys) - len(self._places)))
+            self._places.extend(places)
+            return
+        numbers = iter(figures)
+        for key, place, num_bytes, *times in zip(keys, places, numbers, numbers, numbers, strict=True):
+            self.append(SourceImage(key, reader, place, num_bytes or 0, *times))
+
     def root(self, reader: ImageReader, start: str | None, cut: int = 0) -> int:
         """Return the number of a root for `extend`."""
         number = self._numbers.setdefault((id(reader), start, cut), len(self._roots))
