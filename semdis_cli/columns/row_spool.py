@@ -1,6 +1,6 @@
 """Rows of tables in a temporary file, as they go into an index; found by the keys of images, whole or without suffix.
 
-Of a row there is in memory where it lies, and whether an image took it: 33 bytes.
+Of a row there is in memory where it lies, and whether an image took it: 35 bytes.
 """
 
 import json
