@@ -1,12 +1,12 @@
-# ruff: noqa: INP001, TID253, PLC0415, S603 (a script of its own; what one kind needs is no memory of another)
+# ruff: noqa: INP001, PLC0415, S603 (a script of its own; what one kind needs is no memory of another)
 """What it costs to read images of 256x256 pixels from a folder, from tars, zips and Parquet: CPU, wall time, memory.
 
     python benchmarks/sources.py [--num-images 100000] [--rounds 3] [--workers 1] [--folder FOLDER] [KIND ...]
 
-Makes the same JPEGs in all kinds: as files, WebDataset tars, EDM2's zips and Parquet of the Hub; with a .txt and a .json
-beside each image as files, tars, and tars that gzip compressed. Then each kind is read in processes of its own, in
-turns: listed, sizes from headers, and loaded to pixels, as `semdis encode` does it before the model. The least of the
-rounds counts. Memory is that of the whole process at its peak, with a tenth of the images and with all of them. Pin it
+Makes the same JPEGs in all kinds: as files, WebDataset tars, EDM2's zips and Parquet of the Hub; with a .txt and a
+.json beside each image as files, tars, and tars that gzip compressed. Then each kind is read in processes of its own,
+in turns: listed, sizes from headers, and loaded to pixels, as `semdis encode` does it before the model. The least of
+the rounds counts. Memory is that of the whole process at its peak, with a tenth of the images and with all of them. Pin it
 to one core to disturb nobody: taskset -c 1 python benchmarks/sources.py
 """
 
