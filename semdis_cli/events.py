@@ -174,6 +174,13 @@ class VerifyFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class ColumnsAttached:
+    """The images of a set have other columns; `report` says which, and of how many images and rows."""
+
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished:
     """The run is complete: ok + failed = inputs. `report` is what `report.json` holds."""
 
@@ -232,5 +239,6 @@ Event = (
     | Problem
     | ShardVerified
     | VerifyFinished
+    | ColumnsAttached
     | RunFinished
 )

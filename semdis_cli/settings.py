@@ -377,7 +377,8 @@ class ColumnSettings(Group):
         str, Option("More columns, by name; auto: all of a table.", COLUMNS, metavar="auto|none|A,B")
     ] = AUTO
     table: Annotated[
-        Path | None, Option("Table of captions and the like: JSONL, CSV, TSV or Parquet.", COLUMNS, metavar="FILE")
+        Path | None,
+        Option("Table of captions and the like: JSONL, CSV, TSV, JSON or Parquet.", COLUMNS, metavar="FILE"),
     ] = None
     on: Annotated[
         str | None,

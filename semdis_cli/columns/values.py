@@ -6,8 +6,9 @@ A `ValueError` says what is wrong as the end of a sentence about the column.
 import math
 from typing import Any
 
+from semdis_cli.files.json_text import parse_json
 from semdis_cli.records import MAX_BESIDE_BYTES
-from semdis_cli.store.checks import check_object, parse_json
+from semdis_cli.store.checks import check_object
 
 MAX_LABEL = 2**31 - 1
 _MAX_DEPTH = 8  # of lists and objects in a value

@@ -1,9 +1,7 @@
 """Files -> pixels: which size each image gets, and the images themselves."""
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from itertools import count, islice
 
@@ -25,7 +23,8 @@ from semdis_cli.records import (
 )
 from semdis_cli.settings import LoadSettings
 from semdis_cli.sources.files import read_bytes, try_hash
-from semdis_cli.stops import look
+from semdis_cli.stops import looking
+from semdis_cli.threads import WatchedThreads
 
 _PLANNED_AT_ONCE = 4096
 _CHUNK = 64  # headers read by one call of a thread: less is all overhead
@@ -52,13 +51,14 @@ class Loader:
         self.multiple_px = multiple_px
         self.columns = columns
         self._num_workers = num_workers
-        self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="semdis-read")
+        self._pool = WatchedThreads(num_workers, "semdis-read")
 
     def __enter__(self) -> "Loader":
+        self._pool.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.__exit__(None, None, None)
 
     def with_columns(self, columns: ColumnMaker) -> "Loader":
         """Return the same loader, with the same threads, whose images get these columns."""
@@ -89,15 +89,14 @@ class Loader:
         for start in range(0, len(sources), _PLANNED_AT_ONCE):  # futures for a million files would not be small
             group = sources[start : start + _PLANNED_AT_ONCE]
             chunks = [group[first : first + _CHUNK] for first in range(0, len(group), _CHUNK)]
-            for some in self._pool.map(self._plan_some, chunks):
+            for some in self._pool.each(self._plan_some, chunks):
                 num_read += len(some)
-                look()
                 tell(Planning("reading headers", num_read, len(sources)))
                 yield from some
 
     def load_all(self, images: Sequence[PlannedImage]) -> list[LoadedImage | Failure]:
         """Read images, in order, while the caller waits; all of them are held at a time."""
-        return list(self._pool.map(self.load, images))
+        return list(self._pool.each(self.load, images))
 
     def load(self, planned: PlannedImage) -> LoadedImage | Failure:
         """Read one image in the calling thread, or say why it cannot be used. Safe to call from several threads."""
@@ -111,7 +110,7 @@ class Loader:
                 raise PassingReadError("changed its size while the run was going on; run again")
         except (UnreadableImageError, MemoryError, OSError) as error:
             return _failure_of(source, error)
-        digest = FileDigest(len(data), hashlib.sha256(data).hexdigest())
+        digest = FileDigest.of(data)
         columns, troubles = MadeColumns() if self.columns is None else self.columns.columns_of(source)
         record = ImageRecord(source.key, image.geometry, digest, image.notes, columns)
         _, mtime_ns, ctime_ns = settled(stamp, time.time_ns())
@@ -124,13 +123,12 @@ class Loader:
         """
         remaining, num_done = iter(sources), count(1)
         while group := list(islice(remaining, _PLANNED_AT_ONCE)):
-            for digest in self._pool.map(try_hash, group):
-                look()
+            for digest in self._pool.each(try_hash, group):
                 tell(Planning("hashing files in doubt", next(num_done), len(sources)))
                 yield digest
 
     def _plan_some(self, sources: Sequence[SourceImage]) -> list[PlannedImage | Failure]:
-        return [self._plan_one(source) for source in sources]
+        return [self._plan_one(source) for source in looking(sources)]
 
     def _plan_one(self, source: SourceImage) -> PlannedImage | Failure:
         try:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import UsageError
-from semdis_cli.store.index import to_line
+from semdis_cli.files.json_text import to_line
 from semdis_cli.store.random_access import _label_of
 from tests.store import KEYS, make_plan, write_next
 

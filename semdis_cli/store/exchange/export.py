@@ -1,6 +1,5 @@
 """Latents as other programs like to read them: one file, or one pair of files in a tar, for each image."""
 
-import hashlib
 import io
 import os
 import re
@@ -15,16 +14,13 @@ from torch import Tensor
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
-from semdis_cli.files.atomic import PublishedFile, is_temporary
-from semdis_cli.files.json_text import key_fields
+from semdis_cli.files.atomic import is_temporary
+from semdis_cli.files.json_text import key_fields, to_line
 from semdis_cli.files.lock import LOCK_FILE
-from semdis_cli.files.spelling import ANY, clashes, probe_spelling
-from semdis_cli.provenance import LatentLayout
-from semdis_cli.records import ImageRecord
+from semdis_cli.files.set_names import REPORT_FILE
+from semdis_cli.files.spelling import ANY, check_key, clashes, probe_spelling
+from semdis_cli.records import FileDigest, ImageRecord
 from semdis_cli.settings import Member, NpyDtype, SampleNames
-from semdis_cli.store.checks import check_key
-from semdis_cli.store.index import to_line
-from semdis_cli.store.manifest import REPORT_FILE
 from semdis_cli.store.record import source_fields
 from semdis_cli.store.shards import STORE_DTYPES, Shard, shard_bytes
 from semdis_cli.tensors import is_finite
@@ -148,7 +144,7 @@ class SampleRecord:
     image: ImageRecord
     is_whitened: bool
     provenance_sha256: str
-    file: PublishedFile
+    file: FileDigest
     is_exact: bool
 
     def to_bytes(self) -> bytes:
@@ -159,7 +155,7 @@ class SampleRecord:
             "source": source_fields(self.image),
             "whitened": self.is_whitened,
             "provenance_sha256": self.provenance_sha256,
-            "file": {"num_bytes": self.file.num_bytes, "sha256": self.file.sha256},
+            "file": self.file.to_json(),
             "exact": self.is_exact,
         }
         return to_line(fields)
@@ -188,7 +184,7 @@ def make_sample(shard: Shard, row: int, member: Member, npy_dtype: NpyDtype) -> 
             raise ValueError(f"its latents are too large for {npy_dtype}")
         is_exact = torch.equal(converted.to(torch.float32), latents.to(torch.float32))
         data = npy_bytes(converted)
-    file = PublishedFile(len(data), hashlib.sha256(data).hexdigest())
+    file = FileDigest.of(data)
     facts = shard.provenance.is_whitened, shard.provenance.sha256
     return Sample(data, SampleRecord(one.records[0], *facts, file, is_exact))
 
@@ -202,14 +198,7 @@ def npy_bytes(latents: Tensor) -> bytes:
     return file.getvalue()
 
 
-def check_rows(shard: Shard, layout: LatentLayout, place: str) -> None:
-    """Raise `StoreError` beginning with `place` if the latents are not finite, or not of the recorded kind and size."""
-    kind = shard.latents.shape[1], shard.latents.dtype
-    if kind != (layout.channels, STORE_DTYPES[layout.dtype]):
-        raise StoreError("its latents are not of the kind that its settings say; damaged or edited", place=place)
+def check_finite(shard: Shard, place: str) -> None:
+    """Raise `StoreError` beginning with `place` if latents are not finite: others cannot be exported or imported."""
     if not is_finite(shard.latents):
         raise StoreError("latents that are not finite; not made by semdis encode", place=place)
-    grid = tuple(side * layout.patch_size for side in shard.latents.shape[-2:])
-    for record in shard.records:
-        if record.geometry.bucket != grid:
-            raise StoreError(f"the size of {record.key!r:.80} does not fit its latents; damaged or edited", place=place)
