@@ -6,8 +6,8 @@
 Makes the same JPEGs in all kinds: as files, WebDataset tars, EDM2's zips and Parquet of the Hub; with a .txt and a
 .json beside each image as files, tars, and tars that gzip compressed. Then each kind is read in processes of its own,
 in turns: listed, sizes from headers, and loaded to pixels, as `semdis encode` does it before the model. The least of
-the rounds counts. Memory is that of the whole process at its peak, with a tenth of the images and with all of them. Pin it
-to one core to disturb nobody: taskset -c 1 python benchmarks/sources.py
+the rounds counts. Memory is that of the whole process at its peak (VmHWM; Linux), with a tenth of the images and with
+all of them. Pin it to one core to disturb nobody: taskset -c 1 python benchmarks/sources.py
 """
 
 import argparse
@@ -15,6 +15,7 @@ import gzip
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -144,6 +145,13 @@ def cpu_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def peak_mib() -> float:
+    """Return the most memory that this process had. What `getrusage` says is that of its parent, if that had more."""
+    found = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) / 1024
+
+
 def measure(source: Path, num_workers: int) -> None:
     """Read a source, and write what it took as JSON: seconds of CPU and wall for each step, and the peak of memory."""
     import torch
@@ -172,7 +180,7 @@ def measure(source: Path, num_workers: int) -> None:
         note("load")
     assert not failures
     found["num_images"] = len(planned)
-    found["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    found["peak_mib"] = peak_mib()
     sys.stdout.write(json.dumps(found))
 
 
