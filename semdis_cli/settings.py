@@ -119,15 +119,19 @@ class SourceSettings:
     null: Annotated[bool, Option("The list's paths end with NUL (find -print0).", INPUT, flags="--null -0")] = False
 
 
+Resize = Literal["lanczos", "adm"]
+
+
 @dataclass(frozen=True, slots=True)
 class GeometrySettings(Group):
-    """Settings of the size of images; at most one of the three is given, in pixels.
+    """Settings of the size of images; at most one of the first three is given, in pixels.
 
     None of them: its own size, padded at the bottom and right to a multiple of the model's patch.
     `size`: the short side is resized to N and the centre cut to NxN.
     `max_pixels`: scaled down, never up, to at most so many pixels at its own aspect ratio, then padded.
     `bucket_size`: resized to cover the bucket nearest in aspect ratio, and the centre cut out. Buckets have at most NxN
     pixels, sides that are multiples of 64 (and of the patch), and aspect ratios up to 4:1, as in the training of SDXL.
+    `resize`: "adm", which goes with `size` alone, is the centre crop that FIDs on ImageNet are defined over.
     """
 
     size: Annotated[
@@ -153,6 +157,10 @@ class GeometrySettings(Group):
             metavar="PX",
         ),
     ] = None
+    resize: Annotated[
+        Resize,
+        Option("adm: with --size, the very centre crop of ADM (halve by box, then bicubic) as FID uses it.", GEOMETRY),
+    ] = "lanczos"
 
     @property
     def has_few_sizes(self) -> bool:
@@ -164,7 +172,14 @@ class GeometrySettings(Group):
         given = [flag for flag, value in ways.items() if value is not None]
         if len(given) > 1:
             raise UsageError(f"give only one of {', '.join(given)}")
+        if self.resize == "adm" and self.size is None:
+            raise OptionError("--resize", "adm goes with --size alone: it cuts a square")
         check_limits(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is on record of them: what came later only where it is asked for, so that old records stay."""
+        record: dict[str, Any] = {"size": self.size, "max_pixels": self.max_pixels, "bucket_size": self.bucket_size}
+        return record if self.resize == "lanczos" else record | {"resize": self.resize}
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +219,10 @@ class LoadSettings:
 
     geometry: GeometrySettings = GeometrySettings()
     read: ReadSettings = ReadSettings()
+
+    def __post_init__(self) -> None:
+        if self.geometry.resize == "adm" and self.read.jpeg_scaling:
+            raise OptionError("--jpeg-scaling", "does not go with --resize adm, which is about exact pixels")
 
 
 # ---- Model ----

@@ -67,6 +67,10 @@ class BenchSettings(Group):
     write: WriteSettings = WriteSettings()
     quick: Annotated[bool, Option("Measure for seconds instead of minutes; less exact.")] = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.load  # which may be refused
+
     @property
     def load(self) -> LoadSettings:
         """Settings of reading images, which are brought to 256x256 px where no size is given."""

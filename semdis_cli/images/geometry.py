@@ -6,12 +6,14 @@ from math import isqrt, lcm
 
 import numpy as np
 
-from semdis_cli.errors import UsageError
+from semdis_cli.errors import UnreadableImageError, UsageError
+from semdis_cli.images.adm import adm_sizes
 from semdis_cli.records import Geometry
 from semdis_cli.settings import GeometrySettings
 
 BUCKET_STEP_PX = 64
 MAX_BUCKET_ASPECT = 4  # long side to short side
+_MOST_ADM_PX = 178_956_970  # ADM resizes all before it cuts: as many as Pillow opens without a complaint
 
 
 def check_geometry(settings: GeometrySettings, multiple_px: int) -> None:
@@ -34,9 +36,11 @@ def plan_geometry(source_size: tuple[int, int], settings: GeometrySettings, mult
 
     The sides of its bucket are multiples of `multiple_px`. Where a centre crop cannot be exact, one row or column more
     is cut off at the bottom or right than at the other side. Raises `UsageError` if the settings do not go with
-    `multiple_px`.
+    `multiple_px`, and `UnreadableImageError` for a shape that ADM's crop would enlarge beyond all measure.
     """
     check_geometry(settings, multiple_px)
+    if settings.size is not None and settings.resize == "adm":
+        return _cut_centre(source_size, _check_adm(adm_sizes(source_size, settings.size)[-1]), (settings.size,) * 2)
     if settings.size is not None:
         return _cover(source_size, (settings.size, settings.size))
     if settings.bucket_size is not None:
@@ -95,8 +99,18 @@ def _cover(source: tuple[int, int], box: tuple[int, int]) -> Geometry:
         resized = (box[0], max(box[1], _round_ratio(source[1] * box[0], source[0])))
     else:
         resized = (max(box[0], _round_ratio(source[0] * box[1], source[1])), box[1])
+    return _cut_centre(source, resized, box)
+
+
+def _cut_centre(source: tuple[int, int], resized: tuple[int, int], box: tuple[int, int]) -> Geometry:
     crop = ((resized[0] - box[0]) // 2, (resized[1] - box[1]) // 2)
     return Geometry(source=source, resized=resized, crop=crop, image=box, bucket=box)
+
+
+def _check_adm(resized: tuple[int, int]) -> tuple[int, int]:
+    if resized[0] * resized[1] > _MOST_ADM_PX:
+        raise UnreadableImageError(f"too long for --resize adm, which would make {resized[0]}x{resized[1]} px of it")
+    return resized
 
 
 def _nearest_bucket(source: tuple[int, int], bucket_size: int, multiple_px: int) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from semdis_cli.images.adm import adm_bytes, adm_pixels
 from semdis_cli.images.colour.convert import samples_to_srgb
 from semdis_cli.images.formats.jpeg.decoder import decode_plain_jpeg, is_fast_jpeg
 from semdis_cli.images.formats.jpeg.header import read_plain_jpeg
@@ -53,28 +54,35 @@ def load_pixels(
         plain = read_plain_jpeg(io.BytesIO(data)) if header.name == "JPEG" else None
         is_plain = plain is not None and plain.is_simple
         fraction = _fraction(plan) if is_plain and settings.jpeg_scaling else 1
-        with taking(_needed_bytes(header, plan, fraction, len(data), is_plain=is_plain)):
+        is_adm = geometry.resize == "adm"
+        resizing = adm_bytes(plan) if is_adm else _resizing_bytes(plan, fraction)
+        with taking(_needed_bytes(header, plan, fraction, len(data) + resizing, is_plain=is_plain)):
             decoded = _decode_fast(header, data, fraction, is_resized=plan.resized != plan.source) if is_plain else None
             if decoded is None:
                 stored = decode_stored(header, data, settings, fraction)
                 decoded = np.array(stored.pixels), stored.notes  # a copy: torch asks for memory that may be written
             pixels, notes = decoded
+            if is_adm:
+                return LoadedPixels(adm_pixels(pixels, plan, header.orientation), plan, notes)
             return LoadedPixels(fit_pixels(pixels, plan, header.orientation, fraction), plan, notes)
 
 
-def _needed_bytes(header: Header, plan: Geometry, fraction: int, num_bytes: int, *, is_plain: bool) -> int:
-    """Estimate the memory in bytes that decoding and resizing take at their peak, the file's own bytes included.
+def _resizing_bytes(plan: Geometry, fraction: int) -> int:
+    """Return the memory in bytes that resizing takes: two copies of what it made of the rows."""
+    return 0 if plan.resized == plan.source else 6 * plan.source[0] * plan.resized[1] // fraction
 
-    Measured with 24 megapixels of each format: what decoding takes for a pixel; resizing has two copies of what it made
-    of the rows.
+
+def _needed_bytes(header: Header, plan: Geometry, fraction: int, num_bytes: int, *, is_plain: bool) -> int:
+    """Estimate the memory in bytes that an image takes at its peak: `num_bytes` for file and resizing, and more.
+
+    Measured with 24 megapixels of each format: what decoding takes for a pixel.
     """
     height, width = header.size
     has_profile = header.image is None or "icc_profile" in header.image.info
     is_fast = is_plain and not has_profile and is_fast_jpeg()
     per_px = _FAST_BYTES_PER_PX if is_fast else _BYTES_PER_PX.get(header.name, _MOST_BYTES_PER_PX)
     decoding = per_px * height * width / fraction**2
-    resizing = 0 if plan.resized == plan.source else 6 * height * plan.resized[1] / fraction
-    return num_bytes + int(decoding + resizing) + 3 * plan.bucket[0] * plan.bucket[1]
+    return num_bytes + int(decoding) + 3 * plan.bucket[0] * plan.bucket[1]
 
 
 def _fraction(plan: Geometry) -> int:

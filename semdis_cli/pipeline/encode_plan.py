@@ -1,7 +1,7 @@
 """The plan of an encode: its settings, which image goes into which shard, and how large it all gets."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure, Planning, Tell, untold
+from semdis_cli.images.adm import ADM_NAME
 from semdis_cli.images.loader import Loader
 from semdis_cli.images.resize import resize_name
 from semdis_cli.model.tokenizer import Tokenizer
@@ -144,11 +145,11 @@ def encode_provenance(tokenizer: Tokenizer, load: LoadSettings, latents: LatentS
         "posterior": posterior,
         "dtype": latents.store_dtype,
         "preprocessing": {
-            "geometry": asdict(load.geometry),
+            "geometry": load.geometry.to_json(),
             "background": list(load.read.background),
             "max_image_pixels": load.read.max_image_pixels,
             "reader": f"pillow {version('pillow')}",
-            "resize": resize_name(),
+            "resize": ADM_NAME if load.geometry.resize == "adm" else resize_name(),
             "jpeg_scaling": load.read.jpeg_scaling,
         },
         "compute": compute_record(tokenizer),

@@ -2,6 +2,7 @@
 
 import json
 from math import log
+from typing import Any
 
 import numpy as np
 import pytest
@@ -131,7 +132,7 @@ def test_only_a_size_fixes_the_bucket_beforehand() -> None:
         ({"bucket_size": 32}, "--bucket-size must be a multiple of 64"),
     ],
 )
-def test_settings_that_cannot_be_are_a_usage_error(fields: dict[str, int], complaint: str) -> None:
+def test_settings_that_cannot_be_are_a_usage_error(fields: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
         check_geometry(GeometrySettings(**fields), 16)
 

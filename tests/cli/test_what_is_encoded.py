@@ -1,0 +1,66 @@
+"""`semdis encode` with the options that say which pixels of which images are encoded."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.cli.conftest import Outcome, Run
+
+
+def write_image(path: Path, size: tuple[int, int]) -> None:
+    """A PNG of noise, `size` (H, W)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(size).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for name, size in {"flat": (40, 90), "small": (20, 30), "square": (64, 64), "tall": (150, 50)}.items():
+        write_image(tmp_path / "photos" / f"{name}.png", size)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def encode(photos: Path, tiny: Path, run: Run) -> Run:
+    def call(*options: str | Path, output: str = "latents") -> Outcome:
+        return run("encode", photos, "-o", output, "--model", tiny, "--threads", "1", *options)
+
+    return call
+
+
+def manifest(root: Path) -> dict[str, Any]:
+    fields = json.loads((root / "manifest.json").read_bytes())
+    assert isinstance(fields, dict)
+    return fields
+
+
+def test_adms_crop_is_on_record_and_goes_with_no_other_resize(tmp_path: Path, encode: Run) -> None:
+    assert encode("--size", "32", "--resize", "adm").code == 0
+    preprocessing = manifest(tmp_path / "latents")["provenance"]["preprocessing"]
+    assert preprocessing["resize"] == "pillow box, bicubic"
+    assert preprocessing["geometry"] == {"size": 32, "max_pixels": None, "bucket_size": None, "resize": "adm"}
+    other = encode("--size", "32", "--mix-versions")
+    assert other.code == 2
+    assert "--mix-versions does not go as far as preprocessing.geometry.resize" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--resize", "adm"), "adm goes with --size alone"),
+        (("--resize", "adm", "--bucket-size", "64"), "adm goes with --size alone"),
+        (("--resize", "adm", "--size", "32", "--jpeg-scaling"), "does not go with --resize adm"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_before_anything_is_done(
+    tmp_path: Path, encode: Run, options: tuple[str, ...], complaint: str
+) -> None:
+    done = encode(*options)
+    assert done.code == 2
+    assert complaint in " ".join(done.stderr.replace("│", " ").split())
+    assert not (tmp_path / "latents").exists()
