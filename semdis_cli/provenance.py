@@ -163,7 +163,8 @@ class Provenance:
     @property
     def has_few_sizes(self) -> bool:
         """Tell whether the images were brought to one size, or to buckets, as far as is on record."""
-        return any(self._find("preprocessing", "geometry", name) is not None for name in ("size", "bucket_size"))
+        names = ("size", "bucket_size", "buckets")
+        return any(self._find("preprocessing", "geometry", name) is not None for name in names)
 
     @property
     def is_compiled(self) -> bool | None:

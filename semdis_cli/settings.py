@@ -36,6 +36,14 @@ def _parse_batch_size(text: str) -> int | Literal["auto"]:
     return int(text)
 
 
+def _parse_bucket(text: str) -> tuple[int, int]:
+    """`512x288`, width by height -> (288, 512), height and width as everywhere else. Raises `ValueError`."""
+    match = re.fullmatch(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})", text)
+    if match is None:
+        raise ValueError(f"{text!r:.60} is no bucket; write width and height like 512x288")
+    return int(match[2]), int(match[1])
+
+
 def _parse_colour(text: str) -> tuple[int, int, int]:
     """`#rrggbb` -> (red, green, blue), each 0..255. Raises `ValueError`."""
     match = re.fullmatch(r"#?([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", text)
@@ -124,13 +132,15 @@ Resize = Literal["lanczos", "adm"]
 
 @dataclass(frozen=True, slots=True)
 class GeometrySettings(Group):
-    """Settings of the size of images; at most one of the first three is given, in pixels.
+    """Settings of the size of images; at most one of the first four is given, in pixels.
 
     None of them: its own size, padded at the bottom and right to a multiple of the model's patch.
     `size`: the short side is resized to N and the centre cut to NxN.
     `max_pixels`: scaled down, never up, to at most so many pixels at its own aspect ratio, then padded.
     `bucket_size`: resized to cover the bucket nearest in aspect ratio, and the centre cut out. Buckets have at most NxN
     pixels, sides that are multiples of 64 (and of the patch), and aspect ratios up to 4:1, as in the training of SDXL.
+    `buckets`: the same with these, (H, W) each; of several with one aspect ratio the largest that an image fills
+    without being enlarged, else the smallest.
     `resize`: "adm", which goes with `size` alone, is the centre crop that FIDs on ImageNet are defined over.
     """
 
@@ -157,6 +167,17 @@ class GeometrySettings(Group):
             metavar="PX",
         ),
     ] = None
+    buckets: Annotated[
+        tuple[tuple[int, int], ...],
+        Option(
+            "A bucket, width by height, sides multiples of the patch; may be given often. An image gets the nearest in "
+            "aspect ratio: resize to cover, cut the centre.",
+            GEOMETRY,
+            flags="--bucket",
+            metavar="WxH",
+            parse=_parse_bucket,
+        ),
+    ] = ()
     resize: Annotated[
         Resize,
         Option("adm: with --size, the very centre crop of ADM (halve by box, then bicubic) as FID uses it.", GEOMETRY),
@@ -165,11 +186,11 @@ class GeometrySettings(Group):
     @property
     def has_few_sizes(self) -> bool:
         """Tell whether all images together have one size, or some tens of them."""
-        return self.size is not None or self.bucket_size is not None
+        return self.size is not None or self.bucket_size is not None or bool(self.buckets)
 
     def __post_init__(self) -> None:
         ways = {"--max-pixels": self.max_pixels, "--size": self.size, "--bucket-size": self.bucket_size}
-        given = [flag for flag, value in ways.items() if value is not None]
+        given = [flag for flag, value in ways.items() if value is not None] + ["--bucket"] * bool(self.buckets)
         if len(given) > 1:
             raise UsageError(f"give only one of {', '.join(given)}")
         if self.resize == "adm" and self.size is None:
@@ -179,6 +200,8 @@ class GeometrySettings(Group):
     def to_json(self) -> dict[str, Any]:
         """Return what is on record of them: what came later only where it is asked for, so that old records stay."""
         record: dict[str, Any] = {"size": self.size, "max_pixels": self.max_pixels, "bucket_size": self.bucket_size}
+        if self.buckets:
+            record["buckets"] = sorted(map(list, set(self.buckets)))
         return record if self.resize == "lanczos" else record | {"resize": self.resize}
 
 

@@ -164,7 +164,7 @@ def _plan(
     seconds = estimate_s(plan, loader, tokenizer, settings)
     for failure in failures:
         say(f"failed: {printable(failure.key)}: {failure.reason}")
-    report = {
+    report: dict[str, Any] = {
         "command": "encode --dry-run",
         "images": {"inputs": plan.num_inputs, "failed": len(failures), "unchanged": plan.num_unchanged},
         "shards": len(plan.shards),
@@ -173,6 +173,9 @@ def _plan(
         "estimated_s": round(seconds, 1),
         "passed_over": dict(plan.passed_over),
     }
+    if loader.settings.geometry.has_few_sizes:
+        buckets = plan.bucket_counts()
+        report["buckets"] = [{"image_px": list(bucket), "images": number} for bucket, number in buckets.items()]
     if reporting.as_json:
         put(strict_json(report))
     else:
@@ -181,4 +184,7 @@ def _plan(
             f"{plan.megapixels():,.1f} megapixels -> "
             f"{count(len(plan.shards), 'shard')}, {count(plan.latent_bytes(), 'byte')}, about {seconds:,.0f} s"
         )
+        for bucket in report.get("buckets", ()) if loader.settings.geometry.size is None else ():
+            height, width = bucket["image_px"]
+            put(f"bucket {width}x{height}: {count(bucket['images'], 'image')}")
     return ExitCode.SOME_FAILED if failures else ExitCode.OK

@@ -23,11 +23,17 @@ def check_geometry(settings: GeometrySettings, multiple_px: int) -> None:
     step = lcm(BUCKET_STEP_PX, multiple_px)
     if settings.bucket_size is not None and settings.bucket_size % step:
         raise UsageError(f"--bucket-size must be a multiple of {step} px, not {settings.bucket_size}")
+    for height, width in settings.buckets:
+        if height % multiple_px or width % multiple_px:
+            what = f"sides that are multiples of the model's patch of {multiple_px} px, not {width}x{height}"
+            raise UsageError(f"--bucket must have {what}")
 
 
 def fixed_bucket(settings: GeometrySettings, multiple_px: int) -> tuple[int, int] | None:
     """Return the bucket (H, W) in px that every image gets, or None if it depends on the image. Raises `UsageError`."""
     check_geometry(settings, multiple_px)
+    if len(set(settings.buckets)) == 1:
+        return settings.buckets[0]
     return None if settings.size is None else (settings.size, settings.size)
 
 
@@ -44,7 +50,9 @@ def plan_geometry(source_size: tuple[int, int], settings: GeometrySettings, mult
     if settings.size is not None:
         return _cover(source_size, (settings.size, settings.size))
     if settings.bucket_size is not None:
-        return _cover(source_size, _nearest_bucket(source_size, settings.bucket_size, multiple_px))
+        return _cover(source_size, _nearest_bucket(source_size, aspect_buckets(settings.bucket_size, multiple_px)))
+    if settings.buckets:
+        return _cover(source_size, _nearest_bucket(source_size, _by_aspect(settings.buckets)))
     image = source_size if settings.max_pixels is None else _shrink(source_size, settings.max_pixels)
     bucket = (_round_up(image[0], multiple_px), _round_up(image[1], multiple_px))
     return Geometry(source=source_size, resized=image, crop=(0, 0), image=image, bucket=bucket)
@@ -62,7 +70,13 @@ def aspect_buckets(bucket_size: int, multiple_px: int) -> tuple[tuple[int, int],
         short = bucket_size**2 // long // step * step
         if short and long <= MAX_BUCKET_ASPECT * short:
             buckets |= {(long, short), (short, long)}
-    return tuple(sorted(buckets, key=lambda bucket: (bucket[0] / bucket[1], bucket)))
+    return _by_aspect(tuple(buckets))
+
+
+@lru_cache(maxsize=64)
+def _by_aspect(buckets: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    """Sort buckets from the flattest to the tallest, those of one aspect ratio by size."""
+    return tuple(sorted(set(buckets), key=lambda bucket: (bucket[0] / bucket[1], bucket)))
 
 
 def undo_padding(pixels: np.ndarray, geometry: Geometry) -> np.ndarray:
@@ -113,14 +127,15 @@ def _check_adm(resized: tuple[int, int]) -> tuple[int, int]:
     return resized
 
 
-def _nearest_bucket(source: tuple[int, int], bucket_size: int, multiple_px: int) -> tuple[int, int]:
+def _nearest_bucket(source: tuple[int, int], buckets: tuple[tuple[int, int], ...]) -> tuple[int, int]:
     """Choose the bucket whose aspect ratio is nearest on a logarithmic scale: neighbours meet at their geometric mean.
 
-    In whole numbers: H/W < sqrt(h1·h2 / (w1·w2)) is H²·w1·w2 < W²·h1·h2. On the boundary the taller one wins.
+    In whole numbers: H/W < sqrt(h1·h2 / (w1·w2)) is H²·w1·w2 < W²·h1·h2. On the boundary the taller one wins. Of
+    several with that ratio: the largest that `source` covers as it is, else the smallest. `buckets`: by `_by_aspect`.
     """
-    buckets = aspect_buckets(bucket_size, multiple_px)
     height, width = source
-    for (h1, w1), (h2, w2) in pairwise(buckets):
-        if height**2 * w1 * w2 < width**2 * h1 * h2:
-            return h1, w1
-    return buckets[-1]
+    nearer = (one for one, (h2, w2) in pairwise(buckets) if height**2 * one[1] * w2 < width**2 * one[0] * h2)
+    nearest = next(nearer, buckets[-1])
+    alike = [bucket for bucket in buckets if bucket[0] * nearest[1] == bucket[1] * nearest[0]]
+    covered = [bucket for bucket in alike if bucket[0] <= height and bucket[1] <= width]
+    return covered[-1] if covered else alike[0]

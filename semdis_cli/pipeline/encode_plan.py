@@ -1,5 +1,6 @@
 """The plan of an encode: its settings, which image goes into which shard, and how large it all gets."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -58,6 +59,13 @@ class EncodePlan:
     def megapixels(self, shards: Iterable[PlannedShard] | None = None) -> float:
         """Model input pixels (10^6) of `shards` (default: all)."""
         return sum(len(s.images) * s.bucket[0] * s.bucket[1] for s in self._or_all(shards)) / 1e6
+
+    def bucket_counts(self) -> dict[tuple[int, int], int]:
+        """Count the images that are to be encoded by bucket, (H, W) in px; smallest first."""
+        counts: Counter[tuple[int, int]] = Counter()
+        for shard in self.shards:
+            counts[shard.bucket] += len(shard.images)
+        return dict(sorted(counts.items()))
 
     def _or_all(self, shards: Iterable[PlannedShard] | None) -> Iterable[PlannedShard]:
         return self.shards if shards is None else shards

@@ -49,9 +49,38 @@ def test_adms_crop_is_on_record_and_goes_with_no_other_resize(tmp_path: Path, en
     assert "--mix-versions does not go as far as preprocessing.geometry.resize" in other.stderr
 
 
+def test_buckets_are_given_as_width_by_height_and_counted_beforehand(tmp_path: Path, encode: Run) -> None:
+    options = ("--bucket", "96x48", "--bucket", "32x64", "--bucket", "64x64")
+    planned = encode(*options, "--dry-run", "--json")
+    counts = [
+        {"image_px": [48, 96], "images": 2},
+        {"image_px": [64, 32], "images": 1},
+        {"image_px": [64, 64], "images": 1},
+    ]
+    assert json.loads(planned.stdout)["buckets"] == counts
+    lines = encode(*options, "--dry-run").stdout.splitlines()
+    assert lines[1:] == ["bucket 96x48: 2 images", "bucket 32x64: 1 image", "bucket 64x64: 1 image"]
+    assert encode(*options).code == 0
+    record = manifest(tmp_path / "latents")
+    assert record["provenance"]["preprocessing"]["geometry"]["buckets"] == [[48, 96], [64, 32], [64, 64]]
+    grids = [shard["name"].partition("-")[2] for shard in record["shards"]]
+    assert grids == ["3x6.safetensors", "4x2.safetensors", "4x4.safetensors"]
+    again = encode("--bucket", "64x64", *options, "--json")  # in another order, and one of them twice
+    assert json.loads(again.stdout)["unchanged"] == 4
+
+
+def test_bucket_sizes_are_counted_beforehand_too(encode: Run) -> None:
+    lines = encode("--bucket-size", "64", "--dry-run").stdout.splitlines()
+    assert lines[1:] == ["bucket 64x64: 4 images"]
+    assert len(encode("--size", "32", "--dry-run").stdout.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
+        (("--bucket", "512"), "'512' is no bucket; write width and height like 512x288"),
+        (("--bucket", "500x288"), "multiples of the model's patch of 16 px, not 500x288"),
+        (("--bucket", "64x64", "--size", "32"), "give only one of --size, --bucket"),
         (("--resize", "adm"), "adm goes with --size alone"),
         (("--resize", "adm", "--bucket-size", "64"), "adm goes with --size alone"),
         (("--resize", "adm", "--size", "32", "--jpeg-scaling"), "does not go with --resize adm"),
