@@ -105,7 +105,7 @@ class Provenance:
         if len(text) > _MAX_TEXT:
             raise ValueError(f"settings of {len(text):,} bytes")
         num_opened = text.count("[") + text.count("{")  # no record of ours has so many: it need not be searched
-        if num_opened > _MAX_DEPTH and not _is_shallow(value, _MAX_DEPTH):
+        if num_opened > _MAX_DEPTH and not is_shallow(value, _MAX_DEPTH):
             raise ValueError("settings that are nested too deeply")
         return cls(text)
 
@@ -231,9 +231,10 @@ def _compare_models(before: dict[str, Any], now: dict[str, Any], name: str) -> l
     return [Difference(name or "model", *said)]
 
 
-def _is_shallow(value: Any, depth: int) -> bool:
+def is_shallow(value: Any, depth: int) -> bool:
+    """Tell whether no more than `depth` objects and lists of JSON lie within one another, `value` (one) counted."""
     inner = value.values() if isinstance(value, dict) else value
-    return depth > 0 and all(_is_shallow(child, depth - 1) for child in inner if isinstance(child, dict | list | tuple))
+    return depth > 0 and all(is_shallow(child, depth - 1) for child in inner if isinstance(child, dict | list | tuple))
 
 
 def _are_float32(values: Any, count: int) -> bool:

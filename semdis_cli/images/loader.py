@@ -1,6 +1,5 @@
 """Files -> pixels: which size each image gets, and the images themselves."""
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -87,7 +86,7 @@ class Loader:
                 raise PassingReadError("changed its size while the run was going on; run again")
         except (UnreadableImageError, MemoryError, OSError) as error:
             return _failure_of(source, error)
-        digest = FileDigest(len(data), hashlib.sha256(data).hexdigest())
+        digest = FileDigest.of(data)
         record = ImageRecord(source.key, image.geometry, digest, image.notes)
         _, mtime_ns, ctime_ns = settled(stamp, time.time_ns())
         return LoadedImage(record, image.pixels, mtime_ns, ctime_ns)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from semdis_cli.errors import StoreError
-from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.files.atomic import digest_file
 from semdis_cli.store.index import IndexRow, Place, read_places, read_rows
 from semdis_cli.store.manifest import INDEX_FILE, SHARD_FOLDER, Manifest, ShardEntry, read_manifest
 
@@ -36,7 +36,7 @@ class LatentSet:
 
         `is_locked`: no other run can be the reason.
         """
-        if PublishedFile.of(self.index) == self.manifest.index:
+        if digest_file(self.index) == self.manifest.index:
             return self
         what = "does not match the sha256 in the manifest"
         if is_locked:

@@ -8,8 +8,8 @@ from operator import itemgetter
 from pathlib import Path
 
 from semdis_cli.errors import StoreError
-from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.provenance import LatentLayout, Provenance
+from semdis_cli.records import FileDigest
 from semdis_cli.store.checks import check_row
 from semdis_cli.store.latent_set import LatentSet, open_set
 from semdis_cli.store.manifest import MANIFEST_FILE, SHARD_FOLDER, ShardEntry, verify_hint
@@ -26,7 +26,7 @@ class StoredShard:
 
     path: Path
     num_images: int
-    expected: PublishedFile
+    expected: FileDigest
     rows: Mapping[str, int]
     provenance: Provenance | None = None  # None: that of the source
 

@@ -14,14 +14,15 @@ import pytest
 from semdis_cli.errors import NoSpaceError, StoreError, UsageError
 from semdis_cli.files.atomic import (
     PendingFile,
-    PublishedFile,
     check_free_space,
+    digest_file,
     explain_write_error,
     is_temporary,
     make_folder,
     publish,
     sweep_temporaries,
 )
+from semdis_cli.records import FileDigest
 
 PROJECT = Path(__file__).parents[2]
 NOBODY = 65534
@@ -101,8 +102,8 @@ def test_a_file_holds_its_chunks_and_size_and_sha256_are_those_of_the_file(
     published = publish(tmp_path / "file", iter(chunks))
     data = (tmp_path / "file").read_bytes()
     assert data == b"".join(chunks)
-    assert published == PublishedFile(len(data), hashlib.sha256(data).hexdigest())
-    assert PublishedFile.of(tmp_path / "file") == published
+    assert published == FileDigest(len(data), hashlib.sha256(data).hexdigest())
+    assert digest_file(tmp_path / "file") == published
     assert names(tmp_path) == ["file"]
 
 
@@ -144,7 +145,7 @@ def test_a_file_that_is_pending_appears_when_it_is_published_and_never_otherwise
         pending.write(memoryview(b"two"))
         assert name not in names(tmp_path)
         if name == "published":
-            assert pending.publish() == PublishedFile(7, hashlib.sha256(b"one two").hexdigest())
+            assert pending.publish() == FileDigest(7, hashlib.sha256(b"one two").hexdigest())
         pending.discard()
     assert names(tmp_path) == ["published"]
     assert (tmp_path / "published").read_bytes() == b"one two"
@@ -361,4 +362,4 @@ def test_what_does_not_fit_on_the_disk_is_refused_with_both_figures(tmp_path: Pa
 def test_size_and_sha256_of_what_is_no_file_are_a_store_error(tmp_path: Path) -> None:
     for path in (tmp_path / "missing", tmp_path):
         with pytest.raises(StoreError, match="cannot be read"):
-            PublishedFile.of(path)
+            digest_file(path)

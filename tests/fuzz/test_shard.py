@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
-from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.files.atomic import digest_file
+from semdis_cli.records import FileDigest
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shards import Shard, read_shard, write_shard
 from semdis_cli.store.verifying.verify import ALL_DATA, VerifySettings, verify_latents
@@ -85,7 +86,7 @@ DOORS: dict[str, Callable[[Path], object]] = {
 }
 
 
-def read_or_none(path: Path, data: bytes, expected: PublishedFile | None = None) -> Shard | None:
+def read_or_none(path: Path, data: bytes, expected: FileDigest | None = None) -> Shard | None:
     """The shard in `data`, or None if it is refused by the file's name; any other exception is a failure."""
     path.write_bytes(data)
     try:
@@ -108,7 +109,7 @@ def test_an_edited_shard_is_refused_by_name_at_every_door(written: Path, scratch
     said = {name: refusal(door, scratch) for name, door in DOORS.items()}
     assert said.pop("verify")
     assert all(reason.startswith("not a semdis shard") for reason in said.values()), said
-    assert read_or_none(scratch, data, PublishedFile.of(written)) is None
+    assert read_or_none(scratch, data, digest_file(written)) is None
     assert bool(refusal(LatentDataset, scratch)) != (edit in IN_THE_LATENTS)
 
 
@@ -147,7 +148,7 @@ def flipped(data: bytes, position: int, bit: int) -> bytes:
 
 
 def test_every_flipped_bit_is_found_with_the_manifest(written: Path, scratch: Path) -> None:
-    data, expected = written.read_bytes(), PublishedFile.of(written)
+    data, expected = written.read_bytes(), digest_file(written)
     for position in range(len(data)):
         damaged = flipped(data, position, position % 8)
         assert read_or_none(scratch, damaged, expected) is None, f"byte {position}"
@@ -178,14 +179,14 @@ def test_no_flipped_bit_of_a_header_changes_anything_of_a_dataset(written: Path,
 
 
 def test_a_shard_cut_short_anywhere_is_refused(written: Path, scratch: Path) -> None:
-    data, expected = written.read_bytes(), PublishedFile.of(written)
+    data, expected = written.read_bytes(), digest_file(written)
     for kept in range(len(data)):
         assert read_or_none(scratch, data[:kept]) is None, f"{kept} of {len(data)} bytes"
         assert read_or_none(scratch, data[:kept], expected) is None
 
 
 def test_the_size_in_the_manifest_is_held_against_the_file_first(written: Path, scratch: Path) -> None:
-    data, expected = written.read_bytes(), PublishedFile.of(written)
+    data, expected = written.read_bytes(), digest_file(written)
     scratch.write_bytes(data + b"\0")
     with pytest.raises(StoreError, match=f"{len(data) + 1} bytes, but the manifest says {len(data)}; damaged"):
         read_shard(scratch, expected)
@@ -246,7 +247,7 @@ def test_whatever_happens_to_its_bytes_a_shard_is_refused_or_has_its_latents(
     whole, damaged = written.read_bytes(), written.read_bytes()
     for mutate in mutations:
         damaged = mutate(damaged)
-    checked = read_or_none(scratch, damaged, PublishedFile.of(written))
+    checked = read_or_none(scratch, damaged, digest_file(written))
     assert (checked is not None) == (damaged == whole)
     shard = read_or_none(scratch, damaged)
     assert shard is None or have_equal_latents(shard, make_shard())

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from semdis_cli.errors import UsageError
 from semdis_cli.events import BatchDone, Event, Failure, RunFinished, ShardPublished
-from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
@@ -25,7 +24,7 @@ from semdis_cli.pipeline.encode import encode
 from semdis_cli.pipeline.encode_plan import plan_encode
 from semdis_cli.pipeline.roundtrip import roundtrip
 from semdis_cli.pipeline.workers import WorkerDiedError
-from semdis_cli.records import LoadedImage, PlannedImage
+from semdis_cli.records import FileDigest, LoadedImage, PlannedImage
 from semdis_cli.settings import (
     DecodeSettings,
     EncodeSettings,
@@ -168,7 +167,7 @@ def test_a_run_that_ends_early_keeps_every_shard_that_was_filled(
 ) -> None:
     """However slow the disk. Shards of two images; the run breaks in the seventh, or is left after the fourth."""
 
-    def write_slowly(path: Path, shard: Shard) -> PublishedFile:
+    def write_slowly(path: Path, shard: Shard) -> FileDigest:
         time.sleep(0.1)
         return write_shard(path, shard)
 

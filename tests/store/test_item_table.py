@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
-from semdis_cli.files.atomic import PublishedFile, publish
+from semdis_cli.files.atomic import digest_file, publish
 from semdis_cli.provenance import Provenance
+from semdis_cli.records import FileDigest
 from semdis_cli.store.index import parse_place, to_line
 from semdis_cli.store.item_table import ITEMS_FILE, ItemColumns, ItemTable, read_items
 from semdis_cli.store.items import SetItems, find_items, open_items
@@ -47,7 +48,7 @@ def items_of(root: Path) -> list[tuple[object, ...]]:
 
 
 def table_of(root: Path) -> ItemTable | None:
-    return read_items(root, Manifest.read(root), PublishedFile.of(root / MANIFEST_FILE).sha256)
+    return read_items(root, Manifest.read(root), digest_file(root / MANIFEST_FILE).sha256)
 
 
 def problems(root: Path) -> list[Problem]:
@@ -263,8 +264,8 @@ def test_a_table_of_any_rows_is_the_rows_of_the_index(
             columns.add(offset, names[shard])
             expected.append((offset, shard))
         offset += len(to_line({"key": key, "status": status, "shard": names[shard]}))
-    num_ok, file = len(expected), PublishedFile(offset, "0" * 64)
-    entries = tuple(ShardEntry(name, 1, PublishedFile(0, "0" * 64)) for name in names)
+    num_ok, file = len(expected), FileDigest(offset, "0" * 64)
+    entries = tuple(ShardEntry(name, 1, FileDigest(0, "0" * 64)) for name in names)
     manifest = Manifest(Provenance.from_json(PROVENANCE), "0" * 64, num_ok, 0, 0, 0, entries, file, ChannelSums.zero(3))
     headers = tuple(bytes([number]) * 32 for number in range(4))
     table = columns.finish(manifest, headers)

@@ -13,7 +13,7 @@ from semdis_cli.provenance import find_differences
 from semdis_cli.store.index import IndexRow, read_rows
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.writing.journal import JournalEntry
+from semdis_cli.store.writing.journal import JournalEntry, JournalRow
 from semdis_cli.store.writing.latent_set import LatentSetWriter
 from tests.files.test_atomic import fill_disk, small_disk
 from tests.store import CHANNELS, KEYS, SmallPlan, contents, make_plan, write_next, write_set
@@ -465,10 +465,8 @@ def test_a_disk_that_fills_up_keeps_what_is_published_and_the_run_can_go_on(tmp_
 def test_a_disk_that_fills_up_at_the_journal_is_reported_as_full_and_the_run_can_go_on(
     tmp_path: Path, finished: Path
 ) -> None:
-    many_rows = tuple(IndexRow(f"{number}.png", error="is empty") for number in range(100))
-    entry = JournalEntry(
-        "00000000-1x2.safetensors", None, many_rows, (None,) * len(many_rows), ChannelSums.zero(CHANNELS)
-    )
+    many_rows = tuple(JournalRow(IndexRow(f"{number}.png", error="is empty"), None) for number in range(100))
+    entry = JournalEntry("00000000-1x2.safetensors", None, many_rows, ChannelSums.zero(CHANNELS))
 
     def note_on_full_disk(root: Path) -> None:
         with make_plan().open(root) as latents:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semdis_cli.errors import StoreError
-from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.files.atomic import digest_file
+from semdis_cli.records import FileDigest
 from semdis_cli.store.checks import check_key
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import Manifest
@@ -151,7 +152,7 @@ def test_a_folder_with_a_journal_and_no_manifest_is_an_unfinished_set(root: Path
         open_latents(root)
 
 
-def put_into_manifest(root: Path, index: PublishedFile) -> None:
+def put_into_manifest(root: Path, index: FileDigest) -> None:
     fields = json.loads((root / "manifest.json").read_bytes())
     fields["index"] = {"num_bytes": index.num_bytes, "sha256": index.sha256}
     (root / "manifest.json").write_text(json.dumps(fields))
@@ -267,7 +268,7 @@ def test_a_shard_alone_is_a_set_of_its_own(root: Path, tmp_path: Path) -> None:
     source = open_latents(alone)
     assert source.keys == ("c.png", "d.jpg", "d.png")
     assert source.provenance.to_json() == PROVENANCE
-    assert source.sha256 == PublishedFile.of(alone).sha256
+    assert source.sha256 == digest_file(alone).sha256
     assert are_equal(source.read(*source.shards), make_shard(source.keys))
 
 

@@ -11,8 +11,9 @@ import torch
 from safetensors import safe_open
 
 from semdis_cli.errors import StoreError
-from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.files.atomic import digest_file
 from semdis_cli.provenance import Provenance
+from semdis_cli.records import FileDigest
 from semdis_cli.store.shards import STORE_DTYPES, Shard, read_shard, write_shard
 from tests.files.test_atomic import umask
 from tests.fuzz.edited_shards import header_of
@@ -38,7 +39,7 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path: Path, dtype: str) -> None
     odd = torch.tensor([math.nan, math.inf, -math.inf, -0.0, torch.finfo(STORE_DTYPES[dtype]).smallest_normal / 4])
     shard.latents.view(-1)[:5] = odd.to(shard.latents.dtype)
     published = write_shard(tmp_path / "shard", shard)
-    assert published == PublishedFile.of(tmp_path / "shard")
+    assert published == digest_file(tmp_path / "shard")
     assert are_equal(read_shard(tmp_path / "shard"), shard)
     assert are_equal(read_shard(tmp_path / "shard", published), shard)
 
@@ -94,6 +95,6 @@ def test_what_is_no_file_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for name in ("missing", "folder", "loop"):
-        for expected in (None, PublishedFile(1, "0" * 64)):
+        for expected in (None, FileDigest(1, "0" * 64)):
             with pytest.raises(StoreError, match=f"^{tmp_path / name}: "):
                 read_shard(tmp_path / name, expected)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem, ShardVerified, VerifyStarted
-from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.files.atomic import digest_file
 from semdis_cli.records import Geometry
 from semdis_cli.store.index import to_line
 from semdis_cli.store.manifest import Manifest
@@ -109,12 +109,12 @@ def vouch(root: Path, **totals: int) -> None:
     sums = {"index.jsonl": fields["index"]["sha256"]}
     sums |= {f"shards/{shard['name']}": shard["sha256"] for shard in fields["shards"]}
     if b"manifest.json" in (root / "SHA256SUMS").read_bytes():
-        sums["manifest.json"] = PublishedFile.of(root / "manifest.json").sha256
+        sums["manifest.json"] = digest_file(root / "manifest.json").sha256
     (root / "SHA256SUMS").write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
 
 
 def file_json(path: Path) -> Json:
-    file = PublishedFile.of(path)
+    file = digest_file(path)
     return {"num_bytes": file.num_bytes, "sha256": file.sha256}
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
-from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.files.links import describe_absent
+from semdis_cli.records import FileDigest
 from semdis_cli.store.checks import is_shard_name
 from semdis_cli.store.item_table import ItemTable
 from semdis_cli.store.latent_set import LatentSet
@@ -110,7 +110,7 @@ def unlisted_targets(lists: SetLists) -> Generator[Problem, None, list[ShardTarg
     targets = []
     for name in sorted(filter(is_shard_name, names)):
         path, listed = lists.root / SHARD_FOLDER / name, f"{SHARD_FOLDER}/{name}"
-        expected = PublishedFile(path.stat().st_size, sums[listed]) if listed in sums and path.is_file() else None
+        expected = FileDigest(path.stat().st_size, sums[listed]) if listed in sums and path.is_file() else None
         is_named = lists.table is not None and name in lists.table.shards
         rows = partial(lists.table.rows_of, name) if lists.table is not None and is_named else None
         targets.append(ShardTarget(path, listed, expected, rows=rows))

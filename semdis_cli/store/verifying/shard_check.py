@@ -6,8 +6,8 @@ from pathlib import Path
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
-from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.provenance import Provenance
+from semdis_cli.records import FileDigest
 from semdis_cli.store.checks import is_shard_name
 from semdis_cli.store.index import IndexRow
 from semdis_cli.store.item_table import ITEMS_FILE
@@ -35,7 +35,7 @@ class ShardTarget:
 
     path: Path
     name: str
-    expected: PublishedFile | None = None
+    expected: FileDigest | None = None
     num_images: int | None = None
     provenance: Provenance | None = None
     rows: Callable[[], ShardRows] | None = None

@@ -4,14 +4,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from semdis_cli.errors import UsageError
+from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure
 from semdis_cli.files.identity import Witness, all_vouch, settled
 from semdis_cli.files.image_list import NO_TIME, ImageList
 from semdis_cli.records import SourceImage
 from semdis_cli.stops import look
-from semdis_cli.store.manifest import MANIFEST_FILE
-from semdis_cli.store.writing.finished import Base, IndexLine
+from semdis_cli.store.index import IndexLine
+from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE
+from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.seen import SeenByKey, SeenFile, has_seen, is_just_this, seen_time_ns
 
 # The sha256 of each file's content, in order, None where it cannot be read.
@@ -81,14 +82,22 @@ class _Comparison:
     kept: ImageList = field(default_factory=ImageList)
     returned: set[str] = field(default_factory=set)
     gone: dict[str, set[str]] = field(default_factory=lambda: {"ok": set(), "removed": set(), "failed": set()})
-    in_doubt: list[tuple[SourceImage, IndexLine]] = field(default_factory=list)
+    in_doubt: list[tuple[SourceImage, str, str]] = field(default_factory=list)
     num_changed: int = 0
     num_failed: int = 0
     num_unusable: int = 0  # inputs with latents that cannot even be looked at now
     failed_before: dict[str, str] = field(default_factory=dict)
 
     def run(self, images: Sequence[SourceImage]) -> None:
-        """Walk through inputs and rows side by side, both sorted by key."""
+        """Walk through inputs and rows side by side, both sorted by key. Raises `StoreError` for a row that is none."""
+        try:
+            self._run(images)
+        except StoreError as error:
+            if error.place is not None:
+                raise
+            raise StoreError(f"{error.reason}; damaged or edited", place=self.base.folder / INDEX_FILE) from error
+
+    def _run(self, images: Sequence[SourceImage]) -> None:
         seen = SeenByKey(self.base.seen())
         lines = self.base.lines()
         line = next(lines, None)
@@ -108,11 +117,11 @@ class _Comparison:
 
     def settle(self, hashes: Hashes) -> None:
         """Look into the files whose size and time do not tell."""
-        digests = hashes([image for image, _ in self.in_doubt])
-        for (image, line), digest in zip(self.in_doubt, digests, strict=True):
-            if digest == line.sha256:
+        digests = hashes([image for image, _, _ in self.in_doubt])
+        for (image, status, sha256), digest in zip(self.in_doubt, digests, strict=True):
+            if digest == sha256:
                 stamp = settled(image.stamp, time.time_ns())
-                self._keep(replace(image, mtime_ns=stamp.mtime_ns), line)
+                self._keep(replace(image, mtime_ns=stamp.mtime_ns), status)
             else:
                 self._change(image)
 
@@ -140,28 +149,28 @@ class _Comparison:
     def _miss(self, line: IndexLine) -> None:
         if line.key not in self.failed:
             self.gone[line.status].add(line.key)
-        elif line.error is not None:
-            self.failed_before[line.key] = line.error
+        elif line.status == "failed":
+            self.failed_before[line.key] = line.error or ""
         else:
             self.num_unusable += 1
 
     def _compare(self, image: SourceImage, line: IndexLine, seen: SeenFile | None) -> None:
         if self.witness.is_unchanged(image, seen):
-            self._keep(image, line)
-        elif line.status == "failed":
+            self._keep(image, line.status)
+        elif (source := line.source) is None:
             self.to_encode.append(image)
             self.failed_before[line.key] = line.error or ""
-        elif image.num_bytes != line.num_bytes:
+        elif image.num_bytes != source.num_bytes:
             self._change(image)
         else:
-            self.in_doubt.append((image, line))
+            self.in_doubt.append((image, line.status, source.sha256))
 
     def _change(self, image: SourceImage) -> None:
         self.to_encode.append(image)
         self.num_changed += 1
 
-    def _keep(self, image: SourceImage, line: IndexLine) -> None:
+    def _keep(self, image: SourceImage, status: str) -> None:
         self.kept.append(image)
-        self.num_failed += line.status == "failed"
-        if line.status == "removed":
+        self.num_failed += status == "failed"
+        if status == "removed":
             self.returned.add(image.key)

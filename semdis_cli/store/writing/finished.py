@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files import disk
 from semdis_cli.files.atomic import make_folder, publish
 from semdis_cli.files.links import describe_absent, describe_pointer
-from semdis_cli.store.checks import check_count, check_record_key, check_text, parse_json
-from semdis_cli.store.index import STATUSES, parse_row
+from semdis_cli.store.index import IndexLine, parse_line, parse_row
 from semdis_cli.store.item_table import ITEMS_FILE, read_items
 from semdis_cli.store.items import find_items
 from semdis_cli.store.latent_set import LatentSet
@@ -18,22 +17,6 @@ from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, M
 from semdis_cli.store.writing.seen import SEEN_FILE, SeenFile, read_seen
 
 _COPIED_AT_ONCE = 1 << 20
-
-
-class IndexLine(NamedTuple):
-    """One line of an index, and of what it says the part by which runs are compared; None where it does not say.
-
-    `seen`: the file that a new line is about.
-    """
-
-    key: str
-    status: str
-    num_bytes: int | None
-    sha256: str | None
-    place: tuple[str, int] | None
-    error: str | None
-    data: bytes
-    seen: SeenFile | None = None
 
 
 @dataclass(frozen=True)
@@ -77,9 +60,11 @@ class Base:
         """The lines of the index, sorted by key. Raises `StoreError` for one that is no row."""
         if self.manifest is None:
             return
-        with (self.folder / INDEX_FILE).open("rb") as file:
-            for data in file:
-                yield parse_line(data, self.folder / INDEX_FILE)
+        try:
+            with (self.folder / INDEX_FILE).open("rb") as file:
+                yield from map(partial(parse_row, parse_line), file)
+        except StoreError as error:
+            raise StoreError(f"{error.reason}; damaged or edited", place=self.folder / INDEX_FILE) from error
 
     def seen(self) -> Iterator[SeenFile]:
         """Give the sizes and times of source files that are on record, sorted by key."""
@@ -132,30 +117,6 @@ def size_of(path: Path) -> int | None:
         return path.stat().st_size if path.is_file() else None
     except OSError:
         return None
-
-
-def parse_line(data: bytes, path: Path) -> IndexLine:
-    """Parse what matters of a line of ours. Its facts are not checked: the sha256 of the index has been."""
-    try:
-        return parse_row(_parse_line, data)
-    except StoreError as error:
-        raise StoreError(f"{error.reason}; damaged or edited", place=path) from error
-
-
-def _parse_line(data: bytes) -> IndexLine:
-    fields = parse_json(data)
-    place = None if "shard" not in fields else (check_text(fields["shard"]), check_count(fields["row"]))
-    if (status := fields["status"]) not in STATUSES:
-        raise ValueError(f"status {status!r:.40}")
-    return IndexLine(
-        key=check_record_key(fields),
-        status=status,
-        num_bytes=fields.get("num_bytes"),
-        sha256=fields.get("sha256"),
-        place=place,
-        error=fields.get("error"),
-        data=data,
-    )
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

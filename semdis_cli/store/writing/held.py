@@ -10,9 +10,8 @@ from typing import Any
 
 from semdis_cli.errors import StoreError
 from semdis_cli.records import HeldImage
-from semdis_cli.store.index import IndexRow
+from semdis_cli.store.index import IndexRow, parse_line, parse_row
 from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE
-from semdis_cli.store.writing.finished import parse_line
 from semdis_cli.store.writing.journal import Journal, is_base_name, parse_journal_line
 
 
@@ -33,10 +32,12 @@ class HeldRows:
         """The row of an image in a finished set."""
         if self._is_unfinished:
             return None
-        path = self._root / INDEX_FILE
         try:
-            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _search(data, key, path)
+            with (
+                (self._root / INDEX_FILE).open("rb") as file,
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+            ):
+                return _search(data, key)
         except (OSError, ValueError, StoreError):  # ValueError: an empty file
             return None
 
@@ -46,8 +47,7 @@ class HeldRows:
         folder = self._journal.folder / str(base) if is_base_name(base) else self._root
         try:
             with (folder / INDEX_FILE).open("rb") as file:
-                for data in file:
-                    yield _row(data, folder / INDEX_FILE)
+                yield from map(_row, file)
         except (OSError, StoreError):
             return
 
@@ -65,29 +65,24 @@ class HeldRows:
 
 
 def _published_rows(content: dict[str, Any]) -> list[HeldImage]:
-    return [_held(IndexRow.from_json(row)) for row in content["rows"]]
+    rows = map(IndexRow.from_json, content["rows"])
+    return [HeldImage(row.key, row.source) for row in rows]
 
 
-def _held(row: IndexRow) -> HeldImage:
-    if row.source is None:
-        return HeldImage(row.key, None, None)
-    return HeldImage(row.key, row.source.num_bytes, row.source.sha256)
-
-
-def _search(data: mmap.mmap, key: str, path: Path) -> HeldImage | None:
+def _search(data: mmap.mmap, key: str) -> HeldImage | None:
     """The row with that key in lines that are sorted by key."""
     first, end = 0, len(data)  # the line looked for, if there is one, begins in here
     while first < end:
         middle = (first + end) // 2
         start = data.rfind(b"\n", first, middle) + 1 or first
         stop = data.find(b"\n", start) + 1 or len(data)
-        row = _row(data[start:stop], path)
+        row = _row(data[start:stop])
         if row.key == key:
             return row
         first, end = (stop, end) if row.key < key else (first, start)
     return None
 
 
-def _row(data: bytes, path: Path) -> HeldImage:
-    line = parse_line(data, path)
-    return HeldImage(line.key, line.num_bytes, line.sha256)
+def _row(data: bytes) -> HeldImage:
+    line = parse_row(parse_line, data)
+    return HeldImage(line.key, line.source)

@@ -263,7 +263,7 @@ class LatentSetWriter:
     def _adopt(self) -> None:
         """Make what was published under another plan part of `base`, in a folder of the journal."""
         present = {entry.name: offset for offset, entry in self._entries.items() if self._is_present(entry)}
-        places = tuple((self._journal.read_entry(offset).rows[0].key, offset) for _, offset in sorted(present.items()))
+        places = tuple((self._journal.read_entry(offset).first_key, offset) for _, offset in sorted(present.items()))
         growth = Growth(base=self.base, journal=self._journal, places=places)
         folder = self._new_base_folder()
         make_folder(folder)
@@ -329,7 +329,7 @@ class LatentSetWriter:
             if self._is_present(summary) and summary.name in planned:
                 entry = self._journal.read_entry(offset)
                 done[entry.name] = offset
-                num_failed[entry.name] = sum(row.error is not None for row in entry.rows)
+                num_failed[entry.name] = sum(row.error is not None for row, _ in entry.rows)
                 in_doubt += [(entry.name, *doubt) for doubt in _doubts(planned[entry.name], entry, witness)]
         digests = hashes([image for _, image, _ in in_doubt])
         for (name, _, sha256), digest in zip(in_doubt, digests, strict=True):
@@ -356,7 +356,7 @@ def _records_of(begun: dict[str, Any]) -> list[Provenance]:
 def _doubts(planned: PlannedShard, entry: JournalEntry, witness: Witness) -> Iterator[tuple[SourceImage, str | None]]:
     """The images of a shard that may be others than then, with the sha256 of then if they were read."""
     images = {image.source.key: image.source for image in planned.images}
-    for row, seen in zip(entry.rows, entry.seen, strict=True):
+    for row, seen in entry.rows:
         if row.key in images and not witness.is_unchanged(images[row.key], seen):
             yield images[row.key], row.source.sha256 if row.source else None
 
