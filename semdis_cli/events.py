@@ -104,6 +104,23 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """An input that a filter leaves out, which is no failure. The index keeps it.
+
+    `reason`: the filter, as in `FilterSettings`. The file's size and times as in `Failure`; by what it was judged:
+    `size`, (H, W) of the picture in px, or `sha256` (hex) of its bytes.
+    """
+
+    key: str
+    reason: str
+    num_bytes: int
+    mtime_ns: int | None = None
+    ctime_ns: int | None = None
+    size: tuple[int, int] | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ImageMeasured:
     """One image was reconstructed: PSNR against the pixels the model was given, padding left out."""
 
@@ -210,6 +227,7 @@ Event = (
     | BatchDone
     | TimeSpent
     | Failure
+    | LeftOut
     | ImageMeasured
     | ShardPublished
     | ShardFailed

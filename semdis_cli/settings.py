@@ -237,6 +237,41 @@ class ReadSettings(Group):
 
 
 @dataclass(frozen=True)
+class FilterSettings(Group):
+    """Settings of which images are left out; these are counted and listed, and are no failures.
+
+    `min_size`: those whose short side is below it, in px. `max_aspect`: those whose long side is more than so many
+    times the short one. `no_upscale`: those that `--size` or a bucket would enlarge. `dedupe`: of files with the same
+    bytes all but the first by key.
+    """
+
+    min_size: Annotated[
+        int | None, Option("Leave out images whose short side is below PX.", INPUT, min=1, metavar="PX")
+    ] = None
+    max_aspect: Annotated[
+        float | None,
+        Option("Leave out images whose long side is more than R times the short one.", INPUT, min=1, metavar="R"),
+    ] = None
+    no_upscale: Annotated[bool, Option("Leave out images that would be enlarged.", INPUT, flags="--no-upscale")] = False
+    dedupe: Annotated[
+        bool,
+        Option(
+            "Of files with the same bytes take the first by key, and leave out the others.", INPUT, flags="--dedupe"
+        ),
+    ] = False
+
+    @property
+    def need_sizes(self) -> bool:
+        """Tell whether the size of each image has to be known."""
+        return self.min_size is not None or self.max_aspect is not None or self.no_upscale
+
+    def check(self, geometry: GeometrySettings) -> None:
+        """Raise `OptionError` for a filter that nothing could be left out by."""
+        if self.no_upscale and not geometry.has_few_sizes:
+            raise OptionError("--no-upscale", "goes with --size, --bucket-size or --bucket: nothing else enlarges")
+
+
+@dataclass(frozen=True)
 class LoadSettings:
     """Settings of the pixels that a model sees: how files are read, and which size they get."""
 
@@ -376,6 +411,7 @@ class EncodeSettings(Group):
     """An encode, beyond its inputs, how they are read, and the model. Of these only `latents` decides their bytes."""
 
     max_errors: MaxErrors = None
+    filters: FilterSettings = FilterSettings()
     num_workers: Workers = field(default_factory=count_cores)
     latents: LatentSettings = LatentSettings()
     shards: ShardSettings = ShardSettings()

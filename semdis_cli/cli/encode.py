@@ -8,7 +8,7 @@ import typer
 
 from semdis_cli.cli.display import Display, open_display
 from semdis_cli.cli.options import Reporting, command
-from semdis_cli.cli.report import follow, printable
+from semdis_cli.cli.report import describe_left_out, follow, printable
 from semdis_cli.cli.setup import find_inputs, load_model, output_folder, peek_source, refuse_absent_device
 from semdis_cli.cli.streams import put, put_bytes, say
 from semdis_cli.errors import ExitCode
@@ -60,6 +60,7 @@ def encode(
 
     Example: `semdis encode photos/ -o latents/ --size 256`
     """
+    settings.filters.check(load.geometry)
     refuse_absent_device(how.device)
     display = context.with_resource(open_display(quiet=reporting.quiet))
     stdin = peek_source(named)
@@ -172,6 +173,7 @@ def _plan(
         "latent_bytes": plan.latent_bytes(),
         "estimated_s": round(seconds, 1),
         "passed_over": dict(plan.passed_over),
+        "left_out": plan.num_left_out,
     }
     if loader.settings.geometry.has_few_sizes:
         buckets = plan.bucket_counts()
@@ -184,6 +186,8 @@ def _plan(
             f"{plan.megapixels():,.1f} megapixels -> "
             f"{count(len(plan.shards), 'shard')}, {count(plan.latent_bytes(), 'byte')}, about {seconds:,.0f} s"
         )
+        if report["left_out"]:
+            put(f"left out: {describe_left_out(report['left_out'])}")
         for bucket in report.get("buckets", ()) if loader.settings.geometry.size is None else ():
             height, width = bucket["image_px"]
             put(f"bucket {width}x{height}: {count(bucket['images'], 'image')}")

@@ -9,7 +9,7 @@ import numpy as np
 from semdis_cli.errors import UnreadableImageError, UsageError
 from semdis_cli.images.adm import adm_sizes
 from semdis_cli.records import Geometry
-from semdis_cli.settings import GeometrySettings
+from semdis_cli.settings import FilterSettings, GeometrySettings
 
 BUCKET_STEP_PX = 64
 MAX_BUCKET_ASPECT = 4  # long side to short side
@@ -56,6 +56,21 @@ def plan_geometry(source_size: tuple[int, int], settings: GeometrySettings, mult
     image = source_size if settings.max_pixels is None else _shrink(source_size, settings.max_pixels)
     bucket = (_round_up(image[0], multiple_px), _round_up(image[1], multiple_px))
     return Geometry(source=source_size, resized=image, crop=(0, 0), image=image, bucket=bucket)
+
+
+def why_left_out(
+    size: tuple[int, int], filters: FilterSettings, settings: GeometrySettings, multiple_px: int
+) -> str | None:
+    """Return the name of the first of `filters` that leaves out an image of `size` (H, W) px; None: it is taken."""
+    short, long = sorted(size)
+    if filters.min_size is not None and short < filters.min_size:
+        return "min_size"
+    if filters.max_aspect is not None and long > filters.max_aspect * short:
+        return "max_aspect"
+    if filters.no_upscale:
+        height, width = plan_geometry(size, settings, multiple_px).resized
+        return "no_upscale" if height > size[0] or width > size[1] else None
+    return None
 
 
 @lru_cache(maxsize=64)

@@ -3,22 +3,33 @@
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import count, islice
+from typing import NamedTuple
 
 from semdis_cli.errors import PassingReadError, UnreadableImageError
-from semdis_cli.events import Failure, Planning, Tell, untold
+from semdis_cli.events import Failure, LeftOut, Planning, Tell, untold
 from semdis_cli.files.identity import settled
-from semdis_cli.images.geometry import fixed_bucket, plan_geometry
+from semdis_cli.images.geometry import fixed_bucket, plan_geometry, why_left_out
 from semdis_cli.images.images import read_image_size
 from semdis_cli.images.pixels import load_pixels
 from semdis_cli.memory import Room, room_for_images
 from semdis_cli.records import FileDigest, ImageRecord, LoadedImage, PlannedImage, SourceImage
-from semdis_cli.settings import LoadSettings
+from semdis_cli.settings import FilterSettings, LoadSettings
 from semdis_cli.sources.files import read_bytes, try_hash
 from semdis_cli.stops import look
 
 _PLANNED_AT_ONCE = 4096
 _CHUNK = 64  # headers read by one call of a thread: less is all overhead
+_TAKE_ALL = FilterSettings()
+
+
+class Chosen(NamedTuple):
+    """Sources that are to be encoded, that cannot be used, and that filters leave out, each in their order."""
+
+    images: list[PlannedImage]
+    failures: list[Failure]
+    left_out: list[LeftOut]
 
 
 class Loader:
@@ -46,25 +57,34 @@ class Loader:
 
         `tell` hears how many were read.
         """
-        bucket = fixed_bucket(self.settings.geometry, self.multiple_px)
-        if bucket is not None:
-            return [PlannedImage(source, bucket) for source in sources], []
-        planned: list[PlannedImage] = []
-        failures: list[Failure] = []
-        shared: dict[tuple[int, int], tuple[int, int]] = {}  # a million images have a few sizes
-        for found in self._headers(sources, tell):
-            if isinstance(found, PlannedImage):
-                planned.append(PlannedImage(found.source, shared.setdefault(found.bucket, found.bucket)))
-            else:
-                failures.append(found)
-        return planned, failures
+        chosen = self.choose(sources, _TAKE_ALL, tell)
+        return chosen.images, chosen.failures
 
-    def _headers(self, sources: Sequence[SourceImage], tell: Tell) -> Iterator[PlannedImage | Failure]:
+    def choose(self, sources: Sequence[SourceImage], filters: FilterSettings, tell: Tell = untold) -> Chosen:
+        """Plan as `plan` does those sources that `filters`, which may have to know sizes too, do not leave out."""
+        bucket = fixed_bucket(self.settings.geometry, self.multiple_px)
+        if bucket is not None and not filters.need_sizes:
+            return Chosen([PlannedImage(source, bucket) for source in sources], [], [])
+        chosen = Chosen([], [], [])
+        shared: dict[tuple[int, int], tuple[int, int]] = {}  # a million images have a few sizes
+        for found in self._headers(sources, tell, filters):
+            match found:
+                case PlannedImage():
+                    chosen.images.append(PlannedImage(found.source, shared.setdefault(found.bucket, found.bucket)))
+                case Failure():
+                    chosen.failures.append(found)
+                case LeftOut():
+                    chosen.left_out.append(found)
+        return chosen
+
+    def _headers(
+        self, sources: Sequence[SourceImage], tell: Tell, filters: FilterSettings
+    ) -> Iterator[PlannedImage | Failure | LeftOut]:
         num_read = 0
         for start in range(0, len(sources), _PLANNED_AT_ONCE):  # futures for a million files would not be small
             group = sources[start : start + _PLANNED_AT_ONCE]
             chunks = [group[first : first + _CHUNK] for first in range(0, len(group), _CHUNK)]
-            for some in self._pool.map(self._plan_some, chunks):
+            for some in self._pool.map(partial(self._plan_some, filters), chunks):
                 num_read += len(some)
                 look()
                 tell(Planning("reading headers", num_read, len(sources)))
@@ -103,13 +123,22 @@ class Loader:
                 tell(Planning("hashing files in doubt", next(num_done), len(sources)))
                 yield digest
 
-    def _plan_some(self, sources: Sequence[SourceImage]) -> list[PlannedImage | Failure]:
-        return [self._plan_one(source) for source in sources]
+    def why_left_out(self, size: tuple[int, int], filters: FilterSettings) -> str | None:
+        """Return the filter that leaves out an image of `size` (H, W) px; None: it is taken."""
+        return why_left_out(size, filters, self.settings.geometry, self.multiple_px)
 
-    def _plan_one(self, source: SourceImage) -> PlannedImage | Failure:
+    def _plan_some(
+        self, filters: FilterSettings, sources: Sequence[SourceImage]
+    ) -> list[PlannedImage | Failure | LeftOut]:
+        return [self._plan_one(source, filters) for source in sources]
+
+    def _plan_one(self, source: SourceImage, filters: FilterSettings) -> PlannedImage | Failure | LeftOut:
         try:
             with source.reader.open(source) as file:
                 size = read_image_size(file, self.settings.read)
+            reason = self.why_left_out(size, filters)
+            if reason is not None:
+                return LeftOut(source.key, reason, *settled(source.stamp, time.time_ns()), size)
             geometry = plan_geometry(size, self.settings.geometry, self.multiple_px)
         except (UnreadableImageError, MemoryError, OSError) as error:
             return _failure_of(source, error)

@@ -73,6 +73,7 @@ def _encode(
         done = latents.num_done, megapixels, latents.num_failed_before
         yield RunStarted(plan.num_inputs, *done, latents.note())
         yield from plan.failures
+        yield from plan.contents.left_out
 
         # Read -> encode -> shard
         calls = image_calls(latents.remaining, tokenizer)
@@ -102,6 +103,7 @@ def _set_report(plan: EncodePlan, manifest: Manifest, tokenizer: Tokenizer) -> d
         "changed": plan.contents.changes.num_changed,
         "removed": manifest.num_removed,
         "passed_over": dict(plan.passed_over),
+        "left_out": plan.num_left_out,
         "jpeg_decoder": jpeg_decoder(),
         "shards": len(manifest.shards),
         "latent_bytes": sum(shard.file.num_bytes for shard in manifest.shards),

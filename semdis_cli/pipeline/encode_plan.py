@@ -16,12 +16,13 @@ from semdis_cli.images.resize import resize_name
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.report import compute_record, model_record
 from semdis_cli.provenance import LatentLayout, Provenance
-from semdis_cli.settings import EncodeSettings, LatentSettings, LoadSettings
+from semdis_cli.settings import EncodeSettings, FilterSettings, LatentSettings, LoadSettings
 from semdis_cli.sources.find import FoundImages
-from semdis_cli.store.writing.changes import find_changes
+from semdis_cli.store.writing.changes import Choice, find_changes
 from semdis_cli.store.writing.finished import NO_BASE, Base
 from semdis_cli.store.writing.latent_set import finished_base
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
+from semdis_cli.store.writing.twins import drop_twins
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,18 @@ class EncodePlan:
     @property
     def num_unchanged(self) -> int:
         """Inputs whose latents are there already."""
-        return len(self.contents.changes.kept)
+        return self.contents.changes.num_taken
 
     @property
     def num_inputs(self) -> int:
-        """All inputs, failures and those that have latents already included."""
+        """All inputs but those that are left out; failures and those that have latents already included."""
         return self.contents.num_inputs
+
+    @property
+    def num_left_out(self) -> dict[str, int]:
+        """Number of inputs that each filter leaves out, in this run or since an earlier one."""
+        new = Counter(one.reason for one in self.contents.left_out)
+        return dict(sorted((new + Counter(self.contents.changes.num_left_out)).items()))
 
 
 def latent_layout(tokenizer: Tokenizer, settings: LatentSettings) -> LatentLayout:
@@ -103,11 +110,19 @@ def plan_encode(
     if not found.images and not found.failures:
         kinds = f": {found.ignored_kinds}" if found.num_ignored else ""
         raise UsageError(f"no images found ({found.num_ignored} other files were passed over{kinds})")
-    base = base or NO_BASE
+    base, filters = base or NO_BASE, settings.filters
+    filters.check(loader.settings.geometry)
     tell(Planning("comparing with the set"))
-    changes = find_changes(base, found.images, found.failures, partial(loader.hashes, tell=tell))
-    planned, unreadable = loader.plan(changes.to_encode, tell)
+    hashes = partial(loader.hashes, tell=tell)
+    changes = find_changes(base, found.images, found.failures, hashes, _choice(filters, loader))
+    planned, unreadable, left_out = loader.choose(changes.to_encode, filters, tell)
+    if filters.dedupe:
+        changes, planned, alone = drop_twins(changes, planned, hashes)
+        more = loader.choose(alone, filters, tell)
+        planned = sorted([*planned, *more.images], key=lambda image: image.source.key)
+        unreadable, left_out = unreadable + more.failures, left_out + more.left_out
     failures = sorted((*found.failures, *unreadable), key=lambda failure: failure.key)
+    left_out = sorted((*changes.left_out, *left_out), key=lambda one: one.key)
     provenance = provenance or encode_provenance(tokenizer, loader.settings, settings.latents)
     shards = plan_shards(
         planned,
@@ -116,8 +131,13 @@ def plan_encode(
         shard_images=settings.shards.shard_images,
         first_number=base.next_number,
     )
-    sha256 = plan_sha256(provenance, shards, failures, base, changes)
-    return EncodePlan(SetPlan(tuple(shards), tuple(failures), changes, sha256), provenance, found.passed_over)
+    sha256 = plan_sha256(provenance, shards, failures, base, changes, left_out)
+    contents = SetPlan(tuple(shards), tuple(failures), changes, sha256, tuple(left_out))
+    return EncodePlan(contents, provenance, found.passed_over)
+
+
+def _choice(filters: FilterSettings, loader: Loader) -> Choice:
+    return Choice((lambda _, size: loader.why_left_out(size, filters)) if filters.need_sizes else None, filters.dedupe)
 
 
 def plan_output(

@@ -69,6 +69,7 @@ def _encode_stream(
     stream = StreamWriter(write, plan.provenance, tokenizer.latent_channels, as_tar=not found.is_single)
     yield RunStarted(plan.num_inputs, 0, plan.megapixels())
     yield from plan.failures
+    yield from plan.contents.left_out
     with start_workers(tokenizer, settings.num_workers) as workers:
         calls = image_calls(plan.shards, tokenizer)
         for result in encoded_calls(calls, loader, tokenizer, settings.latents, workers):
@@ -81,6 +82,7 @@ def _encode_stream(
         num_ok=stream.num_images,
         num_failed=plan.num_inputs - stream.num_images,
         passed_over=dict(plan.passed_over),
+        left_out=plan.num_left_out,
         jpeg_decoder=jpeg_decoder(),
         latent_bytes=stream.num_bytes,
         whitened=tokenizer.is_whitened,

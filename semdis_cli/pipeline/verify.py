@@ -74,7 +74,9 @@ def _report(path: Path, settings: VerifySettings, verified: Verified, problems: 
     if verified.manifest is not None and verified.manifest.later_versions:
         report["versions"] = verified.manifest.versions()
     if (table := verified.table) is not None:
-        report["images"] = {"ok": table.num_ok, "failed": table.num_failed, "removed": table.num_removed}
+        left_out = {"left_out": table.num_left_out} if table.num_left_out else {}
+        counts = {"ok": table.num_ok, "failed": table.num_failed, "removed": table.num_removed}
+        report["images"] = counts | left_out
     return report
 
 

@@ -59,14 +59,16 @@ class ShardRows:
 class IndexTable:
     """The rows of an index, counted, and those with latents by shard.
 
-    `shards`: by file name. `num_ok`, `num_failed`, `num_removed`: rows of each status. `served_pixels`: of the model's
-    input, over the rows that are to be used. `is_sorted`: every line could be read, keys rise, and no key comes twice.
+    `shards`: by file name. `num_ok`, `num_failed`, `num_removed`, `num_left_out`: rows of each status.
+    `served_pixels`: of the model's input, over the rows that are to be used. `is_sorted`: every line could be read,
+    keys rise, and no key comes twice.
     """
 
     shards: dict[str, ShardRows]
     num_ok: int = 0
     num_failed: int = 0
     num_removed: int = 0
+    num_left_out: int = 0
     served_pixels: int = 0
     is_sorted: bool = True
     file: FileDigest | None = None
@@ -79,6 +81,7 @@ class IndexTable:
         """Count one row."""
         self.num_failed += row.status == "failed"
         self.num_removed += row.status == "removed"
+        self.num_left_out += row.status == "left_out"
         self.num_ok += row.is_ok
         if row.shard is None or row.record is None:
             return

@@ -176,11 +176,15 @@ def _compare(manifest: Manifest, table: IndexTable) -> Iterator[Problem]:
         )
         yield Problem(INDEX_FILE, "index", what)
         return
-    said = {"ok": manifest.num_ok, "failed": manifest.num_failed, "removed": manifest.num_removed}
-    found = {"ok": table.num_ok, "failed": table.num_failed, "removed": table.num_removed}
-    for status, number in said.items():
-        if number != found[status]:
-            what = f"{number:,} {status}, but the index has {found[status]:,}"
+    numbers = {
+        "ok": (manifest.num_ok, table.num_ok),
+        "failed": (manifest.num_failed, table.num_failed),
+        "removed": (manifest.num_removed, table.num_removed),
+        "left out": (manifest.num_left_out, table.num_left_out),
+    }
+    for status, (said, found) in numbers.items():
+        if said != found:
+            what = f"{said:,} {status}, but the index has {found:,}"
             yield Problem(MANIFEST_FILE, "manifest", what)
     names = [shard.name for shard in manifest.shards]
     for name in sorted({*table.shards} - {*names}):

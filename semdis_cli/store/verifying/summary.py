@@ -1,6 +1,7 @@
 """Summary of a set of latents, or of one shard, in one stream and little memory, however large the set is."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -42,6 +43,8 @@ def _summarise_set(root: Path) -> Json:
     for row in latents.rows():
         if row.error is not None:
             tally.failures.add(row.key, row.error)
+        elif row.left_out is not None:
+            tally.left_out[row.left_out.reason] += 1
         elif row.record is not None and row.is_ok:
             tally.add(row.record)
     counts = {
@@ -128,6 +131,7 @@ class _Tally:
     buckets: dict[tuple[int, int], int] = field(default_factory=dict)
     failures: _Groups = field(default_factory=_Groups)
     notes: _Groups = field(default_factory=_Groups)
+    left_out: Counter[str] = field(default_factory=Counter)  # by filter
     source_bytes: int = 0
     source_pixels: int = 0
 
@@ -159,4 +163,5 @@ class _Tally:
             ],
             "failures": self.failures.to_json(),
             "notes": self.notes.to_json(),
+            **({"left_out": dict(sorted(self.left_out.items()))} if self.left_out else {}),
         }

@@ -2,13 +2,14 @@
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import starmap
 from pathlib import Path
 
 from semdis_cli.errors import StoreError
-from semdis_cli.events import Failure
+from semdis_cli.events import Failure, LeftOut
 from semdis_cli.files.atomic import publish
 from semdis_cli.files.json_text import is_strange, key_fields
 from semdis_cli.provenance import Provenance
@@ -32,14 +33,14 @@ from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.writing.changes import Changes
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.journal import Journal, JournalEntry
-from semdis_cli.store.writing.seen import SeenFile, seen_failure, write_seen
+from semdis_cli.store.writing.seen import SeenFile, seen_failure, seen_left_out, write_seen
 
 _Place = tuple[str, int]  # (shard, row)
 
 
 @dataclass(frozen=True)
 class Growth:
-    """Changes of a run to `base`: the journal's entries at `places`, `failures`, and `changes`.
+    """Changes of a run to `base`: the journal's entries at `places`, `failures`, `left_out`, and `changes`.
 
     `places`: the first key and the offset of each entry, in planned order. Without `changes` all that `base` holds
     stays, as far as no entry takes its place.
@@ -50,6 +51,7 @@ class Growth:
     places: Sequence[tuple[str, int]]
     failures: Sequence[Failure] = ()
     changes: Changes | None = None
+    left_out: Sequence[LeftOut] = ()
 
     def write(self, folder: Path, records: Sequence[Provenance], plan_sha256: str, channels: int) -> Manifest:
         """Write index, table, times of source files, checksums and the manifest into `folder`.
@@ -120,6 +122,7 @@ class Growth:
             shards=shards,
             index=index,
             sums=sums,
+            num_left_out=merged.counts["left_out"],
         )
 
     def _sums(self, merged: "_Merged", entries: Sequence[JournalEntry], channels: int) -> ChannelSums:
@@ -150,7 +153,7 @@ class _Merged:
     """The rows of the set to be, in one pass, and what was counted on the way."""
 
     growth: Growth
-    counts: dict[str, int] = field(default_factory=lambda: {"ok": 0, "failed": 0, "removed": 0})
+    counts: Counter[str] = field(default_factory=Counter)  # by status
     entries: dict[int, JournalEntry] = field(default_factory=dict)  # by offset, without their rows
     num_rows: dict[str, int] = field(default_factory=dict)  # latents in each new shard
     digests: dict[str, bytes] = field(default_factory=dict)  # of their keys and sizes
@@ -166,7 +169,7 @@ class _Merged:
         growth = self.growth
         if growth.base.manifest is not None:
             self.replaced = self._new_keys()
-        groups = [("", self._old()), ("", self._failed())]
+        groups = [("", self._old()), ("", self._failed()), ("", self._left_out())]
         groups += [(first_key, self._new(offset)) for first_key, offset in sorted(growth.places)]
         offset = 0
         for line in merge_rows(groups):
@@ -192,7 +195,7 @@ class _Merged:
     def _new_keys(self) -> frozenset[str]:
         journal, growth = self.growth.journal, self.growth
         keys = {row.key for _, offset in growth.places for row, _ in journal.read_entry(offset).rows}
-        return frozenset(keys | {failure.key for failure in growth.failures})
+        return frozenset(keys | {one.key for one in growth.failures} | {one.key for one in growth.left_out})
 
     def _old(self) -> Iterator[IndexLine]:
         changes = self.growth.changes or Changes(to_encode=())
@@ -218,6 +221,10 @@ class _Merged:
     def _failed(self) -> Iterator[IndexLine]:
         for failure in self.growth.failures:
             yield self._see(IndexRow.of_failure(failure), seen_failure(failure))
+
+    def _left_out(self) -> Iterator[IndexLine]:
+        for one in self.growth.left_out:
+            yield self._see(IndexRow.of_left_out(one), seen_left_out(one))
 
     def _see(self, row: IndexRow, seen: SeenFile | None) -> IndexLine:
         """Return the line of a new row, whose file is noted when its turn comes."""

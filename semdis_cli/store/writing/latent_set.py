@@ -192,6 +192,7 @@ class LatentSetWriter:
             places=tuple((shard.images[0].source.key, self._done[shard.name]) for shard in plan.shards),
             failures=plan.failures,
             changes=plan.changes,
+            left_out=plan.left_out,
         )
         written = self._new_base_folder()
         make_folder(written)

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from semdis_cli.events import Failure
+from semdis_cli.events import Failure, LeftOut
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import PlannedImage
 from semdis_cli.stops import look
@@ -38,26 +38,28 @@ class PlannedShard:
 class SetPlan:
     """All that a run is going to write: `shards` beside those of the set that it starts from, and `changes` to that.
 
-    `failures`: inputs that are in no shard because they are known to be unusable, sorted by key. `sha256`: of it all.
+    `failures`: inputs that are in no shard because they are known to be unusable, sorted by key. `left_out`: those that
+    filters leave out, and have not left out before. `sha256`: of it all.
     """
 
     shards: tuple[PlannedShard, ...]
     failures: tuple[Failure, ...]
     changes: Changes
     sha256: str
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def is_nothing(self) -> bool:
         """Tell whether the set that it starts from is what it would end with."""
         changes = self.changes
-        if self.shards or changes.returned or changes.removed or changes.forgotten:
+        if self.shards or self.left_out or changes.returned or changes.removed or changes.forgotten:
             return False
         return {failure.key: failure.reason for failure in self.failures} == changes.failed_before
 
     @property
     def num_inputs(self) -> int:
-        """All inputs, failures and those that have latents already included."""
-        return sum(len(shard.images) for shard in self.shards) + len(self.failures) + len(self.changes.kept)
+        """All inputs but those that are left out; failures and those that have latents already included."""
+        return sum(len(shard.images) for shard in self.shards) + len(self.failures) + self.changes.num_taken
 
 
 def plan_shards(
@@ -93,6 +95,7 @@ def plan_sha256(
     failures: Sequence[Failure],
     base: Base = NO_BASE,
     changes: Changes | None = None,
+    left_out: Sequence[LeftOut] = (),
 ) -> str:
     """Hex digest of all that decides the output: settings, every input with its size, and the cut into shards.
 
@@ -109,4 +112,6 @@ def plan_sha256(
             digest.update(to_line({"key": image.source.key, "num_bytes": image.source.num_bytes}))
     for failure in failures:
         digest.update(to_line({"failed": failure.key}))
+    for one in left_out:
+        digest.update(to_line({"left_out": one.key, "reason": one.reason}))
     return digest.hexdigest()
