@@ -36,7 +36,8 @@ class IndexRow:
     """The outcome of one input.
 
     With a `record` it has latents: `shard` (file name) and `row` say where. Otherwise there is the `error`, or why it
-    was `left_out`. `is_removed`: it has latents, but was no longer among the inputs of the last run.
+    was `left_out`. `is_removed`: it has latents, but was no longer among the inputs of the last run, or set aside: by
+    the filter `set_aside_by`.
     """
 
     key: str
@@ -46,6 +47,7 @@ class IndexRow:
     row: int | None = None
     is_removed: bool = False
     left_out: LeftOut | None = None
+    set_aside_by: str | None = None
 
     @classmethod
     def of_image(cls, record: ImageRecord, shard: str, row: int) -> Self:
@@ -68,6 +70,11 @@ class IndexRow:
         return self.record is not None and not self.is_removed
 
     @property
+    def left_out_by(self) -> str | None:
+        """The filter that left the input out, latents or not; None: none did."""
+        return self.left_out.reason if self.left_out is not None else self.set_aside_by
+
+    @property
     def source(self) -> FileDigest | None:
         """The file that the latents were made from; None without latents."""
         return self.record.source if self.record is not None else None
@@ -87,7 +94,8 @@ class IndexRow:
             return {**key_fields(self.key), "status": self.status, **_why_left_out(self.left_out)}
         if self.record is None:
             return {**key_fields(self.key), "status": self.status, "error": self.error}
-        return {**row_fields(self.record), "status": self.status, "shard": self.shard, "row": self.row}
+        reason = {} if self.set_aside_by is None else {"reason": self.set_aside_by}
+        return {**row_fields(self.record), "status": self.status, "shard": self.shard, "row": self.row, **reason}
 
     def to_line(self) -> "IndexLine":
         """The row as a line of an index."""
@@ -111,7 +119,15 @@ class IndexRow:
         if "error" in fields:
             raise ValueError("status and error disagree")
         record = parse_record(key, Geometry.from_json(fields["geometry"]), fields)
-        return cls(key, None, record, check_shard_name(shard), row, is_removed=status == "removed")
+        is_removed = status == "removed"
+        return cls(
+            key,
+            record=record,
+            shard=check_shard_name(shard),
+            row=row,
+            is_removed=is_removed,
+            set_aside_by=_parse_set_aside(fields) if is_removed else None,
+        )
 
 
 def _parse_head(fields: Any) -> tuple[str, str, str | None, int | None]:
@@ -191,6 +207,13 @@ class IndexLine(NamedTuple):
         return parse_row(partial(_parse_left_out, self.key), self.fields) if self.status == "left_out" else None
 
     @property
+    def reason(self) -> str | None:
+        """The filter that left it out, or set it aside; None of all else. Raises `StoreError` if that is not said."""
+        if self.status == "removed":
+            return parse_row(_parse_set_aside, self.fields)
+        return self.left_out.reason if self.left_out is not None else None
+
+    @property
     def size(self) -> tuple[int, int] | None:
         """Size (H, W) in px of the picture; None where nobody looked. Raises `StoreError` for what is none."""
         if self.status == "left_out":
@@ -200,6 +223,10 @@ class IndexLine(NamedTuple):
 
 def _parse_error(fields: Mapping[str, Any]) -> str:
     return check_text(fields["error"])
+
+
+def _parse_set_aside(fields: Mapping[str, Any]) -> str | None:
+    return check_text(fields["reason"]) if "reason" in fields else None
 
 
 def _parse_source_size(fields: Mapping[str, Any]) -> tuple[int, int]:

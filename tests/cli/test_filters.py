@@ -64,7 +64,7 @@ def report(done: Outcome) -> dict[str, Any]:
 
 def outcomes(root: Path) -> dict[str, str]:
     """Of every row its status, or the filter that left it out."""
-    return {row.key: row.left_out.reason if row.left_out else row.status for row in read_rows(root / "index.jsonl")}
+    return {row.key: row.left_out_by or row.status for row in read_rows(root / "index.jsonl")}
 
 
 def test_what_filters_leave_out_is_counted_and_listed_and_no_failure(tmp_path: Path, encode: Run, run: Run) -> None:
@@ -113,6 +113,10 @@ def test_what_another_filter_takes_is_encoded_and_what_it_leaves_out_can_come_ba
     assert (tightened["images"]["this_run"], tightened["left_out"]) == (0, {"max_aspect": 3})
     assert set(stored(root)) == {"square.png"}
     assert manifest(root)["totals"]["removed"] == 3
+    assert outcomes(root)["flat.png"] == "max_aspect"
+    assert report(encode("--min-size", "45"))["left_out"] == {"min_size": 2}
+    assert outcomes(root) == {"flat.png": "min_size", "small.png": "min_size", "square.png": "ok", "tall.png": "ok"}
+    assert report(encode("--max-aspect", "1.2"))["images"]["this_run"] == 0
     assert report(encode("--max-aspect", "1.2"))["left_out"] == {"max_aspect": 3}
     assert report(encode())["images"]["this_run"] == 0
     assert stored(root) == everything
@@ -149,7 +153,8 @@ def test_of_files_with_the_same_bytes_the_first_by_key_is_taken(tmp_path: Path, 
     shutil.copy(photos / "flat.png", photos / "a.png")  # is the first now
     grown = report(encode("--dedupe"))
     assert (grown["images"]["this_run"], grown["left_out"]) == (1, {"dedupe": 3})
-    assert outcomes(root)["b.png"] == "removed"
+    assert outcomes(root)["b.png"] == "dedupe"
+    assert manifest(root)["totals"]["removed"] == 1
     (photos / "a.png").unlink()  # the latents of b.png are there still
     assert report(encode("--dedupe"))["images"]["this_run"] == 0
     assert outcomes(root)["b.png"] == "ok"
@@ -248,7 +253,7 @@ def test_after_any_changes_the_set_serves_what_the_filters_of_the_last_run_take(
         assert set(stored(root)) == taken
         again = report(encode(*arguments))
         assert (again["images"]["this_run"], again["left_out"]) == (0, done["left_out"])
-        assert run("verify", "latents", "--data", "--quiet").code == 0
+        assert run("verify", "latents", "--data", "--against", photos, "--quiet").code == 0
     assert stored(root).items() <= stored_anew(encode, tmp_path).items()
 
 

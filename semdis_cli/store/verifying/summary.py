@@ -43,8 +43,8 @@ def _summarise_set(root: Path) -> Json:
     for row in latents.rows():
         if row.error is not None:
             tally.failures.add(row.key, row.error)
-        elif row.left_out is not None:
-            tally.left_out[row.left_out.reason] += 1
+        elif (left_out := row.left_out_by) is not None:
+            tally.left_out[left_out] += 1
         elif row.record is not None and row.is_ok:
             tally.add(row.record)
     counts = {

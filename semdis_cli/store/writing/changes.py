@@ -44,17 +44,22 @@ _ALL = Choice()
 
 @dataclass
 class Contents:
-    """Inputs that are kept, in no order, with the status of each one's row and, if known, the sha256 of its file."""
+    """Inputs that are kept, in no order, with the status of each one's row and, if known, the sha256 of its file.
+
+    `are_twins`: 1 for those that were left out for a file with the same bytes.
+    """
 
     images: ImageList = field(default_factory=ImageList)
     statuses: list[str] = field(default_factory=list)
     digests: list[str | None] = field(default_factory=list)
+    are_twins: bytearray = field(default_factory=bytearray)
 
-    def add(self, image: SourceImage, status: str, sha256: str | None) -> None:
+    def add(self, image: SourceImage, status: str, sha256: str | None, *, is_twin: bool) -> None:
         """Append one."""
         self.images.append(image)
         self.statuses.append(status)
         self.digests.append(sha256)
+        self.are_twins.append(is_twin)
 
 
 @dataclass(frozen=True)
@@ -65,9 +70,9 @@ class Changes:
     with the times to remember. Of those `returned` were marked as removed. `removed` have latents and are
     no longer among the inputs; `forgotten` failed, and are not either. `num_changed` of `to_encode` had latents.
     `failed_before`: why inputs of this run have no latents so far, for those that are not kept. `left_out`: inputs
-    without latents that another filter than in the set leaves out; `num_left_out` of `kept`, by filter, are left out
-    too: those have such a row already, or latents, and then they are or become `removed`. `contents`: of `kept`, where
-    twins are dropped, as far as no filter leaves them out by their size.
+    without latents that another filter than in the set leaves out. `num_left_out` of `kept`, by filter, are left out
+    too: their rows say so already or, of those with latents that are to be `set_aside`, by which filter. `contents`: of
+    `kept`, where twins are dropped, as far as no filter leaves them out by their size.
     """
 
     to_encode: tuple[SourceImage, ...]
@@ -80,6 +85,7 @@ class Changes:
     num_failed: int = 0  # of `kept`: their contents are the reason, and have not changed
     left_out: tuple[LeftOut, ...] = ()
     num_left_out: Mapping[str, int] = field(default_factory=dict)
+    set_aside: Mapping[str, str] = field(default_factory=dict)
     contents: Contents = field(default_factory=Contents)
     is_on_record: bool = False  # the set's own list of times is that of `kept`
     lacks_times: bool = False  # the set has no such list
@@ -145,7 +151,7 @@ class _Comparison:
     to_encode: list[SourceImage] = field(default_factory=list)
     kept: ImageList = field(default_factory=ImageList)
     returned: set[str] = field(default_factory=set)
-    aside: set[str] = field(default_factory=set)  # have latents, and are left out now
+    set_aside: dict[str, str] = field(default_factory=dict)
     left_out: list[LeftOut] = field(default_factory=list)
     num_left_out: Counter[str] = field(default_factory=Counter)
     contents: Contents = field(default_factory=Contents)
@@ -207,13 +213,14 @@ class _Comparison:
             to_encode=tuple(sorted(self.to_encode, key=lambda image: image.key)),
             kept=self.kept.sorted(),
             returned=frozenset(self.returned),
-            removed=frozenset(self.gone["ok"] | self.aside),
+            removed=frozenset(self.gone["ok"]),
             forgotten=frozenset(self.gone["failed"] | self.gone["left_out"]),
             num_changed=self.num_changed,
             failed_before=self.failed_before,
             num_failed=self.num_failed,
             left_out=tuple(self.left_out),
             num_left_out=self.num_left_out,
+            set_aside=self.set_aside,
             contents=self.contents,
         )
 
@@ -239,16 +246,15 @@ class _Comparison:
 
     def _judge(self, image: SourceImage, line: IndexLine) -> _Row:
         """Return a row, and what the filters of this run make of it."""
-        left_out, choice = line.left_out, self.choice
-        then = left_out.reason if left_out is not None else None
+        then, choice = line.reason, self.choice
         if choice.is_all:
             return _Row(line.status, then=then)
         size = line.size
         now = choice.why_not(image, size) if choice.why_not is not None and size is not None else None
         if now is None and then == DEDUPE and choice.drops_twins:
             now = then  # for now: the other one may be gone
-        sha256 = left_out.sha256 if left_out is not None else line.source.sha256 if line.source is not None else None
-        return _Row(line.status, sha256, size, then, now)
+        file = line.left_out or line.source
+        return _Row(line.status, None if file is None else file.sha256, size, then, now)
 
     def _change(self, image: SourceImage) -> None:
         self.to_encode.append(image)
@@ -267,9 +273,9 @@ class _Comparison:
         self.num_failed += row.status == "failed"
         if row.now is not None:
             self.num_left_out[row.now] += 1
-        if row.status == "ok" and row.now is not None:
-            self.aside.add(image.key)
-        if row.status == "removed" and row.now is None:
+            if row.now != row.then:
+                self.set_aside[image.key] = row.now
+        elif row.status == "removed":
             self.returned.add(image.key)
         if self.choice.drops_twins and row.now in {None, DEDUPE}:
-            self.contents.add(image, row.status, row.sha256)
+            self.contents.add(image, row.status, row.sha256, is_twin=row.now is not None)

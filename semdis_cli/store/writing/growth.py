@@ -205,6 +205,9 @@ class _Merged:
             elif line.key in changes.removed:
                 self.without += [line.place] if line.place else []
                 yield _with_status(line, "removed")
+            elif line.key in changes.set_aside:
+                self.without += [line.place] if line.place and line.status == "ok" else []
+                yield _with_status(line, "removed", changes.set_aside[line.key])
             elif line.key in changes.returned:
                 self.again += [line.place] if line.place else []
                 yield _with_status(line, "ok")
@@ -241,9 +244,11 @@ def _digest(records: Sequence[ImageRecord]) -> bytes:
     return digest.digest()
 
 
-def _with_status(line: IndexLine, status: str) -> IndexLine:
+def _with_status(line: IndexLine, status: str, reason: str | None = None) -> IndexLine:
+    """The same line with another status and, where a filter sets it aside, with that."""
     line = _as_written_now(line)
-    return line._replace(status=status, data=to_line({**line.fields, "status": status}))
+    fields = {name: value for name, value in line.fields.items() if name != "reason"} | {"status": status}
+    return line._replace(status=status, data=to_line(fields if reason is None else fields | {"reason": reason}))
 
 
 def _as_written_now(line: IndexLine) -> IndexLine:

@@ -52,7 +52,9 @@ class SetPlan:
     def is_nothing(self) -> bool:
         """Tell whether the set that it starts from is what it would end with."""
         changes = self.changes
-        if self.shards or self.left_out or changes.returned or changes.removed or changes.forgotten:
+        if self.shards or self.left_out:
+            return False
+        if changes.returned or changes.removed or changes.forgotten or changes.set_aside:
             return False
         return {failure.key: failure.reason for failure in self.failures} == changes.failed_before
 
@@ -112,6 +114,8 @@ def plan_sha256(
             digest.update(to_line({"key": image.source.key, "num_bytes": image.source.num_bytes}))
     for failure in failures:
         digest.update(to_line({"failed": failure.key}))
+    for key, reason in sorted(changes.set_aside.items()) if changes is not None else ():
+        digest.update(to_line({"set_aside": key, "reason": reason}))
     for one in left_out:
         digest.update(to_line({"left_out": one.key, "reason": one.reason}))
     return digest.hexdigest()

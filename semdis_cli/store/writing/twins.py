@@ -25,12 +25,16 @@ class WithoutTwins(NamedTuple):
 
 
 class _Candidate(NamedTuple):
-    """An input that may have a twin; `status`: of its row in the set, "" of a new one."""
+    """An input that may have a twin.
+
+    `status`: of its row in the set, "" of a new one. `was_twin`: it was left out as one.
+    """
 
     key: str
     image: SourceImage
     status: str
     sha256: str | None
+    was_twin: bool = False
 
 
 def drop_twins(changes: Changes, planned: Sequence[PlannedImage], hashes: Hashes) -> WithoutTwins:
@@ -40,28 +44,27 @@ def drop_twins(changes: Changes, planned: Sequence[PlannedImage], hashes: Hashes
     be the first, and stays a failure.
     """
     twins = _find_twins(changes.contents, [image.source for image in planned], hashes)
-    keys = {
-        status: {twin.key for twin in twins if twin.status == status} for status in ("", "ok", "removed", "left_out")
-    }
-    left_out = [
-        LeftOut(twin.key, DEDUPE, *settled(twin.image.stamp, time.time_ns()), sha256=twin.sha256)
-        for twin in twins
-        if twin.key in keys[""]
-    ]
-    rows = zip(changes.contents.images, changes.contents.statuses, strict=True)
-    alone = [image for image, status in rows if status == "left_out" and image.key not in keys["left_out"]]
-    lost = {image.key for image in alone}
+    keys = {twin.key for twin in twins}
+    new = [twin for twin in twins if not twin.status]
+    set_aside = {twin.key: DEDUPE for twin in twins if twin.status in {"ok", "removed"} and not twin.was_twin}
+    rows = zip(changes.contents.images, changes.contents.statuses, changes.contents.are_twins, strict=True)
+    lost = [(image, status) for image, status, was_twin in rows if was_twin and image.key not in keys]
+    alone = {image.key: image for image, status in lost if status == "left_out"}
+    returned = {image.key for image, status in lost if status == "removed"}
+    counts = Counter(changes.num_left_out) + Counter({DEDUPE: len(set_aside)}) - Counter({DEDUPE: len(lost)})
     changed = replace(
         changes,
-        kept=ImageList(image for image in changes.kept if image.key not in lost) if lost else changes.kept,
-        returned=changes.returned - keys["removed"],
-        removed=changes.removed | keys["ok"],
-        left_out=(*changes.left_out, *left_out),
-        num_left_out=Counter(changes.num_left_out)
-        + Counter({DEDUPE: len(keys["ok"]) + len(keys["removed"])})
-        - Counter({DEDUPE: len(lost)}),
+        kept=ImageList(image for image in changes.kept if image.key not in alone) if alone else changes.kept,
+        returned=(changes.returned - keys) | returned,
+        left_out=(*changes.left_out, *map(_left_out, new)),
+        num_left_out=counts,
+        set_aside={**changes.set_aside, **set_aside},
     )
-    return WithoutTwins(changed, [image for image in planned if image.source.key not in keys[""]], alone)
+    return WithoutTwins(changed, [image for image in planned if image.source.key not in keys], [*alone.values()])
+
+
+def _left_out(twin: _Candidate) -> LeftOut:
+    return LeftOut(twin.key, DEDUPE, *settled(twin.image.stamp, time.time_ns()), sha256=twin.sha256)
 
 
 def _find_twins(known: Contents, new: Sequence[SourceImage], hashes: Hashes) -> list[_Candidate]:
@@ -82,9 +85,11 @@ def _candidates(known: Contents, new: Sequence[SourceImage]) -> list[_Candidate]
     sizes = [num_bytes for _, num_bytes, _, _ in known.images.facts()] + [image.num_bytes for image in new]
     values, counts = np.unique(np.array(sizes, dtype=np.int64), return_counts=True)
     shared = set(values[counts > 1].tolist())
-    rows = zip(known.images, known.statuses, known.digests, strict=True)
+    rows = zip(known.images, known.statuses, known.digests, map(bool, known.are_twins), strict=True)
     found = [
-        _Candidate(image.key, image, status, sha256) for image, status, sha256 in rows if image.num_bytes in shared
+        _Candidate(image.key, image, status, sha256, was_twin)
+        for image, status, sha256, was_twin in rows
+        if image.num_bytes in shared
     ]
     found += [_Candidate(image.key, image, "", None) for image in new if image.num_bytes in shared]
     return sorted(found, key=itemgetter(0))
