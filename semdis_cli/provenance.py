@@ -167,6 +167,17 @@ class Provenance:
         return any(self._find("preprocessing", "geometry", name) is not None for name in names)
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sizes that each image was brought to; none where they are not several."""
+        value = self._find("preprocessing", "geometry", "size")
+        return tuple(size for size in value if type(size) is int) if isinstance(value, list) else ()
+
+    @property
+    def has_crops(self) -> bool:
+        """Tell whether several crops were cut out of each image."""
+        return self._find("preprocessing", "geometry", "crop_seed") is not None
+
+    @property
     def is_compiled(self) -> bool | None:
         """Tell whether the model was compiled; None where that is not on record."""
         kernels = self._find("compute", "kernels")

@@ -6,7 +6,7 @@ which several of them, or a command by itself, have. Nothing heavy is imported h
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +15,7 @@ from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import UsageError
 from semdis_cli.files.disk import count_cores
 from semdis_cli.option import DECODING, GEOMETRY, INPUT, MODEL, OUTPUT, Group, Option, OptionError, check_limits
+from semdis_cli.records import View
 
 # ---- Texts that are read by ourselves ----
 
@@ -34,6 +35,14 @@ def _parse_batch_size(text: str) -> int | Literal["auto"]:
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
         raise UsageError(f"--batch-size is a number from 1 on, or auto, not {text!r:.60}")
     return int(text)
+
+
+def _parse_size(text: str) -> int | tuple[int, ...]:
+    """`256`, or `256,512` for several. Raises `ValueError`."""
+    if not re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", text):
+        raise ValueError(f"{text!r:.60} is no size; write 256, or 256,512 for several")
+    sizes = tuple(map(int, text.split(",")))
+    return sizes if len(sizes) > 1 else sizes[0]
 
 
 def _parse_bucket(text: str) -> tuple[int, int]:
@@ -135,7 +144,7 @@ class GeometrySettings(Group):
     """Settings of the size of images; at most one of the first four is given, in pixels.
 
     None of them: its own size, padded at the bottom and right to a multiple of the model's patch.
-    `size`: the short side is resized to N and the centre cut to NxN.
+    `size`: the short side is resized to N and the centre cut to NxN; of several, each image is brought to every one.
     `max_pixels`: scaled down, never up, to at most so many pixels at its own aspect ratio, then padded.
     `bucket_size`: resized to cover the bucket nearest in aspect ratio, and the centre cut out. Buckets have at most NxN
     pixels, sides that are multiples of 64 (and of the patch), and aspect ratios up to 4:1, as in the training of SDXL.
@@ -145,12 +154,14 @@ class GeometrySettings(Group):
     """
 
     size: Annotated[
-        int | None,
+        int | tuple[int, ...] | None,
         Option(
-            "Resize the short side to PX and cut the centre square; a multiple of the patch (16).",
+            "Resize the short side to PX and cut the centre square; a multiple of the patch (16). Several, like "
+            "256,512: every image in each, as a#256.jpg and a#512.jpg.",
             GEOMETRY,
-            min=1,
-            metavar="PX",
+            within=(1, math.inf),
+            metavar="PX,...",
+            parse=_parse_size,
         ),
     ] = None
     max_pixels: Annotated[
@@ -184,6 +195,13 @@ class GeometrySettings(Group):
     ] = "lanczos"
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """All of `size`, rising."""
+        if self.size is None:
+            return ()
+        return tuple(sorted(self.size)) if isinstance(self.size, tuple) else (self.size,)
+
+    @property
     def has_few_sizes(self) -> bool:
         """Tell whether all images together have one size, or some tens of them."""
         return self.size is not None or self.bucket_size is not None or bool(self.buckets)
@@ -193,13 +211,16 @@ class GeometrySettings(Group):
         given = [flag for flag, value in ways.items() if value is not None] + ["--bucket"] * bool(self.buckets)
         if len(given) > 1:
             raise UsageError(f"give only one of {', '.join(given)}")
+        if isinstance(self.size, tuple) and (min(self.size, default=0) < 1 or len({*self.size}) < len(self.size)):
+            raise UsageError(f"--size takes several sizes from 1 px on, each once, not {self.size}")
         if self.resize == "adm" and self.size is None:
             raise OptionError("--resize", "adm goes with --size alone: it cuts a square")
         check_limits(self)
 
     def to_json(self) -> dict[str, Any]:
         """Return what is on record of them: what came later only where it is asked for, so that old records stay."""
-        record: dict[str, Any] = {"size": self.size, "max_pixels": self.max_pixels, "bucket_size": self.bucket_size}
+        size = list(self.sizes) if isinstance(self.size, tuple) else self.size
+        record: dict[str, Any] = {"size": size, "max_pixels": self.max_pixels, "bucket_size": self.bucket_size}
         if self.buckets:
             record["buckets"] = sorted(map(list, set(self.buckets)))
         return record if self.resize == "lanczos" else record | {"resize": self.resize}
@@ -271,14 +292,60 @@ class FilterSettings(Group):
             raise OptionError("--no-upscale", "goes with --size, --bucket-size or --bucket: nothing else enlarges")
 
 
+Seed = Annotated[
+    int,
+    Option(
+        "Seed of all noise; each image has its own, from seed and name.", OUTPUT, flags="--seed", min=0, max=2**63 - 1
+    ),
+]
+
+
+@dataclass(frozen=True)
+class CropSettings(Group):
+    """Settings of several crops of each image, `number` of them, at places that `seed` decides."""
+
+    number: Annotated[
+        int | None,
+        Option(
+            "Instead of the centre cut K crops at random places out of each resized image, as a#crop1.jpg and so on; "
+            "--seed decides where.",
+            GEOMETRY,
+            flags="--crops",
+            min=1,
+            max=1000,
+            metavar="K",
+        ),
+    ] = None
+    seed: Seed = 0
+
+
 @dataclass(frozen=True)
 class LoadSettings:
-    """Settings of the pixels that a model sees: how files are read, and which size they get."""
+    """Settings of the pixels that a model sees: how files are read, which size they get, and how they are cut."""
 
     geometry: GeometrySettings = GeometrySettings()
     read: ReadSettings = ReadSettings()
+    crops: CropSettings = CropSettings()
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """The images that are made of every file."""
+        sizes = self.geometry.sizes if len(self.geometry.sizes) > 1 else (None,)
+        crops = (None,) if self.crops.number is None else range(1, self.crops.number + 1)
+        return tuple(View(size, crop) for size in sizes for crop in crops)
+
+    def geometry_of(self, view: View) -> GeometrySettings:
+        """Return the settings of the size of one of the `views`, its crop left aside."""
+        return self.geometry if view.size is None else replace(self.geometry, size=view.size)
+
+    def geometry_record(self) -> dict[str, Any]:
+        """Return what is on record of size and crops. How many crops there are is none of it: a set can have more."""
+        record = self.geometry.to_json()
+        return record if self.crops.number is None else record | {"crop_seed": self.crops.seed}
 
     def __post_init__(self) -> None:
+        if self.crops.number is not None and not self.geometry.has_few_sizes:
+            raise OptionError("--crops", "goes with --size, --bucket-size or --bucket: nothing else is cut")
         if self.geometry.resize == "adm" and self.read.jpeg_scaling:
             raise OptionError("--jpeg-scaling", "does not go with --resize adm, which is about exact pixels")
 
@@ -359,13 +426,6 @@ class TokenizerSettings(Group):
 
 StoreDtype = Literal["bfloat16", "float16", "float32"]
 Posterior = Literal["mode", "sample"]
-
-Seed = Annotated[
-    int,
-    Option(
-        "Seed of all noise; each image has its own, from seed and name.", OUTPUT, flags="--seed", min=0, max=2**63 - 1
-    ),
-]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from semdis_cli.files.disk import count_cores
-from semdis_cli.option import INPUT, MODEL, Group, Option
+from semdis_cli.option import INPUT, MODEL, Group, Option, OptionError
 from semdis_cli.settings import (
     GeometrySettings,
     JpegScaling,
@@ -69,7 +69,8 @@ class BenchSettings(Group):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.load  # which may be refused
+        if len(self.load.views) > 1:
+            raise OptionError("--size", "is one size here: several are measured one by one")
 
     @property
     def load(self) -> LoadSettings:

@@ -64,7 +64,11 @@ def encode(
     refuse_absent_device(how.device)
     display = context.with_resource(open_display(quiet=reporting.quiet))
     stdin = peek_source(named)
-    folder = _planned_folder(output, stdin, quiet=reporting.quiet) if dry_run else _choose_folder(output, stdin)
+    is_single = stdin is not None and stdin.is_single and len(load.views) == 1
+    if dry_run:
+        folder = _planned_folder(output, is_single=is_single, quiet=reporting.quiet)
+    else:
+        folder = _choose_folder(output, stdin, is_single=is_single)
     found = find_inputs(named, rules, output=folder, quiet=reporting.quiet, stdin=stdin, display=display)
 
     from semdis_cli.images.loader import Loader
@@ -78,9 +82,9 @@ def encode(
         raise typer.Exit(run(found, loader, tokenizer, settings, folder, display, reporting))
 
 
-def _planned_folder(output: Path | None, stdin: "PipedSource | None", *, quiet: bool) -> Path | None:
+def _planned_folder(output: Path | None, *, is_single: bool, quiet: bool) -> Path | None:
     """The folder that a run would write, None for stdout; says so if there is an unfinished run in it."""
-    if output == Path("-") or (output is None and stdin is not None and stdin.is_single):
+    if output == Path("-") or (output is None and is_single):
         return None
     folder = output or _DEFAULT
     if not quiet and (folder / "journal").is_dir():
@@ -88,9 +92,9 @@ def _planned_folder(output: Path | None, stdin: "PipedSource | None", *, quiet: 
     return folder
 
 
-def _choose_folder(output: Path | None, stdin: "PipedSource | None") -> Path | None:
+def _choose_folder(output: Path | None, stdin: "PipedSource | None", *, is_single: bool) -> Path | None:
     """The folder to write, None for stdout. One that cannot be written is refused before all of stdin is read."""
-    folder = output_folder(output, _DEFAULT, is_single=stdin is not None and stdin.is_single)
+    folder = output_folder(output, _DEFAULT, is_single=is_single)
     if folder is not None and stdin is not None:
         _check_folder(folder)
     return folder
@@ -188,7 +192,7 @@ def _plan(
         )
         if report["left_out"]:
             put(f"left out: {describe_left_out(report['left_out'])}")
-        for bucket in report.get("buckets", ()) if loader.settings.geometry.size is None else ():
+        for bucket in report.get("buckets", ()) if len(loader.settings.geometry.sizes) != 1 else ():
             height, width = bucket["image_px"]
             put(f"bucket {width}x{height}: {count(bucket['images'], 'image')}")
     return ExitCode.SOME_FAILED if failures else ExitCode.OK

@@ -6,7 +6,7 @@ from itertools import repeat
 from operator import attrgetter, eq, lt
 from typing import NamedTuple, overload
 
-from semdis_cli.records import ImageReader, SourceImage
+from semdis_cli.records import WHOLE, ImageReader, SourceImage, View
 
 NO_TIME = -(1 << 63)
 _KEY_CODEC = ("utf-8", "surrogatepass")
@@ -19,12 +19,13 @@ Facts = tuple[str, int, int | None, int | None]
 class _Root(NamedTuple):
     """Root of images whose places are `start` and what follows the first `cut` characters of their keys.
 
-    `start` None: their places are numbers.
+    `start` None: their places are numbers. `view`: of each; then the keys are those of the files.
     """
 
     reader: ImageReader
     start: str | None
     cut: int = 0
+    view: View = WHOLE
 
 
 class ImageList(Sequence[SourceImage]):
@@ -42,7 +43,7 @@ class ImageList(Sequence[SourceImage]):
         self._figures = array("q")  # size, mtime, ctime of one after the other
         self._places = array("q")  # that are numbers; as many as images, up to the last one of them
         self._roots: list[_Root] = []
-        self._numbers: dict[tuple[int, str | None, int], int] = {}  # of the roots
+        self._numbers: dict[tuple[int, str | None, int, View], int] = {}  # of the roots
         self._others: dict[int, SourceImage] = {}
         for image in images:
             self.append(image)
@@ -70,17 +71,17 @@ class ImageList(Sequence[SourceImage]):
         if self._take(keys, figures):
             self._roots_of.extend((root,) * len(keys))
             return
-        reader, start, cut = self._roots[root]
+        reader, start, cut, view = self._roots[root]
         numbers = iter(figures)
         for key, num_bytes, mtime_ns, ctime_ns in zip(keys, numbers, numbers, numbers, strict=True):
             place = (start or "") + key[cut:]
-            self.append(SourceImage(key, reader, place, num_bytes, mtime_ns, ctime_ns))
+            self.append(SourceImage(key, reader, place, num_bytes, mtime_ns, ctime_ns, view))
 
-    def root(self, reader: ImageReader, start: str | None, cut: int = 0) -> int:
-        """Return the number of a root for `extend`."""
-        number = self._numbers.setdefault((id(reader), start, cut), len(self._roots))
+    def root(self, reader: ImageReader, start: str | None, cut: int = 0, view: View = WHOLE) -> int:
+        """Return the number of a root for `extend`, whose images are no views."""
+        number = self._numbers.setdefault((id(reader), start, cut, view), len(self._roots))
         if number == len(self._roots):
-            self._roots.append(_Root(reader, start, cut))
+            self._roots.append(_Root(reader, start, cut, view))
         return number
 
     def _take(self, keys: Sequence[str], figures: Sequence[int | None]) -> bool:
@@ -160,22 +161,23 @@ class ImageList(Sequence[SourceImage]):
             return self._others[number]
         start = self._ends[number - 1] if number else 0
         key = self._text[start : self._ends[number]].decode(*_KEY_CODEC)
-        reader, first, cut = self._roots[self._roots_of[number]]
+        reader, first, cut, view = self._roots[self._roots_of[number]]
         num_bytes, mtime_ns, ctime_ns = self._figures[3 * number : 3 * number + 3]
-        place = self._places[number] if first is None else first + key[cut:]
-        return SourceImage(key, reader, place, num_bytes, _time(mtime_ns), _time(ctime_ns))
+        place = self._places[number] if first is None else first + (view.file_of(key) or key)[cut:]
+        return SourceImage(key, reader, place, num_bytes, _time(mtime_ns), _time(ctime_ns), view)
 
     def _find_root(self, image: SourceImage) -> int | None:
         """Return the root of an image; None if its place is no number, and no text whose end is that of the key."""
-        place, key = image.place, image.key
+        place, key, view = image.place, image.file_key, image.view
         if type(place) is int and 0 <= place < 1 << 63:
-            return self.root(image.reader, None)
+            return self.root(image.reader, None, 0, view)
         if type(place) is not str:
             return None
         if self._roots:
-            reader, start, cut = self._roots[-1]
+            reader, start, cut, last_view = self._roots[-1]
             if (
                 reader is image.reader
+                and last_view == view
                 and start is not None
                 and place.startswith(start)
                 and place[len(start) :] == key[cut:]
@@ -187,7 +189,7 @@ class ImageList(Sequence[SourceImage]):
         same = len(name)
         while same < min(len(place), len(key)) and place[-same - 1] == key[-same - 1]:
             same += 1
-        return self.root(image.reader, place[: len(place) - same], len(key) - same)
+        return self.root(image.reader, place[: len(place) - same], len(key) - same, view)
 
 
 def _time(value: int) -> int | None:

@@ -1,6 +1,8 @@
 """Which size an image gets: resize, crop and pad to a bucket, planned in whole numbers."""
 
+from dataclasses import replace
 from functools import lru_cache
+from hashlib import sha256
 from itertools import pairwise
 from math import isqrt, lcm
 
@@ -18,8 +20,9 @@ _MOST_ADM_PX = 178_956_970  # ADM resizes all before it cuts: as many as Pillow 
 
 def check_geometry(settings: GeometrySettings, multiple_px: int) -> None:
     """Raise `UsageError` if these settings do not go with sides that are multiples of `multiple_px`."""
-    if settings.size is not None and settings.size % multiple_px:
-        raise UsageError(f"--size must be a multiple of the model's patch of {multiple_px} px, not {settings.size}")
+    for size in settings.sizes:
+        if size % multiple_px:
+            raise UsageError(f"--size must be a multiple of the model's patch of {multiple_px} px, not {size}")
     step = lcm(BUCKET_STEP_PX, multiple_px)
     if settings.bucket_size is not None and settings.bucket_size % step:
         raise UsageError(f"--bucket-size must be a multiple of {step} px, not {settings.bucket_size}")
@@ -34,7 +37,8 @@ def fixed_bucket(settings: GeometrySettings, multiple_px: int) -> tuple[int, int
     check_geometry(settings, multiple_px)
     if len(set(settings.buckets)) == 1:
         return settings.buckets[0]
-    return None if settings.size is None else (settings.size, settings.size)
+    size = _one_size(settings)
+    return None if size is None else (size, size)
 
 
 def plan_geometry(source_size: tuple[int, int], settings: GeometrySettings, multiple_px: int) -> Geometry:
@@ -45,10 +49,11 @@ def plan_geometry(source_size: tuple[int, int], settings: GeometrySettings, mult
     `multiple_px`, and `UnreadableImageError` for a shape that ADM's crop would enlarge beyond all measure.
     """
     check_geometry(settings, multiple_px)
-    if settings.size is not None and settings.resize == "adm":
-        return _cut_centre(source_size, _check_adm(adm_sizes(source_size, settings.size)[-1]), (settings.size,) * 2)
-    if settings.size is not None:
-        return _cover(source_size, (settings.size, settings.size))
+    size = _one_size(settings)
+    if size is not None and settings.resize == "adm":
+        return _cut_centre(source_size, _check_adm(adm_sizes(source_size, size)[-1]), (size, size))
+    if size is not None:
+        return _cover(source_size, (size, size))
     if settings.bucket_size is not None:
         return _cover(source_size, _nearest_bucket(source_size, aspect_buckets(settings.bucket_size, multiple_px)))
     if settings.buckets:
@@ -56,6 +61,17 @@ def plan_geometry(source_size: tuple[int, int], settings: GeometrySettings, mult
     image = source_size if settings.max_pixels is None else _shrink(source_size, settings.max_pixels)
     bucket = (_round_up(image[0], multiple_px), _round_up(image[1], multiple_px))
     return Geometry(source=source_size, resized=image, crop=(0, 0), image=image, bucket=bucket)
+
+
+def move_crop(plan: Geometry, seed: int, key: str, number: int) -> Geometry:
+    """Return the plan with its box at a random place, which `seed`, the file's `key` and the crop's number decide.
+
+    All places are equally likely, up to 1 in 10^12, and the same on any machine. In other sizes it is the same part.
+    """
+    digest = sha256(f"{seed} {number} ".encode() + key.encode("utf-8", "surrogatepass")).digest()
+    rooms = (resized - image for resized, image in zip(plan.resized, plan.image, strict=True))
+    top, left = (int.from_bytes(digest[8 * i : 8 * i + 8]) * (room + 1) >> 64 for i, room in enumerate(rooms))
+    return replace(plan, crop=(top, left))
 
 
 def why_left_out(
@@ -102,6 +118,12 @@ def undo_padding(pixels: np.ndarray, geometry: Geometry) -> np.ndarray:
     if pixels.shape == (*geometry.bucket, 3):
         return pixels[:height, :width]
     raise ValueError(f"pixels of shape {pixels.shape} do not fill the bucket {geometry.bucket}")
+
+
+def _one_size(settings: GeometrySettings) -> int | None:
+    if len(settings.sizes) > 1:
+        raise UsageError(f"one --size at a time, not {settings.sizes}")
+    return next(iter(settings.sizes), None)
 
 
 def _round_up(side: int, multiple: int) -> int:

@@ -10,11 +10,11 @@ from typing import NamedTuple
 from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.events import Failure, LeftOut, Planning, Tell, untold
 from semdis_cli.files.identity import settled
-from semdis_cli.images.geometry import fixed_bucket, plan_geometry, why_left_out
+from semdis_cli.images.geometry import fixed_bucket, move_crop, plan_geometry, why_left_out
 from semdis_cli.images.images import read_image_size
-from semdis_cli.images.pixels import load_pixels
+from semdis_cli.images.pixels import load_views
 from semdis_cli.memory import Room, room_for_images
-from semdis_cli.records import FileDigest, ImageRecord, LoadedImage, PlannedImage, SourceImage
+from semdis_cli.records import WHOLE, FileDigest, Geometry, ImageRecord, LoadedImage, PlannedImage, SourceImage, View
 from semdis_cli.settings import FilterSettings, LoadSettings
 from semdis_cli.sources.files import read_bytes, try_hash
 from semdis_cli.stops import look
@@ -43,6 +43,7 @@ class Loader:
         self.room = room_for_images() if room is None else room
         self.settings = settings
         self.multiple_px = multiple_px
+        self._geometries = {view: settings.geometry_of(view) for view in (WHOLE, *settings.views)}
         self._num_workers = num_workers
         self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="semdis-read")
 
@@ -62,9 +63,10 @@ class Loader:
 
     def choose(self, sources: Sequence[SourceImage], filters: FilterSettings, tell: Tell = untold) -> Chosen:
         """Plan as `plan` does those sources that `filters`, which may have to know sizes too, do not leave out."""
-        bucket = fixed_bucket(self.settings.geometry, self.multiple_px)
-        if bucket is not None and not filters.need_sizes:
-            return Chosen([PlannedImage(source, bucket) for source in sources], [], [])
+        fixed = {view: fixed_bucket(self._geometries[view], self.multiple_px) for view in self.settings.views}
+        buckets = {view: bucket for view, bucket in fixed.items() if bucket is not None}
+        if len(buckets) == len(fixed) and not filters.need_sizes:
+            return Chosen([PlannedImage(source, buckets[source.view]) for source in sources], [], [])
         chosen = Chosen([], [], [])
         shared: dict[tuple[int, int], tuple[int, int]] = {}  # a million images have a few sizes
         for found in self._headers(sources, tell, filters):
@@ -96,20 +98,40 @@ class Loader:
 
     def load(self, planned: PlannedImage) -> LoadedImage | Failure:
         """Read one image in the calling thread, or say why it cannot be used. Safe to call from several threads."""
-        source = planned.source
+        return self.load_views([planned])[0]
+
+    def load_views(self, planned: Sequence[PlannedImage]) -> list[LoadedImage | Failure]:
+        """Read views of one size of one file, which is read and decoded once; otherwise as `load`."""
+        source = planned[0].source
         try:
             stamp = source.reader.stamp(source)  # before its bytes: a change between the two shows the next time
             data = read_bytes(source)
-            how = self.settings
-            image = load_pixels(data, how.read, how.geometry, self.multiple_px, self.room.reading)
-            if image.geometry.bucket != planned.bucket:
+            images = load_views(
+                data,
+                self.settings.read,
+                lambda size: [self._plan(size, image.source) for image in planned],
+                self.room.reading,
+                is_adm=self.settings.geometry.resize == "adm",
+            )
+            if any(image.geometry.bucket != one.bucket for image, one in zip(images, planned, strict=True)):
                 raise PassingReadError("changed its size while the run was going on; run again")
         except (UnreadableImageError, MemoryError, OSError) as error:
-            return _failure_of(source, error)
+            return [_failure_of(image.source, error) for image in planned]
         digest = FileDigest.of(data)
-        record = ImageRecord(source.key, image.geometry, digest, image.notes)
         _, mtime_ns, ctime_ns = settled(stamp, time.time_ns())
-        return LoadedImage(record, image.pixels, mtime_ns, ctime_ns)
+        return [
+            LoadedImage(
+                ImageRecord(one.source.key, image.geometry, digest, image.notes), image.pixels, mtime_ns, ctime_ns
+            )
+            for image, one in zip(images, planned, strict=True)
+        ]
+
+    def _plan(self, size: tuple[int, int], source: SourceImage) -> Geometry:
+        """Plan the geometry of a view of a picture of `size` (H, W) px."""
+        plan = plan_geometry(size, self._geometries[source.view], self.multiple_px)
+        if source.view.crop is None:
+            return plan
+        return move_crop(plan, self.settings.crops.seed, source.file_key, source.view.crop)
 
     def hashes(self, sources: Sequence[SourceImage], tell: Tell = untold) -> Iterator[str | None]:
         """Yield the sha256 (hex) of every source's bytes, in order; None where they cannot be read.
@@ -118,28 +140,39 @@ class Loader:
         """
         remaining, num_done = iter(sources), count(1)
         while group := list(islice(remaining, _PLANNED_AT_ONCE)):
-            for digest in self._pool.map(try_hash, group):
+            files = {source.file: source for source in group}  # views of one lie near each other
+            hashed = zip(files, self._pool.map(try_hash, files.values()), strict=True)
+            digests: dict[object, str | None] = {}
+            for source in group:
+                if source.file not in digests:
+                    file, digests[source.file] = next(hashed)
+                    assert file == source.file, "files come in the order of their first views"
                 look()
                 tell(Planning("hashing files in doubt", next(num_done), len(sources)))
-                yield digest
+                yield digests[source.file]
 
-    def why_left_out(self, size: tuple[int, int], filters: FilterSettings) -> str | None:
-        """Return the filter that leaves out an image of `size` (H, W) px; None: it is taken."""
-        return why_left_out(size, filters, self.settings.geometry, self.multiple_px)
+    def why_left_out(self, view: View, size: tuple[int, int], filters: FilterSettings) -> str | None:
+        """Return the filter that leaves out a view of an image of `size` (H, W) px; None: it is taken."""
+        return why_left_out(size, filters, self._geometries[view], self.multiple_px)
 
     def _plan_some(
         self, filters: FilterSettings, sources: Sequence[SourceImage]
     ) -> list[PlannedImage | Failure | LeftOut]:
-        return [self._plan_one(source, filters) for source in sources]
+        sizes: dict[tuple[int, object], tuple[int, int]] = {}  # views of a file lie near each other
+        return [self._plan_one(source, filters, sizes) for source in sources]
 
-    def _plan_one(self, source: SourceImage, filters: FilterSettings) -> PlannedImage | Failure | LeftOut:
+    def _plan_one(
+        self, source: SourceImage, filters: FilterSettings, sizes: dict[tuple[int, object], tuple[int, int]]
+    ) -> PlannedImage | Failure | LeftOut:
         try:
-            with source.reader.open(source) as file:
-                size = read_image_size(file, self.settings.read)
-            reason = self.why_left_out(size, filters)
+            if source.file not in sizes:
+                with source.reader.open(source) as file:
+                    sizes[source.file] = read_image_size(file, self.settings.read)
+            size = sizes[source.file]
+            reason = self.why_left_out(source.view, size, filters)
             if reason is not None:
                 return LeftOut(source.key, reason, *settled(source.stamp, time.time_ns()), size)
-            geometry = plan_geometry(size, self.settings.geometry, self.multiple_px)
+            geometry = self._plan(size, source)
         except (UnreadableImageError, MemoryError, OSError) as error:
             return _failure_of(source, error)
         return PlannedImage(source, geometry.bucket)

@@ -1,9 +1,10 @@
 """A file's bytes to the pixels that the model sees: decoded, resized, cut and turned, by the fastest exact way."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -47,24 +48,42 @@ def load_pixels(
     long as torch is told to use one. Raises `UnreadableImageError` as `read_image` does, and `UsageError` as
     `plan_geometry`. `taking`: is entered with the memory in bytes that it is going to take, before it takes it.
     """
+    is_adm = geometry.resize == "adm"
+    plan = partial(plan_geometry, settings=geometry, multiple_px=multiple_px)
+    return load_views(data, settings, lambda size: [plan(size)], taking, is_adm=is_adm)[0]
+
+
+def load_views(
+    data: bytes,
+    settings: ReadSettings,
+    plan_all: Callable[[tuple[int, int]], Sequence[Geometry]],
+    taking: Callable[[int], AbstractContextManager[None]],
+    *,
+    is_adm: bool = False,
+) -> list[LoadedPixels]:
+    """Load several images of the picture in a file's bytes, which is decoded once; otherwise as `load_pixels`.
+
+    `plan_all`: makes of its size (H, W) in px the plans, all with one `resized`. `is_adm`: they are of ADM's crop.
+    """
     with pillow_guard(settings.max_image_pixels):
         header = read_header(io.BytesIO(data))
         check_size(header.size, settings)
-        plan = plan_geometry(header.size, geometry, multiple_px)
+        plans = plan_all(header.size)
+        plan = plans[0]
         plain = read_plain_jpeg(io.BytesIO(data)) if header.name == "JPEG" else None
         is_plain = plain is not None and plain.is_simple
         fraction = _fraction(plan) if is_plain and settings.jpeg_scaling else 1
-        is_adm = geometry.resize == "adm"
         resizing = adm_bytes(plan) if is_adm else _resizing_bytes(plan, fraction)
-        with taking(_needed_bytes(header, plan, fraction, len(data) + resizing, is_plain=is_plain)):
-            decoded = _decode_fast(header, data, fraction, is_resized=plan.resized != plan.source) if is_plain else None
+        held = len(data) + 3 * sum(one.bucket[0] * one.bucket[1] for one in plans)
+        with taking(_needed_bytes(header, fraction, held + resizing, is_plain=is_plain)):
+            is_resized = all(one.resized != one.source for one in plans)
+            decoded = _decode_fast(header, data, fraction, is_resized=is_resized) if is_plain else None
             if decoded is None:
                 stored = decode_stored(header, data, settings, fraction)
                 decoded = np.array(stored.pixels), stored.notes  # a copy: torch asks for memory that may be written
             pixels, notes = decoded
-            if is_adm:
-                return LoadedPixels(adm_pixels(pixels, plan, header.orientation), plan, notes)
-            return LoadedPixels(fit_pixels(pixels, plan, header.orientation, fraction), plan, notes)
+            fit = adm_pixels if is_adm else partial(fit_pixels, fraction=fraction)
+            return [LoadedPixels(fit(pixels, one, header.orientation), one, notes) for one in plans]
 
 
 def _resizing_bytes(plan: Geometry, fraction: int) -> int:
@@ -72,8 +91,8 @@ def _resizing_bytes(plan: Geometry, fraction: int) -> int:
     return 0 if plan.resized == plan.source else 6 * plan.source[0] * plan.resized[1] // fraction
 
 
-def _needed_bytes(header: Header, plan: Geometry, fraction: int, num_bytes: int, *, is_plain: bool) -> int:
-    """Estimate the memory in bytes that an image takes at its peak: `num_bytes` for file and resizing, and more.
+def _needed_bytes(header: Header, fraction: int, num_bytes: int, *, is_plain: bool) -> int:
+    """Estimate the memory in bytes that an image takes at its peak: `num_bytes` for all but decoding it.
 
     Measured with 24 megapixels of each format: what decoding takes for a pixel.
     """
@@ -82,7 +101,7 @@ def _needed_bytes(header: Header, plan: Geometry, fraction: int, num_bytes: int,
     is_fast = is_plain and not has_profile and is_fast_jpeg()
     per_px = _FAST_BYTES_PER_PX if is_fast else _BYTES_PER_PX.get(header.name, _MOST_BYTES_PER_PX)
     decoding = per_px * height * width / fraction**2
-    return num_bytes + int(decoding) + 3 * plan.bucket[0] * plan.bucket[1]
+    return num_bytes + int(decoding)
 
 
 def _fraction(plan: Geometry) -> int:

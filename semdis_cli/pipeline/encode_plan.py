@@ -18,6 +18,7 @@ from semdis_cli.pipeline.report import compute_record, model_record
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.settings import EncodeSettings, FilterSettings, LatentSettings, LoadSettings
 from semdis_cli.sources.find import FoundImages
+from semdis_cli.sources.views import in_views
 from semdis_cli.store.writing.changes import Choice, find_changes
 from semdis_cli.store.writing.finished import NO_BASE, Base
 from semdis_cli.store.writing.latent_set import finished_base
@@ -114,14 +115,15 @@ def plan_encode(
     filters.check(loader.settings.geometry)
     tell(Planning("comparing with the set"))
     hashes = partial(loader.hashes, tell=tell)
-    changes = find_changes(base, found.images, found.failures, hashes, _choice(filters, loader))
+    images, failed = in_views(found.images, found.failures, loader.settings.views)
+    changes = find_changes(base, images, failed, hashes, _choice(filters, loader))
     planned, unreadable, left_out = loader.choose(changes.to_encode, filters, tell)
     if filters.dedupe:
         changes, planned, alone = drop_twins(changes, planned, hashes)
         more = loader.choose(alone, filters, tell)
         planned = sorted([*planned, *more.images], key=lambda image: image.source.key)
         unreadable, left_out = unreadable + more.failures, left_out + more.left_out
-    failures = sorted((*found.failures, *unreadable), key=lambda failure: failure.key)
+    failures = sorted((*failed, *unreadable), key=lambda failure: failure.key)
     left_out = sorted((*changes.left_out, *left_out), key=lambda one: one.key)
     provenance = provenance or encode_provenance(tokenizer, loader.settings, settings.latents)
     shards = plan_shards(
@@ -137,7 +139,9 @@ def plan_encode(
 
 
 def _choice(filters: FilterSettings, loader: Loader) -> Choice:
-    return Choice((lambda _, size: loader.why_left_out(size, filters)) if filters.need_sizes else None, filters.dedupe)
+    if not filters.need_sizes:
+        return Choice(drops_twins=filters.dedupe)
+    return Choice(lambda image, size: loader.why_left_out(image.view, size, filters), filters.dedupe)
 
 
 def plan_output(
@@ -173,7 +177,7 @@ def encode_provenance(tokenizer: Tokenizer, load: LoadSettings, latents: LatentS
         "posterior": posterior,
         "dtype": latents.store_dtype,
         "preprocessing": {
-            "geometry": load.geometry.to_json(),
+            "geometry": load.geometry_record(),
             "background": list(load.read.background),
             "max_image_pixels": load.read.max_image_pixels,
             "reader": f"pillow {version('pillow')}",

@@ -66,7 +66,8 @@ def _encode_stream(
 ) -> Iterator[Event]:
     totals = RunTotals("encode", tokenizer, busy_threads(tokenizer, settings.num_workers))
     plan = plan_encode(found, loader, tokenizer, settings, tell=tell)
-    stream = StreamWriter(write, plan.provenance, tokenizer.latent_channels, as_tar=not found.is_single)
+    is_single = found.is_single and len(loader.settings.views) == 1
+    stream = StreamWriter(write, plan.provenance, tokenizer.latent_channels, as_tar=not is_single)
     yield RunStarted(plan.num_inputs, 0, plan.megapixels())
     yield from plan.failures
     yield from plan.contents.left_out

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from heapq import merge
 from itertools import groupby, islice
 from operator import itemgetter
@@ -14,13 +15,15 @@ from typing import Any
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import Event, Failure, Planning, Problem, VerifyFinished
 from semdis_cli.files.identity import Witness
-from semdis_cli.records import ImageRecord, SourceImage
+from semdis_cli.records import WHOLE, ImageRecord, SourceImage
 from semdis_cli.sources.files import hash_image
 from semdis_cli.sources.find import FoundImages
+from semdis_cli.sources.views import in_views
 from semdis_cli.store.index import IndexRow, read_rows
-from semdis_cli.store.manifest import INDEX_FILE
+from semdis_cli.store.manifest import INDEX_FILE, Manifest
 from semdis_cli.store.verifying.index_table import IndexTable
 from semdis_cli.store.verifying.verify import ALL_DATA, NO_DATA, Verified, VerifySettings, verify_latents
+from semdis_cli.store.views import all_views, first_view
 from semdis_cli.store.writing.seen import SeenByKey, read_seen, seen_time_ns
 from semdis_cli.wording import count
 
@@ -53,7 +56,7 @@ def _all_events(path: Path, settings: VerifySettings, sources: FoundImages | Non
 
     # The images
     if sources is not None and verified.table is not None and verified.table.is_sorted:
-        yield from _compare_sources(path, sources, settings, verified.table)
+        yield from _compare_sources(path, _in_views(path, sources, verified.manifest), settings, verified.table)
     elif sources is not None:
         yield Problem(INDEX_FILE, "source", "missing or damaged: the sources cannot be compared with it")
     yield verified
@@ -78,6 +81,15 @@ def _report(path: Path, settings: VerifySettings, verified: Verified, problems: 
         counts = {"ok": table.num_ok, "failed": table.num_failed, "removed": table.num_removed}
         report["images"] = counts | left_out
     return report
+
+
+def _in_views(path: Path, sources: FoundImages, manifest: Manifest | None) -> FoundImages:
+    """Return the images that the set would have of these files."""
+    if manifest is None or first_view(manifest.provenance) == WHOLE:
+        return sources
+    views = all_views(manifest.provenance, (row.key for row in read_rows(path / INDEX_FILE) if row.is_ok))
+    images, failures = in_views(sources.images, sources.failures, views)
+    return replace(sources, images=images, failures=tuple(failures))
 
 
 def _compare_sources(

@@ -9,17 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from semdis_cli.errors import StoreError
-from semdis_cli.records import HeldImage
+from semdis_cli.records import WHOLE, HeldImage
 from semdis_cli.store.index import IndexRow, parse_line, parse_row
 from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE
+from semdis_cli.store.views import first_view
 from semdis_cli.store.writing.journal import Journal, is_base_name, parse_journal_line
+from semdis_cli.store.writing.latent_set import recorded_settings
 
 
 class HeldRows:
-    """The rows of the set in a folder, and those that an unfinished run has published there."""
+    """The files of the set in a folder, and of what an unfinished run has published there.
+
+    A file of which there are several views is found by one of them.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        recorded = recorded_settings(root)
+        self._view = WHOLE if recorded is None else first_view(recorded)
         self._journal = Journal(root)
         self._is_unfinished = self._journal.path.is_file()
 
@@ -29,9 +36,10 @@ class HeldRows:
         return self._is_unfinished or (self._root / MANIFEST_FILE).is_file()
 
     def find(self, key: str) -> HeldImage | None:
-        """The row of an image in a finished set."""
+        """The row of an image, by the key of its file, in a finished set."""
         if self._is_unfinished:
             return None
+        key = self._view.key_of(key)
         try:
             with (
                 (self._root / INDEX_FILE).open("rb") as file,
@@ -42,7 +50,13 @@ class HeldRows:
             return None
 
     def images(self) -> Iterator[HeldImage]:
-        """All rows, those of the journal first."""
+        """All files, those of the journal first."""
+        for row in self._rows():
+            file_key = self._view.file_of(row.key)
+            if file_key is not None:
+                yield row._replace(key=file_key)
+
+    def _rows(self) -> Iterator[HeldImage]:
         base = (yield from self._published()) if self._is_unfinished else None
         folder = self._journal.folder / str(base) if is_base_name(base) else self._root
         try:

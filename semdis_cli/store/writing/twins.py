@@ -12,7 +12,7 @@ import numpy as np
 from semdis_cli.events import LeftOut
 from semdis_cli.files.identity import settled
 from semdis_cli.files.image_list import ImageList
-from semdis_cli.records import PlannedImage, SourceImage
+from semdis_cli.records import PlannedImage, SourceImage, View
 from semdis_cli.store.writing.changes import DEDUPE, Changes, Contents, Hashes
 
 
@@ -69,12 +69,13 @@ def _left_out(twin: _Candidate) -> LeftOut:
 
 def _find_twins(known: Contents, new: Sequence[SourceImage], hashes: Hashes) -> list[_Candidate]:
     """Find the files that are no longer the first with their bytes, failed ones left aside; with the sha256 of each."""
-    taken, firsts = [], set[str]()
+    taken, firsts = [], set[tuple[View, str]]()
     for candidate in _with_digests(_candidates(known, new), hashes):
         if candidate.sha256 is None:
             continue  # whoever reads it says why it cannot be read
-        if candidate.sha256 not in firsts:
-            firsts.add(candidate.sha256)
+        content = candidate.image.view, candidate.sha256
+        if content not in firsts:
+            firsts.add(content)
         elif candidate.status != "failed":
             taken.append(candidate)
     return taken
