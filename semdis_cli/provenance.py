@@ -4,10 +4,13 @@ Equal records stand for equal bytes. A field that this version does not know is 
 """
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from hashlib import sha256
 from typing import Any, Literal, Self, get_args
+
+from semdis_cli.wording import count
 
 ModelSource = Literal["bundled", "folder", "hub"]
 
@@ -240,6 +243,27 @@ def _compare_models(before: dict[str, Any], now: dict[str, Any], name: str) -> l
     by = "weights" if before["weights_sha256"] != now["weights_sha256"] else "config"
     said = [f"{model.get('name')!s:.80} ({by} {model.get(f'{by}_sha256')!s:.12})" for model in (before, now)]
     return [Difference(name or "model", *said)]
+
+
+def versions_of(records: Iterable[tuple[Provenance, int, int]]) -> list[dict[str, Any]]:
+    """List who made how many latents, as plain values, from (record, shards, latents) of each version, first to last.
+
+    `differs`: from the first, a line a setting.
+    """
+    found: list[dict[str, Any]] = []
+    first: Provenance | None = None
+    for record, num_shards, num_latents in records:
+        first = first or record
+        differs = list(map(str, first.differences(record)))
+        found.append({"shards": num_shards, "latents": num_latents, "differs": differs})
+    return found
+
+
+def describe_versions(versions: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield a line for each of several versions; none for a single one."""
+    for number, version in enumerate(versions if len(versions) > 1 else [], start=1):
+        what = "; ".join(version["differs"]) or "the settings of the manifest"
+        yield f"version {number}: {version['latents']:,} latents in {count(version['shards'], 'shard')} ({what})"
 
 
 def is_shallow(value: Any, depth: int) -> bool:

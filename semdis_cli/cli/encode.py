@@ -1,6 +1,6 @@
 """`semdis encode`: images -> shards of latents."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,13 +14,21 @@ from semdis_cli.cli.streams import put, put_bytes, say
 from semdis_cli.errors import ExitCode
 from semdis_cli.files.json_text import strict_json
 from semdis_cli.option import OUTPUT, Option
-from semdis_cli.settings import EncodeSettings, LoadSettings, ModelSettings, SourceSettings, TokenizerSettings
+from semdis_cli.settings import (
+    EncodeSettings,
+    GeometrySettings,
+    LoadSettings,
+    ModelSettings,
+    SourceSettings,
+    TokenizerSettings,
+)
 from semdis_cli.sources.input_rules import InputRules
 from semdis_cli.wording import count
 
 if TYPE_CHECKING:
     from semdis_cli.images.loader import Loader
     from semdis_cli.model.tokenizer import Tokenizer
+    from semdis_cli.pipeline.encode_plan import EncodePlan
     from semdis_cli.sources.find import FoundImages
     from semdis_cli.sources.spool import PipedSource
 
@@ -75,11 +83,11 @@ def encode(
 
     if folder is not None and not dry_run:
         _check_folder(folder)
-    num_alike = len(found.images) if load.geometry.has_few_sizes else 0
-    tokenizer = load_model(model, _as_recorded(how, folder), num_alike, display, quiet=reporting.quiet)
+    how = _as_recorded(how, folder)
+    tokenizer = load_model(model, how, found, load.geometry, display, quiet=reporting.quiet)
     with Loader(load, tokenizer.patch_size, settings.num_workers) as loader:
-        run = _plan if dry_run else _encode
-        raise typer.Exit(run(found, loader, tokenizer, settings, folder, display, reporting))
+        run = _Run(found, loader, tokenizer, settings, folder, display, reporting)
+        raise typer.Exit(run.plan() if dry_run else run.encode())
 
 
 def _planned_folder(output: Path | None, *, is_single: bool, quiet: bool) -> Path | None:
@@ -102,7 +110,7 @@ def _choose_folder(output: Path | None, stdin: "PipedSource | None", *, is_singl
 
 def _as_recorded(how: TokenizerSettings, folder: Path | None) -> TokenizerSettings:
     """Return `how`, with "auto" as a set that is there already was made, however many images there are now."""
-    from semdis_cli.store.writing.latent_set import recorded_settings
+    from semdis_cli.store.writing.finished import recorded_settings
 
     recorded = None if folder is None or how.compile != "auto" else recorded_settings(folder)
     if recorded is None or recorded.is_compiled is None:
@@ -110,35 +118,50 @@ def _as_recorded(how: TokenizerSettings, folder: Path | None) -> TokenizerSettin
     return replace(how, compile="on" if recorded.is_compiled else "off")
 
 
-def _encode(
-    found: "FoundImages",
-    loader: "Loader",
-    tokenizer: "Tokenizer",
-    settings: EncodeSettings,
-    folder: Path | None,
-    display: Display,
-    reporting: Reporting,
-) -> ExitCode:
-    from semdis_cli.pipeline.encode import encode as encode_set
-    from semdis_cli.pipeline.stream import encode_stream
+@dataclass(frozen=True)
+class _Run:
+    """A run, as it was asked for: `folder` is the one to write, None for stdout."""
 
-    if folder is None:
-        events = encode_stream(found, loader, tokenizer, settings, put_bytes, display.plan)
-    else:
-        events = encode_set(found, loader, tokenizer, settings, folder, display.plan)
-    return follow(
-        events,
-        as_json=reporting.as_json,
-        quiet=reporting.quiet,
-        summarise=_summary,
-        stdout_is_data=folder is None,
-        display=display,
-    )
+    found: "FoundImages"
+    loader: "Loader"
+    tokenizer: "Tokenizer"
+    settings: EncodeSettings
+    folder: Path | None
+    display: Display
+    reporting: Reporting
+
+    def encode(self) -> ExitCode:
+        """Encode, and show it."""
+        from semdis_cli.pipeline.encode import encode as encode_set
+        from semdis_cli.pipeline.stream import encode_stream
+
+        work = self.found, self.loader, self.tokenizer, self.settings
+        if self.folder is None:
+            events = encode_stream(*work, put_bytes, self.display.plan)
+        else:
+            events = encode_set(*work, self.folder, self.display.plan)
+        is_data = self.folder is None
+        return follow(events, self.reporting, summarise=_summary, stdout_is_data=is_data, display=self.display)
+
+    def plan(self) -> ExitCode:
+        """Say on stdout what a run would do. Inputs that are known to be unusable are listed on stderr."""
+        from semdis_cli.pipeline.encode_plan import plan_output
+        from semdis_cli.pipeline.estimate import estimate_s, refused_images
+
+        loader, tokenizer = self.loader, self.tokenizer
+        plan = plan_output(self.found, loader, tokenizer, self.settings, self.folder, self.display.plan)
+        failures = (*plan.failures, *refused_images(plan, loader, tokenizer))
+        seconds = estimate_s(plan, loader, tokenizer, self.settings)
+        for failure in failures:
+            say(f"failed: {printable(failure.key)}: {failure.reason}")
+        tell = _plan_json if self.reporting.as_json else _plan_text
+        put(tell(plan, len(failures), seconds, loader.settings.geometry))
+        return ExitCode.SOME_FAILED if failures else ExitCode.OK
 
 
 def _check_folder(folder: Path) -> None:
     """Refuse a folder that cannot be written to, before working. Raises `UsageError`."""
-    from semdis_cli.store.writing.folder import check_latents_folder
+    from semdis_cli.store.writing.finished import check_latents_folder
 
     check_latents_folder(folder)
 
@@ -151,27 +174,10 @@ def _summary(report: dict[str, Any]) -> str:
     return f"{images} in {count(report['shards'], 'shard')}, {mib} in {report['output']}{news}"
 
 
-def _plan(
-    found: "FoundImages",
-    loader: "Loader",
-    tokenizer: "Tokenizer",
-    settings: EncodeSettings,
-    folder: Path | None,
-    display: Display,
-    reporting: Reporting,
-) -> ExitCode:
-    """Say on stdout what a run would do. Inputs that are known to be unusable are listed on stderr."""
-    from semdis_cli.pipeline.encode_plan import plan_output
-    from semdis_cli.pipeline.estimate import estimate_s, refused_images
-
-    plan = plan_output(found, loader, tokenizer, settings, folder, display.plan)
-    failures = (*plan.failures, *refused_images(plan, loader, tokenizer))
-    seconds = estimate_s(plan, loader, tokenizer, settings)
-    for failure in failures:
-        say(f"failed: {printable(failure.key)}: {failure.reason}")
+def _plan_json(plan: "EncodePlan", num_failed: int, seconds: float, geometry: GeometrySettings) -> str:
     report: dict[str, Any] = {
         "command": "encode --dry-run",
-        "images": {"inputs": plan.num_inputs, "failed": len(failures), "unchanged": plan.num_unchanged},
+        "images": {"inputs": plan.num_inputs, "failed": num_failed, "unchanged": plan.num_unchanged},
         "shards": len(plan.shards),
         "megapixels": round(plan.megapixels(), 3),
         "latent_bytes": plan.latent_bytes(),
@@ -179,20 +185,20 @@ def _plan(
         "passed_over": dict(plan.passed_over),
         "left_out": plan.num_left_out,
     }
-    if loader.settings.geometry.has_few_sizes:
-        buckets = plan.bucket_counts()
-        report["buckets"] = [{"image_px": list(bucket), "images": number} for bucket, number in buckets.items()]
-    if reporting.as_json:
-        put(strict_json(report))
-    else:
-        put(
-            f"{count(plan.num_inputs, 'image')} ({len(failures):,} unusable, {plan.num_unchanged:,} there already), "
-            f"{plan.megapixels():,.1f} megapixels -> "
-            f"{count(len(plan.shards), 'shard')}, {count(plan.latent_bytes(), 'byte')}, about {seconds:,.0f} s"
-        )
-        if report["left_out"]:
-            put(f"left out: {describe_left_out(report['left_out'])}")
-        for bucket in report.get("buckets", ()) if len(loader.settings.geometry.sizes) != 1 else ():
-            height, width = bucket["image_px"]
-            put(f"bucket {width}x{height}: {count(bucket['images'], 'image')}")
-    return ExitCode.SOME_FAILED if failures else ExitCode.OK
+    if geometry.has_few_sizes:
+        buckets = plan.bucket_counts().items()
+        report["buckets"] = [{"image_px": list(bucket), "images": number} for bucket, number in buckets]
+    return strict_json(report)
+
+
+def _plan_text(plan: "EncodePlan", num_failed: int, seconds: float, geometry: GeometrySettings) -> str:
+    text = (
+        f"{count(plan.num_inputs, 'image')} ({num_failed:,} unusable, {plan.num_unchanged:,} there already), "
+        f"{plan.megapixels():,.1f} megapixels -> "
+        f"{count(len(plan.shards), 'shard')}, {count(plan.latent_bytes(), 'byte')}, about {seconds:,.0f} s"
+    )
+    lines = [text, f"left out: {describe_left_out(plan.num_left_out)}"] if plan.num_left_out else [text]
+    if geometry.has_few_sizes and len(geometry.sizes) != 1:
+        buckets = plan.bucket_counts().items()
+        lines += [f"bucket {width}x{height}: {count(number, 'image')}" for (height, width), number in buckets]
+    return "\n".join(lines)

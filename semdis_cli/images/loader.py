@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count, islice
 from typing import NamedTuple
@@ -17,7 +16,8 @@ from semdis_cli.memory import Room, room_for_images
 from semdis_cli.records import WHOLE, FileDigest, Geometry, ImageRecord, LoadedImage, PlannedImage, SourceImage, View
 from semdis_cli.settings import FilterSettings, LoadSettings
 from semdis_cli.sources.files import read_bytes, try_hash
-from semdis_cli.stops import look
+from semdis_cli.stops import looking
+from semdis_cli.threads import WatchedThreads
 
 _PLANNED_AT_ONCE = 4096
 _CHUNK = 64  # headers read by one call of a thread: less is all overhead
@@ -45,13 +45,14 @@ class Loader:
         self.multiple_px = multiple_px
         self._geometries = {view: settings.geometry_of(view) for view in (WHOLE, *settings.views)}
         self._num_workers = num_workers
-        self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="semdis-read")
+        self._pool = WatchedThreads(num_workers, "semdis-read")
 
     def __enter__(self) -> "Loader":
+        self._pool.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.__exit__(None, None, None)
 
     def plan(self, sources: Sequence[SourceImage], tell: Tell = untold) -> tuple[list[PlannedImage], list[Failure]]:
         """Plan the bucket of every source, in order; headers are read only where the settings leave the size open.
@@ -86,15 +87,14 @@ class Loader:
         for start in range(0, len(sources), _PLANNED_AT_ONCE):  # futures for a million files would not be small
             group = sources[start : start + _PLANNED_AT_ONCE]
             chunks = [group[first : first + _CHUNK] for first in range(0, len(group), _CHUNK)]
-            for some in self._pool.map(partial(self._plan_some, filters), chunks):
+            for some in self._pool.each(partial(self._plan_some, filters), chunks):
                 num_read += len(some)
-                look()
                 tell(Planning("reading headers", num_read, len(sources)))
                 yield from some
 
     def load_all(self, images: Sequence[PlannedImage]) -> list[LoadedImage | Failure]:
         """Read images, in order, while the caller waits; all of them are held at a time."""
-        return list(self._pool.map(self.load, images))
+        return list(self._pool.each(self.load, images))
 
     def load(self, planned: PlannedImage) -> LoadedImage | Failure:
         """Read one image in the calling thread, or say why it cannot be used. Safe to call from several threads."""
@@ -141,13 +141,12 @@ class Loader:
         remaining, num_done = iter(sources), count(1)
         while group := list(islice(remaining, _PLANNED_AT_ONCE)):
             files = {source.file: source for source in group}  # views of one lie near each other
-            hashed = zip(files, self._pool.map(try_hash, files.values()), strict=True)
+            hashed = zip(files, self._pool.each(try_hash, files.values()), strict=True)
             digests: dict[object, str | None] = {}
             for source in group:
                 if source.file not in digests:
                     file, digests[source.file] = next(hashed)
                     assert file == source.file, "files come in the order of their first views"
-                look()
                 tell(Planning("hashing files in doubt", next(num_done), len(sources)))
                 yield digests[source.file]
 
@@ -159,7 +158,7 @@ class Loader:
         self, filters: FilterSettings, sources: Sequence[SourceImage]
     ) -> list[PlannedImage | Failure | LeftOut]:
         sizes: dict[tuple[int, object], tuple[int, int]] = {}  # views of a file lie near each other
-        return [self._plan_one(source, filters, sizes) for source in sources]
+        return [self._plan_one(source, filters, sizes) for source in looking(sources)]
 
     def _plan_one(
         self, source: SourceImage, filters: FilterSettings, sizes: dict[tuple[int, object], tuple[int, int]]

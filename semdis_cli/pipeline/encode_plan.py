@@ -20,8 +20,7 @@ from semdis_cli.settings import EncodeSettings, FilterSettings, LatentSettings, 
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.sources.views import in_views
 from semdis_cli.store.writing.changes import Choice, find_changes
-from semdis_cli.store.writing.finished import NO_BASE, Base
-from semdis_cli.store.writing.latent_set import finished_base
+from semdis_cli.store.writing.finished import NO_BASE, Base, finished_base
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
 from semdis_cli.store.writing.twins import drop_twins
 

@@ -1,7 +1,6 @@
 """`index.jsonl`: one row per input, failures included, sorted by key."""
 
 import heapq
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,18 +9,11 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure, LeftOut
-from semdis_cli.files.json_text import ESCAPED, escape_text, key_fields
+from semdis_cli.files.json_text import ESCAPED, escape_text, key_fields, parse_json, to_line
 from semdis_cli.files.links import why_unreadable
 from semdis_cli.records import FileDigest, Geometry, ImageRecord
 from semdis_cli.stops import look
-from semdis_cli.store.checks import (
-    MALFORMED,
-    check_count,
-    check_record_key,
-    check_shard_name,
-    check_text,
-    parse_json,
-)
+from semdis_cli.store.checks import MALFORMED, check_count, check_record_key, check_shard_name, check_text
 from semdis_cli.store.record import parse_digest, parse_record, row_fields
 
 _Raw = TypeVar("_Raw")
@@ -153,11 +145,6 @@ def parse_row(parse: Callable[[_Raw], _Parsed], raw: _Raw) -> _Parsed:
         return parse(raw)
     except MALFORMED as error:
         raise StoreError(f"not an index row ({error})") from error
-
-
-def to_line(fields: dict[str, Any]) -> bytes:
-    """One JSON line: sorted keys, ASCII, no spaces. Names in `fields` are escaped by whoever puts them there."""
-    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
 def read_rows(path: Path) -> Iterator[IndexRow]:

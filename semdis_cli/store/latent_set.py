@@ -8,8 +8,9 @@ from typing import Self
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import digest_file
+from semdis_cli.files.set_names import INDEX_FILE, SHARD_FOLDER
 from semdis_cli.store.index import IndexRow, Place, read_places, read_rows
-from semdis_cli.store.manifest import INDEX_FILE, SHARD_FOLDER, Manifest, ShardEntry, read_manifest
+from semdis_cli.store.manifest import Manifest, ShardEntry, read_manifest
 
 
 @dataclass(frozen=True)

@@ -7,23 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from semdis_cli.defaults import MANIFEST_NAME
 from semdis_cli.errors import StoreError
+from semdis_cli.files.json_text import parse_json
 from semdis_cli.files.links import describe_absent, or_pointer
-from semdis_cli.provenance import Provenance
+from semdis_cli.files.set_names import INDEX_FILE, JOURNAL_FOLDER, MANIFEST_FILE, SHARD_FOLDER
+from semdis_cli.provenance import Provenance, versions_of
 from semdis_cli.records import FileDigest
-from semdis_cli.store.checks import MALFORMED, check_count, check_sha256, check_shard_name, parse_json
+from semdis_cli.store.checks import MALFORMED, check_count, check_sha256, check_shard_name
 from semdis_cli.store.record import parse_digest
 from semdis_cli.store.shard_header import FORMAT_VERSION
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.versions import versions_of
-
-MANIFEST_FILE = MANIFEST_NAME
-INDEX_FILE = "index.jsonl"
-CHECKSUM_FILE = "SHA256SUMS"
-SHARD_FOLDER = "shards"
-JOURNAL_FOLDER = "journal"  # there while a run is under way or was stopped
-REPORT_FILE = "report.json"
 
 
 @dataclass(frozen=True)
@@ -83,6 +76,10 @@ class Manifest:
     def num_latents(self) -> int:
         """Rows of all shards, those that are not to be used included."""
         return self.num_ok + self.num_removed + self.num_superseded
+
+    def size(self) -> dict[str, int]:
+        """Return the number of shards, and their bytes, as reports say them."""
+        return {"shards": len(self.shards), "latent_bytes": sum(shard.file.num_bytes for shard in self.shards)}
 
     def to_bytes(self) -> bytes:
         """The file: indented JSON with sorted keys."""

@@ -8,11 +8,12 @@ from operator import itemgetter
 from pathlib import Path
 
 from semdis_cli.errors import StoreError
+from semdis_cli.files.set_names import MANIFEST_FILE, SHARD_FOLDER
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import FileDigest
 from semdis_cli.store.checks import check_row
 from semdis_cli.store.latent_set import LatentSet, open_set
-from semdis_cli.store.manifest import MANIFEST_FILE, SHARD_FOLDER, ShardEntry, verify_hint
+from semdis_cli.store.manifest import ShardEntry, verify_hint
 from semdis_cli.store.shards import Shard, read_shard, read_shard_file
 
 

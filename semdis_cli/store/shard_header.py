@@ -17,19 +17,11 @@ from typing import Any, BinaryIO
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.disk import open_at_once
-from semdis_cli.files.json_text import ESCAPED
+from semdis_cli.files.json_text import ESCAPED, parse_json
 from semdis_cli.files.links import or_pointer, why_unreadable
 from semdis_cli.provenance import BYTES_PER_VALUE, Provenance
 from semdis_cli.records import FileDigest
-from semdis_cli.store.checks import (
-    MALFORMED,
-    check_count,
-    check_keys,
-    check_object,
-    check_sha256,
-    check_text,
-    parse_json,
-)
+from semdis_cli.store.checks import MALFORMED, check_count, check_keys, check_object, check_sha256, check_text
 from semdis_cli.store.shard_records import ShardRecords, shrink
 
 FORMAT_VERSION = 1

@@ -23,8 +23,9 @@ from semdis_cli.dataset.latent_dataset import LatentDataset, LatentItem
 from semdis_cli.dataset.sampler import BucketBatchSampler
 from semdis_cli.errors import SemdisError, StoreError, UsageError
 from semdis_cli.files.atomic import digest_file
+from semdis_cli.files.json_text import to_line
 from semdis_cli.provenance import Provenance
-from semdis_cli.store.index import IndexRow, to_line
+from semdis_cli.store.index import IndexRow
 from semdis_cli.store.manifest import Manifest, ShardEntry
 from semdis_cli.store.shards import STORE_DTYPES, Shard, write_shard
 from semdis_cli.store.statistics import ChannelSums

@@ -8,9 +8,10 @@ import pytest
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import publish
+from semdis_cli.files.set_names import MANIFEST_FILE
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import FileDigest
-from semdis_cli.store.manifest import MANIFEST_FILE, Manifest, ShardEntry
+from semdis_cli.store.manifest import Manifest, ShardEntry
 from semdis_cli.store.statistics import ChannelSums
 
 Json = dict[str, Any]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.numpy
 import torch
 from safetensors import safe_open
 
@@ -15,9 +14,8 @@ from semdis_cli.files.atomic import digest_file
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import FileDigest
 from semdis_cli.store.shards import STORE_DTYPES, Shard, read_shard, write_shard
-from tests.files.test_atomic import umask
 from tests.fuzz.edited_shards import header_of
-from tests.store import are_equal, make_shard
+from tests.store import are_equal, make_shard, with_settings
 
 Json = dict[str, Any]
 
@@ -78,19 +76,6 @@ def test_the_format_s_own_loader_reads_a_shard(tmp_path: Path, dtype: str) -> No
         assert torch.equal(file.get_slice("latents")[1:2], shard.latents[1:2])
 
 
-def test_numpy_reads_a_shard_without_torch(tmp_path: Path) -> None:
-    shard = make_shard(dtype="float32")
-    write_shard(tmp_path / "shard", shard)
-    loaded = safetensors.numpy.load_file(tmp_path / "shard")
-    assert loaded["latents"].tolist() == shard.latents.tolist()
-
-
-def test_others_may_read_a_shard(tmp_path: Path) -> None:
-    with umask(0o022):
-        write_shard(tmp_path / "shard", make_shard())
-    assert (tmp_path / "shard").stat().st_mode & 0o777 == 0o644
-
-
 def test_what_is_no_file_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
@@ -98,3 +83,20 @@ def test_what_is_no_file_is_refused_by_name(tmp_path: Path) -> None:
         for expected in (None, FileDigest(1, "0" * 64)):
             with pytest.raises(StoreError, match=f"^{tmp_path / name}: "):
                 read_shard(tmp_path / name, expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"dtype": "float16"}, "its dtype or channels are not those of its settings"),
+        ({"channels": 4}, "its dtype or channels are not those of its settings"),
+        ({"patch_size": 8}, "an image's size does not fit latents of 2x2 positions"),
+    ],
+    ids=["dtype", "channels", "patch_size"],
+)
+def test_a_shard_whose_latents_are_not_what_its_settings_say_is_refused(
+    tmp_path: Path, changes: dict[str, Any], why: str
+) -> None:
+    write_shard(tmp_path / "shard", with_settings(make_shard(), **changes))
+    with pytest.raises(StoreError, match=f"shard: not a semdis shard \\({why}"):
+        read_shard(tmp_path / "shard")

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
+from semdis_cli.files.json_text import parse_json
+from semdis_cli.files.set_names import INDEX_FILE
 from semdis_cli.records import FileDigest, ImageRecord
-from semdis_cli.store.checks import parse_json
 from semdis_cli.store.index import IndexRow
-from semdis_cli.store.manifest import INDEX_FILE
 from semdis_cli.store.shard_header import ShardHeader, open_regular
 
 _MAX_LINE_BYTES = 1 << 20
@@ -72,6 +72,12 @@ class IndexTable:
     served_pixels: int = 0
     is_sorted: bool = True
     file: FileDigest | None = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of rows of each status; that of inputs that were left out if there are any."""
+        counts = {"ok": self.num_ok, "failed": self.num_failed, "removed": self.num_removed}
+        return counts | ({"left_out": self.num_left_out} if self.num_left_out else {})
 
     def rows_of(self, shard: str) -> ShardRows:
         """The rows in a shard, which may be none."""

@@ -9,11 +9,12 @@ from pathlib import Path
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
 from semdis_cli.files.links import describe_absent
+from semdis_cli.files.set_names import INDEX_FILE, JOURNAL_FOLDER, MANIFEST_FILE, SHARD_FOLDER
 from semdis_cli.records import FileDigest
 from semdis_cli.store.checks import is_shard_name
 from semdis_cli.store.item_table import ItemTable
 from semdis_cli.store.latent_set import LatentSet
-from semdis_cli.store.manifest import INDEX_FILE, JOURNAL_FOLDER, MANIFEST_FILE, SHARD_FOLDER, Manifest
+from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.verifying.checksums import check_checksums, read_checksums
 from semdis_cli.store.verifying.index_table import IndexTable, read_index
@@ -176,15 +177,12 @@ def _compare(manifest: Manifest, table: IndexTable) -> Iterator[Problem]:
         )
         yield Problem(INDEX_FILE, "index", what)
         return
-    numbers = {
-        "ok": (manifest.num_ok, table.num_ok),
-        "failed": (manifest.num_failed, table.num_failed),
-        "removed": (manifest.num_removed, table.num_removed),
-        "left out": (manifest.num_left_out, table.num_left_out),
-    }
-    for status, (said, found) in numbers.items():
-        if said != found:
-            what = f"{said:,} {status}, but the index has {found:,}"
+    said = {"ok": manifest.num_ok, "failed": manifest.num_failed, "removed": manifest.num_removed}
+    if manifest.num_left_out or table.num_left_out:
+        said["left_out"] = manifest.num_left_out
+    for status, number in said.items():
+        if number != table.counts.get(status, 0):
+            what = f"{number:,} {status}, but the index has {table.counts.get(status, 0):,}"
             yield Problem(MANIFEST_FILE, "manifest", what)
     names = [shard.name for shard in manifest.shards]
     for name in sorted({*table.shards} - {*names}):

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
+from semdis_cli.files.set_names import JOURNAL_FOLDER
 from semdis_cli.records import FileDigest
-from semdis_cli.store.manifest import JOURNAL_FOLDER
 from semdis_cli.store.shard_header import open_regular
 from semdis_cli.store.verifying.index_table import ShardRows
 from semdis_cli.store.writing.journal import JournalEntry, parse_journal_line

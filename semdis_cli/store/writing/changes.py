@@ -10,10 +10,10 @@ from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure, LeftOut
 from semdis_cli.files.identity import Witness, all_vouch, settled
 from semdis_cli.files.image_list import NO_TIME, ImageList
+from semdis_cli.files.set_names import INDEX_FILE, MANIFEST_FILE
 from semdis_cli.records import SourceImage
 from semdis_cli.stops import look
 from semdis_cli.store.index import IndexLine
-from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.seen import SeenByKey, SeenFile, has_seen, is_just_this, seen_time_ns
 
@@ -117,7 +117,7 @@ def find_changes(
     if len(images) == num_inputs and is_plain and NO_TIME not in images.times()[0]:
         num_failed = base.manifest.num_failed
         unchanged = Changes(to_encode=(), kept=images, num_failed=num_failed, is_on_record=True)
-        is_same = is_just_this(base.folder, base.manifest.index.sha256, images.facts())
+        is_same = is_just_this(base.folder, base.manifest.index.sha256, images)
         if is_same and (all_vouch(images) or all(map(_witness(base, images).is_unchanged, images, unchanged.seen()))):
             return unchanged
     comparison = _Comparison(base, choice, frozenset(failure.key for failure in failures), _witness(base, images))

@@ -4,6 +4,7 @@ import hashlib
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import starmap
 from pathlib import Path
@@ -11,21 +12,14 @@ from pathlib import Path
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure, LeftOut
 from semdis_cli.files.atomic import publish
-from semdis_cli.files.json_text import is_strange, key_fields
+from semdis_cli.files.json_text import is_strange, key_fields, to_line
+from semdis_cli.files.set_names import CHECKSUM_FILE, INDEX_FILE, ITEMS_FILE, MANIFEST_FILE, SHARD_FOLDER
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import FileDigest, ImageRecord
-from semdis_cli.store.index import IndexLine, IndexRow, merge_rows, to_line
-from semdis_cli.store.item_table import ITEMS_FILE, ItemColumns
-from semdis_cli.store.items import open_listed
-from semdis_cli.store.manifest import (
-    CHECKSUM_FILE,
-    INDEX_FILE,
-    MANIFEST_FILE,
-    SHARD_FOLDER,
-    Manifest,
-    ShardEntry,
-    checksum_lines,
-)
+from semdis_cli.store.index import IndexLine, IndexRow, merge_rows
+from semdis_cli.store.item_table import ItemColumns, read_items
+from semdis_cli.store.items import find_items, open_listed
+from semdis_cli.store.manifest import Manifest, ShardEntry, checksum_lines
 from semdis_cli.store.shard_header import canonical_json
 from semdis_cli.store.shard_records import ShardRecords
 from semdis_cli.store.shards import read_shard
@@ -33,7 +27,7 @@ from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.writing.changes import Changes
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.journal import Journal, JournalEntry
-from semdis_cli.store.writing.seen import SeenFile, seen_failure, seen_left_out, write_seen
+from semdis_cli.store.writing.seen import SeenFile, is_just_this, seen_failure, seen_left_out, write_seen
 
 _Place = tuple[str, int]  # (shard, row)
 
@@ -53,7 +47,7 @@ class Growth:
     changes: Changes | None = None
     left_out: Sequence[LeftOut] = ()
 
-    def write(self, folder: Path, records: Sequence[Provenance], plan_sha256: str, channels: int) -> Manifest:
+    def write(self, folder: Path, records: Sequence[Provenance], plan_sha256: str) -> Manifest:
         """Write index, table, times of source files, checksums and the manifest into `folder`.
 
         `records`: of what is added.
@@ -66,7 +60,7 @@ class Growth:
         write_seen(folder, index.sha256, merged.seen())
         manifest, entries = self.base.manifest, [merged.entries[offset] for _, offset in self.places]
         if manifest is None or manifest.index != index or any(entry.file for entry in entries):
-            sums = self._sums(merged, entries, channels)
+            sums = self._sums(merged, entries, records[0].layout.channels)
             manifest = self._manifest(merged, entries, sums, index, plan_sha256, records)
         self._write_table(folder, merged, manifest)
         publish(folder / CHECKSUM_FILE, checksum_lines(manifest))
@@ -146,6 +140,26 @@ class Growth:
             for row in sorted(rows):
                 sums = sums + ChannelSums.of(shard.latents[row])
         return sums
+
+
+def renew_lists(base: Base, changes: Changes) -> Manifest:
+    """Set right what follows from a set to which nothing is added, and renew the times of its files; its manifest."""
+    latents = base.latents
+    assert latents is not None, "an empty set is never done"
+    root, manifest = base.root, latents.manifest
+    checksums = list(checksum_lines(manifest))
+    if _bytes_of(root / CHECKSUM_FILE) != b"".join(checksums):
+        publish(root / CHECKSUM_FILE, checksums)
+    if read_items(root, manifest, latents.sha256) is None:  # none, or a damaged one
+        with suppress(StoreError):  # of a damaged shard: whoever reads the set says what is wrong with it
+            publish(root / ITEMS_FILE, find_items(latents).table.to_chunks(latents.sha256))
+    if not changes.is_on_record and not is_just_this(root, manifest.index.sha256, changes.kept):
+        write_seen(root, manifest.index.sha256, changes.seen())
+    return manifest
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -13,16 +14,19 @@ from typing import Any, BinaryIO, NamedTuple, Self, TypeVar
 from semdis_cli.errors import StoreError
 from semdis_cli.files import disk
 from semdis_cli.files.atomic import explain_write_error, make_folder, publish, sweep_temporaries, sync_folder
+from semdis_cli.files.json_text import parse_json, to_line
+from semdis_cli.files.set_names import JOURNAL_FOLDER
+from semdis_cli.provenance import Provenance
 from semdis_cli.records import FileDigest
-from semdis_cli.store.checks import MALFORMED, check_count, check_shard_name, parse_json
-from semdis_cli.store.index import IndexRow, to_line
-from semdis_cli.store.manifest import JOURNAL_FOLDER
+from semdis_cli.store.checks import MALFORMED, check_count, check_shard_name
+from semdis_cli.store.index import IndexRow
+from semdis_cli.store.latent_set import LatentSet
 from semdis_cli.store.record import parse_digest
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.seen import SeenFile
 
 _JOURNAL_FILE = "0.jsonl"  # one writer today; the folder has room for one journal per writer
+LATER_VERSIONS = "later_versions"  # in a plan
 _BASE_FOLDER = re.compile(r"base-[0-9a-f]{16}")
 
 
@@ -155,6 +159,10 @@ class Journal:
             if is_base_name(path.name) and path.name != base:
                 disk.remove_folder(path)
 
+    def new_base_folder(self) -> Path:
+        """Name a folder for a copy of a set, which is not made."""
+        return self.folder / f"base-{secrets.token_hex(8)}"
+
     def read_entry(self, offset: int) -> JournalEntry:
         """The whole entry whose line begins at `offset`."""
         with self.path.open("rb") as file:
@@ -223,7 +231,7 @@ class Journal:
         """Return what to do about a journal that cannot be used."""
         root = self.folder.parent
         try:
-            Base.read(root, root)
+            LatentSet.read(root).check_index(is_locked=True)
         except StoreError:
             return f"delete {root} and encode the set again: it gets the same bytes"
         return f"delete {self.folder}: the set is what it was before, and the same command adds to it again"
@@ -244,6 +252,14 @@ def parse_journal_line(
         return content(inner)
     except MALFORMED as error:
         raise StoreError(str(error)) from error
+
+
+def records_of(begun: dict[str, Any]) -> list[Provenance]:
+    """The settings under which a run has begun, by version. Raises `StoreError` for what no run notes."""
+    try:
+        return [Provenance.from_json(record) for record in (begun.get("provenance"), *begun.get(LATER_VERSIONS, ()))]
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"the plan of the run that was stopped does not say its settings ({error})") from error
 
 
 def is_base_name(name: object) -> bool:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from semdis_cli.events import Failure, LeftOut
+from semdis_cli.files.json_text import to_line
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import PlannedImage
 from semdis_cli.stops import look
-from semdis_cli.store.index import to_line
 from semdis_cli.store.writing.changes import Changes
 from semdis_cli.store.writing.finished import NO_BASE, Base
 
