@@ -121,6 +121,17 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
+class ColumnTrouble:
+    """A column that an image does not get, or a row of a table that no image gets, and why (one line).
+
+    It never costs the image. `key`: that of the image, or what the row calls one.
+    """
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ImageMeasured:
     """One image was reconstructed: PSNR against the pixels the model was given, padding left out."""
 
@@ -228,6 +239,7 @@ Event = (
     | TimeSpent
     | Failure
     | LeftOut
+    | ColumnTrouble
     | ImageMeasured
     | ShardPublished
     | ShardFailed

@@ -8,12 +8,12 @@ import typer
 
 from semdis_cli.cli.display import Display, open_display
 from semdis_cli.cli.options import Reporting, command
-from semdis_cli.cli.report import describe_left_out, follow, printable
+from semdis_cli.cli.report import describe_left_out, follow, one_line, printable
 from semdis_cli.cli.setup import find_inputs, load_model, output_folder, peek_source, refuse_absent_device
 from semdis_cli.cli.streams import put, put_bytes, say
 from semdis_cli.errors import ExitCode
 from semdis_cli.files.json_text import strict_json
-from semdis_cli.option import OUTPUT, Option
+from semdis_cli.option import COLUMNS, GEOMETRY, INPUT, MODEL, OUTPUT, Option, OptionError
 from semdis_cli.settings import (
     EncodeSettings,
     GeometrySettings,
@@ -47,7 +47,7 @@ Output = Annotated[
 DryRun = Annotated[bool, Option("Count images, bytes and time; write nothing.", OUTPUT, flags="--dry-run")]
 
 
-@command()
+@command(OUTPUT, INPUT, COLUMNS, GEOMETRY, MODEL)
 def encode(
     context: typer.Context,
     *,
@@ -70,6 +70,8 @@ def encode(
     """
     settings.filters.check(load.geometry)
     refuse_absent_device(how.device)
+    if output == Path("-") and settings.columns.is_explicit:
+        raise OptionError("-o", "- writes latents alone: columns are kept in a folder")
     display = context.with_resource(open_display(quiet=reporting.quiet))
     stdin = peek_source(named)
     is_single = stdin is not None and stdin.is_single and len(load.views) == 1
@@ -152,6 +154,8 @@ class _Run:
         plan = plan_output(self.found, loader, tokenizer, self.settings, self.folder, self.display.plan)
         failures = (*plan.failures, *refused_images(plan, loader, tokenizer))
         seconds = estimate_s(plan, loader, tokenizer, self.settings)
+        if plan.columns.note and not self.reporting.quiet:
+            say(f"semdis: {one_line(plan.columns.note)}")
         for failure in failures:
             say(f"failed: {printable(failure.key)}: {failure.reason}")
         tell = _plan_json if self.reporting.as_json else _plan_text

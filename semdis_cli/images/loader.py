@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from copy import copy
 from functools import partial
 from itertools import count, islice
 from typing import NamedTuple
@@ -13,7 +14,18 @@ from semdis_cli.images.geometry import fixed_bucket, move_crop, plan_geometry, w
 from semdis_cli.images.images import read_image_size
 from semdis_cli.images.pixels import load_views
 from semdis_cli.memory import Room, room_for_images
-from semdis_cli.records import WHOLE, FileDigest, Geometry, ImageRecord, LoadedImage, PlannedImage, SourceImage, View
+from semdis_cli.records import (
+    WHOLE,
+    ColumnMaker,
+    FileDigest,
+    Geometry,
+    ImageRecord,
+    LoadedImage,
+    MadeColumns,
+    PlannedImage,
+    SourceImage,
+    View,
+)
 from semdis_cli.settings import FilterSettings, LoadSettings
 from semdis_cli.sources.files import read_bytes, try_hash
 from semdis_cli.stops import looking
@@ -37,12 +49,21 @@ class Loader:
 
     `multiple_px`: what image sides become multiples of, the model's patch. `load` works in whichever thread calls it.
     `room`: for what reading takes at a time, all threads together; None: all that images may take in this process.
+    `columns`: makes those of the images' records; None: they have none.
     """
 
-    def __init__(self, settings: LoadSettings, multiple_px: int, num_workers: int, room: Room | None = None) -> None:
+    def __init__(
+        self,
+        settings: LoadSettings,
+        multiple_px: int,
+        num_workers: int,
+        room: Room | None = None,
+        columns: ColumnMaker | None = None,
+    ) -> None:
         self.room = room_for_images() if room is None else room
         self.settings = settings
         self.multiple_px = multiple_px
+        self.columns = columns
         self._geometries = {view: settings.geometry_of(view) for view in (WHOLE, *settings.views)}
         self._num_workers = num_workers
         self._pool = WatchedThreads(num_workers, "semdis-read")
@@ -53,6 +74,12 @@ class Loader:
 
     def __exit__(self, *_: object) -> None:
         self._pool.__exit__(None, None, None)
+
+    def with_columns(self, columns: ColumnMaker) -> "Loader":
+        """Return the same loader, with the same threads, whose images get these columns."""
+        loader = copy(self)
+        loader.columns = columns
+        return loader
 
     def plan(self, sources: Sequence[SourceImage], tell: Tell = untold) -> tuple[list[PlannedImage], list[Failure]]:
         """Plan the bucket of every source, in order; headers are read only where the settings leave the size open.
@@ -118,13 +145,15 @@ class Loader:
         except (UnreadableImageError, MemoryError, OSError) as error:
             return [_failure_of(image.source, error) for image in planned]
         digest = FileDigest.of(data)
+        columns, troubles = MadeColumns() if self.columns is None else self.columns.columns_of(source.whole)
+        troubles = troubles if source.view.size == self.settings.views[0].size else ()
         _, mtime_ns, ctime_ns = settled(stamp, time.time_ns())
-        return [
-            LoadedImage(
-                ImageRecord(one.source.key, image.geometry, digest, image.notes), image.pixels, mtime_ns, ctime_ns
-            )
-            for image, one in zip(images, planned, strict=True)
-        ]
+        loaded: list[LoadedImage | Failure] = []
+        for image, one in zip(images, planned, strict=True):
+            record = ImageRecord(one.source.key, image.geometry, digest, image.notes, columns)
+            loaded.append(LoadedImage(record, image.pixels, mtime_ns, ctime_ns, troubles))
+            troubles = ()  # are told once of a file
+        return loaded
 
     def _plan(self, size: tuple[int, int], source: SourceImage) -> Geometry:
         """Plan the geometry of a view of a picture of `size` (H, W) px."""

@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from semdis_cli.columns.find import find_columns
+from semdis_cli.columns.maker import NO_COLUMNS_MADE, Columns
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure, Planning, Tell, untold
 from semdis_cli.images.adm import ADM_NAME
@@ -18,7 +20,8 @@ from semdis_cli.pipeline.report import compute_record, model_record
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.settings import EncodeSettings, FilterSettings, LatentSettings, LoadSettings
 from semdis_cli.sources.find import FoundImages
-from semdis_cli.sources.views import in_views
+from semdis_cli.sources.views import files_of, in_views
+from semdis_cli.store.columns import SetColumns
 from semdis_cli.store.writing.changes import Choice, find_changes
 from semdis_cli.store.writing.finished import NO_BASE, Base, finished_base
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
@@ -32,6 +35,7 @@ class EncodePlan:
     contents: SetPlan
     provenance: Provenance
     passed_over: Mapping[str, int] = field(default_factory=dict)  # files that are no inputs, by kind
+    columns: Columns = NO_COLUMNS_MADE
 
     @property
     def layout(self) -> LatentLayout:
@@ -105,7 +109,7 @@ def plan_encode(
     """Which image goes where, and how large it all gets; with `base`, what is to be done beyond what that holds.
 
     `provenance`: under which record it is done, if not under that of `tokenizer`, `loader` and `settings`. `tell` hears
-    of it as it goes. Raises `UsageError` if there is no input at all.
+    of it as it goes. Raises `UsageError` if there is no input at all, and what `find_columns` raises.
     """
     if not found.images and not found.failures:
         kinds = f": {found.ignored_kinds}" if found.num_ignored else ""
@@ -116,9 +120,12 @@ def plan_encode(
     hashes = partial(loader.hashes, tell=tell)
     images, failed = in_views(found.images, found.failures, loader.settings.views)
     changes = find_changes(base, images, failed, hashes, _choice(filters, loader))
+    columns_for = partial(find_columns, found, settings.columns, known=_known_columns(base), tell=tell)
+    columns = columns_for(files_of(changes.to_encode))
     planned, unreadable, left_out = loader.choose(changes.to_encode, filters, tell)
     if filters.dedupe:
         changes, planned, alone = drop_twins(changes, planned, hashes)
+        columns = columns_for(files_of([*changes.to_encode, *alone])) if alone else columns
         more = loader.choose(alone, filters, tell)
         planned = sorted([*planned, *more.images], key=lambda image: image.source.key)
         unreadable, left_out = unreadable + more.failures, left_out + more.left_out
@@ -132,15 +139,23 @@ def plan_encode(
         shard_images=settings.shards.shard_images,
         first_number=base.next_number,
     )
-    sha256 = plan_sha256(provenance, shards, failures, base, changes, left_out)
-    contents = SetPlan(tuple(shards), tuple(failures), changes, sha256, tuple(left_out))
-    return EncodePlan(contents, provenance, found.passed_over)
+    sha256 = plan_sha256(provenance, shards, failures, base, changes, columns.classes, left_out)
+    contents = SetPlan(tuple(shards), tuple(failures), changes, sha256, columns.classes, tuple(left_out))
+    return EncodePlan(contents, provenance, found.passed_over, columns)
 
 
 def _choice(filters: FilterSettings, loader: Loader) -> Choice:
     if not filters.need_sizes:
         return Choice(drops_twins=filters.dedupe)
     return Choice(lambda image, size: loader.why_left_out(image.view, size, filters), filters.dedupe)
+
+
+def _known_columns(base: Base) -> SetColumns | None:
+    """Return the columns of a set that is to grow; None if it has no latents yet, and so may still get any."""
+    manifest = base.manifest
+    if manifest is None or not (manifest.columns or manifest.num_ok or manifest.num_removed):
+        return None
+    return manifest.columns
 
 
 def plan_output(

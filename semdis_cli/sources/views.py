@@ -17,3 +17,10 @@ def in_views(
     seen = ImageList(replace(image, key=view.key_of(image.key), view=view) for image in images for view in views)
     failed = [replace(failure, key=view.key_of(failure.key)) for failure in failures for view in views]
     return seen.sorted(), sorted(failed, key=lambda failure: failure.key)
+
+
+def files_of(images: Sequence[SourceImage]) -> Sequence[SourceImage]:
+    """Return what `in_views` made these images of, each file once."""
+    if all(image.view == WHOLE for image in images):
+        return images
+    return [*{image.file: image.whole for image in images}.values()]

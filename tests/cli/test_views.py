@@ -7,6 +7,7 @@ import shutil
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -147,6 +148,38 @@ def test_an_image_on_stdin_becomes_a_tar_of_its_views(tmp_path: Path, photos: Pa
         ]  # fmt: skip
     into_folder = semdis("encode", "-", "--model", tiny, "--size", "32,64", cwd=tmp_path, stdin=data)
     assert (into_folder.code, sorted(stored(tmp_path / "latents"))) == (0, ["stdin#32.png", "stdin#64.png"])
+
+
+def columns_of(root: Path) -> dict[str, dict[str, Any]]:
+    rows = read_rows(root / "index.jsonl")
+    return {row.key: dict(row.record.columns) for row in rows if row.record is not None and row.is_ok}
+
+
+def test_all_views_of_a_file_have_its_columns(tmp_path: Path, photos: Path, encode: Run) -> None:
+    for name in SIZES:
+        (photos / f"{name}.txt").write_text(f"a {name} picture")
+    (tmp_path / "scores.csv").write_text("key,score\nflat.png,1\ntall.png,2\nsquare.png,3\n")
+    options = ("--size", "32,64", "--table", "scores.csv", "--captions", "txt", "--labels", "none")
+    assert encode(*options, "--crops", "2").code == 0
+    found = columns_of(tmp_path / "latents")
+    assert len(found) == 12
+    for key, columns in found.items():
+        name = key.partition("#")[0]
+        score = {"flat": "1", "tall": "2", "square": "3"}[name]
+        assert columns == {"caption": f"a {name} picture", "score": score}
+    (photos / "tall.txt").unlink()
+    grown = encode(*options, "--crops", "3")
+    assert (grown.code, json.loads(grown.stdout)["images"]["this_run"]) == (3, 6)
+    assert json.loads(grown.stdout)["column_troubles"] == 1
+    assert columns_of(tmp_path / "latents")["flat#64crop3.png"] == {"caption": "a flat picture", "score": "1"}
+
+
+def test_trouble_with_the_columns_of_a_file_is_told_once(photos: Path, encode: Run) -> None:
+    for name in ("flat", "square"):
+        (photos / f"{name}.txt").write_text(f"a {name} picture")
+    done = encode("--size", "32,64", "--crops", "2", "--captions", "txt")
+    assert (done.code, json.loads(done.stdout)["column_troubles"]) == (3, 1)
+    assert done.stderr.count("tall.png: has no caption") == 1
 
 
 def test_roundtrip_measures_every_view(photos: Path, tiny: Path, run: Run) -> None:
