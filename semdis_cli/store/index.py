@@ -249,13 +249,13 @@ def parse_line(data: bytes) -> IndexLine:
 class Place(NamedTuple):
     """The part of a row by which latents are served: where they are; `columns` as written, not checked.
 
-    `sizes`: (H, W) of source and image.
+    `geometry`: (H, W) of source and of what it was resized to, the corner (top, left) of the crop, (H, W) of the image.
     """
 
     key: str
     shard: str
     row: int
-    sizes: tuple[list[int], list[int]]
+    geometry: tuple[list[int], list[int], list[int], list[int]]
     columns: Any
 
 
@@ -268,16 +268,17 @@ def parse_place(line: bytes) -> Place | None:
     key, status, shard, row = _parse_head(fields)
     if status != "ok" or shard is None or row is None:
         return None
-    geometry = fields["geometry"]
-    return Place(key, shard, row, (_size(geometry["source"]), _size(geometry["image"])), fields.get("columns", {}))
+    said = fields["geometry"]
+    geometry = _size(said["source"]), _size(said["resized"]), _size(said["crop"], 0), _size(said["image"])
+    return Place(key, shard, row, geometry, fields.get("columns", {}))
 
 
-def _size(value: Any) -> list[int]:
-    """Return `value` if it is (H, W) as a list. Raises one of `MALFORMED`."""
+def _size(value: Any, least: int = 1) -> list[int]:
+    """Return `value` if it is a list of two sides, `least` px and more. Raises one of `MALFORMED`."""
     height, width = value
     if type(value) is not list or type(height) is not int or type(width) is not int:
         raise ValueError(f"{str(value)[:40]} is no size")
-    if not (0 < height < _MAX_SIDE and 0 < width < _MAX_SIDE):
+    if not (least <= height < _MAX_SIDE and least <= width < _MAX_SIDE):
         raise ValueError(f"the size {str(value)[:40]} is out of range")
     return value
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from semdis_cli.dataset.latent_dataset import LatentDataset
+from semdis_cli.store.index import read_rows
 from tests.cli.conftest import Outcome, Run
 
 
@@ -73,6 +75,38 @@ def test_bucket_sizes_are_counted_beforehand_too(encode: Run) -> None:
     lines = encode("--bucket-size", "64", "--dry-run").stdout.splitlines()
     assert lines[1:] == ["bucket 64x64: 4 images"]
     assert len(encode("--size", "32", "--dry-run").stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--max-pixels", "1000"),
+        ("--size", "32"),
+        ("--size", "48", "--resize", "adm"),
+        ("--size", "32,48", "--crops", "2"),
+        ("--bucket", "96x48", "--bucket", "32x64", "--crops", "2"),
+        ("--bucket-size", "64"),
+    ],
+    ids="".join,
+)
+def test_what_was_cut_out_where_is_given_with_the_latents(
+    tmp_path: Path, encode: Run, options: tuple[str, ...]
+) -> None:
+    assert encode(*options).code == 0
+    rows = {row.key: row.record.geometry for row in read_rows(tmp_path / "latents" / "index.jsonl") if row.record}
+    dataset = LatentDataset(tmp_path / "latents")
+    assert len(dataset) == len(rows) >= 4
+    for item in dataset:
+        geometry = rows[item.key]
+        assert item.source_size.tolist() == list(geometry.source)
+        assert item.resized_size.tolist() == list(geometry.resized)
+        assert item.crop.tolist() == list(geometry.crop)
+        assert item.image_size.tolist() == list(geometry.image)
+    if options == ("--size", "32"):  # the wide one is cut at its sides, the tall one above and below
+        assert {item.key: item.crop.tolist() for item in dataset} == {
+            "flat.png": [0, 20], "small.png": [0, 8], "square.png": [0, 0], "tall.png": [32, 0]
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize(
