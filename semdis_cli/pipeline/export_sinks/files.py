@@ -29,7 +29,7 @@ class FileSink(Sink):
 
     def is_left(self, key: str) -> bool:
         """Tell whether `key` can have a file, and has none."""
-        return key not in self._done and key not in self._impossible
+        return key in self._names and key not in self._done and key not in self._impossible
 
     def write(self, shard: Shard, row: int) -> SampleRecord | None:
         """Write the file of an image, unless it is there. Raises `UsageError` where a link leads out of the folder."""

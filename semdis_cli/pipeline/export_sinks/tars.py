@@ -1,12 +1,12 @@
 """Exports as tars of samples: `webdataset`."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import PendingFile
 from semdis_cli.files.tar import TAR_END, read_members, tar_member
-from semdis_cli.pipeline.export_sinks.sink import ExportJob, Sink
+from semdis_cli.pipeline.export_sinks.sink import ExportJob, Sink, cut_files
 from semdis_cli.stops import looking
 from semdis_cli.store.exchange.export import STEM_RECORD, make_sample, nameless_samples, sample_name
 from semdis_cli.store.shards import Shard
@@ -28,8 +28,11 @@ class TarSink(Sink):
         self._names = job.settings.sample_names
         self._suffixes = job.settings.member, "json" if self._names == "key" else STEM_RECORD
         self.failures = nameless_samples(job.source.keys, self._names)
+        without = {failure.key for failure in self.failures}
         self._tars_left: dict[str, str] = {}  # by key
-        for number, keys in enumerate(looking(_cut(job, {failure.key for failure in self.failures}))):
+        for number, keys in enumerate(
+            looking(cut_files(job, self.sample_bytes, without, job.settings.tar_mib * 2**20))
+        ):
             name = f"{number:06d}.tar"
             if not self._is_whole(self._root / name, keys):
                 self._tars_left |= dict.fromkeys(keys, name)
@@ -77,22 +80,3 @@ class TarSink(Sink):
             ]
         except StoreError:
             return False
-
-
-def _cut(job: ExportJob, left_out: Collection[str]) -> Iterator[list[str]]:
-    """Fill tar after tar with the keys of shard after shard, but for those `left_out`; yield the keys of each tar."""
-    limit = job.settings.tar_mib * 2**20
-    tar: list[str] = []
-    num_bytes = 0
-    for stored in job.source.shards:
-        sample_bytes = TarSink.sample_bytes(job, stored)
-        for key in stored.rows:
-            if key in left_out:
-                continue
-            if tar and num_bytes + sample_bytes > limit:
-                yield tar
-                tar, num_bytes = [], 0
-            tar.append(key)
-            num_bytes += sample_bytes
-    if tar:
-        yield tar
