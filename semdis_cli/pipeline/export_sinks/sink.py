@@ -1,0 +1,142 @@
+"""The job of an export, and the protocol of what takes its samples."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
+
+from semdis_cli.events import Failure
+from semdis_cli.provenance import BYTES_PER_VALUE
+from semdis_cli.settings import ExportSettings
+from semdis_cli.store.exchange.export import SampleRecord, file_names
+from semdis_cli.store.exchange.facts import ImageFacts
+from semdis_cli.store.reader import LatentSource, StoredShard
+from semdis_cli.store.shards import Shard
+from semdis_cli.store.whitening import Statistics, whitening_to_undo
+
+_RECORD_BYTES = 1024  # about what an image's key, geometry and source take
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """An export: its source, settings and folder."""
+
+    source: LatentSource
+    settings: ExportSettings
+    output: Path
+
+    @cached_property
+    def facts(self) -> ImageFacts:
+        """What is known of all images; all of the index is read for it."""
+        return ImageFacts.of(self.source)
+
+    @cached_property
+    def whitening(self) -> Statistics | None:
+        """What makes stored latents raw; None if they are. Raises `StoreError` and `UsageError` where nobody knows."""
+        return whitening_to_undo(self.source.provenance, self.source.path)
+
+    @property
+    def stored_dtype(self) -> str:
+        """Return the dtype that the latents are stored in."""
+        return self.source.provenance.layout.dtype
+
+
+class Sink(ABC):
+    """Takes the samples of an export, in the order of the shards; what an earlier run finished is not asked for again.
+
+    `one_file_each`: each image has a file of its own, named by its key, and these may be written by many threads at
+    once, in any order. `overhead_bytes`: what the format adds to a sample, about. `failures`: the images that the
+    format cannot name.
+    """
+
+    one_file_each: ClassVar[bool]
+    overhead_bytes: ClassVar[int] = 0
+    failures: Sequence[Failure]
+
+    @abstractmethod
+    def __init__(self, job: ExportJob, names: Mapping[str, PurePosixPath]) -> None:
+        """Look at what is there. The output folder exists, and is locked. `names`: what `name_files` gave."""
+
+    @classmethod
+    def name_files(cls, job: ExportJob) -> Mapping[str, PurePosixPath]:
+        """Name the file of each key, before anything is written.
+
+        Raises `UsageError` for latents that the format cannot take, and `StoreError` for a key that is no path.
+        """
+        return file_names(job.source.keys, job.settings.member)
+
+    @classmethod
+    def describe(cls, job: ExportJob) -> dict[str, object]:  # noqa: ARG003 # most have nothing to say
+        """Return what the record of the export says beside the settings: what readers need to know of the whole set."""
+        return {}
+
+    @classmethod
+    def note(cls, job: ExportJob) -> str:  # noqa: ARG003 # most have nothing to say
+        """Return a line that a person should read before it goes on; empty if there is none."""
+        return ""
+
+    @classmethod
+    def sample_bytes(cls, job: ExportJob, stored: StoredShard) -> int:
+        """Estimate the bytes of one image of a shard once it is exported, the same for each run."""
+        num_bytes = stored.expected.num_bytes // max(1, stored.num_images) + _RECORD_BYTES
+        if job.settings.member == "npy":
+            array_dtype = job.settings.array_dtype(job.stored_dtype)
+            num_bytes = num_bytes * BYTES_PER_VALUE[array_dtype] // BYTES_PER_VALUE[job.stored_dtype]
+        else:
+            num_bytes += len(job.source.provenance.text) + 1  # as a line of JSON; tars are cut by this
+        return num_bytes + cls.overhead_bytes
+
+    @abstractmethod
+    def is_left(self, key: str) -> bool:
+        """Tell whether the sample of `key` is still to be written."""
+
+    def needs(self, key: str) -> bool:
+        """Tell whether the sample of `key` is to be made: also of one that is there, if a table lists it."""
+        return self.is_left(key)
+
+    @abstractmethod
+    def write(self, shard: Shard, row: int) -> SampleRecord | None:
+        """Write the sample of a row; return its record, if there is a table of these.
+
+        Raises `UnfitError` for latents that the format does not hold, `RefusedNameError` for a name
+        that the disk does not take, and as `publish`.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Publish what is not published yet, after the last sample."""
+
+    def add_record(self, record: SampleRecord) -> None:  # noqa: B027 # most have no table
+        """Note the record of a sample, in order."""
+
+    def discard(self) -> None:  # noqa: B027 # most have nothing open
+        """Remove what is not published."""
+
+
+def cut_files(
+    job: ExportJob,
+    sample_bytes: Callable[[ExportJob, StoredShard], int],
+    left_out: Collection[str],
+    max_bytes: int,
+    max_images: int | None = None,
+) -> Iterator[list[str]]:
+    """Fill file after file with the keys of shard after shard, but for those `left_out`; yield the keys of each file.
+
+    It follows from the set and the settings alone, so that a run that goes on fills them in the same way.
+    """
+    file: list[str] = []
+    num_bytes = 0
+    for stored in job.source.shards:
+        each = sample_bytes(job, stored)
+        for key in stored.rows:
+            if key in left_out:
+                continue
+            if file and (num_bytes + each > max_bytes or len(file) == max_images):
+                yield file
+                file, num_bytes = [], 0
+            file.append(key)
+            num_bytes += each
+    if file:
+        yield file
