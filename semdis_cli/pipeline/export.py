@@ -11,7 +11,8 @@ from semdis_cli.errors import RefusedNameError, StoreError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes, TimeSpent
 from semdis_cli.files.atomic import check_free_space
 from semdis_cli.files.claim import claimed_folder
-from semdis_cli.pipeline.export_sinks import SINKS, ExportJob, Sink
+from semdis_cli.pipeline.export_sinks.registry import SINKS
+from semdis_cli.pipeline.export_sinks.sink import ExportJob, Sink
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.settings import ExportSettings
 from semdis_cli.stops import look
@@ -79,7 +80,7 @@ def _describe(job: ExportJob) -> dict[str, object]:
 
 def _bytes_left(job: ExportJob, sink: Sink) -> int:
     """Estimate what is still to be written."""
-    return sum(job.sample_bytes(stored) * sum(map(sink.is_left, stored.rows)) for stored in job.source.shards)
+    return sum(sink.sample_bytes(job, stored) * sum(map(sink.is_left, stored.rows)) for stored in job.source.shards)
 
 
 def _export_shard(job: ExportJob, sink: Sink, stored: StoredShard, pool: WatchedThreads) -> Iterator[Event]:
