@@ -18,6 +18,7 @@ from semdis_cli.provenance import Provenance, describe_versions
 from semdis_cli.store.columns import CAPTION, LABEL
 from semdis_cli.store.random_access import Rows, open_latents
 from semdis_cli.store.shards import STORE_DTYPES
+from semdis_cli.store.whitening import Statistics, is_whitened, to_raw, whitening_to_undo
 
 # Each mapped shard is one mapping of the process, of which Linux allows 65,530.
 _MAX_MAPPED = 1 << 14
@@ -187,8 +188,7 @@ class LatentDataset(Dataset[LatentItem]):
     def _convert(self, latents: Tensor) -> Tensor:
         """Stored [B,Z,h,w] -> as asked for; raw = whitened * std + mean, in float32."""
         if self._whitening is not None:
-            mean, std = map(torch.from_numpy, self._whitening)
-            latents = latents.float() * std + mean
+            latents = to_raw(latents, self._whitening)
         return latents.to(self.dtype)
 
 
@@ -199,23 +199,11 @@ def _stored_dtype(path: Path, provenance: Provenance) -> torch.dtype:
         raise StoreError("does not say of which dtype its latents are", place=path) from error
 
 
-def _whitening_to_undo(
-    path: Path, provenance: Provenance, *, whitened: bool | None
-) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-    """Return mean and standard deviation [Z,1,1] that turn stored latents into those asked for; None if they are."""
-    try:
-        is_stored_whitened = provenance.is_whitened
-    except ValueError as error:
-        raise StoreError("does not say whether its latents are whitened", place=path) from error
+def _whitening_to_undo(path: Path, provenance: Provenance, *, whitened: bool | None) -> Statistics | None:
+    """Return what turns stored latents into those asked for; None if they are."""
+    is_stored_whitened = is_whitened(provenance, path)
     if whitened is None or whitened is is_stored_whitened:
         return None
     if whitened:
         raise UsageError("holds raw latents, of a model without statistics; they cannot be given whitened", place=path)
-    try:
-        statistics = provenance.whitening
-    except ValueError as error:
-        raise StoreError(f"its mean and standard deviation of raw latents are damaged ({error})", place=path) from error
-    if statistics is None:
-        raise UsageError("does not say how its latents were whitened; encode again to have raw ones", place=path)
-    mean, std = (np.array(values, np.float32)[:, None, None] for values in (statistics.mean, statistics.std))
-    return mean, std
+    return whitening_to_undo(provenance, path)

@@ -19,9 +19,8 @@ from semdis_cli.stops import look
 from semdis_cli.store.exchange.export import (
     EXPORT_MARKER,
     SampleRecord,
+    UnfitError,
     check_finite,
-    file_names,
-    make_sample,
 )
 from semdis_cli.store.reader import LatentSource, StoredShard, recorded_layout
 from semdis_cli.store.shards import Shard
@@ -39,12 +38,12 @@ def export(source: LatentSource, settings: ExportSettings, output: Path) -> Iter
     """
     totals, num_failed = RunTotals("export", None), 0
     recorded_layout(source.provenance, str(source.path))
-    kind, names = SINKS[settings.format], file_names(source.keys, settings.member)
-    job = ExportJob(source, settings, output, names)
-    own_files = names.values() if kind.one_file_each else ()
-    with claimed_folder(output, EXPORT_MARKER, _describe(job), own_files), ExitStack() as stack:
+    kind, job = SINKS[settings.format], ExportJob(source, settings, output)
+    names = kind.name_files(job)
+    record, own_files = {**_describe(job), **kind.describe(job)}, names.values() if kind.one_file_each else ()
+    with claimed_folder(output, EXPORT_MARKER, record, own_files), ExitStack() as stack:
         # What there is to do
-        sink = kind(job)
+        sink = kind(job, names)
         stack.callback(sink.discard)
         check_free_space(output, _bytes_left(job, sink))
         num_left = sum(map(sink.is_left, source.keys))
@@ -96,7 +95,7 @@ def _export_shard(job: ExportJob, sink: Sink, stored: StoredShard, pool: Watched
     yield TimeSpent(StageTimes(read_s=time.perf_counter() - started))
     rows = [row for row, key in enumerate(shard.keys) if key in keys]
     for start in range(0, len(rows), _ROWS_AT_ONCE):
-        yield from _write_rows(job, sink, shard, rows[start : start + _ROWS_AT_ONCE], pool)
+        yield from _write_rows(sink, shard, rows[start : start + _ROWS_AT_ONCE], pool)
 
 
 def _read(source: LatentSource, stored: StoredShard) -> Shard:
@@ -106,32 +105,29 @@ def _read(source: LatentSource, stored: StoredShard) -> Shard:
     return shard
 
 
-def _write_rows(job: ExportJob, sink: Sink, shard: Shard, rows: list[int], pool: WatchedThreads) -> Iterator[Event]:
+def _write_rows(sink: Sink, shard: Shard, rows: list[int], pool: WatchedThreads) -> Iterator[Event]:
     started, num_written = time.perf_counter(), 0
-    write = partial(_write_row, job, sink, shard)
-    for outcome in pool.each(write, rows) if sink.one_file_each else map(write, rows):
+    write = partial(_write_row, sink, shard)
+    for row, outcome in zip(rows, pool.each(write, rows) if sink.one_file_each else map(write, rows), strict=True):
         look()
         if isinstance(outcome, Failure):
             yield outcome
             continue
-        num_written += sink.is_left(outcome.image.key)
-        sink.add_record(outcome)
+        num_written += sink.is_left(shard.keys[row])
+        if outcome is not None:
+            sink.add_record(outcome)
     height, width = shard.records[0].geometry.bucket
     write_s = time.perf_counter() - started
     yield BatchDone(num_written, num_written * height * width / 1e6, StageTimes(write_s=write_s))
 
 
-def _write_row(job: ExportJob, sink: Sink, shard: Shard, row: int) -> SampleRecord | Failure:
-    key = shard.records[row].key
+def _write_row(sink: Sink, shard: Shard, row: int) -> SampleRecord | Failure | None:
     try:
-        sample = make_sample(shard, row, job.settings.member, job.settings.array_dtype(job.stored_dtype))
-    except ValueError as error:
-        return Failure(key, str(error))
-    try:
-        sink.write(sample)
+        return sink.write(shard, row)
+    except UnfitError as error:
+        return Failure(shard.keys[row], str(error))
     except RefusedNameError as error:
-        return Failure(key, f"{error}, or export it as webdataset")
-    return sample.record
+        return Failure(shard.keys[row], f"{error}, or export it as webdataset")
 
 
 def _close(sink: Sink) -> TimeSpent:

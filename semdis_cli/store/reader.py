@@ -1,20 +1,24 @@
 """Latents to be read: a finished set, or a single shard file that came on its own."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.set_names import MANIFEST_FILE, SHARD_FOLDER
 from semdis_cli.provenance import LatentLayout, Provenance
-from semdis_cli.records import FileDigest
+from semdis_cli.records import NO_COLUMNS, FileDigest
 from semdis_cli.store.checks import check_row
+from semdis_cli.store.index import parse_row
 from semdis_cli.store.latent_set import LatentSet, open_set
 from semdis_cli.store.manifest import ShardEntry, verify_hint
+from semdis_cli.store.record import check_columns
 from semdis_cli.store.shards import Shard, read_shard, read_shard_file
+from semdis_cli.store.statistics import ChannelSums
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,21 @@ class StoredShard:
     provenance: Provenance | None = None  # None: that of the source
 
 
+class KnownImage(NamedTuple):
+    """What is known of an image without its latents: the (H, W) of `source` and `image`, and its `columns`."""
+
+    key: str
+    source: tuple[int, int]
+    image: tuple[int, int]
+    columns: Mapping[str, Any] = NO_COLUMNS
+
+
 @dataclass(frozen=True)
 class LatentSource:
     """Latents that can be decoded: their settings, identity (a hash), shards, and the keys in these, sorted.
 
-    `later_versions`: other settings that made shards of it, as in `Manifest`. `read_already`: the shard, if it came on
-    its own: that was read to know it.
+    `later_versions`: other settings that made shards of it, as in `Manifest`. `latents`: the set that it is, or else
+    `read_already`: the shard that came on its own, and was read to know it.
     """
 
     path: Path
@@ -46,7 +59,41 @@ class LatentSource:
     shards: tuple[StoredShard, ...]
     keys: tuple[str, ...]
     later_versions: tuple[Provenance, ...] = ()
+    latents: LatentSet | None = field(default=None, compare=False, repr=False)
     read_already: Shard | None = field(default=None, compare=False, repr=False)
+
+    def images(self) -> Iterator[KnownImage]:
+        """Give what is known of each image, sorted by key; shards hold no columns.
+
+        Raises `StoreError` for a row of the index that is none, and an index that another run has replaced.
+        """
+        if self.latents is None:
+            shard = self._alone
+            records = {record.key: record for record in shard.records}
+            for key in self.keys:
+                geometry = records[key].geometry
+                yield KnownImage(key, geometry.source, geometry.image)
+            return
+        places = self.latents.places()
+        for key in self.keys:
+            _, place = next(places, (0, None))
+            if place is None or place.key != key:
+                raise StoreError("was replaced while it was read; run the same command again", place=self.latents.index)
+            (height, width), (image_height, image_width) = place.sizes
+            columns = parse_row(check_columns, place.columns) if place.columns != {} else NO_COLUMNS
+            yield KnownImage(key, (height, width), (image_height, image_width), columns)
+
+    def sums(self) -> ChannelSums:
+        """Return sums over the latents that are to be used, as they are stored."""
+        if self.latents is not None:
+            return self.latents.manifest.sums
+        return ChannelSums.of_all(self._alone.select(tuple(self.shards[0].rows.values())).latents)
+
+    @property
+    def _alone(self) -> Shard:
+        """The shard that came on its own."""
+        assert self.read_already is not None, "it is a set"
+        return self.read_already
 
     def read(self, stored: StoredShard) -> Shard:
         """Read and check one shard: its rows that are to be used. Raises `StoreError` if it is damaged or strange."""
@@ -100,7 +147,7 @@ def _open_set(root: Path) -> LatentSource:
     if len(set(keys)) != len(keys) or len(keys) != manifest.num_ok:
         raise StoreError("its totals and the index disagree; damaged or edited", place=root / MANIFEST_FILE)
     shards = tuple(_stored(latents, shard, rows[shard.name]) for shard in manifest.shards)
-    return LatentSource(root, manifest.provenance, latents.sha256, shards, keys, manifest.later_versions)
+    return LatentSource(root, manifest.provenance, latents.sha256, shards, keys, manifest.later_versions, latents)
 
 
 def _stored(latents: LatentSet, shard: ShardEntry, rows: dict[str, int]) -> StoredShard:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from semdis_cli.store.checks import check_count
@@ -65,12 +66,16 @@ class ChannelSums:
             tuple(a - b for a, b in zip(self.squares, other.squares, strict=True)),
         )
 
-    def mean_std(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of each channel, rounded to six digits; zeros if nothing was counted."""
+    def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and standard deviation of each channel, [Z]; zeros if nothing was counted."""
         count = max(self.count, 1)
         mean = np.array(self.total) / count
-        variance = np.maximum(np.array(self.squares) / count - mean**2, 0.0)
-        return [round(float(x), 6) for x in mean], [round(float(x), 6) for x in np.sqrt(variance)]
+        return mean, np.sqrt(np.maximum(np.array(self.squares) / count - mean**2, 0.0))
+
+    def mean_std(self) -> tuple[list[float], list[float]]:
+        """Return the same, rounded to six digits."""
+        mean, std = self.moments()
+        return [round(float(x), 6) for x in mean], [round(float(x), 6) for x in std]
 
     def far_off(self) -> dict[str, float] | None:
         """Compare whitened latents, summed here, with mean 0 and standard deviation 1; None if they are about right.

@@ -9,20 +9,20 @@ from typing import ClassVar
 from semdis_cli.events import Failure
 from semdis_cli.provenance import BYTES_PER_VALUE
 from semdis_cli.settings import ExportSettings
-from semdis_cli.store.exchange.export import Sample, SampleRecord
+from semdis_cli.store.exchange.export import SampleRecord, file_names
 from semdis_cli.store.reader import LatentSource, StoredShard
+from semdis_cli.store.shards import Shard
 
 _RECORD_BYTES = 1024  # about what an image's key, geometry and source take
 
 
 @dataclass(frozen=True)
 class ExportJob:
-    """An export: its source, settings and folder. `names`: the file of each key, where it has one of its own."""
+    """An export: its source, settings and folder."""
 
     source: LatentSource
     settings: ExportSettings
     output: Path
-    names: Mapping[str, PurePosixPath]
 
     @property
     def stored_dtype(self) -> str:
@@ -43,8 +43,21 @@ class Sink(ABC):
     failures: Sequence[Failure]
 
     @abstractmethod
-    def __init__(self, job: ExportJob) -> None:
-        """Look at what is there. The output folder exists, and is locked."""
+    def __init__(self, job: ExportJob, names: Mapping[str, PurePosixPath]) -> None:
+        """Look at what is there. The output folder exists, and is locked. `names`: what `name_files` gave."""
+
+    @classmethod
+    def name_files(cls, job: ExportJob) -> Mapping[str, PurePosixPath]:
+        """Name the file of each key, before anything is written.
+
+        Raises `UsageError` for latents that the format cannot take, and `StoreError` for a key that is no path.
+        """
+        return file_names(job.source.keys, job.settings.member)
+
+    @classmethod
+    def describe(cls, job: ExportJob) -> dict[str, object]:  # noqa: ARG003 # most have nothing to say
+        """Return what the record of the export says beside the settings: what readers need to know of the whole set."""
+        return {}
 
     @classmethod
     def sample_bytes(cls, job: ExportJob, stored: StoredShard) -> int:
@@ -66,15 +79,19 @@ class Sink(ABC):
         return self.is_left(key)
 
     @abstractmethod
-    def write(self, sample: Sample) -> None:
-        """Write one sample. Raises `RefusedNameError` for a name that the disk does not take, and as `publish`."""
+    def write(self, shard: Shard, row: int) -> SampleRecord | None:
+        """Write the sample of a row; return its record, if there is a table of these.
+
+        Raises `UnfitError` for latents that the format does not hold, `RefusedNameError` for a name
+        that the disk does not take, and as `publish`.
+        """
 
     @abstractmethod
     def close(self) -> None:
         """Publish what is not published yet, after the last sample."""
 
     def add_record(self, record: SampleRecord) -> None:  # noqa: B027 # most have no table
-        """Note a sample that was needed and is on its way, in order."""
+        """Note the record of a sample, in order."""
 
     def discard(self) -> None:  # noqa: B027 # most have nothing open
         """Remove what is not published."""

@@ -1,14 +1,15 @@
 """Exports as tars of samples: `webdataset`."""
 
-from collections.abc import Collection, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import PendingFile
 from semdis_cli.files.tar import TAR_END, read_members, tar_member
 from semdis_cli.pipeline.export_sinks.sink import ExportJob, Sink
 from semdis_cli.stops import looking
-from semdis_cli.store.exchange.export import STEM_RECORD, Sample, nameless_samples, sample_name
+from semdis_cli.store.exchange.export import STEM_RECORD, make_sample, nameless_samples, sample_name
+from semdis_cli.store.shards import Shard
 
 
 class TarSink(Sink):
@@ -21,7 +22,8 @@ class TarSink(Sink):
     one_file_each = False
     overhead_bytes = 2048  # headers and padding of two members
 
-    def __init__(self, job: ExportJob) -> None:
+    def __init__(self, job: ExportJob, _: Mapping[str, PurePosixPath]) -> None:
+        self._settings, self._array_dtype = job.settings, job.settings.array_dtype(job.stored_dtype)
         self._root = job.output.resolve()
         self._names = job.settings.sample_names
         self._suffixes = job.settings.member, "json" if self._names == "key" else STEM_RECORD
@@ -38,8 +40,9 @@ class TarSink(Sink):
         """Tell whether the tar of `key` is missing, or not whole."""
         return key in self._tars_left
 
-    def write(self, sample: Sample) -> None:
+    def write(self, shard: Shard, row: int) -> None:
         """Add a sample to its tar; those before are complete then, and published."""
+        sample = make_sample(shard, row, self._settings.member, self._array_dtype)
         name = self._tars_left[sample.record.image.key]
         if self._file is None or name != self._name:
             self.close()

@@ -134,6 +134,10 @@ def _why_impossible(name: PurePosixPath, num_folder_bytes: int, folders: set[Pur
 # --- Contents ---
 
 
+class UnfitError(ValueError):
+    """Latents of one image that a format does not hold; the message is the reason."""
+
+
 @dataclass(frozen=True, slots=True)
 class SampleRecord:
     """The record beside the latents of one exported image.
@@ -172,7 +176,7 @@ class Sample:
 def make_sample(shard: Shard, row: int, member: Member, npy_dtype: NpyDtype) -> Sample:
     """Turn row `row` of a shard into a file: a shard of this row alone, or an array.
 
-    Raises `ValueError` with the reason if values are too large for `npy_dtype`.
+    Raises `UnfitError` if values are too large for `npy_dtype`.
     """
     one, is_exact = shard.select([row]), True
     if member == "safetensors":
@@ -181,7 +185,7 @@ def make_sample(shard: Shard, row: int, member: Member, npy_dtype: NpyDtype) -> 
         latents = one.latents[0]
         converted = latents.to(STORE_DTYPES[npy_dtype])
         if not is_finite(converted):
-            raise ValueError(f"its latents are too large for {npy_dtype}")
+            raise UnfitError(f"its latents are too large for {npy_dtype}")
         is_exact = torch.equal(converted.to(torch.float32), latents.to(torch.float32))
         data = npy_bytes(converted)
     file = FileDigest.of(data)
