@@ -8,6 +8,7 @@ from semdis_cli.errors import UsageError
 from semdis_cli.files.atomic import PendingFile, publish_below
 from semdis_cli.pipeline.export_sinks.sink import ExportJob, Sink
 from semdis_cli.stops import looking
+from semdis_cli.store.exchange.columns import ExportColumns
 from semdis_cli.store.exchange.export import TABLE_FILE, SampleRecord, alike_names, impossible_names, make_sample
 from semdis_cli.store.shards import Shard
 
@@ -54,6 +55,7 @@ class ArraySink(FileSink):
 
     def __init__(self, job: ExportJob, names: Mapping[str, PurePosixPath]) -> None:
         super().__init__(job, names)
+        self._columns = ExportColumns.of(job.source)
         self._table = PendingFile(self._root / TABLE_FILE)
 
     def needs(self, key: str) -> bool:
@@ -62,7 +64,7 @@ class ArraySink(FileSink):
 
     def add_record(self, record: SampleRecord) -> None:
         """Add a line to the table."""
-        self._table.write(record.to_bytes())
+        self._table.write(record.to_bytes(self._columns.of_image(record.image.key)))
 
     def close(self) -> None:
         """Publish the table."""

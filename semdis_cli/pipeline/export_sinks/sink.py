@@ -59,8 +59,7 @@ class Sink(ABC):
         """Return what the record of the export says beside the settings: what readers need to know of the whole set."""
         return {}
 
-    @classmethod
-    def sample_bytes(cls, job: ExportJob, stored: StoredShard) -> int:
+    def sample_bytes(self, job: ExportJob, stored: StoredShard) -> int:
         """Estimate the bytes of one image of a shard once it is exported, the same for each run."""
         num_bytes = stored.expected.num_bytes // max(1, stored.num_images) + _RECORD_BYTES
         if job.settings.member == "npy":
@@ -68,7 +67,7 @@ class Sink(ABC):
             num_bytes = num_bytes * BYTES_PER_VALUE[array_dtype] // BYTES_PER_VALUE[job.stored_dtype]
         else:
             num_bytes += len(job.source.provenance.text) + 1  # as a line of JSON; tars are cut by this
-        return num_bytes + cls.overhead_bytes
+        return num_bytes + self.overhead_bytes
 
     @abstractmethod
     def is_left(self, key: str) -> bool:

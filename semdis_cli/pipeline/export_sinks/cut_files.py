@@ -1,0 +1,106 @@
+"""Exports with many images a file: how these are cut, and which of them are left to be written."""
+
+from abc import abstractmethod
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from semdis_cli.events import Failure
+from semdis_cli.files.atomic import PendingFile
+from semdis_cli.pipeline.export_sinks.sink import ExportJob, Sink
+from semdis_cli.stops import looking
+from semdis_cli.store.exchange.columns import ExportColumns
+from semdis_cli.store.reader import StoredShard
+
+
+class CutSink(Sink):
+    """Files of about `tar_mib` with the images of shard after shard, numbered; each is published when it is complete.
+
+    Which image goes where follows from the set and the settings alone. A file that lacks images, because of a damaged
+    shard, is made again by the next run.
+    """
+
+    one_file_each = False
+    name_format: ClassVar[str]  # of a file, from its number
+
+    def __init__(self, job: ExportJob, failures: Sequence[Failure] = ()) -> None:
+        self.job, self.root, self.failures = job, job.output.resolve(), failures
+        self.columns = ExportColumns.of(job.source)
+        self._left: dict[str, str] = {}  # the file of each key
+        self._name = ""
+        self._file: PendingFile | None = None
+        for number, keys in enumerate(looking(self._cut({failure.key for failure in failures}))):
+            name = self.name_format.format(number)
+            if not self.is_whole(self.root / name, keys):
+                self._left |= dict.fromkeys(keys, name)
+
+    def sample_bytes(self, job: ExportJob, stored: StoredShard) -> int:
+        """Estimate the bytes of one image, with its columns."""
+        return super().sample_bytes(job, stored) + self.columns_bytes
+
+    @property
+    def columns_bytes(self) -> int:
+        """Estimate what the columns of an image take."""
+        return self.columns.mean_bytes
+
+    @abstractmethod
+    def is_whole(self, path: Path, keys: Sequence[str]) -> bool:
+        """Tell whether a file is there with all its images, as an earlier run left it."""
+
+    @abstractmethod
+    def end(self, file: PendingFile) -> None:
+        """Write what comes behind the last image of a file."""
+
+    def begin(self, file: PendingFile) -> None:  # most begin with the first image
+        """Write what comes before the first image of a file."""
+
+    def is_left(self, key: str) -> bool:
+        """Tell whether the file of `key` is missing, or not whole."""
+        return key in self._left
+
+    @property
+    def has_left(self) -> bool:
+        """Tell whether any file is missing, or not whole."""
+        return bool(self._left)
+
+    def file_of(self, key: str) -> PendingFile:
+        """Return the open file of an image; the one before is complete then, and published."""
+        name = self._left[key]
+        if self._file is None or name != self._name:
+            self._publish()
+            self._name, self._file = name, PendingFile(self.root / name)
+            self.begin(self._file)
+        return self._file
+
+    def close(self) -> None:
+        """Publish the file that is being written."""
+        self._publish()
+
+    def discard(self) -> None:
+        """Remove a file that is not complete."""
+        if self._file is not None:
+            self._file.discard()
+
+    def _publish(self) -> None:
+        if self._file is not None:
+            self.end(self._file)
+            self._file.publish()
+            self._file = None
+
+    def _cut(self, left_out: Collection[str]) -> Iterator[list[str]]:
+        """Fill file after file with the keys of shard after shard, but for those `left_out`; yield those of each."""
+        limit = self.job.settings.tar_mib * 2**20
+        keys: list[str] = []
+        num_bytes = 0
+        for stored in self.job.source.shards:
+            sample_bytes = self.sample_bytes(self.job, stored)
+            for key in stored.rows:
+                if key in left_out:
+                    continue
+                if keys and num_bytes + sample_bytes > limit:
+                    yield keys
+                    keys, num_bytes = [], 0
+                keys.append(key)
+                num_bytes += sample_bytes
+        if keys:
+            yield keys
