@@ -487,9 +487,10 @@ class RoundtripSettings:
 
 # ---- Exports ----
 
-ExportFormat = Literal["webdataset", "safetensors", "npy"]
+ExportFormat = Literal["webdataset", "safetensors", "npy", "lightningdit", "edm2", "mar", "kohya"]
+TRAINER_FORMATS = ("lightningdit", "edm2", "mar", "kohya")  # raw latents, as one trainer reads them
 Member = Literal["safetensors", "npy"]
-NpyDtype = Literal["float32", "float16"]
+ArrayDtype = Literal["float32", "float16"]
 SampleNames = Literal["key", "stem", "basename"]
 
 
@@ -497,24 +498,33 @@ SampleNames = Literal["key", "stem", "basename"]
 class ExportSettings(Group):
     """Settings of an export.
 
-    `tar_member`: what the latents of an image are in a webdataset, None for safetensors. `npy_dtype` counts for npy
-    alone; None: one that loses nothing. `tar_mib` (about, MiB) and `sample_names` count for webdataset alone: samples
-    are called by the key, or as those that the images came from. Raises `OptionError` for what has no effect.
+    `tar_member`: what the latents of an image are in a webdataset, None for safetensors. `dtype`: the dtype of
+    npy and lightningdit; None: one that loses nothing. `tar_mib` (about, MiB) and `sample_names` count for webdataset
+    alone: samples are called by the key, or as those that the images came from. `twins` (lightningdit, mar) and `std`
+    (edm2, mar): of the set, or what stands in for what it does not have. `arch`: of kohya. Raises `OptionError` for
+    what has no effect.
     """
 
-    format: Annotated[ExportFormat, Option("Tars of samples, or one file an image.", OUTPUT)] = "webdataset"
+    format: Annotated[
+        ExportFormat,
+        Option(
+            "webdataset: tars of samples; safetensors, npy: one file an image; or what a trainer reads: lightningdit, "
+            "edm2, mar, kohya.",
+            OUTPUT,
+            metavar="NAME",
+        ),
+    ] = "webdataset"
     tar_member: Annotated[
         Member | None,
         Option(
             "What latents are in a webdataset.  [default: safetensors]", OUTPUT, flags="--member", show_default=False
         ),
     ] = None
-    npy_dtype: Annotated[
-        NpyDtype | None,
+    dtype: Annotated[
+        ArrayDtype | None,
         Option(
-            "Of npy, which has no bfloat16; float16 may lose digits.  [default: what loses none]",
+            "Of npy, which has no bfloat16, and lightningdit; float16 may lose digits.  [default: what loses none]",
             OUTPUT,
-            flags="--dtype",
             show_default=False,
         ),
     ] = None
@@ -529,32 +539,68 @@ class ExportSettings(Group):
     tar_mib: Annotated[int, Option("Size of a tar, about, MiB.", OUTPUT, flags="--tar-size", min=1, metavar="MIB")] = (
         256
     )
+    twins: Annotated[
+        Literal["mirrored", "same"],
+        Option(
+            "Of lightningdit and mar, which draw one of two latents each time: those of the mirrored image, or the "
+            "same again.",
+            OUTPUT,
+        ),
+    ] = "mirrored"
+    std: Annotated[
+        Literal["posterior", "zero"],
+        Option(
+            "Of edm2 and mar, which draw latents from mean and deviation: the posterior's, or none.",
+            OUTPUT,
+        ),
+    ] = "posterior"
+    arch: Annotated[
+        str,
+        Option("Of kohya: the end of the names by which it knows its caches.", OUTPUT, metavar="NAME"),
+    ] = "semdis"
     num_workers: Workers = field(default_factory=count_cores)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.tar_member is not None and self.format != "webdataset":
-            raise OptionError("--member", "goes with --format webdataset alone")
-        if self.npy_dtype is not None and self.member != "npy":
-            raise OptionError("--dtype", "goes with npy alone: safetensors keep what is stored")
-        if self.sample_names != "key" and self.format != "webdataset":
-            raise OptionError("--sample-names", "goes with --format webdataset alone")
+        if self.dtype is not None and self.format != "lightningdit" and self.member != "npy":
+            raise OptionError("--dtype", "goes with npy and lightningdit alone: safetensors keep what is stored")
+        if not re.fullmatch(r"[0-9a-z-]{1,40}", self.arch):
+            raise OptionError("--arch", f"is a name of small letters, digits and -, not {self.arch!r:.60}")
+        for flag, is_default, formats in (
+            ("--member", self.tar_member is None, ("webdataset",)),
+            ("--sample-names", self.sample_names == "key", ("webdataset",)),
+            ("--twins", self.twins == "mirrored", ("lightningdit", "mar")),
+            ("--std", self.std == "posterior", ("edm2", "mar")),
+            ("--arch", self.arch == "semdis", ("kohya",)),
+        ):
+            if not is_default and self.format not in formats:
+                raise OptionError(flag, f"goes with --format {' and '.join(formats)} alone")
+
+    @property
+    def is_for_trainer(self) -> bool:
+        """Tell whether one trainer reads it, and nothing else: raw latents, which prove nothing."""
+        return self.format in TRAINER_FORMATS
 
     @property
     def member(self) -> Member:
         """Return the kind of file that the latents of one image are written as."""
         return self.tar_member or ("npy" if self.format == "npy" else "safetensors")
 
-    def array_dtype(self, stored_dtype: str) -> NpyDtype:
-        """Return the dtype of arrays: what was asked for, or the smallest that holds the stored values without loss."""
-        return self.npy_dtype or ("float16" if stored_dtype == "float16" else "float32")
+    def array_dtype(self, stored_dtype: str) -> ArrayDtype:
+        """Return the dtype of arrays: what was asked for, or the smallest that holds the values without loss."""
+        is_half = stored_dtype == "float16" and not self.is_for_trainer  # raw values are as fine as float32
+        return self.dtype or ("float16" if is_half else "float32")
 
     def is_lossy(self, stored_dtype: str) -> bool:
         """Tell whether there may be values that do not survive."""
+        if self.is_for_trainer:
+            return self.array_dtype(stored_dtype) != "float32"
         return self.member == "npy" and self.array_dtype(stored_dtype) not in {"float32", stored_dtype}
 
     def to_json(self, stored_dtype: str) -> dict[str, Any]:
         """Return all that decides a byte of the output."""
+        if self.is_for_trainer:
+            return {"format": self.format, "dtype": self.array_dtype(stored_dtype), **self._trainer_fields()}
         fields: dict[str, Any] = {"format": self.format, "member": self.member}
         if self.member == "npy":
             fields["dtype"] = self.array_dtype(stored_dtype)
@@ -563,3 +609,8 @@ class ExportSettings(Group):
         if self.format == "webdataset" and self.sample_names != "key":
             fields["sample_names"] = self.sample_names
         return fields
+
+    def _trainer_fields(self) -> dict[str, Any]:
+        """Those of the options of trainers that count for this one."""
+        names = {"lightningdit": ("twins",), "edm2": ("std",), "mar": ("twins", "std"), "kohya": ("arch",)}
+        return {name: getattr(self, name) for name in names[self.format]}

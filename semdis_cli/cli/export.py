@@ -24,10 +24,10 @@ def export(
     settings: ExportSettings,
     reporting: Reporting,
 ) -> None:
-    """Write latents as other programs read them: WebDataset tars, or one .safetensors or .npy an image.
+    """Write latents as other programs read them: WebDataset tars, a file an image, or what a trainer reads.
 
     Shards are checked against their sha256 before they are used. Stopped at any point, the same command goes on.
-    `semdis import` makes shards of it again, but for .npy.
+    `semdis import` makes shards of tars and .safetensors again.
 
     Example: `semdis export latents/ -o exported/ --format webdataset`
     """
@@ -52,9 +52,8 @@ def export(
 
 def _say_what_is_lost(settings: ExportSettings, stored: str, *, quiet: bool) -> None:
     """Say what arrays make of the stored values; where digits are lost, also when `quiet`."""
-    if settings.member != "npy" or settings.array_dtype(stored) == stored:
-        return
     if settings.is_lossy(stored):
-        say(f"semdis: float16 does not hold every value of {stored}: digits are lost")
-    elif not quiet:
+        what = "raw latents" if settings.is_for_trainer else stored
+        say(f"semdis: float16 does not hold every value of {what}: digits are lost")
+    elif settings.member == "npy" and settings.array_dtype(stored) != stored and not quiet:
         say(f"semdis: npy has no {stored}: each value is written as float32, which holds it exactly")

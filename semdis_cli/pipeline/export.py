@@ -47,7 +47,8 @@ def export(source: LatentSource, settings: ExportSettings, output: Path) -> Iter
         stack.callback(sink.discard)
         check_free_space(output, _bytes_left(job, sink))
         num_left = sum(map(sink.is_left, source.keys))
-        yield RunStarted(len(source.keys), len(source.keys) - len(sink.failures) - num_left, 0.0)
+        num_done = len(source.keys) - len(sink.failures) - num_left
+        yield RunStarted(len(source.keys), num_done, 0.0, note=kind.note(job))
 
         # Shard -> rows -> files
         pool = stack.enter_context(WatchedThreads(settings.num_workers, "semdis-write"))

@@ -83,6 +83,11 @@ class LatentSource:
             columns = parse_row(check_columns, place.columns) if place.columns != {} else NO_COLUMNS
             yield KnownImage(key, (height, width), (image_height, image_width), columns)
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of labels 0, 1, ...; empty where they are numbers without names."""
+        return () if self.latents is None else self.latents.manifest.columns.classes
+
     def sums(self) -> ChannelSums:
         """Return sums over the latents that are to be used, as they are stored."""
         if self.latents is not None:

@@ -19,6 +19,7 @@ from tests.cli.conftest import Run, semdis
 from tests.disks import remount, small_disk
 from tests.forks import Started
 from tests.store import GOOD_KEYS, flip_last_bit, lasting, make_plan, make_shard, write_set
+from tests.store.labelled import write_labelled
 from tests.torture.harness import Runner
 
 MANY = tuple(f"folder-{number % 7}/{number:03d}.jpg" for number in range(300))
@@ -95,8 +96,8 @@ def test_the_report_is_on_stdout_and_in_the_folder(run: Run, latents: Path, tmp_
     ("arguments", "complaint"),
     [
         (["--format", "npy", "--member", "npy"], "goes with --format webdataset alone"),
-        (["--dtype", "float16"], "goes with npy alone"),
-        (["--format", "safetensors", "--dtype", "float32"], "goes with npy alone"),
+        (["--dtype", "float16"], "goes with npy and lightningdit alone"),
+        (["--format", "safetensors", "--dtype", "float32"], "goes with npy and lightningdit alone"),
         (["--tar-size", "0"], "--tar-size"),
     ],
 )
@@ -371,3 +372,50 @@ def test_images_of_one_sample_name_are_failures_that_say_so(tmp_path: Path, run:
     assert members(tmp_path / "wds" / "000000.tar")[::2] == ["a.safetensors", "b/c.safetensors", "c.safetensors"]
     refused = run("export", latents, "-o", "files", "--format", "npy", "--sample-names", "stem")
     assert (refused.code, "goes with --format webdataset alone" in refused.stderr) == (2, True)
+
+
+# --- what trainers read ---------------------------------------------------------------------------------------------
+
+TRAINERS = {
+    "lightningdit": ["--twins", "same"],
+    "edm2": ["--std", "zero"],
+    "mar": ["--twins", "same", "--std", "zero"],
+    "kohya": [],
+}
+
+
+@pytest.mark.parametrize("step", EVERY)
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_an_export_for_a_trainer_killed_at_any_time_is_completed_to_the_same_bytes(
+    runner: Runner, tmp_path: Path, trainer: str, step: int
+) -> None:
+    root = os.fspath(write_labelled(tmp_path / "set"))
+    arguments = ["export", root, "--format", trainer, *TRAINERS[trainer], "--workers", "1", "-o"]
+    assert runner.run([*arguments, os.fspath(tmp_path / "whole")]).code == 0
+    check_kills(runner, arguments, tmp_path / "killed", tmp_path / "whole", step)
+
+
+def test_digits_of_raw_latents_that_are_lost_are_said(run: Run, tmp_path: Path) -> None:
+    root = write_labelled(tmp_path / "set")
+    done = run("export", root, "-o", "out", "--format", "lightningdit", "--twins", "same", "--dtype", "float16", "-q")
+    assert done.code == 0
+    assert done.stderr == "semdis: float16 does not hold every value of raw latents: digits are lost\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--twins", "same"], "--twins: goes with --format lightningdit and mar alone"),
+        (["--format", "kohya", "--std", "zero"], "--std: goes with --format edm2 and mar alone"),
+        (["--format", "mar", "--arch", "sd"], "--arch: goes with --format kohya alone"),
+        (["--format", "kohya", "--arch", "a_b"], "--arch: is a name of small letters, digits and -"),
+        (["--format", "edm2", "--dtype", "float16"], "--dtype: goes with npy and lightningdit alone"),
+    ],
+)
+def test_options_of_other_trainers_are_refused(
+    run: Run, latents: Path, tmp_path: Path, arguments: list[str], complaint: str
+) -> None:
+    done = run("export", latents, "-o", "out", *arguments)
+    said = " ".join(done.stderr.translate(dict.fromkeys(map(ord, "│╭╮╰╯─"))).split())  # in a frame, lines broken
+    assert (done.code, complaint in said) == (2, True), done.stderr
+    assert not (tmp_path / "out").exists()

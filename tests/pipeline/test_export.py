@@ -327,7 +327,7 @@ def test_values_too_large_for_float16_cost_their_own_image(tmp_path: Path, way: 
     shard = make_shard()
     shard.latents[0, 0, 0, 0] = 1e5
     write_shard(tmp_path / "one", shard)
-    halved = {"npy_dtype": "float16"} if "npy" in way else {}
+    halved = {"dtype": "float16"} if "npy" in way else {}
     failures = failures_of(export_to(tmp_path / "out", tmp_path / "one", way, **halved))
     assert failures == ({"a.png": "its latents are too large for float16"} if "npy" in way else {})
     assert "b/c.png" in keys_in(tmp_path / "out")

@@ -20,12 +20,12 @@ from semdis_cli.errors import StoreError
 from semdis_cli.files.json_text import key_fields
 from semdis_cli.files.tar import TAR_END, read_members, tar_member
 from semdis_cli.provenance import Provenance
+from semdis_cli.store.exchange.arrays import npy_bytes
 from semdis_cli.store.exchange.export import (
     check_finite,
     file_names,
     impossible_names,
     make_sample,
-    npy_bytes,
     sample_base,
     sample_key,
 )

@@ -1,15 +1,14 @@
-"""Exports with many images a file: how these are cut, and which of them are left to be written."""
+"""Exports with many images a file: which of the files are left, and how one after the other is written."""
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from semdis_cli.events import Failure
 from semdis_cli.files.atomic import PendingFile
-from semdis_cli.pipeline.export_sinks.sink import ExportJob, Sink
+from semdis_cli.pipeline.export_sinks.sink import ExportJob, Sink, cut_files
 from semdis_cli.stops import looking
-from semdis_cli.store.exchange.columns import ExportColumns
 from semdis_cli.store.reader import StoredShard
 
 
@@ -25,23 +24,26 @@ class CutSink(Sink):
 
     def __init__(self, job: ExportJob, failures: Sequence[Failure] = ()) -> None:
         self.job, self.root, self.failures = job, job.output.resolve(), failures
-        self.columns = ExportColumns.of(job.source)
         self._left: dict[str, str] = {}  # the file of each key
         self._name = ""
         self._file: PendingFile | None = None
-        for number, keys in enumerate(looking(self._cut({failure.key for failure in failures}))):
+        without = {failure.key for failure in failures}
+        for number, keys in enumerate(
+            looking(cut_files(job, self.sample_bytes, without, job.settings.tar_mib * 2**20))
+        ):
             name = self.name_format.format(number)
             if not self.is_whole(self.root / name, keys):
                 self._left |= dict.fromkeys(keys, name)
 
-    def sample_bytes(self, job: ExportJob, stored: StoredShard) -> int:
+    @classmethod
+    def sample_bytes(cls, job: ExportJob, stored: StoredShard) -> int:
         """Estimate the bytes of one image, with its columns."""
-        return super().sample_bytes(job, stored) + self.columns_bytes
+        return super().sample_bytes(job, stored) + cls.columns_bytes(job)
 
-    @property
-    def columns_bytes(self) -> int:
+    @classmethod
+    def columns_bytes(cls, job: ExportJob) -> int:
         """Estimate what the columns of an image take."""
-        return self.columns.mean_bytes
+        return job.columns.mean_bytes
 
     @abstractmethod
     def is_whole(self, path: Path, keys: Sequence[str]) -> bool:
@@ -86,21 +88,3 @@ class CutSink(Sink):
             self.end(self._file)
             self._file.publish()
             self._file = None
-
-    def _cut(self, left_out: Collection[str]) -> Iterator[list[str]]:
-        """Fill file after file with the keys of shard after shard, but for those `left_out`; yield those of each."""
-        limit = self.job.settings.tar_mib * 2**20
-        keys: list[str] = []
-        num_bytes = 0
-        for stored in self.job.source.shards:
-            sample_bytes = self.sample_bytes(self.job, stored)
-            for key in stored.rows:
-                if key in left_out:
-                    continue
-                if keys and num_bytes + sample_bytes > limit:
-                    yield keys
-                    keys, num_bytes = [], 0
-                keys.append(key)
-                num_bytes += sample_bytes
-        if keys:
-            yield keys

@@ -8,7 +8,6 @@ from semdis_cli.errors import UsageError
 from semdis_cli.files.atomic import PendingFile, publish_below
 from semdis_cli.pipeline.export_sinks.sink import ExportJob, Sink
 from semdis_cli.stops import looking
-from semdis_cli.store.exchange.columns import ExportColumns
 from semdis_cli.store.exchange.export import TABLE_FILE, SampleRecord, alike_names, impossible_names, make_sample
 from semdis_cli.store.shards import Shard
 
@@ -30,7 +29,7 @@ class FileSink(Sink):
 
     def is_left(self, key: str) -> bool:
         """Tell whether `key` can have a file, and has none."""
-        return key not in self._done and key not in self._impossible
+        return key in self._names and key not in self._done and key not in self._impossible
 
     def write(self, shard: Shard, row: int) -> SampleRecord | None:
         """Write the file of an image, unless it is there. Raises `UsageError` where a link leads out of the folder."""
@@ -55,7 +54,7 @@ class ArraySink(FileSink):
 
     def __init__(self, job: ExportJob, names: Mapping[str, PurePosixPath]) -> None:
         super().__init__(job, names)
-        self._columns = ExportColumns.of(job.source)
+        self._columns = job.columns
         self._table = PendingFile(self._root / TABLE_FILE)
 
     def needs(self, key: str) -> bool:

@@ -1,8 +1,20 @@
 """The formats of an export by name."""
 
+from semdis_cli.pipeline.export_sinks.edm2 import Edm2Sink
 from semdis_cli.pipeline.export_sinks.files import ArraySink, FileSink
+from semdis_cli.pipeline.export_sinks.kohya import KohyaSink
+from semdis_cli.pipeline.export_sinks.lightningdit import LightningDiTSink
+from semdis_cli.pipeline.export_sinks.mar import MarSink
 from semdis_cli.pipeline.export_sinks.sink import Sink
 from semdis_cli.pipeline.export_sinks.tars import TarSink
 from semdis_cli.settings import ExportFormat
 
-SINKS: dict[ExportFormat, type[Sink]] = {"webdataset": TarSink, "safetensors": FileSink, "npy": ArraySink}
+SINKS: dict[ExportFormat, type[Sink]] = {
+    "webdataset": TarSink,
+    "safetensors": FileSink,
+    "npy": ArraySink,
+    "lightningdit": LightningDiTSink,
+    "edm2": Edm2Sink,
+    "mar": MarSink,
+    "kohya": KohyaSink,
+}

@@ -1,17 +1,21 @@
 """The job of an export, and the protocol of what takes its samples."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from semdis_cli.events import Failure
 from semdis_cli.provenance import BYTES_PER_VALUE
 from semdis_cli.settings import ExportSettings
+from semdis_cli.store.exchange.columns import ExportColumns
 from semdis_cli.store.exchange.export import SampleRecord, file_names
+from semdis_cli.store.exchange.facts import ImageFacts
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
+from semdis_cli.store.whitening import Statistics, whitening_to_undo
 
 _RECORD_BYTES = 1024  # about what an image's key, geometry and source take
 
@@ -23,6 +27,21 @@ class ExportJob:
     source: LatentSource
     settings: ExportSettings
     output: Path
+
+    @cached_property
+    def facts(self) -> ImageFacts:
+        """What is known of all images; all of the index is read for it."""
+        return ImageFacts.of(self.source)
+
+    @cached_property
+    def columns(self) -> ExportColumns:
+        """What came with all images; all of the index is read for it, where there is any."""
+        return ExportColumns.of(self.source)
+
+    @cached_property
+    def whitening(self) -> Statistics | None:
+        """What makes stored latents raw; None if they are. Raises `StoreError` and `UsageError` where nobody knows."""
+        return whitening_to_undo(self.source.provenance, self.source.path)
 
     @property
     def stored_dtype(self) -> str:
@@ -59,7 +78,13 @@ class Sink(ABC):
         """Return what the record of the export says beside the settings: what readers need to know of the whole set."""
         return {}
 
-    def sample_bytes(self, job: ExportJob, stored: StoredShard) -> int:
+    @classmethod
+    def note(cls, job: ExportJob) -> str:  # noqa: ARG003 # most have nothing to say
+        """Return a line that a person should read before it goes on; empty if there is none."""
+        return ""
+
+    @classmethod
+    def sample_bytes(cls, job: ExportJob, stored: StoredShard) -> int:
         """Estimate the bytes of one image of a shard once it is exported, the same for each run."""
         num_bytes = stored.expected.num_bytes // max(1, stored.num_images) + _RECORD_BYTES
         if job.settings.member == "npy":
@@ -67,7 +92,7 @@ class Sink(ABC):
             num_bytes = num_bytes * BYTES_PER_VALUE[array_dtype] // BYTES_PER_VALUE[job.stored_dtype]
         else:
             num_bytes += len(job.source.provenance.text) + 1  # as a line of JSON; tars are cut by this
-        return num_bytes + self.overhead_bytes
+        return num_bytes + cls.overhead_bytes
 
     @abstractmethod
     def is_left(self, key: str) -> bool:
@@ -94,3 +119,30 @@ class Sink(ABC):
 
     def discard(self) -> None:  # noqa: B027 # most have nothing open
         """Remove what is not published."""
+
+
+def cut_files(
+    job: ExportJob,
+    sample_bytes: Callable[[ExportJob, StoredShard], int],
+    left_out: Collection[str],
+    max_bytes: int,
+    max_images: int | None = None,
+) -> Iterator[list[str]]:
+    """Fill file after file with the keys of shard after shard, but for those `left_out`; yield the keys of each file.
+
+    It follows from the set and the settings alone, so that a run that goes on fills them in the same way.
+    """
+    file: list[str] = []
+    num_bytes = 0
+    for stored in job.source.shards:
+        each = sample_bytes(job, stored)
+        for key in stored.rows:
+            if key in left_out:
+                continue
+            if file and (num_bytes + each > max_bytes or len(file) == max_images):
+                yield file
+                file, num_bytes = [], 0
+            file.append(key)
+            num_bytes += each
+    if file:
+        yield file

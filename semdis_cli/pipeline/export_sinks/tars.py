@@ -28,18 +28,20 @@ class TarSink(CutSink):
     def __init__(self, job: ExportJob, _: Mapping[str, PurePosixPath]) -> None:
         self._names = job.settings.sample_names
         self._array_dtype = job.settings.array_dtype(job.stored_dtype)
+        self._record = "json" if self._names == "key" else STEM_RECORD
+        self._suffixes = [job.settings.member, self._record, *_of_columns(job)]
         super().__init__(job, nameless_samples(job.source.keys, self._names))
 
-    @property
-    def columns_bytes(self) -> int:
+    @classmethod
+    def columns_bytes(cls, job: ExportJob) -> int:
         """Estimate what the columns of an image take: in its record, and once more as members."""
-        return 2 * self.columns.mean_bytes + _MEMBER_BYTES * (len(self._suffixes) - 2)
+        return 2 * job.columns.mean_bytes + _MEMBER_BYTES * len(_of_columns(job))
 
     def write(self, shard: Shard, row: int) -> None:
         """Add a sample to its tar."""
         sample = make_sample(shard, row, self.job.settings.member, self._array_dtype)
         key = shard.keys[row]
-        columns = self.columns.of_image(key)
+        columns = self.job.columns.of_image(key)
         contents = {
             self.job.settings.member: sample.data,
             self._record: sample.record.to_bytes(columns),
@@ -65,20 +67,11 @@ class TarSink(CutSink):
         except StoreError:
             return False
 
-    @property
-    def _record(self) -> str:
-        return "json" if self._names == "key" else STEM_RECORD
-
-    @property
-    def _suffixes(self) -> list[str]:
-        """What the names of a sample's members end with."""
-        of_columns = (("txt", CAPTION), ("cls", LABEL))
-        return [
-            self.job.settings.member,
-            self._record,
-            *(suffix for suffix, name in of_columns if name in self.columns.kinds),
-        ]
-
     def _members(self, key: str) -> list[str]:
         name = sample_name(key, self._names)
         return [f"{name}.{suffix}" for suffix in self._suffixes]
+
+
+def _of_columns(job: ExportJob) -> list[str]:
+    """Return the suffixes of the members that columns are."""
+    return [suffix for suffix, name in (("txt", CAPTION), ("cls", LABEL)) if name in job.columns.kinds]

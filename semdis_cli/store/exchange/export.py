@@ -1,6 +1,5 @@
 """Latents as other programs like to read them: one file, or one pair of files in a tar, for each image."""
 
-import io
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -8,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote_to_bytes
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
@@ -20,7 +17,8 @@ from semdis_cli.files.lock import LOCK_FILE
 from semdis_cli.files.set_names import REPORT_FILE
 from semdis_cli.files.spelling import ANY, check_key, clashes, probe_spelling
 from semdis_cli.records import NO_COLUMNS, FileDigest, ImageRecord
-from semdis_cli.settings import Member, NpyDtype, SampleNames
+from semdis_cli.settings import ArrayDtype, Member, SampleNames
+from semdis_cli.store.exchange.arrays import npy_bytes
 from semdis_cli.store.record import source_fields
 from semdis_cli.store.shards import STORE_DTYPES, Shard, shard_bytes
 from semdis_cli.tensors import is_finite
@@ -173,33 +171,24 @@ class Sample:
     record: SampleRecord
 
 
-def make_sample(shard: Shard, row: int, member: Member, npy_dtype: NpyDtype) -> Sample:
+def make_sample(shard: Shard, row: int, member: Member, dtype: ArrayDtype) -> Sample:
     """Turn row `row` of a shard into a file: a shard of this row alone, or an array.
 
-    Raises `UnfitError` if values are too large for `npy_dtype`.
+    Raises `UnfitError` if values are too large for `dtype`.
     """
     one, is_exact = shard.select([row]), True
     if member == "safetensors":
         data = shard_bytes(one)
     else:
         latents = one.latents[0]
-        converted = latents.to(STORE_DTYPES[npy_dtype])
+        converted = latents.to(STORE_DTYPES[dtype])
         if not is_finite(converted):
-            raise UnfitError(f"its latents are too large for {npy_dtype}")
+            raise UnfitError(f"its latents are too large for {dtype}")
         is_exact = torch.equal(converted.to(torch.float32), latents.to(torch.float32))
         data = npy_bytes(converted)
     file = FileDigest.of(data)
     facts = shard.provenance.is_whitened, shard.provenance.sha256
     return Sample(data, SampleRecord(one.records[0], *facts, file, is_exact))
-
-
-def npy_bytes(latents: Tensor) -> bytes:
-    """Return the `.npy` file of `latents` [Z,h,w], float16 or float32: version 1.0, little-endian, in C order."""
-    file = io.BytesIO()
-    array = latents.contiguous().numpy()
-    little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    np.lib.format.write_array(file, little_endian, version=(1, 0), allow_pickle=False)
-    return file.getvalue()
 
 
 def check_finite(shard: Shard, place: str) -> None:

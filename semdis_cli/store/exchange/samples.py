@@ -15,6 +15,7 @@ from semdis_cli.files.spelling import check_key
 from semdis_cli.files.tar import read_members
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import FileDigest
+from semdis_cli.settings import TRAINER_FORMATS
 from semdis_cli.store.checks import MALFORMED, check_count, check_object
 from semdis_cli.store.exchange.export import EXPORT_MARKER, check_finite, sample_key
 from semdis_cli.store.reader import recorded_layout
@@ -23,7 +24,8 @@ from semdis_cli.store.shards import Shard, parse_shard
 from semdis_cli.store.versions import mixing_hint
 
 _MAX_LINE_BYTES = 1 << 20  # of one image's record
-_ARRAYS = ".npy arrays, which cannot be imported; export the set as webdataset or safetensors for that"
+_NO_IMPORT = "which cannot be imported; export the set as webdataset or safetensors for that"
+_ARRAYS = f".npy arrays, {_NO_IMPORT}"
 _MAX_HEADER_BYTES = 16 << 20  # of one image; its settings take a few thousand bytes
 
 
@@ -150,9 +152,7 @@ class _Search:
 
     def add_folder(self) -> None:
         """Add all files below the source."""
-        if (self.source / MANIFEST_FILE).exists():
-            raise UsageError("a set of latents already, there is nothing to import", place=self.source)
-        self._read_marker(self.source)
+        self._check_root()
         for folder, inner, names in os.walk(self.source, onerror=_refuse):
             inner.sort()
             if EXPORT_MARKER in names and Path(folder) != self.source:
@@ -166,6 +166,13 @@ class _Search:
                     self.add_file(name, path)
                 elif path.suffix == ".npy":
                     self._has_arrays = True
+
+    def _check_root(self) -> None:
+        """Raise `UsageError` if the source as a whole is nothing to import."""
+        if (self.source / MANIFEST_FILE).exists():
+            raise UsageError("a set of latents already, there is nothing to import", place=self.source)
+        if (format_name := self._read_marker(self.source).get("format")) in TRAINER_FORMATS:
+            raise UsageError(f"an export for {format_name}, {_NO_IMPORT}", place=self.source)
 
     def add_file(self, name: str, path: Path) -> None:
         """Add a shard or a tar."""
@@ -214,8 +221,11 @@ class _Search:
         """Note an export in a folder below the source."""
         name = (folder / EXPORT_MARKER).relative_to(self.source).as_posix()
         try:
-            if self._read_marker(folder).get("format") == "npy":
+            format_name = self._read_marker(folder).get("format")
+            if format_name == "npy":
                 self.failures.append(Failure(name, f"an export of {_ARRAYS}"))
+            elif format_name in TRAINER_FORMATS:
+                self.failures.append(Failure(name, f"an export for {format_name}, {_NO_IMPORT}"))
         except StoreError as error:
             self.failures.append(Failure(name, error.beside(folder / EXPORT_MARKER)))
 
@@ -233,7 +243,7 @@ class _Search:
         self._agree(provenance, str(path), may_mix=self.mix_versions)
         for record in later_versions:  # a set that was mixed, on record
             self._agree(record, str(path), may_mix=True)
-        if marker.get("member") != "npy":
+        if marker.get("format") not in TRAINER_FORMATS and marker.get("member") != "npy":
             self.num_promised[path] = num_images
         return marker
 

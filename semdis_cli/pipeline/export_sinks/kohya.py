@@ -1,0 +1,65 @@
+"""Exports as sd-scripts of kohya caches latents: `kohya`, an npz beside each image.
+
+Layout: https://github.com/kohya-ss/sd-scripts, `library/strategy_base.py`.
+"""
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from posixpath import splitext
+
+import torch
+from torch import Tensor
+
+from semdis_cli.files.spelling import check_key
+from semdis_cli.pipeline.export_sinks.raw import RawFileSink, raw_latents
+from semdis_cli.pipeline.export_sinks.sink import ExportJob
+from semdis_cli.records import Geometry
+from semdis_cli.store.exchange.arrays import npz_bytes
+from semdis_cli.store.exchange.facts import Size
+from semdis_cli.store.shards import Shard
+
+_OF_ONE_SIZE = {"sd", "sdxl"}  # caches that know a single size of each image, and do not say it
+
+
+class KohyaSink(RawFileSink):
+    """`{path without suffix}_{W:04d}x{H:04d}_{arch}.npz`, W and H of the original."""
+
+    num_tensors = 1
+
+    @classmethod
+    def name_files(cls, job: ExportJob) -> Mapping[str, PurePosixPath]:
+        """Name the file of each key."""
+        return {
+            key: _name(check_key(key).as_posix(), job.facts.sources[key], job.settings.arch) for key in job.source.keys
+        }
+
+    def contents(self, shard: Shard, row: int) -> bytes:
+        """Return the cache of an image: its latents, its original size (W, H), and where it was cropped."""
+        latents, geometry = raw_latents(self._job, shard, row), shard.records[row].geometry
+        arrays: dict[str, Tensor] = {
+            "latents": latents,
+            "original_size": torch.tensor(geometry.source[::-1]),
+            "crop_ltrb": torch.tensor(crop_ltrb(geometry)),
+        }
+        height, width = latents.shape[1:]
+        end = "" if self._job.settings.arch in _OF_ONE_SIZE else f"_{height}x{width}"
+        return npz_bytes({f"{name}{end}": array for name, array in arrays.items()})
+
+
+def _name(key: str, source: Size, arch: str) -> PurePosixPath:
+    base, _ = splitext(key)  # as that reader does: of some strange names pathlib cuts off another suffix
+    return PurePosixPath(f"{base}_{source[1]:04d}x{source[0]:04d}_{arch}.npz")
+
+
+def crop_ltrb(geometry: Geometry) -> tuple[int, int, int, int]:
+    """Return where the image was cut out of the resized one, as that reader has it: left, top, right, bottom.
+
+    It takes the width that the model sees less `right` for the left of the mirrored image, so `right` is that width
+    less what was cut off at the right; `bottom` likewise.
+    """
+    top, left = geometry.crop
+    cut_below, cut_right = (
+        resized - crop - image
+        for resized, crop, image in zip(geometry.resized, geometry.crop, geometry.image, strict=True)
+    )
+    return left, top, geometry.bucket[1] - cut_right, geometry.bucket[0] - cut_below
