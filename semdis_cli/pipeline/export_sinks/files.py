@@ -54,6 +54,7 @@ class ArraySink(FileSink):
 
     def __init__(self, job: ExportJob, names: Mapping[str, PurePosixPath]) -> None:
         super().__init__(job, names)
+        self._columns = job.columns
         self._table = PendingFile(self._root / TABLE_FILE)
 
     def needs(self, key: str) -> bool:
@@ -62,7 +63,7 @@ class ArraySink(FileSink):
 
     def add_record(self, record: SampleRecord) -> None:
         """Add a line to the table."""
-        self._table.write(record.to_bytes())
+        self._table.write(record.to_bytes(self._columns.of_image(record.image.key)))
 
     def close(self) -> None:
         """Publish the table."""

@@ -10,6 +10,7 @@ from typing import ClassVar
 from semdis_cli.events import Failure
 from semdis_cli.provenance import BYTES_PER_VALUE
 from semdis_cli.settings import ExportSettings
+from semdis_cli.store.exchange.columns import ExportColumns
 from semdis_cli.store.exchange.export import SampleRecord, file_names
 from semdis_cli.store.exchange.facts import ImageFacts
 from semdis_cli.store.reader import LatentSource, StoredShard
@@ -31,6 +32,11 @@ class ExportJob:
     def facts(self) -> ImageFacts:
         """What is known of all images; all of the index is read for it."""
         return ImageFacts.of(self.source)
+
+    @cached_property
+    def columns(self) -> ExportColumns:
+        """What came with all images; all of the index is read for it, where there is any."""
+        return ExportColumns.of(self.source)
 
     @cached_property
     def whitening(self) -> Statistics | None:

@@ -1,77 +1,63 @@
 """Exports as tars of samples: `webdataset`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import PendingFile
 from semdis_cli.files.tar import TAR_END, read_members, tar_member
-from semdis_cli.pipeline.export_sinks.sink import ExportJob, Sink, cut_files
-from semdis_cli.stops import looking
+from semdis_cli.pipeline.export_sinks.cut_files import CutSink
+from semdis_cli.pipeline.export_sinks.sink import ExportJob
+from semdis_cli.store.columns import CAPTION, LABEL
+from semdis_cli.store.exchange.columns import caption_of, label_of
 from semdis_cli.store.exchange.export import STEM_RECORD, make_sample, nameless_samples, sample_name
 from semdis_cli.store.shards import Shard
 
+_MEMBER_BYTES = 1024  # header and padding
 
-class TarSink(Sink):
-    """Tars of samples as WebDataset has them: a pair of members for each image, and tars of about `tar_mib`.
 
-    Which image goes where follows from the set and the settings alone. A tar that lacks images, because of a damaged
-    shard, is made again by the next run.
+class TarSink(CutSink):
+    """Tars of samples as WebDataset has them: latents and record of each image, and a member each for some columns.
+
+    A member of a kind is in all samples or in none: readers take the first ones for all.
     """
 
-    one_file_each = False
-    overhead_bytes = 2048  # headers and padding of two members
+    name_format = "{:06d}.tar"
+    overhead_bytes = 2 * _MEMBER_BYTES
 
     def __init__(self, job: ExportJob, _: Mapping[str, PurePosixPath]) -> None:
-        self._settings, self._array_dtype = job.settings, job.settings.array_dtype(job.stored_dtype)
-        self._root = job.output.resolve()
         self._names = job.settings.sample_names
-        self._suffixes = job.settings.member, "json" if self._names == "key" else STEM_RECORD
-        self.failures = nameless_samples(job.source.keys, self._names)
-        without = {failure.key for failure in self.failures}
-        self._tars_left: dict[str, str] = {}  # by key
-        for number, keys in enumerate(
-            looking(cut_files(job, self.sample_bytes, without, job.settings.tar_mib * 2**20))
-        ):
-            name = f"{number:06d}.tar"
-            if not self._is_whole(self._root / name, keys):
-                self._tars_left |= dict.fromkeys(keys, name)
-        self._name = ""
-        self._file: PendingFile | None = None
+        self._array_dtype = job.settings.array_dtype(job.stored_dtype)
+        self._record = "json" if self._names == "key" else STEM_RECORD
+        self._suffixes = [job.settings.member, self._record, *_of_columns(job)]
+        super().__init__(job, nameless_samples(job.source.keys, self._names))
 
-    def is_left(self, key: str) -> bool:
-        """Tell whether the tar of `key` is missing, or not whole."""
-        return key in self._tars_left
+    @classmethod
+    def columns_bytes(cls, job: ExportJob) -> int:
+        """Estimate what the columns of an image take: in its record, and once more as members."""
+        return 2 * job.columns.mean_bytes + _MEMBER_BYTES * len(_of_columns(job))
 
     def write(self, shard: Shard, row: int) -> None:
-        """Add a sample to its tar; those before are complete then, and published."""
-        sample = make_sample(shard, row, self._settings.member, self._array_dtype)
-        name = self._tars_left[sample.record.image.key]
-        if self._file is None or name != self._name:
-            self.close()
-            self._name, self._file = name, PendingFile(self._root / name)
-        contents = sample.data, sample.record.to_bytes()
-        for member, data in zip(self._members(sample.record.image.key), contents, strict=True):
-            self._file.write(tar_member(member, data))
+        """Add a sample to its tar."""
+        sample = make_sample(shard, row, self.job.settings.member, self._array_dtype)
+        key = shard.keys[row]
+        columns = self.job.columns.of_image(key)
+        contents = {
+            self.job.settings.member: sample.data,
+            self._record: sample.record.to_bytes(columns),
+            "txt": caption_of(columns).encode(),
+            "cls": str(label_of(columns)).encode(),
+        }
+        file = self.file_of(key)
+        for suffix, member in zip(self._suffixes, self._members(key), strict=True):
+            file.write(tar_member(member, contents[suffix]))
 
-    def close(self) -> None:
-        """Publish the tar that is being written."""
-        if self._file is not None:
-            self._file.write(TAR_END)
-            self._file.publish()
-            self._file = None
+    def end(self, file: PendingFile) -> None:
+        """Write the end of a tar."""
+        file.write(TAR_END)
 
-    def discard(self) -> None:
-        """Remove a tar that is not complete."""
-        if self._file is not None:
-            self._file.discard()
-
-    def _members(self, key: str) -> list[str]:
-        name = sample_name(key, self._names)
-        return [f"{name}.{suffix}" for suffix in self._suffixes]
-
-    def _is_whole(self, path: Path, keys: Iterable[str]) -> bool:
-        """Tell whether the tar is there with all its images, as an earlier run left it."""
+    def is_whole(self, path: Path, keys: Sequence[str]) -> bool:
+        """Tell whether the tar has all its samples."""
         if not path.is_file():
             return False
         try:
@@ -80,3 +66,12 @@ class TarSink(Sink):
             ]
         except StoreError:
             return False
+
+    def _members(self, key: str) -> list[str]:
+        name = sample_name(key, self._names)
+        return [f"{name}.{suffix}" for suffix in self._suffixes]
+
+
+def _of_columns(job: ExportJob) -> list[str]:
+    """Return the suffixes of the members that columns are."""
+    return [suffix for suffix, name in (("txt", CAPTION), ("cls", LABEL)) if name in job.columns.kinds]

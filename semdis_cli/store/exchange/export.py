@@ -16,7 +16,7 @@ from semdis_cli.files.json_text import key_fields, to_line
 from semdis_cli.files.lock import LOCK_FILE
 from semdis_cli.files.set_names import REPORT_FILE
 from semdis_cli.files.spelling import ANY, check_key, clashes, probe_spelling
-from semdis_cli.records import FileDigest, ImageRecord
+from semdis_cli.records import NO_COLUMNS, FileDigest, ImageRecord
 from semdis_cli.settings import ArrayDtype, Member, SampleNames
 from semdis_cli.store.exchange.arrays import npy_bytes
 from semdis_cli.store.record import source_fields
@@ -149,8 +149,8 @@ class SampleRecord:
     file: FileDigest
     is_exact: bool
 
-    def to_bytes(self) -> bytes:
-        """Return one line of JSON."""
+    def to_bytes(self, columns: Mapping[str, object] = NO_COLUMNS) -> bytes:
+        """Return one line of JSON, with the `columns` of the image if there are any."""
         fields = {
             **key_fields(self.image.key),
             "geometry": self.image.geometry.to_json(),
@@ -160,7 +160,7 @@ class SampleRecord:
             "file": self.file.to_json(),
             "exact": self.is_exact,
         }
-        return to_line(fields)
+        return to_line(fields | {"columns": columns} if columns else fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,149 @@
+"""Columns of a set as exports write them: each of one kind over all images, looked up in the index one by one."""
+
+import json
+from array import array
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from semdis_cli.errors import StoreError
+from semdis_cli.files.links import why_unreadable
+from semdis_cli.stops import looking
+from semdis_cli.store.columns import CAPTION, LABEL, is_label
+from semdis_cli.store.index import parse_place, parse_row
+from semdis_cli.store.reader import LatentSource
+from semdis_cli.store.record import check_columns
+
+Kind = Literal["bool", "int", "float", "text", "texts", "json"]
+
+NO_LABEL = -1  # where a format has no other way to say that there is none
+_INT64 = 1 << 63
+_EXACT_FLOAT = 1 << 53
+
+
+@dataclass(frozen=True)
+class ExportColumns:
+    """Columns of the images of `source`.
+
+    `kinds`: by name, one for all images; a column of `json` has values of several kinds, or objects. `num_images`: how
+    many have each. `classes`: names of the labels, if each label has one. `mean_bytes`: of an image's columns, about.
+    """
+
+    source: LatentSource
+    kinds: Mapping[str, Kind]
+    num_images: Mapping[str, int]
+    classes: tuple[str, ...] = ()
+    mean_bytes: int = 0
+    _offsets: "array[int]" = field(default_factory=lambda: array("Q"))  # of the row of each key, in the index
+
+    @classmethod
+    def of(cls, source: LatentSource) -> Self:
+        """Look through the index. Raises `StoreError` for one that is damaged."""
+        latents = source.latents
+        if latents is None or not latents.manifest.columns:
+            return cls(source, {}, {})
+        kinds: dict[str, Kind] = {}
+        num_images: Counter[str] = Counter()
+        offsets, num_bytes, num_labels = array("Q"), 0, 0
+        for offset, place in looking(latents.places()):
+            offsets.append(offset)
+            columns = _present(place.columns)
+            num_images.update(columns.keys())
+            num_bytes += len(str(columns).encode()) if columns else 0
+            num_labels = max(num_labels, label_of(columns) + 1)
+            for name, value in columns.items():
+                kinds[name] = _join(kinds.get(name), value)
+        classes = latents.manifest.columns.classes
+        known = {name: kinds[name] for name in sorted(kinds)}
+        mean_bytes = num_bytes // max(1, len(offsets))
+        return cls(source, known, num_images, classes if num_labels <= len(classes) else (), mean_bytes, offsets)
+
+    def is_complete(self, name: str) -> bool:
+        """Tell whether each image has a column."""
+        return self.num_images[name] == len(self.source.keys)
+
+    def of_image(self, key: str) -> dict[str, Any]:
+        """Return all columns of one image, None where it has none. Raises `StoreError` if the set has changed."""
+        if not self.kinds:
+            return {}
+        columns = self._look_up(key)
+        return {name: _as_kind(columns.get(name), kind) for name, kind in self.kinds.items()}
+
+    def _look_up(self, key: str) -> Mapping[str, Any]:
+        latents = self.source.latents
+        assert latents is not None, "only sets have columns"
+        number = bisect_left(self.source.keys, key)
+        try:
+            with latents.index.open("rb") as file:
+                file.seek(self._offsets[number])
+                line = file.readline()
+        except OSError as error:
+            raise StoreError(f"cannot be read ({why_unreadable(latents.index, error)})", place=latents.index) from error
+        try:
+            place = parse_row(parse_place, line)
+        except StoreError:
+            place = None
+        if place is None or place.key != key:
+            raise StoreError("was replaced while it was read; run the same command again", place=latents.index)
+        return _present(place.columns)
+
+
+def captions_of(columns: Mapping[str, Any]) -> list[str]:
+    """Return all captions of an image."""
+    value = columns.get(CAPTION)
+    return [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+
+
+def caption_of(columns: Mapping[str, Any]) -> str:
+    """Return the caption of an image, the first of several; nothing if there is none."""
+    return next(iter(captions_of(columns)), "")
+
+
+def label_of(columns: Mapping[str, Any]) -> int:
+    """Return the label of an image, -1 if there is none."""
+    label = columns.get(LABEL)
+    return label if is_label(label) and label < _INT64 else NO_LABEL
+
+
+def json_text(value: object) -> str:
+    """Return a value of a column as JSON."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)
+
+
+def _present(columns: Any) -> dict[str, Any]:
+    """Return the columns of a row that have a value. Raises `StoreError` for what is no columns."""
+    return {name: value for name, value in parse_row(check_columns, columns).items() if value is not None}
+
+
+def _join(known: Kind | None, value: object) -> Kind:
+    """Return the kind of a column whose values so far are of a `known` one."""
+    kind = _kind(value)
+    if known is None or known == kind:
+        return kind
+    for both, wider in (({"int", "float"}, "float"), ({"text", "texts"}, "texts")):
+        if {known, kind} == both:
+            return wider  # type: ignore[return-value] # both are kinds
+    return "json"
+
+
+def _kind(value: object) -> Kind:
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int):
+        return "int" if abs(value) <= _EXACT_FLOAT else "json"
+    if isinstance(value, float):
+        return "float"
+    if isinstance(value, list) and all(isinstance(text, str) for text in value):
+        return "texts"
+    return "text" if isinstance(value, str) else "json"
+
+
+def _as_kind(value: Any, kind: Kind) -> Any:
+    """Return the same value in the form that all of a column have."""
+    if value is None:
+        return None
+    if kind == "float":
+        return float(value)
+    return [value] if kind == "texts" and isinstance(value, str) else value
