@@ -6,6 +6,8 @@ from hashlib import sha256
 from io import BufferedReader, BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from semdis_cli.parts import LATENTS
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -185,9 +187,18 @@ class LoadedImage:
 
 @dataclass(frozen=True, slots=True)
 class EncodedImage:
-    """One image as it is stored: `latents` [Z,h,w] in the stored dtype, all finite. Times as in `LoadedImage`."""
+    """One image as it is stored: `latents` [Z,h,w] in the stored dtype, all finite, and its `parts` by name.
+
+    Times as in `LoadedImage`.
+    """
 
     record: ImageRecord
     latents: "Tensor"
     mtime_ns: int | None = None
     ctime_ns: int | None = None
+    parts: Mapping[str, "Tensor"] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> dict[str, "Tensor"]:
+        """The latents and the parts, by name."""
+        return {LATENTS: self.latents, **self.parts}

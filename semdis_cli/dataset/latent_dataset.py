@@ -2,7 +2,7 @@
 
 import operator
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsIndex
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.parts import LATENTS
 from semdis_cli.provenance import Provenance, describe_versions
 from semdis_cli.store.random_access import Rows, open_latents
 from semdis_cli.store.shards import STORE_DTYPES
@@ -77,7 +78,7 @@ class LatentDataset(Dataset[LatentItem]):
             raise UsageError(f"latents cannot be given as {self.dtype}; choose a dtype of floating point")
         self._folder, self._shards, self._items = opened.folder.absolute(), opened.shards, opened.items
         self.grids = tuple(sorted({shard.grid for shard in self._shards}))
-        self._mapped: dict[int, Rows] = {}  # of this process alone
+        self._mapped: dict[int, Mapping[str, Rows]] = {}  # of this process alone
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process gets: no mappings."""
@@ -109,7 +110,7 @@ class LatentDataset(Dataset[LatentItem]):
         shapes = {self._shards[item.shard].shape[1:] for item in items}
         if len(shapes) > 1:
             return [self[index] for index in indices]
-        rows = torch.stack([self._rows(item.shard)[item.row] for item in items])
+        rows = torch.stack([self._rows(item.shard)[LATENTS][item.row] for item in items])
         latents = self._convert(rows.view(self._stored_dtype).view(-1, *shapes.pop()))
         sizes = torch.tensor([item.sizes for item in items]).view(-1, 2).unbind()
         keys, columns = [item.key for item in items], [item.columns for item in items]
@@ -122,8 +123,8 @@ class LatentDataset(Dataset[LatentItem]):
             raise IndexError(f"item {item} of {len(self)}")
         return item % len(self)
 
-    def _rows(self, number: int) -> Rows:
-        """The rows of a shard, mapped on first use in this process."""
+    def _rows(self, number: int) -> Mapping[str, Rows]:
+        """The rows of each tensor of a shard, mapped on first use in this process."""
         if number not in self._mapped:
             if len(self._mapped) >= _MAX_MAPPED:
                 del self._mapped[next(iter(self._mapped))]

@@ -11,7 +11,7 @@ from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure
 from semdis_cli.files.atomic import PendingFile, publish_below
 from semdis_cli.files.tar import TAR_END, read_members, tar_member
-from semdis_cli.provenance import BYTES_PER_VALUE
+from semdis_cli.parts import BYTES_PER_VALUE
 from semdis_cli.settings import ExportFormat, ExportSettings
 from semdis_cli.stops import looking
 from semdis_cli.store.exchange.export import (

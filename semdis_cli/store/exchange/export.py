@@ -200,5 +200,5 @@ def npy_bytes(latents: Tensor) -> bytes:
 
 def check_finite(shard: Shard, place: str) -> None:
     """Raise `StoreError` beginning with `place` if latents are not finite: others cannot be exported or imported."""
-    if not is_finite(shard.latents):
+    if not all(map(is_finite, shard.tensors.values())):
         raise StoreError("latents that are not finite; not made by semdis encode", place=place)
