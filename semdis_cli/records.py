@@ -91,6 +91,11 @@ class Geometry:
         """The five sizes, in the order of the fields."""
         return self.source, self.resized, self.crop, self.image, self.bucket
 
+    @property
+    def crop_flip(self) -> tuple[int, int]:
+        """The corner of the box in the resized image once that is mirrored: what of it the twin shows."""
+        return self.crop[0], self.resized[1] - self.crop[1] - self.image[1]
+
     def to_json(self) -> dict[str, list[int]]:
         """As plain lists, ready for `json.dumps`."""
         return dict(zip(GEOMETRY_FIELDS, map(list, self.pairs), strict=True))

@@ -15,6 +15,7 @@ from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import UsageError
 from semdis_cli.files.disk import count_cores
 from semdis_cli.option import DECODING, GEOMETRY, INPUT, MODEL, OUTPUT, Group, Option, OptionError, check_limits
+from semdis_cli.parts import LATENTS_FLIP
 
 # ---- Texts that are read by ourselves ----
 
@@ -282,6 +283,7 @@ class TokenizerSettings(Group):
 
 StoreDtype = Literal["bfloat16", "float16", "float32"]
 Posterior = Literal["mode", "sample"]
+Flip = Literal["none", "both"]
 
 Seed = Annotated[
     int,
@@ -305,6 +307,23 @@ class LatentSettings(Group):
     def sample_seed(self) -> int | None:
         """Seed of the posterior samples, or None for the mode."""
         return self.seed if self.posterior == "sample" else None
+
+
+@dataclass(frozen=True)
+class PartSettings(LatentSettings):
+    """Settings of what a set stores: the latents, and the parts beside them.
+
+    `flip` "both": each image's twin too, the latents of its mirrored pixels.
+    """
+
+    flip: Annotated[
+        Flip, Option("both: also store latents of each image's mirrored pixels, for training to choose from.", OUTPUT)
+    ] = "none"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts, sorted."""
+        return (LATENTS_FLIP,) if self.flip == "both" else ()
 
 
 @dataclass(frozen=True)
@@ -335,7 +354,7 @@ class EncodeSettings(Group):
 
     max_errors: MaxErrors = None
     num_workers: Workers = field(default_factory=count_cores)
-    latents: LatentSettings = LatentSettings()
+    latents: PartSettings = PartSettings()
     shards: ShardSettings = ShardSettings()
 
 

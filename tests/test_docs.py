@@ -16,10 +16,10 @@ SCRIPTS = [block for block in blocks(MARKDOWN) if block.language == "python"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a set of latents of two sizes in `latents`."""
+    """A folder with a set of latents of two sizes in `latents`, and their twins."""
     folder = tmp_path_factory.mktemp("examples")
     photos = PROJECT / "tests" / "photos"
-    command = forks.semdis("encode", photos, "--max-pixels", "10000", "--quiet")
+    command = forks.semdis("encode", photos, "--max-pixels", "10000", "--flip", "both", "--quiet")
     subprocess.run(command, cwd=folder, check=True)
     return folder
 

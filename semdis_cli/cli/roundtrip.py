@@ -1,5 +1,6 @@
 """`semdis roundtrip`: images -> latents -> images, and how much was lost."""
 
+from dataclasses import astuple
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from semdis_cli.settings import (
     EncodeSettings,
     LoadSettings,
     ModelSettings,
+    PartSettings,
     RoundtripSettings,
     SourceSettings,
     TokenizerSettings,
@@ -57,7 +59,8 @@ def roundtrip(
     check_image_folder(output, ROUNDTRIP_MARKER)
     tokenizer = load_model(model, how, found, load.geometry, display, quiet=reporting.quiet)
     with Loader(load, tokenizer.patch_size, settings.decode.num_workers) as loader:
-        plan = plan_encode(found, loader, tokenizer, EncodeSettings(latents=settings.latents), tell=display.plan)
+        latents = PartSettings(*astuple(settings.latents))
+        plan = plan_encode(found, loader, tokenizer, EncodeSettings(latents=latents), tell=display.plan)
         events = run(plan, loader, tokenizer, settings, output)
         code = follow(events, reporting, summarise=_summary, display=display)
     raise typer.Exit(code)

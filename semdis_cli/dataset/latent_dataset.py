@@ -4,7 +4,7 @@ import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import numpy as np
 import torch
@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from semdis_cli.dataset.draws import Draws
 from semdis_cli.errors import StoreError, UsageError
-from semdis_cli.parts import LATENTS
+from semdis_cli.parts import LATENTS, LATENTS_FLIP
 from semdis_cli.provenance import Provenance, describe_versions
-from semdis_cli.store.random_access import Rows, open_latents
+from semdis_cli.store.random_access import Item, Rows, open_latents
 from semdis_cli.store.shards import STORE_DTYPES
 
 # Each mapped shard is one mapping of the process, of which Linux allows 65,530.
 _MAX_MAPPED = 1 << 14
+
+Flip = Literal[False, True, "random"]
 
 
 class LatentItem(NamedTuple):
@@ -27,7 +30,9 @@ class LatentItem(NamedTuple):
 
     `latents` [Z,h,w]; `source_size`, (H, W) of the upright source image, and `image_size`, (H, W) of what was encoded
     (without padding), both [2] int64, in pixels. `columns`: what came with the image, by name, as the set's index has
-    it. In a batch, [B,Z,h,w], B keys, [B,2], [B,2], and B values a name, which all its images then have.
+    it. `crop`, (y, x) [2] int64: the corner of what was encoded in the resized image or, if the latents are those of
+    the mirrored pixels (`is_flipped`, a bool), in the mirrored one. In a batch, [B,Z,h,w], B keys, [B,2], [B,2], B
+    values a name, which all its images then have, [B,2] and [B].
     """
 
     latents: Tensor
@@ -35,6 +40,8 @@ class LatentItem(NamedTuple):
     source_size: Tensor
     image_size: Tensor
     columns: dict[str, Any]
+    crop: Tensor
+    is_flipped: Tensor
 
 
 class MixedVersionsWarning(UserWarning):
@@ -47,6 +54,9 @@ class LatentDataset(Dataset[LatentItem]):
     `whitened`: True or False for whitened or raw latents, None for what is stored. `dtype`: of the latents that are
     given, None for the stored one. Headers and the index are checked on opening; the latents only with `verify`, which
     reads all of them.
+
+    `flip`: True for the twins of a set that was made with `--flip both`, "random" for a coin that is tossed for each
+    item and epoch (`set_epoch`), the same for the same `seed`, epoch and key, in whichever worker.
 
     `versions`: for a set that was made with `--mix-versions`, which version made how many latents, and in what they
     differ, as in the manifest; empty for all others. Such a set gives a `MixedVersionsWarning`.
@@ -62,6 +72,8 @@ class LatentDataset(Dataset[LatentItem]):
         whitened: bool | None = None,
         dtype: torch.dtype | None = None,
         verify: bool = False,
+        flip: Flip = False,
+        seed: int = 0,
     ) -> None:
         self.path = Path(path)
         opened = open_latents(self.path, verify=verify)
@@ -76,6 +88,7 @@ class LatentDataset(Dataset[LatentItem]):
         self.dtype = dtype or self._stored_dtype
         if not self.dtype.is_floating_point:
             raise UsageError(f"latents cannot be given as {self.dtype}; choose a dtype of floating point")
+        self._flip, self._draws = _check_flip(self.path, opened.provenance, flip), Draws(seed)
         self._folder, self._shards, self._items = opened.folder.absolute(), opened.shards, opened.items
         self.grids = tuple(sorted({shard.grid for shard in self._shards}))
         self._mapped: dict[int, Mapping[str, Rows]] = {}  # of this process alone
@@ -110,11 +123,21 @@ class LatentDataset(Dataset[LatentItem]):
         shapes = {self._shards[item.shard].shape[1:] for item in items}
         if len(shapes) > 1:
             return [self[index] for index in indices]
-        rows = torch.stack([self._rows(item.shard)[LATENTS][item.row] for item in items])
+        flips = [self._is_flipped(item.key) for item in items]
+        names = [LATENTS_FLIP if flip else LATENTS for flip in flips]
+        rows = torch.stack([self._rows(item.shard)[name][item.row] for item, name in zip(items, names, strict=True)])
         latents = self._convert(rows.view(self._stored_dtype).view(-1, *shapes.pop()))
-        sizes = torch.tensor([item.sizes for item in items]).view(-1, 2).unbind()
+        sizes = torch.tensor(list(map(_sizes, items, flips))).unbind(1)
         keys, columns = [item.key for item in items], [item.columns for item in items]
-        return list(map(LatentItem, latents.unbind(), keys, sizes[::2], sizes[1::2], columns))
+        return list(map(LatentItem, latents, keys, sizes[0], sizes[1], columns, sizes[2], torch.tensor(flips)))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw for another epoch from the next iteration of a loader on, in its workers too. Raises `UsageError`."""
+        self._draws.set_epoch(epoch)
+
+    def _is_flipped(self, key: str) -> Literal[False, True]:
+        """Tell whether the twin of an item is given."""
+        return self._draws.coin("flip", key) if self._flip == "random" else self._flip
 
     def _check_index(self, index: SupportsIndex) -> int:
         """`index` counted from 0 on; negative ones count from the end. Raises `IndexError`."""
@@ -137,6 +160,21 @@ class LatentDataset(Dataset[LatentItem]):
             mean, std = map(torch.from_numpy, self._whitening)
             latents = latents.float() * std + mean
         return latents.to(self.dtype)
+
+
+def _sizes(item: Item, is_flipped: Flip) -> tuple[tuple[int, int], ...]:
+    """(H, W) of source and image, and the corner of the crop."""
+    geometry = item.geometry
+    return geometry.source, geometry.image, geometry.crop_flip if is_flipped else geometry.crop
+
+
+def _check_flip(path: Path, provenance: Provenance, flip: Flip) -> Flip:
+    """Return `flip`. Raises `UsageError` where it is none, and for twins that there are not."""
+    if flip not in {False, True, "random"}:
+        raise UsageError(f'flip={flip!r:.40}: choose False, True or "random"')
+    if flip and LATENTS_FLIP not in provenance.layout.parts:
+        raise UsageError("holds no latents of mirrored images; encode with --flip both", place=path)
+    return flip
 
 
 def _stored_dtype(path: Path, provenance: Provenance) -> torch.dtype:

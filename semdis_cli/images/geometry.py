@@ -5,6 +5,8 @@ from itertools import pairwise
 from math import isqrt, lcm
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from semdis_cli.errors import UsageError
 from semdis_cli.records import Geometry
@@ -69,6 +71,13 @@ def undo_padding(pixels: np.ndarray, geometry: Geometry) -> np.ndarray:
     if pixels.shape == (*geometry.bucket, 3):
         return pixels[:height, :width]
     raise ValueError(f"pixels of shape {pixels.shape} do not fill the bucket {geometry.bucket}")
+
+
+def mirror(pixels: Tensor, geometry: Geometry) -> Tensor:
+    """Return [...,H,W] with the image mirrored, left to right, and padded at the right as it was before."""
+    image = pixels[..., : geometry.image[1]].flip(-1)
+    padding = image[..., -1:].expand(*pixels.shape[:-1], pixels.shape[-1] - image.shape[-1])
+    return torch.cat([image, padding], dim=-1)
 
 
 def _round_up(side: int, multiple: int) -> int:

@@ -1,6 +1,6 @@
 """Planned images -> latents, a model call at a time, with reading and computing overlapped."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,14 +11,16 @@ from torch import Tensor
 
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import BatchDone, Failure, StageTimes
+from semdis_cli.images.geometry import mirror
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.call_sizes import Half
 from semdis_cli.model.devices import calls_at_once
 from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.parts import LATENTS, LATENTS_FLIP
 from semdis_cli.pipeline.fit import COPIES_HELD, CallMemory
 from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, timed
 from semdis_cli.records import EncodedImage, LoadedImage, PlannedImage
-from semdis_cli.settings import LatentSettings
+from semdis_cli.settings import PartSettings
 from semdis_cli.store.shards import STORE_DTYPES
 from semdis_cli.store.writing.plan import PlannedShard
 from semdis_cli.tensors import is_finite
@@ -87,7 +89,7 @@ def image_calls(shards: Iterable[PlannedShard], tokenizer: Tokenizer) -> Iterato
 
 
 def encoded_calls(
-    calls: Iterable[ImageCall], loader: Loader, tokenizer: Tokenizer, settings: LatentSettings, workers: Workers
+    calls: Iterable[ImageCall], loader: Loader, tokenizer: Tokenizer, settings: PartSettings, workers: Workers
 ) -> Iterator[EncodedCall]:
     """Read and encode the images of `calls`, several at once; results come in their order.
 
@@ -136,7 +138,7 @@ def encode_call(
     call: ImageCall,
     loaded: Sequence[Timed[LoadedImage | Failure]],
     tokenizer: Tokenizer,
-    settings: LatentSettings,
+    settings: PartSettings,
     memory: CallMemory,
 ) -> EncodedCall:
     """Encode those images of `call` that could be read, once there is memory for it.
@@ -177,27 +179,43 @@ def split_loaded(loaded: Sequence[Timed[LoadedImage | Failure]]) -> tuple[list[L
 
 
 def _store_images(
-    images: Sequence[LoadedImage], tokenizer: Tokenizer, settings: LatentSettings
+    images: Sequence[LoadedImage], tokenizer: Tokenizer, settings: PartSettings
 ) -> list[EncodedImage | Failure]:
+    tensors: dict[str, Tensor] = {}
     try:
-        latents = encode_images(images, tokenizer, settings.sample_seed)
+        tensors[LATENTS] = encode_images(images, tokenizer, settings.sample_seed)
+        if settings.flip == "both":
+            tensors[LATENTS_FLIP] = encode_images(images, tokenizer, settings.sample_seed, are_mirrored=True)
     except UnreadableImageError as error:
         return [Failure(image.record.key, str(error)) for image in images]
-    return [_store(image, one, settings.store_dtype) for image, one in zip(images, latents, strict=True)]
+    return [
+        _store(image, {name: rows[row] for name, rows in tensors.items()}, settings.store_dtype)
+        for row, image in enumerate(images)
+    ]
 
 
-def encode_images(images: Sequence[LoadedImage], tokenizer: Tokenizer, sample_seed: int | None) -> Tensor:
-    """Latents [B,Z,h,w] float32 of one call. Raises `UnreadableImageError` for an image too large for the memory."""
+def encode_images(
+    images: Sequence[LoadedImage], tokenizer: Tokenizer, sample_seed: int | None, *, are_mirrored: bool = False
+) -> Tensor:
+    """Latents [B,Z,h,w] float32 of one call, `are_mirrored`: of the mirrored pixels.
+
+    Raises `UnreadableImageError` for an image too large for the memory.
+    """
+    pixels = [mirror(image.pixels, image.record.geometry) if are_mirrored else image.pixels for image in images]
     # Pixels lie as [H,W,3] in memory; a stack of [3,H,W] would sort them by channel first.
-    pixels = torch.stack([image.pixels.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
-    return tokenizer.encode(pixels, [image.record.key for image in images], sample_seed=sample_seed)
+    stacked = torch.stack([one.permute(1, 2, 0) for one in pixels]).permute(0, 3, 1, 2)
+    keys = [image.record.key for image in images]
+    return tokenizer.encode(stacked, keys, sample_seed=sample_seed, are_mirrored=are_mirrored)
 
 
-def _store(image: LoadedImage, latents: Tensor, store_dtype: str) -> EncodedImage | Failure:
-    stored = stored_latents(image, latents, store_dtype)
-    if isinstance(stored, Failure):
-        return stored
-    return EncodedImage(image.record, stored, image.mtime_ns, image.ctime_ns)
+def _store(image: LoadedImage, tensors: Mapping[str, Tensor], store_dtype: str) -> EncodedImage | Failure:
+    parts: dict[str, Tensor] = {}
+    for name, values in tensors.items():
+        stored = stored_latents(image, values, store_dtype)
+        if isinstance(stored, Failure):
+            return stored
+        parts[name] = stored
+    return EncodedImage(image.record, parts.pop(LATENTS), image.mtime_ns, image.ctime_ns, parts)
 
 
 def stored_latents(image: LoadedImage, latents: Tensor, store_dtype: str) -> Tensor | Failure:

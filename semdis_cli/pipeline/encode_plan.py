@@ -14,7 +14,7 @@ from semdis_cli.images.resize import resize_name
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.report import compute_record, model_record
 from semdis_cli.provenance import LatentLayout, Provenance
-from semdis_cli.settings import EncodeSettings, LatentSettings, LoadSettings
+from semdis_cli.settings import EncodeSettings, LoadSettings, PartSettings
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.store.writing.finished import NO_BASE, Base, finished_base
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan, find_changes, plan_sha256, plan_shards
@@ -70,9 +70,9 @@ class EncodePlan:
         return self.contents.num_inputs
 
 
-def latent_layout(tokenizer: Tokenizer, settings: LatentSettings) -> LatentLayout:
+def latent_layout(tokenizer: Tokenizer, settings: PartSettings) -> LatentLayout:
     """Return what the size of a latent follows from."""
-    return LatentLayout(tokenizer.patch_size, tokenizer.latent_channels, settings.store_dtype)
+    return LatentLayout(tokenizer.patch_size, tokenizer.latent_channels, settings.store_dtype, settings.parts)
 
 
 def plan_encode(
@@ -128,12 +128,12 @@ def plan_output(
     return plan_encode(found, loader, tokenizer, settings, base, tell=tell)
 
 
-def encode_provenance(tokenizer: Tokenizer, load: LoadSettings, latents: LatentSettings) -> Provenance:
+def encode_provenance(tokenizer: Tokenizer, load: LoadSettings, latents: PartSettings) -> Provenance:
     """Record every setting that decides the bytes of a latent: equal records, equal bytes."""
     posterior: dict[str, Any] = {"kind": latents.posterior}
     if latents.sample_seed is not None:
         posterior["seed"] = latents.sample_seed
-    fields = {
+    fields: dict[str, Any] = {
         "model": model_record(tokenizer),
         "channels": tokenizer.latent_channels,
         "patch_size": tokenizer.patch_size,
@@ -151,6 +151,8 @@ def encode_provenance(tokenizer: Tokenizer, load: LoadSettings, latents: LatentS
         },
         "compute": compute_record(tokenizer),
     }
+    if latents.parts:
+        fields["parts"] = list(latents.parts)
     return Provenance.from_json(fields)
 
 

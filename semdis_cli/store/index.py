@@ -171,7 +171,7 @@ def parse_line(data: bytes) -> IndexLine:
 
 
 class Place(NamedTuple):
-    """The part of a row by which latents are served: where they are; `columns` as written, not checked.
+    """The part of a row by which latents are served: where they are; `geometry`, `columns` as written, not checked.
 
     `sizes`: (H, W) of source and image.
     """
@@ -180,6 +180,7 @@ class Place(NamedTuple):
     shard: str
     row: int
     sizes: tuple[list[int], list[int]]
+    geometry: Mapping[str, Any]
     columns: Any
 
 
@@ -193,7 +194,8 @@ def parse_place(line: bytes) -> Place | None:
     if status != "ok" or shard is None or row is None:
         return None
     geometry = fields["geometry"]
-    return Place(key, shard, row, (_size(geometry["source"]), _size(geometry["image"])), fields.get("columns", {}))
+    sizes = _size(geometry["source"]), _size(geometry["image"])
+    return Place(key, shard, row, sizes, geometry, fields.get("columns", {}))
 
 
 def _size(value: Any) -> list[int]:

@@ -1,6 +1,5 @@
 """Items of a `LatentDataset`, found one by one: of a set in its index, of a shard on its own in the record of that."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 from semdis_cli.errors import StoreError
 from semdis_cli.files.set_names import SHARD_FOLDER
 from semdis_cli.provenance import Provenance
+from semdis_cli.records import Geometry
 from semdis_cli.store.checks import check_row
 from semdis_cli.store.index import parse_place, parse_row
 from semdis_cli.store.item_table import ItemTable
@@ -23,6 +23,7 @@ from semdis_cli.store.mapped_shard import MappedShard
 from semdis_cli.store.reader import served_rows
 from semdis_cli.store.record import check_columns
 from semdis_cli.store.shard_header import read_shard_header
+from semdis_cli.store.shard_records import ShardRecords
 from semdis_cli.store.shards import read_shard
 
 _LINE_BYTES = 1 << 10  # most lines are shorter
@@ -31,13 +32,13 @@ _LINE_BYTES = 1 << 10  # most lines are shorter
 class Item(NamedTuple):
     """Place of one item: its `key`, the number of its `shard`, its `row` there.
 
-    `sizes`: (H, W) of source and image. `columns`: what came with the image.
+    `geometry`: that of the image. `columns`: what came with it.
     """
 
     key: str
     shard: int
     row: int
-    sizes: Sequence[Sequence[int]]
+    geometry: Geometry
     columns: dict[str, Any]
 
 
@@ -86,7 +87,7 @@ class SetItems:
         if place is None or place.shard != self.shards[shard].name or place.row >= self.shards[shard].shape[0]:
             raise ValueError("it is in another place")
         columns = check_columns(place.columns) if place.columns != {} else {}
-        return Item(place.key, shard, place.row, place.sizes, columns)
+        return Item(place.key, shard, place.row, Geometry.from_json(place.geometry), columns)
 
     def _line(self, start: int) -> bytes:
         """The line that begins at byte `start`."""
@@ -101,11 +102,11 @@ class SetItems:
 
 @dataclass(frozen=True, eq=False)
 class ShardItems:
-    """Items of a single shard: their `keys`, `rows` [N] and `sizes` [N,2,2]; shards hold no columns."""
+    """Items of a single shard: their `keys`, `rows` [N] and all `records` of the shard, which holds no columns."""
 
     keys: tuple[str, ...]
     rows: NDArray[np.int64]
-    sizes: NDArray[np.int32]
+    records: ShardRecords
 
     @property
     def shard_numbers(self) -> NDArray[np.integer[Any]]:
@@ -114,7 +115,8 @@ class ShardItems:
 
     def find(self, number: int) -> Item:
         """Return one of them."""
-        return Item(self.keys[number], 0, int(self.rows[number]), self.sizes[number].tolist(), {})
+        row = int(self.rows[number])
+        return Item(self.keys[number], 0, row, self.records[row].geometry, {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,6 +178,6 @@ def _open_shard(path: Path, *, verify: bool) -> OpenedLatents:
         check_row(path, stored, row, key)
     keys = tuple(sorted(rows))
     numbers = np.array([rows[key] for key in keys], dtype=np.int64)
-    items = ShardItems(keys, numbers, header.records.pairs[numbers][:, [0, 3]])
+    items = ShardItems(keys, numbers, header.records)
     shards = (MappedShard.of(path.name, header),)
     return OpenedLatents(path.parent, shards, items, header.provenance, header.record_sha256)

@@ -12,6 +12,8 @@ from safetensors import safe_open
 
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.parts import BYTES_PER_VALUE, LATENTS, LATENTS_FLIP, LOG_SNR, MASK, PARTS
+from semdis_cli.records import EncodedImage
+from semdis_cli.store.exchange.stream import StreamWriter, join_shards, read_member
 from semdis_cli.store.mapped_shard import MappedShard, ReadRows
 from semdis_cli.store.random_access import open_latents
 from semdis_cli.store.shard_header import read_shard_header, stored_tensors
@@ -139,6 +141,16 @@ def test_nan_in_a_part_is_a_problem_of_its_row(tmp_path: Path) -> None:
     shard.parts[MASK][0, 0, 0, 0] = torch.inf
     write_shard(tmp_path / "shard", shard)
     assert read_payload(tmp_path / "shard", read_shard_header(tmp_path / "shard")).bad_rows == (0, 1)
+
+
+def test_parts_come_through_a_pipe() -> None:
+    shard = make_shard(("a", "b"), parts=SOME)
+    written: list[bytes] = []
+    stream = StreamWriter(written.append, shard.provenance, as_tar=False)
+    for row, record in enumerate(shard.records):
+        parts = {name: tensor[row] for name, tensor in shard.parts.items()}
+        stream.add(EncodedImage(record, shard.latents[row], parts=parts))
+    assert are_equal(join_shards([read_member("a member", data) for data in written]), shard)
 
 
 # --- sets ---
