@@ -8,12 +8,12 @@ import typer
 
 from semdis_cli.cli.display import Display, open_display
 from semdis_cli.cli.options import Reporting, command
-from semdis_cli.cli.report import follow, printable
+from semdis_cli.cli.report import follow, one_line, printable
 from semdis_cli.cli.setup import find_inputs, load_model, output_folder, peek_source, refuse_absent_device
 from semdis_cli.cli.streams import put, put_bytes, say
 from semdis_cli.errors import ExitCode
 from semdis_cli.files.json_text import strict_json
-from semdis_cli.option import OUTPUT, Option
+from semdis_cli.option import COLUMNS, GEOMETRY, INPUT, MODEL, OUTPUT, Option, OptionError
 from semdis_cli.settings import EncodeSettings, LoadSettings, ModelSettings, SourceSettings, TokenizerSettings
 from semdis_cli.sources.input_rules import InputRules
 from semdis_cli.wording import count
@@ -40,7 +40,7 @@ Output = Annotated[
 DryRun = Annotated[bool, Option("Count images, bytes and time; write nothing.", OUTPUT, flags="--dry-run")]
 
 
-@command()
+@command(OUTPUT, INPUT, COLUMNS, GEOMETRY, MODEL)
 def encode(
     context: typer.Context,
     *,
@@ -62,6 +62,8 @@ def encode(
     Example: `semdis encode photos/ -o latents/ --size 256`
     """
     refuse_absent_device(how.device)
+    if output == Path("-") and settings.columns.is_explicit:
+        raise OptionError("-o", "- writes latents alone: columns are kept in a folder")
     display = context.with_resource(open_display(quiet=reporting.quiet))
     stdin = peek_source(named)
     folder = _planned_folder(output, stdin, quiet=reporting.quiet) if dry_run else _choose_folder(output, stdin)
@@ -140,6 +142,8 @@ class _Run:
         plan = plan_output(self.found, loader, tokenizer, self.settings, self.folder, self.display.plan)
         failures = (*plan.failures, *refused_images(plan, loader, tokenizer))
         seconds = estimate_s(plan, loader, tokenizer, self.settings)
+        if plan.columns.note and not self.reporting.quiet:
+            say(f"semdis: {one_line(plan.columns.note)}")
         for failure in failures:
             say(f"failed: {printable(failure.key)}: {failure.reason}")
         put((_plan_json if self.reporting.as_json else _plan_text)(plan, len(failures), seconds))

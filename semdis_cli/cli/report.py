@@ -5,17 +5,29 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from semdis_cli.cli.display import Display, Position, open_display
 from semdis_cli.cli.garbage import collect
-from semdis_cli.cli.options import Reporting
 from semdis_cli.cli.streams import put, say
 from semdis_cli.errors import ExitCode
-from semdis_cli.events import BatchDone, Event, Failure, ImageMeasured, Planning, RunFinished, RunStarted, ShardFailed
+from semdis_cli.events import (
+    BatchDone,
+    ColumnTrouble,
+    Event,
+    Failure,
+    ImageMeasured,
+    Planning,
+    RunFinished,
+    RunStarted,
+    ShardFailed,
+)
 from semdis_cli.files.json_text import strict_json
 from semdis_cli.stops import look, noted, settle
 from semdis_cli.wording import count
+
+if TYPE_CHECKING:
+    from semdis_cli.cli.options import Reporting  # and Typer with it: signals are not heard yet
 
 MAX_SHOWN = 20  # of failures, and of problems of one kind
 
@@ -27,6 +39,7 @@ class Tally:
     total: int = 0
     done: int = 0
     failed: int = 0
+    troubles: int = 0  # with columns
     megapixels: float = 0.0
 
     def position(self, elapsed_s: float) -> Position:
@@ -71,13 +84,13 @@ class View(Protocol):
 class MakeView(Protocol):
     """Makes the view of a run that shows itself on `display`."""
 
-    def __call__(self, display: Display, reporting: Reporting) -> View:
+    def __call__(self, display: Display, reporting: "Reporting") -> View:
         """Make it."""
 
 
 def follow(
     events: Iterable[Event],
-    reporting: Reporting,
+    reporting: "Reporting",
     *,
     summarise: Callable[[dict[str, Any]], str],
     stdout_is_data: bool = False,
@@ -108,16 +121,16 @@ def follow(
     return view.code
 
 
-def more(number: int, what: str) -> Iterator[str]:
+def more(number: int, what: str, several: str = "") -> Iterator[str]:
     """Give the line for those of `number` that were too many to show; none if all were shown."""
     if number > MAX_SHOWN:
-        yield f"... and {count(number - MAX_SHOWN, what)}"
+        yield f"... and {count(number - MAX_SHOWN, what, several)}"
 
 
 class ImageView:
     """Shows a run over images. Failures are shown even when `quiet`, the first twenty in full."""
 
-    def __init__(self, display: Display, reporting: Reporting) -> None:
+    def __init__(self, display: Display, reporting: "Reporting") -> None:
         self.display = display
         self.tally = Tally()
         self.code = ExitCode.OK
@@ -136,10 +149,8 @@ class ImageView:
             case BatchDone():
                 self.tally.done += event.num_images
                 self.tally.megapixels += event.megapixels
-            case Failure():
-                self._fail(1, f"{printable(event.key)}: {event.reason}", ExitCode.SOME_FAILED)
-            case ShardFailed():
-                self._fail(event.num_images, f"{event.reason} ({count(event.num_images, 'image')})", ExitCode.BAD_DATA)
+            case Failure() | ShardFailed() | ColumnTrouble():
+                self._take_bad(event)
             case ImageMeasured() if not self._reporting.as_json:
                 self.display.result(f"{printable(event.key)}\t{event.psnr_db:.2f}")
             case RunFinished():
@@ -147,8 +158,9 @@ class ImageView:
         self.display.show(self.tally.position(time.perf_counter() - self._started))
 
     def left_out(self) -> Iterator[str]:
-        """Give the line for failures that were not shown."""
-        return more(self.tally.failed, "more failure")
+        """Give the lines for failures and troubles that were not shown."""
+        yield from more(self.tally.failed, "more failure")
+        yield from more(self.tally.troubles, "more trouble with columns", "more troubles with columns")
 
     def closing(self, summary: str) -> Iterator[str]:
         """Give the lines on what was done, what failed, where the time went."""
@@ -166,6 +178,21 @@ class ImageView:
         self.code = max(self.code, code)
         if self.tally.failed <= MAX_SHOWN or code == ExitCode.BAD_DATA:
             self.display.say(f"failed: {one_line(line)}")
+
+    def _take_bad(self, event: Failure | ShardFailed | ColumnTrouble) -> None:
+        match event:
+            case Failure():
+                self._fail(1, f"{printable(event.key)}: {event.reason}", ExitCode.SOME_FAILED)
+            case ShardFailed():
+                self._fail(event.num_images, f"{event.reason} ({count(event.num_images, 'image')})", ExitCode.BAD_DATA)
+            case ColumnTrouble():
+                self._note_trouble(event)
+
+    def _note_trouble(self, event: ColumnTrouble) -> None:
+        self.tally.troubles += 1
+        self.code = max(self.code, ExitCode.SOME_FAILED)
+        if self.tally.troubles <= MAX_SHOWN:
+            self.display.say(f"column: {one_line(f'{printable(event.key)}: {event.reason}')}")
 
     def _finish(self, event: RunFinished) -> None:
         self.report = event.report

@@ -67,12 +67,14 @@ def _encode(
         latents.check_space()
         megapixels = plan.megapixels(latents.remaining)
         done = latents.num_done, megapixels, latents.num_failed_before
-        yield RunStarted(plan.num_inputs, *done, latents.note())
+        note = "; ".join(filter(None, (latents.note(), plan.columns.note)))
+        yield RunStarted(plan.num_inputs, *done, note)
         yield from plan.failures
+        yield from map(totals.add, plan.columns.troubles(found.all_keys))
 
         # Read -> encode -> shard
         calls = image_calls(latents.remaining, tokenizer)
-        encoded = encoded_calls(calls, loader, tokenizer, settings.latents, workers)
+        encoded = encoded_calls(calls, loader.with_columns(plan.columns), tokenizer, settings.latents, workers)
         rows: ShardRows | None = None
         for result in encoded:
             rows = rows or latents.open_shard(result.call.shard)
@@ -82,6 +84,7 @@ def _encode(
                 rows = None
             yield totals.add(result.done())
             yield from result.failures
+            yield from map(totals.add, result.troubles)
             yield from map(totals.add, publisher.news())
         yield from map(totals.add, publisher.wait())
 
@@ -93,7 +96,7 @@ def _encode(
         num_failed=manifest.num_failed,
         **_changes_report(plan, manifest.num_removed),
         jpeg_decoder=jpeg_decoder(),
-        **manifest.size(),
+        **manifest.figures(),
         whitened=tokenizer.is_whitened,
         **far_off_report(manifest.sums.far_off(), tokenizer),
     )

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from semdis_cli.events import BatchDone, Event, RunFinished, StageTimes, TimeSpent
+from semdis_cli.events import BatchDone, ColumnTrouble, Event, RunFinished, StageTimes, TimeSpent
 from semdis_cli.files.atomic import publish
 from semdis_cli.files.json_text import escape_name, strict_json
 from semdis_cli.model.tokenizer import Tokenizer
@@ -26,9 +26,10 @@ class RunTotals:
         self._num_images = 0
         self._megapixels = 0.0
         self._times = StageTimes()
+        self._num_troubles = 0
 
     def add(self, event: Event) -> Event:
-        """Hand an event on; count the images and the time that it tells of."""
+        """Hand an event on; count the images, the time and the troubles that it tells of."""
         match event:
             case BatchDone():
                 self._num_images += event.num_images
@@ -36,6 +37,8 @@ class RunTotals:
                 self._times += event.times
             case TimeSpent():
                 self._times += event.times
+            case ColumnTrouble():
+                self._num_troubles += 1
         return event
 
     def finish(
@@ -62,6 +65,8 @@ class RunTotals:
         }
         if num_missing is not None:
             report["images"] |= {"missing": num_missing}
+        if self._num_troubles:
+            report["column_troubles"] = self._num_troubles
         if self._tokenizer is not None:
             report |= {"model": model_record(self._tokenizer), "compute": compute_record(self._tokenizer)}
             if halved := self._tokenizer.halved_to:

@@ -11,6 +11,9 @@ from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.files.disk import open_at_once
 from semdis_cli.records import SourceImage, Stamp
 
+_CUT_OFF = "the tar was cut off while the run was going on; run again"
+SMALL_BYTES = 1 << 18  # at most: is read at once, where a file object and its buffer would take longer
+
 
 @dataclass(frozen=True, slots=True)
 class FilesOnDisk:
@@ -37,6 +40,14 @@ ON_DISK = FilesOnDisk()
 def image_of_file(key: str, path: str, status: os.stat_result) -> SourceImage:
     """Return the image in a file of its own that has the status `status`."""
     return SourceImage(key, ON_DISK, path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def regular_stamp(path: Path) -> Stamp:
+    """Return size and times of a regular file. Raises `OSError`, and `UnreadableImageError` for anything else."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableImageError("is not a regular file")
+    return stamp_of(status)
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
@@ -79,12 +90,48 @@ def open_regular(path: Path | str) -> int:
     return descriptor
 
 
-def open_section(path: Path, start: int, num_bytes: int) -> io.BufferedReader:
-    """Open a stretch of a regular file as a file. Raises what `open_regular` raises."""
-    return io.BufferedReader(_Section(open_regular(path), start, num_bytes))
+def open_section(path: Path | str, start: int, num_bytes: int) -> io.BufferedReader | io.BytesIO:
+    """Open a stretch of a regular file as a file. Raises what `open_regular` raises, and `PassingReadError`."""
+    return section_of(open_regular(path), start, num_bytes)
 
 
-class _Section(io.RawIOBase):
+def open_unchanged(path: Path | str, mtime_ns: int | None, what: str) -> int:
+    """Open a regular file that holds many images, and is still the one that was listed; `what` it is called.
+
+    Raises what `open_regular` raises, and `PassingReadError` if it was changed.
+    """
+    descriptor = open_regular(path)
+    if os.fstat(descriptor).st_mtime_ns != mtime_ns:
+        os.close(descriptor)
+        raise PassingReadError(f"the {what} was changed while the run was going on; run again")
+    return descriptor
+
+
+def section_of(descriptor: int, start: int, num_bytes: int) -> io.BufferedReader | io.BytesIO:
+    """Return a stretch of an open file as a file; it is read at once if it is small. The descriptor gets closed.
+
+    Raises `PassingReadError` if the file ends before.
+    """
+    if num_bytes > SMALL_BYTES:
+        return io.BufferedReader(Section(descriptor, start, num_bytes))
+    try:
+        data = read_at(descriptor, start, num_bytes)
+    finally:
+        os.close(descriptor)
+    if len(data) < num_bytes:
+        raise PassingReadError(_CUT_OFF)
+    return io.BytesIO(data)
+
+
+def read_at(descriptor: int, start: int, num_bytes: int) -> bytes:
+    """Read so many bytes from a place in a file, fewer at its end."""
+    data = os.pread(descriptor, num_bytes, start)
+    while 0 < len(data) < num_bytes and (more := os.pread(descriptor, num_bytes - len(data), start + len(data))):
+        data += more
+    return data
+
+
+class Section(io.RawIOBase):
     """Stretch of a file as a file. It reads at places of its own: those of one descriptor may be shared."""
 
     def __init__(self, descriptor: int, start: int, num_bytes: int) -> None:
@@ -106,7 +153,7 @@ class _Section(io.RawIOBase):
         """Return all that is left of it. Raises `PassingReadError` if the file ends before."""
         data = super().readall()
         if self._position < self._num_bytes:
-            raise PassingReadError("the tar was cut off while the run was going on; run again")
+            raise PassingReadError(_CUT_OFF)
         return data
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from semdis_cli.events import Failure
+from semdis_cli.events import ColumnTrouble, Failure
 from semdis_cli.parts import LATENTS
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import EncodedImage, ImageRecord
@@ -24,7 +24,8 @@ class EncodedShard:
     """The outcome of every image of a planned shard, without a trace of the others.
 
     `latents` [N,Z,h,w] in the stored dtype, all finite, with `records` and `seen` (the files that they were made from)
-    in key order; `failures`: the images that could not be used; `parts`: the other tensors, by name. N may be 0.
+    in key order; `failures`: the images that could not be used. N may be 0. `troubles`: with the columns of images.
+    `parts`: the other tensors, by name.
     """
 
     planned: PlannedShard
@@ -32,6 +33,7 @@ class EncodedShard:
     records: tuple[ImageRecord, ...]
     seen: tuple[SeenFile, ...]
     failures: tuple[Failure, ...]
+    troubles: tuple[ColumnTrouble, ...] = ()
     parts: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -75,7 +77,7 @@ class ShardRows:
         assert self.is_full, "a shard is complete when each of its images has a row"
         parts = {name: rows[: len(self._records)] for name, rows in self._tensors.items()}
         latents, outcomes = parts.pop(LATENTS), (tuple(self._records), tuple(self._seen), tuple(self._failures))
-        return EncodedShard(self._planned, latents, *outcomes, parts)
+        return EncodedShard(self._planned, latents, *outcomes, parts=parts)
 
 
 def publish_shard(shard: EncodedShard, folder: Path, provenance: Provenance) -> JournalEntry:
