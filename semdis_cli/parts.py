@@ -10,6 +10,8 @@ LOG_SNR, LOG_SNR_FLIP = "log_snr", "log_snr_flip"  # of the posterior whose mode
 MASK, MASK_FLIP = "mask", "mask_flip"  # how much of each position counts, 0..1
 PARTS = (LATENTS_FLIP, LOG_SNR, LOG_SNR_FLIP, MASK, MASK_FLIP)
 
+TWINS = {LATENTS: LATENTS_FLIP, LOG_SNR: LOG_SNR_FLIP, MASK: MASK_FLIP}
+
 BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2, "float16": 2}  # in the order in which safetensors sorts tensors
 
 
@@ -34,16 +36,18 @@ def file_order(name: str, dtype: str) -> tuple[int, str]:
 
 def row_tensors(parts: Collection[str], dtype: str, shape: tuple[int, int, int]) -> tuple[RowTensor, ...]:
     """Return all tensors of a shard whose latents are `shape` [Z,h,w] of `dtype`, in the order of its file."""
-    found = [_row_tensor(name, dtype, shape) for name in (LATENTS, *parts)]
+    found = [
+        RowTensor(name, part_dtype(name, dtype), (1, *shape[1:]) if name in {MASK, MASK_FLIP} else shape)
+        for name in (LATENTS, *parts)
+    ]
     return tuple(sorted(found, key=lambda tensor: file_order(tensor.name, tensor.dtype)))
 
 
-def _row_tensor(name: str, dtype: str, shape: tuple[int, int, int]) -> RowTensor:
+def part_dtype(name: str, dtype: str) -> str:
+    """Return the dtype of a tensor beside latents that are stored in `dtype`."""
     if name in {LATENTS, LATENTS_FLIP}:
-        return RowTensor(name, dtype, shape)
-    if name in {LOG_SNR, LOG_SNR_FLIP}:  # bfloat16 would leave it two digits
-        return RowTensor(name, "float32" if dtype == "float32" else "float16", shape)
-    return RowTensor(name, "float16", (1, *shape[1:]))
+        return dtype
+    return "float32" if dtype == "float32" and name in {LOG_SNR, LOG_SNR_FLIP} else "float16"
 
 
 def check_parts(parts: object) -> tuple[str, ...]:

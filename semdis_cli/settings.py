@@ -26,7 +26,7 @@ from semdis_cli.option import (
     OptionError,
     check_limits,
 )
-from semdis_cli.parts import LATENTS_FLIP
+from semdis_cli.parts import LATENTS, LOG_SNR, TWINS
 
 # ---- Texts that are read by ourselves ----
 
@@ -293,7 +293,7 @@ class TokenizerSettings(Group):
 # ---- Latents ----
 
 StoreDtype = Literal["bfloat16", "float16", "float32"]
-Posterior = Literal["mode", "sample"]
+Posterior = Literal["mode", "sample", "moments"]
 Flip = Literal["none", "both"]
 
 Seed = Annotated[
@@ -310,7 +310,12 @@ class LatentSettings(Group):
 
     store_dtype: Annotated[StoreDtype, Option("What latents are stored in.", OUTPUT)] = "bfloat16"
     posterior: Annotated[
-        Posterior, Option("Store the posterior's mode, or a sample of it drawn from --seed.", OUTPUT)
+        Posterior,
+        Option(
+            "Store the posterior's mode, or a sample of it drawn from --seed, or moments: mode and log-SNR, for "
+            "training to sample from.",
+            OUTPUT,
+        ),
     ] = "mode"
     seed: Seed = 0
 
@@ -334,7 +339,9 @@ class PartSettings(LatentSettings):
     @property
     def parts(self) -> tuple[str, ...]:
         """Names of the parts, sorted."""
-        return (LATENTS_FLIP,) if self.flip == "both" else ()
+        tensors = (LATENTS, LOG_SNR) if self.posterior == "moments" else (LATENTS,)
+        twins = tuple(TWINS[name] for name in tensors) if self.flip == "both" else ()
+        return tuple(sorted((*tensors[1:], *twins)))
 
 
 @dataclass(frozen=True)
@@ -502,6 +509,10 @@ class RoundtripSettings:
     max_errors: MaxErrors = None
     latents: LatentSettings = LatentSettings()
     decode: DecodeSettings = field(default_factory=DecodeSettings)
+
+    def __post_init__(self) -> None:
+        if self.latents.posterior == "moments":
+            raise OptionError("--posterior", "is mode or sample here: of moments the mode is decoded")
 
 
 # ---- Exports ----

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from semdis_cli.dataset.draws import Draws
+from semdis_cli.dataset.posterior import PosteriorSampler
 from semdis_cli.errors import StoreError, UsageError
-from semdis_cli.parts import LATENTS, LATENTS_FLIP
+from semdis_cli.parts import LATENTS, LATENTS_FLIP, LOG_SNR, TWINS
 from semdis_cli.provenance import Provenance, describe_versions
 from semdis_cli.store.columns import CAPTION, LABEL
 from semdis_cli.store.random_access import Item, Rows, open_latents
@@ -58,7 +59,8 @@ class LatentDataset(Dataset[LatentItem]):
     reads all of them.
 
     `flip`: True for the twins of a set that was made with `--flip both`, "random" for a coin that is tossed for each
-    item and epoch (`set_epoch`), the same for the same `seed`, epoch and key, in whichever worker.
+    item and epoch (`set_epoch`), the same for the same `seed`, epoch and key, in whichever worker. `sample`: of a set
+    that was made with `--posterior moments` a sample of each posterior instead of its mode, drawn in the same way.
 
     `versions`: for a set that was made with `--mix-versions`, which version made how many latents, and in what they
     differ, as in the manifest; empty for all others. Such a set gives a `MixedVersionsWarning`.
@@ -81,6 +83,7 @@ class LatentDataset(Dataset[LatentItem]):
         columns: Sequence[str] | None = None,
         missing: Mapping[str, Any] | None = None,
         flip: Flip = False,
+        sample: bool = False,
         seed: int = 0,
     ) -> None:
         self.path = Path(path)
@@ -101,6 +104,7 @@ class LatentDataset(Dataset[LatentItem]):
             None if columns is None else self._check_columns(columns, missing or {}, len(opened.items.shard_numbers))
         )
         self._flip, self._draws = _check_flip(self.path, opened.provenance, flip), Draws(seed)
+        self._sampler = PosteriorSampler.of(self._draws, opened.provenance, self.path) if sample else None
         self._folder, self._shards, self._items = opened.folder.absolute(), opened.shards, opened.items
         self.grids = tuple(sorted({shard.grid for shard in self._shards}))
         self._mapped: dict[int, Mapping[str, Rows]] = {}  # of this process alone
@@ -149,17 +153,26 @@ class LatentDataset(Dataset[LatentItem]):
         shapes = {self._shards[item.shard].shape[1:] for item in items}
         if len(shapes) > 1:
             return [self[index] for index in indices]
-        flips = [self._is_flipped(item.key) for item in items]
-        names = [LATENTS_FLIP if flip else LATENTS for flip in flips]
-        rows = torch.stack([self._rows(item.shard)[name][item.row] for item, name in zip(items, names, strict=True)])
-        latents = self._convert(rows.view(self._stored_dtype).view(-1, *shapes.pop()))
-        sizes = torch.tensor(list(map(_sizes, items, flips))).unbind(1)
         keys, columns = [item.key for item in items], [self._given(item.columns) for item in items]
-        return list(map(LatentItem, latents, keys, sizes[0], sizes[1], columns, sizes[2], torch.tensor(flips)))
+        flips = list(map(self._is_flipped, keys))
+        latents = self._read(LATENTS, items, flips)
+        if self._sampler is not None:
+            latents = self._sampler.sample(latents, self._read(LOG_SNR, items, flips), keys, flips)
+        sizes = torch.tensor(list(map(_sizes, items, flips))).unbind(1)
+        facts = sizes[0], sizes[1], columns, sizes[2], torch.tensor(flips)
+        return list(map(LatentItem, self._convert(latents), keys, *facts))
 
     def set_epoch(self, epoch: int) -> None:
         """Draw for another epoch from the next iteration of a loader on, in its workers too. Raises `UsageError`."""
         self._draws.set_epoch(epoch)
+
+    def _read(self, name: str, items: Sequence[Item], flips: Sequence[bool]) -> Tensor:
+        """Return a tensor of items of one size, as stored, [B,...]; `flips`: of which items that of their twin."""
+        names = [TWINS[name] if flip else name for flip in flips]
+        rows = torch.stack([self._rows(item.shard)[name][item.row] for item, name in zip(items, names, strict=True)])
+        shard = self._shards[items[0].shard]
+        [tensor] = (tensor for tensor in shard.layout.tensors(shard.grid) if tensor.name == name)
+        return rows.view(STORE_DTYPES[tensor.dtype]).view(-1, *tensor.shape)
 
     def _is_flipped(self, key: str) -> Literal[False, True]:
         """Tell whether the twin of an item is given."""
@@ -209,7 +222,7 @@ class LatentDataset(Dataset[LatentItem]):
         return self._mapped[number]
 
     def _convert(self, latents: Tensor) -> Tensor:
-        """Stored [B,Z,h,w] -> as asked for; raw = whitened * std + mean, in float32."""
+        """Latents [B,Z,h,w] -> as asked for; raw = whitened * std + mean, in float32."""
         if self._whitening is not None:
             mean, std = map(torch.from_numpy, self._whitening)
             latents = latents.float() * std + mean

@@ -117,6 +117,11 @@ class Tokenizer:
         return self.model.has_latent_stats
 
     @property
+    def has_spread(self) -> bool:
+        """True if posteriors have one; False for a deterministic encoder, whose mode is all there is."""
+        return not self.model.encoder.is_deterministic
+
+    @property
     def is_on_cpu(self) -> bool:
         """True if model calls are CPU work, like reading images."""
         return self.model.device.type == "cpu"
@@ -184,6 +189,23 @@ class Tokenizer:
                 posterior = self._network.posterior(self._padded(images[part], size))
                 noise = posterior_noise(is_mirrored=are_mirrored)
                 return to_host(self._latents(posterior, keys[part], sample_seed, noise))
+
+        return self._calls.run(len(images), images.shape[2], images.shape[3], call)
+
+    @torch.inference_mode()
+    def moments(self, images: Tensor, keys: Sequence[str]) -> Tensor:
+        """uint8 [B,3,H,W] of any strides -> [B,2,Z,h,w] float32 on the CPU: posterior mode, whitened, and log-SNR.
+
+        The mode is that of `encode`, bit for bit. Threads, memory and errors as there.
+        """
+        check_uint8_images(images, 3, keys)
+        self._use_threads()
+
+        def call(part: slice, size: int) -> Tensor:
+            with self._streams.current():
+                posterior = self._network.posterior(self._padded(images[part], size))
+                modes = self._latents(posterior, keys[part], None, "")
+                return to_host(torch.stack([modes, posterior.logsnr[: len(modes)].float()], dim=1))
 
         return self._calls.run(len(images), images.shape[2], images.shape[3], call)
 

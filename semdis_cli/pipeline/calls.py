@@ -16,7 +16,7 @@ from semdis_cli.images.loader import Loader
 from semdis_cli.model.call_sizes import Half
 from semdis_cli.model.devices import calls_at_once
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.parts import LATENTS, LATENTS_FLIP
+from semdis_cli.parts import LATENTS, LOG_SNR, TWINS, part_dtype
 from semdis_cli.pipeline.fit import COPIES_HELD, CallMemory
 from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, timed
 from semdis_cli.records import EncodedImage, LoadedImage, PlannedImage
@@ -184,17 +184,27 @@ def split_loaded(loaded: Sequence[Timed[LoadedImage | Failure]]) -> tuple[list[L
 def _store_images(
     images: Sequence[LoadedImage], tokenizer: Tokenizer, settings: PartSettings
 ) -> list[EncodedImage | Failure]:
-    tensors: dict[str, Tensor] = {}
     try:
-        tensors[LATENTS] = encode_images(images, tokenizer, settings.sample_seed)
+        tensors = _encode_tensors(images, tokenizer, settings)
         if settings.flip == "both":
-            tensors[LATENTS_FLIP] = encode_images(images, tokenizer, settings.sample_seed, are_mirrored=True)
+            twins = _encode_tensors(images, tokenizer, settings, are_mirrored=True)
+            tensors |= {TWINS[name]: tensor for name, tensor in twins.items()}
     except UnreadableImageError as error:
         return [Failure(image.record.key, str(error)) for image in images]
     return [
         _store(image, {name: rows[row] for name, rows in tensors.items()}, settings.store_dtype)
         for row, image in enumerate(images)
     ]
+
+
+def _encode_tensors(
+    images: Sequence[LoadedImage], tokenizer: Tokenizer, settings: PartSettings, *, are_mirrored: bool = False
+) -> dict[str, Tensor]:
+    """What the model gives for one call, by name, [B,Z,h,w] float32 each. Raises as `encode_images`."""
+    if settings.posterior != "moments":
+        return {LATENTS: encode_images(images, tokenizer, settings.sample_seed, are_mirrored=are_mirrored)}
+    moments = tokenizer.moments(_stack(images, are_mirrored=are_mirrored), _keys(images))
+    return dict(zip((LATENTS, LOG_SNR), moments.unbind(1), strict=True))
 
 
 def encode_images(
@@ -204,17 +214,24 @@ def encode_images(
 
     Raises `UnreadableImageError` for an image too large for the memory.
     """
+    pixels = _stack(images, are_mirrored=are_mirrored)
+    return tokenizer.encode(pixels, _keys(images), sample_seed=sample_seed, are_mirrored=are_mirrored)
+
+
+def _stack(images: Sequence[LoadedImage], *, are_mirrored: bool) -> Tensor:
+    """uint8 [B,3,H,W], which lie as [B,H,W,3] in memory, as those of each image do: the other order takes long."""
     pixels = [mirror(image.pixels, image.record.geometry) if are_mirrored else image.pixels for image in images]
-    # Pixels lie as [H,W,3] in memory; a stack of [3,H,W] would sort them by channel first.
-    stacked = torch.stack([one.permute(1, 2, 0) for one in pixels]).permute(0, 3, 1, 2)
-    keys = [image.record.key for image in images]
-    return tokenizer.encode(stacked, keys, sample_seed=sample_seed, are_mirrored=are_mirrored)
+    return torch.stack([one.permute(1, 2, 0) for one in pixels]).permute(0, 3, 1, 2)
+
+
+def _keys(images: Sequence[LoadedImage]) -> list[str]:
+    return [image.record.key for image in images]
 
 
 def _store(image: LoadedImage, tensors: Mapping[str, Tensor], store_dtype: str) -> EncodedImage | Failure:
     parts: dict[str, Tensor] = {}
     for name, values in tensors.items():
-        stored = stored_latents(image, values, store_dtype)
+        stored = stored_latents(image, values, part_dtype(name, store_dtype))
         if isinstance(stored, Failure):
             return stored
         parts[name] = stored

@@ -143,7 +143,12 @@ def plan_output(
 
 
 def encode_provenance(tokenizer: Tokenizer, load: LoadSettings, latents: PartSettings) -> Provenance:
-    """Record every setting that decides the bytes of a latent: equal records, equal bytes."""
+    """Record every setting that decides the bytes of a latent: equal records, equal bytes.
+
+    Raises `UsageError` for settings that the model cannot serve.
+    """
+    if latents.posterior == "moments" and not tokenizer.has_spread:
+        raise UsageError("--posterior moments: the encoder of this model is deterministic; leave the option out")
     posterior: dict[str, Any] = {"kind": latents.posterior}
     if latents.sample_seed is not None:
         posterior["seed"] = latents.sample_seed

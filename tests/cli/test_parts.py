@@ -1,24 +1,29 @@
-"""What `semdis encode` stores beside latents: twins of mirrored pixels, in sets, exports and training."""
+"""What `semdis encode` stores beside latents: twins of mirrored pixels, posteriors; in sets, exports and training."""
 
 import json
 import os
 import time
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import UsageError
-from semdis_cli.parts import LATENTS_FLIP
+from semdis_cli.model.noise import image_noise
+from semdis_cli.option import OptionError
+from semdis_cli.parts import LATENTS, LATENTS_FLIP, LOG_SNR, LOG_SNR_FLIP
+from semdis_cli.settings import LatentSettings, RoundtripSettings
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shards import Shard
 from tests.cli.conftest import Outcome, Run
 from tests.store import lasting
-from tests.worlds import save_noise
+from tests.worlds import save_noise, save_tiny_model
 
 SIZES = [(32, 48), (32, 48), (20, 41), (48, 32), (20, 41)]  # (height, width); of the third and fifth a part is padding
 LONG_AGO_S = time.time() - 3600
@@ -120,6 +125,98 @@ def test_the_settings_on_record_name_the_parts(encode: Run, run: Run) -> None:
     assert shown["provenance"]["parts"] == [LATENTS_FLIP]
     assert encode(output="plain").code == 0
     assert "parts" not in json.loads(run("inspect", "plain", "--json").stdout)["provenance"]
+
+
+# --- posteriors -----------------------------------------------------------------------------------------------------
+
+
+def test_moments_are_the_mode_and_a_log_snr_that_fits_the_samples(encode: Run, tmp_path: Path) -> None:
+    """Samples drawn by the encoder are mode + sigma / std times their noise: so sigma is found again."""
+    assert encode("--posterior", "moments", "--flip", "both", "--store-dtype", "float32").code == 0
+    assert encode("--flip", "both", "--store-dtype", "float32", output="modes").code == 0
+    moments, modes = rows(tmp_path / "latents"), rows(tmp_path / "modes")
+    whitening = open_latents(tmp_path / "latents").provenance.whitening
+    assert whitening is not None
+    sample = "--posterior", "sample", "--seed", "3", "--flip", "both", "--store-dtype", "float32"
+    assert encode(*sample, output="samples").code == 0
+    for key, drawn in rows(tmp_path / "samples").items():
+        for latents, log_snr, stream in (
+            (LATENTS, LOG_SNR, "posterior"),
+            (LATENTS_FLIP, LOG_SNR_FLIP, "posterior flip"),
+        ):
+            assert torch.equal(moments[key][latents], modes[key][latents])
+            sigma = torch.sigmoid(-moments[key][log_snr]).sqrt() / torch.tensor(whitening.std)[:, None, None]
+            eps = image_noise(stream, 3, key, tuple(sigma.shape))
+            torch.testing.assert_close(drawn[latents], modes[key][latents] + sigma * eps, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("whitened", [None, False])
+def test_epoch_0_samples_what_encoding_samples(
+    encode: Run, tmp_path: Path, dtype: str, flip: Literal[False, True], whitened: bool | None
+) -> None:
+    options = "--flip", "both", "--seed", "7", "--store-dtype", dtype
+    assert encode("--posterior", "moments", *options).code == 0
+    assert encode("--posterior", "sample", *options, output="samples").code == 0
+    how: dict[str, Any] = {"whitened": whitened, "dtype": torch.float32, "flip": flip}
+    drawn = LatentDataset(tmp_path / "latents", sample=True, seed=7, **how)
+    for item, expected in zip(drawn, LatentDataset(tmp_path / "samples", **how), strict=True):
+        # Half a unit in the last place of bfloat16 for each of the two that are stored in it
+        bound = 1e-5 if dtype == "float32" else 2**-7
+        torch.testing.assert_close(item.latents, expected.latents, rtol=bound, atol=bound)
+
+
+def test_each_epoch_has_samples_of_its_own_and_always_the_same(encode: Run, tmp_path: Path) -> None:
+    assert encode("--posterior", "moments", "--size", "16", "--store-dtype", "float32").code == 0
+
+    def epoch(number: int, seed: int = 0) -> Tensor:
+        dataset = LatentDataset(tmp_path / "latents", sample=True, seed=seed)
+        dataset.set_epoch(number)
+        return torch.stack([item.latents for item in dataset])
+
+    modes = torch.stack([item.latents for item in LatentDataset(tmp_path / "latents")])
+    samples = torch.stack([epoch(number) for number in range(60)])
+    assert torch.equal(epoch(5), samples[5])
+    assert not torch.equal(epoch(5, seed=1), samples[5])
+    sigma = torch.stack([tensors[LOG_SNR] for _, tensors in sorted(rows(tmp_path / "latents").items())])
+    whitening = open_latents(tmp_path / "latents").provenance.whitening
+    assert whitening is not None
+    z = (samples - modes) / (torch.sigmoid(-sigma).sqrt() / torch.tensor(whitening.std)[:, None, None])
+    assert float(z.mean().abs()) < 5 / z.numel() ** 0.5
+    assert float(z.std()) == pytest.approx(1.0, abs=0.05)
+
+
+def test_workers_sample_for_the_epoch_that_was_set(encode: Run, tmp_path: Path) -> None:
+    assert encode("--posterior", "moments", "--size", "16").code == 0
+    dataset = LatentDataset(tmp_path / "latents", sample=True)
+    loader = DataLoader(dataset, batch_size=2, num_workers=1, persistent_workers=True)
+    for number in (0, 2):
+        dataset.set_epoch(number)
+        alone = LatentDataset(tmp_path / "latents", sample=True)
+        alone.set_epoch(number)
+        given = torch.cat([batch.latents for batch in loader])
+        assert torch.equal(given, torch.stack([item.latents for item in alone]))
+
+
+def test_moments_decode_as_their_mode(encode: Run, run: Run, tmp_path: Path) -> None:
+    for options, output in ((["--posterior", "moments"], "moments"), ([], "modes")):
+        assert encode(*options, output=output).code == 0
+        assert run("decode", output, "-o", f"{output}-decoded").code == 0
+    for path in (tmp_path / "modes-decoded").glob("*.png"):
+        assert path.read_bytes() == (tmp_path / "moments-decoded" / path.name).read_bytes()
+
+
+def test_what_has_no_posterior_is_refused(encode: Run, run: Run, photos: Path, tmp_path: Path) -> None:
+    assert encode().code == 0
+    with pytest.raises(UsageError, match="holds no posteriors to sample; encode with --posterior moments"):
+        LatentDataset(tmp_path / "latents", sample=True)
+    deterministic = save_tiny_model(tmp_path / "model", bottleneck_posterior_kind="deterministic")
+    refused = run("encode", photos, "-o", "none", "--model", deterministic, "--posterior", "moments")
+    assert (refused.code, "deterministic" in refused.stderr) == (2, True)
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(OptionError, match="--posterior is mode or sample here"):
+        RoundtripSettings(latents=LatentSettings(posterior="moments"))
 
 
 # --- training -------------------------------------------------------------------------------------------------------
