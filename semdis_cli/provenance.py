@@ -10,11 +10,11 @@ from functools import cached_property, lru_cache
 from hashlib import sha256
 from typing import Any, Literal, Self, get_args
 
+from semdis_cli.parts import BYTES_PER_VALUE, RowTensor, check_parts, row_tensors
 from semdis_cli.wording import count
 
 ModelSource = Literal["bundled", "folder", "hub"]
 
-BYTES_PER_VALUE = {"bfloat16": 2, "float16": 2, "float32": 4}
 _MAX_TEXT = 1 << 20  # characters; a record takes a few thousand
 _MAX_DEPTH = 32
 _MAX_SIDE = 2**31
@@ -28,20 +28,24 @@ _MAY_DIFFER = ("compute", "preprocessing.reader", "preprocessing.resize")
 
 @dataclass(frozen=True)
 class LatentLayout:
-    """Sizes of a latent: `patch_size` px per position, `channels` Z, stored `dtype`."""
+    """Sizes of a latent: `patch_size` px per position, `channels` Z, stored `dtype`; `parts`: what lies beside it."""
 
     patch_size: int
     channels: int
     dtype: str
+    parts: tuple[str, ...] = ()
 
     def grid(self, bucket: tuple[int, int]) -> tuple[int, int]:
         """Latent grid (h, w) of a bucket (H, W) in pixels."""
         return bucket[0] // self.patch_size, bucket[1] // self.patch_size
 
+    def tensors(self, grid: tuple[int, int]) -> tuple[RowTensor, ...]:
+        """The tensors of a shard with this latent grid (h, w), in the order of its file."""
+        return row_tensors(self.parts, self.dtype, (self.channels, *grid))
+
     def latent_bytes(self, bucket: tuple[int, int]) -> int:
-        """Bytes of one image's latents."""
-        height, width = self.grid(bucket)
-        return self.channels * height * width * BYTES_PER_VALUE[self.dtype]
+        """Bytes of one image's latents, parts included."""
+        return sum(tensor.num_bytes for tensor in self.tensors(self.grid(bucket)))
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,8 @@ class Provenance:
         dtype = self._fields.get("dtype")
         if not isinstance(dtype, str) or dtype not in BYTES_PER_VALUE:
             raise ValueError(f"dtype {dtype!s:.40}")
-        return LatentLayout(patch_size, channels, dtype)
+        parts = check_parts(self._fields["parts"]) if "parts" in self._fields else ()
+        return LatentLayout(patch_size, channels, dtype, parts)
 
     @property
     def is_whitened(self) -> bool:

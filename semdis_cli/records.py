@@ -7,6 +7,7 @@ from io import BufferedReader, BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from semdis_cli.events import ColumnTrouble
+from semdis_cli.parts import LATENTS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -169,6 +170,11 @@ class Geometry:
         """The five sizes, in the order of the fields."""
         return self.source, self.resized, self.crop, self.image, self.bucket
 
+    @property
+    def crop_flip(self) -> tuple[int, int]:
+        """The corner of the box in the resized image once that is mirrored: what of it the twin shows."""
+        return self.crop[0], self.resized[1] - self.crop[1] - self.image[1]
+
     def to_json(self) -> dict[str, list[int]]:
         """As plain lists, ready for `json.dumps`."""
         return dict(zip(GEOMETRY_FIELDS, map(list, self.pairs), strict=True))
@@ -280,9 +286,18 @@ class LoadedImage:
 
 @dataclass(frozen=True, slots=True)
 class EncodedImage:
-    """One image as it is stored: `latents` [Z,h,w] in the stored dtype, all finite. Times as in `LoadedImage`."""
+    """One image as it is stored: `latents` [Z,h,w] in the stored dtype, all finite, and its `parts` by name.
+
+    Times as in `LoadedImage`.
+    """
 
     record: ImageRecord
     latents: "Tensor"
     mtime_ns: int | None = None
     ctime_ns: int | None = None
+    parts: Mapping[str, "Tensor"] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> dict[str, "Tensor"]:
+        """The latents and the parts, by name."""
+        return {LATENTS: self.latents, **self.parts}

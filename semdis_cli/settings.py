@@ -26,6 +26,7 @@ from semdis_cli.option import (
     OptionError,
     check_limits,
 )
+from semdis_cli.parts import LATENTS, LOG_SNR, TWINS
 from semdis_cli.records import View
 
 # ---- Texts that are read by ourselves ----
@@ -437,7 +438,8 @@ class TokenizerSettings(Group):
 # ---- Latents ----
 
 StoreDtype = Literal["bfloat16", "float16", "float32"]
-Posterior = Literal["mode", "sample"]
+Posterior = Literal["mode", "sample", "moments"]
+Flip = Literal["none", "both"]
 
 
 @dataclass(frozen=True)
@@ -446,7 +448,12 @@ class LatentSettings(Group):
 
     store_dtype: Annotated[StoreDtype, Option("What latents are stored in.", OUTPUT)] = "bfloat16"
     posterior: Annotated[
-        Posterior, Option("Store the posterior's mode, or a sample of it drawn from --seed.", OUTPUT)
+        Posterior,
+        Option(
+            "Store the posterior's mode, or a sample of it drawn from --seed, or moments: mode and log-SNR, for "
+            "training to sample from.",
+            OUTPUT,
+        ),
     ] = "mode"
     seed: Seed = 0
 
@@ -454,6 +461,25 @@ class LatentSettings(Group):
     def sample_seed(self) -> int | None:
         """Seed of the posterior samples, or None for the mode."""
         return self.seed if self.posterior == "sample" else None
+
+
+@dataclass(frozen=True)
+class PartSettings(LatentSettings):
+    """Settings of what a set stores: the latents, and the parts beside them.
+
+    `flip` "both": each image's twin too, the latents of its mirrored pixels.
+    """
+
+    flip: Annotated[
+        Flip, Option("both: also store latents of each image's mirrored pixels, for training to choose from.", OUTPUT)
+    ] = "none"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts, sorted."""
+        tensors = (LATENTS, LOG_SNR) if self.posterior == "moments" else (LATENTS,)
+        twins = tuple(TWINS[name] for name in tensors) if self.flip == "both" else ()
+        return tuple(sorted((*tensors[1:], *twins)))
 
 
 @dataclass(frozen=True)
@@ -564,7 +590,7 @@ class EncodeSettings(Group):
     filters: FilterSettings = FilterSettings()
     num_workers: Workers = field(default_factory=count_cores)
     columns: ColumnSettings = ColumnSettings()
-    latents: LatentSettings = LatentSettings()
+    latents: PartSettings = PartSettings()
     shards: ShardSettings = ShardSettings()
 
 
@@ -623,6 +649,10 @@ class RoundtripSettings:
     max_errors: MaxErrors = None
     latents: LatentSettings = LatentSettings()
     decode: DecodeSettings = field(default_factory=DecodeSettings)
+
+    def __post_init__(self) -> None:
+        if self.latents.posterior == "moments":
+            raise OptionError("--posterior", "is mode or sample here: of moments the mode is decoded")
 
 
 # ---- Exports ----

@@ -16,11 +16,11 @@ SCRIPTS = [block for block in blocks(MARKDOWN) if block.language == "python"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a set of latents of two sizes in `latents`, and one with captions and labels in `captioned`."""
+    """A folder with a set of latents of two sizes with all parts, and one with captions and labels in `captioned`."""
     folder = tmp_path_factory.mktemp("examples")
     photos = PROJECT / "tests" / "photos"
-    command = forks.semdis("encode", photos, "--max-pixels", "10000", "--quiet")
-    subprocess.run(command, cwd=folder, check=True)
+    options = "--flip", "both", "--posterior", "moments", "--quiet"
+    subprocess.run(forks.semdis("encode", photos, "--max-pixels", "10000", *options), cwd=folder, check=True)
     for number, photo in enumerate(sorted(photos.rglob("*.jpg"))[:4]):
         copy = folder / "classes" / ("even", "odd")[number % 2] / photo.name
         copy.parent.mkdir(parents=True, exist_ok=True)

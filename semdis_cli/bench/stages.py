@@ -38,7 +38,7 @@ from semdis_cli.pipeline.shard import check_fit, shard_calls
 from semdis_cli.pipeline.workers import Timed
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import EncodedImage, Geometry, LoadedImage, PlannedImage
-from semdis_cli.settings import DecodeSettings, EncodeSettings, ImageFormat, LatentSettings, WriteSettings
+from semdis_cli.settings import DecodeSettings, EncodeSettings, ImageFormat, PartSettings, WriteSettings
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
@@ -225,7 +225,7 @@ def _scaled_reading(
 
 
 def encode_images(
-    call: ImageCall, loaded: Mapping[str, LoadedImage | Failure], tokenizer: Tokenizer, settings: LatentSettings
+    call: ImageCall, loaded: Mapping[str, LoadedImage | Failure], tokenizer: Tokenizer, settings: PartSettings
 ) -> EncodedCall:
     """Encode one model call. Raises `UsageError` if an image of it cannot be used."""
     images = [Timed(loaded[image.source.key], 0.0) for image in call.images]

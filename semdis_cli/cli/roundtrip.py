@@ -1,5 +1,6 @@
 """`semdis roundtrip`: images -> latents -> images, and how much was lost."""
 
+from dataclasses import astuple
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from semdis_cli.settings import (
     EncodeSettings,
     LoadSettings,
     ModelSettings,
+    PartSettings,
     RoundtripSettings,
     SourceSettings,
     TokenizerSettings,
@@ -58,7 +60,8 @@ def roundtrip(
     check_image_folder(output, ROUNDTRIP_MARKER)
     tokenizer = load_model(model, how, found, load.geometry, display, quiet=reporting.quiet)
     with Loader(load, tokenizer.patch_size, settings.decode.num_workers) as loader:
-        how_encoded = EncodeSettings(columns=WITHOUT_COLUMNS, latents=settings.latents)
+        latents = PartSettings(*astuple(settings.latents))
+        how_encoded = EncodeSettings(columns=WITHOUT_COLUMNS, latents=latents)
         plan = plan_encode(found, loader, tokenizer, how_encoded, tell=display.plan)
         events = run(plan, loader, tokenizer, settings, output)
         code = follow(events, reporting, summarise=_summary, display=display)

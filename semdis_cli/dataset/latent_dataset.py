@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import numpy as np
 import torch
@@ -13,15 +13,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from semdis_cli.dataset.draws import Draws
+from semdis_cli.dataset.posterior import PosteriorSampler
 from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.parts import LATENTS, LATENTS_FLIP, LOG_SNR, TWINS
 from semdis_cli.provenance import Provenance, describe_versions
 from semdis_cli.store.columns import CAPTION, LABEL
-from semdis_cli.store.random_access import Rows, open_latents
+from semdis_cli.store.random_access import Item, Rows, open_latents
 from semdis_cli.store.shards import STORE_DTYPES
 from semdis_cli.store.whitening import Statistics, is_whitened, to_raw, whitening_to_undo
 
 # Each mapped shard is one mapping of the process, of which Linux allows 65,530.
 _MAX_MAPPED = 1 << 14
+
+Flip = Literal[False, True, "random"]
 
 
 class LatentItem(NamedTuple):
@@ -30,7 +35,8 @@ class LatentItem(NamedTuple):
     `latents` [Z,h,w]; `source_size`, (H, W) of the upright source image, and `image_size`, (H, W) of what was encoded
     (without padding), both [2] int64, in pixels. `columns`: what came with the image, by name, as the set's index has
     it. `resized_size`, (H, W) that the source was resized to, and `crop`, the corner (top, left) of the image in that,
-    [2] int64 too. In a batch, [B,Z,h,w], B keys, [B,2] each, and B values a name, which all its images then have.
+    [2] int64 too; if the latents are those of the mirrored pixels (`is_flipped`, a bool), its corner in the mirrored
+    one. In a batch, [B,Z,h,w], B keys, [B,2] each, B values a name, which all its images then have, and [B].
     """
 
     latents: Tensor
@@ -40,6 +46,7 @@ class LatentItem(NamedTuple):
     columns: dict[str, Any]
     resized_size: Tensor
     crop: Tensor
+    is_flipped: Tensor
 
 
 class MixedVersionsWarning(UserWarning):
@@ -53,6 +60,10 @@ class LatentDataset(Dataset[LatentItem]):
     given, None for the stored one. Headers and the index are checked on opening; the latents only with `verify`, which
     reads all of them.
 
+    `flip`: True for the twins of a set that was made with `--flip both`, "random" for a coin that is tossed for each
+    item and epoch (`set_epoch`), the same for the same `seed`, epoch and key, in whichever worker. `sample`: of a set
+    that was made with `--posterior moments` a sample of each posterior instead of its mode, drawn in the same way.
+
     `versions`: for a set that was made with `--mix-versions`, which version made how many latents, and in what they
     differ, as in the manifest; empty for all others. Such a set gives a `MixedVersionsWarning`.
 
@@ -64,7 +75,7 @@ class LatentDataset(Dataset[LatentItem]):
     given like that.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (keywords, each with a default)
         self,
         path: str | Path,
         *,
@@ -73,6 +84,9 @@ class LatentDataset(Dataset[LatentItem]):
         verify: bool = False,
         columns: Sequence[str] | None = None,
         missing: Mapping[str, Any] | None = None,
+        flip: Flip = False,
+        sample: bool = False,
+        seed: int = 0,
     ) -> None:
         self.path = Path(path)
         opened = open_latents(self.path, verify=verify)
@@ -91,9 +105,11 @@ class LatentDataset(Dataset[LatentItem]):
         self._served = (
             None if columns is None else self._check_columns(columns, missing or {}, len(opened.items.shard_numbers))
         )
+        self._flip, self._draws = _check_flip(self.path, opened.provenance, flip), Draws(seed)
+        self._sampler = PosteriorSampler.of(self._draws, opened.provenance, self.path) if sample else None
         self._folder, self._shards, self._items = opened.folder.absolute(), opened.shards, opened.items
         self.grids = tuple(sorted({shard.grid for shard in self._shards}))
-        self._mapped: dict[int, Rows] = {}  # of this process alone
+        self._mapped: dict[int, Mapping[str, Rows]] = {}  # of this process alone
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process gets: no mappings."""
@@ -139,12 +155,31 @@ class LatentDataset(Dataset[LatentItem]):
         shapes = {self._shards[item.shard].shape[1:] for item in items}
         if len(shapes) > 1:
             return [self[index] for index in indices]
-        rows = torch.stack([self._rows(item.shard)[item.row] for item in items])
-        latents = self._convert(rows.view(self._stored_dtype).view(-1, *shapes.pop()))
-        pairs = torch.tensor([item.geometry for item in items]).view(-1, 2).unbind()
-        source, resized, crop, image = (pairs[number::4] for number in range(4))
         keys, columns = [item.key for item in items], [self._given(item.columns) for item in items]
-        return list(map(LatentItem, latents.unbind(), keys, source, image, columns, resized, crop))
+        flips = list(map(self._is_flipped, keys))
+        latents = self._read(LATENTS, items, flips)
+        if self._sampler is not None:
+            latents = self._sampler.sample(latents, self._read(LOG_SNR, items, flips), keys, flips)
+        source, resized, crop, image = torch.tensor([item.geometry for item in items]).view(-1, 4, 2).unbind(1)
+        is_flipped = torch.tensor(flips)
+        crop = torch.stack([crop[:, 0], torch.where(is_flipped, (resized - crop - image)[:, 1], crop[:, 1])], dim=1)
+        return list(map(LatentItem, self._convert(latents), keys, source, image, columns, resized, crop, is_flipped))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw for another epoch from the next iteration of a loader on, in its workers too. Raises `UsageError`."""
+        self._draws.set_epoch(epoch)
+
+    def _read(self, name: str, items: Sequence[Item], flips: Sequence[bool]) -> Tensor:
+        """Return a tensor of items of one size, as stored, [B,...]; `flips`: of which items that of their twin."""
+        names = [TWINS[name] if flip else name for flip in flips]
+        rows = torch.stack([self._rows(item.shard)[name][item.row] for item, name in zip(items, names, strict=True)])
+        shard = self._shards[items[0].shard]
+        [tensor] = (tensor for tensor in shard.layout.tensors(shard.grid) if tensor.name == name)
+        return rows.view(STORE_DTYPES[tensor.dtype]).view(-1, *tensor.shape)
+
+    def _is_flipped(self, key: str) -> Literal[False, True]:
+        """Tell whether the twin of an item is given."""
+        return self._draws.coin("flip", key) if self._flip == "random" else self._flip
 
     def _check_column(self, name: str) -> None:
         """Raise `UsageError` if no item has a column."""
@@ -181,8 +216,8 @@ class LatentDataset(Dataset[LatentItem]):
             raise IndexError(f"item {item} of {len(self)}")
         return item % len(self)
 
-    def _rows(self, number: int) -> Rows:
-        """The rows of a shard, mapped on first use in this process."""
+    def _rows(self, number: int) -> Mapping[str, Rows]:
+        """The rows of each tensor of a shard, mapped on first use in this process."""
         if number not in self._mapped:
             if len(self._mapped) >= _MAX_MAPPED:
                 del self._mapped[next(iter(self._mapped))]
@@ -190,10 +225,19 @@ class LatentDataset(Dataset[LatentItem]):
         return self._mapped[number]
 
     def _convert(self, latents: Tensor) -> Tensor:
-        """Stored [B,Z,h,w] -> as asked for; raw = whitened * std + mean, in float32."""
+        """Latents [B,Z,h,w] -> as asked for; raw = whitened * std + mean, in float32."""
         if self._whitening is not None:
             latents = to_raw(latents, self._whitening)
         return latents.to(self.dtype)
+
+
+def _check_flip(path: Path, provenance: Provenance, flip: Flip) -> Flip:
+    """Return `flip`. Raises `UsageError` where it is none, and for twins that there are not."""
+    if flip not in {False, True, "random"}:
+        raise UsageError(f'flip={flip!r:.40}: choose False, True or "random"')
+    if flip and LATENTS_FLIP not in provenance.layout.parts:
+        raise UsageError("holds no latents of mirrored images; encode with --flip both", place=path)
+    return flip
 
 
 def _stored_dtype(path: Path, provenance: Provenance) -> torch.dtype:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import UsageError
 
 Uneven = Literal["keep", "drop", "pad"]
@@ -56,6 +57,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         self.epoch, self.start_batch = 0, 0
         self._batch_size, self._leaves_out_short = batch_size, drop_last
         self._resumed_epoch: int | None = None
+        self._drawing = dataset if isinstance(dataset, LatentDataset) else None
         self._items_sha256 = dataset.sha256
         self._bucket_numbers = dataset.bucket_numbers
         self._bucket_sizes = np.bincount(self._bucket_numbers)
@@ -82,7 +84,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         return _Epochs(self)
 
     def set_epoch(self, epoch: int, start_batch: int | None = None) -> None:
-        """Choose the epoch that the next iteration gives, from this rank's batch `start_batch` on.
+        """Choose the epoch that the next iteration gives, from this rank's batch `start_batch` on; tell the dataset.
 
         `start_batch` None: from its first batch on, or, if the epoch is chosen already, from where that was to start:
         a trainer that tells the epoch after `resume` undoes nothing. Raises `UsageError` for numbers below 0, and for
@@ -97,6 +99,8 @@ class BucketBatchSampler(Sampler[list[int]]):
             )
         if epoch != self.epoch or start_batch is not None:
             self.epoch, self.start_batch, self._resumed_epoch = epoch, start_batch or 0, None
+        if self._drawing is not None:
+            self._drawing.set_epoch(epoch)
 
     def state(self, num_batches_done: int) -> dict[str, Any]:
         """Return what `resume` needs to go on after `num_batches_done` batches of this epoch on this rank, as JSON.

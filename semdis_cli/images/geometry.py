@@ -7,6 +7,8 @@ from itertools import pairwise
 from math import isqrt, lcm
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from semdis_cli.errors import UnreadableImageError, UsageError
 from semdis_cli.images.adm import adm_sizes
@@ -124,6 +126,13 @@ def _one_size(settings: GeometrySettings) -> int | None:
     if len(settings.sizes) > 1:
         raise UsageError(f"one --size at a time, not {settings.sizes}")
     return next(iter(settings.sizes), None)
+
+
+def mirror(pixels: Tensor, geometry: Geometry) -> Tensor:
+    """Return [...,H,W] with the image mirrored, left to right, and padded at the right as it was before."""
+    image = pixels[..., : geometry.image[1]].flip(-1)
+    padding = image[..., -1:].expand(*pixels.shape[:-1], pixels.shape[-1] - image.shape[-1])
+    return torch.cat([image, padding], dim=-1)
 
 
 def _round_up(side: int, multiple: int) -> int:

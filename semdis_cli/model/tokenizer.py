@@ -27,6 +27,7 @@ from semdis_cli.model.checkpoint import resolve_model
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.devices import find_device, find_dtype, pays_to_compile
 from semdis_cli.model.network import CallStreams, CompiledNetwork, choose_network, to_device, to_host
+from semdis_cli.model.noise import noise_of_images, posterior_noise
 from semdis_cli.model.posterior import EncoderPosterior
 from semdis_cli.provenance import ModelIdentity, ModelSource
 from semdis_cli.settings import TokenizerSettings
@@ -116,6 +117,11 @@ class Tokenizer:
         return self.model.has_latent_stats
 
     @property
+    def has_spread(self) -> bool:
+        """True if posteriors have one; False for a deterministic encoder, whose mode is all there is."""
+        return not self.model.encoder.is_deterministic
+
+    @property
     def is_on_cpu(self) -> bool:
         """True if model calls are CPU work, like reading images."""
         return self.model.device.type == "cpu"
@@ -165,12 +171,15 @@ class Tokenizer:
         return self._calls.most(height, width)
 
     @torch.inference_mode()
-    def encode(self, images: Tensor, keys: Sequence[str], *, sample_seed: int | None = None) -> Tensor:
+    def encode(
+        self, images: Tensor, keys: Sequence[str], *, sample_seed: int | None = None, are_mirrored: bool = False
+    ) -> Tensor:
         """uint8 [B,3,H,W] of any strides -> latents [B,Z,h,w] float32 on the CPU: the posterior mode, or a sample.
 
-        With `sample_seed`, eps of each image is drawn from (sample_seed, key). B at most `images_per_call`. Any number
-        of threads may call at once. Raises `UnreadableImageError` if there is no memory even for one image,
-        `ValueError` for another dtype or shape and for other than one key each, and `TypeError` for no tensor.
+        With `sample_seed`, eps of each image is drawn from (sample_seed, key); `are_mirrored`: in a stream of its own,
+        as the same keys have other pixels. B at most `images_per_call`. Any number of threads may call at once. Raises
+        `UnreadableImageError` if there is no memory even for one image, `ValueError` for another dtype or shape and for
+        other than one key each, and `TypeError` for no tensor.
         """
         check_uint8_images(images, 3, keys)
         self._use_threads()
@@ -178,7 +187,25 @@ class Tokenizer:
         def call(part: slice, size: int) -> Tensor:
             with self._streams.current():
                 posterior = self._network.posterior(self._padded(images[part], size))
-                return to_host(self._latents(posterior, keys[part], sample_seed))
+                noise = posterior_noise(is_mirrored=are_mirrored)
+                return to_host(self._latents(posterior, keys[part], sample_seed, noise))
+
+        return self._calls.run(len(images), images.shape[2], images.shape[3], call)
+
+    @torch.inference_mode()
+    def moments(self, images: Tensor, keys: Sequence[str]) -> Tensor:
+        """uint8 [B,3,H,W] of any strides -> [B,2,Z,h,w] float32 on the CPU: posterior mode, whitened, and log-SNR.
+
+        The mode is that of `encode`, bit for bit. Threads, memory and errors as there.
+        """
+        check_uint8_images(images, 3, keys)
+        self._use_threads()
+
+        def call(part: slice, size: int) -> Tensor:
+            with self._streams.current():
+                posterior = self._network.posterior(self._padded(images[part], size))
+                modes = self._latents(posterior, keys[part], None, "")
+                return to_host(torch.stack([modes, posterior.logsnr[: len(modes)].float()], dim=1))
 
         return self._calls.run(len(images), images.shape[2], images.shape[3], call)
 
@@ -198,7 +225,7 @@ class Tokenizer:
         shape = (self.model.config.in_channels, height, width)
 
         def call(part: slice, size: int) -> Tensor:
-            noise = _noise_of_images("pixels", config.seed or 0, keys[part], shape)
+            noise = noise_of_images("pixels", config.seed or 0, keys[part], shape)
             noise *= self.model.config.pixel_noise_std
             with self._streams.current():
                 batch = self._padded(latents[part], size), self._padded(noise, size)
@@ -250,14 +277,14 @@ class Tokenizer:
             return batch
         return torch.cat([batch, batch.new_zeros(size - len(batch), *batch.shape[1:])])
 
-    def _latents(self, posterior: EncoderPosterior, keys: Sequence[str], sample_seed: int | None) -> Tensor:
+    def _latents(self, posterior: EncoderPosterior, keys: Sequence[str], sample_seed: int | None, noise: str) -> Tensor:
         """[len(keys),Z,h,w] of the first images; image by image on a CPU, where torch's vectors would straddle two."""
 
         def some(rows: slice) -> Tensor:
             if sample_seed is None:
                 return self.model.whiten(posterior[rows].mode())
             shape = tuple(posterior.mean.shape[1:])
-            eps = _noise_of_images("posterior", sample_seed, keys[rows], shape)
+            eps = noise_of_images(noise, sample_seed, keys[rows], shape)
             return self.model.whiten(posterior[rows].sample_with(to_device(eps, self.model.device)))
 
         step = 1 if self.is_on_cpu else len(keys)
@@ -270,21 +297,3 @@ class Tokenizer:
         """
         if self._num_threads is not None and torch.get_num_threads() != self._num_threads:
             torch.set_num_threads(self._num_threads)
-
-
-def image_noise(purpose: str, seed: int, key: str, shape: tuple[int, ...], out: Tensor | None = None) -> Tensor:
-    """Standard normal float32 noise of one image, the same wherever and beside whatever it is computed.
-
-    `purpose` keeps the streams of encoding and decoding apart. `out`: where to draw it, contiguous.
-    """
-    text = f"{purpose}\0{seed}\0{key}".encode(errors="surrogatepass")
-    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1)
-    return torch.randn(shape, generator=generator, out=out)
-
-
-def _noise_of_images(purpose: str, seed: int, keys: Sequence[str], shape: tuple[int, ...]) -> Tensor:
-    """[len(keys), *shape]."""
-    noise = torch.empty(len(keys), *shape)
-    for image, key in zip(noise, keys, strict=True):
-        image_noise(purpose, seed, key, shape, out=image)
-    return noise

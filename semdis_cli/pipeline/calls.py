@@ -1,6 +1,6 @@
 """Planned images -> latents, a model call at a time, with reading and computing overlapped."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,14 +12,16 @@ from torch import Tensor
 
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import BatchDone, ColumnTrouble, Failure, StageTimes
+from semdis_cli.images.geometry import mirror
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.call_sizes import Half
 from semdis_cli.model.devices import calls_at_once
 from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.parts import LATENTS, LOG_SNR, TWINS, part_dtype
 from semdis_cli.pipeline.fit import COPIES_HELD, CallMemory
 from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, timed
 from semdis_cli.records import EncodedImage, LoadedImage, PlannedImage
-from semdis_cli.settings import LatentSettings
+from semdis_cli.settings import PartSettings
 from semdis_cli.store.shards import STORE_DTYPES
 from semdis_cli.store.writing.plan import PlannedShard
 from semdis_cli.tensors import is_finite
@@ -89,7 +91,7 @@ def image_calls(shards: Iterable[PlannedShard], tokenizer: Tokenizer) -> Iterato
 
 
 def encoded_calls(
-    calls: Iterable[ImageCall], loader: Loader, tokenizer: Tokenizer, settings: LatentSettings, workers: Workers
+    calls: Iterable[ImageCall], loader: Loader, tokenizer: Tokenizer, settings: PartSettings, workers: Workers
 ) -> Iterator[EncodedCall]:
     """Read and encode the images of `calls`, several at once; results come in their order.
 
@@ -152,7 +154,7 @@ def encode_call(
     call: ImageCall,
     loaded: Sequence[Timed[LoadedImage | Failure]],
     tokenizer: Tokenizer,
-    settings: LatentSettings,
+    settings: PartSettings,
     memory: CallMemory,
 ) -> EncodedCall:
     """Encode those images of `call` that could be read, once there is memory for it.
@@ -195,27 +197,60 @@ def split_loaded(loaded: Sequence[Timed[LoadedImage | Failure]]) -> tuple[list[L
 
 
 def _store_images(
-    images: Sequence[LoadedImage], tokenizer: Tokenizer, settings: LatentSettings
+    images: Sequence[LoadedImage], tokenizer: Tokenizer, settings: PartSettings
 ) -> list[EncodedImage | Failure]:
     try:
-        latents = encode_images(images, tokenizer, settings.sample_seed)
+        tensors = _encode_tensors(images, tokenizer, settings)
+        if settings.flip == "both":
+            twins = _encode_tensors(images, tokenizer, settings, are_mirrored=True)
+            tensors |= {TWINS[name]: tensor for name, tensor in twins.items()}
     except UnreadableImageError as error:
         return [Failure(image.record.key, str(error)) for image in images]
-    return [_store(image, one, settings.store_dtype) for image, one in zip(images, latents, strict=True)]
+    return [
+        _store(image, {name: rows[row] for name, rows in tensors.items()}, settings.store_dtype)
+        for row, image in enumerate(images)
+    ]
 
 
-def encode_images(images: Sequence[LoadedImage], tokenizer: Tokenizer, sample_seed: int | None) -> Tensor:
-    """Latents [B,Z,h,w] float32 of one call. Raises `UnreadableImageError` for an image too large for the memory."""
-    # Pixels lie as [H,W,3] in memory; a stack of [3,H,W] would sort them by channel first.
-    pixels = torch.stack([image.pixels.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
-    return tokenizer.encode(pixels, [image.record.key for image in images], sample_seed=sample_seed)
+def _encode_tensors(
+    images: Sequence[LoadedImage], tokenizer: Tokenizer, settings: PartSettings, *, are_mirrored: bool = False
+) -> dict[str, Tensor]:
+    """What the model gives for one call, by name, [B,Z,h,w] float32 each. Raises as `encode_images`."""
+    if settings.posterior != "moments":
+        return {LATENTS: encode_images(images, tokenizer, settings.sample_seed, are_mirrored=are_mirrored)}
+    moments = tokenizer.moments(_stack(images, are_mirrored=are_mirrored), _keys(images))
+    return dict(zip((LATENTS, LOG_SNR), moments.unbind(1), strict=True))
 
 
-def _store(image: LoadedImage, latents: Tensor, store_dtype: str) -> EncodedImage | Failure:
-    stored = stored_latents(image, latents, store_dtype)
-    if isinstance(stored, Failure):
-        return stored
-    return EncodedImage(image.record, stored, image.mtime_ns, image.ctime_ns)
+def encode_images(
+    images: Sequence[LoadedImage], tokenizer: Tokenizer, sample_seed: int | None, *, are_mirrored: bool = False
+) -> Tensor:
+    """Latents [B,Z,h,w] float32 of one call, `are_mirrored`: of the mirrored pixels.
+
+    Raises `UnreadableImageError` for an image too large for the memory.
+    """
+    pixels = _stack(images, are_mirrored=are_mirrored)
+    return tokenizer.encode(pixels, _keys(images), sample_seed=sample_seed, are_mirrored=are_mirrored)
+
+
+def _stack(images: Sequence[LoadedImage], *, are_mirrored: bool) -> Tensor:
+    """uint8 [B,3,H,W], which lie as [B,H,W,3] in memory, as those of each image do: the other order takes long."""
+    pixels = [mirror(image.pixels, image.record.geometry) if are_mirrored else image.pixels for image in images]
+    return torch.stack([one.permute(1, 2, 0) for one in pixels]).permute(0, 3, 1, 2)
+
+
+def _keys(images: Sequence[LoadedImage]) -> list[str]:
+    return [image.record.key for image in images]
+
+
+def _store(image: LoadedImage, tensors: Mapping[str, Tensor], store_dtype: str) -> EncodedImage | Failure:
+    parts: dict[str, Tensor] = {}
+    for name, values in tensors.items():
+        stored = stored_latents(image, values, part_dtype(name, store_dtype))
+        if isinstance(stored, Failure):
+            return stored
+        parts[name] = stored
+    return EncodedImage(image.record, parts.pop(LATENTS), image.mtime_ns, image.ctime_ns, parts)
 
 
 def stored_latents(image: LoadedImage, latents: Tensor, store_dtype: str) -> Tensor | Failure:

@@ -139,7 +139,7 @@ class _Publisher:
 
     def publish(self, shard: EncodedShard) -> None:
         """Have `shard` published after those before it."""
-        self._waiting.append((shard.latents.nbytes, self._thread.submit(self._publish, shard)))
+        self._waiting.append((shard.num_bytes, self._thread.submit(self._publish, shard)))
 
     def _publish(self, shard: EncodedShard) -> Timed[ShardPublished | None]:
         if self._has_failed:

@@ -18,7 +18,7 @@ from semdis_cli.images.resize import resize_name
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.report import compute_record, model_record
 from semdis_cli.provenance import LatentLayout, Provenance
-from semdis_cli.settings import EncodeSettings, FilterSettings, LatentSettings, LoadSettings
+from semdis_cli.settings import EncodeSettings, FilterSettings, LoadSettings, PartSettings
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.sources.views import files_of, in_views
 from semdis_cli.store.columns import SetColumns
@@ -92,9 +92,9 @@ class EncodePlan:
         return dict(sorted((new + Counter(self.contents.changes.num_left_out)).items()))
 
 
-def latent_layout(tokenizer: Tokenizer, settings: LatentSettings) -> LatentLayout:
+def latent_layout(tokenizer: Tokenizer, settings: PartSettings) -> LatentLayout:
     """Return what the size of a latent follows from."""
-    return LatentLayout(tokenizer.patch_size, tokenizer.latent_channels, settings.store_dtype)
+    return LatentLayout(tokenizer.patch_size, tokenizer.latent_channels, settings.store_dtype, settings.parts)
 
 
 def plan_encode(
@@ -177,12 +177,17 @@ def plan_output(
     return plan_encode(found, loader, tokenizer, settings, base, tell=tell)
 
 
-def encode_provenance(tokenizer: Tokenizer, load: LoadSettings, latents: LatentSettings) -> Provenance:
-    """Record every setting that decides the bytes of a latent: equal records, equal bytes."""
+def encode_provenance(tokenizer: Tokenizer, load: LoadSettings, latents: PartSettings) -> Provenance:
+    """Record every setting that decides the bytes of a latent: equal records, equal bytes.
+
+    Raises `UsageError` for settings that the model cannot serve.
+    """
+    if latents.posterior == "moments" and not tokenizer.has_spread:
+        raise UsageError("--posterior moments: the encoder of this model is deterministic; leave the option out")
     posterior: dict[str, Any] = {"kind": latents.posterior}
     if latents.sample_seed is not None:
         posterior["seed"] = latents.sample_seed
-    fields = {
+    fields: dict[str, Any] = {
         "model": model_record(tokenizer),
         "channels": tokenizer.latent_channels,
         "patch_size": tokenizer.patch_size,
@@ -200,6 +205,8 @@ def encode_provenance(tokenizer: Tokenizer, load: LoadSettings, latents: LatentS
         },
         "compute": compute_record(tokenizer),
     }
+    if latents.parts:
+        fields["parts"] = list(latents.parts)
     return Provenance.from_json(fields)
 
 

@@ -111,7 +111,8 @@ def _gather_shard(
                 rows.add_failure(failure)
                 yield failure
                 continue
-            rows.add(EncodedImage(one.records[0], one.latents[0]))
+            parts = {name: tensor[0] for name, tensor in one.parts.items()}
+            rows.add(EncodedImage(one.records[0], one.latents[0], parts=parts))
             num_ok += 1
         megapixels = num_ok * planned.bucket[0] * planned.bucket[1] / 1e6
         yield BatchDone(num_ok, megapixels, StageTimes(read_s=time.perf_counter() - started))

@@ -22,7 +22,7 @@ from semdis_cli.pipeline.encode_plan import latent_layout
 from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import ImageWriter
 from semdis_cli.pipeline.workers import timed
-from semdis_cli.settings import LatentSettings
+from semdis_cli.settings import PartSettings
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
 from semdis_cli.store.writing.plan import PlannedShard
@@ -30,7 +30,7 @@ from semdis_cli.store.writing.shard_writer import EncodedShard, ShardRows
 from semdis_cli.tensors import is_finite
 
 
-def encode_shard(planned: PlannedShard, loader: Loader, tokenizer: Tokenizer, settings: LatentSettings) -> EncodedShard:
+def encode_shard(planned: PlannedShard, loader: Loader, tokenizer: Tokenizer, settings: PartSettings) -> EncodedShard:
     """Read and encode the images of a planned shard; `publish_shard` writes it, with the same bytes as a run of many.
 
     An image that cannot be used is a failure in it.

@@ -247,7 +247,7 @@ def parse_line(data: bytes) -> IndexLine:
 
 
 class Place(NamedTuple):
-    """The part of a row by which latents are served: where they are; `columns` as written, not checked.
+    """The part of a row by which latents are served: where they are; `geometry`, `columns` as written, not checked.
 
     `geometry`: (H, W) of source and of what it was resized to, the corner (top, left) of the crop, (H, W) of the image.
     """

@@ -1,4 +1,4 @@
-"""A shard file that is read row by row: its header is checked once, its latents stay where they are."""
+"""A shard file that is read row by row: its header is checked once, its tensors stay where they are."""
 
 import hashlib
 import os
@@ -13,16 +13,18 @@ from torch import Tensor
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.links import why_unreadable
-from semdis_cli.provenance import Provenance
+from semdis_cli.parts import BYTES_PER_VALUE
+from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.store.shard_header import (
     HEADER_ALIGNMENT,
     MAX_HEADER_BYTES,
     ShardHeader,
-    describe_tensor,
+    StoredTensor,
+    describe_tensors,
     open_regular,
     payload_bytes,
+    stored_tensors,
 )
-from semdis_cli.store.shards import STORE_DTYPES
 
 _GRID = re.compile(r"-([0-9]{1,6})x([0-9]{1,6})\.safetensors$")
 _HASHED_AT_ONCE = 1 << 17
@@ -30,30 +32,33 @@ _HASHED_AT_ONCE = 1 << 17
 
 @dataclass(frozen=True, slots=True)
 class MappedShard:
-    """Latents of a shard in its file: `shape` [N,Z,h,w] of `dtype` from byte `start` of a file of `num_bytes`."""
+    """Latents of a shard in its file: `shape` [N,Z,h,w] and, beside them, the other tensors of `layout`.
+
+    They begin at byte `start` of a file of `num_bytes`.
+    """
 
     name: str
     num_bytes: int
     start: int
-    dtype: torch.dtype
+    layout: LatentLayout
     shape: tuple[int, int, int, int]
 
     @classmethod
     def of(cls, name: str, header: ShardHeader) -> Self:
         """The shard in the file `name`, of which `header` is the header."""
         num_bytes = header.payload_start + header.payload_bytes
-        return cls(name, num_bytes, header.payload_start, STORE_DTYPES[header.dtype], header.shape)
+        return cls(name, num_bytes, header.payload_start, header.provenance.layout, header.shape)
 
     @property
     def grid(self) -> tuple[int, int]:
         """Latent grid (h, w)."""
         return self.shape[2], self.shape[3]
 
-    def map(self, folder: Path) -> "Tensor | ReadRows":
-        """The rows as they lie in the file, [N, bytes a row] uint8, mapped and not read. Not to be written to.
+    def map(self, folder: Path) -> "dict[str, Tensor] | dict[str, ReadRows]":
+        """The rows of each tensor as they lie in the file, [N, bytes a row] uint8, mapped and not read.
 
-        Where files cannot be mapped, each row is read when it is asked for. Raises `StoreError` if the file is not the
-        one that was checked.
+        Not to be written to. Where files cannot be mapped, each row is read when it is asked for. Raises `StoreError`
+        if the file is not the one that was checked.
         """
         path = folder / self.name
         try:
@@ -66,22 +71,31 @@ class MappedShard:
         except OSError as error:
             raise StoreError(f"cannot be read ({why_unreadable(path, error)})", place=path) from error
         except RuntimeError:  # torch's mmap: ENODEV of some network disks and FUSE, no address space left
-            return ReadRows(path, self)
-        return data[self.start :].view(self.shape[0], -1)
+            return {tensor.name: ReadRows(path, self.start, tensor) for tensor in self._tensors}
+        views = {each.name: data[self.start + each.start :][: each.num_bytes] for each in self._tensors}
+        return {name: view.view(self.shape[0], -1) for name, view in views.items()}
+
+    @property
+    def _tensors(self) -> tuple[StoredTensor, ...]:
+        return stored_tensors(self.layout, self.shape)
 
 
 @dataclass(frozen=True, slots=True)
 class ReadRows:
-    """The rows of a shard on a disk whose files cannot be mapped. It keeps no file open: there may be many shards."""
+    """The rows of a tensor on a disk whose files cannot be mapped. It keeps no file open: there may be many shards.
+
+    `payload_start`: where the first tensor of the file begins.
+    """
 
     path: Path
-    shard: MappedShard
+    payload_start: int
+    tensor: StoredTensor
 
     def __getitem__(self, row: int) -> Tensor:
         """One row, [bytes a row] uint8. Raises `StoreError` if it cannot be read."""
-        num_bytes = prod(self.shard.shape[1:]) * self.shard.dtype.itemsize
+        num_bytes = prod(self.tensor.shape[1:]) * BYTES_PER_VALUE[self.tensor.dtype]
         with open_regular(self.path) as file:
-            file.seek(self.shard.start + row * num_bytes)
+            file.seek(self.payload_start + self.tensor.start + row * num_bytes)
             data = bytearray(file.read(num_bytes))
         if len(data) < num_bytes:
             raise StoreError("is shorter than it was when it was opened", place=self.path)
@@ -100,14 +114,18 @@ def open_known_shard(
     """Return a shard whose header was checked before: the one of `header_sha256`. None for any other file.
 
     `num_bytes`, `num_images` and `provenance` as in the manifest. The header is hashed, but not parsed, except for the
-    description of the latents at its end.
+    description of the tensors at its end.
     """
-    shape = _listed_shape(path.name, num_images, provenance)
+    try:
+        layout = provenance.layout
+    except ValueError:
+        return None
+    shape = _listed_shape(path.name, num_images, layout)
     if shape is None:
         return None
-    dtype = provenance.layout.dtype
-    end = describe_tensor(dtype, shape)
-    start = num_bytes - payload_bytes(dtype, shape)
+    tensors = stored_tensors(layout, shape)
+    end = describe_tensors(tensors)
+    start = num_bytes - payload_bytes(tensors)
     if not 8 + HEADER_ALIGNMENT + len(end) <= start <= 8 + MAX_HEADER_BYTES:
         return None
     try:
@@ -119,18 +137,14 @@ def open_known_shard(
             is_whole = int.from_bytes(file.read(8), "little") == start - 8
     except StoreError:  # whoever parses the header says more of it
         return None
-    shard = MappedShard(path.name, num_bytes, start, STORE_DTYPES[dtype], shape)
+    shard = MappedShard(path.name, num_bytes, start, layout, shape)
     return shard if is_known and is_described and is_whole else None
 
 
-def _listed_shape(name: str, num_images: int, provenance: Provenance) -> tuple[int, int, int, int] | None:
+def _listed_shape(name: str, num_images: int, layout: LatentLayout) -> tuple[int, int, int, int] | None:
     """The shape [N,Z,h,w] that a shard has by its name and the manifest."""
     grid = _GRID.search(name)
-    try:
-        channels = provenance.layout.channels
-    except ValueError:
-        return None
-    return None if grid is None else (num_images, channels, int(grid[1]), int(grid[2]))
+    return None if grid is None else (num_images, layout.channels, int(grid[1]), int(grid[2]))
 
 
 def _hash_start(file: BinaryIO, num_bytes: int) -> bytes:

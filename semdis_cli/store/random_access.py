@@ -48,7 +48,7 @@ class Item(NamedTuple):
 
 
 class Rows(Protocol):
-    """The rows of a shard as they lie in its file."""
+    """The rows of a tensor of a shard as they lie in its file."""
 
     def __getitem__(self, row: int, /) -> Tensor:
         """Return one row, [bytes a row] uint8, not to be written to. Raises `StoreError`."""

@@ -1,7 +1,8 @@
 """The header of a shard, read without its latents: a few hundred bytes an image.
 
-A shard is a safetensors file with one stacked tensor `latents` [N,Z,h,w] and one metadata key `semdis`: the record, as
-canonical JSON, in which there is the sha256 of all the rest of it.
+A shard is a safetensors file with one stacked tensor `latents` [N,Z,h,w], other tensors of N rows if its settings ask
+for such parts, and one metadata key `semdis`: the record, as canonical JSON, in which there is the sha256 of all the
+rest of it.
 """
 
 import json
@@ -19,27 +20,42 @@ from semdis_cli.errors import StoreError
 from semdis_cli.files.disk import open_at_once
 from semdis_cli.files.json_text import ESCAPED, parse_json
 from semdis_cli.files.links import or_pointer, why_unreadable
-from semdis_cli.provenance import BYTES_PER_VALUE, Provenance
+from semdis_cli.parts import BYTES_PER_VALUE
+from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import FileDigest
 from semdis_cli.store.checks import MALFORMED, check_count, check_keys, check_object, check_sha256, check_text
 from semdis_cli.store.shard_records import ShardRecords, shrink
 
 FORMAT_VERSION = 1
-TENSOR_NAME = "latents"
 METADATA_KEY = "semdis"
-HEADER_ALIGNMENT = 8  # of the latents in the file
+HEADER_ALIGNMENT = 8  # of the tensors in the file
 MAX_HEADER_BYTES = 100_000_000  # what safetensors itself accepts
 _SAFETENSORS_NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 _FIELDS = {"format", "dtype", "shape", "latents_sha256", "keys", "geometry", "sources", "provenance", "record_sha256"}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor in a shard: `shape` [N,...] of `dtype`, and at which byte it begins, counted from the first tensor."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, int, int, int]
+    start: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all rows."""
+        return prod(self.shape) * BYTES_PER_VALUE[self.dtype]
 
 
 @dataclass(frozen=True)
 class ShardHeader:
     """The record of one shard, and where its latents lie.
 
-    `shape` [N,Z,h,w], in `dtype`; `records` per row; `provenance`: the settings that made it; `record_sha256`: of the
-    record, which has that of the latents in it. The latents are the `payload_bytes` from byte `payload_start` on, which
-    is to the end of the file.
+    `shape` [N,Z,h,w] of the latents, in `dtype`; `records` per row; `provenance`: the settings that made it;
+    `record_sha256`: of the record, which has that of all `tensors` in it. They are the `payload_bytes` from byte
+    `payload_start` on, which is to the end of the file.
     """
 
     dtype: str
@@ -51,13 +67,18 @@ class ShardHeader:
     payload_start: int
 
     @property
+    def tensors(self) -> tuple[StoredTensor, ...]:
+        """All tensors, in the order of the file."""
+        return stored_tensors(self.provenance.layout, self.shape)
+
+    @property
     def payload_bytes(self) -> int:
-        """Bytes of the latents."""
-        return payload_bytes(self.dtype, self.shape)
+        """Bytes of all tensors."""
+        return payload_bytes(self.tensors)
 
 
 def read_shard_header(path: Path, expected: FileDigest | None = None) -> ShardHeader:
-    """Read and check the header of the shard at `path`; of the latents only the number of bytes counts.
+    """Read and check the header of the shard at `path`; of the tensors only the number of bytes counts.
 
     `expected`: as the manifest says, of which only the size is looked at. Raises `StoreError` naming the file for all
     that is not as it was written.
@@ -115,7 +136,7 @@ def _parse(file: BinaryIO, num_bytes: int) -> ShardHeader:
         payload_start=payload_start,
     )
     _check_settings(header)
-    if rest != describe_tensor(header.dtype, header.shape):
+    if rest != describe_tensors(header.tensors):
         raise ValueError("its header is not what was written with its record; damaged or edited")
     end = payload_start + header.payload_bytes
     if num_bytes != end:
@@ -156,19 +177,31 @@ def _check_settings(header: ShardHeader) -> None:
         raise ValueError(f"an image's size does not fit latents of {h}x{w} positions")
 
 
-def payload_bytes(dtype: str, shape: Sequence[int]) -> int:
-    """Return the size of latents in bytes."""
-    return prod(shape) * BYTES_PER_VALUE[dtype]
+def stored_tensors(layout: LatentLayout, shape: tuple[int, int, int, int]) -> tuple[StoredTensor, ...]:
+    """Return the tensors of a shard whose latents are of `shape` [N,Z,h,w], one right after the other."""
+    num_rows, found, start = shape[0], [], 0
+    for tensor in layout.tensors((shape[2], shape[3])):
+        found.append(StoredTensor(tensor.name, tensor.dtype, (num_rows, *tensor.shape), start))
+        start += found[-1].num_bytes
+    return tuple(found)
 
 
-def describe_tensor(dtype: str, shape: Sequence[int]) -> bytes:
-    """Return the end of the header of a shard, from after its record on: what safetensors says of the latents."""
-    tensor = {
-        "dtype": _SAFETENSORS_NAMES[dtype],
-        "shape": list(shape),
-        "data_offsets": [0, payload_bytes(dtype, shape)],
+def payload_bytes(tensors: Sequence[StoredTensor]) -> int:
+    """Return the size of all tensors of a shard in bytes."""
+    return tensors[-1].start + tensors[-1].num_bytes
+
+
+def describe_tensors(tensors: Sequence[StoredTensor]) -> bytes:
+    """Return the end of the header of a shard, from after its record on: what safetensors says of its tensors."""
+    described = {
+        tensor.name: {
+            "dtype": _SAFETENSORS_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [tensor.start, tensor.start + tensor.num_bytes],
+        }
+        for tensor in tensors
     }
-    return f",{json.dumps({TENSOR_NAME: tensor}, separators=(',', ':'))[1:]}".encode()
+    return f",{json.dumps(described, separators=(',', ':'))[1:]}".encode()
 
 
 def render_record(fields: dict[str, Any], records: ShardRecords, provenance: Provenance) -> tuple[str, str]:

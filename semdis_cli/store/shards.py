@@ -1,13 +1,13 @@
-"""One shard: a safetensors file with one stacked tensor `latents` [N,Z,h,w] and one metadata key `semdis`.
+"""One shard: a safetensors file with a stacked tensor `latents` [N,Z,h,w], its parts, and one metadata key `semdis`.
 
-The metadata holds everything needed to decode the shard on its own, and the sha256 of itself and of the tensor's
+The metadata holds everything needed to decode the shard on its own, and the sha256 of itself and of the tensors'
 bytes, so that a flipped bit or an edited dtype is found even without the manifest.
 """
 
 import hashlib
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -18,12 +18,13 @@ from torch import Tensor
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import publish
 from semdis_cli.files.json_text import ESCAPED, escape_name, is_strange
+from semdis_cli.parts import LATENTS, file_order
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import FileDigest, ImageRecord
 from semdis_cli.store.shard_header import (
     FORMAT_VERSION,
     METADATA_KEY,
-    TENSOR_NAME,
+    StoredTensor,
     no_shard,
     open_shard,
     parse_header,
@@ -39,12 +40,18 @@ class Shard:
     """The contents of one shard file.
 
     `latents` [N,Z,h,w] in the stored dtype; `records` per row, without columns; `provenance`: the settings that made
-    it.
+    it; `parts`: the other tensors by name, N rows each, those that the settings ask for.
     """
 
     latents: Tensor
     records: Sequence[ImageRecord]
     provenance: Provenance
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The latents and the parts, by name."""
+        return {LATENTS: self.latents, **self.parts}
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
@@ -53,7 +60,8 @@ class Shard:
 
     def select(self, rows: Sequence[int]) -> "Shard":
         """A shard of some of the rows."""
-        return Shard(self.latents[list(rows)], tuple(self.records[row] for row in rows), self.provenance)
+        parts = {name: tensor[list(rows)] for name, tensor in self.parts.items()}
+        return Shard(self.latents[list(rows)], tuple(self.records[row] for row in rows), self.provenance, parts)
 
 
 def write_shard(path: Path, shard: Shard) -> FileDigest:
@@ -63,18 +71,18 @@ def write_shard(path: Path, shard: Shard) -> FileDigest:
 
 def shard_bytes(shard: Shard) -> bytes:
     """The file that `shard` becomes."""
-    latents = shard.latents.contiguous()
+    tensors = {name: tensor.contiguous() for name, tensor in shard.tensors.items()}
     fields = {
         "format": FORMAT_VERSION,
-        "dtype": _dtype_name(latents.dtype),
-        "shape": list(latents.shape),
-        "latents_sha256": hashlib.sha256(_payload(latents)).hexdigest(),
+        "dtype": _dtype_name(shard.latents.dtype),
+        "shape": list(shard.latents.shape),
+        "latents_sha256": _hash(tensors),
         "keys": list(map(escape_name, shard.keys)),
     }
     if any(map(is_strange, shard.keys)):
         fields[ESCAPED] = True
     text, _ = render_record(fields, ShardRecords.of(shard.records), shard.provenance)
-    return serialize({TENSOR_NAME: latents}, {METADATA_KEY: text})
+    return serialize(tensors, {METADATA_KEY: text})
 
 
 def read_shard(path: Path, expected: FileDigest | None = None) -> Shard:
@@ -101,13 +109,22 @@ def parse_shard(data: bytes, place: str) -> Shard:
     payload = memoryview(data)[header.payload_start :]
     if hashlib.sha256(payload).hexdigest() != header.latents_sha256:
         raise no_shard(place, "the latents do not match their sha256; damaged")
-    latents = torch.frombuffer(bytearray(payload), dtype=STORE_DTYPES[header.dtype]).view(header.shape)
-    return Shard(latents, header.records, header.provenance)
+    tensors = {tensor.name: _read(payload, tensor) for tensor in header.tensors}
+    return Shard(tensors.pop(LATENTS), header.records, header.provenance, tensors)
 
 
 def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _payload(latents: Tensor) -> memoryview:
-    return latents.view(torch.uint8).numpy().data.cast("B")
+def _hash(tensors: Mapping[str, Tensor]) -> str:
+    """Hex digest of tensors as they lie in a file, one after the other."""
+    digest = hashlib.sha256()
+    for _, tensor in sorted(tensors.items(), key=lambda item: file_order(item[0], _dtype_name(item[1].dtype))):
+        digest.update(tensor.view(torch.uint8).numpy().data.cast("B"))
+    return digest.hexdigest()
+
+
+def _read(payload: memoryview, tensor: StoredTensor) -> Tensor:
+    data = bytearray(payload[tensor.start :][: tensor.num_bytes])
+    return torch.frombuffer(data, dtype=STORE_DTYPES[tensor.dtype]).view(tensor.shape)

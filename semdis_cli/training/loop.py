@@ -16,8 +16,8 @@ from semdis_cli.events import TrainingMeasured, TrainingProgress
 from semdis_cli.files.atomic import explain_write_error, publish
 from semdis_cli.files.json_text import strict_json
 from semdis_cli.metrics import psnr_db
+from semdis_cli.model.noise import image_noise
 from semdis_cli.model.pixels import float_to_images, images_to_float
-from semdis_cli.model.tokenizer import image_noise
 from semdis_cli.stops import look
 from semdis_cli.training.latent_stats import mean_and_var_of
 from semdis_cli.training.pictures import Reconstruction, write_sheet

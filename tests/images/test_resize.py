@@ -15,7 +15,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from semdis_cli.images.formats.exif import turn_upright, turned, unturned_box, upright_size
-from semdis_cli.images.geometry import plan_geometry, undo_padding
+from semdis_cli.images.geometry import mirror, plan_geometry, undo_padding
 from semdis_cli.images.resize import _Axis, _pillow_pass, _torch_pass, fit_pixels, resize_name
 from semdis_cli.records import Geometry
 from semdis_cli.settings import GeometrySettings
@@ -165,6 +165,23 @@ def test_a_crop_is_what_cutting_the_whole_resized_image_gives(
     (top, left), (height, width), whole = geometry.crop, geometry.image, geometry.resized
     everything = fit_pixels(image, Geometry(size, whole, (0, 0), whole, whole))
     assert torch.equal(fit_pixels(image, geometry), everything[:, top : top + height, left : left + width])
+
+
+@quick
+@given(SIZES, MODES, KINDS)
+def test_mirrored_pixels_are_the_mirrored_image_cut_at_the_twin_s_corner(
+    size: tuple[int, int], mode: GeometrySettings, kind: str
+) -> None:
+    assume(max(size) <= 8 * min(size))
+    image = picture(size, kind)
+    geometry = plan_geometry(size, mode, 16)
+    pixels = fit_pixels(image, geometry)
+    (top, left), (height, width), whole = geometry.crop_flip, geometry.image, geometry.resized
+    resized = fit_pixels(image, Geometry(size, whole, (0, 0), whole, whole))
+    mirrored, twin = resized.flip(-1), mirror(pixels, geometry)
+    assert torch.equal(twin[:, :height, :width], mirrored[:, top : top + height, left : left + width])
+    assert (twin[:, :, width:] == twin[:, :, width - 1 : width]).all()
+    assert torch.equal(mirror(twin, geometry), pixels)
 
 
 @quick

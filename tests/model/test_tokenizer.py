@@ -15,8 +15,9 @@ from torch import Tensor
 from semdis_cli.errors import CheckpointError, UsageError
 from semdis_cli.images.images import read_image
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
+from semdis_cli.model.noise import image_noise
 from semdis_cli.model.pixels import float_to_images, images_to_float
-from semdis_cli.model.tokenizer import Tokenizer, image_noise
+from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.provenance import ModelIdentity
 from semdis_cli.settings import DtypeName, TokenizerSettings
 from tests.worlds import save_tiny_model, tiny_model

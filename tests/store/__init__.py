@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from semdis_cli.events import Failure, Problem
+from semdis_cli.parts import LATENTS
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import NO_COLUMNS, EncodedImage, FileDigest, Geometry, ImageRecord, PlannedImage, SourceImage
 from semdis_cli.sources.files import ON_DISK
@@ -66,13 +67,28 @@ def latents_of(key: str, bucket: tuple[int, int]) -> Tensor:
     return torch.randn((CHANNELS, bucket[0] // 16, bucket[1] // 16), generator=torch.Generator().manual_seed(seed))
 
 
+def parts_of(key: str, bucket: tuple[int, int], layout: LatentLayout) -> dict[str, Tensor]:
+    """The parts of one image, which depend on the key alone."""
+    parts = [tensor for tensor in layout.tensors(layout.grid(bucket)) if tensor.name != LATENTS]
+    return {
+        part.name: latents_of(f"{key} {part.name}", bucket)[: part.shape[0]].to(STORE_DTYPES[part.dtype])
+        for part in parts
+    }
+
+
 def make_shard(
-    keys: tuple[str, ...] = ("a.png", "b/c.png"), dtype: str = "bfloat16", bucket: tuple[int, int] = (32, 32)
+    keys: tuple[str, ...] = ("a.png", "b/c.png"),
+    dtype: str = "bfloat16",
+    bucket: tuple[int, int] = (32, 32),
+    parts: Sequence[str] = (),
 ) -> Shard:
-    """A shard with one row of latents per key."""
+    """A shard with one row of latents per key, and of each of `parts`."""
     latents = torch.stack([latents_of(key, bucket) for key in keys]).to(STORE_DTYPES[dtype])
     records = tuple(record_of(key, bucket) for key in keys)
-    return Shard(latents, records, Provenance.from_json({**PROVENANCE, "dtype": dtype}))
+    asked = {"parts": sorted(parts)} if parts else {}
+    provenance = Provenance.from_json({**PROVENANCE, "dtype": dtype, **asked})
+    rows = [parts_of(key, bucket, provenance.layout) for key in keys]
+    return Shard(latents, records, provenance, {name: torch.stack([row[name] for row in rows]) for name in rows[0]})
 
 
 def record_of(key: str, bucket: tuple[int, int], num_bytes: int | None = None) -> ImageRecord:
@@ -94,15 +110,21 @@ def with_keys(shard: Shard, keys: Sequence[str]) -> Shard:
 
 def are_equal(one: Shard, other: Shard) -> bool:
     """Whether two shards are the same, their latents bit for bit."""
-    if not have_equal_latents(one, other):
+    if one.parts.keys() != other.parts.keys() or not have_equal_latents(one, other):
+        return False
+    if not all(_are_alike(tensor, other.parts[name]) for name, tensor in one.parts.items()):
         return False
     return list(one.records) == list(other.records) and one.provenance == other.provenance
 
 
 def have_equal_latents(one: Shard, other: Shard) -> bool:
     """Whether the latents are the same bit for bit, NaN and minus zero included."""
-    same_kind = one.latents.dtype == other.latents.dtype and one.latents.shape == other.latents.shape
-    return same_kind and torch.equal(one.latents.view(torch.uint8), other.latents.view(torch.uint8))
+    return _are_alike(one.latents, other.latents)
+
+
+def _are_alike(one: Tensor, other: Tensor) -> bool:
+    same_kind = one.dtype == other.dtype and one.shape == other.shape
+    return same_kind and torch.equal(one.view(torch.uint8), other.view(torch.uint8))
 
 
 def _sha256(key: str) -> str:
@@ -175,7 +197,8 @@ def write_next(latents: LatentSetWriter, columns: Mapping[str, dict[str, Any]] =
             continue
         stored = latents_of(key, image.bucket).to(STORE_DTYPES[latents.provenance.layout.dtype])
         record = replace(record_of(key, image.bucket, num_bytes), columns=columns.get(key, NO_COLUMNS))
-        rows.add(EncodedImage(record, stored, image.source.mtime_ns, image.source.ctime_ns))
+        parts = parts_of(key, image.bucket, latents.provenance.layout)
+        rows.add(EncodedImage(record, stored, image.source.mtime_ns, image.source.ctime_ns, parts))
     latents.publish(rows.finish())
 
 

@@ -12,9 +12,10 @@ from PIL import Image
 from safetensors.torch import save as serialize
 from torch import zeros
 
+from semdis_cli.parts import LATENTS
 from semdis_cli.records import Geometry
 from semdis_cli.store.reader import open_latents
-from semdis_cli.store.shard_header import METADATA_KEY, TENSOR_NAME, canonical_json
+from semdis_cli.store.shard_header import METADATA_KEY, canonical_json
 from semdis_cli.store.shards import Shard, shard_bytes
 from tests.cli.conftest import Outcome
 from tests.store import contents as all_contents
@@ -223,7 +224,7 @@ def write_hostile_shard(path: Path, world: World, keys: list[str]) -> None:
     del record["record_sha256"]
     record.pop("escaped", None)
     record["record_sha256"] = hashlib.sha256(canonical_json(record).encode()).hexdigest()
-    path.write_bytes(serialize({TENSOR_NAME: latents}, {METADATA_KEY: canonical_json(record)}))
+    path.write_bytes(serialize({LATENTS: latents}, {METADATA_KEY: canonical_json(record)}))
 
 
 @pytest.mark.parametrize("key", HOSTILE, ids=repr)

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from semdis_cli.events import Failure
-from semdis_cli.provenance import BYTES_PER_VALUE
+from semdis_cli.parts import BYTES_PER_VALUE
 from semdis_cli.settings import ExportSettings
 from semdis_cli.store.exchange.columns import ExportColumns
 from semdis_cli.store.exchange.export import SampleRecord, file_names

@@ -193,5 +193,5 @@ def make_sample(shard: Shard, row: int, member: Member, dtype: ArrayDtype) -> Sa
 
 def check_finite(shard: Shard, place: str) -> None:
     """Raise `StoreError` beginning with `place` if latents are not finite: others cannot be exported or imported."""
-    if not is_finite(shard.latents):
+    if not all(map(is_finite, shard.tensors.values())):
         raise StoreError("latents that are not finite; not made by semdis encode", place=place)

@@ -33,7 +33,8 @@ class StreamWriter:
 
     def add(self, image: EncodedImage) -> None:
         """Write one image's file."""
-        data = shard_bytes(Shard(image.latents[None], (image.record,), self._provenance))
+        parts = {name: tensor[None] for name, tensor in image.parts.items()}
+        data = shard_bytes(Shard(image.latents[None], (image.record,), self._provenance, parts))
         self._write(tar_member(image.record.key + MEMBER_SUFFIX, data) if self._as_tar else data)
         self.sums += ChannelSums.of(image.latents)
         self.num_images += 1
@@ -64,4 +65,5 @@ def join_shards(shards: Sequence[Shard]) -> Shard:
         latents=torch.cat([shard.latents for shard in shards]),
         records=tuple(record for shard in shards for record in shard.records),
         provenance=shards[0].provenance,
+        parts={name: torch.cat([shard.parts[name] for shard in shards]) for name in shards[0].parts},
     )

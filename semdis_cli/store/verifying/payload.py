@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semdis_cli.errors import StoreError
-from semdis_cli.provenance import BYTES_PER_VALUE
+from semdis_cli.parts import BYTES_PER_VALUE, LATENTS
 from semdis_cli.records import FileDigest
-from semdis_cli.store.shard_header import ShardHeader, open_regular
+from semdis_cli.store.shard_header import ShardHeader, StoredTensor, open_regular
 from semdis_cli.store.statistics import ChannelSums
 
 _SLICE_VALUES = 1 << 20
@@ -24,8 +24,8 @@ Values = NDArray[np.float64]
 class Payload:
     """Outcome of reading a shard.
 
-    `file`: of all its bytes. `latents_sha256`: of the latents alone. `bad_rows`: those with NaN or infinity, rising.
-    `sums`: over the rows that were asked for, added in their order.
+    `file`: of all its bytes. `latents_sha256`: of its tensors alone. `bad_rows`: those with NaN or infinity, rising.
+    `sums`: of the latents in the rows that were asked for, added in their order.
     """
 
     file: FileDigest
@@ -36,27 +36,31 @@ class Payload:
 
 def read_payload(path: Path, header: ShardHeader, rows: Sequence[int] | None = None) -> Payload:
     """Read the whole shard at `path`, a few MiB at a time; sums over `rows` (default: all). Raises `StoreError`."""
-    whole, latents = hashlib.sha256(), hashlib.sha256()
+    whole, payload = hashlib.sha256(), hashlib.sha256()
     num_bytes = 0
-    sums = _PlaneSums(header, rows)
+    sums = {tensor.name: _PlaneSums(tensor, rows) for tensor in header.tensors}
     with open_regular(path) as file:
         start = file.read(header.payload_start)
         whole.update(start)
         num_bytes += len(start)
-        for first_plane, num_planes, data in _slices(file, header):
-            whole.update(data)
-            latents.update(data)
-            num_bytes += len(data)
-            sums.add(first_plane, num_planes, data)
+        for tensor in header.tensors:
+            for first_plane, num_planes, data in _slices(file, tensor):
+                whole.update(data)
+                payload.update(data)
+                num_bytes += len(data)
+                sums[tensor.name].add(first_plane, num_planes, data)
         if num_bytes != header.payload_start + header.payload_bytes or file.read(1):
             raise StoreError("changed its size while it was read", place=path)
-    return Payload(FileDigest(num_bytes, whole.hexdigest()), latents.hexdigest(), sums.bad_rows(), sums.result())
+    bad_rows = sorted(set().union(*(each.bad_rows for each in sums.values())))
+    return Payload(
+        FileDigest(num_bytes, whole.hexdigest()), payload.hexdigest(), tuple(bad_rows), sums[LATENTS].result()
+    )
 
 
-def _slices(file: BinaryIO, header: ShardHeader) -> Iterator[tuple[int, int, bytes]]:
-    """The latents as (first plane, number of planes, bytes): whole planes [h,w], or a part of one that is large."""
-    N, Z, h, w = header.shape
-    bytes_per_value, plane = BYTES_PER_VALUE[header.dtype], h * w
+def _slices(file: BinaryIO, tensor: StoredTensor) -> Iterator[tuple[int, int, bytes]]:
+    """A tensor as (first plane, number of planes, bytes): whole planes [h,w], or a part of one that is large."""
+    N, Z, h, w = tensor.shape
+    bytes_per_value, plane = BYTES_PER_VALUE[tensor.dtype], h * w
     group = max(1, _SLICE_VALUES // plane)
     for first in range(0, N * Z, group):
         num_planes = min(group, N * Z - first)
@@ -70,16 +74,16 @@ def _slices(file: BinaryIO, header: ShardHeader) -> Iterator[tuple[int, int, byt
 
 
 class _PlaneSums:
-    """Sums of channels over some rows, and the rows that hold NaN or infinity."""
+    """Sums of channels over some rows; `bad_rows`: those that hold NaN or infinity."""
 
-    def __init__(self, header: ShardHeader, rows: Sequence[int] | None) -> None:
-        N, self._channels, h, w = header.shape
+    def __init__(self, tensor: StoredTensor, rows: Sequence[int] | None) -> None:
+        N, self._channels, h, w = tensor.shape
         self._plane = h * w
-        self._to_float64 = _CONVERSIONS[header.dtype]
+        self._to_float64 = _CONVERSIONS[tensor.dtype]
         self._is_wanted = np.full(N, fill_value=rows is None)
         self._is_wanted[list(rows or ())] = True
         self._total, self._squares = np.zeros(self._channels), np.zeros(self._channels)
-        self._bad_rows: set[int] = set()
+        self.bad_rows: set[int] = set()
 
     def add(self, first_plane: int, num_planes: int, data: bytes) -> None:
         """Add values of `num_planes` planes from `first_plane` on, whole planes or a part of one."""
@@ -88,13 +92,10 @@ class _PlaneSums:
             total, squares = values.sum(1), np.square(values).sum(1)
         row, channel = np.divmod(np.arange(first_plane, first_plane + num_planes), self._channels)
         is_finite = np.isfinite(squares)
-        self._bad_rows.update(row[~is_finite].tolist())
+        self.bad_rows.update(row[~is_finite].tolist())
         wanted = is_finite & self._is_wanted[row]
         np.add.at(self._total, channel[wanted], total[wanted])
         np.add.at(self._squares, channel[wanted], squares[wanted])
-
-    def bad_rows(self) -> tuple[int, ...]:
-        return tuple(sorted(self._bad_rows))
 
     def result(self) -> ChannelSums:
         count = int(self._is_wanted.sum()) * self._plane

@@ -1,12 +1,14 @@
 """One shard of a set that is being written: the outcomes of its images, and its file."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from semdis_cli.events import ColumnTrouble, Failure
+from semdis_cli.parts import LATENTS
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import EncodedImage, ImageRecord
 from semdis_cli.store.index import IndexRow
@@ -23,6 +25,7 @@ class EncodedShard:
 
     `latents` [N,Z,h,w] in the stored dtype, all finite, with `records` and `seen` (the files that they were made from)
     in key order; `failures`: the images that could not be used. N may be 0. `troubles`: with the columns of images.
+    `parts`: the other tensors, by name.
     """
 
     planned: PlannedShard
@@ -31,6 +34,12 @@ class EncodedShard:
     seen: tuple[SeenFile, ...]
     failures: tuple[Failure, ...]
     troubles: tuple[ColumnTrouble, ...] = ()
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all its tensors."""
+        return self.latents.nbytes + sum(tensor.nbytes for tensor in self.parts.values())
 
 
 class ShardRows:
@@ -38,16 +47,19 @@ class ShardRows:
 
     def __init__(self, planned: PlannedShard, layout: LatentLayout) -> None:
         self._planned = planned
-        shape = len(planned.images), layout.channels, *layout.grid(planned.bucket)
-        self._latents = torch.empty(shape, dtype=STORE_DTYPES[layout.dtype])  # once: a shard is not held twice
+        self._tensors = {  # once: a shard is not held twice
+            tensor.name: torch.empty((len(planned.images), *tensor.shape), dtype=STORE_DTYPES[tensor.dtype])
+            for tensor in layout.tensors(layout.grid(planned.bucket))
+        }
         self._records: list[ImageRecord] = []
         self._seen: list[SeenFile] = []
         self._failures: list[Failure] = []
 
     def add(self, image: EncodedImage) -> None:
         """Append one image."""
-        record = image.record
-        self._latents[len(self._records)] = image.latents
+        record, tensors = image.record, image.tensors
+        for name, rows in self._tensors.items():
+            rows[len(self._records)] = tensors[name]
         self._seen.append(SeenFile(record.key, record.source.num_bytes, image.mtime_ns, image.ctime_ns))
         self._records.append(record)
 
@@ -63,8 +75,9 @@ class ShardRows:
     def finish(self) -> EncodedShard:
         """Return what was collected, once it is all there."""
         assert self.is_full, "a shard is complete when each of its images has a row"
-        latents = self._latents[: len(self._records)]
-        return EncodedShard(self._planned, latents, tuple(self._records), tuple(self._seen), tuple(self._failures))
+        parts = {name: rows[: len(self._records)] for name, rows in self._tensors.items()}
+        latents, outcomes = parts.pop(LATENTS), (tuple(self._records), tuple(self._seen), tuple(self._failures))
+        return EncodedShard(self._planned, latents, *outcomes, parts=parts)
 
 
 def publish_shard(shard: EncodedShard, folder: Path, provenance: Provenance) -> JournalEntry:
@@ -76,7 +89,7 @@ def publish_shard(shard: EncodedShard, folder: Path, provenance: Provenance) -> 
     if shard.records:
         sums = ChannelSums.of_all(shard.latents)
         assert sums.are_finite, f"{name}: latents that cannot be stored are a failure"
-        file = write_shard(folder / name, Shard(shard.latents, shard.records, provenance))
+        file = write_shard(folder / name, Shard(shard.latents, shard.records, provenance, shard.parts))
     images = zip(shard.records, shard.seen, strict=True)
     rows = [JournalRow(IndexRow.of_image(record, name, row), seen) for row, (record, seen) in enumerate(images)]
     rows += [JournalRow(IndexRow.of_failure(failure), seen_failure(failure)) for failure in shard.failures]
