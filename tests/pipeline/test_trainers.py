@@ -20,6 +20,7 @@ from torch import Tensor
 from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Event, Failure, RunFinished, RunStarted, ShardFailed
+from semdis_cli.parts import LATENTS_FLIP, LOG_SNR, LOG_SNR_FLIP
 from semdis_cli.pipeline.export import export
 from semdis_cli.pipeline.export_sinks import lightningdit
 from semdis_cli.pipeline.export_sinks.kohya import crop_ltrb
@@ -30,7 +31,7 @@ from semdis_cli.store.exchange.arrays import holds_tensors, tensor_chunks
 from semdis_cli.store.exchange.samples import find_samples
 from semdis_cli.store.reader import open_latents
 from tests.store import flip_last_bit, geometry_of, lasting, make_plan, write_set
-from tests.store.labelled import CLASSES, LABELS, raw_in, write_labelled
+from tests.store.labelled import CLASSES, LABELS, WHITENING, raw_in, write_labelled
 
 Array = NDArray[Any]
 WAYS: dict[str, dict[str, Any]] = {
@@ -449,3 +450,71 @@ def test_an_npz_has_the_same_bytes_each_time(root: Path, tmp_path: Path) -> None
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
         assert {member.compress_type for member in archive.infolist()} == {zipfile.ZIP_STORED}
+
+
+# --- twins and deviations -------------------------------------------------------------------------------------------
+
+DRAWN = {"twins": "mirrored", "std": "posterior"}
+
+
+@pytest.fixture(scope="module")
+def rich(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with latents of mirrored images and the log-SNR of both posteriors; not to be touched."""
+    return write_labelled(tmp_path_factory.mktemp("sets") / "latents", parts=[LATENTS_FLIP, LOG_SNR, LOG_SNR_FLIP])
+
+
+def parts_in(root: Path) -> dict[str, dict[str, Tensor]]:
+    """For each image the raw latents of its twin, and the variances of both posteriors in float64, by part."""
+    source = open_latents(root)
+    mean, std = (torch.tensor(WHITENING[name])[:, None, None] for name in ("mean", "std"))
+    return {
+        key: {
+            LATENTS_FLIP: shard.parts[LATENTS_FLIP][row].float() * std + mean,
+            **{name: 1 / (1 + shard.parts[name][row].double().exp()) for name in (LOG_SNR, LOG_SNR_FLIP)},
+        }
+        for shard in map(source.read, source.shards)
+        for row, key in enumerate(shard.keys)
+    }
+
+
+def test_lightningdit_gets_the_latents_of_mirrored_images(rich: Path, tmp_path: Path) -> None:
+    export_to(tmp_path / "out", rich, "lightningdit", twins="mirrored")
+    parts = parts_in(rich)
+    with safe_open(tmp_path / "out" / "000000.safetensors", framework="pt") as file:
+        twins = file.get_tensor("latents_flip")
+    assert all(equal(twin.numpy(), parts[key][LATENTS_FLIP]) for twin, key in zip(twins, keys_in(rich), strict=True))
+
+
+def keys_in(root: Path) -> list[str]:
+    """The keys in the order of the shards."""
+    return [key for stored in open_latents(root).shards for key in stored.rows]
+
+
+def test_edm2_gets_the_deviation_of_the_posterior(rich: Path, tmp_path: Path) -> None:
+    export_to(tmp_path / "out", rich, "edm2", std="posterior")
+    raw, parts = raw_in(rich), parts_in(rich)
+    for (_, array, _), key in zip(edm2_items(tmp_path / "out"), sorted(raw), strict=True):
+        assert equal(array[:3], raw[key])
+        np.testing.assert_allclose(array[3:], parts[key][LOG_SNR].sqrt().numpy(), rtol=1e-6)
+
+
+def test_mar_gets_twins_and_the_variances_of_both(rich: Path, tmp_path: Path) -> None:
+    export_to(tmp_path / "out", rich, "mar", **DRAWN)
+    raw, parts = raw_in(rich), parts_in(rich)
+    items = list(mar_items(tmp_path / "out"))
+    assert len(items) == len(raw)
+    for path, arrays, _ in items:
+        key = path.relative_to(tmp_path / "out").as_posix().removesuffix(".npz")
+        assert equal(arrays["moments"][:3], raw[key])
+        assert equal(arrays["moments_flip"][:3], parts[key][LATENTS_FLIP])
+        for name, part in (("moments", LOG_SNR), ("moments_flip", LOG_SNR_FLIP)):
+            np.testing.assert_allclose(arrays[name][3:], parts[key][part].log().clamp(min=-30).numpy(), rtol=1e-5)
+
+
+def test_kohya_gets_the_latents_of_mirrored_images(rich: Path, tmp_path: Path) -> None:
+    export_to(tmp_path / "out", rich, "kohya")
+    height, width = geometry_of((32, 32)).source
+    for key, part in parts_in(rich).items():
+        path = tmp_path / "out" / f"{key.removesuffix('.jpg')}_{width:04d}x{height:04d}_semdis.npz"
+        with np.load(path, allow_pickle=False) as arrays:  # noqa: TID251 # as that does
+            assert equal(arrays["latents_flipped_2x2"], part[LATENTS_FLIP])

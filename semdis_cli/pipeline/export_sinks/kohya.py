@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from semdis_cli.files.spelling import check_key
-from semdis_cli.pipeline.export_sinks.raw import RawFileSink, raw_latents
+from semdis_cli.parts import LATENTS_FLIP
+from semdis_cli.pipeline.export_sinks.raw import RawFileSink, raw_latents, twin_latents
 from semdis_cli.pipeline.export_sinks.sink import ExportJob
 from semdis_cli.records import Geometry
 from semdis_cli.store.exchange.arrays import npz_bytes
@@ -24,7 +25,7 @@ _OF_ONE_SIZE = {"sd", "sdxl"}  # caches that know a single size of each image, a
 class KohyaSink(RawFileSink):
     """`{path without suffix}_{W:04d}x{H:04d}_{arch}.npz`, W and H of the original."""
 
-    num_tensors = 1
+    num_tensors = 2  # at most
 
     @classmethod
     def name_files(cls, job: ExportJob) -> Mapping[str, PurePosixPath]:
@@ -34,13 +35,15 @@ class KohyaSink(RawFileSink):
         }
 
     def contents(self, shard: Shard, row: int) -> bytes:
-        """Return the cache of an image: its latents, its original size (W, H), and where it was cropped."""
+        """Return the cache of an image: its latents and twin, its original size (W, H), and where it was cropped."""
         latents, geometry = raw_latents(self._job, shard, row), shard.records[row].geometry
         arrays: dict[str, Tensor] = {
             "latents": latents,
             "original_size": torch.tensor(geometry.source[::-1]),
             "crop_ltrb": torch.tensor(crop_ltrb(geometry)),
         }
+        if self._job.settings.twins == "mirrored" and LATENTS_FLIP in self._job.parts:
+            arrays["latents_flipped"] = twin_latents(self._job, shard, row)
         height, width = latents.shape[1:]
         end = "" if self._job.settings.arch in _OF_ONE_SIZE else f"_{height}x{width}"
         return npz_bytes({f"{name}{end}": array for name, array in arrays.items()})

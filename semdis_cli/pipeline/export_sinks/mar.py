@@ -57,13 +57,10 @@ class MarSink(RawFileSink):
 
     def contents(self, shard: Shard, row: int) -> bytes:
         """Return mean and log-variance, [2Z,h,w], of the image and of its twin."""
-        log_variance = log_variance_of(self._job, shard, row)
-        return npz_bytes(
-            {
-                "moments": torch.cat([raw_latents(self._job, shard, row), log_variance]),
-                "moments_flip": torch.cat([twin_latents(self._job, shard, row), log_variance]),
-            }
-        )
+        job = self._job
+        moments = raw_latents(job, shard, row), log_variance_of(job, shard, row)
+        of_twin = twin_latents(job, shard, row), log_variance_of(job, shard, row, is_twin=True)
+        return npz_bytes({"moments": torch.cat(moments), "moments_flip": torch.cat(of_twin)})
 
 
 def class_folders(classes: Sequence[str], labels: Iterable[int]) -> dict[int, str]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from semdis_cli.errors import UsageError
+from semdis_cli.parts import LATENTS_FLIP, LOG_SNR, LOG_SNR_FLIP
 from semdis_cli.pipeline.export_sinks.files import FileSink
 from semdis_cli.pipeline.export_sinks.sink import ExportJob
 from semdis_cli.store.reader import StoredShard
@@ -72,28 +73,43 @@ class RawFileSink(FileSink):
 
 def check_twins(job: ExportJob, reader: str) -> None:
     """Raise `UsageError` if the latents of mirrored images are wanted, and there are none."""
-    if job.settings.twins == "mirrored":
+    if job.settings.twins == "mirrored" and LATENTS_FLIP not in job.parts:
         what = f"holds no latents of mirrored images, of which {reader} draws half of its own"
-        raise UsageError(f"{what}; --twins same writes those of the image twice", place=job.source.path)
+        how = "encode with --flip both, or --twins same writes those of the image twice"
+        raise UsageError(f"{what}; {how}", place=job.source.path)
 
 
 def twin_latents(job: ExportJob, shard: Shard, row: int) -> Tensor:
     """Return the raw latents of the mirrored image of a row, or those of the row itself, [Z,h,w] float32."""
-    return raw_latents(job, shard, row)
+    is_mirrored = job.settings.twins == "mirrored"
+    return to_raw(shard.parts[LATENTS_FLIP][row], job.whitening) if is_mirrored else raw_latents(job, shard, row)
 
 
 def check_std(job: ExportJob, reader: str) -> None:
     """Raise `UsageError` if the posterior's deviation is wanted, and is not there."""
-    if job.settings.std == "posterior":
+    if job.settings.std == "posterior" and LOG_SNR not in job.parts:
         what = f"holds no deviations of the posterior, from which {reader} draws its latents"
-        raise UsageError(f"{what}; --std zero writes none, so that it draws the same each time", place=job.source.path)
+        how = "encode with --posterior moments, or --std zero writes none, so that it draws the same each time"
+        raise UsageError(f"{what}; {how}", place=job.source.path)
 
 
 def std_of(job: ExportJob, shard: Shard, row: int) -> Tensor:
-    """Return the standard deviation of the raw latents of a row, [Z,h,w] float32."""
-    return torch.zeros_like(raw_latents(job, shard, row))
+    """Return the standard deviation of the raw latents of a row, [Z,h,w] float32; 0 for none.
+
+    sigma = sqrt(sigmoid(-log SNR)), as signal and noise of the posterior have alpha^2 + sigma^2 = 1 (VP: Kingma et al.
+    2021, Variational Diffusion Models, equation 3).
+    """
+    if job.settings.std == "zero":
+        return torch.zeros_like(raw_latents(job, shard, row))
+    return torch.sigmoid(-shard.parts[LOG_SNR][row].float()).sqrt()
 
 
-def log_variance_of(job: ExportJob, shard: Shard, row: int) -> Tensor:
-    """Return the logarithm of the variance of the raw latents of a row, [Z,h,w] float32; -30 for none."""
-    return torch.full_like(raw_latents(job, shard, row), _LEAST_LOG_VARIANCE)
+def log_variance_of(job: ExportJob, shard: Shard, row: int, *, is_twin: bool = False) -> Tensor:
+    """Return the logarithm of the variance of the raw latents of a row, [Z,h,w] float32; -30 for none.
+
+    `is_twin`: of those that `twin_latents` gives.
+    """
+    if job.settings.std == "zero":
+        return torch.full_like(raw_latents(job, shard, row), _LEAST_LOG_VARIANCE)
+    name = LOG_SNR_FLIP if is_twin and job.settings.twins == "mirrored" else LOG_SNR
+    return torch.nn.functional.logsigmoid(-shard.parts[name][row].float()).clamp(min=_LEAST_LOG_VARIANCE)

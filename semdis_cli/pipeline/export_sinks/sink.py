@@ -44,6 +44,11 @@ class ExportJob:
         return whitening_to_undo(self.source.provenance, self.source.path)
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """Return the names of what each shard holds beside latents."""
+        return self.source.provenance.layout.parts
+
+    @property
     def stored_dtype(self) -> str:
         """Return the dtype that the latents are stored in."""
         return self.source.provenance.layout.dtype
