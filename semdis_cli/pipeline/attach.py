@@ -3,8 +3,9 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from semdis_cli.store.columns import LABEL, SetColumns
 from semdis_cli.store.index_columns import SplitLine, columns_text, join_line, split_line
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.record import check_columns
+from semdis_cli.store.views import file_key
 from semdis_cli.store.writing.attach import NewLine, SetEditor
 
 _LINES_AT_ONCE = 256  # no more, or Python's collector of garbage looks at them again and again
@@ -50,7 +52,7 @@ def attach(root: Path, tables: Sequence[Path], settings: AttachSettings, tell: T
 
         # Index and rows -> another index
         labels = rows.labels(known)
-        join = _Join(rows, rows.numbered(labels), settings)
+        join = _Join(rows, rows.numbered(labels), settings, partial(file_key, before.provenance))
         tell(Planning("writing the index"))
         after = editor.replace(join.lines(editor.index_lines()), labels.classes, rows.spool.num_bytes)
     yield from join.troubles()
@@ -87,6 +89,7 @@ class _Join:
     rows: CollectedRows
     numbers: Sequence[int | ValueError]
     settings: AttachSettings
+    file_of: Callable[[str], str]
     num_changed: int = 0
     num_without: int = 0  # images that are to be used, and have no row
     _troubles: Spool = field(default_factory=Spool)  # there may be as many as images
@@ -97,12 +100,21 @@ class _Join:
         while some := list(map(split_line, islice(lines, _LINES_AT_ONCE))):
             look()
             first_key = first_key or some[0][0]
-            yield list(map(self._joined, some, spool.find([line[0] for line in some])))
+            yield list(map(self._joined, some, self._find([line[0] for line in some])))
         self._troubles.finish()
         if spool.outcomes and USED not in spool.outcomes:
             key, table, _ = spool.place(0)
             what = f"no row is about an image: the first one says {key!r:.80}, and an image is {first_key!r:.80}"
             raise UsageError(what, place=self.rows.names[table])
+
+    def _find(self, keys: Sequence[str]) -> list[Sequence[SpooledRow]]:
+        """Return for each key the rows about its image or, if there are none, about the file that this is a view of."""
+        found = self.rows.spool.find(keys)
+        files = {at: self.file_of(keys[at]) for at, rows in enumerate(found) if not rows}
+        views = {at: file for at, file in files.items() if file != keys[at]}
+        for at, rows in zip(views, self.rows.spool.find(list(views.values())) if views else (), strict=True):
+            found[at] = rows
+        return found
 
     def troubles(self) -> Iterator[ColumnTrouble]:
         """Give what could not be attached, once all lines are through."""

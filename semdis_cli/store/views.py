@@ -9,6 +9,19 @@ from semdis_cli.records import View
 _CROP = re.compile(r"#[0-9]*crop([0-9]{1,4})(?:\.[^./]*)?$")
 
 
+def file_key(provenance: Provenance, key: str) -> str:
+    """Return the key of the file that an image of a set with this record was made from: without the mark of its view.
+
+    `key` itself where a file has one image, or where it has no such mark.
+    """
+    size = "|".join(map(str, provenance.sizes))
+    mark = f"#(?:{size})" if size else "#"
+    if not size and not provenance.has_crops:
+        return key
+    crop = "crop[0-9]{1,4}" if provenance.has_crops else ""
+    return re.sub(rf"{mark}{crop}((?:\.[^./]*)?)$", r"\1", key)
+
+
 def first_view(provenance: Provenance) -> View:
     """Return a view that a set with this record has of every file."""
     return View(next(iter(provenance.sizes), None), 1 if provenance.has_crops else None)

@@ -17,11 +17,13 @@ from semdis_cli.errors import UsageError
 from semdis_cli.events import ColumnsAttached, ColumnTrouble
 from semdis_cli.option import OptionError
 from semdis_cli.pipeline.attach import attach
-from semdis_cli.records import MAX_COLUMNS_BYTES
+from semdis_cli.provenance import Provenance
+from semdis_cli.records import MAX_COLUMNS_BYTES, View
 from semdis_cli.store.columns import SetColumns
 from semdis_cli.store.manifest import Manifest
+from semdis_cli.store.views import file_key
 from tests.extras import needs
-from tests.store import KEYS, contents, make_plan, problems, write_set
+from tests.store import KEYS, PROVENANCE, contents, make_plan, problems, write_set
 from tests.store.test_columns import columns_in
 
 WITH_LATENTS = [key for key in KEYS if "bad" not in key]
@@ -64,6 +66,31 @@ def test_rows_come_in_any_order_and_each_finds_its_image(root: Path, tmp_path: P
     assert columns_in(root) == {key: {"caption": f"about {key}"} for key in WITH_LATENTS}
     assert report["images"] == {"ok": len(WITH_LATENTS), "changed": len(WITH_LATENTS), "without_row": 0}
     assert report["rows"] == {"used": len(WITH_LATENTS), "second": 0, "unused": 0, "bad": 0}
+
+
+VIEWED: Json = {"preprocessing": {"geometry": {"size": [256, 512], "max_pixels": None, "crop_seed": 0}}}
+VIEWS = [View(size, crop) for size in (256, 512) for crop in (1, 2)]
+
+
+def test_a_row_about_a_file_is_about_all_its_views_unless_they_have_rows_of_their_own(tmp_path: Path) -> None:
+    keys = [view.key_of(file) for file in ("a.jpg", "b/c.jpg") for view in VIEWS]
+    write_set(tmp_path / "set", make_plan(tuple(sorted(keys)), **VIEWED))
+    rows = [
+        {"key": "a.jpg", "caption": "all"},
+        {"key": "a#512crop2.jpg", "caption": "own"},
+        {"key": "b/c", "caption": "c"},
+    ]
+    troubles, report = run(tmp_path / "set", write(tmp_path / "t.jsonl", rows))
+    expected = {key: "all" if key.startswith("a") else "c" for key in keys} | {"a#512crop2.jpg": "own"}
+    assert columns_in(tmp_path / "set") == {key: {"caption": caption} for key, caption in expected.items()}
+    assert (troubles, report["images"]["without_row"]) == ([], 0)
+
+
+@given(stem=st.text("ab#./1", max_size=8), suffix=st.sampled_from(["", ".jpg", ".j#1"]), view=st.sampled_from(VIEWS))
+def test_the_file_of_a_view_is_found_again(stem: str, suffix: str, view: View) -> None:
+    key = f"x{stem}{suffix}"
+    assert file_key(Provenance.from_json({**PROVENANCE, **VIEWED}), view.key_of(key)) == key
+    assert file_key(Provenance.from_json(PROVENANCE), view.key_of(key)) == view.key_of(key)
 
 
 def test_a_row_may_leave_out_the_suffix_and_is_about_all_images_of_that_name(tmp_path: Path) -> None:
