@@ -6,6 +6,8 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 
 from semdis_cli.defaults import DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER
@@ -29,6 +31,7 @@ _TABLES = frozenset(  # of what lies below their folder
     {"metadata.jsonl", "metadata.csv", "metadata.parquet", "captions.json", "dataset.json"}
 )
 _FILES_BETWEEN_NEWS = 100
+_FIGURES = attrgetter("st_size", "st_mtime_ns", "st_ctime_ns")
 _MAX_DEPTH = 2048  # a path may have 4096 bytes
 _MAX_REPEATS = 12  # folders of one identity and name, one in the other: no disk has those, a circle has
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -149,7 +152,7 @@ class _Walk:
     exclude: _Excluded | None
     tell: Callable[[int], None]
     found: Finds = field(default_factory=Finds)
-    opened: list[tuple[_Folder, _Entries]] = field(default_factory=list)
+    opened: list[tuple[_Folder, _Entries, Sequence[str]]] = field(default_factory=list)  # names, if all are plain
     has_patterns: bool = False  # as of the rules
     root: int = 0  # that of the images, in the list of them
     containers: list[Path] = field(default_factory=list)  # files that hold many images
@@ -163,15 +166,14 @@ class _Walk:
         self.root = self.found.images.root(ON_DISK, os.path.join(root.path, ""), len(self.prefix))  # noqa: PTH118
         self._enter(root)
         while self.opened:
-            folder, entries = self.opened[-1]
-            inner = self._add_files(folder, entries)
+            inner = self._add_files(*self.opened[-1])
             self._note_images()
             if inner is None:
                 self.opened.pop()
             else:
                 self._enter(inner)
 
-    def _add_files(self, folder: _Folder, entries: _Entries) -> _Folder | None:
+    def _add_files(self, folder: _Folder, entries: _Entries, plain: Sequence[str]) -> _Folder | None:
         """Note files up to the first folder that is to be searched, which is returned; None at the end."""
         try:
             opened = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY)
@@ -179,16 +181,42 @@ class _Walk:
             self._fail_to_search(folder, error)
             return None
         try:
+            self._add_plain(folder, plain, opened)
             return self._add_from(folder, entries, opened)
         finally:
             os.close(opened)
 
+    def _add_plain(self, folder: _Folder, names: Sequence[str], opened: int) -> None:
+        """Note files that are surely images, of a folder that is `opened`: as most are, so it is done quickly."""
+        start = self.prefix + folder.inside
+        for first in range(0, len(names), _FILES_BETWEEN_NEWS):
+            some = names[first : first + _FILES_BETWEEN_NEWS]
+            try:
+                statuses = [os.stat(name, dir_fd=opened) for name in some]
+            except OSError:  # of one of them
+                some, statuses = self._look_at_each(folder, some, opened)
+            self.keys += [start + name for name in some]
+            self.figures += chain.from_iterable(map(_FIGURES, statuses))
+            self._note_images()
+            self.tell(self.found.num_seen)
+
+    def _look_at_each(
+        self, folder: _Folder, names: Sequence[str], opened: int
+    ) -> tuple[list[str], list[os.stat_result]]:
+        """Return those files that can be looked at, and what that says; the others are failures."""
+        found: dict[str, os.stat_result] = {}
+        for name in names:
+            try:
+                found[name] = os.stat(name, dir_fd=opened)
+            except OSError as error:
+                self._fail(folder, name, error)
+        return list(found), list(found.values())
+
     def _add_from(self, folder: _Folder, entries: _Entries, opened: int) -> _Folder | None:
-        """Do so from a folder that is `opened`: files are looked at by their names in it, which is quicker."""
-        start, is_odd = self.prefix + folder.inside, folder.is_odd or self.has_patterns
-        keys, figures = self.keys, self.figures
-        for name, entry in entries:  # a million times: most files pass a quick test, the rest a thorough one
-            if len(keys) >= _FILES_BETWEEN_NEWS:
+        """Note files of a folder that is `opened`, up to the first folder; most pass a quick test."""
+        is_odd = folder.is_odd or self.has_patterns
+        for name, entry in entries:
+            if len(self.keys) >= _FILES_BETWEEN_NEWS:
                 self._note_images()
                 self.tell(self.found.num_seen)
             inner = None
@@ -196,14 +224,17 @@ class _Walk:
                 if name[-1] == "/":
                     inner = self._find_folder(entry, folder)
                 elif (not is_odd and is_plain_image(name) and entry.is_file()) or self._is_image(entry, name, folder):
-                    status = os.stat(name, dir_fd=opened)
-                    figures += (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-                    keys.append(start + name)
+                    self.figures += _FIGURES(os.stat(name, dir_fd=opened))
+                    self.keys.append(self.prefix + folder.inside + name)
             except OSError as error:
-                self.found.fail(start + entry.name, entry.path, f"cannot be read ({error.strerror})")
+                self._fail(folder, entry.name, error)
             if inner is not None:
                 return inner
         return None
+
+    def _fail(self, folder: _Folder, name: str, error: OSError) -> None:
+        key = self.prefix + folder.inside + name
+        self.found.fail(key, f"{folder.path}/{name}", f"cannot be read ({error.strerror})")
 
     def _fail_to_search(self, folder: _Folder, error: OSError) -> None:
         key = (self.prefix + folder.inside).removesuffix("/") or "."
@@ -230,11 +261,14 @@ class _Walk:
         if not OWN_OUTPUT.isdisjoint(names):
             self.found.passed_over.add(PassedOver.OUTPUT, len(entries))
             return
+        if not (folder.is_odd or self.has_patterns) and all(map(is_plain_image, names)) and _are_files(entries):
+            self.opened.append((folder, iter(()), sorted(names)))
+            return
         by_name = dict(zip(names, entries, strict=True))
-        for entry in _folders_of(entries):
+        for entry in filter(_is_folder, entries):
             by_name[f"{entry.name}/"] = by_name.pop(entry.name)
         names = sorted(by_name)
-        self.opened.append((folder, zip(names, map(by_name.__getitem__, names), strict=True)))
+        self.opened.append((folder, zip(names, map(by_name.__getitem__, names), strict=True), ()))
 
     def _is_image(self, entry: os.DirEntry[str], name: str, folder: _Folder) -> bool:
         """Tell whether a file is an image that is wanted; one that is not is counted."""
@@ -325,12 +359,12 @@ class _Walk:
         return not (folder.is_included or self.rules.includes(path, name, is_folder=False))
 
 
-def _folders_of(entries: list[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
-    """Return those of `entries` that are folders, or lead to one."""
+def _are_files(entries: list[os.DirEntry[str]]) -> bool:
+    """Tell whether all of `entries` are files, or lead to one."""
     try:
-        return [entry for entry in entries if entry.is_dir()]
-    except OSError:  # of links that cannot be followed: each by itself
-        return list(filter(_is_folder, entries))
+        return all(entry.is_file() for entry in entries)
+    except OSError:  # of a link that cannot be followed
+        return False
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
