@@ -20,6 +20,7 @@ def collected_late() -> Iterator[None]:
 
 
 def collect() -> None:
-    """Collect garbage from now on, but for all that is there already."""
-    gc.freeze()
-    gc.enable()
+    """Collect garbage from now on, but for all that is there already; nothing new where it is collected anyway."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()

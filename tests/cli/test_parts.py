@@ -1,5 +1,6 @@
 """What `semdis encode` stores beside latents: twins of mirrored pixels, posteriors; in sets, exports and training."""
 
+import gc
 import json
 import os
 import time
@@ -197,6 +198,8 @@ def test_workers_sample_for_the_epoch_that_was_set(encode: Run, tmp_path: Path) 
         alone.set_epoch(number)
         given = torch.cat([batch.latents for batch in loader])
         assert torch.equal(given, torch.stack([item.latents for item in alone]))
+    del loader  # and with it the worker, which holds open what was open when it began
+    gc.collect()
 
 
 def test_moments_decode_as_their_mode(encode: Run, run: Run, tmp_path: Path) -> None:
