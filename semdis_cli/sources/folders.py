@@ -190,6 +190,8 @@ class _Walk:
         """Note files that are surely images, of a folder that is `opened`: as most are, so it is done quickly."""
         start = self.prefix + folder.inside
         for first in range(0, len(names), _FILES_BETWEEN_NEWS):
+            if first:
+                self.tell(self.found.num_seen)
             some = names[first : first + _FILES_BETWEEN_NEWS]
             try:
                 statuses = [os.stat(name, dir_fd=opened) for name in some]
@@ -198,7 +200,6 @@ class _Walk:
             self.keys += [start + name for name in some]
             self.figures += chain.from_iterable(map(_FIGURES, statuses))
             self._note_images()
-            self.tell(self.found.num_seen)
 
     def _look_at_each(
         self, folder: _Folder, names: Sequence[str], opened: int
