@@ -487,7 +487,8 @@ class RoundtripSettings:
 
 # ---- Exports ----
 
-ExportFormat = Literal["webdataset", "safetensors", "npy", "lightningdit", "edm2", "mar", "kohya"]
+ExportFormat = Literal["webdataset", "safetensors", "npy", "parquet", "lightningdit", "edm2", "mar", "kohya"]
+ROW_FORMATS = ("parquet",)  # files of many images, and the latents of each as they lie in memory
 TRAINER_FORMATS = ("lightningdit", "edm2", "mar", "kohya")  # raw latents, as one trainer reads them
 Member = Literal["safetensors", "npy"]
 ArrayDtype = Literal["float32", "float16"]
@@ -499,8 +500,9 @@ class ExportSettings(Group):
     """Settings of an export.
 
     `tar_member`: what the latents of an image are in a webdataset, None for safetensors. `dtype`: the dtype of
-    npy and lightningdit; None: one that loses nothing. `tar_mib` (about, MiB) and `sample_names` count for webdataset
-    alone: samples are called by the key, or as those that the images came from. `twins` (lightningdit, mar) and `std`
+    npy, lightningdit and `ROW_FORMATS`; None: one that loses nothing. `tar_mib` (about, MiB) counts for webdataset and
+    `ROW_FORMATS`, `sample_names` for webdataset alone: samples are called by the key, or as those that the images came
+    from. `twins` (lightningdit, mar) and `std`
     (edm2, mar): of the set, or what stands in for what it does not have. `arch`: of kohya. Raises `OptionError` for
     what has no effect.
     """
@@ -508,8 +510,8 @@ class ExportSettings(Group):
     format: Annotated[
         ExportFormat,
         Option(
-            "webdataset: tars of samples; safetensors, npy: one file an image; or what a trainer reads: lightningdit, "
-            "edm2, mar, kohya.",
+            "webdataset: tars of samples; parquet: tables; safetensors, npy: one file an image; or what a trainer "
+            "reads: lightningdit, edm2, mar, kohya.",
             OUTPUT,
             metavar="NAME",
         ),
@@ -523,7 +525,8 @@ class ExportSettings(Group):
     dtype: Annotated[
         ArrayDtype | None,
         Option(
-            "Of npy, which has no bfloat16, and lightningdit; float16 may lose digits.  [default: what loses none]",
+            "Of npy, which has no bfloat16, parquet and lightningdit; float16 may lose digits.  "
+            "[default: what loses none]",
             OUTPUT,
             show_default=False,
         ),
@@ -536,9 +539,9 @@ class ExportSettings(Group):
             OUTPUT,
         ),
     ] = "key"
-    tar_mib: Annotated[int, Option("Size of a tar, about, MiB.", OUTPUT, flags="--tar-size", min=1, metavar="MIB")] = (
-        256
-    )
+    tar_mib: Annotated[
+        int, Option("Size of a tar or table, about, MiB.", OUTPUT, flags="--tar-size", min=1, metavar="MIB")
+    ] = 256
     twins: Annotated[
         Literal["mirrored", "same"],
         Option(
@@ -562,8 +565,10 @@ class ExportSettings(Group):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.dtype is not None and self.format != "lightningdit" and self.member != "npy":
-            raise OptionError("--dtype", "goes with npy and lightningdit alone: safetensors keep what is stored")
+        takes_dtype = self.member == "npy" or self.format in {"lightningdit", *ROW_FORMATS}
+        if self.dtype is not None and not takes_dtype:
+            others = ", ".join(("npy", "lightningdit", *ROW_FORMATS))
+            raise OptionError("--dtype", f"goes with {others} alone: safetensors keep what is stored")
         if not re.fullmatch(r"[0-9a-z-]{1,40}", self.arch):
             raise OptionError("--arch", f"is a name of small letters, digits and -, not {self.arch!r:.60}")
         for flag, is_default, formats in (
@@ -591,8 +596,14 @@ class ExportSettings(Group):
         is_half = stored_dtype == "float16" and not self.is_for_trainer  # raw values are as fine as float32
         return self.dtype or ("float16" if is_half else "float32")
 
+    def row_dtype(self, stored_dtype: str) -> str:
+        """Return the dtype of latents in one of `ROW_FORMATS`: parquet holds any."""
+        return self.dtype or stored_dtype
+
     def is_lossy(self, stored_dtype: str) -> bool:
         """Tell whether there may be values that do not survive."""
+        if self.format in ROW_FORMATS:
+            return self.row_dtype(stored_dtype) not in {"float32", stored_dtype}
         if self.is_for_trainer:
             return self.array_dtype(stored_dtype) != "float32"
         return self.member == "npy" and self.array_dtype(stored_dtype) not in {"float32", stored_dtype}
@@ -601,6 +612,8 @@ class ExportSettings(Group):
         """Return all that decides a byte of the output."""
         if self.is_for_trainer:
             return {"format": self.format, "dtype": self.array_dtype(stored_dtype), **self._trainer_fields()}
+        if self.format in ROW_FORMATS:
+            return {"format": self.format, "dtype": self.row_dtype(stored_dtype), "tar_mib": self.tar_mib}
         fields: dict[str, Any] = {"format": self.format, "member": self.member}
         if self.member == "npy":
             fields["dtype"] = self.array_dtype(stored_dtype)

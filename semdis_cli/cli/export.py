@@ -24,7 +24,7 @@ def export(
     settings: ExportSettings,
     reporting: Reporting,
 ) -> None:
-    """Write latents as other programs read them: WebDataset tars, a file an image, or what a trainer reads.
+    """Write latents as other programs read them: WebDataset tars, tables, a file an image, or what a trainer reads.
 
     Shards are checked against their sha256 before they are used. Stopped at any point, the same command goes on.
     `semdis import` makes shards of tars and .safetensors again.

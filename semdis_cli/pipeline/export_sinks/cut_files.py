@@ -8,8 +8,11 @@ from typing import ClassVar
 from semdis_cli.events import Failure
 from semdis_cli.files.atomic import PendingFile
 from semdis_cli.pipeline.export_sinks.sink import ExportJob, Sink, cut_files
+from semdis_cli.provenance import BYTES_PER_VALUE
 from semdis_cli.stops import looking
+from semdis_cli.store.exchange.export import Sample, make_array
 from semdis_cli.store.reader import StoredShard
+from semdis_cli.store.shards import Shard
 
 
 class CutSink(Sink):
@@ -88,3 +91,23 @@ class CutSink(Sink):
             self.end(self._file)
             self._file.publish()
             self._file = None
+
+
+class RowSink(CutSink):
+    """Files of rows: the latents of an image as they lie in memory, its columns, and its record as JSON."""
+
+    @classmethod
+    def sample_bytes(cls, job: ExportJob, stored: StoredShard) -> int:
+        """Estimate the bytes of one image."""
+        num_bytes = stored.expected.num_bytes // max(1, stored.num_images)
+        per_value = BYTES_PER_VALUE[cls.dtype(job)], BYTES_PER_VALUE[job.stored_dtype]
+        return num_bytes * per_value[0] // per_value[1] + cls.overhead_bytes + cls.columns_bytes(job)
+
+    @classmethod
+    def dtype(cls, job: ExportJob) -> str:
+        """Return the dtype that latents are written in."""
+        return job.settings.row_dtype(job.stored_dtype)
+
+    def sample(self, shard: Shard, row: int) -> Sample:
+        """Return the latents of a row, and their record. Raises `UnfitError`."""
+        return make_array(shard, row, self.dtype(self.job))

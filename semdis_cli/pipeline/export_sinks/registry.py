@@ -5,6 +5,7 @@ from semdis_cli.pipeline.export_sinks.files import ArraySink, FileSink
 from semdis_cli.pipeline.export_sinks.kohya import KohyaSink
 from semdis_cli.pipeline.export_sinks.lightningdit import LightningDiTSink
 from semdis_cli.pipeline.export_sinks.mar import MarSink
+from semdis_cli.pipeline.export_sinks.parquet import ParquetSink
 from semdis_cli.pipeline.export_sinks.sink import Sink
 from semdis_cli.pipeline.export_sinks.tars import TarSink
 from semdis_cli.settings import ExportFormat
@@ -13,6 +14,7 @@ SINKS: dict[ExportFormat, type[Sink]] = {
     "webdataset": TarSink,
     "safetensors": FileSink,
     "npy": ArraySink,
+    "parquet": ParquetSink,
     "lightningdit": LightningDiTSink,
     "edm2": Edm2Sink,
     "mar": MarSink,

@@ -1,0 +1,97 @@
+"""Exports read by the packages that they are for, as these are installed by whoever uses them."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from semdis_cli.pipeline.export import export
+from semdis_cli.settings import ExportSettings
+from semdis_cli.store.reader import open_latents
+from semdis_cli.store.shards import STORE_DTYPES
+from tests.environments import Environments, environments
+from tests.pipeline.test_export import latents_in
+from tests.pipeline.test_export_columns import COLUMNS, expected, write_columns
+from tests.store import GOOD_KEYS
+
+pytestmark = pytest.mark.slow
+__all__ = ["environments"]  # the fixture
+
+DATASETS = ("datasets==5.2.0", "numpy==2.4.6", "pyarrow==26.0.1", "ml_dtypes==0.6.0")
+SIMPLE = {"caption", "label"}
+CLASSES = ("cat", "dog", "bird")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set of eight images of two sizes in four shards, with columns and classes."""
+    return write_columns(tmp_path_factory.mktemp("sets") / "latents", COLUMNS, classes=CLASSES)
+
+
+def exported(root: Path, output: Path, form: Any, **changes: Any) -> str:
+    """The folder of an export."""
+    for _ in export(open_latents(root), ExportSettings(format=form, **changes), output):
+        pass
+    return str(output)
+
+
+def latents_as(root: Path, dtype: str) -> dict[str, list[Any]]:
+    """Shape and sha256 of the bytes of each image's latents."""
+    found = {}
+    for key, shard in latents_in(root).items():
+        latents = shard.latents[0].to(STORE_DTYPES[dtype]).contiguous()
+        sha256 = hashlib.sha256(latents.view(torch.uint8).numpy().tobytes()).hexdigest()
+        found[key] = [list(latents.shape), sha256]
+    return found
+
+
+PARQUET = """
+import hashlib, json, sys
+from datasets import ClassLabel, load_dataset
+data = load_dataset("parquet", data_files=sys.argv[1] + "/*.parquet", split="train", cache_dir=sys.argv[2])
+label = data.features["label"]
+rows = {}
+for row in data:
+    latents = row.pop("latents")
+    assert isinstance(latents, bytes), type(latents)
+    row["latents"] = [row.pop("shape"), hashlib.sha256(latents).hexdigest()]
+    rows[row.pop("key")] = row
+names = label.names if isinstance(label, ClassLabel) else None
+print(json.dumps({"rows": rows, "names": names}))
+"""
+
+
+def test_datasets_reads_parquet_with_the_names_of_classes(
+    root: Path, tmp_path: Path, environments: Environments
+) -> None:
+    out = exported(root, tmp_path / "out", "parquet")
+    found = environments.ask(PARQUET, *DATASETS, arguments=(out, str(tmp_path / "cache")))
+    assert found["names"] == [*CLASSES]
+    assert {key: row["latents"] for key, row in found["rows"].items()} == latents_as(root, "bfloat16")
+    for key, row in found["rows"].items():
+        assert (row["dtype"], json.loads(row["record"])["key"]) == ("bfloat16", key)
+        tags = expected(key)["tags"]
+        columns = expected(key) | {"tags": tags and json.dumps(tags)}
+        assert {name: row[name] for name in columns} == columns
+
+
+WEBDATASET = """
+import json, sys
+from datasets import load_dataset
+data = load_dataset("webdataset", data_files=sys.argv[1] + "/*.tar", split="train", cache_dir=sys.argv[2])
+rows = {row["json"]["key"]: [row["txt"], row["cls"], len(row["safetensors"])] for row in data}
+print(json.dumps({"columns": sorted(data.column_names), "rows": rows}))
+"""
+
+
+def test_datasets_reads_captions_and_labels_of_a_webdataset(tmp_path: Path, environments: Environments) -> None:
+    simple = {key: {name: columns[name] for name in SIMPLE & columns.keys()} for key, columns in COLUMNS.items()}
+    out = exported(write_columns(tmp_path / "set", simple), tmp_path / "out", "webdataset")
+    found = environments.ask(WEBDATASET, *DATASETS, arguments=(out, str(tmp_path / "cache")))
+    assert {"txt", "cls", "json", "safetensors"} <= set(found["columns"])
+    assert found["rows"].keys() == {*GOOD_KEYS}
+    for key, (caption, label, _) in found["rows"].items():
+        assert (caption, label) == (simple.get(key, {}).get("caption") or "", simple.get(key, {}).get("label", -1))
