@@ -487,12 +487,20 @@ class RoundtripSettings:
 
 # ---- Exports ----
 
-ExportFormat = Literal["webdataset", "safetensors", "npy", "parquet", "lightningdit", "edm2", "mar", "kohya"]
-ROW_FORMATS = ("parquet",)  # files of many images, and the latents of each as they lie in memory
+ExportFormat = Literal[
+    "webdataset", "safetensors", "npy", "parquet", "mds", "lightningdit", "edm2", "mar", "kohya", "micro_diffusion"
+]
+ROW_FORMATS = (
+    "parquet",
+    "mds",
+    "micro_diffusion",
+)  # files of many images, and the latents of each as they lie in memory
+CHUNK_FORMATS = ("mds", "micro_diffusion")  # of these, those that begin with the places of their rows
 TRAINER_FORMATS = ("lightningdit", "edm2", "mar", "kohya")  # raw latents, as one trainer reads them
 Member = Literal["safetensors", "npy"]
 ArrayDtype = Literal["float32", "float16"]
 SampleNames = Literal["key", "stem", "basename"]
+_MAX_CHUNK_MIB = 2048  # half of what 32 bits can say: sizes are estimates
 
 
 @dataclass(frozen=True)
@@ -510,8 +518,8 @@ class ExportSettings(Group):
     format: Annotated[
         ExportFormat,
         Option(
-            "webdataset: tars of samples; parquet: tables; safetensors, npy: one file an image; or what a trainer "
-            "reads: lightningdit, edm2, mar, kohya.",
+            "webdataset: tars of samples; parquet, mds: rows; safetensors, npy: one file an image; or what a trainer "
+            "reads: lightningdit, edm2, mar, kohya, micro_diffusion.",
             OUTPUT,
             metavar="NAME",
         ),
@@ -525,7 +533,7 @@ class ExportSettings(Group):
     dtype: Annotated[
         ArrayDtype | None,
         Option(
-            "Of npy, which has no bfloat16, parquet and lightningdit; float16 may lose digits.  "
+            "Of npy and mds, which have no bfloat16, parquet and lightningdit; float16 may lose digits.  "
             "[default: what loses none]",
             OUTPUT,
             show_default=False,
@@ -569,6 +577,12 @@ class ExportSettings(Group):
         if self.dtype is not None and not takes_dtype:
             others = ", ".join(("npy", "lightningdit", *ROW_FORMATS))
             raise OptionError("--dtype", f"goes with {others} alone: safetensors keep what is stored")
+        if self.dtype == "float32" and self.format == "micro_diffusion":
+            raise OptionError("--dtype", "is float16 for micro_diffusion, which reads nothing else")
+        if self.tar_mib > _MAX_CHUNK_MIB and self.format in CHUNK_FORMATS:
+            raise OptionError(
+                "--tar-size", f"is at most {_MAX_CHUNK_MIB} for {self.format}: places in it are of 32 bits"
+            )
         if not re.fullmatch(r"[0-9a-z-]{1,40}", self.arch):
             raise OptionError("--arch", f"is a name of small letters, digits and -, not {self.arch!r:.60}")
         for flag, is_default, formats in (
@@ -597,8 +611,14 @@ class ExportSettings(Group):
         return self.dtype or ("float16" if is_half else "float32")
 
     def row_dtype(self, stored_dtype: str) -> str:
-        """Return the dtype of latents in one of `ROW_FORMATS`: parquet holds any."""
-        return self.dtype or stored_dtype
+        """Return the dtype of latents in one of `ROW_FORMATS`: parquet holds any, micro_diffusion reads float16."""
+        if self.format == "micro_diffusion":
+            return "float16"
+        return self.dtype or (stored_dtype if self.format == "parquet" else self.array_dtype(stored_dtype))
+
+    def has_no(self, stored_dtype: str) -> bool:
+        """Tell whether the format itself is why values are written in another dtype than they are stored in."""
+        return stored_dtype == "bfloat16" and (self.member == "npy" or self.format in CHUNK_FORMATS)
 
     def is_lossy(self, stored_dtype: str) -> bool:
         """Tell whether there may be values that do not survive."""

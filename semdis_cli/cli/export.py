@@ -55,5 +55,5 @@ def _say_what_is_lost(settings: ExportSettings, stored: str, *, quiet: bool) -> 
     if settings.is_lossy(stored):
         what = "raw latents" if settings.is_for_trainer else stored
         say(f"semdis: float16 does not hold every value of {what}: digits are lost")
-    elif settings.member == "npy" and settings.array_dtype(stored) != stored and not quiet:
-        say(f"semdis: npy has no {stored}: each value is written as float32, which holds it exactly")
+    elif settings.has_no(stored) and not quiet:
+        say(f"semdis: {settings.format} has no {stored}: each value is written as float32, which holds it exactly")

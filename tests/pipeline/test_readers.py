@@ -13,8 +13,10 @@ from semdis_cli.settings import ExportSettings
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shards import STORE_DTYPES
 from tests.environments import Environments, environments
+from tests.extras import needs
 from tests.pipeline.test_export import latents_in
 from tests.pipeline.test_export_columns import COLUMNS, expected, write_columns
+from tests.pipeline.test_row_exports import write_uncut
 from tests.store import GOOD_KEYS
 
 pytestmark = pytest.mark.slow
@@ -95,3 +97,64 @@ def test_datasets_reads_captions_and_labels_of_a_webdataset(tmp_path: Path, envi
     assert found["rows"].keys() == {*GOOD_KEYS}
     for key, (caption, label, _) in found["rows"].items():
         assert (caption, label) == (simple.get(key, {}).get("caption") or "", simple.get(key, {}).get("label", -1))
+
+
+# Pictures are read by torchvision, which cannot be imported beside every torch: what needs none does without.
+MDS = """
+import hashlib, json, sys, types
+import transformers.feature_extraction_utils
+for name in ("torchvision", "torchvision.datasets", "torchvision.transforms", "torchvision.transforms.functional"):
+    sys.modules[name] = types.ModuleType(name)
+sys.modules["torchvision.datasets"].VisionDataset = object
+sys.modules["torchvision.transforms.functional"].to_tensor = None
+import numpy as np
+from streaming import StreamingDataset
+rows = {}
+data = StreamingDataset(local=sys.argv[1], batch_size=1, shuffle=False)
+for row in data:
+    found = row.pop(sys.argv[2])
+    if isinstance(found, bytes):
+        found = np.frombuffer(found, np.float16).reshape(-1, 32, 32)
+    row["latents"] = [list(found.shape), hashlib.sha256(found.tobytes()).hexdigest(), found.dtype.name]
+    rows[row.pop("key")] = row
+print(json.dumps({"length": len(data), "rows": rows}))
+"""
+MOSAICML = (
+    *("mosaicml-streaming==0.13.0", "numpy==2.1.3", "boto3", "botocore", "brotli", "catalogue", "cramjam", "jmespath"),
+    *("python-dateutil", "python-snappy", "s3transfer", "six", "tqdm", "urllib3", "xxhash", "zstd"),
+)
+
+
+def check_rows(rows: dict[str, dict[str, Any]], root: Path, dtype: str) -> None:
+    """Rows with the same fields each are those of the set."""
+    stored = latents_as(root, dtype)
+    assert rows.keys() == stored.keys()
+    for key, row in rows.items():
+        assert row["latents"] == [*stored[key], dtype]
+        columns = COLUMNS.get(key, {})
+        assert (row["caption"], row["label"]) == (columns.get("caption") or "", columns.get("label", -1))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_streaming_reads_mds(root: Path, tmp_path: Path, environments: Environments, dtype: str) -> None:
+    needs("transformers")  # streaming imports it
+    out = exported(root, tmp_path / "out", "mds", dtype=dtype)
+    found = environments.ask(MDS, *MOSAICML, beside=True, arguments=(out, "latents"))
+    assert found["length"] == len(GOOD_KEYS)
+    check_rows(found["rows"], root, dtype)
+    for key, row in found["rows"].items():
+        assert row["record"]["key"] == key
+        assert {name: row[name] for name in expected(key) if name not in SIMPLE} == {
+            name: value for name, value in expected(key).items() if name not in SIMPLE
+        }
+
+
+def test_streaming_reads_what_micro_diffusion_takes(tmp_path: Path, environments: Environments) -> None:
+    needs("transformers")
+    write_uncut(tmp_path / "one", (512, 512))
+    out = exported(tmp_path / "one", tmp_path / "out", "micro_diffusion")
+    found = environments.ask(MDS, *MOSAICML, beside=True, arguments=(out, "latents_256"))
+    stored = latents_as(tmp_path / "one", "float16")
+    assert {key: row["latents"] for key, row in found["rows"].items()} == {
+        key: [*facts, "float16"] for key, facts in stored.items()
+    }

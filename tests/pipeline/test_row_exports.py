@@ -4,21 +4,25 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from semdis_cli.errors import MissingExtraError
+from semdis_cli.errors import MissingExtraError, UsageError
 from semdis_cli.events import ShardFailed
+from semdis_cli.option import OptionError
 from semdis_cli.pipeline.export import export
-from semdis_cli.records import FileDigest
+from semdis_cli.records import FileDigest, Geometry
 from semdis_cli.settings import ExportSettings
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.reader import open_latents
-from semdis_cli.store.shards import STORE_DTYPES, write_shard
+from semdis_cli.store.shards import STORE_DTYPES, read_shard, write_shard
 from tests.extras import needs
 from tests.pipeline.test_export import failures_of, finished, latents_in, plan_of
 from tests.pipeline.test_export_columns import COLUMNS, write_columns
@@ -43,8 +47,63 @@ def read_parquet(out: Path) -> list[dict[str, Any]]:
     return rows
 
 
-READERS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {"parquet": read_parquet}
-EXACT = {"parquet": DTYPES}  # what is written as it is stored; all else becomes float32
+def numbers(data: bytes, start: int, count: int, dtype: str = "<u4") -> list[int]:
+    """Numbers in a file, from byte `start` on."""
+    return [int(number) for number in np.frombuffer(data, dtype, count, start)]
+
+
+def samples_in(path: Path, skip: int = 0) -> Iterator[bytes]:
+    """The samples of a file that begins with how many there are, and where they are; `skip` bytes come before them."""
+    data = path.read_bytes()
+    [count] = numbers(data, 0, 1)
+    places = numbers(data, 4, count + 1)
+    assert (places[0], places[-1]) == (4 * (count + 2) + skip, len(data))
+    yield from (data[start:end] for start, end in pairwise(places))
+
+
+def read_mds(out: Path) -> list[dict[str, Any]]:
+    """All samples, as the layout says: sizes of what has no fixed one, then the values."""
+    index = json.loads((out / "index.json").read_bytes())
+    assert index["version"] == 2
+    samples = []
+    for shard in index["shards"]:
+        config = {name: shard[name] for name in shard if name not in {"samples", "raw_data", "zip_data"}}
+        path = out / shard["raw_data"]["basename"]
+        assert shard["raw_data"]["bytes"] == path.stat().st_size
+        found = [mds_sample(shard, data) for data in samples_in(path, len(json.dumps(config)))]
+        assert len(found) == shard["samples"]
+        samples += found
+    return samples
+
+
+def mds_sample(shard: dict[str, Any], data: bytes) -> dict[str, Any]:
+    fixed = shard["column_sizes"]
+    given = iter(numbers(data, 0, fixed.count(None)))
+    start, sample = 4 * fixed.count(None), {}
+    for name, encoding, size in zip(shard["column_names"], shard["column_encodings"], fixed, strict=True):
+        length = size or next(given)
+        sample[name] = mds_value(encoding, data[start : start + length])
+        start += length
+    assert start == len(data)
+    return sample
+
+
+def mds_value(encoding: str, data: bytes) -> Any:
+    if encoding.startswith("ndarray:"):
+        num_axes, width = data[0] >> 2, 1 << data[0] % 4
+        shape = numbers(data, 1, num_axes, f"<u{width}")
+        return tensor_of(data[1 + num_axes * width :], shape, encoding.removeprefix("ndarray:"))
+    as_number = {"int": "<i8", "float64": "<f8"}
+    if encoding in as_number:
+        return np.frombuffer(data, as_number[encoding])[0].item()
+    decoders: dict[str, Callable[[bytes], Any]] = {"str": bytes.decode, "json": json.loads, "bytes": bytes}
+    return decoders[encoding](data)
+
+
+READERS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {"parquet": read_parquet, "mds": read_mds}
+# What is written as it is stored; all else becomes float32.
+EXACT = {"parquet": DTYPES, "mds": ("float16", "float32")}
+each_chunked = pytest.mark.parametrize("form", [form for form in READERS if form != "parquet"])
 each_format = pytest.mark.parametrize("form", READERS)
 
 
@@ -168,6 +227,93 @@ def test_without_pyarrow_nothing_is_begun(root: Path, tmp_path: Path, monkeypatc
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'semdis\[parquet\]'"):
         export_to(tmp_path / "out", root, "parquet")
+    assert not (tmp_path / "out").exists()
+
+
+@each_chunked
+def test_fields_are_the_same_for_all_samples(root: Path, tmp_path: Path, form: str) -> None:
+    export_to(tmp_path / "out", root, form)
+    rows = rows_in(tmp_path / "out", form)
+    assert len({tuple(row) for row in rows.values()}) == 1
+    for key, row in rows.items():
+        columns = COLUMNS.get(key, {})
+        assert (row["caption"], row["label"]) == (columns.get("caption") or "", columns.get("label", -1))
+        for name in ("score", "flag", "tags", "url"):
+            assert as_json(row[name]) == columns.get(name)
+
+
+def as_json(value: Any) -> Any:
+    """A value of a field that some images lack: JSON, or its text."""
+    return json.loads(value) if isinstance(value, str) and value[:1] in set('"[{n') | set("0123456789tf") else value
+
+
+@each_chunked
+def test_columns_that_all_images_have_keep_their_type(tmp_path: Path, form: str) -> None:
+    columns: dict[str, dict[str, Any]] = {key: {"n": 2**40, "x": 1.5, "s": "é", "b": True} for key in GOOD_KEYS}
+    columns["a.png"] = {"n": -1, "x": 2, "s": "", "b": False}
+    export_to(tmp_path / "out", write_columns(tmp_path / "set", columns), form)
+    rows = rows_in(tmp_path / "out", form)
+    found = {key: {name: row[name] for name in ("n", "x", "s", "b")} for key, row in rows.items()}
+    assert found == columns
+    assert {tuple(map(type, values.values())) for values in found.values()} == {(int, float, str, bool)}
+
+
+@each_chunked
+def test_of_several_captions_the_first_is_the_text_beside_all(tmp_path: Path, form: str) -> None:
+    columns: dict[str, dict[str, Any]] = {"a.png": {"caption": ["one", "two"]}, "c.png": {"caption": "three"}}
+    export_to(tmp_path / "out", write_columns(tmp_path / "set", columns), form)
+    rows = rows_in(tmp_path / "out", form)
+    found = {key: (row["caption"], as_json(row["captions"])) for key, row in rows.items() if row["caption"]}
+    assert found == {"a.png": ("one", ["one", "two"]), "c.png": ("three", ["three"])}
+
+
+@each_chunked
+def test_there_is_no_index_while_a_file_is_left(many: Path, tmp_path: Path, form: Any) -> None:
+    export_to(tmp_path / "out", many, form, tar_mib=1)
+    min(path for path in (tmp_path / "out").iterdir() if path.suffix in {".mds", ".bin"}).unlink()
+    events = export(open_latents(many), ExportSettings(format=form, tar_mib=1), tmp_path / "out")
+    next(events)
+    assert not (tmp_path / "out" / "index.json").exists()
+    for _ in events:
+        pass
+    assert len(rows_in(tmp_path / "out", form)) == 900
+
+
+@each_chunked
+def test_files_whose_places_would_not_fit_are_refused(form: Any) -> None:
+    with pytest.raises(OptionError, match="--tar-size"):
+        ExportSettings(format=form, tar_mib=4096)
+
+
+@pytest.mark.parametrize(("side", "name"), [(512, "latents_256"), (1024, "latents_512")])
+def test_micro_diffusion_gets_the_column_that_it_takes_for_the_grid(tmp_path: Path, side: int, name: str) -> None:
+    write_uncut(tmp_path / "one", (side, side))
+    export_to(tmp_path / "out", tmp_path / "one", "micro_diffusion")
+    for sample in read_mds(tmp_path / "out"):
+        grid = side // 16
+        found = torch.frombuffer(bytearray(sample[name]), dtype=torch.float16).reshape(-1, grid, grid)
+        assert torch.equal(found, latents_in_shard(tmp_path / "one")[sample["key"]].half())
+
+
+def write_uncut(path: Path, size: tuple[int, int]) -> None:
+    """A shard of images of one size, nothing cut off."""
+    shard = make_shard(bucket=size)
+    geometry = Geometry(source=size, resized=size, crop=(0, 0), image=size, bucket=size)
+    write_shard(path, replace(shard, records=tuple(replace(record, geometry=geometry) for record in shard.records)))
+
+
+def latents_in_shard(path: Path) -> dict[str, Tensor]:
+    shard = read_shard(path)
+    return dict(zip(shard.keys, shard.latents, strict=True))
+
+
+@pytest.mark.parametrize("bucket", [(256, 256), (512, 1024)])
+def test_a_grid_that_micro_diffusion_would_scramble_is_refused(tmp_path: Path, bucket: tuple[int, int]) -> None:
+    write_uncut(tmp_path / "one", bucket)
+    with pytest.raises(
+        UsageError, match=r"micro_diffusion reads 32x32 or 64x64, and others wrongly; .*--size 512 or 1024"
+    ):
+        export_to(tmp_path / "out", tmp_path / "one", "micro_diffusion")
     assert not (tmp_path / "out").exists()
 
 

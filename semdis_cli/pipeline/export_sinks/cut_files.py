@@ -27,6 +27,7 @@ class CutSink(Sink):
 
     def __init__(self, job: ExportJob, failures: Sequence[Failure] = ()) -> None:
         self.job, self.root, self.failures = job, job.output.resolve(), failures
+        self.names: list[str] = []  # of all files
         self._left: dict[str, str] = {}  # the file of each key
         self._name = ""
         self._file: PendingFile | None = None
@@ -35,6 +36,7 @@ class CutSink(Sink):
             looking(cut_files(job, self.sample_bytes, without, job.settings.tar_mib * 2**20))
         ):
             name = self.name_format.format(number)
+            self.names.append(name)
             if not self.is_whole(self.root / name, keys):
                 self._left |= dict.fromkeys(keys, name)
 

@@ -30,7 +30,8 @@ class ParquetSink(RowSink):
     def __init__(self, job: ExportJob, _: Mapping[str, PurePosixPath]) -> None:
         kinds = job.columns.kinds
         first = [name for name in (CAPTION, LABEL) if name in kinds]
-        self._names = written_names([*first, *(name for name in kinds if name not in first)], _OURS)
+        names = [*first, *(name for name in kinds if name not in first)]
+        self._names = dict(zip(names, written_names(names, _OURS), strict=True))
         self._writer: ParquetWriter | None = None
         super().__init__(job)
 

@@ -5,6 +5,7 @@ from semdis_cli.pipeline.export_sinks.files import ArraySink, FileSink
 from semdis_cli.pipeline.export_sinks.kohya import KohyaSink
 from semdis_cli.pipeline.export_sinks.lightningdit import LightningDiTSink
 from semdis_cli.pipeline.export_sinks.mar import MarSink
+from semdis_cli.pipeline.export_sinks.mds import MdsSink, MicroDiffusionSink
 from semdis_cli.pipeline.export_sinks.parquet import ParquetSink
 from semdis_cli.pipeline.export_sinks.sink import Sink
 from semdis_cli.pipeline.export_sinks.tars import TarSink
@@ -15,8 +16,10 @@ SINKS: dict[ExportFormat, type[Sink]] = {
     "safetensors": FileSink,
     "npy": ArraySink,
     "parquet": ParquetSink,
+    "mds": MdsSink,
     "lightningdit": LightningDiTSink,
     "edm2": Edm2Sink,
     "mar": MarSink,
     "kohya": KohyaSink,
+    "micro_diffusion": MicroDiffusionSink,
 }

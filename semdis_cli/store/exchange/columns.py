@@ -97,27 +97,23 @@ class ExportColumns:
         return _present(place.columns)
 
 
-def written_names(names: Iterable[str], taken: Collection[str]) -> dict[str, str]:
+def written_names(names: Iterable[str], taken: Collection[str]) -> list[str]:
     """Return what columns are called beside fields whose names are `taken`: the same, or with `_` behind it."""
-    used, written = set(taken), {}
+    used, written = set(taken), []
     for name in names:
         free = name
         while free in used:
             free += "_"
         used.add(free)
-        written[name] = free
+        written.append(free)
     return written
-
-
-def captions_of(columns: Mapping[str, Any]) -> list[str]:
-    """Return all captions of an image."""
-    value = columns.get(CAPTION)
-    return [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
 
 
 def caption_of(columns: Mapping[str, Any]) -> str:
     """Return the caption of an image, the first of several; nothing if there is none."""
-    return next(iter(captions_of(columns)), "")
+    value = columns.get(CAPTION)
+    captions = value if isinstance(value, list) else [value]
+    return next((text for text in captions if isinstance(text, str)), "")
 
 
 def label_of(columns: Mapping[str, Any]) -> int:
