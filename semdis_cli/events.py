@@ -104,6 +104,23 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """An input that a filter leaves out, which is no failure. The index keeps it.
+
+    `reason`: the filter, as in `FilterSettings`. The file's size and times as in `Failure`; by what it was judged:
+    `size`, (H, W) of the picture in px, or `sha256` (hex) of its bytes.
+    """
+
+    key: str
+    reason: str
+    num_bytes: int
+    mtime_ns: int | None = None
+    ctime_ns: int | None = None
+    size: tuple[int, int] | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ColumnTrouble:
     """A column that an image does not get, or a row of a table that no image gets, and why (one line).
 
@@ -174,6 +191,13 @@ class VerifyFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class ColumnsAttached:
+    """The images of a set have other columns; `report` says which, and of how many images and rows."""
+
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished:
     """The run is complete: ok + failed = inputs. `report` is what `report.json` holds."""
 
@@ -221,6 +245,7 @@ Event = (
     | BatchDone
     | TimeSpent
     | Failure
+    | LeftOut
     | ColumnTrouble
     | ImageMeasured
     | ShardPublished
@@ -232,5 +257,6 @@ Event = (
     | Problem
     | ShardVerified
     | VerifyFinished
+    | ColumnsAttached
     | RunFinished
 )

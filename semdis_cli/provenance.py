@@ -166,7 +166,19 @@ class Provenance:
     @property
     def has_few_sizes(self) -> bool:
         """Tell whether the images were brought to one size, or to buckets, as far as is on record."""
-        return any(self._find("preprocessing", "geometry", name) is not None for name in ("size", "bucket_size"))
+        names = ("size", "bucket_size", "buckets")
+        return any(self._find("preprocessing", "geometry", name) is not None for name in names)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sizes that each image was brought to; none where they are not several."""
+        value = self._find("preprocessing", "geometry", "size")
+        return tuple(size for size in value if type(size) is int) if isinstance(value, list) else ()
+
+    @property
+    def has_crops(self) -> bool:
+        """Tell whether several crops were cut out of each image."""
+        return self._find("preprocessing", "geometry", "crop_seed") is not None
 
     @property
     def is_compiled(self) -> bool | None:

@@ -1,7 +1,7 @@
 """Frozen records that travel between the boxes: tensors and plain values; no behaviour but arithmetic and JSON."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from io import BufferedReader, BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
@@ -69,12 +69,49 @@ class ClassSource(Protocol):
         """Return the names of 0, 1, ... in a column that `ColumnSource.columns` gives; None if it has none."""
 
 
+class View(NamedTuple):
+    """One of several images that a run makes of a file: brought to `size` px, and its `crop` of that number.
+
+    None: of one size alone, or the crop that everybody takes. Its key is the file's with a mark: `a#256crop1.jpg`.
+    """
+
+    size: int | None = None
+    crop: int | None = None
+
+    @property
+    def mark(self) -> str:
+        """What is put before the suffix; nothing where a file has one image alone."""
+        if self == WHOLE:
+            return ""
+        return f"#{'' if self.size is None else self.size}{'' if self.crop is None else f'crop{self.crop}'}"
+
+    def key_of(self, key: str) -> str:
+        """Return the key of this view of the file `key`."""
+        end = _suffix_start(key)
+        return f"{key[:end]}{self.mark}{key[end:]}"
+
+    def file_of(self, key: str) -> str | None:
+        """Return the key of the file that `key` is this view of; None if it is none."""
+        end = _suffix_start(key)
+        return key[: end - len(self.mark)] + key[end:] if key[:end].endswith(self.mark) else None
+
+
+WHOLE = View()
+
+
+def _suffix_start(key: str) -> int:
+    """Return where the suffix begins, with its dot; the end of `key` if it has none."""
+    dot = key.rfind(".")
+    return dot if dot > key.rfind("/") else len(key)
+
+
 @dataclass(frozen=True, slots=True)
 class SourceImage:
     """One input, named but not read yet.
 
     `key` is its identity: a relative POSIX path with extension, unique within a run. `reader` opens it; `place` says
-    where it is, and means something to `reader` alone. Size and times are those of the listing: see `Stamp`.
+    where it is, and means something to `reader` alone. Size and times are those of the listing: see `Stamp`. `view`: of
+    its file, where that has several.
     """
 
     key: str
@@ -83,11 +120,27 @@ class SourceImage:
     num_bytes: int
     mtime_ns: int | None = None
     ctime_ns: int | None = None
+    view: View = WHOLE
 
     @property
     def stamp(self) -> Stamp:
         """Size and times when it was listed."""
         return Stamp(self.num_bytes, self.mtime_ns, self.ctime_ns)
+
+    @property
+    def file(self) -> tuple[int, Any]:
+        """What all views of a file have in common, as long as its reader lives."""
+        return id(self.reader), self.place
+
+    @property
+    def file_key(self) -> str:
+        """The key of the file that it is a view of; its own of a whole one."""
+        return self.view.file_of(self.key) or self.key
+
+    @property
+    def whole(self) -> "SourceImage":
+        """The image that its file has where it has one alone."""
+        return self if self.view == WHOLE else replace(self, key=self.file_key, view=WHOLE)
 
 
 class HeldImage(NamedTuple):

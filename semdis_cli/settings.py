@@ -6,7 +6,7 @@ which several of them, or a command by itself, have. Nothing heavy is imported h
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,6 +26,7 @@ from semdis_cli.option import (
     OptionError,
     check_limits,
 )
+from semdis_cli.records import View
 
 # ---- Texts that are read by ourselves ----
 
@@ -45,6 +46,22 @@ def _parse_batch_size(text: str) -> int | Literal["auto"]:
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
         raise UsageError(f"--batch-size is a number from 1 on, or auto, not {text!r:.60}")
     return int(text)
+
+
+def _parse_size(text: str) -> int | tuple[int, ...]:
+    """`256`, or `256,512` for several. Raises `ValueError`."""
+    if not re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", text):
+        raise ValueError(f"{text!r:.60} is no size; write 256, or 256,512 for several")
+    sizes = tuple(map(int, text.split(",")))
+    return sizes if len(sizes) > 1 else sizes[0]
+
+
+def _parse_bucket(text: str) -> tuple[int, int]:
+    """`512x288`, width by height -> (288, 512), height and width as everywhere else. Raises `ValueError`."""
+    match = re.fullmatch(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})", text)
+    if match is None:
+        raise ValueError(f"{text!r:.60} is no bucket; write width and height like 512x288")
+    return int(match[2]), int(match[1])
 
 
 def _parse_colour(text: str) -> tuple[int, int, int]:
@@ -118,7 +135,8 @@ class SourceSettings:
     sources: Annotated[
         tuple[Path, ...],
         Option(
-            "Folders (searched in depth), tars and single image files; for encode also -: a tar or image on stdin.",
+            "Folders (searched in depth), tars, zips, Parquet files, images; for encode also -: a tar or image on "
+            "stdin.",
             metavar="SOURCE...",
             show_default=False,
             is_argument=True,
@@ -130,24 +148,32 @@ class SourceSettings:
     null: Annotated[bool, Option("The list's paths end with NUL (find -print0).", INPUT, flags="--null -0")] = False
 
 
+Resize = Literal["lanczos", "adm"]
+
+
 @dataclass(frozen=True, slots=True)
 class GeometrySettings(Group):
-    """Settings of the size of images; at most one of the three is given, in pixels.
+    """Settings of the size of images; at most one of the first four is given, in pixels.
 
     None of them: its own size, padded at the bottom and right to a multiple of the model's patch.
-    `size`: the short side is resized to N and the centre cut to NxN.
+    `size`: the short side is resized to N and the centre cut to NxN; of several, each image is brought to every one.
     `max_pixels`: scaled down, never up, to at most so many pixels at its own aspect ratio, then padded.
     `bucket_size`: resized to cover the bucket nearest in aspect ratio, and the centre cut out. Buckets have at most NxN
     pixels, sides that are multiples of 64 (and of the patch), and aspect ratios up to 4:1, as in the training of SDXL.
+    `buckets`: the same with these, (H, W) each; of several with one aspect ratio the largest that an image fills
+    without being enlarged, else the smallest.
+    `resize`: "adm", which goes with `size` alone, is the centre crop that FIDs on ImageNet are defined over.
     """
 
     size: Annotated[
-        int | None,
+        int | tuple[int, ...] | None,
         Option(
-            "Resize the short side to PX and cut the centre square; a multiple of the patch (16).",
+            "Resize the short side to PX and cut the centre square; a multiple of the patch (16). Several, like "
+            "256,512: every image in each, as a#256.jpg and a#512.jpg.",
             GEOMETRY,
-            min=1,
-            metavar="PX",
+            within=(1, math.inf),
+            metavar="PX,...",
+            parse=_parse_size,
         ),
     ] = None
     max_pixels: Annotated[
@@ -164,18 +190,52 @@ class GeometrySettings(Group):
             metavar="PX",
         ),
     ] = None
+    buckets: Annotated[
+        tuple[tuple[int, int], ...],
+        Option(
+            "A bucket, width by height, sides multiples of the patch; may be given often. An image gets the nearest in "
+            "aspect ratio: resize to cover, cut the centre.",
+            GEOMETRY,
+            flags="--bucket",
+            metavar="WxH",
+            parse=_parse_bucket,
+        ),
+    ] = ()
+    resize: Annotated[
+        Resize,
+        Option("adm: with --size, the very centre crop of ADM (halve by box, then bicubic) as FID uses it.", GEOMETRY),
+    ] = "lanczos"
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """All of `size`, rising."""
+        if self.size is None:
+            return ()
+        return tuple(sorted(self.size)) if isinstance(self.size, tuple) else (self.size,)
 
     @property
     def has_few_sizes(self) -> bool:
         """Tell whether all images together have one size, or some tens of them."""
-        return self.size is not None or self.bucket_size is not None
+        return self.size is not None or self.bucket_size is not None or bool(self.buckets)
 
     def __post_init__(self) -> None:
         ways = {"--max-pixels": self.max_pixels, "--size": self.size, "--bucket-size": self.bucket_size}
-        given = [flag for flag, value in ways.items() if value is not None]
+        given = [flag for flag, value in ways.items() if value is not None] + ["--bucket"] * bool(self.buckets)
         if len(given) > 1:
             raise UsageError(f"give only one of {', '.join(given)}")
+        if isinstance(self.size, tuple) and (min(self.size, default=0) < 1 or len({*self.size}) < len(self.size)):
+            raise UsageError(f"--size takes several sizes from 1 px on, each once, not {self.size}")
+        if self.resize == "adm" and self.size is None:
+            raise OptionError("--resize", "adm goes with --size alone: it cuts a square")
         check_limits(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is on record of them: what came later only where it is asked for, so that old records stay."""
+        size = list(self.sizes) if isinstance(self.size, tuple) else self.size
+        record: dict[str, Any] = {"size": size, "max_pixels": self.max_pixels, "bucket_size": self.bucket_size}
+        if self.buckets:
+            record["buckets"] = sorted(map(list, set(self.buckets)))
+        return record if self.resize == "lanczos" else record | {"resize": self.resize}
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,11 +270,96 @@ class ReadSettings(Group):
 
 
 @dataclass(frozen=True)
+class FilterSettings(Group):
+    """Settings of which images are left out; these are counted and listed, and are no failures.
+
+    `min_size`: those whose short side is below it, in px. `max_aspect`: those whose long side is more than so many
+    times the short one. `no_upscale`: those that `--size` or a bucket would enlarge. `dedupe`: of files with the same
+    bytes all but the first by key.
+    """
+
+    min_size: Annotated[
+        int | None, Option("Leave out images whose short side is below PX.", INPUT, min=1, metavar="PX")
+    ] = None
+    max_aspect: Annotated[
+        float | None,
+        Option("Leave out images whose long side is more than R times the short one.", INPUT, min=1, metavar="R"),
+    ] = None
+    no_upscale: Annotated[bool, Option("Leave out images that would be enlarged.", INPUT, flags="--no-upscale")] = False
+    dedupe: Annotated[
+        bool,
+        Option(
+            "Of files with the same bytes take the first by key, and leave out the others.", INPUT, flags="--dedupe"
+        ),
+    ] = False
+
+    @property
+    def need_sizes(self) -> bool:
+        """Tell whether the size of each image has to be known."""
+        return self.min_size is not None or self.max_aspect is not None or self.no_upscale
+
+    def check(self, geometry: GeometrySettings) -> None:
+        """Raise `OptionError` for a filter that nothing could be left out by."""
+        if self.no_upscale and not geometry.has_few_sizes:
+            raise OptionError("--no-upscale", "goes with --size, --bucket-size or --bucket: nothing else enlarges")
+
+
+Seed = Annotated[
+    int,
+    Option(
+        "Seed of all noise; each image has its own, from seed and name.", OUTPUT, flags="--seed", min=0, max=2**63 - 1
+    ),
+]
+
+
+@dataclass(frozen=True)
+class CropSettings(Group):
+    """Settings of several crops of each image, `number` of them, at places that `seed` decides."""
+
+    number: Annotated[
+        int | None,
+        Option(
+            "Instead of the centre cut K crops at random places out of each resized image, as a#crop1.jpg and so on; "
+            "--seed decides where.",
+            GEOMETRY,
+            flags="--crops",
+            min=1,
+            max=1000,
+            metavar="K",
+        ),
+    ] = None
+    seed: Seed = 0
+
+
+@dataclass(frozen=True)
 class LoadSettings:
-    """Settings of the pixels that a model sees: how files are read, and which size they get."""
+    """Settings of the pixels that a model sees: how files are read, which size they get, and how they are cut."""
 
     geometry: GeometrySettings = GeometrySettings()
     read: ReadSettings = ReadSettings()
+    crops: CropSettings = CropSettings()
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """The images that are made of every file."""
+        sizes = self.geometry.sizes if len(self.geometry.sizes) > 1 else (None,)
+        crops = (None,) if self.crops.number is None else range(1, self.crops.number + 1)
+        return tuple(View(size, crop) for size in sizes for crop in crops)
+
+    def geometry_of(self, view: View) -> GeometrySettings:
+        """Return the settings of the size of one of the `views`, its crop left aside."""
+        return self.geometry if view.size is None else replace(self.geometry, size=view.size)
+
+    def geometry_record(self) -> dict[str, Any]:
+        """Return what is on record of size and crops. How many crops there are is none of it: a set can have more."""
+        record = self.geometry.to_json()
+        return record if self.crops.number is None else record | {"crop_seed": self.crops.seed}
+
+    def __post_init__(self) -> None:
+        if self.crops.number is not None and not self.geometry.has_few_sizes:
+            raise OptionError("--crops", "goes with --size, --bucket-size or --bucket: nothing else is cut")
+        if self.geometry.resize == "adm" and self.read.jpeg_scaling:
+            raise OptionError("--jpeg-scaling", "does not go with --resize adm, which is about exact pixels")
 
 
 # ---- Model ----
@@ -294,13 +439,6 @@ class TokenizerSettings(Group):
 StoreDtype = Literal["bfloat16", "float16", "float32"]
 Posterior = Literal["mode", "sample"]
 
-Seed = Annotated[
-    int,
-    Option(
-        "Seed of all noise; each image has its own, from seed and name.", OUTPUT, flags="--seed", min=0, max=2**63 - 1
-    ),
-]
-
 
 @dataclass(frozen=True)
 class LatentSettings(Group):
@@ -376,7 +514,8 @@ class ColumnSettings(Group):
         str, Option("More columns, by name; auto: all of a table.", COLUMNS, metavar="auto|none|A,B")
     ] = AUTO
     table: Annotated[
-        Path | None, Option("Table of captions and the like: JSONL, CSV, TSV or Parquet.", COLUMNS, metavar="FILE")
+        Path | None,
+        Option("Table of captions and the like: JSONL, CSV, TSV, JSON or Parquet.", COLUMNS, metavar="FILE"),
     ] = None
     on: Annotated[
         str | None,
@@ -422,6 +561,7 @@ class EncodeSettings(Group):
     """An encode, beyond its inputs, how they are read, and the model. Of these only `latents` decides their bytes."""
 
     max_errors: MaxErrors = None
+    filters: FilterSettings = FilterSettings()
     num_workers: Workers = field(default_factory=count_cores)
     columns: ColumnSettings = ColumnSettings()
     latents: LatentSettings = LatentSettings()

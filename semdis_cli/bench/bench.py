@@ -261,7 +261,7 @@ class _Bench:
             "model": asdict(tokenizer.identity),
             "compute": compute_record(tokenizer),
             "workers": settings.num_workers,
-            "geometry": asdict(settings.load.geometry),
+            "geometry": settings.load.geometry.to_json(),
             "jpeg_scaling": settings.jpeg_scaling,
             "sampling": asdict(self._sampling),
             "write": asdict(settings.write),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from semdis_cli.files.disk import count_cores
-from semdis_cli.option import INPUT, MODEL, Group, Option
+from semdis_cli.option import INPUT, MODEL, Group, Option, OptionError
 from semdis_cli.settings import (
     GeometrySettings,
     JpegScaling,
@@ -66,6 +66,11 @@ class BenchSettings(Group):
     sampling: SamplingSettings = SamplingSettings()
     write: WriteSettings = WriteSettings()
     quick: Annotated[bool, Option("Measure for seconds instead of minutes; less exact.")] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.load.views) > 1:
+            raise OptionError("--size", "is one size here: several are measured one by one")
 
     @property
     def load(self) -> LoadSettings:

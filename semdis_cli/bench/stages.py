@@ -212,9 +212,9 @@ def _measure_decode(
 def _scaled_reading(
     images: Sequence[PlannedImage], loader: Loader, num_workers: int, bench: StageBench
 ) -> StageCost | None:
-    """Measure reading with JPEGs decoded at a fraction of their size; None if they were already."""
+    """Measure reading with JPEGs decoded at a fraction of their size; None if they were already, or may not be."""
     load = loader.settings
-    if load.read.jpeg_scaling:
+    if load.read.jpeg_scaling or load.geometry.resize == "adm":  # which are exact pixels or none
         return None
     scaled = replace(load, read=replace(load.read, jpeg_scaling=True))
     with Loader(scaled, loader.multiple_px, num_workers) as scaling:

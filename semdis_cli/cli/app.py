@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from semdis_cli import __version__
+from semdis_cli.cli.attach import attach
 from semdis_cli.cli.bench import bench
 from semdis_cli.cli.decode import decode
 from semdis_cli.cli.encode import encode
@@ -24,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (encode, decode, roundtrip, export, init, train, verify, inspect, bench):
+for command in (encode, decode, roundtrip, export, attach, init, train, verify, inspect, bench):
     app.command()(command)
 app.command("import")(import_)
 

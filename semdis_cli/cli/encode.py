@@ -8,13 +8,20 @@ import typer
 
 from semdis_cli.cli.display import Display, open_display
 from semdis_cli.cli.options import Reporting, command
-from semdis_cli.cli.report import follow, one_line, printable
+from semdis_cli.cli.report import describe_left_out, follow, one_line, printable
 from semdis_cli.cli.setup import find_inputs, load_model, output_folder, peek_source, refuse_absent_device
 from semdis_cli.cli.streams import put, put_bytes, say
 from semdis_cli.errors import ExitCode
 from semdis_cli.files.json_text import strict_json
 from semdis_cli.option import COLUMNS, GEOMETRY, INPUT, MODEL, OUTPUT, Option, OptionError
-from semdis_cli.settings import EncodeSettings, LoadSettings, ModelSettings, SourceSettings, TokenizerSettings
+from semdis_cli.settings import (
+    EncodeSettings,
+    GeometrySettings,
+    LoadSettings,
+    ModelSettings,
+    SourceSettings,
+    TokenizerSettings,
+)
 from semdis_cli.sources.input_rules import InputRules
 from semdis_cli.wording import count
 
@@ -61,12 +68,17 @@ def encode(
 
     Example: `semdis encode photos/ -o latents/ --size 256`
     """
+    settings.filters.check(load.geometry)
     refuse_absent_device(how.device)
     if output == Path("-") and settings.columns.is_explicit:
         raise OptionError("-o", "- writes latents alone: columns are kept in a folder")
     display = context.with_resource(open_display(quiet=reporting.quiet))
     stdin = peek_source(named)
-    folder = _planned_folder(output, stdin, quiet=reporting.quiet) if dry_run else _choose_folder(output, stdin)
+    is_single = stdin is not None and stdin.is_single and len(load.views) == 1
+    if dry_run:
+        folder = _planned_folder(output, is_single=is_single, quiet=reporting.quiet)
+    else:
+        folder = _choose_folder(output, stdin, is_single=is_single)
     found = find_inputs(named, rules, output=folder, quiet=reporting.quiet, stdin=stdin, display=display)
 
     from semdis_cli.images.loader import Loader
@@ -80,9 +92,9 @@ def encode(
         raise typer.Exit(run.plan() if dry_run else run.encode())
 
 
-def _planned_folder(output: Path | None, stdin: "PipedSource | None", *, quiet: bool) -> Path | None:
+def _planned_folder(output: Path | None, *, is_single: bool, quiet: bool) -> Path | None:
     """The folder that a run would write, None for stdout; says so if there is an unfinished run in it."""
-    if output == Path("-") or (output is None and stdin is not None and stdin.is_single):
+    if output == Path("-") or (output is None and is_single):
         return None
     folder = output or _DEFAULT
     if not quiet and (folder / "journal").is_dir():
@@ -90,9 +102,9 @@ def _planned_folder(output: Path | None, stdin: "PipedSource | None", *, quiet: 
     return folder
 
 
-def _choose_folder(output: Path | None, stdin: "PipedSource | None") -> Path | None:
+def _choose_folder(output: Path | None, stdin: "PipedSource | None", *, is_single: bool) -> Path | None:
     """The folder to write, None for stdout. One that cannot be written is refused before all of stdin is read."""
-    folder = output_folder(output, _DEFAULT, is_single=stdin is not None and stdin.is_single)
+    folder = output_folder(output, _DEFAULT, is_single=is_single)
     if folder is not None and stdin is not None:
         _check_folder(folder)
     return folder
@@ -146,7 +158,8 @@ class _Run:
             say(f"semdis: {one_line(plan.columns.note)}")
         for failure in failures:
             say(f"failed: {printable(failure.key)}: {failure.reason}")
-        put((_plan_json if self.reporting.as_json else _plan_text)(plan, len(failures), seconds))
+        tell = _plan_json if self.reporting.as_json else _plan_text
+        put(tell(plan, len(failures), seconds, loader.settings.geometry))
         return ExitCode.SOME_FAILED if failures else ExitCode.OK
 
 
@@ -165,8 +178,8 @@ def _summary(report: dict[str, Any]) -> str:
     return f"{images} in {count(report['shards'], 'shard')}, {mib} in {report['output']}{news}"
 
 
-def _plan_json(plan: "EncodePlan", num_failed: int, seconds: float) -> str:
-    report = {
+def _plan_json(plan: "EncodePlan", num_failed: int, seconds: float, geometry: GeometrySettings) -> str:
+    report: dict[str, Any] = {
         "command": "encode --dry-run",
         "images": {"inputs": plan.num_inputs, "failed": num_failed, "unchanged": plan.num_unchanged},
         "shards": len(plan.shards),
@@ -174,13 +187,22 @@ def _plan_json(plan: "EncodePlan", num_failed: int, seconds: float) -> str:
         "latent_bytes": plan.latent_bytes(),
         "estimated_s": round(seconds, 1),
         "passed_over": dict(plan.passed_over),
+        "left_out": plan.num_left_out,
     }
+    if geometry.has_few_sizes:
+        buckets = plan.bucket_counts().items()
+        report["buckets"] = [{"image_px": list(bucket), "images": number} for bucket, number in buckets]
     return strict_json(report)
 
 
-def _plan_text(plan: "EncodePlan", num_failed: int, seconds: float) -> str:
-    return (
+def _plan_text(plan: "EncodePlan", num_failed: int, seconds: float, geometry: GeometrySettings) -> str:
+    text = (
         f"{count(plan.num_inputs, 'image')} ({num_failed:,} unusable, {plan.num_unchanged:,} there already), "
         f"{plan.megapixels():,.1f} megapixels -> "
         f"{count(len(plan.shards), 'shard')}, {count(plan.latent_bytes(), 'byte')}, about {seconds:,.0f} s"
     )
+    lines = [text, f"left out: {describe_left_out(plan.num_left_out)}"] if plan.num_left_out else [text]
+    if geometry.has_few_sizes and len(geometry.sizes) != 1:
+        buckets = plan.bucket_counts().items()
+        lines += [f"bucket {width}x{height}: {count(number, 'image')}" for (height, width), number in buckets]
+    return "\n".join(lines)

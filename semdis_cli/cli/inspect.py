@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from semdis_cli.cli.options import Reporting, StoredLatents, command
-from semdis_cli.cli.report import one_line
+from semdis_cli.cli.report import describe_left_out, one_line
 from semdis_cli.cli.setup import refuse_others, refuse_pipes
 from semdis_cli.cli.streams import put
 from semdis_cli.files.json_text import strict_json
@@ -92,6 +92,8 @@ def _facts(summary: Json) -> Iterator[tuple[str, str]]:
     yield "images", f"{images['ok']:,} ok, {images['failed']:,} failed"
     if images["removed"] or images["superseded"]:
         yield "not served", f"{images['removed']:,} removed, {images['superseded']:,} superseded"
+    if left_out := summary.get("left_out"):
+        yield "left out", describe_left_out(left_out)
     yield "sources", f"{_size(sources['bytes'])}, {sources['megapixels']:,.1f} megapixels"
     yield "latents", _size(sizes["latents"])
     yield "on disk", f"{_size(sizes['shards'] + sizes['index'])}, shards: {len(summary['shards']):,}"

@@ -1,7 +1,7 @@
 """Events -> what a person reads on stderr, and what a program reads on stdout."""
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
@@ -17,6 +17,7 @@ from semdis_cli.events import (
     Event,
     Failure,
     ImageMeasured,
+    LeftOut,
     Planning,
     RunFinished,
     RunStarted,
@@ -57,6 +58,15 @@ def describe_renamed(report: dict[str, Any]) -> str:
     return (
         f" ({number:,} under other names, listed in report.json: the disk takes theirs for another's)" if number else ""
     )
+
+
+def describe_left_out(numbers: Mapping[str, int]) -> str:
+    """Return how many inputs each filter left out, by its option."""
+    return ", ".join(f"{number:,} by {_flag(name)}" for name, number in numbers.items())
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def one_line(text: str) -> str:
@@ -135,15 +145,20 @@ class ImageView:
         self.tally = Tally()
         self.code = ExitCode.OK
         self.report: dict[str, Any] = {}
+        self._num_left_out = 0
         self._started = time.perf_counter()
         self._reporting = reporting
 
     def take(self, event: Event) -> None:
         """Count one event and show what it has to show."""
+        if isinstance(event, Planning):
+            self.display.plan(event)
+            return
+        self._take(event)
+        self.display.show(self.tally.position(time.perf_counter() - self._started))
+
+    def _take(self, event: Event) -> None:
         match event:
-            case Planning():
-                self.display.plan(event)
-                return
             case RunStarted():
                 self._start(event)
             case BatchDone():
@@ -151,11 +166,12 @@ class ImageView:
                 self.tally.megapixels += event.megapixels
             case Failure() | ShardFailed() | ColumnTrouble():
                 self._take_bad(event)
+            case LeftOut():
+                self._leave_out(event)
             case ImageMeasured() if not self._reporting.as_json:
                 self.display.result(f"{printable(event.key)}\t{event.psnr_db:.2f}")
             case RunFinished():
                 self._finish(event)
-        self.display.show(self.tally.position(time.perf_counter() - self._started))
 
     def left_out(self) -> Iterator[str]:
         """Give the lines for failures and troubles that were not shown."""
@@ -172,6 +188,11 @@ class ImageView:
             self.display.say(f"semdis: {one_line(event.note)}")
         if event.num_done and not self._reporting.quiet:
             self.display.say(f"semdis: {event.num_done:,} of {count(event.num_images, 'image')} done before, going on")
+
+    def _leave_out(self, event: LeftOut) -> None:
+        self._num_left_out += 1
+        if self._num_left_out <= MAX_SHOWN and not self._reporting.quiet:
+            self.display.say(f"left out: {one_line(event.key)} ({_flag(event.reason)})")
 
     def _fail(self, num_images: int, line: str, code: ExitCode) -> None:
         self.tally.failed += num_images
@@ -208,6 +229,8 @@ def _closing_lines(report: dict[str, Any], summary: str) -> Iterator[str]:
         f"semdis: {summary}; {images['failed']:,} failed; {elapsed_s:.1f} s, {report['images_per_s']:.1f} images/s, "
         f"{report['megapixels_per_s']:.2f} megapixels/s"
     )
+    if left_out := report.get("left_out"):
+        yield f"semdis: left out: {describe_left_out(left_out)}"
     for size, num_images in report.get("halved", {}).items():
         yield f"semdis: memory ran out at {size} px: calls were halved, to {count(num_images, 'image')}"
     if far_off := report.get("far_off"):

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -96,12 +97,14 @@ def find_inputs(
     `display`: shows how far the listing is. `may_be_none`: no image is no mistake.
     """
     from semdis_cli.pipeline.advice import why_nothing
+    from semdis_cli.sources.braces import expand_braces
     from semdis_cli.sources.find import find_images
 
     if not named.sources and not packed and named.files_from is None:
         raise OptionError("SOURCE", "name at least one SOURCE, or use --files-from")
     if named.null and named.files_from is None:
         raise OptionError("-0", "goes with --files-from")
+    named = replace(named, sources=expand_braces(named.sources))
     _refuse_within((*named.sources, *(path for _, path in packed)), output)
     tell = untold if display is None else display.plan
     tell(Planning("listing photos" if stdin is None else "copying stdin"))

@@ -66,10 +66,11 @@ def _find(
     named: SourceSettings, *, rules: InputRules, output: Path, quiet: bool, display: Display
 ) -> tuple[Sequence[SourceImage], Sequence[Failure]]:
     """All images of the sources, in tars or not, and the inputs that are none."""
+    from semdis_cli.sources.braces import expand_braces
     from semdis_cli.sources.containers import find_containers
 
     display.plan(Planning("listing photos"))
-    packed, others = find_containers(named.sources, rules)
+    packed, others = find_containers(expand_braces(named.sources), rules)
     quiet = quiet or bool(packed)  # in a folder of them they would be the files that are passed over
     named = replace(named, sources=tuple(others))
     found = find_inputs(named, rules, output=output, quiet=quiet, packed=packed, display=display)

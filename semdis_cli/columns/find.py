@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from semdis_cli.columns.labels import Labels, named_numbers, numbers, texts
@@ -21,8 +22,8 @@ from semdis_cli.stops import looking
 from semdis_cli.store.columns import CAPTION, LABEL, SetColumns
 from semdis_cli.wording import count
 
-_CAPTION_NAMES = ("caption", "captions", "text", "txt")  # by which captions are known, the best first
-_LABEL_NAMES = (LABEL, "cls")
+CAPTION_NAMES = ("caption", "captions", "text", "txt")  # by which captions are known, the best first
+LABEL_NAMES = (LABEL, "cls")
 _LOOKED_AT = 256  # images that tell what lies beside all
 _IN_CLASS_FOLDER = re.compile(r"n[0-9]{8}/[^/]+")  # as ImageNet has it
 
@@ -108,23 +109,22 @@ class _Search:
         return table
 
     def _found_tables(self) -> Iterator[Table]:
-        """Yield the table of all metadata files in the sources that are good for something; the rest is told."""
-        files = []
+        """Yield the tables in the sources that are good for something, those of one name as one; the rest is told."""
+        by_name: dict[str, list[TableFile]] = {}
         for origin in self.found.origins:
-            for inside in origin.tables if origin.path is not None else ():
-                assert origin.path is not None
-                files.append(TableFile(origin.path / inside, origin.prefix + inside[: inside.rfind("/") + 1]))
-        if not files:
-            return
-        self.tell(Planning("reading tables"))
-        try:
-            names = {file.path.name for file in files}
-            table = open_tables(files, names.pop() if len(names) == 1 else "metadata files")
-        except UsageError as error:  # nobody asked for it
-            self.notes.append(f"not used: {error}")
-            return
-        if table.has_any(self.found.all_keys()):
-            yield table
+            folder = origin.path or Path()
+            for inside in origin.tables:
+                file = TableFile(folder / inside, origin.prefix + inside[: inside.rfind("/") + 1])
+                by_name.setdefault(file.path.name, []).append(file)
+        for name, files in sorted(by_name.items(), reverse=True):  # what is called metadata first
+            self.tell(Planning(f"reading {name}"))
+            try:
+                table = open_tables(files, name)
+            except UsageError as error:  # nobody asked for it
+                self.notes.append(f"not used: {error}")
+                continue
+            if table.has_any(self.found.all_keys()):
+                yield table
 
     # ---- Columns ----
 
@@ -132,7 +132,7 @@ class _Search:
         wanted = self.settings.captions
         if not self._is_welcome(CAPTION, wanted, "captions"):
             return
-        chosen = self._choose(wanted, _CAPTION_NAMES, "--captions", _is_caption)
+        chosen = self._choose(wanted, CAPTION_NAMES, "--captions", _is_caption)
         if chosen is None:
             self._tell_missing("captions")
             return
@@ -145,10 +145,9 @@ class _Search:
         wanted = self.settings.labels
         if not self._is_welcome(LABEL, wanted, "labels"):
             return
-        if wanted == FOLDERS or (wanted == AUTO and self._has_class_folders()):
-            chosen: tuple[Provider, str] | None = (self.folders, FOLDERS)
-        else:
-            chosen = self._choose(wanted, _LABEL_NAMES, "--labels", self._is_label)
+        chosen = None if wanted == FOLDERS else self._choose(wanted, LABEL_NAMES, "--labels", self._is_label)
+        if chosen is None and (wanted == FOLDERS or self._has_class_folders()):
+            chosen = self.folders, FOLDERS
         if chosen is None:
             self._tell_missing("labels")
             return

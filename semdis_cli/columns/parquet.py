@@ -1,87 +1,48 @@
 """Tables in Parquet, as JSON lines in a temporary file: a row group would have to be unpacked whole for each row."""
 
-import json
-import weakref
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from semdis_cli.errors import MissingExtraError, UsageError
-from semdis_cli.files.atomic import explain_write_error
-from semdis_cli.files.disk import spool_file, temporary_folder
-from semdis_cli.files.parquet import class_names, holds_bytes, plain
+from semdis_cli.columns.spooled import SpooledRows
+from semdis_cli.errors import UnreadableImageError, UsageError
+from semdis_cli.files.parquet import OpenParquet, class_names, holds_bytes, plain
 from semdis_cli.stops import looking
 from semdis_cli.wording import first_line
 
-_ROWS_AT_ONCE = 4096
 
-
-class _Spool:
-    """Temporary file that is there as long as this object lives."""
-
-    def __init__(self) -> None:
-        """Make it. Raises `UsageError` where there is no place for it."""
-        self._folder = temporary_folder() or Path("memory")
-        try:
-            self._spool = spool_file(temporary_folder())
-        except OSError as error:
-            raise explain_write_error(self._folder, error) from error
-        weakref.finalize(self, self._spool.file.close)
-
-    @property
-    def path(self) -> Path:
-        """The path that opens it."""
-        return self._spool.path
-
-    def write(self, data: bytes) -> None:
-        """Append `data`. Raises `NoSpaceError` for a full disk."""
-        left = memoryview(data)
-        try:
-            while left:  # a nearly full disk takes less at a time
-                left = left[self._spool.file.write(left) :]
-        except OSError as error:
-            raise explain_write_error(self._folder, error) from error
-
-
-@dataclass(frozen=True)
-class ParquetRows:
-    """Rows of a Parquet file as JSON lines in `spool`. `classes`: names of the numbers in a column, by its name."""
-
-    spool: _Spool
-    classes: Mapping[str, tuple[str, ...]]
-
-    @property
-    def path(self) -> Path:
-        """Path of the copy, as long as this lives."""
-        return self.spool.path
-
-
-def spool_parquet(path: Path) -> ParquetRows:
+def spool_parquet(path: Path) -> SpooledRows:
     """Copy the rows of a Parquet file; columns that hold bytes, as pictures do, are left out.
 
     Raises `MissingExtraError` without pyarrow, `UsageError` for what is no Parquet, `NoSpaceError` for a full disk.
     """
     try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        what = f"a Parquet table needs pyarrow: pip install 'semdis[parquet]' ({error!s:.200})"
-        raise MissingExtraError(what, place=path) from error
-    try:
-        with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            names = [field.name for field in schema if not holds_bytes(field.type)]
-            spool = _Spool()
-            for batch in looking(file.iter_batches(_ROWS_AT_ONCE, columns=names, use_threads=False)):
-                spool.write(b"".join(map(_line, batch.to_pylist())))
-            return ParquetRows(spool, class_names(schema.metadata))
-    except pa.ArrowException as error:
-        raise UsageError(f"cannot be read as Parquet ({first_line(error)})", place=path) from error
+        opened = OpenParquet(path)
+        names = [field.name for field in opened.schema if not holds_bytes(field.type)]
+        batches = chain.from_iterable(opened.batches(group, names) for group in range(opened.num_groups))
+        rows = chain.from_iterable(map(_rows, looking(batches)))
+        return SpooledRows.of(rows, class_names(opened.schema.metadata))
+    except UnreadableImageError as error:
+        raise UsageError(f"cannot be read as Parquet ({error.reason})", place=path) from error
     except OSError as error:
-        raise UsageError(f"cannot be read ({first_line(error)})", place=path) from error
+        raise UsageError(f"cannot be read ({error.strerror or first_line(error)})", place=path) from error
 
 
-def _line(row: Mapping[str, Any]) -> bytes:
-    fields = {name: value for name, cell in row.items() if (value := plain(cell)) is not None}
-    return json.dumps(fields, ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass") + b"\n"
+def _rows(batch: Any) -> Iterator[dict[str, Any]]:
+    try:
+        rows = batch.to_pylist()
+    except (ValueError, OverflowError):  # some cell is no value of Python
+        names = batch.schema.names
+        rows = [{name: _cell(batch.column(name)[row]) for name in names} for row in range(batch.num_rows)]
+    return ({name: value for name, cell in row.items() if (value := plain(cell)) is not None} for row in rows)
+
+
+def _cell(cell: Any) -> Any:
+    """Return the value of a cell: of text that is no UTF-8 so that whoever reads the row sees it, of odd dates none."""
+    try:
+        return cell.as_py()
+    except OverflowError:
+        return None
+    except ValueError:
+        return cell.as_buffer().to_pybytes().decode("utf-8", "surrogateescape") if hasattr(cell, "as_buffer") else None

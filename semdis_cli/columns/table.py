@@ -8,7 +8,7 @@ import re
 import stat
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from posixpath import normpath
@@ -17,7 +17,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from semdis_cli.columns.parquet import ParquetRows, spool_parquet
+from semdis_cli.columns.json_table import spool_json
+from semdis_cli.columns.parquet import spool_parquet
+from semdis_cli.columns.spooled import SpooledRows
 from semdis_cli.columns.table_formats import DelimitedText, FoundRow, JsonLines, TableFormat
 from semdis_cli.errors import UsageError
 from semdis_cli.events import ColumnTrouble
@@ -25,8 +27,10 @@ from semdis_cli.files.disk import open_at_once
 from semdis_cli.stops import look, looking
 
 KEY_COLUMNS = ("key", "file_name")
-TABLE_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+TABLE_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".json", ".parquet")
+_SPOOLED = {".json": spool_json, ".parquet": spool_parquet}  # of those whose rows lie in no lines, how they get there
 _ODD = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")  # parts that no key has
+_MAYBE_ODD = re.compile(r"(?:^|[/\n])\.{0,2}(?:[/\n]|$)")  # the same in one of many lines
 _MAX_BAD_ROWS = 1000  # more: it is no table
 
 
@@ -155,7 +159,7 @@ class Table:
 
 
 def open_table(path: Path, on: str | None = None) -> Table:
-    """Open a table: JSON lines, CSV, TSV or Parquet, by its suffix.
+    """Open a table: JSON lines, CSV, TSV, JSON or Parquet, by its suffix.
 
     `on`: the column of keys; None: the first of `KEY_COLUMNS` that it has. Raises `UsageError` for what cannot be
     opened or is no such table, and `MissingExtraError` where Parquet cannot be read.
@@ -187,14 +191,15 @@ class _Found:
 
     def add(self, file: TableFile, on: str | None) -> None:
         """Find the rows of one file."""
-        if file.path.suffix.lower() == ".parquet":
-            spooled = spool_parquet(file.path)
-            self._take_classes(file.path, spooled)
-            self._add_rows(file, spooled.path, JsonLines(), on, spooled)
-        else:
+        spool = _SPOOLED.get(file.path.suffix.lower())
+        if spool is None:
             self._add_rows(file, file.path, None, on)
+            return
+        spooled = spool(file.path)
+        self._take_classes(file.path, spooled)
+        self._add_rows(file, spooled.path, JsonLines(), on, spooled)
 
-    def _take_classes(self, path: Path, spooled: ParquetRows) -> None:
+    def _take_classes(self, path: Path, spooled: SpooledRows) -> None:
         for name, classes in spooled.classes.items():
             if self.classes.setdefault(name, classes) != classes:
                 raise UsageError(
@@ -294,3 +299,76 @@ def _key_column(part: _Part, fields: Mapping[str, Any]) -> str:
     raise UsageError(
         f"has no column {wanted:.80} (but {told:.200}); --on says which names the images", place=part.shown
     )
+
+
+# One row of a table: its number from 1 on, the key that it is about, and its fields; of a row that cannot be read or
+# names no image why there are none, and no key. A plain tuple: there may be millions.
+KeyedRow = tuple[int, str, dict[str, Any] | ValueError]
+
+
+@dataclass(frozen=True)
+class OpenedTable:
+    """A table that is read once, from its first row to its last.
+
+    `key_column`: the name under which the keys are; None if there is no row that can be read. `classes`: names of the
+    numbers in a column, by its name.
+    """
+
+    file: TableFile
+    key_column: str | None
+    classes: Mapping[str, tuple[str, ...]]
+    _path: Path
+    _format: TableFormat
+    _kept: object = None  # what holds the file open
+
+    def batches(self) -> Iterator[list[KeyedRow]]:
+        """Yield the rows, many at a time. Raises `UsageError` if the file cannot be read, or is no such table."""
+        with _told_of(self.file.path), _open_regular(self._path, self.file.path) as file:
+            for numbers, fields in looking(self._format.batches(file)):
+                yield self._keyed(numbers, fields)
+
+    def _keyed(self, numbers: Sequence[int], fields: Sequence[dict[str, Any] | ValueError]) -> list[KeyedRow]:
+        column = self.key_column or ""
+        with suppress(AttributeError, TypeError):  # of rows that cannot be read, or have no text for a key
+            keys: list[Any] = [row.get(column) for row in fields]  # type: ignore[union-attr]
+            if all(keys) and not _MAYBE_ODD.search("\n".join(keys)):
+                return list(zip(numbers, keys, fields, strict=True))
+        return [_keyed(number, row, column) for number, row in zip(numbers, fields, strict=True)]
+
+
+def _keyed(number: int, fields: dict[str, Any] | ValueError, column: str) -> KeyedRow:
+    """Return a row with its key."""
+    if isinstance(fields, ValueError):
+        return number, "", fields
+    name = fields.get(column)
+    if not isinstance(name, str) or not name:
+        return number, "", ValueError(f"has no {column}")
+    return number, normpath(name).lstrip("/") if _ODD.search(name) else name, fields
+
+
+def open_rows(path: Path, on: str | None = None) -> OpenedTable:
+    """Open a table to be read once; arguments and errors as of `open_table`."""
+    spool = _SPOOLED.get(path.suffix.lower())
+    kept = None if spool is None else spool(path)
+    place = path if kept is None else kept.path
+    with _told_of(path), _open_regular(place, path) as opened:
+        form = _format_of(path, opened) if kept is None else JsonLines()
+        readable = (row.fields for row in looking(form.rows(opened)) if not isinstance(row.fields, ValueError))
+        first = next(readable, None)
+        wanted = {on} if on else {*KEY_COLUMNS}
+        named = (
+            first if first is None or wanted & first.keys() else next((r for r in readable if wanted & r.keys()), first)
+        )
+    key_column = None if named is None else _key_column(_Part(path, place, "", on or "", form, (0, 0)), named)
+    return OpenedTable(TableFile(path), key_column, {} if kept is None else kept.classes, place, form, kept)
+
+
+@contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    """Turn what is wrong with the table at `path` into a `UsageError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"cannot be read ({error.strerror})", place=path) from error
+    except ValueError as error:
+        raise UsageError(str(error), place=path) from error

@@ -4,12 +4,16 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from semdis_cli.columns.values import read_object
+from semdis_cli.files.json_text import parse_json
 from semdis_cli.records import MAX_BESIDE_BYTES
 
 MAX_ROW_BYTES = MAX_BESIDE_BYTES
+_ROWS_AT_ONCE = 256  # no more, or Python's collector of garbage looks at them again and again
+_READ_AT_ONCE = 1 << 16
 
 
 class FoundRow(NamedTuple):
@@ -24,11 +28,18 @@ class FoundRow(NamedTuple):
     fields: dict[str, Any] | ValueError
 
 
+# Numbers of rows, and their fields as in `FoundRow`.
+Batch = tuple[Sequence[int], Sequence[dict[str, Any] | ValueError]]
+
+
 class TableFormat(Protocol):
     """Format of a table in a file."""
 
     def rows(self, file: BinaryIO) -> Iterator[FoundRow]:
         """Yield the rows of a file that was just opened. Raises `ValueError` if it is no such table."""
+
+    def batches(self, file: BinaryIO) -> Iterator[Batch]:
+        """Yield what `rows` does, many rows at a time."""
 
     def parse(self, data: bytes) -> dict[str, Any]:
         """Return the fields of one row, from its stretch of the file. Raises `ValueError`."""
@@ -51,11 +62,42 @@ class JsonLines:
         """Return the fields of one row. Raises `ValueError`."""
         return read_object(data)
 
+    def batches(self, file: BinaryIO) -> Iterator[Batch]:
+        """Yield what `rows` does, many rows at a time, twice as fast."""
+        number = 0
+        while data := _whole_lines(file):
+            fields = _plain_rows(data)
+            if fields is None:
+                rows = list(self.rows(io.BytesIO(data)))
+                yield [number + row.number for row in rows], [row.fields for row in rows]
+            else:
+                yield range(number + 1, number + len(fields) + 1), fields
+            number += data.count(b"\n")
+            if not data.endswith(b"\n"):  # the end, or the start of a line that is too long
+                number += 1
+                _skip_line(file)
+
     def _parsed(self, line: bytes) -> dict[str, Any] | ValueError:
         try:
             return self.parse(line)
         except ValueError as error:
             return error
+
+
+def _whole_lines(file: BinaryIO) -> bytes:
+    """Read on to the end of some line; not to that of one that is too long."""
+    data = file.read(_READ_AT_ONCE)
+    return data if data.endswith(b"\n") else data + file.readline(MAX_ROW_BYTES + 1)
+
+
+def _plain_rows(data: bytes) -> list[dict[str, Any]] | None:
+    """Return the fields of lines that are all as they should be, else None."""
+    try:
+        data.decode()
+        fields = list(map(parse_json, data.removesuffix(b"\n").split(b"\n")))
+    except ValueError:
+        return None
+    return fields if set(map(type, fields)) == {dict} and data.endswith(b"\n") else None
 
 
 def _skip_line(file: BinaryIO) -> int:
@@ -99,6 +141,12 @@ class DelimitedText:
             if fields:
                 yield FoundRow(number, lines.start, lines.position - lines.start, fields)
             number += 1
+
+    def batches(self, file: BinaryIO) -> Iterator[Batch]:
+        """Yield what `rows` does, many rows at a time."""
+        rows = self.rows(file)
+        while some := list(islice(rows, _ROWS_AT_ONCE)):
+            yield [row.number for row in some], [row.fields for row in some]
 
     def _next(self, reader: Iterator[list[str]], *, is_header: bool) -> dict[str, Any] | ValueError:
         """Read one row; nothing of a blank one, and of that with the names. Raises `StopIteration` at the end."""

@@ -29,7 +29,8 @@ class LatentItem(NamedTuple):
 
     `latents` [Z,h,w]; `source_size`, (H, W) of the upright source image, and `image_size`, (H, W) of what was encoded
     (without padding), both [2] int64, in pixels. `columns`: what came with the image, by name, as the set's index has
-    it. In a batch, [B,Z,h,w], B keys, [B,2], [B,2], and B values a name, which all its images then have.
+    it. `resized_size`, (H, W) that the source was resized to, and `crop`, the corner (top, left) of the image in that,
+    [2] int64 too. In a batch, [B,Z,h,w], B keys, [B,2] each, and B values a name, which all its images then have.
     """
 
     latents: Tensor
@@ -37,6 +38,8 @@ class LatentItem(NamedTuple):
     source_size: Tensor
     image_size: Tensor
     columns: dict[str, Any]
+    resized_size: Tensor
+    crop: Tensor
 
 
 class MixedVersionsWarning(UserWarning):
@@ -138,9 +141,10 @@ class LatentDataset(Dataset[LatentItem]):
             return [self[index] for index in indices]
         rows = torch.stack([self._rows(item.shard)[item.row] for item in items])
         latents = self._convert(rows.view(self._stored_dtype).view(-1, *shapes.pop()))
-        sizes = torch.tensor([item.sizes for item in items]).view(-1, 2).unbind()
+        pairs = torch.tensor([item.geometry for item in items]).view(-1, 2).unbind()
+        source, resized, crop, image = (pairs[number::4] for number in range(4))
         keys, columns = [item.key for item in items], [self._given(item.columns) for item in items]
-        return list(map(LatentItem, latents.unbind(), keys, sizes[::2], sizes[1::2], columns))
+        return list(map(LatentItem, latents.unbind(), keys, source, image, columns, resized, crop))
 
     def _check_column(self, name: str) -> None:
         """Raise `UsageError` if no item has a column."""

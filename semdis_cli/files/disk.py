@@ -205,6 +205,17 @@ def path_of_descriptor(descriptor: int) -> Path | None:
     return None
 
 
+def try_link(path: Path, other: Path) -> bool:
+    """Give a regular file another name; False where the disk cannot, or `path` is a link itself."""
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return False
+        os.link(path, other)
+    except OSError:
+        return False
+    return True
+
+
 # --- Files without a name ---
 
 

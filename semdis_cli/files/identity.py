@@ -11,7 +11,7 @@ from operator import eq
 from typing import Protocol, TypeGuard
 
 from semdis_cli.files.image_list import ImageList
-from semdis_cli.records import SourceImage, Stamp
+from semdis_cli.records import WHOLE, SourceImage, Stamp
 
 _SECOND_NS = 10**9
 _CLOCK_GRAIN_NS = 2 * _SECOND_NS  # of the coarsest file systems
@@ -138,11 +138,15 @@ def _are_kept(ctimes: set[int | None], num_files: int) -> bool:
 
 
 def _files(images: Iterable[SourceImage]) -> Iterable[SourceImage]:
-    """Yield the images, but of those that lie in one file the first."""
-    met: set[int] = set()
+    """Yield the images, but of those that lie in one file, and of the views of one, the first."""
+    met: set[object] = set()
     for image in images:
-        if not image.reader.has_one_file:
+        if not image.reader.has_one_file and image.view == WHOLE:
             yield image
+        elif not image.reader.has_one_file:
+            if image.file not in met:
+                met.add(image.file)
+                yield image
         elif id(image.reader) not in met:
             met.add(id(image.reader))
             yield image

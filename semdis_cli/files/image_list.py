@@ -6,7 +6,7 @@ from itertools import accumulate, chain, islice, pairwise, repeat
 from operator import attrgetter, eq, lt
 from typing import NamedTuple, overload
 
-from semdis_cli.records import ImageReader, SourceImage, Stamp
+from semdis_cli.records import WHOLE, ImageReader, SourceImage, Stamp, View
 
 NO_TIME = -(1 << 63)
 _AT_ONCE = 1 << 12
@@ -29,12 +29,13 @@ class FactColumns(NamedTuple):
 class _Root(NamedTuple):
     """Root of images whose places are `start` and what follows the first `cut` characters of their keys.
 
-    `start` None: their places are numbers.
+    `start` None: their places are numbers. `view`: of each; then the keys are those of the files.
     """
 
     reader: ImageReader
     start: str | None
     cut: int = 0
+    view: View = WHOLE
 
 
 class ImageList(Sequence[SourceImage]):
@@ -52,7 +53,7 @@ class ImageList(Sequence[SourceImage]):
         self._figures = array("q")  # size, mtime, ctime of one after the other
         self._places = array("q")  # that are numbers; as many as images, up to the last one of them
         self._roots: list[_Root] = []
-        self._numbers: dict[tuple[int, str | None, int], int] = {}  # of the roots
+        self._numbers: dict[tuple[int, str | None, int, View], int] = {}  # of the roots
         self._others: dict[int, SourceImage] = {}
         for image in images:
             self.append(image)
@@ -80,17 +81,33 @@ class ImageList(Sequence[SourceImage]):
         if self._take(keys, figures):
             self._roots_of.extend((root,) * len(keys))
             return
-        reader, start, cut = self._roots[root]
+        reader, start, cut, view = self._roots[root]
         numbers = iter(figures)
         for key, num_bytes, mtime_ns, ctime_ns in zip(keys, numbers, numbers, numbers, strict=True):
             place = (start or "") + key[cut:]
-            self.append(SourceImage(key, reader, place, num_bytes, mtime_ns, ctime_ns))
+            self.append(SourceImage(key, reader, place, num_bytes, mtime_ns, ctime_ns, view))
 
-    def root(self, reader: ImageReader, start: str | None, cut: int = 0) -> int:
-        """Return the number of a root for `extend`."""
-        number = self._numbers.setdefault((id(reader), start, cut), len(self._roots))
+    def extend_numbered(
+        self, reader: ImageReader, keys: Sequence[str], places: Sequence[int], figures: Sequence[int | None]
+    ) -> None:
+        """Add images of one reader whose places are numbers; `figures`: size, mtime, ctime of each."""
+        root = self.root(reader, None)
+        if not keys:
+            return
+        if max(places) < 1 << 63 and self._take(keys, figures):
+            self._roots_of.extend((root,) * len(keys))
+            self._places.extend(repeat(0, len(self) - len(keys) - len(self._places)))
+            self._places.extend(places)
+            return
+        numbers = iter(figures)
+        for key, place, num_bytes, mtime_ns, ctime_ns in zip(keys, places, numbers, numbers, numbers, strict=True):
+            self.append(SourceImage(key, reader, place, num_bytes or 0, mtime_ns, ctime_ns))
+
+    def root(self, reader: ImageReader, start: str | None, cut: int = 0, view: View = WHOLE) -> int:
+        """Return the number of a root for `extend`, whose images are no views."""
+        number = self._numbers.setdefault((id(reader), start, cut, view), len(self._roots))
         if number == len(self._roots):
-            self._roots.append(_Root(reader, start, cut))
+            self._roots.append(_Root(reader, start, cut, view))
         return number
 
     def _take(self, keys: Sequence[str], figures: Sequence[int | None]) -> bool:
@@ -184,21 +201,22 @@ class ImageList(Sequence[SourceImage]):
             return self._others[number]
         start = self._ends[number - 1] if number else 0
         key = self._text[start : self._ends[number]].decode(*_KEY_CODEC)
-        reader, first, cut = self._roots[self._roots_of[number]]
-        place = self._places[number] if first is None else first + key[cut:]
-        return SourceImage(key, reader, place, *self._stamp(number))
+        reader, first, cut, view = self._roots[self._roots_of[number]]
+        place = self._places[number] if first is None else first + (view.file_of(key) or key)[cut:]
+        return SourceImage(key, reader, place, *self._stamp(number), view)
 
     def _find_root(self, image: SourceImage) -> int | None:
         """Return the root of an image; None if its place is no number, and no text whose end is that of the key."""
-        place, key = image.place, image.key
+        place, key, view = image.place, image.file_key, image.view
         if type(place) is int and 0 <= place < 1 << 63:
-            return self.root(image.reader, None)
+            return self.root(image.reader, None, 0, view)
         if type(place) is not str:
             return None
         if self._roots:
-            reader, start, cut = self._roots[-1]
+            reader, start, cut, last_view = self._roots[-1]
             if (
                 reader is image.reader
+                and last_view == view
                 and start is not None
                 and place.startswith(start)
                 and place[len(start) :] == key[cut:]
@@ -210,7 +228,7 @@ class ImageList(Sequence[SourceImage]):
         same = len(name)
         while same < min(len(place), len(key)) and place[-same - 1] == key[-same - 1]:
             same += 1
-        return self.root(image.reader, place[: len(place) - same], len(key) - same)
+        return self.root(image.reader, place[: len(place) - same], len(key) - same, view)
 
 
 def _time(value: int) -> int | None:

@@ -7,7 +7,7 @@ import json
 import math
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, time
@@ -15,15 +15,15 @@ from decimal import Decimal
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 from semdis_cli.errors import MissingExtraError, UnreadableImageError
 from semdis_cli.files.disk import count_cores
 from semdis_cli.wording import first_line
 
-_BATCH_BYTES = 1 << 20  # of a batch, about: more at once is slower
-_MOST_ROWS = 1024
-_KEPT_BYTES = 32 << 20
+_BATCH_BYTES = 1 << 18  # of a batch, about: more at once is no quicker
+_MOST_ROWS = 64  # of a batch: values that repeat are stored once, and take their room for each row here
+_KEPT_BYTES = 16 << 20  # of batches of one file, but for one for each thread
 _BUFFER_BYTES = 1 << 18  # read of a column at a time; without, a column of a row group is read whole
 
 
@@ -94,54 +94,66 @@ class RowReader:
     """Reads rows of some columns by their numbers. Safe to use from several threads.
 
     Threads go through the rows side by side, some hundred apart. Each finds a cursor a little before its row, or begins
-    the row group anew; what was read on the way is kept for a while.
+    the row group anew; what was read on the way is kept for a while. `prepare`: what is kept of a batch.
     """
 
     opened: OpenParquet
     columns: Sequence[str]
+    prepare: Callable[[Any], Any] = lambda batch: batch
     _cursors: list[_Cursor] = field(default_factory=list)  # the one that was used last is the last one
-    _recent: "OrderedDict[int, Any]" = field(default_factory=OrderedDict)  # batches by their first row
+    _recent: "OrderedDict[int, _Kept]" = field(default_factory=OrderedDict)  # by their first row
+    _held: int = 0  # bytes of these
     _lock: Lock = field(default_factory=Lock)
+    _num_threads: int = field(default_factory=count_cores)
 
     def find(self, row: int) -> tuple[Any, int]:
-        """Return a batch that holds a row, and which of its rows that is. Raises `OSError`, `UnreadableImageError`."""
-        with self._lock:
-            found = self._kept(row)
-            if found is not None:
-                return found
-            cursor = self._cursor(row)
-            for batch in cursor.batches:
-                first, cursor.row = cursor.row, cursor.row + batch.num_rows
-                self._keep(first, batch)
-                if row < cursor.row:
-                    self._cursors.append(cursor)
-                    return batch, row - first
-        raise UnreadableImageError(f"row {row:,} is missing in its row group; the Parquet is damaged")
+        """Return what `prepare` made of a batch that holds a row, and which of its rows that is.
 
-    def _kept(self, row: int) -> tuple[Any, int] | None:
-        for first, batch in reversed(self._recent.items()):
-            if first <= row < first + batch.num_rows:
-                return batch, row - first
-        return None
-
-    def _keep(self, first: int, batch: Any) -> None:
-        self._recent[first] = batch
-        self._recent.move_to_end(first)
-        held = sum(each.nbytes for each in self._recent.values())
-        while held > _KEPT_BYTES and len(self._recent) > 1:
-            held -= self._recent.popitem(last=False)[1].nbytes
-
-    def _cursor(self, row: int) -> _Cursor:
-        """Take the cursor that is the nearest one before a row, or begin its row group."""
+        Raises `OSError`, and `UnreadableImageError`.
+        """
         starts = self.opened.starts
         group = bisect_right(starts, row) - 1
+        size = self.opened.rows_at_once(group, self.columns)
+        with self._lock:
+            first = row - (row - starts[group]) % size
+            kept = self._recent.get(first)
+            if kept is not None:
+                return kept.value, row - first
+            cursor = self._cursor(group, row)
+            while cursor.row <= row:
+                first, batch = cursor.row, next(cursor.batches, None)
+                if batch is None:
+                    raise UnreadableImageError(f"row {row:,} is missing in its row group; the Parquet is damaged")
+                cursor.row += batch.num_rows
+                kept = self._keep(first, batch)
+            if cursor.row < starts[group + 1]:  # one at the end would hold on to a dictionary
+                self._cursors.append(cursor)
+            assert kept is not None
+            return kept.value, row - first
+
+    def _keep(self, first: int, batch: Any) -> "_Kept":
+        self._recent[first] = kept = _Kept(self.prepare(batch), batch.nbytes)
+        self._held += kept.num_bytes
+        while self._held > _KEPT_BYTES and len(self._recent) > self._num_threads + 1:
+            self._held -= self._recent.popitem(last=False)[1].num_bytes
+        return kept
+
+    def _cursor(self, group: int, row: int) -> _Cursor:
+        """Take the cursor that is the nearest one before a row, or begin its row group."""
         before = [each for each in self._cursors if each.group == group and each.row <= row]
         if before:
             nearest = max(before, key=lambda each: each.row)
             self._cursors.remove(nearest)
             return nearest
-        del self._cursors[: max(0, len(self._cursors) - count_cores() - 2)]
-        return _Cursor(group, starts[group], self.opened.batches(group, self.columns))
+        del self._cursors[: max(0, len(self._cursors) - self._num_threads)]
+        return _Cursor(group, self.opened.starts[group], self.opened.batches(group, self.columns))
+
+
+class _Kept(NamedTuple):
+    """What is kept of a batch."""
+
+    value: Any
+    num_bytes: int
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import io
 import os
 import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from semdis_cli.errors import StoreError
 TAR_END = bytes(2 * tarfile.BLOCKSIZE)
 _MAX_HEADER_BYTES = 1 << 20  # of one member: names, and the attributes that some systems pack with a file
 _CHUNK_BYTES = 1 << 20
+_ADLER = 65521
+_KEPT_BACK = 2 * tarfile.BLOCKSIZE  # bytes of a pipe that may be read a second time
 _NAME_HEAD = 345  # the byte of a header at which the first half of a long name begins, in dialects that have it
 # What reading a damaged tar makes tarfile raise.
 _DAMAGED = (tarfile.TarError, ValueError, ArithmeticError, LookupError)
@@ -46,9 +49,7 @@ class _Header(tarfile.TarInfo):
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         """One block of 512 bytes as a header. Raises what tarfile raises for what is none."""
         if _is_plain(buf):
-            header = cls(bytes(buf[:100]).partition(b"\0")[0].decode(encoding, errors))
-            header.size = int(buf[124:135], 8)
-            return header
+            return cls.plain(buf)
         header = super().frombuf(buf, encoding, errors)
         if buf[_NAME_HEAD] == 0 or header.type in tarfile.GNU_TYPES:
             return header
@@ -57,6 +58,13 @@ class _Header(tarfile.TarInfo):
         header.name = b"/".join(filter(None, (head, name))).decode(encoding, errors)
         if header.isdir():
             header.name = header.name.rstrip("/")
+        return header
+
+    @classmethod
+    def plain(cls, block: bytes | bytearray) -> Self:
+        """One block of 512 bytes that `_is_plain` as a header."""
+        header = cls(bytes(block[:100]).partition(b"\0")[0].decode("utf-8", "surrogateescape"))
+        header.size = int(block[124:135], 8)
         return header
 
 
@@ -69,7 +77,9 @@ def _is_plain(block: bytes | bytearray) -> bool:
         return False
     if not (block[124:135].isdigit() and block[148:154].isdigit()) or b"8" in block[124:154] or b"9" in block[124:154]:
         return False
-    return int(block[148:154], 8) == 8 * ord(" ") + sum(block) - sum(block[148:156])
+    # The sum of all bytes, with blanks for itself. The lower half of Adler-32 is one more, modulo 65521.
+    total = int(block[148:154], 8) - 8 * ord(" ") + sum(block[148:156])
+    return (total + 1 - (zlib.adler32(block) & 0xFFFF)) % _ADLER == 0
 
 
 def _name_head_end(block: bytes) -> int:
@@ -148,7 +158,7 @@ def walk_tar(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
 
 
 def _members(archive: tarfile.TarFile, headers: "_Headers") -> Iterator[tarfile.TarInfo]:
-    while (member := archive.next()) is not None:
+    while (member := _plain_member(archive, headers) or archive.next()) is not None:
         if member.size < 0:  # the next member would be looked for further back, for ever
             raise ValueError(f"{member.name!r:.80} has a negative size")
         yield member
@@ -156,6 +166,22 @@ def _members(archive: tarfile.TarFile, headers: "_Headers") -> Iterator[tarfile.
         headers.allow_next()
     if headers.last != bytes(tarfile.BLOCKSIZE):
         raise ValueError(f"damaged or cut off at byte {archive.offset}")
+
+
+def _plain_member(archive: tarfile.TarFile, headers: "_Headers") -> tarfile.TarInfo | None:
+    """Read the next header if it is one of most: tarfile takes several times as long. None for all others."""
+    if archive.firstmember is not None or archive.pax_headers:  # type: ignore[attr-defined] # public in all but types
+        return None  # it has read the first one already, and global ones count for all
+    start = archive.offset
+    headers.seek(start)
+    block = headers.read(tarfile.BLOCKSIZE)
+    if not _is_plain(block):
+        headers.allow_next()
+        return None
+    member = _Header.plain(block)
+    member.offset, member.offset_data = start, start + tarfile.BLOCKSIZE
+    archive.offset = member.offset_data - -member.size // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
+    return member
 
 
 class _Headers(io.RawIOBase):
@@ -189,13 +215,17 @@ class _Headers(io.RawIOBase):
 
 
 class _Forward(io.BufferedIOBase):
-    """A pipe as a file that knows where it stands, and goes forwards only. `start`: its bytes that were read before."""
+    """A pipe as a file that knows where it stands, and goes forwards, or some steps back.
+
+    `start`: its bytes that were read before.
+    """
 
     def __init__(self, start: bytes, stream: BinaryIO) -> None:
         super().__init__()
         self._start = start
         self._stream = stream
         self._position = 0
+        self._back = b""  # what was read last
 
     def read(self, size: int | None = -1) -> bytes:
         """The next `size` bytes, fewer at the end. `size` is one that can be believed."""
@@ -203,6 +233,7 @@ class _Forward(io.BufferedIOBase):
         data, self._start = (self._start, b"") if size < 0 else (self._start[:size], self._start[size:])
         data += self._stream.read(size if size < 0 else size - len(data))
         self._position += len(data)
+        self._back = (self._back[-_KEPT_BACK:] + data)[-_KEPT_BACK:]
         return data
 
     def tell(self) -> int:
@@ -210,7 +241,11 @@ class _Forward(io.BufferedIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Skip what lies before `offset`, or all that is left."""
+        """Skip what lies before `offset`, or all that is left; a step back leads over what was read last, at most."""
+        back = self._position - offset
+        if 0 < back <= len(self._back):
+            self._start, self._back = self._back[-back:] + self._start, self._back[:-back]
+            self._position = offset
         if whence != io.SEEK_SET or offset < self._position:
             raise ValueError("a header leads back")
         while self._position < offset and self.read(min(offset - self._position, _CHUNK_BYTES)):

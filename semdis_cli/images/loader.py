@@ -3,31 +3,45 @@
 import time
 from collections.abc import Iterator, Sequence
 from copy import copy
+from functools import partial
 from itertools import count, islice
+from typing import NamedTuple
 
 from semdis_cli.errors import PassingReadError, UnreadableImageError
-from semdis_cli.events import Failure, Planning, Tell, untold
+from semdis_cli.events import Failure, LeftOut, Planning, Tell, untold
 from semdis_cli.files.identity import settled
-from semdis_cli.images.geometry import fixed_bucket, plan_geometry
+from semdis_cli.images.geometry import fixed_bucket, move_crop, plan_geometry, why_left_out
 from semdis_cli.images.images import read_image_size
-from semdis_cli.images.pixels import load_pixels
+from semdis_cli.images.pixels import load_views
 from semdis_cli.memory import Room, room_for_images
 from semdis_cli.records import (
+    WHOLE,
     ColumnMaker,
     FileDigest,
+    Geometry,
     ImageRecord,
     LoadedImage,
     MadeColumns,
     PlannedImage,
     SourceImage,
+    View,
 )
-from semdis_cli.settings import LoadSettings
+from semdis_cli.settings import FilterSettings, LoadSettings
 from semdis_cli.sources.files import read_bytes, try_hash
 from semdis_cli.stops import looking
 from semdis_cli.threads import WatchedThreads
 
 _PLANNED_AT_ONCE = 4096
 _CHUNK = 64  # headers read by one call of a thread: less is all overhead
+_TAKE_ALL = FilterSettings()
+
+
+class Chosen(NamedTuple):
+    """Sources that are to be encoded, that cannot be used, and that filters leave out, each in their order."""
+
+    images: list[PlannedImage]
+    failures: list[Failure]
+    left_out: list[LeftOut]
 
 
 class Loader:
@@ -50,6 +64,7 @@ class Loader:
         self.settings = settings
         self.multiple_px = multiple_px
         self.columns = columns
+        self._geometries = {view: settings.geometry_of(view) for view in (WHOLE, *settings.views)}
         self._num_workers = num_workers
         self._pool = WatchedThreads(num_workers, "semdis-read")
 
@@ -71,25 +86,35 @@ class Loader:
 
         `tell` hears how many were read.
         """
-        bucket = fixed_bucket(self.settings.geometry, self.multiple_px)
-        if bucket is not None:
-            return [PlannedImage(source, bucket) for source in sources], []
-        planned: list[PlannedImage] = []
-        failures: list[Failure] = []
-        shared: dict[tuple[int, int], tuple[int, int]] = {}  # a million images have a few sizes
-        for found in self._headers(sources, tell):
-            if isinstance(found, PlannedImage):
-                planned.append(PlannedImage(found.source, shared.setdefault(found.bucket, found.bucket)))
-            else:
-                failures.append(found)
-        return planned, failures
+        chosen = self.choose(sources, _TAKE_ALL, tell)
+        return chosen.images, chosen.failures
 
-    def _headers(self, sources: Sequence[SourceImage], tell: Tell) -> Iterator[PlannedImage | Failure]:
+    def choose(self, sources: Sequence[SourceImage], filters: FilterSettings, tell: Tell = untold) -> Chosen:
+        """Plan as `plan` does those sources that `filters`, which may have to know sizes too, do not leave out."""
+        fixed = {view: fixed_bucket(self._geometries[view], self.multiple_px) for view in self.settings.views}
+        buckets = {view: bucket for view, bucket in fixed.items() if bucket is not None}
+        if len(buckets) == len(fixed) and not filters.need_sizes:
+            return Chosen([PlannedImage(source, buckets[source.view]) for source in sources], [], [])
+        chosen = Chosen([], [], [])
+        shared: dict[tuple[int, int], tuple[int, int]] = {}  # a million images have a few sizes
+        for found in self._headers(sources, tell, filters):
+            match found:
+                case PlannedImage():
+                    chosen.images.append(PlannedImage(found.source, shared.setdefault(found.bucket, found.bucket)))
+                case Failure():
+                    chosen.failures.append(found)
+                case LeftOut():
+                    chosen.left_out.append(found)
+        return chosen
+
+    def _headers(
+        self, sources: Sequence[SourceImage], tell: Tell, filters: FilterSettings
+    ) -> Iterator[PlannedImage | Failure | LeftOut]:
         num_read = 0
         for start in range(0, len(sources), _PLANNED_AT_ONCE):  # futures for a million files would not be small
             group = sources[start : start + _PLANNED_AT_ONCE]
             chunks = [group[first : first + _CHUNK] for first in range(0, len(group), _CHUNK)]
-            for some in self._pool.each(self._plan_some, chunks):
+            for some in self._pool.each(partial(self._plan_some, filters), chunks):
                 num_read += len(some)
                 tell(Planning("reading headers", num_read, len(sources)))
                 yield from some
@@ -100,21 +125,42 @@ class Loader:
 
     def load(self, planned: PlannedImage) -> LoadedImage | Failure:
         """Read one image in the calling thread, or say why it cannot be used. Safe to call from several threads."""
-        source = planned.source
+        return self.load_views([planned])[0]
+
+    def load_views(self, planned: Sequence[PlannedImage]) -> list[LoadedImage | Failure]:
+        """Read views of one size of one file, which is read and decoded once; otherwise as `load`."""
+        source = planned[0].source
         try:
             stamp = source.reader.stamp(source)  # before its bytes: a change between the two shows the next time
             data = read_bytes(source)
-            how = self.settings
-            image = load_pixels(data, how.read, how.geometry, self.multiple_px, self.room.reading)
-            if image.geometry.bucket != planned.bucket:
+            images = load_views(
+                data,
+                self.settings.read,
+                lambda size: [self._plan(size, image.source) for image in planned],
+                self.room.reading,
+                is_adm=self.settings.geometry.resize == "adm",
+            )
+            if any(image.geometry.bucket != one.bucket for image, one in zip(images, planned, strict=True)):
                 raise PassingReadError("changed its size while the run was going on; run again")
         except (UnreadableImageError, MemoryError, OSError) as error:
-            return _failure_of(source, error)
+            return [_failure_of(image.source, error) for image in planned]
         digest = FileDigest.of(data)
-        columns, troubles = MadeColumns() if self.columns is None else self.columns.columns_of(source)
-        record = ImageRecord(source.key, image.geometry, digest, image.notes, columns)
+        columns, troubles = MadeColumns() if self.columns is None else self.columns.columns_of(source.whole)
+        troubles = troubles if source.view.size == self.settings.views[0].size else ()
         _, mtime_ns, ctime_ns = settled(stamp, time.time_ns())
-        return LoadedImage(record, image.pixels, mtime_ns, ctime_ns, troubles)
+        loaded: list[LoadedImage | Failure] = []
+        for image, one in zip(images, planned, strict=True):
+            record = ImageRecord(one.source.key, image.geometry, digest, image.notes, columns)
+            loaded.append(LoadedImage(record, image.pixels, mtime_ns, ctime_ns, troubles))
+            troubles = ()  # are told once of a file
+        return loaded
+
+    def _plan(self, size: tuple[int, int], source: SourceImage) -> Geometry:
+        """Plan the geometry of a view of a picture of `size` (H, W) px."""
+        plan = plan_geometry(size, self._geometries[source.view], self.multiple_px)
+        if source.view.crop is None:
+            return plan
+        return move_crop(plan, self.settings.crops.seed, source.file_key, source.view.crop)
 
     def hashes(self, sources: Sequence[SourceImage], tell: Tell = untold) -> Iterator[str | None]:
         """Yield the sha256 (hex) of every source's bytes, in order; None where they cannot be read.
@@ -123,18 +169,38 @@ class Loader:
         """
         remaining, num_done = iter(sources), count(1)
         while group := list(islice(remaining, _PLANNED_AT_ONCE)):
-            for digest in self._pool.each(try_hash, group):
+            files = {source.file: source for source in group}  # views of one lie near each other
+            hashed = zip(files, self._pool.each(try_hash, files.values()), strict=True)
+            digests: dict[object, str | None] = {}
+            for source in group:
+                if source.file not in digests:
+                    file, digests[source.file] = next(hashed)
+                    assert file == source.file, "files come in the order of their first views"
                 tell(Planning("hashing files in doubt", next(num_done), len(sources)))
-                yield digest
+                yield digests[source.file]
 
-    def _plan_some(self, sources: Sequence[SourceImage]) -> list[PlannedImage | Failure]:
-        return [self._plan_one(source) for source in looking(sources)]
+    def why_left_out(self, view: View, size: tuple[int, int], filters: FilterSettings) -> str | None:
+        """Return the filter that leaves out a view of an image of `size` (H, W) px; None: it is taken."""
+        return why_left_out(size, filters, self._geometries[view], self.multiple_px)
 
-    def _plan_one(self, source: SourceImage) -> PlannedImage | Failure:
+    def _plan_some(
+        self, filters: FilterSettings, sources: Sequence[SourceImage]
+    ) -> list[PlannedImage | Failure | LeftOut]:
+        sizes: dict[tuple[int, object], tuple[int, int]] = {}  # views of a file lie near each other
+        return [self._plan_one(source, filters, sizes) for source in looking(sources)]
+
+    def _plan_one(
+        self, source: SourceImage, filters: FilterSettings, sizes: dict[tuple[int, object], tuple[int, int]]
+    ) -> PlannedImage | Failure | LeftOut:
         try:
-            with source.reader.open(source) as file:
-                size = read_image_size(file, self.settings.read)
-            geometry = plan_geometry(size, self.settings.geometry, self.multiple_px)
+            if source.file not in sizes:
+                with source.reader.open(source) as file:
+                    sizes[source.file] = read_image_size(file, self.settings.read)
+            size = sizes[source.file]
+            reason = self.why_left_out(source.view, size, filters)
+            if reason is not None:
+                return LeftOut(source.key, reason, *settled(source.stamp, time.time_ns()), size)
+            geometry = self._plan(size, source)
         except (UnreadableImageError, MemoryError, OSError) as error:
             return _failure_of(source, error)
         return PlannedImage(source, geometry.bucket)

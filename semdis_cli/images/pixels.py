@@ -1,13 +1,15 @@
 """A file's bytes to the pixels that the model sees: decoded, resized, cut and turned, by the fastest exact way."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from torch import Tensor
 
+from semdis_cli.images.adm import adm_bytes, adm_pixels
 from semdis_cli.images.colour.convert import samples_to_srgb
 from semdis_cli.images.formats.jpeg.decoder import decode_plain_jpeg, is_fast_jpeg
 from semdis_cli.images.formats.jpeg.header import read_plain_jpeg
@@ -46,35 +48,60 @@ def load_pixels(
     long as torch is told to use one. Raises `UnreadableImageError` as `read_image` does, and `UsageError` as
     `plan_geometry`. `taking`: is entered with the memory in bytes that it is going to take, before it takes it.
     """
+    is_adm = geometry.resize == "adm"
+    plan = partial(plan_geometry, settings=geometry, multiple_px=multiple_px)
+    return load_views(data, settings, lambda size: [plan(size)], taking, is_adm=is_adm)[0]
+
+
+def load_views(
+    data: bytes,
+    settings: ReadSettings,
+    plan_all: Callable[[tuple[int, int]], Sequence[Geometry]],
+    taking: Callable[[int], AbstractContextManager[None]],
+    *,
+    is_adm: bool = False,
+) -> list[LoadedPixels]:
+    """Load several images of the picture in a file's bytes, which is decoded once; otherwise as `load_pixels`.
+
+    `plan_all`: makes of its size (H, W) in px the plans, all with one `resized`. `is_adm`: they are of ADM's crop.
+    """
     with pillow_guard(settings.max_image_pixels):
         header = read_header(io.BytesIO(data))
         check_size(header.size, settings)
-        plan = plan_geometry(header.size, geometry, multiple_px)
+        plans = plan_all(header.size)
+        plan = plans[0]
         plain = read_plain_jpeg(io.BytesIO(data)) if header.name == "JPEG" else None
         is_plain = plain is not None and plain.is_simple
         fraction = _fraction(plan) if is_plain and settings.jpeg_scaling else 1
-        with taking(_needed_bytes(header, plan, fraction, len(data), is_plain=is_plain)):
-            decoded = _decode_fast(header, data, fraction, is_resized=plan.resized != plan.source) if is_plain else None
+        resizing = adm_bytes(plan) if is_adm else _resizing_bytes(plan, fraction)
+        held = len(data) + 3 * sum(one.bucket[0] * one.bucket[1] for one in plans)
+        with taking(_needed_bytes(header, fraction, held + resizing, is_plain=is_plain)):
+            is_resized = all(one.resized != one.source for one in plans)
+            decoded = _decode_fast(header, data, fraction, is_resized=is_resized) if is_plain else None
             if decoded is None:
                 stored = decode_stored(header, data, settings, fraction)
                 decoded = np.array(stored.pixels), stored.notes  # a copy: torch asks for memory that may be written
             pixels, notes = decoded
-            return LoadedPixels(fit_pixels(pixels, plan, header.orientation, fraction), plan, notes)
+            fit = adm_pixels if is_adm else partial(fit_pixels, fraction=fraction)
+            return [LoadedPixels(fit(pixels, one, header.orientation), one, notes) for one in plans]
 
 
-def _needed_bytes(header: Header, plan: Geometry, fraction: int, num_bytes: int, *, is_plain: bool) -> int:
-    """Estimate the memory in bytes that decoding and resizing take at their peak, the file's own bytes included.
+def _resizing_bytes(plan: Geometry, fraction: int) -> int:
+    """Return the memory in bytes that resizing takes: two copies of what it made of the rows."""
+    return 0 if plan.resized == plan.source else 6 * plan.source[0] * plan.resized[1] // fraction
 
-    Measured with 24 megapixels of each format: what decoding takes for a pixel; resizing has two copies of what it made
-    of the rows.
+
+def _needed_bytes(header: Header, fraction: int, num_bytes: int, *, is_plain: bool) -> int:
+    """Estimate the memory in bytes that an image takes at its peak: `num_bytes` for all but decoding it.
+
+    Measured with 24 megapixels of each format: what decoding takes for a pixel.
     """
     height, width = header.size
     has_profile = header.image is None or "icc_profile" in header.image.info
     is_fast = is_plain and not has_profile and is_fast_jpeg()
     per_px = _FAST_BYTES_PER_PX if is_fast else _BYTES_PER_PX.get(header.name, _MOST_BYTES_PER_PX)
     decoding = per_px * height * width / fraction**2
-    resizing = 0 if plan.resized == plan.source else 6 * height * plan.resized[1] / fraction
-    return num_bytes + int(decoding + resizing) + 3 * plan.bucket[0] * plan.bucket[1]
+    return num_bytes + int(decoding)
 
 
 def _fraction(plan: Geometry) -> int:

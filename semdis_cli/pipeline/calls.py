@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain, groupby
 from typing import Protocol
 
 import torch
@@ -99,13 +100,27 @@ def encoded_calls(
     def start(call: ImageCall) -> "Future[EncodedCall]":
         if refused := refused_call(call, memory):
             return done_already(refused)
-        encode = partial(encode_call, call, tokenizer=tokenizer, settings=settings, memory=memory)
-        return workers.submit_call(partial(timed, loader.load), call.images, encode)
+
+        def encode(loaded: list[list[Timed[LoadedImage | Failure]]]) -> EncodedCall:
+            return encode_call(call, [*chain.from_iterable(loaded)], tokenizer, settings, memory)
+
+        return workers.submit_call(partial(read_views, loader), by_file(call.images), encode)
 
     def share(call: ImageCall) -> float:
         return share_of_call(call.bucket, len(call.images), "encode", tokenizer, workers)
 
     yield from in_order(fitting(calls, memory), start, share, workers.result)
+
+
+def by_file(images: Iterable[PlannedImage]) -> list[list[PlannedImage]]:
+    """Group images that are views of one file; these follow one another."""
+    return [list(views) for _, views in groupby(images, key=lambda image: image.source.file)]
+
+
+def read_views(loader: Loader, images: Sequence[PlannedImage]) -> list[Timed[LoadedImage | Failure]]:
+    """Read views of one file, with the seconds that each took."""
+    loaded, seconds = timed(loader.load_views, images)
+    return [Timed(image, seconds / len(images)) for image in loaded]
 
 
 def fitting(calls: Iterable[ImageCall], memory: CallMemory) -> Iterator[ImageCall]:

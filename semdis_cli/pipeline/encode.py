@@ -70,6 +70,7 @@ def _encode(
         note = "; ".join(filter(None, (latents.note(), plan.columns.note)))
         yield RunStarted(plan.num_inputs, *done, note)
         yield from plan.failures
+        yield from plan.contents.left_out
         yield from map(totals.add, plan.columns.troubles(found.all_keys))
 
         # Read -> encode -> shard
@@ -109,6 +110,7 @@ def _changes_report(plan: EncodePlan, num_removed: int) -> dict[str, Any]:
         "changed": plan.contents.changes.num_changed,
         "removed": num_removed,
         "passed_over": dict(plan.passed_over),
+        "left_out": plan.num_left_out,
     }
 
 

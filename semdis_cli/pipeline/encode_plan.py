@@ -1,7 +1,8 @@
 """The plan of an encode: its settings, which image goes into which shard, and how large it all gets."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -11,16 +12,20 @@ from semdis_cli.columns.find import find_columns
 from semdis_cli.columns.maker import NO_COLUMNS_MADE, Columns
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure, Planning, Tell, untold
+from semdis_cli.images.adm import ADM_NAME
 from semdis_cli.images.loader import Loader
 from semdis_cli.images.resize import resize_name
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.report import compute_record, model_record
 from semdis_cli.provenance import LatentLayout, Provenance
-from semdis_cli.settings import EncodeSettings, LatentSettings, LoadSettings
+from semdis_cli.settings import EncodeSettings, FilterSettings, LatentSettings, LoadSettings
 from semdis_cli.sources.find import FoundImages
+from semdis_cli.sources.views import files_of, in_views
 from semdis_cli.store.columns import SetColumns
+from semdis_cli.store.writing.changes import Choice, find_changes
 from semdis_cli.store.writing.finished import NO_BASE, Base, finished_base
-from semdis_cli.store.writing.plan import PlannedShard, SetPlan, find_changes, plan_sha256, plan_shards
+from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
+from semdis_cli.store.writing.twins import drop_twins
 
 
 @dataclass(frozen=True)
@@ -60,18 +65,31 @@ class EncodePlan:
         """Model input pixels (10^6) of `shards` (default: all)."""
         return sum(len(s.images) * s.bucket[0] * s.bucket[1] for s in self._or_all(shards)) / 1e6
 
+    def bucket_counts(self) -> dict[tuple[int, int], int]:
+        """Count the images that are to be encoded by bucket, (H, W) in px; smallest first."""
+        counts: Counter[tuple[int, int]] = Counter()
+        for shard in self.shards:
+            counts[shard.bucket] += len(shard.images)
+        return dict(sorted(counts.items()))
+
     def _or_all(self, shards: Iterable[PlannedShard] | None) -> Iterable[PlannedShard]:
         return self.shards if shards is None else shards
 
     @property
     def num_unchanged(self) -> int:
         """Inputs whose latents are there already."""
-        return len(self.contents.changes.kept)
+        return self.contents.changes.num_taken
 
     @property
     def num_inputs(self) -> int:
-        """All inputs, failures and those that have latents already included."""
+        """All inputs but those that are left out; failures and those that have latents already included."""
         return self.contents.num_inputs
+
+    @property
+    def num_left_out(self) -> dict[str, int]:
+        """Number of inputs that each filter leaves out, in this run or since an earlier one."""
+        new = Counter(one.reason for one in self.contents.left_out)
+        return dict(sorted((new + Counter(self.contents.changes.num_left_out)).items()))
 
 
 def latent_layout(tokenizer: Tokenizer, settings: LatentSettings) -> LatentLayout:
@@ -96,12 +114,23 @@ def plan_encode(
     if not found.images and not found.failures:
         kinds = f": {found.ignored_kinds}" if found.num_ignored else ""
         raise UsageError(f"no images found ({found.num_ignored} other files were passed over{kinds})")
-    base = base or NO_BASE
+    base, filters = base or NO_BASE, settings.filters
+    filters.check(loader.settings.geometry)
     tell(Planning("comparing with the set"))
-    changes = find_changes(base, found.images, found.failures, partial(loader.hashes, tell=tell))
-    columns = find_columns(found, settings.columns, changes.to_encode, _known_columns(base), tell)
-    planned, unreadable = loader.plan(changes.to_encode, tell)
-    failures = sorted((*found.failures, *unreadable), key=lambda failure: failure.key)
+    hashes = partial(loader.hashes, tell=tell)
+    images, failed = in_views(found.images, found.failures, loader.settings.views)
+    changes = find_changes(base, images, failed, hashes, _choice(filters, loader))
+    columns_for = partial(find_columns, found, settings.columns, known=_known_columns(base), tell=tell)
+    columns = columns_for(files_of(changes.to_encode))
+    planned, unreadable, left_out = loader.choose(changes.to_encode, filters, tell)
+    if filters.dedupe:
+        changes, planned, alone = drop_twins(changes, planned, hashes)
+        columns = columns_for(files_of([*changes.to_encode, *alone])) if alone else columns
+        more = loader.choose(alone, filters, tell)
+        planned = sorted([*planned, *more.images], key=lambda image: image.source.key)
+        unreadable, left_out = unreadable + more.failures, left_out + more.left_out
+    failures = sorted((*failed, *unreadable), key=lambda failure: failure.key)
+    left_out = sorted((*changes.left_out, *left_out), key=lambda one: one.key)
     provenance = provenance or encode_provenance(tokenizer, loader.settings, settings.latents)
     shards = plan_shards(
         planned,
@@ -110,9 +139,15 @@ def plan_encode(
         shard_images=settings.shards.shard_images,
         first_number=base.next_number,
     )
-    sha256 = plan_sha256(provenance, shards, failures, base, changes, columns.classes)
-    contents = SetPlan(tuple(shards), tuple(failures), changes, sha256, columns.classes)
+    sha256 = plan_sha256(provenance, shards, failures, base, changes, columns.classes, left_out)
+    contents = SetPlan(tuple(shards), tuple(failures), changes, sha256, columns.classes, tuple(left_out))
     return EncodePlan(contents, provenance, found.passed_over, columns)
+
+
+def _choice(filters: FilterSettings, loader: Loader) -> Choice:
+    if not filters.need_sizes:
+        return Choice(drops_twins=filters.dedupe)
+    return Choice(lambda image, size: loader.why_left_out(image.view, size, filters), filters.dedupe)
 
 
 def _known_columns(base: Base) -> SetColumns | None:
@@ -156,11 +191,11 @@ def encode_provenance(tokenizer: Tokenizer, load: LoadSettings, latents: LatentS
         "posterior": posterior,
         "dtype": latents.store_dtype,
         "preprocessing": {
-            "geometry": asdict(load.geometry),
+            "geometry": load.geometry_record(),
             "background": list(load.read.background),
             "max_image_pixels": load.read.max_image_pixels,
             "reader": f"pillow {version('pillow')}",
-            "resize": resize_name(),
+            "resize": ADM_NAME if load.geometry.resize == "adm" else resize_name(),
             "jpeg_scaling": load.read.jpeg_scaling,
         },
         "compute": compute_record(tokenizer),

@@ -13,9 +13,10 @@ from semdis_cli.records import EncodedImage, PlannedImage, SourceImage
 from semdis_cli.settings import ShardSettings
 from semdis_cli.sources.files import ON_DISK
 from semdis_cli.store.exchange.samples import FoundSample, FoundSamples
+from semdis_cli.store.writing.changes import Hashes, find_changes
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.latent_set import LatentSetWriter
-from semdis_cli.store.writing.plan import Hashes, PlannedShard, SetPlan, find_changes, plan_sha256, plan_shards
+from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
 from semdis_cli.store.writing.shard_writer import ShardRows
 
 _IMAGES_AT_ONCE = 256

@@ -6,6 +6,7 @@ processes, or other machines. `encode` and `decode` make the same model calls in
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from semdis_cli.images.loader import Loader
 from semdis_cli.memory import room_for_images
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline.calls import encode_call, fitting, image_calls, refused_call, take_call
+from semdis_cli.pipeline.calls import by_file, encode_call, fitting, image_calls, read_views, refused_call, take_call
 from semdis_cli.pipeline.encode_plan import latent_layout
 from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import ImageWriter
@@ -40,7 +41,7 @@ def encode_shard(planned: PlannedShard, loader: Loader, tokenizer: Tokenizer, se
     for call in fitting(image_calls([planned], tokenizer), memory):
         encoded = refused_call(call, memory)
         if encoded is None:
-            loaded = [timed(loader.load, image) for image in call.images]
+            loaded = [*chain.from_iterable(read_views(loader, views) for views in by_file(call.images))]
             encoded = encode_call(call, loaded, tokenizer, settings, memory)
         take_call(encoded, rows)
         troubles += encoded.troubles

@@ -66,9 +66,11 @@ def _encode_stream(
 ) -> Iterator[Event]:
     totals = RunTotals("encode", tokenizer, busy_threads(tokenizer, settings.num_workers))
     plan = plan_encode(found, loader, tokenizer, replace(settings, columns=WITHOUT_COLUMNS), tell=tell)
-    stream = StreamWriter(write, plan.provenance, as_tar=not found.is_single)
+    is_single = found.is_single and len(loader.settings.views) == 1
+    stream = StreamWriter(write, plan.provenance, as_tar=not is_single)
     yield RunStarted(plan.num_inputs, 0, plan.megapixels())
     yield from plan.failures
+    yield from plan.contents.left_out
     with start_workers(tokenizer, settings.num_workers) as workers:
         calls = image_calls(plan.shards, tokenizer)
         for result in encoded_calls(calls, loader, tokenizer, settings.latents, workers):
@@ -81,6 +83,7 @@ def _encode_stream(
         num_ok=stream.num_images,
         num_failed=plan.num_inputs - stream.num_images,
         passed_over=dict(plan.passed_over),
+        left_out=plan.num_left_out,
         jpeg_decoder=jpeg_decoder(),
         latent_bytes=stream.num_bytes,
         whitened=tokenizer.is_whitened,

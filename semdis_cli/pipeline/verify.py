@@ -4,6 +4,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from semdis_cli.events import Event, Planning, Problem, VerifyFinished
 from semdis_cli.records import ImageRecord, SourceImage
 from semdis_cli.sources.files import hash_image
 from semdis_cli.sources.find import FoundImages
+from semdis_cli.sources.views import in_views
 from semdis_cli.store.verifying.verify import ALL_DATA, NO_DATA, Verified, VerifySettings, verify_latents
 from semdis_cli.threads import WatchedThreads
 
@@ -45,7 +47,7 @@ def _all_events(path: Path, settings: VerifySettings, sources: FoundImages | Non
 
     # The images
     if sources is not None:
-        yield from _compare_sources(verified, sources, settings)
+        yield from _compare_sources(verified, _in_views(verified, sources), settings)
     yield verified
 
 
@@ -66,6 +68,12 @@ def _report(path: Path, settings: VerifySettings, verified: Verified, problems: 
     if verified.table is not None:
         report["images"] = verified.table.counts
     return report
+
+
+def _in_views(verified: Verified, sources: FoundImages) -> FoundImages:
+    """Return the images that the set would have of these files."""
+    images, failures = in_views(sources.images, sources.failures, verified.views())
+    return replace(sources, images=images, failures=tuple(failures))
 
 
 def _compare_sources(

@@ -8,6 +8,7 @@ from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules
 from semdis_cli.sources.names import NamedPath, shortest_names
 from semdis_cli.sources.parquet import PARQUET_SUFFIX, Parquet
 from semdis_cli.sources.source import Source
+from semdis_cli.sources.tar_table import table_path
 from semdis_cli.sources.tars import TAR_SUFFIXES, Tar
 from semdis_cli.sources.zips import ZIP_SUFFIX, Zip
 
@@ -31,8 +32,8 @@ def named_containers(folder: Path, paths: Sequence[Path]) -> Iterator[tuple[str,
 
     A Parquet beside a tar of its name is the table of that, as img2dataset leaves it, and no source.
     """
-    tars = {path.with_suffix("") for path in paths if path.name.lower().endswith(TAR_SUFFIXES)}
-    paths = [path for path in paths if not (path.suffix == PARQUET_SUFFIX and path.with_suffix("") in tars)]
+    tables = {table_path(path) for path in paths if path.name.lower().endswith(TAR_SUFFIXES)}
+    paths = [path for path in paths if path not in tables]
     names = shortest_names([NamedPath.of_file_in(folder, path) for path in paths])
     for name, path in zip(names, paths, strict=True):
         source = container_at(path)

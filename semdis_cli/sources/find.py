@@ -27,6 +27,9 @@ class Origin(NamedTuple):
     tables: tuple[str, ...]
 
 
+_MISSING_NAMED = 20
+
+
 @dataclass(frozen=True, slots=True)
 class FoundImages:
     """Images and failures of a run, each sorted by key, no key twice, and the numbers of files passed over, by kind.
@@ -178,12 +181,12 @@ def _broken(listing: Listing) -> tuple[Failure, Path] | None:
     path = listing.naming.path
     name = listing.prefix.removesuffix("/")
     is_whole_name = name.rpartition("/")[2] == path.name
-    key = name if is_whole_name else f"{name}{path.suffix}" if name else path.name
+    key = name if is_whole_name else f"{name}{listing.naming.suffix or ''}" if name else path.name
     return Failure(key, listing.found.damage), path
 
 
 def _refuse_missing(sources: Sequence[Path]) -> None:
-    """Raise `UsageError` for sources that do not exist, all of them at once."""
+    """Raise `UsageError` for sources that do not exist, all of them at once, if they are not too many for a line."""
     missing = []
     for source in sources:
         try:
@@ -193,7 +196,8 @@ def _refuse_missing(sources: Sequence[Path]) -> None:
         except OSError:
             pass  # whoever lists it says what is wrong
     if missing:
-        raise UsageError("no such file or folder", place=", ".join(missing))
+        more = f" and {len(missing) - _MISSING_NAMED:,} more" if len(missing) > _MISSING_NAMED else ""
+        raise UsageError("no such file or folder", place=", ".join(missing[:_MISSING_NAMED]) + more)
 
 
 def _without_repeats(images: ImageList) -> ImageList:

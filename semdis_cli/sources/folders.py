@@ -25,7 +25,9 @@ from semdis_cli.sources.names import NamedPath
 from semdis_cli.sources.source import Finds, Search
 
 OWN_OUTPUT = frozenset({DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER})
-_TABLES = frozenset({"metadata.jsonl", "metadata.csv", "metadata.parquet"})  # of what lies below their folder
+_TABLES = frozenset(  # of what lies below their folder
+    {"metadata.jsonl", "metadata.csv", "metadata.parquet", "captions.json", "dataset.json"}
+)
 _FILES_BETWEEN_NEWS = 100
 _MAX_DEPTH = 2048  # a path may have 4096 bytes
 _MAX_REPEATS = 12  # folders of one identity and name, one in the other: no disk has those, a circle has

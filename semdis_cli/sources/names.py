@@ -34,7 +34,8 @@ class NamedPath:
         """Name a tar or the like that was found in a folder that was named: by its path in that."""
         inside = path.relative_to(folder)
         above = Path(os.path.realpath(folder)).parts[1:]
-        return cls(path, (*above, *inside.parent.parts, inside.stem), len(inside.parts), path.suffix)
+        stem, suffix = split_suffix(path.name)
+        return cls(path, (*above, *inside.parent.parts, stem), len(inside.parts), suffix)
 
     @property
     def names(self) -> Iterator[str]:
@@ -45,13 +46,21 @@ class NamedPath:
     def linked_names(self) -> Iterator[str]:
         """Yield the names that it could have by what it is a link to, if it is one."""
         real = Path(os.path.realpath(self.path))
-        parts = (*real.parts[1:-1], real.name if self.suffix is None else real.stem)
+        parts = (*real.parts[1:-1], real.name if self.suffix is None else split_suffix(real.name)[0])
         return iter(()) if parts == self.parts else replace(self, parts=parts).names
 
     @property
     def name(self) -> str:
         """Return the shortest of them."""
         return "/".join(self.parts[-self.depth :])
+
+
+def split_suffix(name: str) -> tuple[str, str]:
+    """Split the name of a file with many images into what its keys begin with and the suffix, `.tar.gz` included."""
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122 # a name alone
+    if name.lower().endswith(".tar.gz"):
+        return name[: -len(".tar.gz")], name[-len(".tar.gz") :]
+    return stem, suffix
 
 
 def shortest_names(paths: Sequence[NamedPath]) -> list[str]:

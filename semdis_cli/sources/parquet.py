@@ -2,18 +2,18 @@
 
 import io
 import os
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
 from typing import Any, NamedTuple
 
 from semdis_cli.errors import PassingReadError, UnreadableImageError
+from semdis_cli.files.disk import count_cores
 from semdis_cli.files.parquet import OpenParquet, RowReader, class_names, features_of, holds_bytes, plain
+from semdis_cli.files.recent import Recent
 from semdis_cli.kinds.formats import image_format
 from semdis_cli.records import SourceImage, Stamp
-from semdis_cli.sources.files import regular_stamp, stamp_of
+from semdis_cli.sources.files import regular_stamp
 from semdis_cli.sources.input_rules import PassedOver
 from semdis_cli.sources.members import parts_of
 from semdis_cli.sources.names import NamedPath
@@ -21,7 +21,7 @@ from semdis_cli.sources.source import Finds, Search
 from semdis_cli.wording import first_line
 
 PARQUET_SUFFIX = ".parquet"
-_OPEN_FILES = 16
+_MORE_OPEN = 2  # files than threads, as these go from one to the next
 _LONGEST_PATH = 1024  # characters of one that becomes a key
 _TEXTS = frozenset({"string", "large_string", "string_view"})
 _ROW_DIGITS = 9  # so that keys sort as rows do
@@ -66,6 +66,10 @@ class ImageColumn(NamedTuple):
         """Name of what holds the bytes alone."""
         return f"{self.name}.bytes" if self.is_struct else self.name
 
+    def values(self, batch: Any) -> Any:
+        """Return the bytes of a batch as an Arrow array."""
+        return self.fields(batch)[0]
+
     def fields(self, batch: Any) -> tuple[Any, Any | None]:
         """Return bytes and paths of a batch as Arrow arrays; None where there are no paths."""
         column = batch.column(0)
@@ -82,22 +86,23 @@ class ParquetReader:
 
     path: Path
     mtime_ns: int | None
+    ctime_ns: int | None
     column: ImageColumn
     classes: Mapping[str, Sequence[str]]
     has_one_file = True
 
     def open(self, image: SourceImage) -> io.BytesIO:
         """Open an image, from its first byte to its last. Raises `OSError`, and `UnreadableImageError`."""
-        self._check()
-        batch, row = _RECENT.opened(self).images.find(image.place)
-        data = self.column.fields(batch)[0][row].as_py()
+        values, row = _OPENED.get(self).images.find(image.place)
+        data = values[row].as_py()
         if data is None or len(data) != image.num_bytes:
             raise PassingReadError("the Parquet was changed while the run was going on; run again")
         return io.BytesIO(data)
 
     def stamp(self, image: SourceImage) -> Stamp:
-        """Return the size of an image, and the times of the file. Raises `OSError`."""
-        return stamp_of(os.stat(self.path))._replace(num_bytes=image.num_bytes)  # noqa: PTH116 # as for files
+        """Return the size of an image, and the times of the file. Raises `OSError`, and `UnreadableImageError`."""
+        self.check()
+        return image.stamp
 
     def locate(self, image: SourceImage) -> tuple[str, object]:
         """Return the path of the file, and which row the image is in."""
@@ -105,20 +110,21 @@ class ParquetReader:
 
     def columns(self, image: SourceImage) -> Mapping[str, object]:
         """Return the other columns of an image's row, as `ColumnSource` says; each is read when it is asked for."""
-        self._check()
-        others = _RECENT.opened(self).others
-        return {} if others is None else _Row(*others.find(image.place))
+        others = _OPENED.get(self).others
+        return {} if others is None else Row(*others.find(image.place))
 
     def class_names(self, column: str) -> Sequence[str] | None:
         """Return the names of the numbers in a column, None if it has none."""
         return self.classes.get(column)
 
-    def _check(self) -> None:
-        if os.stat(self.path).st_mtime_ns != self.mtime_ns:  # noqa: PTH116 # as for files
+    def check(self) -> None:
+        """Raise `PassingReadError` if the file is another one than was listed. One that is open stays what it was."""
+        status = os.stat(self.path)  # noqa: PTH116 # as for files
+        if (status.st_mtime_ns, status.st_ctime_ns) != (self.mtime_ns, self.ctime_ns):
             raise PassingReadError("the Parquet was changed while the run was going on; run again")
 
 
-class _Row(Mapping[str, object]):
+class Row(Mapping[str, object]):
     """Row of a batch, without what is null. Values are made when they are asked for: some are long lists."""
 
     def __init__(self, batch: Any, row: int) -> None:
@@ -151,30 +157,13 @@ class _Opened:
 
     def __init__(self, reader: ParquetReader) -> None:
         opened = OpenParquet(reader.path)
-        self.images = RowReader(opened, [reader.column.bytes_name])
+        reader.check()
+        self.images = RowReader(opened, [reader.column.bytes_name], reader.column.values)
         names = [field.name for field in opened.schema if not holds_bytes(field.type)]
         self.others = RowReader(opened, names) if names else None
 
 
-class _Recent:
-    """Files that are open, the one that was used last at the end: there may be thousands to be read in turn."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._opened: OrderedDict[int, tuple[ParquetReader, _Opened]] = OrderedDict()
-
-    def opened(self, reader: ParquetReader) -> _Opened:
-        """Return the open file of a reader. Raises `OSError`, and `UnreadableImageError`."""
-        with self._lock:
-            if id(reader) not in self._opened:
-                self._opened[id(reader)] = reader, _Opened(reader)
-            self._opened.move_to_end(id(reader))
-            if len(self._opened) > _OPEN_FILES:
-                self._opened.popitem(last=False)
-            return self._opened[id(reader)][1]
-
-
-_RECENT = _Recent()
+_OPENED: Recent[ParquetReader, _Opened] = Recent(_Opened, count_cores() + _MORE_OPEN)
 
 
 def find_column(opened: OpenParquet) -> ImageColumn | None:
@@ -220,7 +209,7 @@ class _Listing:
         if column is None:
             self.finds.passed_over.add(PassedOver.NO_IMAGE)
             return
-        reader = ParquetReader(self.path, stamp.mtime_ns, column, class_names(opened.schema.metadata))
+        reader = ParquetReader(self.path, *stamp[1:], column, class_names(opened.schema.metadata))
         for group in range(opened.num_groups):
             row, end = opened.starts[group : group + 2]
             try:
@@ -235,8 +224,11 @@ class _Listing:
     def _add(self, batch: Any, first: int, reader: ParquetReader, stamp: Stamp) -> None:
         data, paths = reader.column.fields(batch)
         sizes = _lengths(data)
-        names = [None] * len(sizes) if paths is None else map(_value, paths)
-        for row, (num_bytes, path) in enumerate(zip(sizes, names, strict=True), start=first):
+        texts = [None] * len(sizes) if paths is None else _texts(paths)
+        keys: list[str] = []
+        rows: list[int] = []
+        figures: list[int | None] = []
+        for row, (num_bytes, path) in enumerate(zip(sizes, texts, strict=True), start=first):
             name = self._name(path, row)
             kind = self.search.rules.judge(name.split("/")).kind
             if kind is not None:
@@ -245,7 +237,10 @@ class _Listing:
                 where = "" if path is None else f": the image is only named, {path!r:.80}; write it into the Parquet"
                 self.finds.fail(self.prefix + name, self.path, f"has no bytes in its row{where}")
             else:
-                self.finds.images.append(SourceImage(self.prefix + name, reader, row, num_bytes, *stamp[1:]))
+                keys.append(self.prefix + name)
+                rows.append(row)
+                figures += (num_bytes, *stamp[1:])
+        self.finds.images.extend_numbered(reader, keys, rows, figures)
 
     def _name(self, path: object, row: int) -> str:
         """Return what a row is called: its path, or its number where that cannot be, or is another row's already."""
@@ -261,6 +256,15 @@ def _is_safe(path: str) -> bool:
     if ".." in parts or "/".join(parts) != path or not path or len(path) > _LONGEST_PATH:
         return False
     return path.isprintable() and not path.isdigit()
+
+
+def _texts(values: Any) -> Sequence[object]:
+    """Return a column of texts as Python has them; those that are no UTF-8 as bytes."""
+    try:
+        texts: Sequence[object] = values.to_pylist()
+    except UnicodeDecodeError:
+        return [_value(cell) for cell in values]
+    return texts
 
 
 def _lengths(data: Any) -> list[int | None]:

@@ -19,7 +19,7 @@ from semdis_cli.sources.files import open_regular, open_section
 from semdis_cli.sources.members import Samples, read_beside
 from semdis_cli.sources.names import NamedPath
 from semdis_cli.sources.source import Finds, Search
-from semdis_cli.sources.tars import list_tar, unpacker_of
+from semdis_cli.sources.tar_members import list_tar, unpacker_of
 
 STDIN = Path("-")
 STDIN_NAME = "stdin"

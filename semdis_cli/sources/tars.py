@@ -1,36 +1,27 @@
-"""Uncompressed tars: which images are in them, and where their bytes lie. Nothing is unpacked."""
+"""Tars: their images, read in place. Nothing is unpacked to disk."""
 
 import io
 import os
 import stat
-import tarfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, cast
 
-from semdis_cli.events import Failure
-from semdis_cli.files.image_list import ImageList
-from semdis_cli.files.tar import walk_tar
-from semdis_cli.kinds.formats import SIGNATURE_BYTES, has_image_suffix, image_format
-from semdis_cli.kinds.tiff_directories import is_picture
-from semdis_cli.records import ImageReader, SourceImage, Stamp
-from semdis_cli.sources.files import open_section, open_unchanged, section_of, stamp_of
-from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules, PassedOver, Tally
-from semdis_cli.sources.members import Samples, leads_out, parts_of, passed_over, read_beside
+from semdis_cli.errors import PassingReadError, UnreadableImageError
+from semdis_cli.files.disk import count_cores
+from semdis_cli.files.gzip import MAGIC, GzipReader, Unpacked
+from semdis_cli.files.links import read_start
+from semdis_cli.files.recent import Recent
+from semdis_cli.records import MAX_BESIDE_BYTES, SourceImage, Stamp
+from semdis_cli.sources.files import open_unchanged, section_of, stamp_of
+from semdis_cli.sources.members import Samples, read_beside
 from semdis_cli.sources.names import NamedPath
 from semdis_cli.sources.source import Finds, Search
+from semdis_cli.sources.tar_members import TarMembers, list_tar
+from semdis_cli.sources.tar_table import with_table
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
-_UNPACKERS = {b"\x1f\x8b": "zcat", b"BZh": "bzcat", b"\xfd7zXZ\0": "xzcat", b"\x28\xb5\x2f\xfd": "zstdcat"}
-_CONTINUED = b"M"  # the rest of a file that begins in another volume (GNU)
-_NO_FILES = frozenset({b"D", b"V"})  # the list of a folder, and the name of a volume (GNU)
-
-
-class _Link(NamedTuple):
-    """Hard link to a name in the tar."""
-
-    target: str
 
 
 @dataclass(frozen=True)
@@ -58,6 +49,8 @@ class Tar:
             return Finds(damage=f"cannot be read ({error.strerror})")
         if not stat.S_ISREG(status.st_mode):
             return Finds(damage="is not a regular file; give a tar on a pipe as '-'")
+        if read_start(self.path, len(MAGIC)) == MAGIC:
+            return PackedTar(self.path, self.samples).images(stamp_of(status), prefix, search)
         return list_tar(self.path, self.path, self, stamp_of(status), prefix, search.rules)
 
     def open(self, image: SourceImage) -> io.BufferedReader | io.BytesIO:
@@ -73,158 +66,65 @@ class Tar:
         return str(self.path), image.place
 
     def columns(self, image: SourceImage) -> Mapping[str, object]:
-        """Return what lies beside an image, as `ColumnSource` says."""
-        return read_beside(self.samples.beside(image.place), open_unchanged(self.path, image.mtime_ns, "tar"))
+        """Return what lies beside an image, as `ColumnSource` says, and its row in the table of the tar."""
+        members = read_beside(self.samples.beside(image.place), open_unchanged(self.path, image.mtime_ns, "tar"))
+        return with_table(members, self.path, image.key)
 
 
-def unpacker_of(start: bytes) -> str | None:
-    """Return the program that unpacks a compressed file that begins with `start`; None if it is none."""
-    return next((program for magic, program in _UNPACKERS.items() if start.startswith(magic)), None)
-
-
-class TarReader(ImageReader, Protocol):
-    """Reader of the images in a tar, which knows what lies beside them."""
-
-    @property
-    def samples(self) -> Samples:
-        """Return where what lies beside them is noted."""
-
-
-def list_tar(
-    path: Path, title: Path, reader: TarReader, stamp: Stamp, prefix: str, rules: InputRules = DEFAULT_RULES
-) -> Finds:
-    """List the images of the tar at `path`, which is called `title`; their keys are `prefix` and the member's name.
-
-    `reader` opens them, and they get the times of `stamp`.
-
-    A member is an image by its suffix or, failing that, by its first bytes; what `rules` pass over in a folder is
-    passed over here. A hard link stands for the file it leads to; a symbolic one is passed over. Of two members of one
-    name the last one counts, as when the tar is unpacked. A leading slash is left out, as tar does then; a name with
-    `..` in it is a failure. What is no whole uncompressed tar has a `damage`.
-    """
-    members = _Members(path, reader, stamp, prefix, rules)
-    damage = None
-    reader.samples.begin()
-    try:
-        with path.open("rb") as file:
-            damage = _compression(title, file)
-            if damage is None:
-                members.read(file)
-    except OSError as error:
-        damage = f"cannot be read ({error.strerror or error})"
-    except ValueError as error:
-        damage = f"cannot be read as an uncompressed tar ({error})"
-    reader.samples.finish()
-    images = ImageList(each for each in members.followed() if isinstance(each, SourceImage))
-    failures: list[tuple[Failure, Path | str]] = [
-        (each, title) for each in members.found.values() if isinstance(each, Failure)
-    ]
-    return Finds(images, failures, members.passed_over, damage)
-
-
-@dataclass(slots=True)
-class _Members:
-    """Members of a tar so far, by their keys: of two of one name the last one counts."""
+@dataclass(frozen=True)
+class PackedTar:
+    """Reader of the images in a tar that is compressed by gzip. Places are those in the tar that it unpacks to."""
 
     path: Path
-    reader: TarReader
-    stamp: Stamp
-    prefix: str
-    rules: InputRules
-    found: dict[str, SourceImage | Failure | _Link] = field(default_factory=dict)
-    passed_over: Tally = field(default_factory=Tally)
+    samples: Samples = field(default_factory=Samples, compare=False, repr=False)
+    has_one_file = True
 
-    def read(self, file: BinaryIO) -> None:
-        """Take the members as they come. Raises `ValueError` where the tar is damaged or cut off."""
-        num_bytes = os.fstat(file.fileno()).st_size
-        for member in walk_tar(file):
-            if member.isreg() and member.offset_data + _packed_size(member) > num_bytes:
-                raise ValueError(f"cut off in {member.name!r:.80}")
-            if not member.isdir() and member.type not in _NO_FILES:
-                self._add(member, file)
+    def images(self, stamp: Stamp, prefix: str, search: Search) -> Finds:
+        """List the images in it, as `Tar` does."""
+        self.samples.begin()
+        members = TarMembers(self, stamp, prefix, search.rules, is_packed=True)
+        try:
+            file = Unpacked(_PACKED.get((self.path, stamp.mtime_ns)))
+            damage = members.read_all(cast("BinaryIO", file), "a tar compressed by gzip")
+        except (OSError, PassingReadError) as error:
+            damage = f"cannot be read ({error})"
+        return members.finish(self.path, damage)
 
-    def _add(self, member: tarfile.TarInfo, file: BinaryIO) -> None:
-        """Sort one member in; its first bytes may be read off `file`."""
-        parts = parts_of(member.name)
-        key = self.prefix + "/".join(parts)
-        if self.found.pop(key, None) is not None:
-            self.passed_over.add(PassedOver.REPLACED)
-        kind = self._kind(member, parts, file)
-        if kind is not None:
-            self.passed_over.add(kind)
-            if member.isreg():
-                self.reader.samples.add_other(member.name, member.offset_data, member.size)
-        else:
-            self.found[key] = self._taken(member, parts, key)
+    def open(self, image: SourceImage) -> io.BytesIO:
+        """Open an image, from its first byte to its last. Raises `OSError`, and `UnreadableImageError`."""
+        return io.BytesIO(self._read(image, image.place, image.num_bytes))
 
-    def _kind(self, member: tarfile.TarInfo, parts: Sequence[str], file: BinaryIO) -> str | None:
-        """Return the kind by which a member is passed over, if it is."""
-        if not parts or not (
-            member.isreg() or member.islnk() or (member.type == _CONTINUED and has_image_suffix(member.name))
-        ):
-            return PassedOver.NO_IMAGE
-        if member.islnk():
-            return self.rules.judge(parts).kind
-        return passed_over(parts, self.rules, lambda: self._has_image_bytes(member, file))
+    def stamp(self, image: SourceImage) -> Stamp:
+        """Return the size of an image, and the times of the tar. Raises `OSError`, and `UnreadableImageError`."""
+        if os.stat(self.path).st_mtime_ns != image.mtime_ns:  # noqa: PTH116 # as for files
+            raise PassingReadError("the tar was changed while the run was going on; run again")
+        return image.stamp
 
-    def _taken(self, member: tarfile.TarInfo, parts: Sequence[str], key: str) -> "SourceImage | Failure | _Link":
-        """Return what a member that is not passed over comes to."""
-        if reason := _unusable(member, parts):
-            return Failure(key, reason)
-        if not member.islnk():
-            _, mtime_ns, ctime_ns = self.stamp
-            self.reader.samples.add_image(member.name, member.offset_data)
-            return SourceImage(key, self.reader, member.offset_data, member.size, mtime_ns, ctime_ns)
-        link = _Link("/".join(parts_of(member.linkname)))
-        target = self.found.get(self.prefix + link.target)  # as it is now: a later one of its name is another file
-        return replace(target, key=key) if isinstance(target, SourceImage) else link
+    def locate(self, image: SourceImage) -> tuple[str, object]:
+        """Return the path of the tar, and where in what it unpacks to the image begins."""
+        return str(self.path), image.place
 
-    def _has_image_bytes(self, member: tarfile.TarInfo, file: BinaryIO) -> bool:
-        """Tell whether a member is an image by its content; a camera raw is none."""
-        file.seek(member.offset_data)
-        name = image_format(file.read(min(SIGNATURE_BYTES, member.size)))
-        if name != "TIFF":
-            return name is not None
-        with open_section(self.path, member.offset_data, member.size) as inside:
-            return is_picture(inside)
+    def columns(self, image: SourceImage) -> Mapping[str, object]:
+        """Return what lies beside an image, as `ColumnSource` says, and its row in the table of the tar."""
+        beside = self.samples.beside(image.place)
+        sizes = [min(each.num_bytes, MAX_BESIDE_BYTES + 1) for each in beside]
+        members = {each.name: self._read(image, each.place, size) for each, size in zip(beside, sizes, strict=True)}
+        return with_table(members, self.path, image.key)
 
-    def followed(self) -> Iterator[SourceImage | Failure]:
-        """Yield what was found, in order; hard links as what they lead to."""
-        for key, each in self.found.items():  # none is added or taken away
-            if not isinstance(each, _Link):
-                yield each
-                continue
-            target = self.found.get(self.prefix + each.target)
-            if isinstance(target, SourceImage):
-                self.found[key] = image = replace(target, key=key)
-                yield image
-            elif has_image_suffix(key):
-                reason = f"is a link to {each.target!r:.80}, which is no image of this tar"
-                self.found[key] = Failure(key, reason)
-            else:
-                self.passed_over.add(PassedOver.NO_IMAGE)
+    def _read(self, image: SourceImage, place: int, num_bytes: int) -> bytes:
+        try:
+            data = _PACKED.get((self.path, image.mtime_ns)).read(place, num_bytes)
+        except ValueError as error:
+            raise UnreadableImageError(f"cannot be unpacked ({error})") from error
+        if len(data) < num_bytes:
+            raise UnreadableImageError("is cut off in its tar")
+        return data
 
 
-def _unusable(member: tarfile.TarInfo, parts: Sequence[str]) -> str | None:
-    """Say why an image's member cannot be used, if so."""
-    if leads_out(member.name, parts):
-        return "its name leads out of the tar; pack it under another"
-    if member.issparse():
-        return "is packed as a sparse file; pack it without tar's option -S"
-    if member.type == _CONTINUED:
-        return "begins in another volume of this tar; unpack the volumes, and encode the folder"
-    return None
+def _open_packed(key: tuple[Path, int | None]) -> GzipReader:
+    return GzipReader(open_unchanged(*key, "tar"))
 
 
-def _packed_size(member: tarfile.TarInfo) -> int:
-    """Count the bytes of a member in the tar; a sparse one has fewer there than its size, and cannot be used anyway."""
-    return 0 if member.issparse() else member.size
-
-
-def _compression(name: Path, file: BinaryIO) -> str | None:
-    """Say why a tar cannot be read in place, if it is compressed."""
-    program = unpacker_of(file.read(SIGNATURE_BYTES))
-    file.seek(0)
-    if program is None:
-        return None
-    return f"a compressed tar; only uncompressed ones: {program} {name} | semdis encode -"
+_PACKED: Recent[tuple[Path, int | None], GzipReader] = Recent(
+    _open_packed, count_cores() + 2
+)  # as threads go side by side

@@ -3,11 +3,12 @@
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from semdis_cli.errors import StoreError
-from semdis_cli.events import Failure
+from semdis_cli.events import Failure, LeftOut
 from semdis_cli.files.json_text import ESCAPED, escape_text, key_fields, parse_json, to_line
 from semdis_cli.files.links import why_unreadable
 from semdis_cli.records import FileDigest, Geometry, ImageRecord
@@ -17,7 +18,7 @@ from semdis_cli.store.record import parse_digest, parse_record, row_fields
 
 _Raw = TypeVar("_Raw")
 _Parsed = TypeVar("_Parsed")
-_STATUSES = frozenset({"ok", "failed", "removed"})
+_STATUSES = frozenset({"ok", "failed", "removed", "left_out"})
 _MAX_ROW = 1 << 32  # no shard has as many
 _MAX_SIDE = 1 << 31  # as of a `Geometry`
 
@@ -26,8 +27,9 @@ _MAX_SIDE = 1 << 31  # as of a `Geometry`
 class IndexRow:
     """The outcome of one input.
 
-    Without an `error` it has latents: `shard` (file name) and `row` say where, and `record` from what. Otherwise there
-    is nothing but the reason. `is_removed`: it has latents, but was no longer among the inputs of the last run.
+    With a `record` it has latents: `shard` (file name) and `row` say where. Otherwise there is the `error`, or why it
+    was `left_out`. `is_removed`: it has latents, but was no longer among the inputs of the last run, or set aside: by
+    the filter `set_aside_by`.
     """
 
     key: str
@@ -36,6 +38,8 @@ class IndexRow:
     shard: str | None = None
     row: int | None = None
     is_removed: bool = False
+    left_out: LeftOut | None = None
+    set_aside_by: str | None = None
 
     @classmethod
     def of_image(cls, record: ImageRecord, shard: str, row: int) -> Self:
@@ -47,10 +51,20 @@ class IndexRow:
         """The row of an input that could not be used."""
         return cls(key=failure.key, error=escape_text(failure.reason))
 
+    @classmethod
+    def of_left_out(cls, left_out: LeftOut) -> Self:
+        """The row of an input that a filter left out."""
+        return cls(key=left_out.key, left_out=left_out)
+
     @property
     def is_ok(self) -> bool:
         """True if the input has latents that are to be used."""
-        return self.error is None and not self.is_removed
+        return self.record is not None and not self.is_removed
+
+    @property
+    def left_out_by(self) -> str | None:
+        """The filter that left the input out, latents or not; None: none did."""
+        return self.left_out.reason if self.left_out is not None else self.set_aside_by
 
     @property
     def source(self) -> FileDigest | None:
@@ -59,16 +73,21 @@ class IndexRow:
 
     @property
     def status(self) -> str:
-        """`ok`, `failed` or `removed`, as written."""
+        """`ok`, `failed`, `removed` or `left_out`, as written."""
         if self.error is not None:
             return "failed"
+        if self.left_out is not None:
+            return "left_out"
         return "removed" if self.is_removed else "ok"
 
     def to_json(self) -> dict[str, Any]:
         """The row as written, absent facts left out."""
+        if self.left_out is not None:
+            return {**key_fields(self.key), "status": self.status, **_why_left_out(self.left_out)}
         if self.record is None:
             return {**key_fields(self.key), "status": self.status, "error": self.error}
-        return {**row_fields(self.record), "status": self.status, "shard": self.shard, "row": self.row}
+        reason = {} if self.set_aside_by is None else {"reason": self.set_aside_by}
+        return {**row_fields(self.record), "status": self.status, "shard": self.shard, "row": self.row, **reason}
 
     def to_line(self) -> "IndexLine":
         """The row as a line of an index."""
@@ -87,14 +106,24 @@ class IndexRow:
             if set(fields) - {ESCAPED} != {"key", "status", "error"}:
                 raise ValueError(f"a failed row has other fields: {sorted(fields)}")
             return cls(key, _parse_error(fields))
+        if status == "left_out":
+            return cls.of_left_out(_parse_left_out(key, fields))
         if "error" in fields:
             raise ValueError("status and error disagree")
         record = parse_record(key, Geometry.from_json(fields["geometry"]), fields)
-        return cls(key, None, record, check_shard_name(shard), row, is_removed=status == "removed")
+        is_removed = status == "removed"
+        return cls(
+            key,
+            record=record,
+            shard=check_shard_name(shard),
+            row=row,
+            is_removed=is_removed,
+            set_aside_by=_parse_set_aside(fields) if is_removed else None,
+        )
 
 
 def _parse_head(fields: Any) -> tuple[str, str, str | None, int | None]:
-    """Return what every reader of a row needs: key, status, and shard and row, None of an input that failed.
+    """Return what every reader of a row needs: key, status, and shard and row, None of an input without latents.
 
     Raises one of `MALFORMED`. The rest of a row is for its reader to check; the name of the shard too.
     """
@@ -102,7 +131,7 @@ def _parse_head(fields: Any) -> tuple[str, str, str | None, int | None]:
     if status not in _STATUSES:
         raise ValueError(f"status {status!r:.40}")
     key = check_record_key(fields)
-    if status == "failed":
+    if status in {"failed", "left_out"}:
         return key, status, None, None
     row = check_count(fields["row"])
     if row >= _MAX_ROW:
@@ -134,7 +163,7 @@ def _parse_row(line: bytes, path: Path, number: int) -> IndexRow:
 class IndexLine(NamedTuple):
     """One line of an index, `data`, with its `fields`, of which `key`, `status`, `shard` and `row` are checked.
 
-    Neither shard nor row: the input failed. Quick to read, for those who know by its sha256 that the index is ours.
+    Neither shard nor row: there are no latents. Quick to read, for those who know by its sha256 that the index is ours.
     """
 
     key: str
@@ -156,12 +185,59 @@ class IndexLine(NamedTuple):
 
     @property
     def error(self) -> str | None:
-        """The reason of a failure; None with latents. Raises `StoreError` if that is not said."""
-        return None if self.shard is not None else parse_row(_parse_error, self.fields)
+        """The reason of a failure; None of all else. Raises `StoreError` if that is not said."""
+        return parse_row(_parse_error, self.fields) if self.status == "failed" else None
+
+    @property
+    def left_out(self) -> LeftOut | None:
+        """The filter that left it out, without its file; None of all else. Raises `StoreError` if that is not said."""
+        return parse_row(partial(_parse_left_out, self.key), self.fields) if self.status == "left_out" else None
+
+    @property
+    def reason(self) -> str | None:
+        """The filter that left it out, or set it aside; None of all else. Raises `StoreError` if that is not said."""
+        if self.status == "removed":
+            return parse_row(_parse_set_aside, self.fields)
+        return self.left_out.reason if self.left_out is not None else None
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Size (H, W) in px of the picture; None where nobody looked. Raises `StoreError` for what is none."""
+        if self.status == "left_out":
+            return self.left_out.size if self.left_out is not None else None
+        return None if self.shard is None else parse_row(_parse_source_size, self.fields)
 
 
 def _parse_error(fields: Mapping[str, Any]) -> str:
     return check_text(fields["error"])
+
+
+def _parse_set_aside(fields: Mapping[str, Any]) -> str | None:
+    return check_text(fields["reason"]) if "reason" in fields else None
+
+
+def _parse_source_size(fields: Mapping[str, Any]) -> tuple[int, int]:
+    height, width = _size(fields["geometry"]["source"])
+    return height, width
+
+
+def _why_left_out(left_out: LeftOut) -> dict[str, Any]:
+    """Return the fields of a row that say why: the size of the picture, or what its file holds."""
+    if left_out.sha256 is not None:
+        return {"reason": left_out.reason, **FileDigest(left_out.num_bytes, left_out.sha256).to_json()}
+    return {"reason": left_out.reason, "size": list(left_out.size or ())}
+
+
+def _parse_left_out(key: str, fields: Mapping[str, Any]) -> LeftOut:
+    """Parse what `_why_left_out` gave; sizes and times of the file are not in it. Raises one of `MALFORMED`."""
+    reason, by = check_text(fields["reason"]), fields.keys() - {ESCAPED, "key", "status", "reason"}
+    if by == {"size"}:
+        height, width = _size(fields["size"])
+        return LeftOut(key, reason, 0, size=(height, width))
+    if by != {"num_bytes", "sha256"}:
+        raise ValueError(f"a row that was left out has other fields: {sorted(fields)}")
+    digest = parse_digest(fields)
+    return LeftOut(key, reason, digest.num_bytes, sha256=digest.sha256)
 
 
 def parse_line(data: bytes) -> IndexLine:
@@ -173,13 +249,13 @@ def parse_line(data: bytes) -> IndexLine:
 class Place(NamedTuple):
     """The part of a row by which latents are served: where they are; `columns` as written, not checked.
 
-    `sizes`: (H, W) of source and image.
+    `geometry`: (H, W) of source and of what it was resized to, the corner (top, left) of the crop, (H, W) of the image.
     """
 
     key: str
     shard: str
     row: int
-    sizes: tuple[list[int], list[int]]
+    geometry: tuple[list[int], list[int], list[int], list[int]]
     columns: Any
 
 
@@ -192,16 +268,17 @@ def parse_place(line: bytes) -> Place | None:
     key, status, shard, row = _parse_head(fields)
     if status != "ok" or shard is None or row is None:
         return None
-    geometry = fields["geometry"]
-    return Place(key, shard, row, (_size(geometry["source"]), _size(geometry["image"])), fields.get("columns", {}))
+    said = fields["geometry"]
+    geometry = _size(said["source"]), _size(said["resized"]), _size(said["crop"], 0), _size(said["image"])
+    return Place(key, shard, row, geometry, fields.get("columns", {}))
 
 
-def _size(value: Any) -> list[int]:
-    """Return `value` if it is (H, W) as a list. Raises one of `MALFORMED`."""
+def _size(value: Any, least: int = 1) -> list[int]:
+    """Return `value` if it is a list of two sides, `least` px and more. Raises one of `MALFORMED`."""
     height, width = value
     if type(value) is not list or type(height) is not int or type(width) is not int:
         raise ValueError(f"{str(value)[:40]} is no size")
-    if not (0 < height < _MAX_SIDE and 0 < width < _MAX_SIDE):
+    if not (least <= height < _MAX_SIDE and least <= width < _MAX_SIDE):
         raise ValueError(f"the size {str(value)[:40]} is out of range")
     return value
 

@@ -4,51 +4,38 @@ They are those of an index whose sha256 says that it is ours: of most of them on
 """
 
 import re
+from collections.abc import Mapping
 from json import JSONDecoder, JSONEncoder
-from typing import Any, NamedTuple
+from typing import Any
 
 from semdis_cli.files.json_text import ESCAPED, is_strange, key_fields, parse_json, to_line
 from semdis_cli.records import NO_COLUMNS
 from semdis_cli.store.checks import check_record_key, check_text
 
-# A row with latents as `to_line` writes it, less what comes before its geometry; the text of its key holds no escape.
-_REST = re.compile(
-    r'"geometry":\{[0-9a-z:,"\[\]]*\},"key":"([^"\\]*)",(?:"notes":\[[^\[\]\\]*\],)?"num_bytes":[0-9]+,"row":[0-9]+,'
-    r'"sha256":"[0-9a-f]{64}","shard":"([-0-9a-z.]+)","status":"(ok|removed)"\}\n'
-)
-_BEFORE = '{"columns":'
+# A row with latents as `to_line` writes it, from its geometry on. No text in it has a quotation mark or an escape, so
+# what looks like the last of its fields is that.
+_REST = re.compile(rb'"geometry":\{[^}]*\},"key":"([^"\\]*)",[^\\]*"shard":"([^"]*)","status":"(ok|removed)"\}\n')
+_BEFORE = b'{"columns":'
 _scan = JSONDecoder().scan_once  # type: ignore[attr-defined] # typeshed does not know it
 _encode = JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
-
-class SplitLine(NamedTuple):
-    """A line of an index: its `key`, its `columns`, and the `rest` of it, from the name of its first field on.
-
-    `shard`: None of an input that failed. `is_ok`: it has latents that are to be used.
-    """
-
-    key: str
-    shard: str | None
-    is_ok: bool
-    columns: dict[str, Any]
-    rest: str
-
-    def joined(self, columns: str) -> bytes:
-        """Return the line with other columns, as `columns_text` writes them; of none, if that is empty."""
-        return (f"{_BEFORE}{columns},{self.rest}" if columns else f"{{{self.rest}").encode()
+# A line: the key, the shard (None of an input that failed), whether its latents are to be used, its columns, and the
+# rest of it, from the name of its first field on. A plain tuple: a named one takes as long as all the rest.
+SplitLine = tuple[str, str | None, bool, Mapping[str, Any], bytes]
 
 
 def split_line(line: bytes) -> SplitLine:
     """Take a line of an index apart. Raises one of `MALFORMED` for what is none."""
-    text, columns, start = line.decode(), {}, 1
-    if text.startswith(_BEFORE):
+    columns, start = NO_COLUMNS, 1
+    if line.startswith(_BEFORE):
+        text = line.decode()
         columns, start = _scan(text, len(_BEFORE))
-        start += 1  # a comma
-    found = _REST.fullmatch(text, start)
+        start = len(text[:start].encode()) + 1  # a comma
+    found = _REST.fullmatch(line, start)
     if found is None:
         return _split_slowly(line)
     key, shard, status = found.groups()
-    return SplitLine(key, shard, status == "ok", columns, text[start:])
+    return key.decode(), shard.decode(), status == b"ok", columns, line[start:]
 
 
 def _split_slowly(line: bytes) -> SplitLine:
@@ -58,9 +45,14 @@ def _split_slowly(line: bytes) -> SplitLine:
     if ESCAPED not in fields and is_strange(key):
         fields |= key_fields(key)
     shard = None if fields["status"] == "failed" else check_text(fields["shard"])
-    return SplitLine(key, shard, fields["status"] == "ok", dict(columns), to_line(fields)[1:].decode())
+    return key, shard, fields["status"] == "ok", columns, to_line(fields)[1:]
 
 
-def columns_text(columns: dict[str, Any]) -> str:
-    """Return columns as a line holds them; nothing if there are none. Raises `ValueError` for NaN."""
-    return _encode(columns) if columns else ""
+def join_line(columns: bytes, rest: bytes) -> bytes:
+    """Return a line with other columns, as `columns_text` writes them; without any, if that is empty."""
+    return b'{"columns":%b,%b' % (columns, rest) if columns else b"{" + rest
+
+
+def columns_text(columns: Any) -> str:
+    """Return columns, or the value of one, as a line holds them. Raises `ValueError` for NaN."""
+    return _encode(columns)

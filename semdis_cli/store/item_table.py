@@ -15,8 +15,9 @@ set: where it is missing, damaged or of another manifest, all that it says is fo
 import hashlib
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -154,6 +155,18 @@ class ItemColumns:
         """Append the item whose line begins at `offset`; lines come in their order."""
         self._offsets.append(offset)
         self._shards.append(self._numbers.setdefault(shard, len(self._numbers)))
+
+    def extend(self, offsets: Iterable[int], shards: Sequence[str | None]) -> None:
+        """Append items as `add` does, but for those in no shard."""
+        for shard in set(shards) - {None, *self._numbers}:
+            self._numbers[str(shard)] = len(self._numbers)
+        if None not in shards:
+            self._offsets.extend(islice(offsets, len(shards)))
+            self._shards.extend([self._numbers[str(shard)] for shard in shards])
+            return
+        for offset, shard in zip(offsets, shards, strict=False):
+            if shard is not None:
+                self.add(offset, shard)
 
     def finish(self, manifest: Manifest, headers: tuple[bytes, ...]) -> ItemTable:
         """Return the table. Raises `KeyError` for a shard that the manifest does not have."""

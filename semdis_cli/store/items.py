@@ -102,18 +102,18 @@ def _open_known(latents: LatentSet, table: ItemTable) -> tuple[MappedShard, ...]
 
 
 class _ShardRows:
-    """Keys that the index puts into one shard, as one text, their rows, and the sizes of source and image."""
+    """Keys that the index puts into one shard, as one text, their rows, and their geometry as in `Place`."""
 
     def __init__(self) -> None:
         self.rows, self.ends, self.text = array("q"), array("q"), bytearray()
-        self.sizes = array("i")
+        self.geometries = array("i")
 
     def add(self, place: Place) -> None:
         self.text += place.key.encode("utf-8", "surrogatepass")
         self.ends.append(len(self.text))
         self.rows.append(place.row)
-        for size in place.sizes:
-            self.sizes.extend(size)
+        for pair in place.geometry:
+            self.geometries.extend(pair)
 
 
 def _read_index(latents: LatentSet) -> tuple[ItemColumns, dict[str, _ShardRows]]:
@@ -138,8 +138,8 @@ def _check_rows(path: Path, said: _ShardRows, header: ShardHeader) -> None:
     for row, end in zip(said.rows, said.ends, strict=True):
         check_row(path, keys, row, said.text[start:end].decode("utf-8", "surrogatepass"))
         start = end
-    sizes = header.records.pairs[np.array(said.rows)][:, [0, 3]]
-    differ = (sizes != np.array(said.sizes).reshape(-1, 2, 2)).any((1, 2))
+    geometries = header.records.pairs[np.array(said.rows)][:, :4]
+    differ = (geometries != np.array(said.geometries).reshape(-1, 4, 2)).any((1, 2))
     if differ.any():
         key = keys[said.rows[int(differ.argmax())]]
-        raise StoreError(f"the index says another size of {key!r:.80} than it has here", place=path)
+        raise StoreError(f"the index says another size or crop of {key!r:.80} than it has here", place=path)

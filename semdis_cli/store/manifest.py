@@ -43,7 +43,8 @@ class Manifest:
     names: equal inputs give equal bytes.
 
     `later_versions`: records of the same kind of latents, by other versions of what computes and reads; shards say
-    which one made them. Most sets have none. `columns`: what came with the images that are to be used.
+    which one made them. `columns`: what came with the images that are to be used. `num_left_out`: inputs without
+    latents because a filter left them out. Most sets have none.
     """
 
     provenance: Provenance
@@ -57,6 +58,7 @@ class Manifest:
     sums: ChannelSums
     later_versions: tuple[Provenance, ...] = ()
     columns: SetColumns = field(default_factory=SetColumns)
+    num_left_out: int = 0
 
     @property
     def records(self) -> tuple[Provenance, ...]:
@@ -92,6 +94,8 @@ class Manifest:
             "removed": self.num_removed,
             "superseded": self.num_superseded,
         }
+        if self.num_left_out:
+            totals["left_out"] = self.num_left_out
         fields = {
             "format": FORMAT_VERSION,
             "provenance": self.provenance.to_json(),
@@ -142,6 +146,7 @@ class Manifest:
             sums=ChannelSums.from_json(latents["sums"]),
             later_versions=tuple(map(Provenance.from_json, fields.get("later_versions", ()))),
             columns=SetColumns.from_json(fields.get("columns", {})),
+            num_left_out=check_count(totals.get("left_out", 0)),
         )
         manifest._check_versions()
         if sum(shard.num_images for shard in manifest.shards) != manifest.num_latents:

@@ -37,13 +37,13 @@ _LABEL = re.compile(rb'\{"columns":\{(?:[^{}\n]*?,)?"label":([0-9]{1,18})[,}]')
 class Item(NamedTuple):
     """Place of one item: its `key`, the number of its `shard`, its `row` there.
 
-    `sizes`: (H, W) of source and image. `columns`: what came with the image.
+    `geometry`: as in `Place`. `columns`: what came with the image.
     """
 
     key: str
     shard: int
     row: int
-    sizes: Sequence[Sequence[int]]
+    geometry: Sequence[Sequence[int]]
     columns: dict[str, Any]
 
 
@@ -105,7 +105,7 @@ class SetItems:
         if place is None or place.shard != self.shards[shard].name or place.row >= self.shards[shard].shape[0]:
             raise ValueError("it is in another place")
         columns = check_columns(place.columns) if place.columns != {} else {}
-        return Item(place.key, shard, place.row, place.sizes, columns)
+        return Item(place.key, shard, place.row, place.geometry, columns)
 
     def _line(self, start: int) -> bytes:
         """The line that begins at byte `start`."""
@@ -120,11 +120,11 @@ class SetItems:
 
 @dataclass(frozen=True, eq=False)
 class ShardItems:
-    """Items of a single shard: their `keys`, `rows` [N] and `sizes` [N,2,2]; shards hold no columns."""
+    """Items of a single shard: their `keys`, `rows` [N] and `geometries` [N,4,2]; shards hold no columns."""
 
     keys: tuple[str, ...]
     rows: NDArray[np.int64]
-    sizes: NDArray[np.int32]
+    geometries: NDArray[np.int32]
 
     @property
     def shard_numbers(self) -> NDArray[np.integer[Any]]:
@@ -133,7 +133,7 @@ class ShardItems:
 
     def find(self, number: int) -> Item:
         """Return one of them."""
-        return Item(self.keys[number], 0, int(self.rows[number]), self.sizes[number].tolist(), {})
+        return Item(self.keys[number], 0, int(self.rows[number]), self.geometries[number].tolist(), {})
 
     def labels(self) -> NDArray[np.int64]:
         """Return -1 for each, [N]."""
@@ -213,6 +213,6 @@ def _open_shard(path: Path, *, verify: bool) -> OpenedLatents:
         check_row(path, stored, row, key)
     keys = tuple(sorted(rows))
     numbers = np.array([rows[key] for key in keys], dtype=np.int64)
-    items = ShardItems(keys, numbers, header.records.pairs[numbers][:, [0, 3]])
+    items = ShardItems(keys, numbers, header.records.pairs[numbers][:, :4])
     shards = (MappedShard.of(path.name, header),)
     return OpenedLatents(path.parent, shards, items, header.provenance, header.record_sha256)

@@ -79,7 +79,7 @@ class LatentSource:
             _, place = next(places, (0, None))
             if place is None or place.key != key:
                 raise StoreError("was replaced while it was read; run the same command again", place=self.latents.index)
-            (height, width), (image_height, image_width) = place.sizes
+            (height, width), _, _, (image_height, image_width) = place.geometry
             columns = parse_row(check_columns, place.columns) if place.columns != {} else NO_COLUMNS
             yield KnownImage(key, (height, width), (image_height, image_width), columns)
 

@@ -210,6 +210,13 @@ def test_folders_of_imagenet_are_labels_in_their_order_and_keep_their_names(
     ]
 
 
+def test_labels_of_a_table_go_before_folders(tmp_path: Path, encode: Run, root: Path) -> None:
+    source = tree(tmp_path / "train", "n01440764/x.JPEG", "n01443537/y.JPEG")
+    rows = [{"key": "n01440764/x.JPEG", "label": 388}, {"key": "n01443537/y.JPEG", "label": 1}]
+    assert encode(source, "--table", write(tmp_path / "t.jsonl", lines(*rows))).code == 0
+    assert {key: made["label"] for key, made in columns(root).items()} == {row["key"]: row["label"] for row in rows}
+
+
 @pytest.mark.parametrize(
     "names",
     [
@@ -311,6 +318,38 @@ def test_metadata_in_a_folder_belong_to_the_images_below_it(
         ),
         f"column: c.jpg: has no row in metadata.{suffix}",
     ]
+
+
+def test_the_labels_of_edm2_and_captions_of_a_json_are_found_in_a_folder(
+    tmp_path: Path, encode: Run, root: Path
+) -> None:
+    source = tree(tmp_path / "images", "00000/img00000000.jpg", "00000/img00000001.jpg")
+    labels = [["00000/img00000000.jpg", 6], ["00000/img00000001.jpg", 0]]
+    write(source / "dataset.json", json.dumps({"labels": labels}))
+    captions = {"img00000000.jpg": ["one", "two"], "img00000001.jpg": "three"}
+    write(source / "00000" / "captions.json", json.dumps(captions))
+    outcome = encode(source)
+    assert outcome.code == 0, outcome.stderr
+    assert columns(root) == {
+        "00000/img00000000.jpg": {"caption": ["one", "two"], "label": 6},
+        "00000/img00000001.jpg": {"caption": "three", "label": 0},
+    }
+    shutil.rmtree(root)
+    write(source / "dataset.json", json.dumps({"labels": None}))
+    (source / "00000" / "captions.json").unlink()
+    assert encode(source).code == 0
+    assert manifest_columns(root) is None
+
+
+def test_what_is_only_called_like_a_table_stops_nothing(photos: Path, encode: Run, root: Path) -> None:
+    write(photos / "metadata.csv", "camera,lens\nX,Y\n")
+    write(photos / "dataset.json", '{"labels": {"0": "background"}, "numTraining": 4}')
+    write(photos / "captions.json", "[1, 2")
+    outcome = encode(photos)
+    assert outcome.code == 0, outcome.stderr
+    assert manifest_columns(root) is None
+    assert f"not used: {photos}/metadata.csv: has no column 'key' or 'file_name'" in outcome.stderr
+    assert f"not used: {photos}/captions.json: is no table (" in outcome.stderr
 
 
 def test_columns_are_what_all_rows_say_not_the_first_ones(

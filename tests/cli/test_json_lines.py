@@ -96,6 +96,15 @@ def test_reports_of_encode_decode_and_roundtrip_are_as_documented(run: Run, tiny
     assert problems(done.stdout, *WITH_MODEL, "roundtrip") == []
 
 
+def test_reports_with_filters_are_as_documented(run: Run, tiny: Path, photos: Path) -> None:
+    (photos / "bad.png").unlink()
+    filtered = ("encode", photos, "--model", tiny, "--json", "-q", "--threads", "1", "--size", "48", "--dedupe")
+    assert problems(run(*filtered, "--max-aspect", "1.03", "--dry-run").stdout, "encode --dry-run") == []
+    assert problems(run(*filtered, "--max-aspect", "1.03").stdout, *WITH_MODEL, "encode") == []
+    assert problems(run("inspect", "--json").stdout, "inspect") == []
+    assert problems(run("verify", "--json", "-q").stdout, "verify") == []
+
+
 def test_reports_of_what_works_on_latents_are_as_documented(run: Run, tiny: Path, photos: Path, tmp_path: Path) -> None:
     run("encode", photos, "--model", tiny, "-q")
     assert problems(run("inspect", "--json").stdout, "inspect") == []

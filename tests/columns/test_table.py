@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from semdis_cli.columns import json_table
 from semdis_cli.columns.table import Table, TableFile, open_table, open_tables
 from semdis_cli.errors import UsageError
 from tests.extras import needs
@@ -187,6 +188,34 @@ def test_several_files_are_one_table_each_with_its_own_folder(tmp_path: Path) ->
     ]
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        [{"file_name": "a.jpg", "caption": "one"}, {"file_name": "b.jpg", "caption": ["two", "three"]}, "no row"],
+        {"a.jpg": "one", "b.jpg": ["two", "three"]},
+        {"a.jpg": {"caption": "one"}, "b.jpg": {"caption": ["two", "three"]}},
+    ],
+)
+def test_json_is_a_list_of_rows_or_gives_each_name_its_caption(tmp_path: Path, value: Any) -> None:
+    table = open_table(write(tmp_path / "a.json", "\ufeff" + json.dumps(value)))
+    assert table.find("a.jpg") == {"file_name": "a.jpg", "caption": "one"}
+    assert table.find("b.jpg") == {"file_name": "b.jpg", "caption": ["two", "three"]}
+    assert troubles(table) == (
+        [("a.json, row 3", "is no JSON object ('no row' is no object)")] if "no row" in value else []
+    )
+
+
+def test_json_that_is_no_table_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in ("7", '{"a": NaN}', '{"a": "\xff', "[" * 100_000):
+        with pytest.raises(UsageError, match=r"a\.json: is no table \("):
+            open_table(write(tmp_path / "a.json", text.encode("latin-1")))
+    with pytest.raises(UsageError, match=r"none\.json: cannot be read \(No such file"):
+        open_table(tmp_path / "none.json")
+    monkeypatch.setattr(json_table, "MAX_BYTES", 10 << 20)
+    with pytest.raises(UsageError, match=r"is larger than 10 MiB: write it as JSON lines"):
+        open_table(write(tmp_path / "a.json", "[" + " " * (10 << 20) + "]"))
+
+
 def test_parquet_gives_its_values_and_the_names_of_its_classes_but_no_pictures(tmp_path: Path) -> None:
     needs("pyarrow")
     import pyarrow as pa
@@ -221,3 +250,17 @@ def test_parquet_gives_its_values_and_the_names_of_its_classes_but_no_pictures(t
         open_table(write(tmp_path / "b.parquet", "PAR1 and no more"))
     with pytest.raises(UsageError, match=r"none\.parquet: cannot be read"):
         open_table(tmp_path / "none.parquet")
+
+
+def test_a_text_of_a_parquet_that_is_not_utf_8_costs_its_row_alone(tmp_path: Path) -> None:
+    needs("pyarrow")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = pa.array([b"fine", b"caf\xe9", b"too"], pa.binary()).view(pa.string())
+    rows = {"key": ["a.jpg", "b.jpg", "c.jpg"], "text": texts, "seen": pa.array([0, 2**60, None], pa.timestamp("ms"))}
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet")
+    table = open_table(tmp_path / "a.parquet")
+    assert table.find("a.jpg") == {"key": "a.jpg", "text": "fine", "seen": "1970-01-01T00:00:00"}
+    assert table.find("c.jpg") == {"key": "c.jpg", "text": "too"}
+    assert [key for key, reason in troubles(table) if "is not UTF-8" in reason] == ["a.parquet, row 2"]

@@ -110,10 +110,11 @@ def test_items_come_in_the_order_of_keys_with_all_that_training_needs(root: Path
     dataset = LatentDataset(root)
     assert [item.key for item in dataset] == ["a.png", "b/c.png", "c.png", "d.jpg", "ü.png"]
     assert [dataset.key(index) for index in range(len(dataset))] == [item.key for item in dataset]
-    latents, key, source_size, image_size, columns = dataset[1]
+    latents, key, source_size, image_size, columns, resized_size, crop = dataset[1]
     assert columns == {}
     assert bits(latents) == bits(latents_of(key, WIDE).to(torch.bfloat16))
     assert (source_size.tolist(), image_size.tolist()) == ([100, 90], [15, 31])
+    assert (resized_size.tolist(), crop.tolist()) == ([50, 45], [1, 2])
     assert dataset.grids == ((1, 2), (2, 2))
     assert dataset.bucket_numbers.tolist() == [1, 0, 1, 1, 0]
     assert dataset.provenance == PROVENANCE
@@ -364,6 +365,8 @@ def test_a_loader_gives_every_latent_once_an_epoch(tmp_path: Path, num_workers: 
         for batch in loader:
             assert isinstance(batch, LatentItem)
             assert batch.source_size.shape == batch.image_size.shape == (len(batch.key), 2)
+            assert batch.resized_size.tolist() == [[50, 45]] * len(batch.key)
+            assert batch.crop.tolist() == [[1, 2]] * len(batch.key)
             found += zip(batch.key, map(bits, batch.latents), strict=True)
         assert sorted(found) == sorted(expected.items())
         assert len(loader) == len(sampler)

@@ -46,6 +46,12 @@ def put(**fields: Any) -> Change:
     return lambda rows: ok_rows(rows)[0].update(fields)
 
 
+def leave_out(row: Json, **fields: Any) -> None:
+    """Make a failure an input that a filter left out."""
+    del row["error"]
+    row.update({"status": "left_out", "reason": "min_size", "size": [9, 9]} | fields)
+
+
 DAMAGED, TOTALS, UNKNOWN = "not an index row", "its totals and the index disagree", "not in the manifest"
 NOT_THERE, SHARED, UNSORTED = "has no latents of", "two keys share a row", "not sorted by key"
 BEYOND = "is beyond all shards"
@@ -76,6 +82,9 @@ LIES: dict[str, tuple[Change, str, str, str]] = {
     "last row left out": (lambda rows: rows.pop(), TOTALS, TOTALS, "the index has 7"),
     "failure left out": (lambda rows: rows.remove(failed_row(rows)), "", "", "the index has 2"),
     "removed": (lambda rows: rows[0].update(status="removed"), TOTALS, TOTALS, "the index has 7"),
+    "left out, without why": (put(status="left_out"), TOTALS, TOTALS, DAMAGED),
+    "left out": (lambda rows: leave_out(failed_row(rows)), "", "", "the index has 1"),
+    "left out by no size": (lambda rows: leave_out(failed_row(rows), size=[0, 9]), "", "", DAMAGED),
     "status unknown": (put(status="fine"), DAMAGED, DAMAGED, DAMAGED),
     "no status": (lambda rows: rows[0].pop("status"), DAMAGED, DAMAGED, DAMAGED),
     "key no text": (put(key=3), DAMAGED, DAMAGED, DAMAGED),

@@ -2,6 +2,7 @@
 
 import json
 from math import log
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ modes = st.one_of(
     st.integers(1, 10**7).map(lambda n: GeometrySettings(max_pixels=n)),
     st.integers(1, 40).map(lambda n: GeometrySettings(size=n * 672)),  # 672 = 2·3·7·16: a multiple of all the above
     st.integers(1, 4).map(lambda n: GeometrySettings(bucket_size=n * 1344)),
+    st.integers(1, 4).map(lambda n: GeometrySettings(buckets=((n * 672, 1344), (2016, 672)))),
 )
 
 
@@ -129,9 +131,14 @@ def test_only_a_size_fixes_the_bucket_beforehand() -> None:
         ({"size": 250}, "--size must be a multiple of the model's patch of 16"),
         ({"bucket_size": 500}, "--bucket-size must be a multiple of 64"),
         ({"bucket_size": 32}, "--bucket-size must be a multiple of 64"),
+        (
+            {"buckets": ((288, 500),)},
+            "--bucket must have sides that are multiples of the model's patch of 16 px, not 500x",
+        ),
+        ({"buckets": ((32, 32),), "bucket_size": 64}, "only one of --bucket-size, --bucket"),
     ],
 )
-def test_settings_that_cannot_be_are_a_usage_error(fields: dict[str, int], complaint: str) -> None:
+def test_settings_that_cannot_be_are_a_usage_error(fields: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
         check_geometry(GeometrySettings(**fields), 16)
 
@@ -162,3 +169,23 @@ def test_a_geometry_from_json_is_checked(value: object, complaint: str) -> None:
     assert Geometry.from_json(GOOD).to_json() == GOOD
     with pytest.raises(ValueError, match=complaint):
         Geometry.from_json(value)
+
+
+shapes = st.tuples(st.integers(1, 40), st.integers(1, 40)).map(lambda shape: (16 * shape[0], 16 * shape[1]))
+
+
+@given(sizes, st.lists(shapes, min_size=1, max_size=6))
+def test_of_given_buckets_the_nearest_in_aspect_ratio_is_filled(
+    size: tuple[int, int], buckets: list[tuple[int, int]]
+) -> None:
+    settings = GeometrySettings(buckets=tuple(buckets))
+    geometry = plan_geometry(size, settings, 16)
+    assert geometry == plan_geometry(size, GeometrySettings(buckets=tuple(reversed(buckets))), 16)
+    assert geometry.image == geometry.bucket
+    assert geometry.bucket in buckets
+    assert fixed_bucket(settings, 16) == (geometry.bucket if len(set(buckets)) == 1 else None)
+    distances = {bucket: abs(log(bucket[0] / bucket[1]) - log(size[0] / size[1])) for bucket in buckets}
+    assert distances[geometry.bucket] <= min(distances.values()) + 1e-9
+    alike = [one for one in buckets if one[0] * geometry.bucket[1] == one[1] * geometry.bucket[0]]
+    covered = [one for one in alike if one[0] <= size[0] and one[1] <= size[1]]
+    assert geometry.bucket == (max(covered) if covered else min(alike))

@@ -24,8 +24,15 @@ quick = settings(max_examples=80, deadline=None)
 SIDE = st.integers(1, 90) | st.integers(1, 400)
 SIZES = st.tuples(SIDE, SIDE)
 ORIENTATIONS = st.integers(1, 8)
+BUCKETS = GeometrySettings(buckets=((32, 48), (96, 32)))
 MODES = st.sampled_from(
-    [GeometrySettings(size=32), GeometrySettings(size=256), GeometrySettings(bucket_size=64), GeometrySettings()]
+    [
+        BUCKETS,
+        GeometrySettings(size=32),
+        GeometrySettings(size=256),
+        GeometrySettings(bucket_size=64),
+        GeometrySettings(),
+    ]
     + [GeometrySettings(max_pixels=n) for n in (50, 1000)]
 )
 KINDS = st.sampled_from(["noise", "black or white", "checkerboard", "lines", "edge", "grey"])
@@ -148,7 +155,7 @@ def test_torch_is_not_used_where_it_cannot() -> None:
 
 @pytest.mark.skipif(not TORCH_HAS_IT, reason="Pillow is told where a crop begins, and rounds that")
 @quick
-@given(SIZES, st.sampled_from([GeometrySettings(size=32), GeometrySettings(bucket_size=64)]), KINDS)
+@given(SIZES, st.sampled_from([GeometrySettings(size=32), GeometrySettings(bucket_size=64), BUCKETS]), KINDS)
 def test_a_crop_is_what_cutting_the_whole_resized_image_gives(
     size: tuple[int, int], mode: GeometrySettings, kind: str
 ) -> None:

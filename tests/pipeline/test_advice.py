@@ -68,8 +68,8 @@ FOLDERS: dict[str, tuple[dict[str, bytes], list[str]]] = {
         ["a zip archive (2 files), plain text; of a zip archive: there is nothing in it"],
     ),
     "compressed tars": (
-        {"in/a.tar.gz": b"\x1f\x8b\x08"},
-        ["the only input cannot be used: a.tar.gz", "zcat in/a.tar.gz | semdis encode -"],
+        {"in/a.tar.bz2": b"BZh91AY"},
+        ["the only input cannot be used: a.tar.bz2", "bzcat in/a.tar.bz2 | semdis encode -"],
     ),
     "a few archives among much else": (
         {"in/a.h5": b"\x89HDF\r\n\x1a\n", **{f"in/{n}.txt": b"a caption" for n in range(9)}},

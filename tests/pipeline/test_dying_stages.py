@@ -54,10 +54,10 @@ class BrokenStageError(RuntimeError):
 class BreakingLoader(Loader):
     """Reading breaks at one image."""
 
-    def load(self, planned: PlannedImage) -> LoadedImage | Failure:
-        if planned.source.key == BREAKS_AT:
+    def load_views(self, planned: Sequence[PlannedImage]) -> list[LoadedImage | Failure]:
+        if planned[0].source.key == BREAKS_AT:
             raise BrokenStageError("reading broke")
-        return super().load(planned)
+        return super().load_views(planned)
 
 
 class BreakingTokenizer(Tokenizer):

@@ -1,7 +1,7 @@
 """Tars as sources: which members are images, under which keys, and what is said of a tar that is damaged."""
 
+import bz2
 import contextlib
-import gzip
 import io
 import os
 import signal
@@ -24,7 +24,8 @@ from semdis_cli.sources.containers import find_containers
 from semdis_cli.sources.files import read_bytes
 from semdis_cli.sources.find import find_images
 from semdis_cli.sources.source import Finds
-from semdis_cli.sources.tars import Tar, list_tar
+from semdis_cli.sources.tar_members import list_tar
+from semdis_cli.sources.tars import Tar
 
 MTIME_NS = 1_700_000_000_123_456_789
 
@@ -260,7 +261,7 @@ def test_a_key_that_a_tar_and_a_listed_file_share_is_refused_with_advice_that_wo
 # ---- Damage ----
 
 
-@pytest.mark.parametrize(("mode", "program"), [("w:gz", "zcat"), ("w:bz2", "bzcat"), ("w:xz", "xzcat")])
+@pytest.mark.parametrize(("mode", "program"), [("w:bz2", "bzcat"), ("w:xz", "xzcat")])
 def test_a_compressed_tar_is_refused_with_the_way_to_do_it(tmp_path: Path, mode: str, program: str) -> None:
     path = tmp_path / "crops.tar"
     with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
@@ -308,11 +309,10 @@ def test_broken_tars_cost_what_is_broken_of_them_and_are_listed_all(tmp_path: Pa
     (tmp_path / "cut.tar").write_bytes(data[: 3 * 512 + 20])
     (tmp_path / "empty.tar").write_bytes(b"")
     (tmp_path / "text.tar").write_bytes(b"<html>404</html>" * 100)
-    with gzip.open(tmp_path / "packed.tar.gz", "wb") as file:
-        file.write(data)
+    (tmp_path / "packed.tar.bz2").write_bytes(bz2.compress(data))
     os.mkfifo(tmp_path / "pipe.tar")
     (tmp_path / "job" / "cut.tar").mkdir(parents=True)  # a folder is no tar
-    names = ["cut.tar", "empty.tar", "text.tar", "packed.tar.gz", "pipe.tar"]
+    names = ["cut.tar", "empty.tar", "text.tar", "packed.tar.bz2", "pipe.tar"]
     found = find_images([*(tmp_path / name for name in names), three_members])
     assert [image.key for image in found.images] == ["crops/0.png", "crops/1.png", "crops/2.png", "cut/0.png"]
     reasons = {failure.key: failure.reason for failure in found.failures}
@@ -320,7 +320,7 @@ def test_broken_tars_cost_what_is_broken_of_them_and_are_listed_all(tmp_path: Pa
     assert "cut off in '1.png'" in reasons["cut.tar"]
     assert "as an uncompressed tar" in reasons["empty.tar"]
     assert "as an uncompressed tar" in reasons["text.tar"]
-    assert "zcat" in reasons["packed.tar.gz"]
+    assert "bzcat" in reasons["packed.tar.bz2"]
     assert "not a regular file" in reasons["pipe.tar"]
     with pytest.raises(UsageError) as caught:
         find_images([tmp_path / name for name in names[1:]])

@@ -20,9 +20,10 @@ from semdis_cli.sources.files import ON_DISK
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.shards import STORE_DTYPES, Shard
 from semdis_cli.store.verifying.verify import ALL_DATA, Sample, VerifySettings, verify_latents
+from semdis_cli.store.writing.changes import find_changes
 from semdis_cli.store.writing.finished import NO_BASE, Base
 from semdis_cli.store.writing.latent_set import LatentSetWriter
-from semdis_cli.store.writing.plan import PlannedShard, SetPlan, find_changes, plan_sha256, plan_shards
+from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
 
 CHANNELS = 3
 MTIME_NS = 1_000_000_007

@@ -26,10 +26,11 @@ from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.writing import state
+from semdis_cli.store.writing.changes import find_changes
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.journal import Journal
 from semdis_cli.store.writing.latent_set import LatentSetWriter
-from semdis_cli.store.writing.plan import PlannedShard, SetPlan, find_changes, plan_sha256, plan_shards
+from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
 from semdis_cli.store.writing.shard_writer import ShardRows
 from tests.store import CHANNELS, MTIME_NS, PROVENANCE, bucket_of, contents, ctime_of, geometry_of, latents_of
 

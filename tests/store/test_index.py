@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semdis_cli.errors import StoreError
-from semdis_cli.events import Failure
+from semdis_cli.events import Failure, LeftOut
 from semdis_cli.files.json_text import to_line
 from semdis_cli.records import FileDigest, Geometry, ImageRecord
 from semdis_cli.store.index import IndexRow, merge_rows, read_rows
@@ -57,8 +57,14 @@ images = st.builds(
         max_size=3,
     ),
 )
+sides = st.integers(1, 2**31 - 1)
+left_out = st.one_of(
+    st.builds(LeftOut, file_names, st.just("min_size"), st.just(0), size=st.tuples(sides, sides)),
+    st.builds(LeftOut, file_names, st.just("dedupe"), st.integers(0, 2**63), sha256=st.just("ab" * 32)),
+)
 rows = st.one_of(
     st.builds(IndexRow, key=file_names, error=st.text()),
+    left_out.map(IndexRow.of_left_out),
     st.builds(IndexRow.of_image, images, st.just("00000001-2x2.safetensors"), st.integers(0, 10**6)),
 )
 json_values = st.recursive(
@@ -66,7 +72,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
     max_leaves=8,
 )
-FIELDS = ("key", "status", "error", "num_bytes", "sha256", "geometry", "shard", "row", "notes", "columns")
+FIELDS = ("key", "status", "error", "num_bytes", "sha256", "geometry", "shard", "row", "notes", "columns", "reason")
 
 
 # --- one row --------------------------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ def test_a_size_of_the_index_that_is_none_is_refused_by_its_line(root: Path, siz
 @pytest.mark.parametrize("which", ["source", "image"])
 def test_a_size_of_the_index_that_is_not_the_one_of_the_shard_is_refused(root: Path, which: str) -> None:
     edit_index(root, lambda fields: fields["geometry"].update({which: [7, 5]}))
-    with pytest.raises(StoreError, match=r"1x2\.safetensors: the index says another size of 'a\.png'"):
+    with pytest.raises(StoreError, match=r"1x2\.safetensors: the index says another size or crop of 'a\.png'"):
         LatentDataset(root)
 
 

@@ -4,6 +4,7 @@ A point is data: which change of which file, the how manieth, and before, halfwa
 a run is looked up in the log of an unbroken one, so that points stay where they are when the code around them changes.
 """
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -215,6 +216,36 @@ POINTS = (
         ("manifest of the third plan half written", "half", "write", MANIFEST + TEMPORARY, -1),
         ("third plan finished, the set as it was half removed", "after", "unlink", f"{BASE}/*", -1),
     ),
+    *_points(
+        "columns for a finished set",
+        ("before there is a folder for lists with columns", "before", "mkdir", "latents/journal"),
+        ("folder made for lists with columns", "after", "mkdir", BASE),
+        ("index with columns half written", "half", "write", INDEX + TEMPORARY),
+        ("index with columns renamed, its folder not synced", "after", "rename", INDEX + TEMPORARY),
+        ("modification times beside an index with columns half written", "half", "write", SEEN + TEMPORARY),
+        ("table of items with columns half written", "half", "write", ITEMS + TEMPORARY),
+        ("checksums of lists with columns half written", "half", "write", SUMS + TEMPORARY),
+        ("manifest with columns half written", "half", "write", MANIFEST + TEMPORARY),
+        ("lists with columns written, the set as it was not held", "after", "rename", MANIFEST + TEMPORARY),
+        ("index as it was held, its manifest not", "after", "link", "latents/index.jsonl"),
+        ("set as it was held, no plan for columns", "before", "create", JOURNAL + TEMPORARY),
+        ("plan for columns half written", "half", "write", JOURNAL + TEMPORARY),
+        ("plan for columns renamed, its folder not synced", "after", "rename", JOURNAL + TEMPORARY),
+        (
+            "lists with columns and their plan written, old ones in place",
+            "before",
+            "rename",
+            f"latents/index.jsonl{TEMPORARY}",
+        ),
+        ("index with columns in its place, old manifest", "after", "rename", f"latents/index.jsonl{TEMPORARY}"),
+        ("table of items with columns in its place", "after", "rename", f"latents/items.table{TEMPORARY}"),
+        ("modification times for columns in their place", "after", "rename", f"latents/seen.jsonl{TEMPORARY}"),
+        ("checksums with columns in their place", "after", "rename", f"latents/SHA256SUMS{TEMPORARY}"),
+        ("manifest with columns in its place, not synced", "after", "rename", f"latents/manifest.json{TEMPORARY}"),
+        ("columns attached, plan still there", "before", "unlink", JOURNAL),
+        ("columns attached, the set as it was still held", "after", "unlink", JOURNAL),
+        ("columns attached, folder of the journal still there", "before", "rmdir", "latents/journal"),
+    ),
 )
 
 
@@ -272,8 +303,19 @@ class Situation:
     def start(self) -> Path:
         return self.folder / "start"
 
+    @property
+    def table(self) -> Path:
+        """Columns for the images, if the situation is about these."""
+        return self.folder / "captions.jsonl"
+
     def arguments(self, disk: Path, *more: str) -> list[str]:
         """The command, writing to `latents` in the folder `disk`."""
+        if self.table.exists():
+            return ["attach", str(disk / "latents"), str(self.table), *more]
+        return self.encoding(disk, *more)
+
+    def encoding(self, disk: Path, *more: str) -> list[str]:
+        """The command that encodes the images to `latents` in the folder `disk`."""
         return encode_arguments(self.images, disk / "latents", self.world.model, *more, shard_images=1)
 
     def begin(self, disk: Path) -> Path:
@@ -368,6 +410,16 @@ def _changed_while_growing(situation: Situation) -> None:
     (situation.images / "05.png").unlink()
 
 
+def _finished(situation: Situation) -> None:
+    """A finished set, and a table with columns for some of its images, and with a row for none."""
+    done = situation.world.runner.run(situation.arguments(situation.start))
+    assert done.code == 3, done.stderr
+    rows = [
+        {"key": f"{number:02d}.png", "caption": f"image {number}", "label": "ab"[number % 2]} for number in range(9)
+    ]
+    situation.table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 SITUATIONS: dict[str, Callable[[Situation], None]] = {
     "a new set": _nothing,
     "a set that a killed run left": _left_by_a_killed_run,
@@ -376,6 +428,7 @@ SITUATIONS: dict[str, Callable[[Situation], None]] = {
     "a set that grows": _grown,
     "a stopped set whose inputs changed": _changed_while_stopped,
     "a growing set whose inputs changed again": _changed_while_growing,
+    "columns for a finished set": _finished,
 }
 
 

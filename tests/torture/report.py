@@ -17,8 +17,8 @@ from tests.torture.power import cuts, disks_after, store
 TABLE = PROJECT / "docs" / "torture.md"
 HEAD = """# Kill anywhere: points and outcomes
 
-`make torture` kills real runs of `semdis encode` at the points below, cuts the power there, and runs the same command
-again. It writes this table. How it works: `tests/torture/`.
+`make torture` kills real runs of `semdis encode` and `semdis attach` at the points below, cuts the power there, and
+runs the same command again. It writes this table. How it works: `tests/torture/`.
 
 - **killed**: the process gets SIGKILL right there; a write that is *half written* has half of its bytes in the file.
   *Left* is what was found then.

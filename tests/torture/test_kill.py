@@ -15,6 +15,7 @@ from tests.torture.watch import Stop
 
 # What has changed inputs ends with another set than the rest.
 GROWING = {"a set that grows", "a stopped set whose inputs changed", "a growing set whose inputs changed again"}
+ATTACHING = "columns for a finished set"
 # The default run takes every 24th point; each situation has one among them.
 QUICK = {*POINTS[::24], *({point.situation: point for point in POINTS}.values())}
 EVERY_POINT = [pytest.param(point, id=point.name, marks=[] if point in QUICK else pytest.mark.slow) for point in POINTS]
@@ -36,10 +37,26 @@ def test_a_run_killed_here_is_completed_to_the_same_bytes(tmp_path: Path, world:
 def test_whatever_a_run_starts_from_it_ends_with_the_same_bytes(world: World) -> None:
     whole = world.situation("a new set").expected
     for name in SITUATIONS:
-        if name not in GROWING:
+        if name not in {*GROWING, ATTACHING}:
             found = differences(world.situation(name).expected, whole)
             # each has copies of the images, which were changed at other times
             assert [line for line in found if "seen.jsonl" not in line] == [], name
+
+
+@pytest.mark.parametrize("step", [pytest.param(9, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
+def test_a_set_whose_attaching_was_killed_is_whole_after_an_encode(tmp_path: Path, world: World, step: int) -> None:
+    # It has all of the columns then or none.
+    situation, wrong = world.situation(ATTACHING), []
+    for number in range(1, len(situation.steps) + 1, step):
+        disk = situation.begin(tmp_path / "disk")
+        killed, _ = world.runner.watch(situation.arguments(disk), disk, Stop(number, "before"))
+        assert killed.code == -signal.SIGKILL
+        again = world.runner.run(situation.encoding(disk))
+        found = [differences(disk / "latents", whole) for whole in (situation.start / "latents", situation.expected)]
+        if again.code != 3 or [] not in found:
+            wrong.append((situation.steps[number - 1].title, again, found))
+        shutil.rmtree(disk)
+    assert wrong == []
 
 
 def test_a_point_that_is_not_in_a_run_is_no_point_passed_in_silence(world: World) -> None:

@@ -62,7 +62,7 @@ def _difference(row: IndexRow | None, found: SourceImage | Failure | None) -> st
         what = None if row.is_removed else "missing: in the index, but not among the sources"
     elif isinstance(found, Failure):
         what = found.reason if row.error is None else None
-    elif row.is_removed:
+    elif row.is_removed and row.set_aside_by is None:
         what = "is there again, but marked as removed in the index"
     elif row.source is not None and row.source.num_bytes != found.num_bytes:
         what = f"changed: {count(found.num_bytes, 'byte')}, but {row.source.num_bytes:,} when it was encoded"

@@ -60,16 +60,17 @@ class ShardRows:
 class IndexTable:
     """The rows of an index, counted, and those with latents by shard.
 
-    `shards`: by file name. `num_ok`, `num_failed`, `num_removed`: rows of each status. `served_pixels`: of the model's
-    input, over the rows that are to be used. `is_sorted`: every line could be read, keys rise, and no key comes twice.
-    `columns`: of those rows how many have each. `num_classes`: as many as the labels of all rows need; infinitely many
-    for one that is no number of a class.
+    `shards`: by file name. `num_ok`, `num_failed`, `num_removed`, `num_left_out`: rows of each status.
+    `served_pixels`: of the model's input, over the rows that are to be used. `is_sorted`: every line could be read,
+    keys rise, and no key comes twice. `columns`: of those rows how many have each. `num_classes`: as many as the labels
+    of all rows need; infinitely many for one that is no number of a class.
     """
 
     shards: dict[str, ShardRows]
     num_ok: int = 0
     num_failed: int = 0
     num_removed: int = 0
+    num_left_out: int = 0
     served_pixels: int = 0
     is_sorted: bool = True
     file: FileDigest | None = None
@@ -78,8 +79,9 @@ class IndexTable:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of rows of each status."""
-        return {"ok": self.num_ok, "failed": self.num_failed, "removed": self.num_removed}
+        """Number of rows of each status; that of inputs that were left out if there are any."""
+        counts = {"ok": self.num_ok, "failed": self.num_failed, "removed": self.num_removed}
+        return counts | ({"left_out": self.num_left_out} if self.num_left_out else {})
 
     def rows_of(self, shard: str) -> ShardRows:
         """The rows in a shard, which may be none."""
@@ -89,6 +91,7 @@ class IndexTable:
         """Count one row."""
         self.num_failed += row.status == "failed"
         self.num_removed += row.status == "removed"
+        self.num_left_out += row.status == "left_out"
         self.num_ok += row.is_ok
         if row.shard is None or row.record is None:
             return

@@ -178,9 +178,11 @@ def _compare(manifest: Manifest, table: IndexTable) -> Iterator[Problem]:
         yield Problem(INDEX_FILE, "index", what)
         return
     said = {"ok": manifest.num_ok, "failed": manifest.num_failed, "removed": manifest.num_removed}
+    if manifest.num_left_out or table.num_left_out:
+        said["left_out"] = manifest.num_left_out
     for status, number in said.items():
-        if number != table.counts[status]:
-            what = f"{number:,} {status}, but the index has {table.counts[status]:,}"
+        if number != table.counts.get(status, 0):
+            what = f"{number:,} {status}, but the index has {table.counts.get(status, 0):,}"
             yield Problem(MANIFEST_FILE, "manifest", what)
     names = [shard.name for shard in manifest.shards]
     for name in sorted({*table.shards} - {*names}):

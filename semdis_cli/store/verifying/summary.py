@@ -45,6 +45,8 @@ def _summarise_set(root: Path) -> Json:
     for row in latents.rows():
         if row.error is not None:
             tally.failures.add(row.key, row.error)
+        elif (left_out := row.left_out_by) is not None:
+            tally.left_out[left_out] += 1
         elif row.record is not None and row.is_ok:
             tally.add(row.record)
     counts = {
@@ -144,6 +146,7 @@ class _Tally:
     buckets: dict[tuple[int, int], int] = field(default_factory=dict)
     failures: _Groups = field(default_factory=_Groups)
     notes: _Groups = field(default_factory=_Groups)
+    left_out: Counter[str] = field(default_factory=Counter)  # by filter
     labels: Counter[int] = field(default_factory=Counter)
     source_bytes: int = 0
     source_pixels: int = 0
@@ -178,4 +181,5 @@ class _Tally:
             ],
             "failures": self.failures.to_json(),
             "notes": self.notes.to_json(),
+            **({"left_out": dict(sorted(self.left_out.items()))} if self.left_out else {}),
         }

@@ -12,7 +12,8 @@ from pathlib import Path
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure, Problem, ShardVerified, VerifyStarted
 from semdis_cli.files.set_names import INDEX_FILE
-from semdis_cli.records import SourceImage
+from semdis_cli.records import WHOLE, SourceImage, View
+from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.verifying.images import Match, compare_images
@@ -20,6 +21,7 @@ from semdis_cli.store.verifying.index_table import IndexTable
 from semdis_cli.store.verifying.set_files import count_links, find_present, find_surplus
 from semdis_cli.store.verifying.set_lists import compare_sums, read_lists, unlisted_targets
 from semdis_cli.store.verifying.shard_check import ShardOutcome, ShardTarget, check_shard
+from semdis_cli.store.views import all_views, first_view
 from semdis_cli.threads import WatchedThreads
 
 VerifyEvent = Problem | VerifyStarted | ShardVerified
@@ -64,6 +66,12 @@ class Verified:
     num_shards: int
     num_bytes: int
     num_links: int = 0
+
+    def views(self) -> tuple[View, ...]:
+        """Return the views that the set has of every file."""
+        if self.manifest is None or first_view(self.manifest.provenance) == WHOLE:
+            return (WHOLE,)
+        return all_views(self.manifest.provenance, (row.key for row in read_rows(self.path / INDEX_FILE) if row.is_ok))
 
     def compare(self, images: Sequence[SourceImage], failures: Sequence[Failure]) -> Iterator[Problem | Match]:
         """Hold the index against images, and inputs that cannot be used, sorted by key; see `compare_images`."""

@@ -1,16 +1,16 @@
 """Other columns for the images of a finished set: its lists are replaced, and no shard is touched."""
 
 import hashlib
-import secrets
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.files import disk
 from semdis_cli.files.atomic import check_free_space, explain_write_error, make_folder, publish
 from semdis_cli.files.json_text import to_line
 from semdis_cli.files.lock import FolderLock
@@ -24,15 +24,8 @@ from semdis_cli.store.writing.journal import Journal
 from semdis_cli.store.writing.seen import copy_seen
 from semdis_cli.store.writing.state import find_state, move_lists, sweep_shards
 
-_LINES_AT_ONCE_BYTES = 1 << 16
-
-
-class NewLine(NamedTuple):
-    """A line of the index to be. `shard`: None unless it has latents that are to be used. `columns`: their names."""
-
-    data: bytes
-    shard: str | None
-    columns: tuple[str, ...]
+# A line of the index to be, the shard of its latents, None unless these are to be used, and the names of its columns.
+NewLine = tuple[bytes, str | None, tuple[str, ...]]
 
 
 class SetEditor:
@@ -79,36 +72,49 @@ class SetEditor:
         assert self.base.latents is not None, "a set without a manifest is refused"
         return self.base.latents
 
-    def replace(self, lines: Iterable[NewLine], classes: tuple[str, ...], more_bytes: int) -> Manifest:
+    def index_lines(self) -> Iterator[bytes]:
+        """Give the lines of the index as it was before."""
+        with self.latents.index.open("rb") as file:
+            yield from file
+
+    def replace(self, lines: Iterable[Sequence[NewLine]], classes: tuple[str, ...], more_bytes: int) -> Manifest:
         """Write all lists anew, of which `lines` are the index, and put them into their places; the manifest last.
 
-        `classes`: the names of the labels. `more_bytes`: by how many the index grows at most. Raises `NoSpaceError`
-        and `UsageError` where the disk does not take it.
+        `lines`: some at a time. `classes`: the names of the labels. `more_bytes`: by how many the index grows at most.
+        Raises `NoSpaceError` and `UsageError` where the disk does not take it.
         """
         before = self.latents.manifest
         check_free_space(self.root, 3 * before.index.num_bytes + more_bytes)  # the index, times, and both as they were
-        written = self._new_folder()
-        edited = _EditedIndex(lines)
-        index = publish(written / INDEX_FILE, edited.chunks())
-        columns = SetColumns(edited.num_images(), classes)
-        if (index, columns) == (before.index, before.columns) and self.base.folder == self.root:
-            self._journal.remove()
-            return before
-        manifest = replace(before, index=index, columns=columns)
-        if manifest != before:
-            manifest = replace(manifest, plan_sha256=_plan_sha256(self.latents, manifest))
-        copy_seen(self.base.folder, before.index.sha256, written, index.sha256)
-        self._write_table(written, edited.items, manifest)
-        publish(written / CHECKSUM_FILE, checksum_lines(manifest))
-        publish(written / MANIFEST_FILE, [manifest.to_bytes()])
+        with ExitStack() as on_failure:
+            written = self._new_folder()
+            on_failure.callback(self._forget, written)
+            edited = _EditedIndex(lines)
+            index = publish(written / INDEX_FILE, edited.chunks())
+            columns = SetColumns(edited.num_images(), classes)
+            if (index, columns) == (before.index, before.columns) and self.base.folder == self.root:
+                return before
+            manifest = replace(before, index=index, columns=columns)
+            if manifest != before:
+                manifest = replace(manifest, plan_sha256=_plan_sha256(self.latents, manifest))
+            copy_seen(self.base.folder, before.index.sha256, written, index.sha256)
+            self._write_table(written, edited.items, manifest)
+            publish(written / CHECKSUM_FILE, checksum_lines(manifest))
+            publish(written / MANIFEST_FILE, [manifest.to_bytes()])
+            on_failure.pop_all()
         self._take_over(written, manifest)
         return manifest
+
+    def _forget(self, written: Path) -> None:
+        """Remove lists that are of no use, and the journal if it is there for nothing else."""
+        disk.remove_folder(written)
+        if self.base.folder == self.root:
+            self._journal.remove()
 
     def _take_over(self, written: Path, manifest: Manifest) -> None:
         """Move the lists into their places, so that those of before are never lost."""
         self._lock.check()
         if manifest != self.latents.manifest:  # else they go back to where a killed run took them from
-            base = self.base.copy_to(self._new_folder()) if self.base.folder == self.root else self.base
+            base = self.base.linked_in(self._new_folder()) if self.base.folder == self.root else self.base
             begun = {"provenance": manifest.provenance.to_json(), "plan_sha256": manifest.plan_sha256}
             self._journal.begin({**begun, "base": base.folder.name})
         sweep_shards(self.root, self.base.shard_names)  # of a plan that was given up
@@ -125,7 +131,7 @@ class SetEditor:
         publish(folder / ITEMS_FILE, table.to_chunks(hashlib.sha256(manifest.to_bytes()).hexdigest()))
 
     def _new_folder(self) -> Path:
-        folder = self._journal.folder / f"base-{secrets.token_hex(8)}"
+        folder = self._journal.new_base_folder()
         make_folder(folder)
         return folder
 
@@ -134,24 +140,24 @@ class SetEditor:
 class _EditedIndex:
     """The lines of an index while they are written, and what is counted on the way."""
 
-    lines: Iterable[NewLine]
+    lines: Iterable[Sequence[NewLine]]
     items: ItemColumns = field(default_factory=ItemColumns)
     counts: Counter[tuple[str, ...]] = field(default_factory=Counter)
 
     def chunks(self) -> Iterator[bytes]:
-        """Give the bytes of the index, some lines at a time."""
-        pending, num_pending, offset = [], 0, 0
-        for line in self.lines:
-            if line.shard is not None:
-                self.items.add(offset, line.shard)
-                self.counts[line.columns] += 1
-            offset += len(line.data)
-            num_pending += len(line.data)
-            pending.append(line.data)
-            if num_pending > _LINES_AT_ONCE_BYTES:
-                yield b"".join(pending)
-                pending, num_pending = [], 0
-        yield b"".join(pending)
+        """Give the bytes of the index."""
+        offset = 0
+        for lines in self.lines:
+            shards, all_names = (
+                [shard for _, shard, _ in lines],
+                [names for _, shard, names in lines if shard is not None],
+            )
+            starts = accumulate([len(line) for line, _, _ in lines], initial=offset)
+            self.items.extend(starts, shards)
+            self.counts.update(all_names)
+            data = b"".join([line for line, _, _ in lines])
+            offset += len(data)
+            yield data
 
     def num_images(self) -> dict[str, int]:
         """Of the images that are to be used, how many have each column."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.files import disk
-from semdis_cli.files.atomic import make_folder, publish
+from semdis_cli.files.atomic import make_folder, publish, sync_folder
 from semdis_cli.files.claim import check_outside_sets, list_folder
 from semdis_cli.files.links import describe_absent, describe_pointer
 from semdis_cli.files.set_names import (
@@ -27,7 +27,7 @@ from semdis_cli.files.set_names import (
     SHARD_FOLDER,
 )
 from semdis_cli.provenance import Provenance
-from semdis_cli.records import HeldImage
+from semdis_cli.records import WHOLE, HeldImage
 from semdis_cli.store.checks import is_shard_name
 from semdis_cli.store.index import IndexLine, IndexRow, parse_line, parse_row
 from semdis_cli.store.item_table import read_items
@@ -35,6 +35,7 @@ from semdis_cli.store.items import find_items
 from semdis_cli.store.latent_set import LatentSet
 from semdis_cli.store.manifest import Manifest, verify_hint
 from semdis_cli.store.versions import choose_record
+from semdis_cli.store.views import first_view
 from semdis_cli.store.writing.journal import Journal, is_base_name, parse_journal_line, records_of
 from semdis_cli.store.writing.seen import SeenFile, read_seen
 
@@ -125,6 +126,18 @@ class Base:
                 publish(folder / name, _chunks(self.folder / name))
         return Base(self.root, self.latents and replace(self.latents, folder=folder))
 
+    def linked_in(self, folder: Path) -> "Base":
+        """The same in another folder, which is made: its files under further names, or copies where the disk has none.
+
+        They are replaced in their places, never written to.
+        """
+        make_folder(folder)
+        names = [name for name in (INDEX_FILE, ITEMS_FILE, SEEN_FILE, MANIFEST_FILE) if (self.folder / name).exists()]
+        if not all(disk.try_link(self.folder / name, folder / name) for name in names):
+            return self.copy_to(folder)
+        sync_folder(folder)
+        return Base(self.root, self.latents and replace(self.latents, folder=folder))
+
     def remove(self) -> None:
         """Delete the folder and all in it."""
         disk.remove_folder(self.folder)
@@ -163,10 +176,15 @@ def size_of(path: Path) -> int | None:
 
 
 class HeldRows:
-    """The rows of the set in a folder, and those that an unfinished run has published there."""
+    """The files of the set in a folder, and of what an unfinished run has published there.
+
+    A file of which there are several views is found by one of them.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        recorded = recorded_settings(root)
+        self._view = WHOLE if recorded is None else first_view(recorded)
         self._journal = Journal(root)
         self._is_unfinished = self._journal.path.is_file()
 
@@ -176,9 +194,10 @@ class HeldRows:
         return self._is_unfinished or (self._root / MANIFEST_FILE).is_file()
 
     def find(self, key: str) -> HeldImage | None:
-        """The row of an image in a finished set."""
+        """The row of an image, by the key of its file, in a finished set."""
         if self._is_unfinished:
             return None
+        key = self._view.key_of(key)
         try:
             with (
                 (self._root / INDEX_FILE).open("rb") as file,
@@ -189,7 +208,13 @@ class HeldRows:
             return None
 
     def images(self) -> Iterator[HeldImage]:
-        """All rows, those of the journal first."""
+        """All files, those of the journal first."""
+        for row in self._rows():
+            file_key = self._view.file_of(row.key)
+            if file_key is not None:
+                yield row._replace(key=file_key)
+
+    def _rows(self) -> Iterator[HeldImage]:
         base = (yield from self._published()) if self._is_unfinished else None
         folder = self._journal.folder / str(base) if is_base_name(base) else self._root
         try:

@@ -10,7 +10,7 @@ from itertools import starmap
 from pathlib import Path
 
 from semdis_cli.errors import StoreError
-from semdis_cli.events import Failure
+from semdis_cli.events import Failure, LeftOut
 from semdis_cli.files.atomic import publish
 from semdis_cli.files.json_text import is_strange, key_fields, to_line
 from semdis_cli.files.set_names import CHECKSUM_FILE, INDEX_FILE, ITEMS_FILE, MANIFEST_FILE, SHARD_FOLDER
@@ -25,17 +25,17 @@ from semdis_cli.store.shard_header import canonical_json
 from semdis_cli.store.shard_records import ShardRecords
 from semdis_cli.store.shards import read_shard
 from semdis_cli.store.statistics import ChannelSums
+from semdis_cli.store.writing.changes import Changes
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.journal import Journal, JournalEntry
-from semdis_cli.store.writing.plan import Changes
-from semdis_cli.store.writing.seen import SeenFile, is_just_this, seen_failure, write_seen
+from semdis_cli.store.writing.seen import SeenFile, is_just_this, seen_failure, seen_left_out, write_seen
 
 _Place = tuple[str, int]  # (shard, row)
 
 
 @dataclass(frozen=True)
 class Growth:
-    """Changes of a run to `base`: the journal's entries at `places`, `failures`, and `changes`.
+    """Changes of a run to `base`: the journal's entries at `places`, `failures`, `left_out`, and `changes`.
 
     `places`: the first key and the offset of each entry, in planned order. Without `changes` all that `base` holds
     stays, as far as no entry takes its place. `classes`: names of the labels, beginning with those of `base`.
@@ -47,6 +47,7 @@ class Growth:
     failures: Sequence[Failure] = ()
     changes: Changes | None = None
     classes: tuple[str, ...] = ()
+    left_out: Sequence[LeftOut] = ()
 
     def write(self, folder: Path, records: Sequence[Provenance], plan_sha256: str) -> Manifest:
         """Write index, table, times of source files, checksums and the manifest into `folder`.
@@ -118,6 +119,7 @@ class Growth:
             index=index,
             sums=sums,
             columns=self._columns(merged),
+            num_left_out=merged.counts["left_out"],
         )
 
     def _columns(self, merged: "_Merged") -> SetColumns:
@@ -172,7 +174,7 @@ class _Merged:
     """The rows of the set to be, in one pass, and what was counted on the way."""
 
     growth: Growth
-    counts: dict[str, int] = field(default_factory=lambda: {"ok": 0, "failed": 0, "removed": 0})
+    counts: Counter[str] = field(default_factory=Counter)  # by status
     entries: dict[int, JournalEntry] = field(default_factory=dict)  # by offset, without their rows
     num_rows: dict[str, int] = field(default_factory=dict)  # latents in each new shard
     digests: dict[str, bytes] = field(default_factory=dict)  # of their keys and sizes
@@ -189,7 +191,7 @@ class _Merged:
         growth = self.growth
         if growth.base.manifest is not None:
             self.replaced = self._new_keys()
-        groups = [("", self._old()), ("", self._failed())]
+        groups = [("", self._old()), ("", self._failed()), ("", self._left_out())]
         groups += [(first_key, self._new(offset)) for first_key, offset in sorted(growth.places)]
         offset = 0
         for line in merge_rows(groups):
@@ -216,7 +218,7 @@ class _Merged:
     def _new_keys(self) -> frozenset[str]:
         journal, growth = self.growth.journal, self.growth
         keys = {row.key for _, offset in growth.places for row, _ in journal.read_entry(offset).rows}
-        return frozenset(keys | {failure.key for failure in growth.failures})
+        return frozenset(keys | {one.key for one in growth.failures} | {one.key for one in growth.left_out})
 
     def _old(self) -> Iterator[IndexLine]:
         changes = self.growth.changes or Changes(to_encode=())
@@ -226,6 +228,9 @@ class _Merged:
             elif line.key in changes.removed:
                 self.without += [line.place] if line.place else []
                 yield _with_status(line, "removed")
+            elif line.key in changes.set_aside:
+                self.without += [line.place] if line.place and line.status == "ok" else []
+                yield _with_status(line, "removed", changes.set_aside[line.key])
             elif line.key in changes.returned:
                 self.again += [line.place] if line.place else []
                 yield _with_status(line, "ok")
@@ -243,6 +248,10 @@ class _Merged:
         for failure in self.growth.failures:
             yield self._see(IndexRow.of_failure(failure), seen_failure(failure))
 
+    def _left_out(self) -> Iterator[IndexLine]:
+        for one in self.growth.left_out:
+            yield self._see(IndexRow.of_left_out(one), seen_left_out(one))
+
     def _see(self, row: IndexRow, seen: SeenFile | None) -> IndexLine:
         """Return the line of a new row, whose file is noted when its turn comes."""
         if seen is not None:
@@ -258,9 +267,11 @@ def _digest(records: Sequence[ImageRecord]) -> bytes:
     return digest.digest()
 
 
-def _with_status(line: IndexLine, status: str) -> IndexLine:
+def _with_status(line: IndexLine, status: str, reason: str | None = None) -> IndexLine:
+    """The same line with another status and, where a filter sets it aside, with that."""
     line = _as_written_now(line)
-    return line._replace(status=status, data=to_line({**line.fields, "status": status}))
+    fields = {name: value for name, value in line.fields.items() if name != "reason"} | {"status": status}
+    return line._replace(status=status, data=to_line(fields if reason is None else fields | {"reason": reason}))
 
 
 def _as_written_now(line: IndexLine) -> IndexLine:

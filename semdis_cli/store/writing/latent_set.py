@@ -18,10 +18,11 @@ from semdis_cli.files.set_names import SHARD_FOLDER
 from semdis_cli.provenance import Provenance
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.versions import choose_record
+from semdis_cli.store.writing.changes import Hashes
 from semdis_cli.store.writing.finished import Base, check_latents_folder
 from semdis_cli.store.writing.growth import Growth, renew_lists
 from semdis_cli.store.writing.journal import CLASSES, LATER_VERSIONS, Journal, JournalEntry
-from semdis_cli.store.writing.plan import Hashes, PlannedShard, SetPlan
+from semdis_cli.store.writing.plan import PlannedShard, SetPlan
 from semdis_cli.store.writing.shard_writer import EncodedShard, ShardRows, publish_shard
 from semdis_cli.store.writing.state import SetState, adopt, find_done, find_state, move_lists, sweep_shards
 
@@ -183,6 +184,7 @@ class LatentSetWriter:
             failures=plan.failures,
             changes=plan.changes,
             classes=plan.classes,
+            left_out=plan.left_out,
         )
         written = self._journal.new_base_folder()
         make_folder(written)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from semdis_cli.errors import StoreError
-from semdis_cli.events import Failure
+from semdis_cli.events import Failure, LeftOut
 from semdis_cli.files.atomic import publish
 from semdis_cli.files.image_list import FactColumns, Facts, ImageList
 from semdis_cli.files.json_text import escape_name, parse_json, unescape_name
@@ -86,6 +86,11 @@ def seen_failure(failure: Failure) -> SeenFile | None:
         return None
     assert failure.num_bytes is not None
     return SeenFile(failure.key, failure.num_bytes, failure.mtime_ns, failure.ctime_ns)
+
+
+def seen_left_out(left_out: LeftOut) -> SeenFile:
+    """Return the file that a filter left out."""
+    return SeenFile(left_out.key, left_out.num_bytes, left_out.mtime_ns, left_out.ctime_ns)
 
 
 class SeenByKey:

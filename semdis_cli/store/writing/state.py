@@ -22,10 +22,11 @@ from semdis_cli.provenance import Provenance
 from semdis_cli.records import SourceImage
 from semdis_cli.store.columns import check_classes, grown_classes
 from semdis_cli.store.latent_set import LatentSet
+from semdis_cli.store.writing.changes import Hashes
 from semdis_cli.store.writing.finished import Base, size_of
 from semdis_cli.store.writing.growth import Growth
 from semdis_cli.store.writing.journal import CLASSES, Journal, JournalEntry, is_base_name, records_of
-from semdis_cli.store.writing.plan import Hashes, PlannedShard, SetPlan
+from semdis_cli.store.writing.plan import PlannedShard, SetPlan
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,95 @@
+"""`semdis attach`: captions, labels and other columns of tables -> the images of a finished set."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from semdis_cli.cli.display import Display, open_display
+from semdis_cli.cli.options import Reporting, StoredLatents, command
+from semdis_cli.cli.report import MAX_SHOWN, follow, more, one_line, printable
+from semdis_cli.cli.setup import refuse_others, refuse_pipes
+from semdis_cli.columns.settings import AttachSettings
+from semdis_cli.errors import ExitCode
+from semdis_cli.events import ColumnsAttached, ColumnTrouble, Event, Planning
+from semdis_cli.option import Option, OptionError
+from semdis_cli.wording import count
+
+Tables = Annotated[
+    tuple[Path, ...],
+    Option("Tables: JSONL, CSV, TSV or Parquet.", metavar="TABLE...", show_default=False, is_argument=True),
+]
+
+
+@command()
+def attach(
+    context: typer.Context,
+    *,
+    latents: StoredLatents = Path("latents"),
+    tables: Tables = (),
+    settings: AttachSettings,
+    reporting: Reporting,
+) -> None:
+    """Give the images of a finished set captions, labels and other columns; no latent is touched.
+
+    A row of a table is about the image whose key it names, with or without its suffix. What is there already is
+    replaced, what no row speaks of stays. Rows without image, images without row and values that cannot be kept are
+    listed, and cost nothing else (exit code 3).
+
+    Example: `semdis attach latents/ captions.jsonl`
+    """
+    from semdis_cli.pipeline.attach import attach as run
+
+    if not tables and not settings.removed:
+        raise OptionError("TABLE", "name a table, or columns to --remove")
+    refuse_pipes(latents, *tables)
+    refuse_others(latents)
+    display = context.with_resource(open_display(quiet=reporting.quiet))
+    events = run(latents, tables, settings, display.plan)
+    code = follow(events, reporting, summarise=_summary, display=display, make_view=_AttachView)
+    raise typer.Exit(code)
+
+
+class _AttachView:
+    """Shows what is attached, and what cannot be."""
+
+    def __init__(self, display: Display, reporting: Reporting) -> None:  # noqa: ARG002 (as `MakeView` has it)
+        self.display = display
+        self.code = ExitCode.OK
+        self.report: dict[str, Any] = {}
+        self._num_troubles = 0
+
+    def take(self, event: Event) -> None:
+        """Count one event and show what it has to show."""
+        match event:
+            case Planning():
+                self.display.plan(event)
+            case ColumnTrouble():
+                self._note(event)
+            case ColumnsAttached():
+                self.report = event.report | {"troubles": self._num_troubles}
+
+    def left_out(self) -> Iterator[str]:
+        """Give the line for troubles that were not shown."""
+        return more(self._num_troubles, "more trouble with columns", "more troubles with columns")
+
+    def closing(self, summary: str) -> Iterator[str]:
+        """Give the lines that sum the run up."""
+        if new := self.report["new_classes"]:
+            names = ", ".join(map(repr, new["first"]))
+            yield one_line(f"semdis: {count(new['number'], 'new class', 'new classes')} from {new['from']} on: {names}")
+        yield f"semdis: {one_line(summary)}"
+
+    def _note(self, event: ColumnTrouble) -> None:
+        self.code = ExitCode.SOME_FAILED
+        self._num_troubles += 1
+        if self._num_troubles <= MAX_SHOWN:
+            self.display.say(f"column: {one_line(f'{printable(event.key)}: {event.reason}')}")
+
+
+def _summary(report: dict[str, Any]) -> str:
+    """Sum up what images have now, and how many of them have other columns than before."""
+    images, columns = report["images"], report["columns"]
+    has = ", ".join(f"{name} ({number:,})" for name, number in columns.items()) or "no columns"
+    return f"{report['latents']}: {has}; {count(images['changed'], 'image')} changed, {report['elapsed_s']:.1f} s"
