@@ -628,14 +628,21 @@ class RoundtripSettings:
 # ---- Exports ----
 
 ExportFormat = Literal[
-    "webdataset", "safetensors", "npy", "parquet", "mds", "lightningdit", "edm2", "mar", "kohya", "micro_diffusion"
-]
-ROW_FORMATS = (
+    "webdataset",
+    "safetensors",
+    "npy",
     "parquet",
     "mds",
+    "litdata",
+    "lightningdit",
+    "edm2",
+    "mar",
+    "kohya",
     "micro_diffusion",
-)  # files of many images, and the latents of each as they lie in memory
-CHUNK_FORMATS = ("mds", "micro_diffusion")  # of these, those that begin with the places of their rows
+]
+# Files of many images, and the latents of each as they lie in memory.
+ROW_FORMATS = ("parquet", "mds", "litdata", "micro_diffusion")
+CHUNK_FORMATS = ("mds", "litdata", "micro_diffusion")  # of these, those that begin with the places of their rows
 TRAINER_FORMATS = ("lightningdit", "edm2", "mar", "kohya")  # raw latents, as one trainer reads them
 Member = Literal["safetensors", "npy"]
 ArrayDtype = Literal["float32", "float16"]
@@ -658,8 +665,8 @@ class ExportSettings(Group):
     format: Annotated[
         ExportFormat,
         Option(
-            "webdataset: tars of samples; parquet, mds: rows; safetensors, npy: one file an image; or what a trainer "
-            "reads: lightningdit, edm2, mar, kohya, micro_diffusion.",
+            "webdataset: tars of samples; parquet, mds, litdata: rows; safetensors, npy: one file an image; or what "
+            "a trainer reads: lightningdit, edm2, mar, kohya, micro_diffusion.",
             OUTPUT,
             metavar="NAME",
         ),
@@ -673,7 +680,7 @@ class ExportSettings(Group):
     dtype: Annotated[
         ArrayDtype | None,
         Option(
-            "Of npy and mds, which have no bfloat16, parquet and lightningdit; float16 may lose digits.  "
+            "Of npy, mds and litdata, which have no bfloat16, parquet and lightningdit; float16 may lose digits.  "
             "[default: what loses none]",
             OUTPUT,
             show_default=False,
@@ -688,7 +695,14 @@ class ExportSettings(Group):
         ),
     ] = "key"
     tar_mib: Annotated[
-        int, Option("Size of a tar or table, about, MiB.", OUTPUT, flags="--tar-size", min=1, metavar="MIB")
+        int,
+        Option(
+            "Size of a tar, or another file of many images, about, MiB.",
+            OUTPUT,
+            flags="--tar-size",
+            min=1,
+            metavar="MIB",
+        ),
     ] = 256
     twins: Annotated[
         Literal["mirrored", "same"],

@@ -192,6 +192,7 @@ HOW = {
     "npy": ["--format", "npy"],
     "parquet": ["--format", "parquet"],
     "mds": ["--format", "mds"],
+    "litdata": ["--format", "litdata"],
 }
 EVERY = [pytest.param(15, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
 
@@ -293,7 +294,9 @@ def test_an_import_asked_to_stop_says_so_and_goes_on(runner: Runner, many: Path,
 # --- full disks -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", [[], *(["--format", name] for name in ("safetensors", "npy", "parquet", "mds"))])
+@pytest.mark.parametrize(
+    "how", [[], *(["--format", name] for name in ("safetensors", "npy", "parquet", "mds", "litdata"))]
+)
 @pytest.mark.parametrize("num_pages", [2, 5, 9, 14])
 def test_an_export_on_a_full_disk_ends_with_5_and_can_go_on(
     run: Run, latents: Path, tmp_path: Path, how: list[str], num_pages: int

@@ -158,3 +158,36 @@ def test_streaming_reads_what_micro_diffusion_takes(tmp_path: Path, environments
     assert {key: row["latents"] for key, row in found["rows"].items()} == {
         key: [*facts, "float16"] for key, facts in stored.items()
     }
+
+
+LITDATA = """
+import hashlib, json, sys
+from litdata import StreamingDataLoader, StreamingDataset
+rows = {}
+data = StreamingDataset(sys.argv[1])
+for row in data:
+    found = row.pop("latents").numpy()
+    row["latents"] = [list(found.shape), hashlib.sha256(found.tobytes()).hexdigest(), found.dtype.name]
+    rows[row.pop("key")] = row
+loader = StreamingDataLoader(StreamingDataset(sys.argv[1]), batch_size=1)
+labels = [int(label) for batch in loader for label in batch["label"]]
+print(json.dumps({"length": len(data), "rows": rows, "labels": labels}))
+"""
+LIGHTNING = (
+    *("litdata==0.2.76", "lightning-utilities", "boto3", "botocore", "jmespath", "obstore", "python-dateutil"),
+    *("s3transfer", "six", "tifffile", "urllib3"),
+)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_litdata_reads_its_chunks(root: Path, tmp_path: Path, environments: Environments, dtype: str) -> None:
+    out = exported(root, tmp_path / "out", "litdata", dtype=dtype)
+    found = environments.ask(LITDATA, *LIGHTNING, beside=True, arguments=(out,))
+    assert found["length"] == len(GOOD_KEYS)
+    check_rows(found["rows"], root, dtype)
+    assert sorted(found["labels"]) == sorted(row["label"] for row in found["rows"].values())
+    for key, row in found["rows"].items():
+        assert json.loads(row["record"])["key"] == key
+        assert {name: json.loads(row[name]) for name in expected(key) if name not in SIMPLE} == {
+            name: value for name, value in expected(key).items() if name not in SIMPLE
+        }
