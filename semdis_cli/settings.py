@@ -657,11 +657,27 @@ class RoundtripSettings:
 
 # ---- Exports ----
 
-ExportFormat = Literal["webdataset", "safetensors", "npy", "lightningdit", "edm2", "mar", "kohya"]
+ExportFormat = Literal[
+    "webdataset",
+    "safetensors",
+    "npy",
+    "parquet",
+    "mds",
+    "litdata",
+    "lightningdit",
+    "edm2",
+    "mar",
+    "kohya",
+    "micro_diffusion",
+]
+# Files of many images, and the latents of each as they lie in memory.
+ROW_FORMATS = ("parquet", "mds", "litdata", "micro_diffusion")
+CHUNK_FORMATS = ("mds", "litdata", "micro_diffusion")  # of these, those that begin with the places of their rows
 TRAINER_FORMATS = ("lightningdit", "edm2", "mar", "kohya")  # raw latents, as one trainer reads them
 Member = Literal["safetensors", "npy"]
 ArrayDtype = Literal["float32", "float16"]
 SampleNames = Literal["key", "stem", "basename"]
+_MAX_CHUNK_MIB = 2048  # half of what 32 bits can say: sizes are estimates
 
 
 @dataclass(frozen=True)
@@ -669,8 +685,9 @@ class ExportSettings(Group):
     """Settings of an export.
 
     `tar_member`: what the latents of an image are in a webdataset, None for safetensors. `dtype`: the dtype of
-    npy and lightningdit; None: one that loses nothing. `tar_mib` (about, MiB) and `sample_names` count for webdataset
-    alone: samples are called by the key, or as those that the images came from. `twins` (lightningdit, mar) and `std`
+    npy, lightningdit and `ROW_FORMATS`; None: one that loses nothing. `tar_mib` (about, MiB) counts for webdataset and
+    `ROW_FORMATS`, `sample_names` for webdataset alone: samples are called by the key, or as those that the images came
+    from. `twins` (lightningdit, mar) and `std`
     (edm2, mar): of the set, or what stands in for what it does not have. `arch`: of kohya. Raises `OptionError` for
     what has no effect.
     """
@@ -678,8 +695,8 @@ class ExportSettings(Group):
     format: Annotated[
         ExportFormat,
         Option(
-            "webdataset: tars of samples; safetensors, npy: one file an image; or what a trainer reads: lightningdit, "
-            "edm2, mar, kohya.",
+            "webdataset: tars of samples; parquet, mds, litdata: rows; safetensors, npy: one file an image; or what "
+            "a trainer reads: lightningdit, edm2, mar, kohya, micro_diffusion.",
             OUTPUT,
             metavar="NAME",
         ),
@@ -693,7 +710,8 @@ class ExportSettings(Group):
     dtype: Annotated[
         ArrayDtype | None,
         Option(
-            "Of npy, which has no bfloat16, and lightningdit; float16 may lose digits.  [default: what loses none]",
+            "Of npy, mds and litdata, which have no bfloat16, parquet and lightningdit; float16 may lose digits.  "
+            "[default: what loses none]",
             OUTPUT,
             show_default=False,
         ),
@@ -706,9 +724,16 @@ class ExportSettings(Group):
             OUTPUT,
         ),
     ] = "key"
-    tar_mib: Annotated[int, Option("Size of a tar, about, MiB.", OUTPUT, flags="--tar-size", min=1, metavar="MIB")] = (
-        256
-    )
+    tar_mib: Annotated[
+        int,
+        Option(
+            "Size of a tar, or another file of many images, about, MiB.",
+            OUTPUT,
+            flags="--tar-size",
+            min=1,
+            metavar="MIB",
+        ),
+    ] = 256
     twins: Annotated[
         Literal["mirrored", "same"],
         Option(
@@ -732,8 +757,16 @@ class ExportSettings(Group):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.dtype is not None and self.format != "lightningdit" and self.member != "npy":
-            raise OptionError("--dtype", "goes with npy and lightningdit alone: safetensors keep what is stored")
+        takes_dtype = self.member == "npy" or self.format in {"lightningdit", *ROW_FORMATS}
+        if self.dtype is not None and not takes_dtype:
+            others = ", ".join(("npy", "lightningdit", *ROW_FORMATS))
+            raise OptionError("--dtype", f"goes with {others} alone: safetensors keep what is stored")
+        if self.dtype == "float32" and self.format == "micro_diffusion":
+            raise OptionError("--dtype", "is float16 for micro_diffusion, which reads nothing else")
+        if self.tar_mib > _MAX_CHUNK_MIB and self.format in CHUNK_FORMATS:
+            raise OptionError(
+                "--tar-size", f"is at most {_MAX_CHUNK_MIB} for {self.format}: places in it are of 32 bits"
+            )
         if not re.fullmatch(r"[0-9a-z-]{1,40}", self.arch):
             raise OptionError("--arch", f"is a name of small letters, digits and -, not {self.arch!r:.60}")
         for flag, is_default, formats in (
@@ -761,8 +794,20 @@ class ExportSettings(Group):
         is_half = stored_dtype == "float16" and not self.is_for_trainer  # raw values are as fine as float32
         return self.dtype or ("float16" if is_half else "float32")
 
+    def row_dtype(self, stored_dtype: str) -> str:
+        """Return the dtype of latents in one of `ROW_FORMATS`: parquet holds any, micro_diffusion reads float16."""
+        if self.format == "micro_diffusion":
+            return "float16"
+        return self.dtype or (stored_dtype if self.format == "parquet" else self.array_dtype(stored_dtype))
+
+    def has_no(self, stored_dtype: str) -> bool:
+        """Tell whether the format itself is why values are written in another dtype than they are stored in."""
+        return stored_dtype == "bfloat16" and (self.member == "npy" or self.format in CHUNK_FORMATS)
+
     def is_lossy(self, stored_dtype: str) -> bool:
         """Tell whether there may be values that do not survive."""
+        if self.format in ROW_FORMATS:
+            return self.row_dtype(stored_dtype) not in {"float32", stored_dtype}
         if self.is_for_trainer:
             return self.array_dtype(stored_dtype) != "float32"
         return self.member == "npy" and self.array_dtype(stored_dtype) not in {"float32", stored_dtype}
@@ -771,6 +816,8 @@ class ExportSettings(Group):
         """Return all that decides a byte of the output."""
         if self.is_for_trainer:
             return {"format": self.format, "dtype": self.array_dtype(stored_dtype), **self._trainer_fields()}
+        if self.format in ROW_FORMATS:
+            return {"format": self.format, "dtype": self.row_dtype(stored_dtype), "tar_mib": self.tar_mib}
         fields: dict[str, Any] = {"format": self.format, "member": self.member}
         if self.member == "npy":
             fields["dtype"] = self.array_dtype(stored_dtype)

@@ -24,7 +24,7 @@ def export(
     settings: ExportSettings,
     reporting: Reporting,
 ) -> None:
-    """Write latents as other programs read them: WebDataset tars, a file an image, or what a trainer reads.
+    """Write latents as other programs read them: WebDataset tars, tables, a file an image, or what a trainer reads.
 
     Shards are checked against their sha256 before they are used. Stopped at any point, the same command goes on.
     `semdis import` makes shards of tars and .safetensors again.
@@ -55,5 +55,5 @@ def _say_what_is_lost(settings: ExportSettings, stored: str, *, quiet: bool) -> 
     if settings.is_lossy(stored):
         what = "raw latents" if settings.is_for_trainer else stored
         say(f"semdis: float16 does not hold every value of {what}: digits are lost")
-    elif settings.member == "npy" and settings.array_dtype(stored) != stored and not quiet:
-        say(f"semdis: npy has no {stored}: each value is written as float32, which holds it exactly")
+    elif settings.has_no(stored) and not quiet:
+        say(f"semdis: {settings.format} has no {stored}: each value is written as float32, which holds it exactly")

@@ -96,8 +96,8 @@ def test_the_report_is_on_stdout_and_in_the_folder(run: Run, latents: Path, tmp_
     ("arguments", "complaint"),
     [
         (["--format", "npy", "--member", "npy"], "goes with --format webdataset alone"),
-        (["--dtype", "float16"], "goes with npy and lightningdit alone"),
-        (["--format", "safetensors", "--dtype", "float32"], "goes with npy and lightningdit alone"),
+        (["--dtype", "float16"], "goes with npy, lightningdit, "),
+        (["--format", "safetensors", "--dtype", "float32"], "goes with npy, lightningdit, "),
         (["--tar-size", "0"], "--tar-size"),
     ],
 )
@@ -190,6 +190,9 @@ HOW = {
     "tars of npy": ["--member", "npy"],
     "safetensors": ["--format", "safetensors"],
     "npy": ["--format", "npy"],
+    "parquet": ["--format", "parquet"],
+    "mds": ["--format", "mds"],
+    "litdata": ["--format", "litdata"],
 }
 EVERY = [pytest.param(15, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
 
@@ -291,7 +294,9 @@ def test_an_import_asked_to_stop_says_so_and_goes_on(runner: Runner, many: Path,
 # --- full disks -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", [[], ["--format", "safetensors"], ["--format", "npy"]])
+@pytest.mark.parametrize(
+    "how", [[], *(["--format", name] for name in ("safetensors", "npy", "parquet", "mds", "litdata"))]
+)
 @pytest.mark.parametrize("num_pages", [2, 5, 9, 14])
 def test_an_export_on_a_full_disk_ends_with_5_and_can_go_on(
     run: Run, latents: Path, tmp_path: Path, how: list[str], num_pages: int
@@ -409,7 +414,7 @@ def test_digits_of_raw_latents_that_are_lost_are_said(run: Run, tmp_path: Path) 
         (["--format", "kohya", "--std", "zero"], "--std: goes with --format edm2 and mar alone"),
         (["--format", "mar", "--arch", "sd"], "--arch: goes with --format kohya alone"),
         (["--format", "kohya", "--arch", "a_b"], "--arch: is a name of small letters, digits and -"),
-        (["--format", "edm2", "--dtype", "float16"], "--dtype: goes with npy and lightningdit alone"),
+        (["--format", "edm2", "--dtype", "float16"], "--dtype: goes with npy, lightningdit, "),
     ],
 )
 def test_options_of_other_trainers_are_refused(

@@ -13,7 +13,8 @@ from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shards import parse_shard
 from tests.extras import needs
 from tests.pipeline.test_export import export_to, finished, import_to, latents_in, plan_of, webdataset
-from tests.store import GOOD_KEYS, are_equal, lasting, write_next, write_set
+from tests.store import GOOD_KEYS, are_equal, lasting, make_plan, write_next, write_set
+from tests.store.labelled import LabelledPlan
 
 # What readers that look at the first samples take wrongly: kinds that come late, whole numbers before others.
 COLUMNS: dict[str, dict[str, Any]] = {
@@ -27,9 +28,16 @@ COLUMNS: dict[str, dict[str, Any]] = {
 NAMES = ("caption", "flag", "label", "score", "tags", "url")
 
 
-def write_columns(root: Path, columns: dict[str, dict[str, Any]], keys: tuple[str, ...] = GOOD_KEYS) -> Path:
+def write_columns(
+    root: Path,
+    columns: dict[str, dict[str, Any]],
+    keys: tuple[str, ...] = GOOD_KEYS,
+    classes: tuple[str, ...] = (),
+    shard_images: int = 3,
+) -> Path:
     """A finished set whose images have columns."""
-    with plan_of(keys).open(root) as latents:
+    plan = LabelledPlan(make_plan().provenance, keys, shard_images, failures=(), classes=classes)
+    with plan.open(root) as latents:
         while latents.remaining:
             write_next(latents, columns)
         latents.finish()
@@ -47,7 +55,7 @@ def expected(key: str) -> dict[str, Any]:
     return {name: COLUMNS.get(key, {}).get(name) for name in NAMES}
 
 
-# --- columns of one kind ----------------------------------------------------------------------------------------------
+# --- columns of one kind --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -80,7 +88,7 @@ def test_one_shard_alone_has_no_columns(root: Path) -> None:
     assert (found.kinds, found.of_image("a.png")) == ({}, {})
 
 
-# --- webdataset -------------------------------------------------------------------------------------------------------
+# --- webdataset -----------------------------------------------------------------------------------------------------
 
 
 def check_samples(samples: Iterator[dict[str, Any]], root: Path) -> None:

@@ -7,9 +7,12 @@ from typing import ClassVar
 
 from semdis_cli.events import Failure
 from semdis_cli.files.atomic import PendingFile
+from semdis_cli.parts import BYTES_PER_VALUE
 from semdis_cli.pipeline.export_sinks.sink import ExportJob, Sink, cut_files
 from semdis_cli.stops import looking
+from semdis_cli.store.exchange.export import Sample, make_array
 from semdis_cli.store.reader import StoredShard
+from semdis_cli.store.shards import Shard
 
 
 class CutSink(Sink):
@@ -24,6 +27,7 @@ class CutSink(Sink):
 
     def __init__(self, job: ExportJob, failures: Sequence[Failure] = ()) -> None:
         self.job, self.root, self.failures = job, job.output.resolve(), failures
+        self.names: list[str] = []  # of all files
         self._left: dict[str, str] = {}  # the file of each key
         self._name = ""
         self._file: PendingFile | None = None
@@ -32,6 +36,7 @@ class CutSink(Sink):
             looking(cut_files(job, self.sample_bytes, without, job.settings.tar_mib * 2**20))
         ):
             name = self.name_format.format(number)
+            self.names.append(name)
             if not self.is_whole(self.root / name, keys):
                 self._left |= dict.fromkeys(keys, name)
 
@@ -88,3 +93,23 @@ class CutSink(Sink):
             self.end(self._file)
             self._file.publish()
             self._file = None
+
+
+class RowSink(CutSink):
+    """Files of rows: the latents of an image as they lie in memory, its columns, and its record as JSON."""
+
+    @classmethod
+    def sample_bytes(cls, job: ExportJob, stored: StoredShard) -> int:
+        """Estimate the bytes of one image."""
+        num_bytes = stored.expected.num_bytes // max(1, stored.num_images)
+        per_value = BYTES_PER_VALUE[cls.dtype(job)], BYTES_PER_VALUE[job.stored_dtype]
+        return num_bytes * per_value[0] // per_value[1] + cls.overhead_bytes + cls.columns_bytes(job)
+
+    @classmethod
+    def dtype(cls, job: ExportJob) -> str:
+        """Return the dtype that latents are written in."""
+        return job.settings.row_dtype(job.stored_dtype)
+
+    def sample(self, shard: Shard, row: int) -> Sample:
+        """Return the latents of a row, and their record. Raises `UnfitError`."""
+        return make_array(shard, row, self.dtype(self.job))

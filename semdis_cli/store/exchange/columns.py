@@ -4,7 +4,7 @@ import json
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
@@ -71,6 +71,13 @@ class ExportColumns:
         columns = self._look_up(key)
         return {name: _as_kind(columns.get(name), kind) for name, kind in self.kinds.items()}
 
+    def flat(self, key: str) -> dict[str, Any]:
+        """Return the same, with the text of JSON for columns of that kind."""
+        return {
+            name: json_text(value) if self.kinds[name] == "json" and value is not None else value
+            for name, value in self.of_image(key).items()
+        }
+
     def _look_up(self, key: str) -> Mapping[str, Any]:
         latents = self.source.latents
         assert latents is not None, "only sets have columns"
@@ -90,15 +97,23 @@ class ExportColumns:
         return _present(place.columns)
 
 
-def captions_of(columns: Mapping[str, Any]) -> list[str]:
-    """Return all captions of an image."""
-    value = columns.get(CAPTION)
-    return [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+def written_names(names: Iterable[str], taken: Collection[str]) -> list[str]:
+    """Return what columns are called beside fields whose names are `taken`: the same, or with `_` behind it."""
+    used, written = set(taken), []
+    for name in names:
+        free = name
+        while free in used:
+            free += "_"
+        used.add(free)
+        written.append(free)
+    return written
 
 
 def caption_of(columns: Mapping[str, Any]) -> str:
     """Return the caption of an image, the first of several; nothing if there is none."""
-    return next(iter(captions_of(columns)), "")
+    value = columns.get(CAPTION)
+    captions = value if isinstance(value, list) else [value]
+    return next((text for text in captions if isinstance(text, str)), "")
 
 
 def label_of(columns: Mapping[str, Any]) -> int:

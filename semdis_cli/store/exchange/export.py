@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote_to_bytes
 
 import torch
+from torch import Tensor
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
@@ -165,7 +166,7 @@ class SampleRecord:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The file of one image's latents, and its record."""
+    """The file or bytes of one image's latents, and their record."""
 
     data: bytes
     record: SampleRecord
@@ -176,19 +177,35 @@ def make_sample(shard: Shard, row: int, member: Member, dtype: ArrayDtype) -> Sa
 
     Raises `UnfitError` if values are too large for `dtype`.
     """
-    one, is_exact = shard.select([row]), True
     if member == "safetensors":
-        data = shard_bytes(one)
+        data, is_exact = shard_bytes(shard.select([row])), True
     else:
-        latents = one.latents[0]
-        converted = latents.to(STORE_DTYPES[dtype])
-        if not is_finite(converted):
-            raise UnfitError(f"its latents are too large for {dtype}")
-        is_exact = torch.equal(converted.to(torch.float32), latents.to(torch.float32))
+        converted, is_exact = _convert(shard.latents[row], dtype)
         data = npy_bytes(converted)
-    file = FileDigest.of(data)
+    return Sample(data, _record(shard, row, data, is_exact=is_exact))
+
+
+def make_array(shard: Shard, row: int, dtype: str) -> Sample:
+    """Turn the latents of row `row` of a shard into bytes as they lie in memory: little-endian, in C order.
+
+    Raises `UnfitError` if values are too large for `dtype`, a name of `STORE_DTYPES`.
+    """
+    converted, is_exact = _convert(shard.latents[row], dtype)
+    data = converted.contiguous().view(torch.uint8).numpy().tobytes()
+    return Sample(data, _record(shard, row, data, is_exact=is_exact))
+
+
+def _convert(latents: Tensor, dtype: str) -> tuple[Tensor, bool]:
+    """Return latents in another dtype, and whether they are the same. Raises `UnfitError` for what it cannot hold."""
+    converted = latents.to(STORE_DTYPES[dtype])
+    if not is_finite(converted):
+        raise UnfitError(f"its latents are too large for {dtype}")
+    return converted, torch.equal(converted.to(torch.float32), latents.to(torch.float32))
+
+
+def _record(shard: Shard, row: int, data: bytes, *, is_exact: bool) -> SampleRecord:
     facts = shard.provenance.is_whitened, shard.provenance.sha256
-    return Sample(data, SampleRecord(one.records[0], *facts, file, is_exact))
+    return SampleRecord(shard.records[row], *facts, FileDigest.of(data), is_exact)
 
 
 def check_finite(shard: Shard, place: str) -> None:
