@@ -81,7 +81,7 @@ class View(NamedTuple):
 
     @property
     def mark(self) -> str:
-        """What is put before the suffix; nothing where a file has one image alone."""
+        """Text that is put before the suffix; empty where a file has one image alone."""
         if self == WHOLE:
             return ""
         return f"#{'' if self.size is None else self.size}{'' if self.crop is None else f'crop{self.crop}'}"
@@ -130,7 +130,7 @@ class SourceImage:
 
     @property
     def file(self) -> tuple[int, Any]:
-        """What all views of a file have in common, as long as its reader lives."""
+        """Identity of the file, equal for all its views, as long as its reader lives."""
         return id(self.reader), self.place
 
     @property

@@ -1,4 +1,4 @@
-"""Where columns come from: the row of a table, what lies beside an image, the folder that it lies in."""
+"""Origins of columns: the row of a table, files and fields beside an image, the folder that it lies in."""
 
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -17,7 +17,7 @@ SIDECARS = ("txt", "caption", "cls", "json")
 
 
 class Fields(Protocol):
-    """What is known of one image, by name."""
+    """Values for one image, by name."""
 
     def get(self, name: str) -> Any:
         """Return a value, None if there is none of that name. Raises `ValueError`: what is wrong with it."""
@@ -53,7 +53,7 @@ class TableRows:
 
 @dataclass(frozen=True)
 class BesideImages:
-    """What lies beside images: in their container, or as files with their names. `suffixes`: those to be looked for."""
+    """Texts and fields beside images: in their container, or as files. `suffixes`: those to be looked for."""
 
     suffixes: Collection[str] = SIDECARS
 
@@ -91,7 +91,7 @@ def _read_file(path: str) -> bytes | None:
 
 
 class _Beside:
-    """What lies beside one image; texts and the fields of a `.json` are read when they are asked for."""
+    """Texts and fields beside one image; they are read when they are asked for."""
 
     def __init__(self, raw: Mapping[str, object]) -> None:
         self._raw = raw

@@ -35,7 +35,7 @@ class _Taken(NamedTuple):
 
 
 class _Shape(NamedTuple):
-    """What is taken of rows whose fields have the same names: what comes before a label, that, and what comes after.
+    """Parts of rows whose fields have the same names: the text before a label, the label, and the text after it.
 
     `names`: of the columns, less the label. `reasons`: why others are not taken.
     """

@@ -200,7 +200,7 @@ class LatentDataset(Dataset[LatentItem]):
         return {name: missing.get(name) for name in names}
 
     def _given(self, columns: dict[str, Any]) -> dict[str, Any]:
-        """What is given of an item's columns."""
+        """Return those of an item's columns that are to be given."""
         if self._served is None:
             return columns
         given = {name: columns.get(name, nothing) for name, nothing in self._served.items()}

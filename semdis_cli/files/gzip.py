@@ -102,7 +102,7 @@ class GzipReader:
 
 
 class Unpacked(io.RawIOBase):
-    """What a gzip file unpacks to, as a file."""
+    """Unpacked content of a gzip file, as a file."""
 
     def __init__(self, reader: GzipReader) -> None:
         super().__init__()

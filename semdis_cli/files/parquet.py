@@ -150,7 +150,7 @@ class RowReader:
 
 
 class _Kept(NamedTuple):
-    """What is kept of a batch."""
+    """Part of a batch that is kept."""
 
     value: Any
     num_bytes: int

@@ -1,4 +1,4 @@
-"""What was used last of many things that take memory, made anew when they are used again."""
+"""Cache of things that take memory: those that were used last; the others are made anew when they are used again."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable

@@ -215,7 +215,7 @@ def _store_images(
 def _encode_tensors(
     images: Sequence[LoadedImage], tokenizer: Tokenizer, settings: PartSettings, *, are_mirrored: bool = False
 ) -> dict[str, Tensor]:
-    """What the model gives for one call, by name, [B,Z,h,w] float32 each. Raises as `encode_images`."""
+    """Encode one call; return its tensors by name, [B,Z,h,w] float32 each. Raises as `encode_images`."""
     if settings.posterior != "moments":
         return {LATENTS: encode_images(images, tokenizer, settings.sample_seed, are_mirrored=are_mirrored)}
     moments = tokenizer.moments(_stack(images, are_mirrored=are_mirrored), _keys(images))

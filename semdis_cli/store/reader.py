@@ -37,7 +37,7 @@ class StoredShard:
 
 
 class KnownImage(NamedTuple):
-    """What is known of an image without its latents: the (H, W) of `source` and `image`, and its `columns`."""
+    """Facts of an image without its latents: the (H, W) of `source` and `image`, and its `columns`."""
 
     key: str
     source: tuple[int, int]

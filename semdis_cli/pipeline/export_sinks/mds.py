@@ -87,7 +87,7 @@ class MdsSink(ChunkSink):
 
     @cached_property
     def _encodings(self) -> dict[str, str]:
-        """How each column is encoded, in the order in which a sample has them: by name."""
+        """Return the encoding of each column, in the order in which a sample has them: by name."""
         ours = {"key": "str", "record": "json", self._latents_name: self.latents_encoding(self.job)}
         encodings = ours | {field.name: _ENCODINGS.get(field.kind, "json") for field in self._fields}
         return dict(sorted(encodings.items()))

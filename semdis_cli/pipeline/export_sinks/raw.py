@@ -1,4 +1,4 @@
-"""What trainers are given: raw latents in float32, and files of them that only one of these programs reads."""
+"""Raw latents in float32, as trainers want them, and files of them that only one of these programs reads."""
 
 from abc import abstractmethod
 from collections.abc import Mapping

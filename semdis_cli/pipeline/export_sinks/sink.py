@@ -30,17 +30,17 @@ class ExportJob:
 
     @cached_property
     def facts(self) -> ImageFacts:
-        """What is known of all images; all of the index is read for it."""
+        """Facts of all images; all of the index is read for them."""
         return ImageFacts.of(self.source)
 
     @cached_property
     def columns(self) -> ExportColumns:
-        """What came with all images; all of the index is read for it, where there is any."""
+        """Columns of all images; all of the index is read for them, where there are any."""
         return ExportColumns.of(self.source)
 
     @cached_property
     def whitening(self) -> Statistics | None:
-        """What makes stored latents raw; None if they are. Raises `StoreError` and `UsageError` where nobody knows."""
+        """Statistics that make stored latents raw; None if they are. Raises `StoreError`, `UsageError` if unknown."""
         return whitening_to_undo(self.source.provenance, self.source.path)
 
     @property

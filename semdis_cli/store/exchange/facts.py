@@ -1,4 +1,4 @@
-"""What an export has to know of all images before it writes the first: labels, sizes."""
+"""Facts of all images that an export needs before it writes the first: labels, sizes."""
 
 from collections import Counter
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a folder of latents holds when a run takes it up: a finished set, or what stopped runs have left of one."""
+"""State of a folder of latents when a run takes it up: a finished set, or what stopped runs have left of one."""
 
 import time
 from collections.abc import Container, Iterator, Mapping

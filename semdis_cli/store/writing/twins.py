@@ -17,7 +17,7 @@ from semdis_cli.store.writing.changes import DEDUPE, Changes, Contents, Hashes
 
 
 class WithoutTwins(NamedTuple):
-    """What is left of a plan: its changes, its new images, and those that have lost the twin they were left out for."""
+    """A plan without twins: its changes, its new images, and those that have lost the twin they were left out for."""
 
     changes: Changes
     planned: list[PlannedImage]
