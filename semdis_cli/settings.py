@@ -8,12 +8,12 @@ import math
 import re
 from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import UsageError
 from semdis_cli.files.disk import count_cores
+from semdis_cli.files.url import Location, parse_location
 from semdis_cli.option import DECODING, GEOMETRY, INPUT, MODEL, OUTPUT, Group, Option, OptionError, check_limits
 
 # ---- Texts that are read by ourselves ----
@@ -105,12 +105,14 @@ class SourceSettings:
     """
 
     sources: Annotated[
-        tuple[Path, ...],
+        tuple[Location, ...],
         Option(
-            "Folders (searched in depth), tars and single image files; for encode also -: a tar or image on stdin.",
+            "Folders (searched in depth), tars and single image files, also as URLs (s3://bucket/photos/); for encode "
+            "also -: a tar or image on stdin.",
             metavar="SOURCE...",
             show_default=False,
             is_argument=True,
+            parse=parse_location,
         ),
     ] = ()
     files_from: Annotated[

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.files.url import was_url
 from semdis_cli.provenance import Provenance
 from semdis_cli.store.mapped_shard import ReadRows
 from semdis_cli.store.random_access import open_latents
@@ -65,6 +66,8 @@ class LatentDataset(Dataset[LatentItem]):
         verify: bool = False,
     ) -> None:
         self.path = Path(path)
+        if was_url(self.path):
+            raise UsageError("latents are drawn at random from a disk: copy the set to one first", place=str(path))
         opened = open_latents(self.path, verify=verify)
         self.provenance, self.sha256 = opened.provenance.to_json(), opened.sha256
         self.versions = opened.versions

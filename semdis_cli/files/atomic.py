@@ -14,6 +14,7 @@ from pathlib import Path
 from semdis_cli.errors import NoSpaceError, RefusedNameError, StoreError, UsageError
 from semdis_cli.files import disk
 from semdis_cli.files.links import why_unreadable
+from semdis_cli.files.url import Location
 from semdis_cli.wording import size
 
 
@@ -25,7 +26,7 @@ class PublishedFile:
     sha256: str
 
     @classmethod
-    def of(cls, path: Path) -> "PublishedFile":
+    def of(cls, path: Location) -> "PublishedFile":
         """Read size and sha256 of the file at `path`. Raises `StoreError` if it cannot be read."""
         try:
             with path.open("rb") as file:

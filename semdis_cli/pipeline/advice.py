@@ -17,6 +17,7 @@ from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.events import Failure
 from semdis_cli.files.links import read_start
 from semdis_cli.files.tar import walk_tar
+from semdis_cli.files.url import Location, Url
 from semdis_cli.images.images import read_image_size
 from semdis_cli.kinds.formats import image_format
 from semdis_cli.kinds.recognise import START_BYTES, Recognised, describe
@@ -38,7 +39,7 @@ _UNKNOWN = Recognised("not an image in a known format", "give images, or folders
 _IMAGE = Recognised("an image", "it lies where images are passed over; name its folder itself")
 
 
-def why_nothing(sources: Sequence[Path], found: FoundImages) -> str | None:
+def why_nothing(sources: Sequence[Location], found: FoundImages) -> str | None:
     """Say why nothing of what was `found` can ever be encoded, and what to do, in a line; None if something may be.
 
     `sources`: what the user named. As soon as one input begins like an image, no more is read. A single image on stdin
@@ -78,8 +79,10 @@ def _about_name(failure: Failure) -> str:
     return next((f"; {advice}" for pattern, advice in _ODD_NAMES if pattern.search(failure.key)), "")
 
 
-def why_no_latents(path: Path) -> str | None:
+def why_no_latents(path: Location) -> str | None:
     """Say why `path`, given for latents, holds none, if it is something else that is known; None: it may be latents."""
+    if isinstance(path, Url):
+        return None
     if path.is_dir():
         holds_images = not (path / MANIFEST_NAME).exists() and any(
             image_format(start) for start in islice(_starts_in(path), _MOST_LOOKED_AT // 100)
@@ -95,12 +98,12 @@ def why_no_latents(path: Path) -> str | None:
     return f"{path}: {kind.name}, not latents; give the folder that semdis encode wrote, or one of its shards"
 
 
-def _why_empty(sources: Sequence[Path], stdin: Spool | None) -> str:
+def _why_empty(sources: Sequence[Location], stdin: Spool | None) -> str:
     found = _Kinds()
     for source in sources:
         if (source / MANIFEST_NAME).is_file():
             return f"{source}: holds latents, not images; semdis decode {shlex.quote(str(source))} makes images of them"
-        if source.is_dir():
+        if not isinstance(source, Url) and source.is_dir():
             found.add_folder(source)
         elif source == STDIN and stdin is not None:
             found.add_tar(stdin.path, STDIN_NAME)
@@ -112,7 +115,7 @@ def _why_empty(sources: Sequence[Path], stdin: Spool | None) -> str:
     return f"no images found in {where}; passed over: {found.told()}"
 
 
-def _where(sources: Sequence[Path]) -> str:
+def _where(sources: Sequence[Location]) -> str:
     return ", ".join(map(str, sources[:3])) + (", ..." if len(sources) > 3 else "")
 
 
@@ -140,7 +143,7 @@ class _Kinds:
             hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
             self._add(_HIDDEN if hidden else _OURS if is_ours else _kind(read_start(path, START_BYTES)), path)
 
-    def add_tar(self, tar: Path, name: str) -> None:
+    def add_tar(self, tar: Location, name: str) -> None:
         """Look at the members of a tar that is called `name`."""
         with suppress(OSError, ValueError), tar.open("rb") as file:
             for member in islice(walk_tar(file), _MOST_LOOKED_AT):
@@ -148,7 +151,9 @@ class _Kinds:
                     file.seek(member.offset_data)
                     kind = _kind(file.read(min(START_BYTES, member.size)))
                     is_tar = kind.name == _TAR
-                    self._add(replace(kind, advice=f"unpack {name}, and name the tars in it") if is_tar else kind, tar)
+                    self._add(
+                        replace(kind, advice=f"unpack {name}, and name the tars in it") if is_tar else kind, Path(tar)
+                    )
 
     def told(self) -> str:
         """The commonest kinds, and what to do about the first of them."""

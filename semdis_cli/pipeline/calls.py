@@ -98,6 +98,7 @@ def encoded_calls(
     def start(call: ImageCall) -> "Future[EncodedCall]":
         if refused := refused_call(call, memory):
             return done_already(refused)
+        loader.expect(call.images)
         encode = partial(encode_call, call, tokenizer=tokenizer, settings=settings, memory=memory)
         return workers.submit_call(partial(timed, loader.load), call.images, encode)
 

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from heapq import merge
 from itertools import groupby, islice
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import Event, Failure, Planning, Problem, VerifyFinished
 from semdis_cli.files.identity import Witness
+from semdis_cli.files.url import Location
 from semdis_cli.records import ImageRecord, SourceImage
 from semdis_cli.sources.files import hash_image
 from semdis_cli.sources.find import FoundImages
@@ -29,7 +29,7 @@ _HASHED_AT_ONCE = 1024
 _Pair = tuple[ImageRecord, SourceImage]
 
 
-def verify(path: Path, settings: VerifySettings, sources: FoundImages | None = None) -> Iterator[Event]:
+def verify(path: Location, settings: VerifySettings, sources: FoundImages | None = None) -> Iterator[Event]:
     """Verify the set or shard at `path` and, with `sources`, hold its index against the images themselves.
 
     Where every byte of the latents is read, so is every byte of the images. Raises `StoreError` if there are no latents
@@ -46,7 +46,7 @@ def verify(path: Path, settings: VerifySettings, sources: FoundImages | None = N
         yield event
 
 
-def _all_events(path: Path, settings: VerifySettings, sources: FoundImages | None) -> Iterator[Event | Verified]:
+def _all_events(path: Location, settings: VerifySettings, sources: FoundImages | None) -> Iterator[Event | Verified]:
     """Give all events, and at last what was looked at."""
     # The latents
     verified = yield from verify_latents(path, settings)
@@ -59,7 +59,7 @@ def _all_events(path: Path, settings: VerifySettings, sources: FoundImages | Non
     yield verified
 
 
-def _report(path: Path, settings: VerifySettings, verified: Verified, problems: Counter[str]) -> dict[str, Any]:
+def _report(path: Location, settings: VerifySettings, verified: Verified, problems: Counter[str]) -> dict[str, Any]:
     report = {
         "command": "verify",
         "latents": str(path),
@@ -79,7 +79,7 @@ def _report(path: Path, settings: VerifySettings, verified: Verified, problems: 
 
 
 def _compare_sources(
-    path: Path, sources: FoundImages, settings: VerifySettings, table: IndexTable
+    path: Location, sources: FoundImages, settings: VerifySettings, table: IndexTable
 ) -> Iterator[Problem | Planning]:
     """Yield a problem where an image of today is not that of the index; both are sorted by key.
 
@@ -99,7 +99,7 @@ def _compare_sources(
         pool.shutdown(cancel_futures=True)
 
 
-def _doubts(path: Path, sources: FoundImages, table: IndexTable) -> Callable[[SourceImage], bool]:
+def _doubts(path: Location, sources: FoundImages, table: IndexTable) -> Callable[[SourceImage], bool]:
     """For images by rising keys: whether one may have changed since its times were noted. False where none were."""
     seen = SeenByKey(read_seen(path, table.file.sha256) if table.file is not None else iter(()))
     witness = Witness.of(sources.images, time.time_ns(), seen_time_ns(path))
@@ -111,7 +111,7 @@ def _doubts(path: Path, sources: FoundImages, table: IndexTable) -> Callable[[So
     return may_have_changed
 
 
-def _compare_sizes(path: Path, sources: FoundImages) -> Iterator[Problem | _Pair]:
+def _compare_sizes(path: Location, sources: FoundImages) -> Iterator[Problem | _Pair]:
     """Each row that has latents with its image, which has the size of then, or a problem where that is not so."""
     rows = ((row.key, 0, row) for row in read_rows(path / INDEX_FILE))
     images = ((image.key, 1, image) for image in sources.images)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.files.disk import open_at_once
+from semdis_cli.files.url import Location, Url
 from semdis_cli.records import SourceImage, Stamp
 
 
@@ -16,7 +17,7 @@ from semdis_cli.records import SourceImage, Stamp
 class FilesOnDisk:
     """Reader of images that are files of their own. The place of an image is the path of its file."""
 
-    has_one_file = False
+    has_one_file = is_far = False
 
     def open(self, image: SourceImage) -> io.BufferedReader:
         """Open the file of an image. Raises `OSError`, and `UnreadableImageError` for what is no regular file."""
@@ -55,6 +56,8 @@ def read_bytes(image: SourceImage) -> bytes:
 
 def hash_image(image: SourceImage) -> str:
     """Return the sha256 (hex) of an image's bytes. Raises `OSError` and `UnreadableImageError`."""
+    if image.reader.is_far:  # in one go: a store is asked for each piece
+        return hashlib.sha256(read_bytes(image)).hexdigest()
     with image.reader.open(image) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -79,8 +82,10 @@ def open_regular(path: Path | str) -> int:
     return descriptor
 
 
-def open_section(path: Path, start: int, num_bytes: int) -> io.BufferedReader:
+def open_section(path: Location, start: int, num_bytes: int) -> io.BufferedReader:
     """Open a stretch of a regular file as a file. Raises what `open_regular` raises."""
+    if isinstance(path, Url):
+        return path.open_range(path.path, start, num_bytes, is_all=False)
     return io.BufferedReader(_Section(open_regular(path), start, num_bytes))
 
 

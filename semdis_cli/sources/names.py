@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from semdis_cli.files.url import Location, Url
+
 
 @dataclass(frozen=True, slots=True)
 class NamedPath:
@@ -14,7 +16,7 @@ class NamedPath:
     `suffix`: what was left out of the name of a file that holds many images, as a tar does; None for a folder.
     """
 
-    path: Path
+    path: Location
     parts: tuple[str, ...]
     depth: int = 1
     suffix: str | None = None
@@ -36,6 +38,16 @@ class NamedPath:
         above = Path(os.path.realpath(folder)).parts[1:]
         return cls(path, (*above, *inside.parent.parts, inside.stem), len(inside.parts), path.suffix)
 
+    @classmethod
+    def of_url(cls, url: Url) -> "NamedPath":
+        """Name a folder of a store."""
+        return cls(url, url.parts)
+
+    @classmethod
+    def of_url_file(cls, url: Url) -> "NamedPath":
+        """Name a tar or the like in a store, without its suffix."""
+        return cls(url, (*url.parts[:-1], url.name.removesuffix(url.suffix)), suffix=url.suffix)
+
     @property
     def names(self) -> Iterator[str]:
         """Yield all names that it can have, from the shortest on."""
@@ -44,6 +56,8 @@ class NamedPath:
     @property
     def linked_names(self) -> Iterator[str]:
         """Yield the names that it could have by what it is a link to, if it is one."""
+        if isinstance(self.path, Url):
+            return iter(())
         real = Path(os.path.realpath(self.path))
         parts = (*real.parts[1:-1], real.name if self.suffix is None else real.stem)
         return iter(()) if parts == self.parts else replace(self, parts=parts).names

@@ -13,6 +13,7 @@ from semdis_cli.errors import PassingReadError
 from semdis_cli.events import Failure
 from semdis_cli.files.image_list import ImageList
 from semdis_cli.files.tar import walk_tar
+from semdis_cli.files.url import Location, Url
 from semdis_cli.kinds.formats import SIGNATURE_BYTES, has_image_suffix, image_format
 from semdis_cli.kinds.tiff_directories import is_picture
 from semdis_cli.records import ImageReader, SourceImage, Stamp
@@ -41,14 +42,21 @@ class Tar:
     The images have the times of the tar. Their own prove nothing: many programs that write tars give all members one.
     """
 
-    path: Path
+    path: Location
     naming: NamedPath
     has_one_file = True
 
     @classmethod
-    def at(cls, path: Path) -> "Tar | None":
+    def at(cls, path: Location) -> "Tar | None":
         """Return the source at `path`; None if that is no tar by its name."""
-        return cls(path, NamedPath.of_file(path)) if is_tar_name(path) else None
+        if not is_tar_name(path):
+            return None
+        return cls(path, NamedPath.of_url_file(path) if isinstance(path, Url) else NamedPath.of_file(path))
+
+    @property
+    def is_far(self) -> bool:
+        """Tell whether it lies in a store."""
+        return isinstance(self.path, Url)
 
     def images(self, prefix: str, search: Search) -> Finds:
         """List the images in it, in its order; their keys are `prefix` and the names of the members."""
@@ -63,13 +71,16 @@ class Tar:
     def open(self, image: SourceImage) -> io.BufferedReader:
         """Open an image, from its first byte to its last. Raises `OSError`, and `UnreadableImageError`."""
         file = open_section(self.path, image.place, image.num_bytes)
-        if os.fstat(file.fileno()).st_mtime_ns != image.mtime_ns:
+        # Of one in a store the next run finds out: asking for each image would take as long as the image.
+        if not self.is_far and os.fstat(file.fileno()).st_mtime_ns != image.mtime_ns:
             file.close()
             raise PassingReadError("the tar was changed while the run was going on; run again")
         return file
 
     def stamp(self, image: SourceImage) -> Stamp:
-        """Return the size of an image, and the times of the tar. Raises `OSError`."""
+        """Return the size of an image, and the times of the tar: in a store, of the listing. Raises `OSError`."""
+        if self.is_far:
+            return image.stamp
         return stamp_of(self.path.stat())._replace(num_bytes=image.num_bytes)
 
     def locate(self, image: SourceImage) -> tuple[str, object]:
@@ -77,7 +88,7 @@ class Tar:
         return str(self.path), image.place
 
 
-def is_tar_name(path: Path) -> bool:
+def is_tar_name(path: Location) -> bool:
     """Tell whether a file is a tar by its name, a compressed one included (which `list_tar` refuses)."""
     return path.name.lower().endswith((_TAR_SUFFIX, *_PACKED_SUFFIXES))
 
@@ -87,16 +98,21 @@ def unpacker_of(start: bytes) -> str | None:
     return next((program for magic, program in _UNPACKERS.items() if start.startswith(magic)), None)
 
 
-def find_tars(sources: Sequence[Path], rules: InputRules = DEFAULT_RULES) -> tuple[list[tuple[str, Path]], list[Path]]:
+def find_tars(
+    sources: Sequence[Location], rules: InputRules = DEFAULT_RULES
+) -> tuple[list[tuple[str, Location]], list[Location]]:
     """Tell the tars among `sources` and in their folders, each with the name its keys begin with, from other sources.
 
     Folders stay among the others: they may hold images beside the tars. Of two tars of one name, each has as many of
     the folders above it in its name as tell it from the other.
     """
     named: list[NamedPath] = []
-    others: list[Path] = []
+    others: list[Location] = []
     for source in sources:
-        if source.is_dir():
+        if isinstance(source, Url):
+            named += [NamedPath.of_url_file(source)] if is_tar_name(source) else []
+            others += [] if is_tar_name(source) else [source]
+        elif source.is_dir():
             inside = sorted(path for path in source.rglob(f"*{_TAR_SUFFIX}") if path.is_file())
             wanted = (path for path in inside if _is_wanted(path.relative_to(source), rules))
             named += [NamedPath.of_file_in(source, path) for path in wanted]
@@ -115,7 +131,7 @@ def _is_wanted(path: Path, rules: InputRules) -> bool:
 
 
 def list_tar(
-    path: Path, title: Path, reader: ImageReader, stamp: Stamp, prefix: str, rules: InputRules = DEFAULT_RULES
+    path: Location, title: Location, reader: ImageReader, stamp: Stamp, prefix: str, rules: InputRules = DEFAULT_RULES
 ) -> Finds:
     """List the images of the tar at `path`, which is called `title`; their keys are `prefix` and the member's name.
 
@@ -138,7 +154,7 @@ def list_tar(
     except ValueError as error:
         damage = f"cannot be read as an uncompressed tar ({error})"
     images = ImageList(each for each in members.followed() if isinstance(each, SourceImage))
-    failures: list[tuple[Failure, Path | str]] = [
+    failures: list[tuple[Failure, Location | str]] = [
         (each, title) for each in members.found.values() if isinstance(each, Failure)
     ]
     return Finds(images, failures, members.passed_over, damage)
@@ -148,7 +164,7 @@ def list_tar(
 class _Members:
     """Members of a tar so far, by their keys: of two of one name the last one counts."""
 
-    path: Path
+    path: Location
     reader: ImageReader
     stamp: Stamp
     prefix: str
@@ -159,7 +175,8 @@ class _Members:
 
     def read(self, file: BinaryIO) -> None:
         """Take the members as they come. Raises `ValueError` where the tar is damaged or cut off."""
-        num_bytes = os.fstat(file.fileno()).st_size
+        num_bytes = file.seek(0, io.SEEK_END)
+        file.seek(0)
         for member in walk_tar(file):
             if member.isreg() and member.offset_data + _packed_size(member) > num_bytes:
                 raise ValueError(f"cut off in {member.name!r:.80}")
@@ -247,7 +264,7 @@ def _packed_size(member: tarfile.TarInfo) -> int:
     return 0 if member.issparse() else member.size
 
 
-def _compression(name: Path, file: BinaryIO) -> str | None:
+def _compression(name: Location, file: BinaryIO) -> str | None:
     """Say why a tar cannot be read in place, if it is compressed."""
     program = unpacker_of(file.read(SIGNATURE_BYTES))
     file.seek(0)

@@ -4,13 +4,13 @@ import heapq
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
 from semdis_cli.files.json_text import ESCAPED, escape_text, key_fields
 from semdis_cli.files.links import why_unreadable
+from semdis_cli.files.url import Location
 from semdis_cli.records import FileDigest, Geometry, ImageRecord
 from semdis_cli.stops import look
 from semdis_cli.store.checks import (
@@ -120,13 +120,13 @@ def to_line(fields: dict[str, Any]) -> bytes:
     return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
-def read_rows(path: Path) -> Iterator[IndexRow]:
+def read_rows(path: Location) -> Iterator[IndexRow]:
     """The rows of an `index.jsonl`, one at a time. Raises `StoreError` naming file and line."""
     for _, number, line in _read_lines(path):
         yield _parse_row(line, path, number)
 
 
-def _parse_row(line: bytes, path: Path, number: int) -> IndexRow:
+def _parse_row(line: bytes, path: Location, number: int) -> IndexRow:
     try:
         return IndexRow.from_json(parse_json(line))
     except (ValueError, StoreError) as error:
@@ -171,7 +171,7 @@ def _size(value: Any) -> list[int]:
     return value
 
 
-def read_places(path: Path) -> Iterator[tuple[int, Place]]:
+def read_places(path: Location) -> Iterator[tuple[int, Place]]:
     """Give the places in an `index.jsonl`, each with the byte at which its line begins.
 
     What they say is for the caller to hold against the shards. Raises `StoreError` naming file and line.
@@ -185,7 +185,7 @@ def read_places(path: Path) -> Iterator[tuple[int, Place]]:
             yield offset, place
 
 
-def _read_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+def _read_lines(path: Location) -> Iterator[tuple[int, int, bytes]]:
     """Give all lines, each with the byte at which it begins, and its number. Raises `StoreError`."""
     offset = 0
     try:

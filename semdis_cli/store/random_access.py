@@ -16,7 +16,7 @@ from semdis_cli.store.index import parse_place, parse_row
 from semdis_cli.store.item_table import ItemTable
 from semdis_cli.store.items import find_items, open_items
 from semdis_cli.store.latent_set import LatentSet
-from semdis_cli.store.manifest import SHARD_FOLDER
+from semdis_cli.store.manifest import INDEX_FILE, SHARD_FOLDER
 from semdis_cli.store.mapped_file import FileIdentity, MappedFile
 from semdis_cli.store.mapped_shard import MappedShard
 from semdis_cli.store.reader import served_rows
@@ -141,7 +141,7 @@ def _open_set(root: Path, *, verify: bool) -> OpenedLatents:
     latents = LatentSet.read(root)
     identity, manifest = _check_index(latents), latents.manifest
     found = find_items(latents, verify=True) if verify else open_items(latents)
-    index = MappedFile(latents.index, identity)  # last: it is the one that the items were found in, too
+    index = MappedFile(root / INDEX_FILE, identity)  # last: it is the one that the items were found in, too
     items = SetItems(index, found.table, found.shards)
     versions = tuple(manifest.versions()) if manifest.later_versions else ()
     return OpenedLatents(root / SHARD_FOLDER, found.shards, items, manifest.provenance, latents.sha256, versions)

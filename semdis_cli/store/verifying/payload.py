@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.files.url import Location
 from semdis_cli.provenance import BYTES_PER_VALUE
 from semdis_cli.store.shard_header import ShardHeader, open_regular
 from semdis_cli.store.statistics import ChannelSums
@@ -34,7 +34,7 @@ class Payload:
     sums: ChannelSums
 
 
-def read_payload(path: Path, header: ShardHeader, rows: Sequence[int] | None = None) -> Payload:
+def read_payload(path: Location, header: ShardHeader, rows: Sequence[int] | None = None) -> Payload:
     """Read the whole shard at `path`, a few MiB at a time; sums over `rows` (default: all). Raises `StoreError`."""
     whole, latents = hashlib.sha256(), hashlib.sha256()
     num_bytes = 0

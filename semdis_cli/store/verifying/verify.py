@@ -8,10 +8,10 @@ from fractions import Fraction
 from functools import partial, reduce
 from math import ceil
 from operator import add
-from pathlib import Path
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem, ShardVerified, VerifyStarted
+from semdis_cli.files.url import Location
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.verifying.index_table import IndexTable
@@ -62,7 +62,7 @@ class Verified:
     num_links: int = 0
 
 
-def verify_latents(path: Path, settings: VerifySettings) -> Generator[VerifyEvent, None, Verified]:
+def verify_latents(path: Location, settings: VerifySettings) -> Generator[VerifyEvent, None, Verified]:
     """Verify a set (its folder) or a single shard file. Raises `StoreError` if it is neither."""
     if path.is_dir():
         return (yield from _verify_set(path, settings))
@@ -72,7 +72,7 @@ def verify_latents(path: Path, settings: VerifySettings) -> Generator[VerifyEven
     return Verified(None, None, len(outcomes), sum(outcome.num_bytes for outcome in outcomes))
 
 
-def _verify_set(root: Path, settings: VerifySettings) -> Generator[VerifyEvent, None, Verified]:
+def _verify_set(root: Location, settings: VerifySettings) -> Generator[VerifyEvent, None, Verified]:
     # The lists: manifest, index, checksums, journal
     lists = yield from read_lists(root)
     targets = [*lists.listed_targets(), *lists.pending_targets()]

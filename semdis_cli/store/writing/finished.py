@@ -9,6 +9,7 @@ from semdis_cli.errors import StoreError
 from semdis_cli.files import disk
 from semdis_cli.files.atomic import make_folder, publish
 from semdis_cli.files.links import describe_absent, describe_pointer
+from semdis_cli.files.url import Location
 from semdis_cli.store.checks import check_count, check_record_key, check_text, parse_json
 from semdis_cli.store.index import STATUSES, parse_row
 from semdis_cli.store.item_table import ITEMS_FILE, read_items
@@ -38,20 +39,19 @@ class IndexLine(NamedTuple):
 
 @dataclass(frozen=True)
 class Base:
-    """The content of the folder `root` before a run: the finished set `latents`, or nothing."""
+    """The content of a set before a run: the finished set `latents`, or nothing.
 
-    root: Path
+    `root`: where its shards are; `folder`: that with manifest, index and times of sources.
+    """
+
+    root: Location
+    folder: Path
     latents: LatentSet | None = None
 
     @classmethod
-    def read(cls, root: Path, folder: Path) -> "Base":
+    def read(cls, root: Location, folder: Path) -> "Base":
         """The set with the lists in `folder`. Raises `StoreError` if they are damaged."""
-        return cls(root, LatentSet.read(root, folder).check_index(is_locked=True))
-
-    @property
-    def folder(self) -> Path:
-        """The folder with manifest, index and times of sources."""
-        return self.latents.folder if self.latents else self.root
+        return cls(root, folder, LatentSet.read(root, folder).check_index(is_locked=True))
 
     @property
     def manifest(self) -> Manifest | None:
@@ -116,17 +116,17 @@ class Base:
         for name in (INDEX_FILE, ITEMS_FILE, SEEN_FILE, MANIFEST_FILE):
             if (self.folder / name).exists():
                 publish(folder / name, _chunks(self.folder / name))
-        return Base(self.root, self.latents and replace(self.latents, folder=folder))
+        return Base(self.root, folder, self.latents and replace(self.latents, folder=folder))
 
     def remove(self) -> None:
         """Delete the folder and all in it."""
         disk.remove_folder(self.folder)
 
 
-NO_BASE = Base(Path())
+NO_BASE = Base(Path(), Path())
 
 
-def size_of(path: Path) -> int | None:
+def size_of(path: Location) -> int | None:
     """Bytes of the file at `path`, None if there is none."""
     try:
         return path.stat().st_size if path.is_file() else None
@@ -134,7 +134,7 @@ def size_of(path: Path) -> int | None:
         return None
 
 
-def parse_line(data: bytes, path: Path) -> IndexLine:
+def parse_line(data: bytes, path: Location) -> IndexLine:
     """Parse what matters of a line of ours. Its facts are not checked: the sha256 of the index has been."""
     try:
         return parse_row(_parse_line, data)

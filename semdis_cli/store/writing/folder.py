@@ -7,6 +7,7 @@ from pathlib import Path
 from semdis_cli.errors import UsageError
 from semdis_cli.files.links import describe_absent
 from semdis_cli.files.system_names import may_lie_beside
+from semdis_cli.files.url import Location
 from semdis_cli.store.checks import is_shard_name
 from semdis_cli.store.item_table import ITEMS_FILE
 from semdis_cli.store.manifest import (
@@ -89,7 +90,7 @@ def list_folder(folder: Path) -> list[Path]:
         raise UsageError(f"cannot be looked into ({error.strerror or error})", place=folder) from error
 
 
-def lies_beside(path: Path) -> bool:
+def lies_beside(path: Location) -> bool:
     """Tell whether `path` may lie in any folder of ours: hidden, or put there by a system, NAS or hub, or a README."""
     is_hidden = path.name.startswith(".")
     return is_hidden or (may_lie_beside(path.name) and may_lie_beside(path.name, is_folder=path.is_dir()))

@@ -76,7 +76,7 @@ class LatentSetWriter:
         self.later_versions = tuple(later_versions)
         self._mix_versions = mix_versions
         self.channels = channels
-        self.base = Base(root)
+        self.base = Base(root, root)
         self.finished: Manifest | None = None
         self._plan: SetPlan | None = None
         self._lock = FolderLock(root)
@@ -237,7 +237,7 @@ class LatentSetWriter:
         if is_base_name(name):
             self.base = self._read_base(self._journal.folder / str(name))
         elif begun is None and finished is not None:
-            self.base = Base(self.root, finished.check_index(is_locked=True))
+            self.base = Base(self.root, self.root, finished.check_index(is_locked=True))
         self._journal.sweep(name if is_base_name(name) else None)
         on_record = [*self.base.manifest.records] if self.base.manifest is not None else []
         if begun is not None and (entries or on_record):

@@ -1,0 +1,113 @@
+"""Folders and files in stores, by their URLs: found in one listing, and read one by one where they are.
+
+A name that has the suffix of an image is one; nobody looks into the others, which would take a request for each. The
+time of change of an image follows from its ETag, so that another content of the same size is noticed.
+"""
+
+import io
+from dataclasses import dataclass, field
+
+from semdis_cli.errors import UsageError
+from semdis_cli.files.stores import FarFile
+from semdis_cli.files.url import Url
+from semdis_cli.kinds.formats import has_image_suffix
+from semdis_cli.records import SourceImage, Stamp
+from semdis_cli.sources.input_rules import PassedOver
+from semdis_cli.sources.names import NamedPath
+from semdis_cli.sources.source import Finds, Search, Source
+from semdis_cli.sources.tars import Tar
+
+_FILES_BETWEEN_NEWS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class FarReader:
+    """Reader of images that are files of a store. The place of an image is its path there."""
+
+    url: Url
+    has_one_file = False
+    is_far = True
+
+    def open(self, image: SourceImage) -> io.BufferedReader:
+        """Open an image. Reading it raises `OSError` if it has not the size of the listing any more."""
+        return self.url.open_range(image.place, 0, image.num_bytes, is_all=True)
+
+    def stamp(self, image: SourceImage) -> Stamp:
+        """Return the stamp of the listing: a change since then shows the next time."""
+        return image.stamp
+
+    def locate(self, image: SourceImage) -> tuple[str, object]:
+        """Return the URL of the image."""
+        return f"{str(self.url).partition('://')[0]}://{image.place.lstrip('/')}", None
+
+
+@dataclass(frozen=True)
+class FarFolder:
+    """Source of the images below a URL."""
+
+    url: Url
+    naming: NamedPath = field(compare=False)
+
+    def images(self, prefix: str, search: Search) -> Finds:
+        """List the images below it; their keys are `prefix` and their paths from there on. Raises `UsageError`."""
+        finds, reader, start = Finds(), FarReader(self.url), f"{self.url.path}/"
+        try:
+            for number, file in enumerate(self.url.files(), start=1):
+                if number % _FILES_BETWEEN_NEWS == 0:
+                    search.tell(number)
+                _add(finds, prefix, file, file.path.removeprefix(start), (reader, search))
+        except OSError as error:
+            raise UsageError(f"cannot be listed ({error.strerror})", place=self.url) from error
+        finds.images = finds.images.sorted()
+        if not finds.num_seen:
+            raise UsageError("no such file or folder", place=self.url)
+        return finds
+
+
+@dataclass(frozen=True)
+class FarImage:
+    """Source of one image, named outright by its URL: its key is its name."""
+
+    url: Url
+    file: FarFile
+    naming = None
+
+    def images(self, prefix: str, search: Search) -> Finds:
+        """Return the image."""
+        del search  # what was named outright is not passed over
+        finds = Finds()
+        finds.images.append(_image(f"{prefix}{self.url.name}", FarReader(self.url), self.file))
+        return finds
+
+
+def far_source_at(url: Url) -> Source:
+    """Return the source at a URL: a tar by its name, a folder if there is one, else an image. Raises `UsageError`."""
+    if (tar := Tar.at(url)) is not None:
+        return tar
+    if url.is_folder_name or url.is_dir():
+        return FarFolder(url, NamedPath.of_url(url))
+    try:
+        return FarImage(url, url.file())
+    except FileNotFoundError as error:
+        raise UsageError("no such file or folder", place=url) from error
+    except OSError as error:
+        raise UsageError(f"cannot be read ({error.strerror})", place=url) from error
+
+
+def _add(finds: Finds, prefix: str, file: FarFile, name: str, found: tuple[FarReader, Search]) -> None:
+    """Sort one file in."""
+    reader, search = found
+    parts = name.split("/")
+    kind = search.rules.judge(parts).kind
+    if kind is None and not has_image_suffix(name):
+        kind = PassedOver.NO_IMAGE
+    if kind is not None:
+        finds.passed_over.add(kind)
+    elif {"", ".", ".."} & set(parts):
+        finds.fail(prefix + name, f"{reader.url}/{name}", "no file here could have its name; copy it to another")
+    else:
+        finds.images.append(_image(prefix + name, reader, file))
+
+
+def _image(key: str, reader: FarReader, file: FarFile) -> SourceImage:
+    return SourceImage(key, reader, file.path, file.num_bytes, file.mtime_ns, file.tag_ns)
