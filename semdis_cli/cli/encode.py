@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +14,8 @@ from semdis_cli.cli.setup import find_inputs, load_model, output_folder, peek_so
 from semdis_cli.cli.streams import put, put_bytes, say
 from semdis_cli.errors import ExitCode
 from semdis_cli.files.json_text import strict_json
-from semdis_cli.option import OUTPUT, Option
+from semdis_cli.files.url import Location, Url, parse_location
+from semdis_cli.option import OUTPUT, Option, OptionError
 from semdis_cli.settings import EncodeSettings, LoadSettings, ModelSettings, SourceSettings, TokenizerSettings
 from semdis_cli.sources.input_rules import InputRules
 from semdis_cli.wording import count
@@ -23,16 +25,28 @@ if TYPE_CHECKING:
     from semdis_cli.model.tokenizer import Tokenizer
     from semdis_cli.sources.find import FoundImages
     from semdis_cli.sources.spool import PipedSource
+    from semdis_cli.store.writing.far_set import FarSet
 
 _DEFAULT = Path("latents")
 
 Output = Annotated[
-    Path | None,
+    Location | None,
     Option(
-        "Folder for the latents, or - for a tar on stdout with a file for each image.  [default: latents; "
-        "for one image on stdin: its file on stdout]",
+        "Folder for the latents, or a URL (s3://bucket/latents/), or - for a tar on stdout with a file for each "
+        "image.  [default: latents; for one image on stdin: its file on stdout]",
         OUTPUT,
         flags="--output -o",
+        show_default=False,
+        parse=parse_location,
+    ),
+]
+Stage = Annotated[
+    Path | None,
+    Option(
+        "Folder by way of which latents go to a URL: a stopped run goes on from it.  [default: in the user's cache]",
+        OUTPUT,
+        flags="--stage",
+        metavar="FOLDER",
         show_default=False,
     ),
 ]
@@ -44,6 +58,7 @@ def encode(
     context: typer.Context,
     *,
     output: Output = None,
+    stage: Stage = None,
     named: SourceSettings,
     rules: InputRules,
     load: LoadSettings,
@@ -62,8 +77,10 @@ def encode(
     """
     refuse_absent_device(how.device)
     display = context.with_resource(open_display(quiet=reporting.quiet))
+    far = _far_set(context, output, stage, dry_run=dry_run)
+    here = far.stage if far is not None else output if isinstance(output, Path) else None
     stdin = peek_source(named)
-    folder = _planned_folder(output, stdin, quiet=reporting.quiet) if dry_run else _choose_folder(output, stdin)
+    folder = _planned_folder(here, stdin, quiet=reporting.quiet) if dry_run else _choose_folder(here, stdin)
     found = find_inputs(named, rules, output=folder, quiet=reporting.quiet, stdin=stdin, display=display)
 
     from semdis_cli.images.loader import Loader
@@ -73,8 +90,24 @@ def encode(
     num_alike = len(found.images) if load.geometry.has_few_sizes else 0
     tokenizer = load_model(model, _as_recorded(how, folder), num_alike, display, quiet=reporting.quiet)
     with Loader(load, tokenizer.patch_size, settings.num_workers) as loader:
-        run = _plan if dry_run else _encode
-        raise typer.Exit(run(found, loader, tokenizer, settings, folder, display, reporting))
+        if dry_run:
+            raise typer.Exit(_plan(found, loader, tokenizer, settings, folder, display, reporting))
+        raise typer.Exit(_encode(found, loader, tokenizer, settings, far or folder, display, reporting))
+
+
+def _far_set(context: typer.Context, output: Location | None, stage: Path | None, *, dry_run: bool) -> "FarSet | None":
+    """Return the set in a store that is to be written, looked at; None where that is a folder."""
+    if not isinstance(output, Url):
+        if stage is not None:
+            raise OptionError("--stage", "goes with a URL for -o")
+        return None
+    from semdis_cli.store.writing.far_set import FarSet
+
+    if dry_run:  # its lists alone, for as long as it takes
+        stage = Path(context.with_resource(TemporaryDirectory(prefix="semdis-")))
+    far = FarSet.at(output, stage)
+    far.fetch()
+    return far
 
 
 def _planned_folder(output: Path | None, stdin: "PipedSource | None", *, quiet: bool) -> Path | None:
@@ -110,23 +143,23 @@ def _encode(
     loader: "Loader",
     tokenizer: "Tokenizer",
     settings: EncodeSettings,
-    folder: Path | None,
+    output: "Path | FarSet | None",
     display: Display,
     reporting: Reporting,
 ) -> ExitCode:
     from semdis_cli.pipeline.encode import encode as encode_set
     from semdis_cli.pipeline.stream import encode_stream
 
-    if folder is None:
+    if output is None:
         events = encode_stream(found, loader, tokenizer, settings, put_bytes, display.plan)
     else:
-        events = encode_set(found, loader, tokenizer, settings, folder, display.plan)
+        events = encode_set(found, loader, tokenizer, settings, output, display.plan)
     return follow(
         events,
         as_json=reporting.as_json,
         quiet=reporting.quiet,
         summarise=_summary,
-        stdout_is_data=folder is None,
+        stdout_is_data=output is None,
         display=display,
     )
 

@@ -27,6 +27,7 @@ from semdis_cli.sources.find import FoundImages
 from semdis_cli.stops import wait_for
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.statistics import ChannelSums
+from semdis_cli.store.writing.far_set import FarSet
 from semdis_cli.store.writing.journal import JournalEntry
 from semdis_cli.store.writing.latent_set import LatentSetWriter
 from semdis_cli.store.writing.shard_writer import EncodedShard, ShardRows
@@ -39,7 +40,7 @@ def encode(
     loader: Loader,
     tokenizer: Tokenizer,
     settings: EncodeSettings,
-    output: Path,
+    output: Path | FarSet,
     tell: Tell = untold,
 ) -> Iterator[Event]:
     """Encode the images of `found` into `output`, continuing an earlier run; of a finished set only what has changed.
@@ -51,15 +52,23 @@ def encode(
 
 
 def _encode(
-    found: FoundImages, loader: Loader, tokenizer: Tokenizer, settings: EncodeSettings, output: Path, tell: Tell
+    found: FoundImages,
+    loader: Loader,
+    tokenizer: Tokenizer,
+    settings: EncodeSettings,
+    output: Path | FarSet,
+    tell: Tell,
 ) -> Iterator[Event]:
+    far = output if isinstance(output, FarSet) else None
+    root = output.stage if isinstance(output, FarSet) else output
     totals = RunTotals("encode", tokenizer, busy_threads(tokenizer, settings.num_workers))
     with (
         LatentSetWriter(
-            output,
+            root,
             encode_provenance(tokenizer, loader.settings, settings.latents),
             tokenizer.latent_channels,
             mix_versions=settings.shards.mix_versions,
+            far=far,
         ) as latents,
         start_workers(tokenizer, settings.num_workers) as workers,
         _Publisher(latents) as publisher,
@@ -92,7 +101,12 @@ def _encode(
         # Index, checksums and, last, the manifest
         manifest = latents.finished or latents.finish()
     facts = _set_report(plan, manifest, tokenizer)
-    yield totals.finish(output, num_ok=manifest.num_ok, num_failed=manifest.num_failed, **facts)
+    finished = totals.finish(
+        root, num_ok=manifest.num_ok, num_failed=manifest.num_failed, place=None if far is None else far.url, **facts
+    )
+    if far is not None:
+        far.push_report()
+    yield finished
 
 
 def _set_report(plan: EncodePlan, manifest: Manifest, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from semdis_cli.events import BatchDone, Event, RunFinished, StageTimes, TimeSpent
 from semdis_cli.files.atomic import publish
 from semdis_cli.files.json_text import escape_name, strict_json
+from semdis_cli.files.url import Url
 from semdis_cli.model.tokenizer import Tokenizer
 
 
@@ -39,12 +40,19 @@ class RunTotals:
         return event
 
     def finish(
-        self, output: Path | None, *, num_ok: int, num_failed: int, num_missing: int | None = None, **results: Any
+        self,
+        output: Path | None,
+        *,
+        num_ok: int,
+        num_failed: int,
+        num_missing: int | None = None,
+        place: Url | None = None,
+        **results: Any,
     ) -> RunFinished:
         """Write `report.json` into `output` and return it as the closing event. `results` are the verb's own facts.
 
         `output`: None where all went to stdout; then nothing is written. `num_missing`: None for a verb that counts
-        none.
+        none. `place`: where the output really is, if `output` is the stage of something in a store.
         """
         elapsed_s = max(time.perf_counter() - self._started, 1e-9)  # a clock may stand still
         idle_s = self._num_threads * elapsed_s - (sum(asdict(self._times).values()) - self._times.publish_s)
@@ -57,7 +65,7 @@ class RunTotals:
             "megapixels_per_s": round(self._megapixels / elapsed_s, 3),
             "threads": self._num_threads,
             "stages": {name: round(value, 3) for name, value in asdict(times).items()},
-            "output": "-" if output is None else str(output),
+            "output": "-" if output is None else str(place or output),
             **results,
         }
         if num_missing is not None:

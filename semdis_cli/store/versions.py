@@ -1,10 +1,10 @@
 """Several versions of the settings in one set: under which record a run goes on, and which of them made what."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from semdis_cli.errors import UsageError
+from semdis_cli.files.url import Location
 from semdis_cli.provenance import Difference, Provenance
 from semdis_cli.wording import count
 
@@ -13,7 +13,9 @@ Json = dict[str, Any]
 _MIX_OPTION = "--mix-versions"
 
 
-def choose_record(root: Path, on_record: Iterable[Provenance], now: Provenance, *, mix_versions: bool) -> Provenance:
+def choose_record(
+    root: Location, on_record: Iterable[Provenance], now: Provenance, *, mix_versions: bool
+) -> Provenance:
     """Return under which record a run goes on in `root`: one `on_record` that is the same as `now`, or `now` itself.
 
     The first of them is that of the set; the same weights keep the name that they have there. Raises `UsageError` if
@@ -56,7 +58,7 @@ def describe_versions(versions: list[Json]) -> Iterator[str]:
         yield f"version {number}: {version['latents']:,} latents in {count(version['shards'], 'shard')} ({what})"
 
 
-def _check(root: Path, differences: list[Difference], *, mix_versions: bool) -> None:
+def _check(root: Location, differences: list[Difference], *, mix_versions: bool) -> None:
     hint = mixing_hint(differences)
     if hint and mix_versions:
         return

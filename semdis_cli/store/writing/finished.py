@@ -1,15 +1,15 @@
 """The set that a run starts from: a finished one that is to grow, or nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from semdis_cli.errors import StoreError
+from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.files import disk
 from semdis_cli.files.atomic import make_folder, publish
 from semdis_cli.files.links import describe_absent, describe_pointer
-from semdis_cli.files.url import Location
+from semdis_cli.files.url import Location, Url
 from semdis_cli.store.checks import check_count, check_record_key, check_text, parse_json
 from semdis_cli.store.index import STATUSES, parse_row
 from semdis_cli.store.item_table import ITEMS_FILE, read_items
@@ -99,9 +99,10 @@ class Base:
 
     def check_shards(self) -> None:
         """Refuse a set whose shards are not all there; what is in them is for reading to check."""
+        size = shard_sizes(self.root)
         for shard in self.manifest.shards if self.manifest else ():
             path = self.root / SHARD_FOLDER / shard.name
-            if size_of(path) != shard.file.num_bytes:
+            if size(shard.name) != shard.file.num_bytes:
                 what = (
                     describe_absent(path) or describe_pointer(path) or f"missing, or not of the size in {MANIFEST_FILE}"
                 )
@@ -132,6 +133,19 @@ def size_of(path: Location) -> int | None:
         return path.stat().st_size if path.is_file() else None
     except OSError:
         return None
+
+
+def shard_sizes(root: Location) -> Callable[[str], int | None]:
+    """Return what gives the size of a shard of the set in `root` by its name: None if there is none.
+
+    A store is asked once for all. Raises `UsageError` where it does not answer.
+    """
+    if not isinstance(root, Url):
+        return lambda name: size_of(root / SHARD_FOLDER / name)
+    try:
+        return {file.path.rpartition("/")[2]: file.num_bytes for file in (root / SHARD_FOLDER).files()}.get
+    except OSError as error:
+        raise UsageError(f"cannot be listed ({error.strerror})", place=root) from error
 
 
 def parse_line(data: bytes, path: Location) -> IndexLine:

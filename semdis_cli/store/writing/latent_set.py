@@ -6,7 +6,7 @@ changed ones, and marks those whose inputs are gone; until its manifest is writt
 
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from semdis_cli.files.atomic import (
 )
 from semdis_cli.files.identity import Witness
 from semdis_cli.files.lock import FolderLock
+from semdis_cli.files.url import Location
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import SourceImage
 from semdis_cli.store.item_table import ITEMS_FILE, read_items
@@ -38,7 +39,8 @@ from semdis_cli.store.manifest import (
 )
 from semdis_cli.store.versions import choose_record
 from semdis_cli.store.writing.changes import Hashes
-from semdis_cli.store.writing.finished import NO_BASE, Base, size_of
+from semdis_cli.store.writing.far_set import FarSet
+from semdis_cli.store.writing.finished import NO_BASE, Base, shard_sizes, size_of
 from semdis_cli.store.writing.folder import check_latents_folder, list_folder
 from semdis_cli.store.writing.growth import Growth
 from semdis_cli.store.writing.journal import Journal, JournalEntry, is_base_name
@@ -50,6 +52,7 @@ from semdis_cli.store.writing.shard_writer import EncodedShard, ShardRows, publi
 _COPIES_OF_KEY = 4
 _FIGURES_BYTES = 1600
 _LATER_VERSIONS = "later_versions"
+_MOST_IN_STAGE = 3  # shards of a set in a store that are here at a time: one that is sent, one written, one to spare
 
 
 class LatentSetWriter:
@@ -59,7 +62,7 @@ class LatentSetWriter:
     record in the folder already. Then `begin` takes the plan. Raises on entering: `UsageError` if the folder is in use
     or what it holds was made with other settings (with `mix_versions` only if they make another kind of latents),
     `StoreError` if that is damaged. `later_versions`: more settings, for shards that were made by others; planned
-    shards say which.
+    shards say which. `far`: the set is one in a store, and `root` its stage.
     """
 
     def __init__(
@@ -70,13 +73,16 @@ class LatentSetWriter:
         *,
         mix_versions: bool = False,
         later_versions: Sequence[Provenance] = (),
+        far: FarSet | None = None,
     ) -> None:
         self.root = root
+        self._far = far
+        self._set_root: Location = root if far is None else far.url  # where its shards are
         self.provenance = provenance
         self.later_versions = tuple(later_versions)
         self._mix_versions = mix_versions
         self.channels = channels
-        self.base = Base(root, root)
+        self.base = Base(self._set_root, root)
         self.finished: Manifest | None = None
         self._plan: SetPlan | None = None
         self._lock = FolderLock(root)
@@ -87,12 +93,18 @@ class LatentSetWriter:
         self.num_failed_before = 0  # inputs that failed in those of them that an earlier run had done
 
     def __enter__(self) -> Self:
+        if self._far is not None:
+            self._far.fetch()
         check_latents_folder(self.root)
         self._is_new = not self.root.exists()
         make_folder(self.root)
         with ExitStack() as on_failure:
             on_failure.callback(self._leave_no_empty_folder)
             on_failure.enter_context(self._lock)
+            if self._far is not None:
+                self._far.check()
+                self._far.claim()
+                on_failure.callback(self._release)
             try:
                 self._find_state()
             except OSError as error:  # files of somebody else, or a disk that has become read-only
@@ -155,13 +167,15 @@ class LatentSetWriter:
             return ""
         return (
             "nothing is noted of when its images were changed, as in a set that was copied or downloaded: their "
-            f"contents were compared; semdis verify {self.root} --data says whether the set is whole"
+            f"contents were compared; semdis verify {self._set_root} --data says whether the set is whole"
         )
 
     def check_space(self, layout: LatentLayout) -> None:
         """Raise `NoSpaceError` unless the disk can hold what remains to be written."""
         copies = 3 * self.base.manifest.index.num_bytes if self.base.manifest else 0  # base, next index, times
-        check_free_space(self.root, copies + sum(_written_bytes(shard, layout) for shard in self.remaining))
+        shards = [_written_bytes(shard, layout) for shard in self.remaining]
+        needed = sum(shards) if self._far is None else _MOST_IN_STAGE * max(shards, default=0)
+        check_free_space(self.root, copies + needed)
 
     def open_shard(self, planned: PlannedShard, layout: LatentLayout) -> ShardRows:
         """Begin to collect one planned shard.
@@ -176,6 +190,8 @@ class LatentSetWriter:
         self._lock.check()
         entry = publish_shard(shard, self.root / SHARD_FOLDER, self._records[shard.planned.version])
         self.record(entry)
+        if self._far is not None and entry.file is not None:
+            self._far.take(self.root / SHARD_FOLDER / entry.name)
         return entry
 
     def record(self, entry: JournalEntry) -> None:
@@ -198,6 +214,8 @@ class LatentSetWriter:
         manifest = growth.write(written, self._records, plan.sha256, self.channels)
         num_rows = manifest.num_ok + manifest.num_failed
         assert num_rows == plan.num_inputs, f"{num_rows} rows for {plan.num_inputs} inputs"
+        if self._far is not None:
+            self._far.push(written)
         for name in (INDEX_FILE, ITEMS_FILE, SEEN_FILE, CHECKSUM_FILE, MANIFEST_FILE):
             if name != ITEMS_FILE or (written / name).exists():  # a set with a damaged shard gets no table
                 self._move(written / name)
@@ -215,6 +233,11 @@ class LatentSetWriter:
             with suppress(OSError):  # not empty: it has begun
                 self.root.rmdir()
 
+    def _release(self) -> None:
+        """Let others write to the store, unless this run has begun there and not ended."""
+        if self._far is not None and not self._journal.folder.is_dir():
+            self._far.release()
+
     @property
     def _records(self) -> tuple[Provenance, ...]:
         return (self.provenance, *self.later_versions)
@@ -229,7 +252,7 @@ class LatentSetWriter:
         for folder in filter(Path.is_dir, (self.root, self.root / SHARD_FOLDER)):
             sweep_temporaries(folder)
         begun, entries = self._journal.read()
-        finished = LatentSet.read(self.root) if (self.root / MANIFEST_FILE).exists() else None
+        finished = LatentSet.read(self._set_root, self.root) if (self.root / MANIFEST_FILE).exists() else None
         if begun is not None and finished is not None and finished.manifest.plan_sha256 == begun.get("plan_sha256"):
             begun, entries = None, {}  # finished: all that is missing is the journal's removal
             self._journal.remove()
@@ -237,7 +260,7 @@ class LatentSetWriter:
         if is_base_name(name):
             self.base = self._read_base(self._journal.folder / str(name))
         elif begun is None and finished is not None:
-            self.base = Base(self.root, self.root, finished.check_index(is_locked=True))
+            self.base = Base(self._set_root, self.root, finished.check_index(is_locked=True))
         self._journal.sweep(name if is_base_name(name) else None)
         on_record = [*self.base.manifest.records] if self.base.manifest is not None else []
         if begun is not None and (entries or on_record):
@@ -246,15 +269,23 @@ class LatentSetWriter:
             raise StoreError(
                 f"a shard in the journal is of no known version; {self._journal.remedy()}", place=self.root
             )
-        choose = partial(choose_record, self.root, mix_versions=self._mix_versions)
+        choose = partial(choose_record, self._set_root, mix_versions=self._mix_versions)
         self.provenance = choose(on_record, self.provenance)
         self.later_versions = tuple(choose([*on_record, self.provenance], later) for later in self.later_versions)
+        self._send_left(entries.values())
         self.base.check_shards()
         self._begun, self._entries = begun, entries
 
+    def _send_left(self, entries: Iterable[JournalEntry]) -> None:
+        """Send the shards to the store that a run has published here, and was stopped."""
+        for entry in entries if self._far is not None else ():
+            path = self.root / SHARD_FOLDER / entry.name
+            if self._far is not None and entry.file is not None and size_of(path) == entry.file.num_bytes:
+                self._far.take(path)
+
     def _read_base(self, folder: Path) -> Base:
         try:
-            return Base.read(self.root, folder)
+            return Base.read(self._set_root, folder)
         except StoreError as error:
             raise StoreError(
                 f"the set as it was cannot be read ({error}); {self._journal.remedy()}", place=folder
@@ -262,14 +293,15 @@ class LatentSetWriter:
 
     def _adopt(self) -> None:
         """Make what was published under another plan part of `base`, in a folder of the journal."""
-        present = {entry.name: offset for offset, entry in self._entries.items() if self._is_present(entry)}
+        is_present = self._presence()
+        present = {entry.name: offset for offset, entry in self._entries.items() if is_present(entry)}
         places = tuple((self._journal.read_entry(offset).rows[0].key, offset) for _, offset in sorted(present.items()))
         growth = Growth(base=self.base, journal=self._journal, places=places)
         folder = self._new_base_folder()
         make_folder(folder)
         assert self._begun is not None, "entries come after a plan"
         growth.write(folder, _records_of(self._begun), str(self._begun.get("plan_sha256")), self.channels)
-        self.base = Base.read(self.root, folder)
+        self.base = Base.read(self._set_root, folder)
         self._begun, self._entries = None, {}
 
     def _start(self, plan: SetPlan) -> None:
@@ -289,24 +321,33 @@ class LatentSetWriter:
         """Nothing is to be done; what follows from the set is set right, and the times of its files are renewed."""
         manifest = self.base.manifest
         assert manifest is not None, "an empty set is never done"
-        checksums = list(checksum_lines(manifest))
+        renewed, checksums = [], list(checksum_lines(manifest))
         if _bytes_of(self.root / CHECKSUM_FILE) != b"".join(checksums):
             publish(self.root / CHECKSUM_FILE, checksums)
-        self._renew_table()
+            renewed.append(CHECKSUM_FILE)
+        renewed += self._renew_table()
         is_on_record = plan.changes.is_on_record
         if not is_on_record and not is_just_this(self.root, manifest.index.sha256, plan.changes.seen()):
             write_seen(self.root, manifest.index.sha256, plan.changes.seen())
+            renewed.append(SEEN_FILE)
+        if self._far is not None:
+            self._far.push(self.root, renewed)
         if self._journal.folder.is_dir():
             self._journal.remove()
         self.finished = manifest
 
-    def _renew_table(self) -> None:
-        """Write the table of a set that has none, or a damaged one; none of a set with a damaged shard."""
+    def _renew_table(self) -> list[str]:
+        """Write the table of a set that has none, or a damaged one, and return its name.
+
+        None is written of a set with a damaged shard: whoever reads it says what is wrong.
+        """
         latents = self.base.latents
         if latents is None or read_items(self.root, latents.manifest, latents.sha256) is not None:
-            return
-        with suppress(StoreError):  # whoever reads the set says what is wrong with it
+            return []
+        with suppress(StoreError):
             publish(self.root / ITEMS_FILE, find_items(latents).table.to_chunks(latents.sha256))
+            return [ITEMS_FILE]
+        return []
 
     def _sweep_shards(self) -> None:
         """Remove shards that nothing refers to: of a plan that was given up, or about to be written anew."""
@@ -316,6 +357,8 @@ class LatentSetWriter:
                     path.unlink()
                 except OSError as error:
                     raise explain_write_error(path, error) from error
+        if self._far is not None:
+            self._far.remove_shards(lambda name: name in self.base.shard_names or name in self._done)
 
     def _still_good(self, plan: SetPlan, hashes: Hashes) -> dict[str, int]:
         """The shards of an earlier run under the same plan that are there, and whose images are still the same."""
@@ -325,8 +368,9 @@ class LatentSetWriter:
         in_doubt: list[tuple[str, SourceImage, str | None]] = []
         sources = [image.source for shard in plan.shards for image in shard.images]
         witness = Witness.of([*sources, *plan.changes.kept], time.time_ns())
+        is_present = self._presence()
         for offset, summary in self._entries.items():
-            if self._is_present(summary) and summary.name in planned:
+            if is_present(summary) and summary.name in planned:
                 entry = self._journal.read_entry(offset)
                 done[entry.name] = offset
                 num_failed[entry.name] = sum(row.error is not None for row in entry.rows)
@@ -338,8 +382,10 @@ class LatentSetWriter:
         self.num_failed_before += sum(num_failed[name] for name in done)
         return done
 
-    def _is_present(self, entry: JournalEntry) -> bool:
-        return entry.file is None or size_of(self.root / SHARD_FOLDER / entry.name) == entry.file.num_bytes
+    def _presence(self) -> Callable[[JournalEntry], bool]:
+        """Return what tells whether the file of an entry is there."""
+        size = shard_sizes(self._set_root)
+        return lambda entry: entry.file is None or size(entry.name) == entry.file.num_bytes
 
     def _new_base_folder(self) -> Path:
         return self._journal.folder / f"base-{secrets.token_hex(8)}"
