@@ -37,6 +37,7 @@ Output = Annotated[
         OUTPUT,
         flags="--output -o",
         show_default=False,
+        metavar="FOLDER|URL|-",
         parse=parse_location,
     ),
 ]

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from semdis_cli.errors import UsageError
+from semdis_cli.files.url import Url
+from semdis_cli.store.writing.far_set import FarSet
 from tests.cli.conftest import PHOTOS, Run
 from tests.forks import pid_of, semdis
 from tests.store import contents
@@ -124,6 +127,27 @@ def test_what_belongs_to_others_is_left_alone(
     assert "a run on elsewhere is writing there, or was stopped" in held
     assert f"delete s3://{bucket}/held/journal/stage.json" in held
     assert f"is the stage of s3://{bucket}/held; give another --stage" in refusal("else", "three")
+
+
+def test_of_two_runs_that_begin_at_once_one_stops_before_it_writes(
+    run: Run, s3: S3Server, photos: Path, tiny: Path, bucket: str, tmp_path: Path
+) -> None:
+    url = Url(f"s3://{bucket}/latents")
+    first, second = (FarSet.at(url, tmp_path / name) for name in ("one", "two"))
+    for each in (first, second):
+        each.fetch()
+    for each in (first, second):
+        each.claim()
+    shard = tmp_path / "00000000-1x1.safetensors"
+    shard.write_bytes(b"x")
+    with pytest.raises(UsageError, match="another semdis run has taken over"):
+        first.take(shard)
+    with pytest.raises(UsageError, match="another semdis run has taken over"):
+        first.push(tmp_path)
+    assert s3.names(f"{bucket}/latents") == ["journal/stage.json"]
+    arguments = ("encode", photos, "-o", str(url), "--model", tiny, *OPTIONS, "--stage")
+    assert "is writing there, or was stopped" in run(*arguments, "one").stderr
+    assert run(*arguments, "two").code == 0
 
 
 def test_other_settings_are_refused_and_nobody_is_kept_out(run: Run, photos: Path, tiny: Path, bucket: str) -> None:

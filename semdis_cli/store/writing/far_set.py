@@ -89,8 +89,13 @@ class FarSet:
         mine = json.dumps({"machine": platform.node(), "token": self._token()}).encode()
         with self._reaching():
             (self.url / _CLAIM_FILE).put_bytes(mine)
+        self.check_claim()
+
+    def check_claim(self) -> None:
+        """Stop where another run has named its stage in the store since."""
         if self._claim().get("token") != self._token():
-            raise UsageError("another run has just begun to write there", place=self.url)
+            what = "another semdis run has taken over; this one stops, what it wrote stays in its stage"
+            raise UsageError(what, place=self.url)
 
     def release(self) -> None:
         """Let other runs write there."""
@@ -98,12 +103,12 @@ class FarSet:
             (self.url / _CLAIM_FILE).unlink()
 
     def _claim(self) -> Mapping[str, Any]:
+        """Return what a run has named in the store; nothing where there is none that can be read."""
         with self._reaching():
-            data = (self.url / _CLAIM_FILE).read_bytes()
-        try:
-            return dict(parse_json(data))
-        except (TypeError, ValueError):
-            return {}
+            try:
+                return dict(parse_json((self.url / _CLAIM_FILE).read_bytes()))
+            except (FileNotFoundError, TypeError, ValueError):
+                return {}
 
     def _token(self) -> str:
         """Return what the stage is known by; a new stage gets one."""
@@ -161,6 +166,7 @@ class FarSet:
 
     def push(self, folder: Path, names: Iterable[str] = _LISTS) -> None:
         """Send the lists in `folder`, those that are there, in their order."""
+        self.check_claim()
         for name in names:
             if (folder / name).exists():
                 self._put(folder / name, name)
@@ -173,6 +179,7 @@ class FarSet:
 
     def take(self, shard: Path) -> None:
         """Send a shard, and remove it here once it is there whole."""
+        self.check_claim()
         self._put(shard, f"{SHARD_FOLDER}/{shard.name}")
         shard.unlink()
 
