@@ -22,10 +22,12 @@ from torch.utils.data import DataLoader
 from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.dataset.sampler import BucketBatchSampler
 from semdis_cli.files.atomic import publish
+from semdis_cli.files.json_text import to_line
+from semdis_cli.files.set_names import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import FileDigest, Geometry, ImageRecord
-from semdis_cli.store.index import IndexRow, to_line
-from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, ShardEntry
+from semdis_cli.store.index import IndexRow
+from semdis_cli.store.manifest import Manifest, ShardEntry
 from semdis_cli.store.shards import Shard, write_shard
 from semdis_cli.store.statistics import ChannelSums
 

@@ -28,13 +28,13 @@ from torch import Tensor  # noqa: TID253
 PROJECT = Path(__file__).parents[1]
 sys.path.insert(0, os.fspath(PROJECT))
 
+from semdis_cli.files.set_names import SHARD_FOLDER  # noqa: E402
 from semdis_cli.images.loader import Loader  # noqa: E402
 from semdis_cli.model.tokenizer import Tokenizer  # noqa: E402
 from semdis_cli.pipeline.encode_plan import encode_provenance, plan_encode  # noqa: E402
 from semdis_cli.records import EncodedImage, FileDigest, Geometry, ImageRecord, SourceImage  # noqa: E402
 from semdis_cli.settings import EncodeSettings, GeometrySettings, LoadSettings, TokenizerSettings  # noqa: E402
 from semdis_cli.sources.find import find_images  # noqa: E402
-from semdis_cli.store.manifest import SHARD_FOLDER  # noqa: E402
 from semdis_cli.store.writing.latent_set import LatentSetWriter  # noqa: E402
 from semdis_cli.store.writing.shard_writer import ShardRows, publish_shard  # noqa: E402
 from tests.worlds import save_tiny_model  # noqa: E402 (beside the package, not in it)
@@ -106,7 +106,7 @@ def make_up(photos: Path, latents: Path, model: Path) -> None:
     tokenizer, found = Tokenizer.load(str(model), TokenizerSettings(batch_size=256)), find_images([photos])
     values = torch.randn((tokenizer.latent_channels, 1, 1), generator=torch.Generator().manual_seed(0)).bfloat16()
     provenance, patch = encode_provenance(tokenizer, load, settings.latents), tokenizer.patch_size
-    with Loader(load, patch, 1) as loader, LatentSetWriter(latents, provenance, tokenizer.latent_channels) as writer:
+    with Loader(load, patch, 1) as loader, LatentSetWriter(latents, provenance) as writer:
         plan = plan_encode(found, loader, tokenizer, settings, writer.base, writer.provenance)
         writer.begin(plan.contents, loader.hashes)
         for planned in writer.remaining:

@@ -4,4 +4,3 @@ BUNDLED_MODEL = "semdis-small"
 # What marks a folder of images as our own output: it is no source.
 DECODE_MARKER, ROUNDTRIP_MARKER = "decode.json", "roundtrip.json"
 TRAIN_MARKER = "semdis-train.json"
-MANIFEST_NAME = "manifest.json"  # what makes a folder a set of latents

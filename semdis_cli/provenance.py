@@ -4,10 +4,13 @@ Equal records stand for equal bytes. A field that this version does not know is 
 """
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from hashlib import sha256
 from typing import Any, Literal, Self, get_args
+
+from semdis_cli.wording import count
 
 ModelSource = Literal["bundled", "folder", "hub"]
 
@@ -105,7 +108,7 @@ class Provenance:
         if len(text) > _MAX_TEXT:
             raise ValueError(f"settings of {len(text):,} bytes")
         num_opened = text.count("[") + text.count("{")  # no record of ours has so many: it need not be searched
-        if num_opened > _MAX_DEPTH and not _is_shallow(value, _MAX_DEPTH):
+        if num_opened > _MAX_DEPTH and not is_shallow(value, _MAX_DEPTH):
             raise ValueError("settings that are nested too deeply")
         return cls(text)
 
@@ -230,9 +233,31 @@ def _compare_models(before: dict[str, Any], now: dict[str, Any], name: str) -> l
     return [Difference(name or "model", *said)]
 
 
-def _is_shallow(value: Any, depth: int) -> bool:
+def versions_of(records: Iterable[tuple[Provenance, int, int]]) -> list[dict[str, Any]]:
+    """List who made how many latents, as plain values, from (record, shards, latents) of each version, first to last.
+
+    `differs`: from the first, a line a setting.
+    """
+    found: list[dict[str, Any]] = []
+    first: Provenance | None = None
+    for record, num_shards, num_latents in records:
+        first = first or record
+        differs = list(map(str, first.differences(record)))
+        found.append({"shards": num_shards, "latents": num_latents, "differs": differs})
+    return found
+
+
+def describe_versions(versions: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield a line for each of several versions; none for a single one."""
+    for number, version in enumerate(versions if len(versions) > 1 else [], start=1):
+        what = "; ".join(version["differs"]) or "the settings of the manifest"
+        yield f"version {number}: {version['latents']:,} latents in {count(version['shards'], 'shard')} ({what})"
+
+
+def is_shallow(value: Any, depth: int) -> bool:
+    """Tell whether no more than `depth` objects and lists of JSON lie within one another, `value` (one) counted."""
     inner = value.values() if isinstance(value, dict) else value
-    return depth > 0 and all(_is_shallow(child, depth - 1) for child in inner if isinstance(child, dict | list | tuple))
+    return depth > 0 and all(is_shallow(child, depth - 1) for child in inner if isinstance(child, dict | list | tuple))
 
 
 def _are_float32(values: Any, count: int) -> bool:

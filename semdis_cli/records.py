@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from io import BufferedReader, BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -68,11 +69,10 @@ class SourceImage:
 
 
 class HeldImage(NamedTuple):
-    """An image that a set has a row for: size and sha256 (hex) of its file then, None where they were not found out."""
+    """An image that a set has a row for, and the file that it was then; None where that was not found out."""
 
     key: str
-    num_bytes: int | None
-    sha256: str | None
+    source: "FileDigest | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +140,15 @@ class FileDigest:
 
     num_bytes: int
     sha256: str
+
+    @classmethod
+    def of(cls, data: bytes | memoryview) -> "FileDigest":
+        """Return those of a file that holds `data`."""
+        return cls(memoryview(data).nbytes, sha256(data).hexdigest())
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, ready for `json.dumps`."""
+        return {"num_bytes": self.num_bytes, "sha256": self.sha256}
 
 
 NO_COLUMNS: Mapping[str, Any] = {}  # one for all, as most images have none; it may go to another process

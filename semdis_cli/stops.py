@@ -59,6 +59,19 @@ def _handle(number: int, _frame: FrameType | None) -> None:
         raise StoppedError(number)
 
 
+def settle() -> None:
+    """Let no signal change how this process ends: its result is there, and said. For the main thread.
+
+    Ignored from now on, not handled: when Python ends, it takes back the handlers of its own, and a signal that came
+    then would end the process by itself. Nothing is left to wait for by now. One that was noted and nobody looked for
+    any more is forgotten; after it, a second one ends the process as ever.
+    """
+    _process.is_noted = True  # nothing is raised between the two
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is _handle:
+            signal.signal(number, signal.SIG_IGN)
+
+
 def look() -> None:
     """Raise `StoppedError` if a signal has asked the program to stop; may be called in any thread."""
     if _process.signal_number is not None:

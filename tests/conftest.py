@@ -1,5 +1,7 @@
 """What all tests share."""
 
+from pathlib import Path
+
 import pytest
 
 # The longest: a process of `make test` that takes one of them last works on alone.
@@ -17,3 +19,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny model; not to be changed."""
+    from tests.worlds import save_tiny_model
+
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def finished_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small set of `tests.store`, written without a break; not to be changed."""
+    from tests.store import write_set
+
+    root = tmp_path_factory.mktemp("sets") / "finished"
+    write_set(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def unfinished_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All shards of that set, but no index and no manifest; not to be changed."""
+    from tests.store import write_some
+
+    root = tmp_path_factory.mktemp("sets") / "unfinished"
+    write_some(root)
+    return root

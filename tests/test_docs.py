@@ -1,4 +1,4 @@
-"""The Python examples of docs/dataset.md, run as they stand, each by itself; and a figure that stands on two pages."""
+"""The Python examples of docs/, run as they stand, each by itself; and a figure that stands on two pages."""
 
 import importlib.util
 import re
@@ -42,6 +42,12 @@ def test_each_kind_of_trainer_has_an_example() -> None:
     text = "".join(block.text for block in SCRIPTS)
     assert all(f"import {name}" in text for name in ("DataLoader", "Accelerator", "lightning", "Trainer"))
     assert not any(block.not_run for block in SCRIPTS)
+
+
+def test_a_key_leads_to_its_name_as_the_page_on_latents_says(tmp_path: Path) -> None:
+    page = (PROJECT / "docs" / "latents.md").read_text(encoding="utf-8")
+    [block] = [block for block in blocks(page) if block.language == "python"]
+    assert run(script(block), tmp_path) == ""
 
 
 @pytest.mark.slow

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from semdis_cli import stops
+from semdis_cli.cli.options import Reporting
 from semdis_cli.cli.report import follow
 from semdis_cli.errors import ExitCode
-from semdis_cli.events import BatchDone, Event, StageTimes
+from semdis_cli.events import BatchDone, Event, RunFinished, StageTimes
 from semdis_cli.model.hub import Published, fetch
 from semdis_cli.pipeline.export import export
 from semdis_cli.settings import ExportFormat, ExportSettings
@@ -141,6 +142,23 @@ def test_a_run_is_closed_in_order_before_the_stop_is_raised(capsys: pytest.Captu
             steps.append("closed")
 
     with pytest.raises(StoppedError):
-        follow(run(), as_json=False, quiet=True, summarise=str)
+        follow(run(), Reporting(quiet=True), summarise=str)
     assert steps == ["the step is finished", "closed"]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_comes_after_the_closing_lines_does_not_change_how_a_run_ends() -> None:
+    assert follow(iter([RunFinished(1, 0, {})]), Reporting(as_json=True, quiet=True), summarise=str) == ExitCode.OK
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+        signal.raise_signal(number)
+    look()
+
+
+def test_what_comes_before_the_report_is_said_stops_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    def summarise(_: object) -> str:
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("the stop was passed over")
+
+    with pytest.raises(StoppedError):
+        follow(iter([RunFinished(1, 0, {})]), Reporting(), summarise=summarise)
     assert capsys.readouterr() == ("", "")

@@ -1,11 +1,13 @@
-"""Small worlds for tests: a tiny model of the real architecture, in memory or in a folder."""
+"""Small worlds for tests: a tiny model of the real architecture, in memory or in a folder, and pictures of noise."""
 
 import dataclasses
 import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from semdis_cli.model.autoencoder import FCDMDiffAE
@@ -47,6 +49,13 @@ def save_tiny_model(folder: Path, seed: int = 0, **changes: Any) -> Path:
     """Write the checkpoint of `tiny_model` into `folder`, and return `folder`."""
     tiny_model(seed, **changes).save_pretrained(folder)
     return folder
+
+
+def save_noise(path: Path, seed: int = 0, size: tuple[int, int] = (32, 48)) -> Path:
+    """Write an image of that (height, width), of any two seeds another one, in the format of its suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+    return path
 
 
 def _draw(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:

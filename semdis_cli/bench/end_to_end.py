@@ -15,6 +15,7 @@ from semdis_cli.pipeline.decode import decode
 from semdis_cli.pipeline.encode import encode
 from semdis_cli.settings import DecodeSettings, EncodeSettings
 from semdis_cli.sources.find import FoundImages
+from semdis_cli.stops import looking
 from semdis_cli.store.reader import open_latents
 from semdis_cli.wording import count
 
@@ -59,7 +60,7 @@ class Run:
         """Carry out a run. Raises `UsageError` if one of its images fails: it would be measured as if it were fast."""
         report: dict[str, Any] = {}
         try:
-            for event in events:
+            for event in looking(events):
                 if isinstance(event, RunFinished):
                     report = event.report
         finally:

@@ -15,6 +15,7 @@ from semdis_cli.bench.limit import Spread
 from semdis_cli.bench.timing import Effort, time_rounds
 from semdis_cli.files.disk import count_cores
 from semdis_cli.pipeline.workers import Workers
+from semdis_cli.stops import looking
 
 _CPU_SIDE, _CUDA_SIDE = 2048, 8192
 _PACKAGES = ("semdis", "torch", "torchvision", "numpy", "pillow", "simplejpeg", "safetensors", "diffusers")
@@ -112,7 +113,7 @@ def _random_matrix(side: int, device: torch.device, dtype: torch.dtype) -> Tenso
 
 def _multiplications(a: Tensor, b: Tensor) -> Callable[[int], None]:
     def multiply(count: int) -> None:
-        for _ in range(count):
+        for _ in looking(range(count)):
             torch.mm(a, b)
         synchronise(a.device)
 
@@ -126,7 +127,7 @@ def _multiplications_of_workers(a: Tensor, b: Tensor, workers: Workers) -> Calla
 
     def multiply(count: int) -> None:
         for future in [workers.submit(multiply_once) for _ in range(count)]:
-            future.result()
+            workers.result(future)
 
     return multiply
 

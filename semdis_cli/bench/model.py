@@ -89,7 +89,7 @@ def run_calls(call: ModelCall, workers: Workers) -> Callable[[int], None]:
 
     def run(count: int) -> None:
         for future in [workers.submit_model(call) for _ in range(count)]:
-            future.result()
+            workers.result(future)
 
     return run
 

@@ -20,6 +20,7 @@ from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.pixels import float_to_images, images_to_float
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.workers import Workers
+from semdis_cli.stops import looking
 
 C = TypeVar("C")
 _FOUR = 4  # levels of the KL autoencoders, each half the size of the one before
@@ -198,7 +199,7 @@ def _ways(call: ModelCall, peer: nn.Module, workers: Workers) -> list[_Way]:
 
     def in_turn(count: int) -> None:
         with intra_op_threads(workers.num_threads):
-            for _ in range(count):
+            for _ in looking(range(count)):
                 call()
             synchronise(device)
 

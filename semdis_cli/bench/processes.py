@@ -11,12 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semdis_cli.bench.limit import Spread
 from semdis_cli.errors import UsageError
+from semdis_cli.stops import LOOK_S, look
 
 if TYPE_CHECKING:
     from semdis_cli.model.tokenizer import Tokenizer
@@ -122,13 +124,26 @@ def _semdis_s(*arguments: str) -> float:
 
 def _run(module: str, *arguments: str) -> str:
     """Run a Python module and return its stdout. Raises `UsageError` with what it said last if it fails."""
+    look()
     # -P: torch is not looked for in the folder where the user happens to be
     command = [sys.executable, "-P", "-m", module, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise UsageError(f"python -m {module} ended with {done.returncode}: {last:.300}")
-    return done.stdout
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603
+        try:
+            stdout, stderr = _communicate(process)
+        finally:
+            process.kill()  # if it has not ended
+    if process.returncode:
+        last = (stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise UsageError(f"python -m {module} ended with {process.returncode}: {last:.300}")
+    return stdout
+
+
+def _communicate(process: "subprocess.Popen[str]") -> tuple[str, str]:
+    """Wait for a process to end; returns its stdout and stderr. Raises `StoppedError` if a signal asks for it."""
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=LOOK_S)
+        look()
 
 
 # --- In the fresh process ---

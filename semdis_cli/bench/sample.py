@@ -11,6 +11,7 @@ from semdis_cli.images.loader import Loader
 from semdis_cli.images.synthetic import write_synthetic_jpegs
 from semdis_cli.records import PlannedImage, SourceImage
 from semdis_cli.sources.find import FoundImages, find_images
+from semdis_cli.stops import look, looking
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,12 @@ def gather_images(data: Path | None, num_images: int, loader: Loader, folder: Pa
     if data is None:
         make_folder(folder)
         write_synthetic_jpegs(folder, num_images)
-    found = find_images([data or folder])
+    found = find_images([data or folder], tell=lambda _: look())
     chosen = spread_out(found.images, num_images)
     planned, failures = loader.plan(chosen)
     reasons = [failure.reason for failure in (*found.failures, *failures)]
     usable = []
-    for image in planned:
+    for image in looking(planned):
         outcome = loader.load(image)
         if isinstance(outcome, Failure):
             reasons.append(outcome.reason)

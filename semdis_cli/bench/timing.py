@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 from semdis_cli.bench.limit import Resource, Spread, StageCost
 from semdis_cli.pipeline.workers import Workers
+from semdis_cli.stops import look
 
 READ_IMAGES, MODEL_ENCODE, WRITE_LATENTS = "reading images", "model encode", "writing latents"
 READ_LATENTS, MODEL_DECODE = "reading latents", "model decode"
@@ -60,7 +61,8 @@ def time_rounds(run: Callable[[int], object], effort: Effort, *, multiple: int =
 
 
 def elapsed_s(run: Callable[[int], object], num_units: int) -> float:
-    """Return the seconds that `run(num_units)` takes."""
+    """Return the seconds that `run(num_units)` takes. Raises `StoppedError` if a signal asked for it before."""
+    look()
     started = time.perf_counter()
     run(num_units)
     return max(time.perf_counter() - started, _LEAST_S)
@@ -87,13 +89,13 @@ class StageBench:
         submit, resource, num_threads = place
         again = -(-_TASKS_A_THREAD * num_threads // len(tasks))
         times = [again * count for count in copies or [1] * len(tasks)] * again
-        _run_all(tasks[:: max(1, len(tasks) // num_threads)], submit)
+        self._run_all(tasks[:: max(1, len(tasks) // num_threads)], submit)
         rounds: list[tuple[float, float]] = []
         results: list[_Done[T]] = []
         started = time.perf_counter()
         while not rounds or (len(rounds) < self.effort.num_rounds and not self._is_over(started)):
             results = []  # or those of two rounds would be held
-            results = _run_all([*tasks] * again, submit)
+            results = self._run_all([*tasks] * again, submit)
             done = list(zip(results, times, strict=True))
             rounds.append((sum(one.thread_s / n for one, n in done), sum(one.cpu_s / n for one, n in done)))
             del done
@@ -103,7 +105,10 @@ class StageBench:
     def warm_up(self, name: str, tasks: Iterable[Task[T]]) -> None:
         """Run `tasks` of a stage untimed: the first of their kind, which take longer."""
         place: tuple[_Submit[T], Resource, int] = self._place(name)
-        _run_all(list(tasks), place[0])
+        self._run_all(list(tasks), place[0])
+
+    def _run_all(self, tasks: Sequence[Task[T]], submit: "_Submit[T]") -> "list[_Done[T]]":
+        return [self.workers.result(future) for future in [submit(_timed, task) for task in tasks]]
 
     def _is_over(self, started: float) -> bool:
         """Tell whether the time for a stage is over: large images would take minutes a round."""
@@ -131,10 +136,6 @@ class _Done(Generic[T]):
     value: T
     thread_s: float
     cpu_s: float
-
-
-def _run_all(tasks: Sequence[Task[T]], submit: "_Submit[T]") -> "list[_Done[T]]":
-    return [future.result() for future in [submit(_timed, task) for task in tasks]]
 
 
 def _timed(task: Task[T]) -> "_Done[T]":

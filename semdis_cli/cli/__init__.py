@@ -4,10 +4,12 @@
 def main() -> None:
     """Entry point of the `semdis` script: runs a command and exits with its code."""
     from semdis_cli.cli.failures import run_guarded
+    from semdis_cli.cli.garbage import collected_late
     from semdis_cli.cli.streams import install
 
     install()
-    run_guarded(_run)
+    with collected_late():
+        run_guarded(_run)
 
 
 def _run() -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from semdis_cli.bench.settings import BenchSettings
 from semdis_cli.cli.bench_tables import bench_text
+from semdis_cli.cli.garbage import collect
 from semdis_cli.cli.options import Quiet, command
 from semdis_cli.cli.streams import put, say
 from semdis_cli.errors import UsageError
@@ -36,6 +37,7 @@ def bench(*, settings: BenchSettings, plot: Plot = None, as_json: Json = False, 
 
     from semdis_cli.bench.bench import bench as run
 
+    collect()
     report = run(settings, lambda what: None if quiet else say(f"semdis: {what}"))
     put(strict_json(report.to_json()) if as_json else bench_text(report))
     if plot is not None:  # after what was measured: it may be refused

@@ -79,8 +79,7 @@ def decode(
     tokenizer = _load_model(source, model, how, display, reporting)
     code = follow(
         _start(stream or source, tokenizer, settings, folder),
-        as_json=reporting.as_json,
-        quiet=reporting.quiet,
+        reporting,
         summarise=lambda report: (
             f"{count(report['images']['ok'], 'image')} in {folder or 'stdout'}{describe_renamed(report)}"
         ),
@@ -105,7 +104,7 @@ def _open_stream(latents: Location) -> "LatentStream | None":
 
 def _choose_folder(output: Path | None, stream: "LatentStream | None") -> Path | None:
     """Return the folder to write, None for stdout. Raises `UsageError` where neither can be."""
-    from semdis_cli.store.writing.claim import check_image_folder
+    from semdis_cli.files.claim import check_image_folder
 
     folder = output_folder(output, Path("decoded"), is_single=stream is not None and stream.is_single)
     if folder is not None:

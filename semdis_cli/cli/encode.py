@@ -1,6 +1,6 @@
 """`semdis encode`: images -> shards of latents."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +23,7 @@ from semdis_cli.wording import count
 if TYPE_CHECKING:
     from semdis_cli.images.loader import Loader
     from semdis_cli.model.tokenizer import Tokenizer
+    from semdis_cli.pipeline.encode_plan import EncodePlan
     from semdis_cli.sources.find import FoundImages
     from semdis_cli.sources.spool import PipedSource
     from semdis_cli.store.writing.far_set import FarSet
@@ -88,12 +89,11 @@ def encode(
 
     if folder is not None and not dry_run:
         _check_folder(folder)
-    num_alike = len(found.images) if load.geometry.has_few_sizes else 0
-    tokenizer = load_model(model, _as_recorded(how, folder), num_alike, display, quiet=reporting.quiet)
+    how = _as_recorded(how, folder)
+    tokenizer = load_model(model, how, found, load.geometry, display, quiet=reporting.quiet)
     with Loader(load, tokenizer.patch_size, settings.num_workers) as loader:
-        if dry_run:
-            raise typer.Exit(_plan(found, loader, tokenizer, settings, folder, display, reporting))
-        raise typer.Exit(_encode(found, loader, tokenizer, settings, far or folder, display, reporting))
+        run = _Run(found, loader, tokenizer, settings, folder, far, display, reporting)
+        raise typer.Exit(run.plan() if dry_run else run.encode())
 
 
 def _far_set(context: typer.Context, output: Location | None, stage: Path | None, *, dry_run: bool) -> "FarSet | None":
@@ -131,7 +131,7 @@ def _choose_folder(output: Path | None, stdin: "PipedSource | None") -> Path | N
 
 def _as_recorded(how: TokenizerSettings, folder: Path | None) -> TokenizerSettings:
     """Return `how`, with "auto" as a set that is there already was made, however many images there are now."""
-    from semdis_cli.store.writing.latent_set import recorded_settings
+    from semdis_cli.store.writing.finished import recorded_settings
 
     recorded = None if folder is None or how.compile != "auto" else recorded_settings(folder)
     if recorded is None or recorded.is_compiled is None:
@@ -139,35 +139,50 @@ def _as_recorded(how: TokenizerSettings, folder: Path | None) -> TokenizerSettin
     return replace(how, compile="on" if recorded.is_compiled else "off")
 
 
-def _encode(
-    found: "FoundImages",
-    loader: "Loader",
-    tokenizer: "Tokenizer",
-    settings: EncodeSettings,
-    output: "Path | FarSet | None",
-    display: Display,
-    reporting: Reporting,
-) -> ExitCode:
-    from semdis_cli.pipeline.encode import encode as encode_set
-    from semdis_cli.pipeline.stream import encode_stream
+@dataclass(frozen=True)
+class _Run:
+    """A run, as it was asked for: `folder` is the one to write, None for stdout; it may be the stage of `far`."""
 
-    if output is None:
-        events = encode_stream(found, loader, tokenizer, settings, put_bytes, display.plan)
-    else:
-        events = encode_set(found, loader, tokenizer, settings, output, display.plan)
-    return follow(
-        events,
-        as_json=reporting.as_json,
-        quiet=reporting.quiet,
-        summarise=_summary,
-        stdout_is_data=output is None,
-        display=display,
-    )
+    found: "FoundImages"
+    loader: "Loader"
+    tokenizer: "Tokenizer"
+    settings: EncodeSettings
+    folder: Path | None
+    far: "FarSet | None"
+    display: Display
+    reporting: Reporting
+
+    def encode(self) -> ExitCode:
+        """Encode, and show it."""
+        from semdis_cli.pipeline.encode import encode as encode_set
+        from semdis_cli.pipeline.stream import encode_stream
+
+        work = self.found, self.loader, self.tokenizer, self.settings
+        if self.folder is None:
+            events = encode_stream(*work, put_bytes, self.display.plan)
+        else:
+            events = encode_set(*work, self.far or self.folder, self.display.plan)
+        is_data = self.folder is None
+        return follow(events, self.reporting, summarise=_summary, stdout_is_data=is_data, display=self.display)
+
+    def plan(self) -> ExitCode:
+        """Say on stdout what a run would do. Inputs that are known to be unusable are listed on stderr."""
+        from semdis_cli.pipeline.encode_plan import plan_output
+        from semdis_cli.pipeline.estimate import estimate_s, refused_images
+
+        loader, tokenizer = self.loader, self.tokenizer
+        plan = plan_output(self.found, loader, tokenizer, self.settings, self.folder, self.display.plan)
+        failures = (*plan.failures, *refused_images(plan, loader, tokenizer))
+        seconds = estimate_s(plan, loader, tokenizer, self.settings)
+        for failure in failures:
+            say(f"failed: {printable(failure.key)}: {failure.reason}")
+        put((_plan_json if self.reporting.as_json else _plan_text)(plan, len(failures), seconds))
+        return ExitCode.SOME_FAILED if failures else ExitCode.OK
 
 
 def _check_folder(folder: Path) -> None:
     """Refuse a folder that cannot be written to, before working. Raises `UsageError`."""
-    from semdis_cli.store.writing.folder import check_latents_folder
+    from semdis_cli.store.writing.finished import check_latents_folder
 
     check_latents_folder(folder)
 
@@ -180,39 +195,22 @@ def _summary(report: dict[str, Any]) -> str:
     return f"{images} in {count(report['shards'], 'shard')}, {mib} in {report['output']}{news}"
 
 
-def _plan(
-    found: "FoundImages",
-    loader: "Loader",
-    tokenizer: "Tokenizer",
-    settings: EncodeSettings,
-    folder: Path | None,
-    display: Display,
-    reporting: Reporting,
-) -> ExitCode:
-    """Say on stdout what a run would do. Inputs that are known to be unusable are listed on stderr."""
-    from semdis_cli.pipeline.encode_plan import plan_output
-    from semdis_cli.pipeline.estimate import estimate_s, refused_images
-
-    plan = plan_output(found, loader, tokenizer, settings, folder, display.plan)
-    failures = (*plan.failures, *refused_images(plan, loader, tokenizer))
-    seconds = estimate_s(plan, loader, tokenizer, settings)
-    for failure in failures:
-        say(f"failed: {printable(failure.key)}: {failure.reason}")
+def _plan_json(plan: "EncodePlan", num_failed: int, seconds: float) -> str:
     report = {
         "command": "encode --dry-run",
-        "images": {"inputs": plan.num_inputs, "failed": len(failures), "unchanged": plan.num_unchanged},
+        "images": {"inputs": plan.num_inputs, "failed": num_failed, "unchanged": plan.num_unchanged},
         "shards": len(plan.shards),
         "megapixels": round(plan.megapixels(), 3),
         "latent_bytes": plan.latent_bytes(),
         "estimated_s": round(seconds, 1),
         "passed_over": dict(plan.passed_over),
     }
-    if reporting.as_json:
-        put(strict_json(report))
-    else:
-        put(
-            f"{count(plan.num_inputs, 'image')} ({len(failures):,} unusable, {plan.num_unchanged:,} there already), "
-            f"{plan.megapixels():,.1f} megapixels -> "
-            f"{count(len(plan.shards), 'shard')}, {count(plan.latent_bytes(), 'byte')}, about {seconds:,.0f} s"
-        )
-    return ExitCode.SOME_FAILED if failures else ExitCode.OK
+    return strict_json(report)
+
+
+def _plan_text(plan: "EncodePlan", num_failed: int, seconds: float) -> str:
+    return (
+        f"{count(plan.num_inputs, 'image')} ({num_failed:,} unusable, {plan.num_unchanged:,} there already), "
+        f"{plan.megapixels():,.1f} megapixels -> "
+        f"{count(len(plan.shards), 'shard')}, {count(plan.latent_bytes(), 'byte')}, about {seconds:,.0f} s"
+    )

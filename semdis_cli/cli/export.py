@@ -34,18 +34,17 @@ def export(
     refuse_pipes(latents, output)
     refuse_others(latents)
 
+    from semdis_cli.files.claim import check_image_folder
     from semdis_cli.pipeline.export import export as run
     from semdis_cli.store.exchange.export import EXPORT_MARKER
     from semdis_cli.store.reader import open_latents, recorded_layout
-    from semdis_cli.store.writing.claim import check_image_folder
 
     check_image_folder(output, EXPORT_MARKER)
     source = open_latents(latents)
     _say_what_is_lost(settings, recorded_layout(source.provenance, str(source.path)).dtype, quiet=reporting.quiet)
     code = follow(
         run(source, settings, output),
-        as_json=reporting.as_json,
-        quiet=reporting.quiet,
+        reporting,
         summarise=lambda report: f"{count(report['images']['ok'], 'image')} as {settings.format} in {output}",
     )
     raise typer.Exit(code)

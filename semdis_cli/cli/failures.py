@@ -11,7 +11,7 @@ from semdis_cli.cli.streams import OutputClosedError, say
 from semdis_cli.errors import SemdisError
 from semdis_cli.files.atomic import explain_refusal
 from semdis_cli.files.disk import is_of_disk
-from semdis_cli.stops import StoppedError, listen
+from semdis_cli.stops import StoppedError, listen, settle
 
 
 def run_guarded(app: Callable[[], object]) -> None:
@@ -21,7 +21,10 @@ def run_guarded(app: Callable[[], object]) -> None:
     """
     listen()
     try:
-        app()
+        try:
+            app()
+        finally:
+            settle()  # whatever it came to has been said
     except OutputClosedError as error:  # the reader of our results has gone: nobody is left to tell
         sys.exit(error.exit_code)
     except (SemdisError, StoppedError) as error:

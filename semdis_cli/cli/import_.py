@@ -1,7 +1,7 @@
 """`semdis import`: what `semdis export` wrote, but for `.npy` -> shards of latents."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from semdis_cli.errors import ExitCode
 from semdis_cli.option import OUTPUT, Option
 from semdis_cli.settings import ShardSettings
 from semdis_cli.wording import count
+
+if TYPE_CHECKING:
+    from semdis_cli.store.exchange.samples import FoundSamples
 
 Source = Annotated[
     Path,
@@ -41,7 +44,7 @@ def import_(
     """
     from semdis_cli.pipeline.gather import gather
     from semdis_cli.store.exchange.samples import find_samples
-    from semdis_cli.store.writing.folder import check_latents_folder
+    from semdis_cli.store.writing.finished import check_latents_folder
 
     refuse_pipes(source, output)
     check_apart(output, source)
@@ -49,18 +52,17 @@ def import_(
     display = context.with_resource(open_display(quiet=reporting.quiet))
     found = find_samples(source, display.plan, mix_versions=settings.mix_versions)
     if found.num_missing:
-        num_found = len(found.samples) + len(found.failures)
-        promise = f"{found.num_exported:,} were to be exported to {source}: {found.num_missing:,} missing"
-        advice = "the same semdis export, run again, writes them or says why it cannot"
-        display.say(f"semdis: {count(num_found, 'image')} found, but {promise}; {advice}")
-    code = follow(
-        gather(found, settings, output),
-        as_json=reporting.as_json,
-        quiet=reporting.quiet,
-        summarise=lambda report: (
-            f"{count(report['images']['ok'], 'image')} in {count(report['shards'], 'shard')}, "
-            f"{report['latent_bytes'] / 2**20:,.1f} MiB in {output}"
-        ),
-        display=display,
-    )
+        display.say(f"semdis: {_missing(found, source)}")
+    code = follow(gather(found, settings, output), reporting, summarise=_summary, display=display)
     raise typer.Exit(max(code, ExitCode.SOME_FAILED) if found.num_missing else code)
+
+
+def _missing(found: "FoundSamples", source: Path) -> str:
+    promise = f"{found.num_exported:,} were to be exported to {source}: {found.num_missing:,} missing"
+    advice = "the same semdis export, run again, writes them or says why it cannot"
+    return f"{count(len(found.samples) + len(found.failures), 'image')} found, but {promise}; {advice}"
+
+
+def _summary(report: dict[str, Any]) -> str:
+    images, shards = count(report["images"]["ok"], "image"), count(report["shards"], "shard")
+    return f"{images} in {shards}, {report['latent_bytes'] / 2**20:,.1f} MiB in {report['output']}"

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from semdis_cli.cli.display import open_display
-from semdis_cli.cli.options import Quiet, command
+from semdis_cli.cli.options import Quiet, Reporting, command
 from semdis_cli.cli.report import follow
 from semdis_cli.cli.setup import find_inputs, refuse_pipes
 from semdis_cli.errors import UsageError
@@ -37,9 +37,9 @@ def init(
     display = context.with_resource(open_display(quiet=quiet))
     found = find_inputs(named, output=output, quiet=quiet, display=display)
 
+    from semdis_cli.files.claim import check_outside_sets, list_folder
     from semdis_cli.images.loader import Loader
     from semdis_cli.model.checkpoint import load_config
-    from semdis_cli.store.writing.folder import check_outside_sets, list_folder
     from semdis_cli.training.init import init_model
 
     check_outside_sets(output)
@@ -52,8 +52,7 @@ def init(
         images, failures = loader.plan(found.images, display.plan)
         code = follow(
             init_model(images, (*found.failures, *failures), loader, architecture, output, settings),
-            as_json=False,
-            quiet=quiet,
+            Reporting(quiet=quiet),
             summarise=lambda report: f"{count(report['patches'], 'patch', 'patches')} -> {output}",
             display=display,
         )

@@ -8,11 +8,13 @@ from itertools import chain
 from typing import Any, Protocol
 
 from semdis_cli.cli.display import Display, Position, open_display
+from semdis_cli.cli.garbage import collect
+from semdis_cli.cli.options import Reporting
 from semdis_cli.cli.streams import put, say
 from semdis_cli.errors import ExitCode
 from semdis_cli.events import BatchDone, Event, Failure, ImageMeasured, Planning, RunFinished, RunStarted, ShardFailed
 from semdis_cli.files.json_text import strict_json
-from semdis_cli.stops import look, noted
+from semdis_cli.stops import look, noted, settle
 from semdis_cli.wording import count
 
 MAX_SHOWN = 20  # of failures, and of problems of one kind
@@ -69,15 +71,14 @@ class View(Protocol):
 class MakeView(Protocol):
     """Makes the view of a run that shows itself on `display`."""
 
-    def __call__(self, display: Display, *, as_json: bool, quiet: bool) -> View:
+    def __call__(self, display: Display, reporting: Reporting) -> View:
         """Make it."""
 
 
 def follow(
     events: Iterable[Event],
+    reporting: Reporting,
     *,
-    as_json: bool,
-    quiet: bool,
     summarise: Callable[[dict[str, Any]], str],
     stdout_is_data: bool = False,
     display: Display | None = None,
@@ -88,9 +89,10 @@ def follow(
     `summarise`: closing report -> what was done, one line. Results and the JSON report go to stdout, all else to
     stderr. `stdout_is_data`: stdout carries images or latents, so the JSON report goes to stderr too. `display`: one
     that is open already, and is closed at the end. `make_view`: None for a run over images. Raises `StoppedError` if a
-    signal asks for it, once the run is closed.
+    signal asks for it, once the run is closed; one that comes after the closing lines changes nothing.
     """
-    view = (make_view or ImageView)(display or open_display(quiet=quiet), as_json=as_json, quiet=quiet)
+    collect()
+    view = (make_view or ImageView)(display or open_display(quiet=reporting.quiet), reporting)
     with noted(), view.display, ExitStack() as at_the_end:
         if isinstance(events, Generator):  # nothing may leave a run half open
             at_the_end.callback(events.close)
@@ -98,10 +100,11 @@ def follow(
             view.take(event)
             look()
     look()
-    for line in chain(view.left_out(), () if quiet else view.closing(summarise(view.report))):
+    for line in chain(view.left_out(), () if reporting.quiet else view.closing(summarise(view.report))):
         say(line)
-    if as_json:
+    if reporting.as_json:
         (say if stdout_is_data else put)(strict_json(view.report))
+    settle()
     return view.code
 
 
@@ -114,14 +117,13 @@ def more(number: int, what: str) -> Iterator[str]:
 class ImageView:
     """Shows a run over images. Failures are shown even when `quiet`, the first twenty in full."""
 
-    def __init__(self, display: Display, *, as_json: bool, quiet: bool) -> None:
+    def __init__(self, display: Display, reporting: Reporting) -> None:
         self.display = display
         self.tally = Tally()
         self.code = ExitCode.OK
         self.report: dict[str, Any] = {}
         self._started = time.perf_counter()
-        self._as_json = as_json
-        self._quiet = quiet
+        self._reporting = reporting
 
     def take(self, event: Event) -> None:
         """Count one event and show what it has to show."""
@@ -138,7 +140,7 @@ class ImageView:
                 self._fail(1, f"{printable(event.key)}: {event.reason}", ExitCode.SOME_FAILED)
             case ShardFailed():
                 self._fail(event.num_images, f"{event.reason} ({count(event.num_images, 'image')})", ExitCode.BAD_DATA)
-            case ImageMeasured() if not self._as_json:
+            case ImageMeasured() if not self._reporting.as_json:
                 self.display.result(f"{printable(event.key)}\t{event.psnr_db:.2f}")
             case RunFinished():
                 self._finish(event)
@@ -154,9 +156,9 @@ class ImageView:
 
     def _start(self, event: RunStarted) -> None:
         self.tally.total = event.num_images - event.num_done
-        if event.note and not self._quiet:
+        if event.note and not self._reporting.quiet:
             self.display.say(f"semdis: {one_line(event.note)}")
-        if event.num_done and not self._quiet:
+        if event.num_done and not self._reporting.quiet:
             self.display.say(f"semdis: {event.num_done:,} of {count(event.num_images, 'image')} done before, going on")
 
     def _fail(self, num_images: int, line: str, code: ExitCode) -> None:
@@ -169,7 +171,7 @@ class ImageView:
         self.report = event.report
         if event.num_failed:
             self.code = max(self.code, ExitCode.SOME_FAILED)
-        if event.report.get("psnr_db") and not self._as_json:
+        if event.report.get("psnr_db") and not self._reporting.as_json:
             self.display.result(f"mean\t{event.report['psnr_db']['mean']:.2f}")
 
 

@@ -49,31 +49,25 @@ def roundtrip(
     display = context.with_resource(open_display(quiet=reporting.quiet))
     found = find_inputs(named, rules, output=output, quiet=reporting.quiet, display=display)
 
+    from semdis_cli.files.claim import check_image_folder
     from semdis_cli.images.loader import Loader
     from semdis_cli.pipeline.encode_plan import plan_encode
     from semdis_cli.pipeline.roundtrip import roundtrip as run
-    from semdis_cli.store.writing.claim import check_image_folder
 
     check_image_folder(output, ROUNDTRIP_MARKER)
-    num_alike = len(found.images) if load.geometry.has_few_sizes else 0
-    tokenizer = load_model(model, how, num_alike, display, quiet=reporting.quiet)
+    tokenizer = load_model(model, how, found, load.geometry, display, quiet=reporting.quiet)
     with Loader(load, tokenizer.patch_size, settings.decode.num_workers) as loader:
         plan = plan_encode(found, loader, tokenizer, EncodeSettings(latents=settings.latents), tell=display.plan)
-        code = follow(
-            run(plan, loader, tokenizer, settings, output),
-            as_json=reporting.as_json,
-            quiet=reporting.quiet,
-            summarise=lambda report: _summary(report, output) + describe_renamed(report),
-            display=display,
-        )
+        events = run(plan, loader, tokenizer, settings, output)
+        code = follow(events, reporting, summarise=_summary, display=display)
     raise typer.Exit(code)
 
 
-def _summary(report: dict[str, Any], output: Path) -> str:
+def _summary(report: dict[str, Any]) -> str:
     psnr = report["psnr_db"]
     if psnr is None:
-        return "no image could be measured"
+        return f"no image could be measured{describe_renamed(report)}"
     return (
-        f"{count(report['images']['ok'], 'reconstruction')} in {output}, PSNR mean {psnr['mean']:.2f} dB, median "
-        f"{psnr['median']:.2f}, min {psnr['min']:.2f}, max {psnr['max']:.2f}"
+        f"{count(report['images']['ok'], 'reconstruction')} in {report['output']}, PSNR mean {psnr['mean']:.2f} dB, "
+        f"median {psnr['median']:.2f}, min {psnr['min']:.2f}, max {psnr['max']:.2f}{describe_renamed(report)}"
     )

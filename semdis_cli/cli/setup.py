@@ -11,7 +11,7 @@ from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Planning, untold
 from semdis_cli.files.url import Location, Url
 from semdis_cli.option import OptionError
-from semdis_cli.settings import ModelSettings, SourceSettings, TokenizerSettings
+from semdis_cli.settings import GeometrySettings, ModelSettings, SourceSettings, TokenizerSettings
 from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules
 from semdis_cli.wording import count
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from semdis_cli.model.tokenizer import Tokenizer
     from semdis_cli.sources.find import FoundImages
     from semdis_cli.sources.spool import PipedSource, Spool
-    from semdis_cli.store.writing.held import HeldRows
+    from semdis_cli.store.writing.finished import HeldRows
 
 STDIO = Path("-")
 
@@ -120,14 +120,17 @@ def find_inputs(
     )
     if not may_be_none and (reason := why_nothing(named.sources, found)) is not None:
         raise UsageError(reason)
-    if found.num_ignored and not quiet:
-        line = f"semdis: {count(found.num_ignored, 'other file')} passed over ({found.ignored_kinds})"
-        (say if display is None else display.say)(line)
-    if rules.idle and not quiet:
-        line = f"semdis: {', '.join(rules.idle)} had no effect: paths in patterns begin in the source"
-        (say if display is None else display.say)(line)
+    if not quiet:
+        _tell_of_rules(rules, found, say if display is None else display.say)
     tell(Planning("loading PyTorch"))
     return found
+
+
+def _tell_of_rules(rules: InputRules, found: "FoundImages", say: Callable[[str], object]) -> None:
+    if found.num_ignored:
+        say(f"semdis: {count(found.num_ignored, 'other file')} passed over ({found.ignored_kinds})")
+    if rules.idle:
+        say(f"semdis: {', '.join(rules.idle)} had no effect: paths in patterns begin in the source")
 
 
 def _refuse_within(sources: Iterable[Location], output: Path | None) -> None:
@@ -143,7 +146,7 @@ def _held_set(output: Path | None) -> "HeldRows | None":
     """The set of latents in `output`, finished or not, if there is one."""
     if output is None or not output.is_dir():
         return None
-    from semdis_cli.store.writing.held import HeldRows
+    from semdis_cli.store.writing.finished import HeldRows
 
     rows = HeldRows(output)
     return rows if rows.is_set else None
@@ -189,14 +192,21 @@ def refuse_absent_device(device: str) -> None:
 
 
 def load_model(
-    model: ModelSettings, how: TokenizerSettings, num_alike: int, display: "Display", *, quiet: bool
+    model: ModelSettings,
+    how: TokenizerSettings,
+    found: "FoundImages",
+    geometry: GeometrySettings,
+    display: "Display",
+    *,
+    quiet: bool,
 ) -> "Tokenizer":
-    """Load a model, and say so: one that is neither bundled nor here may have to be downloaded first.
+    """Load a model for the images `found`, which get sizes by `geometry`, and say so.
 
-    `num_alike`: as for `Tokenizer`.
+    One that is neither bundled nor here may have to be downloaded first.
     """
     from semdis_cli.model.tokenizer import Tokenizer
 
+    num_alike = len(found.images) if geometry.has_few_sizes else 0
     name = model.name
     is_here = name == BUNDLED_MODEL or Path(name).exists()
     display.plan(Planning("loading the model" if is_here else f"loading the model {name}, downloading it if need be"))

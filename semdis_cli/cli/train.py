@@ -54,14 +54,7 @@ def train(
     if not reporting.quiet:
         display.say(f"semdis: training in {job.settings.dtype} on {job.device}, {_aligned_with(settings.teacher)}")
     events = run(images, measured, (*failures, *measured_failures), job)
-    code = follow(
-        events,
-        as_json=reporting.as_json,
-        quiet=reporting.quiet,
-        summarise=_summary,
-        display=display,
-        make_view=_TrainView,
-    )
+    code = follow(events, reporting, summarise=_summary, display=display, make_view=_TrainView)
     raise typer.Exit(code)
 
 
@@ -106,14 +99,13 @@ def _summary(report: dict[str, Any]) -> str:
 class _TrainView:
     """Shows a run of steps."""
 
-    def __init__(self, display: Display, *, as_json: bool, quiet: bool) -> None:
+    def __init__(self, display: Display, reporting: Reporting) -> None:
         self.display = display
         self.code = ExitCode.OK
         self._num_failed = 0
         self.report: dict[str, Any] = {}
         self._psnr_db: float | None = None
-        self._as_json = as_json
-        self._quiet = quiet
+        self._reporting = reporting
 
     def take(self, event: Event) -> None:
         """Show one event."""
@@ -122,7 +114,7 @@ class _TrainView:
                 self.display.plan(event)
             case Failure():
                 self._fail(event)
-            case ModelReady() if not self._quiet:
+            case ModelReady() if not self._reporting.quiet:
                 self.display.say(
                     f"semdis: {event.num_parameters:,} parameters; {count(event.num_images, 'image')} to learn from "
                     f"({event.image_bytes / 2**20:,.0f} MiB), {event.num_held_out:,} to measure with"
@@ -134,7 +126,7 @@ class _TrainView:
                 self.display.show(Position(event.step, event.num_steps, "steps", rates, event.left_s))
             case TrainingMeasured():
                 self._psnr_db = event.psnr_db
-                if not self._as_json:
+                if not self._reporting.as_json:
                     self.display.result(f"{event.step}\t{event.psnr_db:.2f}")
             case RunFinished():
                 self.report = event.report

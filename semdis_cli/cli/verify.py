@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from semdis_cli.cli.display import Display, Position, open_display
-from semdis_cli.cli.options import Quiet, StoredLatents, command
+from semdis_cli.cli.options import Quiet, Reporting, StoredLatents, command
 from semdis_cli.cli.report import MAX_SHOWN, follow, more, one_line
 from semdis_cli.cli.setup import find_inputs, refuse_others, refuse_pipes
 from semdis_cli.errors import ExitCode, UsageError
@@ -88,7 +88,8 @@ def verify(
     sources = find(SourceSettings(against), rules) if against else None
     display.plan(Planning("reading the lists of the set"))
     events = run(latents, settings, sources)
-    code = follow(events, as_json=as_json, quiet=quiet, summarise=_summary, display=display, make_view=_VerifyView)
+    reporting = Reporting(as_json, quiet)
+    code = follow(events, reporting, summarise=_summary, display=display, make_view=_VerifyView)
     raise typer.Exit(code)
 
 
@@ -111,12 +112,12 @@ def _parse_sample(data: bool, text: str | None, seed: int | None) -> "Sample":
 class _VerifyView:
     """Shows what a verification finds."""
 
-    def __init__(self, display: Display, *, as_json: bool, quiet: bool) -> None:  # noqa: ARG002 (as `MakeView` has it)
+    def __init__(self, display: Display, reporting: Reporting) -> None:
         self.display = display
         self.code = ExitCode.OK
         self._problems = Counter[str]()
         self.report: dict[str, Any] = {}
-        self._as_json = as_json
+        self._as_json = reporting.as_json
         self._started = time.perf_counter()
         self._total = VerifyStarted(0, 0)
         self._num_shards = self._num_bytes = 0
@@ -144,7 +145,7 @@ class _VerifyView:
 
     def closing(self, summary: str) -> Iterator[str]:
         """Give the lines on the versions that the set holds, what was found, and links."""
-        from semdis_cli.store.versions import describe_versions
+        from semdis_cli.provenance import describe_versions
 
         yield from (f"semdis: {one_line(line)}" for line in describe_versions(self.report.get("versions", [])))
         yield f"semdis: {summary}"

@@ -14,11 +14,9 @@ from torch.utils.data import Dataset
 
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.files.url import was_url
-from semdis_cli.provenance import Provenance
-from semdis_cli.store.mapped_shard import ReadRows
-from semdis_cli.store.random_access import open_latents
+from semdis_cli.provenance import Provenance, describe_versions
+from semdis_cli.store.random_access import Rows, open_latents
 from semdis_cli.store.shards import STORE_DTYPES
-from semdis_cli.store.versions import describe_versions
 
 # Each mapped shard is one mapping of the process, of which Linux allows 65,530.
 _MAX_MAPPED = 1 << 14
@@ -82,7 +80,7 @@ class LatentDataset(Dataset[LatentItem]):
             raise UsageError(f"latents cannot be given as {self.dtype}; choose a dtype of floating point")
         self._folder, self._shards, self._items = opened.folder.absolute(), opened.shards, opened.items
         self.grids = tuple(sorted({shard.grid for shard in self._shards}))
-        self._mapped: dict[int, Tensor | ReadRows] = {}  # of this process alone
+        self._mapped: dict[int, Rows] = {}  # of this process alone
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process gets: no mappings."""
@@ -127,7 +125,7 @@ class LatentDataset(Dataset[LatentItem]):
             raise IndexError(f"item {item} of {len(self)}")
         return item % len(self)
 
-    def _rows(self, number: int) -> Tensor | ReadRows:
+    def _rows(self, number: int) -> Rows:
         """The rows of a shard, mapped on first use in this process."""
         if number not in self._mapped:
             if len(self._mapped) >= _MAX_MAPPED:

@@ -8,35 +8,27 @@ import hashlib
 import secrets
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from semdis_cli.errors import NoSpaceError, RefusedNameError, StoreError, UsageError
 from semdis_cli.files import disk
 from semdis_cli.files.links import why_unreadable
 from semdis_cli.files.url import Location
+from semdis_cli.records import FileDigest
 from semdis_cli.wording import size
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedFile:
-    """Size and sha256 (hex) of a file that is safely on disk."""
-
-    num_bytes: int
-    sha256: str
-
-    @classmethod
-    def of(cls, path: Location) -> "PublishedFile":
-        """Read size and sha256 of the file at `path`. Raises `StoreError` if it cannot be read."""
-        try:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-                return cls(file.tell(), digest)
-        except OSError as error:
-            raise StoreError(f"cannot be read ({why_unreadable(path, error)})", place=path) from error
+def digest_file(path: Location) -> FileDigest:
+    """Read size and sha256 of the file at `path`. Raises `StoreError` if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return FileDigest(file.tell(), digest)
+    except OSError as error:
+        raise StoreError(f"cannot be read ({why_unreadable(path, error)})", place=path) from error
 
 
-def publish(path: Path, chunks: Iterable[bytes | memoryview]) -> PublishedFile:
+def publish(path: Path, chunks: Iterable[bytes | memoryview]) -> FileDigest:
     """Write `chunks` to `path`, replacing what was there, so that a reader sees all of it or none.
 
     Raises `NoSpaceError` if the disk fills up and `UsageError` if the folder cannot be written; the temporary file is
@@ -77,7 +69,7 @@ class PendingFile:
         self._digest.update(chunk)
         self._num_bytes += memoryview(chunk).nbytes
 
-    def publish(self) -> PublishedFile:
+    def publish(self) -> FileDigest:
         """Sync the file and give it its name."""
         try:
             self._file.flush()
@@ -87,7 +79,7 @@ class PendingFile:
             disk.sync_folder(self._path.parent)
         except OSError as error:
             raise explain_write_error(self._path, error) from error
-        return PublishedFile(self._num_bytes, self._digest.hexdigest())
+        return FileDigest(self._num_bytes, self._digest.hexdigest())
 
     def discard(self) -> None:
         """Remove the file, unless it is published."""
@@ -97,7 +89,7 @@ class PendingFile:
             self._temporary.unlink()
 
 
-def publish_below(root: Path, path: Path, chunks: Iterable[bytes | memoryview]) -> PublishedFile:
+def publish_below(root: Path, path: Path, chunks: Iterable[bytes | memoryview]) -> FileDigest:
     """Publish to `path` below `root`, which exists, and make its folders. `path` is named as an input was.
 
     Raises `RefusedNameError` if the disk does not take this name or one of its folders, but takes others in `root`.

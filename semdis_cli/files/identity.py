@@ -6,6 +6,8 @@ Size and times of a file are a `Stamp`. One is noted of each image that is read,
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import compress
+from operator import eq
 from typing import Protocol, TypeGuard
 
 from semdis_cli.files.image_list import ImageList
@@ -124,9 +126,7 @@ def all_vouch(images: Sequence[SourceImage]) -> bool:
     mtimes, ctimes = ImageList.of(images).times()  # `vouches` in a few passes: there may be millions
     if min(ctimes, default=0) <= 0:
         return False
-    if not all(
-        ctime_ns % _SECOND_NS for ctime_ns, mtime_ns in zip(ctimes, mtimes, strict=True) if ctime_ns == mtime_ns
-    ):
+    if not all(ctime_ns % _SECOND_NS for ctime_ns in compress(ctimes, map(eq, ctimes, mtimes))):
         return False
     return len(ctimes) < 2 or ctimes.count(ctimes[0]) < len(ctimes)
 

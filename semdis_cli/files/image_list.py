@@ -2,18 +2,28 @@
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import repeat
+from itertools import accumulate, chain, islice, pairwise, repeat
 from operator import attrgetter, eq, lt
 from typing import NamedTuple, overload
 
-from semdis_cli.records import ImageReader, SourceImage
+from semdis_cli.records import ImageReader, SourceImage, Stamp
 
 NO_TIME = -(1 << 63)
+_AT_ONCE = 1 << 12
 _KEY_CODEC = ("utf-8", "surrogatepass")
 
 
 # Key, size, mtime and ctime of an image, as in `SourceImage`: what is compared from run to run.
 Facts = tuple[str, int, int | None, int | None]
+
+
+class FactColumns(NamedTuple):
+    """Facts of some images, each fact of all of them in a column of its own."""
+
+    keys: Sequence[str]
+    num_bytes: Sequence[int]
+    mtimes_ns: Sequence[int | None]
+    ctimes_ns: Sequence[int | None]
 
 
 class _Root(NamedTuple):
@@ -86,16 +96,17 @@ class ImageList(Sequence[SourceImage]):
     def _take(self, keys: Sequence[str], figures: Sequence[int | None]) -> bool:
         """Add keys and figures; False, and nothing is added, if one of these is beyond 64 bits."""
         try:
-            self._figures.extend(NO_TIME if figure is None else figure for figure in figures)
+            self._figures.extend([NO_TIME if figure is None else figure for figure in figures])
         except OverflowError:
             del self._figures[3 * len(self._ends) :]
             return False
         if (keys[0] <= self._last and self._ends) or not all(map(lt, keys, keys[1:])):
             self.is_rising = False
         self._last = keys[-1]
-        for key in keys:
-            self._text += key.encode(*_KEY_CODEC)
-            self._ends.append(len(self._text))
+        start, text = len(self._text), "".join(keys)
+        self._text += text.encode(*_KEY_CODEC)
+        sizes = map(len, keys if text.isascii() else (key.encode(*_KEY_CODEC) for key in keys))
+        self._ends.extend(islice(accumulate(sizes, initial=start), 1, None))
         return True
 
     def sorted(self) -> "ImageList":
@@ -104,22 +115,35 @@ class ImageList(Sequence[SourceImage]):
 
     def facts(self) -> Iterator[Facts]:
         """Yield what is compared of each image: quicker than the images."""
-        start, figures = 0, iter(self._figures)
-        if not self._others and NO_TIME not in self._figures:
-            for end, num_bytes, mtime_ns, ctime_ns in zip(self._ends, figures, figures, figures, strict=True):
-                yield self._text[start:end].decode(*_KEY_CODEC), num_bytes, mtime_ns, ctime_ns
-                start = end
-            return
-        for number, (end, num_bytes, mtime_ns, ctime_ns) in enumerate(
-            zip(self._ends, figures, figures, figures, strict=True)
-        ):
-            if self._others and number in self._others:
-                image = self._others[number]
-                yield image.key, image.num_bytes, image.mtime_ns, image.ctime_ns
-            else:
-                key = self._text[start:end].decode(*_KEY_CODEC)
-                yield key, num_bytes, _time(mtime_ns), _time(ctime_ns)
-            start = end
+        return chain.from_iterable(zip(*columns, strict=True) for columns in self.fact_columns())
+
+    def fact_columns(self) -> Iterator[FactColumns]:
+        """Yield the facts of some thousands of images after the other, as columns: quicker still."""
+        for first in range(0, len(self), _AT_ONCE):
+            stop = min(first + _AT_ONCE, len(self))
+            figures = self._figures[3 * first : 3 * stop]
+            columns = FactColumns(self._keys(first, stop), figures[0::3], figures[1::3], figures[2::3])
+            if NO_TIME in figures:  # as it is of the others
+                stamps = [self._stamp(number) for number in range(first, stop)]
+                columns = FactColumns(columns.keys, *map(list, zip(*stamps, strict=True)))
+            yield columns
+
+    def _keys(self, first: int, stop: int) -> list[str]:
+        """Return the keys of some images."""
+        begin, last = (self._ends[number - 1] if number else 0 for number in (first, stop))
+        ends = [end - begin for end in self._ends[first:stop]]
+        data = bytes(self._text[begin:last])
+        if data.isascii():
+            text = data.decode("ascii")
+            return [text[start:end] for start, end in pairwise((0, *ends))]
+        return [data[start:end].decode(*_KEY_CODEC) for start, end in pairwise((0, *ends))]
+
+    def _stamp(self, number: int) -> Stamp:
+        """Return size and times of an image."""
+        if number in self._others:
+            return self._others[number].stamp
+        num_bytes, mtime_ns, ctime_ns = self._figures[3 * number : 3 * number + 3]
+        return Stamp(num_bytes, _time(mtime_ns), _time(ctime_ns))
 
     def times(self) -> tuple[Sequence[int], Sequence[int]]:
         """Return all mtimes and all ctimes; `NO_TIME`, far below 0, where there is none."""
@@ -161,9 +185,8 @@ class ImageList(Sequence[SourceImage]):
         start = self._ends[number - 1] if number else 0
         key = self._text[start : self._ends[number]].decode(*_KEY_CODEC)
         reader, first, cut = self._roots[self._roots_of[number]]
-        num_bytes, mtime_ns, ctime_ns = self._figures[3 * number : 3 * number + 3]
         place = self._places[number] if first is None else first + key[cut:]
-        return SourceImage(key, reader, place, num_bytes, _time(mtime_ns), _time(ctime_ns))
+        return SourceImage(key, reader, place, *self._stamp(number))
 
     def _find_root(self, image: SourceImage) -> int | None:
         """Return the root of an image; None if its place is no number, and no text whose end is that of the key."""

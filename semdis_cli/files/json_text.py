@@ -9,6 +9,9 @@ characters are written byte by byte, in the same way. So no two names have one t
 import json
 import math
 import re
+from collections.abc import Callable
+from functools import partial
+from math import isinf
 from typing import Any
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -58,6 +61,45 @@ def _without_strangers(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return escape_text(value) if isinstance(value, str) else value
+
+
+def to_line(fields: dict[str, Any]) -> bytes:
+    """One JSON line: sorted keys, ASCII, no spaces. Names in `fields` are escaped by whoever puts them there."""
+    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _parse_float(text: str) -> float:
+    value = float(text)
+    if isinf(value):
+        raise ValueError(f"{text:.40} is beyond all numbers")  # written again it would be no JSON
+    return value
+
+
+_make_decoder = partial(json.JSONDecoder, parse_constant=_refuse_constant, parse_float=_parse_float)
+_DECODER = _make_decoder()  # made once: `json.loads` would make one for every line
+
+
+def parse_json(data: bytes, shrink: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """The value in `data`, objects as `shrink` makes them.
+
+    Raises `ValueError` for what is not JSON: NaN, Infinity and bottomless nesting too; and for 1e999, which is Infinity
+    in Python.
+    """
+    decoder = _make_decoder(object_hook=shrink) if shrink else _DECODER
+    text = data.decode("utf-8", "surrogatepass")
+    try:
+        try:
+            # Half of what `decode` takes of a line is looking for blanks. (typeshed does not know the method.)
+            value, end = decoder.scan_once(text, 0)  # type: ignore[attr-defined]
+        except StopIteration:
+            return decoder.decode(text)
+        return value if text[end:] in {"", "\n"} else decoder.decode(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _bytes_of(character: str) -> str:

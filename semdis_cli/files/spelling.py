@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from semdis_cli.errors import StoreError
 from semdis_cli.files import disk
 
 
@@ -129,3 +130,23 @@ def _folded_folders(names: Iterable[PurePosixPath], spelling: Spelling) -> set[s
 def numbered(name: PurePosixPath) -> Iterator[PurePosixPath]:
     """`a.2.png`, `a.3.png`, ... for `a.png`."""
     return (name.with_name(f"{name.stem}.{number}{name.suffix}") for number in range(2, 1 << 31))
+
+
+def check_key(key: str) -> PurePosixPath:
+    """`key` as a relative path that stays inside whatever folder it is joined to.
+
+    Raises `StoreError` for absolute paths, `..`, empty parts, NUL and what no file name can hold; on Windows for more.
+    Elsewhere colons, backslashes and line breaks are ordinary characters of names, and are given back as they were.
+    """
+    is_bad = "\0" in key or any(part in {"", ".", ".."} for part in key.split("/"))
+    if is_bad or not _can_be_encoded(key) or (os.name == "nt" and re.search(r'[\\:*?"<>|\x00-\x1f]', key)):
+        raise StoreError(f"key {key!r:.80} would leave the output folder, or is no file name")
+    return PurePosixPath(key)
+
+
+def _can_be_encoded(key: str) -> bool:
+    try:
+        os.fsencode(key)
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,10 +1,14 @@
 """Uncompressed tars: written the same every time, read forwards and without trust in any header."""
 
 import io
+import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, Self, cast
+
+from semdis_cli.errors import StoreError
 
 TAR_END = bytes(2 * tarfile.BLOCKSIZE)
 _MAX_HEADER_BYTES = 1 << 20  # of one member: names, and the attributes that some systems pack with a file
@@ -212,3 +216,38 @@ class _Forward(io.BufferedIOBase):
         while self._position < offset and self.read(min(offset - self._position, _CHUNK_BYTES)):
             pass
         return self._position
+
+
+@dataclass(frozen=True, slots=True)
+class TarMember:
+    """A regular file in a tar: its name as it stands there, and the place of its bytes."""
+
+    name: str
+    offset: int
+    num_bytes: int
+
+
+def read_members(path: Path) -> Iterator[TarMember]:
+    """Yield the files in the tar at `path`, in their order; links, folders, devices and sparse files are passed over.
+
+    Raises `StoreError` naming the file where it is damaged, cut short, compressed or no tar, or goes on behind its end.
+    """
+    try:
+        if not path.is_file():  # a pipe or device would keep us waiting, or never end
+            raise StoreError("cannot be read (not a regular file)", place=path)
+        with path.open("rb") as file:
+            yield from _stored_members(file)
+    except OSError as error:
+        raise StoreError(f"cannot be read ({error.strerror or error})", place=path) from error
+    except ValueError as error:
+        raise StoreError(f"cannot be read as an uncompressed tar ({error})", place=path) from error
+
+
+def _stored_members(file: BinaryIO) -> Iterator[TarMember]:
+    num_bytes = os.fstat(file.fileno()).st_size
+    for member in walk_tar(file):
+        if not member.isreg() or member.issparse():
+            continue
+        if member.offset_data + member.size > num_bytes:  # nobody is to make room for what a header claims
+            raise ValueError(f"{member.name!r:.80} is cut off")
+        yield TarMember(member.name, member.offset_data, member.size)

@@ -1,9 +1,8 @@
 """Files -> pixels: which size each image gets, and the images themselves."""
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from itertools import count, islice
 
 from semdis_cli.errors import PassingReadError, UnreadableImageError
@@ -16,7 +15,8 @@ from semdis_cli.memory import Room, room_for_images
 from semdis_cli.records import FileDigest, ImageRecord, LoadedImage, PlannedImage, SourceImage
 from semdis_cli.settings import LoadSettings
 from semdis_cli.sources.files import read_bytes, try_hash
-from semdis_cli.stops import look
+from semdis_cli.stops import looking
+from semdis_cli.threads import WatchedThreads
 
 _PLANNED_AT_ONCE = 4096
 _CHUNK = 64  # headers read by one call of a thread: less is all overhead
@@ -35,16 +35,18 @@ class Loader:
         self.settings = settings
         self.multiple_px = multiple_px
         self._num_workers = num_workers
-        self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="semdis-read")
-        self._far_pool = ThreadPoolExecutor(_FAR_THREADS, thread_name_prefix="semdis-far")  # begun when they are needed
+        self._pool = WatchedThreads(num_workers, "semdis-read")
+        self._far_pool = WatchedThreads(_FAR_THREADS, "semdis-far")  # begun when they are needed
         self._expected: dict[SourceImage, Future[bytes]] = {}
 
     def __enter__(self) -> "Loader":
+        self._pool.__enter__()
+        self._far_pool.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._far_pool.shutdown(cancel_futures=True)
-        self._pool.shutdown(cancel_futures=True)
+        self._far_pool.__exit__(None, None, None)
+        self._pool.__exit__(None, None, None)
 
     def plan(self, sources: Sequence[SourceImage], tell: Tell = untold) -> tuple[list[PlannedImage], list[Failure]]:
         """Plan the bucket of every source, in order; headers are read only where the settings leave the size open.
@@ -69,15 +71,14 @@ class Loader:
         for start in range(0, len(sources), _PLANNED_AT_ONCE):  # futures for a million files would not be small
             group = sources[start : start + _PLANNED_AT_ONCE]
             chunks = [group[first : first + _CHUNK] for first in range(0, len(group), _CHUNK)]
-            for some in self._pool_for(group).map(self._plan_some, chunks):
+            for some in self._pool_for(group).each(self._plan_some, chunks):
                 num_read += len(some)
-                look()
                 tell(Planning("reading headers", num_read, len(sources)))
                 yield from some
 
     def load_all(self, images: Sequence[PlannedImage]) -> list[LoadedImage | Failure]:
         """Read images, in order, while the caller waits; all of them are held at a time."""
-        return list(self._pool.map(self.load, images))
+        return list(self._pool.each(self.load, images))
 
     def expect(self, images: Sequence[PlannedImage]) -> None:
         """Begin to fetch those of `images` that are far away, as `load` is going to be asked for them."""
@@ -90,7 +91,7 @@ class Loader:
         fetched = self._expected.pop(source, None)
         return read_bytes(source) if fetched is None else fetched.result()
 
-    def _pool_for(self, sources: Sequence[SourceImage]) -> ThreadPoolExecutor:
+    def _pool_for(self, sources: Sequence[SourceImage]) -> WatchedThreads:
         return self._far_pool if any(source.reader.is_far for source in sources) else self._pool
 
     def load(self, planned: PlannedImage) -> LoadedImage | Failure:
@@ -105,7 +106,7 @@ class Loader:
                 raise PassingReadError("changed its size while the run was going on; run again")
         except (UnreadableImageError, MemoryError, OSError) as error:
             return _failure_of(source, error)
-        digest = FileDigest(len(data), hashlib.sha256(data).hexdigest())
+        digest = FileDigest.of(data)
         record = ImageRecord(source.key, image.geometry, digest, image.notes)
         _, mtime_ns, ctime_ns = settled(stamp, time.time_ns())
         return LoadedImage(record, image.pixels, mtime_ns, ctime_ns)
@@ -117,13 +118,12 @@ class Loader:
         """
         remaining, num_done = iter(sources), count(1)
         while group := list(islice(remaining, _PLANNED_AT_ONCE)):
-            for digest in self._pool_for(group).map(try_hash, group):
-                look()
+            for digest in self._pool_for(group).each(try_hash, group):
                 tell(Planning("hashing files in doubt", next(num_done), len(sources)))
                 yield digest
 
     def _plan_some(self, sources: Sequence[SourceImage]) -> list[PlannedImage | Failure]:
-        return [self._plan_one(source) for source in sources]
+        return [self._plan_one(source) for source in looking(sources)]
 
     def _plan_one(self, source: SourceImage) -> PlannedImage | Failure:
         try:

@@ -11,7 +11,7 @@ from torch import Tensor
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.config import FCDMDiffAEConfig
-from semdis_cli.model.cpu_inference import images_of_a_group
+from semdis_cli.model.cpu.inference import images_of_a_group
 from semdis_cli.model.devices import calls_at_once
 from semdis_cli.tensors import is_out_of_memory
 
@@ -128,13 +128,9 @@ class _Turns:
         with self._changed:
             self._changed.wait_for(lambda: not self._is_taken)
             self._is_taken = True
-            try:
-                self._changed.wait_for(lambda: not self._num_calls)
-            except BaseException:
-                self._is_taken = False
-                self._changed.notify_all()
-                raise
         try:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._num_calls)
             yield
         finally:
             with self._changed:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from semdis_cli.model.cpu_training import depthwise_conv2d, gelu_grn
+from semdis_cli.model.cpu.training import depthwise_conv2d, gelu_grn
 
 
 class Patchify(nn.Module):

@@ -11,8 +11,8 @@ from torch import Tensor
 from semdis_cli.errors import UsageError
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-from semdis_cli.model.cpu_inference import PackedNetwork
-from semdis_cli.model.cpu_kernels import onednn_works
+from semdis_cli.model.cpu.inference import PackedNetwork
+from semdis_cli.model.cpu.kernels import onednn_works
 from semdis_cli.model.layers import FCDMBlock
 from semdis_cli.model.pixels import float_to_images, images_to_float
 from semdis_cli.model.posterior import EncoderPosterior
@@ -111,9 +111,7 @@ class CompiledNetwork(PlainNetwork):
         with self._lock:
             try:
                 result = call()
-            except Exception as error:
-                if not _is_of_compiler(error):
-                    raise
+            except _compiler_errors() as error:
                 if isinstance(error, torch.OutOfMemoryError) or self.note is not None:
                     raise
                 if self._compiled:
@@ -148,10 +146,9 @@ def _allow_many_sizes() -> None:
         limits.fail_on_recompile_limit_hit = True
 
 
-def _is_of_compiler(error: Exception) -> bool:
-    """Tell whether an error may be one of torch's compiler: it has many, most of them `RuntimeError`."""
-    too_many = getattr(torch._dynamo.exc, "FailOnRecompileLimitHit", RuntimeError)  # noqa: SLF001
-    return isinstance(error, RuntimeError | too_many)
+def _compiler_errors() -> tuple[type[Exception], ...]:
+    """Return the errors that torch's compiler raises: it has many, most of them a `RuntimeError`."""
+    return RuntimeError, getattr(torch._dynamo.exc, "FailOnRecompileLimitHit", RuntimeError)  # noqa: SLF001
 
 
 def _first_line(error: Exception) -> str:

@@ -12,10 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from semdis_cli.defaults import MANIFEST_NAME
 from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.events import Failure
 from semdis_cli.files.links import read_start
+from semdis_cli.files.set_names import MANIFEST_FILE
 from semdis_cli.files.tar import walk_tar
 from semdis_cli.files.url import Location, Url
 from semdis_cli.images.images import read_image_size
@@ -84,7 +84,7 @@ def why_no_latents(path: Location) -> str | None:
     if isinstance(path, Url):
         return None
     if path.is_dir():
-        holds_images = not (path / MANIFEST_NAME).exists() and any(
+        holds_images = not (path / MANIFEST_FILE).exists() and any(
             image_format(start) for start in islice(_starts_in(path), _MOST_LOOKED_AT // 100)
         )
         what = "not a set of latents, but it holds images: make latents of them with semdis encode"
@@ -101,7 +101,7 @@ def why_no_latents(path: Location) -> str | None:
 def _why_empty(sources: Sequence[Location], stdin: Spool | None) -> str:
     found = _Kinds()
     for source in sources:
-        if (source / MANIFEST_NAME).is_file():
+        if (source / MANIFEST_FILE).is_file():
             return f"{source}: holds latents, not images; semdis decode {shlex.quote(str(source))} makes images of them"
         if not isinstance(source, Url) and source.is_dir():
             found.add_folder(source)

@@ -9,6 +9,7 @@ from typing import Any
 from semdis_cli.defaults import BUNDLED_MODEL, DECODE_MARKER
 from semdis_cli.errors import CheckpointError, StoreError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes, TimeSpent
+from semdis_cli.files.claim import claimed_folder
 from semdis_cli.files.json_text import unescape_name
 from semdis_cli.files.spelling import give_own_names
 from semdis_cli.model.checkpoint import resolve_model, weights_sha256
@@ -25,7 +26,6 @@ from semdis_cli.settings import DecodeSettings, TokenizerSettings
 from semdis_cli.stops import look, looking
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
-from semdis_cli.store.writing.claim import claimed_folder
 
 _SHARE_OF_EVENT = 1 / 1024  # of the room for calls: they are small, but there may be very many
 

@@ -21,16 +21,13 @@ from semdis_cli.pipeline.calls import (
 from semdis_cli.pipeline.encode_plan import EncodePlan, encode_provenance, plan_encode
 from semdis_cli.pipeline.limits import within_limit
 from semdis_cli.pipeline.report import RunTotals
-from semdis_cli.pipeline.workers import Timed, WatchedThreads, timed
+from semdis_cli.pipeline.workers import Timed, compute_alone, timed
 from semdis_cli.settings import EncodeSettings
 from semdis_cli.sources.find import FoundImages
-from semdis_cli.stops import wait_for
-from semdis_cli.store.manifest import Manifest
-from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.writing.far_set import FarSet
-from semdis_cli.store.writing.journal import JournalEntry
 from semdis_cli.store.writing.latent_set import LatentSetWriter
 from semdis_cli.store.writing.shard_writer import EncodedShard, ShardRows
+from semdis_cli.threads import WatchedThreads
 
 _MOST_HELD_BYTES = 512 << 20  # of latents in shards that are not on disk yet: two of the usual size
 
@@ -61,12 +58,12 @@ def _encode(
 ) -> Iterator[Event]:
     far = output if isinstance(output, FarSet) else None
     root = output.stage if isinstance(output, FarSet) else output
-    totals = RunTotals("encode", tokenizer, busy_threads(tokenizer, settings.num_workers))
+    threads = busy_threads(tokenizer, settings.num_workers)
+    totals = RunTotals("encode", tokenizer, threads, None if far is None else far.url)
     with (
         LatentSetWriter(
             root,
             encode_provenance(tokenizer, loader.settings, settings.latents),
-            tokenizer.latent_channels,
             mix_versions=settings.shards.mix_versions,
             far=far,
         ) as latents,
@@ -77,7 +74,7 @@ def _encode(
         plan = plan_encode(found, loader, tokenizer, settings, latents.base, latents.provenance, tell)
         while not latents.begin(plan.contents, partial(loader.hashes, tell=tell)):
             plan = plan_encode(found, loader, tokenizer, settings, latents.base, latents.provenance, tell)
-        latents.check_space(plan.layout)
+        latents.check_space()
         megapixels = plan.megapixels(latents.remaining)
         done = latents.num_done, megapixels, latents.num_failed_before
         yield RunStarted(plan.num_inputs, *done, latents.note())
@@ -88,7 +85,7 @@ def _encode(
         encoded = encoded_calls(calls, loader, tokenizer, settings.latents, workers)
         rows: ShardRows | None = None
         for result in encoded:
-            rows = rows or latents.open_shard(result.call.shard, plan.layout)
+            rows = rows or latents.open_shard(result.call.shard)
             take_call(result, rows)
             if rows.is_full:  # published before yielding: the caller may close this generator at any yield
                 publisher.publish(rows.finish())
@@ -99,35 +96,35 @@ def _encode(
         yield from map(totals.add, publisher.wait())
 
         # Index, checksums and, last, the manifest
-        manifest = latents.finished or latents.finish()
-    facts = _set_report(plan, manifest, tokenizer)
+        manifest = latents.finish()
     finished = totals.finish(
-        root, num_ok=manifest.num_ok, num_failed=manifest.num_failed, place=None if far is None else far.url, **facts
+        root,
+        num_ok=manifest.num_ok,
+        num_failed=manifest.num_failed,
+        **_changes_report(plan, manifest.num_removed),
+        jpeg_decoder=jpeg_decoder(),
+        **manifest.size(),
+        whitened=tokenizer.is_whitened,
+        **far_off_report(manifest.sums.far_off(), tokenizer),
     )
     if far is not None:
         far.push_report()
     yield finished
 
 
-def _set_report(plan: EncodePlan, manifest: Manifest, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Give the closing report's figures of the set, and of what the run changed in it."""
+def _changes_report(plan: EncodePlan, num_removed: int) -> dict[str, Any]:
+    """Give the closing report's figures of what the run changed in the set."""
     return {
         "unchanged": plan.num_unchanged,
         "changed": plan.contents.changes.num_changed,
-        "removed": manifest.num_removed,
+        "removed": num_removed,
         "passed_over": dict(plan.passed_over),
-        "jpeg_decoder": jpeg_decoder(),
-        "shards": len(manifest.shards),
-        "latent_bytes": sum(shard.file.num_bytes for shard in manifest.shards),
-        "whitened": tokenizer.is_whitened,
-        **far_off_report(manifest.sums, tokenizer),
     }
 
 
-def far_off_report(sums: ChannelSums, tokenizer: Tokenizer) -> dict[str, Any]:
+def far_off_report(far_off: dict[str, float] | None, tokenizer: Tokenizer) -> dict[str, Any]:
     """Give the closing report's words on whitened latents far from mean 0 and std 1; nothing if all is well."""
-    far_off = sums.far_off() if tokenizer.is_whitened else None
-    return {} if far_off is None else {"far_off": far_off}
+    return {"far_off": far_off} if far_off is not None and tokenizer.is_whitened else {}
 
 
 class _Publisher:
@@ -138,8 +135,8 @@ class _Publisher:
 
     def __init__(self, latents: LatentSetWriter) -> None:
         self._latents = latents
-        self._thread = WatchedThreads(1, "semdis-publish")
-        self._waiting: deque[tuple[int, Future[Timed[JournalEntry]]]] = deque()
+        self._thread = WatchedThreads(1, "semdis-publish", compute_alone)
+        self._waiting: deque[tuple[int, Future[Timed[ShardPublished | None]]]] = deque()
         self._has_failed = False
 
     def __enter__(self) -> Self:
@@ -152,7 +149,7 @@ class _Publisher:
         """Have `shard` published after those before it."""
         self._waiting.append((shard.latents.nbytes, self._thread.submit(self._publish, shard)))
 
-    def _publish(self, shard: EncodedShard) -> Timed[JournalEntry]:
+    def _publish(self, shard: EncodedShard) -> Timed[ShardPublished | None]:
         if self._has_failed:
             raise CancelledError  # nobody waits for it: the error of the one before it ends the run
         self._has_failed = True
@@ -177,7 +174,7 @@ class _Publisher:
             yield from self._first()
 
     def _first(self) -> Iterator[Event]:
-        entry, publish_s = wait_for(self._waiting.popleft()[1], self._thread.check)
+        published, publish_s = self._thread.result(self._waiting.popleft()[1])
         yield TimeSpent(StageTimes(publish_s=publish_s))
-        if entry.file is not None:
-            yield ShardPublished(entry.name, entry.num_ok, entry.file.num_bytes)
+        if published is not None:
+            yield published

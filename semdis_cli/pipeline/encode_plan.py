@@ -16,10 +16,8 @@ from semdis_cli.pipeline.report import compute_record, model_record
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.settings import EncodeSettings, LatentSettings, LoadSettings
 from semdis_cli.sources.find import FoundImages
-from semdis_cli.store.writing.changes import find_changes
-from semdis_cli.store.writing.finished import NO_BASE, Base
-from semdis_cli.store.writing.latent_set import finished_base
-from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
+from semdis_cli.store.writing.finished import NO_BASE, Base, finished_base
+from semdis_cli.store.writing.plan import PlannedShard, SetPlan, find_changes, plan_sha256, plan_shards
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain
@@ -11,6 +10,7 @@ from pathlib import Path
 from semdis_cli.errors import RefusedNameError, StoreError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes, TimeSpent
 from semdis_cli.files.atomic import check_free_space
+from semdis_cli.files.claim import claimed_folder
 from semdis_cli.pipeline.export_sinks import SINKS, ExportJob, Sink
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.settings import ExportSettings
@@ -24,7 +24,7 @@ from semdis_cli.store.exchange.export import (
 )
 from semdis_cli.store.reader import LatentSource, StoredShard, recorded_layout
 from semdis_cli.store.shards import Shard
-from semdis_cli.store.writing.claim import claimed_folder
+from semdis_cli.threads import WatchedThreads
 
 _ROWS_AT_ONCE = 256
 
@@ -50,8 +50,7 @@ def export(source: LatentSource, settings: ExportSettings, output: Path) -> Iter
         yield RunStarted(len(source.keys), len(source.keys) - len(sink.failures) - num_left, 0.0)
 
         # Shard -> rows -> files
-        pool = ThreadPoolExecutor(settings.num_workers, thread_name_prefix="semdis-write")
-        stack.callback(pool.shutdown, cancel_futures=True)
+        pool = stack.enter_context(WatchedThreads(settings.num_workers, "semdis-write"))
         for event in chain(sink.failures, *(_export_shard(job, sink, stored, pool) for stored in source.shards)):
             num_failed += _num_failed(event)
             yield totals.add(event)
@@ -83,7 +82,7 @@ def _bytes_left(job: ExportJob, sink: Sink) -> int:
     return sum(job.sample_bytes(stored) * sum(map(sink.is_left, stored.rows)) for stored in job.source.shards)
 
 
-def _export_shard(job: ExportJob, sink: Sink, stored: StoredShard, pool: ThreadPoolExecutor) -> Iterator[Event]:
+def _export_shard(job: ExportJob, sink: Sink, stored: StoredShard, pool: WatchedThreads) -> Iterator[Event]:
     started = time.perf_counter()
     keys = {key for key in stored.rows if sink.needs(key)}
     if not keys:
@@ -106,10 +105,10 @@ def _read(source: LatentSource, stored: StoredShard) -> Shard:
     return shard
 
 
-def _write_rows(job: ExportJob, sink: Sink, shard: Shard, rows: list[int], pool: ThreadPoolExecutor) -> Iterator[Event]:
+def _write_rows(job: ExportJob, sink: Sink, shard: Shard, rows: list[int], pool: WatchedThreads) -> Iterator[Event]:
     started, num_written = time.perf_counter(), 0
     write = partial(_write_row, job, sink, shard)
-    for outcome in pool.map(write, rows) if sink.one_file_each else map(write, rows):
+    for outcome in pool.each(write, rows) if sink.one_file_each else map(write, rows):
         look()
         if isinstance(outcome, Failure):
             yield outcome

@@ -10,7 +10,7 @@ from typing import ClassVar
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure
 from semdis_cli.files.atomic import PendingFile, publish_below
-from semdis_cli.files.tar import TAR_END, tar_member
+from semdis_cli.files.tar import TAR_END, read_members, tar_member
 from semdis_cli.provenance import BYTES_PER_VALUE
 from semdis_cli.settings import ExportFormat, ExportSettings
 from semdis_cli.stops import looking
@@ -24,7 +24,6 @@ from semdis_cli.store.exchange.export import (
     nameless_samples,
     sample_name,
 )
-from semdis_cli.store.exchange.tar_members import read_members
 from semdis_cli.store.reader import LatentSource, StoredShard
 
 _RECORD_BYTES = 1024  # about what an image's key, geometry and source take

@@ -5,18 +5,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from semdis_cli.errors import StoreError
-from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardPublished, StageTimes, TimeSpent
+from semdis_cli.events import BatchDone, Event, Failure, RunStarted, StageTimes, TimeSpent
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.pipeline.workers import timed
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import EncodedImage, PlannedImage, SourceImage
 from semdis_cli.settings import ShardSettings
 from semdis_cli.sources.files import ON_DISK
-from semdis_cli.store.exchange.found_samples import FoundSample, FoundSamples
-from semdis_cli.store.writing.changes import Hashes, find_changes
+from semdis_cli.store.exchange.samples import FoundSample, FoundSamples
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.latent_set import LatentSetWriter
-from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
+from semdis_cli.store.writing.plan import Hashes, PlannedShard, SetPlan, find_changes, plan_sha256, plan_shards
 from semdis_cli.store.writing.shard_writer import ShardRows
 
 _IMAGES_AT_ONCE = 256
@@ -38,7 +37,6 @@ def gather(found: FoundSamples, settings: ShardSettings, output: Path) -> Iterat
     with LatentSetWriter(
         output,
         found.provenance,
-        found.layout.channels,
         mix_versions=settings.mix_versions or len(found.records.all) > 1,
         later_versions=found.records.all[1:],
     ) as latents:
@@ -46,7 +44,7 @@ def gather(found: FoundSamples, settings: ShardSettings, output: Path) -> Iterat
         plan = plan_gather(found, settings, latents.base, hashes, latents.provenance)
         while not latents.begin(plan, hashes):
             plan = plan_gather(found, settings, latents.base, hashes, latents.provenance)
-        latents.check_space(found.layout)
+        latents.check_space()
         megapixels = _megapixels(latents.remaining)
         done = latents.num_done, megapixels, latents.num_failed_before
         yield RunStarted(plan.num_inputs, *done, latents.note())
@@ -54,22 +52,21 @@ def gather(found: FoundSamples, settings: ShardSettings, output: Path) -> Iterat
 
         # Read -> check -> shard
         for planned in latents.remaining:
-            rows = latents.open_shard(planned, found.layout)
+            rows = latents.open_shard(planned)
             yield from map(totals.add, _gather_shard(planned, found, samples, rows))
-            entry, write_s = timed(latents.publish, rows.finish())
+            published, write_s = timed(latents.publish, rows.finish())
             yield totals.add(TimeSpent(StageTimes(write_s=write_s)))
-            if entry.file is not None:
-                yield ShardPublished(entry.name, entry.num_ok, entry.file.num_bytes)
+            if published is not None:
+                yield published
 
         # Index, checksums and, last, the manifest
-        manifest = latents.finished or latents.finish()
+        manifest = latents.finish()
     yield totals.finish(
         output,
         num_ok=manifest.num_ok,
         num_failed=manifest.num_failed,
         num_missing=found.num_missing,
-        shards=len(manifest.shards),
-        latent_bytes=sum(shard.file.num_bytes for shard in manifest.shards),
+        **manifest.size(),
     )
 
 

@@ -15,11 +15,10 @@ from semdis_cli.errors import RefusedNameError, StoreError, UsageError
 from semdis_cli.events import Failure
 from semdis_cli.files.atomic import publish_below, sweep_temporaries
 from semdis_cli.files.disk import folder_identity
-from semdis_cli.files.spelling import ANY, EXACT, Spelling, numbered
+from semdis_cli.files.spelling import ANY, EXACT, Spelling, check_key, numbered
 from semdis_cli.images.images import write_image
 from semdis_cli.pipeline.workers import Timed, Workers, timed
 from semdis_cli.settings import WriteSettings
-from semdis_cli.store.checks import check_key
 
 # Of each image the file that is being made, and that of being put on disk: the seconds that making its bytes took, or
 # why the disk does not take it.

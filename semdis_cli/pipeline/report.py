@@ -17,12 +17,14 @@ class RunTotals:
     """Sums of a run's batches, from the moment it is made.
 
     `tokenizer`: None where no model runs. `num_threads`: what works at once; stages are counted in their seconds.
+    `place`: where the output really is, if it is that of a stage.
     """
 
-    def __init__(self, verb: str, tokenizer: Tokenizer | None, num_threads: int = 1) -> None:
+    def __init__(self, verb: str, tokenizer: Tokenizer | None, num_threads: int = 1, place: Url | None = None) -> None:
         self._verb = verb
         self._tokenizer = tokenizer
         self._num_threads = num_threads
+        self._place = place
         self._started = time.perf_counter()
         self._num_images = 0
         self._megapixels = 0.0
@@ -40,19 +42,12 @@ class RunTotals:
         return event
 
     def finish(
-        self,
-        output: Path | None,
-        *,
-        num_ok: int,
-        num_failed: int,
-        num_missing: int | None = None,
-        place: Url | None = None,
-        **results: Any,
+        self, output: Path | None, *, num_ok: int, num_failed: int, num_missing: int | None = None, **results: Any
     ) -> RunFinished:
         """Write `report.json` into `output` and return it as the closing event. `results` are the verb's own facts.
 
         `output`: None where all went to stdout; then nothing is written. `num_missing`: None for a verb that counts
-        none. `place`: where the output really is, if `output` is the stage of something in a store.
+        none.
         """
         elapsed_s = max(time.perf_counter() - self._started, 1e-9)  # a clock may stand still
         idle_s = self._num_threads * elapsed_s - (sum(asdict(self._times).values()) - self._times.publish_s)
@@ -65,7 +60,7 @@ class RunTotals:
             "megapixels_per_s": round(self._megapixels / elapsed_s, 3),
             "threads": self._num_threads,
             "stages": {name: round(value, 3) for name, value in asdict(times).items()},
-            "output": "-" if output is None else str(place or output),
+            "output": "-" if output is None else str(self._place or output),
             **results,
         }
         if num_missing is not None:

@@ -17,7 +17,8 @@ from semdis_cli.defaults import ROUNDTRIP_MARKER
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import BatchDone, Event, Failure, ImageMeasured, RunStarted, StageTimes
 from semdis_cli.files.atomic import publish
-from semdis_cli.files.json_text import escape_text, key_fields
+from semdis_cli.files.claim import PLAN_SHA256, claimed_folder, claimed_settings
+from semdis_cli.files.json_text import escape_text, key_fields, to_line
 from semdis_cli.files.spelling import give_own_names
 from semdis_cli.images.formats.jpeg.decoder import jpeg_decoder
 from semdis_cli.images.geometry import undo_padding
@@ -46,8 +47,6 @@ from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, 
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import LoadedImage
 from semdis_cli.settings import LatentSettings, RoundtripSettings
-from semdis_cli.store.index import to_line
-from semdis_cli.store.writing.claim import PLAN_SHA256, claimed_folder, claimed_settings
 from semdis_cli.store.writing.plan import plan_sha256
 
 _PER_IMAGE_FILE = "psnr.jsonl"

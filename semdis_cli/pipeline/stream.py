@@ -9,6 +9,7 @@ from typing import BinaryIO
 from semdis_cli.defaults import DECODE_MARKER
 from semdis_cli.errors import StoreError, UnreadableImageError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes, Tell, untold
+from semdis_cli.files.claim import claimed_folder
 from semdis_cli.files.spelling import probe_spelling
 from semdis_cli.files.tar import Member, is_tar_start, read_up_to, stream_members
 from semdis_cli.images.formats.jpeg.decoder import jpeg_decoder
@@ -33,7 +34,6 @@ from semdis_cli.stops import received
 from semdis_cli.store.exchange.stream import MAX_MEMBER_BYTES, MEMBER_SUFFIX, StreamWriter, join_shards, read_member
 from semdis_cli.store.reader import LatentSource
 from semdis_cli.store.shards import Shard
-from semdis_cli.store.writing.claim import claimed_folder
 
 _NAME = "stdin"
 _START_BYTES = 512  # a tar's first block
@@ -66,7 +66,7 @@ def _encode_stream(
 ) -> Iterator[Event]:
     totals = RunTotals("encode", tokenizer, busy_threads(tokenizer, settings.num_workers))
     plan = plan_encode(found, loader, tokenizer, settings, tell=tell)
-    stream = StreamWriter(write, plan.provenance, tokenizer.latent_channels, as_tar=not found.is_single)
+    stream = StreamWriter(write, plan.provenance, as_tar=not found.is_single)
     yield RunStarted(plan.num_inputs, 0, plan.megapixels())
     yield from plan.failures
     with start_workers(tokenizer, settings.num_workers) as workers:
@@ -84,7 +84,7 @@ def _encode_stream(
         jpeg_decoder=jpeg_decoder(),
         latent_bytes=stream.num_bytes,
         whitened=tokenizer.is_whitened,
-        **far_off_report(stream.sums, tokenizer),
+        **far_off_report(stream.sums.far_off(), tokenizer),
     )
 
 

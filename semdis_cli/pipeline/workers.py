@@ -5,17 +5,18 @@ reading and writing of its images. Threads that have nothing else to do help wit
 calls have threads of their own.
 """
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
+from contextlib import ExitStack
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import torch
 
 from semdis_cli.memory import available_memory, room_for_images
 from semdis_cli.stops import look, wait_for
+from semdis_cli.threads import WatchedThreads, unless_stopped
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -39,26 +40,9 @@ def timed(function: Callable[..., T], *args: Any) -> Timed[T]:
     return Timed(value, time.perf_counter() - started)
 
 
-class WorkerDiedError(RuntimeError):
-    """A thread of a run ended while there was work for it."""
-
-
-class WatchedThreads(ThreadPoolExecutor):
-    """An executor that tells of threads that died; torch computes with one thread in each of them."""
-
-    def __init__(self, num_threads: int, name: str) -> None:
-        super().__init__(num_threads, name, self._begin)
-        self._begun: list[threading.Thread] = []
-
-    def _begin(self) -> None:
-        torch.set_num_threads(1)
-        self._begun.append(threading.current_thread())
-
-    def check(self) -> None:
-        """Raise `WorkerDiedError` if a thread has died before the executor was shut down: a task may have gone too."""
-        for thread in self._begun:
-            if not thread.is_alive():
-                raise WorkerDiedError(f"the thread {thread.name} died")
+def compute_alone() -> None:
+    """Let torch compute with this thread alone."""
+    torch.set_num_threads(1)
 
 
 class Workers:
@@ -76,22 +60,29 @@ class Workers:
         self._shares_cores = shares_cores
         self._has_model_threads = num_model_threads is not None
         self._is_left = False
-        self._work = WatchedThreads(num_threads, "semdis-work")
-        self._model = self._work if num_model_threads is None else WatchedThreads(num_model_threads, "semdis-model")
-        self._disk = WatchedThreads(_DISK_THREADS, "semdis-disk")
+        self._work = self._model = WatchedThreads(num_threads, "semdis-work", compute_alone)
+        self._disk = WatchedThreads(_DISK_THREADS, "semdis-disk", compute_alone)
+        if num_model_threads is not None:
+            self._model = WatchedThreads(num_model_threads, "semdis-model", compute_alone)
+        self._leaving = ExitStack()
         self._memory = max(available_memory(), _LEAST_MEMORY)
         self.room = room_for_images()
 
     def __enter__(self) -> Self:
-        self._torch_threads = torch.get_num_threads()
+        self._leaving.callback(torch.set_num_threads, torch.get_num_threads())  # what a thread sets, new ones get
+        for executor in self._executors:
+            self._leaving.enter_context(executor)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._is_left = True
-        for is_last in (False, True):  # nothing new begins in one while another is waited for
-            for executor in (self._model, self._work, self._disk):
-                executor.shutdown(wait=is_last, cancel_futures=True)
-        torch.set_num_threads(self._torch_threads)  # what a thread sets is also what new ones get
+        for executor in self._executors:  # nothing new begins in one while another is waited for
+            executor.shutdown(wait=False, cancel_futures=True)
+        self._leaving.close()
+
+    @property
+    def _executors(self) -> set[WatchedThreads]:
+        return {self._model, self._work, self._disk}
 
     def elapsed_s(self, cpu_s: float, model_s: float) -> float:
         """Seconds that so many seconds of CPU work and of model calls take at least, all threads together."""
@@ -125,7 +116,7 @@ class Workers:
 
     def submit_call(self, read: Callable[[T], R], items: Sequence[T], compute: Callable[[list[R]], S]) -> "Future[S]":
         """Have `compute`, a model call, called with what `read` gives for each of `items`."""
-        reading = [self.submit(read, item) for item in items] if self._has_model_threads else None
+        reading = [self.submit(unless_stopped, read, item) for item in items] if self._has_model_threads else None
 
         def call() -> S:
             results = self._spread(read, items) if reading is None else [self.result(one) for one in reading]
@@ -145,13 +136,14 @@ class Workers:
 
     def _spread(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """Call `function` for each of `items` in this thread, and in others that have nothing else to do."""
+
+        def work(box: list[T]) -> R:
+            self._go_on()
+            return function(box.pop())
+
         boxes = [[item] for item in items]  # a helper that comes too late holds on to nothing
-        helpers = [self.submit(lambda box: function(box.pop()), box) for box in boxes]
-        own: dict[int, R] = {}
-        for number, helper in enumerate(helpers):
-            if helper.cancel():  # nobody has begun with it
-                self._go_on()
-                own[number] = function(boxes[number].pop())
+        helpers = [self.submit(work, box) for box in boxes]
+        own = {number: work(boxes[number]) for number, helper in enumerate(helpers) if helper.cancel()}
         return [own[number] if number in own else self.result(helper) for number, helper in enumerate(helpers)]
 
     def _go_on(self) -> None:
@@ -165,7 +157,7 @@ class Workers:
         return wait_for(future, self._check)
 
     def _check(self) -> None:
-        for executor in (self._model, self._work, self._disk):
+        for executor in self._executors:
             executor.check()
 
 

@@ -16,6 +16,7 @@ from typing import Annotated
 
 from semdis_cli.errors import UsageError
 from semdis_cli.files.system_names import system_kind
+from semdis_cli.kinds.formats import IMAGE_SUFFIXES
 from semdis_cli.option import INPUT, Option
 
 
@@ -155,6 +156,11 @@ class Tally:
 def is_plain_name(name: str) -> bool:
     """Tell whether a name with an image's suffix is surely no system's: quicker than `file_kind`, for most of them."""
     return name[0].isalnum() and (name[0] not in "sS" or name[:4].upper() != "SYNO")
+
+
+_SPELT = (spelt for suffix in sorted(IMAGE_SUFFIXES) for spelt in (suffix, suffix.upper()))  # as most are
+# Matches names that are surely those of images, and no system's: quicker than `is_plain_name`, and for most of them.
+is_plain_image = re.compile(rf"(?![sS][yY][nN][oO])[^\W_].*\.(?:{'|'.join(_SPELT)})", re.DOTALL).fullmatch
 
 
 def file_kind(name: str) -> str | None:

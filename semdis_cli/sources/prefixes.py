@@ -87,7 +87,7 @@ def _is_begun_with(listings: Sequence[Listing], held: HeldSet) -> bool:
     """Tell whether the first images of the set evidently are those of the only folder, under their paths in it."""
     if len(listings) != 1 or listings[0].prefix:
         return False
-    sizes = {row.key: row.num_bytes for row in islice(held.images(), _FIRST)}
+    sizes = {row.key: row.source.num_bytes for row in islice(held.images(), _FIRST) if row.source is not None}
     facts = listings[0].found.images.facts()
     return any(key in sizes and sizes[key] == num_bytes for key, num_bytes, *_ in facts)
 
@@ -105,7 +105,7 @@ def _is_confirmed(listing: Listing, held: HeldSet) -> bool:
 
 
 def _is_size_of(image: SourceImage, row: HeldImage | None) -> bool:
-    return row is not None and row.num_bytes == image.num_bytes
+    return row is not None and row.source is not None and row.source.num_bytes == image.num_bytes
 
 
 _Claim = tuple[int, str]  # the place of a listing, and a prefix
@@ -178,7 +178,7 @@ def _drop_others_content(matches: _Matches, other: _Matches) -> None:
 
 def _is_content_of(image: SourceImage, row: HeldImage) -> bool:
     digest = try_hash(image)
-    return digest is not None and digest == row.sha256
+    return row.source is not None and row.source.sha256 == digest
 
 
 def _would_clash(listings: Sequence[Listing], at: int, prefix: str, chosen: Mapping[int, str]) -> bool:

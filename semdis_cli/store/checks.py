@@ -1,12 +1,7 @@
 """Checks of text in our own files, before it is believed: JSON, names, keys, hashes, counts."""
 
-import json
-import os
 import re
-from collections.abc import Callable, Sequence
-from functools import partial
-from math import isinf
-from pathlib import PurePosixPath
+from collections.abc import Sequence
 from typing import Any
 
 from semdis_cli.errors import StoreError
@@ -18,40 +13,6 @@ MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeE
 
 _SHARD_NAME = re.compile(r"[0-9]{8}-[0-9]{1,6}x[0-9]{1,6}\.safetensors")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _parse_float(text: str) -> float:
-    value = float(text)
-    if isinf(value):
-        raise ValueError(f"{text:.40} is beyond all numbers")  # written again it would be no JSON
-    return value
-
-
-_make_decoder = partial(json.JSONDecoder, parse_constant=_refuse_constant, parse_float=_parse_float)
-_DECODER = _make_decoder()  # made once: `json.loads` would make one for every line
-
-
-def parse_json(data: bytes, shrink: Callable[[dict[str, Any]], Any] | None = None) -> Any:
-    """The value in `data`, objects as `shrink` makes them.
-
-    Raises `ValueError` for what is not JSON: NaN, Infinity and bottomless nesting too; and for 1e999, which is Infinity
-    in Python.
-    """
-    decoder = _make_decoder(object_hook=shrink) if shrink else _DECODER
-    text = data.decode("utf-8", "surrogatepass")
-    try:
-        try:
-            # Half of what `decode` takes of a line is looking for blanks. (typeshed does not know the method.)
-            value, end = decoder.scan_once(text, 0)  # type: ignore[attr-defined]
-        except StopIteration:
-            return decoder.decode(text)
-        return value if text[end:] in {"", "\n"} else decoder.decode(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
 
 
 def is_shard_name(name: str) -> bool:
@@ -127,23 +88,3 @@ def check_row(path: Location, keys: Sequence[str], row: int, key: str) -> None:
     """Raise `StoreError` unless the shard at `path`, whose rows have `keys`, has that `key` in the row."""
     if row >= len(keys) or keys[row] != key:
         raise StoreError(f"has no latents of {key!r:.80} in row {row}, but the index says so", place=path)
-
-
-def check_key(key: str) -> PurePosixPath:
-    """`key` as a relative path that stays inside whatever folder it is joined to.
-
-    Raises `StoreError` for absolute paths, `..`, empty parts, NUL and what no file name can hold; on Windows for more.
-    Elsewhere colons, backslashes and line breaks are ordinary characters of names, and are given back as they were.
-    """
-    is_bad = "\0" in key or any(part in {"", ".", ".."} for part in key.split("/"))
-    if is_bad or not _can_be_encoded(key) or (os.name == "nt" and re.search(r'[\\:*?"<>|\x00-\x1f]', key)):
-        raise StoreError(f"key {key!r:.80} would leave the output folder, or is no file name")
-    return PurePosixPath(key)
-
-
-def _can_be_encoded(key: str) -> bool:
-    try:
-        os.fsencode(key)
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -1,32 +1,24 @@
 """`index.jsonl`: one row per input, failures included, sorted by key."""
 
 import heapq
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
-from semdis_cli.files.json_text import ESCAPED, escape_text, key_fields
+from semdis_cli.files.json_text import ESCAPED, escape_text, key_fields, parse_json, to_line
 from semdis_cli.files.links import why_unreadable
 from semdis_cli.files.url import Location
 from semdis_cli.records import FileDigest, Geometry, ImageRecord
 from semdis_cli.stops import look
-from semdis_cli.store.checks import (
-    MALFORMED,
-    check_count,
-    check_record_key,
-    check_shard_name,
-    check_text,
-    parse_json,
-)
-from semdis_cli.store.record import parse_record, row_fields
+from semdis_cli.store.checks import MALFORMED, check_count, check_record_key, check_shard_name, check_text
+from semdis_cli.store.record import parse_digest, parse_record, row_fields
 
 _Raw = TypeVar("_Raw")
 _Parsed = TypeVar("_Parsed")
-STATUSES = frozenset({"ok", "failed", "removed"})
-MAX_ROW = 1 << 32  # no shard has as many
+_STATUSES = frozenset({"ok", "failed", "removed"})
+_MAX_ROW = 1 << 32  # no shard has as many
 _MAX_SIDE = 1 << 31  # as of a `Geometry`
 
 
@@ -78,6 +70,11 @@ class IndexRow:
             return {**key_fields(self.key), "status": self.status, "error": self.error}
         return {**row_fields(self.record), "status": self.status, "shard": self.shard, "row": self.row}
 
+    def to_line(self) -> "IndexLine":
+        """The row as a line of an index."""
+        fields = self.to_json()
+        return IndexLine(self.key, self.status, self.shard, self.row, fields, to_line(fields))
+
     @classmethod
     def from_json(cls, fields: Any) -> Self:
         """Parse one row of an untrusted file. Raises `StoreError` for anything that is no such row."""
@@ -85,26 +82,32 @@ class IndexRow:
 
     @classmethod
     def _parse(cls, fields: Any) -> Self:
-        return cls._failed(fields) if fields["status"] == "failed" else cls._ok(fields)
-
-    @classmethod
-    def _failed(cls, fields: dict[str, Any]) -> Self:
-        if set(fields) - {ESCAPED} != {"key", "status", "error"}:
-            raise ValueError(f"a failed row has other fields: {sorted(fields)}")
-        return cls(key=check_record_key(fields), error=check_text(fields["error"]))
-
-    @classmethod
-    def _ok(cls, fields: dict[str, Any]) -> Self:
-        if fields["status"] not in {"ok", "removed"} or "error" in fields:
+        key, status, shard, row = _parse_head(fields)
+        if status == "failed":
+            if set(fields) - {ESCAPED} != {"key", "status", "error"}:
+                raise ValueError(f"a failed row has other fields: {sorted(fields)}")
+            return cls(key, _parse_error(fields))
+        if "error" in fields:
             raise ValueError("status and error disagree")
-        record = parse_record(check_record_key(fields), Geometry.from_json(fields["geometry"]), fields)
-        return cls(
-            key=record.key,
-            record=record,
-            shard=check_shard_name(fields["shard"]),
-            row=check_count(fields["row"]),
-            is_removed=fields["status"] == "removed",
-        )
+        record = parse_record(key, Geometry.from_json(fields["geometry"]), fields)
+        return cls(key, None, record, check_shard_name(shard), row, is_removed=status == "removed")
+
+
+def _parse_head(fields: Any) -> tuple[str, str, str | None, int | None]:
+    """Return what every reader of a row needs: key, status, and shard and row, None of an input that failed.
+
+    Raises one of `MALFORMED`. The rest of a row is for its reader to check; the name of the shard too.
+    """
+    status = fields["status"]
+    if status not in _STATUSES:
+        raise ValueError(f"status {status!r:.40}")
+    key = check_record_key(fields)
+    if status == "failed":
+        return key, status, None, None
+    row = check_count(fields["row"])
+    if row >= _MAX_ROW:
+        raise ValueError(f"row {str(row)[:40]} is beyond all shards")
+    return key, status, check_text(fields["shard"]), row
 
 
 def parse_row(parse: Callable[[_Raw], _Parsed], raw: _Raw) -> _Parsed:
@@ -113,11 +116,6 @@ def parse_row(parse: Callable[[_Raw], _Parsed], raw: _Raw) -> _Parsed:
         return parse(raw)
     except MALFORMED as error:
         raise StoreError(f"not an index row ({error})") from error
-
-
-def to_line(fields: dict[str, Any]) -> bytes:
-    """One JSON line: sorted keys, ASCII, no spaces. Names in `fields` are escaped by whoever puts them there."""
-    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
 def read_rows(path: Location) -> Iterator[IndexRow]:
@@ -131,6 +129,45 @@ def _parse_row(line: bytes, path: Location, number: int) -> IndexRow:
         return IndexRow.from_json(parse_json(line))
     except (ValueError, StoreError) as error:
         raise StoreError(f"line {number}: {error}", place=path) from error
+
+
+class IndexLine(NamedTuple):
+    """One line of an index, `data`, with its `fields`, of which `key`, `status`, `shard` and `row` are checked.
+
+    Neither shard nor row: the input failed. Quick to read, for those who know by its sha256 that the index is ours.
+    """
+
+    key: str
+    status: str
+    shard: str | None
+    row: int | None
+    fields: Mapping[str, Any]
+    data: bytes
+
+    @property
+    def place(self) -> tuple[str, int] | None:
+        """Shard and row of the latents."""
+        return None if self.shard is None or self.row is None else (self.shard, self.row)
+
+    @property
+    def source(self) -> FileDigest | None:
+        """The file that the latents were made from; None without latents. Raises `StoreError` if that is not said."""
+        return None if self.shard is None else parse_row(parse_digest, self.fields)
+
+    @property
+    def error(self) -> str | None:
+        """The reason of a failure; None with latents. Raises `StoreError` if that is not said."""
+        return None if self.shard is not None else parse_row(_parse_error, self.fields)
+
+
+def _parse_error(fields: Mapping[str, Any]) -> str:
+    return check_text(fields["error"])
+
+
+def parse_line(data: bytes) -> IndexLine:
+    """Parse a line of an index; for `parse_row`. Raises one of `MALFORMED`."""
+    fields = parse_json(data)
+    return IndexLine(*_parse_head(fields), fields, data)
 
 
 class Place(NamedTuple):
@@ -152,11 +189,9 @@ def parse_place(line: bytes) -> Place | None:
     The rest of a row is not looked at, to be quick: there may be millions.
     """
     fields = parse_json(line)
-    if fields["status"] != "ok":
+    key, status, shard, row = _parse_head(fields)
+    if status != "ok" or shard is None or row is None:
         return None
-    key, shard, row = check_record_key(fields), check_text(fields["shard"]), check_count(fields["row"])
-    if row >= MAX_ROW:
-        raise ValueError(f"row {str(row)[:40]} is beyond all shards")
     geometry = fields["geometry"]
     return Place(key, shard, row, (_size(geometry["source"]), _size(geometry["image"])), fields.get("columns", {}))
 

@@ -23,12 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semdis_cli.errors import StoreError
+from semdis_cli.files.set_names import ITEMS_FILE
 from semdis_cli.files.url import Location, Url
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.mapped_file import FileIdentity, MappedFile
 from semdis_cli.store.shard_header import open_regular
 
-ITEMS_FILE = "items.table"
 _SIGNATURE = b"SEMDIS\x00\x01"
 _DIGEST_BYTES = 32
 _HEAD_BYTES = 88

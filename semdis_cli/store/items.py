@@ -8,12 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 from semdis_cli.errors import StoreError
+from semdis_cli.files.set_names import MANIFEST_FILE, SHARD_FOLDER
 from semdis_cli.files.url import Location
 from semdis_cli.store.checks import check_row
 from semdis_cli.store.index import Place
 from semdis_cli.store.item_table import ItemColumns, ItemTable, read_items
 from semdis_cli.store.latent_set import LatentSet
-from semdis_cli.store.manifest import MANIFEST_FILE, SHARD_FOLDER, Manifest, ShardEntry, verify_hint
+from semdis_cli.store.manifest import Manifest, ShardEntry, verify_hint
 from semdis_cli.store.mapped_shard import MappedShard, hash_header, open_known_shard
 from semdis_cli.store.shard_header import ShardHeader, read_shard_header
 from semdis_cli.store.shards import read_shard

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Self
 
 from semdis_cli.errors import StoreError
-from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.files.atomic import digest_file
+from semdis_cli.files.set_names import INDEX_FILE, SHARD_FOLDER
 from semdis_cli.files.url import Location
 from semdis_cli.store.index import IndexRow, Place, read_places, read_rows
-from semdis_cli.store.manifest import INDEX_FILE, SHARD_FOLDER, Manifest, ShardEntry, read_manifest
+from semdis_cli.store.manifest import Manifest, ShardEntry, read_manifest
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class LatentSet:
 
         `is_locked`: no other run can be the reason.
         """
-        if PublishedFile.of(self.index) == self.manifest.index:
+        if digest_file(self.index) == self.manifest.index:
             return self
         what = "does not match the sha256 in the manifest"
         if is_locked:

@@ -6,23 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
-from semdis_cli.defaults import MANIFEST_NAME
 from semdis_cli.errors import StoreError
-from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.files.json_text import parse_json
 from semdis_cli.files.links import describe_absent, or_pointer
+from semdis_cli.files.set_names import INDEX_FILE, JOURNAL_FOLDER, MANIFEST_FILE, SHARD_FOLDER
 from semdis_cli.files.url import Location
-from semdis_cli.provenance import Provenance
-from semdis_cli.store.checks import MALFORMED, check_count, check_sha256, check_shard_name, parse_json
+from semdis_cli.provenance import Provenance, versions_of
+from semdis_cli.records import FileDigest
+from semdis_cli.store.checks import MALFORMED, check_count, check_sha256, check_shard_name
+from semdis_cli.store.record import parse_digest
 from semdis_cli.store.shard_header import FORMAT_VERSION
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.versions import versions_of
-
-MANIFEST_FILE = MANIFEST_NAME
-INDEX_FILE = "index.jsonl"
-CHECKSUM_FILE = "SHA256SUMS"
-SHARD_FOLDER = "shards"
-JOURNAL_FOLDER = "journal"  # there while a run is under way or was stopped
-REPORT_FILE = "report.json"
 
 
 @dataclass(frozen=True)
@@ -34,7 +28,7 @@ class ShardEntry:
 
     name: str
     num_images: int
-    file: PublishedFile
+    file: FileDigest
     version: int = 0
 
 
@@ -58,7 +52,7 @@ class Manifest:
     num_removed: int
     num_superseded: int
     shards: tuple[ShardEntry, ...]
-    index: PublishedFile
+    index: FileDigest
     sums: ChannelSums
     later_versions: tuple[Provenance, ...] = ()
 
@@ -82,6 +76,10 @@ class Manifest:
         """Rows of all shards, those that are not to be used included."""
         return self.num_ok + self.num_removed + self.num_superseded
 
+    def size(self) -> dict[str, int]:
+        """Return the number of shards, and their bytes, as reports say them."""
+        return {"shards": len(self.shards), "latent_bytes": sum(shard.file.num_bytes for shard in self.shards)}
+
     def to_bytes(self) -> bytes:
         """The file: indented JSON with sorted keys."""
         mean, std = self.sums.mean_std()
@@ -97,7 +95,7 @@ class Manifest:
             "plan_sha256": self.plan_sha256,
             "totals": totals,
             "shards": [_shard_json(shard) for shard in self.shards],
-            "index": _file_json(self.index),
+            "index": self.index.to_json(),
             "latents": {"mean": mean, "std": std, "sums": self.sums.to_json()},
         }
         if self.later_versions:
@@ -135,7 +133,7 @@ class Manifest:
             num_removed=check_count(totals["removed"]),
             num_superseded=check_count(totals["superseded"]),
             shards=tuple(_parse_shard(shard) for shard in fields["shards"]),
-            index=_parse_file(fields["index"]),
+            index=parse_digest(fields["index"]),
             sums=ChannelSums.from_json(latents["sums"]),
             later_versions=tuple(map(Provenance.from_json, fields.get("later_versions", ()))),
         )
@@ -190,18 +188,10 @@ def verify_hint(root: Location) -> str:
 
 
 def _parse_shard(fields: dict[str, Any]) -> ShardEntry:
-    facts = check_shard_name(fields["name"]), check_count(fields["num_images"]), _parse_file(fields)
+    facts = check_shard_name(fields["name"]), check_count(fields["num_images"]), parse_digest(fields)
     return ShardEntry(*facts, check_count(fields.get("version", 0)))
 
 
 def _shard_json(shard: ShardEntry) -> dict[str, Any]:
-    fields = {"name": shard.name, "num_images": shard.num_images, **_file_json(shard.file)}
+    fields = {"name": shard.name, "num_images": shard.num_images, **shard.file.to_json()}
     return fields | {"version": shard.version} if shard.version else fields
-
-
-def _parse_file(fields: dict[str, Any]) -> PublishedFile:
-    return PublishedFile(check_count(fields["num_bytes"]), check_sha256(fields["sha256"]))
-
-
-def _file_json(file: PublishedFile) -> dict[str, Any]:
-    return {"num_bytes": file.num_bytes, "sha256": file.sha256}

@@ -8,15 +8,16 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from semdis_cli.errors import StoreError
+from semdis_cli.files.set_names import INDEX_FILE, SHARD_FOLDER
 from semdis_cli.provenance import Provenance
 from semdis_cli.store.checks import check_row
 from semdis_cli.store.index import parse_place, parse_row
 from semdis_cli.store.item_table import ItemTable
 from semdis_cli.store.items import find_items, open_items
 from semdis_cli.store.latent_set import LatentSet
-from semdis_cli.store.manifest import INDEX_FILE, SHARD_FOLDER
 from semdis_cli.store.mapped_file import FileIdentity, MappedFile
 from semdis_cli.store.mapped_shard import MappedShard
 from semdis_cli.store.reader import served_rows
@@ -38,6 +39,13 @@ class Item(NamedTuple):
     row: int
     sizes: Sequence[Sequence[int]]
     columns: dict[str, Any]
+
+
+class Rows(Protocol):
+    """The rows of a shard as they lie in its file."""
+
+    def __getitem__(self, row: int, /) -> Tensor:
+        """Return one row, [bytes a row] uint8, not to be written to. Raises `StoreError`."""
 
 
 class Items(Protocol):

@@ -7,12 +7,13 @@ from itertools import chain
 from operator import itemgetter
 
 from semdis_cli.errors import StoreError
-from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.files.set_names import MANIFEST_FILE, SHARD_FOLDER
 from semdis_cli.files.url import Location
 from semdis_cli.provenance import LatentLayout, Provenance
+from semdis_cli.records import FileDigest
 from semdis_cli.store.checks import check_row
 from semdis_cli.store.latent_set import LatentSet, open_set
-from semdis_cli.store.manifest import MANIFEST_FILE, SHARD_FOLDER, ShardEntry, verify_hint
+from semdis_cli.store.manifest import ShardEntry, verify_hint
 from semdis_cli.store.shards import Shard, read_shard, read_shard_file
 
 
@@ -26,7 +27,7 @@ class StoredShard:
 
     path: Location
     num_images: int
-    expected: PublishedFile
+    expected: FileDigest
     rows: Mapping[str, int]
     provenance: Provenance | None = None  # None: that of the source
 

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from semdis_cli.files.json_text import escape_text, key_fields
+from semdis_cli.provenance import is_shallow
 from semdis_cli.records import NO_COLUMNS, FileDigest, Geometry, ImageRecord
 from semdis_cli.store.checks import check_count, check_object, check_sha256, check_text, check_texts
 
+_MAX_COLUMNS_DEPTH = 16  # what is nested deeper, parsers refuse each at a depth of its own
 MAX_COLUMNS_BYTES = 1 << 16  # of one image's columns as JSON in UTF-8: captions fit, pictures do not
 SOURCE_FIELDS = {"num_bytes", "sha256", "notes"}
 
@@ -25,7 +27,7 @@ def row_fields(record: ImageRecord) -> dict[str, Any]:
 def source_fields(record: ImageRecord) -> dict[str, Any]:
     """Return what a shard or a sample says of the file that an image was read from."""
     notes = list(map(escape_text, record.notes))
-    return {"num_bytes": record.source.num_bytes, "sha256": record.source.sha256, "notes": notes}
+    return record.source.to_json() | {"notes": notes}
 
 
 def check_source(value: object) -> dict[str, Any]:
@@ -41,16 +43,25 @@ def parse_record(key: str, geometry: Geometry, facts: Mapping[str, Any]) -> Imag
 
     Raises one of `MALFORMED` for what is wrong with them; fields of other names are passed over.
     """
-    source = FileDigest(check_count(facts["num_bytes"]), check_sha256(facts["sha256"]))
     columns = check_columns(facts["columns"]) if "columns" in facts else NO_COLUMNS
-    return ImageRecord(key, geometry, source, check_texts(facts.get("notes", [])), columns)
+    return ImageRecord(key, geometry, parse_digest(facts), check_texts(facts.get("notes", [])), columns)
+
+
+def parse_digest(facts: Mapping[str, Any]) -> FileDigest:
+    """Parse size and sha256 of a file among the `facts` of an untrusted one. Raises one of `MALFORMED`."""
+    return FileDigest(check_count(facts["num_bytes"]), check_sha256(facts["sha256"]))
 
 
 def check_columns(value: object) -> dict[str, Any]:
-    """Return `value` if it is a small JSON object that every strict parser reads. Raises one of `MALFORMED`."""
+    """Return `value` if it is a small JSON object that every strict parser reads. Raises one of `MALFORMED`.
+
+    Small is 64 KiB at most, nested 16 deep at most, itself counted.
+    """
     columns = check_object(value)
     if not all(map(check_text, columns)):
         raise ValueError("a column has no name")
+    if not is_shallow(columns, _MAX_COLUMNS_DEPTH):
+        raise ValueError(f"columns that are nested more than {_MAX_COLUMNS_DEPTH} deep")
     num_bytes = len(json.dumps(columns, ensure_ascii=False, allow_nan=False).encode())
     if num_bytes > MAX_COLUMNS_BYTES:
         raise ValueError(f"columns of {num_bytes:,} bytes; at most {MAX_COLUMNS_BYTES:,} are kept")

@@ -16,21 +16,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from semdis_cli.errors import StoreError
-from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.files.disk import open_at_once
-from semdis_cli.files.json_text import ESCAPED
+from semdis_cli.files.json_text import ESCAPED, parse_json
 from semdis_cli.files.links import or_pointer, why_unreadable
 from semdis_cli.files.url import Location, Url
 from semdis_cli.provenance import BYTES_PER_VALUE, Provenance
-from semdis_cli.store.checks import (
-    MALFORMED,
-    check_count,
-    check_keys,
-    check_object,
-    check_sha256,
-    check_text,
-    parse_json,
-)
+from semdis_cli.records import FileDigest
+from semdis_cli.store.checks import MALFORMED, check_count, check_keys, check_object, check_sha256, check_text
 from semdis_cli.store.shard_records import ShardRecords, shrink
 
 FORMAT_VERSION = 1
@@ -66,7 +58,7 @@ class ShardHeader:
         return payload_bytes(self.dtype, self.shape)
 
 
-def read_shard_header(path: Location, expected: PublishedFile | None = None) -> ShardHeader:
+def read_shard_header(path: Location, expected: FileDigest | None = None) -> ShardHeader:
     """Read and check the header of the shard at `path`; of the latents only the number of bytes counts.
 
     `expected`: as the manifest says, of which only the size is looked at. Raises `StoreError` naming the file for all
@@ -77,7 +69,7 @@ def read_shard_header(path: Location, expected: PublishedFile | None = None) -> 
 
 
 @contextmanager
-def open_shard(path: Location, expected: PublishedFile | None) -> Iterator[BinaryIO]:
+def open_shard(path: Location, expected: FileDigest | None) -> Iterator[BinaryIO]:
     """Open the file of a shard for reading. Raises `StoreError` if it cannot be read, or is not of `expected` size."""
     with open_regular(path, HEADER_BUFFER) as file:
         num_bytes = size_of_open(file)

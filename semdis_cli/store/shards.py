@@ -16,11 +16,11 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from semdis_cli.errors import StoreError
-from semdis_cli.files.atomic import PublishedFile, publish
+from semdis_cli.files.atomic import publish
 from semdis_cli.files.json_text import ESCAPED, escape_name, is_strange
 from semdis_cli.files.url import Location
 from semdis_cli.provenance import Provenance
-from semdis_cli.records import ImageRecord
+from semdis_cli.records import FileDigest, ImageRecord
 from semdis_cli.store.shard_header import (
     FORMAT_VERSION,
     METADATA_KEY,
@@ -57,7 +57,7 @@ class Shard:
         return Shard(self.latents[list(rows)], tuple(self.records[row] for row in rows), self.provenance)
 
 
-def write_shard(path: Path, shard: Shard) -> PublishedFile:
+def write_shard(path: Path, shard: Shard) -> FileDigest:
     """Publish `shard` at `path`. Equal shards give equal bytes."""
     return publish(path, [shard_bytes(shard)])
 
@@ -78,7 +78,7 @@ def shard_bytes(shard: Shard) -> bytes:
     return serialize({TENSOR_NAME: latents}, {METADATA_KEY: text})
 
 
-def read_shard(path: Location, expected: PublishedFile | None = None) -> Shard:
+def read_shard(path: Location, expected: FileDigest | None = None) -> Shard:
     """Read and check one shard. `expected`: size and sha256 from the manifest, checked first if given.
 
     Raises `StoreError` naming the file for anything that is not exactly what was written.
@@ -86,11 +86,11 @@ def read_shard(path: Location, expected: PublishedFile | None = None) -> Shard:
     return read_shard_file(path, expected)[0]
 
 
-def read_shard_file(path: Location, expected: PublishedFile | None = None) -> tuple[Shard, PublishedFile]:
+def read_shard_file(path: Location, expected: FileDigest | None = None) -> tuple[Shard, FileDigest]:
     """Read a shard as `read_shard` does, together with size and sha256 of its file."""
     with open_shard(path, expected) as file:
         data = file.read()
-    found = PublishedFile(len(data), hashlib.sha256(data).hexdigest())
+    found = FileDigest.of(data)
     if expected is not None and found != expected:
         raise StoreError("its bytes do not match the sha256 in the manifest; damaged or edited", place=path)
     return parse_shard(data, str(path)), found

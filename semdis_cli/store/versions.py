@@ -1,14 +1,10 @@
 """Several versions of the settings in one set: under which record a run goes on, and which of them made what."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
 
 from semdis_cli.errors import UsageError
 from semdis_cli.files.url import Location
 from semdis_cli.provenance import Difference, Provenance
-from semdis_cli.wording import count
-
-Json = dict[str, Any]
 
 _MIX_OPTION = "--mix-versions"
 
@@ -35,27 +31,6 @@ def mixing_hint(differences: Iterable[Difference]) -> str:
     if not all(difference.may_stand for difference in differences):
         return ""
     return f", or {_MIX_OPTION} to go on with both on record"
-
-
-def versions_of(records: Iterable[tuple[Provenance, int, int]]) -> list[Json]:
-    """List who made how many latents, as plain values, from (record, shards, latents) of each version, first to last.
-
-    `differs`: from the first, a line a setting.
-    """
-    found: list[Json] = []
-    first: Provenance | None = None
-    for record, num_shards, num_latents in records:
-        first = first or record
-        differs = list(map(str, first.differences(record)))
-        found.append({"shards": num_shards, "latents": num_latents, "differs": differs})
-    return found
-
-
-def describe_versions(versions: list[Json]) -> Iterator[str]:
-    """Yield a line for each of several versions; none for a single one."""
-    for number, version in enumerate(versions if len(versions) > 1 else [], start=1):
-        what = "; ".join(version["differs"]) or "the settings of the manifest"
-        yield f"version {number}: {version['latents']:,} latents in {count(version['shards'], 'shard')} ({what})"
 
 
 def _check(root: Location, differences: list[Difference], *, mix_versions: bool) -> None:

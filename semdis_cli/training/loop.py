@@ -99,6 +99,7 @@ class Trainer:
         with self._autocast():
             result = self._forward(images)
         result.loss.backward()
+        look()
         values = {name: term.item() for name, term in result.terms.items()} | {"loss": result.loss.item()}
         values["gradient_norm"] = state.optimizer.clip()
         for name in ("loss", "gradient_norm"):
@@ -109,6 +110,7 @@ class Trainer:
                     place=self._folder,
                 )
         state.stats.add(result.posterior.mode())
+        look()
         return values | {"rate": state.apply_gradients()}
 
     def _forward(self, images: Tensor) -> Forward:

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -17,6 +16,7 @@ from semdis_cli.memory import Room, room_for_images
 from semdis_cli.records import SourceImage
 from semdis_cli.settings import ReadSettings
 from semdis_cli.sources.files import read_bytes
+from semdis_cli.threads import WatchedThreads
 
 _BYTES_PER_PX = 24  # that reading takes at its peak, measured: Pillow, whatever the format, and a copy
 _READ_AT_ONCE = 64
@@ -128,9 +128,9 @@ def read_all(
 ) -> Iterator[tuple[SourceImage, Tensor | Failure]]:
     """Yield every image as uint8 [3,H,W], or why not, in the order given; `num_workers` threads read ahead a little."""
     remaining, room = iter(images), room_for_images()
-    with ThreadPoolExecutor(num_workers, thread_name_prefix="semdis-read") as pool:
+    with WatchedThreads(num_workers, "semdis-read") as pool:
         while group := list(islice(remaining, _READ_AT_ONCE)):
-            yield from zip(group, pool.map(lambda image: _read_one(image, settings, room), group), strict=True)
+            yield from zip(group, pool.each(lambda image: _read_one(image, settings, room), group), strict=True)
 
 
 def _read_one(image: SourceImage, settings: ReadSettings, room: Room) -> Tensor | Failure:

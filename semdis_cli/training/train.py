@@ -18,6 +18,7 @@ from semdis_cli.defaults import BUNDLED_MODEL, TRAIN_MARKER
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Event, Failure, ModelReady, Planning, RunFinished, TrainingMeasured, TrainingProgress
 from semdis_cli.files.atomic import check_free_space
+from semdis_cli.files.claim import check_image_folder, claimed_folder, claimed_settings
 from semdis_cli.files.disk import count_cores
 from semdis_cli.files.json_text import escape_name
 from semdis_cli.model.autoencoder import FCDMDiffAE
@@ -27,7 +28,6 @@ from semdis_cli.model.devices import find_device, find_dtype
 from semdis_cli.records import SourceImage
 from semdis_cli.settings import ReadSettings
 from semdis_cli.stops import look
-from semdis_cli.store.writing.claim import check_image_folder, claimed_folder, claimed_settings
 from semdis_cli.training.alignment import AlignmentHead
 from semdis_cli.training.init import PatchMoments, closed_form_model, random_model
 from semdis_cli.training.loop import PICTURES, Trainer, TrainingImages
@@ -244,6 +244,7 @@ def _start(pool: ImagePool, teacher: Teacher | None, job: TrainJob) -> TrainingS
             model = random_model(job.config, seed=seed)
         case name:
             model = FCDMDiffAE.from_folder(resolve_model(name).folder)[0].float()
+    look()
     model = model.to(memory_format=torch.channels_last).to(job.device)  # type: ignore[call-overload]
     head = None
     if teacher is not None:

@@ -42,7 +42,6 @@ from semdis_cli.settings import (
 from semdis_cli.sources.files import ON_DISK
 from semdis_cli.sources.find import find_images
 from semdis_cli.store.shards import Shard
-from tests.worlds import save_tiny_model
 
 EFFORT = Effort(num_warmup_rounds=0, num_rounds=2, round_s=1e-3)
 LOAD = LoadSettings(GeometrySettings(size=32))
@@ -62,13 +61,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(model: Path) -> Tokenizer:
-    return Tokenizer.load(str(model), TokenizerSettings(device="cpu", dtype="float32", batch_size=2))
+def tokenizer(tiny: Path) -> Tokenizer:
+    return Tokenizer.load(str(tiny), TokenizerSettings(device="cpu", dtype="float32", batch_size=2))
 
 
 @pytest.fixture(scope="module")
@@ -278,12 +272,7 @@ def test_an_image_that_cannot_be_used_ends_the_bench(
     bench = StageBench(4, workers, tokenizer.is_on_cpu, EFFORT)
     with pytest.raises(UsageError, match=r"1\.jpg: .+; measure with images that can be used"):
         measure_stages(
-            replace(found, images=(lost, *found.images[2:])),
-            loader,
-            tokenizer,
-            (ENCODING, DECODING),
-            bench,
-            tmp_path,
+            replace(found, images=(lost, *found.images[2:])), loader, tokenizer, (ENCODING, DECODING), bench, tmp_path
         )
 
 
@@ -328,9 +317,9 @@ def test_a_run_in_which_images_fail_is_no_measurement(
 
 
 @pytest.mark.slow
-def test_fresh_processes_tell_how_long_each_step_took_and_their_memory(model: Path, tmp_path: Path) -> None:
+def test_fresh_processes_tell_how_long_each_step_took_and_their_memory(tiny: Path, tmp_path: Path) -> None:
     answers = [
-        ask_child(Request(verb, str(model), None, RUN, 2, (32, 32), asdict(SAMPLING))) for verb in ("encode", "decode")
+        ask_child(Request(verb, str(tiny), None, RUN, 2, (32, 32), asdict(SAMPLING))) for verb in ("encode", "decode")
     ]
     for steps in answers:
         seconds = (steps.import_torch_s, steps.import_rest_s, steps.load_model_s, steps.first_call_s)
@@ -340,7 +329,7 @@ def test_fresh_processes_tell_how_long_each_step_took_and_their_memory(model: Pa
     memory = peak_memory(*answers)
     assert (memory.encode_mib, memory.decode_mib) == tuple(steps.peak_memory_mib for steps in answers)
     (tmp_path / "one.jpg").write_bytes(jpeg_of((32, 32)))
-    start = measure_start_up(tmp_path / "one.jpg", ["--model", str(model)], answers[0], tmp_path, num_runs=1)
+    start = measure_start_up(tmp_path / "one.jpg", ["--model", str(tiny)], answers[0], tmp_path, num_runs=1)
     assert min(start.help_s.median, start.first_image_s.median) > 0
     assert start.import_torch_s == answers[0].import_torch_s
     assert start.rest_s >= 0

@@ -19,10 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.patches import Rectangle
 
 TITLE = "Where & why <now>, $5 and $6"
-BARS = [
-    Bar("encode", {"reading": 0.6, "model": 0.3, "short of the limit": 0.1}),
-    Bar("decode", {"model": 1.0}),
-]
+BARS = [Bar("encode", {"reading": 0.6, "model": 0.3, "short of the limit": 0.1}), Bar("decode", {"model": 1.0})]
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,6 @@ import pytest
 
 from semdis_cli.cli import main
 from tests import forks
-from tests.worlds import save_tiny_model
 
 PHOTOS = Path(__file__).parents[1] / "photos"
 
@@ -46,12 +45,6 @@ def semdis(
         check=False,
     )
     return Outcome(done.returncode, os.fsdecode(done.stdout), os.fsdecode(done.stderr))
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a tiny model."""
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture

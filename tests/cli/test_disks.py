@@ -14,15 +14,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from semdis_cli.cli.failures import run_guarded
 from semdis_cli.files import lock
 from semdis_cli.store.verifying.verify import ALL_DATA, VerifySettings, verify_latents
 from tests.cli.conftest import Outcome, Run, semdis
 from tests.shims import Names, Refuse, Space, environment, pretend, slow
+from tests.worlds import save_noise
 
 # Runs commands one after the other in one process, which imports torch once; prints the exit code of each.
 _SEVERAL = """
@@ -56,13 +55,6 @@ _POOR_DISK = [
 ]
 
 
-def save(path: Path, seed: int, size: tuple[int, int] = (32, 48)) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path, "PNG")
-    return path
-
-
 def several(commands: Sequence[Sequence[object]], cwd: Path, env: dict[str, str]) -> list[Outcome]:
     """`semdis` several times in one process; what each said, and how it ended."""
     texts = json.dumps([[str(argument) for argument in command] for command in commands])
@@ -90,9 +82,9 @@ def files(folder: Path) -> dict[str, bytes]:
 )
 def test_a_disk_that_refuses_much_gets_the_same_files(run: Run, tmp_path: Path, tiny: Path, extra: list[Any]) -> None:
     disk, reference = tmp_path / "disk", tmp_path / "reference"
-    save(tmp_path / "photos" / "a.png", 1)
-    save(tmp_path / "more" / "a.png", 1)
-    save(tmp_path / "more" / "b.png", 2)
+    save_noise(tmp_path / "photos" / "a.png", 1)
+    save_noise(tmp_path / "more" / "a.png", 1)
+    save_noise(tmp_path / "more" / "b.png", 2)
 
     def commands(root: Path) -> list[list[str | Path]]:
         return [
@@ -115,7 +107,7 @@ def test_a_disk_that_refuses_much_gets_the_same_files(run: Run, tmp_path: Path, 
 
 @pytest.mark.slow
 def test_without_proc_and_temporary_folders_a_stream_goes_through(tmp_path: Path, tiny: Path) -> None:
-    save(tmp_path / "a.png", 1)
+    save_noise(tmp_path / "a.png", 1)
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         tar.add(tmp_path / "a.png", "a.png")
@@ -147,7 +139,7 @@ def test_names_that_a_disk_confuses_or_refuses_cost_nothing_or_their_own_image(t
     keys = ["IMG.png", "X/p.png", "caf\xe9.png", "cafe\u0301.png", "img.png", "x/p.png", "x./p.png"]
     bad = ["a:b.png", "fo:lder/c.png", "fo:lder/d.png", f"{'n' * 150}.png"]
     for seed, name in enumerate((*keys, *bad)):
-        save(tmp_path / "photos" / name, seed)
+        save_noise(tmp_path / "photos" / name, seed)
     disk = tmp_path / "disk"
     disk.mkdir()
     odd = Names(
@@ -187,7 +179,7 @@ def test_names_that_a_disk_confuses_or_refuses_cost_nothing_or_their_own_image(t
 @pytest.mark.slow
 def test_a_broken_disk_ends_the_run_and_is_no_fault_of_names(tmp_path: Path, tiny: Path) -> None:
     for seed in range(3):
-        save(tmp_path / "photos" / f"{seed}.png", seed)
+        save_noise(tmp_path / "photos" / f"{seed}.png", seed)
     assert semdis("encode", "photos", "-o", "l", "--model", tiny, "--quiet", cwd=tmp_path).code == 0
     broken = {
         "eio": Refuse("fsync_file", errno.EIO, tmp_path / "eio", part=".semdis-tmp"),
@@ -206,7 +198,7 @@ def test_where_everybody_gets_the_lock_a_second_run_is_refused_and_one_after_a_k
     tmp_path: Path, tiny: Path
 ) -> None:
     for height in range(1, 13):
-        save(tmp_path / "photos" / f"{height}.png", height, (16 * height, 16))
+        save_noise(tmp_path / "photos" / f"{height}.png", height, (16 * height, 16))
     without_locks = environment(pretend("flock", tmp_path))
     env = environment(pretend("flock", tmp_path), slow("create", 1.5, tmp_path / "l" / "shards"))
     arguments = ("encode", "photos", "-o", "l", "--model", tiny, "--quiet")
@@ -238,7 +230,7 @@ def put_beside(folder: Path) -> dict[str, bytes]:
 
 
 def test_what_systems_and_people_put_into_an_output_folder_is_left_alone(run: Run, tmp_path: Path, tiny: Path) -> None:
-    save(tmp_path / "photos" / "a.png", 1)
+    save_noise(tmp_path / "photos" / "a.png", 1)
     before = {name: put_beside(tmp_path / name) for name in ("l", "images", "round", "files", "back")}
     commands = [
         ("encode", "photos", "-o", "l", "--model", tiny),
@@ -266,7 +258,7 @@ def test_a_set_of_links_is_read_and_grows_and_what_they_lead_to_stays(
     run: Run, tmp_path: Path, tiny: Path, layout: str
 ) -> None:
     for seed, name in enumerate(("photos/a.png", "more/a.png", "more/b.png")):
-        save(tmp_path / name, seed // 2)
+        save_noise(tmp_path / name, seed // 2)
     encode = ("encode", "photos", "-o", "l", "--model", tiny, "--quiet")
     assert run(*encode).code == 0
     root, blobs = tmp_path / "l", tmp_path / "hub" / "blobs"
@@ -289,7 +281,7 @@ def test_a_set_of_links_is_read_and_grows_and_what_they_lead_to_stays(
 
 @pytest.mark.parametrize("name", ["manifest.json", "index.jsonl", "shards/00000000-2x3.safetensors"])
 def test_content_that_was_not_fetched_is_named_with_what_to_do(run: Run, tmp_path: Path, tiny: Path, name: str) -> None:
-    save(tmp_path / "photos" / "a.png", 1)
+    save_noise(tmp_path / "photos" / "a.png", 1)
     encode = ("encode", "photos", "-o", "l", "--model", tiny, "--quiet")
     assert run(*encode).code == 0
     (tmp_path / "l" / name).unlink()

@@ -8,9 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from semdis_cli.settings import TokenizerSettings
 from semdis_cli.store.index import read_rows
@@ -18,6 +16,7 @@ from semdis_cli.store.reader import open_latents
 from tests.cli.conftest import Outcome, Run
 from tests.store import contents
 from tests.torture.harness import wait_until_settled
+from tests.worlds import save_noise
 
 LONG_AGO_S = time.time() - 3600
 LONG_AGO_NS = int(LONG_AGO_S) * 10**9
@@ -25,9 +24,7 @@ LONG_AGO_NS = int(LONG_AGO_S) * 10**9
 
 def write_image(path: Path, seed: int, mtime_s: float = LONG_AGO_S) -> None:
     """An uncompressed image, so that any two have one size."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (32, 48, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path, "BMP")
+    save_noise(path, seed)
     os.utime(path, (mtime_s, mtime_s))
 
 

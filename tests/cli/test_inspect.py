@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from semdis_cli.events import Failure
+from semdis_cli.files.json_text import to_line
 from semdis_cli.provenance import Provenance
-from semdis_cli.store.index import to_line
 from semdis_cli.store.manifest import Manifest
 from tests.cli.conftest import Run
 from tests.store import KEYS, PROVENANCE, SmallPlan, make_plan, write_next, write_set

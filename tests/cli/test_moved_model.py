@@ -4,28 +4,20 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.model.checkpoint import resolve_model
 from tests.cli.conftest import Outcome, Run
-from tests.worlds import save_tiny_model
+from tests.worlds import save_noise, save_tiny_model
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    (tmp_path / "photos").mkdir()
     for seed in range(2):
-        add_photo(tmp_path / "photos", seed)
+        save_noise(tmp_path / "photos" / f"{seed}.png", seed)
     save_tiny_model(tmp_path / "model")
     return tmp_path / "photos"
-
-
-def add_photo(photos: Path, seed: int) -> None:
-    pixels = np.random.default_rng(seed).integers(0, 256, (32, 48, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(photos / f"{seed}.png")
 
 
 def refusal(outcome: Outcome) -> str:
@@ -43,7 +35,7 @@ def move(tmp_path: Path) -> str:
 def test_a_set_grows_under_the_name_that_its_model_had(run: Run, tmp_path: Path, photos: Path) -> None:
     assert run("encode", photos, "-o", "latents", "--model", "model", "--threads", "1").code == 0
     moved = move(tmp_path)
-    add_photo(photos, 2)
+    save_noise(photos / "2.png", 2)
     assert run("encode", photos, "-o", "latents", "--model", moved, "--threads", "1", "--dry-run").code == 0
     assert run("encode", photos, "-o", "latents", "--model", moved, "--threads", "1").code == 0
     manifest = json.loads((tmp_path / "latents" / "manifest.json").read_bytes())
@@ -81,7 +73,7 @@ def test_folders_of_pictures_go_on_under_any_name_of_the_model(run: Run, tmp_pat
 
     said = refusal(run("roundtrip", photos, "-o", "rt", *moved, "--steps", "2"))
     assert "made with other settings (sampling.num_steps: 1 -> 2)" in said
-    add_photo(photos, 2)
+    save_noise(photos / "2.png", 2)
     assert "rt: made from other images" in refusal(run("roundtrip", photos, "-o", "rt", *moved))
     assert run("encode", photos, "-o", "latents", *moved).code == 0
     assert "the latents have changed since, or are others" in refusal(run("decode", "latents", "-o", "decoded", *moved))
@@ -95,5 +87,5 @@ def test_training_goes_on_from_a_model_that_moved_and_not_from_another(run: Run,
     assert run("train", photos, "-o", "mine", "--init", moved, *how).code == 0
     save_tiny_model(tmp_path / "model", seed=1)
     assert "init: model (weights" in refusal(run("train", photos, "-o", "mine", "--init", "model", *how))
-    add_photo(photos, 2)
+    save_noise(photos / "2.png", 2)
     assert "made from other images" in refusal(run("train", photos, "-o", "mine", "--init", moved, *how))

@@ -74,4 +74,5 @@ def test_an_old_set_grows_and_its_shards_stay(old: str, run: Run, tmp_path: Path
     for line in (root / "index.jsonl").read_bytes().splitlines():
         json.loads(line)["key"].encode()
     assert run("verify", root, "--data", "--against", images).code == 0
+    assert run("decode", old, "-o", "again", "--model", tiny, "--device", "cpu", "--dtype", "float32").code == 0
     assert os.fsdecode(b"caf\xe9.png") in [row.key for row in rows] or old == "grown"

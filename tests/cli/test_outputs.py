@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.files.claim import check_image_folder
 from semdis_cli.stops import StoppedError
 from semdis_cli.store.manifest import Manifest
-from semdis_cli.store.writing.claim import check_image_folder
-from semdis_cli.store.writing.folder import check_latents_folder
+from semdis_cli.store.writing.finished import check_latents_folder
 from tests.cli.conftest import PHOTOS, Outcome, Run
 from tests.store import contents, make_plan, write_next, write_set
 

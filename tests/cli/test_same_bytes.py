@@ -3,15 +3,14 @@
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.store.reader import open_latents
 from tests.cli.conftest import Run
+from tests.worlds import save_noise
 
 NUM_IMAGES, SIDE = 64, 48
 
@@ -21,8 +20,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """64 images of one size, no two alike."""
     folder = tmp_path_factory.mktemp("photos")
     for number in range(NUM_IMAGES):
-        pixels = np.random.default_rng(number).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+        save_noise(folder / f"{number:02d}.png", number, (SIDE, SIDE))
     return folder
 
 

@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from tests import forks
+from tests.worlds import save_noise
 
 SOON_S = 20.0  # torch may have to be loaded under load; a pipe would be waited for for ever
 
@@ -20,17 +19,13 @@ SOON_S = 20.0  # torch may have to be loaded under load; a pipe would be waited 
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
     for number in range(40):
-        pixels = np.random.default_rng(number).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+        save_noise(folder / f"{number:02d}.png", number, (256, 256))
     return folder
 
 
 def start(*arguments: object, stdin: int = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        forks.semdis(*map(str, arguments), "--quiet"),
-        stdin=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        forks.semdis(*map(str, arguments), "--quiet"), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
 
 

@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 from tests import forks
 from tests.cli.conftest import Outcome
-from tests.files.test_atomic import small_disk
+from tests.disks import small_disk
 
 NAMES = ("a.jpg", "b/c.png", "b/d.png", "e.webp")
 

@@ -26,7 +26,7 @@ from semdis_cli.defaults import TRAIN_MARKER
 from semdis_cli.model.checkpoint import FLOAT32_BUFFERS, read_tensors
 from semdis_cli.model.config import FCDMDiffAEConfig
 from tests.cli.conftest import PHOTOS, Outcome, Run, semdis
-from tests.files.test_atomic import small_disk
+from tests.disks import remount, small_disk
 from tests.forks import TRAINING, python
 from tests.store import contents as all_contents
 from tests.torture.harness import PROJECT, Runner, start, temporaries
@@ -42,7 +42,7 @@ MEASURED = [0, 2, 4, 6, 8]  # the steps at which the runs of `arguments` measure
 DISK_FILLER = """
 import sys
 from pathlib import Path
-from tests.files.test_atomic import fill_disk
+from tests.disks import fill_disk
 from semdis_cli.cli import main
 
 disk, operation, name = sys.argv[1:4]
@@ -318,7 +318,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(
     assert contents(root) == contents(whole.folder)
 
 
-EVERY = [pytest.param(19, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
+EVERY = [pytest.param(37, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("step", EVERY)
@@ -335,7 +335,7 @@ def test_a_run_killed_before_any_of_its_file_operations_is_completed_to_the_same
     assert operation > 60
 
 
-@pytest.mark.parametrize("step", [pytest.param(37, id="some"), pytest.param(4, id="many", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [pytest.param(61, id="some"), pytest.param(4, id="many", marks=pytest.mark.slow)])
 def test_a_run_asked_to_stop_before_any_file_operation_leaves_nothing_half_done(
     tmp_path: Path, runner: Runner, whole: Trained, world: Path, step: int
 ) -> None:
@@ -426,7 +426,7 @@ def test_a_disk_that_is_too_small_is_refused_and_the_run_goes_on_once_there_is_r
         refused = run(*arguments(world, disk / "m", "--quiet"))
         assert_one_line(refused, 5, str(disk / "m"), "make room", "MiB")
         assert not list((disk / "m").glob("*.safetensors"))
-        subprocess.run(["mount", "-o", "remount,size=64m", os.fspath(disk)], check=True)
+        remount(disk, "size=64m")
         done = run(*arguments(world, disk / "m"))
         assert done.code == 0, done.stderr
         assert contents(disk / "m") == contents(whole.folder)
@@ -606,30 +606,23 @@ def test_changed_images_are_refused(
 # --- damaged files --------------------------------------------------------------------------------------------------
 
 
-def damage(path: Path, kind: str) -> None:
-    data = bytearray(path.read_bytes())
-    if kind == "flipped bit":
+def spoilt(kind: str, folder: Path) -> bytes:
+    """What is in the place of the state in `folder`."""
+    data = bytearray((folder / "training.safetensors").read_bytes())
+    if kind == "a flipped bit":
         data[len(data) // 2] ^= 0x40
-    path.write_bytes(bytes({"cut short": data[: len(data) // 2], "empty": bytearray(), "flipped bit": data}[kind]))
+        return bytes(data)
+    others = {"cut short": data[: len(data) // 2], "empty": b"", "a model": (folder / "model.safetensors").read_bytes()}
+    return bytes(others[kind])
 
 
-@pytest.mark.parametrize("kind", ["cut short", "empty", "flipped bit"])
-def test_a_damaged_state_is_refused_and_left_alone(run: Run, world: Path, copy: Path, kind: str) -> None:
-    damage(copy / "training.safetensors", kind)
+@pytest.mark.parametrize("kind", ["cut short", "empty", "a flipped bit", "a model"])
+def test_a_damaged_state_is_refused_with_advice_and_left_alone(run: Run, world: Path, copy: Path, kind: str) -> None:
+    (copy / "training.safetensors").write_bytes(spoilt(kind, copy))
     before = all_contents(copy)
-    assert_one_line(run(*arguments(world, copy, "--quiet")), 4, str(copy / "training.safetensors"))
-    assert all_contents(copy) == before
-
-
-def test_a_checkpoint_in_the_place_of_the_state_is_refused(run: Run, world: Path, copy: Path) -> None:
-    shutil.copy(copy / "model.safetensors", copy / "training.safetensors")
-    assert_one_line(run(*arguments(world, copy, "--quiet")), 4, str(copy / "training.safetensors"))
-
-
-def test_a_damaged_state_comes_with_advice(run: Run, world: Path, copy: Path) -> None:
-    damage(copy / "training.safetensors", "cut short")
-    line = assert_one_line(run(*arguments(world, copy, "--quiet")), 4)
+    line = assert_one_line(run(*arguments(world, copy, "--quiet")), 4, str(copy / "training.safetensors"))
     assert "remove" in line or "-o" in line
+    assert all_contents(copy) == before
 
 
 # --- divergence -----------------------------------------------------------------------------------------------------

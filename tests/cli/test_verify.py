@@ -1,6 +1,7 @@
 """`semdis verify`: what is wrong with latents, one line each, and exit code 4."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,8 @@ from semdis_cli.cli.report import one_line
 from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import StoreError
 from tests.cli.conftest import PHOTOS, Run, semdis
-from tests.store import KEYS, make_plan, write_next, write_set
+from tests.store import KEYS, make_plan, write_set, write_some
+from tests.store.test_versions import write_mixed_set
 
 Json = dict[str, Any]
 ASCII_KEYS = KEYS[:-1]  # whose size is their length
@@ -106,8 +108,7 @@ def test_many_problems_of_a_kind_are_cut_short_on_stderr_and_not_in_json(run: Ru
 
 
 def test_an_unfinished_set_says_how_to_go_on(run: Run, tmp_path: Path) -> None:
-    with make_plan().open(tmp_path / "latents") as latents:
-        write_next(latents)
+    write_some(tmp_path / "latents", 1)
     outcome = run("verify")
     assert outcome.code == 4
     assert "run the same semdis encode again to finish it" in outcome.stderr
@@ -155,6 +156,15 @@ def test_missing_latents_end_with_4(run: Run, tmp_path: Path) -> None:
     outcome = run("verify", tmp_path / "none")
     assert outcome.code == 4
     assert outcome.stderr.count("\n") == 1
+
+
+def test_versions_that_made_a_set_are_listed_with_their_differences(run: Run, tmp_path: Path) -> None:
+    root = write_mixed_set(tmp_path / "mixed")
+    verified = run("verify", root)
+    assert verified.code == 0
+    assert re.search(r"version 2: 2 latents in .* \(compute.torch: 2.12 -> 2.13\)", verified.stderr)
+    versions = json.loads(run("inspect", root, "--json").stdout)["versions"]
+    assert [(made["latents"], made["differs"]) for made in versions] == [(8, []), (2, ["compute.torch: 2.12 -> 2.13"])]
 
 
 # --- against the sources --------------------------------------------------------------------------------------------

@@ -22,9 +22,10 @@ from semdis_cli.dataset import latent_dataset as dataset_module
 from semdis_cli.dataset.latent_dataset import LatentDataset, LatentItem
 from semdis_cli.dataset.sampler import BucketBatchSampler
 from semdis_cli.errors import SemdisError, StoreError, UsageError
-from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.files.atomic import digest_file
+from semdis_cli.files.json_text import to_line
 from semdis_cli.provenance import Provenance
-from semdis_cli.store.index import IndexRow, to_line
+from semdis_cli.store.index import IndexRow
 from semdis_cli.store.manifest import Manifest, ShardEntry
 from semdis_cli.store.shards import STORE_DTYPES, Shard, write_shard
 from semdis_cli.store.statistics import ChannelSums
@@ -47,7 +48,7 @@ class SetByHand:
         """Write index and manifest as they are now, `changes` being to the manifest's fields."""
         (self.root / "index.jsonl").write_bytes(b"".join(map(to_line, self.rows)))
         entries = [
-            ShardEntry(name, len(shard.keys), PublishedFile.of(self.root / "shards" / name))
+            ShardEntry(name, len(shard.keys), digest_file(self.root / "shards" / name))
             for name, shard in self.shards.items()
         ]
         manifest = Manifest(
@@ -58,7 +59,7 @@ class SetByHand:
             num_removed=self.totals["removed"],
             num_superseded=self.totals["superseded"],
             shards=tuple(entries),
-            index=PublishedFile.of(self.root / "index.jsonl"),
+            index=digest_file(self.root / "index.jsonl"),
             sums=ChannelSums.zero(CHANNELS),
         )
         (self.root / "manifest.json").write_bytes(dataclasses.replace(manifest, **changes).to_bytes())
@@ -116,7 +117,7 @@ def test_items_come_in_the_order_of_keys_with_all_that_training_needs(root: Path
     assert dataset.grids == ((1, 2), (2, 2))
     assert dataset.bucket_numbers.tolist() == [1, 0, 1, 1, 0]
     assert dataset.provenance == PROVENANCE
-    assert dataset.sha256 == PublishedFile.of(root / "manifest.json").sha256
+    assert dataset.sha256 == digest_file(root / "manifest.json").sha256
 
 
 @pytest.mark.parametrize("dtype", list(STORE_DTYPES))

@@ -124,7 +124,7 @@ def test_batches_that_are_dealt_out_already_are_not_split_again() -> None:
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_split_batches_is_refused(world_size: int) -> None:
+def test_accelerate_refuses_split_batches_of_a_sampler_that_tells_no_batch_size(world_size: int) -> None:
     with pytest.raises(ValueError, match="does not have the `batch_size` attribute"):
         prepared(BucketBatchSampler(NINETEEN, 2), 0, world_size, split_batches=True)
 
@@ -241,7 +241,7 @@ def test_two_processes_share_each_epoch(dataset: LatentDataset) -> None:
 
 
 @pytest.mark.slow
-def test_batches_that_one_process_reads_for_all_are_refused(dataset: LatentDataset) -> None:
+def test_accelerate_refuses_batches_that_one_process_reads_for_all_as_our_docs_say(dataset: LatentDataset) -> None:
     done = run_in_processes(dataset.path.parent, {"dispatch_batches": True})
     assert done.returncode != 0
     assert "Can only concatenate tensors but got <class 'str'>" in done.stderr

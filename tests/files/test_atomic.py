@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,14 +14,16 @@ import pytest
 from semdis_cli.errors import NoSpaceError, StoreError, UsageError
 from semdis_cli.files.atomic import (
     PendingFile,
-    PublishedFile,
     check_free_space,
+    digest_file,
     explain_write_error,
     is_temporary,
     make_folder,
     publish,
     sweep_temporaries,
 )
+from semdis_cli.records import FileDigest
+from tests.disks import fill_disk, small_disk
 
 PROJECT = Path(__file__).parents[2]
 NOBODY = 65534
@@ -29,31 +31,6 @@ NOBODY = 65534
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-@contextmanager
-def small_disk(folder: Path, options: str) -> Iterator[Path]:
-    """A file system of its own in memory, mounted at `folder` (made), e.g. with "size=64k". Skips where one cannot."""
-    folder.mkdir(exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", os.fspath(folder)]
-    if sys.platform != "linux" or os.geteuid() != 0:
-        pytest.skip("mounting a small disk takes Linux and root")
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", os.fspath(folder)], check=True)
-
-
-def fill_disk(folder: Path) -> Path:
-    """Take all space that is left on the disk of `folder`; deleting the file that is returned gives it back."""
-    padding = folder / "padding"
-    with padding.open("wb", buffering=0) as file, suppress(OSError):
-        while True:
-            file.write(bytes(512))
-    return padding
 
 
 @contextmanager
@@ -101,8 +78,8 @@ def test_a_file_holds_its_chunks_and_size_and_sha256_are_those_of_the_file(
     published = publish(tmp_path / "file", iter(chunks))
     data = (tmp_path / "file").read_bytes()
     assert data == b"".join(chunks)
-    assert published == PublishedFile(len(data), hashlib.sha256(data).hexdigest())
-    assert PublishedFile.of(tmp_path / "file") == published
+    assert published == FileDigest(len(data), hashlib.sha256(data).hexdigest())
+    assert digest_file(tmp_path / "file") == published
     assert names(tmp_path) == ["file"]
 
 
@@ -144,7 +121,7 @@ def test_a_file_that_is_pending_appears_when_it_is_published_and_never_otherwise
         pending.write(memoryview(b"two"))
         assert name not in names(tmp_path)
         if name == "published":
-            assert pending.publish() == PublishedFile(7, hashlib.sha256(b"one two").hexdigest())
+            assert pending.publish() == FileDigest(7, hashlib.sha256(b"one two").hexdigest())
         pending.discard()
     assert names(tmp_path) == ["published"]
     assert (tmp_path / "published").read_bytes() == b"one two"
@@ -361,4 +338,4 @@ def test_what_does_not_fit_on_the_disk_is_refused_with_both_figures(tmp_path: Pa
 def test_size_and_sha256_of_what_is_no_file_are_a_store_error(tmp_path: Path) -> None:
     for path in (tmp_path / "missing", tmp_path):
         with pytest.raises(StoreError, match="cannot be read"):
-            PublishedFile.of(path)
+            digest_file(path)

@@ -20,7 +20,7 @@ import pytest
 from semdis_cli.errors import NoSpaceError, UsageError
 from semdis_cli.files import lock
 from semdis_cli.files.lock import LOCK_FILE, FolderLock
-from tests.files.test_atomic import fill_disk, small_disk
+from tests.disks import fill_disk, small_disk
 
 PROJECT = Path(__file__).parents[2]
 

@@ -21,10 +21,20 @@ def header_of(data: bytes) -> Json:
     return header
 
 
+def metadata_text(data: bytes) -> bytes:
+    return bytes(header_of(data)["__metadata__"]["semdis"].encode())
+
+
 def metadata_of(data: bytes) -> Json:
-    metadata = json.loads(header_of(data)["__metadata__"]["semdis"])
+    metadata = json.loads(metadata_text(data))
     assert isinstance(metadata, dict)
     return metadata
+
+
+def signed(record: Json) -> Json:
+    """The record with the hash of all the rest of it."""
+    rest = {name: value for name, value in record.items() if name != "record_sha256"}
+    return {**rest, "record_sha256": hashlib.sha256(canonical_json(rest).encode()).hexdigest()}
 
 
 def assemble(header: bytes | Json, payload: bytes) -> bytes:
@@ -49,16 +59,14 @@ def edited_tensor(data: bytes, **changes: Any) -> bytes:
 
 def edited_metadata(data: bytes, **changes: Any) -> bytes:
     """The shard with another record, and the hash of that record: the edit of somebody who knows the format."""
-    record = {name: value for name, value in {**metadata_of(data), **changes}.items() if name != "record_sha256"}
-    record["record_sha256"] = hashlib.sha256(canonical_json(record).encode()).hexdigest()
+    record = signed({**metadata_of(data), **changes})
     return edited_header(data, __metadata__={"semdis": canonical_json({**record, **changes})})
 
 
 def without_settings(data: bytes) -> bytes:
     """The shard with a record in which `provenance` is not there at all, and that is hashed so."""
-    record = {name: value for name, value in metadata_of(data).items() if name not in {"record_sha256", "provenance"}}
-    record["record_sha256"] = hashlib.sha256(canonical_json(record).encode()).hexdigest()
-    return edited_header(data, __metadata__={"semdis": canonical_json(record)})
+    record = {name: value for name, value in metadata_of(data).items() if name != "provenance"}
+    return edited_header(data, __metadata__={"semdis": canonical_json(signed(record))})
 
 
 NO_GEOMETRY: list[Any] = [

@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from semdis_cli.errors import StoreError
-from semdis_cli.events import Problem
-from semdis_cli.store.index import read_rows, to_line
+from semdis_cli.files.json_text import to_line
+from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents
-from semdis_cli.store.shard_header import read_shard_header
+from semdis_cli.store.shard_header import canonical_json, read_shard_header
 from semdis_cli.store.shards import read_shard, write_shard
 from semdis_cli.store.verifying.index_table import read_index
 from semdis_cli.store.verifying.payload import read_payload
 from semdis_cli.store.verifying.summary import summarise
 from semdis_cli.store.verifying.unfinished import read_journals
-from semdis_cli.store.verifying.verify import ALL_DATA, VerifySettings, verify_latents
 from semdis_cli.store.writing.journal import Journal
-from tests.store import contents, make_plan, make_shard, write_next, write_set
+from tests.fuzz.edited_shards import assemble, metadata_text, signed
+from tests.store import contents, make_shard, problems, write_set, write_some
 
 Target = Callable[[bytes, Path], None]
 
@@ -37,8 +37,7 @@ def shard(data: bytes, folder: Path) -> None:
     """The file of a shard. What is taken for whole is whole for every reader."""
     path = folder / "shard.safetensors"
     path.write_bytes(data)
-    is_whole = not [event for event in verify_latents(path, VerifySettings(ALL_DATA)) if isinstance(event, Problem)]
-    if is_whole:
+    if not problems(path):
         assert len(read_shard(path).keys) == len(open_latents(path).keys)
         header = read_shard_header(path)
         assert read_payload(path, header).latents_sha256 == header.latents_sha256
@@ -56,19 +55,15 @@ def vouched_shard(data: bytes, folder: Path) -> None:
         return
     payload = bytes(num_values * size)
     record["latents_sha256"] = hashlib.sha256(payload).hexdigest()
-    record.pop("record_sha256", None)
-    record["record_sha256"] = hashlib.sha256(_canonical(record)).hexdigest()
     tensor = {"dtype": name, "shape": record.get("shape"), "data_offsets": [0, len(payload)]}
-    header = {"__metadata__": {"semdis": _canonical(record).decode()}, "latents": tensor}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    shard(len(text).to_bytes(8, "little") + text + payload, folder)
+    header = {"__metadata__": {"semdis": canonical_json(signed(record))}, "latents": tensor}
+    shard(assemble(header, payload), folder)
 
 
 def manifest(data: bytes, folder: Path) -> None:
     """The manifest of a set that has nothing else."""
     (folder / "manifest.json").write_bytes(data)
-    list(verify_latents(folder, VerifySettings(ALL_DATA)))
+    problems(folder)
     Manifest.read(folder)
     summarise(folder)
 
@@ -82,7 +77,7 @@ def vouched_index(data: bytes, folder: Path) -> None:
     fields = json.loads((folder / "manifest.json").read_bytes())
     fields["index"] = {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     (folder / "manifest.json").write_text(json.dumps(fields, sort_keys=True, indent=1) + "\n")
-    list(verify_latents(folder, VerifySettings(ALL_DATA)))
+    problems(folder)
     summarise(folder)
     open_latents(folder)
 
@@ -107,7 +102,7 @@ def journal(data: bytes, folder: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(data)
     list(read_journals(folder))
-    list(verify_latents(folder, VerifySettings(ALL_DATA)))
+    problems(folder)
     Journal(folder).read()
 
 
@@ -130,16 +125,14 @@ def seeds(folder: Path) -> dict[Target, list[bytes]]:
     """Good input for each target, made in the empty `folder`."""
     root, begun = folder / "set", folder / "begun"
     write_set(root)
-    with make_plan().open(begun) as latents:
-        while latents.remaining:
-            write_next(latents)
+    write_some(begun)
     write_shard(folder / "shard", make_shard(dtype="float16"))
     shards = [path.read_bytes() for path in (folder / "shard", *sorted((root / "shards").iterdir()))]
     rows = (root / "index.jsonl").read_bytes()
     lines = (begun / "journal" / "0.jsonl").read_bytes()
     return {
         shard: shards,
-        vouched_shard: [_record(data) for data in shards],
+        vouched_shard: [metadata_text(data) for data in shards],
         manifest: [(root / "manifest.json").read_bytes()],
         index: [rows],
         vouched_index: [rows],
@@ -153,15 +146,6 @@ def _whole_set() -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         write_set(Path(folder))
         return {name: data for name, data in contents(Path(folder)).items() if data is not None}
-
-
-def _record(data: bytes) -> bytes:
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return bytes(header["__metadata__"]["semdis"].encode())
-
-
-def _canonical(record: dict[str, Any]) -> bytes:
-    return json.dumps(record, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _product(shape: Any) -> int:

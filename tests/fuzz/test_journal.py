@@ -6,29 +6,10 @@ from pathlib import Path
 import pytest
 
 from semdis_cli.errors import SemdisError, StoreError
-from tests.store import contents, make_plan, write_next, write_set
+from tests.store import NUM_SHARDS, contents, make_plan, write_set
 from tests.store.test_verify import told
 
 JOURNAL = Path("journal", "0.jsonl")
-NUM_SHARDS = 4
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set that was written without a break, not to be changed."""
-    root = tmp_path_factory.mktemp("sets") / "finished"
-    write_set(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All shards of the set, but no index and no manifest; not to be changed."""
-    root = tmp_path_factory.mktemp("sets") / "unfinished"
-    with make_plan().open(root) as latents:
-        while latents.remaining:
-            write_next(latents)
-    return root
 
 
 @pytest.fixture
@@ -54,9 +35,9 @@ def journal_lines(root: Path) -> list[bytes]:
 )
 @pytest.mark.parametrize("number", [0, 1, NUM_SHARDS])
 def test_a_damaged_line_of_the_journal_is_refused_and_the_advice_helps(
-    root: Path, unfinished: Path, finished: Path, number: int, line: bytes
+    root: Path, unfinished_set: Path, finished_set: Path, number: int, line: bytes
 ) -> None:
-    shutil.copytree(unfinished, root)
+    shutil.copytree(unfinished_set, root)
     lines = journal_lines(root)
     (root / JOURNAL).write_bytes(b"".join([*lines[:number], line, *lines[number + 1 :]]))
     offset = sum(map(len, lines[:number]))
@@ -67,11 +48,11 @@ def test_a_damaged_line_of_the_journal_is_refused_and_the_advice_helps(
         write_set(root)
     shutil.rmtree(root)
     write_set(root)
-    assert contents(root) == contents(finished)
+    assert contents(root) == contents(finished_set)
 
 
-def test_a_flipped_bit_in_the_journal_s_first_line_is_refused(root: Path, unfinished: Path) -> None:
-    shutil.copytree(unfinished, root)
+def test_a_flipped_bit_in_the_journal_s_first_line_is_refused(root: Path, unfinished_set: Path) -> None:
+    shutil.copytree(unfinished_set, root)
     first, *others = journal_lines(root)
     unnoticed = []
     for position in range(len(first) - 1):
@@ -86,12 +67,12 @@ def test_a_flipped_bit_in_the_journal_s_first_line_is_refused(root: Path, unfini
 
 
 def test_a_flipped_bit_in_a_line_of_the_journal_changes_nothing_of_the_finished_set(
-    root: Path, unfinished: Path, finished: Path
+    root: Path, unfinished_set: Path, finished_set: Path
 ) -> None:
-    lines, as_it_should_be = journal_lines(unfinished), contents(finished)
+    lines, as_it_should_be = journal_lines(unfinished_set), contents(finished_set)
     changed = []
     for position in range(0, len(lines[3]) - 1, 3):
-        shutil.copytree(unfinished, root)
+        shutil.copytree(unfinished_set, root)
         damaged = lines[3][:position] + bytes([lines[3][position] ^ 1]) + lines[3][position + 1 :]
         (root / JOURNAL).write_bytes(b"".join([*lines[:3], damaged, *lines[4:]]))
         try:

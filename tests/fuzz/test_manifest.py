@@ -1,7 +1,8 @@
 """What may be in the place of a manifest, at every door: refused by its name, and touched by nobody."""
 
 import json
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 
 from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import StoreError
+from semdis_cli.files.set_names import MANIFEST_FILE
 from semdis_cli.store.checks import check_shard_name
-from semdis_cli.store.manifest import MANIFEST_FILE, Manifest
+from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents
 from tests.store import write_set
 from tests.store.test_manifest import MANIFEST, Json, fields
@@ -26,20 +28,10 @@ DOORS: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished set."""
-    folder = tmp_path_factory.mktemp("sets") / "whole"
-    write_set(folder)
-    return folder
-
-
 @pytest.fixture
-def root(whole: Path) -> Iterator[Path]:
-    """That set; its manifest is put back."""
-    data = (whole / MANIFEST_FILE).read_bytes()
-    yield whole
-    (whole / MANIFEST_FILE).write_bytes(data)
+def root(finished_set: Path, tmp_path: Path) -> Path:
+    """A set whose manifest is to be replaced."""
+    return Path(shutil.copytree(finished_set, tmp_path / "set"))
 
 
 @pytest.fixture(scope="module")

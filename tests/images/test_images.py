@@ -243,7 +243,7 @@ def test_settings_out_of_range_are_a_usage_error() -> None:
 SMALL_FILES = {odd.key: data for odd, data in ODD_FILES if 0 < len(data) < 20_000}
 
 
-@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     key=st.sampled_from(sorted(SMALL_FILES)),
     changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6),

@@ -49,11 +49,7 @@ class Golden:
 
 def this_machine() -> dict[str, str]:
     """What decides, beside the number of threads, in which order a CPU adds up."""
-    return {
-        "torch": torch.__version__,
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "cpu": _cpu_name(),
-    }
+    return {"torch": torch.__version__, "capability": torch.backends.cpu.get_cpu_capability(), "cpu": _cpu_name()}
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-from semdis_cli.model.cpu_kernels import onednn_works
+from semdis_cli.model.cpu.kernels import onednn_works
 from semdis_cli.model.network import CompiledNetwork, PlainNetwork, choose_network
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.provenance import ModelIdentity

@@ -187,12 +187,7 @@ def _lying_tiffs() -> Files:
     tiles = [PICTURE[y : y + 32, x : x + 32].tobytes() for y in (0, 32) for x in (0, 32, 64)]
     for name, what, data, reason in (
         ("taller", "claims twice its rows", tiff(tall, rows, _RGB8), "truncated"),
-        (
-            "taller_deflate",
-            "claims twice its rows, packed",
-            tiff(tall, deflated, packed),
-            "cannot decode",
-        ),
+        ("taller_deflate", "claims twice its rows, packed", tiff(tall, deflated, packed), "cannot decode"),
         ("checksum", "packed, with a wrong checksum", tiff(SIZE, wrong, packed), "cannot decode"),
         ("strip_missing", "one strip of two", tiff(SIZE, upper, {**_RGB8, 278: (32,)}), "1 of its 2 strips"),
         ("tile_missing", "four tiles of six", tiff(SIZE, tiles[:4], {**_RGB8, 322: (32,), 323: (32,)}), "4 of its 6"),
@@ -240,27 +235,12 @@ def unsupported() -> Files:
     deep = flat_jpeg(quadrants(0, 2048, 4095, 9), precision=12, process=0xC1)
     no_range = "without a defined range"
     for name, what, data, reason in (
-        (
-            "bits12.jpg",
-            "12 bits a sample",
-            deep,
-            "samples of 12 bits",
-        ),
+        ("bits12.jpg", "12 bits a sample", deep, "samples of 12 bits"),
         ("two_channels.jpg", "two channels", flat_jpeg(PICTURE[:, :, :2]), "2-layer"),
         ("hierarchical.jpg", "hierarchical (SOF5)", flat_jpeg(GREY, process=0xC5), "cannot decode JPEG"),
-        (
-            "float.tif",
-            "floating-point samples",
-            tiff(SIZE, float32, samples | {339: (3,)}),
-            no_range,
-        ),
+        ("float.tif", "floating-point samples", tiff(SIZE, float32, samples | {339: (3,)}), no_range),
         ("float16.tif", "floats of 16 bits", tiff(SIZE, float16, half), no_range),
-        (
-            "int32.tif",
-            "signed samples",
-            tiff(SIZE, integers, samples | {339: (2,)}),
-            no_range,
-        ),
+        ("int32.tif", "signed samples", tiff(SIZE, integers, samples | {339: (2,)}), no_range),
         ("uint32.tif", "samples of 32 bits", tiff(SIZE, integers, samples), no_range),
         ("ten_channels.tif", "ten channels", tiff(SIZE, rows * 4, {258: (8,) * 10, 262: (1,)}), "samples per pixel"),
         (

@@ -8,17 +8,7 @@ import numpy as np
 from tests.image_bytes import icc_profile, jpeg_segment, png, png_chunk
 from tests.image_profiles import press_profile
 from tests.odd_images.formats import Files
-from tests.odd_images.picture import (
-    ALPHA,
-    FOUR,
-    FOUR_GREYS,
-    GREY,
-    PICTURE,
-    SEEN_THROUGH,
-    OddImage,
-    jpeg,
-    saved,
-)
+from tests.odd_images.picture import ALPHA, FOUR, FOUR_GREYS, GREY, PICTURE, SEEN_THROUGH, OddImage, jpeg, saved
 
 
 def profiles() -> Files:

@@ -6,18 +6,7 @@ import numpy as np
 
 from tests.image_bytes import bmp, gif, png, tiff, with_jpeg_size, with_png_header
 from tests.odd_images.formats import Files
-from tests.odd_images.picture import (
-    COLOURS,
-    HEIGHT,
-    INDICES,
-    PICTURE,
-    RGB,
-    WIDTH,
-    OddImage,
-    Spots,
-    jpeg,
-    saved,
-)
+from tests.odd_images.picture import COLOURS, HEIGHT, INDICES, PICTURE, RGB, WIDTH, OddImage, Spots, jpeg, saved
 
 RED, BLUE = COLOURS[0], COLOURS[2]
 

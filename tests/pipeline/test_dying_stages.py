@@ -9,14 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 from torch import Tensor
 
 from semdis_cli.errors import UsageError
 from semdis_cli.events import BatchDone, Event, Failure, RunFinished, ShardPublished
-from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
@@ -24,8 +21,7 @@ from semdis_cli.pipeline.decode import decode
 from semdis_cli.pipeline.encode import encode
 from semdis_cli.pipeline.encode_plan import plan_encode
 from semdis_cli.pipeline.roundtrip import roundtrip
-from semdis_cli.pipeline.workers import WorkerDiedError
-from semdis_cli.records import LoadedImage, PlannedImage
+from semdis_cli.records import FileDigest, LoadedImage, PlannedImage
 from semdis_cli.settings import (
     DecodeSettings,
     EncodeSettings,
@@ -37,7 +33,9 @@ from semdis_cli.settings import (
 from semdis_cli.sources.find import find_images
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shards import Shard, write_shard
-from tests.worlds import tiny_model
+from semdis_cli.threads import WorkerDiedError
+from tests.store import lasting
+from tests.worlds import save_noise, tiny_model
 
 NUM_IMAGES = 24
 BREAKS_AT = "13.png"  # in the middle of the second shard
@@ -100,8 +98,7 @@ class DecodingBreaks(BreakingTokenizer):
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
     for number in range(NUM_IMAGES):
-        pixels = np.random.default_rng(number).integers(0, 256, (32, 48, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+        save_noise(folder / f"{number:02d}.png", number)
     return folder
 
 
@@ -131,14 +128,6 @@ def no_thread_is_left_over() -> Iterator[None]:
     assert not left
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in {"report.json", "seen.jsonl"}
-    }
-
-
 def encode_with(photos: Path, output: Path, loader_kind: type[Loader], tokenizer: Tokenizer) -> Iterator[Event]:
     with loader_kind(LoadSettings(), 16, 2) as loader:
         yield from encode(find_images([photos]), loader, tokenizer, SETTINGS, output)
@@ -154,7 +143,7 @@ def test_an_encode_ends_with_the_error_of_the_stage_that_broke_and_can_go_on(
         list(encode_with(photos, tmp_path / "latents", loader_kind, breaking))
     assert len(list((tmp_path / "latents/shards").iterdir())) == 1  # the first one was finished
     list(encode_with(photos, tmp_path / "latents", Loader, tokenizer))
-    assert contents(tmp_path / "latents") == contents(whole)
+    assert lasting(tmp_path / "latents") == lasting(whole)
 
 
 @pytest.mark.parametrize(("is_closed", "num_filled"), [(False, 6), (True, 4)])
@@ -168,7 +157,7 @@ def test_a_run_that_ends_early_keeps_every_shard_that_was_filled(
 ) -> None:
     """However slow the disk. Shards of two images; the run breaks in the seventh, or is left after the fourth."""
 
-    def write_slowly(path: Path, shard: Shard) -> PublishedFile:
+    def write_slowly(path: Path, shard: Shard) -> FileDigest:
         time.sleep(0.1)
         return write_shard(path, shard)
 
@@ -203,7 +192,7 @@ def test_an_encode_ends_with_the_error_of_writing_a_shard(
     (tmp_path / "latents/shards").unlink()
     (tmp_path / "latents/shards").mkdir()
     list(encode_with(photos, tmp_path / "latents", Loader, tokenizer))
-    assert contents(tmp_path / "latents") == contents(whole)
+    assert lasting(tmp_path / "latents") == lasting(whole)
 
 
 def test_an_encode_whose_worker_is_killed_ends_and_can_go_on(
@@ -215,7 +204,7 @@ def test_an_encode_whose_worker_is_killed_ends_and_can_go_on(
     with pytest.raises((SystemExit, WorkerDiedError)):
         list(events)
     list(encode_with(photos, tmp_path / "latents", Loader, tokenizer))
-    assert contents(tmp_path / "latents") == contents(whole)
+    assert lasting(tmp_path / "latents") == lasting(whole)
 
 
 @pytest.mark.parametrize("name", ["semdis-disk", "semdis-publish"])

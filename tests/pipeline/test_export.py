@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Event, Failure, RunFinished, RunStarted, ShardFailed
+from semdis_cli.files.set_names import ITEMS_FILE
 from semdis_cli.files.tar import TAR_END, tar_member
 from semdis_cli.pipeline.export import export
 from semdis_cli.pipeline.gather import gather
@@ -29,18 +30,19 @@ from semdis_cli.store.reader import open_latents
 from semdis_cli.store.record import source_fields
 from semdis_cli.store.shards import Shard, parse_shard, read_shard, write_shard
 from tests.store import (
-    KEYS,
+    GOOD_KEYS,
     SmallPlan,
     are_equal,
-    contents,
+    flip_last_bit,
+    lasting,
     make_plan,
     make_shard,
+    problems,
     with_settings,
     write_set,
 )
+from tests.store.test_versions import NEW, OLD, write_mixed_set
 
-GOOD_KEYS = tuple(sorted(key for key in KEYS if "bad" not in key))
-TIMED = {"report.json", "seen.jsonl"}  # what holds times of the run, or of files that are not at hand
 WAYS: dict[str, dict[str, Any]] = {
     "safetensors": {"format": "safetensors"},
     "npy": {"format": "npy"},
@@ -65,10 +67,6 @@ def export_to(output: Path, root: Path, way: str, **changes: Any) -> list[Event]
 
 def import_to(output: Path, source: Path, shard_images: int = 3) -> list[Event]:
     return [*gather(find_samples(source), ShardSettings(shard_images=shard_images), output)]
-
-
-def bytes_of(root: Path) -> dict[str, bytes | None]:
-    return {name: data for name, data in contents(root).items() if name not in TIMED}
 
 
 def keys_in(out: Path) -> set[str]:
@@ -133,7 +131,7 @@ def test_what_comes_back_has_the_bytes_that_were_there(tmp_path: Path, way: str,
     write_set(root, plan_of(dtype=dtype))
     assert finished(export_to(tmp_path / "out", root, way)).num_ok == len(GOOD_KEYS)
     assert finished(import_to(tmp_path / "back", tmp_path / "out")).num_ok == len(GOOD_KEYS)
-    assert bytes_of(tmp_path / "back") == bytes_of(root)
+    assert lasting(tmp_path / "back") == lasting(root)
 
 
 @back_again
@@ -181,7 +179,7 @@ def test_images_of_any_name_come_back(tmp_path_factory: pytest.TempPathFactory, 
     assert all("another image's folder" in reason or "longer than 255" in reason for reason in lost.values())
     if not lost:
         import_to(folder / "back", folder / "out")
-        assert bytes_of(folder / "back") == bytes_of(folder / "latents")
+        assert lasting(folder / "back") == lasting(folder / "latents")
 
 
 def test_only_what_is_to_be_served_leaves(tmp_path: Path) -> None:
@@ -266,13 +264,7 @@ def test_tars_are_about_as_large_as_asked_for(tmp_path: Path) -> None:
     assert all(0.5 < tar.stat().st_size / 2**20 <= 1 for tar in tars[:-1])
     check_samples([sample for tar in tars for sample in webdataset(tar)], tmp_path / "latents")
     import_to(tmp_path / "back", tmp_path / "out", shard_images=100)
-    assert bytes_of(tmp_path / "back") == bytes_of(tmp_path / "latents")
-
-
-def test_a_file_is_a_shard_that_proves_itself(root: Path, tmp_path: Path) -> None:
-    export_to(tmp_path / "out", root, "safetensors")
-    for key, shard in latents_in(root).items():
-        assert are_equal(read_shard(tmp_path / "out" / f"{key}.safetensors"), shard)
+    assert lasting(tmp_path / "back") == lasting(tmp_path / "latents")
 
 
 # --- again, and after damage ----------------------------------------------------------------------------------------
@@ -282,24 +274,24 @@ def test_a_file_is_a_shard_that_proves_itself(root: Path, tmp_path: Path) -> Non
 def test_a_second_run_touches_nothing(root: Path, tmp_path: Path, way: str) -> None:
     first = export_to(tmp_path / "out", root, way)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/**/*.*") if path.suffix in {".npy", ".tar"}}
-    files = bytes_of(tmp_path / "out")
+    files = lasting(tmp_path / "out")
     second = export_to(tmp_path / "out", root, way)
     assert isinstance(first[0], RunStarted)
     assert isinstance(second[0], RunStarted)
     assert (first[0].num_done, second[0].num_done) == (0, len(GOOD_KEYS))
-    assert bytes_of(tmp_path / "out") == files
+    assert lasting(tmp_path / "out") == files
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 @each_way
 def test_what_is_missing_is_made_again(root: Path, exported: Exported, tmp_path: Path, way: str) -> None:
     exported(way)
-    files = bytes_of(tmp_path / "out")
+    files = lasting(tmp_path / "out")
     for path in [*tmp_path.glob("out/d.*"), *tmp_path.glob("out/*.tar"), *tmp_path.glob("out/latents.jsonl")]:
         path.unlink()
-    assert bytes_of(tmp_path / "out") != files
+    assert lasting(tmp_path / "out") != files
     export_to(tmp_path / "out", root, way)
-    assert bytes_of(tmp_path / "out") == files
+    assert lasting(tmp_path / "out") == files
 
 
 @each_way
@@ -317,7 +309,7 @@ def test_a_damaged_shard_costs_its_own_images_until_it_is_mended(
     assert len(keys_in(tmp_path / "out")) == len(GOOD_KEYS) - 3
     damaged.write_bytes(good)
     assert finished(export_to(tmp_path / "out", root, way)).num_failed == 0
-    assert bytes_of(tmp_path / "out") == bytes_of(exports[way])
+    assert lasting(tmp_path / "out") == lasting(exports[way])
 
 
 def test_latents_that_are_not_what_their_settings_say_do_not_leave(tmp_path: Path) -> None:
@@ -380,11 +372,6 @@ def test_names_that_cannot_be_cost_their_own_image(tmp_path: Path) -> None:
 
 
 # --- what is not to be trusted --------------------------------------------------------------------------------------
-
-
-def flip_last_bit(path: Path) -> None:
-    data = path.read_bytes()
-    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
 
 
 def cut_short(path: Path) -> None:
@@ -492,7 +479,7 @@ def test_files_of_any_name_and_folder_come_in(root: Path, exported: Exported, tm
     for number, path in enumerate(sorted(tmp_path.glob("out/**/*.safetensors"))):
         path.rename(tmp_path / "plain" / ("deep" if number % 2 else "") / f"{number}.safetensors")
     import_to(tmp_path / "back", tmp_path / "plain")
-    assert bytes_of(tmp_path / "back") == bytes_of(root)
+    assert lasting(tmp_path / "back") == lasting(root)
 
 
 def test_a_tar_as_it_comes_from_a_pipe_comes_in(root: Path, exported: Exported, tmp_path: Path) -> None:
@@ -501,7 +488,7 @@ def test_a_tar_as_it_comes_from_a_pipe_comes_in(root: Path, exported: Exported, 
     members = [tar_member(name, (tmp_path / "out" / name).read_bytes()) for name in names]
     (tmp_path / "pipe.tar").write_bytes(b"".join(members) + TAR_END)
     import_to(tmp_path / "back", tmp_path / "pipe.tar")
-    assert bytes_of(tmp_path / "back") == bytes_of(root)
+    assert lasting(tmp_path / "back") == lasting(root)
 
 
 def test_one_image_twice_is_refused_with_both_names(exported: Exported, tmp_path: Path) -> None:
@@ -606,16 +593,31 @@ def test_whatever_the_bytes_a_file_comes_in_as_it_was_or_is_a_failure(
     assert len(found.samples) + len(found.failures) == 2
 
 
+@back_again
+def test_latents_of_two_versions_leave_and_come_in_under_their_own_records(tmp_path: Path, way: str) -> None:
+    root = write_mixed_set(tmp_path / "mixed")
+    export_to(tmp_path / "out", root, way)
+    import_to(tmp_path / "back", tmp_path / "out", shard_images=2)
+    before, after = latents_in(root), latents_in(tmp_path / "back")
+    assert {shard.provenance.sha256 for shard in before.values()} == {OLD.sha256, NEW.sha256}
+    assert before.keys() == after.keys()
+    assert all(are_equal(before[key], after[key]) for key in before)
+    assert problems(tmp_path / "back") == []
+
+
 # --- importing into a set -------------------------------------------------------------------------------------------
 
 
-def test_importing_again_finds_everything_done(exported: Exported, tmp_path: Path) -> None:
+def test_importing_again_finds_everything_done_and_writes_a_missing_table(exported: Exported, tmp_path: Path) -> None:
     exported("tar of safetensors")
     import_to(tmp_path / "back", tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "back" / "shards").iterdir()}
+    items = (tmp_path / "back" / ITEMS_FILE).read_bytes()
+    (tmp_path / "back" / ITEMS_FILE).unlink()
     events = import_to(tmp_path / "back", tmp_path / "out")
     assert isinstance(events[0], RunStarted)
     assert events[0].num_done == len(GOOD_KEYS)
+    assert (tmp_path / "back" / ITEMS_FILE).read_bytes() == items
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 

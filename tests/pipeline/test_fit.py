@@ -31,7 +31,6 @@ from semdis_cli.settings import (
 )
 from semdis_cli.sources.find import find_images
 from semdis_cli.store.reader import open_latents
-from tests.worlds import save_tiny_model
 
 MIB = 1 << 20
 LITTLE, MUCH = Room(40 * MIB), Room(4096 * MIB)
@@ -46,13 +45,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_model(tmp_path_factory.mktemp("models") / "tiny"))
-
-
-def tokenizer_of(model: str, batch_size: int | None = None) -> Tokenizer:
-    return Tokenizer.load(model, TokenizerSettings(dtype="float32", batch_size=batch_size, num_threads=1))
+def tokenizer_of(model: Path, batch_size: int | None = None) -> Tokenizer:
+    return Tokenizer.load(str(model), TokenizerSettings(dtype="float32", batch_size=batch_size, num_threads=1))
 
 
 SETTINGS = RoundtripSettings(decode=DecodeSettings(num_workers=2))
@@ -74,9 +68,9 @@ def num_done(events: list[Event]) -> int:
 
 
 def test_an_image_that_cannot_fit_is_listed_each_time_and_encoded_once_there_is_memory(
-    photos: Path, model: str, tmp_path: Path
+    photos: Path, tiny: Path, tmp_path: Path
 ) -> None:
-    tokenizer = tokenizer_of(model)
+    tokenizer = tokenizer_of(tiny)
     for new in (2, 0):
         events = encoded(photos, tokenizer, tmp_path / "latents", LITTLE)
         [failure] = failures(events)
@@ -88,18 +82,18 @@ def test_an_image_that_cannot_fit_is_listed_each_time_and_encoded_once_there_is_
     assert events[-1].num_ok == 3
 
 
-def test_what_only_reading_needs_counts_as_well(photos: Path, model: str, tmp_path: Path) -> None:
+def test_what_only_reading_needs_counts_as_well(photos: Path, tiny: Path, tmp_path: Path) -> None:
     small = GeometrySettings(size=32)
-    [failure] = failures(encoded(photos, tokenizer_of(model), tmp_path / "latents", LITTLE, small))
+    [failure] = failures(encoded(photos, tokenizer_of(tiny), tmp_path / "latents", LITTLE, small))
     assert (failure.key, failure.num_bytes) == ("large.png", None)
     assert "to read, and" in failure.reason
-    assert failures(encoded(photos, tokenizer_of(model), tmp_path / "latents", Room(60 * MIB), small)) == []
+    assert failures(encoded(photos, tokenizer_of(tiny), tmp_path / "latents", Room(60 * MIB), small)) == []
 
 
 def test_decoding_and_roundtrips_list_what_they_cannot_hold(
-    photos: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokenizer = tokenizer_of(model)
+    tokenizer = tokenizer_of(tiny)
     encoded(photos, tokenizer, tmp_path / "latents", MUCH)
     monkeypatch.setattr(workers, "room_for_images", lambda: LITTLE)
     decoded = list(decode(open_latents(tmp_path / "latents"), tokenizer, SETTINGS.decode, tmp_path / "decoded"))
@@ -112,7 +106,7 @@ def test_decoding_and_roundtrips_list_what_they_cannot_hold(
 
 
 def test_a_call_of_many_images_that_does_not_fit_is_made_in_parts_with_the_same_bytes(
-    model: str, tmp_path: Path
+    tiny: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "photos").mkdir()
     for number in range(8):
@@ -120,7 +114,7 @@ def test_a_call_of_many_images_that_does_not_fit_is_made_in_parts_with_the_same_
     shards = []
     for room in (LITTLE, MUCH):
         output = tmp_path / f"latents-{room.total_bytes}"
-        events = encoded(tmp_path / "photos", tokenizer_of(model, 8), output, room)
+        events = encoded(tmp_path / "photos", tokenizer_of(tiny, 8), output, room)
         num_calls = sum(isinstance(event, BatchDone) for event in events)
         assert (failures(events), num_calls > 1) == ([], room is LITTLE)
         shards.append([path.read_bytes() for path in (output / "shards").iterdir()])

@@ -4,9 +4,7 @@ from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from semdis_cli.events import Failure, ShardFailed
 from semdis_cli.images.loader import Loader
@@ -29,7 +27,8 @@ from semdis_cli.sources.find import find_images
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.writing.latent_set import LatentSetWriter
 from semdis_cli.store.writing.shard_writer import publish_shard
-from tests.worlds import save_tiny_model
+from tests.store import lasting
+from tests.worlds import save_noise
 
 LOAD = LoadSettings()
 SETTINGS = EncodeSettings(num_workers=2, shards=ShardSettings(shard_images=5))
@@ -41,17 +40,15 @@ SIZES = [(32, 48), (16, 16)]
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
     for number in range(14):
-        pixels = np.random.default_rng(number).integers(0, 256, (*SIZES[number % 2], 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+        save_noise(folder / f"{number:02d}.png", number, SIZES[number % 2])
     whole = (folder / "02.png").read_bytes()
     (folder / "02.png").write_bytes(whole[: len(whole) // 2])  # its header is good
     return folder
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    model = save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
-    return Tokenizer.load(str(model), TokenizerSettings(dtype="float32", batch_size=2, num_threads=1))
+def tokenizer(tiny: Path) -> Tokenizer:
+    return Tokenizer.load(str(tiny), TokenizerSettings(dtype="float32", batch_size=2, num_threads=1))
 
 
 @pytest.fixture(scope="module")
@@ -62,20 +59,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory, photos: Path, tokenizer: Tok
     return output
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in {"report.json", "seen.jsonl"}
-    }
-
-
 def test_shards_that_another_engine_encodes_and_publishes_make_the_set_of_a_run(
     tmp_path: Path, photos: Path, tokenizer: Tokenizer, whole: Path
 ) -> None:
     provenance = encode_provenance(tokenizer, LOAD, SETTINGS.latents)
     with (
-        LatentSetWriter(tmp_path / "latents", provenance, tokenizer.latent_channels) as latents,
+        LatentSetWriter(tmp_path / "latents", provenance) as latents,
         Loader(LOAD, 16, 1) as loader,
     ):
         plan = plan_encode(find_images([photos]), loader, tokenizer, SETTINGS, latents.base, latents.provenance)
@@ -86,7 +75,7 @@ def test_shards_that_another_engine_encodes_and_publishes_make_the_set_of_a_run(
         for shard in deepcopy(shards):
             latents.record(publish_shard(shard, tmp_path / "latents/shards", provenance))
         latents.finish()
-    assert contents(tmp_path / "latents") == contents(whole)
+    assert lasting(tmp_path / "latents") == lasting(whole)
 
 
 def test_shards_that_another_engine_decodes_make_the_images_of_a_run(
@@ -98,8 +87,8 @@ def test_shards_that_another_engine_decodes_make_the_images_of_a_run(
     (tmp_path / "mapped").mkdir()
     map_shard = partial(decode_shard, source, tokenizer=tokenizer, sampling=SAMPLING, writer=writer)
     assert [failure for stored in reversed(source.shards) for failure in map_shard(stored)] == []
-    images = {name: data for name, data in contents(tmp_path / "run").items() if name.endswith(".png")}
-    assert contents(tmp_path / "mapped") == images
+    images = {name: data for name, data in lasting(tmp_path / "run").items() if name.endswith(".png")}
+    assert lasting(tmp_path / "mapped") == images
     assert len(images) == 13
 
 

@@ -7,9 +7,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import cast
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import BatchDone, Event, Failure, RunFinished, ShardFailed
@@ -25,7 +23,7 @@ from semdis_cli.sources.find import find_images
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shards import Shard, parse_shard, shard_bytes
 from tests.store import with_keys, with_settings
-from tests.worlds import save_tiny_model
+from tests.worlds import save_noise
 
 # Two sizes, so that a stream has batches of two shapes, and a file that is no image.
 SIZES = {"a.jpg": (32, 48), "b/c.png": (16, 16), "b/d.png": (32, 48), "e.webp": (16, 16), "ü\n.bmp": (32, 48)}
@@ -38,22 +36,15 @@ Members = list[tuple[str, bytes]]
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
-    for number, (name, (height, width)) in enumerate(SIZES.items()):
-        pixels = np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
-        (folder / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(folder / name)
+    for number, (name, size) in enumerate(SIZES.items()):
+        save_noise(folder / name, number, size)
     (folder / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nand no more")
     return folder
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(model: Path) -> Tokenizer:
-    return Tokenizer.load(str(model), TokenizerSettings(dtype="float32", batch_size=2, num_threads=1))
+def tokenizer(tiny: Path) -> Tokenizer:
+    return Tokenizer.load(str(tiny), TokenizerSettings(dtype="float32", batch_size=2, num_threads=1))
 
 
 def encoded(photos: Path, tokenizer: Tokenizer, num_workers: int = 2) -> tuple[bytes, list[Event]]:
@@ -161,9 +152,9 @@ def test_a_stream_decodes_to_the_images_of_the_set(
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7])
 def test_images_are_decoded_in_calls_of_one_shape_and_none_is_left(
-    model: Path, members: Members, decoded: dict[str, bytes], batch_size: int, tmp_path: Path
+    tiny: Path, members: Members, decoded: dict[str, bytes], batch_size: int, tmp_path: Path
 ) -> None:
-    tokenizer = Tokenizer.load(str(model), TokenizerSettings(dtype="float32", batch_size=batch_size, num_threads=1))
+    tokenizer = Tokenizer.load(str(tiny), TokenizerSettings(dtype="float32", batch_size=batch_size, num_threads=1))
     mixed = [members[i] for i in (2, 0, 3, 1, 4)]
     events = events_of(pack(mixed), tokenizer, tmp_path / "out")
     assert sum(event.num_images for event in events if isinstance(event, BatchDone)) == len(members)
@@ -220,11 +211,7 @@ def test_what_goes_behind_the_end_is_told(members: Members, tokenizer: Tokenizer
 def strangers(members: Members) -> Iterator[tuple[str, bytes, str]]:
     """Members that are no good after the first of `members`, and a word of the reason."""
     first, other = members[0][1], members[1][1]
-    yield (
-        "settings",
-        change(other, lambda shard: with_settings(shard, seed=1)),
-        "settings",
-    )
+    yield ("settings", change(other, lambda shard: with_settings(shard, seed=1)), "settings")
     yield "again", first, "came before"
     yield "out", change(other, lambda shard: with_keys(shard, ["../out.png"])), "would leave the output folder"
     yield "absolute", change(other, lambda shard: with_keys(shard, ["/tmp/out.png"])), "would leave the output"

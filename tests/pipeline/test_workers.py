@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semdis_cli.pipeline import workers as workers_module
-from semdis_cli.pipeline.workers import WorkerDiedError, Workers, in_order, one_ahead, timed
+from semdis_cli.pipeline.workers import Workers, in_order, one_ahead, timed
+from semdis_cli.threads import WorkerDiedError
 
 GIB = 2**30
 _LONG_S = 20.0  # nobody waits so long unless something hangs

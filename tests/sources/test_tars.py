@@ -125,9 +125,7 @@ def test_members_are_found_where_their_bytes_are(tmp_path: Path, tar_format: int
 )
 @settings(max_examples=40, deadline=None)
 def test_any_bytes_under_any_name_come_back(
-    tmp_path_factory: pytest.TempPathFactory,
-    tar_format: int,
-    members: dict[str, bytes],
+    tmp_path_factory: pytest.TempPathFactory, tar_format: int, members: dict[str, bytes]
 ) -> None:
     files = {f"{name[:60]}.png": data for name, data in members.items()}
     assume(all(len(name.encode()) <= 100 for name in files))  # what the oldest of the formats holds

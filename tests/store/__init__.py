@@ -1,8 +1,10 @@
 """The store under test, and a small set of latents for it: made without a model, the same each time."""
 
 import hashlib
+import json
+import tracemalloc
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from semdis_cli.events import Failure
+from semdis_cli.events import Failure, Problem
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import NO_COLUMNS, EncodedImage, FileDigest, Geometry, ImageRecord, PlannedImage, SourceImage
 from semdis_cli.sources.files import ON_DISK
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.shards import STORE_DTYPES, Shard
-from semdis_cli.store.writing.changes import find_changes
+from semdis_cli.store.verifying.verify import ALL_DATA, Sample, VerifySettings, verify_latents
 from semdis_cli.store.writing.finished import NO_BASE, Base
 from semdis_cli.store.writing.latent_set import LatentSetWriter
-from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
+from semdis_cli.store.writing.plan import PlannedShard, SetPlan, find_changes, plan_sha256, plan_shards
 
 CHANNELS = 3
 MTIME_NS = 1_000_000_007
@@ -42,6 +44,9 @@ PROVENANCE: dict[str, Any] = {
 }
 # Two buckets, three to a shard; names in the order of bytes are not in the order of shards.
 KEYS = ("a.png", "b/a.png", "b/bad.png", "b/c.png", "c.png", "d.jpg", "d.png", "e.png", "ü.png")
+GOOD_KEYS = tuple(sorted(key for key in KEYS if "bad" not in key))
+NUM_SHARDS = 4
+TIMED = {"report.json", "seen.jsonl"}  # what holds times of the run, or of files that are not at hand
 
 
 def bucket_of(key: str) -> tuple[int, int]:
@@ -147,7 +152,7 @@ class SmallPlan:
     @contextmanager
     def open(self, root: Path) -> Iterator[LatentSetWriter]:
         """A writer that has begun."""
-        with LatentSetWriter(root, self.provenance, CHANNELS) as latents:
+        with LatentSetWriter(root, self.provenance) as latents:
             while not latents.begin(self.on(latents.base), hashes_of):
                 pass
             yield latents
@@ -160,7 +165,7 @@ def make_plan(keys: tuple[str, ...] = KEYS, shard_images: int = 3, **settings: A
 def write_next(latents: LatentSetWriter, columns: Mapping[str, dict[str, Any]] = NO_COLUMNS) -> None:
     """Encode and publish the next shard; `columns` of images by key."""
     planned = latents.remaining[0]
-    rows = latents.open_shard(planned, latents.provenance.layout)
+    rows = latents.open_shard(planned)
     for image in planned.images:
         key, num_bytes = image.source.key, image.source.num_bytes
         if "bad" in key:
@@ -179,7 +184,14 @@ def write_set(root: Path, plan: SmallPlan | None = None) -> Manifest:
     with plan.open(root) as latents:
         while latents.remaining:
             write_next(latents)
-        return latents.finished or latents.finish()
+        return latents.finish()
+
+
+def write_some(root: Path, num_shards: int = NUM_SHARDS, plan: SmallPlan | None = None) -> None:
+    """Publish the next shards of a set, and leave it unfinished."""
+    with (plan or make_plan()).open(root) as latents:
+        for _ in range(num_shards):
+            write_next(latents)
 
 
 def contents(root: Path) -> dict[str, bytes | None]:
@@ -187,3 +199,36 @@ def contents(root: Path) -> dict[str, bytes | None]:
     return {
         path.relative_to(root).as_posix(): path.read_bytes() if path.is_file() else None for path in root.rglob("*")
     }
+
+
+def lasting(root: Path) -> dict[str, bytes | None]:
+    """The same without the files that hold times."""
+    return {name: data for name, data in contents(root).items() if name not in TIMED}
+
+
+def problems(path: Path, sample: Sample = ALL_DATA) -> list[Problem]:
+    """What `verify` finds."""
+    return [event for event in verify_latents(path, VerifySettings(sample, 2)) if isinstance(event, Problem)]
+
+
+def edit_manifest(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Write the manifest with other fields, as `semdis` formats it."""
+    path = root / "manifest.json"
+    fields = json.loads(path.read_bytes())
+    change(fields)
+    path.write_bytes(json.dumps(fields, sort_keys=True, indent=1).encode() + b"\n")
+
+
+def flip_last_bit(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+def peak_bytes(do: Callable[[], object]) -> int:
+    """The most that Python has allocated while something is done."""
+    tracemalloc.start()
+    try:
+        do()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()

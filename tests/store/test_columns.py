@@ -10,12 +10,11 @@ from torch.utils.data import default_collate
 
 from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import StoreError
-from semdis_cli.events import Problem
-from semdis_cli.files.atomic import PublishedFile
-from semdis_cli.store.index import read_rows, to_line
+from semdis_cli.files.atomic import digest_file
+from semdis_cli.files.json_text import to_line
+from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import Manifest
-from semdis_cli.store.verifying.verify import ALL_DATA, VerifySettings, verify_latents
-from tests.store import KEYS, SmallPlan, contents, make_plan, write_next, write_set
+from tests.store import KEYS, SmallPlan, contents, make_plan, problems, write_next, write_set
 
 COLUMNS: dict[str, dict[str, Any]] = {
     "a.png": {"caption": 'a cat, \U0001f600 and "quotes"', "score": 0.5},
@@ -23,13 +22,15 @@ COLUMNS: dict[str, dict[str, Any]] = {
 }
 
 
-def write_with_columns(root: Path, plan: SmallPlan, num_shards: int = 100) -> None:
+def write_with_columns(
+    root: Path, plan: SmallPlan, num_shards: int = 100, columns: dict[str, dict[str, Any]] = COLUMNS
+) -> None:
     """Write a set whose images have columns, or the first shards of it."""
     with plan.open(root) as latents:
         for _ in latents.remaining[:num_shards]:
-            write_next(latents, COLUMNS)
+            write_next(latents, columns)
         if not latents.remaining:
-            _ = latents.finished or latents.finish()
+            latents.finish()
 
 
 def columns_in(root: Path) -> dict[str, dict[str, Any]]:
@@ -71,7 +72,7 @@ def test_columns_survive_a_run_that_was_stopped(root: Path, tmp_path: Path) -> N
 
 
 def test_a_set_with_columns_is_whole(root: Path) -> None:
-    assert [event for event in verify_latents(root, VerifySettings(ALL_DATA)) if isinstance(event, Problem)] == []
+    assert problems(root) == []
 
 
 def test_a_dataset_serves_columns_with_the_latents(root: Path) -> None:
@@ -83,10 +84,7 @@ def test_a_dataset_serves_columns_with_the_latents(root: Path) -> None:
 
 def test_columns_are_collated_by_name(tmp_path: Path) -> None:
     captions = {key: {"caption": f"a picture of {key}"} for key in KEYS}
-    with make_plan().open(tmp_path / "set") as latents:
-        while latents.remaining:
-            write_next(latents, captions)
-        _ = latents.finished or latents.finish()
+    write_with_columns(tmp_path / "set", make_plan(), columns=captions)
     dataset = LatentDataset(tmp_path / "set")
     batch = default_collate([dataset[0], dataset[1]])
     assert batch.columns == {"caption": ["a picture of a.png", "a picture of b/a.png"]}
@@ -95,14 +93,42 @@ def test_columns_are_collated_by_name(tmp_path: Path) -> None:
     assert default_collate([plain[0], plain[1]]).columns == {}
 
 
-def test_a_set_whose_index_lies_about_columns_is_refused_by_name(root: Path) -> None:
+def nested(depth: int) -> dict[str, Any]:
+    """Columns of that depth."""
+    value: Any = 0
+    for _ in range(depth - 1):
+        value = [value]
+    return {"tree": value}
+
+
+@pytest.mark.parametrize("columns", [nested(16), {"caption": "x" * (2**16 - 15)}], ids=["depth", "size"])
+def test_columns_at_the_limit_are_kept(tmp_path: Path, columns: dict[str, Any]) -> None:
+    with make_plan().open(tmp_path / "set") as latents:
+        while latents.remaining:
+            write_next(latents, {"a.png": columns})
+        latents.finish()
+    assert columns_in(tmp_path / "set") == {"a.png": columns}
+    assert LatentDataset(tmp_path / "set")[0].columns == columns
+
+
+@pytest.mark.parametrize(
+    ("columns", "why"),
+    [
+        (["a caption"], "is no object"),
+        (nested(17), "nested more than 16 deep"),
+        (nested(900), "nested more than 16 deep"),
+        ({"caption": "x" * (2**16 - 14)}, "columns of 65,537 bytes; at most 65,536 are kept"),
+    ],
+    ids=["no object", "too deep", "bottomless", "too large"],
+)
+def test_a_set_whose_index_lies_about_columns_is_refused_by_name(root: Path, columns: object, why: str) -> None:
     rows = [json.loads(line) for line in (root / "index.jsonl").read_text().splitlines()]
-    rows[0]["columns"] = ["a caption"]
+    rows[0]["columns"] = columns
     (root / "index.jsonl").write_bytes(b"".join(map(to_line, rows)))
     manifest = Manifest.read(root)
-    vouching = replace(manifest, index=PublishedFile.of(root / "index.jsonl"))
+    vouching = replace(manifest, index=digest_file(root / "index.jsonl"))
     (root / "manifest.json").write_bytes(vouching.to_bytes())
-    with pytest.raises(StoreError, match=r"index\.jsonl: line 1: not an index row"):
+    with pytest.raises(StoreError, match=rf"index\.jsonl: line 1: not an index row .*{why}"):
         list(read_rows(root / "index.jsonl"))
-    with pytest.raises(StoreError, match=r"index\.jsonl: has no item 0"):
+    with pytest.raises(StoreError, match=rf"index\.jsonl: has no item 0 .*{why}"):
         LatentDataset(root)[0]

@@ -25,12 +25,11 @@ from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.writing import latent_set
-from semdis_cli.store.writing.changes import find_changes
+from semdis_cli.store.writing import state
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.journal import Journal
 from semdis_cli.store.writing.latent_set import LatentSetWriter
-from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
+from semdis_cli.store.writing.plan import PlannedShard, SetPlan, find_changes, plan_sha256, plan_shards
 from semdis_cli.store.writing.shard_writer import ShardRows
 from tests.store import CHANNELS, MTIME_NS, PROVENANCE, bucket_of, contents, ctime_of, geometry_of, latents_of
 
@@ -92,7 +91,7 @@ class Folder:
                 self._write(latents, planned)
             if kill_after is not None:
                 raise KilledError
-            return latents.finished or latents.finish()
+            return latents.finish()
 
     def kill(self, num_shards: int) -> None:
         """Run until so many shards are published, all of them at most."""
@@ -101,7 +100,7 @@ class Folder:
 
     @contextmanager
     def _begun(self) -> Iterator[tuple[LatentSetWriter, SetPlan]]:
-        with LatentSetWriter(self.root, RECORD, CHANNELS) as latents:
+        with LatentSetWriter(self.root, RECORD) as latents:
             plan = self._plan(latents.base)
             while not latents.begin(plan, self._hashes):
                 plan = self._plan(latents.base)
@@ -123,7 +122,7 @@ class Folder:
         return [sha256_of(self.files[source.key].content) for source in sources]
 
     def _write(self, latents: LatentSetWriter, planned: PlannedShard) -> None:
-        rows = latents.open_shard(planned, LAYOUT)
+        rows = latents.open_shard(planned)
         for image in planned.images:
             self._encode(image, rows)
         latents.publish(rows.finish())
@@ -159,10 +158,7 @@ class Folder:
                 assert torch.equal(latents, latents_of(key + good[key].content, bucket_of(key)).bfloat16()), key
                 assert record.source.sha256 == sha256_of(good[key].content)
                 sums = sums + ChannelSums.of(latents)
-        assert (manifest.num_ok, manifest.num_failed) == (
-            len(good),
-            len(self.files) - len(good) + len(self.failures),
-        )
+        assert (manifest.num_ok, manifest.num_failed) == (len(good), len(self.files) - len(good) + len(self.failures))
         assert manifest.sums.count == sums.count
         np.testing.assert_allclose(manifest.sums.total, sums.total, atol=1e-9)
         np.testing.assert_allclose(manifest.sums.squares, sums.squares, atol=1e-9)
@@ -489,7 +485,7 @@ def test_the_checksums_are_right_after_a_change_that_was_begun_and_taken_back(
         real(path, root)
 
     with monkeypatch.context() as patched:
-        patched.setattr(latent_set, "move", stop_at_manifest)
+        patched.setattr(state, "move", stop_at_manifest)
         with pytest.raises(KilledError):
             folder.run()
     folder.files["b.png"] = gone
@@ -515,7 +511,9 @@ def test_a_copy_of_the_set_that_is_gone_is_named_and_the_advice_helps(folder: Fo
     folder.check()
 
 
-def test_a_kill_between_the_index_and_the_manifest_is_survived(folder: Folder, tmp_path: Path) -> None:
+def test_a_set_killed_between_the_index_and_the_manifest_is_refused_until_the_next_run(
+    folder: Folder, tmp_path: Path
+) -> None:
     grow(folder).kill(9)
     unfinished = tmp_path / "unfinished"
     shutil.copytree(folder.root, unfinished)
@@ -524,6 +522,9 @@ def test_a_kill_between_the_index_and_the_manifest_is_survived(folder: Folder, t
         torn = Folder(tmp_path / there[0], folder.files)
         shutil.copytree(unfinished, torn.root)
         shutil.copy(folder.root / there[0], torn.root)
+        if there[0] == "index.jsonl":
+            with pytest.raises(StoreError, match=r"index\.jsonl: does not match the sha256 in the manifest"):
+                open_latents(torn.root)
         torn.run()
         assert contents(torn.root) == contents(folder.root)
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from semdis_cli.records import HeldImage
-from semdis_cli.store.index import to_line
-from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE
-from semdis_cli.store.writing.held import HeldRows
+from semdis_cli.files.json_text import to_line
+from semdis_cli.files.set_names import INDEX_FILE, MANIFEST_FILE
+from semdis_cli.records import FileDigest, HeldImage
+from semdis_cli.store.writing.finished import HeldRows
 
 KEYS = sorted(
     [f"{n:03d}/photo.png" for n in range(0, 200, 2)] + ["grüße.png", "\U0001f600.png", os.fsdecode(b"caf\xe9.png")]
@@ -17,7 +17,8 @@ KEYS = sorted(
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    lines = [to_line({"key": key, "status": "ok", "num_bytes": n, "sha256": "0" * 64}) for n, key in enumerate(KEYS)]
+    facts = {"status": "ok", "sha256": "0" * 64, "shard": "00000000-1x1.safetensors"}
+    lines = [to_line({**facts, "key": key, "num_bytes": n, "row": n}) for n, key in enumerate(KEYS)]
     lines[3] = to_line({"key": KEYS[3], "status": "failed", "error": "x" * 1000})
     (tmp_path / INDEX_FILE).write_bytes(b"".join(lines))
     (tmp_path / MANIFEST_FILE).write_bytes(b"{}")
@@ -27,7 +28,7 @@ def root(tmp_path: Path) -> Path:
 def test_a_row_is_found_by_its_key_wherever_it_stands(root: Path) -> None:
     held = HeldRows(root)
     for number, key in enumerate(KEYS):
-        expected = HeldImage(key, None, None) if number == 3 else HeldImage(key, number, "0" * 64)
+        expected = HeldImage(key, None if number == 3 else FileDigest(number, "0" * 64))
         assert held.find(key) == expected
     assert [held.find(key) for key in ("", "001/photo.png", "000", "zzz", "\U0010ffff")] == [None] * 5
     assert [row.key for row in held.images()] == KEYS

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
+from semdis_cli.files.json_text import to_line
 from semdis_cli.records import FileDigest, Geometry, ImageRecord
-from semdis_cli.store.index import IndexRow, merge_rows, read_rows, to_line
+from semdis_cli.store.index import IndexRow, merge_rows, read_rows
 from tests.store import geometry_of
 
 FAILED = IndexRow.of_failure(Failure("bad.png", "is truncated"))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
@@ -15,18 +16,19 @@ from hypothesis import strategies as st
 
 from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import StoreError
-from semdis_cli.events import Problem
-from semdis_cli.files.atomic import PublishedFile, publish
+from semdis_cli.files.atomic import digest_file, publish
+from semdis_cli.files.json_text import to_line
+from semdis_cli.files.set_names import INDEX_FILE, ITEMS_FILE, MANIFEST_FILE
 from semdis_cli.provenance import Provenance
-from semdis_cli.store.index import parse_place, to_line
-from semdis_cli.store.item_table import ITEMS_FILE, ItemColumns, ItemTable, read_items
+from semdis_cli.records import FileDigest
+from semdis_cli.store.index import parse_place
+from semdis_cli.store.item_table import ItemColumns, ItemTable, read_items
 from semdis_cli.store.items import SetItems, find_items, open_items
 from semdis_cli.store.latent_set import LatentSet, open_set
-from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, Manifest, ShardEntry
+from semdis_cli.store.manifest import Manifest, ShardEntry
 from semdis_cli.store.shards import read_shard, write_shard
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.verifying.verify import ALL_DATA, VerifySettings, verify_latents
-from tests.store import KEYS, PROVENANCE, make_plan, with_keys, write_next, write_set
+from tests.store import KEYS, PROVENANCE, contents, make_plan, problems, with_keys, write_set, write_some
 
 HEAD_BYTES, MANIFEST_SHA256 = 88, slice(24, 56)
 
@@ -47,11 +49,7 @@ def items_of(root: Path) -> list[tuple[object, ...]]:
 
 
 def table_of(root: Path) -> ItemTable | None:
-    return read_items(root, Manifest.read(root), PublishedFile.of(root / MANIFEST_FILE).sha256)
-
-
-def problems(root: Path) -> list[Problem]:
-    return [event for event in verify_latents(root, VerifySettings(ALL_DATA)) if isinstance(event, Problem)]
+    return read_items(root, Manifest.read(root), digest_file(root / MANIFEST_FILE).sha256)
 
 
 def resealed(data: bytes, change: bytes, at: int) -> bytes:
@@ -70,11 +68,25 @@ def test_it_says_where_the_line_of_each_latent_begins_and_in_which_shard_it_is(r
     assert [names[number] for number in table.shards.tolist()] == [fields["shard"] for fields in rows]
 
 
-def test_a_set_opens_to_the_same_latents_without_it(root: Path) -> None:
+def test_its_bytes_are_those_of_the_documentation(root: Path) -> None:
+    table, data = table_of(root), (root / ITEMS_FILE).read_bytes()
+    assert table is not None
+    num_items, num_shards = struct.unpack_from("<QQ", data, 8)
+    assert (data[:8], num_items, num_shards) == (b"SEMDIS\0\1", len(table), len(Manifest.read(root).shards))
+    assert data[24:56] == hashlib.sha256((root / MANIFEST_FILE).read_bytes()).digest()
+    assert data[56:88] == hashlib.sha256(data[88:]).digest()
+    headers = [path.read_bytes() for path in sorted((root / "shards").iterdir())]
+    sha256s = [hashlib.sha256(file[: 8 + int.from_bytes(file[:8], "little")]).digest() for file in headers]
+    assert data[88:] == b"".join(sha256s) + struct.pack(f"<{num_items}Q{num_items}I", *table.offsets, *table.shards)
+
+
+def test_a_set_opens_to_the_same_latents_without_it_and_readers_write_nothing(root: Path) -> None:
     expected = items_of(root)
     (root / ITEMS_FILE).unlink()
+    before = contents(root)
     assert items_of(root) == expected
     assert problems(root) == []
+    assert contents(root) == before
 
 
 def test_what_opens_by_it_looks_at_no_record_of_a_shard(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,8 +95,7 @@ def test_what_opens_by_it_looks_at_no_record_of_a_shard(root: Path, monkeypatch:
 
 
 def test_its_bytes_follow_from_the_set_not_from_the_way_to_it(root: Path, tmp_path: Path) -> None:
-    with make_plan().open(tmp_path / "stopped") as latents:
-        write_next(latents)
+    write_some(tmp_path / "stopped", 1)
     write_set(tmp_path / "stopped")
     assert (tmp_path / "stopped" / ITEMS_FILE).read_bytes() == (root / ITEMS_FILE).read_bytes()
     for keys in (KEYS[2:], (*KEYS, "new.png")):
@@ -151,9 +162,8 @@ def test_a_damaged_header_is_found_by_the_reader_and_never_vouched_for(root: Pat
 
 
 def test_a_shard_that_holds_other_images_than_the_journal_says_is_never_vouched_for(root: Path) -> None:
-    with make_plan((*KEYS, "f.png", "g.png")).open(root) as latents:
-        write_next(latents)
-        path = max((root / "shards").iterdir())
+    write_some(root, 1, make_plan((*KEYS, "f.png", "g.png")))
+    path = max((root / "shards").iterdir())
     shard = read_shard(path)
     assert shard.keys == ("f.png", "g.png")
     write_shard(path, with_keys(shard, ["g.png", "f.png"]))
@@ -263,8 +273,8 @@ def test_a_table_of_any_rows_is_the_rows_of_the_index(
             columns.add(offset, names[shard])
             expected.append((offset, shard))
         offset += len(to_line({"key": key, "status": status, "shard": names[shard]}))
-    num_ok, file = len(expected), PublishedFile(offset, "0" * 64)
-    entries = tuple(ShardEntry(name, 1, PublishedFile(0, "0" * 64)) for name in names)
+    num_ok, file = len(expected), FileDigest(offset, "0" * 64)
+    entries = tuple(ShardEntry(name, 1, FileDigest(0, "0" * 64)) for name in names)
     manifest = Manifest(Provenance.from_json(PROVENANCE), "0" * 64, num_ok, 0, 0, 0, entries, file, ChannelSums.zero(3))
     headers = tuple(bytes([number]) * 32 for number in range(4))
     table = columns.finish(manifest, headers)

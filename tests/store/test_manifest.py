@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from semdis_cli.errors import StoreError
-from semdis_cli.files.atomic import PublishedFile, publish
+from semdis_cli.files.atomic import publish
+from semdis_cli.files.set_names import MANIFEST_FILE
 from semdis_cli.provenance import Provenance
-from semdis_cli.store.manifest import MANIFEST_FILE, Manifest, ShardEntry
+from semdis_cli.records import FileDigest
+from semdis_cli.store.manifest import Manifest, ShardEntry
 from semdis_cli.store.statistics import ChannelSums
 
 Json = dict[str, Any]
@@ -24,10 +26,10 @@ MANIFEST = Manifest(
     num_removed=0,
     num_superseded=0,
     shards=(
-        ShardEntry("00000000-1x2.safetensors", 3, PublishedFile(700, "01" * 32)),
-        ShardEntry("00000001-2x2.safetensors", 2, PublishedFile(600, "23" * 32)),
+        ShardEntry("00000000-1x2.safetensors", 3, FileDigest(700, "01" * 32)),
+        ShardEntry("00000001-2x2.safetensors", 2, FileDigest(600, "23" * 32)),
     ),
-    index=PublishedFile(400, "45" * 32),
+    index=FileDigest(400, "45" * 32),
     sums=ChannelSums(8, (1.0, -4.0), (8.125, 10.0)),
 )
 

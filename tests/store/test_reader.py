@@ -1,8 +1,8 @@
 """Reading latents: keys that stay in their folder, and sets and shards that are refused once they were touched."""
 
 import hashlib
-import json
 import os
+import shutil
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -10,23 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semdis_cli.errors import StoreError
-from semdis_cli.files.atomic import PublishedFile
-from semdis_cli.store.checks import check_key
+from semdis_cli.files.atomic import digest_file
+from semdis_cli.files.spelling import check_key
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents, served_rows
 from semdis_cli.store.shards import read_shard, write_shard
-from tests.store import KEYS, PROVENANCE, are_equal, make_plan, make_shard, write_set
+from tests.store import GOOD_KEYS, PROVENANCE, are_equal, edit_manifest, flip_last_bit, make_plan, make_shard, write_set
 
-OK_KEYS = tuple(sorted(key for key in KEYS if "bad" not in key))
 FIRST, SECOND, THIRD = "00000000-1x2.safetensors", "00000001-1x2.safetensors", "00000002-2x2.safetensors"
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path: Path, finished_set: Path) -> Path:
     """A finished set: three images of which one failed, one image, three images, two images."""
-    write_set(tmp_path / "latents")
-    return tmp_path / "latents"
+    return Path(shutil.copytree(finished_set, tmp_path / "latents"))
 
 
 # --- keys -----------------------------------------------------------------------------------------------------------
@@ -123,11 +121,11 @@ def test_a_long_key_is_not_shown_in_full() -> None:
 
 def test_a_finished_set_has_its_shards_its_keys_and_its_settings(root: Path) -> None:
     source = open_latents(root)
-    assert source.keys == OK_KEYS
+    assert source.keys == GOOD_KEYS
     assert source.provenance.to_json() == PROVENANCE
     assert source.sha256 == hashlib.sha256((root / "manifest.json").read_bytes()).hexdigest()
     assert [stored.path.name for stored in source.shards[:3]] == [FIRST, SECOND, THIRD]
-    assert sorted(key for stored in source.shards for key in source.read(stored).keys) == sorted(OK_KEYS)
+    assert sorted(key for stored in source.shards for key in source.read(stored).keys) == sorted(GOOD_KEYS)
 
 
 def test_the_latents_of_a_set_are_those_that_were_written(root: Path) -> None:
@@ -149,12 +147,6 @@ def test_a_folder_with_a_journal_and_no_manifest_is_an_unfinished_set(root: Path
     (root / "journal").mkdir()
     with pytest.raises(StoreError, match="not a finished set"):
         open_latents(root)
-
-
-def put_into_manifest(root: Path, index: PublishedFile) -> None:
-    fields = json.loads((root / "manifest.json").read_bytes())
-    fields["index"] = {"num_bytes": index.num_bytes, "sha256": index.sha256}
-    (root / "manifest.json").write_text(json.dumps(fields))
 
 
 def assert_only_refused(root: Path, name: str, reason: str) -> None:
@@ -180,9 +172,7 @@ def test_a_shard_of_another_size_is_named_and_the_others_are_read(root: Path) ->
 
 
 def test_a_flipped_bit_is_found_and_the_others_are_read(root: Path) -> None:
-    path = root / "shards" / SECOND
-    data = path.read_bytes()
-    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    flip_last_bit(root / "shards" / SECOND)
     assert_only_refused(root, SECOND, "its bytes do not match the sha256 in the manifest")
 
 
@@ -212,36 +202,29 @@ def test_two_shards_of_one_size_that_changed_places_are_refused(tmp_path: Path) 
 def test_a_shard_that_the_manifest_does_not_know_is_not_read(root: Path) -> None:
     write_shard(root / "shards" / "00000099-2x2.safetensors", make_shard())
     source = open_latents(root)
-    assert source.keys == OK_KEYS
+    assert source.keys == GOOD_KEYS
     assert "00000099-2x2.safetensors" not in {stored.path.name for stored in source.shards}
 
 
 def test_a_number_of_images_that_the_shard_does_not_have_is_refused(root: Path) -> None:
-    fields = json.loads((root / "manifest.json").read_bytes())
-    fields["shards"][1]["num_images"] += 1
-    fields["shards"][0]["num_images"] -= 1
-    (root / "manifest.json").write_text(json.dumps(fields))
+    edit_manifest(root, lambda fields: fields["shards"][1].update(num_images=2))
+    edit_manifest(root, lambda fields: fields["shards"][0].update(num_images=1))
     source = open_latents(root)
     with pytest.raises(StoreError, match="holds 1 latents, but the manifest says 2"):
         source.read(source.shards[1])
 
 
 def test_a_manifest_that_leaves_a_shard_out_is_refused(root: Path) -> None:
-    fields = json.loads((root / "manifest.json").read_bytes())
-    left_out = fields["shards"].pop()
-    (root / "manifest.json").write_text(json.dumps(fields))
+    edit_manifest(root, lambda fields: fields["shards"].pop())
     with pytest.raises(StoreError, match="do not add up"):
         open_latents(root)
-    fields["totals"]["ok"] -= left_out["num_images"]
-    (root / "manifest.json").write_text(json.dumps(fields))
+    edit_manifest(root, lambda fields: fields["totals"].update(ok=fields["totals"]["ok"] - 2))
     with pytest.raises(StoreError, match="which is not in the manifest"):
         open_latents(root)
 
 
 def test_other_settings_in_the_manifest_than_in_the_shards_are_refused(root: Path) -> None:
-    fields = json.loads((root / "manifest.json").read_bytes())
-    fields["provenance"]["whitened"] = False
-    (root / "manifest.json").write_text(json.dumps(fields))
+    edit_manifest(root, lambda fields: fields["provenance"].update(whitened=False))
     source = open_latents(root)
     with pytest.raises(StoreError, match="made with other settings than the set it lies in"):
         source.read(source.shards[0])
@@ -267,13 +250,13 @@ def test_a_shard_alone_is_a_set_of_its_own(root: Path, tmp_path: Path) -> None:
     source = open_latents(alone)
     assert source.keys == ("c.png", "d.jpg", "d.png")
     assert source.provenance.to_json() == PROVENANCE
-    assert source.sha256 == PublishedFile.of(alone).sha256
+    assert source.sha256 == digest_file(alone).sha256
     assert are_equal(source.read(*source.shards), make_shard(source.keys))
 
 
 def test_a_damaged_shard_alone_is_refused_by_name(root: Path, tmp_path: Path) -> None:
-    data = (root / "shards" / THIRD).read_bytes()
-    (tmp_path / "mailed").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    (tmp_path / "mailed").write_bytes((root / "shards" / THIRD).read_bytes())
+    flip_last_bit(tmp_path / "mailed")
     with pytest.raises(StoreError, match=rf"^{tmp_path / 'mailed'}: .*do not match their sha256"):
         open_latents(tmp_path / "mailed")
 

@@ -14,7 +14,13 @@ RECORD: dict[str, Any] = {
     "model": MODEL,
     "dtype": "bfloat16",
     "whitening": {"mean": [0.0], "std": [1.0]},
-    "preprocessing": {"reader": "pillow 12.0", "resize": "torch 2.12", "background": [255, 255, 255]},
+    "posterior": {"kind": "mode"},
+    "preprocessing": {
+        "reader": "pillow 12.0",
+        "resize": "torch 2.12",
+        "background": [255, 255, 255],
+        "geometry": {"size": None, "max_pixels": None},
+    },
     "compute": {"torch": "2.12", "device": "cpu", "num_threads": 1},
 }
 
@@ -48,8 +54,7 @@ def test_another_model_is_told_by_both_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "path",
-    ["preprocessing.reader", "preprocessing.resize", "compute.torch", "compute.device", "compute.num_threads"],
+    "path", ["preprocessing.reader", "preprocessing.resize", "compute.torch", "compute.device", "compute.num_threads"]
 )
 def test_versions_may_stand_beside_each_other_where_that_is_asked_for(path: str) -> None:
     now = Provenance.from_json(changed(path, "another"))
@@ -64,7 +69,10 @@ def test_versions_may_stand_beside_each_other_where_that_is_asked_for(path: str)
 
 @pytest.mark.parametrize(
     "path",
-    ["model.weights_sha256", "dtype", "whitening.mean", "preprocessing.background"],
+    [
+        *("model.weights_sha256", "dtype", "whitening.mean", "posterior.kind"),
+        *("preprocessing.background", "preprocessing.geometry.size"),
+    ],
 )
 def test_other_latents_are_refused_whatever_is_asked_for(path: str) -> None:
     now = Provenance.from_json(changed("compute.torch", "2.13", changed(path, "another")))

@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.numpy
 import torch
 from safetensors import safe_open
 
 from semdis_cli.errors import StoreError
-from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.files.atomic import digest_file
 from semdis_cli.provenance import Provenance
+from semdis_cli.records import FileDigest
 from semdis_cli.store.shards import STORE_DTYPES, Shard, read_shard, write_shard
-from tests.files.test_atomic import umask
 from tests.fuzz.edited_shards import header_of
 from tests.store import are_equal, make_shard
 
@@ -38,7 +37,7 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path: Path, dtype: str) -> None
     odd = torch.tensor([math.nan, math.inf, -math.inf, -0.0, torch.finfo(STORE_DTYPES[dtype]).smallest_normal / 4])
     shard.latents.view(-1)[:5] = odd.to(shard.latents.dtype)
     published = write_shard(tmp_path / "shard", shard)
-    assert published == PublishedFile.of(tmp_path / "shard")
+    assert published == digest_file(tmp_path / "shard")
     assert are_equal(read_shard(tmp_path / "shard"), shard)
     assert are_equal(read_shard(tmp_path / "shard", published), shard)
 
@@ -77,23 +76,10 @@ def test_the_format_s_own_loader_reads_a_shard(tmp_path: Path, dtype: str) -> No
         assert torch.equal(file.get_slice("latents")[1:2], shard.latents[1:2])
 
 
-def test_numpy_reads_a_shard_without_torch(tmp_path: Path) -> None:
-    shard = make_shard(dtype="float32")
-    write_shard(tmp_path / "shard", shard)
-    loaded = safetensors.numpy.load_file(tmp_path / "shard")
-    assert loaded["latents"].tolist() == shard.latents.tolist()
-
-
-def test_others_may_read_a_shard(tmp_path: Path) -> None:
-    with umask(0o022):
-        write_shard(tmp_path / "shard", make_shard())
-    assert (tmp_path / "shard").stat().st_mode & 0o777 == 0o644
-
-
 def test_what_is_no_file_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for name in ("missing", "folder", "loop"):
-        for expected in (None, PublishedFile(1, "0" * 64)):
+        for expected in (None, FileDigest(1, "0" * 64)):
             with pytest.raises(StoreError, match=f"^{tmp_path / name}: "):
                 read_shard(tmp_path / name, expected)

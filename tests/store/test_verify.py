@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -17,9 +16,9 @@ from hypothesis import strategies as st
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem, ShardVerified, VerifyStarted
-from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.files.atomic import digest_file
+from semdis_cli.files.json_text import to_line
 from semdis_cli.records import Geometry
-from semdis_cli.store.index import to_line
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shard_header import read_shard_header
@@ -29,14 +28,16 @@ from semdis_cli.store.verifying.payload import read_payload
 from semdis_cli.store.verifying.verify import ALL_DATA, NO_DATA, Sample, VerifySettings, verify_latents
 from tests.store import (
     KEYS,
-    SmallPlan,
     contents,
+    edit_manifest,
     make_plan,
     make_shard,
+    peak_bytes,
+    problems,
     with_keys,
     with_settings,
-    write_next,
     write_set,
+    write_some,
 )
 
 Json = dict[str, Any]
@@ -44,28 +45,16 @@ SIDE_FILES = {"seen.jsonl", "report.json", "items.table"}  # no part of the prom
 FIRST, SECOND, THIRD = "00000000-1x2.safetensors", "00000001-1x2.safetensors", "00000002-2x2.safetensors"
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole set, not to be changed."""
-    root = tmp_path_factory.mktemp("sets") / "whole"
-    write_set(root)
-    return root
-
-
 @pytest.fixture
-def root(whole: Path, tmp_path: Path) -> Path:
+def root(finished_set: Path, tmp_path: Path) -> Path:
     """A set to be damaged."""
-    return shutil.copytree(whole, tmp_path / "set")
+    return shutil.copytree(finished_set, tmp_path / "set")
 
 
 @pytest.fixture(scope="module")
-def scratch(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scratch(finished_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A set that is damaged and mended again."""
-    return shutil.copytree(whole, tmp_path_factory.mktemp("sets") / "scratch")
-
-
-def problems(path: Path, sample: Sample = NO_DATA) -> list[Problem]:
-    return [event for event in verify_latents(path, VerifySettings(sample, 2)) if isinstance(event, Problem)]
+    return shutil.copytree(finished_set, tmp_path_factory.mktemp("sets") / "scratch")
 
 
 def told(path: Path, sample: Sample = NO_DATA) -> list[tuple[str, str]]:
@@ -76,13 +65,6 @@ def told(path: Path, sample: Sample = NO_DATA) -> list[tuple[str, str]]:
 def only_problem(path: Path, sample: Sample = NO_DATA) -> Problem:
     (problem,) = problems(path, sample)
     return problem
-
-
-def edit_manifest(root: Path, change: Callable[[Json], None]) -> None:
-    path = root / "manifest.json"
-    fields = json.loads(path.read_bytes())
-    change(fields)
-    path.write_bytes(json.dumps(fields, sort_keys=True, indent=1).encode() + b"\n")
 
 
 def read_index(root: Path) -> list[Json]:
@@ -109,12 +91,12 @@ def vouch(root: Path, **totals: int) -> None:
     sums = {"index.jsonl": fields["index"]["sha256"]}
     sums |= {f"shards/{shard['name']}": shard["sha256"] for shard in fields["shards"]}
     if b"manifest.json" in (root / "SHA256SUMS").read_bytes():
-        sums["manifest.json"] = PublishedFile.of(root / "manifest.json").sha256
+        sums["manifest.json"] = digest_file(root / "manifest.json").sha256
     (root / "SHA256SUMS").write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
 
 
 def file_json(path: Path) -> Json:
-    file = PublishedFile.of(path)
+    file = digest_file(path)
     return {"num_bytes": file.num_bytes, "sha256": file.sha256}
 
 
@@ -138,12 +120,12 @@ def test_a_whole_set_has_no_problem(tmp_path: Path, dtype: str, sample: Sample) 
 
 def test_a_set_of_failures_alone_has_no_problem(tmp_path: Path) -> None:
     write_set(tmp_path / "set", make_plan(("bad.png", "c/bad.png")))
-    assert problems(tmp_path / "set", ALL_DATA) == []
+    assert problems(tmp_path / "set") == []
 
 
-def test_every_shard_is_told_and_what_was_read_of_it(whole: Path) -> None:
-    sizes = {path.name: path.stat().st_size for path in (whole / "shards").iterdir()}
-    events = list(verify_latents(whole, VerifySettings(ALL_DATA)))
+def test_every_shard_is_told_and_what_was_read_of_it(finished_set: Path) -> None:
+    sizes = {path.name: path.stat().st_size for path in (finished_set / "shards").iterdir()}
+    events = list(verify_latents(finished_set, VerifySettings(ALL_DATA)))
     assert VerifyStarted(len(sizes), sum(sizes.values())) in events
     verified = [event for event in events if isinstance(event, ShardVerified)]
     assert [(event.name, event.num_bytes) for event in verified] == [
@@ -154,13 +136,13 @@ def test_every_shard_is_told_and_what_was_read_of_it(whole: Path) -> None:
 def test_hidden_files_and_side_files_are_passed_over(root: Path) -> None:
     for name in (".DS_Store", ".semdis-lock", "report.json", "seen.jsonl", "shards/.hidden"):
         (root / name).write_bytes(b"anything")
-    assert problems(root, ALL_DATA) == []
+    assert problems(root) == []
 
 
 @pytest.mark.parametrize("sample", [NO_DATA, ALL_DATA])
-def test_a_shard_on_its_own_is_verified(whole: Path, tmp_path: Path, sample: Sample) -> None:
+def test_a_shard_on_its_own_is_verified(finished_set: Path, tmp_path: Path, sample: Sample) -> None:
     alone = tmp_path / "sent by mail.safetensors"
-    shutil.copy(whole / "shards" / FIRST, alone)
+    shutil.copy(finished_set / "shards" / FIRST, alone)
     assert problems(alone, sample) == []
     alone.write_bytes(alone.read_bytes()[:-1])
     assert told(alone, sample) == [(alone.name, "shard")]
@@ -170,7 +152,7 @@ def test_a_shard_on_its_own_is_verified(whole: Path, tmp_path: Path, sample: Sam
 def test_what_is_no_set_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty folder").mkdir()
     with pytest.raises(StoreError, match="give the folder that semdis encode wrote"):
-        problems(tmp_path / name)
+        problems(tmp_path / name, NO_DATA)
 
 
 # --- flipped bytes --------------------------------------------------------------------------------------------------
@@ -191,9 +173,9 @@ def is_in_payload(path: Path, place: int) -> bool:
 
 @settings(max_examples=250, deadline=None)
 @given(st.data())
-def test_any_flipped_byte_is_found_and_not_decoded(whole: Path, scratch: Path, data: st.DataObject) -> None:
-    paths = sorted(path for path in whole.rglob("*") if path.is_file() and path.name not in SIDE_FILES)
-    path = scratch / data.draw(st.sampled_from(paths)).relative_to(whole)
+def test_any_flipped_byte_is_found_and_not_decoded(finished_set: Path, scratch: Path, data: st.DataObject) -> None:
+    paths = sorted(path for path in finished_set.rglob("*") if path.is_file() and path.name not in SIDE_FILES)
+    path = scratch / data.draw(st.sampled_from(paths)).relative_to(finished_set)
     before = path.read_bytes()
     place, mask = data.draw(st.integers(0, len(before) - 1)), data.draw(st.integers(1, 255))
     if is_unproven(scratch, path, place):
@@ -201,7 +183,7 @@ def test_any_flipped_byte_is_found_and_not_decoded(whole: Path, scratch: Path, d
     sample = ALL_DATA if is_in_payload(path, place) else NO_DATA
     path.write_bytes(before[:place] + bytes([before[place] ^ mask]) + before[place + 1 :])
     try:
-        found, is_refused = problems(scratch, sample), not is_read_as(scratch, whole)
+        found, is_refused = problems(scratch, sample), not is_read_as(scratch, finished_set)
     finally:
         path.write_bytes(before)
     assert found
@@ -250,8 +232,8 @@ def test_a_header_that_means_the_same_but_is_written_otherwise_is_told(
 def test_without_data_a_flipped_bit_of_the_latents_is_not_looked_for(root: Path) -> None:
     path = root / "shards" / FIRST
     path.write_bytes(path.read_bytes()[:-1] + b"\x99")
-    assert problems(root) == []
-    assert {problem.file for problem in problems(root, ALL_DATA)} == {f"shards/{FIRST}"}
+    assert problems(root, NO_DATA) == []
+    assert {problem.file for problem in problems(root)} == {f"shards/{FIRST}"}
 
 
 @given(st.integers(0, 30), st.integers(0, 2**63 - 1), st.sampled_from([0, 5, 7, 50, 100]))
@@ -293,7 +275,7 @@ def test_a_shard_of_another_size_is_told(root: Path, change: str) -> None:
 @pytest.mark.parametrize("name", ["index.jsonl", "SHA256SUMS", f"shards/{FIRST}", f"shards/{THIRD}"])
 def test_a_missing_file_is_told(root: Path, name: str) -> None:
     (root / name).unlink()
-    assert name in {problem.file for problem in problems(root)}
+    assert name in {problem.file for problem in problems(root, NO_DATA)}
 
 
 def test_all_problems_are_told_and_not_only_the_first(root: Path) -> None:
@@ -326,7 +308,7 @@ def test_a_surplus_file_is_told_with_what_it_seems_to_be(root: Path, name: str, 
 @pytest.mark.parametrize("name", ["shards/00000099-1x2.safetensors", "moved.safetensors"])
 def test_a_renamed_shard_is_recognised(root: Path, name: str) -> None:
     (root / "shards" / FIRST).rename(root / name)
-    missing, surplus = sorted(problems(root), key=lambda problem: problem.kind)
+    missing, surplus = sorted(problems(root, NO_DATA), key=lambda problem: problem.kind)
     assert (missing.file, missing.kind) == (f"shards/{FIRST}", "missing")
     assert surplus.file == name
     assert f"seems to be shards/{FIRST} under another name" in surplus.what
@@ -335,7 +317,7 @@ def test_a_renamed_shard_is_recognised(root: Path, name: str) -> None:
 def test_a_copy_and_a_strange_shard_are_told_apart(root: Path) -> None:
     shutil.copy(root / "shards" / FIRST, root / "shards" / "00000098-1x2.safetensors")
     write_shard(root / "shards" / "00000099-2x2.safetensors", make_shard(("strange.png",)))
-    copy, stranger = problems(root)
+    copy, stranger = problems(root, NO_DATA)
     assert f"a copy of shards/{FIRST}" in copy.what
     assert "'strange.png'" in stranger.what
 
@@ -356,7 +338,7 @@ def test_links_pipes_and_folders_in_the_place_of_a_shard_are_told(root: Path) ->
     os.mkfifo(second)
     third.unlink()
     third.mkdir()
-    assert [problem.what for problem in problems(root, ALL_DATA)] == ["not a regular file", "not a regular file"]
+    assert [problem.what for problem in problems(root)] == ["not a regular file", "not a regular file"]
 
 
 @pytest.mark.parametrize(
@@ -373,7 +355,7 @@ def test_links_that_lead_nowhere_are_content_that_was_not_fetched(root: Path, ta
     (root / "shards" / FIRST).symlink_to(target)
     (root / "index.jsonl").unlink()
     (root / "index.jsonl").symlink_to(target)
-    found = {problem.file: problem.what for problem in problems(root)}
+    found = {problem.file: problem.what for problem in problems(root, NO_DATA)}
     assert found.keys() == {f"shards/{FIRST}", "index.jsonl"}
     assert all("which is not there" in what and advice in what for what in found.values())
     (root / "manifest.json").unlink()
@@ -392,7 +374,7 @@ def test_links_that_lead_nowhere_are_content_that_was_not_fetched(root: Path, ta
 )
 def test_a_pointer_in_the_place_of_a_shard_says_what_to_do(root: Path, pointer: bytes, advice: str) -> None:
     (root / "shards" / FIRST).write_bytes(pointer)
-    [problem] = problems(root, ALL_DATA)
+    [problem] = problems(root)
     assert advice in problem.what
 
 
@@ -434,7 +416,7 @@ def test_checksums_that_disagree_are_told(root: Path, change: Callable[[str], st
     path = root / "SHA256SUMS"
     path.write_bytes(change(path.read_text()).encode())
     assert {kind for _, kind in told(root)} == {"checksums"}
-    assert any(what in problem.what for problem in problems(root))
+    assert any(what in problem.what for problem in problems(root, NO_DATA))
 
 
 # --- shards that vouch for themselves -------------------------------------------------------------------------------
@@ -450,7 +432,7 @@ def test_a_shard_of_other_settings_is_told(root: Path) -> None:
 def test_a_shard_with_one_row_less_is_told(root: Path) -> None:
     rewrite_shard(root, FIRST, lambda shard: shard.select([0]))
     vouch(root)
-    assert "the manifest says 2" in problems(root)[0].what
+    assert "the manifest says 2" in problems(root, NO_DATA)[0].what
 
 
 def test_a_shard_with_swapped_keys_is_told(root: Path) -> None:
@@ -471,8 +453,8 @@ def test_latents_that_are_not_finite_are_told_with_their_key(tmp_path: Path, bad
 
     rewrite_shard(root, THIRD, change)
     vouch(root)
-    assert problems(root) == []
-    (problem,) = problems(root, ALL_DATA)
+    assert problems(root, NO_DATA) == []
+    (problem,) = problems(root)
     assert (problem.file, problem.kind) == (f"shards/{THIRD}", "data")
     assert "row 1 ('d.jpg') holds NaN or infinity" in problem.what
 
@@ -480,7 +462,7 @@ def test_latents_that_are_not_finite_are_told_with_their_key(tmp_path: Path, bad
 def test_latents_that_are_others_than_the_manifest_summed_up_are_told(root: Path) -> None:
     rewrite_shard(root, THIRD, lambda shard: replace(shard, latents=shard.latents * 1.25))
     vouch(root)
-    assert problems(root) == []
+    assert problems(root, NO_DATA) == []
     assert told(root, ALL_DATA) == [("manifest.json", "statistics")]
 
 
@@ -513,7 +495,7 @@ def test_lines_that_are_no_rows_are_told_one_by_one(root: Path) -> None:
     lines = (root / "index.jsonl").read_bytes().splitlines(keepends=True)
     lines[1], lines[4] = b"{}\n", b"\xff\n"
     (root / "index.jsonl").write_bytes(b"".join(lines))
-    whats = [problem.what for problem in problems(root) if problem.file == "index.jsonl"]
+    whats = [problem.what for problem in problems(root, NO_DATA) if problem.file == "index.jsonl"]
     assert [what.partition(":")[0] for what in whats[:2]] == ["line 2", "line 5"]
     assert "does not match the sha256" in whats[2]
 
@@ -540,7 +522,7 @@ def test_rows_that_are_not_served_are_neither_problems_nor_summed_up(root: Path,
         del rows[0]
     set_sums(root, sums_without(root, *place))
     lie_in_index(root, rows, ok=7, **{becomes: 1})
-    assert problems(root, ALL_DATA) == []
+    assert problems(root) == []
 
 
 def test_not_a_number_in_a_row_that_is_not_served_is_told_all_the_same(root: Path) -> None:
@@ -584,7 +566,7 @@ def test_a_manifest_that_was_formatted_anew_is_told(root: Path) -> None:
 def test_a_shard_that_is_listed_twice_is_told(root: Path) -> None:
     edit_manifest(root, lambda fields: fields["shards"].append(fields["shards"][1]))
     edit_manifest(root, lambda fields: fields["totals"].update(superseded=1))
-    assert "lists a shard twice" in {problem.what for problem in problems(root)}
+    assert "lists a shard twice" in {problem.what for problem in problems(root, NO_DATA)}
 
 
 @pytest.mark.parametrize("depth", range(20, 1100, 40))
@@ -595,17 +577,10 @@ def test_settings_that_are_nested_deeply_are_told(root: Path, depth: int) -> Non
     path = root / "manifest.json"
     text = path.read_text().replace('"whitened": true', '"whitened": ' + "[" * depth + "]" * depth)
     path.write_text(text)
-    assert problems(root)
+    assert problems(root, NO_DATA)
 
 
 # --- unfinished sets ------------------------------------------------------------------------------------------------
-
-
-def write_some(root: Path, num_shards: int, plan: SmallPlan | None = None) -> None:
-    """A run that is stopped after so many shards."""
-    with (plan or make_plan()).open(root) as latents:
-        for _ in range(num_shards):
-            write_next(latents)
 
 
 @pytest.mark.parametrize("num_shards", range(5))
@@ -657,10 +632,10 @@ def test_a_set_that_is_growing_is_unfinished_and_its_own_shards_are_still_checke
 def test_a_set_that_grew_shrank_and_changed_has_no_problem(root: Path) -> None:
     for keys in ((*KEYS[2:], "new.png"), KEYS[4:], (*KEYS, "newer.png"), KEYS[:1]):
         write_set(root, make_plan(keys))
-        assert problems(root, ALL_DATA) == []
+        assert problems(root) == []
     plan = make_plan()
     write_set(root, replace(plan, more_bytes=dict.fromkeys(KEYS, 1)))
-    assert problems(root, ALL_DATA) == []
+    assert problems(root) == []
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------
@@ -678,12 +653,8 @@ def one_sized(latents: torch.Tensor) -> Shard:
 def test_latents_are_read_in_slices(tmp_path: Path) -> None:
     shard = one_sized(torch.ones(4, 3, 1024, 1024).to(torch.bfloat16))
     write_shard(tmp_path / "shard", shard)
-    tracemalloc.start()
-    try:
-        assert problems(tmp_path / "shard", ALL_DATA) == []
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    assert problems(tmp_path / "shard") == []
+    peak = peak_bytes(lambda: problems(tmp_path / "shard"))
     assert peak < 40 * 2**20 < 2 * (tmp_path / "shard").stat().st_size
 
 

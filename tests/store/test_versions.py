@@ -10,13 +10,23 @@ import pytest
 
 from semdis_cli.dataset.latent_dataset import LatentDataset, MixedVersionsWarning
 from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.files.set_names import MANIFEST_FILE
 from semdis_cli.provenance import Provenance
-from semdis_cli.store.manifest import MANIFEST_FILE, Manifest
+from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.verifying.summary import summarise
-from semdis_cli.store.verifying.verify import ALL_DATA, VerifySettings, verify_latents
 from semdis_cli.store.writing.latent_set import LatentSetWriter
-from tests.store import CHANNELS, KEYS, PROVENANCE, SmallPlan, contents, hashes_of, write_next, write_set
+from tests.store import (
+    KEYS,
+    PROVENANCE,
+    SmallPlan,
+    contents,
+    edit_manifest,
+    hashes_of,
+    problems,
+    write_next,
+    write_set,
+)
 
 OLD = Provenance.from_json({**PROVENANCE, "compute": {"torch": "2.12"}})
 NEW = Provenance.from_json({**PROVENANCE, "compute": {"torch": "2.13"}})
@@ -30,7 +40,7 @@ def plan_of(provenance: Provenance, keys: tuple[str, ...] = MORE) -> SmallPlan:
 def run(root: Path, provenance: Provenance = NEW, *, mix: bool = True, kill_after: int | None = None) -> Path:
     """One run over all images, which ends after so many shards or is finished."""
     plan = plan_of(provenance)
-    with LatentSetWriter(root, provenance, CHANNELS, mix_versions=mix) as latents:
+    with LatentSetWriter(root, provenance, mix_versions=mix) as latents:
         plan = replace(plan, provenance=latents.provenance)
         while not latents.begin(plan.on(latents.base), hashes_of):
             pass
@@ -43,16 +53,17 @@ def run(root: Path, provenance: Provenance = NEW, *, mix: bool = True, kill_afte
     return root
 
 
+def write_mixed_set(root: Path) -> Path:
+    """A set of eight latents of the old version and two of the new one."""
+    write_set(root, plan_of(OLD, KEYS))
+    return run(root)
+
+
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
     """A set of the old version, of which two images are still to come."""
     write_set(tmp_path / "old", plan_of(OLD, KEYS))
     return tmp_path / "old"
-
-
-def problems(root: Path) -> list[Any]:
-    events = verify_latents(root, VerifySettings(ALL_DATA))
-    return [event for event in events if type(event).__name__ == "Problem"]
 
 
 def test_a_set_goes_on_with_both_versions_on_record_only_if_asked_to(old: Path) -> None:
@@ -136,9 +147,7 @@ def test_a_manifest_whose_versions_do_not_fit_is_refused(old: Path) -> None:
 
 def test_a_shard_under_another_versions_number_is_found_out(old: Path) -> None:
     run(old)
-    fields = json.loads((old / MANIFEST_FILE).read_bytes())
-    fields["shards"][-1].pop("version")
-    (old / MANIFEST_FILE).write_bytes(json.dumps(fields, sort_keys=True, indent=1).encode() + b"\n")
+    edit_manifest(old, lambda fields: fields["shards"][-1].pop("version"))
     assert any("made with other settings than the set" in problem.what for problem in problems(old))
     source = open_latents(old)
     with pytest.raises(StoreError, match="made with other settings"):

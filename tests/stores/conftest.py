@@ -6,7 +6,6 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cli.conftest import run as run  # noqa: PLC0414 # a fixture is found by its name
-from tests.cli.conftest import tiny as tiny  # noqa: PLC0414
 from tests.stores import S3Server, s3_server
 
 

@@ -227,17 +227,20 @@ class World:
     def __post_init__(self) -> None:
         self.base.mkdir(parents=True, exist_ok=True)
         self.model = save_tiny_model(self.base / "model")
-        self.images = make_few_images(self.base / "images")
+        images = make_few_images(self.base / "images")
+        self._situations = {
+            name: Situation(self, name, self.base / name.replace(" ", "-"), make) for name, make in SITUATIONS.items()
+        }
+        for situation in self._situations.values():
+            shutil.copytree(images, situation.images)
         self.runner = Runner(self.base / "runner", self.model)
-        self._situations: dict[str, Situation] = {}
+        wait_until_settled(max(self.base.glob("*/images"), key=lambda path: path.stat().st_ctime_ns))
 
     def situation(self, name: str) -> "Situation":
         """One of `SITUATIONS`, made when first asked for."""
-        if name not in self._situations:
-            folder = self.base / name.replace(" ", "-")
-            self._situations[name] = Situation(self, name, folder, SITUATIONS[name])
-            self._situations[name].prepare()
-        return self._situations[name]
+        situation = self._situations[name]
+        situation.prepare()
+        return situation
 
     def close(self) -> None:
         self.runner.close()
@@ -256,10 +259,14 @@ class Situation:
     make: Callable[["Situation"], None] = field(repr=False)
 
     def prepare(self) -> None:
-        self.images = wait_until_settled(Path(shutil.copytree(self.world.images, self.folder / "images")))
-        self.start.mkdir()
-        self.make(self)
-        wait_until_settled(self.images)
+        if not self.start.exists():
+            self.start.mkdir()
+            self.make(self)
+            wait_until_settled(self.images)
+
+    @property
+    def images(self) -> Path:
+        return self.folder / "images"
 
     @property
     def start(self) -> Path:

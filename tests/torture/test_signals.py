@@ -1,6 +1,7 @@
 """SIGTERM and SIGINT at chosen moments: the open shard is finished or dropped, and a second signal ends it at once."""
 
 import signal
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,26 @@ def test_a_run_asked_to_stop_here_tidies_up_and_says_how_to_go_on(
     assert not list(disk.glob("latents/.semdis-lock"))
     broken = go_on(situation, disk)
     assert broken.is_right, (broken.left, broken.differences, broken.stderr)
+
+
+@pytest.mark.parametrize("number", STOPS, ids=lambda number: number.name)
+@pytest.mark.slow
+def test_a_run_asked_to_stop_before_any_file_operation_leaves_nothing_half_done(
+    tmp_path: Path, world: World, number: signal.Signals
+) -> None:
+    situation = world.situation("a new set")
+    for operation in count(1):
+        disk = situation.begin(tmp_path / "disk")
+        stopped = world.runner.run(situation.arguments(disk), kill=number, before=(operation, disk / "latents"))
+        if stopped.code == 3:
+            break
+        assert stopped.code == STOPS[number], stopped.stderr
+        assert stopped.stderr.splitlines()[-1].startswith(f"semdis: stopped by {number.name}; run the same command")
+        assert "Traceback" not in stopped.stderr
+        assert temporaries(disk) == []
+        broken = go_on(situation, disk)
+        assert broken.is_right, (operation, broken.differences, broken.stderr)
+    assert operation > 30
 
 
 @pytest.mark.parametrize("number", STOPS, ids=lambda number: number.name)

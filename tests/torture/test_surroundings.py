@@ -3,14 +3,13 @@
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
 import pytest
 
-from tests.files.test_atomic import small_disk
+from tests.disks import remount, small_disk
 from tests.torture.harness import Runner, decode_arguments, differences, encode_arguments, temporaries
 from tests.torture.points import Situation, World, go_on
 
@@ -84,10 +83,6 @@ TIMES = "seen.jsonl"  # where modification times are kept, to tell what may have
 # --- disks ----------------------------------------------------------------------------------------------------------
 
 
-def remount(disk: Path, options: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{options}", os.fspath(disk)], check=True)
-
-
 def test_a_read_only_disk_is_refused_in_one_line_and_can_be_read(tmp_path: Path, world: World) -> None:
     situation = world.situation("a new set")
     with small_disk(tmp_path / "disk", "size=4m") as disk:
@@ -109,11 +104,12 @@ def test_a_read_only_disk_is_refused_in_one_line_and_can_be_read(tmp_path: Path,
 
 
 @pytest.mark.parametrize("step", [pytest.param(4, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
-def test_a_set_that_grows_on_a_disk_that_fills_up_anywhere_can_go_on(tmp_path: Path, world: World, step: int) -> None:
-    situation = world.situation("a set that grows")
+def test_a_run_on_a_disk_that_fills_up_anywhere_can_go_on(
+    tmp_path: Path, world: World, situation: Situation, step: int
+) -> None:
     for more in count(1, step):
         with small_disk(tmp_path / "disk", "size=4m") as disk:
-            subprocess.run(["cp", "-r", os.fspath(situation.start / "latents"), os.fspath(disk)], check=True)
+            shutil.copytree(situation.start, disk, dirs_exist_ok=True)
             status = os.statvfs(disk)
             remount(disk, f"size={(status.f_blocks - status.f_bfree + more) * status.f_frsize}")
             stopped = world.runner.run(situation.arguments(disk))

@@ -8,13 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from semdis_cli.training.losses import (
-    balanced,
-    latent_scale_loss,
-    sid2_weight,
-    squared_error,
-    variance_expansion_loss,
-)
+from semdis_cli.training.losses import balanced, latent_scale_loss, sid2_weight, squared_error, variance_expansion_loss
 
 Array = npt.NDArray[np.float64]
 

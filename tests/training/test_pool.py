@@ -21,14 +21,7 @@ from semdis_cli.sources.files import ON_DISK
 from semdis_cli.sources.names import NamedPath
 from semdis_cli.sources.source import Search
 from semdis_cli.sources.tars import Tar
-from semdis_cli.training.pool import (
-    CropPlaces,
-    CropSampler,
-    ImagePool,
-    draw_places,
-    in_random_order,
-    read_all,
-)
+from semdis_cli.training.pool import CropPlaces, CropSampler, ImagePool, draw_places, in_random_order, read_all
 
 Pixels = npt.NDArray[np.uint8]
 CPU = torch.device("cpu")

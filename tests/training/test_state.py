@@ -17,7 +17,6 @@ from semdis_cli.training.alignment import AlignmentHead
 from semdis_cli.training.settings import LossSettings, OptimizerName, OptimizerSettings, TrainingSettings
 from semdis_cli.training.state import TrainingState
 from semdis_cli.training.step import align, draw, forward, generator_for
-from tests.model.test_checkpoint import bomb, zipped_bomb
 from tests.worlds import tiny_model
 
 Tensors = dict[str, Tensor]
@@ -376,14 +375,3 @@ def test_an_optimizers_tensor_of_another_shape_is_refused(saved: Path) -> None:
     name = "optimizer:model.decoder.path_drop_mask_feature:exp_avg"
     rewrite(saved, lambda tensors, _: tensors.update({name: torch.zeros(3)}))
     refusal(start(seed=1), saved)
-
-
-# --- no pickles -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["pickle", "zip"])
-def test_nothing_is_ever_unpickled(tmp_path: Path, kind: str) -> None:
-    marker, path = tmp_path / "it-ran", tmp_path / "training.safetensors"
-    path.write_bytes(bomb(marker) if kind == "pickle" else zipped_bomb(marker, tmp_path / "bomb.zip"))
-    refusal(start(), path)
-    assert not marker.exists()

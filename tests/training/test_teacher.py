@@ -370,7 +370,7 @@ def test_efficientnet_sees_pixels_as_it_was_trained_to(efficientnet: Teacher) ->
     torch.testing.assert_close(normalised, (values - 127) / 128)
 
 
-def test_efficientnet_recognises_the_otters(efficientnet: Teacher) -> None:
+def test_efficientnet_fed_as_we_feed_it_recognises_the_otters(efficientnet: Teacher) -> None:
     with Image.open(PHOTOS / "oakland-zoo-otters.jpg") as file:
         pixels = np.array(ImageOps.exif_transpose(file))
     images = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 127.5 - 1

@@ -1,6 +1,5 @@
 """Latents as other programs like to read them: one file, or one pair of files in a tar, for each image."""
 
-import hashlib
 import io
 import os
 import re
@@ -15,16 +14,14 @@ from torch import Tensor
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
-from semdis_cli.files.atomic import PublishedFile, is_temporary
-from semdis_cli.files.json_text import key_fields
+from semdis_cli.files.atomic import is_temporary
+from semdis_cli.files.json_text import key_fields, to_line
 from semdis_cli.files.lock import LOCK_FILE
-from semdis_cli.files.spelling import ANY, clashes, probe_spelling
+from semdis_cli.files.set_names import REPORT_FILE
+from semdis_cli.files.spelling import ANY, check_key, clashes, probe_spelling
 from semdis_cli.provenance import LatentLayout
-from semdis_cli.records import ImageRecord
+from semdis_cli.records import FileDigest, ImageRecord
 from semdis_cli.settings import Member, NpyDtype, SampleNames
-from semdis_cli.store.checks import check_key
-from semdis_cli.store.index import to_line
-from semdis_cli.store.manifest import REPORT_FILE
 from semdis_cli.store.record import source_fields
 from semdis_cli.store.shards import STORE_DTYPES, Shard, shard_bytes
 from semdis_cli.tensors import is_finite
@@ -148,7 +145,7 @@ class SampleRecord:
     image: ImageRecord
     is_whitened: bool
     provenance_sha256: str
-    file: PublishedFile
+    file: FileDigest
     is_exact: bool
 
     def to_bytes(self) -> bytes:
@@ -159,7 +156,7 @@ class SampleRecord:
             "source": source_fields(self.image),
             "whitened": self.is_whitened,
             "provenance_sha256": self.provenance_sha256,
-            "file": {"num_bytes": self.file.num_bytes, "sha256": self.file.sha256},
+            "file": self.file.to_json(),
             "exact": self.is_exact,
         }
         return to_line(fields)
@@ -188,7 +185,7 @@ def make_sample(shard: Shard, row: int, member: Member, npy_dtype: NpyDtype) -> 
             raise ValueError(f"its latents are too large for {npy_dtype}")
         is_exact = torch.equal(converted.to(torch.float32), latents.to(torch.float32))
         data = npy_bytes(converted)
-    file = PublishedFile(len(data), hashlib.sha256(data).hexdigest())
+    file = FileDigest.of(data)
     facts = shard.provenance.is_whitened, shard.provenance.sha256
     return Sample(data, SampleRecord(one.records[0], *facts, file, is_exact))
 

@@ -1,4 +1,4 @@
-"""Exported latents, found again: the search for images in a folder of files or tars."""
+"""Exported latents, found again: the search for images in a folder of files or tars, and reading them without trust."""
 
 import os
 from collections.abc import Iterator
@@ -9,18 +9,111 @@ from typing import Any
 
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure, Planning, Tell, untold
-from semdis_cli.provenance import Provenance
-from semdis_cli.store.checks import MALFORMED, check_count, check_key, check_object, parse_json
-from semdis_cli.store.exchange.export import EXPORT_MARKER, sample_key
-from semdis_cli.store.exchange.found_samples import MAX_LINE_BYTES, FoundSample, FoundSamples, Place, Records
-from semdis_cli.store.exchange.tar_members import read_members
-from semdis_cli.store.manifest import MANIFEST_FILE
+from semdis_cli.files.json_text import parse_json
+from semdis_cli.files.set_names import MANIFEST_FILE
+from semdis_cli.files.spelling import check_key
+from semdis_cli.files.tar import read_members
+from semdis_cli.provenance import LatentLayout, Provenance
+from semdis_cli.records import FileDigest
+from semdis_cli.store.checks import MALFORMED, check_count, check_object
+from semdis_cli.store.exchange.export import EXPORT_MARKER, check_rows, sample_key
 from semdis_cli.store.reader import recorded_layout
 from semdis_cli.store.shard_header import no_shard, parse_header
+from semdis_cli.store.shards import Shard, parse_shard
 from semdis_cli.store.versions import mixing_hint
 
+_MAX_LINE_BYTES = 1 << 20  # of one image's record
 _ARRAYS = ".npy arrays, which cannot be imported; export the set as webdataset or safetensors for that"
 _MAX_HEADER_BYTES = 16 << 20  # of one image; its settings take a few thousand bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Some bytes of a file. `name`: what to call them, relative to where the search began."""
+
+    path: str
+    name: str
+    offset: int
+    num_bytes: int
+
+    def read(self, limit: int | None = None) -> bytes:
+        """Read the bytes, or the first `limit` of them. Raises `StoreError` if they cannot be read."""
+        try:
+            with Path(self.path).open("rb") as file:
+                file.seek(self.offset)
+                return file.read(self.num_bytes if limit is None else min(limit, self.num_bytes))
+        except OSError as error:
+            raise StoreError(f"cannot be read ({error.strerror})", place=self.name) from error
+
+
+@dataclass(frozen=True, slots=True)
+class FoundSample:
+    """The shard of one image, not checked yet; `source`: the file that its latents were made from.
+
+    `version`: of the records of all samples, the number of its own.
+    """
+
+    key: str
+    bucket: tuple[int, int]
+    source: FileDigest
+    data: Place
+    version: int = 0
+
+
+@dataclass(frozen=True)
+class FoundSamples:
+    """All images of an export and what could not be used, each sorted by key, no key twice.
+
+    `records`: the settings that made them, one for each version. `num_exported`: how many a folder should hold, if the
+    exports in it say so.
+    """
+
+    samples: tuple[FoundSample, ...]
+    failures: tuple[Failure, ...]
+    records: "Records"
+    num_exported: int | None
+
+    @property
+    def layout(self) -> LatentLayout:
+        """Sizes of the latents; all versions have the same."""
+        return self.provenance.layout
+
+    @property
+    def provenance(self) -> Provenance:
+        """The settings of the first version."""
+        return self.records.all[0]
+
+    @property
+    def num_missing(self) -> int:
+        """Number of images that were to be exported, but are not there, not even damaged."""
+        return max(0, (self.num_exported or 0) - len(self.samples) - len(self.failures))
+
+    def read(self, sample: FoundSample) -> Shard:
+        """Read and check the image's shard. Raises `StoreError` if they are damaged or edited."""
+        shard = parse_shard(sample.data.read(), sample.data.name)
+        if shard.keys != (sample.key,) or self.records.find(shard.provenance) != sample.version:
+            raise StoreError("changed while it was imported", place=sample.data.name)
+        check_rows(shard, self.layout, sample.data.name)
+        return shard
+
+
+@dataclass
+class Records:
+    """The settings of all that was found, those of one kind of latents."""
+
+    all: list[Provenance] = field(default_factory=list)
+
+    def find(self, record: Provenance) -> int | None:
+        """Return the number of the version with these settings, whatever its model is called there."""
+        for number, known in enumerate(self.all):
+            if known.is_same(record):
+                return number
+        return None
+
+    def add(self, record: Provenance) -> int:
+        """Add a version; return its number."""
+        self.all.append(record)
+        return len(self.all) - 1
 
 
 def find_samples(source: Path, tell: Tell = untold, *, mix_versions: bool = False) -> FoundSamples:
@@ -132,7 +225,7 @@ class _Search:
         if not path.is_file():
             return {}
         try:
-            marker = check_object(parse_json(Place(str(path), str(path), 0, MAX_LINE_BYTES).read()))
+            marker = check_object(parse_json(Place(str(path), str(path), 0, _MAX_LINE_BYTES).read()))
             provenance, num_images = Provenance.from_json(marker["provenance"]), check_count(marker["num_images"])
             later_versions = list(map(Provenance.from_json, marker.get("later_versions", ())))
         except MALFORMED as error:

@@ -23,10 +23,8 @@ class StreamWriter:
     Equal images give equal bytes: the headers have no times and no owners.
     """
 
-    def __init__(
-        self, write: Callable[[bytes], object], provenance: Provenance, channels: int, *, as_tar: bool
-    ) -> None:
-        self.sums = ChannelSums.zero(channels)
+    def __init__(self, write: Callable[[bytes], object], provenance: Provenance, *, as_tar: bool) -> None:
+        self.sums = ChannelSums.zero(provenance.layout.channels)
         self._write = write
         self._provenance = provenance
         self._as_tar = as_tar

@@ -5,9 +5,9 @@ from collections.abc import Generator, Iterator
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
+from semdis_cli.files.set_names import CHECKSUM_FILE, INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER
 from semdis_cli.files.url import Location
 from semdis_cli.store.latent_set import LatentSet
-from semdis_cli.store.manifest import CHECKSUM_FILE, INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER
 from semdis_cli.store.shard_header import open_regular
 
 _CHECKSUM = re.compile(rb"([0-9a-f]{64})  ([!-~]+)\n")

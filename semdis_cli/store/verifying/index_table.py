@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
-from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.files.json_text import parse_json
+from semdis_cli.files.set_names import INDEX_FILE
 from semdis_cli.files.url import Location
-from semdis_cli.records import ImageRecord
-from semdis_cli.store.checks import parse_json
-from semdis_cli.store.index import MAX_ROW, IndexRow
-from semdis_cli.store.manifest import INDEX_FILE
+from semdis_cli.records import FileDigest, ImageRecord
+from semdis_cli.store.index import IndexRow
 from semdis_cli.store.shard_header import ShardHeader, open_regular
 
 _MAX_LINE_BYTES = 1 << 20
@@ -70,7 +69,12 @@ class IndexTable:
     num_removed: int = 0
     served_pixels: int = 0
     is_sorted: bool = True
-    file: PublishedFile | None = None
+    file: FileDigest | None = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of rows of each status."""
+        return {"ok": self.num_ok, "failed": self.num_failed, "removed": self.num_removed}
 
     def rows_of(self, shard: str) -> ShardRows:
         """The rows in a shard, which may be none."""
@@ -114,7 +118,7 @@ def _read_lines(file: BinaryIO, table: IndexTable) -> Iterator[Problem]:
             last_key = row.key
         digest.update(line)
         offset += len(line)
-    table.file = PublishedFile(offset, digest.hexdigest())
+    table.file = FileDigest(offset, digest.hexdigest())
 
 
 def compare_rows(header: ShardHeader, rows: ShardRows) -> Iterator[str]:
@@ -143,9 +147,7 @@ def _parse(line: bytes) -> IndexRow | str:
         row = IndexRow.from_json(parse_json(line))
     except (ValueError, StoreError) as error:
         return f"{error!s:.300}"
-    if not line.endswith(b"\n"):
-        return "cut off"
-    return row if row.row is None or row.row < MAX_ROW else f"row {row.row} is out of range"
+    return row if line.endswith(b"\n") else "cut off"
 
 
 def _misplacement(row: IndexRow, last_key: str | None) -> str | None:

@@ -5,8 +5,9 @@ from collections.abc import Generator
 import numpy as np
 
 from semdis_cli.events import Problem
+from semdis_cli.files.set_names import ITEMS_FILE
 from semdis_cli.files.url import Url
-from semdis_cli.store.item_table import ITEMS_FILE, ItemTable, has_items, read_items
+from semdis_cli.store.item_table import ItemTable, has_items, read_items
 from semdis_cli.store.latent_set import LatentSet
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.verifying.index_table import IndexTable

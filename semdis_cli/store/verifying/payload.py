@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semdis_cli.errors import StoreError
-from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.files.url import Location
 from semdis_cli.provenance import BYTES_PER_VALUE
+from semdis_cli.records import FileDigest
 from semdis_cli.store.shard_header import ShardHeader, open_regular
 from semdis_cli.store.statistics import ChannelSums
 
@@ -28,7 +28,7 @@ class Payload:
     `sums`: over the rows that were asked for, added in their order.
     """
 
-    file: PublishedFile
+    file: FileDigest
     latents_sha256: str
     bad_rows: tuple[int, ...]
     sums: ChannelSums
@@ -50,7 +50,7 @@ def read_payload(path: Location, header: ShardHeader, rows: Sequence[int] | None
             sums.add(first_plane, num_planes, data)
         if num_bytes != header.payload_start + header.payload_bytes or file.read(1):
             raise StoreError("changed its size while it was read", place=path)
-    return Payload(PublishedFile(num_bytes, whole.hexdigest()), latents.hexdigest(), sums.bad_rows(), sums.result())
+    return Payload(FileDigest(num_bytes, whole.hexdigest()), latents.hexdigest(), sums.bad_rows(), sums.result())
 
 
 def _slices(file: BinaryIO, header: ShardHeader) -> Iterator[tuple[int, int, bytes]]:

@@ -7,34 +7,16 @@ from operator import itemgetter
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
 from semdis_cli.files.atomic import is_temporary
+from semdis_cli.files.claim import lies_beside
 from semdis_cli.files.links import describe_absent, or_pointer
+from semdis_cli.files.set_names import JOURNAL_FOLDER, SET_FILES, SET_FOLDERS, SHARD_FOLDER
 from semdis_cli.files.url import Location
-from semdis_cli.store.item_table import ITEMS_FILE
-from semdis_cli.store.manifest import (
-    CHECKSUM_FILE,
-    INDEX_FILE,
-    JOURNAL_FOLDER,
-    MANIFEST_FILE,
-    REPORT_FILE,
-    SHARD_FOLDER,
-)
 from semdis_cli.store.shard_header import ShardHeader, read_shard_header
 from semdis_cli.store.verifying.index_table import compare_rows
 from semdis_cli.store.verifying.shard_check import ShardTarget
-from semdis_cli.store.writing.folder import lies_beside
-from semdis_cli.store.writing.seen import SEEN_FILE
 from semdis_cli.wording import count
 
-_OWN_NAMES = {
-    MANIFEST_FILE,
-    INDEX_FILE,
-    CHECKSUM_FILE,
-    REPORT_FILE,
-    SEEN_FILE,
-    ITEMS_FILE,
-    SHARD_FOLDER,
-    JOURNAL_FOLDER,
-}
+_OWN_NAMES = SET_FILES | SET_FOLDERS
 
 
 def find_present(targets: Collection[ShardTarget]) -> Generator[Problem, None, list[ShardTarget]]:

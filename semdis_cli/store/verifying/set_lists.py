@@ -8,13 +8,14 @@ from pathlib import Path
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
-from semdis_cli.files.atomic import PublishedFile
 from semdis_cli.files.links import describe_absent
+from semdis_cli.files.set_names import INDEX_FILE, JOURNAL_FOLDER, MANIFEST_FILE, SHARD_FOLDER
 from semdis_cli.files.url import Location
+from semdis_cli.records import FileDigest
 from semdis_cli.store.checks import is_shard_name
 from semdis_cli.store.item_table import ItemTable
 from semdis_cli.store.latent_set import LatentSet
-from semdis_cli.store.manifest import INDEX_FILE, JOURNAL_FOLDER, MANIFEST_FILE, SHARD_FOLDER, Manifest
+from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.verifying.checksums import check_checksums, read_checksums
 from semdis_cli.store.verifying.index_table import IndexTable, read_index
@@ -111,7 +112,7 @@ def unlisted_targets(lists: SetLists) -> Generator[Problem, None, list[ShardTarg
     targets = []
     for name in sorted(filter(is_shard_name, names)):
         path, listed = lists.root / SHARD_FOLDER / name, f"{SHARD_FOLDER}/{name}"
-        expected = PublishedFile(path.stat().st_size, sums[listed]) if listed in sums and path.is_file() else None
+        expected = FileDigest(path.stat().st_size, sums[listed]) if listed in sums and path.is_file() else None
         is_named = lists.table is not None and name in lists.table.shards
         rows = partial(lists.table.rows_of, name) if lists.table is not None and is_named else None
         targets.append(ShardTarget(path, listed, expected, rows=rows))
@@ -178,10 +179,9 @@ def _compare(manifest: Manifest, table: IndexTable) -> Iterator[Problem]:
         yield Problem(INDEX_FILE, "index", what)
         return
     said = {"ok": manifest.num_ok, "failed": manifest.num_failed, "removed": manifest.num_removed}
-    found = {"ok": table.num_ok, "failed": table.num_failed, "removed": table.num_removed}
     for status, number in said.items():
-        if number != found[status]:
-            what = f"{number:,} {status}, but the index has {found[status]:,}"
+        if number != table.counts[status]:
+            what = f"{number:,} {status}, but the index has {table.counts[status]:,}"
             yield Problem(MANIFEST_FILE, "manifest", what)
     names = [shard.name for shard in manifest.shards]
     for name in sorted({*table.shards} - {*names}):

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
-from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.files.set_names import ITEMS_FILE
 from semdis_cli.files.url import Location
 from semdis_cli.provenance import Provenance
+from semdis_cli.records import FileDigest
 from semdis_cli.store.checks import is_shard_name
 from semdis_cli.store.index import IndexRow
-from semdis_cli.store.item_table import ITEMS_FILE
 from semdis_cli.store.mapped_shard import hash_header
 from semdis_cli.store.shard_header import ShardHeader, read_shard_header
 from semdis_cli.store.statistics import ChannelSums
@@ -35,7 +35,7 @@ class ShardTarget:
 
     path: Location
     name: str
-    expected: PublishedFile | None = None
+    expected: FileDigest | None = None
     num_images: int | None = None
     provenance: Provenance | None = None
     rows: Callable[[], ShardRows] | None = None

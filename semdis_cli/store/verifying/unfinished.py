@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
-from semdis_cli.files.atomic import PublishedFile
+from semdis_cli.files.set_names import JOURNAL_FOLDER
 from semdis_cli.files.url import Location
-from semdis_cli.store.manifest import JOURNAL_FOLDER
+from semdis_cli.records import FileDigest
 from semdis_cli.store.shard_header import open_regular
 from semdis_cli.store.verifying.index_table import ShardRows
 from semdis_cli.store.writing.journal import JournalEntry, parse_journal_line
@@ -20,7 +20,7 @@ _Content = TypeVar("_Content")
 class PendingShard:
     """A shard in a journal: its file, the number of its latents, and where its line is."""
 
-    file: PublishedFile
+    file: FileDigest
     num_images: int
     journal: Location
     offset: int
@@ -31,8 +31,8 @@ class PendingShard:
         with open_regular(self.journal) as file:
             file.seek(self.offset)
             entry = _parse_entry(file.read(self.line_bytes), self.journal, self.offset)
-        rows = ShardRows(entry.rows.__getitem__)
-        for number, row in enumerate(entry.rows):
+        rows = ShardRows(lambda number: entry.rows[number].row)
+        for number, (row, _) in enumerate(entry.rows):
             if row.row is not None:
                 rows.add(row, number)
         return rows
@@ -84,7 +84,7 @@ def _add_line(found: dict[str, PendingShard], path: Location, offset: int, line:
         return
     entry = _parse_entry(line, path, offset)
     if entry.file is not None:
-        num_images = sum(row.row is not None for row in entry.rows)
+        num_images = sum(row.row is not None for row, _ in entry.rows)
         found[entry.name] = PendingShard(entry.file, num_images, path, offset, len(line))
 
 

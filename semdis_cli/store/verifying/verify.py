@@ -1,8 +1,7 @@
 """Is a set of latents what its manifest says, all of it? Every problem is told, not only the first."""
 
 import hashlib
-from collections.abc import Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial, reduce
@@ -10,14 +9,18 @@ from math import ceil
 from operator import add
 
 from semdis_cli.errors import StoreError
-from semdis_cli.events import Problem, ShardVerified, VerifyStarted
+from semdis_cli.events import Failure, Problem, ShardVerified, VerifyStarted
+from semdis_cli.files.set_names import INDEX_FILE
 from semdis_cli.files.url import Location
+from semdis_cli.records import SourceImage
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.statistics import ChannelSums
+from semdis_cli.store.verifying.images import Match, compare_images
 from semdis_cli.store.verifying.index_table import IndexTable
 from semdis_cli.store.verifying.set_files import count_links, find_present, find_surplus
 from semdis_cli.store.verifying.set_lists import compare_sums, read_lists, unlisted_targets
 from semdis_cli.store.verifying.shard_check import ShardOutcome, ShardTarget, check_shard
+from semdis_cli.threads import WatchedThreads
 
 VerifyEvent = Problem | VerifyStarted | ShardVerified
 
@@ -55,11 +58,19 @@ class Verified:
     `num_links`: the files of a set that are links to others.
     """
 
+    path: Location
     manifest: Manifest | None
     table: IndexTable | None
     num_shards: int
     num_bytes: int
     num_links: int = 0
+
+    def compare(self, images: Sequence[SourceImage], failures: Sequence[Failure]) -> Iterator[Problem | Match]:
+        """Hold the index against images, and inputs that cannot be used, sorted by key; see `compare_images`."""
+        if self.table is None or not self.table.is_sorted:
+            yield Problem(INDEX_FILE, "source", "missing or damaged: the sources cannot be compared with it")
+        else:
+            yield from compare_images(self.path, self.table, images, failures)
 
 
 def verify_latents(path: Location, settings: VerifySettings) -> Generator[VerifyEvent, None, Verified]:
@@ -69,7 +80,7 @@ def verify_latents(path: Location, settings: VerifySettings) -> Generator[Verify
     if not path.exists():
         raise StoreError("no such latents; give the folder that semdis encode wrote, or one of its shards", place=path)
     outcomes = yield from _check_shards([ShardTarget(path, path.name)], settings)
-    return Verified(None, None, len(outcomes), sum(outcome.num_bytes for outcome in outcomes))
+    return Verified(path, None, None, len(outcomes), sum(outcome.num_bytes for outcome in outcomes))
 
 
 def _verify_set(root: Location, settings: VerifySettings) -> Generator[VerifyEvent, None, Verified]:
@@ -93,7 +104,7 @@ def _verify_set(root: Location, settings: VerifySettings) -> Generator[VerifyEve
         if all(len(each.total) == channels for each in sums):
             yield from compare_sums(lists.manifest, reduce(add, sums, ChannelSums.zero(channels)))
     num_bytes = sum(outcome.num_bytes for outcome in outcomes)
-    return Verified(lists.manifest, lists.table, len(present), num_bytes, count_links(root, targets))
+    return Verified(root, lists.manifest, lists.table, len(present), num_bytes, count_links(root, targets))
 
 
 def _check_shards(
@@ -104,15 +115,12 @@ def _check_shards(
     yield VerifyStarted(len(targets), sum(_size(target) for target in targets if target.name in chosen))
     outcomes = []
     num_workers = settings.num_workers if chosen else 1  # headers are Python's to parse: one thread has it all
-    pool = ThreadPoolExecutor(num_workers, thread_name_prefix="semdis-verify")
-    try:
+    with WatchedThreads(num_workers, "semdis-verify") as pool:
         check = partial(_check, chosen=chosen)
-        for target, outcome in zip(targets, pool.map(check, targets), strict=True):
+        for target, outcome in zip(targets, pool.each(check, targets), strict=True):
             yield from outcome.problems
             yield ShardVerified(target.name, outcome.num_bytes)
             outcomes.append(outcome)
-    finally:
-        pool.shutdown(cancel_futures=True)
     return outcomes
 
 

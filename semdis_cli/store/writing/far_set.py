@@ -13,7 +13,7 @@ import os
 import platform
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,23 +21,21 @@ from typing import Any
 
 from semdis_cli.errors import UsageError
 from semdis_cli.files.atomic import make_folder, publish
+from semdis_cli.files.json_text import parse_json
 from semdis_cli.files.lock import FolderLock
-from semdis_cli.files.system_names import may_lie_beside
-from semdis_cli.files.url import Url
-from semdis_cli.store.checks import is_shard_name, parse_json
-from semdis_cli.store.item_table import ITEMS_FILE
-from semdis_cli.store.manifest import (
-    CHECKSUM_FILE,
-    INDEX_FILE,
+from semdis_cli.files.set_names import (
     JOURNAL_FOLDER,
     MANIFEST_FILE,
     REPORT_FILE,
+    SET_FILES,
+    SET_LISTS,
     SHARD_FOLDER,
 )
-from semdis_cli.store.writing.journal import Journal, is_base_name
-from semdis_cli.store.writing.seen import SEEN_FILE
+from semdis_cli.files.system_names import may_lie_beside
+from semdis_cli.files.url import Url
+from semdis_cli.store.checks import is_shard_name
+from semdis_cli.store.writing.journal import Journal, JournalEntry, is_base_name
 
-_LISTS = (INDEX_FILE, ITEMS_FILE, SEEN_FILE, CHECKSUM_FILE, MANIFEST_FILE)  # in the order in which they are sent
 _CLAIM_FILE = f"{JOURNAL_FOLDER}/stage.json"
 _STAGE_FILE = ".semdis-stage"
 _CHUNK_BYTES = 4 << 20
@@ -76,13 +74,24 @@ class FarSet:
             raise UsageError(f"{who} is writing there, or was stopped: {advice}", place=self.url)
         if strangers := sorted(name for name in names if not _is_own(name)):
             raise UsageError(f"holds other files ({strangers[0]}, ...); give -o an empty or new folder", place=self.url)
-        is_part = any(name in _LISTS or is_shard_name(name.rpartition("/")[2]) for name in names)
+        is_part = any(name in SET_LISTS or is_shard_name(name.rpartition("/")[2]) for name in names)
         if is_part and claim is None and MANIFEST_FILE not in names:
             raise UsageError(
                 f"parts of a set without its {MANIFEST_FILE}, as of a run whose stage was lost, or of a copy that was "
                 "cut short: complete or delete them, or give another -o",
                 place=self.url,
             )
+
+    @contextmanager
+    def claimed(self, journal: Journal) -> Iterator[None]:
+        """Keep other runs out while inside and, if a run is left behind in `journal`, until that has ended."""
+        self.check()
+        self.claim()
+        try:
+            yield
+        finally:
+            if not journal.folder.is_dir():
+                self._release()
 
     def claim(self) -> None:
         """Name the stage in the store, so that no other run writes there."""
@@ -97,8 +106,7 @@ class FarSet:
             what = "another semdis run has taken over; this one stops, what it wrote stays in its stage"
             raise UsageError(what, place=self.url)
 
-    def release(self) -> None:
-        """Let other runs write there."""
+    def _release(self) -> None:
         with self._reaching(), suppress(FileNotFoundError):
             (self.url / _CLAIM_FILE).unlink()
 
@@ -133,11 +141,11 @@ class FarSet:
         if there == here:
             return
         self._check_journal(there)
-        for name in reversed(_LISTS):  # the manifest goes first, and comes last
+        for name in reversed(SET_LISTS):  # the manifest goes first, and comes last
             (self.stage / name).unlink(missing_ok=True)
         if there is None:
             return
-        for name in _LISTS:
+        for name in SET_LISTS:
             with self._reaching():
                 if (self.url / name).is_file():
                     publish(self.stage / name, _chunks(self.url / name))
@@ -164,7 +172,7 @@ class FarSet:
                 place=self.url,
             )
 
-    def push(self, folder: Path, names: Iterable[str] = _LISTS) -> None:
+    def push(self, folder: Path, names: Iterable[str] = SET_LISTS) -> None:
         """Send the lists in `folder`, those that are there, in their order."""
         self.check_claim()
         for name in names:
@@ -177,18 +185,25 @@ class FarSet:
 
     # ---- Shards ----
 
+    def take_left(self, entries: Iterable[JournalEntry]) -> None:
+        """Send the shards that are noted and still here."""
+        for entry in entries:
+            path = self.stage / SHARD_FOLDER / entry.name
+            if entry.file is not None and path.exists() and path.stat().st_size == entry.file.num_bytes:
+                self.take(path)
+
     def take(self, shard: Path) -> None:
         """Send a shard, and remove it here once it is there whole."""
         self.check_claim()
         self._put(shard, f"{SHARD_FOLDER}/{shard.name}")
         shard.unlink()
 
-    def remove_shards(self, is_wanted: Callable[[str], bool]) -> None:
-        """Remove shards that are not wanted, by their names."""
+    def sweep_shards(self, names: Container[str]) -> None:
+        """Remove shards of other `names` from the store."""
         with self._reaching():
             for path, *_ in list((self.url / SHARD_FOLDER).files()):
                 name = path.rpartition("/")[2]
-                if not is_wanted(name):
+                if name not in names:
                     (self.url / SHARD_FOLDER / name).unlink()
 
     def _put(self, path: Path, name: str) -> None:
@@ -219,7 +234,7 @@ def _is_own(name: str) -> bool:
     if folder == SHARD_FOLDER:
         return is_shard_name(last)
     is_beside = last.startswith(".") or may_lie_beside(last)
-    return name in {*_LISTS, REPORT_FILE, _CLAIM_FILE} or (not folder and is_beside)
+    return name in SET_FILES or name == _CLAIM_FILE or (not folder and is_beside)
 
 
 def _plan_of(manifest: bytes) -> object:

@@ -1,40 +1,45 @@
-"""The set that a run starts from: a finished one that is to grow, or nothing."""
+"""A folder of latents before a run: may it be written, and what does it hold; a finished set may grow.
 
-from collections.abc import Callable, Iterator
+`Base` is what a run starts from. `HeldRows` are read without a lock, and nothing in them is proved: what cannot be read
+counts as not there, and whoever writes the set says what is wrong with it.
+"""
+
+import mmap
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.files import disk
 from semdis_cli.files.atomic import make_folder, publish
+from semdis_cli.files.claim import check_outside_sets, list_folder
 from semdis_cli.files.links import describe_absent, describe_pointer
+from semdis_cli.files.set_names import (
+    INDEX_FILE,
+    ITEMS_FILE,
+    JOURNAL_FOLDER,
+    MANIFEST_FILE,
+    SEEN_FILE,
+    SET_FILES,
+    SET_FOLDERS,
+    SHARD_FOLDER,
+)
 from semdis_cli.files.url import Location, Url
-from semdis_cli.store.checks import check_count, check_record_key, check_text, parse_json
-from semdis_cli.store.index import STATUSES, parse_row
-from semdis_cli.store.item_table import ITEMS_FILE, read_items
+from semdis_cli.provenance import Provenance
+from semdis_cli.records import HeldImage
+from semdis_cli.store.checks import is_shard_name
+from semdis_cli.store.index import IndexLine, IndexRow, parse_line, parse_row
+from semdis_cli.store.item_table import read_items
 from semdis_cli.store.items import find_items
 from semdis_cli.store.latent_set import LatentSet
-from semdis_cli.store.manifest import INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER, Manifest, verify_hint
-from semdis_cli.store.writing.seen import SEEN_FILE, SeenFile, read_seen
+from semdis_cli.store.manifest import Manifest, verify_hint
+from semdis_cli.store.versions import choose_record
+from semdis_cli.store.writing.journal import Journal, is_base_name, parse_journal_line, records_of
+from semdis_cli.store.writing.seen import SeenFile, read_seen
 
 _COPIED_AT_ONCE = 1 << 20
-
-
-class IndexLine(NamedTuple):
-    """One line of an index, and of what it says the part by which runs are compared; None where it does not say.
-
-    `seen`: the file that a new line is about.
-    """
-
-    key: str
-    status: str
-    num_bytes: int | None
-    sha256: str | None
-    place: tuple[str, int] | None
-    error: str | None
-    data: bytes
-    seen: SeenFile | None = None
 
 
 @dataclass(frozen=True)
@@ -77,9 +82,11 @@ class Base:
         """The lines of the index, sorted by key. Raises `StoreError` for one that is no row."""
         if self.manifest is None:
             return
-        with (self.folder / INDEX_FILE).open("rb") as file:
-            for data in file:
-                yield parse_line(data, self.folder / INDEX_FILE)
+        try:
+            with (self.folder / INDEX_FILE).open("rb") as file:
+                yield from map(partial(parse_row, parse_line), file)
+        except StoreError as error:
+            raise StoreError(f"{error.reason}; damaged or edited", place=self.folder / INDEX_FILE) from error
 
     def seen(self) -> Iterator[SeenFile]:
         """Give the sizes and times of source files that are on record, sorted by key."""
@@ -127,6 +134,27 @@ class Base:
 NO_BASE = Base(Path(), Path())
 
 
+def finished_base(root: Path, provenance: Provenance, *, mix_versions: bool = False) -> Base:
+    """The finished set in `root`, not locked, or an empty one. Raises `UsageError` as `LatentSetWriter` does."""
+    if not (root / MANIFEST_FILE).exists():
+        return NO_BASE
+    base = Base.read(root, root)
+    if base.manifest is not None:
+        choose_record(root, base.manifest.records, provenance, mix_versions=mix_versions)
+    return base
+
+
+def recorded_settings(root: Path) -> Provenance | None:
+    """The settings of the set in `root`, finished or begun; None if there is none that can be read."""
+    try:
+        if (root / MANIFEST_FILE).is_file():
+            return Manifest.read(root).provenance
+        begun = Journal(root).read_plan()
+        return None if begun is None else records_of(begun)[0]
+    except (StoreError, OSError):  # whoever is about to write there says so
+        return None
+
+
 def size_of(path: Location) -> int | None:
     """Bytes of the file at `path`, None if there is none."""
     try:
@@ -148,28 +176,128 @@ def shard_sizes(root: Location) -> Callable[[str], int | None]:
         raise UsageError(f"cannot be listed ({error.strerror})", place=root) from error
 
 
-def parse_line(data: bytes, path: Location) -> IndexLine:
-    """Parse what matters of a line of ours. Its facts are not checked: the sha256 of the index has been."""
-    try:
-        return parse_row(_parse_line, data)
-    except StoreError as error:
-        raise StoreError(f"{error.reason}; damaged or edited", place=path) from error
+class HeldRows:
+    """The rows of the set in a folder, and those that an unfinished run has published there."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._journal = Journal(root)
+        self._is_unfinished = self._journal.path.is_file()
+
+    @property
+    def is_set(self) -> bool:
+        """Tell whether there is anything."""
+        return self._is_unfinished or (self._root / MANIFEST_FILE).is_file()
+
+    def find(self, key: str) -> HeldImage | None:
+        """The row of an image in a finished set."""
+        if self._is_unfinished:
+            return None
+        try:
+            with (
+                (self._root / INDEX_FILE).open("rb") as file,
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+            ):
+                return _search(data, key)
+        except (OSError, ValueError, StoreError):  # ValueError: an empty file
+            return None
+
+    def images(self) -> Iterator[HeldImage]:
+        """All rows, those of the journal first."""
+        base = (yield from self._published()) if self._is_unfinished else None
+        folder = self._journal.folder / str(base) if is_base_name(base) else self._root
+        try:
+            with (folder / INDEX_FILE).open("rb") as file:
+                yield from map(_row, file)
+        except (OSError, StoreError):
+            return
+
+    def _published(self) -> Generator[HeldImage, None, object]:
+        """Rows of shards that are on disk; returns what the plan says of the set that the run started from."""
+        base: object = None
+        try:
+            with self._journal.path.open("rb") as file:
+                base = parse_journal_line(file.readline(), dict, is_proved=False).get("base")
+                for line in file:
+                    yield from parse_journal_line(line, _published_rows, is_proved=False)
+        except (OSError, StoreError):  # a torn line is the last one
+            return base
+        return base
 
 
-def _parse_line(data: bytes) -> IndexLine:
-    fields = parse_json(data)
-    place = None if "shard" not in fields else (check_text(fields["shard"]), check_count(fields["row"]))
-    if (status := fields["status"]) not in STATUSES:
-        raise ValueError(f"status {status!r:.40}")
-    return IndexLine(
-        key=check_record_key(fields),
-        status=status,
-        num_bytes=fields.get("num_bytes"),
-        sha256=fields.get("sha256"),
-        place=place,
-        error=fields.get("error"),
-        data=data,
-    )
+def _published_rows(content: dict[str, Any]) -> list[HeldImage]:
+    rows = map(IndexRow.from_json, content["rows"])
+    return [HeldImage(row.key, row.source) for row in rows]
+
+
+def _search(data: mmap.mmap, key: str) -> HeldImage | None:
+    """The row with that key in lines that are sorted by key."""
+    first, end = 0, len(data)  # the line looked for, if there is one, begins in here
+    while first < end:
+        middle = (first + end) // 2
+        start = data.rfind(b"\n", first, middle) + 1 or first
+        stop = data.find(b"\n", start) + 1 or len(data)
+        row = _row(data[start:stop])
+        if row.key == key:
+            return row
+        first, end = (stop, end) if row.key < key else (first, start)
+    return None
+
+
+def _row(data: bytes) -> HeldImage:
+    line = parse_row(parse_line, data)
+    return HeldImage(line.key, line.source)
+
+
+def check_latents_folder(root: Path) -> None:
+    """Refuse a folder that holds something else than latents of ours, before any work. Raises `UsageError`.
+
+    Ours is a folder with a manifest or a journal, and in it only what has our names, and what `lies_beside`. Files may
+    be links: they are replaced, never written through. Folders may not.
+    """
+    check_outside_sets(root)
+    if root.exists() and not root.is_dir():
+        raise UsageError("cannot be written (not a folder)", place=root)
+    for name in sorted(SET_FOLDERS):
+        if (root / name).is_symlink():
+            raise UsageError(
+                "a link, through which would be written; give -o a copy of the set (cp -rL)", place=root / name
+            )
+    found = list_folder(root)  # first: a run that begins or ends there meanwhile makes a set of what is listed
+    is_ours = (root / JOURNAL_FOLDER).is_dir() or (root / MANIFEST_FILE).is_file()  # the first goes once the second is
+    strangers = [path for path in found if not (is_ours and _is_own(path))]
+    if not strangers:
+        shards = list_folder(root / SHARD_FOLDER)
+        strangers += [path for path in shards if not (is_shard_name(path.name) and path.is_file())]
+        strangers += [path for path in list_folder(root / JOURNAL_FOLDER) if not _is_of_journal(path)]
+    strangers = [path for path in strangers if path.is_symlink() or path.exists()]  # that run removes files, too
+    if strangers:
+        raise UsageError(_describe_strangers(root, strangers, is_ours=is_ours))
+
+
+def _describe_strangers(root: Path, strangers: Sequence[Path], *, is_ours: bool) -> str:
+    """Say why a folder that holds `strangers` is none to write latents to."""
+    for path in sorted(strangers):
+        if absent := describe_absent(path):
+            return f"{path}: {absent}"
+    if not is_ours and (root / SHARD_FOLDER).is_dir() and (root / INDEX_FILE).is_file():
+        return (
+            f"{root}: parts of a set without its {MANIFEST_FILE}, as of a download that was cut short: semdis verify "
+            f"{root} says what is there; complete it, or give another -o"
+        )
+    return f"{root}: holds other files ({min(strangers).name}, ...); give -o an empty or new folder"
+
+
+def _is_own(path: Path) -> bool:
+    if path.name in SET_FOLDERS:
+        return path.is_dir()
+    return path.name in SET_FILES and path.is_file()
+
+
+def _is_of_journal(path: Path) -> bool:
+    if is_base_name(path.name):
+        return path.is_dir() and not path.is_symlink()
+    return path.suffix == ".jsonl" and path.is_file() and not path.is_symlink()  # it is added to in place
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

@@ -3,36 +3,30 @@
 import hashlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import starmap
 from pathlib import Path
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
-from semdis_cli.files.atomic import PublishedFile, publish
-from semdis_cli.files.json_text import is_strange, key_fields
+from semdis_cli.files.atomic import publish
+from semdis_cli.files.json_text import is_strange, key_fields, to_line
+from semdis_cli.files.set_names import CHECKSUM_FILE, INDEX_FILE, ITEMS_FILE, MANIFEST_FILE, SEEN_FILE, SHARD_FOLDER
 from semdis_cli.provenance import Provenance
-from semdis_cli.records import ImageRecord
-from semdis_cli.store.checks import parse_json
-from semdis_cli.store.index import IndexRow, merge_rows, to_line
-from semdis_cli.store.item_table import ITEMS_FILE, ItemColumns
-from semdis_cli.store.items import open_listed
-from semdis_cli.store.manifest import (
-    CHECKSUM_FILE,
-    INDEX_FILE,
-    MANIFEST_FILE,
-    SHARD_FOLDER,
-    Manifest,
-    ShardEntry,
-    checksum_lines,
-)
+from semdis_cli.records import FileDigest, ImageRecord
+from semdis_cli.store.index import IndexLine, IndexRow, merge_rows
+from semdis_cli.store.item_table import ItemColumns, read_items
+from semdis_cli.store.items import find_items, open_listed
+from semdis_cli.store.manifest import Manifest, ShardEntry, checksum_lines
 from semdis_cli.store.shard_header import canonical_json
 from semdis_cli.store.shard_records import ShardRecords
 from semdis_cli.store.shards import read_shard
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.writing.changes import Changes
-from semdis_cli.store.writing.finished import Base, IndexLine
+from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.journal import Journal, JournalEntry
-from semdis_cli.store.writing.seen import SeenFile, seen_failure, write_seen
+from semdis_cli.store.writing.plan import Changes
+from semdis_cli.store.writing.seen import SeenFile, is_just_this, seen_failure, write_seen
 
 _Place = tuple[str, int]  # (shard, row)
 
@@ -51,7 +45,7 @@ class Growth:
     failures: Sequence[Failure] = ()
     changes: Changes | None = None
 
-    def write(self, folder: Path, records: Sequence[Provenance], plan_sha256: str, channels: int) -> Manifest:
+    def write(self, folder: Path, records: Sequence[Provenance], plan_sha256: str) -> Manifest:
         """Write index, table, times of source files, checksums and the manifest into `folder`.
 
         `records`: of what is added.
@@ -64,7 +58,7 @@ class Growth:
         write_seen(folder, index.sha256, merged.seen())
         manifest, entries = self.base.manifest, [merged.entries[offset] for _, offset in self.places]
         if manifest is None or manifest.index != index or any(entry.file for entry in entries):
-            sums = self._sums(merged, entries, channels)
+            sums = self._sums(merged, entries, records[0].layout.channels)
             manifest = self._manifest(merged, entries, sums, index, plan_sha256, records)
         self._write_table(folder, merged, manifest)
         publish(folder / CHECKSUM_FILE, checksum_lines(manifest))
@@ -94,7 +88,7 @@ class Growth:
         merged: "_Merged",
         entries: Sequence[JournalEntry],
         sums: ChannelSums,
-        index: PublishedFile,
+        index: FileDigest,
         plan_sha256: str,
         added: Sequence[Provenance],
     ) -> Manifest:
@@ -145,6 +139,32 @@ class Growth:
         return sums
 
 
+def renew_lists(base: Base, changes: Changes) -> list[str]:
+    """Set right what follows from a set to which nothing is added, and renew the times of its files.
+
+    Returns the names of the files that were written.
+    """
+    latents = base.latents
+    assert latents is not None, "an empty set is never done"
+    root, manifest, renewed = base.folder, latents.manifest, []
+    checksums = list(checksum_lines(manifest))
+    if _bytes_of(root / CHECKSUM_FILE) != b"".join(checksums):
+        publish(root / CHECKSUM_FILE, checksums)
+        renewed.append(CHECKSUM_FILE)
+    if read_items(root, manifest, latents.sha256) is None:  # none, or a damaged one
+        with suppress(StoreError):  # of a damaged shard: whoever reads the set says what is wrong with it
+            publish(root / ITEMS_FILE, find_items(latents).table.to_chunks(latents.sha256))
+            renewed.append(ITEMS_FILE)
+    if not changes.is_on_record and not is_just_this(root, manifest.index.sha256, changes.kept):
+        write_seen(root, manifest.index.sha256, changes.seen())
+        renewed.append(SEEN_FILE)
+    return renewed
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
 @dataclass
 class _Merged:
     """The rows of the set to be, in one pass, and what was counted on the way."""
@@ -157,6 +177,7 @@ class _Merged:
     without: list[_Place] = field(default_factory=list)  # latents that served before, and will not
     again: list[_Place] = field(default_factory=list)  # the other way round
     new_seen: io.BytesIO = field(default_factory=io.BytesIO)
+    next_seen: dict[str, SeenFile] = field(default_factory=dict)  # of new rows whose turn has not come
     replaced: frozenset[str] = frozenset()
     columns: ItemColumns = field(default_factory=ItemColumns)
 
@@ -170,10 +191,11 @@ class _Merged:
         offset = 0
         for line in merge_rows(groups):
             self.counts[line.status] += 1
-            if line.status == "ok" and line.place is not None:
-                self.columns.add(offset, line.place[0])
+            if line.status == "ok" and line.shard is not None:
+                self.columns.add(offset, line.shard)
             offset += len(line.data)
-            self.new_seen.write(line.seen.to_line() if line.seen else b"")
+            if (seen := self.next_seen.pop(line.key, None)) is not None:
+                self.new_seen.write(seen.to_line())
             yield line.data
 
     def seen(self) -> Iterator[SeenFile]:
@@ -189,7 +211,7 @@ class _Merged:
 
     def _new_keys(self) -> frozenset[str]:
         journal, growth = self.growth.journal, self.growth
-        keys = {row.key for _, offset in growth.places for row in journal.read_entry(offset).rows}
+        keys = {row.key for _, offset in growth.places for row, _ in journal.read_entry(offset).rows}
         return frozenset(keys | {failure.key for failure in growth.failures})
 
     def _old(self) -> Iterator[IndexLine]:
@@ -208,30 +230,20 @@ class _Merged:
 
     def _new(self, offset: int) -> Iterator[IndexLine]:
         entry = self.growth.journal.read_entry(offset)
-        self.entries[offset] = replace(entry, rows=(), seen=())
-        records = [row.record for row in entry.rows if row.record is not None]
+        self.entries[offset] = replace(entry, rows=())
+        records = [row.record for row, _ in entry.rows if row.record is not None]
         self.num_rows[entry.name], self.digests[entry.name] = len(records), _digest(records)
-        for row, seen in zip(entry.rows, entry.seen, strict=True):
-            yield self._see(row, seen)
+        yield from starmap(self._see, entry.rows)
 
     def _failed(self) -> Iterator[IndexLine]:
         for failure in self.growth.failures:
             yield self._see(IndexRow.of_failure(failure), seen_failure(failure))
 
-    @staticmethod
-    def _see(row: IndexRow, seen: SeenFile | None) -> IndexLine:
-        """The line of a new row, whose file is noted when its turn comes."""
-        place = None if row.shard is None or row.row is None else (row.shard, row.row)
-        return IndexLine(
-            key=row.key,
-            status=row.status,
-            num_bytes=row.source.num_bytes if row.source else None,
-            sha256=row.source.sha256 if row.source else None,
-            place=place,
-            error=row.error,
-            data=to_line(row.to_json()),
-            seen=seen,
-        )
+    def _see(self, row: IndexRow, seen: SeenFile | None) -> IndexLine:
+        """Return the line of a new row, whose file is noted when its turn comes."""
+        if seen is not None:
+            self.next_seen[row.key] = seen
+        return row.to_line()
 
 
 def _digest(records: Sequence[ImageRecord]) -> bytes:
@@ -244,11 +256,12 @@ def _digest(records: Sequence[ImageRecord]) -> bytes:
 
 def _with_status(line: IndexLine, status: str) -> IndexLine:
     line = _as_written_now(line)
-    return line._replace(status=status, data=to_line({**parse_json(line.data), "status": status}))
+    return line._replace(status=status, data=to_line({**line.fields, "status": status}))
 
 
 def _as_written_now(line: IndexLine) -> IndexLine:
     """The same line; one of an earlier version, with a name that strict parsers do not read, with that escaped."""
     if line.key.isascii() or not is_strange(line.key):
         return line
-    return line._replace(data=to_line({**parse_json(line.data), **key_fields(line.key)}))
+    fields = {**line.fields, **key_fields(line.key)}
+    return line._replace(fields=fields, data=to_line(fields))

@@ -3,52 +3,68 @@
 import hashlib
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import starmap
 from pathlib import Path
-from typing import Any, BinaryIO, Self, TypeVar
+from typing import Any, BinaryIO, NamedTuple, Self, TypeVar
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files import disk
-from semdis_cli.files.atomic import (
-    PublishedFile,
-    explain_write_error,
-    make_folder,
-    publish,
-    sweep_temporaries,
-    sync_folder,
-)
-from semdis_cli.store.checks import MALFORMED, check_count, check_sha256, check_shard_name, parse_json
-from semdis_cli.store.index import IndexRow, to_line
-from semdis_cli.store.manifest import JOURNAL_FOLDER
+from semdis_cli.files.atomic import explain_write_error, make_folder, publish, sweep_temporaries, sync_folder
+from semdis_cli.files.json_text import parse_json, to_line
+from semdis_cli.files.set_names import JOURNAL_FOLDER
+from semdis_cli.provenance import Provenance
+from semdis_cli.records import FileDigest
+from semdis_cli.store.checks import MALFORMED, check_count, check_shard_name
+from semdis_cli.store.index import IndexRow
+from semdis_cli.store.latent_set import LatentSet
+from semdis_cli.store.record import parse_digest
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.seen import SeenFile
 
 _JOURNAL_FILE = "0.jsonl"  # one writer today; the folder has room for one journal per writer
+LATER_VERSIONS = "later_versions"  # in a plan
 _BASE_FOLDER = re.compile(r"base-[0-9a-f]{16}")
+
+
+class JournalRow(NamedTuple):
+    """Row of an image, and the file that it is about; None for failures that another attempt may not have."""
+
+    row: IndexRow
+    seen: SeenFile | None
+
+    @classmethod
+    def from_json(cls, fields: Any, seen: Any) -> "JournalRow":
+        """Parse a row, and what stands for its file. Raises one of `MALFORMED`, or `StoreError`."""
+        row = IndexRow.from_json(fields)
+        return cls(row, None if seen is None else SeenFile.from_facts(row.key, seen))
 
 
 @dataclass(frozen=True)
 class JournalEntry:
     """Outcome of one planned shard: its file (None if every image failed), rows in key order, channel sums.
 
-    `seen`: for each row the file that it is about; None for failures that another attempt may not have. `version`:
-    which of the plan's records it was made under.
+    `version`: which of the plan's records it was made under.
     """
 
     name: str
-    file: PublishedFile | None
-    rows: tuple[IndexRow, ...]
-    seen: tuple[SeenFile | None, ...]
+    file: FileDigest | None
+    rows: tuple[JournalRow, ...]
     sums: ChannelSums
     version: int = 0
 
     @property
+    def first_key(self) -> str:
+        """The first of its keys."""
+        return self.rows[0].row.key
+
+    @property
     def num_ok(self) -> int:
         """Images that have latents in it."""
-        return sum(row.is_ok for row in self.rows)
+        return sum(row.is_ok for row, _ in self.rows)
 
     def to_json(self) -> dict[str, Any]:
         """The journal line."""
@@ -57,21 +73,18 @@ class JournalEntry:
             "shard": self.name,
             "num_bytes": self.file and self.file.num_bytes,
             "sha256": self.file and self.file.sha256,
-            "rows": [row.to_json() for row in self.rows],
-            "seen": [seen and list(seen[1:]) for seen in self.seen],
+            "rows": [row.to_json() for row, _ in self.rows],
+            "seen": [seen and list(seen[1:]) for _, seen in self.rows],
             "sums": self.sums.to_json(),
         }
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
         """Inverse of `to_json`. Raises one of `MALFORMED`, or `StoreError`, on anything else."""
-        file = None
-        if fields["sha256"] is not None:
-            file = PublishedFile(check_count(fields["num_bytes"]), check_sha256(fields["sha256"]))
-        rows = tuple(IndexRow.from_json(row) for row in fields["rows"])
-        seen = tuple(_parse_seen(row.key, fact) for row, fact in zip(rows, fields["seen"], strict=True))
+        file = None if fields["sha256"] is None else parse_digest(fields)
+        rows = tuple(starmap(JournalRow.from_json, zip(fields["rows"], fields["seen"], strict=True)))
         sums, version = ChannelSums.from_json(fields["sums"]), check_count(fields.get("version", 0))
-        return cls(check_shard_name(fields["shard"]), file, rows, seen, sums, version)
+        return cls(check_shard_name(fields["shard"]), file, rows, sums, version)
 
 
 _Content = TypeVar("_Content")
@@ -106,7 +119,7 @@ class Journal:
                 if offset == 0:
                     plan = self._parse(line, offset, dict)
                 else:
-                    entries[offset] = replace(self._parse(line, offset, JournalEntry.from_json), rows=(), seen=())
+                    entries[offset] = replace(self._parse(line, offset, JournalEntry.from_json), rows=())
                 offset += len(line)
             is_torn = offset < os.fstat(file.fileno()).st_size
         if is_torn:
@@ -145,6 +158,10 @@ class Journal:
         for path in disk.list_names(self.folder):
             if is_base_name(path.name) and path.name != base:
                 disk.remove_folder(path)
+
+    def new_base_folder(self) -> Path:
+        """Name a folder for a copy of a set, which is not made."""
+        return self.folder / f"base-{secrets.token_hex(8)}"
 
     def read_entry(self, offset: int) -> JournalEntry:
         """The whole entry whose line begins at `offset`."""
@@ -214,7 +231,7 @@ class Journal:
         """Return what to do about a journal that cannot be used."""
         root = self.folder.parent
         try:
-            Base.read(root, root)
+            LatentSet.read(root).check_index(is_locked=True)
         except StoreError:
             return f"delete {root} and encode the set again: it gets the same bytes"
         return f"delete {self.folder}: the set is what it was before, and the same command adds to it again"
@@ -237,10 +254,12 @@ def parse_journal_line(
         raise StoreError(str(error)) from error
 
 
-def _parse_seen(key: str, fact: Any) -> SeenFile | None:
-    if fact is None:
-        return None
-    return SeenFile.from_facts(key, fact)
+def records_of(begun: dict[str, Any]) -> list[Provenance]:
+    """The settings under which a run has begun, by version. Raises `StoreError` for what no run notes."""
+    try:
+        return [Provenance.from_json(record) for record in (begun.get("provenance"), *begun.get(LATER_VERSIONS, ()))]
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"the plan of the run that was stopped does not say its settings ({error})") from error
 
 
 def is_base_name(name: object) -> bool:

@@ -7,21 +7,20 @@ first line names the index that it belongs to, the others are `[key, bytes, mtim
 
 import json
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
 from semdis_cli.files.atomic import publish
-from semdis_cli.files.image_list import Facts
-from semdis_cli.files.json_text import escape_name, unescape_name
+from semdis_cli.files.image_list import FactColumns, Facts, ImageList
+from semdis_cli.files.json_text import escape_name, parse_json, unescape_name
+from semdis_cli.files.set_names import SEEN_FILE
 from semdis_cli.files.url import Location
 from semdis_cli.records import SourceImage
-from semdis_cli.store.checks import MALFORMED, check_count, check_integer, check_text, parse_json
+from semdis_cli.store.checks import MALFORMED, check_count, check_integer, check_text
 
-SEEN_FILE = "seen.jsonl"
-_COMPARED_AT_ONCE = 1 << 12
 _quoted = json.encoder.encode_basestring_ascii
 
 
@@ -148,13 +147,22 @@ def seen_time_ns(folder: Location) -> int | None:
         return None
 
 
-def is_just_this(folder: Path, index_sha256: str, files: Iterator[Facts]) -> bool:
-    """Tell whether the file in `folder` is what `write_seen` would make of `files`."""
+def is_just_this(folder: Path, index_sha256: str, images: ImageList) -> bool:
+    """Tell whether the file in `folder` is what `write_seen` would make of `images`."""
     try:
         with (folder / SEEN_FILE).open("rb") as file:
             if file.readline() != first_line(index_sha256):
                 return False
-            pieces = iter(lambda: "".join(map(_line, islice(files, _COMPARED_AT_ONCE))).encode(), b"")
+            pieces = map(_lines, images.fact_columns())
             return all(file.read(len(piece)) == piece for piece in pieces) and not file.read(1)
     except OSError:
         return False
+
+
+def _lines(columns: FactColumns) -> bytes:
+    """Return the lines of some files; all in one go if their names are written as they are, and all times are known."""
+    names = "".join(columns.keys)
+    if None in columns.mtimes_ns or None in columns.ctimes_ns or _quoted(names) != f'"{names}"':
+        return "".join(map(_line, zip(*columns, strict=True))).encode()
+    facts = tuple(chain.from_iterable(zip(*columns, strict=True)))
+    return (len(columns.keys) * '["%s",%d,%d,%d]\n' % facts).encode()

@@ -12,7 +12,7 @@ from semdis_cli.records import EncodedImage, ImageRecord
 from semdis_cli.store.index import IndexRow
 from semdis_cli.store.shards import STORE_DTYPES, Shard, write_shard
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.writing.journal import JournalEntry
+from semdis_cli.store.writing.journal import JournalEntry, JournalRow
 from semdis_cli.store.writing.plan import PlannedShard
 from semdis_cli.store.writing.seen import SeenFile, seen_failure
 
@@ -77,7 +77,7 @@ def publish_shard(shard: EncodedShard, folder: Path, provenance: Provenance) -> 
         assert sums.are_finite, f"{name}: latents that cannot be stored are a failure"
         file = write_shard(folder / name, Shard(shard.latents, shard.records, provenance))
     images = zip(shard.records, shard.seen, strict=True)
-    rows = [(IndexRow.of_image(record, name, row), seen) for row, (record, seen) in enumerate(images)]
-    failed = [(IndexRow.of_failure(failure), seen_failure(failure)) for failure in shard.failures]
-    all_rows, all_seen = zip(*sorted((*rows, *failed), key=lambda row: row[0].key), strict=True)
-    return JournalEntry(name, file, all_rows, all_seen, sums, shard.planned.version)
+    rows = [JournalRow(IndexRow.of_image(record, name, row), seen) for row, (record, seen) in enumerate(images)]
+    rows += [JournalRow(IndexRow.of_failure(failure), seen_failure(failure)) for failure in shard.failures]
+    rows.sort(key=lambda each: each.row.key)
+    return JournalEntry(name, file, tuple(rows), sums, shard.planned.version)

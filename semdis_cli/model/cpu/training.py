@@ -1,7 +1,7 @@
 """Two parts of an FCDM block with gradients written by hand, for training on a CPU in bfloat16 or float32.
 
 Feature maps are [B,C,h,w] and fastest in the channels_last memory format; every other layout gives the same numbers.
-float64 works too. Gradients can be taken once, not twice.
+float64 works too. Gradients can be taken once, not twice. Both passes look for a stop, once for each block.
 """
 
 from typing import Any, cast
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from semdis_cli.stops import look
 
 # Up to this kernel size PyTorch's own backward pass is the faster one; from 5 on it is several times slower than ours.
 _LARGEST_NATIVE_KERNEL = 3
@@ -43,6 +45,7 @@ class _GeluGRN(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, u: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
         """[B,H,h,w] -> the same. y is kept: reading it again is cheaper than a second erf."""
+        look()
         y = functional.gelu(u)
         g = _sum_over_map(y * y).sqrt_()
         ctx.save_for_backward(u, y, g, gamma)
@@ -54,6 +57,7 @@ class _GeluGRN(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """With d for a gradient: da = sum_hw(dout y), dgamma = sum_b(da n), dbeta = sum(dout), dy = dout a + y dg/g."""
+        look()  # the only Python in all of a backward pass, which takes seconds
         u, y, g, gamma = ctx.saved_tensors
         mean = g.mean(dim=1, keepdim=True) + ctx.eps
         n = g / mean

@@ -14,7 +14,7 @@ from torch.nn import functional
 from semdis_cli.model import diffusion
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-from semdis_cli.model.cpu_kernels import Modulation, PackedBlock, PackedLinear, float_bias, rows_at_once
+from semdis_cli.model.cpu.kernels import Modulation, PackedBlock, PackedLinear, float_bias, rows_at_once
 from semdis_cli.model.decoder import Decoder
 from semdis_cli.model.encoder import Encoder
 from semdis_cli.model.layers import FCDMBlock

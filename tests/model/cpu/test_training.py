@@ -1,14 +1,17 @@
 """The hand-written gradients against autograd's of the plain formulas."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from semdis_cli.model.cpu_training import depthwise_conv2d, gelu_grn
+from semdis_cli import stops
+from semdis_cli.model.cpu.training import depthwise_conv2d, gelu_grn
 from semdis_cli.model.layers import GRN
+from semdis_cli.stops import StoppedError, listen, noted
 
 EPS = 1e-6
 # Largest error allowed, in units of the largest value: a handful of roundings of each dtype.
@@ -187,3 +190,24 @@ def test_depthwise_conv2d_under_autocast_computes_in_bfloat16_as_conv2d_does(ker
     assert [tensor.dtype for tensor in actual] == [tensor.dtype for tensor in expected]
     for ours, theirs in zip(actual, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=3e-2, atol=3e-2 * theirs.abs().max().item())
+
+
+@pytest.fixture
+def signals_are_heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(stops, "_process", stops._Process())
+    listen()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals_are_heard")
+def test_a_signal_in_the_middle_of_a_backward_pass_ends_it_at_the_next_block() -> None:
+    u, gamma, beta = normal(1, 4, 2, 2).requires_grad_(), normal(1, 4, 1, 1), normal(1, 4, 1, 1)
+    between = gelu_grn_here(u, gamma, beta)
+    last = gelu_grn_here(between, gamma, beta)
+    between.register_hook(lambda _: signal.raise_signal(signal.SIGTERM))
+    with noted(), pytest.raises(StoppedError):
+        last.sum().backward()
+    assert u.grad is None

@@ -1,18 +1,19 @@
-"""An output folder of images: claimed by a marker file that says what made them, before the first one is written."""
+"""Output folders: what may lie in them, and one of images, claimed by a marker file that says what made them."""
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.files.atomic import make_folder, publish, sweep_temporaries
-from semdis_cli.files.json_text import strict_json
+from semdis_cli.files.json_text import parse_json, strict_json
 from semdis_cli.files.lock import FolderLock
+from semdis_cli.files.set_names import is_set
+from semdis_cli.files.system_names import may_lie_beside
+from semdis_cli.files.url import Location
 from semdis_cli.provenance import find_differences
-from semdis_cli.store.checks import parse_json
-from semdis_cli.store.writing.folder import check_outside_sets, list_folder
 
 _LATENTS_SHA256 = "latents_sha256"  # in the settings of what is made of latents: which ones
 PLAN_SHA256 = "plan_sha256"  # in the settings of what is made of images: which ones, and how
@@ -61,6 +62,38 @@ def check_image_folder(folder: Path, marker: str) -> None:
     is_taken = folder.is_dir() and bool(list_folder(folder))
     if is_taken and not (folder / marker).is_file():
         raise UsageError("not empty, and not from an earlier run of this command; give -o a new folder", place=folder)
+
+
+def check_outside_sets(output: Path) -> None:
+    """Refuse a folder to write that lies in a set of latents: the set would be none any more. Raises `UsageError`.
+
+    So is one that cannot be: a name that is too long, links in a circle.
+    """
+    try:
+        with suppress(FileNotFoundError):
+            output.stat()
+        parents = output.resolve().parents
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle behind a folder that is not there
+        reason = error.strerror if isinstance(error, OSError) else "a link that leads to itself?"
+        raise UsageError(f"cannot be written ({reason})", place=output) from error
+    for folder in filter(is_set, parents):
+        raise UsageError(f"lies in {folder}, a set of latents; give -o a folder of its own", place=output)
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """List what is in `folder`, if it is one, except what `lies_beside`. Raises `UsageError` where it cannot."""
+    try:
+        return [path for path in folder.iterdir() if not lies_beside(path)] if folder.is_dir() else []
+    except FileNotFoundError:  # another run has just removed it
+        return []
+    except OSError as error:
+        raise UsageError(f"cannot be looked into ({error.strerror or error})", place=folder) from error
+
+
+def lies_beside(path: Location) -> bool:
+    """Tell whether `path` may lie in any folder of ours: hidden, or put there by a system, NAS or hub, or a README."""
+    is_hidden = path.name.startswith(".")
+    return is_hidden or (may_lie_beside(path.name) and may_lie_beside(path.name, is_folder=path.is_dir()))
 
 
 def claimed_settings(folder: Path, marker: str) -> dict[str, Any]:

@@ -1,0 +1,25 @@
+"""Names of the files and folders that a set of latents consists of."""
+
+from pathlib import Path
+
+MANIFEST_FILE = "manifest.json"  # what makes a folder a set
+INDEX_FILE = "index.jsonl"
+CHECKSUM_FILE = "SHA256SUMS"
+REPORT_FILE = "report.json"
+SEEN_FILE = "seen.jsonl"
+ITEMS_FILE = "items.table"
+SHARD_FOLDER = "shards"
+JOURNAL_FOLDER = "journal"  # there while a run is under way or was stopped
+
+SET_LISTS = (INDEX_FILE, ITEMS_FILE, SEEN_FILE, CHECKSUM_FILE, MANIFEST_FILE)  # in the order in which they appear
+SET_FILES = frozenset({*SET_LISTS, REPORT_FILE})
+SET_FOLDERS = frozenset({SHARD_FOLDER, JOURNAL_FOLDER})
+
+
+def is_set(folder: Path) -> bool:
+    """Tell whether `folder` holds a set of ours, finished or begun. Names alone tell: a damaged one is one too."""
+    try:
+        is_finished = (folder / MANIFEST_FILE).is_file() and (folder / INDEX_FILE).is_file()
+        return is_finished or ((folder / JOURNAL_FOLDER).is_dir() and (folder / SHARD_FOLDER).is_dir())
+    except OSError:  # what we may not look into
+        return False

@@ -1,0 +1,1 @@
+"""The same function fast on a CPU, and its gradients."""

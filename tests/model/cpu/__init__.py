@@ -1,0 +1,1 @@
+"""Tests of `semdis_cli.model.cpu`."""
