@@ -114,7 +114,7 @@ def make_up(photos: Path, latents: Path, model: Path) -> None:
             for image in planned.images:
                 rows.add(made_up_image(image.source, values))
             writer.record(publish_shard(rows.finish(), latents / SHARD_FOLDER, provenance))
-        _ = writer.finished or writer.finish()
+        writer.finish()
 
 
 def run(folder: Path, num_images: int, *, plan_only: bool, made_up: bool) -> None:

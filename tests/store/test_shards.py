@@ -15,7 +15,7 @@ from semdis_cli.provenance import Provenance
 from semdis_cli.records import FileDigest
 from semdis_cli.store.shards import STORE_DTYPES, Shard, read_shard, write_shard
 from tests.fuzz.edited_shards import header_of
-from tests.store import are_equal, make_shard
+from tests.store import are_equal, make_shard, with_settings
 
 Json = dict[str, Any]
 
@@ -83,3 +83,20 @@ def test_what_is_no_file_is_refused_by_name(tmp_path: Path) -> None:
         for expected in (None, FileDigest(1, "0" * 64)):
             with pytest.raises(StoreError, match=f"^{tmp_path / name}: "):
                 read_shard(tmp_path / name, expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"dtype": "float16"}, "its dtype or channels are not those of its settings"),
+        ({"channels": 4}, "its dtype or channels are not those of its settings"),
+        ({"patch_size": 8}, "an image's size does not fit latents of 2x2 positions"),
+    ],
+    ids=["dtype", "channels", "patch_size"],
+)
+def test_a_shard_whose_latents_are_not_what_its_settings_say_is_refused(
+    tmp_path: Path, changes: dict[str, Any], why: str
+) -> None:
+    write_shard(tmp_path / "shard", with_settings(make_shard(), **changes))
+    with pytest.raises(StoreError, match=f"shard: not a semdis shard \\({why}"):
+        read_shard(tmp_path / "shard")

@@ -19,7 +19,6 @@ from semdis_cli.files.json_text import key_fields, to_line
 from semdis_cli.files.lock import LOCK_FILE
 from semdis_cli.files.set_names import REPORT_FILE
 from semdis_cli.files.spelling import ANY, check_key, clashes, probe_spelling
-from semdis_cli.provenance import LatentLayout
 from semdis_cli.records import FileDigest, ImageRecord
 from semdis_cli.settings import Member, NpyDtype, SampleNames
 from semdis_cli.store.record import source_fields
@@ -199,14 +198,7 @@ def npy_bytes(latents: Tensor) -> bytes:
     return file.getvalue()
 
 
-def check_rows(shard: Shard, layout: LatentLayout, place: str) -> None:
-    """Raise `StoreError` beginning with `place` if the latents are not finite, or not of the recorded kind and size."""
-    kind = shard.latents.shape[1], shard.latents.dtype
-    if kind != (layout.channels, STORE_DTYPES[layout.dtype]):
-        raise StoreError("its latents are not of the kind that its settings say; damaged or edited", place=place)
+def check_finite(shard: Shard, place: str) -> None:
+    """Raise `StoreError` beginning with `place` if latents are not finite: others cannot be exported or imported."""
     if not is_finite(shard.latents):
         raise StoreError("latents that are not finite; not made by semdis encode", place=place)
-    grid = tuple(side * layout.patch_size for side in shard.latents.shape[-2:])
-    for record in shard.records:
-        if record.geometry.bucket != grid:
-            raise StoreError(f"the size of {record.key!r:.80} does not fit its latents; damaged or edited", place=place)

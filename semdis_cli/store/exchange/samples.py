@@ -16,7 +16,7 @@ from semdis_cli.files.tar import read_members
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import FileDigest
 from semdis_cli.store.checks import MALFORMED, check_count, check_object
-from semdis_cli.store.exchange.export import EXPORT_MARKER, check_rows, sample_key
+from semdis_cli.store.exchange.export import EXPORT_MARKER, check_finite, sample_key
 from semdis_cli.store.reader import recorded_layout
 from semdis_cli.store.shard_header import no_shard, parse_header
 from semdis_cli.store.shards import Shard, parse_shard
@@ -93,7 +93,7 @@ class FoundSamples:
         shard = parse_shard(sample.data.read(), sample.data.name)
         if shard.keys != (sample.key,) or self.records.find(shard.provenance) != sample.version:
             raise StoreError("changed while it was imported", place=sample.data.name)
-        check_rows(shard, self.layout, sample.data.name)
+        check_finite(shard, sample.data.name)
         return shard
 
 
