@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 
 from semdis_cli.errors import MissingExtraError, SemdisError, UsageError
 
-_SECRETS = re.compile(r"(?<=://)[^/@\s]+@|(?<=[^\s?'\"])\?[^\s'\")]*=[^\s'\")]*")
+_USER = re.compile(r"(?<=://)[^/@\s]+@")
+_WEB_QUERY = re.compile(r"(https?://[^\s?'\"]*)\?[^\s'\")]*", re.IGNORECASE)
+_QUERY = re.compile(r"(?<=[^\s?'\"])\?[^\s'\")]*=[^\s'\")]*")  # not every ? in a name begins one
 _PACKAGES = {
     **dict.fromkeys(("s3", "s3a"), "s3fs"),
     **dict.fromkeys(("gs", "gcs"), "gcsfs"),
@@ -55,7 +57,7 @@ class FarFile(NamedTuple):
 
 def without_secrets(text: str) -> str:
     """Leave out of the URLs in a text what may be secret: what is before `@`, and queries."""
-    return _SECRETS.sub("", text)
+    return _QUERY.sub("", _WEB_QUERY.sub(r"\1", _USER.sub("", text)))
 
 
 @lru_cache(maxsize=64)

@@ -47,8 +47,8 @@ class Url(os.PathLike[str]):
     @property
     def parts(self) -> tuple[str, ...]:
         """The names from the host or bucket on; the query of a web address is none."""
-        scheme, _, rest = self.text.partition("://")
-        if scheme.lower() in {"http", "https"}:
+        rest = self.text.partition("://")[2]
+        if self.is_web:
             rest = rest.partition("?")[0].partition("#")[0]
         host, _, path = f"{rest}{self.inner}".partition("/")
         return tuple(filter(None, (host.rpartition("@")[2], *path.split("/"))))
@@ -62,6 +62,11 @@ class Url(os.PathLike[str]):
     def suffix(self) -> str:
         """The end of the name from its last dot on."""
         return Path(self.name).suffix
+
+    @property
+    def is_web(self) -> bool:
+        """Tell whether it is that of a web server."""
+        return self.text.partition("://")[0].lower() in {"http", "https"}
 
     @property
     def is_folder_name(self) -> bool:

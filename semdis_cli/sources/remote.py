@@ -84,6 +84,8 @@ def far_source_at(url: Url) -> Source:
     """Return the source at a URL: a tar by its name, a folder if there is one, else an image. Raises `UsageError`."""
     if (tar := Tar.at(url)) is not None:
         return tar
+    if url.is_folder_name and url.is_web:
+        raise UsageError("a web server lists no files: name the images and tars themselves", place=url)
     if url.is_folder_name or url.is_dir():
         return FarFolder(url, NamedPath.of_url(url))
     try:
