@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from itertools import count, islice
+from threading import Lock
 
 from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.events import Failure, Planning, Tell, untold
@@ -21,6 +22,7 @@ from semdis_cli.threads import WatchedThreads
 _PLANNED_AT_ONCE = 4096
 _CHUNK = 64  # headers read by one call of a thread: less is all overhead
 _FAR_THREADS = 32  # that wait for a network: at 50 ms for an image, 600 images a second
+_MOST_EXPECTED_BYTES = 256 << 20  # of files that were fetched and not asked for yet
 
 
 class Loader:
@@ -38,6 +40,7 @@ class Loader:
         self._pool = WatchedThreads(num_workers, "semdis-read")
         self._far_pool = WatchedThreads(_FAR_THREADS, "semdis-far")  # begun when they are needed
         self._expected: dict[SourceImage, Future[bytes]] = {}
+        self._expected_bytes, self._lock = 0, Lock()
 
     def __enter__(self) -> "Loader":
         self._pool.__enter__()
@@ -81,15 +84,26 @@ class Loader:
         return list(self._pool.each(self.load, images))
 
     def expect(self, images: Sequence[PlannedImage]) -> None:
-        """Begin to fetch those of `images` that are far away, as `load` is going to be asked for them."""
-        for image in images:
-            if image.source.reader.is_far:
-                self._expected[image.source] = self._far_pool.submit(read_bytes, image.source)
+        """Begin to fetch those of `images` that are far away, as `load` is going to be asked for them.
+
+        What would be too much to hold is left to be fetched then.
+        """
+        for source in (image.source for image in images if image.source.reader.is_far):
+            if self._expected_bytes + source.num_bytes <= _MOST_EXPECTED_BYTES:
+                self._count(source.num_bytes)
+                self._expected[source] = self._far_pool.submit(read_bytes, source)
+
+    def _count(self, num_bytes: int) -> None:
+        with self._lock:
+            self._expected_bytes += num_bytes
 
     def _read(self, source: SourceImage) -> bytes:
         """Return the bytes of an image. Raises `OSError` and `UnreadableImageError`."""
         fetched = self._expected.pop(source, None)
-        return read_bytes(source) if fetched is None else fetched.result()
+        if fetched is None:
+            return read_bytes(source)
+        self._count(-source.num_bytes)
+        return fetched.result()
 
     def _pool_for(self, sources: Sequence[SourceImage]) -> WatchedThreads:
         return self._far_pool if any(source.reader.is_far for source in sources) else self._pool

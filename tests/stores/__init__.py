@@ -54,6 +54,11 @@ class S3Server:
         data: bytes = self._client().get_object(Bucket=bucket, Key=key)["Body"].read()
         return data
 
+    def tag(self, name: str) -> str:
+        """Return the ETag of an object."""
+        bucket, _, key = name.partition("/")
+        return str(self._client().head_object(Bucket=bucket, Key=key)["ETag"])
+
     def remove(self, name: str) -> None:
         """Remove an object."""
         bucket, _, key = name.partition("/")

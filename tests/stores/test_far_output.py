@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -104,6 +105,28 @@ def test_a_dry_run_touches_neither_store_nor_disk(
     assert json.loads(run(*arguments, "--dry-run", "--json").stdout)["images"]["unchanged"] == 7
     assert stored(s3, f"{bucket}/latents") == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "stage"]
+
+
+def test_without_a_stage_there_is_one_for_each_url_in_the_cache(
+    run: Run, photos: Path, tiny: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("a", "b", "a"):
+        assert run("encode", photos, "-o", f"s3://{bucket}/{name}", "--model", tiny, *OPTIONS).code == 0
+    stages = sorted((tmp_path / "cache" / "semdis" / "stages").iterdir())
+    assert len(stages) == 2
+    assert all((stage / "manifest.json").exists() and not list((stage / "shards").iterdir()) for stage in stages)
+
+
+@pytest.mark.slow
+def test_a_file_that_is_sent_in_parts_arrives_whole(s3: S3Server, bucket: str, tmp_path: Path) -> None:
+    data = bytes(range(251)) * 480_000  # 120 MB: s3fs sends what has 100 MiB and more in parts
+    (tmp_path / "shard").write_bytes(data)
+    url = Url(f"s3://{bucket}/large")
+    url.put(tmp_path / "shard")
+    assert re.fullmatch(r'"[0-9a-f]{32}-\d+"', s3.tag(f"{bucket}/large"))  # that of parts
+    assert s3.get(f"{bucket}/large") == data
+    assert url.read_bytes() == data
 
 
 # ---- What is refused ----

@@ -80,6 +80,15 @@ def test_damage_is_found_and_costs_one_shard(run: Run, s3: S3Server, local: Path
     assert f"bad: shards/{first}: missing" in done.stderr
 
 
+def test_a_set_that_is_being_written_is_said_to_be_unfinished(run: Run, s3: S3Server, local: Path) -> None:
+    s3.put("begun/latents/journal/stage.json", b"{}")
+    s3.put_folder("begun/latents/shards", local / "shards")
+    done = run("verify", "s3://begun/latents")
+    assert done.code == 4
+    assert "bad: manifest.json: missing: the set is unfinished; run the same semdis encode again" in done.stderr
+    assert "no manifest.json, so not a finished set of latents" in run("inspect", "s3://begun/latents").stderr
+
+
 def test_what_is_no_set_says_so_in_a_line(run: Run, s3: S3Server) -> None:
     s3.put("empty/latents/x", b"x")
     for url, what in (

@@ -16,6 +16,9 @@ from PIL import Image
 from semdis_cli.errors import MissingExtraError, UsageError
 from semdis_cli.files.stores import without_secrets
 from semdis_cli.files.url import Location, Url, parse_location
+from semdis_cli.images import loader
+from semdis_cli.records import LoadedImage
+from semdis_cli.settings import GeometrySettings, LoadSettings
 from semdis_cli.sources.files import hash_image, read_bytes
 from semdis_cli.sources.find import FoundImages, find_images
 from semdis_cli.sources.input_rules import InputRules, Pattern
@@ -157,6 +160,22 @@ def test_other_commands_read_them_too(s3: S3Server, run: Run, tiny: Path, tmp_pa
     assert run("verify", "latents", "--against", "s3://both/photos", "--data", "-q").code == 0
     s3.put("both/photos/1.png", png(9))
     assert run("verify", "latents", "--against", "s3://both/photos", "--data", "-q").code == 4
+
+
+def test_what_is_fetched_ahead_is_bounded(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(9):
+        s3.put(f"ahead/{number}.png", png(number))
+    monkeypatch.setattr(loader, "_MOST_EXPECTED_BYTES", 5 * len(png(0)))
+    with loader.Loader(LoadSettings(GeometrySettings(size=16)), 16, 2) as reading:
+        planned, _ = reading.plan(found("s3://ahead/").images)
+        for _ in range(3):
+            reading.expect(planned)
+            assert len(reading._expected) == 5
+            loaded = reading.load_all(planned)
+            assert [image.record.key for image in loaded if isinstance(image, LoadedImage)] == [
+                f"{number}.png" for number in range(9)
+            ]
+            assert (reading._expected, reading._expected_bytes) == ({}, 0)
 
 
 # ---- Changes ----
