@@ -89,9 +89,11 @@ class FarSet:
         self.claim()
         try:
             yield
-        finally:
-            if not journal.folder.is_dir():
-                self._release()
+        except BaseException:
+            with suppress(UsageError):  # why the run ended is said
+                self._release(journal)
+            raise
+        self._release(journal)
 
     def claim(self) -> None:
         """Name the stage in the store, so that no other run writes there."""
@@ -106,9 +108,10 @@ class FarSet:
             what = "another semdis run has taken over; this one stops, what it wrote stays in its stage"
             raise UsageError(what, place=self.url)
 
-    def _release(self) -> None:
-        with self._reaching(), suppress(FileNotFoundError):
-            (self.url / _CLAIM_FILE).unlink()
+    def _release(self, journal: Journal) -> None:
+        if not journal.folder.is_dir():
+            with self._reaching(), suppress(FileNotFoundError):
+                (self.url / _CLAIM_FILE).unlink()
 
     def _claim(self) -> Mapping[str, Any]:
         """Return what a run has named in the store; nothing where there is none that can be read."""
