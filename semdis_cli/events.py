@@ -104,6 +104,17 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class ColumnTrouble:
+    """A column that an image does not get, or a row of a table that no image gets, and why (one line).
+
+    It never costs the image. `key`: that of the image, or what the row calls one.
+    """
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ImageMeasured:
     """One image was reconstructed: PSNR against the pixels the model was given, padding left out."""
 
@@ -210,6 +221,7 @@ Event = (
     | BatchDone
     | TimeSpent
     | Failure
+    | ColumnTrouble
     | ImageMeasured
     | ShardPublished
     | ShardFailed

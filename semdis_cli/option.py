@@ -11,7 +11,14 @@ from typing import Any, get_type_hints
 
 from semdis_cli.errors import UsageError
 
-INPUT, GEOMETRY, MODEL, DECODING, OUTPUT = "Input", "Geometry", "Model", "Decoding", "Output"  # panels of the help
+INPUT, COLUMNS, GEOMETRY, MODEL, DECODING, OUTPUT = (  # panels of the help
+    "Input",
+    "Columns",
+    "Geometry",
+    "Model",
+    "Decoding",
+    "Output",
+)
 
 
 @dataclass(frozen=True)

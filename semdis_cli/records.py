@@ -1,13 +1,18 @@
 """Frozen records that travel between the boxes: tensors and plain values; no behaviour but arithmetic and JSON."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from io import BufferedReader, BytesIO
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+from semdis_cli.events import ColumnTrouble
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+MAX_COLUMNS_BYTES = 1 << 16  # of one image's columns as JSON in UTF-8: captions fit, pictures do not
+MAX_BESIDE_BYTES = 1 << 20  # of one file that lies beside an image: a `.json` holds more than what is taken of it
 
 
 class Stamp(NamedTuple):
@@ -45,6 +50,28 @@ class ImageReader(Protocol):
 
     def locate(self, image: "SourceImage") -> tuple[str, object]:
         """Return the path of the file that holds an image, and what tells the image from others in that file."""
+
+
+@runtime_checkable
+class ColumnSource(Protocol):
+    """Reader that also gives what lies beside its images in their container. Safe to use from several threads."""
+
+    def columns(self, image: "SourceImage") -> Mapping[str, object]:
+        """Return all that lies beside an image, by name: of a row its other columns, of a sample its other members.
+
+        A member or file goes by its suffix without the dot, in small letters (`txt`, `json`, `cls`), as `bytes`: who
+        takes it checks that it is UTF-8, and takes the fields of a `json` for columns. At most `MAX_BESIDE_BYTES + 1`
+        of its bytes are given, so that a larger one shows. All else are values as JSON has them. Pixels are left out.
+        Raises `OSError`, and `UnreadableImageError` for what is damaged or was changed meanwhile.
+        """
+
+
+@runtime_checkable
+class ClassSource(Protocol):
+    """Reader that knows what the numbers in a column are called."""
+
+    def class_names(self, column: str) -> Sequence[str] | None:
+        """Return the names of 0, 1, ... in a column that `ColumnSource.columns` gives; None if it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +185,20 @@ def _no_columns() -> Mapping[str, Any]:
     return NO_COLUMNS
 
 
+class MadeColumns(NamedTuple):
+    """Columns of an image, ready for its record, and why some could not be made."""
+
+    columns: Mapping[str, Any] = NO_COLUMNS
+    troubles: tuple[ColumnTrouble, ...] = ()
+
+
+class ColumnMaker(Protocol):
+    """Makes the columns of images from whatever came with them. Safe to use from several threads."""
+
+    def columns_of(self, image: SourceImage) -> MadeColumns:
+        """Return the columns of an image. Raises nothing for what is wrong with them: that is a trouble."""
+
+
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
     """Everything that a set knows of one image but its latents.
@@ -179,13 +220,14 @@ class LoadedImage:
     """One image as the model will see it.
 
     `pixels`: [3,H,W] uint8 sRGB, (H,W) = `record.geometry.bucket`. `mtime_ns`, `ctime_ns` of the file before it was
-    read; `mtime_ns` is None if a later change would not show in them.
+    read; `mtime_ns` is None if a later change would not show in them. `troubles`: why it lacks columns.
     """
 
     record: ImageRecord
     pixels: "Tensor"
     mtime_ns: int | None = None
     ctime_ns: int | None = None
+    troubles: tuple[ColumnTrouble, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,18 @@ SCRIPTS = [block for block in blocks(MARKDOWN) if block.language == "python"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a set of latents of two sizes in `latents`."""
+    """A folder with a set of latents of two sizes in `latents`, and one with captions and labels in `captioned`."""
     folder = tmp_path_factory.mktemp("examples")
     photos = PROJECT / "tests" / "photos"
     command = forks.semdis("encode", photos, "--max-pixels", "10000", "--quiet")
     subprocess.run(command, cwd=folder, check=True)
+    for number, photo in enumerate(sorted(photos.rglob("*.jpg"))[:4]):
+        copy = folder / "classes" / ("even", "odd")[number % 2] / photo.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(photo.read_bytes())
+        copy.with_suffix(".txt").write_text(f"a photograph, number {number}\n", encoding="utf-8")
+    options = "--size", "64", "--labels", "folders", "--quiet"
+    subprocess.run(forks.semdis("encode", "classes", "-o", "captioned", *options), cwd=folder, check=True)
     return folder
 
 

@@ -9,13 +9,13 @@ import typer
 
 from semdis_cli.cli.display import Display, open_display
 from semdis_cli.cli.options import Reporting, command
-from semdis_cli.cli.report import follow, printable
+from semdis_cli.cli.report import follow, one_line, printable
 from semdis_cli.cli.setup import find_inputs, load_model, output_folder, peek_source, refuse_absent_device
 from semdis_cli.cli.streams import put, put_bytes, say
 from semdis_cli.errors import ExitCode
 from semdis_cli.files.json_text import strict_json
 from semdis_cli.files.url import Location, Url, parse_location
-from semdis_cli.option import OUTPUT, Option, OptionError
+from semdis_cli.option import COLUMNS, GEOMETRY, INPUT, MODEL, OUTPUT, Option, OptionError
 from semdis_cli.settings import EncodeSettings, LoadSettings, ModelSettings, SourceSettings, TokenizerSettings
 from semdis_cli.sources.input_rules import InputRules
 from semdis_cli.wording import count
@@ -55,7 +55,7 @@ Stage = Annotated[
 DryRun = Annotated[bool, Option("Count images, bytes and time; write nothing.", OUTPUT, flags="--dry-run")]
 
 
-@command()
+@command(OUTPUT, INPUT, COLUMNS, GEOMETRY, MODEL)
 def encode(
     context: typer.Context,
     *,
@@ -78,6 +78,8 @@ def encode(
     Example: `semdis encode photos/ -o latents/ --size 256`
     """
     refuse_absent_device(how.device)
+    if output == Path("-") and settings.columns.is_explicit:
+        raise OptionError("-o", "- writes latents alone: columns are kept in a folder")
     display = context.with_resource(open_display(quiet=reporting.quiet))
     far = _far_set(context, output, stage, dry_run=dry_run)
     here = far.stage if far is not None else output if isinstance(output, Path) else None
@@ -174,6 +176,8 @@ class _Run:
         plan = plan_output(self.found, loader, tokenizer, self.settings, self.folder, self.display.plan)
         failures = (*plan.failures, *refused_images(plan, loader, tokenizer))
         seconds = estimate_s(plan, loader, tokenizer, self.settings)
+        if plan.columns.note and not self.reporting.quiet:
+            say(f"semdis: {one_line(plan.columns.note)}")
         for failure in failures:
             say(f"failed: {printable(failure.key)}: {failure.reason}")
         put((_plan_json if self.reporting.as_json else _plan_text)(plan, len(failures), seconds))

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from semdis_cli.wording import count
 Channels = Annotated[bool, Option("Mean and std of every channel.")]
 
 _MAX_ROWS = 20
+_NAMED_CLASSES = 4
 _FAR_MEAN, _FAR_STD = 0.05, 0.05
 
 Json = dict[str, Any]
@@ -72,6 +74,12 @@ def _sections(summary: Json, *, with_channels: bool) -> Iterator[Section]:
         for bucket in summary["buckets"]
     ]
     yield Section("Sizes", ("#grid", "#pixels", "#images", "#latents"), _first(buckets, "sizes"))
+    columns = [
+        (name, f"{facts['images']:,}", f"{facts['missing']:,}", _classes(facts))
+        for name, facts in summary.get("columns", {}).items()
+    ]
+    if columns:
+        yield Section("Columns", ("name", "#images", "#missing", "classes"), _first(columns, "columns"))
     yield from _groups("Failures", "reason", summary["failures"])
     yield from _groups("Notes", "note", summary["notes"])
     shards = [(shard["name"], f"{shard['images']:,}", _size(shard["bytes"])) for shard in summary["shards"]]
@@ -87,6 +95,16 @@ def _facts(summary: Json) -> Iterator[tuple[str, str]]:
     yield "sources", f"{_size(sources['bytes'])}, {sources['megapixels']:,.1f} megapixels"
     yield "latents", _size(sizes["latents"])
     yield "on disk", f"{_size(sizes['shards'] + sizes['index'])}, shards: {len(summary['shards']):,}"
+
+
+def _classes(facts: Json) -> str:
+    """`2: 0 cat (17), 1 dog (4)`: how many classes there are, and the first ones with the numbers of their images."""
+    names, counts = facts.get("classes", ()), facts.get("images_by_class", {})
+    first = ", ".join(
+        f"{' '.join([number, *names[int(number) : int(number) + 1]])} ({images:,})"
+        for number, images in islice(counts.items(), _NAMED_CLASSES)
+    )
+    return f"{len(counts):,}: {first}{', ...' if len(counts) > _NAMED_CLASSES else ''}" if counts else ""
 
 
 def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

@@ -12,7 +12,17 @@ from semdis_cli.cli.garbage import collect
 from semdis_cli.cli.options import Reporting
 from semdis_cli.cli.streams import put, say
 from semdis_cli.errors import ExitCode
-from semdis_cli.events import BatchDone, Event, Failure, ImageMeasured, Planning, RunFinished, RunStarted, ShardFailed
+from semdis_cli.events import (
+    BatchDone,
+    ColumnTrouble,
+    Event,
+    Failure,
+    ImageMeasured,
+    Planning,
+    RunFinished,
+    RunStarted,
+    ShardFailed,
+)
 from semdis_cli.files.json_text import strict_json
 from semdis_cli.stops import look, noted, settle
 from semdis_cli.wording import count
@@ -27,6 +37,7 @@ class Tally:
     total: int = 0
     done: int = 0
     failed: int = 0
+    troubles: int = 0  # with columns
     megapixels: float = 0.0
 
     def position(self, elapsed_s: float) -> Position:
@@ -108,10 +119,10 @@ def follow(
     return view.code
 
 
-def more(number: int, what: str) -> Iterator[str]:
+def more(number: int, what: str, several: str = "") -> Iterator[str]:
     """Give the line for those of `number` that were too many to show; none if all were shown."""
     if number > MAX_SHOWN:
-        yield f"... and {count(number - MAX_SHOWN, what)}"
+        yield f"... and {count(number - MAX_SHOWN, what, several)}"
 
 
 class ImageView:
@@ -136,10 +147,8 @@ class ImageView:
             case BatchDone():
                 self.tally.done += event.num_images
                 self.tally.megapixels += event.megapixels
-            case Failure():
-                self._fail(1, f"{printable(event.key)}: {event.reason}", ExitCode.SOME_FAILED)
-            case ShardFailed():
-                self._fail(event.num_images, f"{event.reason} ({count(event.num_images, 'image')})", ExitCode.BAD_DATA)
+            case Failure() | ShardFailed() | ColumnTrouble():
+                self._take_bad(event)
             case ImageMeasured() if not self._reporting.as_json:
                 self.display.result(f"{printable(event.key)}\t{event.psnr_db:.2f}")
             case RunFinished():
@@ -147,8 +156,9 @@ class ImageView:
         self.display.show(self.tally.position(time.perf_counter() - self._started))
 
     def left_out(self) -> Iterator[str]:
-        """Give the line for failures that were not shown."""
-        return more(self.tally.failed, "more failure")
+        """Give the lines for failures and troubles that were not shown."""
+        yield from more(self.tally.failed, "more failure")
+        yield from more(self.tally.troubles, "more trouble with columns", "more troubles with columns")
 
     def closing(self, summary: str) -> Iterator[str]:
         """Give the lines on what was done, what failed, where the time went."""
@@ -166,6 +176,21 @@ class ImageView:
         self.code = max(self.code, code)
         if self.tally.failed <= MAX_SHOWN or code == ExitCode.BAD_DATA:
             self.display.say(f"failed: {one_line(line)}")
+
+    def _take_bad(self, event: Failure | ShardFailed | ColumnTrouble) -> None:
+        match event:
+            case Failure():
+                self._fail(1, f"{printable(event.key)}: {event.reason}", ExitCode.SOME_FAILED)
+            case ShardFailed():
+                self._fail(event.num_images, f"{event.reason} ({count(event.num_images, 'image')})", ExitCode.BAD_DATA)
+            case ColumnTrouble():
+                self._note_trouble(event)
+
+    def _note_trouble(self, event: ColumnTrouble) -> None:
+        self.tally.troubles += 1
+        self.code = max(self.code, ExitCode.SOME_FAILED)
+        if self.tally.troubles <= MAX_SHOWN:
+            self.display.say(f"column: {one_line(f'{printable(event.key)}: {event.reason}')}")
 
     def _finish(self, event: RunFinished) -> None:
         self.report = event.report

@@ -12,6 +12,7 @@ from semdis_cli.cli.setup import find_inputs, load_model, refuse_absent_device, 
 from semdis_cli.defaults import ROUNDTRIP_MARKER
 from semdis_cli.option import OUTPUT, Option
 from semdis_cli.settings import (
+    WITHOUT_COLUMNS,
     EncodeSettings,
     LoadSettings,
     ModelSettings,
@@ -57,7 +58,8 @@ def roundtrip(
     check_image_folder(output, ROUNDTRIP_MARKER)
     tokenizer = load_model(model, how, found, load.geometry, display, quiet=reporting.quiet)
     with Loader(load, tokenizer.patch_size, settings.decode.num_workers) as loader:
-        plan = plan_encode(found, loader, tokenizer, EncodeSettings(latents=settings.latents), tell=display.plan)
+        how_encoded = EncodeSettings(columns=WITHOUT_COLUMNS, latents=settings.latents)
+        plan = plan_encode(found, loader, tokenizer, how_encoded, tell=display.plan)
         events = run(plan, loader, tokenizer, settings, output)
         code = follow(events, reporting, summarise=_summary, display=display)
     raise typer.Exit(code)

@@ -66,13 +66,13 @@ def _find(
     named: SourceSettings, *, rules: InputRules, output: Path, quiet: bool, display: Display
 ) -> tuple[Sequence[SourceImage], Sequence[Failure]]:
     """All images of the sources, in tars or not, and the inputs that are none."""
-    from semdis_cli.sources.tars import find_tars
+    from semdis_cli.sources.containers import find_containers
 
     display.plan(Planning("listing photos"))
-    tars, others = find_tars(named.sources, rules)
-    quiet = quiet or bool(tars)  # in a folder of them they would be the files that are passed over
+    packed, others = find_containers(named.sources, rules)
+    quiet = quiet or bool(packed)  # in a folder of them they would be the files that are passed over
     named = replace(named, sources=tuple(others))
-    found = find_inputs(named, rules, output=output, quiet=quiet, packed=tars, display=display)
+    found = find_inputs(named, rules, output=output, quiet=quiet, packed=packed, display=display)
     return found.images, found.failures
 
 

@@ -2,7 +2,8 @@
 
 import operator
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsIndex
 
@@ -15,6 +16,7 @@ from torch.utils.data import Dataset
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.files.url import was_url
 from semdis_cli.provenance import Provenance, describe_versions
+from semdis_cli.store.columns import CAPTION, LABEL
 from semdis_cli.store.random_access import Rows, open_latents
 from semdis_cli.store.shards import STORE_DTYPES
 
@@ -51,8 +53,12 @@ class LatentDataset(Dataset[LatentItem]):
     `versions`: for a set that was made with `--mix-versions`, which version made how many latents, and in what they
     differ, as in the manifest; empty for all others. Such a set gives a `MixedVersionsWarning`.
 
-    Raises `StoreError` for a set that is unfinished or damaged, and `UsageError` if the latents cannot be given like
-    that.
+    `columns`: names of those that are given, in a form that `default_collate` takes; None: whatever each image has.
+    `missing`: by name, what an image without a column gets. Of several captions one is drawn each time, by torch's
+    generator. `classes`: names of the labels, where the set has them.
+
+    Raises `StoreError` for a set that is unfinished or damaged, and `UsageError` if the latents or columns cannot be
+    given like that.
     """
 
     def __init__(
@@ -62,6 +68,8 @@ class LatentDataset(Dataset[LatentItem]):
         whitened: bool | None = None,
         dtype: torch.dtype | None = None,
         verify: bool = False,
+        columns: Sequence[str] | None = None,
+        missing: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(path)
         if was_url(self.path):
@@ -78,6 +86,10 @@ class LatentDataset(Dataset[LatentItem]):
         self.dtype = dtype or self._stored_dtype
         if not self.dtype.is_floating_point:
             raise UsageError(f"latents cannot be given as {self.dtype}; choose a dtype of floating point")
+        self._columns = opened.columns
+        self._served = (
+            None if columns is None else self._check_columns(columns, missing or {}, len(opened.items.shard_numbers))
+        )
         self._folder, self._shards, self._items = opened.folder.absolute(), opened.shards, opened.items
         self.grids = tuple(sorted({shard.grid for shard in self._shards}))
         self._mapped: dict[int, Rows] = {}  # of this process alone
@@ -95,6 +107,20 @@ class LatentDataset(Dataset[LatentItem]):
         numbers = {grid: number for number, grid in enumerate(self.grids)}
         by_shard = np.array([numbers[shard.grid] for shard in self._shards], dtype=np.int32)
         return by_shard.take(self._items.shard_numbers)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of labels 0, 1, ...; empty where they are numbers without names."""
+        return self._columns.classes
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """The label of each item, -1 for one without, [N], to balance classes by; all of the index is read for it.
+
+        Raises `UsageError` if the set has no labels.
+        """
+        self._check_column(LABEL)
+        return self._items.labels()
 
     def key(self, index: SupportsIndex) -> str:
         """The key of an item, without reading its latents."""
@@ -115,8 +141,36 @@ class LatentDataset(Dataset[LatentItem]):
         rows = torch.stack([self._rows(item.shard)[item.row] for item in items])
         latents = self._convert(rows.view(self._stored_dtype).view(-1, *shapes.pop()))
         sizes = torch.tensor([item.sizes for item in items]).view(-1, 2).unbind()
-        keys, columns = [item.key for item in items], [item.columns for item in items]
+        keys, columns = [item.key for item in items], [self._given(item.columns) for item in items]
         return list(map(LatentItem, latents.unbind(), keys, sizes[::2], sizes[1::2], columns))
+
+    def _check_column(self, name: str) -> None:
+        """Raise `UsageError` if no item has a column."""
+        if name not in self._columns.num_images:
+            known = ", ".join(sorted(self._columns.num_images)) or "none"
+            raise UsageError(f"has no column {name!r:.60}; its columns: {known:.200}", place=self.path)
+
+    def _check_columns(self, names: Sequence[str], missing: Mapping[str, Any], num_items: int) -> dict[str, Any]:
+        """Return what is given for each name where an item has nothing. Raises `UsageError` if that is not said."""
+        if others := set(missing) - set(names):
+            raise UsageError(f"missing={{{min(others)!r}: ...}} is of no use without that name in columns")
+        for name in names:
+            self._check_column(name)
+            without = num_items - self._columns.num_images[name]
+            if without and name not in missing:
+                what = f"{without:,} of {num_items:,} items have no {name!r:.60}; say what they get"
+                raise UsageError(f"{what}: missing={{{name!r:.60}: ...}}", place=self.path)
+        return {name: missing.get(name) for name in names}
+
+    def _given(self, columns: dict[str, Any]) -> dict[str, Any]:
+        """What is given of an item's columns."""
+        if self._served is None:
+            return columns
+        given = {name: columns.get(name, nothing) for name, nothing in self._served.items()}
+        captions = given.get(CAPTION)
+        if isinstance(captions, list) and captions:
+            given[CAPTION] = captions[int(torch.randint(len(captions), ()))]
+        return given
 
     def _check_index(self, index: SupportsIndex) -> int:
         """`index` counted from 0 on; negative ones count from the end. Raises `IndexError`."""

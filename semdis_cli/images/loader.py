@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from copy import copy
 from itertools import count, islice
 from threading import Lock
 
@@ -13,7 +14,15 @@ from semdis_cli.images.geometry import fixed_bucket, plan_geometry
 from semdis_cli.images.images import read_image_size
 from semdis_cli.images.pixels import load_pixels
 from semdis_cli.memory import Room, room_for_images
-from semdis_cli.records import FileDigest, ImageRecord, LoadedImage, PlannedImage, SourceImage
+from semdis_cli.records import (
+    ColumnMaker,
+    FileDigest,
+    ImageRecord,
+    LoadedImage,
+    MadeColumns,
+    PlannedImage,
+    SourceImage,
+)
 from semdis_cli.settings import LoadSettings
 from semdis_cli.sources.files import read_bytes, try_hash
 from semdis_cli.stops import looking
@@ -30,12 +39,21 @@ class Loader:
 
     `multiple_px`: what image sides become multiples of, the model's patch. `load` works in whichever thread calls it.
     `room`: for what reading takes at a time, all threads together; None: all that images may take in this process.
+    `columns`: makes those of the images' records; None: they have none.
     """
 
-    def __init__(self, settings: LoadSettings, multiple_px: int, num_workers: int, room: Room | None = None) -> None:
+    def __init__(
+        self,
+        settings: LoadSettings,
+        multiple_px: int,
+        num_workers: int,
+        room: Room | None = None,
+        columns: ColumnMaker | None = None,
+    ) -> None:
         self.room = room_for_images() if room is None else room
         self.settings = settings
         self.multiple_px = multiple_px
+        self.columns = columns
         self._num_workers = num_workers
         self._pool = WatchedThreads(num_workers, "semdis-read")
         self._far_pool = WatchedThreads(_FAR_THREADS, "semdis-far")  # begun when they are needed
@@ -50,6 +68,12 @@ class Loader:
     def __exit__(self, *_: object) -> None:
         self._far_pool.__exit__(None, None, None)
         self._pool.__exit__(None, None, None)
+
+    def with_columns(self, columns: ColumnMaker) -> "Loader":
+        """Return the same loader, with the same threads, whose images get these columns."""
+        loader = copy(self)
+        loader.columns = columns
+        return loader
 
     def plan(self, sources: Sequence[SourceImage], tell: Tell = untold) -> tuple[list[PlannedImage], list[Failure]]:
         """Plan the bucket of every source, in order; headers are read only where the settings leave the size open.
@@ -121,9 +145,10 @@ class Loader:
         except (UnreadableImageError, MemoryError, OSError) as error:
             return _failure_of(source, error)
         digest = FileDigest.of(data)
-        record = ImageRecord(source.key, image.geometry, digest, image.notes)
+        columns, troubles = MadeColumns() if self.columns is None else self.columns.columns_of(source)
+        record = ImageRecord(source.key, image.geometry, digest, image.notes, columns)
         _, mtime_ns, ctime_ns = settled(stamp, time.time_ns())
-        return LoadedImage(record, image.pixels, mtime_ns, ctime_ns)
+        return LoadedImage(record, image.pixels, mtime_ns, ctime_ns, troubles)
 
     def hashes(self, sources: Sequence[SourceImage], tell: Tell = untold) -> Iterator[str | None]:
         """Yield the sha256 (hex) of every source's bytes, in order; None where they cannot be read.

@@ -35,7 +35,7 @@ CAMERA_RAW = Recognised(
 )
 _HEIC = Recognised("a HEIC picture", f"{_CONVERT} (heif-convert, ImageMagick)")
 _JXL = Recognised("a JPEG XL picture", f"{_CONVERT} (djxl)")
-_ZIP = Recognised("a zip archive", "unpack it and give the folder, or pack the images as an uncompressed tar")
+_ZIP = Recognised("a zip archive", "name it as a SOURCE, NAME.zip, or unpack it and give the folder")
 _GZIP = Recognised("a gzip-compressed file", "unpack it first (gunzip; a tar on the way: zcat FILE | semdis encode -)")
 _HTML = Recognised("an HTML page", "a server answered with a page instead of the file; download it again")
 _JSON = Recognised("JSON text", "perhaps a server's message instead of the file; if so, download it again")
@@ -109,7 +109,7 @@ _SIGNATURES: tuple[tuple[int, bytes, Recognised], ...] = (
         b"ustar",
         Recognised("a tar archive", "name it as a SOURCE, NAME.tar, or give it on stdin: semdis encode - < FILE"),
     ),
-    (0, b"PAR1", Recognised("a Parquet file", "write its images to files or to an uncompressed tar first")),
+    (0, b"PAR1", Recognised("a Parquet file", "name it as a SOURCE, NAME.parquet, if it has a column of images")),
     (0, b"ARROW1", Recognised("an Arrow file", "write its images to files or to an uncompressed tar first")),
     (0, b"\xff\xff\xff\xff\x10\0\0\0", Recognised("an Arrow stream", "write its images to files or to a tar first")),
     (0, b"\x89HDF\r\n\x1a\n", Recognised("an HDF5 file", "write its images to files or to an uncompressed tar first")),

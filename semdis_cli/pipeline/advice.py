@@ -14,25 +14,33 @@ from typing import BinaryIO
 
 from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.events import Failure
+from semdis_cli.files.handles import open_far
 from semdis_cli.files.links import read_start
 from semdis_cli.files.set_names import MANIFEST_FILE
 from semdis_cli.files.tar import walk_tar
 from semdis_cli.files.url import Location, Url
+from semdis_cli.files.zip import read_directory, walk_zip
+from semdis_cli.files.zip import read_start as read_start_of
 from semdis_cli.images.images import read_image_size
 from semdis_cli.kinds.formats import image_format
 from semdis_cli.kinds.recognise import START_BYTES, Recognised, describe
 from semdis_cli.records import SourceImage
 from semdis_cli.settings import ReadSettings
+from semdis_cli.sources.containers import is_container_name
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.sources.folders import OWN_OUTPUT
 from semdis_cli.sources.input_rules import PassedOver
 from semdis_cli.sources.spool import STDIN, STDIN_NAME, Spool
-from semdis_cli.sources.tars import is_tar_name
 
 _MOST_LOOKED_AT = 10_000  # files of a folder or tar: enough to tell what it is
 _KINDS_NAMED = 4
 _ANY_SIZE = ReadSettings(max_image_pixels=sys.maxsize)
 _TAR = "a tar archive"
+_LOOKED_INTO = {
+    _TAR: "there is nothing in it",
+    "a zip archive": "there is nothing in it",
+    "a Parquet file": "it has no column of images: bytes, or a struct of bytes and path",
+}
 _HIDDEN = Recognised("a hidden file", "names that begin with a dot are passed over: --all-files takes them")
 _OURS = Recognised("what semdis decode, roundtrip or train wrote", "give the images that it was made from")
 _UNKNOWN = Recognised("not an image in a known format", "give images, or folders and uncompressed tars of them")
@@ -107,8 +115,8 @@ def _why_empty(sources: Sequence[Location], stdin: Spool | None) -> str:
             found.add_folder(source)
         elif source == STDIN and stdin is not None:
             found.add_tar(stdin.path, STDIN_NAME)
-        elif is_tar_name(source):
-            found.add_tar(source, str(source))
+        elif is_container_name(source.name):
+            found.add_container(source)
     where = _where(sources)
     if not found.count:
         return f"no images found in {where}: nothing is there" if where else "no images found: the list is empty"
@@ -124,7 +132,7 @@ class _Kinds:
     """Kinds of files, how many there are of each, and the first of each."""
 
     count: Counter[Recognised] = field(default_factory=Counter)
-    first: dict[Recognised, Path] = field(default_factory=dict)
+    first: dict[Recognised, Location] = field(default_factory=dict)
 
     def add_source(self, image: SourceImage) -> bool:
         """Look at an input; False if it may be an image."""
@@ -140,8 +148,27 @@ class _Kinds:
     def add_folder(self, folder: Path) -> None:
         """Look at the files in a folder, in those below it too."""
         for path, is_ours in islice(_files_in(folder), _MOST_LOOKED_AT):
+            if is_container_name(path.name) and not is_ours:
+                self.add_container(path)
+                continue
             hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
             self._add(_HIDDEN if hidden else _OURS if is_ours else _kind(read_start(path, START_BYTES)), path)
+
+    def add_container(self, path: Location) -> None:
+        """Look at the members of a file that may hold many images, or at itself if there is none to be seen."""
+        before = self.count.total()
+        self.add_tar(path, str(path))
+        self._add_zip(path)
+        if self.count.total() == before:
+            kind = _kind(read_start(path, START_BYTES))
+            self._add(replace(kind, advice=_LOOKED_INTO.get(kind.name, kind.advice)), path)
+
+    def _add_zip(self, path: Location) -> None:
+        with suppress(OSError, ValueError), path.open("rb") as file:
+            handle = open_far(path) if isinstance(path, Url) else file.fileno()
+            for member in islice(walk_zip(file, read_directory(file)), _MOST_LOOKED_AT):
+                if member.is_file and member.why_not is None:
+                    self._add(_kind(read_start_of(handle, member, START_BYTES)), path)
 
     def add_tar(self, tar: Location, name: str) -> None:
         """Look at the members of a tar that is called `name`."""
@@ -151,9 +178,7 @@ class _Kinds:
                     file.seek(member.offset_data)
                     kind = _kind(file.read(min(START_BYTES, member.size)))
                     is_tar = kind.name == _TAR
-                    self._add(
-                        replace(kind, advice=f"unpack {name}, and name the tars in it") if is_tar else kind, Path(tar)
-                    )
+                    self._add(replace(kind, advice=f"unpack {name}, and name the tars in it") if is_tar else kind, tar)
 
     def told(self) -> str:
         """The commonest kinds, and what to do about the first of them."""
@@ -166,12 +191,10 @@ class _Kinds:
     def advice_on(self, kind: Recognised) -> str:
         """Return what to do about the files of a kind; nothing where its name says it all."""
         path = self.first[kind]
-        if kind.name == _TAR and path.suffix == ".tar" and not kind.advice.startswith("unpack"):
-            return f"name the tars themselves: semdis encode {shlex.quote(str(path.parent))}/*.tar"
         about = f"of {kind.name}: " if len(self.count) > 1 and kind.advice else ""
         return about + kind.advice.replace("FILE", shlex.quote(str(path)))
 
-    def _add(self, kind: Recognised, path: Path) -> None:
+    def _add(self, kind: Recognised, path: Location) -> None:
         self.count[kind] += 1
         self.first.setdefault(kind, path)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from semdis_cli.errors import UnreadableImageError
-from semdis_cli.events import BatchDone, Failure, StageTimes
+from semdis_cli.events import BatchDone, ColumnTrouble, Failure, StageTimes
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.call_sizes import Half
 from semdis_cli.model.devices import calls_at_once
@@ -50,6 +50,7 @@ class EncodedCall:
     images: tuple[EncodedImage, ...]
     failures: tuple[Failure, ...]
     times: StageTimes
+    troubles: tuple[ColumnTrouble, ...] = ()
 
     def done(self) -> BatchDone:
         """The event that tells of it."""
@@ -149,7 +150,9 @@ def encode_call(
         stored = timed(_store_images, images, tokenizer, settings) if images else Timed([], 0.0)
     encoded = tuple(one for one in stored.value if isinstance(one, EncodedImage))
     failures += [one for one in stored.value if isinstance(one, Failure)]
-    return EncodedCall(call, encoded, tuple(failures), StageTimes(read_s=read_s, encode_s=stored.seconds))
+    times = StageTimes(read_s=read_s, encode_s=stored.seconds)
+    troubles = tuple(trouble for image in images for trouble in image.troubles)
+    return EncodedCall(call, encoded, tuple(failures), times, troubles)
 
 
 class LatentSink(Protocol):

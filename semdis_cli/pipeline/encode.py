@@ -45,7 +45,8 @@ def encode(
     A bad image is a `Failure` event and a row of the index. `tell` hears of the planning, before there are events.
     Raises what `LatentSetWriter`, `plan_encode` and `within_limit` raise.
     """
-    return within_limit(_encode(found, loader, tokenizer, settings, output, tell), settings.max_errors)
+    root, far = (output.stage, output) if isinstance(output, FarSet) else (output, None)
+    return within_limit(_encode(found, loader, tokenizer, settings, root, far, tell), settings.max_errors)
 
 
 def _encode(
@@ -53,13 +54,11 @@ def _encode(
     loader: Loader,
     tokenizer: Tokenizer,
     settings: EncodeSettings,
-    output: Path | FarSet,
+    root: Path,
+    far: FarSet | None,
     tell: Tell,
 ) -> Iterator[Event]:
-    far = output if isinstance(output, FarSet) else None
-    root = output.stage if isinstance(output, FarSet) else output
-    threads = busy_threads(tokenizer, settings.num_workers)
-    totals = RunTotals("encode", tokenizer, threads, None if far is None else far.url)
+    totals = RunTotals("encode", tokenizer, busy_threads(tokenizer, settings.num_workers), far)
     with (
         LatentSetWriter(
             root,
@@ -77,12 +76,14 @@ def _encode(
         latents.check_space()
         megapixels = plan.megapixels(latents.remaining)
         done = latents.num_done, megapixels, latents.num_failed_before
-        yield RunStarted(plan.num_inputs, *done, latents.note())
+        note = "; ".join(filter(None, (latents.note(), plan.columns.note)))
+        yield RunStarted(plan.num_inputs, *done, note)
         yield from plan.failures
+        yield from map(totals.add, plan.columns.troubles(found.all_keys))
 
         # Read -> encode -> shard
         calls = image_calls(latents.remaining, tokenizer)
-        encoded = encoded_calls(calls, loader, tokenizer, settings.latents, workers)
+        encoded = encoded_calls(calls, loader.with_columns(plan.columns), tokenizer, settings.latents, workers)
         rows: ShardRows | None = None
         for result in encoded:
             rows = rows or latents.open_shard(result.call.shard)
@@ -92,24 +93,22 @@ def _encode(
                 rows = None
             yield totals.add(result.done())
             yield from result.failures
+            yield from map(totals.add, result.troubles)
             yield from map(totals.add, publisher.news())
         yield from map(totals.add, publisher.wait())
 
         # Index, checksums and, last, the manifest
         manifest = latents.finish()
-    finished = totals.finish(
+    yield totals.finish(
         root,
         num_ok=manifest.num_ok,
         num_failed=manifest.num_failed,
         **_changes_report(plan, manifest.num_removed),
         jpeg_decoder=jpeg_decoder(),
-        **manifest.size(),
+        **manifest.figures(),
         whitened=tokenizer.is_whitened,
         **far_off_report(manifest.sums.far_off(), tokenizer),
     )
-    if far is not None:
-        far.push_report()
-    yield finished
 
 
 def _changes_report(plan: EncodePlan, num_removed: int) -> dict[str, Any]:

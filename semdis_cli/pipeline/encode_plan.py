@@ -7,6 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from semdis_cli.columns.find import find_columns
+from semdis_cli.columns.maker import NO_COLUMNS_MADE, Columns
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure, Planning, Tell, untold
 from semdis_cli.images.loader import Loader
@@ -16,6 +18,7 @@ from semdis_cli.pipeline.report import compute_record, model_record
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.settings import EncodeSettings, LatentSettings, LoadSettings
 from semdis_cli.sources.find import FoundImages
+from semdis_cli.store.columns import SetColumns
 from semdis_cli.store.writing.finished import NO_BASE, Base, finished_base
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan, find_changes, plan_sha256, plan_shards
 
@@ -27,6 +30,7 @@ class EncodePlan:
     contents: SetPlan
     provenance: Provenance
     passed_over: Mapping[str, int] = field(default_factory=dict)  # files that are no inputs, by kind
+    columns: Columns = NO_COLUMNS_MADE
 
     @property
     def layout(self) -> LatentLayout:
@@ -87,7 +91,7 @@ def plan_encode(
     """Which image goes where, and how large it all gets; with `base`, what is to be done beyond what that holds.
 
     `provenance`: under which record it is done, if not under that of `tokenizer`, `loader` and `settings`. `tell` hears
-    of it as it goes. Raises `UsageError` if there is no input at all.
+    of it as it goes. Raises `UsageError` if there is no input at all, and what `find_columns` raises.
     """
     if not found.images and not found.failures:
         kinds = f": {found.ignored_kinds}" if found.num_ignored else ""
@@ -95,6 +99,7 @@ def plan_encode(
     base = base or NO_BASE
     tell(Planning("comparing with the set"))
     changes = find_changes(base, found.images, found.failures, partial(loader.hashes, tell=tell))
+    columns = find_columns(found, settings.columns, changes.to_encode, _known_columns(base), tell)
     planned, unreadable = loader.plan(changes.to_encode, tell)
     failures = sorted((*found.failures, *unreadable), key=lambda failure: failure.key)
     provenance = provenance or encode_provenance(tokenizer, loader.settings, settings.latents)
@@ -105,8 +110,17 @@ def plan_encode(
         shard_images=settings.shards.shard_images,
         first_number=base.next_number,
     )
-    sha256 = plan_sha256(provenance, shards, failures, base, changes)
-    return EncodePlan(SetPlan(tuple(shards), tuple(failures), changes, sha256), provenance, found.passed_over)
+    sha256 = plan_sha256(provenance, shards, failures, base, changes, columns.classes)
+    contents = SetPlan(tuple(shards), tuple(failures), changes, sha256, columns.classes)
+    return EncodePlan(contents, provenance, found.passed_over, columns)
+
+
+def _known_columns(base: Base) -> SetColumns | None:
+    """Return the columns of a set that is to grow; None if it has no latents yet, and so may still get any."""
+    manifest = base.manifest
+    if manifest is None or not (manifest.columns or manifest.num_ok or manifest.num_removed):
+        return None
+    return manifest.columns
 
 
 def plan_output(

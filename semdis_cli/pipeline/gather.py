@@ -66,7 +66,7 @@ def gather(found: FoundSamples, settings: ShardSettings, output: Path) -> Iterat
         num_ok=manifest.num_ok,
         num_failed=manifest.num_failed,
         num_missing=found.num_missing,
-        **manifest.size(),
+        **manifest.figures(),
     )
 
 

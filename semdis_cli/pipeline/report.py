@@ -6,32 +6,33 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from semdis_cli.events import BatchDone, Event, RunFinished, StageTimes, TimeSpent
+from semdis_cli.events import BatchDone, ColumnTrouble, Event, RunFinished, StageTimes, TimeSpent
 from semdis_cli.files.atomic import publish
 from semdis_cli.files.json_text import escape_name, strict_json
-from semdis_cli.files.url import Url
 from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.store.writing.far_set import FarSet
 
 
 class RunTotals:
     """Sums of a run's batches, from the moment it is made.
 
     `tokenizer`: None where no model runs. `num_threads`: what works at once; stages are counted in their seconds.
-    `place`: where the output really is, if it is that of a stage.
+    `far`: the set in a store, if the output is its stage; it gets the report too.
     """
 
-    def __init__(self, verb: str, tokenizer: Tokenizer | None, num_threads: int = 1, place: Url | None = None) -> None:
+    def __init__(self, verb: str, tokenizer: Tokenizer | None, num_threads: int = 1, far: FarSet | None = None) -> None:
         self._verb = verb
         self._tokenizer = tokenizer
         self._num_threads = num_threads
-        self._place = place
+        self._far = far
         self._started = time.perf_counter()
         self._num_images = 0
         self._megapixels = 0.0
         self._times = StageTimes()
+        self._num_troubles = 0
 
     def add(self, event: Event) -> Event:
-        """Hand an event on; count the images and the time that it tells of."""
+        """Hand an event on; count the images, the time and the troubles that it tells of."""
         match event:
             case BatchDone():
                 self._num_images += event.num_images
@@ -39,6 +40,8 @@ class RunTotals:
                 self._times += event.times
             case TimeSpent():
                 self._times += event.times
+            case ColumnTrouble():
+                self._num_troubles += 1
         return event
 
     def finish(
@@ -60,17 +63,21 @@ class RunTotals:
             "megapixels_per_s": round(self._megapixels / elapsed_s, 3),
             "threads": self._num_threads,
             "stages": {name: round(value, 3) for name, value in asdict(times).items()},
-            "output": "-" if output is None else str(self._place or output),
+            "output": "-" if output is None else str(output if self._far is None else self._far.url),
             **results,
         }
         if num_missing is not None:
             report["images"] |= {"missing": num_missing}
+        if self._num_troubles:
+            report["column_troubles"] = self._num_troubles
         if self._tokenizer is not None:
             report |= {"model": model_record(self._tokenizer), "compute": compute_record(self._tokenizer)}
             if halved := self._tokenizer.halved_to:
                 report["halved"] = {f"{height}x{width}": size for (height, width), size in halved.items()}
         if output is not None:
             publish(output / "report.json", [strict_json(report, indent=1).encode() + b"\n"])
+        if self._far is not None:
+            self._far.push_report()
         return RunFinished(num_ok, num_failed, report)
 
 

@@ -5,12 +5,12 @@ processes, or other machines. `encode` and `decode` make the same model calls in
 """
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from semdis_cli.errors import StoreError, UnreadableImageError
-from semdis_cli.events import Failure, ShardFailed
+from semdis_cli.events import ColumnTrouble, Failure, ShardFailed
 from semdis_cli.images.geometry import undo_padding
 from semdis_cli.images.loader import Loader
 from semdis_cli.memory import room_for_images
@@ -36,13 +36,15 @@ def encode_shard(planned: PlannedShard, loader: Loader, tokenizer: Tokenizer, se
     """
     rows = ShardRows(planned, latent_layout(tokenizer, settings))
     memory = CallMemory(tokenizer, loader.room, "encode")
+    troubles: list[ColumnTrouble] = []
     for call in fitting(image_calls([planned], tokenizer), memory):
         encoded = refused_call(call, memory)
         if encoded is None:
             loaded = [timed(loader.load, image) for image in call.images]
             encoded = encode_call(call, loaded, tokenizer, settings, memory)
         take_call(encoded, rows)
-    return rows.finish()
+        troubles += encoded.troubles
+    return replace(rows.finish(), troubles=tuple(troubles))
 
 
 def decode_shard(

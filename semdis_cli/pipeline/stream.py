@@ -1,7 +1,7 @@
 """Latents on a pipe: images -> a file for each, as it is ready, and such files -> images, as they come."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -28,7 +28,7 @@ from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.pipeline.shard import check_fit
 from semdis_cli.pipeline.workers import timed
 from semdis_cli.provenance import Provenance
-from semdis_cli.settings import DecodeSettings, EncodeSettings
+from semdis_cli.settings import WITHOUT_COLUMNS, DecodeSettings, EncodeSettings
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.stops import received
 from semdis_cli.store.exchange.stream import MAX_MEMBER_BYTES, MEMBER_SUFFIX, StreamWriter, join_shards, read_member
@@ -65,7 +65,7 @@ def _encode_stream(
     tell: Tell,
 ) -> Iterator[Event]:
     totals = RunTotals("encode", tokenizer, busy_threads(tokenizer, settings.num_workers))
-    plan = plan_encode(found, loader, tokenizer, settings, tell=tell)
+    plan = plan_encode(found, loader, tokenizer, replace(settings, columns=WITHOUT_COLUMNS), tell=tell)
     stream = StreamWriter(write, plan.provenance, as_tar=not found.is_single)
     yield RunStarted(plan.num_inputs, 0, plan.megapixels())
     yield from plan.failures

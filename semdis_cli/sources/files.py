@@ -9,8 +9,12 @@ from pathlib import Path
 
 from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.files.disk import open_at_once
+from semdis_cli.files.handles import Handle, close, open_far, pread
 from semdis_cli.files.url import Location, Url
 from semdis_cli.records import SourceImage, Stamp
+
+_CUT_OFF = "the tar was cut off while the run was going on; run again"
+SMALL_BYTES = 1 << 18  # at most: is read at once, where a file object and its buffer would take longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,16 @@ ON_DISK = FilesOnDisk()
 def image_of_file(key: str, path: str, status: os.stat_result) -> SourceImage:
     """Return the image in a file of its own that has the status `status`."""
     return SourceImage(key, ON_DISK, path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def regular_stamp(path: Location) -> Stamp:
+    """Return size and times of a regular file. Raises `OSError`, and `UnreadableImageError` for anything else."""
+    if isinstance(path, Url):
+        open_far(path, anew=True)
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableImageError("is not a regular file")
+    return stamp_of(status)
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
@@ -82,17 +96,59 @@ def open_regular(path: Path | str) -> int:
     return descriptor
 
 
-def open_section(path: Location, start: int, num_bytes: int) -> io.BufferedReader:
-    """Open a stretch of a regular file as a file. Raises what `open_regular` raises."""
+def open_section(path: Path | str, start: int, num_bytes: int) -> io.BufferedReader | io.BytesIO:
+    """Open a stretch of a regular file as a file. Raises what `open_regular` raises, and `PassingReadError`."""
+    return section_of(open_regular(path), start, num_bytes)
+
+
+def open_handle(path: Location) -> Handle:
+    """Open a file that holds many images. Raises what `open_regular` raises."""
+    return open_far(path) if isinstance(path, Url) else open_regular(path)
+
+
+def open_unchanged(path: Location, mtime_ns: int | None, what: str) -> Handle:
+    """Open a regular file that holds many images, and is still the one that was listed; `what` it is called.
+
+    Of one in a store the next run finds out: asking for each image would take as long as the image. Raises what
+    `open_regular` raises, and `PassingReadError` if it was changed.
+    """
     if isinstance(path, Url):
-        return path.open_range(path.path, start, num_bytes, is_all=False)
-    return io.BufferedReader(_Section(open_regular(path), start, num_bytes))
+        return open_far(path)
+    descriptor = open_regular(path)
+    if os.fstat(descriptor).st_mtime_ns != mtime_ns:
+        os.close(descriptor)
+        raise PassingReadError(f"the {what} was changed while the run was going on; run again")
+    return descriptor
 
 
-class _Section(io.RawIOBase):
+def section_of(descriptor: Handle, start: int, num_bytes: int) -> io.BufferedReader | io.BytesIO:
+    """Return a stretch of an open file as a file; it is read at once if it is small. The descriptor gets closed.
+
+    Raises `PassingReadError` if the file ends before.
+    """
+    if num_bytes > SMALL_BYTES:
+        return io.BufferedReader(Section(descriptor, start, num_bytes))
+    try:
+        data = read_at(descriptor, start, num_bytes)
+    finally:
+        close(descriptor)
+    if len(data) < num_bytes:
+        raise PassingReadError(_CUT_OFF)
+    return io.BytesIO(data)
+
+
+def read_at(descriptor: Handle, start: int, num_bytes: int) -> bytes:
+    """Read so many bytes from a place in a file, fewer at its end."""
+    data = pread(descriptor, num_bytes, start)
+    while 0 < len(data) < num_bytes and (more := pread(descriptor, num_bytes - len(data), start + len(data))):
+        data += more
+    return data
+
+
+class Section(io.RawIOBase):
     """Stretch of a file as a file. It reads at places of its own: those of one descriptor may be shared."""
 
-    def __init__(self, descriptor: int, start: int, num_bytes: int) -> None:
+    def __init__(self, descriptor: Handle, start: int, num_bytes: int) -> None:
         super().__init__()
         self._descriptor = descriptor
         self._start = start
@@ -102,16 +158,16 @@ class _Section(io.RawIOBase):
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override] # as io itself calls it
         """Fill `buffer` with what comes next, as far as it goes."""
         size = max(0, min(len(buffer), self._num_bytes - self._position))
-        data = os.pread(self._descriptor, size, self._start + self._position)
+        data = pread(self._descriptor, size, self._start + self._position)
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
 
     def readall(self) -> bytes:
         """Return all that is left of it. Raises `PassingReadError` if the file ends before."""
-        data = super().readall()
+        data = super().readall() if isinstance(self._descriptor, int) else self.read(self._num_bytes - self._position)
         if self._position < self._num_bytes:
-            raise PassingReadError("the tar was cut off while the run was going on; run again")
+            raise PassingReadError(_CUT_OFF)
         return data
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -131,11 +187,11 @@ class _Section(io.RawIOBase):
         return True
 
     def fileno(self) -> int:
-        """Return the descriptor of the file that it is a stretch of."""
-        return self._descriptor
+        """Return the descriptor of the file that it is a stretch of. Raises `io.UnsupportedOperation` in stores."""
+        return self._descriptor if isinstance(self._descriptor, int) else super().fileno()
 
     def close(self) -> None:
         """Close the file."""
         if not self.closed:
-            os.close(self._descriptor)
+            close(self._descriptor)
         super().close()

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure, Planning, Tell, untold
@@ -17,13 +18,21 @@ from semdis_cli.sources.prefixes import HeldSet, Listing, is_same_file, is_same_
 from semdis_cli.sources.registry import source_at
 from semdis_cli.sources.source import Search, Source
 from semdis_cli.sources.spool import STDIN, STDIN_NAME, Spool
-from semdis_cli.sources.tars import Tar
+
+
+class Origin(NamedTuple):
+    """One source of a run: the beginning of its keys, where it is, and the tables that lie in it, by their paths."""
+
+    prefix: str
+    path: Path | None
+    tables: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class FoundImages:
     """Images and failures of a run, each sorted by key, no key twice, and the numbers of files passed over, by kind.
 
+    `origins`: the sources that they are from.
     `stdin` is kept so that images from there can be read for as long as this lives.
     """
 
@@ -31,6 +40,12 @@ class FoundImages:
     failures: tuple[Failure, ...]
     passed_over: Mapping[str, int] = field(default_factory=dict)
     stdin: Spool | None = None
+    origins: tuple[Origin, ...] = ()
+
+    def all_keys(self) -> Iterator[str]:
+        """Yield the keys of the images."""
+        images = self.images
+        return (key for key, *_ in images.facts()) if isinstance(images, ImageList) else (each.key for each in images)
 
     @property
     def is_single(self) -> bool:
@@ -65,8 +80,9 @@ def find_images(  # noqa: PLR0913 (each of them is a part of what is listed)
     Folders are searched all the way down, through symbolic links too, but not in circles. A regular file in them, or in
     a tar, is an image by its suffix or, failing that, by its first bytes, unless `rules` pass it over; all else is
     counted. `exclude` is a folder not to enter; folders that `decode`, `roundtrip` or `train` wrote are passed over as
-    well, and so are tars in folders. A file named outright is a tar by its suffix, else it is taken for an image
-    whatever it looks like. `-` is what `stdin` holds. `packed`: more tars, each with the name its keys begin with.
+    well. Tars and zips in folders are searched where there is no other image in the folder. A file named outright is
+    one of them by its suffix, else it is taken for an image whatever it looks like. `-` is what `stdin` holds.
+    `packed`: more of them, each with the name its keys begin with; those in folders are passed over then.
 
     Keys are POSIX paths: relative to the folder or, in tars and with several sources, after the name of the source and
     as many folders above it as tell it from the others. Images that the set `held` has keep their keys. A file among
@@ -82,19 +98,15 @@ def find_images(  # noqa: PLR0913 (each of them is a part of what is listed)
         [*(source for source in sources if source != STDIN or stdin is None), *(path for _, path in packed)]
     )
     given = [stdin if stdin is not None and source == STDIN else source_at(source) for source in sources]
-    scan = _Scan(rules, exclude, tell)
+    scan = _Scan(rules, exclude, tell, has_containers=not packed)
     for source, prefix, others in _named(given):
         scan.add(source, prefix, others)
     for name, path in packed:
-        scan.add(_tar_at(path), f"{name}/")
+        scan.add(source_at(path), f"{name}/")
     settle_prefixes(scan.listings, held)
     for source in (*(source for source in given if source.naming is None), FileList.of(listed)):
         scan.add(source, "")
     return scan.result(stdin)
-
-
-def _tar_at(path: Location) -> Tar:
-    return Tar(path, NamedPath.of_url_file(path) if isinstance(path, Url) else NamedPath.of_file(path))
 
 
 def _named(sources: Sequence[Source]) -> Iterator[tuple[Source, str, tuple[str, ...]]]:
@@ -120,6 +132,7 @@ class _Scan:
     rules: InputRules
     exclude: Path | None
     tell: Tell = untold
+    has_containers: bool = True
     listings: list[Listing] = field(default_factory=list)
 
     def add(self, source: Source, prefix: str, others: tuple[str, ...] = ()) -> None:
@@ -129,7 +142,7 @@ class _Scan:
         def tell(number: int) -> None:
             self.tell(Planning("listing photos", before + number))
 
-        found = source.images(prefix, Search(self.rules, self.exclude, tell))
+        found = source.images(prefix, Search(self.rules, self.exclude, tell, self.has_containers))
         self.listings.append(Listing(source.naming, prefix, others, found))
 
     def result(self, stdin: Spool | None) -> FoundImages:
@@ -149,7 +162,13 @@ class _Scan:
         for listing in self.listings:
             tally.add_all(listing.found.passed_over)
         images = _without_repeats(images.sorted())
-        return FoundImages(images, tuple(_sorted_failures([*failures, *broken], images)), tally.numbers, stdin)
+        unusable = tuple(_sorted_failures([*failures, *broken], images))
+        return FoundImages(images, unusable, tally.numbers, stdin, tuple(map(_origin, self.listings)))
+
+
+def _origin(listing: Listing) -> Origin:
+    path = None if listing.naming is None or isinstance(listing.naming.path, Url) else listing.naming.path
+    return Origin(listing.prefix, path, tuple(listing.found.tables))
 
 
 def _broken(listing: Listing) -> tuple[Failure, Location] | None:

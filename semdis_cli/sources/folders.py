@@ -3,13 +3,15 @@
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from semdis_cli.defaults import DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER
 from semdis_cli.files.disk import FolderIdentity, folder_identity, list_names
 from semdis_cli.kinds.formats import SIGNATURE_BYTES, has_image_suffix, is_image_file
+from semdis_cli.sources.containers import is_container_name, named_containers
 from semdis_cli.sources.files import ON_DISK
 from semdis_cli.sources.input_rules import (
     InputRules,
@@ -23,6 +25,7 @@ from semdis_cli.sources.names import NamedPath
 from semdis_cli.sources.source import Finds, Search
 
 OWN_OUTPUT = frozenset({DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER})
+_TABLES = frozenset({"metadata.jsonl", "metadata.csv", "metadata.parquet"})  # of what lies below their folder
 _FILES_BETWEEN_NEWS = 100
 _MAX_DEPTH = 2048  # a path may have 4096 bytes
 _MAX_REPEATS = 12  # folders of one identity and name, one in the other: no disk has those, a circle has
@@ -56,7 +59,27 @@ class Folder:
         exclude = None if search.exclude is None else _Excluded.of(search.exclude)
         walk = _Walk(prefix, search.rules, exclude, search.tell)
         walk.run(root)
+        if walk.found.images or not search.has_containers:
+            walk.found.passed_over.add(PassedOver.CONTAINER, len(walk.containers))
+        else:
+            self._search_all(walk.containers, walk.found, prefix, search)
         return walk.found
+
+    def _search_all(self, paths: Sequence[Path], found: Finds, prefix: str, search: Search) -> None:
+        """Add the images in files that hold many; one that is damaged is a failure beside them."""
+        for name, path, source in named_containers(self.path, paths):
+            search.tell(found.num_seen)
+            inner = source.images(f"{prefix}{name}/", replace(search, tell=partial(_tell_more, search.tell, found)))
+            for image in inner.images:
+                found.images.append(image)
+            found.failures += inner.failures
+            found.passed_over.add_all(inner.passed_over)
+            if inner.damage is not None:
+                found.fail(prefix + path.relative_to(self.path).as_posix(), path, inner.damage)
+
+
+def _tell_more(tell: Callable[[int], None], found: Finds, number: int) -> None:
+    tell(found.num_seen + number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +150,7 @@ class _Walk:
     opened: list[tuple[_Folder, _Entries]] = field(default_factory=list)
     has_patterns: bool = False  # as of the rules
     root: int = 0  # that of the images, in the list of them
+    containers: list[Path] = field(default_factory=list)  # files that hold many images
     keys: list[str] = field(default_factory=list)  # of images that are not in the list yet
     figures: list[int] = field(default_factory=list)  # size, mtime, ctime of each
     mounts: frozenset[bytes] | None = None
@@ -220,12 +244,24 @@ class _Walk:
                 self.found.passed_over.add(kind)
                 return False
             is_odd = is_odd or kind is not None
+        if is_container_name(name) and name not in _TABLES and entry.is_file():
+            return self._note_container(entry, folder)
         if self.rules.has_patterns and self._is_left_out(folder, name):
             self.found.passed_over.add(PassedOver.EXCLUDED)
             return False
         if _is_image(entry, has_suffix=has_suffix and not is_odd):
             return True
+        if name in _TABLES:
+            self.found.tables.append(folder.inside + name)
         self.found.passed_over.add(PassedOver.NO_IMAGE)
+        return False
+
+    def _note_container(self, entry: os.DirEntry[str], folder: _Folder) -> bool:
+        """Note a file that holds many images, which is none itself; --include is about what is in it."""
+        if self.rules.excludes(folder.inside + entry.name, entry.name, is_folder=False):
+            self.found.passed_over.add(PassedOver.EXCLUDED)
+        else:
+            self.containers.append(Path(entry.path))
         return False
 
     def _find_folder(self, entry: os.DirEntry[str], folder: _Folder) -> _Folder | None:

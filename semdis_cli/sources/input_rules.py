@@ -26,6 +26,7 @@ class PassedOver(StrEnum):
     NO_IMAGE = "no images by suffix or content"
     HIDDEN = "hidden"
     OUTPUT = "written by semdis"
+    CONTAINER = "archives beside images"
     EXCLUDED = "excluded"
     CIRCLE = "folders that lead back to themselves"
     REPLACED = "members replaced by a later one of their name"

@@ -48,6 +48,11 @@ class NamedPath:
         """Name a tar or the like in a store, without its suffix."""
         return cls(url, (*url.parts[:-1], url.name.removesuffix(url.suffix)), suffix=url.suffix)
 
+    @classmethod
+    def of_container(cls, path: Location) -> "NamedPath":
+        """Name a tar or the like, here or in a store."""
+        return cls.of_url_file(path) if isinstance(path, Url) else cls.of_file(path)
+
     @property
     def names(self) -> Iterator[str]:
         """Yield all names that it can have, from the shortest on."""

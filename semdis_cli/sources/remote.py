@@ -12,10 +12,10 @@ from semdis_cli.files.stores import FarFile
 from semdis_cli.files.url import Url
 from semdis_cli.kinds.formats import has_image_suffix
 from semdis_cli.records import SourceImage, Stamp
+from semdis_cli.sources.containers import container_at
 from semdis_cli.sources.input_rules import PassedOver
 from semdis_cli.sources.names import NamedPath
 from semdis_cli.sources.source import Finds, Search, Source
-from semdis_cli.sources.tars import Tar
 
 _FILES_BETWEEN_NEWS = 1000
 
@@ -82,8 +82,8 @@ class FarImage:
 
 def far_source_at(url: Url) -> Source:
     """Return the source at a URL: a tar by its name, a folder if there is one, else an image. Raises `UsageError`."""
-    if (tar := Tar.at(url)) is not None:
-        return tar
+    if (container := container_at(url)) is not None:
+        return container
     if url.is_folder_name and url.is_web:
         raise UsageError("a web server lists no files: name the images and tars themselves", place=url)
     if url.is_folder_name or url.is_dir():

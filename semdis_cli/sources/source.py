@@ -17,12 +17,14 @@ class Finds:
     """Images of a source, failures, each with the path of its file, and the numbers of files passed over.
 
     `damage`: why the source could not be listed, or not to its end; the images are those that are whole before that.
+    `tables`: paths in a folder of what is called like a table of its images.
     """
 
     images: ImageList = field(default_factory=ImageList)
     failures: list[tuple[Failure, Location | str]] = field(default_factory=list)
     passed_over: Tally = field(default_factory=Tally)
     damage: str | None = None
+    tables: list[str] = field(default_factory=list)
 
     @property
     def num_seen(self) -> int:
@@ -38,12 +40,14 @@ class Finds:
 class Search:
     """Settings of a listing: `rules` say what is passed over, and `exclude` is a folder not to enter.
 
-    `tell` hears of the number of files so far, now and then.
+    `tell` hears of the number of files so far, now and then. `has_containers`: files with many images are searched that
+    lie in folders without other images.
     """
 
     rules: InputRules = DEFAULT_RULES
     exclude: Path | None = None
     tell: Callable[[int], None] = lambda _: None
+    has_containers: bool = True
 
 
 class Source(Protocol):

@@ -2,6 +2,7 @@
 
 import io
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +15,8 @@ from semdis_cli.files.tar import is_tar_start
 from semdis_cli.kinds.formats import SIGNATURE_BYTES, image_format
 from semdis_cli.kinds.recognise import describe
 from semdis_cli.records import SourceImage, Stamp
-from semdis_cli.sources.files import open_section
+from semdis_cli.sources.files import open_regular, open_section
+from semdis_cli.sources.members import Samples, read_beside
 from semdis_cli.sources.names import NamedPath
 from semdis_cli.sources.source import Finds, Search
 from semdis_cli.sources.tars import list_tar, unpacker_of
@@ -57,6 +59,7 @@ class Spool:
     def __init__(self, source: PipedSource, folder: Path | None) -> None:
         """Read `source` to its end, into `folder` or memory. Raises `NoSpaceError` if it fills up, or `UsageError`."""
         self.suffix = source.suffix
+        self.samples = Samples()
         self.is_single = source.is_single
         try:
             spool = spool_file(folder)
@@ -85,7 +88,7 @@ class Spool:
             raise UsageError(finds.damage, place=title)
         return finds
 
-    def open(self, image: SourceImage) -> io.BufferedReader:
+    def open(self, image: SourceImage) -> io.BufferedReader | io.BytesIO:
         """Open an image, from its first byte to its last. Raises `OSError`."""
         return open_section(self.path, image.place, image.num_bytes)
 
@@ -96,6 +99,10 @@ class Spool:
     def locate(self, image: SourceImage) -> tuple[str, object]:
         """Return the name of stdin, and where in it the image begins."""
         return STDIN_NAME, image.place
+
+    def columns(self, image: SourceImage) -> Mapping[str, object]:
+        """Return what lies beside an image in a tar, as `ColumnSource` says."""
+        return read_beside(self.samples.beside(image.place), open_regular(self.path))
 
 
 def peek_stdin(stream: BinaryIO, *, is_only: bool) -> PipedSource:

@@ -2,14 +2,12 @@
 
 import io
 import os
-import stat
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 
-from semdis_cli.errors import PassingReadError
+from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import Failure
 from semdis_cli.files.image_list import ImageList
 from semdis_cli.files.tar import walk_tar
@@ -17,13 +15,13 @@ from semdis_cli.files.url import Location, Url
 from semdis_cli.kinds.formats import SIGNATURE_BYTES, has_image_suffix, image_format
 from semdis_cli.kinds.tiff_directories import is_picture
 from semdis_cli.records import ImageReader, SourceImage, Stamp
-from semdis_cli.sources.files import open_section, stamp_of
-from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules, PassedOver, Tally, is_plain_name
-from semdis_cli.sources.names import NamedPath, shortest_names
+from semdis_cli.sources.files import open_handle, open_unchanged, regular_stamp, section_of, stamp_of
+from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules, PassedOver, Tally
+from semdis_cli.sources.members import Samples, leads_out, parts_of, passed_over, read_beside
+from semdis_cli.sources.names import NamedPath
 from semdis_cli.sources.source import Finds, Search
 
-_TAR_SUFFIX = ".tar"
-_PACKED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 _UNPACKERS = {b"\x1f\x8b": "zcat", b"BZh": "bzcat", b"\xfd7zXZ\0": "xzcat", b"\x28\xb5\x2f\xfd": "zstdcat"}
 _CONTINUED = b"M"  # the rest of a file that begins in another volume (GNU)
 _NO_FILES = frozenset({b"D", b"V"})  # the list of a folder, and the name of a volume (GNU)
@@ -44,14 +42,15 @@ class Tar:
 
     path: Location
     naming: NamedPath
+    samples: Samples = field(default_factory=Samples, compare=False, repr=False)
     has_one_file = True
 
     @classmethod
     def at(cls, path: Location) -> "Tar | None":
         """Return the source at `path`; None if that is no tar by its name."""
-        if not is_tar_name(path):
+        if not path.name.lower().endswith(TAR_SUFFIXES):
             return None
-        return cls(path, NamedPath.of_url_file(path) if isinstance(path, Url) else NamedPath.of_file(path))
+        return cls(path, NamedPath.of_container(path))
 
     @property
     def is_far(self) -> bool:
@@ -61,36 +60,30 @@ class Tar:
     def images(self, prefix: str, search: Search) -> Finds:
         """List the images in it, in its order; their keys are `prefix` and the names of the members."""
         try:
-            status = self.path.stat()
+            stamp = regular_stamp(self.path)
         except OSError as error:
             return Finds(damage=f"cannot be read ({error.strerror})")
-        if not stat.S_ISREG(status.st_mode):
-            return Finds(damage="is not a regular file; give a tar on a pipe as '-'")
-        return list_tar(self.path, self.path, self, stamp_of(status), prefix, search.rules)
+        except UnreadableImageError as error:
+            return Finds(damage=f"{error}; give a tar on a pipe as '-'")
+        return list_tar(self.path, self.path, self, stamp, prefix, search.rules)
 
-    def open(self, image: SourceImage) -> io.BufferedReader:
+    def open(self, image: SourceImage) -> io.BufferedReader | io.BytesIO:
         """Open an image, from its first byte to its last. Raises `OSError`, and `UnreadableImageError`."""
-        file = open_section(self.path, image.place, image.num_bytes)
-        # Of one in a store the next run finds out: asking for each image would take as long as the image.
-        if not self.is_far and os.fstat(file.fileno()).st_mtime_ns != image.mtime_ns:
-            file.close()
-            raise PassingReadError("the tar was changed while the run was going on; run again")
-        return file
+        return section_of(open_unchanged(self.path, image.mtime_ns, "tar"), image.place, image.num_bytes)
 
     def stamp(self, image: SourceImage) -> Stamp:
         """Return the size of an image, and the times of the tar: in a store, of the listing. Raises `OSError`."""
-        if self.is_far:
+        if isinstance(self.path, Url):
             return image.stamp
-        return stamp_of(self.path.stat())._replace(num_bytes=image.num_bytes)
+        return stamp_of(os.stat(self.path))._replace(num_bytes=image.num_bytes)  # noqa: PTH116 # as for files
 
     def locate(self, image: SourceImage) -> tuple[str, object]:
         """Return the path of the tar, and where in it the image begins."""
         return str(self.path), image.place
 
-
-def is_tar_name(path: Location) -> bool:
-    """Tell whether a file is a tar by its name, a compressed one included (which `list_tar` refuses)."""
-    return path.name.lower().endswith((_TAR_SUFFIX, *_PACKED_SUFFIXES))
+    def columns(self, image: SourceImage) -> Mapping[str, object]:
+        """Return what lies beside an image, as `ColumnSource` says."""
+        return read_beside(self.samples.beside(image.place), open_unchanged(self.path, image.mtime_ns, "tar"))
 
 
 def unpacker_of(start: bytes) -> str | None:
@@ -98,40 +91,16 @@ def unpacker_of(start: bytes) -> str | None:
     return next((program for magic, program in _UNPACKERS.items() if start.startswith(magic)), None)
 
 
-def find_tars(
-    sources: Sequence[Location], rules: InputRules = DEFAULT_RULES
-) -> tuple[list[tuple[str, Location]], list[Location]]:
-    """Tell the tars among `sources` and in their folders, each with the name its keys begin with, from other sources.
+class TarReader(ImageReader, Protocol):
+    """Reader of the images in a tar, which knows what lies beside them."""
 
-    Folders stay among the others: they may hold images beside the tars. Of two tars of one name, each has as many of
-    the folders above it in its name as tell it from the other.
-    """
-    named: list[NamedPath] = []
-    others: list[Location] = []
-    for source in sources:
-        if isinstance(source, Url):
-            named += [NamedPath.of_url_file(source)] if is_tar_name(source) else []
-            others += [] if is_tar_name(source) else [source]
-        elif source.is_dir():
-            inside = sorted(path for path in source.rglob(f"*{_TAR_SUFFIX}") if path.is_file())
-            wanted = (path for path in inside if _is_wanted(path.relative_to(source), rules))
-            named += [NamedPath.of_file_in(source, path) for path in wanted]
-            others.append(source)
-        elif is_tar_name(source):
-            named.append(NamedPath.of_file(source))
-        else:
-            others.append(source)
-    names = shortest_names(named)
-    return [(name, each.path) for name, each in zip(names, named, strict=True)], others
-
-
-def _is_wanted(path: Path, rules: InputRules) -> bool:
-    """Tell whether a tar at that path of a folder is searched; what --include says is about what is in it."""
-    return replace(rules, include=()).judge(path.parts).kind is None
+    @property
+    def samples(self) -> Samples:
+        """Return where what lies beside them is noted."""
 
 
 def list_tar(
-    path: Location, title: Location, reader: ImageReader, stamp: Stamp, prefix: str, rules: InputRules = DEFAULT_RULES
+    path: Location, title: Location, reader: TarReader, stamp: Stamp, prefix: str, rules: InputRules = DEFAULT_RULES
 ) -> Finds:
     """List the images of the tar at `path`, which is called `title`; their keys are `prefix` and the member's name.
 
@@ -142,8 +111,9 @@ def list_tar(
     name the last one counts, as when the tar is unpacked. A leading slash is left out, as tar does then; a name with
     `..` in it is a failure. What is no whole uncompressed tar has a `damage`.
     """
-    members = _Members(path, reader, stamp, prefix, rules, not rules.has_patterns)
+    members = _Members(path, reader, stamp, prefix, rules)
     damage = None
+    reader.samples.begin()
     try:
         with path.open("rb") as file:
             damage = _compression(title, file)
@@ -153,6 +123,7 @@ def list_tar(
         damage = f"cannot be read ({error.strerror or error})"
     except ValueError as error:
         damage = f"cannot be read as an uncompressed tar ({error})"
+    reader.samples.finish()
     images = ImageList(each for each in members.followed() if isinstance(each, SourceImage))
     failures: list[tuple[Failure, Location | str]] = [
         (each, title) for each in members.found.values() if isinstance(each, Failure)
@@ -165,11 +136,10 @@ class _Members:
     """Members of a tar so far, by their keys: of two of one name the last one counts."""
 
     path: Location
-    reader: ImageReader
+    reader: TarReader
     stamp: Stamp
     prefix: str
     rules: InputRules
-    has_no_patterns: bool
     found: dict[str, SourceImage | Failure | _Link] = field(default_factory=dict)
     passed_over: Tally = field(default_factory=Tally)
 
@@ -185,27 +155,27 @@ class _Members:
 
     def _add(self, member: tarfile.TarInfo, file: BinaryIO) -> None:
         """Sort one member in; its first bytes may be read off `file`."""
-        parts = _parts(member.name)
+        parts = parts_of(member.name)
         key = self.prefix + "/".join(parts)
         if self.found.pop(key, None) is not None:
             self.passed_over.add(PassedOver.REPLACED)
         kind = self._kind(member, parts, file)
         if kind is not None:
             self.passed_over.add(kind)
+            if member.isreg():
+                self.reader.samples.add_other(member.name, member.offset_data, member.size)
         else:
             self.found[key] = self._taken(member, parts, key)
 
     def _kind(self, member: tarfile.TarInfo, parts: Sequence[str], file: BinaryIO) -> str | None:
         """Return the kind by which a member is passed over, if it is."""
-        has_suffix = has_image_suffix(member.name)
-        if has_suffix and len(parts) == 1 and member.isreg() and self.has_no_patterns and is_plain_name(parts[0]):
-            return None  # what most members are, in short
-        if not parts or not (member.isreg() or member.islnk() or (member.type == _CONTINUED and has_suffix)):
+        if not parts or not (
+            member.isreg() or member.islnk() or (member.type == _CONTINUED and has_image_suffix(member.name))
+        ):
             return PassedOver.NO_IMAGE
-        judgement = self.rules.judge(parts)
-        if judgement.kind is not None or member.islnk() or (has_suffix and not judgement.by_content):
-            return judgement.kind
-        return None if self._has_image_bytes(member, file) else PassedOver.NO_IMAGE
+        if member.islnk():
+            return self.rules.judge(parts).kind
+        return passed_over(parts, self.rules, lambda: self._has_image_bytes(member, file))
 
     def _taken(self, member: tarfile.TarInfo, parts: Sequence[str], key: str) -> "SourceImage | Failure | _Link":
         """Return what a member that is not passed over comes to."""
@@ -213,8 +183,9 @@ class _Members:
             return Failure(key, reason)
         if not member.islnk():
             _, mtime_ns, ctime_ns = self.stamp
+            self.reader.samples.add_image(member.name, member.offset_data)
             return SourceImage(key, self.reader, member.offset_data, member.size, mtime_ns, ctime_ns)
-        link = _Link("/".join(_parts(member.linkname)))
+        link = _Link("/".join(parts_of(member.linkname)))
         target = self.found.get(self.prefix + link.target)  # as it is now: a later one of its name is another file
         return replace(target, key=key) if isinstance(target, SourceImage) else link
 
@@ -224,7 +195,7 @@ class _Members:
         name = image_format(file.read(min(SIGNATURE_BYTES, member.size)))
         if name != "TIFF":
             return name is not None
-        with open_section(self.path, member.offset_data, member.size) as inside:
+        with section_of(open_handle(self.path), member.offset_data, member.size) as inside:
             return is_picture(inside)
 
     def followed(self) -> Iterator[SourceImage | Failure]:
@@ -244,13 +215,9 @@ class _Members:
                 self.passed_over.add(PassedOver.NO_IMAGE)
 
 
-def _parts(name: str) -> list[str]:
-    return [part for part in name.split("/") if part not in {"", "."}]
-
-
 def _unusable(member: tarfile.TarInfo, parts: Sequence[str]) -> str | None:
     """Say why an image's member cannot be used, if so."""
-    if ".." in parts or "\0" in member.name:
+    if leads_out(member.name, parts):
         return "its name leads out of the tar; pack it under another"
     if member.issparse():
         return "is packed as a sparse file; pack it without tar's option -S"

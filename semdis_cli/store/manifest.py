@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from semdis_cli.errors import StoreError
@@ -14,6 +14,7 @@ from semdis_cli.files.url import Location
 from semdis_cli.provenance import Provenance, versions_of
 from semdis_cli.records import FileDigest
 from semdis_cli.store.checks import MALFORMED, check_count, check_sha256, check_shard_name
+from semdis_cli.store.columns import SetColumns
 from semdis_cli.store.record import parse_digest
 from semdis_cli.store.shard_header import FORMAT_VERSION
 from semdis_cli.store.statistics import ChannelSums
@@ -42,7 +43,7 @@ class Manifest:
     names: equal inputs give equal bytes.
 
     `later_versions`: records of the same kind of latents, by other versions of what computes and reads; shards say
-    which one made them. Most sets have none.
+    which one made them. Most sets have none. `columns`: what came with the images that are to be used.
     """
 
     provenance: Provenance
@@ -55,6 +56,7 @@ class Manifest:
     index: FileDigest
     sums: ChannelSums
     later_versions: tuple[Provenance, ...] = ()
+    columns: SetColumns = field(default_factory=SetColumns)
 
     @property
     def records(self) -> tuple[Provenance, ...]:
@@ -76,9 +78,10 @@ class Manifest:
         """Rows of all shards, those that are not to be used included."""
         return self.num_ok + self.num_removed + self.num_superseded
 
-    def size(self) -> dict[str, int]:
-        """Return the number of shards, and their bytes, as reports say them."""
-        return {"shards": len(self.shards), "latent_bytes": sum(shard.file.num_bytes for shard in self.shards)}
+    def figures(self) -> dict[str, Any]:
+        """Return the number of shards, their bytes, and how many images have each column, as reports say them."""
+        size = {"shards": len(self.shards), "latent_bytes": sum(shard.file.num_bytes for shard in self.shards)}
+        return {**size, "columns": dict(self.columns.num_images)} if self.columns else size
 
     def to_bytes(self) -> bytes:
         """The file: indented JSON with sorted keys."""
@@ -100,6 +103,8 @@ class Manifest:
         }
         if self.later_versions:
             fields["later_versions"] = [record.to_json() for record in self.later_versions]
+        if self.columns:
+            fields["columns"] = self.columns.to_json()
         return json.dumps(fields, sort_keys=True, indent=1).encode() + b"\n"
 
     @classmethod
@@ -136,12 +141,15 @@ class Manifest:
             index=parse_digest(fields["index"]),
             sums=ChannelSums.from_json(latents["sums"]),
             later_versions=tuple(map(Provenance.from_json, fields.get("later_versions", ()))),
+            columns=SetColumns.from_json(fields.get("columns", {})),
         )
         manifest._check_versions()
         if sum(shard.num_images for shard in manifest.shards) != manifest.num_latents:
             raise ValueError("the shards do not add up to the totals")
         if [list(map(float, latents["mean"])), list(map(float, latents["std"]))] != list(manifest.sums.mean_std()):
             raise ValueError("mean and std are not those of the sums")
+        if any(number > manifest.num_ok for number in manifest.columns.num_images.values()):
+            raise ValueError("more images have a column than there are")
         return manifest
 
     def _check_versions(self) -> None:

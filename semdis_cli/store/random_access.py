@@ -1,5 +1,6 @@
 """Items of a `LatentDataset`, found one by one: of a set in its index, of a shard on its own in the record of that."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from semdis_cli.errors import StoreError
 from semdis_cli.files.set_names import INDEX_FILE, SHARD_FOLDER
 from semdis_cli.provenance import Provenance
 from semdis_cli.store.checks import check_row
+from semdis_cli.store.columns import LABEL, NO_SET_COLUMNS, SetColumns, is_label
 from semdis_cli.store.index import parse_place, parse_row
 from semdis_cli.store.item_table import ItemTable
 from semdis_cli.store.items import find_items, open_items
@@ -25,7 +27,11 @@ from semdis_cli.store.record import check_columns
 from semdis_cli.store.shard_header import read_shard_header
 from semdis_cli.store.shards import read_shard
 
+NO_LABEL = -1
 _LINE_BYTES = 1 << 10  # most lines are shorter
+_LINES_AT_ONCE = 1 << 12
+# What a line of an index of ours begins with, if it has a label, and no object among the columns before that.
+_LABEL = re.compile(rb'\{"columns":\{(?:[^{}\n]*?,)?"label":([0-9]{1,18})[,}]')
 
 
 class Item(NamedTuple):
@@ -58,6 +64,9 @@ class Items(Protocol):
     def find(self, number: int) -> Item:
         """Return one of them, counted from 0 on. Raises `StoreError`."""
 
+    def labels(self) -> NDArray[np.int64]:
+        """Return the label of each, -1 where there is none, [N]. Raises `StoreError`."""
+
 
 @dataclass(frozen=True, eq=False)
 class SetItems:
@@ -80,6 +89,16 @@ class SetItems:
         except StoreError as error:
             what = f"has no item {number:,} where the table says so: {error.reason}"
             raise StoreError(what, place=self.index.path) from error
+
+    def labels(self) -> NDArray[np.int64]:
+        """Return the label of each, -1 where there is none, [N]. Raises `StoreError` for a damaged index."""
+        labels = np.full(len(self.table.offsets), NO_LABEL, np.int64)
+        for first in range(0, len(labels), _LINES_AT_ONCE):
+            starts = self.table.offsets[first : first + _LINES_AT_ONCE].tolist()
+            data = self.index.read(starts[0], starts[-1]) + self._line(starts[-1])
+            for number, start in enumerate(starts, first):
+                labels[number] = _label_of(data, start - starts[0])
+        return labels
 
     def _parse(self, shard: int, line: bytes) -> Item:
         place = parse_place(line)
@@ -116,13 +135,17 @@ class ShardItems:
         """Return one of them."""
         return Item(self.keys[number], 0, int(self.rows[number]), self.sizes[number].tolist(), {})
 
+    def labels(self) -> NDArray[np.int64]:
+        """Return -1 for each, [N]."""
+        return np.full(len(self.keys), NO_LABEL, np.int64)
+
 
 @dataclass(frozen=True, eq=False)
 class OpenedLatents:
     """Latents that were found to be whole as far as their headers tell, ready to be read one by one.
 
     `folder` holds the files of `shards`. `sha256` says which latents they are: that of the manifest or, of a shard on
-    its own, of its record. `versions`: of a set that several made, which one made what.
+    its own, of its record. `versions`: of a set that several made, which one made what. `columns`: those of a set.
     """
 
     folder: Path
@@ -131,6 +154,19 @@ class OpenedLatents:
     provenance: Provenance
     sha256: str
     versions: tuple[dict[str, Any], ...] = ()
+    columns: SetColumns = NO_SET_COLUMNS
+
+
+def _label_of(data: bytes, start: int) -> int:
+    """Return the label in the line that begins at `start`; most need not be parsed. Raises `StoreError`."""
+    if (found := _LABEL.match(data, start)) is not None:
+        return int(found[1])
+    line = data[start : data.find(b"\n", start) + 1 or len(data)]
+    if b'"columns"' not in line:
+        return NO_LABEL
+    place = parse_row(parse_place, line)
+    label = None if place is None else check_columns(place.columns).get(LABEL)
+    return label if is_label(label) and label < 1 << 63 else NO_LABEL
 
 
 def open_latents(path: Path, *, verify: bool) -> OpenedLatents:
@@ -152,7 +188,8 @@ def _open_set(root: Path, *, verify: bool) -> OpenedLatents:
     index = MappedFile(root / INDEX_FILE, identity)  # last: it is the one that the items were found in, too
     items = SetItems(index, found.table, found.shards)
     versions = tuple(manifest.versions()) if manifest.later_versions else ()
-    return OpenedLatents(root / SHARD_FOLDER, found.shards, items, manifest.provenance, latents.sha256, versions)
+    shards = root / SHARD_FOLDER, found.shards
+    return OpenedLatents(*shards, items, manifest.provenance, latents.sha256, versions, manifest.columns)
 
 
 def _check_index(latents: LatentSet) -> FileIdentity:

@@ -6,11 +6,10 @@ from typing import Any
 
 from semdis_cli.files.json_text import escape_text, key_fields
 from semdis_cli.provenance import is_shallow
-from semdis_cli.records import NO_COLUMNS, FileDigest, Geometry, ImageRecord
+from semdis_cli.records import MAX_COLUMNS_BYTES, NO_COLUMNS, FileDigest, Geometry, ImageRecord
 from semdis_cli.store.checks import check_count, check_object, check_sha256, check_text, check_texts
 
 _MAX_COLUMNS_DEPTH = 16  # what is nested deeper, parsers refuse each at a depth of its own
-MAX_COLUMNS_BYTES = 1 << 16  # of one image's columns as JSON in UTF-8: captions fit, pictures do not
 SOURCE_FIELDS = {"num_bytes", "sha256", "notes"}
 
 

@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from semdis_cli.errors import PassingReadError, UnreadableImageError
-from semdis_cli.events import Failure
+from semdis_cli.events import ColumnTrouble, Failure
 from semdis_cli.images.formats.pillow import decoder_errors
 from semdis_cli.images.loader import Loader
-from semdis_cli.records import LoadedImage, SourceImage
+from semdis_cli.records import LoadedImage, MadeColumns, SourceImage
 from semdis_cli.settings import LoadSettings
 from semdis_cli.sources.files import ON_DISK
 from semdis_cli.sources.find import find_images
@@ -157,3 +157,25 @@ def test_no_memory_and_a_failing_disk_may_pass(error: Exception, may_pass: bool)
     with pytest.raises(UnreadableImageError) as caught, decoder_errors("PNG"):
         raise error
     assert isinstance(caught.value, PassingReadError) == may_pass
+
+
+class _ByKey:
+    """Makes a caption of an image's key; of `b.png` it cannot."""
+
+    def columns_of(self, image: SourceImage) -> MadeColumns:
+        if image.key == "b.png":
+            return MadeColumns(troubles=(ColumnTrouble(image.key, "no caption"),))
+        return MadeColumns({"caption": f"a picture called {image.key}"})
+
+
+def test_an_image_gets_the_columns_that_are_made_for_it_and_trouble_with_them_costs_it_nothing(folder: Path) -> None:
+    with Loader(LoadSettings(), 16, 2, columns=_ByKey()) as loader:
+        loaded = load(loader, find_images([folder]).images)
+    assert all(isinstance(image, LoadedImage) for image in loaded.values())
+    assert {key: dict(image.record.columns) for key, image in loaded.items() if isinstance(image, LoadedImage)} == {
+        "a.png": {"caption": "a picture called a.png"},
+        "b.png": {},
+        "c.png": {"caption": "a picture called c.png"},
+    }
+    troubles = [image.troubles for image in loaded.values() if isinstance(image, LoadedImage)]
+    assert troubles == [(), (ColumnTrouble("b.png", "no caption"),), ()]

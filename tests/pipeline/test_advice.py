@@ -59,24 +59,21 @@ def write(files: dict[str, bytes]) -> None:
 
 
 FOLDERS: dict[str, tuple[dict[str, bytes], list[str]]] = {
-    "what img2dataset leaves": (
-        {"in/00000.tar": tar(a=png()), "in/00000.parquet": b"PAR1", "in/00000_stats.json": b"{}"},
-        [
-            "no images found in in",
-            "a tar archive",
-            "a Parquet file",
-            "JSON text",
-            "; name the tars themselves: semdis encode in/*.tar",
-        ],
+    "tars and zips without images": (
+        {"in/0.tar": tar(a=b"1"), "in/1.zip": zipped(b=b"1"), "in/1_stats.json": b"{}"},
+        ["no images found in in; passed over: ", "plain text (2 files)", "JSON text"],
     ),
-    "zips": ({"in/a.zip": zipped(a=b"1"), "in/b.zip": zipped(a=b"1")}, ["a zip archive (2 files); unpack it"]),
+    "empty zips": (
+        {"in/a.zip": zipped(), "in/b.zip": zipped(), "in/b.txt": b"a text"},
+        ["a zip archive (2 files), plain text; of a zip archive: there is nothing in it"],
+    ),
     "compressed tars": (
         {"in/a.tar.gz": b"\x1f\x8b\x08"},
-        ["a gzip-compressed file", "zcat in/a.tar.gz | semdis encode -"],
+        ["the only input cannot be used: a.tar.gz", "zcat in/a.tar.gz | semdis encode -"],
     ),
     "a few archives among much else": (
-        {"in/a.zip": zipped(a=b"1"), **{f"in/{n}.txt": b"a caption" for n in range(9)}},
-        ["plain text (9 files)", "of a zip archive: unpack it"],
+        {"in/a.h5": b"\x89HDF\r\n\x1a\n", **{f"in/{n}.txt": b"a caption" for n in range(9)}},
+        ["plain text (9 files)", "of an HDF5 file: write its images to files"],
     ),
     "pointers for images": (
         {f"in/{n}.jpg": POINTER for n in range(3)},
@@ -122,10 +119,10 @@ def test_patterns_that_leave_nothing_are_named_as_the_reason(exclude: list[str],
 
 
 FILES: dict[str, tuple[bytes, str]] = {
-    "images.zip": (zipped(a=b"1"), "images.zip: a zip archive, no image that is read: unpack it"),
+    "images.zip": (zipped(a=b"1"), "no images found in images.zip; passed over: plain text"),
     "a.npz": (zipped(**{"a.npy": b"1"}), "a.npz: a NumPy array"),
     "a.pt": (zipped(**{"archive/data.pkl": b"1"}), "a.pt: a Python pickle"),
-    "a.parquet": (b"PAR1", "a.parquet: a Parquet file"),
+    "a.pq": (b"PAR1", "a.pq: a Parquet file, no image that is read: name it as a SOURCE, NAME.parquet"),
     "a.arrow": (b"ARROW1\0\0", "a.arrow: an Arrow file"),
     "a.jpg": (POINTER, "a.jpg: a Git LFS pointer"),
     "a.mp4": (VIDEO, "a.mp4: a video"),
@@ -173,8 +170,9 @@ def test_a_list_of_lines_that_is_given_with_0_says_so() -> None:
     assert "names on lines: leave out -0" in str(why_nothing([], find_images([], listed=listed)))
 
 
-def test_a_tar_in_a_list_of_images_is_to_be_named_as_a_source() -> None:
+def test_a_tar_or_zip_in_a_list_of_images_is_to_be_named_as_a_source() -> None:
     assert "name it as a SOURCE, NAME.tar" in str(describe(tar(a=png())))
+    assert "name it as a SOURCE, NAME.zip" in str(describe(zipped(a=png())))
 
 
 @pytest.mark.parametrize(

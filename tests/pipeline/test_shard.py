@@ -1,12 +1,15 @@
 """A shard as a function: whoever maps it over a plan gets the bytes of a run."""
 
+import shutil
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import pytest
 
-from semdis_cli.events import Failure, ShardFailed
+from semdis_cli.events import ColumnTrouble, Failure, ShardFailed
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
@@ -16,6 +19,7 @@ from semdis_cli.pipeline.encode_plan import encode_provenance, plan_encode
 from semdis_cli.pipeline.images_out import ImageWriter, output_names
 from semdis_cli.pipeline.shard import decode_shard, encode_shard
 from semdis_cli.settings import (
+    ColumnSettings,
     DecodeSettings,
     EncodeSettings,
     LoadSettings,
@@ -24,6 +28,7 @@ from semdis_cli.settings import (
     WriteSettings,
 )
 from semdis_cli.sources.find import find_images
+from semdis_cli.store.index import read_rows
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.writing.latent_set import LatentSetWriter
 from semdis_cli.store.writing.shard_writer import publish_shard
@@ -76,6 +81,34 @@ def test_shards_that_another_engine_encodes_and_publishes_make_the_set_of_a_run(
             latents.record(publish_shard(shard, tmp_path / "latents/shards", provenance))
         latents.finish()
     assert lasting(tmp_path / "latents") == lasting(whole)
+
+
+def test_another_engine_makes_the_same_columns_and_is_told_of_the_same_troubles(
+    tmp_path: Path, photos: Path, tokenizer: Tokenizer
+) -> None:
+    copied = tmp_path / "photos"
+    shutil.copytree(photos, copied)
+    images = find_images([copied]).images
+    for image in images[::2]:
+        Path(image.place).with_suffix(".txt").write_text(f"a picture, {image.key}", encoding="utf-8")
+    (copied / "t.jsonl").write_text("".join(f'{{"key": "{image.key}", "score": 1.5}}\n' for image in images[1:]))
+    settings = replace(SETTINGS, columns=ColumnSettings(captions="txt", table=copied / "t.jsonl"))
+    found = find_images([copied])
+    with Loader(LOAD, 16, 1) as loader:
+        plan = plan_encode(found, loader, tokenizer, settings)
+        engine = loader.with_columns(ForkingPickler.loads(ForkingPickler.dumps(plan.columns)))
+        shards = [encode_shard(one, engine, tokenizer, SETTINGS.latents) for one in deepcopy(plan.shards)]
+    with Loader(LOAD, 16, 2) as loader:
+        events = list(encode(found, loader, tokenizer, settings, tmp_path / "latents"))
+    told = [event for event in events if isinstance(event, ColumnTrouble)]
+    assert sorted(map(str, told)) == sorted(str(trouble) for shard in shards for trouble in shard.troubles)
+    assert {trouble.reason for trouble in told} >= {
+        "has no row in t.jsonl",
+        "has no caption: there is no txt beside it",
+    }
+    made = {record.key: record.columns for shard in shards for record in shard.records}
+    assert made == {row.key: row.record.columns for row in read_rows(tmp_path / "latents/index.jsonl") if row.record}
+    assert {"caption", "score"} <= {name for columns in made.values() for name in columns}
 
 
 def test_shards_that_another_engine_decodes_make_the_images_of_a_run(

@@ -20,10 +20,11 @@ from semdis_cli.errors import UnreadableImageError, UsageError
 from semdis_cli.events import Failure
 from semdis_cli.files.tar import is_tar_start, stream_members, walk_tar
 from semdis_cli.records import Stamp
+from semdis_cli.sources.containers import find_containers
 from semdis_cli.sources.files import read_bytes
 from semdis_cli.sources.find import find_images
 from semdis_cli.sources.source import Finds
-from semdis_cli.sources.tars import Tar, find_tars, list_tar
+from semdis_cli.sources.tars import Tar, list_tar
 
 MTIME_NS = 1_700_000_000_123_456_789
 
@@ -80,7 +81,7 @@ def test_tars_are_found_in_folders_at_any_depth_and_by_name(tmp_path: Path) -> N
     (folder / "photo.png").write_bytes(png())
     single = write_tar(tmp_path / "elsewhere" / "single.tar", [])
     photo = tmp_path / "photo.jpg"
-    tars, others = find_tars([folder, single, photo])
+    tars, others = find_containers([folder, single, photo])
     assert tars == [
         ("2024/c", folder / "2024/c.tar"),
         ("2024/may/a", folder / "2024/may/a.tar"),
@@ -94,8 +95,8 @@ def test_a_folder_is_no_tar_whatever_its_name(tmp_path: Path) -> None:
     inner = tmp_path / "photos" / "unpacked.tar"
     inner.mkdir(parents=True)
     (inner / "photo.png").write_bytes(png())
-    assert find_tars([tmp_path / "photos"]) == ([], [tmp_path / "photos"])
-    assert find_tars([inner]) == ([], [inner])
+    assert find_containers([tmp_path / "photos"]) == ([], [tmp_path / "photos"])
+    assert find_containers([inner]) == ([], [inner])
     assert [image.key for image in find_images([inner]).images] == ["photo.png"]
 
 

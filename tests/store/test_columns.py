@@ -12,9 +12,12 @@ from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import digest_file
 from semdis_cli.files.json_text import to_line
+from semdis_cli.store.columns import SetColumns
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import Manifest
-from tests.store import KEYS, SmallPlan, contents, make_plan, problems, write_next, write_set
+from semdis_cli.store.writing.latent_set import LatentSetWriter
+from semdis_cli.store.writing.plan import SetPlan, plan_sha256
+from tests.store import KEYS, SmallPlan, contents, hashes_of, make_plan, problems, write_next, write_set
 
 COLUMNS: dict[str, dict[str, Any]] = {
     "a.png": {"caption": 'a cat, \U0001f600 and "quotes"', "score": 0.5},
@@ -132,3 +135,84 @@ def test_a_set_whose_index_lies_about_columns_is_refused_by_name(root: Path, col
         list(read_rows(root / "index.jsonl"))
     with pytest.raises(StoreError, match=rf"index\.jsonl: has no item 0 .*{why}"):
         LatentDataset(root)[0]
+
+
+# --- the manifest ---------------------------------------------------------------------------------------------------
+
+
+def test_the_manifest_counts_the_images_that_have_each_column(root: Path, tmp_path: Path) -> None:
+    assert Manifest.read(root).columns == SetColumns({"caption": 1, "score": 1, "tags": 1, "label": 1})
+    write_set(root, replace(make_plan(), keys=tuple(key for key in KEYS if key != "a.png")))
+    assert Manifest.read(root).columns == SetColumns({"tags": 1, "label": 1})
+    write_set(root, make_plan())
+    assert Manifest.read(root).columns == SetColumns({"caption": 1, "score": 1, "tags": 1, "label": 1})
+    write_set(tmp_path / "plain")
+    assert "columns" not in json.loads((tmp_path / "plain" / "manifest.json").read_bytes())
+
+
+def test_verify_holds_the_counts_and_the_classes_against_the_index(root: Path) -> None:
+    manifest = Manifest.read(root)
+    wrong = replace(manifest, columns=SetColumns({"caption": 2, "score": 1, "label": 1}, ("cat", "dog", "owl")))
+    (root / "manifest.json").write_bytes(wrong.to_bytes())
+    found = [(event.file, event.kind, event.what) for event in problems(root) if event.kind == "columns"]
+    assert found == [
+        ("manifest.json", "columns", "2 images with the column 'caption', but the index has 1"),
+        ("manifest.json", "columns", "0 images with the column 'tags', but the index has 1"),
+        ("index.jsonl", "columns", "has labels beyond the 3 classes of the manifest"),
+    ]
+
+
+def write_classes(root: Path, keys: tuple[str, ...], classes: tuple[str, ...], num_shards: int = 100) -> None:
+    """Write a set, or the first shards of it, whose labels have names."""
+    plan = make_plan(keys)
+
+    def planned(latents: LatentSetWriter) -> SetPlan:
+        small = plan.on(latents.base)
+        parts = plan.provenance, small.shards, small.failures, latents.base, small.changes, classes
+        return replace(small, classes=classes, sha256=plan_sha256(*parts))
+
+    with LatentSetWriter(root, plan.provenance) as latents:
+        while not latents.begin(planned(latents), hashes_of):
+            pass
+        for _ in latents.remaining[:num_shards]:
+            write_next(latents, {key: {"label": len(classes) - 1} for key in keys})
+        if not latents.remaining:
+            latents.finish()
+
+
+def test_classes_keep_their_numbers_and_new_ones_are_appended(tmp_path: Path) -> None:
+    write_classes(tmp_path / "set", KEYS[:3], ("cat", "dog"))
+    assert Manifest.read(tmp_path / "set").columns == SetColumns({"label": 2}, ("cat", "dog"))
+    write_classes(tmp_path / "set", KEYS, ("cat", "dog", "bee"))
+    assert Manifest.read(tmp_path / "set").columns == SetColumns({"label": 8}, ("cat", "dog", "bee"))
+    write_set(tmp_path / "set", make_plan((*KEYS, "new.png")))  # a run that knows of no labels
+    assert Manifest.read(tmp_path / "set").columns == SetColumns({"label": 8}, ("cat", "dog", "bee"))
+    assert problems(tmp_path / "set") == []
+
+
+def test_classes_of_a_run_that_was_stopped_and_whose_inputs_changed_are_kept(tmp_path: Path) -> None:
+    write_classes(tmp_path / "set", KEYS, ("cat", "dog"), num_shards=1)
+    write_set(tmp_path / "set", make_plan((*KEYS, "new.png")))
+    assert Manifest.read(tmp_path / "set").columns == SetColumns({"label": 2}, ("cat", "dog"))
+    assert problems(tmp_path / "set") == []
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        pytest.param([], id="a list"),
+        pytest.param({"": {"images": 1}}, id="no name"),
+        pytest.param({"a\ud800": {"images": 1}}, id="a name that is no text"),
+        pytest.param({"a": 1}, id="a number"),
+        pytest.param({"a": {"images": -1}}, id="fewer images than none"),
+        pytest.param({"a": {"images": 9}}, id="more images than there are"),
+        pytest.param({"label": {"images": 1, "classes": "cat"}}, id="a class for a letter"),
+        pytest.param({"label": {"images": 1, "classes": ["cat", "cat"]}}, id="two classes of one name"),
+        pytest.param({"label": {"images": 1, "classes": [1]}}, id="a class that is a number"),
+    ],
+)
+def test_a_manifest_with_columns_that_are_none_is_refused(root: Path, columns: object) -> None:
+    fields = json.loads((root / "manifest.json").read_bytes()) | {"columns": columns}
+    (root / "manifest.json").write_text(json.dumps(fields))
+    with pytest.raises(StoreError, match=r"manifest\.json: not a manifest of format 1"):
+        Manifest.read(root)

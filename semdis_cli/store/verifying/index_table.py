@@ -2,11 +2,11 @@
 
 import hashlib
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from math import prod
+from math import inf, prod
 from typing import BinaryIO
 
 import numpy as np
@@ -18,6 +18,7 @@ from semdis_cli.files.json_text import parse_json
 from semdis_cli.files.set_names import INDEX_FILE
 from semdis_cli.files.url import Location
 from semdis_cli.records import FileDigest, ImageRecord
+from semdis_cli.store.columns import LABEL, is_label
 from semdis_cli.store.index import IndexRow
 from semdis_cli.store.shard_header import ShardHeader, open_regular
 
@@ -61,6 +62,8 @@ class IndexTable:
 
     `shards`: by file name. `num_ok`, `num_failed`, `num_removed`: rows of each status. `served_pixels`: of the model's
     input, over the rows that are to be used. `is_sorted`: every line could be read, keys rise, and no key comes twice.
+    `columns`: of those rows how many have each. `num_classes`: as many as the labels of all rows need; infinitely many
+    for one that is no number of a class.
     """
 
     shards: dict[str, ShardRows]
@@ -70,6 +73,8 @@ class IndexTable:
     served_pixels: int = 0
     is_sorted: bool = True
     file: FileDigest | None = None
+    columns: Counter[str] = field(default_factory=Counter)
+    num_classes: float = 0
 
     @property
     def counts(self) -> dict[str, int]:
@@ -90,6 +95,10 @@ class IndexTable:
         self.shards[row.shard].add(row, offset)
         if row.is_ok:
             self.served_pixels += prod(row.record.geometry.bucket)
+            self.columns.update(row.record.columns.keys())
+        if LABEL in row.record.columns:
+            label = row.record.columns[LABEL]
+            self.num_classes = max(self.num_classes, label + 1 if is_label(label) else inf)
 
 
 def read_index(root: Location) -> Generator[Problem, None, IndexTable]:

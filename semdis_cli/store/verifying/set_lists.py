@@ -187,9 +187,24 @@ def _compare(manifest: Manifest, table: IndexTable) -> Iterator[Problem]:
     for name in sorted({*table.shards} - {*names}):
         what = f"{count(len(table.shards[name].numbers), 'row')} of the index in {name}, which is not in the manifest"
         yield Problem(INDEX_FILE, "index", what)
+    yield from _compare_columns(manifest, table)
     if len({*names}) != len(names):
         yield Problem(MANIFEST_FILE, "manifest", "lists a shard twice")
     yield from (Problem(MANIFEST_FILE, "statistics", what) for what in _implausible(manifest, table))
+
+
+def _compare_columns(manifest: Manifest, table: IndexTable) -> Iterator[Problem]:
+    """Give what manifest and index say of the images' columns, where that is not the same."""
+    said, classes = manifest.columns.num_images, manifest.columns.classes
+    for name in sorted({*said, *table.columns}):
+        if said.get(name, 0) != table.columns[name]:
+            what = (
+                f"{said.get(name, 0):,} images with the column {name!r:.80}, but the index has {table.columns[name]:,}"
+            )
+            yield Problem(MANIFEST_FILE, "columns", what)
+    if classes and table.num_classes > len(classes):
+        what = f"has labels beyond the {count(len(classes), 'class', 'classes')} of the manifest"
+        yield Problem(INDEX_FILE, "columns", what)
 
 
 def _implausible(manifest: Manifest, table: IndexTable) -> Iterator[str]:

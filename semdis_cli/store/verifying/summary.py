@@ -1,6 +1,7 @@
 """Summary of a set of latents, or of one shard, in one stream and little memory, however large the set is."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -9,7 +10,9 @@ from semdis_cli.errors import StoreError
 from semdis_cli.files.url import Location
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import ImageRecord
+from semdis_cli.store.columns import LABEL, is_label
 from semdis_cli.store.latent_set import open_set
+from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import recorded_layout
 from semdis_cli.store.shard_header import read_shard_header
 from semdis_cli.store.statistics import ChannelSums
@@ -60,8 +63,21 @@ def _summarise_set(root: Location) -> Json:
         **versions,
         "bytes": num_bytes | {"latents": tally.latent_bytes()},
         **tally.to_json(),
+        **({"columns": _columns(manifest, tally.labels)} if manifest.columns else {}),
         "statistics": _statistics(manifest.sums),
     }
+
+
+def _columns(manifest: Manifest, labels: Counter[int]) -> Json:
+    """For each column how many of the images that are served have it, and how many not; of labels also the classes."""
+    columns: Json = {
+        name: {**facts, "missing": manifest.num_ok - facts["images"]}
+        for name, facts in manifest.columns.to_json().items()
+    }
+    if LABEL in columns:
+        numbers = range(len(manifest.columns.classes)) if manifest.columns.classes else sorted(labels)
+        columns[LABEL]["images_by_class"] = {str(number): labels[number] for number in numbers}
+    return columns
 
 
 def _summarise_shard(path: Location) -> Json:
@@ -128,6 +144,7 @@ class _Tally:
     buckets: dict[tuple[int, int], int] = field(default_factory=dict)
     failures: _Groups = field(default_factory=_Groups)
     notes: _Groups = field(default_factory=_Groups)
+    labels: Counter[int] = field(default_factory=Counter)
     source_bytes: int = 0
     source_pixels: int = 0
 
@@ -137,6 +154,8 @@ class _Tally:
         self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
         self.source_bytes += record.source.num_bytes
         self.source_pixels += prod(record.geometry.source)
+        if is_label(label := record.columns.get(LABEL)):
+            self.labels[label] += 1
         for note in record.notes:
             self.notes.add(record.key, note)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from semdis_cli.files.json_text import is_strange, key_fields, to_line
 from semdis_cli.files.set_names import CHECKSUM_FILE, INDEX_FILE, ITEMS_FILE, MANIFEST_FILE, SEEN_FILE, SHARD_FOLDER
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import FileDigest, ImageRecord
+from semdis_cli.store.columns import SetColumns, grown_classes
 from semdis_cli.store.index import IndexLine, IndexRow, merge_rows
 from semdis_cli.store.item_table import ItemColumns, read_items
 from semdis_cli.store.items import find_items, open_listed
@@ -36,7 +38,7 @@ class Growth:
     """Changes of a run to `base`: the journal's entries at `places`, `failures`, and `changes`.
 
     `places`: the first key and the offset of each entry, in planned order. Without `changes` all that `base` holds
-    stays, as far as no entry takes its place.
+    stays, as far as no entry takes its place. `classes`: names of the labels, beginning with those of `base`.
     """
 
     base: Base
@@ -44,6 +46,7 @@ class Growth:
     places: Sequence[tuple[str, int]]
     failures: Sequence[Failure] = ()
     changes: Changes | None = None
+    classes: tuple[str, ...] = ()
 
     def write(self, folder: Path, records: Sequence[Provenance], plan_sha256: str) -> Manifest:
         """Write index, table, times of source files, checksums and the manifest into `folder`.
@@ -114,7 +117,12 @@ class Growth:
             shards=shards,
             index=index,
             sums=sums,
+            columns=self._columns(merged),
         )
+
+    def _columns(self, merged: "_Merged") -> SetColumns:
+        before = self.base.manifest.columns.classes if self.base.manifest else ()
+        return SetColumns(dict(merged.num_columns), grown_classes(before, self.classes))
 
     def _sums(self, merged: "_Merged", entries: Sequence[JournalEntry], channels: int) -> ChannelSums:
         """Sums over what is to be used."""
@@ -180,6 +188,7 @@ class _Merged:
     next_seen: dict[str, SeenFile] = field(default_factory=dict)  # of new rows whose turn has not come
     replaced: frozenset[str] = frozenset()
     columns: ItemColumns = field(default_factory=ItemColumns)
+    num_columns: Counter[str] = field(default_factory=Counter)  # images that are to be used, by what came with them
 
     def lines(self) -> Iterator[bytes]:
         """The index's lines, sorted by key."""
@@ -193,6 +202,7 @@ class _Merged:
             self.counts[line.status] += 1
             if line.status == "ok" and line.shard is not None:
                 self.columns.add(offset, line.shard)
+                self.num_columns.update(list(line.fields.get("columns", ())))
             offset += len(line.data)
             if (seen := self.next_seen.pop(line.key, None)) is not None:
                 self.new_seen.write(seen.to_line())

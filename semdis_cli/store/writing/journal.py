@@ -27,6 +27,7 @@ from semdis_cli.store.writing.seen import SeenFile
 
 _JOURNAL_FILE = "0.jsonl"  # one writer today; the folder has room for one journal per writer
 LATER_VERSIONS = "later_versions"  # in a plan
+CLASSES = "classes"
 _BASE_FOLDER = re.compile(r"base-[0-9a-f]{16}")
 
 

@@ -22,7 +22,7 @@ from semdis_cli.store.versions import choose_record
 from semdis_cli.store.writing.far_set import FarSet
 from semdis_cli.store.writing.finished import Base, check_latents_folder
 from semdis_cli.store.writing.growth import Growth, renew_lists
-from semdis_cli.store.writing.journal import LATER_VERSIONS, Journal, JournalEntry
+from semdis_cli.store.writing.journal import CLASSES, LATER_VERSIONS, Journal, JournalEntry
 from semdis_cli.store.writing.plan import Hashes, PlannedShard, SetPlan
 from semdis_cli.store.writing.shard_writer import EncodedShard, ShardRows, publish_shard
 from semdis_cli.store.writing.state import SetState, adopt, find_done, find_state, move_lists, sweep_shards
@@ -204,6 +204,7 @@ class LatentSetWriter:
             places=tuple((shard.images[0].source.key, self._done[shard.name]) for shard in plan.shards),
             failures=plan.failures,
             changes=plan.changes,
+            classes=plan.classes,
         )
         written = self._journal.new_base_folder()
         make_folder(written)
@@ -249,6 +250,8 @@ class LatentSetWriter:
         begun: dict[str, Any] = {"provenance": self.provenance.to_json(), "plan_sha256": plan.sha256, "base": name}
         if self.later_versions:
             begun[LATER_VERSIONS] = [record.to_json() for record in self.later_versions]
+        if plan.classes:
+            begun[CLASSES] = plan.classes
         self._journal.begin(begun)
         self._journal.sweep(name)
 

@@ -204,12 +204,14 @@ class SetPlan:
     """All that a run is going to write: `shards` beside those of the set that it starts from, and `changes` to that.
 
     `failures`: inputs that are in no shard because they are known to be unusable, sorted by key. `sha256`: of it all.
+    `classes`: names of the labels of its images, beginning with those of that set; none: it has no others.
     """
 
     shards: tuple[PlannedShard, ...]
     failures: tuple[Failure, ...]
     changes: Changes
     sha256: str
+    classes: tuple[str, ...] = ()
 
     @property
     def is_nothing(self) -> bool:
@@ -258,15 +260,18 @@ def plan_sha256(
     failures: Sequence[Failure],
     base: Base = NO_BASE,
     changes: Changes | None = None,
+    classes: tuple[str, ...] = (),
 ) -> str:
     """Hex digest of all that decides the output: settings, every input with its size, and the cut into shards.
 
-    `base` is the set that the run starts from, and `changes` what becomes of the rows in that.
+    `base` is the set that the run starts from, `changes` what becomes of the rows in that; `classes` as in `SetPlan`.
     """
     digest = hashlib.sha256(to_line(provenance.to_json()))
     if base.manifest is not None and changes is not None:
         groups = {"returned": changes.returned, "removed": changes.removed, "forgotten": changes.forgotten}
         digest.update(to_line({"base": base.sha256, **{name: sorted(keys) for name, keys in groups.items()}}))
+    if classes:
+        digest.update(to_line({"classes": classes}))
     for shard in shards:
         look()
         digest.update(to_line({"shard": shard.name} | ({"version": shard.version} if shard.version else {})))

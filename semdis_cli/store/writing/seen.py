@@ -21,6 +21,7 @@ from semdis_cli.files.url import Location
 from semdis_cli.records import SourceImage
 from semdis_cli.store.checks import MALFORMED, check_count, check_integer, check_text
 
+_COPIED_AT_ONCE = 1 << 20
 _quoted = json.encoder.encode_basestring_ascii
 
 
@@ -116,6 +117,17 @@ def write_seen(folder: Path, index_sha256: str, files: Iterable[SeenFile]) -> No
             yield seen.to_line()
 
     publish(folder / SEEN_FILE, chunks())
+
+
+def copy_seen(folder: Path, index_sha256: str, target: Path, new_sha256: str) -> None:
+    """Publish the file of `folder` in `target`, for another index with the same images; nothing if there is none."""
+    try:
+        with (folder / SEEN_FILE).open("rb") as file:
+            if file.readline() == first_line(index_sha256):
+                rest = iter(lambda: file.read(_COPIED_AT_ONCE), b"")
+                publish(target / SEEN_FILE, chain([first_line(new_sha256)], rest))
+    except FileNotFoundError:
+        return
 
 
 def read_seen(folder: Location, index_sha256: str) -> Iterator[SeenFile]:

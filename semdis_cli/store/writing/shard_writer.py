@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from semdis_cli.events import Failure
+from semdis_cli.events import ColumnTrouble, Failure
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import EncodedImage, ImageRecord
 from semdis_cli.store.index import IndexRow
@@ -22,7 +22,7 @@ class EncodedShard:
     """The outcome of every image of a planned shard, without a trace of the others.
 
     `latents` [N,Z,h,w] in the stored dtype, all finite, with `records` and `seen` (the files that they were made from)
-    in key order; `failures`: the images that could not be used. N may be 0.
+    in key order; `failures`: the images that could not be used. N may be 0. `troubles`: with the columns of images.
     """
 
     planned: PlannedShard
@@ -30,6 +30,7 @@ class EncodedShard:
     records: tuple[ImageRecord, ...]
     seen: tuple[SeenFile, ...]
     failures: tuple[Failure, ...]
+    troubles: tuple[ColumnTrouble, ...] = ()
 
 
 class ShardRows:

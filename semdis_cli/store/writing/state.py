@@ -1,7 +1,7 @@
 """What a folder of latents holds when a run takes it up: a finished set, or what stopped runs have left of one."""
 
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,15 @@ from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import explain_write_error, make_folder, move, sweep_temporaries
 from semdis_cli.files.claim import list_folder
 from semdis_cli.files.identity import Witness
-from semdis_cli.files.set_names import ITEMS_FILE, MANIFEST_FILE, SET_LISTS, SHARD_FOLDER
+from semdis_cli.files.set_names import ITEMS_FILE, MANIFEST_FILE, SEEN_FILE, SET_LISTS, SHARD_FOLDER
 from semdis_cli.files.url import Location
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import SourceImage
+from semdis_cli.store.columns import check_classes, grown_classes
 from semdis_cli.store.latent_set import LatentSet
 from semdis_cli.store.writing.finished import Base, shard_sizes
 from semdis_cli.store.writing.growth import Growth
-from semdis_cli.store.writing.journal import Journal, JournalEntry, is_base_name, records_of
+from semdis_cli.store.writing.journal import CLASSES, Journal, JournalEntry, is_base_name, records_of
 from semdis_cli.store.writing.plan import Hashes, PlannedShard, SetPlan
 
 
@@ -80,9 +81,18 @@ def adopt(state: SetState, journal: Journal) -> SetState:
     places = tuple((journal.read_entry(offset).first_key, offset) for _, offset in sorted(present.items()))
     folder = journal.new_base_folder()
     make_folder(folder)
-    growth = Growth(base=state.base, journal=journal, places=places)
+    growth = Growth(state.base, journal, places, classes=_classes_of(state.begun, state.base))
     growth.write(folder, records_of(state.begun), str(state.begun.get("plan_sha256")))
     return SetState(Base.read(root, folder), None, {})
+
+
+def _classes_of(begun: Mapping[str, Any], base: Base) -> tuple[str, ...]:
+    """Return the names of labels with which a run on `base` has begun. Raises `StoreError` for what no run notes."""
+    before = base.manifest.columns.classes if base.manifest is not None else ()
+    try:
+        return grown_classes(before, check_classes(begun.get(CLASSES, [])))
+    except ValueError as error:
+        raise StoreError(f"the plan of the run that was stopped does not say its classes ({error})") from error
 
 
 def find_done(state: SetState, journal: Journal, plan: SetPlan, hashes: Hashes) -> tuple[dict[str, int], int]:
@@ -127,7 +137,8 @@ def _presence(root: Location) -> Callable[[JournalEntry], bool]:
 def move_lists(folder: Path, root: Path) -> None:
     """Put lists that are safely on disk in `folder` into their places in the set's folder, the manifest last."""
     for name in SET_LISTS:
-        if name != ITEMS_FILE or (folder / name).exists():  # a set with a damaged shard gets no table
+        # A set with a damaged shard gets no table, one that was copied may lack times.
+        if name not in {ITEMS_FILE, SEEN_FILE} or (folder / name).exists():
             move(folder / name, root)
 
 

@@ -1,0 +1,204 @@
+"""Rows of a Parquet, a batch at a time, by many threads: in flat memory, whatever the size of its row groups.
+
+Nothing but pyarrow reads them, which can go through a row group from its first row on, and no other way.
+"""
+
+import json
+import math
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date, time
+from decimal import Decimal
+from itertools import accumulate
+from threading import Lock
+from typing import Any
+
+from semdis_cli.errors import MissingExtraError, UnreadableImageError
+from semdis_cli.files.disk import count_cores
+from semdis_cli.files.url import Location, Url
+from semdis_cli.wording import first_line
+
+_BATCH_BYTES = 1 << 20  # of a batch, about: more at once is slower
+_MOST_ROWS = 1024
+_KEPT_BYTES = 32 << 20
+_BUFFER_BYTES = 1 << 18  # read of a column at a time; without, a column of a row group is read whole
+_FAR_BUFFER_BYTES = 4 << 20  # the same in a store, which answers after some 50 ms
+
+
+class OpenParquet:
+    """Parquet file that is open: its schema, and the batches of its row groups."""
+
+    def __init__(self, path: Location) -> None:
+        """Open it. Raises `OSError`, `MissingExtraError` and `UnreadableImageError` for what is no Parquet."""
+        try:
+            import pyarrow.parquet as pq
+        except ImportError as error:
+            what = f"a Parquet needs pyarrow: pip install 'semdis[parquet]' ({error!s:.200})"
+            raise MissingExtraError(what, place=path) from error
+        with arrow_errors():
+            self._file = pq.ParquetFile(
+                path.open(buffering=_BUFFER_BYTES) if isinstance(path, Url) else path,
+                pre_buffer=False,
+                buffer_size=_FAR_BUFFER_BYTES if isinstance(path, Url) else _BUFFER_BYTES,
+                page_checksum_verification=True,
+            )
+            metadata = self._file.metadata
+            self.schema: Any = self._file.schema_arrow
+            groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+            self._sizes = [_column_bytes(group) for group in groups]
+            self.starts: list[int] = [0, *accumulate(group.num_rows for group in groups)]
+
+    @property
+    def num_groups(self) -> int:
+        """Number of row groups."""
+        return len(self._sizes)
+
+    def batches(self, group: int, columns: Sequence[str]) -> Iterator[Any]:
+        """Yield the rows of a row group, so many at a time that it stays small. Raises `UnreadableImageError`."""
+        batches = self._file.iter_batches(
+            self.rows_at_once(group, columns), row_groups=[group], columns=list(columns), use_threads=False
+        )
+        while True:
+            with arrow_errors():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+    def rows_at_once(self, group: int, columns: Sequence[str]) -> int:
+        """Return how many rows of a row group make a batch."""
+        num_rows = self.starts[group + 1] - self.starts[group]
+        size = sum(self._sizes[group].get(name.split(".")[0], 0) for name in columns)
+        return max(1, min(_MOST_ROWS, _BATCH_BYTES * num_rows // max(1, size)))
+
+
+def _column_bytes(group: Any) -> dict[str, int]:
+    """Return the unpacked size of each column of a row group, by the first part of its name."""
+    sizes: dict[str, int] = {}
+    for chunk in (group.column(number) for number in range(group.num_columns)):
+        name = chunk.path_in_schema.split(".")[0]
+        sizes[name] = sizes.get(name, 0) + chunk.total_uncompressed_size
+    return sizes
+
+
+@dataclass(slots=True)
+class _Cursor:
+    """Place in a row group up to which its batches were read; `row` is the first one of the next batch."""
+
+    group: int
+    row: int
+    batches: Iterator[Any]
+
+
+@dataclass(slots=True)
+class RowReader:
+    """Reads rows of some columns by their numbers. Safe to use from several threads.
+
+    Threads go through the rows side by side, some hundred apart. Each finds a cursor a little before its row, or begins
+    the row group anew; what was read on the way is kept for a while.
+    """
+
+    opened: OpenParquet
+    columns: Sequence[str]
+    _cursors: list[_Cursor] = field(default_factory=list)  # the one that was used last is the last one
+    _recent: "OrderedDict[int, Any]" = field(default_factory=OrderedDict)  # batches by their first row
+    _lock: Lock = field(default_factory=Lock)
+
+    def find(self, row: int) -> tuple[Any, int]:
+        """Return a batch that holds a row, and which of its rows that is. Raises `OSError`, `UnreadableImageError`."""
+        with self._lock:
+            found = self._kept(row)
+            if found is not None:
+                return found
+            cursor = self._cursor(row)
+            for batch in cursor.batches:
+                first, cursor.row = cursor.row, cursor.row + batch.num_rows
+                self._keep(first, batch)
+                if row < cursor.row:
+                    self._cursors.append(cursor)
+                    return batch, row - first
+        raise UnreadableImageError(f"row {row:,} is missing in its row group; the Parquet is damaged")
+
+    def _kept(self, row: int) -> tuple[Any, int] | None:
+        for first, batch in reversed(self._recent.items()):
+            if first <= row < first + batch.num_rows:
+                return batch, row - first
+        return None
+
+    def _keep(self, first: int, batch: Any) -> None:
+        self._recent[first] = batch
+        self._recent.move_to_end(first)
+        held = sum(each.nbytes for each in self._recent.values())
+        while held > _KEPT_BYTES and len(self._recent) > 1:
+            held -= self._recent.popitem(last=False)[1].nbytes
+
+    def _cursor(self, row: int) -> _Cursor:
+        """Take the cursor that is the nearest one before a row, or begin its row group."""
+        starts = self.opened.starts
+        group = bisect_right(starts, row) - 1
+        before = [each for each in self._cursors if each.group == group and each.row <= row]
+        if before:
+            nearest = max(before, key=lambda each: each.row)
+            self._cursors.remove(nearest)
+            return nearest
+        del self._cursors[: max(0, len(self._cursors) - count_cores() - 2)]
+        return _Cursor(group, starts[group], self.opened.batches(group, self.columns))
+
+
+@contextmanager
+def arrow_errors() -> Iterator[None]:
+    """Turn what pyarrow raises for damaged files into `UnreadableImageError`."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except pa.ArrowMemoryError:
+        raise
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise UnreadableImageError(f"cannot be read as Parquet ({first_line(error)})") from error
+    except OSError as error:
+        if error.strerror is None:  # of pyarrow, about the content
+            raise UnreadableImageError(f"cannot be read as Parquet ({first_line(error)})") from error
+        raise
+
+
+def features_of(metadata: Mapping[bytes, bytes] | None) -> Mapping[str, Mapping[str, Any]]:
+    """Return what `datasets` notes of each column beside a schema; it is for other programs, and proves nothing."""
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: fields for name, fields in features.items() if isinstance(fields, dict)}
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return {}
+
+
+def class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, tuple[str, ...]]:
+    """Return the names of the numbers in each column of classes."""
+    named = {name: fields.get("names") for name, fields in features_of(metadata).items()}
+    return {
+        name: tuple(names)
+        for name, names in named.items()
+        if isinstance(names, list) and all(isinstance(each, str) for each in names)
+    }
+
+
+def holds_bytes(kind: Any) -> bool:
+    """Tell whether values of an Arrow type hold bytes that are no text."""
+    storage = getattr(kind, "storage_type", kind)
+    inner = [storage.field(number).type for number in range(storage.num_fields)]
+    return "binary" in str(storage) if not inner else any(map(holds_bytes, inner))
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it: NaN, by which pandas marks what is missing, as none, times as texts."""
+    if isinstance(value, dict):
+        return {str(name): plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float | Decimal):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, date | time):
+        return value.isoformat()
+    return value if value is None or isinstance(value, str | int | bool) else str(value)

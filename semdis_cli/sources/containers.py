@@ -1,0 +1,70 @@
+"""Kinds of files that hold many images, and those of them that lie in a folder."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from semdis_cli.files.url import Location, Url
+from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules
+from semdis_cli.sources.names import NamedPath, shortest_names
+from semdis_cli.sources.parquet import PARQUET_SUFFIX, Parquet
+from semdis_cli.sources.source import Source
+from semdis_cli.sources.tars import TAR_SUFFIXES, Tar
+from semdis_cli.sources.zips import ZIP_SUFFIX, Zip
+
+# Each returns the source at a path, None if that is of another kind by its name.
+_KINDS: tuple[Callable[[Location], Source | None], ...] = (Tar.at, Zip.at, Parquet.at)
+_SUFFIXES = (*TAR_SUFFIXES, ZIP_SUFFIX, PARQUET_SUFFIX)
+
+
+def is_container_name(name: str) -> bool:
+    """Tell whether a file holds many images by its name."""
+    return name.lower().endswith(_SUFFIXES)
+
+
+def container_at(path: Location) -> Source | None:
+    """Return the source in a file that holds many images; None if it is none by its name."""
+    return next((source for kind in _KINDS if (source := kind(path)) is not None), None)
+
+
+def named_containers(folder: Path, paths: Sequence[Path]) -> Iterator[tuple[str, Path, Source]]:
+    """Yield the sources in files of `folder`, each after its path and the name of its keys: its path in the folder.
+
+    A Parquet beside a tar of its name is the table of that, as img2dataset leaves it, and no source.
+    """
+    tars = {path.with_suffix("") for path in paths if path.name.lower().endswith(TAR_SUFFIXES)}
+    paths = [path for path in paths if not (path.suffix == PARQUET_SUFFIX and path.with_suffix("") in tars)]
+    names = shortest_names([NamedPath.of_file_in(folder, path) for path in paths])
+    for name, path in zip(names, paths, strict=True):
+        source = container_at(path)
+        assert source is not None
+        yield name, path, source
+
+
+def find_containers(
+    sources: Sequence[Location], rules: InputRules = DEFAULT_RULES
+) -> tuple[list[tuple[str, Location]], list[Location]]:
+    """Tell the files with many images among `sources` and in their folders, each with its name, from other sources.
+
+    Folders stay among the others: they may hold images beside them. Of two of one name, each has as many of the folders
+    above it in its name as tell it from the other.
+    """
+    named: list[NamedPath] = []
+    others: list[Location] = []
+    for source in sources:
+        if not isinstance(source, Url) and source.is_dir():
+            inside = sorted(path for path in source.rglob("*.*") if is_container_name(path.name) and path.is_file())
+            wanted = (path for path in inside if _is_wanted(path.relative_to(source), rules))
+            named += [NamedPath.of_file_in(source, path) for path in wanted]
+            others.append(source)
+        elif is_container_name(source.name):
+            named.append(NamedPath.of_container(source))
+        else:
+            others.append(source)
+    names = shortest_names(named)
+    return [(name, each.path) for name, each in zip(names, named, strict=True)], others
+
+
+def _is_wanted(path: Path, rules: InputRules) -> bool:
+    """Tell whether a file at that path of a folder is searched; what --include says is about what is in it."""
+    return replace(rules, include=()).judge(path.parts).kind is None

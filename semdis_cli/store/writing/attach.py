@@ -1,0 +1,165 @@
+"""Other columns for the images of a finished set: its lists are replaced, and no shard is touched."""
+
+import hashlib
+import secrets
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.files.atomic import check_free_space, explain_write_error, make_folder, publish
+from semdis_cli.files.json_text import to_line
+from semdis_cli.files.lock import FolderLock
+from semdis_cli.files.set_names import CHECKSUM_FILE, INDEX_FILE, ITEMS_FILE, JOURNAL_FOLDER, MANIFEST_FILE
+from semdis_cli.store.columns import SetColumns
+from semdis_cli.store.item_table import ItemColumns
+from semdis_cli.store.latent_set import LatentSet
+from semdis_cli.store.manifest import Manifest, checksum_lines
+from semdis_cli.store.writing.finished import Base, check_latents_folder
+from semdis_cli.store.writing.journal import Journal
+from semdis_cli.store.writing.seen import copy_seen
+from semdis_cli.store.writing.state import find_state, move_lists, sweep_shards
+
+_LINES_AT_ONCE_BYTES = 1 << 16
+
+
+class NewLine(NamedTuple):
+    """A line of the index to be. `shard`: None unless it has latents that are to be used. `columns`: their names."""
+
+    data: bytes
+    shard: str | None
+    columns: tuple[str, ...]
+
+
+class SetEditor:
+    """A finished set whose lists are replaced. Use as a context manager: entering locks its folder, and finds `base`.
+
+    Killed at any point, the set is what it was before or what it was to become; where files of both lie in its folder,
+    the next run into it, this or `encode`, goes on from what it was before. Raises on entering: `StoreError` if there
+    is no finished set, or a damaged one, `UsageError` if another run is at work or was stopped, or for a folder that
+    holds other files.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._journal = Journal(root)
+
+    def __enter__(self) -> Self:
+        if not (self.root / JOURNAL_FOLDER).is_dir():  # an unfinished attempt is seen under the lock
+            LatentSet.read(self.root)
+        check_latents_folder(self.root)
+        with ExitStack() as on_failure:
+            self._lock = on_failure.enter_context(FolderLock(self.root))
+            try:
+                self.base = self._find_base()
+            except OSError as error:
+                raise explain_write_error(self.root, error) from error
+            self._held = on_failure.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._journal.close()
+        self._held.close()
+
+    def _find_base(self) -> Base:
+        state = find_state(self.root, self.root, self._journal)
+        if state.entries or state.base.manifest is None:
+            LatentSet.read(self.root)  # says more, if there is no manifest
+            what = "a run that adds to it was stopped; run the same semdis encode again to finish it, then this"
+            raise UsageError(what, place=self.root)
+        return state.base
+
+    @property
+    def latents(self) -> LatentSet:
+        """The set as it was before."""
+        assert self.base.latents is not None, "a set without a manifest is refused"
+        return self.base.latents
+
+    def replace(self, lines: Iterable[NewLine], classes: tuple[str, ...], more_bytes: int) -> Manifest:
+        """Write all lists anew, of which `lines` are the index, and put them into their places; the manifest last.
+
+        `classes`: the names of the labels. `more_bytes`: by how many the index grows at most. Raises `NoSpaceError`
+        and `UsageError` where the disk does not take it.
+        """
+        before = self.latents.manifest
+        check_free_space(self.root, 3 * before.index.num_bytes + more_bytes)  # the index, times, and both as they were
+        written = self._new_folder()
+        edited = _EditedIndex(lines)
+        index = publish(written / INDEX_FILE, edited.chunks())
+        columns = SetColumns(edited.num_images(), classes)
+        if (index, columns) == (before.index, before.columns) and self.base.folder == self.root:
+            self._journal.remove()
+            return before
+        manifest = replace(before, index=index, columns=columns)
+        if manifest != before:
+            manifest = replace(manifest, plan_sha256=_plan_sha256(self.latents, manifest))
+        copy_seen(self.base.folder, before.index.sha256, written, index.sha256)
+        self._write_table(written, edited.items, manifest)
+        publish(written / CHECKSUM_FILE, checksum_lines(manifest))
+        publish(written / MANIFEST_FILE, [manifest.to_bytes()])
+        self._take_over(written, manifest)
+        return manifest
+
+    def _take_over(self, written: Path, manifest: Manifest) -> None:
+        """Move the lists into their places, so that those of before are never lost."""
+        self._lock.check()
+        if manifest != self.latents.manifest:  # else they go back to where a killed run took them from
+            base = self.base.copy_to(self._new_folder()) if self.base.folder == self.root else self.base
+            begun = {"provenance": manifest.provenance.to_json(), "plan_sha256": manifest.plan_sha256}
+            self._journal.begin({**begun, "base": base.folder.name})
+        sweep_shards(self.root, self.base.shard_names)  # of a plan that was given up
+        move_lists(written, self.root)
+        self._journal.remove()
+
+    def _write_table(self, folder: Path, items: ItemColumns, manifest: Manifest) -> None:
+        """Write the table of the items; none of a set with a damaged shard, which whoever reads the set then finds."""
+        try:
+            headers = self.base.headers()
+            table = items.finish(manifest, tuple(headers[entry.name] for entry in manifest.shards))
+        except (StoreError, KeyError):
+            return
+        publish(folder / ITEMS_FILE, table.to_chunks(hashlib.sha256(manifest.to_bytes()).hexdigest()))
+
+    def _new_folder(self) -> Path:
+        folder = self._journal.folder / f"base-{secrets.token_hex(8)}"
+        make_folder(folder)
+        return folder
+
+
+@dataclass
+class _EditedIndex:
+    """The lines of an index while they are written, and what is counted on the way."""
+
+    lines: Iterable[NewLine]
+    items: ItemColumns = field(default_factory=ItemColumns)
+    counts: Counter[tuple[str, ...]] = field(default_factory=Counter)
+
+    def chunks(self) -> Iterator[bytes]:
+        """Give the bytes of the index, some lines at a time."""
+        pending, num_pending, offset = [], 0, 0
+        for line in self.lines:
+            if line.shard is not None:
+                self.items.add(offset, line.shard)
+                self.counts[line.columns] += 1
+            offset += len(line.data)
+            num_pending += len(line.data)
+            pending.append(line.data)
+            if num_pending > _LINES_AT_ONCE_BYTES:
+                yield b"".join(pending)
+                pending, num_pending = [], 0
+        yield b"".join(pending)
+
+    def num_images(self) -> dict[str, int]:
+        """Of the images that are to be used, how many have each column."""
+        names = sorted(set(chain.from_iterable(self.counts)))
+        return {name: sum(number for some, number in self.counts.items() if name in some) for name in names}
+
+
+def _plan_sha256(before: LatentSet, after: Manifest) -> str:
+    """Hex digest of what was done last: which set was before, and what became of its lists."""
+    lists = {"base": before.sha256, "index": after.index.sha256, "columns": after.columns.to_json()}
+    return hashlib.sha256(to_line(lists)).hexdigest()
