@@ -2,6 +2,7 @@
 
 import os
 from collections import OrderedDict
+from concurrent.futures import Future
 from threading import Lock
 from typing import TypeAlias
 
@@ -19,7 +20,7 @@ class FarHandle:
         """Ask the store how large the file is. Raises `OSError`."""
         far = url.file()
         self._url, self._path, self.num_bytes = url, far.path, far.num_bytes
-        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self._blocks: OrderedDict[int, Future[bytes]] = OrderedDict()
         self._lock = Lock()
 
     def pread(self, num_bytes: int, start: int) -> bytes:
@@ -32,17 +33,26 @@ class FarHandle:
         return data[start % _BLOCK_BYTES :][: max(0, end - start)]
 
     def _block(self, number: int) -> bytes:
+        """Return a block; of several threads that need one at a time, one reads it."""
         with self._lock:
-            if number in self._blocks:
-                self._blocks.move_to_end(number)
-                return self._blocks[number]
-        start = number * _BLOCK_BYTES
-        data = self._read(start, min(start + _BLOCK_BYTES, self.num_bytes))
-        with self._lock:
-            self._blocks[number] = data
+            is_new = number not in self._blocks
+            block = self._blocks.setdefault(number, Future())
+            self._blocks.move_to_end(number)
             if len(self._blocks) > _KEPT_BLOCKS:
                 self._blocks.popitem(last=False)
-        return data
+        if is_new:
+            self._fill(block, number)
+        return block.result()
+
+    def _fill(self, block: "Future[bytes]", number: int) -> None:
+        start = number * _BLOCK_BYTES
+        try:
+            block.set_result(self._read(start, min(start + _BLOCK_BYTES, self.num_bytes)))
+        except BaseException as error:
+            with self._lock:
+                self._blocks.pop(number, None)  # the next one tries again
+            block.set_exception(error)
+            raise
 
     def _read(self, start: int, end: int) -> bytes:
         return self._url.read(self._path, start, end - start, is_all=end == self.num_bytes)

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from semdis_cli.files.url import Location, Url
 from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules
 from semdis_cli.sources.names import NamedPath, shortest_names
 from semdis_cli.sources.parquet import PARQUET_SUFFIX, Parquet
-from semdis_cli.sources.source import Source
+from semdis_cli.sources.source import Finds, Search, Source
 from semdis_cli.sources.tars import TAR_SUFFIXES, Tar
 from semdis_cli.sources.zips import ZIP_SUFFIX, Zip
 
@@ -27,18 +28,42 @@ def container_at(path: Location) -> Source | None:
     return next((source for kind in _KINDS if (source := kind(path)) is not None), None)
 
 
-def named_containers(folder: Path, paths: Sequence[Path]) -> Iterator[tuple[str, Path, Source]]:
+def search_containers(folder: Location, paths: Sequence[Location], found: Finds, prefix: str, search: Search) -> None:
+    """Add to what was `found` in a folder the images in its files that hold many.
+
+    One that is damaged is a failure beside them.
+    """
+    for name, path, source in named_containers(folder, paths):
+        search.tell(found.num_seen)
+        inner = source.images(f"{prefix}{name}/", replace(search, tell=partial(_tell_more, search.tell, found)))
+        for image in inner.images:
+            found.images.append(image)
+        found.failures += inner.failures
+        found.passed_over.add_all(inner.passed_over)
+        if inner.damage is not None:
+            found.fail(prefix + "/".join(path.parts[len(folder.parts) :]), path, inner.damage)
+
+
+def _tell_more(tell: Callable[[int], None], found: Finds, number: int) -> None:
+    tell(found.num_seen + number)
+
+
+def named_containers(folder: Location, paths: Sequence[Location]) -> Iterator[tuple[str, Location, Source]]:
     """Yield the sources in files of `folder`, each after its path and the name of its keys: its path in the folder.
 
     A Parquet beside a tar of its name is the table of that, as img2dataset leaves it, and no source.
     """
-    tars = {path.with_suffix("") for path in paths if path.name.lower().endswith(TAR_SUFFIXES)}
-    paths = [path for path in paths if not (path.suffix == PARQUET_SUFFIX and path.with_suffix("") in tars)]
-    names = shortest_names([NamedPath.of_file_in(folder, path) for path in paths])
+    tars = {_stem(path) for path in paths if path.name.lower().endswith(TAR_SUFFIXES)}
+    paths = [path for path in paths if not (path.suffix == PARQUET_SUFFIX and _stem(path) in tars)]
+    names = shortest_names([NamedPath.of_container(path, folder) for path in paths])
     for name, path in zip(names, paths, strict=True):
         source = container_at(path)
         assert source is not None
         yield name, path, source
+
+
+def _stem(path: Location) -> str:
+    return str(path).removesuffix(path.suffix)
 
 
 def find_containers(

@@ -44,14 +44,12 @@ class NamedPath:
         return cls(url, url.parts)
 
     @classmethod
-    def of_url_file(cls, url: Url) -> "NamedPath":
-        """Name a tar or the like in a store, without its suffix."""
-        return cls(url, (*url.parts[:-1], url.name.removesuffix(url.suffix)), suffix=url.suffix)
-
-    @classmethod
-    def of_container(cls, path: Location) -> "NamedPath":
-        """Name a tar or the like, here or in a store."""
-        return cls.of_url_file(path) if isinstance(path, Url) else cls.of_file(path)
+    def of_container(cls, path: Location, folder: Location | None = None) -> "NamedPath":
+        """Name a tar or the like, here or in a store; one that was found in a folder that was named: by its path."""
+        if isinstance(path, Url):
+            depth = 1 if folder is None else len(path.parts) - len(folder.parts)
+            return cls(path, (*path.parts[:-1], path.name.removesuffix(path.suffix)), depth, path.suffix)
+        return cls.of_file(path) if folder is None else cls.of_file_in(Path(folder), path)
 
     @property
     def names(self) -> Iterator[str]:

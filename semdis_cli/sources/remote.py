@@ -12,7 +12,8 @@ from semdis_cli.files.stores import FarFile
 from semdis_cli.files.url import Url
 from semdis_cli.kinds.formats import has_image_suffix
 from semdis_cli.records import SourceImage, Stamp
-from semdis_cli.sources.containers import container_at
+from semdis_cli.sources.containers import container_at, is_container_name, search_containers
+from semdis_cli.sources.folders import TABLES
 from semdis_cli.sources.input_rules import PassedOver
 from semdis_cli.sources.names import NamedPath
 from semdis_cli.sources.source import Finds, Search, Source
@@ -50,17 +51,51 @@ class FarFolder:
 
     def images(self, prefix: str, search: Search) -> Finds:
         """List the images below it; their keys are `prefix` and their paths from there on. Raises `UsageError`."""
-        finds, reader, start = Finds(), FarReader(self.url), f"{self.url.path}/"
+        listing, start = _Listing(FarReader(self.url), prefix, search), f"{self.url.path}/"
         try:
             for number, file in enumerate(self.url.files(), start=1):
                 if number % _FILES_BETWEEN_NEWS == 0:
                     search.tell(number)
-                _add(finds, prefix, file, file.path.removeprefix(start), (reader, search))
+                listing.add(file, file.path.removeprefix(start))
         except OSError as error:
             raise UsageError(f"cannot be listed ({error.strerror})", place=self.url) from error
+        return listing.finish()
+
+
+@dataclass
+class _Listing:
+    """Files of a folder so far. `containers`: those that hold many images."""
+
+    reader: FarReader
+    prefix: str
+    search: Search
+    finds: Finds = field(default_factory=Finds)
+    containers: list[Url] = field(default_factory=list)
+
+    def add(self, file: FarFile, name: str) -> None:
+        """Sort one file in."""
+        parts = name.split("/")
+        kind = self.search.rules.judge(parts).kind
+        if kind is None and is_container_name(name) and parts[-1] not in TABLES:
+            self.containers.append(self.reader.url / name)
+        elif kind is not None or not has_image_suffix(name):
+            self.finds.passed_over.add(kind or PassedOver.NO_IMAGE)
+        elif {"", ".", ".."} & set(parts):
+            reason = "no file here could have its name; copy it to another"
+            self.finds.fail(self.prefix + name, f"{self.reader.url}/{name}", reason)
+        else:
+            self.finds.images.append(_image(self.prefix + name, self.reader, file))
+
+    def finish(self) -> Finds:
+        """Return what was found, also in files that hold many images where there are no others."""
+        url, finds = self.reader.url, self.finds
+        if not (finds.num_seen or self.containers):
+            raise UsageError("no such file or folder", place=url)
+        if finds.images or not self.search.has_containers:
+            finds.passed_over.add(PassedOver.CONTAINER, len(self.containers))
+        else:
+            search_containers(url, self.containers, finds, self.prefix, self.search)
         finds.images = finds.images.sorted()
-        if not finds.num_seen:
-            raise UsageError("no such file or folder", place=self.url)
         return finds
 
 
@@ -94,21 +129,6 @@ def far_source_at(url: Url) -> Source:
         raise UsageError("no such file or folder", place=url) from error
     except OSError as error:
         raise UsageError(f"cannot be read ({error.strerror})", place=url) from error
-
-
-def _add(finds: Finds, prefix: str, file: FarFile, name: str, found: tuple[FarReader, Search]) -> None:
-    """Sort one file in."""
-    reader, search = found
-    parts = name.split("/")
-    kind = search.rules.judge(parts).kind
-    if kind is None and not has_image_suffix(name):
-        kind = PassedOver.NO_IMAGE
-    if kind is not None:
-        finds.passed_over.add(kind)
-    elif {"", ".", ".."} & set(parts):
-        finds.fail(prefix + name, f"{reader.url}/{name}", "no file here could have its name; copy it to another")
-    else:
-        finds.images.append(_image(prefix + name, reader, file))
 
 
 def _image(key: str, reader: FarReader, file: FarFile) -> SourceImage:

@@ -6,6 +6,9 @@ import re
 import subprocess
 import sys
 import tarfile
+import zipfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,7 @@ from semdis_cli.errors import MissingExtraError, UsageError
 from semdis_cli.files.stores import without_secrets
 from semdis_cli.files.url import Location, Url, parse_location
 from semdis_cli.images import loader
-from semdis_cli.records import LoadedImage
+from semdis_cli.records import ColumnSource, LoadedImage
 from semdis_cli.settings import GeometrySettings, LoadSettings
 from semdis_cli.sources.files import hash_image, read_bytes
 from semdis_cli.sources.find import FoundImages, find_images
@@ -117,6 +120,63 @@ def test_a_tar_is_listed_and_read_in_place(s3: S3Server, kind: str) -> None:
     assert [image.key for image in images] == [f"[0]/{number}.png" for number in range(5)]
     assert [read_bytes(image) for image in images] == [png(number, side=40 + number) for number in range(5)]
     assert all(image.ctime_ns for image in images)
+
+
+def zip_of(members: Mapping[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_zip_is_listed_by_its_directory_and_read_in_place(s3: S3Server, method: int) -> None:
+    members = {f"{number}.png": png(number, side=60 + 60 * number) for number in range(6)}  # beyond 256 KiB, too
+    s3.put(
+        "zips/[1].zip", zip_of(members | {"0.txt": b"a caption", "dataset.json": b'{"labels": [["1.png", 7]]}'}, method)
+    )
+    images = found("s3://zips/[1].zip").images
+    assert {image.key: read_bytes(image) for image in images} == {f"[1]/{name}": members[name] for name in members}
+    assert all(image.ctime_ns for image in images)
+    columns = [image.reader.columns(image) for image in images if isinstance(image.reader, ColumnSource)]
+    assert columns[:2] == [{"txt": b"a caption"}, {"label": 7}]
+
+
+def test_a_parquet_is_read_by_its_row_groups(s3: S3Server) -> None:
+    needs("pyarrow")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    data = [png(number, side=50) for number in range(40)]
+    rows = [{"image": {"bytes": each, "path": f"{at}.png"}, "text": str(at)} for at, each in enumerate(data)]
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), file, row_group_size=7)
+    s3.put("parquets/train.parquet", file.getvalue())
+    images = found("s3://parquets/train.parquet").images
+    assert [image.key for image in images] == sorted(f"train/{number}.png" for number in range(40))
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(read_bytes, images)) == [data[int(image.key[6:-4])] for image in images]
+    assert isinstance(images[5].reader, ColumnSource)
+    assert images[5].reader.columns(images[5])["text"] == images[5].key[6:-4]
+
+
+def test_a_folder_of_tars_is_searched_unless_images_lie_beside_them(s3: S3Server) -> None:
+    for name in ("00000.tar", "more/00001.tar"):
+        s3.put(f"shards/set/{name}", tar_of_five())
+    s3.put("shards/set/more/2.zip", zip_of({"x.png": png(1)}))
+    s3.put("shards/set/more/cut.zip", zip_of({"x.png": png(1)})[:-9])
+    s3.put("shards/set/more/metadata.parquet", b"no source")
+    s3.put("shards/set/00000.parquet", b"the table of its tar")
+    listed = found("s3://shards/set")
+    tars = [f"{tar}/{number}.png" for tar in ("00000", "more/00001") for number in range(5)]
+    assert [image.key for image in listed.images] == [*tars, "more/2/x.png"]
+    assert {failure.key for failure in listed.failures} == {"more/cut.zip"}
+    assert read_bytes(listed.images[7]) == png(2, side=42)
+    s3.put("shards/set/photo.png", png(1))
+    listed = found("s3://shards/set")
+    assert [image.key for image in listed.images] == ["photo.png"]
+    assert listed.passed_over["archives beside images"] == 5
 
 
 def test_a_tar_that_was_cut_off_costs_what_is_behind(s3: S3Server) -> None:
