@@ -5,11 +5,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from semdis_cli.cli.display import Display, Position, open_display
 from semdis_cli.cli.garbage import collect
-from semdis_cli.cli.options import Reporting
 from semdis_cli.cli.streams import put, say
 from semdis_cli.errors import ExitCode
 from semdis_cli.events import (
@@ -26,6 +25,9 @@ from semdis_cli.events import (
 from semdis_cli.files.json_text import strict_json
 from semdis_cli.stops import look, noted, settle
 from semdis_cli.wording import count
+
+if TYPE_CHECKING:
+    from semdis_cli.cli.options import Reporting  # and Typer with it: signals are not heard yet
 
 MAX_SHOWN = 20  # of failures, and of problems of one kind
 
@@ -82,13 +84,13 @@ class View(Protocol):
 class MakeView(Protocol):
     """Makes the view of a run that shows itself on `display`."""
 
-    def __call__(self, display: Display, reporting: Reporting) -> View:
+    def __call__(self, display: Display, reporting: "Reporting") -> View:
         """Make it."""
 
 
 def follow(
     events: Iterable[Event],
-    reporting: Reporting,
+    reporting: "Reporting",
     *,
     summarise: Callable[[dict[str, Any]], str],
     stdout_is_data: bool = False,
@@ -128,7 +130,7 @@ def more(number: int, what: str, several: str = "") -> Iterator[str]:
 class ImageView:
     """Shows a run over images. Failures are shown even when `quiet`, the first twenty in full."""
 
-    def __init__(self, display: Display, reporting: Reporting) -> None:
+    def __init__(self, display: Display, reporting: "Reporting") -> None:
         self.display = display
         self.tally = Tally()
         self.code = ExitCode.OK
