@@ -238,6 +238,24 @@ def test_what_is_fetched_ahead_is_bounded(s3: S3Server, monkeypatch: pytest.Monk
             assert (reading._expected, reading._expected_bytes) == ({}, 0)
 
 
+def test_captions_come_with_what_lies_in_a_container(s3: S3Server, run: Run, tiny: Path, tmp_path: Path) -> None:
+    captioned = {f"{number}.{suffix}": data for number in range(3) for suffix, data in (
+        ("png", png(number)), ("txt", f"picture {number}".encode()), ("cls", b"%d" % number)
+    )}  # fmt: skip
+    s3.put("captions/a.zip", zip_of(captioned))
+    assert run("encode", "s3://captions/a.zip", "-o", "latents", "--model", tiny, "-q").code == 0
+    rows = [json.loads(line) for line in (tmp_path / "latents" / "index.jsonl").read_bytes().splitlines()]
+    assert [row["columns"] for row in rows] == [{"caption": f"picture {at}", "label": at} for at in range(3)]
+    for name, data in captioned.items():
+        s3.put(f"captions/folder/{name}", data)
+    table = "".join(json.dumps({"file_name": f"{at}.png", "caption": f"row {at}"}) + "\n" for at in range(3))
+    (tmp_path / "table.jsonl").write_text(table)
+    arguments = ("s3://captions/folder", "--model", tiny, "--table", "table.jsonl", "-q")
+    assert run("encode", *arguments, "-o", "tabled").code == 0
+    rows = [json.loads(line) for line in (tmp_path / "tabled" / "index.jsonl").read_bytes().splitlines()]
+    assert [row["columns"] for row in rows] == [{"caption": f"row {at}"} for at in range(3)]
+
+
 # ---- Changes ----
 
 
