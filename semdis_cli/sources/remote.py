@@ -8,7 +8,7 @@ import io
 from dataclasses import dataclass, field
 
 from semdis_cli.errors import UsageError
-from semdis_cli.files.stores import FarFile
+from semdis_cli.files.stores import FarFile, without_secrets
 from semdis_cli.files.url import Url
 from semdis_cli.kinds.formats import has_image_suffix
 from semdis_cli.records import SourceImage, Stamp
@@ -38,8 +38,10 @@ class FarReader:
         return image.stamp
 
     def locate(self, image: SourceImage) -> tuple[str, object]:
-        """Return the URL of the image."""
-        return f"{str(self.url).partition('://')[0]}://{image.place.lstrip('/')}", None
+        """Return the URL of the image, without secrets, and its path in the store."""
+        scheme = self.url.text.partition("://")[0]
+        url = image.place if "://" in image.place else f"{scheme}://{image.place.lstrip('/')}"
+        return without_secrets(url), image.place
 
 
 @dataclass(frozen=True)

@@ -192,6 +192,12 @@ def test_an_image_is_read_from_a_web_server(s3: S3Server) -> None:
     [image] = found(url).images
     assert (image.key, read_bytes(image)) == ("a[1] b.png", png(3))
     assert image.ctime_ns is not None
+    other = f"{s3.address}/web/folder/a[1] b.png"
+    s3.put("web/folder/a[1] b.png", png(3), acl="public-read")
+    with pytest.raises(UsageError, match="have the same key") as caught:
+        found(url, other)
+    assert str(caught.value).startswith(f"{s3.address}/web/a[1] b.png and {other} have the same key a[1] b.png")
+    assert len(found(url, url).images) == 1
     with pytest.raises(UsageError, match="a web server lists no files: name the images and tars themselves"):
         found(f"{s3.address}/web/")
     s3.put("web/private.png", png(3))
