@@ -20,7 +20,8 @@ class Stamp(NamedTuple):
     """Size and times by which a change of an image's content is told without reading it.
 
     `mtime_ns`, `ctime_ns`: when its file was last modified, and changed in any way, nanoseconds since 1970; None where
-    nobody looked, or where they tell nothing.
+    nobody looked, or where they tell nothing. Of a file in a store, `ctime_ns` is a number that follows from its ETag:
+    like a time of change it is another one after every change, and nobody can set it.
     """
 
     num_bytes: int
@@ -34,6 +35,10 @@ class ImageReader(Protocol):
     @property
     def has_one_file(self) -> bool:
         """Tell whether all its images lie in one file, and have the times of that."""
+
+    @property
+    def is_far(self) -> bool:
+        """Tell whether every reading waits for a network, so that many are to be under way at a time."""
 
     def open(self, image: "SourceImage") -> BufferedReader | BytesIO:
         """Open an image, from its first byte to its last.

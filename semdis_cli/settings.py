@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import UsageError
 from semdis_cli.files.disk import count_cores
+from semdis_cli.files.url import Location, parse_location
 from semdis_cli.option import (
     COLUMNS,
     DECODING,
@@ -134,13 +135,14 @@ class SourceSettings:
     """
 
     sources: Annotated[
-        tuple[Path, ...],
+        tuple[Location, ...],
         Option(
-            "Folders (searched in depth), tars, zips, Parquet files, images; for encode also -: a tar or image on "
-            "stdin.",
+            "Folders (searched in depth), tars, zips, Parquet files, images, also as URLs (s3://bucket/photos/); for "
+            "encode also -: a tar or image on stdin.",
             metavar="SOURCE...",
             show_default=False,
             is_argument=True,
+            parse=parse_location,
         ),
     ] = ()
     files_from: Annotated[

@@ -129,6 +129,7 @@ LAYER_PLANTS = (
     Plant("the store knows Rich", "store/planted.py", "from rich.table import Table", " -> rich"),
     Plant("the model knows Pillow", "model/planted.py", "from PIL import Image", " -> PIL"),
     Plant("the pipeline knows safetensors", "pipeline/planted.py", "import safetensors.torch", " -> safetensors"),
+    Plant("the sources know fsspec", "sources/planted.py", "from fsspec import url_to_fs", " -> fsspec"),
     Plant("training draws", "training/planted.py", "from matplotlib.figure import Figure", " -> matplotlib"),
 )
 

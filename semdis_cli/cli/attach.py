@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from semdis_cli.cli.display import Display, open_display
-from semdis_cli.cli.options import Reporting, StoredLatents, command
+from semdis_cli.cli.options import Reporting, command
 from semdis_cli.cli.report import MAX_SHOWN, follow, more, one_line, printable
 from semdis_cli.cli.setup import refuse_others, refuse_pipes
 from semdis_cli.columns.settings import AttachSettings
@@ -16,6 +16,7 @@ from semdis_cli.events import ColumnsAttached, ColumnTrouble, Event, Planning
 from semdis_cli.option import Option, OptionError
 from semdis_cli.wording import count
 
+Latents = Annotated[Path, Option("Folder that `semdis encode` wrote, or one shard file.", is_argument=True)]
 Tables = Annotated[
     tuple[Path, ...],
     Option("Tables: JSONL, CSV, TSV or Parquet.", metavar="TABLE...", show_default=False, is_argument=True),
@@ -26,7 +27,7 @@ Tables = Annotated[
 def attach(
     context: typer.Context,
     *,
-    latents: StoredLatents = Path("latents"),
+    latents: Latents = Path("latents"),
     tables: Tables = (),
     settings: AttachSettings,
     reporting: Reporting,

@@ -14,6 +14,7 @@ from semdis_cli.cli.streams import put_bytes
 from semdis_cli.defaults import DECODE_MARKER
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Event, Planning
+from semdis_cli.files.url import Location, Url, parse_location
 from semdis_cli.option import DECODING, INPUT, MODEL, OUTPUT, Option
 from semdis_cli.settings import DecodeSettings, TokenizerSettings
 from semdis_cli.wording import count
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
     from semdis_cli.store.reader import LatentSource
 
 Latents = Annotated[
-    Path,
+    Location,
     Option(
-        "Folder that `semdis encode` wrote, one shard file, or -: what `encode -o -` wrote, on stdin.", is_argument=True
+        "Folder that `semdis encode` wrote, or one shard file; may be a URL. Or -: what `encode -o -` wrote, on stdin.",
+        is_argument=True,
+        parse=parse_location,
     ),
 ]
 Output = Annotated[
@@ -86,7 +89,7 @@ def decode(
     raise typer.Exit(code)
 
 
-def _open_stream(latents: Path) -> "LatentStream | None":
+def _open_stream(latents: Location) -> "LatentStream | None":
     """Open what comes on stdin; None where `latents` is a file or a folder. Raises `UsageError`, `StoreError`."""
     if latents != STDIO:
         _refuse_tar(latents)
@@ -123,11 +126,11 @@ def _load_model(
     return tokenizer
 
 
-def _refuse_tar(latents: Path) -> None:
+def _refuse_tar(latents: Location) -> None:
     """Raise `UsageError` if `latents` is a tar, and say how that is decoded."""
     from semdis_cli.files.tar import is_tar_start
 
-    if not latents.is_file():
+    if isinstance(latents, Url) or not latents.is_file():
         return
     try:
         with latents.open("rb") as file:

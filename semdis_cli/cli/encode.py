@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from semdis_cli.cli.setup import find_inputs, load_model, output_folder, peek_so
 from semdis_cli.cli.streams import put, put_bytes, say
 from semdis_cli.errors import ExitCode
 from semdis_cli.files.json_text import strict_json
+from semdis_cli.files.url import Location, Url, parse_location
 from semdis_cli.option import COLUMNS, GEOMETRY, INPUT, MODEL, OUTPUT, Option, OptionError
 from semdis_cli.settings import (
     EncodeSettings,
@@ -31,16 +33,29 @@ if TYPE_CHECKING:
     from semdis_cli.pipeline.encode_plan import EncodePlan
     from semdis_cli.sources.find import FoundImages
     from semdis_cli.sources.spool import PipedSource
+    from semdis_cli.store.writing.far_set import FarSet
 
 _DEFAULT = Path("latents")
 
 Output = Annotated[
-    Path | None,
+    Location | None,
     Option(
-        "Folder for the latents, or - for a tar on stdout with a file for each image.  [default: latents; "
-        "for one image on stdin: its file on stdout]",
+        "Folder for the latents, or a URL (s3://bucket/latents/), or - for a tar on stdout with a file for each "
+        "image.  [default: latents; for one image on stdin: its file on stdout]",
         OUTPUT,
         flags="--output -o",
+        show_default=False,
+        metavar="FOLDER|URL|-",
+        parse=parse_location,
+    ),
+]
+Stage = Annotated[
+    Path | None,
+    Option(
+        "Folder by way of which latents go to a URL: a stopped run goes on from it.  [default: in the user's cache]",
+        OUTPUT,
+        flags="--stage",
+        metavar="FOLDER",
         show_default=False,
     ),
 ]
@@ -52,6 +67,7 @@ def encode(
     context: typer.Context,
     *,
     output: Output = None,
+    stage: Stage = None,
     named: SourceSettings,
     rules: InputRules,
     load: LoadSettings,
@@ -73,12 +89,14 @@ def encode(
     if output == Path("-") and settings.columns.is_explicit:
         raise OptionError("-o", "- writes latents alone: columns are kept in a folder")
     display = context.with_resource(open_display(quiet=reporting.quiet))
+    far = _far_set(context, output, stage, dry_run=dry_run)
+    here = far.stage if far is not None else output if isinstance(output, Path) else None
     stdin = peek_source(named)
     is_single = stdin is not None and stdin.is_single and len(load.views) == 1
     if dry_run:
-        folder = _planned_folder(output, is_single=is_single, quiet=reporting.quiet)
+        folder = _planned_folder(here, is_single=is_single, quiet=reporting.quiet)
     else:
-        folder = _choose_folder(output, stdin, is_single=is_single)
+        folder = _choose_folder(here, stdin, is_single=is_single)
     found = find_inputs(named, rules, output=folder, quiet=reporting.quiet, stdin=stdin, display=display)
 
     from semdis_cli.images.loader import Loader
@@ -88,8 +106,23 @@ def encode(
     how = _as_recorded(how, folder)
     tokenizer = load_model(model, how, found, load.geometry, display, quiet=reporting.quiet)
     with Loader(load, tokenizer.patch_size, settings.num_workers) as loader:
-        run = _Run(found, loader, tokenizer, settings, folder, display, reporting)
+        run = _Run(found, loader, tokenizer, settings, folder, far, display, reporting)
         raise typer.Exit(run.plan() if dry_run else run.encode())
+
+
+def _far_set(context: typer.Context, output: Location | None, stage: Path | None, *, dry_run: bool) -> "FarSet | None":
+    """Return the set in a store that is to be written, looked at; None where that is a folder."""
+    if not isinstance(output, Url):
+        if stage is not None:
+            raise OptionError("--stage", "goes with a URL for -o")
+        return None
+    from semdis_cli.store.writing.far_set import FarSet
+
+    if dry_run:  # its lists alone, for as long as it takes
+        stage = Path(context.with_resource(TemporaryDirectory(prefix="semdis-")))
+    far = FarSet.at(output, stage)
+    far.fetch()
+    return far
 
 
 def _planned_folder(output: Path | None, *, is_single: bool, quiet: bool) -> Path | None:
@@ -122,13 +155,14 @@ def _as_recorded(how: TokenizerSettings, folder: Path | None) -> TokenizerSettin
 
 @dataclass(frozen=True)
 class _Run:
-    """A run, as it was asked for: `folder` is the one to write, None for stdout."""
+    """A run, as it was asked for: `folder` is the one to write, None for stdout; it may be the stage of `far`."""
 
     found: "FoundImages"
     loader: "Loader"
     tokenizer: "Tokenizer"
     settings: EncodeSettings
     folder: Path | None
+    far: "FarSet | None"
     display: Display
     reporting: Reporting
 
@@ -141,7 +175,7 @@ class _Run:
         if self.folder is None:
             events = encode_stream(*work, put_bytes, self.display.plan)
         else:
-            events = encode_set(*work, self.folder, self.display.plan)
+            events = encode_set(*work, self.far or self.folder, self.display.plan)
         is_data = self.folder is None
         return follow(events, self.reporting, summarise=_summary, stdout_is_data=is_data, display=self.display)
 

@@ -9,9 +9,15 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
+from semdis_cli.files.url import Location, parse_location, was_url
 from semdis_cli.option import OUTPUT, Option, OptionError, default_of, option_of
 
-StoredLatents = Annotated[Path, Option("Folder that `semdis encode` wrote, or one shard file.", is_argument=True)]
+StoredLatents = Annotated[
+    Location,
+    Option(
+        "Folder that `semdis encode` wrote, or one shard file; may be a URL.", is_argument=True, parse=parse_location
+    ),
+]
 Json = Annotated[bool, Option("Print the closing report as one JSON object on stdout.", OUTPUT, flags="--json")]
 Quiet = Annotated[bool, Option("Say nothing but errors.", OUTPUT, flags="--quiet -q")]
 
@@ -103,6 +109,8 @@ def _take(name: str, hint: Any, given: dict[str, Any]) -> Any:
 
 
 def _parse(name: str, option: Option, value: Any) -> Any:
+    if isinstance(value, Path) and was_url(value):
+        raise OptionError(option.spellings(name)[0], "takes no URL: only sources, latents and the -o of encode do")
     if option.parse is None or value is None:
         return value
     try:

@@ -10,6 +10,7 @@ from semdis_cli.cli.streams import check_stdout_takes_data, say
 from semdis_cli.defaults import BUNDLED_MODEL
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Planning, untold
+from semdis_cli.files.url import Location, Url
 from semdis_cli.option import OptionError
 from semdis_cli.settings import GeometrySettings, ModelSettings, SourceSettings, TokenizerSettings
 from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules
@@ -37,7 +38,7 @@ def peek_source(named: SourceSettings) -> "PipedSource | None":
     return peek_stdin(stream, is_only=set(named.sources) == {STDIO} and named.files_from is None)
 
 
-def refuse_others(latents: Path) -> None:
+def refuse_others(latents: Location) -> None:
     """Raise `StoreError` if `latents` is something else that is known: images, an archive, a web page."""
     from semdis_cli.pipeline.advice import why_no_latents
 
@@ -54,7 +55,7 @@ def open_stdin(wanted: str) -> BinaryIO:
     return sys.stdin.buffer
 
 
-def refuse_pipes(*paths: Path | None) -> None:
+def refuse_pipes(*paths: Location | None) -> None:
     """Raise `UsageError` if one of the paths given to a command that reads and writes no pipes is `-`."""
     if STDIO in paths:
         raise UsageError("-: encode and decode alone read and write pipes; give a file or a folder")
@@ -84,7 +85,7 @@ def find_inputs(
     *,
     output: Path | None,
     quiet: bool,
-    packed: Sequence[tuple[str, Path]] = (),
+    packed: Sequence[tuple[str, Location]] = (),
     stdin: "PipedSource | None" = None,
     display: "Display | None" = None,
     may_be_none: bool = False,
@@ -135,10 +136,12 @@ def _tell_of_rules(rules: InputRules, found: "FoundImages", say: Callable[[str],
         say(f"semdis: {', '.join(rules.idle)} had no effect: paths in patterns begin in the source")
 
 
-def _refuse_within(sources: Iterable[Path], output: Path | None) -> None:
+def _refuse_within(sources: Iterable[Location], output: Path | None) -> None:
     """Raise `UsageError` for a source that lies in the folder to be written."""
     for source in sources:
-        if output is not None and source != STDIO and _resolved(source).is_relative_to(_resolved(output)):
+        if output is None or source == STDIO or isinstance(source, Url):
+            continue
+        if _resolved(source).is_relative_to(_resolved(output)):
             raise UsageError(f"-o {output} holds the source {source}; give a folder of its own")
 
 

@@ -17,6 +17,7 @@ from semdis_cli.errors import ExitCode, UsageError
 from semdis_cli.events import Event, Planning, Problem, ShardVerified, VerifyFinished, VerifyStarted
 from semdis_cli.files.disk import count_cores
 from semdis_cli.files.json_text import escape_name, strict_json
+from semdis_cli.files.url import Location, Url, parse_location
 from semdis_cli.option import OUTPUT, Option
 from semdis_cli.settings import SourceSettings, parse_number_or_share
 from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules
@@ -33,10 +34,11 @@ SampleSeed = Annotated[
     int | None, Option("Which shards --sample takes.  [default: 0]", flags="--seed", min=0, max=2**63 - 1)
 ]
 Against = Annotated[
-    tuple[Path, ...],
+    tuple[Location, ...],
     Option(
         "Compare the index with these images, as they were given to encode; with --data by their sha256.",
         metavar="SOURCE",
+        parse=parse_location,
     ),
 ]
 Threads = Annotated[int | None, Option("Threads that read.  [default: CPU cores]", flags="--workers", min=1)]
@@ -76,7 +78,13 @@ def verify(
         raise UsageError("--exclude, --include and --all-files say which images --against means: give it too")
     settings = VerifySettings(_parse_sample(data, sample, seed), workers or count_cores())
     display = context.with_resource(open_display(quiet=quiet))
-    find = partial(find_inputs, output=latents, quiet=quiet, display=display, may_be_none=True)
+    find = partial(
+        find_inputs,
+        output=None if isinstance(latents, Url) else latents,
+        quiet=quiet,
+        display=display,
+        may_be_none=True,
+    )
     sources = find(SourceSettings(against), rules) if against else None
     display.plan(Planning("reading the lists of the set"))
     events = run(latents, settings, sources)

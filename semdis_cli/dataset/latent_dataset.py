@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from semdis_cli.dataset.draws import Draws
 from semdis_cli.dataset.posterior import PosteriorSampler
 from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.files.url import was_url
 from semdis_cli.parts import LATENTS, LATENTS_FLIP, LOG_SNR, TWINS
 from semdis_cli.provenance import Provenance, describe_versions
 from semdis_cli.store.columns import CAPTION, LABEL
@@ -89,6 +90,8 @@ class LatentDataset(Dataset[LatentItem]):
         seed: int = 0,
     ) -> None:
         self.path = Path(path)
+        if was_url(self.path):
+            raise UsageError("latents are drawn at random from a disk: copy the set to one first", place=str(path))
         opened = open_latents(self.path, verify=verify)
         self.provenance, self.sha256 = opened.provenance.to_json(), opened.sha256
         self.versions = opened.versions

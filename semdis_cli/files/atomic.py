@@ -13,11 +13,12 @@ from pathlib import Path
 from semdis_cli.errors import NoSpaceError, RefusedNameError, StoreError, UsageError
 from semdis_cli.files import disk
 from semdis_cli.files.links import why_unreadable
+from semdis_cli.files.url import Location
 from semdis_cli.records import FileDigest
 from semdis_cli.wording import size
 
 
-def digest_file(path: Path) -> FileDigest:
+def digest_file(path: Location) -> FileDigest:
     """Read size and sha256 of the file at `path`. Raises `StoreError` if it cannot be read."""
     try:
         with path.open("rb") as file:

@@ -12,6 +12,7 @@ from semdis_cli.files.json_text import parse_json, strict_json
 from semdis_cli.files.lock import FolderLock
 from semdis_cli.files.set_names import is_set
 from semdis_cli.files.system_names import may_lie_beside
+from semdis_cli.files.url import Location
 from semdis_cli.provenance import find_differences
 
 _LATENTS_SHA256 = "latents_sha256"  # in the settings of what is made of latents: which ones
@@ -89,7 +90,7 @@ def list_folder(folder: Path) -> list[Path]:
         raise UsageError(f"cannot be looked into ({error.strerror or error})", place=folder) from error
 
 
-def lies_beside(path: Path) -> bool:
+def lies_beside(path: Location) -> bool:
     """Tell whether `path` may lie in any folder of ours: hidden, or put there by a system, NAS or hub, or a README."""
     is_hidden = path.name.startswith(".")
     return is_hidden or (may_lie_beside(path.name) and may_lie_beside(path.name, is_folder=path.is_dir()))

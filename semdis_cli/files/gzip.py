@@ -5,13 +5,14 @@ unpacker is kept at points along the way, in distances that double where they wo
 """
 
 import io
-import os
 import weakref
 import zlib
 from bisect import bisect_right
 from operator import attrgetter
 from threading import Lock
 from typing import Any, NamedTuple
+
+from semdis_cli.files.handles import Handle, close, pread
 
 _GZIP = zlib.MAX_WBITS | 16
 MAGIC = b"\x1f\x8b"
@@ -32,9 +33,9 @@ class _Point(NamedTuple):
 class GzipReader:
     """Reads what a gzip file unpacks to, from any place. It takes over the descriptor of the file."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: Handle) -> None:
         self._descriptor = descriptor
-        weakref.finalize(self, os.close, descriptor)
+        weakref.finalize(self, close, descriptor)
         self._lock = Lock()
         self._points = [_Point(0, 0, zlib.decompressobj(_GZIP))]
         self._distance = _FIRST_DISTANCE
@@ -66,7 +67,7 @@ class GzipReader:
         """Unpack some more; False at the end."""
         if self._unpacker.eof and not self._begin_member():
             return False
-        packed = os.pread(self._descriptor, _READ_BYTES, self._packed)
+        packed = pread(self._descriptor, _READ_BYTES, self._packed)
         try:
             data = self._unpacker.decompress(packed, _UNPACKED_BYTES)
         except zlib.error as error:
@@ -80,7 +81,7 @@ class GzipReader:
 
     def _begin_member(self) -> bool:
         """Begin with the gzip file that follows in the same file, if there is one; zeros may fill it up."""
-        start = os.pread(self._descriptor, len(MAGIC), self._packed)
+        start = pread(self._descriptor, len(MAGIC), self._packed)
         if start == MAGIC:
             self._unpacker = zlib.decompressobj(_GZIP)
         elif start.strip(b"\0"):

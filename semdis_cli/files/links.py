@@ -6,8 +6,9 @@ also leave a text of a few lines in the place of a file.
 
 import os
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
+
+from semdis_cli.files.url import Location
 
 
 class Pointer(NamedTuple):
@@ -33,7 +34,7 @@ _STORES = (
 )
 
 
-def describe_absent(path: Path) -> str | None:
+def describe_absent(path: Location) -> str | None:
     """Of a link that leads nowhere, where it leads and how to get the content; None for all else."""
     try:
         target = os.readlink(path)  # noqa: PTH115 # as it is written
@@ -45,12 +46,12 @@ def describe_absent(path: Path) -> str | None:
     return f"a link to {target:.200}, which is not there; {advice}"
 
 
-def or_pointer(path: Path, what: str) -> str:
+def or_pointer(path: Location, what: str) -> str:
     """Say `what` is wrong with the file at `path`, or that it is only a pointer to the file that it should be."""
     return describe_pointer(path) or what
 
 
-def describe_pointer(path: Path) -> str | None:
+def describe_pointer(path: Location) -> str | None:
     """Of a small text in the place of a file that was not fetched, what it is and what to do; None for all else."""
     start = read_start(path, _START_BYTES)
     for pointer in POINTERS:
@@ -59,12 +60,12 @@ def describe_pointer(path: Path) -> str | None:
     return None
 
 
-def why_unreadable(path: Path, error: OSError) -> str:
+def why_unreadable(path: Location, error: OSError) -> str:
     """Say why a file could not be opened or read: of a link that leads nowhere, more than the system says."""
     return describe_absent(path) or error.strerror or str(error)
 
 
-def read_start(path: Path, num_bytes: int) -> bytes:
+def read_start(path: Location, num_bytes: int) -> bytes:
     """The first bytes of a regular file; none of what cannot be read."""
     with suppress(OSError, ValueError):
         if path.is_file():  # a pipe would keep us waiting

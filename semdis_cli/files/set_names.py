@@ -11,7 +11,8 @@ ITEMS_FILE = "items.table"
 SHARD_FOLDER = "shards"
 JOURNAL_FOLDER = "journal"  # there while a run is under way or was stopped
 
-SET_FILES = frozenset({MANIFEST_FILE, INDEX_FILE, CHECKSUM_FILE, REPORT_FILE, SEEN_FILE, ITEMS_FILE})
+SET_LISTS = (INDEX_FILE, ITEMS_FILE, SEEN_FILE, CHECKSUM_FILE, MANIFEST_FILE)  # in the order in which they appear
+SET_FILES = frozenset({*SET_LISTS, REPORT_FILE})
 SET_FOLDERS = frozenset({SHARD_FOLDER, JOURNAL_FOLDER})
 
 

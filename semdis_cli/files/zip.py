@@ -1,12 +1,13 @@
 """Zips: their central directory read forwards and without trust, and the bytes of one member. Nothing goes to disk."""
 
 import io
-import os
 import stat
 import struct
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
+
+from semdis_cli.files.handles import Handle, pread
 
 _END = struct.Struct("<4s4H2LH")  # end of the central directory
 _END_64 = struct.Struct("<4sQ2H2L4Q")
@@ -124,13 +125,13 @@ def walk_zip(file: BinaryIO, directory: Directory) -> Iterator[ZipMember]:
         raise ValueError("its directory is damaged")
 
 
-def member_at(descriptor: int, place: int, shift: int) -> ZipMember:
+def member_at(descriptor: Handle, place: int, shift: int) -> ZipMember:
     """Read one entry of the directory again. Raises `ValueError` if it is no longer there."""
-    entry = os.pread(descriptor, _ENTRY.size + 512, place)
+    entry = pread(descriptor, _ENTRY.size + 512, place)
     needed = _rest_bytes(entry[: _ENTRY.size], place)
     rest = entry[_ENTRY.size : _ENTRY.size + needed]
     if len(rest) < needed:
-        rest = os.pread(descriptor, needed, place + _ENTRY.size)
+        rest = pread(descriptor, needed, place + _ENTRY.size)
     return _member(entry[: _ENTRY.size], rest, place, shift)
 
 
@@ -190,19 +191,19 @@ def _decode(raw: bytes, extra: bytes, flags: int) -> str:
         return raw.decode("cp437")
 
 
-def data_start(descriptor: int, member: ZipMember) -> int:
+def data_start(descriptor: Handle, member: ZipMember) -> int:
     """Find where the bytes of a member begin. Raises `ValueError` if its own header is not there."""
-    header = os.pread(descriptor, _HEADER.size, member.header)
+    header = pread(descriptor, _HEADER.size, member.header)
     if len(header) < _HEADER.size or not header.startswith(b"PK\3\4"):
         raise ValueError("its header is damaged or missing in the zip")
     name_bytes, extra_bytes = struct.unpack_from("<2H", header, 26)
     return member.header + _HEADER.size + int(name_bytes + extra_bytes)
 
 
-def read_member(descriptor: int, member: ZipMember, start: int) -> bytes:
+def read_member(descriptor: Handle, member: ZipMember, start: int) -> bytes:
     """Read all bytes of a member that begin at `start`. Raises `ValueError` unless they are what the zip says."""
     if member.is_stored:
-        data = os.pread(descriptor, member.num_bytes, start)
+        data = pread(descriptor, member.num_bytes, start)
     else:
         data = inflated(descriptor, start, member.num_bytes)
     if len(data) != member.num_bytes or zlib.crc32(data) != member.crc:
@@ -210,19 +211,19 @@ def read_member(descriptor: int, member: ZipMember, start: int) -> bytes:
     return data
 
 
-def read_start(descriptor: int, member: ZipMember, num_bytes: int) -> bytes:
+def read_start(descriptor: Handle, member: ZipMember, num_bytes: int) -> bytes:
     """Read the first bytes of a member, unchecked. Raises `ValueError`."""
     start, wanted = data_start(descriptor, member), min(num_bytes, member.num_bytes)
-    return os.pread(descriptor, wanted, start) if member.is_stored else inflated(descriptor, start, wanted)
+    return pread(descriptor, wanted, start) if member.is_stored else inflated(descriptor, start, wanted)
 
 
-def inflated(descriptor: int, start: int, num_bytes: int) -> bytes:
+def inflated(descriptor: Handle, start: int, num_bytes: int) -> bytes:
     """Unpack at most `num_bytes` of a deflated member, fewer if it has no more. Raises `ValueError` if it is none."""
     unpacker, chunks = zlib.decompressobj(-zlib.MAX_WBITS), []
     left = num_bytes
     try:
         while left and not unpacker.eof:
-            packed = unpacker.unconsumed_tail or os.pread(descriptor, _INFLATED_AT_ONCE, start)
+            packed = unpacker.unconsumed_tail or pread(descriptor, _INFLATED_AT_ONCE, start)
             start += 0 if unpacker.unconsumed_tail else len(packed)
             chunk = unpacker.decompress(packed, left)
             if not (packed or chunk):

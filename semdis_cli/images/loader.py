@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from copy import copy
 from functools import partial
 from itertools import count, islice
+from threading import Lock
 from typing import NamedTuple
 
 from semdis_cli.errors import PassingReadError, UnreadableImageError
@@ -34,6 +36,8 @@ from semdis_cli.threads import WatchedThreads
 _PLANNED_AT_ONCE = 4096
 _CHUNK = 64  # headers read by one call of a thread: less is all overhead
 _TAKE_ALL = FilterSettings()
+_FAR_THREADS = 32  # that wait for a network: at 50 ms for an image, 600 images a second
+_MOST_EXPECTED_BYTES = 256 << 20  # of files that were fetched and not asked for yet
 
 
 class Chosen(NamedTuple):
@@ -67,12 +71,17 @@ class Loader:
         self._geometries = {view: settings.geometry_of(view) for view in (WHOLE, *settings.views)}
         self._num_workers = num_workers
         self._pool = WatchedThreads(num_workers, "semdis-read")
+        self._far_pool = WatchedThreads(_FAR_THREADS, "semdis-far")  # begun when they are needed
+        self._expected: dict[object, Future[bytes]] = {}  # by files: views of one share its bytes
+        self._expected_bytes, self._lock = 0, Lock()
 
     def __enter__(self) -> "Loader":
         self._pool.__enter__()
+        self._far_pool.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._far_pool.__exit__(None, None, None)
         self._pool.__exit__(None, None, None)
 
     def with_columns(self, columns: ColumnMaker) -> "Loader":
@@ -114,7 +123,7 @@ class Loader:
         for start in range(0, len(sources), _PLANNED_AT_ONCE):  # futures for a million files would not be small
             group = sources[start : start + _PLANNED_AT_ONCE]
             chunks = [group[first : first + _CHUNK] for first in range(0, len(group), _CHUNK)]
-            for some in self._pool.each(partial(self._plan_some, filters), chunks):
+            for some in self._pool_for(group).each(partial(self._plan_some, filters), chunks):
                 num_read += len(some)
                 tell(Planning("reading headers", num_read, len(sources)))
                 yield from some
@@ -122,6 +131,32 @@ class Loader:
     def load_all(self, images: Sequence[PlannedImage]) -> list[LoadedImage | Failure]:
         """Read images, in order, while the caller waits; all of them are held at a time."""
         return list(self._pool.each(self.load, images))
+
+    def expect(self, images: Sequence[PlannedImage]) -> None:
+        """Begin to fetch those of `images` that are far away, as `load` is going to be asked for them.
+
+        What would be too much to hold is left to be fetched then.
+        """
+        for source in (image.source for image in images if image.source.reader.is_far):
+            is_new = source.file not in self._expected
+            if is_new and self._expected_bytes + source.num_bytes <= _MOST_EXPECTED_BYTES:
+                self._count(source.num_bytes)
+                self._expected[source.file] = self._far_pool.submit(read_bytes, source)
+
+    def _count(self, num_bytes: int) -> None:
+        with self._lock:
+            self._expected_bytes += num_bytes
+
+    def _read(self, source: SourceImage) -> bytes:
+        """Return the bytes of an image. Raises `OSError` and `UnreadableImageError`."""
+        fetched = self._expected.pop(source.file, None)
+        if fetched is None:
+            return read_bytes(source)
+        self._count(-source.num_bytes)
+        return fetched.result()
+
+    def _pool_for(self, sources: Sequence[SourceImage]) -> WatchedThreads:
+        return self._far_pool if any(source.reader.is_far for source in sources) else self._pool
 
     def load(self, planned: PlannedImage) -> LoadedImage | Failure:
         """Read one image in the calling thread, or say why it cannot be used. Safe to call from several threads."""
@@ -132,7 +167,7 @@ class Loader:
         source = planned[0].source
         try:
             stamp = source.reader.stamp(source)  # before its bytes: a change between the two shows the next time
-            data = read_bytes(source)
+            data = self._read(source)
             images = load_views(
                 data,
                 self.settings.read,
@@ -170,7 +205,7 @@ class Loader:
         remaining, num_done = iter(sources), count(1)
         while group := list(islice(remaining, _PLANNED_AT_ONCE)):
             files = {source.file: source for source in group}  # views of one lie near each other
-            hashed = zip(files, self._pool.each(try_hash, files.values()), strict=True)
+            hashed = zip(files, self._pool_for(group).each(try_hash, files.values()), strict=True)
             digests: dict[object, str | None] = {}
             for source in group:
                 if source.file not in digests:

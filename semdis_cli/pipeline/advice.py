@@ -14,9 +14,11 @@ from typing import BinaryIO
 
 from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.events import Failure
+from semdis_cli.files.handles import open_far
 from semdis_cli.files.links import read_start
 from semdis_cli.files.set_names import MANIFEST_FILE
 from semdis_cli.files.tar import walk_tar
+from semdis_cli.files.url import Location, Url
 from semdis_cli.files.zip import read_directory, walk_zip
 from semdis_cli.files.zip import read_start as read_start_of
 from semdis_cli.images.images import read_image_size
@@ -45,7 +47,7 @@ _UNKNOWN = Recognised("not an image in a known format", "give images, or folders
 _IMAGE = Recognised("an image", "it lies where images are passed over; name its folder itself")
 
 
-def why_nothing(sources: Sequence[Path], found: FoundImages) -> str | None:
+def why_nothing(sources: Sequence[Location], found: FoundImages) -> str | None:
     """Say why nothing of what was `found` can ever be encoded, and what to do, in a line; None if something may be.
 
     `sources`: what the user named. As soon as one input begins like an image, no more is read. A single image on stdin
@@ -85,8 +87,10 @@ def _about_name(failure: Failure) -> str:
     return next((f"; {advice}" for pattern, advice in _ODD_NAMES if pattern.search(failure.key)), "")
 
 
-def why_no_latents(path: Path) -> str | None:
+def why_no_latents(path: Location) -> str | None:
     """Say why `path`, given for latents, holds none, if it is something else that is known; None: it may be latents."""
+    if isinstance(path, Url):
+        return None
     if path.is_dir():
         holds_images = not (path / MANIFEST_FILE).exists() and any(
             image_format(start) for start in islice(_starts_in(path), _MOST_LOOKED_AT // 100)
@@ -102,12 +106,12 @@ def why_no_latents(path: Path) -> str | None:
     return f"{path}: {kind.name}, not latents; give the folder that semdis encode wrote, or one of its shards"
 
 
-def _why_empty(sources: Sequence[Path], stdin: Spool | None) -> str:
+def _why_empty(sources: Sequence[Location], stdin: Spool | None) -> str:
     found = _Kinds()
     for source in sources:
         if (source / MANIFEST_FILE).is_file():
             return f"{source}: holds latents, not images; semdis decode {shlex.quote(str(source))} makes images of them"
-        if source.is_dir():
+        if not isinstance(source, Url) and source.is_dir():
             found.add_folder(source)
         elif source == STDIN and stdin is not None:
             found.add_tar(stdin.path, STDIN_NAME)
@@ -119,7 +123,7 @@ def _why_empty(sources: Sequence[Path], stdin: Spool | None) -> str:
     return f"no images found in {where}; passed over: {found.told()}"
 
 
-def _where(sources: Sequence[Path]) -> str:
+def _where(sources: Sequence[Location]) -> str:
     return ", ".join(map(str, sources[:3])) + (", ..." if len(sources) > 3 else "")
 
 
@@ -128,7 +132,7 @@ class _Kinds:
     """Kinds of files, how many there are of each, and the first of each."""
 
     count: Counter[Recognised] = field(default_factory=Counter)
-    first: dict[Recognised, Path] = field(default_factory=dict)
+    first: dict[Recognised, Location] = field(default_factory=dict)
 
     def add_source(self, image: SourceImage) -> bool:
         """Look at an input; False if it may be an image."""
@@ -150,7 +154,7 @@ class _Kinds:
             hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
             self._add(_HIDDEN if hidden else _OURS if is_ours else _kind(read_start(path, START_BYTES)), path)
 
-    def add_container(self, path: Path) -> None:
+    def add_container(self, path: Location) -> None:
         """Look at the members of a file that may hold many images, or at itself if there is none to be seen."""
         before = self.count.total()
         self.add_tar(path, str(path))
@@ -159,13 +163,14 @@ class _Kinds:
             kind = _kind(read_start(path, START_BYTES))
             self._add(replace(kind, advice=_LOOKED_INTO.get(kind.name, kind.advice)), path)
 
-    def _add_zip(self, path: Path) -> None:
+    def _add_zip(self, path: Location) -> None:
         with suppress(OSError, ValueError), path.open("rb") as file:
+            handle = open_far(path) if isinstance(path, Url) else file.fileno()
             for member in islice(walk_zip(file, read_directory(file)), _MOST_LOOKED_AT):
                 if member.is_file and member.why_not is None:
-                    self._add(_kind(read_start_of(file.fileno(), member, START_BYTES)), path)
+                    self._add(_kind(read_start_of(handle, member, START_BYTES)), path)
 
-    def add_tar(self, tar: Path, name: str) -> None:
+    def add_tar(self, tar: Location, name: str) -> None:
         """Look at the members of a tar that is called `name`."""
         with suppress(OSError, ValueError), tar.open("rb") as file:
             for member in islice(walk_tar(file), _MOST_LOOKED_AT):
@@ -189,7 +194,7 @@ class _Kinds:
         about = f"of {kind.name}: " if len(self.count) > 1 and kind.advice else ""
         return about + kind.advice.replace("FILE", shlex.quote(str(path)))
 
-    def _add(self, kind: Recognised, path: Path) -> None:
+    def _add(self, kind: Recognised, path: Location) -> None:
         self.count[kind] += 1
         self.first.setdefault(kind, path)
 

@@ -102,6 +102,7 @@ def encoded_calls(
     def start(call: ImageCall) -> "Future[EncodedCall]":
         if refused := refused_call(call, memory):
             return done_already(refused)
+        loader.expect(call.images)
 
         def encode(loaded: list[list[Timed[LoadedImage | Failure]]]) -> EncodedCall:
             return encode_call(call, [*chain.from_iterable(loaded)], tokenizer, settings, memory)

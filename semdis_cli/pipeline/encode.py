@@ -24,6 +24,7 @@ from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.pipeline.workers import Timed, compute_alone, timed
 from semdis_cli.settings import EncodeSettings
 from semdis_cli.sources.find import FoundImages
+from semdis_cli.store.writing.far_set import FarSet
 from semdis_cli.store.writing.latent_set import LatentSetWriter
 from semdis_cli.store.writing.shard_writer import EncodedShard, ShardRows
 from semdis_cli.threads import WatchedThreads
@@ -36,7 +37,7 @@ def encode(
     loader: Loader,
     tokenizer: Tokenizer,
     settings: EncodeSettings,
-    output: Path,
+    output: Path | FarSet,
     tell: Tell = untold,
 ) -> Iterator[Event]:
     """Encode the images of `found` into `output`, continuing an earlier run; of a finished set only what has changed.
@@ -44,18 +45,26 @@ def encode(
     A bad image is a `Failure` event and a row of the index. `tell` hears of the planning, before there are events.
     Raises what `LatentSetWriter`, `plan_encode` and `within_limit` raise.
     """
-    return within_limit(_encode(found, loader, tokenizer, settings, output, tell), settings.max_errors)
+    root, far = (output.stage, output) if isinstance(output, FarSet) else (output, None)
+    return within_limit(_encode(found, loader, tokenizer, settings, root, far, tell), settings.max_errors)
 
 
 def _encode(
-    found: FoundImages, loader: Loader, tokenizer: Tokenizer, settings: EncodeSettings, output: Path, tell: Tell
+    found: FoundImages,
+    loader: Loader,
+    tokenizer: Tokenizer,
+    settings: EncodeSettings,
+    root: Path,
+    far: FarSet | None,
+    tell: Tell,
 ) -> Iterator[Event]:
-    totals = RunTotals("encode", tokenizer, busy_threads(tokenizer, settings.num_workers))
+    totals = RunTotals("encode", tokenizer, busy_threads(tokenizer, settings.num_workers), far)
     with (
         LatentSetWriter(
-            output,
+            root,
             encode_provenance(tokenizer, loader.settings, settings.latents),
             mix_versions=settings.shards.mix_versions,
+            far=far,
         ) as latents,
         start_workers(tokenizer, settings.num_workers) as workers,
         _Publisher(latents) as publisher,
@@ -92,7 +101,7 @@ def _encode(
         # Index, checksums and, last, the manifest
         manifest = latents.finish()
     yield totals.finish(
-        output,
+        root,
         num_ok=manifest.num_ok,
         num_failed=manifest.num_failed,
         **_changes_report(plan, manifest.num_removed),

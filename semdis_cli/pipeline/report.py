@@ -10,18 +10,21 @@ from semdis_cli.events import BatchDone, ColumnTrouble, Event, RunFinished, Stag
 from semdis_cli.files.atomic import publish
 from semdis_cli.files.json_text import escape_name, strict_json
 from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.store.writing.far_set import FarSet
 
 
 class RunTotals:
     """Sums of a run's batches, from the moment it is made.
 
     `tokenizer`: None where no model runs. `num_threads`: what works at once; stages are counted in their seconds.
+    `far`: the set in a store, if the output is its stage; it gets the report too.
     """
 
-    def __init__(self, verb: str, tokenizer: Tokenizer | None, num_threads: int = 1) -> None:
+    def __init__(self, verb: str, tokenizer: Tokenizer | None, num_threads: int = 1, far: FarSet | None = None) -> None:
         self._verb = verb
         self._tokenizer = tokenizer
         self._num_threads = num_threads
+        self._far = far
         self._started = time.perf_counter()
         self._num_images = 0
         self._megapixels = 0.0
@@ -60,7 +63,7 @@ class RunTotals:
             "megapixels_per_s": round(self._megapixels / elapsed_s, 3),
             "threads": self._num_threads,
             "stages": {name: round(value, 3) for name, value in asdict(times).items()},
-            "output": "-" if output is None else str(output),
+            "output": "-" if output is None else str(output if self._far is None else self._far.url),
             **results,
         }
         if num_missing is not None:
@@ -73,6 +76,8 @@ class RunTotals:
                 report["halved"] = {f"{height}x{width}": size for (height, width), size in halved.items()}
         if output is not None:
             publish(output / "report.json", [strict_json(report, indent=1).encode() + b"\n"])
+        if self._far is not None:
+            self._far.push_report()
         return RunFinished(num_ok, num_failed, report)
 
 

@@ -180,6 +180,7 @@ class _Roundtrip:
     def _start(self, call: ImageCall) -> "Future[_RoundtripCall]":
         if failures := self._memory.refused(call.bucket, call.keys):
             return done_already(_RoundtripCall([], [], failures, 0.0, StageTimes()))
+        self.loader.expect(call.images)
         return self.workers.submit_call(partial(timed, self.loader.load), call.images, self._finish)
 
     def _share(self, call: ImageCall) -> float:

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import Event, Planning, Problem, VerifyFinished
+from semdis_cli.files.url import Location
 from semdis_cli.records import ImageRecord, SourceImage
 from semdis_cli.sources.files import hash_image
 from semdis_cli.sources.find import FoundImages
@@ -23,7 +23,7 @@ _HASHED_AT_ONCE = 1024
 _Pair = tuple[ImageRecord, SourceImage]
 
 
-def verify(path: Path, settings: VerifySettings, sources: FoundImages | None = None) -> Iterator[Event]:
+def verify(path: Location, settings: VerifySettings, sources: FoundImages | None = None) -> Iterator[Event]:
     """Verify the set or shard at `path` and, with `sources`, hold its index against the images themselves.
 
     Where every byte of the latents is read, so is every byte of the images. Raises `StoreError` if there are no latents
@@ -40,7 +40,7 @@ def verify(path: Path, settings: VerifySettings, sources: FoundImages | None = N
         yield event
 
 
-def _all_events(path: Path, settings: VerifySettings, sources: FoundImages | None) -> Iterator[Event | Verified]:
+def _all_events(path: Location, settings: VerifySettings, sources: FoundImages | None) -> Iterator[Event | Verified]:
     """Give all events, and at last what was looked at."""
     # The latents
     verified = yield from verify_latents(path, settings)
@@ -51,7 +51,7 @@ def _all_events(path: Path, settings: VerifySettings, sources: FoundImages | Non
     yield verified
 
 
-def _report(path: Path, settings: VerifySettings, verified: Verified, problems: Counter[str]) -> dict[str, Any]:
+def _report(path: Location, settings: VerifySettings, verified: Verified, problems: Counter[str]) -> dict[str, Any]:
     report = {
         "command": "verify",
         "latents": str(path),

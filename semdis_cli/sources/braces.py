@@ -4,16 +4,16 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import product
 from math import prod
-from pathlib import Path
 
 from semdis_cli.errors import UsageError
+from semdis_cli.files.url import Location, Url, parse_location
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"([0-9]{1,18})\.\.([0-9]{1,18})")
 _MOST = 1 << 20  # names that one source may stand for
 
 
-def expand_braces(sources: Sequence[Path]) -> tuple[Path, ...]:
+def expand_braces(sources: Sequence[Location]) -> tuple[Location, ...]:
     """Return the sources that names with braces stand for; those that exist as they are stay.
 
     Numbers have the digits of the first one if that begins with 0. Raises `UsageError` for too many of them.
@@ -21,18 +21,18 @@ def expand_braces(sources: Sequence[Path]) -> tuple[Path, ...]:
     return tuple(path for source in sources for path in _expanded(source))
 
 
-def _expanded(source: Path) -> Iterator[Path]:
-    texts = _BRACES.split(str(source))
+def _expanded(source: Location) -> Iterator[Location]:
+    texts = _BRACES.split(source.text if isinstance(source, Url) else str(source))
     choices = [_choices(text, source) if number % 2 else [text] for number, text in enumerate(texts)]
     if all(len(each) == 1 for each in choices) or _exists(source):
         yield source
         return
     _check(prod(map(len, choices)), source)
     for parts in product(*choices):
-        yield Path("".join(parts))
+        yield parse_location("".join(parts))
 
 
-def _choices(inside: str, source: Path) -> Sequence[str]:
+def _choices(inside: str, source: Location) -> Sequence[str]:
     """Return what stands for the text between two braces: itself with them if it is no notation."""
     found = _RANGE.fullmatch(inside)
     if found is None:
@@ -44,12 +44,12 @@ def _choices(inside: str, source: Path) -> Sequence[str]:
     return [f"{number:0{width}d}" for number in numbers]
 
 
-def _check(number: int, source: Path) -> None:
+def _check(number: int, source: Location) -> None:
     if number > _MOST:
         raise UsageError(f"stands for {number:,} sources; name a folder instead", place=source)
 
 
-def _exists(path: Path) -> bool:
+def _exists(path: Location) -> bool:
     try:
         return path.exists()
     except OSError:

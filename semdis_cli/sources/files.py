@@ -9,6 +9,8 @@ from pathlib import Path
 
 from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.files.disk import open_at_once
+from semdis_cli.files.handles import Handle, close, open_far, pread
+from semdis_cli.files.url import Location, Url
 from semdis_cli.records import SourceImage, Stamp
 
 _CUT_OFF = "the tar was cut off while the run was going on; run again"
@@ -19,7 +21,7 @@ SMALL_BYTES = 1 << 18  # at most: is read at once, where a file object and its b
 class FilesOnDisk:
     """Reader of images that are files of their own. The place of an image is the path of its file."""
 
-    has_one_file = False
+    has_one_file = is_far = False
 
     def open(self, image: SourceImage) -> io.BufferedReader:
         """Open the file of an image. Raises `OSError`, and `UnreadableImageError` for what is no regular file."""
@@ -42,8 +44,10 @@ def image_of_file(key: str, path: str, status: os.stat_result) -> SourceImage:
     return SourceImage(key, ON_DISK, path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def regular_stamp(path: Path) -> Stamp:
+def regular_stamp(path: Location) -> Stamp:
     """Return size and times of a regular file. Raises `OSError`, and `UnreadableImageError` for anything else."""
+    if isinstance(path, Url):
+        open_far(path, anew=True)
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise UnreadableImageError("is not a regular file")
@@ -66,6 +70,8 @@ def read_bytes(image: SourceImage) -> bytes:
 
 def hash_image(image: SourceImage) -> str:
     """Return the sha256 (hex) of an image's bytes. Raises `OSError` and `UnreadableImageError`."""
+    if image.reader.is_far:  # in one go: a store is asked for each piece
+        return hashlib.sha256(read_bytes(image)).hexdigest()
     with image.reader.open(image) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -95,11 +101,19 @@ def open_section(path: Path | str, start: int, num_bytes: int) -> io.BufferedRea
     return section_of(open_regular(path), start, num_bytes)
 
 
-def open_unchanged(path: Path | str, mtime_ns: int | None, what: str) -> int:
+def open_handle(path: Location) -> Handle:
+    """Open a file that holds many images. Raises what `open_regular` raises."""
+    return open_far(path) if isinstance(path, Url) else open_regular(path)
+
+
+def open_unchanged(path: Location, mtime_ns: int | None, what: str) -> Handle:
     """Open a regular file that holds many images, and is still the one that was listed; `what` it is called.
 
-    Raises what `open_regular` raises, and `PassingReadError` if it was changed.
+    Of one in a store the next run finds out: asking for each image would take as long as the image. Raises what
+    `open_regular` raises, and `PassingReadError` if it was changed.
     """
+    if isinstance(path, Url):
+        return open_far(path)
     descriptor = open_regular(path)
     if os.fstat(descriptor).st_mtime_ns != mtime_ns:
         os.close(descriptor)
@@ -107,7 +121,7 @@ def open_unchanged(path: Path | str, mtime_ns: int | None, what: str) -> int:
     return descriptor
 
 
-def section_of(descriptor: int, start: int, num_bytes: int) -> io.BufferedReader | io.BytesIO:
+def section_of(descriptor: Handle, start: int, num_bytes: int) -> io.BufferedReader | io.BytesIO:
     """Return a stretch of an open file as a file; it is read at once if it is small. The descriptor gets closed.
 
     Raises `PassingReadError` if the file ends before.
@@ -117,16 +131,16 @@ def section_of(descriptor: int, start: int, num_bytes: int) -> io.BufferedReader
     try:
         data = read_at(descriptor, start, num_bytes)
     finally:
-        os.close(descriptor)
+        close(descriptor)
     if len(data) < num_bytes:
         raise PassingReadError(_CUT_OFF)
     return io.BytesIO(data)
 
 
-def read_at(descriptor: int, start: int, num_bytes: int) -> bytes:
+def read_at(descriptor: Handle, start: int, num_bytes: int) -> bytes:
     """Read so many bytes from a place in a file, fewer at its end."""
-    data = os.pread(descriptor, num_bytes, start)
-    while 0 < len(data) < num_bytes and (more := os.pread(descriptor, num_bytes - len(data), start + len(data))):
+    data = pread(descriptor, num_bytes, start)
+    while 0 < len(data) < num_bytes and (more := pread(descriptor, num_bytes - len(data), start + len(data))):
         data += more
     return data
 
@@ -134,7 +148,7 @@ def read_at(descriptor: int, start: int, num_bytes: int) -> bytes:
 class Section(io.RawIOBase):
     """Stretch of a file as a file. It reads at places of its own: those of one descriptor may be shared."""
 
-    def __init__(self, descriptor: int, start: int, num_bytes: int) -> None:
+    def __init__(self, descriptor: Handle, start: int, num_bytes: int) -> None:
         super().__init__()
         self._descriptor = descriptor
         self._start = start
@@ -144,14 +158,14 @@ class Section(io.RawIOBase):
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override] # as io itself calls it
         """Fill `buffer` with what comes next, as far as it goes."""
         size = max(0, min(len(buffer), self._num_bytes - self._position))
-        data = os.pread(self._descriptor, size, self._start + self._position)
+        data = pread(self._descriptor, size, self._start + self._position)
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
 
     def readall(self) -> bytes:
         """Return all that is left of it. Raises `PassingReadError` if the file ends before."""
-        data = super().readall()
+        data = super().readall() if isinstance(self._descriptor, int) else self.read(self._num_bytes - self._position)
         if self._position < self._num_bytes:
             raise PassingReadError(_CUT_OFF)
         return data
@@ -173,11 +187,11 @@ class Section(io.RawIOBase):
         return True
 
     def fileno(self) -> int:
-        """Return the descriptor of the file that it is a stretch of."""
-        return self._descriptor
+        """Return the descriptor of the file that it is a stretch of. Raises `io.UnsupportedOperation` in stores."""
+        return self._descriptor if isinstance(self._descriptor, int) else super().fileno()
 
     def close(self) -> None:
         """Close the file."""
         if not self.closed:
-            os.close(self._descriptor)
+            close(self._descriptor)
         super().close()

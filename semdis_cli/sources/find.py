@@ -9,6 +9,7 @@ from typing import NamedTuple
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure, Planning, Tell, untold
 from semdis_cli.files.image_list import ImageList
+from semdis_cli.files.url import Location, Url
 from semdis_cli.records import SourceImage
 from semdis_cli.sources.file_list import FileList
 from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules, Tally
@@ -67,10 +68,10 @@ class FoundImages:
 
 
 def find_images(  # noqa: PLR0913 (each of them is a part of what is listed)
-    sources: Sequence[Path],
+    sources: Sequence[Location],
     *,
     listed: Sequence[Path] = (),
-    packed: Sequence[tuple[str, Path]] = (),
+    packed: Sequence[tuple[str, Location]] = (),
     exclude: Path | None = None,
     stdin: Spool | None = None,
     rules: InputRules = DEFAULT_RULES,
@@ -154,7 +155,9 @@ class _Scan:
         """
         lists = [listing.found.images for listing in self.listings if listing.found.images]
         images = lists[0] if len(lists) == 1 else ImageList(chain.from_iterable(lists))
-        failures = [failure for listing in self.listings for failure in listing.found.failures]
+        failures: list[tuple[Failure, Location | str]] = [
+            failure for listing in self.listings for failure in listing.found.failures
+        ]
         broken = [broken for listing in self.listings if (broken := _broken(listing)) is not None]
         if broken and not images:
             raise UsageError("; ".join(f"{path}: {failure.reason}" for failure, path in broken))
@@ -167,11 +170,11 @@ class _Scan:
 
 
 def _origin(listing: Listing) -> Origin:
-    path = None if listing.naming is None else listing.naming.path
+    path = None if listing.naming is None or isinstance(listing.naming.path, Url) else listing.naming.path
     return Origin(listing.prefix, path, tuple(listing.found.tables))
 
 
-def _broken(listing: Listing) -> tuple[Failure, Path] | None:
+def _broken(listing: Listing) -> tuple[Failure, Location] | None:
     """Return a source that could not be read to its end as an input of the run, with its path; None for all others.
 
     Its key is its own name, with what its keys begin with.
@@ -185,10 +188,12 @@ def _broken(listing: Listing) -> tuple[Failure, Path] | None:
     return Failure(key, listing.found.damage), path
 
 
-def _refuse_missing(sources: Sequence[Path]) -> None:
+def _refuse_missing(sources: Sequence[Location]) -> None:
     """Raise `UsageError` for sources that do not exist, all of them at once, if they are not too many for a line."""
     missing = []
     for source in sources:
+        if isinstance(source, Url):
+            continue  # whoever opens it says so
         try:
             source.stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -214,13 +219,13 @@ def _without_repeats(images: ImageList) -> ImageList:
     return unique
 
 
-def _sorted_failures(failures: Sequence[tuple[Failure, Path | str]], images: ImageList) -> list[Failure]:
+def _sorted_failures(failures: Sequence[tuple[Failure, Location | str]], images: ImageList) -> list[Failure]:
     """Sort the failures by key, each key once. Raises `UsageError` if one stands for two files."""
     if not failures:
         return []
     keys = {failure.key for failure, _ in failures}
     taken = {key: images[number] for number, (key, *_) in enumerate(images.facts()) if key in keys}
-    unique: dict[str, tuple[Failure, Path | str]] = {}
+    unique: dict[str, tuple[Failure, Location | str]] = {}
     for failure, path in failures:
         if failure.key in taken:
             raise _two_files(failure.key, _path_of(taken[failure.key]), path)
@@ -234,13 +239,13 @@ def _path_of(image: SourceImage) -> str:
     return image.reader.locate(image)[0]
 
 
-def _two_files(key: str, one: Path | str, other: Path | str) -> UsageError:
+def _two_files(key: str, one: Location | str, other: Location | str) -> UsageError:
     are_files = not (_holds_many(one) or _holds_many(other))
     above = "name a folder above both in their place, " if are_files else ""
     return UsageError(f"{one} and {other} have the same key {key}: rename one, {above}or give one of them another -o")
 
 
-def _holds_many(path: Path | str) -> bool:
+def _holds_many(path: Location | str) -> bool:
     """Tell whether a path of `ImageReader.locate` is that of a file with many images, so no folder can be named."""
     naming = source_at(Path(path)).naming
     return str(path) == STDIN_NAME or (naming is not None and naming.suffix is not None)

@@ -4,8 +4,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 from semdis_cli.defaults import DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER
 from semdis_cli.files.disk import FolderIdentity, folder_identity, list_names
 from semdis_cli.kinds.formats import SIGNATURE_BYTES, has_image_suffix, is_image_file
-from semdis_cli.sources.containers import is_container_name, named_containers
+from semdis_cli.sources.containers import is_container_name, search_containers
 from semdis_cli.sources.files import ON_DISK
 from semdis_cli.sources.input_rules import (
     InputRules,
@@ -27,7 +26,7 @@ from semdis_cli.sources.names import NamedPath
 from semdis_cli.sources.source import Finds, Search
 
 OWN_OUTPUT = frozenset({DECODE_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER})
-_TABLES = frozenset(  # of what lies below their folder
+TABLES = frozenset(  # of what lies below their folder
     {"metadata.jsonl", "metadata.csv", "metadata.parquet", "captions.json", "dataset.json"}
 )
 _FILES_BETWEEN_NEWS = 100
@@ -67,24 +66,8 @@ class Folder:
         if walk.found.images or not search.has_containers:
             walk.found.passed_over.add(PassedOver.CONTAINER, len(walk.containers))
         else:
-            self._search_all(walk.containers, walk.found, prefix, search)
+            search_containers(self.path, walk.containers, walk.found, prefix, search)
         return walk.found
-
-    def _search_all(self, paths: Sequence[Path], found: Finds, prefix: str, search: Search) -> None:
-        """Add the images in files that hold many; one that is damaged is a failure beside them."""
-        for name, path, source in named_containers(self.path, paths):
-            search.tell(found.num_seen)
-            inner = source.images(f"{prefix}{name}/", replace(search, tell=partial(_tell_more, search.tell, found)))
-            for image in inner.images:
-                found.images.append(image)
-            found.failures += inner.failures
-            found.passed_over.add_all(inner.passed_over)
-            if inner.damage is not None:
-                found.fail(prefix + path.relative_to(self.path).as_posix(), path, inner.damage)
-
-
-def _tell_more(tell: Callable[[int], None], found: Finds, number: int) -> None:
-    tell(found.num_seen + number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,14 +264,14 @@ class _Walk:
                 self.found.passed_over.add(kind)
                 return False
             is_odd = is_odd or kind is not None
-        if is_container_name(name) and name not in _TABLES and entry.is_file():
+        if is_container_name(name) and name not in TABLES and entry.is_file():
             return self._note_container(entry, folder)
         if self.rules.has_patterns and self._is_left_out(folder, name):
             self.found.passed_over.add(PassedOver.EXCLUDED)
             return False
         if _is_image(entry, has_suffix=has_suffix and not is_odd):
             return True
-        if name in _TABLES:
+        if name in TABLES:
             self.found.tables.append(folder.inside + name)
         self.found.passed_over.add(PassedOver.NO_IMAGE)
         return False

@@ -3,7 +3,6 @@
 As WebDataset has it, all members that share the path up to the first dot of the base name are one sample.
 """
 
-import os
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from semdis_cli.files.handles import Handle, close
 from semdis_cli.files.image_list import ImageList
 from semdis_cli.kinds.formats import has_image_suffix
 from semdis_cli.records import MAX_BESIDE_BYTES, SourceImage
@@ -74,14 +74,14 @@ class Beside(NamedTuple):
     num_bytes: int
 
 
-def read_beside(beside: Sequence[Beside], descriptor: int) -> dict[str, bytes]:
+def read_beside(beside: Sequence[Beside], descriptor: Handle) -> dict[str, bytes]:
     """Read what lies beside an image in an open file, at most `MAX_BESIDE_BYTES + 1` of each; the file gets closed."""
     try:
         return {
             each.name: read_at(descriptor, each.place, min(each.num_bytes, MAX_BESIDE_BYTES + 1)) for each in beside
         }
     finally:
-        os.close(descriptor)
+        close(descriptor)
 
 
 @dataclass(slots=True, eq=False)

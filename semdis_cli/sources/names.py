@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from semdis_cli.files.url import Location, Url
+
 
 @dataclass(frozen=True, slots=True)
 class NamedPath:
@@ -14,7 +16,7 @@ class NamedPath:
     `suffix`: what was left out of the name of a file that holds many images, as a tar does; None for a folder.
     """
 
-    path: Path
+    path: Location
     parts: tuple[str, ...]
     depth: int = 1
     suffix: str | None = None
@@ -37,6 +39,19 @@ class NamedPath:
         stem, suffix = split_suffix(path.name)
         return cls(path, (*above, *inside.parent.parts, stem), len(inside.parts), suffix)
 
+    @classmethod
+    def of_url(cls, url: Url) -> "NamedPath":
+        """Name a folder of a store."""
+        return cls(url, url.parts)
+
+    @classmethod
+    def of_container(cls, path: Location, folder: Location | None = None) -> "NamedPath":
+        """Name a tar or the like, here or in a store; one that was found in a folder that was named: by its path."""
+        if isinstance(path, Url):
+            depth = 1 if folder is None else len(path.parts) - len(folder.parts)
+            return cls(path, (*path.parts[:-1], path.name.removesuffix(path.suffix)), depth, path.suffix)
+        return cls.of_file(path) if folder is None else cls.of_file_in(Path(folder), path)
+
     @property
     def names(self) -> Iterator[str]:
         """Yield all names that it can have, from the shortest on."""
@@ -45,6 +60,8 @@ class NamedPath:
     @property
     def linked_names(self) -> Iterator[str]:
         """Yield the names that it could have by what it is a link to, if it is one."""
+        if isinstance(self.path, Url):
+            return iter(())
         real = Path(os.path.realpath(self.path))
         parts = (*real.parts[1:-1], real.name if self.suffix is None else split_suffix(real.name)[0])
         return iter(()) if parts == self.parts else replace(self, parts=parts).names

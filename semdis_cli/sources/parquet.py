@@ -4,13 +4,13 @@ import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.files.disk import count_cores
 from semdis_cli.files.parquet import OpenParquet, RowReader, class_names, features_of, holds_bytes, plain
 from semdis_cli.files.recent import Recent
+from semdis_cli.files.url import Location, Url
 from semdis_cli.kinds.formats import image_format
 from semdis_cli.records import SourceImage, Stamp
 from semdis_cli.sources.files import regular_stamp
@@ -31,13 +31,13 @@ _ROW_DIGITS = 9  # so that keys sort as rows do
 class Parquet:
     """Source of the images in a column of a Parquet file. They have the times of the file, as in a tar."""
 
-    path: Path
+    path: Location
     naming: NamedPath
 
     @classmethod
-    def at(cls, path: Path) -> "Parquet | None":
+    def at(cls, path: Location) -> "Parquet | None":
         """Return the source at `path`; None if that is no Parquet by its name."""
-        return cls(path, NamedPath.of_file(path)) if path.name.lower().endswith(PARQUET_SUFFIX) else None
+        return cls(path, NamedPath.of_container(path)) if path.name.lower().endswith(PARQUET_SUFFIX) else None
 
     def images(self, prefix: str, search: Search) -> Finds:
         """List the images in it; their keys are `prefix` and the path in a row, or the number of the row.
@@ -84,12 +84,17 @@ class ImageColumn(NamedTuple):
 class ParquetReader:
     """Reader of the images in a Parquet. The place of an image is the number of its row."""
 
-    path: Path
+    path: Location
     mtime_ns: int | None
     ctime_ns: int | None
     column: ImageColumn
     classes: Mapping[str, Sequence[str]]
     has_one_file = True
+
+    @property
+    def is_far(self) -> bool:
+        """Tell whether it lies in a store."""
+        return isinstance(self.path, Url)
 
     def open(self, image: SourceImage) -> io.BytesIO:
         """Open an image, from its first byte to its last. Raises `OSError`, and `UnreadableImageError`."""
@@ -118,7 +123,12 @@ class ParquetReader:
         return self.classes.get(column)
 
     def check(self) -> None:
-        """Raise `PassingReadError` if the file is another one than was listed. One that is open stays what it was."""
+        """Raise `PassingReadError` if the file is another one than was listed. One that is open stays what it was.
+
+        Of one in a store the next run finds out.
+        """
+        if isinstance(self.path, Url):
+            return
         status = os.stat(self.path)  # noqa: PTH116 # as for files
         if (status.st_mtime_ns, status.st_ctime_ns) != (self.mtime_ns, self.ctime_ns):
             raise PassingReadError("the Parquet was changed while the run was going on; run again")
@@ -196,7 +206,7 @@ def _begins_with_image(opened: OpenParquet, column: ImageColumn) -> bool:
 class _Listing:
     """Rows of a Parquet so far."""
 
-    path: Path
+    path: Location
     prefix: str
     search: Search
     finds: Finds = field(default_factory=Finds)

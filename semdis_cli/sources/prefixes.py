@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from semdis_cli.files.image_list import ImageList
+from semdis_cli.files.url import Location
 from semdis_cli.records import HeldImage, SourceImage
 from semdis_cli.sources.files import try_hash
 from semdis_cli.sources.names import NamedPath
@@ -210,7 +211,7 @@ def is_same_file(one: SourceImage, other: SourceImage) -> bool:
     return (place, one.num_bytes) == (other_place, other.num_bytes) and is_same_path(path, other_path)
 
 
-def is_same_path(one: Path | str, other: Path | str) -> bool:
+def is_same_path(one: Location | str, other: Location | str) -> bool:
     """Tell whether two paths lead to one file.
 
     A shared inode number proves it only where the contents are the same too: on some disks all files have one.

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from semdis_cli.events import Failure
 from semdis_cli.files.image_list import ImageList
+from semdis_cli.files.url import Location
 from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules, Tally
 from semdis_cli.sources.names import NamedPath
 
@@ -20,7 +21,7 @@ class Finds:
     """
 
     images: ImageList = field(default_factory=ImageList)
-    failures: list[tuple[Failure, Path | str]] = field(default_factory=list)
+    failures: list[tuple[Failure, Location | str]] = field(default_factory=list)
     passed_over: Tally = field(default_factory=Tally)
     damage: str | None = None
     tables: list[str] = field(default_factory=list)
@@ -30,7 +31,7 @@ class Finds:
         """Number of files, those that were passed over included."""
         return len(self.images) + len(self.failures) + sum(self.passed_over.numbers.values())
 
-    def fail(self, key: str, path: Path | str, reason: str) -> None:
+    def fail(self, key: str, path: Location | str, reason: str) -> None:
         """Add a file that cannot be an image."""
         self.failures.append((Failure(key, reason), path))
 

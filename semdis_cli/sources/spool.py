@@ -54,6 +54,7 @@ class Spool:
     """
 
     has_one_file = True
+    is_far = False
 
     def __init__(self, source: PipedSource, folder: Path | None) -> None:
         """Read `source` to its end, into `folder` or memory. Raises `NoSpaceError` if it fills up, or `UsageError`."""

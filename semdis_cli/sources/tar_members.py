@@ -1,21 +1,20 @@
 """Members of a tar: which of them are images, and where their bytes lie."""
 
 import io
-import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
 from semdis_cli.events import Failure
 from semdis_cli.files.image_list import ImageList
 from semdis_cli.files.tar import walk_tar
+from semdis_cli.files.url import Location
 from semdis_cli.files.zip import MAX_PACKED_BYTES
 from semdis_cli.kinds.formats import SIGNATURE_BYTES, has_image_suffix, image_format
 from semdis_cli.kinds.tiff_directories import is_picture
 from semdis_cli.records import ImageReader, SourceImage, Stamp
-from semdis_cli.sources.files import Section
+from semdis_cli.sources.files import open_handle, section_of
 from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules, PassedOver, Tally
 from semdis_cli.sources.members import Samples, leads_out, parts_of, passed_over
 from semdis_cli.sources.source import Finds
@@ -45,7 +44,7 @@ class TarReader(ImageReader, Protocol):
 
 
 def list_tar(
-    path: Path, title: Path, reader: TarReader, stamp: Stamp, prefix: str, rules: InputRules = DEFAULT_RULES
+    path: Location, title: Location, reader: TarReader, stamp: Stamp, prefix: str, rules: InputRules = DEFAULT_RULES
 ) -> Finds:
     """List the images of the tar at `path`, which is called `title`; their keys are `prefix` and the member's name.
 
@@ -57,7 +56,7 @@ def list_tar(
     `..` in it is a failure. What is no whole uncompressed tar has a `damage`.
     """
     reader.samples.begin()
-    members = TarMembers(reader, stamp, prefix, rules)
+    members = TarMembers(path, reader, stamp, prefix, rules)
     try:
         with path.open("rb") as file:
             damage = _compression(title, file) or members.read_all(file, "an uncompressed tar")
@@ -70,6 +69,7 @@ def list_tar(
 class TarMembers:
     """Members of a tar so far, by their keys: of two of one name the last one counts."""
 
+    path: Location
     reader: TarReader
     stamp: Stamp
     prefix: str
@@ -80,7 +80,8 @@ class TarMembers:
 
     def read_all(self, file: BinaryIO, what: str) -> str | None:
         """Take the members as they come; say why `what` the file should be is damaged or cut off, if it is."""
-        num_bytes = None if self.is_packed else os.fstat(file.fileno()).st_size
+        num_bytes = None if self.is_packed else file.seek(0, io.SEEK_END)
+        file.seek(0)
         try:
             for member in walk_tar(file):
                 is_cut = num_bytes is not None and member.offset_data + _packed_size(member) > num_bytes
@@ -92,11 +93,11 @@ class TarMembers:
             return f"cannot be read as {what} ({error})"
         return None
 
-    def finish(self, title: Path, damage: str | None) -> Finds:
+    def finish(self, title: Location, damage: str | None) -> Finds:
         """Return what was found in the tar that is called `title`."""
         self.reader.samples.finish()
         images = ImageList(each for each in self.followed() if isinstance(each, SourceImage))
-        failures: list[tuple[Failure, Path | str]] = [
+        failures: list[tuple[Failure, Location | str]] = [
             (each, title) for each in self.found.values() if isinstance(each, Failure)
         ]
         return Finds(images, failures, self.passed_over, damage)
@@ -146,7 +147,7 @@ class TarMembers:
         file.seek(member.offset_data)
         if self.is_packed:
             return is_picture(io.BytesIO(file.read(member.size)))
-        with io.BufferedReader(Section(os.dup(file.fileno()), member.offset_data, member.size)) as inside:
+        with section_of(open_handle(self.path), member.offset_data, member.size) as inside:
             return is_picture(inside)
 
     def followed(self) -> Iterator[SourceImage | Failure]:
@@ -184,7 +185,7 @@ def _packed_size(member: tarfile.TarInfo) -> int:
     return 0 if member.issparse() else member.size
 
 
-def _compression(name: Path, file: BinaryIO) -> str | None:
+def _compression(name: Location, file: BinaryIO) -> str | None:
     """Say why a tar cannot be read in place, if it is compressed."""
     program = unpacker_of(file.read(SIGNATURE_BYTES))
     file.seek(0)

@@ -9,6 +9,7 @@ from typing import Any
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.files.parquet import OpenParquet, RowReader, arrow_errors, holds_bytes
 from semdis_cli.files.recent import Recent
+from semdis_cli.files.url import Location, Url
 from semdis_cli.sources.members import split_sample
 from semdis_cli.sources.names import split_suffix
 from semdis_cli.sources.parquet import PARQUET_SUFFIX, Row
@@ -42,18 +43,20 @@ class TarTable:
 _TABLES: Recent[Path, TarTable] = Recent(TarTable, _OPEN_TABLES)
 
 
-def table_path(tar: Path) -> Path:
+def table_path(tar: Location) -> Location:
     """Return the path that the table of a tar has, if there is one."""
-    return tar.with_name(f"{split_suffix(tar.name)[0]}{PARQUET_SUFFIX}")
+    return tar.parent / f"{split_suffix(tar.name)[0]}{PARQUET_SUFFIX}"
 
 
-def table_of(tar: Path) -> TarTable | None:
-    """Return the table of a tar; None if it has none, or without pyarrow. Raises what `TarTable` raises."""
+def table_of(tar: Location) -> TarTable | None:
+    """Return the table of a tar; None if it has none, in stores, or without pyarrow. Raises what `TarTable` raises."""
     path = table_path(tar)
+    if isinstance(path, Url):  # looking for it would be a request for each image
+        return None
     return _TABLES.get(path) if _has_pyarrow() and path.is_file() else None
 
 
-def with_table(members: Mapping[str, object], tar: Path, key: str) -> Mapping[str, object]:
+def with_table(members: Mapping[str, object], tar: Location, key: str) -> Mapping[str, object]:
     """Return the members beside an image, and what the table of its tar says where they say nothing.
 
     A table that cannot be read is missed only where there are no members. Raises `OSError`, `UnreadableImageError`.

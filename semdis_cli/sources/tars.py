@@ -2,10 +2,8 @@
 
 import io
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import BinaryIO, cast
 
 from semdis_cli.errors import PassingReadError, UnreadableImageError
@@ -13,8 +11,9 @@ from semdis_cli.files.disk import count_cores
 from semdis_cli.files.gzip import MAGIC, GzipReader, Unpacked
 from semdis_cli.files.links import read_start
 from semdis_cli.files.recent import Recent
+from semdis_cli.files.url import Location, Url
 from semdis_cli.records import MAX_BESIDE_BYTES, SourceImage, Stamp
-from semdis_cli.sources.files import open_unchanged, section_of, stamp_of
+from semdis_cli.sources.files import open_unchanged, regular_stamp, section_of, stamp_of
 from semdis_cli.sources.members import Samples, read_beside
 from semdis_cli.sources.names import NamedPath
 from semdis_cli.sources.source import Finds, Search
@@ -31,34 +30,43 @@ class Tar:
     The images have the times of the tar. Their own prove nothing: many programs that write tars give all members one.
     """
 
-    path: Path
+    path: Location
     naming: NamedPath
     samples: Samples = field(default_factory=Samples, compare=False, repr=False)
     has_one_file = True
 
     @classmethod
-    def at(cls, path: Path) -> "Tar | None":
+    def at(cls, path: Location) -> "Tar | None":
         """Return the source at `path`; None if that is no tar by its name."""
-        return cls(path, NamedPath.of_file(path)) if path.name.lower().endswith(TAR_SUFFIXES) else None
+        if not path.name.lower().endswith(TAR_SUFFIXES):
+            return None
+        return cls(path, NamedPath.of_container(path))
+
+    @property
+    def is_far(self) -> bool:
+        """Tell whether it lies in a store."""
+        return isinstance(self.path, Url)
 
     def images(self, prefix: str, search: Search) -> Finds:
         """List the images in it, in its order; their keys are `prefix` and the names of the members."""
         try:
-            status = self.path.stat()
+            stamp = regular_stamp(self.path)
         except OSError as error:
             return Finds(damage=f"cannot be read ({error.strerror})")
-        if not stat.S_ISREG(status.st_mode):
-            return Finds(damage="is not a regular file; give a tar on a pipe as '-'")
+        except UnreadableImageError as error:
+            return Finds(damage=f"{error}; give a tar on a pipe as '-'")
         if read_start(self.path, len(MAGIC)) == MAGIC:
-            return PackedTar(self.path, self.samples).images(stamp_of(status), prefix, search)
-        return list_tar(self.path, self.path, self, stamp_of(status), prefix, search.rules)
+            return PackedTar(self.path, self.samples).images(stamp, prefix, search)
+        return list_tar(self.path, self.path, self, stamp, prefix, search.rules)
 
     def open(self, image: SourceImage) -> io.BufferedReader | io.BytesIO:
         """Open an image, from its first byte to its last. Raises `OSError`, and `UnreadableImageError`."""
         return section_of(open_unchanged(self.path, image.mtime_ns, "tar"), image.place, image.num_bytes)
 
     def stamp(self, image: SourceImage) -> Stamp:
-        """Return the size of an image, and the times of the tar. Raises `OSError`."""
+        """Return the size of an image, and the times of the tar: in a store, of the listing. Raises `OSError`."""
+        if isinstance(self.path, Url):
+            return image.stamp
         return stamp_of(os.stat(self.path))._replace(num_bytes=image.num_bytes)  # noqa: PTH116 # as for files
 
     def locate(self, image: SourceImage) -> tuple[str, object]:
@@ -75,14 +83,19 @@ class Tar:
 class PackedTar:
     """Reader of the images in a tar that is compressed by gzip. Places are those in the tar that it unpacks to."""
 
-    path: Path
+    path: Location
     samples: Samples = field(default_factory=Samples, compare=False, repr=False)
     has_one_file = True
+
+    @property
+    def is_far(self) -> bool:
+        """Tell whether it lies in a store."""
+        return isinstance(self.path, Url)
 
     def images(self, stamp: Stamp, prefix: str, search: Search) -> Finds:
         """List the images in it, as `Tar` does."""
         self.samples.begin()
-        members = TarMembers(self, stamp, prefix, search.rules, is_packed=True)
+        members = TarMembers(self.path, self, stamp, prefix, search.rules, is_packed=True)
         try:
             file = Unpacked(_PACKED.get((self.path, stamp.mtime_ns)))
             damage = members.read_all(cast("BinaryIO", file), "a tar compressed by gzip")
@@ -96,7 +109,7 @@ class PackedTar:
 
     def stamp(self, image: SourceImage) -> Stamp:
         """Return the size of an image, and the times of the tar. Raises `OSError`, and `UnreadableImageError`."""
-        if os.stat(self.path).st_mtime_ns != image.mtime_ns:  # noqa: PTH116 # as for files
+        if not self.is_far and os.stat(self.path).st_mtime_ns != image.mtime_ns:  # noqa: PTH116 # as for files
             raise PassingReadError("the tar was changed while the run was going on; run again")
         return image.stamp
 
@@ -121,10 +134,10 @@ class PackedTar:
         return data
 
 
-def _open_packed(key: tuple[Path, int | None]) -> GzipReader:
+def _open_packed(key: tuple[Location, int | None]) -> GzipReader:
     return GzipReader(open_unchanged(*key, "tar"))
 
 
-_PACKED: Recent[tuple[Path, int | None], GzipReader] = Recent(
+_PACKED: Recent[tuple[Location, int | None], GzipReader] = Recent(
     _open_packed, count_cores() + 2
 )  # as threads go side by side

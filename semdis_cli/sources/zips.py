@@ -6,12 +6,13 @@ import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
 
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import Failure
+from semdis_cli.files.handles import Handle, close
+from semdis_cli.files.url import Location, Url
 from semdis_cli.files.zip import (
     MAX_PACKED_BYTES,
     ZipMember,
@@ -25,7 +26,7 @@ from semdis_cli.files.zip import (
 from semdis_cli.kinds.formats import SIGNATURE_BYTES, image_format
 from semdis_cli.kinds.tiff_directories import is_picture
 from semdis_cli.records import MAX_BESIDE_BYTES, SourceImage, Stamp
-from semdis_cli.sources.files import SMALL_BYTES, Section, open_regular, open_unchanged, regular_stamp, stamp_of
+from semdis_cli.sources.files import SMALL_BYTES, Section, open_handle, open_unchanged, regular_stamp, stamp_of
 from semdis_cli.sources.input_rules import InputRules, PassedOver
 from semdis_cli.sources.members import Beside, Samples, last_of_each, leads_out, parts_of, passed_over
 from semdis_cli.sources.names import NamedPath
@@ -39,13 +40,13 @@ _LABELS_FILE = "dataset.json"  # of StyleGAN and EDM2: {"labels": [[name, label]
 class Zip:
     """Source of the images in a zip. The images have the times of the zip, as in a tar."""
 
-    path: Path
+    path: Location
     naming: NamedPath
 
     @classmethod
-    def at(cls, path: Path) -> "Zip | None":
+    def at(cls, path: Location) -> "Zip | None":
         """Return the source at `path`; None if that is no zip by its name."""
-        return cls(path, NamedPath.of_file(path)) if path.name.lower().endswith(ZIP_SUFFIX) else None
+        return cls(path, NamedPath.of_container(path)) if path.name.lower().endswith(ZIP_SUFFIX) else None
 
     def images(self, prefix: str, search: Search) -> Finds:
         """List the images in it; their keys are `prefix` and the names of the members."""
@@ -72,7 +73,7 @@ class _ZipReader:
     EDM2's list of labels.
     """
 
-    path: Path
+    path: Location
     shift: int = 0
     samples: Samples = field(default_factory=Samples)
     labels_place: int | None = None
@@ -81,12 +82,19 @@ class _ZipReader:
     _labels: Mapping[str, object] | None = None
     _lock: Lock = field(default_factory=Lock)
 
+    @property
+    def is_far(self) -> bool:
+        """Tell whether it lies in a store."""
+        return isinstance(self.path, Url)
+
     def open(self, image: SourceImage) -> io.BufferedReader | io.BytesIO:
         """Open an image, from its first byte to its last. Raises `OSError`, and `UnreadableImageError`."""
         return self._open(image.place)
 
     def stamp(self, image: SourceImage) -> Stamp:
-        """Return the size of an image, and the times of the zip. Raises `OSError`."""
+        """Return the size of an image, and the times of the zip: in a store, of the listing. Raises `OSError`."""
+        if isinstance(self.path, Url):
+            return image.stamp
         return stamp_of(os.stat(self.path))._replace(num_bytes=image.num_bytes)  # noqa: PTH116 # as for files
 
     def locate(self, image: SourceImage) -> tuple[str, object]:
@@ -118,13 +126,13 @@ class _ZipReader:
 
     def _start(self, member: ZipMember, num_bytes: int) -> bytes:
         """Read the first bytes of a member."""
-        descriptor = open_regular(self.path)
+        descriptor = open_handle(self.path)
         try:
             return read_start(descriptor, member, num_bytes)
         except ValueError as error:
             raise UnreadableImageError(str(error)) from error
         finally:
-            os.close(descriptor)
+            close(descriptor)
 
     def _read_beside(self, beside: Beside) -> bytes:
         if beside.num_bytes > MAX_BESIDE_BYTES:
@@ -147,7 +155,7 @@ class _ZipReader:
         except ValueError as error:
             raise UnreadableImageError(str(error)) from error
         finally:
-            os.close(descriptor)
+            close(descriptor)
 
     def _open(self, place: int) -> io.BufferedReader | io.BytesIO:
         descriptor = open_unchanged(self.path, self.mtime_ns, "zip")
@@ -163,13 +171,13 @@ class _ZipReader:
             raise UnreadableImageError(str(error)) from error
         finally:
             if not is_kept:
-                os.close(descriptor)
+                close(descriptor)
 
 
 class _CheckedSection(Section):
     """Stored member as a file, whose bytes are held against their checksum where all are read."""
 
-    def __init__(self, descriptor: int, start: int, member: ZipMember) -> None:
+    def __init__(self, descriptor: Handle, start: int, member: ZipMember) -> None:
         super().__init__(descriptor, start, member.num_bytes)
         self._member = member
 

@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.json_text import ESCAPED, unescape_name
+from semdis_cli.files.url import Location
 
 # What reading a field of parsed JSON raises where the file holds something else.
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -84,7 +84,7 @@ def check_object(value: object) -> dict[str, Any]:
     return value
 
 
-def check_row(path: Path, keys: Sequence[str], row: int, key: str) -> None:
+def check_row(path: Location, keys: Sequence[str], row: int, key: str) -> None:
     """Raise `StoreError` unless the shard at `path`, whose rows have `keys`, has that `key` in the row."""
     if row >= len(keys) or keys[row] != key:
         raise StoreError(f"has no latents of {key!r:.80} in row {row}, but the index says so", place=path)

@@ -4,13 +4,13 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure, LeftOut
 from semdis_cli.files.json_text import ESCAPED, escape_text, key_fields, parse_json, to_line
 from semdis_cli.files.links import why_unreadable
+from semdis_cli.files.url import Location
 from semdis_cli.records import FileDigest, Geometry, ImageRecord
 from semdis_cli.stops import look
 from semdis_cli.store.checks import MALFORMED, check_count, check_record_key, check_shard_name, check_text
@@ -147,13 +147,13 @@ def parse_row(parse: Callable[[_Raw], _Parsed], raw: _Raw) -> _Parsed:
         raise StoreError(f"not an index row ({error})") from error
 
 
-def read_rows(path: Path) -> Iterator[IndexRow]:
+def read_rows(path: Location) -> Iterator[IndexRow]:
     """The rows of an `index.jsonl`, one at a time. Raises `StoreError` naming file and line."""
     for _, number, line in _read_lines(path):
         yield _parse_row(line, path, number)
 
 
-def _parse_row(line: bytes, path: Path, number: int) -> IndexRow:
+def _parse_row(line: bytes, path: Location, number: int) -> IndexRow:
     try:
         return IndexRow.from_json(parse_json(line))
     except (ValueError, StoreError) as error:
@@ -283,7 +283,7 @@ def _size(value: Any, least: int = 1) -> list[int]:
     return value
 
 
-def read_places(path: Path) -> Iterator[tuple[int, Place]]:
+def read_places(path: Location) -> Iterator[tuple[int, Place]]:
     """Give the places in an `index.jsonl`, each with the byte at which its line begins.
 
     What they say is for the caller to hold against the shards. Raises `StoreError` naming file and line.
@@ -297,7 +297,7 @@ def read_places(path: Path) -> Iterator[tuple[int, Place]]:
             yield offset, place
 
 
-def _read_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+def _read_lines(path: Location) -> Iterator[tuple[int, int, bytes]]:
     """Give all lines, each with the byte at which it begins, and its number. Raises `StoreError`."""
     offset = 0
     try:

@@ -18,7 +18,6 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.set_names import ITEMS_FILE
+from semdis_cli.files.url import Location, Url
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.mapped_file import FileIdentity, MappedFile
 from semdis_cli.store.shard_header import open_regular
@@ -75,8 +75,10 @@ class ItemTable:
         yield from columns
 
 
-def read_items(folder: Path, manifest: Manifest, manifest_sha256: str) -> ItemTable | None:
+def read_items(folder: Location, manifest: Manifest, manifest_sha256: str) -> ItemTable | None:
     """Read the table of the set in `folder`, a chunk at a time; None unless it is whole and belongs to the manifest."""
+    if isinstance(folder, Url):
+        return None  # it is to be mapped into memory
     try:
         with open_regular(folder / ITEMS_FILE) as file:
             identity = FileIdentity.of(os.fstat(file.fileno()))
@@ -89,7 +91,7 @@ def read_items(folder: Path, manifest: Manifest, manifest_sha256: str) -> ItemTa
         return None
 
 
-def has_items(folder: Path, manifest_sha256: str) -> bool:
+def has_items(folder: Location, manifest_sha256: str) -> bool:
     """Tell whether there is a table in `folder`, good or bad, that belongs to the manifest."""
     try:
         with open_regular(folder / ITEMS_FILE) as file:

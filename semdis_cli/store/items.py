@@ -3,13 +3,13 @@
 from array import array
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.set_names import MANIFEST_FILE, SHARD_FOLDER
+from semdis_cli.files.url import Location
 from semdis_cli.store.checks import check_row
 from semdis_cli.store.index import Place
 from semdis_cli.store.item_table import ItemColumns, ItemTable, read_items
@@ -67,7 +67,7 @@ class ListedShard(NamedTuple):
     header_sha256: bytes
 
 
-def open_listed(root: Path, manifest: Manifest, entry: ShardEntry) -> ListedShard:
+def open_listed(root: Location, manifest: Manifest, entry: ShardEntry) -> ListedShard:
     """Open a shard of the manifest, and check its header against that. Raises `StoreError`."""
     path = root / SHARD_FOLDER / entry.name
     try:
@@ -132,7 +132,7 @@ def _read_index(latents: LatentSet) -> tuple[ItemColumns, dict[str, _ShardRows]]
     return columns, dict(rows)
 
 
-def _check_rows(path: Path, said: _ShardRows, header: ShardHeader) -> None:
+def _check_rows(path: Location, said: _ShardRows, header: ShardHeader) -> None:
     """Raise `StoreError` unless each key is in the row of the shard that the index says, and has the sizes there."""
     start, keys = 0, header.records.keys
     for row, end in zip(said.rows, said.ends, strict=True):

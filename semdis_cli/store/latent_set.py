@@ -3,12 +3,12 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import digest_file
 from semdis_cli.files.set_names import INDEX_FILE, SHARD_FOLDER
+from semdis_cli.files.url import Location
 from semdis_cli.store.index import IndexRow, Place, read_places, read_rows
 from semdis_cli.store.manifest import Manifest, ShardEntry, read_manifest
 
@@ -21,13 +21,13 @@ class LatentSet:
     `sha256`: of the manifest's file, the identity of the set.
     """
 
-    root: Path
-    folder: Path
+    root: Location
+    folder: Location
     manifest: Manifest
     sha256: str
 
     @classmethod
-    def read(cls, root: Path, folder: Path | None = None) -> Self:
+    def read(cls, root: Location, folder: Location | None = None) -> Self:
         """Read the manifest alone. Raises `StoreError` if it is missing or damaged."""
         data = read_manifest(folder or root)
         return cls(root, folder or root, Manifest.parse(folder or root, data), hashlib.sha256(data).hexdigest())
@@ -46,11 +46,11 @@ class LatentSet:
         raise StoreError(f"{what}: {reasons}", place=self.index)
 
     @property
-    def index(self) -> Path:
+    def index(self) -> Location:
         """The file of the index."""
         return self.folder / INDEX_FILE
 
-    def shard(self, entry: ShardEntry) -> Path:
+    def shard(self, entry: ShardEntry) -> Location:
         """The file of a shard of the manifest."""
         return self.root / SHARD_FOLDER / entry.name
 
@@ -71,7 +71,7 @@ class LatentSet:
             yield offset, place
 
 
-def open_set(root: Path) -> LatentSet:
+def open_set(root: Location) -> LatentSet:
     """Open the finished set in `root`.
 
     Raises `StoreError` if it is unfinished, or its manifest and index are damaged or do not go together.

@@ -4,13 +4,13 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Self
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.json_text import parse_json
 from semdis_cli.files.links import describe_absent, or_pointer
 from semdis_cli.files.set_names import INDEX_FILE, JOURNAL_FOLDER, MANIFEST_FILE, SHARD_FOLDER
+from semdis_cli.files.url import Location
 from semdis_cli.provenance import Provenance, versions_of
 from semdis_cli.records import FileDigest
 from semdis_cli.store.checks import MALFORMED, check_count, check_sha256, check_shard_name
@@ -112,12 +112,12 @@ class Manifest:
         return json.dumps(fields, sort_keys=True, indent=1).encode() + b"\n"
 
     @classmethod
-    def read(cls, root: Path) -> Self:
+    def read(cls, root: Location) -> Self:
         """Read `root/manifest.json`. Raises `StoreError` if it is missing or damaged."""
         return cls.parse(root, read_manifest(root))
 
     @classmethod
-    def parse(cls, root: Path, data: bytes) -> Self:
+    def parse(cls, root: Location, data: bytes) -> Self:
         """Parse what `read_manifest` gave. Raises `StoreError` if it is damaged."""
         path = root / MANIFEST_FILE
         try:
@@ -165,7 +165,7 @@ class Manifest:
             raise ValueError("its versions are of other latents")
 
 
-def read_manifest(root: Path) -> bytes:
+def read_manifest(root: Location) -> bytes:
     """Read `root/manifest.json` as it stands. Raises `StoreError` if it is missing or cannot be read."""
     path = root / MANIFEST_FILE
     try:
@@ -185,7 +185,7 @@ def checksum_lines(manifest: Manifest) -> Iterator[bytes]:
         yield f"{shard.file.sha256}  {SHARD_FOLDER}/{shard.name}\n".encode()
 
 
-def _why_missing(root: Path) -> str:
+def _why_missing(root: Location) -> str:
     """Describe a folder that has no manifest, and what to do."""
     if (root / JOURNAL_FOLDER).is_dir():
         return f"no {MANIFEST_FILE}, so not a finished set of latents; run the same semdis encode again to finish it"
@@ -195,7 +195,7 @@ def _why_missing(root: Path) -> str:
     return f"not a set of latents (no {MANIFEST_FILE}); give the folder that semdis encode wrote"
 
 
-def verify_hint(root: Path) -> str:
+def verify_hint(root: Location) -> str:
     """Return what to add to a message about one damaged or missing file of a set: there may be more."""
     return f"; semdis verify {root} says all that is amiss"
 

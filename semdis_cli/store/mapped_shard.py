@@ -1,7 +1,6 @@
 """A shard file that is read row by row: its header is checked once, its tensors stay where they are."""
 
 import hashlib
-import os
 import re
 from dataclasses import dataclass
 from math import prod
@@ -13,16 +12,19 @@ from torch import Tensor
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.links import why_unreadable
+from semdis_cli.files.url import Location
 from semdis_cli.parts import BYTES_PER_VALUE
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.store.shard_header import (
     HEADER_ALIGNMENT,
+    HEADER_BUFFER,
     MAX_HEADER_BYTES,
     ShardHeader,
     StoredTensor,
     describe_tensors,
     open_regular,
     payload_bytes,
+    size_of_open,
     stored_tensors,
 )
 
@@ -102,14 +104,14 @@ class ReadRows:
         return torch.frombuffer(data, dtype=torch.uint8)
 
 
-def hash_header(path: Path, num_bytes: int) -> bytes:
+def hash_header(path: Location, num_bytes: int) -> bytes:
     """Return the sha256 of the first `num_bytes` of a shard, all that comes before its latents. Raises `StoreError`."""
-    with open_regular(path) as file:
+    with open_regular(path, HEADER_BUFFER) as file:
         return _hash_start(file, num_bytes)
 
 
 def open_known_shard(
-    path: Path, num_bytes: int, num_images: int, provenance: Provenance, header_sha256: bytes
+    path: Location, num_bytes: int, num_images: int, provenance: Provenance, header_sha256: bytes
 ) -> MappedShard | None:
     """Return a shard whose header was checked before: the one of `header_sha256`. None for any other file.
 
@@ -130,7 +132,7 @@ def open_known_shard(
         return None
     try:
         with open_regular(path) as file:
-            is_known = os.fstat(file.fileno()).st_size == num_bytes and _hash_start(file, start) == header_sha256
+            is_known = size_of_open(file) == num_bytes and _hash_start(file, start) == header_sha256
             file.seek(start - len(end) - HEADER_ALIGNMENT)
             is_described = file.read(len(end) + HEADER_ALIGNMENT).rstrip(b" ").endswith(end)
             file.seek(0)

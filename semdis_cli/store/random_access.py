@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semdis_cli.errors import StoreError
-from semdis_cli.files.set_names import SHARD_FOLDER
+from semdis_cli.files.set_names import INDEX_FILE, SHARD_FOLDER
 from semdis_cli.provenance import Provenance
 from semdis_cli.store.checks import check_row
 from semdis_cli.store.columns import LABEL, NO_SET_COLUMNS, SetColumns, is_label
@@ -185,7 +185,7 @@ def _open_set(root: Path, *, verify: bool) -> OpenedLatents:
     latents = LatentSet.read(root)
     identity, manifest = _check_index(latents), latents.manifest
     found = find_items(latents, verify=True) if verify else open_items(latents)
-    index = MappedFile(latents.index, identity)  # last: it is the one that the items were found in, too
+    index = MappedFile(root / INDEX_FILE, identity)  # last: it is the one that the items were found in, too
     items = SetItems(index, found.table, found.shards)
     versions = tuple(manifest.versions()) if manifest.later_versions else ()
     shards = root / SHARD_FOLDER, found.shards

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import itemgetter
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.set_names import MANIFEST_FILE, SHARD_FOLDER
+from semdis_cli.files.url import Location
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import NO_COLUMNS, FileDigest
 from semdis_cli.store.checks import check_row
@@ -29,7 +29,7 @@ class StoredShard:
     again since: they are not to be served.
     """
 
-    path: Path
+    path: Location
     num_images: int
     expected: FileDigest
     rows: Mapping[str, int]
@@ -53,7 +53,7 @@ class LatentSource:
     `read_already`: the shard that came on its own, and was read to know it.
     """
 
-    path: Path
+    path: Location
     provenance: Provenance
     sha256: str
     shards: tuple[StoredShard, ...]
@@ -116,7 +116,7 @@ class LatentSource:
         return shard if len(stored.rows) == len(keys) else shard.select(tuple(stored.rows.values()))
 
 
-def open_latents(path: Path) -> LatentSource:
+def open_latents(path: Location) -> LatentSource:
     """Open a finished set (its folder) or a single shard file. Raises `StoreError` if it is neither, or damaged."""
     if path.is_dir():
         return _open_set(path)
@@ -130,7 +130,7 @@ def open_latents(path: Path) -> LatentSource:
     return LatentSource(path, shard.provenance, file.sha256, (stored,), tuple(sorted(rows)), read_already=shard)
 
 
-def served_rows(path: Path) -> dict[str, int] | None:
+def served_rows(path: Location) -> dict[str, int] | None:
     """Return the rows to be used of a shard that lies in a finished set, by key; None for one on its own.
 
     Raises `StoreError` if the set's lists are damaged.
@@ -145,7 +145,7 @@ def served_rows(path: Path) -> dict[str, int] | None:
     return dict(_stored(latents, shards[path.name], _rows_by_shard(latents.check_index())[path.name]).rows)
 
 
-def _open_set(root: Path) -> LatentSource:
+def _open_set(root: Location) -> LatentSource:
     latents = open_set(root)
     manifest, rows = latents.manifest, _rows_by_shard(latents)
     keys = tuple(sorted(chain.from_iterable(rows.values())))

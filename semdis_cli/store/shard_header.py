@@ -20,6 +20,7 @@ from semdis_cli.errors import StoreError
 from semdis_cli.files.disk import open_at_once
 from semdis_cli.files.json_text import ESCAPED, parse_json
 from semdis_cli.files.links import or_pointer, why_unreadable
+from semdis_cli.files.url import Location, Url
 from semdis_cli.parts import BYTES_PER_VALUE
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import FileDigest
@@ -30,6 +31,7 @@ FORMAT_VERSION = 1
 METADATA_KEY = "semdis"
 HEADER_ALIGNMENT = 8  # of the tensors in the file
 MAX_HEADER_BYTES = 100_000_000  # what safetensors itself accepts
+HEADER_BUFFER, LIST_BUFFER = 1 << 18, 4 << 20  # of files in stores
 _SAFETENSORS_NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 _FIELDS = {"format", "dtype", "shape", "latents_sha256", "keys", "geometry", "sources", "provenance", "record_sha256"}
 
@@ -77,21 +79,21 @@ class ShardHeader:
         return payload_bytes(self.tensors)
 
 
-def read_shard_header(path: Path, expected: FileDigest | None = None) -> ShardHeader:
+def read_shard_header(path: Location, expected: FileDigest | None = None) -> ShardHeader:
     """Read and check the header of the shard at `path`; of the tensors only the number of bytes counts.
 
     `expected`: as the manifest says, of which only the size is looked at. Raises `StoreError` naming the file for all
     that is not as it was written.
     """
     with open_shard(path, expected) as file:
-        return parse_header(file, os.fstat(file.fileno()).st_size, str(path))
+        return parse_header(file, size_of_open(file), str(path))
 
 
 @contextmanager
-def open_shard(path: Path, expected: FileDigest | None) -> Iterator[BinaryIO]:
+def open_shard(path: Location, expected: FileDigest | None) -> Iterator[BinaryIO]:
     """Open the file of a shard for reading. Raises `StoreError` if it cannot be read, or is not of `expected` size."""
-    with open_regular(path) as file:
-        num_bytes = os.fstat(file.fileno()).st_size
+    with open_regular(path, HEADER_BUFFER) as file:
+        num_bytes = size_of_open(file)
         if expected is not None and num_bytes != expected.num_bytes:
             what = f"{num_bytes} bytes, but the manifest says {expected.num_bytes}; damaged"
             raise StoreError(or_pointer(path, what), place=path)
@@ -235,17 +237,31 @@ def no_shard(place: str, reason: str) -> StoreError:
 
 
 @contextmanager
-def open_regular(path: Path) -> Iterator[BinaryIO]:
-    """Open the file at `path` for reading. Raises `StoreError`; a pipe or device, which could keep us, is refused."""
+def open_regular(path: Location, far_buffer: int = LIST_BUFFER) -> Iterator[BinaryIO]:
+    """Open the file at `path` for reading. Raises `StoreError`; a pipe or device, which could keep us, is refused.
+
+    `far_buffer`: of a file in a store, the least bytes that are asked for at a time.
+    """
     try:
-        with open(path, "rb", opener=_open_at_once) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        if isinstance(path, Url):
+            with path.open(buffering=far_buffer) as file:
+                yield file
+            return
+        with open(path, "rb", opener=_open_at_once) as local:
+            if not stat.S_ISREG(os.fstat(local.fileno()).st_mode):
                 raise StoreError("cannot be read (not a regular file)", place=path)
-            yield file
+            yield local
     except IsADirectoryError as error:
         raise StoreError("cannot be read (not a regular file)", place=path) from error
     except OSError as error:
         raise StoreError(f"cannot be read ({why_unreadable(path, error)})", place=path) from error
+
+
+def size_of_open(file: BinaryIO) -> int:
+    """Return the size of an open file, which is at its beginning then."""
+    num_bytes = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    return num_bytes
 
 
 def _open_at_once(path: str, flags: int) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import publish
 from semdis_cli.files.json_text import ESCAPED, escape_name, is_strange
+from semdis_cli.files.url import Location
 from semdis_cli.parts import LATENTS, file_order
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import FileDigest, ImageRecord
@@ -85,7 +86,7 @@ def shard_bytes(shard: Shard) -> bytes:
     return serialize(tensors, {METADATA_KEY: text})
 
 
-def read_shard(path: Path, expected: FileDigest | None = None) -> Shard:
+def read_shard(path: Location, expected: FileDigest | None = None) -> Shard:
     """Read and check one shard. `expected`: size and sha256 from the manifest, checked first if given.
 
     Raises `StoreError` naming the file for anything that is not exactly what was written.
@@ -93,7 +94,7 @@ def read_shard(path: Path, expected: FileDigest | None = None) -> Shard:
     return read_shard_file(path, expected)[0]
 
 
-def read_shard_file(path: Path, expected: FileDigest | None = None) -> tuple[Shard, FileDigest]:
+def read_shard_file(path: Location, expected: FileDigest | None = None) -> tuple[Shard, FileDigest]:
     """Read a shard as `read_shard` does, together with size and sha256 of its file."""
     with open_shard(path, expected) as file:
         data = file.read()

@@ -1,15 +1,17 @@
 """Several versions of the settings in one set: under which record a run goes on, and which of them made what."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from semdis_cli.errors import UsageError
+from semdis_cli.files.url import Location
 from semdis_cli.provenance import Difference, Provenance
 
 _MIX_OPTION = "--mix-versions"
 
 
-def choose_record(root: Path, on_record: Iterable[Provenance], now: Provenance, *, mix_versions: bool) -> Provenance:
+def choose_record(
+    root: Location, on_record: Iterable[Provenance], now: Provenance, *, mix_versions: bool
+) -> Provenance:
     """Return under which record a run goes on in `root`: one `on_record` that is the same as `now`, or `now` itself.
 
     The first of them is that of the set; the same weights keep the name that they have there. Raises `UsageError` if
@@ -31,7 +33,7 @@ def mixing_hint(differences: Iterable[Difference]) -> str:
     return f", or {_MIX_OPTION} to go on with both on record"
 
 
-def _check(root: Path, differences: list[Difference], *, mix_versions: bool) -> None:
+def _check(root: Location, differences: list[Difference], *, mix_versions: bool) -> None:
     hint = mixing_hint(differences)
     if hint and mix_versions:
         return

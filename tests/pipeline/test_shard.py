@@ -137,6 +137,7 @@ def test_a_damaged_shard_and_what_the_disk_does_not_take_are_said(
     [failure] = decode_shard(source, stored, tokenizer, SAMPLING, writer, done=others[1:])
     assert isinstance(failure, Failure)
     assert [path.name for path in tmp_path.iterdir()] == [str(names[others[0]])]
+    assert isinstance(stored.path, Path)
     data = bytearray(stored.path.read_bytes())
     data[-1] ^= 1
     stored.path.write_bytes(data)

@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure
+from semdis_cli.files.url import Location
 from semdis_cli.stops import looking
 from semdis_cli.store.columns import LABEL, is_label
 from semdis_cli.store.reader import LatentSource, recorded_layout
@@ -25,7 +25,7 @@ class ImageFacts:
     `classes`: names of the labels, where they have any.
     """
 
-    path: Path
+    path: Location
     classes: tuple[str, ...]
     labels: Mapping[str, int]
     sources: Mapping[str, Size]

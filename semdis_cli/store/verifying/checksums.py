@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Generator, Iterator
-from pathlib import Path
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
 from semdis_cli.files.set_names import CHECKSUM_FILE, INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER
+from semdis_cli.files.url import Location
 from semdis_cli.store.latent_set import LatentSet
 from semdis_cli.store.shard_header import open_regular
 
@@ -31,7 +31,7 @@ def check_checksums(latents: LatentSet) -> Iterator[Problem]:
             yield Problem(CHECKSUM_FILE, "checksums", f"{name} {what}")
 
 
-def read_checksums(root: Path) -> Generator[Problem, None, dict[str, str]]:
+def read_checksums(root: Location) -> Generator[Problem, None, dict[str, str]]:
     """sha256 by name, as listed. Raises `StoreError` if the file cannot be read."""
     found: dict[str, str] = {}
     with open_regular(root / CHECKSUM_FILE) as file:

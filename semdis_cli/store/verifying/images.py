@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 
 from semdis_cli.events import Failure, Problem
 from semdis_cli.files.identity import Witness
 from semdis_cli.files.set_names import INDEX_FILE
+from semdis_cli.files.url import Location
 from semdis_cli.records import ImageRecord, SourceImage
 from semdis_cli.store.index import IndexRow, read_rows
 from semdis_cli.store.verifying.index_table import IndexTable
@@ -21,7 +21,7 @@ Match = tuple[ImageRecord, SourceImage, bool]
 
 
 def compare_images(
-    root: Path, table: IndexTable, images: Sequence[SourceImage], failures: Sequence[Failure]
+    root: Location, table: IndexTable, images: Sequence[SourceImage], failures: Sequence[Failure]
 ) -> Iterator[Problem | Match]:
     """Yield each row of the set in `root` that has latents with its image, or a problem where that is another.
 
@@ -40,7 +40,7 @@ def compare_images(
 
 
 def _side_by_side(
-    root: Path, images: Sequence[SourceImage], failures: Sequence[Failure]
+    root: Location, images: Sequence[SourceImage], failures: Sequence[Failure]
 ) -> Iterator[tuple[str, IndexRow | None, SourceImage | Failure | None]]:
     """Yield all keys of rows, images and failures, each with its row and what was found of it."""
     rows = ((row.key, 0, row) for row in read_rows(root / INDEX_FILE))

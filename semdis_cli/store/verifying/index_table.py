@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf, prod
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -17,6 +16,7 @@ from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
 from semdis_cli.files.json_text import parse_json
 from semdis_cli.files.set_names import INDEX_FILE
+from semdis_cli.files.url import Location
 from semdis_cli.records import FileDigest, ImageRecord
 from semdis_cli.store.columns import LABEL, is_label
 from semdis_cli.store.index import IndexRow
@@ -104,7 +104,7 @@ class IndexTable:
             self.num_classes = max(self.num_classes, label + 1 if is_label(label) else inf)
 
 
-def read_index(root: Path) -> Generator[Problem, None, IndexTable]:
+def read_index(root: Location) -> Generator[Problem, None, IndexTable]:
     """Read the index of the set in `root`; every line that is wrong is a problem, and the others still count."""
     path = root / INDEX_FILE
     table = IndexTable(defaultdict(partial(ShardRows, partial(_read_row, path))))
@@ -169,7 +169,7 @@ def _misplacement(row: IndexRow, last_key: str | None) -> str | None:
     return f"{row.key!r:.80} comes twice" if row.key == last_key else f"{row.key!r:.80} is not in the order of keys"
 
 
-def _read_row(path: Path, offset: int) -> IndexRow:
+def _read_row(path: Location, offset: int) -> IndexRow:
     with open_regular(path) as file:
         file.seek(offset)
         return IndexRow.from_json(parse_json(file.readline(_MAX_LINE_BYTES)))

@@ -6,6 +6,7 @@ import numpy as np
 
 from semdis_cli.events import Problem
 from semdis_cli.files.set_names import ITEMS_FILE
+from semdis_cli.files.url import Url
 from semdis_cli.store.item_table import ItemTable, has_items, read_items
 from semdis_cli.store.latent_set import LatentSet
 from semdis_cli.store.manifest import Manifest
@@ -20,6 +21,8 @@ def check_items(latents: LatentSet, index: IndexTable) -> Generator[Problem, Non
     One that is missing, or of another manifest, counts for nothing, and is no problem.
     """
     root, manifest = latents.root, latents.manifest
+    if isinstance(root, Url):  # it is for those who map it into memory
+        return None
     if not has_items(root, latents.sha256):
         return None
     table = read_items(root, manifest, latents.sha256)

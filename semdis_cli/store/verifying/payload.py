@@ -3,13 +3,13 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from semdis_cli.errors import StoreError
+from semdis_cli.files.url import Location
 from semdis_cli.parts import BYTES_PER_VALUE, LATENTS
 from semdis_cli.records import FileDigest
 from semdis_cli.store.shard_header import ShardHeader, StoredTensor, open_regular
@@ -34,7 +34,7 @@ class Payload:
     sums: ChannelSums
 
 
-def read_payload(path: Path, header: ShardHeader, rows: Sequence[int] | None = None) -> Payload:
+def read_payload(path: Location, header: ShardHeader, rows: Sequence[int] | None = None) -> Payload:
     """Read the whole shard at `path`, a few MiB at a time; sums over `rows` (default: all). Raises `StoreError`."""
     whole, payload = hashlib.sha256(), hashlib.sha256()
     num_bytes = 0

@@ -1,9 +1,8 @@
 """Which files a set has: all that its lists name, with their sizes, and no others."""
 
-import os
 import stat
 from collections.abc import Collection, Generator, Iterator
-from pathlib import Path
+from operator import itemgetter
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
@@ -11,6 +10,7 @@ from semdis_cli.files.atomic import is_temporary
 from semdis_cli.files.claim import lies_beside
 from semdis_cli.files.links import describe_absent, or_pointer
 from semdis_cli.files.set_names import JOURNAL_FOLDER, SET_FILES, SET_FOLDERS, SHARD_FOLDER
+from semdis_cli.files.url import Location
 from semdis_cli.store.shard_header import ShardHeader, read_shard_header
 from semdis_cli.store.verifying.index_table import compare_rows
 from semdis_cli.store.verifying.shard_check import ShardTarget
@@ -31,16 +31,17 @@ def find_present(targets: Collection[ShardTarget]) -> Generator[Problem, None, l
     return present
 
 
-def find_surplus(root: Path, targets: Collection[ShardTarget]) -> Iterator[Problem]:
+def find_surplus(root: Location, targets: Collection[ShardTarget]) -> Iterator[Problem]:
     """Files in the set that are none of `targets` nor one of its lists, each with what it seems to be."""
     names = {target.name for target in targets} | _OWN_NAMES
-    for path in sorted((*_list(root), *_list(root / SHARD_FOLDER))):
-        name = path.relative_to(root).as_posix()
+    places = [(path.name, path) for path in _list(root)]
+    places += [(f"{SHARD_FOLDER}/{path.name}", path) for path in _list(root / SHARD_FOLDER)]
+    for name, path in sorted(places, key=itemgetter(0)):
         if name not in names and (is_temporary(path.name) or not lies_beside(path)):
             yield Problem(name, "surplus", f"no part of the set; {_guess(path, targets)}")
 
 
-def count_links(root: Path, targets: Collection[ShardTarget]) -> int:
+def count_links(root: Location, targets: Collection[ShardTarget]) -> int:
     """The files of the set that are links; a folder that is one counts as one."""
     own = [root / name for name in sorted(_OWN_NAMES - {JOURNAL_FOLDER})]
     return sum(path.is_symlink() for path in (*own, *(target.path for target in targets)))
@@ -63,7 +64,7 @@ def _absence(target: ShardTarget) -> str | None:
     return None
 
 
-def _guess(path: Path, targets: Collection[ShardTarget]) -> str:
+def _guess(path: Location, targets: Collection[ShardTarget]) -> str:
     """Guess what a file that does not belong there is."""
     if is_temporary(path.name):
         return "a temporary file of a run that was stopped: the next semdis encode into the folder removes it"
@@ -79,7 +80,7 @@ def _guess(path: Path, targets: Collection[ShardTarget]) -> str:
     return f"a shard of {len(header.records):,} latents that the set does not list, the first of {first!r:.80}"
 
 
-def _is_same(path: Path, header: ShardHeader, target: ShardTarget) -> bool:
+def _is_same(path: Location, header: ShardHeader, target: ShardTarget) -> bool:
     """Tell whether the file at `path` agrees with all that is known of `target` but its bytes."""
     if target.expected is None or path.stat().st_size != target.expected.num_bytes:
         return False
@@ -87,9 +88,8 @@ def _is_same(path: Path, header: ShardHeader, target: ShardTarget) -> bool:
     return bool(rows.numbers) and target.num_images == len(header.records) and not any(compare_rows(header, rows))
 
 
-def _list(folder: Path) -> list[Path]:
+def _list(folder: Location) -> list[Location]:
     try:
-        with os.scandir(folder) as entries:
-            return [Path(entry.path) for entry in entries]
+        return list(folder.iterdir())
     except OSError:
         return []

@@ -10,6 +10,7 @@ from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
 from semdis_cli.files.links import describe_absent
 from semdis_cli.files.set_names import INDEX_FILE, JOURNAL_FOLDER, MANIFEST_FILE, SHARD_FOLDER
+from semdis_cli.files.url import Location
 from semdis_cli.records import FileDigest
 from semdis_cli.store.checks import is_shard_name
 from semdis_cli.store.item_table import ItemTable
@@ -33,7 +34,7 @@ class SetLists:
     `pending`: shards that only a journal knows. `items`: the table of the items, if it agrees with the index.
     """
 
-    root: Path
+    root: Location
     manifest: Manifest | None
     table: IndexTable | None
     pending: dict[str, PendingShard]
@@ -77,7 +78,7 @@ class SetLists:
         ]
 
 
-def read_lists(root: Path) -> Generator[Problem, None, SetLists]:
+def read_lists(root: Location) -> Generator[Problem, None, SetLists]:
     """Read what lists a set in the folder `root` has, and compare them. Raises `StoreError` if it holds nothing."""
     latents = yield from _read_set(root)
     manifest = latents.manifest if latents is not None else None
@@ -140,7 +141,7 @@ def compare_sums(manifest: Manifest, found: ChannelSums) -> Iterator[Problem]:
         yield Problem(MANIFEST_FILE, "statistics", what)
 
 
-def _read_set(root: Path) -> Generator[Problem, None, LatentSet | None]:
+def _read_set(root: Location) -> Generator[Problem, None, LatentSet | None]:
     """The set, its index not looked at, if it has a manifest that can be used; what is wrong with that is a problem."""
     path = root / MANIFEST_FILE
     if absent := describe_absent(path):

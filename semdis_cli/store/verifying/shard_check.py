@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
 from semdis_cli.files.set_names import ITEMS_FILE
+from semdis_cli.files.url import Location
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import FileDigest
 from semdis_cli.store.checks import is_shard_name
@@ -33,7 +33,7 @@ class ShardTarget:
     `header_sha256`: as in the table of the set's items.
     """
 
-    path: Path
+    path: Location
     name: str
     expected: FileDigest | None = None
     num_images: int | None = None

@@ -4,10 +4,10 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from math import prod
-from pathlib import Path
 from typing import Any
 
 from semdis_cli.errors import StoreError
+from semdis_cli.files.url import Location
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import ImageRecord
 from semdis_cli.store.columns import LABEL, is_label
@@ -25,7 +25,7 @@ _OTHERS = "(others)"
 Json = dict[str, Any]
 
 
-def summarise(path: Path) -> Json:
+def summarise(path: Location) -> Json:
     """Everything that a finished set (its folder) or a shard says of itself, as plain JSON values.
 
     Raises `StoreError` if it is neither, or damaged where it is read: of a set the lists, of a shard every byte.
@@ -37,7 +37,7 @@ def summarise(path: Path) -> Json:
     return _summarise_shard(path)
 
 
-def _summarise_set(root: Path) -> Json:
+def _summarise_set(root: Location) -> Json:
     latents = open_set(root)
     manifest = latents.manifest
     layout = recorded_layout(manifest.provenance, str(root))
@@ -82,7 +82,7 @@ def _columns(manifest: Manifest, labels: Counter[int]) -> Json:
     return columns
 
 
-def _summarise_shard(path: Path) -> Json:
+def _summarise_shard(path: Location) -> Json:
     header = read_shard_header(path)
     payload = read_payload(path, header)
     if payload.latents_sha256 != header.latents_sha256:
@@ -100,7 +100,7 @@ def _summarise_shard(path: Path) -> Json:
     }
 
 
-def _report(*, path: Path, provenance: Provenance, images: Json, shards: list[Json]) -> Json:
+def _report(*, path: Location, provenance: Provenance, images: Json, shards: list[Json]) -> Json:
     return {
         "command": "inspect",
         "latents": str(path),

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
 from semdis_cli.files.set_names import JOURNAL_FOLDER
+from semdis_cli.files.url import Location
 from semdis_cli.records import FileDigest
 from semdis_cli.store.shard_header import open_regular
 from semdis_cli.store.verifying.index_table import ShardRows
@@ -22,7 +22,7 @@ class PendingShard:
 
     file: FileDigest
     num_images: int
-    journal: Path
+    journal: Location
     offset: int
     line_bytes: int
 
@@ -38,20 +38,20 @@ class PendingShard:
         return rows
 
 
-def has_journal(root: Path) -> bool:
+def has_journal(root: Location) -> bool:
     """Tell whether a run has begun in `root`, and not ended."""
     return bool(_journals(root))
 
 
-def _journals(root: Path) -> list[Path]:
+def _journals(root: Location) -> list[Location]:
     folder = root / JOURNAL_FOLDER
     try:
-        return sorted(folder.glob("*.jsonl"))
+        return sorted(folder.glob("*.jsonl"), key=str)
     except OSError as error:
         raise StoreError(f"cannot be looked into ({error.strerror or error})", place=folder) from error
 
 
-def read_journals(root: Path) -> Generator[Problem, None, dict[str, PendingShard]]:
+def read_journals(root: Location) -> Generator[Problem, None, dict[str, PendingShard]]:
     """The shards that the journals in `root` know, by name; lines that are damaged are problems.
 
     A line that was torn by a crash is none: the next run cuts it off.
@@ -65,7 +65,7 @@ def read_journals(root: Path) -> Generator[Problem, None, dict[str, PendingShard
     return found
 
 
-def _read_journal(path: Path, name: str, found: dict[str, PendingShard]) -> Generator[Problem, None, None]:
+def _read_journal(path: Location, name: str, found: dict[str, PendingShard]) -> Generator[Problem, None, None]:
     offset = 0
     with open_regular(path) as file:
         for line in file:
@@ -78,7 +78,7 @@ def _read_journal(path: Path, name: str, found: dict[str, PendingShard]) -> Gene
             offset += len(line)
 
 
-def _add_line(found: dict[str, PendingShard], path: Path, offset: int, line: bytes) -> None:
+def _add_line(found: dict[str, PendingShard], path: Location, offset: int, line: bytes) -> None:
     if offset == 0:
         _parse(line, path, "the plan", dict)
         return
@@ -88,11 +88,11 @@ def _add_line(found: dict[str, PendingShard], path: Path, offset: int, line: byt
         found[entry.name] = PendingShard(entry.file, num_images, path, offset, len(line))
 
 
-def _parse_entry(line: bytes, path: Path, offset: int) -> JournalEntry:
+def _parse_entry(line: bytes, path: Location, offset: int) -> JournalEntry:
     return _parse(line, path, f"the line at byte {offset}", JournalEntry.from_json)
 
 
-def _parse(line: bytes, path: Path, what: str, content: Callable[[dict[str, Any]], _Content]) -> _Content:
+def _parse(line: bytes, path: Location, what: str, content: Callable[[dict[str, Any]], _Content]) -> _Content:
     try:
         return parse_journal_line(line, content)
     except StoreError as error:

@@ -7,11 +7,11 @@ from fractions import Fraction
 from functools import partial, reduce
 from math import ceil
 from operator import add
-from pathlib import Path
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure, Problem, ShardVerified, VerifyStarted
 from semdis_cli.files.set_names import INDEX_FILE
+from semdis_cli.files.url import Location
 from semdis_cli.records import WHOLE, SourceImage, View
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import Manifest
@@ -60,7 +60,7 @@ class Verified:
     `num_links`: the files of a set that are links to others.
     """
 
-    path: Path
+    path: Location
     manifest: Manifest | None
     table: IndexTable | None
     num_shards: int
@@ -81,7 +81,7 @@ class Verified:
             yield from compare_images(self.path, self.table, images, failures)
 
 
-def verify_latents(path: Path, settings: VerifySettings) -> Generator[VerifyEvent, None, Verified]:
+def verify_latents(path: Location, settings: VerifySettings) -> Generator[VerifyEvent, None, Verified]:
     """Verify a set (its folder) or a single shard file. Raises `StoreError` if it is neither."""
     if path.is_dir():
         return (yield from _verify_set(path, settings))
@@ -91,7 +91,7 @@ def verify_latents(path: Path, settings: VerifySettings) -> Generator[VerifyEven
     return Verified(path, None, None, len(outcomes), sum(outcome.num_bytes for outcome in outcomes))
 
 
-def _verify_set(root: Path, settings: VerifySettings) -> Generator[VerifyEvent, None, Verified]:
+def _verify_set(root: Location, settings: VerifySettings) -> Generator[VerifyEvent, None, Verified]:
     # The lists: manifest, index, checksums, journal
     lists = yield from read_lists(root)
     targets = [*lists.listed_targets(), *lists.pending_targets()]

@@ -59,7 +59,7 @@ class SetEditor:
         self._held.close()
 
     def _find_base(self) -> Base:
-        state = find_state(self.root, self._journal)
+        state = find_state(self.root, self.root, self._journal)
         if state.entries or state.base.manifest is None:
             LatentSet.read(self.root)  # says more, if there is no manifest
             what = "a run that adds to it was stopped; run the same semdis encode again to finish it, then this"

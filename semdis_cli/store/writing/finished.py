@@ -5,7 +5,7 @@ counts as not there, and whoever writes the set says what is wrong with it.
 """
 
 import mmap
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from semdis_cli.files.set_names import (
     SET_FOLDERS,
     SHARD_FOLDER,
 )
+from semdis_cli.files.url import Location, Url
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import WHOLE, HeldImage
 from semdis_cli.store.checks import is_shard_name
@@ -44,20 +45,19 @@ _COPIED_AT_ONCE = 1 << 20
 
 @dataclass(frozen=True)
 class Base:
-    """The content of the folder `root` before a run: the finished set `latents`, or nothing."""
+    """The content of a set before a run: the finished set `latents`, or nothing.
 
-    root: Path
+    `root`: where its shards are; `folder`: that with manifest, index and times of sources.
+    """
+
+    root: Location
+    folder: Path
     latents: LatentSet | None = None
 
     @classmethod
-    def read(cls, root: Path, folder: Path) -> "Base":
+    def read(cls, root: Location, folder: Path) -> "Base":
         """The set with the lists in `folder`. Raises `StoreError` if they are damaged."""
-        return cls(root, LatentSet.read(root, folder).check_index(is_locked=True))
-
-    @property
-    def folder(self) -> Path:
-        """The folder with manifest, index and times of sources."""
-        return self.latents.folder if self.latents else self.root
+        return cls(root, folder, LatentSet.read(root, folder).check_index(is_locked=True))
 
     @property
     def manifest(self) -> Manifest | None:
@@ -107,9 +107,10 @@ class Base:
 
     def check_shards(self) -> None:
         """Refuse a set whose shards are not all there; what is in them is for reading to check."""
+        size = shard_sizes(self.root)
         for shard in self.manifest.shards if self.manifest else ():
             path = self.root / SHARD_FOLDER / shard.name
-            if size_of(path) != shard.file.num_bytes:
+            if size(shard.name) != shard.file.num_bytes:
                 what = (
                     describe_absent(path) or describe_pointer(path) or f"missing, or not of the size in {MANIFEST_FILE}"
                 )
@@ -124,7 +125,7 @@ class Base:
         for name in (INDEX_FILE, ITEMS_FILE, SEEN_FILE, MANIFEST_FILE):
             if (self.folder / name).exists():
                 publish(folder / name, _chunks(self.folder / name))
-        return Base(self.root, self.latents and replace(self.latents, folder=folder))
+        return Base(self.root, folder, self.latents and replace(self.latents, folder=folder))
 
     def linked_in(self, folder: Path) -> "Base":
         """The same in another folder, which is made: its files under further names, or copies where the disk has none.
@@ -136,14 +137,14 @@ class Base:
         if not all(disk.try_link(self.folder / name, folder / name) for name in names):
             return self.copy_to(folder)
         sync_folder(folder)
-        return Base(self.root, self.latents and replace(self.latents, folder=folder))
+        return Base(self.root, folder, self.latents and replace(self.latents, folder=folder))
 
     def remove(self) -> None:
         """Delete the folder and all in it."""
         disk.remove_folder(self.folder)
 
 
-NO_BASE = Base(Path())
+NO_BASE = Base(Path(), Path())
 
 
 def finished_base(root: Path, provenance: Provenance, *, mix_versions: bool = False) -> Base:
@@ -167,12 +168,25 @@ def recorded_settings(root: Path) -> Provenance | None:
         return None
 
 
-def size_of(path: Path) -> int | None:
+def size_of(path: Location) -> int | None:
     """Bytes of the file at `path`, None if there is none."""
     try:
         return path.stat().st_size if path.is_file() else None
     except OSError:
         return None
+
+
+def shard_sizes(root: Location) -> Callable[[str], int | None]:
+    """Return what gives the size of a shard of the set in `root` by its name: None if there is none.
+
+    A store is asked once for all. Raises `UsageError` where it does not answer.
+    """
+    if not isinstance(root, Url):
+        return lambda name: size_of(root / SHARD_FOLDER / name)
+    try:
+        return {file.path.rpartition("/")[2]: file.num_bytes for file in (root / SHARD_FOLDER).files()}.get
+    except OSError as error:
+        raise UsageError(f"cannot be listed ({error.strerror})", place=root) from error
 
 
 class HeldRows:

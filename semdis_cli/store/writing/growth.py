@@ -13,7 +13,7 @@ from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure, LeftOut
 from semdis_cli.files.atomic import publish
 from semdis_cli.files.json_text import is_strange, key_fields, to_line
-from semdis_cli.files.set_names import CHECKSUM_FILE, INDEX_FILE, ITEMS_FILE, MANIFEST_FILE, SHARD_FOLDER
+from semdis_cli.files.set_names import CHECKSUM_FILE, INDEX_FILE, ITEMS_FILE, MANIFEST_FILE, SEEN_FILE, SHARD_FOLDER
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import FileDigest, ImageRecord
 from semdis_cli.store.columns import SetColumns, grown_classes
@@ -149,20 +149,26 @@ class Growth:
         return sums
 
 
-def renew_lists(base: Base, changes: Changes) -> Manifest:
-    """Set right what follows from a set to which nothing is added, and renew the times of its files; its manifest."""
+def renew_lists(base: Base, changes: Changes) -> list[str]:
+    """Set right what follows from a set to which nothing is added, and renew the times of its files.
+
+    Returns the names of the files that were written.
+    """
     latents = base.latents
     assert latents is not None, "an empty set is never done"
-    root, manifest = base.root, latents.manifest
+    root, manifest, renewed = base.folder, latents.manifest, []
     checksums = list(checksum_lines(manifest))
     if _bytes_of(root / CHECKSUM_FILE) != b"".join(checksums):
         publish(root / CHECKSUM_FILE, checksums)
+        renewed.append(CHECKSUM_FILE)
     if read_items(root, manifest, latents.sha256) is None:  # none, or a damaged one
         with suppress(StoreError):  # of a damaged shard: whoever reads the set says what is wrong with it
             publish(root / ITEMS_FILE, find_items(latents).table.to_chunks(latents.sha256))
+            renewed.append(ITEMS_FILE)
     if not changes.is_on_record and not is_just_this(root, manifest.index.sha256, changes.kept):
         write_seen(root, manifest.index.sha256, changes.seen())
-    return manifest
+        renewed.append(SEEN_FILE)
+    return renewed
 
 
 def _bytes_of(path: Path) -> bytes | None:

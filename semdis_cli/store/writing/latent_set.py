@@ -15,10 +15,12 @@ from semdis_cli.events import ShardPublished
 from semdis_cli.files.atomic import check_free_space, explain_write_error, make_folder
 from semdis_cli.files.lock import FolderLock
 from semdis_cli.files.set_names import SHARD_FOLDER
+from semdis_cli.files.url import Location
 from semdis_cli.provenance import Provenance
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.versions import choose_record
 from semdis_cli.store.writing.changes import Hashes
+from semdis_cli.store.writing.far_set import FarSet
 from semdis_cli.store.writing.finished import Base, check_latents_folder
 from semdis_cli.store.writing.growth import Growth, renew_lists
 from semdis_cli.store.writing.journal import CLASSES, LATER_VERSIONS, Journal, JournalEntry
@@ -29,6 +31,7 @@ from semdis_cli.store.writing.state import SetState, adopt, find_done, find_stat
 # Beyond the latents, each image's key is written four times (shard, journal, index, modification times), with figures.
 _COPIES_OF_KEY = 4
 _FIGURES_BYTES = 1600
+_MOST_IN_STAGE = 3  # shards of a set in a store that are here at a time: one that is sent, one written, one to spare
 
 
 class LatentSetWriter:
@@ -38,7 +41,7 @@ class LatentSetWriter:
     record in the folder already. Then `begin` takes the plan. Raises on entering: `UsageError` if the folder is in use
     or what it holds was made with other settings (with `mix_versions` only if they make another kind of latents),
     `StoreError` if that is damaged. `later_versions`: more settings, for shards that were made by others; planned
-    shards say which.
+    shards say which. `far`: the set is one in a store, and `root` its stage.
     """
 
     def __init__(
@@ -48,8 +51,11 @@ class LatentSetWriter:
         *,
         mix_versions: bool = False,
         later_versions: Sequence[Provenance] = (),
+        far: FarSet | None = None,
     ) -> None:
         self.root = root
+        self._far = far
+        self._place: Location = root if far is None else far.url  # where the shards end up
         self.provenance = provenance
         self.later_versions = tuple(later_versions)
         self._mix_versions = mix_versions
@@ -57,20 +63,26 @@ class LatentSetWriter:
         self._plan: SetPlan | None = None
         self._lock = FolderLock(root)
         self._journal = Journal(root)
-        self._state = SetState(Base(root), None, {})
+        self._state = SetState(Base(self._place, root), None, {})
         self._done: dict[str, int] = {}  # of this run's plan: shard name -> offset of its line in the journal
         self.num_failed_before = 0  # inputs that failed in those of them that an earlier run had done
 
     def __enter__(self) -> Self:
+        if self._far is not None:
+            self._far.fetch()
         check_latents_folder(self.root)
         self._is_new = not self.root.exists()
         make_folder(self.root)
         with ExitStack() as on_failure:
             on_failure.callback(self._leave_no_empty_folder)
             on_failure.enter_context(self._lock)
+            if self._far is not None:
+                on_failure.enter_context(self._far.claimed(self._journal))
             try:
-                self._state = find_state(self.root, self._journal)
+                self._state = find_state(self.root, self._place, self._journal)
                 self._choose_records()
+                if self._far is not None:
+                    self._far.take_left(self._state.entries.values())
                 self.base.check_shards()
             except OSError as error:  # files of somebody else, or a disk that has become read-only
                 raise explain_write_error(self.root, error) from error
@@ -95,7 +107,10 @@ class LatentSetWriter:
             return False
         is_done = plan.is_nothing and self.base.manifest is not None and self.base.folder == self.root
         if is_done:
-            self.finished = renew_lists(self.base, plan.changes)
+            renewed = renew_lists(self.base, plan.changes)
+            if self._far is not None:
+                self._far.push(self.root, renewed)
+            self.finished = self.base.manifest
             if self._journal.folder.is_dir():
                 self._journal.remove()
         elif is_same:
@@ -105,7 +120,10 @@ class LatentSetWriter:
                 self._done = self._journal.keep(self._done)  # a line must not vouch for a shard that is written anew
         else:
             self._start(plan)
-        sweep_shards(self.root, self.base.shard_names | self._done.keys())
+        names = self.base.shard_names | self._done.keys()
+        sweep_shards(self.root, names)
+        if self._far is not None:
+            self._far.sweep_shards(names)
         return True
 
     @property
@@ -141,13 +159,15 @@ class LatentSetWriter:
             return ""
         return (
             "nothing is noted of when its images were changed, as in a set that was copied or downloaded: their "
-            f"contents were compared; semdis verify {self.root} --data says whether the set is whole"
+            f"contents were compared; semdis verify {self._place} --data says whether the set is whole"
         )
 
     def check_space(self) -> None:
         """Raise `NoSpaceError` unless the disk can hold what remains to be written."""
         copies = 3 * self.base.manifest.index.num_bytes if self.base.manifest else 0  # base, next index, times
-        check_free_space(self.root, copies + sum(map(self._written_bytes, self.remaining)))
+        shards = list(map(self._written_bytes, self.remaining))
+        needed = sum(shards) if self._far is None else _MOST_IN_STAGE * max(shards, default=0)
+        check_free_space(self.root, copies + needed)
 
     def open_shard(self, planned: PlannedShard) -> ShardRows:
         """Begin to collect one planned shard.
@@ -165,6 +185,8 @@ class LatentSetWriter:
         self._lock.check()
         entry = publish_shard(shard, self.root / SHARD_FOLDER, self._records[shard.planned.version])
         self.record(entry)
+        if self._far is not None:
+            self._far.take_left([entry])
         return None if entry.file is None else ShardPublished(entry.name, entry.num_ok, entry.file.num_bytes)
 
     def record(self, entry: JournalEntry) -> None:
@@ -191,6 +213,8 @@ class LatentSetWriter:
         manifest = growth.write(written, self._records, plan.sha256)
         num_rows = manifest.num_ok + manifest.num_failed
         assert num_rows == plan.num_inputs, f"{num_rows} rows for {plan.num_inputs} inputs"
+        if self._far is not None:
+            self._far.push(written)
         move_lists(written, self.root)
         self._journal.remove()
         self.finished = manifest
@@ -213,7 +237,7 @@ class LatentSetWriter:
 
     def _choose_records(self) -> None:
         """Go on under the settings on record where they are the same. Raises `UsageError` where they are others."""
-        choose = partial(choose_record, self.root, mix_versions=self._mix_versions)
+        choose = partial(choose_record, self._place, mix_versions=self._mix_versions)
         on_record = self._state.records(self._journal)
         self.provenance = choose(on_record, self.provenance)
         self.later_versions = tuple(choose([*on_record, self.provenance], later) for later in self.later_versions)

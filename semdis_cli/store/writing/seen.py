@@ -17,6 +17,7 @@ from semdis_cli.files.atomic import publish
 from semdis_cli.files.image_list import FactColumns, Facts, ImageList
 from semdis_cli.files.json_text import escape_name, parse_json, unescape_name
 from semdis_cli.files.set_names import SEEN_FILE
+from semdis_cli.files.url import Location
 from semdis_cli.records import SourceImage
 from semdis_cli.store.checks import MALFORMED, check_count, check_integer, check_text
 
@@ -134,7 +135,7 @@ def copy_seen(folder: Path, index_sha256: str, target: Path, new_sha256: str) ->
         return
 
 
-def read_seen(folder: Path, index_sha256: str) -> Iterator[SeenFile]:
+def read_seen(folder: Location, index_sha256: str) -> Iterator[SeenFile]:
     """The rows of the file in `folder`; none where it is missing or belongs to another index, fewer where damaged."""
     try:
         with (folder / SEEN_FILE).open("rb") as file:
@@ -155,7 +156,7 @@ def has_seen(folder: Path, index_sha256: str) -> bool:
         return False
 
 
-def seen_time_ns(folder: Path) -> int | None:
+def seen_time_ns(folder: Location) -> int | None:
     """Return when the file in `folder` was written, nanoseconds since 1970; None if there is none."""
     try:
         return (folder / SEEN_FILE).stat().st_mtime_ns

@@ -1,7 +1,7 @@
 """State of a folder of latents when a run takes it up: a finished set, or what stopped runs have left of one."""
 
 import time
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,20 +10,14 @@ from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import explain_write_error, make_folder, move, sweep_temporaries
 from semdis_cli.files.claim import list_folder
 from semdis_cli.files.identity import Witness
-from semdis_cli.files.set_names import (
-    CHECKSUM_FILE,
-    INDEX_FILE,
-    ITEMS_FILE,
-    MANIFEST_FILE,
-    SEEN_FILE,
-    SHARD_FOLDER,
-)
+from semdis_cli.files.set_names import ITEMS_FILE, MANIFEST_FILE, SEEN_FILE, SET_LISTS, SHARD_FOLDER
+from semdis_cli.files.url import Location
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import SourceImage
 from semdis_cli.store.columns import check_classes, grown_classes
 from semdis_cli.store.latent_set import LatentSet
 from semdis_cli.store.writing.changes import Hashes
-from semdis_cli.store.writing.finished import Base, size_of
+from semdis_cli.store.writing.finished import Base, shard_sizes
 from semdis_cli.store.writing.growth import Growth
 from semdis_cli.store.writing.journal import CLASSES, Journal, JournalEntry, is_base_name, records_of
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan
@@ -50,25 +44,28 @@ class SetState:
         return base + begun
 
 
-def find_state(root: Path, journal: Journal) -> SetState:
-    """Find what the folder holds, under its lock; temporary files of killed runs are swept. Raises `StoreError`."""
+def find_state(root: Path, place: Location, journal: Journal) -> SetState:
+    """Find what the folder holds, under its lock; temporary files of killed runs are swept. Raises `StoreError`.
+
+    `place`: where its shards are.
+    """
     for folder in filter(Path.is_dir, (root, root / SHARD_FOLDER)):
         sweep_temporaries(folder)
     begun, entries = journal.read()
-    finished = LatentSet.read(root) if (root / MANIFEST_FILE).exists() else None
+    finished = LatentSet.read(place, root) if (root / MANIFEST_FILE).exists() else None
     if begun is not None and finished is not None and finished.manifest.plan_sha256 == begun.get("plan_sha256"):
         begun, entries = None, {}  # finished: all that is missing is the journal's removal
         journal.remove()
-    base, name = Base(root), begun.get("base") if begun is not None else None
+    base, name = Base(place, root), begun.get("base") if begun is not None else None
     if is_base_name(name):
-        base = _read_base(root, journal, str(name))
+        base = _read_base(place, journal, str(name))
     elif begun is None and finished is not None:
-        base = Base(root, finished.check_index(is_locked=True))
+        base = Base(place, root, finished.check_index(is_locked=True))
     journal.sweep(name if is_base_name(name) else None)
     return SetState(base, begun, entries)
 
 
-def _read_base(root: Path, journal: Journal, name: str) -> Base:
+def _read_base(root: Location, journal: Journal, name: str) -> Base:
     folder = journal.folder / name
     try:
         return Base.read(root, folder)
@@ -80,7 +77,8 @@ def adopt(state: SetState, journal: Journal) -> SetState:
     """Make what was published under another plan part of the base, in a folder of the journal."""
     assert state.begun is not None, "entries come after a plan"
     root = state.base.root
-    present = {entry.name: offset for offset, entry in state.entries.items() if _is_present(root, entry)}
+    is_present = _presence(root)
+    present = {entry.name: offset for offset, entry in state.entries.items() if is_present(entry)}
     places = tuple((journal.read_entry(offset).first_key, offset) for _, offset in sorted(present.items()))
     folder = journal.new_base_folder()
     make_folder(folder)
@@ -109,8 +107,9 @@ def find_done(state: SetState, journal: Journal, plan: SetPlan, hashes: Hashes) 
     in_doubt: list[tuple[str, SourceImage, str | None]] = []
     sources = [image.source for shard in plan.shards for image in shard.images]
     witness = Witness.of([*sources, *plan.changes.kept], time.time_ns())
+    is_present = _presence(state.base.root)
     for offset, summary in state.entries.items():
-        if _is_present(state.base.root, summary) and summary.name in planned:
+        if is_present(summary) and summary.name in planned:
             entry = journal.read_entry(offset)
             done[entry.name] = offset
             num_failed[entry.name] = sum(row.error is not None for row, _ in entry.rows)
@@ -130,13 +129,15 @@ def _doubts(planned: PlannedShard, entry: JournalEntry, witness: Witness) -> Ite
             yield images[row.key], row.source.sha256 if row.source else None
 
 
-def _is_present(root: Path, entry: JournalEntry) -> bool:
-    return entry.file is None or size_of(root / SHARD_FOLDER / entry.name) == entry.file.num_bytes
+def _presence(root: Location) -> Callable[[JournalEntry], bool]:
+    """Return what tells whether the file of an entry is there."""
+    size = shard_sizes(root)
+    return lambda entry: entry.file is None or size(entry.name) == entry.file.num_bytes
 
 
 def move_lists(folder: Path, root: Path) -> None:
     """Put lists that are safely on disk in `folder` into their places in the set's folder, the manifest last."""
-    for name in (INDEX_FILE, ITEMS_FILE, SEEN_FILE, CHECKSUM_FILE, MANIFEST_FILE):
+    for name in SET_LISTS:
         # A set with a damaged shard gets no table, one that was copied may lack times.
         if name not in {ITEMS_FILE, SEEN_FILE} or (folder / name).exists():
             move(folder / name, root)
