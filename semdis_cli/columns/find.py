@@ -214,7 +214,7 @@ class _Search:
     @staticmethod
     def _values(provider: Provider, images: Iterable[SourceImage], name: str) -> Iterator[Any]:
         """Yield what each image has under a name: None if there is nothing, and an error for what is unreadable."""
-        for image in images:
+        for image in looking(images):
             try:
                 yield provider.look(image).get(name)
             except ValueError as error:
