@@ -20,6 +20,7 @@ from semdis_cli.dataset.sampler import BucketBatchSampler
 from semdis_cli.errors import UsageError
 from tests.dataset.test_dataset import WIDE, set_by_hand
 from tests.dataset.test_sampler import Items, make_items
+from tests.extras import needs
 from tests.store import make_shard
 
 accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
@@ -268,44 +269,77 @@ def test_torchdata_goes_on_within_an_epoch(dataset: LatentDataset, num_workers: 
     assert served + keys_of(after) == expected
 
 
-def keys_of_batch(items: list[Any]) -> dict[str, Any]:
+def run_script(root: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a process of its own: what its imports leave behind, other tests would find."""
+    (root / "script.py").write_text(script)
+    return subprocess.run(
+        [sys.executable, str(root / "script.py"), str(root), *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+WITH_HUGGING_FACE = """
+import json, sys
+from pathlib import Path
+
+import torch
+import transformers
+from torch.utils.data import DataLoader
+
+from semdis_cli import BucketBatchSampler, LatentDataset
+
+folder = Path(sys.argv[1])
+dataset = LatentDataset(folder / "latents")
+seen = []
+
+
+def collate(items):
     return {"latents": torch.stack([item.latents.float() for item in items]), "keys": [item.key for item in items]}
 
 
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, latents, keys):
+        seen.append(keys)
+        return {"loss": (self.scale * latents).square().mean()}
+
+
+class Trainer(transformers.Trainer):
+    def get_train_dataloader(self):
+        sampler = BucketBatchSampler(dataset, 2, seed=3)
+        return self.accelerator.prepare(DataLoader(dataset, batch_sampler=sampler, collate_fn=collate))
+
+
+arguments = transformers.TrainingArguments(
+    output_dir=str(folder / "trained"), num_train_epochs=2, report_to=[], save_strategy="no", use_cpu=True,
+    disable_tqdm=True,
+)
+Trainer(model=Model(), args=arguments, train_dataset=dataset).train()
+(folder / "seen.json").write_text(json.dumps(seen))
+"""
+
+
 @pytest.mark.slow
-def test_the_hugging_face_trainer_sees_each_latent_once_an_epoch(dataset: LatentDataset, tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    try:
-        assert transformers.Trainer
-    except ImportError as error:  # it imports torchvision, which some CPU builds of torch do not suit
-        pytest.skip(f"its trainer cannot be imported here: {error.__cause__}")
-    seen: list[list[str]] = []
-
-    class Model(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = torch.nn.Parameter(torch.ones(1))
-
-        def forward(self, latents: torch.Tensor, keys: list[str]) -> dict[str, torch.Tensor]:
-            seen.append(list(keys))
-            return {"loss": (self.scale * latents).square().mean()}
-
-    class Trainer(transformers.Trainer):  # type: ignore[misc, name-defined]
-        def get_train_dataloader(self) -> Any:
-            sampler = BucketBatchSampler(dataset, 2, seed=3)
-            loader: Any = DataLoader(dataset, batch_sampler=sampler, collate_fn=keys_of_batch)
-            return self.accelerator.prepare(loader)
-
-    arguments = transformers.TrainingArguments(
-        output_dir=str(tmp_path), num_train_epochs=2, report_to=[], save_strategy="no", use_cpu=True, disable_tqdm=True
-    )
-    Trainer(model=Model(), args=arguments, train_dataset=dataset).train()
+def test_the_hugging_face_trainer_sees_each_latent_once_an_epoch(dataset: LatentDataset) -> None:
+    needs("transformers")
+    root = dataset.path.parent
+    done = run_script(root, WITH_HUGGING_FACE)
+    if "Could not import module 'Trainer'" in done.stderr:  # it needs torchvision, and some builds do not suit torch
+        pytest.skip(f"its trainer cannot be imported here: {done.stderr.splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
     sampler = BucketBatchSampler(dataset, 2, seed=3)
     expected = []
     for epoch in range(2):
         sampler.set_epoch(epoch)
         expected += [[dataset.key(item) for item in batch] for batch in sampler]
-    assert seen == expected
+    assert json.loads((root / "seen.json").read_text()) == expected
 
 
 WITH_LIGHTNING = """
@@ -356,26 +390,14 @@ if __name__ == "__main__":
 """
 
 
-def run_lightning(root: Path, how: str) -> subprocess.CompletedProcess[str]:
-    (root / "lightning_script.py").write_text(WITH_LIGHTNING)
-    return subprocess.run(
-        [sys.executable, str(root / "lightning_script.py"), str(root), how],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
 @pytest.mark.slow
 def test_lightning_leaves_the_sampler_alone_or_refuses_it(dataset: LatentDataset) -> None:
-    pytest.importorskip("lightning", reason="lightning is not installed")
+    needs("lightning")
     root = dataset.path.parent
-    refused = run_lightning(root, "replaced")
+    refused = run_script(root, WITH_LIGHTNING, "replaced")
     assert refused.returncode != 0
     assert "set `Trainer(use_distributed_sampler=False)`" in refused.stderr
-    done = run_lightning(root, "left alone")
+    done = run_script(root, WITH_LIGHTNING, "left alone")
     assert done.returncode == 0, done.stderr
     ranks = [json.loads((root / f"rank-{rank}.json").read_text()) for rank in range(2)]
     for epoch in range(2):
