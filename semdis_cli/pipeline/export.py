@@ -48,7 +48,12 @@ def export(source: LatentSource, settings: ExportSettings, output: Path) -> Iter
         check_free_space(output, _bytes_left(job, sink))
         num_left = sum(map(sink.is_left, source.keys))
         num_done = len(source.keys) - len(sink.failures) - num_left
-        yield RunStarted(len(source.keys), num_done, 0.0, note=kind.note(job))
+        left_out = [name for name in job.parts if name not in kind.parts(job)]
+        notes = (
+            kind.note(job),
+            f"{settings.format} has no place for {', '.join(left_out)}: left out" if left_out else "",
+        )
+        yield RunStarted(len(source.keys), num_done, 0.0, note="; ".join(filter(None, notes)))
 
         # Shard -> rows -> files
         pool = stack.enter_context(WatchedThreads(settings.num_workers, "semdis-write"))
@@ -61,8 +66,8 @@ def export(source: LatentSource, settings: ExportSettings, output: Path) -> Iter
         num_ok=len(source.keys) - num_failed,
         num_failed=num_failed,
         latents=str(source.path),
-        lossless=not settings.is_lossy(job.stored_dtype),
-        **settings.to_json(job.stored_dtype),
+        lossless=not settings.is_lossy(job.stored_dtype) and not left_out,
+        **settings.to_json(job.stored_dtype) | ({"parts_left_out": left_out} if left_out else {}),
     )
 
 

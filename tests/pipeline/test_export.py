@@ -20,8 +20,10 @@ from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Event, Failure, RunFinished, RunStarted, ShardFailed
 from semdis_cli.files.set_names import ITEMS_FILE
 from semdis_cli.files.tar import TAR_END, tar_member
+from semdis_cli.parts import LATENTS_FLIP, PARTS
 from semdis_cli.pipeline.export import export
 from semdis_cli.pipeline.gather import gather
+from semdis_cli.records import FileDigest
 from semdis_cli.settings import ExportSettings, ShardSettings
 from semdis_cli.store.exchange.export import sample_base
 from semdis_cli.store.exchange.samples import find_samples
@@ -320,6 +322,71 @@ def test_latents_that_are_not_what_their_settings_say_do_not_leave(tmp_path: Pat
     [failed] = [event for event in events if isinstance(event, ShardFailed)]
     assert "not finite" in failed.reason
     assert not list(tmp_path.glob("out/**/*.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def rich(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same set with all parts that there are; not to be touched."""
+    root = tmp_path_factory.mktemp("sets") / "latents"
+    write_set(root, plan_of(parts=sorted(PARTS)))
+    return root
+
+
+def parts_read(out: Path, key: str, part: str) -> tuple[bytes, dict[str, Any]]:
+    """The array of a part of an image, and its record."""
+    if (out / "latents.jsonl").exists():
+        lines = map(json.loads, (out / "latents.jsonl").read_bytes().splitlines())
+        [record] = [line for line in lines if line["key"] == key]
+        return (out / f"{key}.{part}.npy").read_bytes(), record
+    samples = [sample for tar in out.glob("*.tar") for sample in webdataset(tar)]
+    [sample] = [sample for sample in samples if sample["__key__"] == sample_base(key)]
+    return sample[f"{part}.npy"], json.loads(sample["json"])
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if "npy" in way])
+def test_parts_are_arrays_beside_the_latents(rich: Path, tmp_path: Path, way: str) -> None:
+    report = finished(export_to(tmp_path / "out", rich, way)).report
+    assert report["lossless"] is True
+    for key, shard in latents_in(rich).items():
+        for part, stored in shard.parts.items():
+            data, record = parts_read(tmp_path / "out", key, part)
+            array = np.load(io.BytesIO(data), allow_pickle=False)  # noqa: TID251 # as others do
+            dtype = np.float32 if part == LATENTS_FLIP else np.float16
+            assert array.dtype == dtype
+            assert np.array_equal(array, stored[0].float().numpy().astype(dtype))
+            facts = {"shape": [*array.shape], "dtype": array.dtype.name, **FileDigest.of(data).to_json()}
+            assert (record["parts"][part], record["exact"]) == (facts, True)
+
+
+@back_again
+def test_parts_are_in_the_shard_of_an_image_and_come_back(rich: Path, tmp_path: Path, way: str) -> None:
+    assert finished(export_to(tmp_path / "out", rich, way)).report["lossless"] is True
+    import_to(tmp_path / "back", tmp_path / "out")
+    back, stored = latents_in(tmp_path / "back"), latents_in(rich)
+    assert back.keys() == stored.keys()
+    assert all(are_equal(shard, stored[key]) for key, shard in back.items())
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if "npy" in way])
+def test_what_is_missing_of_parts_is_made_again(rich: Path, tmp_path: Path, way: str) -> None:
+    export_to(tmp_path / "out", rich, way)
+    files = lasting(tmp_path / "out")
+    for path in [*tmp_path.glob("out/d.png.mask.npy"), *tmp_path.glob("out/*.tar")]:
+        path.unlink()
+    second = export_to(tmp_path / "out", rich, way)
+    assert isinstance(second[0], RunStarted)
+    assert second[0].num_done == (len(GOOD_KEYS) - 1 if way == "npy" else 0)
+    assert lasting(tmp_path / "out") == files
+
+
+def test_names_that_the_files_of_parts_cannot_have_cost_their_own_image(tmp_path: Path) -> None:
+    keys = ("a.png", "a.png.mask", "d.png", "d.png.mask.npy/e.png", "x" * 247)
+    write_shard(tmp_path / "one", make_shard(keys, parts=["mask"]))
+    failures = failures_of(export_to(tmp_path / "out", tmp_path / "one", "npy"))
+    assert failures.keys() == {"a.png.mask", "d.png", "x" * 247}
+    assert failures["a.png.mask"] == "its file's name is kept for a part of another image; export it as webdataset"
+    assert keys_in(tmp_path / "out") == {"a.png", "d.png.mask.npy/e.png"}
+    assert failures_of(export_to(tmp_path / "tars", tmp_path / "one", "tar of npy")) == {}
 
 
 @each_way

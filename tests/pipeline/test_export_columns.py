@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from semdis_cli.parts import PARTS
 from semdis_cli.store.exchange.columns import ExportColumns
 from semdis_cli.store.exchange.export import sample_base
 from semdis_cli.store.reader import open_latents
@@ -34,9 +36,10 @@ def write_columns(
     keys: tuple[str, ...] = GOOD_KEYS,
     classes: tuple[str, ...] = (),
     shard_images: int = 3,
+    **settings: Any,
 ) -> Path:
     """A finished set whose images have columns."""
-    plan = LabelledPlan(make_plan().provenance, keys, shard_images, failures=(), classes=classes)
+    plan = LabelledPlan(make_plan(**settings).provenance, keys, shard_images, failures=(), classes=classes)
     with plan.open(root) as latents:
         while latents.remaining:
             write_next(latents, columns)
@@ -109,6 +112,21 @@ def check_samples(samples: Iterator[dict[str, Any]], root: Path) -> None:
 def test_each_sample_of_a_webdataset_has_its_caption_and_label(root: Path, tmp_path: Path) -> None:
     export_to(tmp_path / "out", root, "tar of safetensors")
     check_samples(webdataset(tmp_path / "out" / "000000.tar"), root)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves the tar open
+def test_the_webdataset_package_decodes_the_arrays_of_parts(tmp_path: Path) -> None:
+    needs("webdataset")
+    from webdataset import WebDataset
+
+    write_set(tmp_path / "set", plan_of(parts=sorted(PARTS)))
+    export_to(tmp_path / "out", tmp_path / "set", "tar of npy")
+    samples = [*WebDataset(str(tmp_path / "out" / "000000.tar"), shardshuffle=False).decode()]
+    stored = latents_in(tmp_path / "set")
+    assert {sample["json"]["key"] for sample in samples} == stored.keys()
+    for sample in samples:
+        for name, part in stored[sample["json"]["key"]].parts.items():
+            assert np.array_equal(sample[f"{name}.npy"], part[0].float().numpy())
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves the tar open

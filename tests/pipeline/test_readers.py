@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from semdis_cli.parts import LATENTS_FLIP, LOG_SNR, PARTS
 from semdis_cli.pipeline.export import export
 from semdis_cli.settings import ExportSettings
 from semdis_cli.store.reader import open_latents
@@ -29,8 +31,9 @@ CLASSES = ("cat", "dog", "bird")
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set of eight images of two sizes in four shards, with columns and classes."""
-    return write_columns(tmp_path_factory.mktemp("sets") / "latents", COLUMNS, classes=CLASSES)
+    """A set of eight images of two sizes in four shards, with columns, classes and parts."""
+    root = tmp_path_factory.mktemp("sets") / "latents"
+    return write_columns(root, COLUMNS, classes=CLASSES, parts=sorted(PARTS))
 
 
 def exported(root: Path, output: Path, form: Any, **changes: Any) -> str:
@@ -40,14 +43,24 @@ def exported(root: Path, output: Path, form: Any, **changes: Any) -> str:
     return str(output)
 
 
+def described(tensor: Tensor, dtype: str) -> list[Any]:
+    """Shape and sha256 of the bytes of a tensor in a dtype."""
+    data = tensor.to(STORE_DTYPES[dtype]).contiguous().view(torch.uint8).numpy().tobytes()
+    return [list(tensor.shape), hashlib.sha256(data).hexdigest()]
+
+
 def latents_as(root: Path, dtype: str) -> dict[str, list[Any]]:
     """Shape and sha256 of the bytes of each image's latents."""
-    found = {}
-    for key, shard in latents_in(root).items():
-        latents = shard.latents[0].to(STORE_DTYPES[dtype]).contiguous()
-        sha256 = hashlib.sha256(latents.view(torch.uint8).numpy().tobytes()).hexdigest()
-        found[key] = [list(latents.shape), sha256]
-    return found
+    return {key: described(shard.latents[0], dtype) for key, shard in latents_in(root).items()}
+
+
+def parts_as(root: Path, dtype: str) -> dict[str, dict[str, list[Any]]]:
+    """The same and the dtype of all that lies beside them, where twins are written in `dtype`."""
+    dtypes = {name: dtype if name == LATENTS_FLIP else "float16" for name in PARTS}
+    return {
+        key: {name: [*described(shard.parts[name][0], each), each] for name, each in dtypes.items()}
+        for key, shard in latents_in(root).items()
+    }
 
 
 PARQUET = """
@@ -60,6 +73,9 @@ for row in data:
     latents = row.pop("latents")
     assert isinstance(latents, bytes), type(latents)
     row["latents"] = [row.pop("shape"), hashlib.sha256(latents).hexdigest()]
+    facts = json.loads(row["record"])["parts"]
+    parts = {name: (each, hashlib.sha256(row.pop(name)).hexdigest()) for name, each in facts.items()}
+    row["parts"] = {name: [each["shape"], sha256, each["dtype"]] for name, (each, sha256) in parts.items()}
     rows[row.pop("key")] = row
 names = label.names if isinstance(label, ClassLabel) else None
 print(json.dumps({"rows": rows, "names": names}))
@@ -73,6 +89,7 @@ def test_datasets_reads_parquet_with_the_names_of_classes(
     found = environments.ask(PARQUET, *DATASETS, arguments=(out, str(tmp_path / "cache")))
     assert found["names"] == [*CLASSES]
     assert {key: row["latents"] for key, row in found["rows"].items()} == latents_as(root, "bfloat16")
+    assert {key: row["parts"] for key, row in found["rows"].items()} == parts_as(root, "bfloat16")
     for key, row in found["rows"].items():
         assert (row["dtype"], json.loads(row["record"])["key"]) == ("bfloat16", key)
         tags = expected(key)["tags"]
@@ -99,6 +116,21 @@ def test_datasets_reads_captions_and_labels_of_a_webdataset(tmp_path: Path, envi
         assert (caption, label) == (simple.get(key, {}).get("caption") or "", simple.get(key, {}).get("label", -1))
 
 
+ARRAYS = """
+import json, sys
+from datasets import load_dataset
+data = load_dataset("webdataset", data_files=sys.argv[1] + "/*.tar", split="train", cache_dir=sys.argv[2])
+print(json.dumps({row["json"]["key"]: row["log_snr.npy"] for row in data}))
+"""
+
+
+def test_datasets_reads_the_arrays_of_parts_in_a_webdataset(tmp_path: Path, environments: Environments) -> None:
+    root = write_columns(tmp_path / "set", {}, parts=sorted(PARTS))
+    out = exported(root, tmp_path / "out", "webdataset", tar_member="npy")
+    found = environments.ask(ARRAYS, *DATASETS, arguments=(out, str(tmp_path / "cache")))
+    assert found == {key: shard.parts[LOG_SNR][0].float().tolist() for key, shard in latents_in(root).items()}
+
+
 # Pictures are read by torchvision, which cannot be imported beside every torch: what needs none does without.
 MDS = """
 import hashlib, json, sys, types
@@ -111,11 +143,14 @@ import numpy as np
 from streaming import StreamingDataset
 rows = {}
 data = StreamingDataset(local=sys.argv[1], batch_size=1, shuffle=False)
+def described(found):
+    return [list(found.shape), hashlib.sha256(found.tobytes()).hexdigest(), found.dtype.name]
 for row in data:
     found = row.pop(sys.argv[2])
     if isinstance(found, bytes):
         found = np.frombuffer(found, np.float16).reshape(-1, 32, 32)
-    row["latents"] = [list(found.shape), hashlib.sha256(found.tobytes()).hexdigest(), found.dtype.name]
+    row["latents"] = described(found)
+    row["parts"] = {name: described(row.pop(name)) for name in row["record"].get("parts", ())}
     rows[row.pop("key")] = row
 print(json.dumps({"length": len(data), "rows": rows}))
 """
@@ -127,10 +162,10 @@ MOSAICML = (
 
 def check_rows(rows: dict[str, dict[str, Any]], root: Path, dtype: str) -> None:
     """Rows with the same fields each are those of the set."""
-    stored = latents_as(root, dtype)
+    stored, parts = latents_as(root, dtype), parts_as(root, dtype)
     assert rows.keys() == stored.keys()
     for key, row in rows.items():
-        assert row["latents"] == [*stored[key], dtype]
+        assert (row["latents"], row["parts"]) == ([*stored[key], dtype], parts[key])
         columns = COLUMNS.get(key, {})
         assert (row["caption"], row["label"]) == (columns.get("caption") or "", columns.get("label", -1))
 
@@ -166,8 +201,9 @@ from litdata import StreamingDataLoader, StreamingDataset
 rows = {}
 data = StreamingDataset(sys.argv[1])
 for row in data:
-    found = row.pop("latents").numpy()
-    row["latents"] = [list(found.shape), hashlib.sha256(found.tobytes()).hexdigest(), found.dtype.name]
+    found = {name: row.pop(name).numpy() for name in ["latents", *json.loads(row["record"])["parts"]]}
+    parts = {name: [list(a.shape), hashlib.sha256(a.tobytes()).hexdigest(), a.dtype.name] for name, a in found.items()}
+    row |= {"latents": parts.pop("latents"), "parts": parts}
     rows[row.pop("key")] = row
 loader = StreamingDataLoader(StreamingDataset(sys.argv[1]), batch_size=1)
 labels = [int(label) for batch in loader for label in batch["label"]]

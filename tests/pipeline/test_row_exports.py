@@ -17,6 +17,7 @@ from torch import Tensor
 from semdis_cli.errors import MissingExtraError, UsageError
 from semdis_cli.events import ShardFailed
 from semdis_cli.option import OptionError
+from semdis_cli.parts import LATENTS_FLIP, LOG_SNR, PARTS
 from semdis_cli.pipeline.export import export
 from semdis_cli.records import FileDigest, Geometry
 from semdis_cli.settings import ExportSettings
@@ -184,6 +185,56 @@ def test_latents_come_back_to_the_last_bit(tmp_path: Path, form: str, dtype: str
 
 
 @each_format
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("asked", [None, "float16"])
+def test_parts_come_back_beside_the_latents(tmp_path: Path, form: str, dtype: str, asked: str | None) -> None:
+    shard = make_shard(dtype=dtype, parts=PARTS)
+    write_shard(tmp_path / "one", shard)
+    report = finished(export_to(tmp_path / "out", tmp_path / "one", form, dtype=asked)).report
+    assert report["lossless"] is (asked in {None, dtype})
+    assert "parts_left_out" not in report
+    rows = rows_in(tmp_path / "out", form)
+    for number, key in enumerate(shard.keys):
+        for name, stored in shard.parts.items():
+            found, facts = rows[key][name], rows[key]["record"]["parts"][name]
+            if isinstance(found, bytes):  # of a table, beside which the record says what they are
+                found = tensor_of(found, facts["shape"], facts["dtype"])
+            wanted = rows[key]["latents"].dtype if name == LATENTS_FLIP else stored.dtype
+            assert found.dtype == wanted
+            assert torch.equal(found, stored[number].to(wanted))
+            digest = FileDigest.of(found.view(torch.uint8).numpy().tobytes()).to_json()
+            assert facts == {**digest, "shape": [*found.shape], "dtype": str(wanted).removeprefix("torch.")}
+
+
+@each_format
+def test_a_column_that_is_called_like_a_part_gets_another_name(tmp_path: Path, form: str) -> None:
+    root = write_columns(tmp_path / "set", {"a.png": {"mask": "mine"}}, parts=["mask"])
+    export_to(tmp_path / "out", root, form)
+    row = rows_in(tmp_path / "out", form)["a.png"]
+    assert (row["mask_"].strip('"'), isinstance(row["mask"], bytes | Tensor)) == ("mine", True)
+
+
+@each_format
+@pytest.mark.parametrize("asked", [None, "float16"])
+def test_parts_count_for_the_size_of_files(tmp_path: Path, form: str, asked: str | None) -> None:
+    keys = tuple(f"{number}.png" for number in range(900))
+    root = write_columns(tmp_path / "set", {}, keys, (), 100, dtype="float32", parts=PARTS)
+    export_to(tmp_path / "out", root, form, tar_mib=1, dtype=asked)
+    files = data_files(tmp_path / "out")
+    assert len(files) > 1
+    assert all(len(data) <= 2**20 for data in files.values())
+
+
+def test_what_micro_diffusion_does_not_read_is_said_and_on_record(tmp_path: Path) -> None:
+    write_uncut(tmp_path / "one", (512, 512), dtype="float16", parts=[LATENTS_FLIP, LOG_SNR])
+    events = export_to(tmp_path / "out", tmp_path / "one", "micro_diffusion")
+    report = finished(events).report
+    assert events[0].note == "micro_diffusion has no place for latents_flip, log_snr: left out"
+    assert (report["lossless"], report["parts_left_out"]) == (False, [LATENTS_FLIP, LOG_SNR])
+    assert [*read_mds(tmp_path / "out")[0]] == ["key", "latents_256", "record"]
+
+
+@each_format
 def test_half_precision_is_what_is_asked_for(root: Path, tmp_path: Path, form: str) -> None:
     done = finished(export_to(tmp_path / "out", root, form, dtype="float16"))
     assert done.report["lossless"] is False
@@ -327,9 +378,9 @@ def test_micro_diffusion_gets_the_column_that_it_takes_for_the_grid(tmp_path: Pa
         assert torch.equal(found, latents_in_shard(tmp_path / "one")[sample["key"]].half())
 
 
-def write_uncut(path: Path, size: tuple[int, int]) -> None:
+def write_uncut(path: Path, size: tuple[int, int], **settings: Any) -> None:
     """A shard of images of one size, nothing cut off."""
-    shard = make_shard(bucket=size)
+    shard = make_shard(bucket=size, **settings)
     geometry = Geometry(source=size, resized=size, crop=(0, 0), image=size, bucket=size)
     write_shard(path, replace(shard, records=tuple(replace(record, geometry=geometry) for record in shard.records)))
 

@@ -19,13 +19,16 @@ from hypothesis import strategies as st
 from semdis_cli.errors import StoreError
 from semdis_cli.files.json_text import key_fields
 from semdis_cli.files.tar import TAR_END, read_members, tar_member
+from semdis_cli.parts import LATENTS_FLIP, MASK
 from semdis_cli.provenance import Provenance
+from semdis_cli.records import FileDigest
 from semdis_cli.store.exchange.arrays import npy_bytes
 from semdis_cli.store.exchange.export import (
     check_finite,
     file_names,
     impossible_names,
-    make_sample,
+    make_arrays,
+    make_shard_file,
     sample_base,
     sample_key,
 )
@@ -151,7 +154,7 @@ def test_the_bytes_of_an_array_stay_as_they_are() -> None:
 @pytest.mark.parametrize("dtype", STORE_DTYPES)
 def test_an_image_is_a_shard_of_its_own(dtype: str) -> None:
     shard = make_shard(("a.png", "b/c.png"), dtype)
-    sample = make_sample(shard, 1, "safetensors", "float32")
+    sample = make_shard_file(shard, 1)
     assert are_equal(parse_shard(sample.data, "here"), shard.select([1]))
     assert sample.record.is_exact
     assert sample.record.image == shard.records[1]
@@ -170,7 +173,7 @@ def test_an_image_is_a_shard_of_its_own(dtype: str) -> None:
 )
 def test_an_array_says_whether_it_lost_digits(stored: str, written: Any, is_exact: bool) -> None:
     shard = make_shard(dtype=stored)
-    sample = make_sample(shard, 0, "npy", written)
+    sample = make_arrays(shard, 0, {"latents": written}, npy_bytes)
     assert sample.record.is_exact == is_exact
     values = torch.from_numpy(load(sample.data)).to(STORE_DTYPES[stored])
     assert torch.equal(values, shard.latents[0]) == is_exact
@@ -179,20 +182,37 @@ def test_an_array_says_whether_it_lost_digits(stored: str, written: Any, is_exac
 def test_a_bfloat16_below_the_range_of_float16_is_lost_and_that_is_said() -> None:
     shard = make_shard()
     shard.latents[0, 0, 0, 0] = 1e-9
-    assert not make_sample(shard, 0, "npy", "float16").record.is_exact
+    assert not make_arrays(shard, 0, {"latents": "float16"}).record.is_exact
 
 
 def test_a_value_beyond_float16_is_a_failure() -> None:
     shard = make_shard()
     shard.latents[0, 0, 0, 0] = 1e5
     with pytest.raises(ValueError, match="too large for float16"):
-        make_sample(shard, 0, "npy", "float16")
-    assert make_sample(shard, 0, "npy", "float32").record.is_exact
+        make_arrays(shard, 0, {"latents": "float16"})
+    assert make_arrays(shard, 0, {"latents": "float32"}).record.is_exact
+
+
+def test_parts_are_on_record_and_digits_of_theirs_count_too() -> None:
+    shard = make_shard(parts=[LATENTS_FLIP, MASK])
+    sample = make_arrays(shard, 1, {"latents": "float32", LATENTS_FLIP: "float32", MASK: "float16"}, npy_bytes)
+    assert sample.record.is_exact
+    for name, dtype in ((LATENTS_FLIP, "float32"), (MASK, "float16")):
+        found = torch.from_numpy(load(sample.parts[name]))
+        assert torch.equal(found, shard.parts[name][1].to(found.dtype))
+        facts = {"dtype": dtype, "shape": [*found.shape], **FileDigest.of(sample.parts[name]).to_json()}
+        assert json.loads(sample.record.to_bytes())["parts"][name] == facts
+    shard.latents[1] = 1
+    shard.parts[LATENTS_FLIP][1, 0, 0, 0] = 1e-9
+    assert not make_arrays(shard, 1, {"latents": "float16", LATENTS_FLIP: "float16"}).record.is_exact
+    shard.parts[LATENTS_FLIP][1, 0, 0, 0] = 1e5
+    with pytest.raises(ValueError, match="its latents_flip are too large for float16"):
+        make_arrays(shard, 1, {"latents": "float16", LATENTS_FLIP: "float16"})
 
 
 def test_a_record_says_all_that_is_known_of_an_image() -> None:
     shard = make_shard((os.fsdecode(b"\xe9\n.png"),))
-    sample = make_sample(shard, 0, "npy", "float32")
+    sample = make_arrays(shard, 0, {"latents": "float32"}, npy_bytes)
     assert json.loads(sample.record.to_bytes()) == {
         **key_fields(shard.records[0].key),
         "geometry": shard.records[0].geometry.to_json(),

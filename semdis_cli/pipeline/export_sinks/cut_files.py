@@ -7,12 +7,13 @@ from typing import ClassVar
 
 from semdis_cli.events import Failure
 from semdis_cli.files.atomic import PendingFile
-from semdis_cli.parts import BYTES_PER_VALUE
 from semdis_cli.pipeline.export_sinks.sink import ExportJob, Sink, cut_files
 from semdis_cli.stops import looking
-from semdis_cli.store.exchange.export import Sample, make_array
+from semdis_cli.store.exchange.export import Sample, make_arrays
 from semdis_cli.store.reader import StoredShard
 from semdis_cli.store.shards import Shard
+
+_PART_RECORD_BYTES = 192  # what the record says of a part
 
 
 class CutSink(Sink):
@@ -96,20 +97,27 @@ class CutSink(Sink):
 
 
 class RowSink(CutSink):
-    """Files of rows: the latents of an image as they lie in memory, its columns, and its record as JSON."""
+    """Files of rows: the latents of an image and its parts as they lie in memory, its columns, and its record as JSON.
+
+    `dtypes`: of each of these arrays, the latents first.
+    """
+
+    def __init__(self, job: ExportJob) -> None:
+        self.dtypes = self.array_dtypes(job)
+        super().__init__(job)
 
     @classmethod
     def sample_bytes(cls, job: ExportJob, stored: StoredShard) -> int:
         """Estimate the bytes of one image."""
-        num_bytes = stored.expected.num_bytes // max(1, stored.num_images)
-        per_value = BYTES_PER_VALUE[cls.dtype(job)], BYTES_PER_VALUE[job.stored_dtype]
-        return num_bytes * per_value[0] // per_value[1] + cls.overhead_bytes + cls.columns_bytes(job)
+        of_parts = _PART_RECORD_BYTES * len(cls.parts(job))
+        num_bytes = job.array_bytes(stored, cls.array_dtypes(job)) + of_parts
+        return num_bytes + cls.overhead_bytes + cls.columns_bytes(job)
 
     @classmethod
-    def dtype(cls, job: ExportJob) -> str:
-        """Return the dtype that latents are written in."""
-        return job.settings.row_dtype(job.stored_dtype)
+    def array_dtypes(cls, job: ExportJob) -> dict[str, str]:
+        """Return the dtype that each array is written in, by name."""
+        return job.array_dtypes(job.settings.row_dtype(job.stored_dtype), cls.parts(job))
 
     def sample(self, shard: Shard, row: int) -> Sample:
-        """Return the latents of a row, and their record. Raises `UnfitError`."""
-        return make_array(shard, row, self.dtype(self.job))
+        """Return the arrays of a row, and their record. Raises `UnfitError`."""
+        return make_arrays(shard, row, self.dtypes)

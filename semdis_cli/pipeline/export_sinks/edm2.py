@@ -4,14 +4,14 @@ Layout: https://github.com/NVlabs/edm2, `training/dataset.py`. REPA reads the sa
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import PurePosixPath
 
 import torch
 
 from semdis_cli.errors import UsageError
 from semdis_cli.files.atomic import publish
-from semdis_cli.pipeline.export_sinks.raw import RawFileSink, check_std, raw_latents, std_of
+from semdis_cli.pipeline.export_sinks.raw import RawFileSink, check_std, raw_latents, std_of, std_parts
 from semdis_cli.pipeline.export_sinks.sink import ExportJob
 from semdis_cli.store.exchange.arrays import npy_bytes
 from semdis_cli.store.shards import Shard
@@ -45,6 +45,11 @@ class Edm2Sink(RawFileSink):
         check_std(job, _READER)
         labels = job.facts.labels
         return {key: _name(number) for number, key in enumerate(job.source.keys) if not labels or key in labels}
+
+    @classmethod
+    def parts(cls, job: ExportJob) -> Collection[str]:
+        """Return the log-SNR of the posterior, which its deviations are made of."""
+        return std_parts(job)
 
     @classmethod
     def note(cls, job: ExportJob) -> str:

@@ -3,7 +3,7 @@
 Layout: https://github.com/kohya-ss/sd-scripts, `library/strategy_base.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 from posixpath import splitext
 
@@ -34,6 +34,11 @@ class KohyaSink(RawFileSink):
             key: _name(check_key(key).as_posix(), job.facts.sources[key], job.settings.arch) for key in job.source.keys
         }
 
+    @classmethod
+    def parts(cls, job: ExportJob) -> Collection[str]:
+        """Return the twins, if the set has any."""
+        return [name for name in job.parts if name == LATENTS_FLIP]
+
     def contents(self, shard: Shard, row: int) -> bytes:
         """Return the cache of an image: its latents and twin, its original size (W, H), and where it was cropped."""
         latents, geometry = raw_latents(self._job, shard, row), shard.records[row].geometry
@@ -42,7 +47,7 @@ class KohyaSink(RawFileSink):
             "original_size": torch.tensor(geometry.source[::-1]),
             "crop_ltrb": torch.tensor(crop_ltrb(geometry)),
         }
-        if self._job.settings.twins == "mirrored" and LATENTS_FLIP in self._job.parts:
+        if LATENTS_FLIP in self._job.parts:
             arrays["latents_flipped"] = twin_latents(self._job, shard, row)
         height, width = latents.shape[1:]
         end = "" if self._job.settings.arch in _OF_ONE_SIZE else f"_{height}x{width}"

@@ -3,7 +3,7 @@
 Layout: https://github.com/hustvl/LightningDiT, `datasets/img_latent_dataset.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Self
@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from semdis_cli.files.atomic import publish
-from semdis_cli.pipeline.export_sinks.raw import check_twins, describe_raw, latent_bytes, raw_latents, twin_latents
+from semdis_cli.pipeline.export_sinks.raw import (
+    check_twins,
+    describe_raw,
+    latent_bytes,
+    raw_latents,
+    twin_latents,
+    twin_parts,
+)
 from semdis_cli.pipeline.export_sinks.sink import ExportJob, Sink, cut_files
 from semdis_cli.store.exchange.arrays import Shapes, holds_tensors, tensor_chunks, torch_bytes
 from semdis_cli.store.exchange.export import UnfitError
@@ -81,6 +88,11 @@ class LightningDiTSink(Sink):
         job.facts.check_labels(_READER)
         check_twins(job, _READER)
         return {}
+
+    @classmethod
+    def parts(cls, job: ExportJob) -> Collection[str]:
+        """Return the twins, if they are wanted."""
+        return twin_parts(job)
 
     @classmethod
     def describe(cls, job: ExportJob) -> dict[str, object]:

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from semdis_cli.files.json_text import escape_name
+from semdis_cli.parts import LATENTS
 from semdis_cli.pipeline.export_sinks.chunks import Chunk, ChunkSink
 from semdis_cli.store.exchange.columns import Kind, json_text
 from semdis_cli.store.exchange.flat import FlatField, flat_fields
@@ -23,7 +24,7 @@ _LEAF: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
 
 
 class LitDataSink(ChunkSink):
-    """Chunks of items with `key`, `latents` as a tensor, the columns of the set and `record`; and their index.
+    """Chunks of items with `key`, tensors of `latents` and parts, the columns of the set and `record`; and their index.
 
     Each item has the same fields, none of which is a list: one of another length would shift those behind it.
     """
@@ -33,12 +34,11 @@ class LitDataSink(ChunkSink):
     def write(self, shard: Shard, row: int) -> None:
         """Add an image to its chunk."""
         sample, key = self.sample(shard, row), shard.keys[row]
-        shape = shard.latents[row].shape
-        header = struct.pack(f">{2 + len(shape)}I", _DTYPES[self.dtype(self.job)], len(shape), *shape)
+        data = {LATENTS: sample.data, **sample.parts}
         columns = self.job.columns.of_image(key)
         values = [
             escape_name(key).encode(),
-            header + sample.data,
+            *(_tensor(dtype, shard.tensors[name].shape[1:], data[name]) for name, dtype in self.dtypes.items()),
             *(_encode(field, field.value(columns)) for field in self._fields),
             sample.record.to_bytes().rstrip(b"\n"),
         ]
@@ -58,12 +58,13 @@ class LitDataSink(ChunkSink):
 
     @cached_property
     def _fields(self) -> list[FlatField]:
-        return flat_fields(self.job.columns, ("key", "latents", "record"))
+        return flat_fields(self.job.columns, ("key", *self.dtypes, "record"))
 
     @cached_property
     def _config(self) -> dict[str, Any]:
-        names = ["key", "latents", *(field.name for field in self._fields), "record"]
-        formats = ["str", "tensor", *(_FORMATS.get(field.kind, "str") for field in self._fields), "str"]
+        tensors = ["tensor"] * len(self.dtypes)
+        names = ["key", *self.dtypes, *(field.name for field in self._fields), "record"]
+        formats = ["str", *tensors, *(_FORMATS.get(field.kind, "str") for field in self._fields), "str"]
         spec = {"type": "builtins.dict", "context": json.dumps(names), "children_spec": [_LEAF] * len(names)}
         return {
             "chunk_bytes": self.job.settings.tar_mib * 2**20,
@@ -74,6 +75,11 @@ class LitDataSink(ChunkSink):
             "data_spec": json.dumps([1, spec]),
             "item_loader": "PyTreeLoader",
         }
+
+
+def _tensor(dtype: str, shape: Sequence[int], data: bytes) -> bytes:
+    """Return a tensor as LitData holds it."""
+    return struct.pack(f">{2 + len(shape)}I", _DTYPES[dtype], len(shape), *shape) + data
 
 
 def _encode(field: FlatField, value: Any) -> bytes:

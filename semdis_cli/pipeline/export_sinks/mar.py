@@ -3,7 +3,7 @@
 Layout: https://github.com/LTH14/mar, `main_cache.py` and `util/loader.py`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
 import torch
@@ -16,7 +16,9 @@ from semdis_cli.pipeline.export_sinks.raw import (
     check_twins,
     log_variance_of,
     raw_latents,
+    std_parts,
     twin_latents,
+    twin_parts,
 )
 from semdis_cli.pipeline.export_sinks.sink import ExportJob
 from semdis_cli.store.exchange.arrays import npz_bytes
@@ -48,6 +50,12 @@ class MarSink(RawFileSink):
         labels = job.facts.labels
         folders = class_folders(job.source.classes, labels.values())
         return {key: _name(key, folders[labels[key]]) for key in job.source.keys if key in labels}
+
+    @classmethod
+    def parts(cls, job: ExportJob) -> Collection[str]:
+        """Return twins and log-SNRs, as far as they are wanted."""
+        twins = twin_parts(job)
+        return *twins, *std_parts(job, has_twins=bool(twins))
 
     @classmethod
     def note(cls, job: ExportJob) -> str:

@@ -6,7 +6,7 @@ the sizes of what has no fixed one, and the values. All numbers are little-endia
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 
 from semdis_cli.errors import UsageError
 from semdis_cli.files.json_text import escape_name
+from semdis_cli.parts import LATENTS
 from semdis_cli.pipeline.export_sinks.chunks import Chunk, ChunkSink
 from semdis_cli.pipeline.export_sinks.sink import ExportJob
 from semdis_cli.store.exchange.columns import Kind, json_text
@@ -27,7 +28,7 @@ _GRIDS = {32: "latents_256", 64: "latents_512"}  # of an autoencoder that halves
 
 
 class MdsSink(ChunkSink):
-    """Shards of samples with `key`, `latents` as an array, the columns of the set and `record`; and their index."""
+    """Shards of samples with `key`, arrays of latents and parts, columns of the set and `record`; and their index."""
 
     name_format = "shard.{:05d}.mds"
 
@@ -36,29 +37,26 @@ class MdsSink(ChunkSink):
         """Return what the column of the latents is called."""
         return "latents"
 
-    @classmethod
-    def latents_encoding(cls, job: ExportJob) -> str:
-        """Return how the column of the latents is encoded."""
-        return f"ndarray:{cls.dtype(job)}"
+    def array_encoding(self, dtype: str) -> str:
+        """Return how the column of an array is encoded."""
+        return f"ndarray:{dtype}"
 
-    def encode_latents(self, data: bytes, shape: Sequence[int]) -> bytes:
-        """Return latents as their column holds them: an array whose shape stands before it."""
+    def encode_array(self, data: bytes, shape: Sequence[int]) -> bytes:
+        """Return an array as its column holds it: its shape stands before it."""
         width = 0 if max(shape) < 1 << 8 else 1 if max(shape) < 1 << 16 else 2
         return bytes([len(shape) << 2 | width]) + np.array(shape, f"<u{1 << width}").tobytes() + data
 
     def write(self, shard: Shard, row: int) -> None:
         """Add an image to its shard."""
         sample, key = self.sample(shard, row), shard.keys[row]
-        values = {
-            "key": escape_name(key).encode(),
-            self._latents_name: self.encode_latents(sample.data, shard.latents[row].shape),
-            "record": sample.record.to_bytes().rstrip(b"\n"),
-        }
+        values = {"key": escape_name(key).encode(), "record": sample.record.to_bytes().rstrip(b"\n")}
+        for name, data in {LATENTS: sample.data, **sample.parts}.items():
+            values[self._array_names[name]] = self.encode_array(data, shard.tensors[name].shape[1:])
         columns = self.job.columns.of_image(key)
         values |= {field.name: _encode(field, field.value(columns)) for field in self._fields}
-        data = [values[name] for name in self._encodings]
-        sizes = [len(each) for each, size in zip(data, self._sizes, strict=True) if size is None]
-        self.add(key, np.array(sizes, "<u4").tobytes() + b"".join(data))
+        fields = [values[name] for name in self._encodings]
+        sizes = [len(each) for each, size in zip(fields, self._sizes, strict=True) if size is None]
+        self.add(key, np.array(sizes, "<u4").tobytes() + b"".join(fields))
 
     def head(self) -> bytes:
         """Return the columns, and how they are encoded."""
@@ -78,19 +76,20 @@ class MdsSink(ChunkSink):
         return json.dumps({"version": 2, "shards": shards}, sort_keys=True).encode()
 
     @cached_property
-    def _latents_name(self) -> str:
-        return self.latents_name(self.job)
+    def _array_names(self) -> dict[str, str]:
+        """Return what the column of each array is called."""
+        return {name: self.latents_name(self.job) if name == LATENTS else name for name in self.dtypes}
 
     @cached_property
     def _fields(self) -> list[FlatField]:
-        return flat_fields(self.job.columns, ("key", "record", self._latents_name))
+        return flat_fields(self.job.columns, ("key", "record", *self._array_names.values()))
 
     @cached_property
     def _encodings(self) -> dict[str, str]:
         """Return the encoding of each column, in the order in which a sample has them: by name."""
-        ours = {"key": "str", "record": "json", self._latents_name: self.latents_encoding(self.job)}
-        encodings = ours | {field.name: _ENCODINGS.get(field.kind, "json") for field in self._fields}
-        return dict(sorted(encodings.items()))
+        arrays = {self._array_names[name]: self.array_encoding(dtype) for name, dtype in self.dtypes.items()}
+        columns = {field.name: _ENCODINGS.get(field.kind, "json") for field in self._fields}
+        return dict(sorted({"key": "str", "record": "json", **arrays, **columns}.items()))
 
     @cached_property
     def _sizes(self) -> list[int | None]:
@@ -130,11 +129,15 @@ class MicroDiffusionSink(MdsSink):
         return _GRIDS.get(job.facts.one_grid("micro_diffusion")[0], "latents_256")
 
     @classmethod
-    def latents_encoding(cls, job: ExportJob) -> str:  # noqa: ARG003 # here it is one for all
+    def parts(cls, job: ExportJob) -> Collection[str]:  # noqa: ARG003 # whatever there is
+        """Return nothing: it reads latents alone."""
+        return ()
+
+    def array_encoding(self, dtype: str) -> str:  # noqa: ARG002 # here it is one for all
         """Return how the column of the latents is encoded."""
         return "bytes"
 
-    def encode_latents(self, data: bytes, shape: Sequence[int]) -> bytes:  # noqa: ARG002 # the reader knows it
+    def encode_array(self, data: bytes, shape: Sequence[int]) -> bytes:  # noqa: ARG002 # the reader knows it
         """Return latents as their column holds them."""
         return data
 

@@ -8,6 +8,7 @@ from semdis_cli.errors import UnreadableImageError
 from semdis_cli.files.atomic import PendingFile
 from semdis_cli.files.json_text import escape_name
 from semdis_cli.files.parquet import OpenParquet
+from semdis_cli.parts import LATENTS
 from semdis_cli.pipeline.export_sinks.cut_files import RowSink
 from semdis_cli.pipeline.export_sinks.sink import ExportJob
 from semdis_cli.store.columns import CAPTION, LABEL
@@ -19,7 +20,7 @@ _OURS = ("key", "latents", "shape", "dtype", "record")
 
 
 class ParquetSink(RowSink):
-    """Parquet files with a row for each image: its key, bytes, shape and dtype of its latents, its columns and record.
+    """Parquet files with a row for each image: key, bytes, shape and dtype of its latents, parts, columns and record.
 
     Bytes are read some hundred times as fast as lists, and hold images of any size and bfloat16.
     """
@@ -31,7 +32,7 @@ class ParquetSink(RowSink):
         kinds = job.columns.kinds
         first = [name for name in (CAPTION, LABEL) if name in kinds]
         names = [*first, *(name for name in kinds if name not in first)]
-        self._names = dict(zip(names, written_names(names, _OURS), strict=True))
+        self._names = dict(zip(names, written_names(names, (*_OURS, *self.parts(job))), strict=True))
         self._writer: ParquetWriter | None = None
         super().__init__(job)
 
@@ -56,11 +57,13 @@ class ParquetSink(RowSink):
             "key": escape_name(key),
             "latents": sample.data,
             "shape": list(shard.latents[row].shape),
-            "dtype": self.dtype(self.job),
+            "dtype": self.dtypes[LATENTS],
+            **sample.parts,
             **self._values(key),
             "record": record,
         }
-        self._writer.add(fields, len(sample.data) + len(record) + self.job.columns.mean_bytes)
+        num_bytes = len(sample.data) + sum(map(len, sample.parts.values()))
+        self._writer.add(fields, num_bytes + len(record) + self.job.columns.mean_bytes)
 
     def end(self, file: PendingFile) -> None:  # noqa: ARG002 # the writer has it
         """Write the end of a table."""
@@ -90,7 +93,8 @@ class ParquetSink(RowSink):
             classes = columns.classes if name == LABEL and kind == "int" else ()
             of_columns.append(Field(written, "text" if kind == "json" else kind, classes))
         latents = Field("latents", "bytes"), Field("shape", "shape"), Field("dtype", "text")
-        return [Field("key", "text"), *latents, *of_columns, Field("record", "text")]
+        parts = (Field(name, "bytes") for name in self.dtypes if name != LATENTS)
+        return [Field("key", "text"), *latents, *parts, *of_columns, Field("record", "text")]
 
     def _values(self, key: str) -> dict[str, Any]:
         """Return the columns of an image by their names in the table."""

@@ -79,6 +79,11 @@ def check_twins(job: ExportJob, reader: str) -> None:
         raise UsageError(f"{what}; {how}", place=job.source.path)
 
 
+def twin_parts(job: ExportJob) -> tuple[str, ...]:
+    """Return the parts that `twin_latents` are made of."""
+    return (LATENTS_FLIP,) if job.settings.twins == "mirrored" else ()
+
+
 def twin_latents(job: ExportJob, shard: Shard, row: int) -> Tensor:
     """Return the raw latents of the mirrored image of a row, or those of the row itself, [Z,h,w] float32."""
     is_mirrored = job.settings.twins == "mirrored"
@@ -91,6 +96,13 @@ def check_std(job: ExportJob, reader: str) -> None:
         what = f"holds no deviations of the posterior, from which {reader} draws its latents"
         how = "encode with --posterior moments, or --std zero writes none, so that it draws the same each time"
         raise UsageError(f"{what}; {how}", place=job.source.path)
+
+
+def std_parts(job: ExportJob, *, has_twins: bool = False) -> tuple[str, ...]:
+    """Return the parts that deviations are made of, those of twins too if there are any."""
+    if job.settings.std == "zero":
+        return ()
+    return (LOG_SNR, LOG_SNR_FLIP) if has_twins else (LOG_SNR,)
 
 
 def std_of(job: ExportJob, shard: Shard, row: int) -> Tensor:

@@ -4,11 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from semdis_cli.events import Failure
-from semdis_cli.parts import BYTES_PER_VALUE
+from semdis_cli.parts import BYTES_PER_VALUE, LATENTS, LATENTS_FLIP, part_dtype
 from semdis_cli.settings import ExportSettings
 from semdis_cli.store.exchange.columns import ExportColumns
 from semdis_cli.store.exchange.export import SampleRecord, file_names
@@ -53,6 +54,18 @@ class ExportJob:
         """Return the dtype that the latents are stored in."""
         return self.source.provenance.layout.dtype
 
+    def array_dtypes(self, dtype: str, parts: Collection[str]) -> dict[str, str]:
+        """Return the dtype of each array of an image: `dtype` for latents and twins, the stored one for others."""
+        of_parts = {name: dtype if name == LATENTS_FLIP else part_dtype(name, self.stored_dtype) for name in parts}
+        return {LATENTS: dtype, **of_parts}
+
+    def array_bytes(self, stored: StoredShard, dtypes: Mapping[str, str], record_bytes: int = 0) -> int:
+        """Estimate the bytes of arrays of `dtypes` of one image of a shard, and as much for `record_bytes` of it."""
+        num_bytes = stored.expected.num_bytes // max(1, stored.num_images) + record_bytes
+        tensors = self.source.provenance.layout.tensors((1, 1))
+        written = (prod(each.shape) * BYTES_PER_VALUE[dtypes[each.name]] for each in tensors if each.name in dtypes)
+        return num_bytes * sum(written) // sum(each.num_bytes for each in tensors)
+
 
 class Sink(ABC):
     """Takes the samples of an export, in the order of the shards; what an earlier run finished is not asked for again.
@@ -89,14 +102,18 @@ class Sink(ABC):
         return ""
 
     @classmethod
+    def parts(cls, job: ExportJob) -> Collection[str]:
+        """Return the names of what goes along beside the latents: all that the set has, if the format has a place."""
+        return job.parts
+
+    @classmethod
     def sample_bytes(cls, job: ExportJob, stored: StoredShard) -> int:
         """Estimate the bytes of one image of a shard once it is exported, the same for each run."""
-        num_bytes = stored.expected.num_bytes // max(1, stored.num_images) + _RECORD_BYTES
         if job.settings.member == "npy":
-            array_dtype = job.settings.array_dtype(job.stored_dtype)
-            num_bytes = num_bytes * BYTES_PER_VALUE[array_dtype] // BYTES_PER_VALUE[job.stored_dtype]
-        else:
-            num_bytes += len(job.source.provenance.text) + 1  # as a line of JSON; tars are cut by this
+            dtypes = job.array_dtypes(job.settings.array_dtype(job.stored_dtype), cls.parts(job))
+            return job.array_bytes(stored, dtypes, _RECORD_BYTES) + cls.overhead_bytes
+        num_bytes = stored.expected.num_bytes // max(1, stored.num_images) + _RECORD_BYTES
+        num_bytes += len(job.source.provenance.text) + 1  # as a line of JSON; tars are cut by this
         return num_bytes + cls.overhead_bytes
 
     @abstractmethod

@@ -9,8 +9,17 @@ from semdis_cli.files.tar import TAR_END, read_members, tar_member
 from semdis_cli.pipeline.export_sinks.cut_files import CutSink
 from semdis_cli.pipeline.export_sinks.sink import ExportJob
 from semdis_cli.store.columns import CAPTION, LABEL
+from semdis_cli.store.exchange.arrays import npy_bytes
 from semdis_cli.store.exchange.columns import caption_of, label_of
-from semdis_cli.store.exchange.export import STEM_RECORD, make_sample, nameless_samples, sample_name
+from semdis_cli.store.exchange.export import (
+    STEM_RECORD,
+    array_suffix,
+    make_arrays,
+    make_shard_file,
+    nameless_samples,
+    sample_name,
+)
+from semdis_cli.store.reader import StoredShard
 from semdis_cli.store.shards import Shard
 
 _MEMBER_BYTES = 1024  # header and padding
@@ -27,10 +36,21 @@ class TarSink(CutSink):
 
     def __init__(self, job: ExportJob, _: Mapping[str, PurePosixPath]) -> None:
         self._names = job.settings.sample_names
-        self._array_dtype = job.settings.array_dtype(job.stored_dtype)
+        parts = self.arrays_beside(job)
+        self._dtypes = job.array_dtypes(job.settings.array_dtype(job.stored_dtype), parts)
         self._record = "json" if self._names == "key" else STEM_RECORD
-        self._suffixes = [job.settings.member, self._record, *_of_columns(job)]
+        self._suffixes = [job.settings.member, *map(array_suffix, parts), self._record, *_of_columns(job)]
         super().__init__(job, nameless_samples(job.source.keys, self._names))
+
+    @classmethod
+    def arrays_beside(cls, job: ExportJob) -> tuple[str, ...]:
+        """Return the parts that are members of their own: a shard has them within."""
+        return job.parts if job.settings.member == "npy" else ()
+
+    @classmethod
+    def sample_bytes(cls, job: ExportJob, stored: StoredShard) -> int:
+        """Estimate the bytes of one image, with its columns and parts."""
+        return super().sample_bytes(job, stored) + _MEMBER_BYTES * len(cls.arrays_beside(job))
 
     @classmethod
     def columns_bytes(cls, job: ExportJob) -> int:
@@ -39,7 +59,8 @@ class TarSink(CutSink):
 
     def write(self, shard: Shard, row: int) -> None:
         """Add a sample to its tar."""
-        sample = make_sample(shard, row, self.job.settings.member, self._array_dtype)
+        is_array = self.job.settings.member == "npy"
+        sample = make_arrays(shard, row, self._dtypes, npy_bytes) if is_array else make_shard_file(shard, row)
         key = shard.keys[row]
         columns = self.job.columns.of_image(key)
         contents = {
@@ -47,6 +68,7 @@ class TarSink(CutSink):
             self._record: sample.record.to_bytes(columns),
             "txt": caption_of(columns).encode(),
             "cls": str(label_of(columns)).encode(),
+            **{array_suffix(part): data for part, data in sample.parts.items()},
         }
         file = self.file_of(key)
         for suffix, member in zip(self._suffixes, self._members(key), strict=True):

@@ -2,8 +2,8 @@
 
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote_to_bytes
 
@@ -17,9 +17,9 @@ from semdis_cli.files.json_text import key_fields, to_line
 from semdis_cli.files.lock import LOCK_FILE
 from semdis_cli.files.set_names import REPORT_FILE
 from semdis_cli.files.spelling import ANY, check_key, clashes, probe_spelling
+from semdis_cli.parts import LATENTS
 from semdis_cli.records import NO_COLUMNS, FileDigest, ImageRecord
-from semdis_cli.settings import ArrayDtype, Member, SampleNames
-from semdis_cli.store.exchange.arrays import npy_bytes
+from semdis_cli.settings import SampleNames
 from semdis_cli.store.record import source_fields
 from semdis_cli.store.shards import STORE_DTYPES, Shard, shard_bytes
 from semdis_cli.tensors import is_finite
@@ -91,6 +91,11 @@ def file_names(keys: Iterable[str], suffix: str) -> dict[str, PurePosixPath]:
     return {key: PurePosixPath(f"{check_key(key)}.{suffix}") for key in keys}
 
 
+def array_suffix(part: str) -> str:
+    """Return what the file of an array beside latents ends with, behind a dot: readers take it for one of NumPy."""
+    return f"{part}.npy"
+
+
 def impossible_names(names: Mapping[str, PurePosixPath], folder: Path) -> list[Failure]:
     """List the keys whose file cannot be made in `folder`; each costs its own image only."""
     folders = {parent for name in names.values() for parent in name.parents}
@@ -141,7 +146,8 @@ class UnfitError(ValueError):
 class SampleRecord:
     """The record beside the latents of one exported image.
 
-    `file`: size and sha256 of the file with the latents. `is_exact`: they are there to the last bit.
+    `file`: size and sha256 of the file with the latents. `parts`: the same of each array beside them, with its dtype
+    and shape. `is_exact`: all are there to the last bit.
     """
 
     image: ImageRecord
@@ -149,6 +155,7 @@ class SampleRecord:
     provenance_sha256: str
     file: FileDigest
     is_exact: bool
+    parts: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
     def to_bytes(self, columns: Mapping[str, object] = NO_COLUMNS) -> bytes:
         """Return one line of JSON, with the `columns` of the image if there are any."""
@@ -160,52 +167,58 @@ class SampleRecord:
             "provenance_sha256": self.provenance_sha256,
             "file": self.file.to_json(),
             "exact": self.is_exact,
+            **({"parts": self.parts} if self.parts else {}),
         }
         return to_line(fields | {"columns": columns} if columns else fields)
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The file or bytes of one image's latents, and their record."""
+    """The file or bytes of one image's latents, of each array beside them by name, and their record."""
 
     data: bytes
     record: SampleRecord
+    parts: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def make_sample(shard: Shard, row: int, member: Member, dtype: ArrayDtype) -> Sample:
-    """Turn row `row` of a shard into a file: a shard of this row alone, or an array.
-
-    Raises `UnfitError` if values are too large for `dtype`.
-    """
-    if member == "safetensors":
-        data, is_exact = shard_bytes(shard.select([row])), True
-    else:
-        converted, is_exact = _convert(shard.latents[row], dtype)
-        data = npy_bytes(converted)
-    return Sample(data, _record(shard, row, data, is_exact=is_exact))
-
-
-def make_array(shard: Shard, row: int, dtype: str) -> Sample:
-    """Turn the latents of row `row` of a shard into bytes as they lie in memory: little-endian, in C order.
-
-    Raises `UnfitError` if values are too large for `dtype`, a name of `STORE_DTYPES`.
-    """
-    converted, is_exact = _convert(shard.latents[row], dtype)
-    data = converted.contiguous().view(torch.uint8).numpy().tobytes()
-    return Sample(data, _record(shard, row, data, is_exact=is_exact))
-
-
-def _convert(latents: Tensor, dtype: str) -> tuple[Tensor, bool]:
-    """Return latents in another dtype, and whether they are the same. Raises `UnfitError` for what it cannot hold."""
-    converted = latents.to(STORE_DTYPES[dtype])
-    if not is_finite(converted):
-        raise UnfitError(f"its latents are too large for {dtype}")
-    return converted, torch.equal(converted.to(torch.float32), latents.to(torch.float32))
-
-
-def _record(shard: Shard, row: int, data: bytes, *, is_exact: bool) -> SampleRecord:
+def make_shard_file(shard: Shard, row: int) -> Sample:
+    """Turn row `row` of a shard into a file: a shard of this row alone, with all that lies beside it."""
+    data = shard_bytes(shard.select([row]))
     facts = shard.provenance.is_whitened, shard.provenance.sha256
-    return SampleRecord(shard.records[row], *facts, FileDigest.of(data), is_exact)
+    return Sample(data, SampleRecord(shard.records[row], *facts, FileDigest.of(data), is_exact=True))
+
+
+def memory_of(tensor: Tensor) -> bytes:
+    """Return the values of a tensor as they lie in memory: little-endian, in C order."""
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def make_arrays(
+    shard: Shard, row: int, dtypes: Mapping[str, str], to_bytes: Callable[[Tensor], bytes] = memory_of
+) -> Sample:
+    """Turn the latents of row `row` of a shard, and what lies beside them, into bytes, each by itself.
+
+    `dtypes`: names of `STORE_DTYPES`, by tensor; others are left out. Raises `UnfitError` for too large values.
+    """
+    arrays = {name: _convert(name, shard.tensors[name][row], dtype) for name, dtype in dtypes.items()}
+    parts = {name: to_bytes(array) for name, (array, _) in arrays.items()}
+    facts = {
+        name: {"dtype": dtypes[name], "shape": list(arrays[name][0].shape), **FileDigest.of(data).to_json()}
+        for name, data in parts.items()
+        if name != LATENTS
+    }
+    latents, is_exact = parts.pop(LATENTS), all(is_same for _, is_same in arrays.values())
+    settings = shard.provenance.is_whitened, shard.provenance.sha256
+    record = SampleRecord(shard.records[row], *settings, FileDigest.of(latents), is_exact, facts)
+    return Sample(latents, record, parts)
+
+
+def _convert(name: str, tensor: Tensor, dtype: str) -> tuple[Tensor, bool]:
+    """Return a tensor in another dtype, and whether it is the same. Raises `UnfitError` for what it cannot hold."""
+    converted = tensor.to(STORE_DTYPES[dtype])
+    if not is_finite(converted):
+        raise UnfitError(f"its {name} are too large for {dtype}")
+    return converted, torch.equal(converted.to(torch.float32), tensor.to(torch.float32))
 
 
 def check_finite(shard: Shard, place: str) -> None:
