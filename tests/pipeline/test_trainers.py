@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,8 +33,10 @@ from semdis_cli.store.exchange.samples import find_samples
 from semdis_cli.store.reader import open_latents
 from tests.store import flip_last_bit, geometry_of, lasting, make_plan, write_set
 from tests.store.labelled import CLASSES, LABELS, WHITENING, raw_in, write_labelled
+from tests.test_readme import PROJECT, blocks, commands, run
 
 Array = NDArray[Any]
+PAGE = PROJECT / "docs" / "commands" / "export.md"
 WAYS: dict[str, dict[str, Any]] = {
     "lightningdit": {"format": "lightningdit", "twins": "same"},
     "edm2": {"format": "edm2", "std": "zero"},
@@ -181,6 +184,23 @@ def test_the_labels_of_edm2_are_there_before_the_first_image(root: Path, tmp_pat
     run.close()  # type: ignore[attr-defined]
 
 
+@pytest.mark.skipif(shutil.which("zip") is None, reason="zip is not installed")
+def test_edm2_reads_the_zip_that_the_page_makes(root: Path, tmp_path: Path) -> None:
+    export_to(tmp_path / "edm2", root, "edm2")
+    [block] = [block for block in blocks(PAGE.read_text(encoding="utf-8")) if "edm2.zip" in block.text]
+    assert [run(example, tmp_path) for example in commands(block)] == [""]
+    with zipfile.ZipFile(tmp_path / "edm2.zip") as archive:
+        assert {member.compress_type for member in archive.infolist()} == {zipfile.ZIP_STORED}
+        labels = dict(json.loads(archive.read("dataset.json"))["labels"])
+        names = sorted(name for name in archive.namelist() if name.endswith(".npy"))
+        items = [(name, np.load(archive.open(name), allow_pickle=False), labels[name]) for name in names]  # noqa: TID251 # same
+        assert {*archive.namelist()} == {*names, "dataset.json"}
+    assert len(items) == len(LABELS)
+    for (name, array, label), (other, expected, known) in zip(items, edm2_items(tmp_path / "edm2"), strict=True):
+        assert (name, label) == (other, known)
+        assert np.array_equal(array, expected)
+
+
 # --- MAR ------------------------------------------------------------------------------------------------------------
 
 
@@ -202,6 +222,18 @@ def test_mar_reads_mean_and_log_variance_in_folders_of_classes(root: Path, tmp_p
         for name in ("moments", "moments_flip"):
             assert equal(arrays[name], torch.cat([latents, torch.full_like(latents, -30)]))
     assert not raw
+
+
+def test_latents_of_mar_are_scaled_channel_by_channel_by_the_lines_of_the_page(root: Path, tmp_path: Path) -> None:
+    export_to(tmp_path / "mar", root, "mar")
+    with (tmp_path / "mar" / "export.json").open() as file:
+        raw = json.load(file)["raw_latents"]
+    mean, std = (torch.tensor(raw[name]).view(1, -1, 1, 1) for name in ("mean", "std"))
+    moments = torch.stack([torch.from_numpy(arrays["moments"]) for _, arrays, _ in mar_items(tmp_path / "mar")])
+    scaled = (moments.chunk(2, dim=1)[0] - mean) / std
+    torch.testing.assert_close(scaled.mean((0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(scaled.std((0, 2, 3), correction=0), torch.ones(3), rtol=1e-5, atol=0)
+    torch.testing.assert_close(scaled * std + mean, moments[:, :3], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -518,3 +550,42 @@ def test_kohya_gets_the_latents_of_mirrored_images(rich: Path, tmp_path: Path) -
         path = tmp_path / "out" / f"{key.removesuffix('.jpg')}_{width:04d}x{height:04d}_semdis.npz"
         with np.load(path, allow_pickle=False) as arrays:  # noqa: TID251 # as that does
             assert equal(arrays["latents_flipped_2x2"], part[LATENTS_FLIP])
+
+
+@pytest.mark.parametrize(("stride", "is_right"), [(16, True), (8, False)])
+def test_the_crop_of_kohyas_mirrored_image_wants_the_stride_of_the_model(
+    rich: Path, tmp_path: Path, stride: int, is_right: bool
+) -> None:
+    export_to(tmp_path / "out", rich, "kohya")
+    geometry = geometry_of((32, 32))
+    cut_right = geometry.resized[1] - geometry.crop[1] - geometry.image[1]  # what mirrored pixels begin behind
+    for path in tmp_path.glob("out/*/*.npz"):
+        with np.load(path, allow_pickle=False) as arrays:  # noqa: TID251 # as that does
+            target_size = (
+                arrays["latents_flipped_2x2"].shape[2] * stride,
+                arrays["latents_flipped_2x2"].shape[1] * stride,
+            )
+            crop_left = target_size[0] - arrays["crop_ltrb_2x2"][2]
+        assert ((target_size, crop_left) == (geometry.bucket[::-1], cut_right)) is is_right
+
+
+@pytest.mark.parametrize(
+    ("way", "options", "left_out"),
+    [
+        ("lightningdit", {"twins": "mirrored"}, [LOG_SNR, LOG_SNR_FLIP]),
+        ("lightningdit", {"twins": "same"}, [LATENTS_FLIP, LOG_SNR, LOG_SNR_FLIP]),
+        ("edm2", {"std": "posterior"}, [LATENTS_FLIP, LOG_SNR_FLIP]),
+        ("edm2", {"std": "zero"}, [LATENTS_FLIP, LOG_SNR, LOG_SNR_FLIP]),
+        ("mar", {"twins": "mirrored", "std": "posterior"}, []),
+        ("mar", {"twins": "same", "std": "posterior"}, [LATENTS_FLIP, LOG_SNR_FLIP]),
+        ("kohya", {}, [LOG_SNR, LOG_SNR_FLIP]),
+    ],
+)
+def test_parts_that_a_trainer_has_no_place_for_are_said(
+    rich: Path, tmp_path: Path, way: str, options: dict[str, Any], left_out: list[str]
+) -> None:
+    events = export_to(tmp_path / "out", rich, way, **options)
+    assert isinstance(events[0], RunStarted)
+    assert events[0].note == (f"{way} has no place for {', '.join(left_out)}: left out" if left_out else "")
+    report = finished(events).report
+    assert (report["lossless"], report.get("parts_left_out", [])) == (not left_out, left_out)
