@@ -5,7 +5,7 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
-from semdis_cli.files.atomic import explain_write_error
+from semdis_cli.files.atomic import explaining
 from semdis_cli.files.disk import spool_file, temporary_folder
 
 _BUFFER_BYTES = 1 << 18
@@ -20,10 +20,8 @@ class Spool:
         self._pending: list[bytes] = []
         self._num_written = self.num_bytes = 0
         self._window, self._window_start = b"", 0
-        try:
+        with explaining(self._folder or Path("memory")):
             self._spool = spool_file(self._folder)
-        except OSError as error:
-            raise explain_write_error(self._folder or Path("memory"), error) from error
         weakref.finalize(self, self._spool.file.close)
 
     @property
@@ -42,11 +40,9 @@ class Spool:
         """Make all that was added readable. Raises `NoSpaceError` for a full disk."""
         left = memoryview(b"".join(self._pending))
         self._pending.clear()
-        try:
+        with explaining(self._folder or Path("memory")):
             while left:  # a nearly full disk takes less at a time
                 left = left[self._spool.file.write(left) :]
-        except OSError as error:
-            raise explain_write_error(self._folder or Path("memory"), error) from error
         self._num_written = self.num_bytes
 
     def read(self, start: int, stop: int) -> bytes:

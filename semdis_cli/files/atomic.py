@@ -6,8 +6,8 @@ Temp name in the same folder -> write -> fsync -> rename -> fsync of the folder.
 import errno
 import hashlib
 import secrets
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from semdis_cli.errors import NoSpaceError, RefusedNameError, StoreError, UsageError
@@ -55,30 +55,24 @@ class PendingFile:
         # it is that of the killed run before).
         self._temporary = _new_temporary(path.parent)
         # "x": two writers of one name are a bug, not a race to win. 0o666 & ~umask, as any program's files.
-        try:
+        with explaining(path):
             self._file = self._temporary.open("xb")
-        except OSError as error:
-            raise explain_write_error(path, error) from error
 
     def write(self, chunk: bytes | memoryview) -> None:
         """Add bytes at the end."""
-        try:
+        with explaining(self._path):
             self._file.write(chunk)
-        except OSError as error:
-            raise explain_write_error(self._path, error) from error
         self._digest.update(chunk)
         self._num_bytes += memoryview(chunk).nbytes
 
     def publish(self) -> FileDigest:
         """Sync the file and give it its name."""
-        try:
+        with explaining(self._path):
             self._file.flush()
             disk.sync_file(self._file.fileno())
             self._file.close()
             disk.replace(self._temporary, self._path, _new_temporary(self._path.parent))
             disk.sync_folder(self._path.parent)
-        except OSError as error:
-            raise explain_write_error(self._path, error) from error
         return FileDigest(self._num_bytes, self._digest.hexdigest())
 
     def discard(self) -> None:
@@ -142,10 +136,8 @@ def move(path: Path, folder: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make renames and new names in `folder` survive a power cut, where the disk can. Raises as `publish`."""
-    try:
+    with explaining(folder):
         disk.sync_folder(folder)
-    except OSError as error:
-        raise explain_write_error(folder, error) from error
 
 
 def _new_temporary(folder: Path) -> Path:
@@ -170,13 +162,11 @@ def is_temporary(name: str) -> bool:
 
 def make_folder(folder: Path) -> None:
     """Make `folder` and its parents, to survive a power cut. Raises `UsageError` or `NoSpaceError` with a reason."""
-    try:
+    with explaining(folder):
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         for path in missing:
             disk.sync_folder(path.parent)
-    except OSError as error:
-        raise explain_write_error(folder, error) from error
 
 
 def check_free_space(folder: Path, needed_bytes: int) -> None:
@@ -187,6 +177,15 @@ def check_free_space(folder: Path, needed_bytes: int) -> None:
             f"needs {size(needed_bytes)}, but the disk has {size(free)} free; make room or choose another -o",
             place=folder,
         )
+
+
+@contextmanager
+def explaining(path: Path) -> Iterator[None]:
+    """Raise what `explain_write_error` returns for an `OSError` inside, where `path` is written."""
+    try:
+        yield
+    except OSError as error:
+        raise explain_write_error(path, error) from error
 
 
 def explain_write_error(path: Path, error: OSError) -> UsageError | NoSpaceError:

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 from semdis_cli.errors import UsageError
 from semdis_cli.files.stores import SCHEMES, FarFile, asking, connect, far_file, without_secrets
+from semdis_cli.files.stretch import Stretch
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _BUFFER_BYTES = 1 << 16  # headers of most images
@@ -198,7 +199,7 @@ class Url(os.PathLike[str]):
         self, path: str, start: int, num_bytes: int, *, is_all: bool, buffer_bytes: int = _BUFFER_BYTES
     ) -> io.BufferedReader:
         """Open a stretch of the file at `path` in the store, so much at a time. `is_all`: as `read`."""
-        return io.BufferedReader(_Stretch(self, path, start, num_bytes, is_all=is_all), buffer_bytes)
+        return io.BufferedReader(_FarStretch(self, path, start, num_bytes, is_all=is_all), buffer_bytes)
 
     # ---- Writing ----
 
@@ -240,24 +241,22 @@ def was_url(path: Path) -> bool:
     return scheme != str(path) and scheme in SCHEMES
 
 
-class _Stretch(io.RawIOBase):
+class _FarStretch(Stretch):
     """Stretch of a file of a store as a file, of which each call reads what it is asked for."""
 
     def __init__(self, url: Url, path: str, start: int, num_bytes: int, *, is_all: bool) -> None:
-        super().__init__()
-        self._url, self._path = url, path
-        self._start, self._num_bytes, self._is_all = start, num_bytes, is_all
-        self._position = 0
+        super().__init__(num_bytes)
+        self._url, self._path, self._start, self._is_all = url, path, start, is_all
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override] # as io itself calls it
         """Fill `buffer` with what comes next, as far as it goes."""
-        data = self._read(min(len(buffer), self._num_bytes - self._position))
+        data = self._read(min(len(buffer), self._num_left))
         buffer[: len(data)] = data
         return len(data)
 
     def readall(self) -> bytes:
         """Return all that is left of it."""
-        return self._read(self._num_bytes - self._position)
+        return self._read(self._num_left)
 
     def _read(self, num_bytes: int) -> bytes:
         if num_bytes <= 0:
@@ -266,19 +265,3 @@ class _Stretch(io.RawIOBase):
         data = self._url.read(self._path, self._start + self._position, num_bytes, is_all=is_end)
         self._position += num_bytes
         return data
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place, counted from the stretch's beginning."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._num_bytes}[whence]
-        if base + offset < 0:
-            raise ValueError("a place before the beginning")
-        self._position = base + offset
-        return self._position
-
-    def readable(self) -> bool:
-        """Return True: it is for reading."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True: `seek` goes anywhere."""
-        return True

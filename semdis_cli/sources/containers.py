@@ -1,6 +1,6 @@
 """Kinds of files that hold many images, and those of them that lie in a folder."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,19 +14,22 @@ from semdis_cli.sources.tar_table import table_path
 from semdis_cli.sources.tars import TAR_SUFFIXES, Tar
 from semdis_cli.sources.zips import ZIP_SUFFIX, Zip
 
-# Each returns the source at a path, None if that is of another kind by its name.
-_KINDS: tuple[Callable[[Location], Source | None], ...] = (Tar.at, Zip.at, Parquet.at)
-_SUFFIXES = (*TAR_SUFFIXES, ZIP_SUFFIX, PARQUET_SUFFIX)
+_KINDS: Mapping[str, Callable[[Location, NamedPath], Source]] = {
+    **dict.fromkeys(TAR_SUFFIXES, Tar),
+    ZIP_SUFFIX: Zip,
+    PARQUET_SUFFIX: Parquet,
+}
 
 
 def is_container_name(name: str) -> bool:
     """Tell whether a file holds many images by its name."""
-    return name.lower().endswith(_SUFFIXES)
+    return name.lower().endswith(tuple(_KINDS))
 
 
 def container_at(path: Location) -> Source | None:
     """Return the source in a file that holds many images; None if it is none by its name."""
-    return next((source for kind in _KINDS if (source := kind(path)) is not None), None)
+    kinds = (kind for suffix, kind in _KINDS.items() if path.name.lower().endswith(suffix))
+    return next((kind(path, NamedPath.of_container(path)) for kind in kinds), None)
 
 
 def search_containers(folder: Location, paths: Sequence[Location], found: Finds, prefix: str, search: Search) -> None:

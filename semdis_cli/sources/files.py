@@ -10,6 +10,7 @@ from pathlib import Path
 from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.files.disk import open_at_once
 from semdis_cli.files.handles import Handle, close, open_far, pread
+from semdis_cli.files.stretch import Stretch
 from semdis_cli.files.url import Location, Url
 from semdis_cli.records import SourceImage, Stamp
 
@@ -57,6 +58,16 @@ def regular_stamp(path: Location) -> Stamp:
 def stamp_of(status: os.stat_result) -> Stamp:
     """Return size and times of a file that has the status `status`."""
     return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def stamp_within(path: Location, image: SourceImage) -> Stamp:
+    """Return the size of an image, and the times of the file that it lies in: in a store, of the listing.
+
+    Raises `OSError`.
+    """
+    if isinstance(path, Url):
+        return image.stamp
+    return stamp_of(os.stat(path))._replace(num_bytes=image.num_bytes)  # noqa: PTH116 # as for files
 
 
 def read_bytes(image: SourceImage) -> bytes:
@@ -145,19 +156,16 @@ def read_at(descriptor: Handle, start: int, num_bytes: int) -> bytes:
     return data
 
 
-class Section(io.RawIOBase):
+class Section(Stretch):
     """Stretch of a file as a file. It reads at places of its own: those of one descriptor may be shared."""
 
     def __init__(self, descriptor: Handle, start: int, num_bytes: int) -> None:
-        super().__init__()
-        self._descriptor = descriptor
-        self._start = start
-        self._num_bytes = num_bytes
-        self._position = 0
+        super().__init__(num_bytes)
+        self._descriptor, self._start = descriptor, start
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override] # as io itself calls it
         """Fill `buffer` with what comes next, as far as it goes."""
-        size = max(0, min(len(buffer), self._num_bytes - self._position))
+        size = max(0, min(len(buffer), self._num_left))
         data = pread(self._descriptor, size, self._start + self._position)
         buffer[: len(data)] = data
         self._position += len(data)
@@ -165,26 +173,10 @@ class Section(io.RawIOBase):
 
     def readall(self) -> bytes:
         """Return all that is left of it. Raises `PassingReadError` if the file ends before."""
-        data = super().readall() if isinstance(self._descriptor, int) else self.read(self._num_bytes - self._position)
-        if self._position < self._num_bytes:
+        data = super().readall() if isinstance(self._descriptor, int) else self.read(self._num_left)
+        if self._num_left > 0:
             raise PassingReadError(_CUT_OFF)
         return data
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place, counted from the stretch's beginning."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._num_bytes}[whence]
-        if base + offset < 0:
-            raise ValueError("a place before the beginning")
-        self._position = base + offset
-        return self._position
-
-    def readable(self) -> bool:
-        """Return True: it is for reading."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True: `seek` goes anywhere."""
-        return True
 
     def fileno(self) -> int:
         """Return the descriptor of the file that it is a stretch of. Raises `io.UnsupportedOperation` in stores."""

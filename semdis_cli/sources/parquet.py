@@ -34,11 +34,6 @@ class Parquet:
     path: Location
     naming: NamedPath
 
-    @classmethod
-    def at(cls, path: Location) -> "Parquet | None":
-        """Return the source at `path`; None if that is no Parquet by its name."""
-        return cls(path, NamedPath.of_container(path)) if path.name.lower().endswith(PARQUET_SUFFIX) else None
-
     def images(self, prefix: str, search: Search) -> Finds:
         """List the images in it; their keys are `prefix` and the path in a row, or the number of the row.
 

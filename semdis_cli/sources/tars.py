@@ -13,7 +13,7 @@ from semdis_cli.files.links import read_start
 from semdis_cli.files.recent import Recent
 from semdis_cli.files.url import Location, Url
 from semdis_cli.records import MAX_BESIDE_BYTES, SourceImage, Stamp
-from semdis_cli.sources.files import open_unchanged, regular_stamp, section_of, stamp_of
+from semdis_cli.sources.files import open_unchanged, regular_stamp, section_of, stamp_within
 from semdis_cli.sources.members import Samples, read_beside
 from semdis_cli.sources.names import NamedPath
 from semdis_cli.sources.source import Finds, Search
@@ -34,13 +34,6 @@ class Tar:
     naming: NamedPath
     samples: Samples = field(default_factory=Samples, compare=False, repr=False)
     has_one_file = True
-
-    @classmethod
-    def at(cls, path: Location) -> "Tar | None":
-        """Return the source at `path`; None if that is no tar by its name."""
-        if not path.name.lower().endswith(TAR_SUFFIXES):
-            return None
-        return cls(path, NamedPath.of_container(path))
 
     @property
     def is_far(self) -> bool:
@@ -65,9 +58,7 @@ class Tar:
 
     def stamp(self, image: SourceImage) -> Stamp:
         """Return the size of an image, and the times of the tar: in a store, of the listing. Raises `OSError`."""
-        if isinstance(self.path, Url):
-            return image.stamp
-        return stamp_of(os.stat(self.path))._replace(num_bytes=image.num_bytes)  # noqa: PTH116 # as for files
+        return stamp_within(self.path, image)
 
     def locate(self, image: SourceImage) -> tuple[str, object]:
         """Return the path of the tar, and where in it the image begins."""

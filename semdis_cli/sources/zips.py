@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from semdis_cli.files.zip import (
 from semdis_cli.kinds.formats import SIGNATURE_BYTES, image_format
 from semdis_cli.kinds.tiff_directories import is_picture
 from semdis_cli.records import MAX_BESIDE_BYTES, SourceImage, Stamp
-from semdis_cli.sources.files import SMALL_BYTES, Section, open_handle, open_unchanged, regular_stamp, stamp_of
+from semdis_cli.sources.files import SMALL_BYTES, Section, open_handle, open_unchanged, regular_stamp, stamp_within
 from semdis_cli.sources.input_rules import InputRules, PassedOver
 from semdis_cli.sources.members import Beside, Samples, last_of_each, leads_out, parts_of, passed_over
 from semdis_cli.sources.names import NamedPath
@@ -42,11 +41,6 @@ class Zip:
 
     path: Location
     naming: NamedPath
-
-    @classmethod
-    def at(cls, path: Location) -> "Zip | None":
-        """Return the source at `path`; None if that is no zip by its name."""
-        return cls(path, NamedPath.of_container(path)) if path.name.lower().endswith(ZIP_SUFFIX) else None
 
     def images(self, prefix: str, search: Search) -> Finds:
         """List the images in it; their keys are `prefix` and the names of the members."""
@@ -93,9 +87,7 @@ class _ZipReader:
 
     def stamp(self, image: SourceImage) -> Stamp:
         """Return the size of an image, and the times of the zip: in a store, of the listing. Raises `OSError`."""
-        if isinstance(self.path, Url):
-            return image.stamp
-        return stamp_of(os.stat(self.path))._replace(num_bytes=image.num_bytes)  # noqa: PTH116 # as for files
+        return stamp_within(self.path, image)
 
     def locate(self, image: SourceImage) -> tuple[str, object]:
         """Return the path of the zip, and which entry of its directory the image is."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from semdis_cli.errors import CheckpointError, DivergedError
 from semdis_cli.events import TrainingMeasured, TrainingProgress
-from semdis_cli.files.atomic import explain_write_error, publish
+from semdis_cli.files.atomic import explaining, publish
 from semdis_cli.files.json_text import strict_json
 from semdis_cli.metrics import psnr_db
 from semdis_cli.model.noise import image_noise
@@ -221,11 +221,8 @@ class Log:
     def add(self, values: dict[str, Any]) -> None:
         """Append a line, numbers to six digits."""
         rounded = {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in values.items()}
-        try:
-            with self._path.open("a") as file:
-                file.write(strict_json(rounded) + "\n")
-        except OSError as error:
-            raise explain_write_error(self._path, error) from error
+        with explaining(self._path), self._path.open("a") as file:
+            file.write(strict_json(rounded) + "\n")
 
 
 def _lines_up_to(path: Path, step: int) -> list[bytes]:

@@ -25,21 +25,31 @@ from tests.torture.harness import wait_until_settled
 SIZES = {"flat": (40, 90), "small": (20, 30), "square": (64, 64), "tall": (150, 50)}
 
 
+def write_photos(folder: Path, sizes: dict[str, tuple[int, int]]) -> Path:
+    """Pictures of (height, width) by their names."""
+    for name, size in sizes.items():
+        write_image(folder / f"{name}.png", size)
+    return folder
+
+
+def encoder(photos: Path, tiny: Path, run: Run, *common: str) -> Run:
+    """`semdis encode` of a folder with the tiny model, its report as JSON."""
+
+    def call(*options: str | Path, output: str = "latents") -> Outcome:
+        wait_until_settled(photos)
+        return run("encode", photos, "-o", output, "--model", tiny, "--threads", "1", "--json", *common, *options)
+
+    return call
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    for name, size in SIZES.items():
-        write_image(tmp_path / "photos" / f"{name}.png", size)
-    return tmp_path / "photos"
+    return write_photos(tmp_path / "photos", SIZES)
 
 
 @pytest.fixture
 def encode(photos: Path, tiny: Path, run: Run) -> Run:
-    def call(*options: str | Path, output: str = "latents") -> Outcome:
-        wait_until_settled(photos)
-        common = ("--model", tiny, "--threads", "1", "--size", "32", "--json")
-        return run("encode", photos, "-o", output, *common, *options)
-
-    return call
+    return encoder(photos, tiny, run, "--size", "32")
 
 
 @pytest.fixture

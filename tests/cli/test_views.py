@@ -13,8 +13,8 @@ import pytest
 
 from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.store.index import read_rows
-from tests.cli.conftest import Outcome, Run, semdis
-from tests.cli.test_filters import outcomes, report
+from tests.cli.conftest import Run, semdis
+from tests.cli.test_filters import encoder, outcomes, report, write_photos
 from tests.cli.test_grow import stored
 from tests.cli.test_what_is_encoded import manifest, write_image
 from tests.torture.harness import wait_until_settled
@@ -24,18 +24,12 @@ SIZES = {"flat": (40, 90), "square": (64, 64), "tall": (150, 50)}
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    for name, size in SIZES.items():
-        write_image(tmp_path / "photos" / f"{name}.png", size)
-    return tmp_path / "photos"
+    return write_photos(tmp_path / "photos", SIZES)
 
 
 @pytest.fixture
 def encode(photos: Path, tiny: Path, run: Run) -> Run:
-    def call(*options: str | Path, output: str = "latents") -> Outcome:
-        wait_until_settled(photos)
-        return run("encode", photos, "-o", output, "--model", tiny, "--threads", "1", "--json", *options)
-
-    return call
+    return encoder(photos, tiny, run)
 
 
 def test_every_image_is_there_in_every_size_with_the_latents_of_a_set_of_that_size(

@@ -7,6 +7,7 @@ import pytest
 
 from semdis_cli.files.identity import Witness, all_vouch, settled
 from semdis_cli.records import SourceImage, Stamp
+from semdis_cli.sources.containers import container_at
 from semdis_cli.sources.files import ON_DISK
 from semdis_cli.sources.tars import Tar
 from semdis_cli.store.writing.seen import SeenFile
@@ -44,8 +45,8 @@ def test_a_time_that_files_share_counts_only_where_the_ctime_vouches() -> None:
 
 
 def test_images_of_one_tar_share_its_times_and_are_one_file() -> None:
-    tar = Tar.at(Path("x.tar"))
-    assert tar is not None
+    tar = container_at(Path("x.tar"))
+    assert isinstance(tar, Tar)
     members = [replace(GOOD, key=f"{i}", reader=tar, place=512 * i, ctime_ns=0) for i in range(3)]
     assert is_unchanged(*members)
     assert not is_unchanged(replace(members[0], mtime_ns=0), *members[1:])

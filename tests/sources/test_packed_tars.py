@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semdis_cli.errors import PassingReadError, UnreadableImageError, UsageError
+from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.files.gzip import GzipReader
 from semdis_cli.records import ColumnSource
 from semdis_cli.sources.files import read_bytes
 from semdis_cli.sources.find import find_images
+from tests.sources.found import check_what_is_left, damage
 from tests.sources.test_tars import add_member, png
 
 
@@ -92,20 +93,8 @@ def test_a_damaged_packed_tar_costs_what_is_damaged_and_never_a_traceback(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "damaged.tar.gz"
     write_packed(path, [("a.png", png(1)), ("a.txt", b"text"), ("b.png", png(2) + bytes(3000))])
-    whole = bytearray(path.read_bytes())
-    for _ in range(data.draw(st.integers(1, 3))):
-        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
-    path.write_bytes(whole)
-    try:
-        found = find_images([path])
-    except UsageError as error:
-        assert "\n" not in str(error)  # noqa: PT017 (only some are refused whole)
-        return
-    for image in found.images:
-        try:
-            assert len(read_bytes(image)) == image.num_bytes
-        except UnreadableImageError as error:
-            assert "\n" not in str(error)  # noqa: PT017 (only some are damaged)
+    damage(path, data, 3)
+    check_what_is_left(path)
 
 
 @given(

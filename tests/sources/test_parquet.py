@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semdis_cli.errors import MissingExtraError, PassingReadError, UnreadableImageError, UsageError
+from semdis_cli.errors import MissingExtraError, PassingReadError, UsageError
 from semdis_cli.files.parquet import OpenParquet, RowReader
 from semdis_cli.pipeline.advice import why_nothing
-from semdis_cli.records import ColumnSource, SourceImage
 from semdis_cli.sources.files import read_bytes
-from semdis_cli.sources.find import FoundImages, find_images
+from semdis_cli.sources.find import find_images
 from semdis_cli.sources.parquet import ParquetReader
+from tests.sources.found import check_what_is_left, columns_of, damage, reasons_of
 from tests.sources.test_tars import png
 
 pa = pytest.importorskip("pyarrow")
@@ -46,15 +46,6 @@ def write(
 
 def image(number: int, path: str | None = None) -> dict[str, Any]:
     return {"bytes": png(number % 40 + 1), "path": path}
-
-
-def reasons_of(found: FoundImages) -> dict[str, str]:
-    return {failure.key: failure.reason for failure in found.failures}
-
-
-def columns_of(one: SourceImage) -> dict[str, object]:
-    assert isinstance(one.reader, ColumnSource)
-    return dict(one.reader.columns(one))
 
 
 def test_keys_are_paths_where_they_can_be_and_numbers_of_rows_elsewhere(tmp_path: Path) -> None:
@@ -184,21 +175,8 @@ def test_a_damaged_parquet_costs_what_is_damaged_and_never_a_traceback(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "damaged.parquet"
     write(path, [image(n, f"{n}.png") for n in range(6)], text=list("abcdef"))
-    whole = bytearray(path.read_bytes())
-    for _ in range(data.draw(st.integers(1, 3))):
-        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
-    path.write_bytes(whole)
-    try:
-        found = find_images([path])
-    except UsageError as error:
-        assert "\n" not in str(error)  # noqa: PT017 (only some are refused whole)
-        return
-    for one in found.images:
-        try:
-            assert len(read_bytes(one)) == one.num_bytes
-            columns_of(one)
-        except UnreadableImageError as error:
-            assert "\n" not in str(error)  # noqa: PT017 (only some are damaged)
+    damage(path, data, 3)
+    check_what_is_left(path)
 
 
 def test_a_file_that_was_changed_meanwhile_is_not_read(tmp_path: Path) -> None:

@@ -13,18 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semdis_cli.errors import UnreadableImageError
-from semdis_cli.records import MAX_BESIDE_BYTES, ColumnSource, SourceImage
+from semdis_cli.records import MAX_BESIDE_BYTES
 from semdis_cli.sources.files import read_bytes
 from semdis_cli.sources.find import find_images
 from semdis_cli.sources.members import Samples, split_sample
+from tests.sources.found import columns_of
 from tests.sources.test_tars import png, write_tar
 
 SUFFIXES = ("txt", "json", "cls", "caption")
-
-
-def columns_of(image: SourceImage) -> Mapping[str, object]:
-    assert isinstance(image.reader, ColumnSource)
-    return dict(image.reader.columns(image))
 
 
 def offered(path: Path) -> dict[str, Mapping[str, object]]:

@@ -20,7 +20,7 @@ from semdis_cli.errors import UnreadableImageError, UsageError
 from semdis_cli.events import Failure
 from semdis_cli.files.tar import is_tar_start, stream_members, walk_tar
 from semdis_cli.records import Stamp
-from semdis_cli.sources.containers import find_containers
+from semdis_cli.sources.containers import container_at, find_containers
 from semdis_cli.sources.files import read_bytes
 from semdis_cli.sources.find import find_images
 from semdis_cli.sources.source import Finds
@@ -51,8 +51,8 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes]], tar_format: int 
 
 
 def listed(path: Path, prefix: str = "") -> Finds:
-    tar = Tar.at(path)
-    assert tar is not None
+    tar = container_at(path)
+    assert isinstance(tar, Tar)
     return list_tar(path, path, tar, Stamp(0, MTIME_NS), prefix)
 
 

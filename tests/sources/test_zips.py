@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -15,10 +16,10 @@ from hypothesis import strategies as st
 
 from semdis_cli.errors import PassingReadError, UnreadableImageError, UsageError
 from semdis_cli.files.zip import MAX_PACKED_BYTES
-from semdis_cli.records import MAX_BESIDE_BYTES, ColumnSource, SourceImage
+from semdis_cli.records import MAX_BESIDE_BYTES
 from semdis_cli.sources.files import SMALL_BYTES, read_bytes
-from semdis_cli.sources.find import FoundImages, find_images
-from semdis_cli.sources.zips import Zip
+from semdis_cli.sources.find import find_images
+from tests.sources.found import check_what_is_left, columns_of, damage, reasons_of
 from tests.sources.test_tars import png
 
 STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
@@ -29,15 +30,6 @@ def write_zip(path: Path, members: Mapping[str, bytes], method: int = STORED) ->
         for name, data in members.items():
             archive.writestr(name, data)
     return path
-
-
-def columns_of(image: SourceImage) -> Mapping[str, object]:
-    assert isinstance(image.reader, ColumnSource)
-    return image.reader.columns(image)
-
-
-def reasons_of(found: FoundImages) -> dict[str, str]:
-    return {failure.key: failure.reason for failure in found.failures}
 
 
 def patched(path: Path, name: str, offset: int, value: bytes) -> Path:
@@ -101,8 +93,6 @@ def test_any_bytes_under_any_name_come_back(
         archive.comment = comment.replace(b"PK\5\6", b"")
         for name, data in files.items():
             archive.writestr(name, data)
-    source = Zip.at(path)
-    assert source is not None
     found = find_images([path, path])
     assert {image.key.removeprefix("any/"): read_bytes(image) for image in found.images} == files
 
@@ -115,21 +105,9 @@ def test_a_damaged_zip_costs_what_is_damaged_and_never_a_traceback(
     path = tmp_path_factory.getbasetemp() / "damaged.zip"
     method = data.draw(st.sampled_from([STORED, DEFLATED]))
     write_zip(path, {"a.png": png(1), "b.txt": b"text", "b.png": png(2), "dataset.json": b'{"labels":null}'}, method)
-    whole = bytearray(path.read_bytes())
-    for _ in range(data.draw(st.integers(1, 4))):
-        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
-    path.write_bytes(whole[: data.draw(st.integers(len(whole) - 40, len(whole)))])
-    try:
-        found = find_images([path])
-    except UsageError as error:
-        assert "\n" not in str(error)  # noqa: PT017 (only some are refused whole)
-        return
-    for image in found.images:
-        try:
-            assert len(read_bytes(image)) == image.num_bytes
-            columns_of(image)
-        except UnreadableImageError as error:
-            assert "\n" not in str(error)  # noqa: PT017 (only some are damaged)
+    damage(path, data, 4)
+    os.truncate(path, path.stat().st_size - data.draw(st.integers(0, 40)))
+    check_what_is_left(path)
 
 
 def test_names_that_lead_out_fail_absolute_ones_lose_their_slash_and_of_two_the_last_one_counts(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from semdis_cli.files.atomic import PendingFile, explain_write_error, publish
+from semdis_cli.files.atomic import PendingFile, explaining, publish
 from semdis_cli.pipeline.export_sinks.cut_files import RowSink
 from semdis_cli.pipeline.export_sinks.sink import ExportJob
 
@@ -92,7 +92,5 @@ class ChunkSink(RowSink):
 
     def _remove_index(self) -> None:
         path = self.root / INDEX_FILE
-        try:
+        with explaining(path):
             path.unlink(missing_ok=True)
-        except OSError as error:
-            raise explain_write_error(path, error) from error

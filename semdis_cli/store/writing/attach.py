@@ -11,7 +11,7 @@ from typing import Self
 
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.files import disk
-from semdis_cli.files.atomic import check_free_space, explain_write_error, make_folder, publish
+from semdis_cli.files.atomic import check_free_space, explaining, make_folder, publish
 from semdis_cli.files.json_text import to_line
 from semdis_cli.files.lock import FolderLock
 from semdis_cli.files.set_names import CHECKSUM_FILE, INDEX_FILE, ITEMS_FILE, JOURNAL_FOLDER, MANIFEST_FILE
@@ -47,10 +47,8 @@ class SetEditor:
         check_latents_folder(self.root)
         with ExitStack() as on_failure:
             self._lock = on_failure.enter_context(FolderLock(self.root))
-            try:
+            with explaining(self.root):
                 self.base = self._find_base()
-            except OSError as error:
-                raise explain_write_error(self.root, error) from error
             self._held = on_failure.pop_all()
         return self
 

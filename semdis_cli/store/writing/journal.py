@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple, Self, TypeVar
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files import disk
-from semdis_cli.files.atomic import explain_write_error, make_folder, publish, sweep_temporaries, sync_folder
+from semdis_cli.files.atomic import explaining, make_folder, publish, sweep_temporaries, sync_folder
 from semdis_cli.files.json_text import parse_json, to_line
 from semdis_cli.files.set_names import JOURNAL_FOLDER
 from semdis_cli.provenance import Provenance
@@ -175,7 +175,7 @@ class Journal:
 
         A line torn by a full disk or a crash is cut off by the next run.
         """
-        try:
+        with explaining(self.path):
             if self._file is None:
                 self._file = disk.open_to_append(self.path)
             offset = self._file.seek(0, os.SEEK_END)
@@ -183,8 +183,6 @@ class Journal:
             while line:
                 line = line[self._file.write(line) :]
             disk.sync_file(self._file.fileno())
-        except OSError as error:
-            raise explain_write_error(self.path, error) from error
         return offset
 
     def keep(self, places: Mapping[str, int]) -> dict[str, int]:

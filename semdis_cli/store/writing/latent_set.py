@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from semdis_cli.events import ShardPublished
-from semdis_cli.files.atomic import check_free_space, explain_write_error, make_folder
+from semdis_cli.files.atomic import check_free_space, explaining, make_folder
 from semdis_cli.files.lock import FolderLock
 from semdis_cli.files.set_names import SHARD_FOLDER
 from semdis_cli.files.url import Location
@@ -78,14 +78,12 @@ class LatentSetWriter:
             on_failure.enter_context(self._lock)
             if self._far is not None:
                 on_failure.enter_context(self._far.claimed(self._journal))
-            try:
+            with explaining(self.root):  # files of somebody else, or a disk that has become read-only
                 self._state = find_state(self.root, self._place, self._journal)
                 self._choose_records()
                 if self._far is not None:
                     self._far.take_left(self._state.entries.values())
                 self.base.check_shards()
-            except OSError as error:  # files of somebody else, or a disk that has become read-only
-                raise explain_write_error(self.root, error) from error
             self._held = on_failure.pop_all()
         return self
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from semdis_cli.errors import StoreError
-from semdis_cli.files.atomic import explain_write_error, make_folder, move, sweep_temporaries
+from semdis_cli.files.atomic import explaining, make_folder, move, sweep_temporaries
 from semdis_cli.files.claim import list_folder
 from semdis_cli.files.identity import Witness
 from semdis_cli.files.set_names import ITEMS_FILE, MANIFEST_FILE, SEEN_FILE, SET_LISTS, SHARD_FOLDER
@@ -147,7 +147,5 @@ def sweep_shards(root: Path, names: Container[str]) -> None:
     """Remove shards of other `names`: of a plan that was given up, or about to be written anew."""
     for path in list_folder(root / SHARD_FOLDER):
         if path.name not in names:
-            try:
+            with explaining(path):
                 path.unlink()
-            except OSError as error:
-                raise explain_write_error(path, error) from error
