@@ -11,7 +11,8 @@ from typing import Any
 from semdis_cli.columns.labels import Labels, named_numbers, numbers, texts
 from semdis_cli.columns.maker import NO_COLUMNS_MADE, Column, Columns
 from semdis_cli.columns.providers import SIDECARS, BesideImages, Provider, TableRows, TopFolders, spread
-from semdis_cli.columns.table import KEY_COLUMNS, Table, TableFile, open_table, open_tables
+from semdis_cli.columns.table import Table, TableFile, open_table, open_tables
+from semdis_cli.columns.table_file import KEY_COLUMNS
 from semdis_cli.columns.values import as_caption, as_captions, check_value, label_number
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Planning, Tell, untold

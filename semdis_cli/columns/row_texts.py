@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from semdis_cli.columns.find import CAPTION_NAMES, LABEL_NAMES
 from semdis_cli.columns.settings import AttachSettings
-from semdis_cli.columns.table import KEY_COLUMNS
+from semdis_cli.columns.table_file import KEY_COLUMNS
 from semdis_cli.columns.values import as_caption, check_value
 from semdis_cli.records import MAX_COLUMNS_BYTES
 from semdis_cli.settings import AUTO, NONE

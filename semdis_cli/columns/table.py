@@ -4,33 +4,24 @@ A million rows take 20 MB. A row is read, and held against the key, when its ima
 """
 
 import os
-import re
-import stat
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from posixpath import normpath
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from semdis_cli.columns.json_table import spool_json
-from semdis_cli.columns.parquet import spool_parquet
 from semdis_cli.columns.spooled import SpooledRows
-from semdis_cli.columns.table_formats import DelimitedText, FoundRow, JsonLines, TableFormat
+from semdis_cli.columns.table_file import KEY_COLUMNS, are_plain, find_key_column, key_in, open_rows_of, spool_rows
+from semdis_cli.columns.table_formats import FoundRow, TableFormat
 from semdis_cli.errors import UsageError
 from semdis_cli.events import ColumnTrouble
 from semdis_cli.files.disk import open_at_once
 from semdis_cli.stops import look, looking
 
-KEY_COLUMNS = ("key", "file_name")
-TABLE_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".json", ".parquet")
-_SPOOLED = {".json": spool_json, ".parquet": spool_parquet}  # of those whose rows lie in no lines, how they get there
-_ODD = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")  # parts that no key has
-_MAYBE_ODD = re.compile(r"(?:^|[/\n])\.{0,2}(?:[/\n]|$)")  # the same in one of many lines
 _MAX_BAD_ROWS = 1000  # more: it is no table
 
 
@@ -71,10 +62,7 @@ class _Part:
 
     def key_of(self, fields: Mapping[str, Any]) -> str:
         """Return the key that a row is about. Raises `ValueError` if it names none."""
-        name = fields.get(self.key_column)
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"has no {self.key_column}")
-        return self.prefix + (normpath(name).lstrip("/") if _ODD.search(name) else name)
+        return self.prefix + key_in(fields, self.key_column)
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,13 +179,15 @@ class _Found:
 
     def add(self, file: TableFile, on: str | None) -> None:
         """Find the rows of one file."""
-        spool = _SPOOLED.get(file.path.suffix.lower())
-        if spool is None:
-            self._add_rows(file, file.path, None, on)
-            return
-        spooled = spool(file.path)
-        self._take_classes(file.path, spooled)
-        self._add_rows(file, spooled.path, JsonLines(), on, spooled)
+        spooled = spool_rows(file.path)
+        if spooled is not None:
+            self._take_classes(file.path, spooled)
+        path = file.path if spooled is None else spooled.path
+        with open_rows_of(file.path, spooled) as (opened, form):
+            status = os.fstat(opened.fileno())
+            part = _Part(file.path, path, file.prefix, on or "", form, (status.st_size, status.st_mtime_ns), spooled)
+            for row in looking(form.rows(opened)):
+                part = self._add(part, row)
 
     def _take_classes(self, path: Path, spooled: SpooledRows) -> None:
         for name, classes in spooled.classes.items():
@@ -206,29 +196,13 @@ class _Found:
                     f"names the classes of {name!r:.60} in another way than the tables before it", place=path
                 )
 
-    def _add_rows(
-        self, file: TableFile, path: Path, form: TableFormat | None, on: str | None, kept: object = None
-    ) -> None:
-        """Find the rows of `file`, of which `path` has a copy if it is `kept`."""
-        try:
-            with _open_regular(path, file.path) as opened:
-                status = os.fstat(opened.fileno())
-                form = form or _format_of(file.path, opened)
-                part = _Part(file.path, path, file.prefix, on or "", form, (status.st_size, status.st_mtime_ns), kept)
-                for row in looking(form.rows(opened)):
-                    part = self._add(part, row)
-        except OSError as error:
-            raise UsageError(f"cannot be read ({error.strerror})", place=file.path) from error
-        except ValueError as error:
-            raise UsageError(str(error), place=file.path) from error
-
     def _add(self, part: _Part, row: FoundRow) -> _Part:
         """Note one row; the first good one of a file says under which name the keys are."""
         try:
             if isinstance(row.fields, ValueError):
                 raise row.fields
             if not self.parts or self.parts[-1] is not part:
-                part = replace(part, key_column=_key_column(part, row.fields))
+                part = replace(part, key_column=find_key_column(part.shown, part.format, part.key_column, row.fields))
                 self.parts.append(part)
             key = part.key_of(row.fields)
         except ValueError as error:
@@ -267,40 +241,6 @@ class _Found:
         )
 
 
-def _open_regular(path: Path, shown: Path) -> BinaryIO:
-    """Open a file that can be read from any place. Raises `OSError`, and `UsageError` for what is no regular file."""
-    descriptor = open_at_once(path)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise UsageError("is no regular file; a table is read from several places", place=shown)
-    return os.fdopen(descriptor, "rb")
-
-
-def _format_of(path: Path, file: BinaryIO) -> TableFormat:
-    """Return the format of a table by its suffix. Raises `UsageError` for another, `ValueError` for a bad first row."""
-    suffix = path.suffix.lower()
-    if suffix in {".jsonl", ".ndjson"}:
-        return JsonLines()
-    if suffix not in {".csv", ".tsv"}:
-        raise UsageError(f"is no table by its suffix; known are {', '.join(TABLE_SUFFIXES)}", place=path)
-    form = DelimitedText("," if suffix == ".csv" else "\t").opened(file)
-    file.seek(0)
-    return form
-
-
-def _key_column(part: _Part, fields: Mapping[str, Any]) -> str:
-    """Return the name of the column of keys. Raises `UsageError` if the table has none."""
-    names = part.format.names if isinstance(part.format, DelimitedText) else tuple(fields)
-    for name in (part.key_column,) if part.key_column else KEY_COLUMNS:
-        if name in names:
-            return name
-    wanted = repr(part.key_column) if part.key_column else " or ".join(map(repr, KEY_COLUMNS))
-    told = ", ".join(map(repr, names))
-    raise UsageError(
-        f"has no column {wanted:.80} (but {told:.200}); --on says which names the images", place=part.shown
-    )
-
-
 # One row of a table: its number from 1 on, the key that it is about, and its fields; of a row that cannot be read or
 # names no image why there are none, and no key. A plain tuple: there may be millions.
 KeyedRow = tuple[int, str, dict[str, Any] | ValueError]
@@ -310,28 +250,29 @@ KeyedRow = tuple[int, str, dict[str, Any] | ValueError]
 class OpenedTable:
     """A table that is read once, from its first row to its last.
 
-    `key_column`: the name under which the keys are; None if there is no row that can be read. `classes`: names of the
-    numbers in a column, by its name.
+    `key_column`: the name under which the keys are; None if there is no row that can be read.
     """
 
     file: TableFile
     key_column: str | None
-    classes: Mapping[str, tuple[str, ...]]
-    _path: Path
-    _format: TableFormat
-    _kept: object = None  # what holds the file open
+    _spooled: SpooledRows | None
+
+    @property
+    def classes(self) -> Mapping[str, tuple[str, ...]]:
+        """Names of the numbers in a column, by its name."""
+        return {} if self._spooled is None else self._spooled.classes
 
     def batches(self) -> Iterator[list[KeyedRow]]:
         """Yield the rows, many at a time. Raises `UsageError` if the file cannot be read, or is no such table."""
-        with _told_of(self.file.path), _open_regular(self._path, self.file.path) as file:
-            for numbers, fields in looking(self._format.batches(file)):
+        with open_rows_of(self.file.path, self._spooled) as (file, form):
+            for numbers, fields in looking(form.batches(file)):
                 yield self._keyed(numbers, fields)
 
     def _keyed(self, numbers: Sequence[int], fields: Sequence[dict[str, Any] | ValueError]) -> list[KeyedRow]:
         column = self.key_column or ""
         with suppress(AttributeError, TypeError):  # of rows that cannot be read, or have no text for a key
             keys: list[Any] = [row.get(column) for row in fields]  # type: ignore[union-attr]
-            if all(keys) and not _MAYBE_ODD.search("\n".join(keys)):
+            if all(keys) and are_plain(keys):
                 return list(zip(numbers, keys, fields, strict=True))
         return [_keyed(number, row, column) for number, row in zip(numbers, fields, strict=True)]
 
@@ -340,35 +281,21 @@ def _keyed(number: int, fields: dict[str, Any] | ValueError, column: str) -> Key
     """Return a row with its key."""
     if isinstance(fields, ValueError):
         return number, "", fields
-    name = fields.get(column)
-    if not isinstance(name, str) or not name:
-        return number, "", ValueError(f"has no {column}")
-    return number, normpath(name).lstrip("/") if _ODD.search(name) else name, fields
+    try:
+        return number, key_in(fields, column), fields
+    except ValueError as error:
+        return number, "", error
 
 
 def open_rows(path: Path, on: str | None = None) -> OpenedTable:
     """Open a table to be read once; arguments and errors as of `open_table`."""
-    spool = _SPOOLED.get(path.suffix.lower())
-    kept = None if spool is None else spool(path)
-    place = path if kept is None else kept.path
-    with _told_of(path), _open_regular(place, path) as opened:
-        form = _format_of(path, opened) if kept is None else JsonLines()
+    spooled = spool_rows(path)
+    with open_rows_of(path, spooled) as (opened, form):
         readable = (row.fields for row in looking(form.rows(opened)) if not isinstance(row.fields, ValueError))
         first = next(readable, None)
         wanted = {on} if on else {*KEY_COLUMNS}
         named = (
             first if first is None or wanted & first.keys() else next((r for r in readable if wanted & r.keys()), first)
         )
-    key_column = None if named is None else _key_column(_Part(path, place, "", on or "", form, (0, 0)), named)
-    return OpenedTable(TableFile(path), key_column, {} if kept is None else kept.classes, place, form, kept)
-
-
-@contextmanager
-def _told_of(path: Path) -> Iterator[None]:
-    """Turn what is wrong with the table at `path` into a `UsageError`."""
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(f"cannot be read ({error.strerror})", place=path) from error
-    except ValueError as error:
-        raise UsageError(str(error), place=path) from error
+    key_column = None if named is None else find_key_column(path, form, on, named)
+    return OpenedTable(TableFile(path), key_column, spooled)
