@@ -19,6 +19,7 @@ from semdis_cli.store.shards import Shard
 from semdis_cli.store.whitening import Statistics, whitening_to_undo
 
 _RECORD_BYTES = 1024  # about what an image's key, geometry and source take
+_USUAL_GRID = (32, 32)  # of latents, to weigh one tensor of a shard against another
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class ExportJob:
     def array_bytes(self, stored: StoredShard, dtypes: Mapping[str, str], record_bytes: int = 0) -> int:
         """Estimate the bytes of arrays of `dtypes` of one image of a shard, and as much for `record_bytes` of it."""
         num_bytes = stored.expected.num_bytes // max(1, stored.num_images) + record_bytes
-        tensors = self.source.provenance.layout.tensors((1, 1))
+        tensors = self.source.provenance.layout.tensors(_USUAL_GRID)
         written = (prod(each.shape) * BYTES_PER_VALUE[dtypes[each.name]] for each in tensors if each.name in dtypes)
         return num_bytes * sum(written) // sum(each.num_bytes for each in tensors)
 
