@@ -33,7 +33,14 @@ from semdis_cli.store.shard_header import (
 )
 from semdis_cli.store.shard_records import ShardRecords
 
-STORE_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+STORE_DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+    "float8_e4m3": torch.float8_e4m3fn,
+    "int8": torch.int8,
+}
+_NAMES = {dtype: name for name, dtype in STORE_DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ def shard_bytes(shard: Shard) -> bytes:
     tensors = {name: tensor.contiguous() for name, tensor in shard.tensors.items()}
     fields = {
         "format": FORMAT_VERSION,
-        "dtype": _dtype_name(shard.latents.dtype),
+        "dtype": _NAMES[shard.latents.dtype],
         "shape": list(shard.latents.shape),
         "latents_sha256": _hash(tensors),
         "keys": list(map(escape_name, shard.keys)),
@@ -114,14 +121,10 @@ def parse_shard(data: bytes, place: str) -> Shard:
     return Shard(tensors.pop(LATENTS), header.records, header.provenance, tensors)
 
 
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def _hash(tensors: Mapping[str, Tensor]) -> str:
     """Hex digest of tensors as they lie in a file, one after the other."""
     digest = hashlib.sha256()
-    for _, tensor in sorted(tensors.items(), key=lambda item: file_order(item[0], _dtype_name(item[1].dtype))):
+    for _, tensor in sorted(tensors.items(), key=lambda item: file_order(item[0], _NAMES[item[1].dtype])):
         digest.update(tensor.view(torch.uint8).numpy().data.cast("B"))
     return digest.hexdigest()
 

@@ -9,6 +9,7 @@ from semdis_cli.events import Failure
 from semdis_cli.files.tar import TAR_END, tar_member
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import EncodedImage
+from semdis_cli.store.quantised import real_values
 from semdis_cli.store.shards import Shard, parse_shard, shard_bytes
 from semdis_cli.store.statistics import ChannelSums
 
@@ -36,7 +37,7 @@ class StreamWriter:
         parts = {name: tensor[None] for name, tensor in image.parts.items()}
         data = shard_bytes(Shard(image.latents[None], (image.record,), self._provenance, parts))
         self._write(tar_member(image.record.key + MEMBER_SUFFIX, data) if self._as_tar else data)
-        self.sums += ChannelSums.of(image.latents)
+        self.sums += ChannelSums.of(real_values(image.tensors))
         self.num_images += 1
         self.num_bytes += len(data)
 
