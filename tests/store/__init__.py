@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from semdis_cli.events import Failure, Problem
-from semdis_cli.parts import LATENTS, MASK, MASK_FLIP, QUANTISED, part_dtype
+from semdis_cli.parts import LATENTS, LATENTS_FLIP, MASK, MASK_FLIP, QUANTISED, part_dtype
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import NO_COLUMNS, EncodedImage, FileDigest, Geometry, ImageRecord, PlannedImage, SourceImage
 from semdis_cli.sources.files import ON_DISK
@@ -92,6 +92,12 @@ def make_shard(
     rows = [tensors_of(key, bucket, provenance.layout) for key in keys]
     tensors = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     return Shard(tensors.pop(LATENTS), records, provenance, tensors)
+
+
+def values_of(shard: Shard, row: int, name: str = LATENTS) -> Tensor:
+    """The latents of a row, or their twin, [Z,h,w] float32, as the format says: times their scale if they have one."""
+    values, scale = shard.tensors[name][row].float(), {LATENTS: "scale", LATENTS_FLIP: "scale_flip"}[name]
+    return values * shard.parts[scale][row] if scale in shard.parts else values
 
 
 def record_of(key: str, bucket: tuple[int, int], num_bytes: int | None = None) -> ImageRecord:

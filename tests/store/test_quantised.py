@@ -24,7 +24,7 @@ from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.quantised import MAX_SCALE, are_sound, dequantise, quantise, real_values, store_as
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shard_header import read_shard_header
-from semdis_cli.store.shards import STORE_DTYPES, Shard, parse_shard, read_shard, shard_bytes, write_shard
+from semdis_cli.store.shards import STORE_DTYPES, parse_shard, read_shard, shard_bytes, write_shard
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.verifying.payload import read_payload
 from semdis_cli.store.verifying.verify import NO_DATA
@@ -39,6 +39,7 @@ from tests.store import (
     make_plan,
     make_shard,
     problems,
+    values_of,
     with_settings,
     write_set,
     write_some,
@@ -202,7 +203,7 @@ def test_statistics_are_those_of_the_values(tmp_path: Path, dtype: str) -> None:
     write_shard(tmp_path / "shard", shard)
     sums = read_payload(tmp_path / "shard", read_shard_header(tmp_path / "shard")).sums
     assert sums == ChannelSums.of_all(shard.latents, shard.parts[SCALE]) == open_latents(tmp_path / "shard").sums()
-    values = shard.latents.float() * shard.parts[SCALE]
+    values = torch.stack([values_of(shard, row) for row in range(3)])
     np.testing.assert_allclose(sums.total, values.sum((0, 2, 3)).double(), rtol=1e-5)
     plain = make_shard(("a", "b", "c"), "float32")
     np.testing.assert_allclose(sums.squares, plain.latents.square().sum((0, 2, 3)).double(), rtol=0.1)
@@ -232,10 +233,6 @@ def test_a_float8_that_is_none_is_a_problem_of_its_row(tmp_path: Path) -> None:
 
 
 # --- what leaves a shard --------------------------------------------------------------------------------------------
-
-
-def values_of(shard: Shard, row: int, name: str = LATENTS) -> Tensor:
-    return shard.tensors[name][row].float() * shard.tensors[SCALES[name]][row]
 
 
 @each_dtype
