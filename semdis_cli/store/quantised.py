@@ -3,7 +3,7 @@
 A value is the product of both, in float32. Where nothing is quantised, values are as they are stored.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -53,6 +53,21 @@ def real_values(tensors: Mapping[str, Tensor], name: str = LATENTS, rows: int | 
     """
     values, scale = tensors[name][rows], tensors.get(SCALES[name])
     return values if scale is None else dequantise(values, scale[rows])
+
+
+def take_rows(tensor: Tensor, rows: Sequence[int]) -> Tensor:
+    """Return some rows of a tensor, in memory of their own."""
+    return _as_bytes(tensor)[list(rows)].view(tensor.dtype)
+
+
+def join_rows(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the rows of tensors of one dtype, one behind the other."""
+    return torch.cat([*map(_as_bytes, tensors)]).view(tensors[0].dtype)
+
+
+def _as_bytes(tensor: Tensor) -> Tensor:
+    """View what has a byte a value as bytes: torch 2.6 to 2.10 cannot pick rows of float8."""
+    return tensor.view(torch.uint8) if tensor.dtype.itemsize == 1 else tensor
 
 
 def are_sound(tensors: Mapping[str, Tensor]) -> bool:

@@ -22,6 +22,7 @@ from semdis_cli.files.url import Location
 from semdis_cli.parts import LATENTS, file_order
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import FileDigest, ImageRecord
+from semdis_cli.store.quantised import take_rows
 from semdis_cli.store.shard_header import (
     FORMAT_VERSION,
     METADATA_KEY,
@@ -68,8 +69,8 @@ class Shard:
 
     def select(self, rows: Sequence[int]) -> "Shard":
         """A shard of some of the rows."""
-        parts = {name: tensor[list(rows)] for name, tensor in self.parts.items()}
-        return Shard(self.latents[list(rows)], tuple(self.records[row] for row in rows), self.provenance, parts)
+        parts = {name: take_rows(tensor, rows) for name, tensor in self.parts.items()}
+        return Shard(take_rows(self.latents, rows), tuple(self.records[row] for row in rows), self.provenance, parts)
 
 
 def write_shard(path: Path, shard: Shard) -> FileDigest:

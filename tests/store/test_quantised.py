@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +15,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as stn
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.parts import LATENTS, LATENTS_FLIP, LOG_SNR, QUANTISED, SCALE, SCALE_FLIP, SCALES
 from semdis_cli.records import EncodedImage
 from semdis_cli.store.exchange.export import check_finite, make_array, make_sample
-from semdis_cli.store.exchange.stream import StreamWriter
+from semdis_cli.store.exchange.stream import StreamWriter, join_shards
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.quantised import MAX_SCALE, are_sound, dequantise, quantise, real_values, store_as
 from semdis_cli.store.reader import open_latents
@@ -266,6 +270,40 @@ def test_a_pipe_counts_values(dtype: str) -> None:
         parts = {name: tensor[row] for name, tensor in shard.parts.items()}
         stream.add(EncodedImage(record, shard.latents[row], parts=parts))
     assert stream.sums == ChannelSums.of_all(shard.latents, shard.parts[SCALE])
+
+
+class Float8Calls(TorchDispatchMode):
+    """Notes what torch is asked to do with float8."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        flat = [*tree_leaves(args), *tree_leaves(kwargs or {})]
+        if any(isinstance(each, Tensor) and each.dtype == torch.float8_e4m3fn for each in flat):
+            self.names.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_of_float8_nothing_is_asked_that_older_versions_of_torch_do_not_have(tmp_path: Path) -> None:
+    with Float8Calls() as calls:
+        shard = make_shard(("a", "b", "c"), "float8_e4m3", parts=PARTS)
+        write_set(tmp_path / "set", make_plan(dtype="float8_e4m3", parts=sorted(PARTS)))
+        again = parse_shard(shard_bytes(shard), "here")
+        some = join_shards([again.select([row]) for row in (2, 0)])
+        check_finite(some, "here")
+        make_array(some, 0, "float32")
+        write_shard(tmp_path / "shard", some)
+        open_latents(tmp_path / "shard").sums()
+        assert problems(tmp_path / "set") == []
+        dataset = LatentDataset(tmp_path / "set", flip=True)
+        assert len([*dataset]) == len(GOOD_KEYS)
+    made_here = {"aten.stack.default"}  # by these tests
+    assert calls.names - made_here <= {
+        *("aten._to_copy.default", "aten.clone.default", "aten.copy_.default", "aten.detach.default"),
+        *("aten.select.int", "aten.slice.Tensor", "aten.view.default", "aten.view.dtype", "aten.unsqueeze.default"),
+    }
 
 
 # --- sets -----------------------------------------------------------------------------------------------------------

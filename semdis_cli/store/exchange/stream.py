@@ -2,14 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
-import torch
-
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
 from semdis_cli.files.tar import TAR_END, tar_member
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import EncodedImage
-from semdis_cli.store.quantised import real_values
+from semdis_cli.store.quantised import join_rows, real_values
 from semdis_cli.store.shards import Shard, parse_shard, shard_bytes
 from semdis_cli.store.statistics import ChannelSums
 
@@ -63,8 +61,8 @@ def read_member(name: str, data: bytes) -> Shard:
 def join_shards(shards: Sequence[Shard]) -> Shard:
     """Join the rows of several shards with latents of one shape that the same settings made."""
     return Shard(
-        latents=torch.cat([shard.latents for shard in shards]),
+        latents=join_rows([shard.latents for shard in shards]),
         records=tuple(record for shard in shards for record in shard.records),
         provenance=shards[0].provenance,
-        parts={name: torch.cat([shard.parts[name] for shard in shards]) for name in shards[0].parts},
+        parts={name: join_rows([shard.parts[name] for shard in shards]) for name in shards[0].parts},
     )
