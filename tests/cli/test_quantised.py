@@ -11,10 +11,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from semdis_cli.dataset.latent_dataset import LatentDataset
+from semdis_cli.metrics import psnr_db
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.parts import LATENTS, LATENTS_FLIP, LOG_SNR, LOG_SNR_FLIP, QUANTISED, SCALE, SCALE_FLIP
 from semdis_cli.store.index import read_rows
-from tests.cli.conftest import Outcome, Run, semdis
+from tests.cli.conftest import PHOTOS, Outcome, Run, semdis
 from tests.store import contents, lasting
 from tests.worlds import save_noise
 
@@ -178,6 +179,21 @@ def test_latents_beyond_the_range_of_a_dtype_cost_their_image_alone(
         assert encode(weight, dtype, name).code == 3
         rows = read_rows(tmp_path / name / "latents" / "index.jsonl")
         assert [row.error for row in rows if row.error] == [why] * num_bad
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "most_db", "least_db"), [("int8", 0.15, 49), ("float8_e4m3", 1.5, 39)])
+def test_a_photograph_loses_as_much_as_the_docs_say(
+    run: Run, tmp_path: Path, dtype: str, most_db: float, least_db: float
+) -> None:
+    found, scores = [], []
+    for each in ("float32", dtype):
+        how = "--dtype", "float32", "--store-dtype", each, "-o", each, "--json", "-q"
+        scores.append(json.loads(run("roundtrip", PHOTOS / "the-spices-of-life.jpg", *how).stdout)["psnr_db"]["mean"])
+        [pixels_of] = pixels(tmp_path / each).values()
+        found.append(torch.from_numpy(pixels_of))
+    assert 0 < scores[0] - scores[1] < most_db
+    assert psnr_db(found[1], found[0]) > least_db
 
 
 def test_a_dtype_that_there_is_not_is_refused_with_those_that_there_are(run: Run, photos: Path) -> None:

@@ -30,6 +30,7 @@ from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shard_header import read_shard_header
 from semdis_cli.store.shards import STORE_DTYPES, parse_shard, read_shard, shard_bytes, write_shard
 from semdis_cli.store.statistics import ChannelSums
+from semdis_cli.store.verifying import payload
 from semdis_cli.store.verifying.payload import read_payload
 from semdis_cli.store.verifying.verify import NO_DATA
 from tests.fuzz.edited_shards import header_of
@@ -211,6 +212,21 @@ def test_statistics_are_those_of_the_values(tmp_path: Path, dtype: str) -> None:
     np.testing.assert_allclose(sums.total, values.sum((0, 2, 3)).double(), rtol=1e-5)
     plain = make_shard(("a", "b", "c"), "float32")
     np.testing.assert_allclose(sums.squares, plain.latents.square().sum((0, 2, 3)).double(), rtol=0.1)
+
+
+@each_dtype
+@pytest.mark.parametrize("slice_values", [1, 2, 3, 5, 8])
+def test_statistics_are_the_same_in_whatever_slices_a_file_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, slice_values: int
+) -> None:
+    shard = make_shard(("a", "b", "c"), dtype, parts=PARTS)
+    write_shard(tmp_path / "shard", shard)
+    monkeypatch.setattr(payload, "_SLICE_VALUES", slice_values)
+    found = payload.read_payload(tmp_path / "shard", read_shard_header(tmp_path / "shard"), [0, 2])
+    rows = shard.select([0, 2])
+    np.testing.assert_allclose(found.sums.total, ChannelSums.of_all(rows.latents, rows.parts[SCALE]).total, rtol=1e-12)
+    assert (found.bad_rows, found.bad_scales) == ((), ())
+    assert found.file.sha256 == open_latents(tmp_path / "shard").sha256
 
 
 @each_dtype
