@@ -61,7 +61,7 @@ def _say_what_is_lost(settings: ExportSettings, stored: str, *, quiet: bool) -> 
     elif stored in QUANTISED and settings.keeps_stored:
         way = "--member npy" if settings.format == "webdataset" else "--format npy"
         say(f"semdis: files keep {stored} and its scales: latents are latents.float() * scale, as {way} writes them")
-    elif stored in QUANTISED:
+    elif stored in QUANTISED and not settings.is_for_trainer:
         say(f"semdis: each {stored} value is written times its scale, as float32, which holds that exactly")
     elif settings.has_no(stored):
         say(f"semdis: {settings.format} has no {stored}: each value is written as float32, which holds it exactly")

@@ -49,7 +49,8 @@ class Shard:
     """The contents of one shard file.
 
     `latents` [N,Z,h,w] in the stored dtype; `records` per row, without columns; `provenance`: the settings that made
-    it; `parts`: the other tensors by name, N rows each, those that the settings ask for.
+    it; `parts`: the other tensors by name, N rows each, those that the settings ask for, and scales where latents are
+    quantised (`real_values` gives what they stand for).
     """
 
     latents: Tensor

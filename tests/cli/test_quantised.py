@@ -139,6 +139,8 @@ def test_arrays_hold_values(encode: Run, run: Run, tmp_path: Path, dtype: str) -
     for item in LatentDataset("latents"):
         array = np.load(tmp_path / "exported" / f"{item.key}.npy", allow_pickle=False)  # noqa: TID251 # as others do
         assert np.array_equal(array, item.latents.numpy())
+    done = run("export", "latents", "-o", "raw", "--format", "kohya")
+    assert (done.code, dtype in done.stderr) == (0, False)
     done = run("export", "latents", "-o", "half", "--format", "npy", "--dtype", "float16", "--quiet")
     assert done.stderr == f"semdis: float16 does not hold every value of {dtype}: digits are lost\n"
 

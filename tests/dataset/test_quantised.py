@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from semdis_cli.dataset.latent_dataset import LatentDataset
+from semdis_cli.dataset.latent_dataset import Flip, LatentDataset
 from semdis_cli.dataset.sampler import BucketBatchSampler
 from semdis_cli.parts import LATENTS, LATENTS_FLIP, LOG_SNR, LOG_SNR_FLIP, QUANTISED
 from semdis_cli.store.mapped_shard import MappedShard, ReadRows
@@ -32,10 +32,10 @@ def write(root: Path, dtype: str) -> tuple[Path, dict[str, tuple[Shard, int]]]:
 
 
 @each_dtype
-@pytest.mark.parametrize("name", [LATENTS, LATENTS_FLIP])
+@pytest.mark.parametrize("flip", [False, True, "random"])
 @pytest.mark.parametrize("is_mapped", [True, False])
 def test_values_are_given_in_float32(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, name: str, is_mapped: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, flip: Flip, is_mapped: bool
 ) -> None:
     root, places = write(tmp_path / "latents", dtype)
     if not is_mapped:
@@ -44,11 +44,18 @@ def test_values_are_given_in_float32(
             return {each.name: ReadRows(folder / shard.name, shard.start, each) for each in shard._tensors}
 
         monkeypatch.setattr(MappedShard, "map", read)
-    dataset = LatentDataset(root, flip=name == LATENTS_FLIP)
+    dataset = LatentDataset(root, flip=flip, seed=1)
     assert dataset.dtype == torch.float32
     assert len(dataset) == len(places)
-    for item in dataset:
-        assert bits(item.latents) == bits(values_of(*places[item.key], name))
+    drawn = set()
+    for epoch in range(3):
+        dataset.set_epoch(epoch)
+        for item in dataset:
+            name = LATENTS_FLIP if item.is_flipped else LATENTS
+            assert bits(item.latents) == bits(values_of(*places[item.key], name))
+            drawn.add(name)
+    expected: dict[Flip, set[str]] = {False: {LATENTS}, True: {LATENTS_FLIP}, "random": {LATENTS, LATENTS_FLIP}}
+    assert drawn == expected[flip]
 
 
 @each_dtype
