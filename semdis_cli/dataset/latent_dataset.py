@@ -17,10 +17,11 @@ from semdis_cli.dataset.draws import Draws
 from semdis_cli.dataset.posterior import PosteriorSampler
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.files.url import was_url
-from semdis_cli.parts import LATENTS, LATENTS_FLIP, LOG_SNR, TWINS
+from semdis_cli.parts import LATENTS, LATENTS_FLIP, LOG_SNR, QUANTISED, SCALE, TWINS
 from semdis_cli.provenance import Provenance, describe_versions
 from semdis_cli.store.columns import CAPTION, LABEL
 from semdis_cli.store.mapped_shard import MappedShard
+from semdis_cli.store.quantised import dequantise
 from semdis_cli.store.random_access import Item, Rows, open_latents
 from semdis_cli.store.shards import STORE_DTYPES
 from semdis_cli.store.whitening import Statistics, is_whitened, to_raw, whitening_to_undo
@@ -60,8 +61,8 @@ class LatentDataset(Dataset[LatentItem]):
     """The latents of a finished set (its folder), or of a single shard file, in the order of their keys.
 
     `whitened`: True or False for whitened or raw latents, None for what is stored. `dtype`: of the latents that are
-    given, None for the stored one. Headers and the index are checked on opening; the latents only with `verify`, which
-    reads all of them.
+    given, None for the stored one, or float32 if that is quantised. Headers and the index are checked on opening; the
+    latents only with `verify`, which reads all of them.
 
     `flip`: True for the twins of a set that was made with `--flip both`, "random" for a coin that is tossed for each
     item and epoch (`set_epoch`), the same for the same `seed`, epoch and key, in whichever worker. `sample`: of a set
@@ -102,8 +103,9 @@ class LatentDataset(Dataset[LatentItem]):
             warnings.warn(f"{self.path}: latents of several versions: {lines}", MixedVersionsWarning, stacklevel=2)
         self._whitening = _whitening_to_undo(self.path, opened.provenance, whitened=whitened)
         self.is_whitened = opened.provenance.is_whitened and self._whitening is None
-        self._stored_dtype = _stored_dtype(self.path, opened.provenance)
-        self.dtype = dtype or self._stored_dtype
+        stored_dtype = _stored_dtype(self.path, opened.provenance)
+        self._is_quantised = stored_dtype in QUANTISED
+        self.dtype = dtype or (torch.float32 if self._is_quantised else STORE_DTYPES[stored_dtype])
         if not self.dtype.is_floating_point:
             raise UsageError(f"latents cannot be given as {self.dtype}; choose a dtype of floating point")
         self._columns = opened.columns
@@ -164,6 +166,8 @@ class LatentDataset(Dataset[LatentItem]):
         keys, columns = [item.key for item in items], [self._given(item.columns) for item in items]
         flips = list(map(self._is_flipped, keys))
         latents = self._read(LATENTS, items, flips)
+        if self._is_quantised:
+            latents = dequantise(latents, self._read(SCALE, items, flips))
         if self._sampler is not None:
             latents = self._sampler.sample(latents, self._read(LOG_SNR, items, flips), keys, flips)
         sizes = _sizes(items, flips)
@@ -262,9 +266,9 @@ def _check_flip(path: Path, provenance: Provenance, flip: Flip) -> Flip:
     return flip
 
 
-def _stored_dtype(path: Path, provenance: Provenance) -> torch.dtype:
+def _stored_dtype(path: Path, provenance: Provenance) -> str:
     try:
-        return STORE_DTYPES[provenance.layout.dtype]
+        return provenance.layout.dtype
     except ValueError as error:
         raise StoreError("does not say of which dtype its latents are", place=path) from error
 

@@ -20,6 +20,7 @@ from semdis_cli.files.spelling import ANY, check_key, clashes, probe_spelling
 from semdis_cli.records import NO_COLUMNS, FileDigest, ImageRecord
 from semdis_cli.settings import ArrayDtype, Member, SampleNames
 from semdis_cli.store.exchange.arrays import npy_bytes
+from semdis_cli.store.quantised import are_sound, real_values
 from semdis_cli.store.record import source_fields
 from semdis_cli.store.shards import STORE_DTYPES, Shard, shard_bytes
 from semdis_cli.tensors import is_finite
@@ -180,7 +181,7 @@ def make_sample(shard: Shard, row: int, member: Member, dtype: ArrayDtype) -> Sa
     if member == "safetensors":
         data, is_exact = shard_bytes(shard.select([row])), True
     else:
-        converted, is_exact = _convert(shard.latents[row], dtype)
+        converted, is_exact = _convert(real_values(shard.tensors, rows=row), dtype)
         data = npy_bytes(converted)
     return Sample(data, _record(shard, row, data, is_exact=is_exact))
 
@@ -190,7 +191,7 @@ def make_array(shard: Shard, row: int, dtype: str) -> Sample:
 
     Raises `UnfitError` if values are too large for `dtype`, a name of `STORE_DTYPES`.
     """
-    converted, is_exact = _convert(shard.latents[row], dtype)
+    converted, is_exact = _convert(real_values(shard.tensors, rows=row), dtype)
     data = converted.contiguous().view(torch.uint8).numpy().tobytes()
     return Sample(data, _record(shard, row, data, is_exact=is_exact))
 
@@ -210,5 +211,5 @@ def _record(shard: Shard, row: int, data: bytes, *, is_exact: bool) -> SampleRec
 
 def check_finite(shard: Shard, place: str) -> None:
     """Raise `StoreError` beginning with `place` if latents are not finite: others cannot be exported or imported."""
-    if not all(map(is_finite, shard.tensors.values())):
+    if not are_sound(shard.tensors):
         raise StoreError("latents that are not finite; not made by semdis encode", place=place)
