@@ -157,9 +157,11 @@ def measure(source: Path, num_workers: int) -> None:
     import torch
 
     from semdis_cli.images.loader import Loader
+    from semdis_cli.memory import keep_freed_blocks
     from semdis_cli.settings import LoadSettings
     from semdis_cli.sources.find import find_images
 
+    keep_freed_blocks()  # as the command does
     torch.set_num_threads(1)
     found: dict[str, float] = {}
     started = time.perf_counter(), cpu_s()

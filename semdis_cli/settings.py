@@ -27,7 +27,7 @@ from semdis_cli.option import (
     OptionError,
     check_limits,
 )
-from semdis_cli.parts import LATENTS, LOG_SNR, TWINS
+from semdis_cli.parts import LATENTS, LOG_SNR, QUANTISED, TWINS
 from semdis_cli.records import View
 
 # ---- Texts that are read by ourselves ----
@@ -439,7 +439,7 @@ class TokenizerSettings(Group):
 
 # ---- Latents ----
 
-StoreDtype = Literal["bfloat16", "float16", "float32"]
+StoreDtype = Literal["bfloat16", "float16", "float32", "float8_e4m3", "int8"]
 Posterior = Literal["mode", "sample", "moments"]
 Flip = Literal["none", "both"]
 
@@ -448,7 +448,15 @@ Flip = Literal["none", "both"]
 class LatentSettings(Group):
     """Settings of the stored latents: part of the posterior, and dtype. `seed` counts for posterior "sample" alone."""
 
-    store_dtype: Annotated[StoreDtype, Option("What latents are stored in.", OUTPUT)] = "bfloat16"
+    store_dtype: Annotated[
+        StoreDtype,
+        Option(
+            "What latents are stored in: bfloat16, float16 or float32; float8_e4m3 or int8, a byte a value and a scale "
+            "for each image and channel.",
+            OUTPUT,
+            metavar="DTYPE",
+        ),
+    ] = "bfloat16"
     posterior: Annotated[
         Posterior,
         Option(
@@ -800,7 +808,13 @@ class ExportSettings(Group):
         """Return the dtype of latents in one of `ROW_FORMATS`: parquet holds any, micro_diffusion reads float16."""
         if self.format == "micro_diffusion":
             return "float16"
-        return self.dtype or (stored_dtype if self.format == "parquet" else self.array_dtype(stored_dtype))
+        keeps = self.format == "parquet" and stored_dtype not in QUANTISED
+        return self.dtype or (stored_dtype if keeps else self.array_dtype(stored_dtype))
+
+    @property
+    def keeps_stored(self) -> bool:
+        """Tell whether files hold what is stored, bit for bit: each is a shard of its own."""
+        return self.format in {"webdataset", "safetensors"} and self.member == "safetensors"
 
     def has_no(self, stored_dtype: str) -> bool:
         """Tell whether the format itself is why values are written in another dtype than they are stored in."""

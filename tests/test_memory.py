@@ -1,5 +1,9 @@
 """Memory that is to be had: of a machine, of a container, of a job in a group with a limit."""
 
+import os
+import platform
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -195,3 +199,34 @@ def test_what_is_large_waits_for_others_and_what_is_too_large_is_refused() -> No
         room.reading(205 * MIB),
     ):
         pass
+
+
+PICTURES = """
+import resource, sys
+import numpy as np
+from semdis_cli.memory import keep_freed_blocks
+
+if sys.argv[1] == "kept":
+    keep_freed_blocks()
+for _ in range(40):
+    calls = [np.zeros((256, 256, 3), np.uint8) + np.uint8(1) for _ in range(64)]
+    calls.clear()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(40):
+    calls = [np.zeros((256, 256, 3), np.uint8) + np.uint8(1) for _ in range(64)]
+    calls.clear()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_pages_of_pictures_are_taken_again_and_not_asked_for_anew() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+
+    def faults(how: str, **more: str) -> int:
+        command = [sys.executable, "-c", PICTURES, how]
+        return int(subprocess.run(command, env=environment | more, check=True, capture_output=True).stdout)
+
+    kept, given_back = faults("kept"), faults("as it is")
+    assert kept < given_back / 4
+    assert faults("kept", MALLOC_TRIM_THRESHOLD_="0") > 4 * kept  # who sets it by hand has the say

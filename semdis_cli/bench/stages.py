@@ -40,6 +40,7 @@ from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import EncodedImage, Geometry, LoadedImage, PlannedImage
 from semdis_cli.settings import DecodeSettings, EncodeSettings, ImageFormat, PartSettings, WriteSettings
 from semdis_cli.sources.find import FoundImages
+from semdis_cli.store.quantised import real_values
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
 from semdis_cli.store.writing.plan import PlannedShard
@@ -276,7 +277,7 @@ def read_shard(source: LatentSource, tokenizer: Tokenizer) -> Shard:
 
 def decode_latents(call: Shard, tokenizer: Tokenizer, sampling: FCDMDiffAEInferenceConfig) -> list[Picture]:
     """Decode one model call."""
-    images = tokenizer.decode(call.latents.float(), call.keys, sampling)
+    images = tokenizer.decode(real_values(call.tensors).float(), call.keys, sampling)
     return [Picture(image, record.geometry) for image, record in zip(images, call.records, strict=True)]
 
 

@@ -6,8 +6,10 @@ def main() -> None:
     from semdis_cli.cli.failures import run_guarded
     from semdis_cli.cli.garbage import collected_late
     from semdis_cli.cli.streams import install
+    from semdis_cli.memory import keep_freed_blocks
 
     install()
+    keep_freed_blocks()
     with collected_late():
         run_guarded(_run)
 

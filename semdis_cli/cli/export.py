@@ -10,6 +10,7 @@ from semdis_cli.cli.report import follow
 from semdis_cli.cli.setup import refuse_others, refuse_pipes
 from semdis_cli.cli.streams import say
 from semdis_cli.option import OUTPUT, Option
+from semdis_cli.parts import QUANTISED
 from semdis_cli.settings import ExportSettings
 from semdis_cli.wording import count
 
@@ -55,5 +56,12 @@ def _say_what_is_lost(settings: ExportSettings, stored: str, *, quiet: bool) -> 
     if settings.is_lossy(stored):
         what = "raw latents" if settings.is_for_trainer else stored
         say(f"semdis: float16 does not hold every value of {what}: digits are lost")
-    elif settings.has_no(stored) and not quiet:
+    elif quiet:
+        return
+    elif stored in QUANTISED and settings.keeps_stored:
+        way = "--member npy" if settings.format == "webdataset" else "--format npy"
+        say(f"semdis: files keep {stored} and its scales: latents are latents.float() * scale, as {way} writes them")
+    elif stored in QUANTISED and not settings.is_for_trainer:
+        say(f"semdis: each {stored} value is written times its scale, as float32, which holds that exactly")
+    elif settings.has_no(stored):
         say(f"semdis: {settings.format} has no {stored}: each value is written as float32, which holds it exactly")

@@ -110,7 +110,9 @@ def _take(name: str, hint: Any, given: dict[str, Any]) -> Any:
 
 def _parse(name: str, option: Option, value: Any) -> Any:
     if isinstance(value, Path) and was_url(value):
-        raise OptionError(option.spellings(name)[0], "takes no URL: only sources, latents and the -o of encode do")
+        raise OptionError(
+            option.spellings(name)[0], "takes no URL; only images, latents that are read, and encode's -o do"
+        )
     if option.parse is None or value is None:
         return value
     try:

@@ -17,15 +17,18 @@ from semdis_cli.dataset.draws import Draws
 from semdis_cli.dataset.posterior import PosteriorSampler
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.files.url import was_url
-from semdis_cli.parts import LATENTS, LATENTS_FLIP, LOG_SNR, TWINS
+from semdis_cli.parts import LATENTS, LATENTS_FLIP, LOG_SNR, QUANTISED, SCALE, TWINS
 from semdis_cli.provenance import Provenance, describe_versions
 from semdis_cli.store.columns import CAPTION, LABEL
+from semdis_cli.store.mapped_shard import MappedShard
+from semdis_cli.store.quantised import dequantise
 from semdis_cli.store.random_access import Item, Rows, open_latents
 from semdis_cli.store.shards import STORE_DTYPES
 from semdis_cli.store.whitening import Statistics, is_whitened, to_raw, whitening_to_undo
 
 # Each mapped shard is one mapping of the process, of which Linux allows 65,530.
 _MAX_MAPPED = 1 << 14
+_TWIN = torch.tensor([False, True]).unbind()
 
 Flip = Literal[False, True, "random"]
 
@@ -58,8 +61,8 @@ class LatentDataset(Dataset[LatentItem]):
     """The latents of a finished set (its folder), or of a single shard file, in the order of their keys.
 
     `whitened`: True or False for whitened or raw latents, None for what is stored. `dtype`: of the latents that are
-    given, None for the stored one. Headers and the index are checked on opening; the latents only with `verify`, which
-    reads all of them.
+    given, None for the stored one, or float32 if that is quantised. Headers and the index are checked on opening; the
+    latents only with `verify`, which reads all of them.
 
     `flip`: True for the twins of a set that was made with `--flip both`, "random" for a coin that is tossed for each
     item and epoch (`set_epoch`), the same for the same `seed`, epoch and key, in whichever worker. `sample`: of a set
@@ -100,8 +103,9 @@ class LatentDataset(Dataset[LatentItem]):
             warnings.warn(f"{self.path}: latents of several versions: {lines}", MixedVersionsWarning, stacklevel=2)
         self._whitening = _whitening_to_undo(self.path, opened.provenance, whitened=whitened)
         self.is_whitened = opened.provenance.is_whitened and self._whitening is None
-        self._stored_dtype = _stored_dtype(self.path, opened.provenance)
-        self.dtype = dtype or self._stored_dtype
+        stored_dtype = _stored_dtype(self.path, opened.provenance)
+        self._is_quantised = stored_dtype in QUANTISED
+        self.dtype = dtype or (torch.float32 if self._is_quantised else STORE_DTYPES[stored_dtype])
         if not self.dtype.is_floating_point:
             raise UsageError(f"latents cannot be given as {self.dtype}; choose a dtype of floating point")
         self._columns = opened.columns
@@ -113,6 +117,7 @@ class LatentDataset(Dataset[LatentItem]):
         self._folder, self._shards, self._items = opened.folder.absolute(), opened.shards, opened.items
         self.grids = tuple(sorted({shard.grid for shard in self._shards}))
         self._mapped: dict[int, Mapping[str, Rows]] = {}  # of this process alone
+        self._forms: dict[tuple[str, tuple[int, int]], tuple[torch.dtype, tuple[int, ...]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process gets: no mappings."""
@@ -161,11 +166,13 @@ class LatentDataset(Dataset[LatentItem]):
         keys, columns = [item.key for item in items], [self._given(item.columns) for item in items]
         flips = list(map(self._is_flipped, keys))
         latents = self._read(LATENTS, items, flips)
+        if self._is_quantised:
+            latents = dequantise(latents, self._read(SCALE, items, flips))
         if self._sampler is not None:
             latents = self._sampler.sample(latents, self._read(LOG_SNR, items, flips), keys, flips)
-        source, resized, crop, image = torch.tensor([item.geometry for item in items]).view(-1, 4, 2).unbind(1)
-        is_flipped = torch.tensor(flips)
-        crop = torch.stack([crop[:, 0], torch.where(is_flipped, (resized - crop - image)[:, 1], crop[:, 1])], dim=1)
+        sizes = _sizes(items, flips)
+        source, resized, crop, image = (sizes[first::4] for first in range(4))
+        is_flipped = [_TWIN[flip] for flip in flips]
         return list(map(LatentItem, self._convert(latents), keys, source, image, columns, resized, crop, is_flipped))
 
     def set_epoch(self, epoch: int) -> None:
@@ -176,9 +183,16 @@ class LatentDataset(Dataset[LatentItem]):
         """Return a tensor of items of one size, as stored, [B,...]; `flips`: of which items that of their twin."""
         names = [TWINS[name] if flip else name for flip in flips]
         rows = torch.stack([self._rows(item.shard)[name][item.row] for item, name in zip(items, names, strict=True)])
-        shard = self._shards[items[0].shard]
-        [tensor] = (tensor for tensor in shard.layout.tensors(shard.grid) if tensor.name == name)
-        return rows.view(STORE_DTYPES[tensor.dtype]).view(-1, *tensor.shape)
+        dtype, shape = self._form(name, self._shards[items[0].shard])
+        return rows.view(dtype).view(-1, *shape)
+
+    def _form(self, name: str, shard: MappedShard) -> tuple[torch.dtype, tuple[int, ...]]:
+        """Return dtype and shape of an item in a tensor of a shard."""
+        grid = shard.grid
+        if (name, grid) not in self._forms:
+            tensors = shard.layout.tensors(grid)
+            self._forms |= {(each.name, grid): (STORE_DTYPES[each.dtype], each.shape) for each in tensors}
+        return self._forms[name, grid]
 
     def _is_flipped(self, key: str) -> Literal[False, True]:
         """Tell whether the twin of an item is given."""
@@ -214,10 +228,10 @@ class LatentDataset(Dataset[LatentItem]):
 
     def _check_index(self, index: SupportsIndex) -> int:
         """`index` counted from 0 on; negative ones count from the end. Raises `IndexError`."""
-        item = operator.index(index)
-        if not -len(self) <= item < len(self):
-            raise IndexError(f"item {item} of {len(self)}")
-        return item % len(self)
+        item, length = operator.index(index), len(self)
+        if not -length <= item < length:
+            raise IndexError(f"item {item} of {length}")
+        return item % length
 
     def _rows(self, number: int) -> Mapping[str, Rows]:
         """The rows of each tensor of a shard, mapped on first use in this process."""
@@ -234,6 +248,15 @@ class LatentDataset(Dataset[LatentItem]):
         return latents.to(self.dtype)
 
 
+def _sizes(items: Sequence[Item], flips: Sequence[bool]) -> Sequence[Tensor]:
+    """Return source, resized, crop (of twins in the mirrored image) and image of each item, one after the other."""
+    sizes: list[int] = []  # in one tensor: to make many small ones takes as long as to read the latents
+    for item, flip in zip(items, flips, strict=True):
+        source, resized, (top, left), image = item.geometry
+        sizes += (*source, *resized, top, resized[1] - left - image[1] if flip else left, *image)
+    return torch.from_numpy(np.array(sizes, np.int64).reshape(-1, 2)).unbind()
+
+
 def _check_flip(path: Path, provenance: Provenance, flip: Flip) -> Flip:
     """Return `flip`. Raises `UsageError` where it is none, and for twins that there are not."""
     if flip not in {False, True, "random"}:
@@ -243,9 +266,9 @@ def _check_flip(path: Path, provenance: Provenance, flip: Flip) -> Flip:
     return flip
 
 
-def _stored_dtype(path: Path, provenance: Provenance) -> torch.dtype:
+def _stored_dtype(path: Path, provenance: Provenance) -> str:
     try:
-        return STORE_DTYPES[provenance.layout.dtype]
+        return provenance.layout.dtype
     except ValueError as error:
         raise StoreError("does not say of which dtype its latents are", place=path) from error
 

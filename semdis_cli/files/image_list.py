@@ -1,3 +1,4 @@
+# ruff: noqa: SLF001 (a list takes another one of its kind)
 """Images of a run in a few bytes each: a million of them as objects would take 400 MB, and long to make."""
 
 from array import array
@@ -103,6 +104,23 @@ class ImageList(Sequence[SourceImage]):
         for key, place, num_bytes, mtime_ns, ctime_ns in zip(keys, places, numbers, numbers, numbers, strict=True):
             self.append(SourceImage(key, reader, place, num_bytes or 0, mtime_ns, ctime_ns))
 
+    def join(self, others: "ImageList") -> None:
+        """Add all images of another list, in one go: none of them is made."""
+        if not others:
+            return
+        begin, num_bytes = len(self), len(self._text)
+        roots = [self.root(*root) for root in others._roots] or [0]  # as those have that are kept as objects
+        self.is_rising = self.is_rising and others.is_rising and not (self and others._key(0) <= self._last)
+        self._last = others._last
+        self._text += others._text
+        self._ends.extend(end + num_bytes for end in others._ends)
+        self._figures.extend(others._figures)
+        self._roots_of.extend(roots[number] for number in others._roots_of)
+        if others._places:
+            self._places.extend(repeat(0, begin - len(self._places)))
+            self._places.extend(others._places)
+        self._others |= {begin + number: image for number, image in others._others.items()}
+
     def root(self, reader: ImageReader, start: str | None, cut: int = 0, view: View = WHOLE) -> int:
         """Return the number of a root for `extend`, whose images are no views."""
         number = self._numbers.setdefault((id(reader), start, cut, view), len(self._roots))
@@ -199,19 +217,23 @@ class ImageList(Sequence[SourceImage]):
     def _image(self, number: int) -> SourceImage:
         if self._others and number in self._others:
             return self._others[number]
-        start = self._ends[number - 1] if number else 0
-        key = self._text[start : self._ends[number]].decode(*_KEY_CODEC)
+        key = self._key(number)
         reader, first, cut, view = self._roots[self._roots_of[number]]
         place = self._places[number] if first is None else first + (view.file_of(key) or key)[cut:]
         return SourceImage(key, reader, place, *self._stamp(number), view)
 
+    def _key(self, number: int) -> str:
+        start = self._ends[number - 1] if number else 0
+        return self._text[start : self._ends[number]].decode(*_KEY_CODEC)
+
     def _find_root(self, image: SourceImage) -> int | None:
         """Return the root of an image; None if its place is no number, and no text whose end is that of the key."""
-        place, key, view = image.place, image.file_key, image.view
+        place, view = image.place, image.view
         if type(place) is int and 0 <= place < 1 << 63:
             return self.root(image.reader, None, 0, view)
         if type(place) is not str:
             return None
+        key = image.file_key
         if self._roots:
             reader, start, cut, last_view = self._roots[-1]
             if (

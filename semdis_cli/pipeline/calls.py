@@ -22,9 +22,9 @@ from semdis_cli.pipeline.fit import COPIES_HELD, CallMemory
 from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, timed
 from semdis_cli.records import EncodedImage, LoadedImage, PlannedImage
 from semdis_cli.settings import PartSettings
+from semdis_cli.store.quantised import are_sound, store_as
 from semdis_cli.store.shards import STORE_DTYPES
 from semdis_cli.store.writing.plan import PlannedShard
-from semdis_cli.tensors import is_finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,21 +245,20 @@ def _keys(images: Sequence[LoadedImage]) -> list[str]:
 
 
 def _store(image: LoadedImage, tensors: Mapping[str, Tensor], store_dtype: str) -> EncodedImage | Failure:
-    parts: dict[str, Tensor] = {}
-    for name, values in tensors.items():
-        stored = stored_latents(image, values, part_dtype(name, store_dtype))
-        if isinstance(stored, Failure):
-            return stored
-        parts[name] = stored
+    parts = as_stored(image, tensors, store_dtype)
+    if isinstance(parts, Failure):
+        return parts
     return EncodedImage(image.record, parts.pop(LATENTS), image.mtime_ns, image.ctime_ns, parts)
 
 
-def stored_latents(image: LoadedImage, latents: Tensor, store_dtype: str) -> Tensor | Failure:
-    """The latents [Z,h,w] of an image in the stored dtype, in memory of their own, if they are finite in it."""
-    stored = latents.to(STORE_DTYPES[store_dtype], copy=True)
-    if is_finite(stored):
+def as_stored(image: LoadedImage, tensors: Mapping[str, Tensor], store_dtype: str) -> dict[str, Tensor] | Failure:
+    """The tensors of an image, [Z,h,w] float32 each, as they are stored, if they are finite in that."""
+    stored: dict[str, Tensor] = {}
+    for name, values in tensors.items():
+        stored |= store_as(name, values, STORE_DTYPES[part_dtype(name, store_dtype)])
+    if are_sound(stored):
         return stored
-    if is_finite(latents):
+    if are_sound(tensors):
         reason = f"its latents are too large for --store-dtype {store_dtype}"
     else:
         reason = "its latents are not finite (NaN or infinity)"

@@ -26,8 +26,10 @@ from semdis_cli.images.loader import Loader
 from semdis_cli.metrics import psnr_db
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.parts import LATENTS
 from semdis_cli.pipeline.calls import (
     ImageCall,
+    as_stored,
     busy_threads,
     encode_images,
     fitting,
@@ -35,7 +37,6 @@ from semdis_cli.pipeline.calls import (
     share_of_call,
     split_loaded,
     start_workers,
-    stored_latents,
 )
 from semdis_cli.pipeline.decode import sampling_of
 from semdis_cli.pipeline.encode_plan import EncodePlan
@@ -47,6 +48,7 @@ from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, 
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import LoadedImage
 from semdis_cli.settings import LatentSettings, RoundtripSettings
+from semdis_cli.store.quantised import real_values
 from semdis_cli.store.writing.plan import plan_sha256
 
 _PER_IMAGE_FILE = "psnr.jsonl"
@@ -212,8 +214,9 @@ class _Roundtrip:
         self, images: Sequence[LoadedImage], latents: Tensor
     ) -> tuple[list[LoadedImage], Tensor, list[Failure]]:
         """Pass `latents` [B,Z,h,w] through the stored dtype, to float32; what `encode` would refuse is a failure."""
-        tried = [stored_latents(*pair, self.latents.store_dtype) for pair in zip(images, latents, strict=True)]
-        stored = [one.float() for one in tried if not isinstance(one, Failure)]
+        dtype = self.latents.store_dtype
+        tried = [as_stored(image, {LATENTS: one}, dtype) for image, one in zip(images, latents, strict=True)]
+        stored = [real_values(one).float() for one in tried if not isinstance(one, Failure)]
         kept = [image for image, one in zip(images, tried, strict=True) if not isinstance(one, Failure)]
         failures = [one for one in tried if isinstance(one, Failure)]
         return kept, torch.stack(stored) if stored else latents[:0], failures

@@ -17,17 +17,18 @@ from semdis_cli.images.loader import Loader
 from semdis_cli.memory import room_for_images
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.parts import LATENTS, SCALE
 from semdis_cli.pipeline.calls import by_file, encode_call, fitting, image_calls, read_views, refused_call, take_call
 from semdis_cli.pipeline.encode_plan import latent_layout
 from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import ImageWriter
 from semdis_cli.pipeline.workers import timed
 from semdis_cli.settings import PartSettings
+from semdis_cli.store.quantised import are_sound, real_values
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
 from semdis_cli.store.writing.plan import PlannedShard
 from semdis_cli.store.writing.shard_writer import EncodedShard, ShardRows
-from semdis_cli.tensors import is_finite
 
 
 def encode_shard(planned: PlannedShard, loader: Loader, tokenizer: Tokenizer, settings: PartSettings) -> EncodedShard:
@@ -92,7 +93,7 @@ def check_fit(shard: Shard, tokenizer: Tokenizer, keys: Collection[str], path: s
         raise StoreError(
             f"{shard.latents.shape[1]} channels, but the model has {tokenizer.latent_channels}", place=path
         )
-    if not is_finite(shard.latents):
+    if not are_sound({name: shard.tensors[name] for name in (LATENTS, SCALE) if name in shard.tensors}):
         raise StoreError("latents that are not finite; not made by semdis encode", place=path)
     for record in shard.records:
         if record.key not in keys or record.geometry.bucket != (grid[0] * patch, grid[1] * patch):
@@ -140,7 +141,7 @@ def decode_call(
         return DecodedCall([], refused)
     with memory.taking(bucket, len(call.records)):
         try:
-            images, decode_s = timed(tokenizer.decode, call.latents.float(), call.keys, sampling)
+            images, decode_s = timed(tokenizer.decode, real_values(call.tensors).float(), call.keys, sampling)
         except UnreadableImageError as error:
             return DecodedCall([], [Failure(key, str(error)) for key in call.keys])
     rows = zip(call.records, images, strict=True)

@@ -32,6 +32,7 @@ from semdis_cli.settings import WITHOUT_COLUMNS, DecodeSettings, EncodeSettings
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.stops import received
 from semdis_cli.store.exchange.stream import MAX_MEMBER_BYTES, MEMBER_SUFFIX, StreamWriter, join_shards, read_member
+from semdis_cli.store.quantised import real_values
 from semdis_cli.store.reader import LatentSource
 from semdis_cli.store.shards import Shard
 
@@ -208,7 +209,7 @@ def decode_single(
             yield from refused
             continue
         try:
-            images, decode_s = timed(tokenizer.decode, shard.latents.float(), shard.keys, sampling)
+            images, decode_s = timed(tokenizer.decode, real_values(shard.tensors).float(), shard.keys, sampling)
         except UnreadableImageError as error:
             num_failed += 1
             yield Failure(record.key, str(error))

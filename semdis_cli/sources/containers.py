@@ -40,8 +40,7 @@ def search_containers(folder: Location, paths: Sequence[Location], found: Finds,
     for name, path, source in named_containers(folder, paths):
         search.tell(found.num_seen)
         inner = source.images(f"{prefix}{name}/", replace(search, tell=partial(_tell_more, search.tell, found)))
-        for image in inner.images:
-            found.images.append(image)
+        found.images.join(inner.images)
         found.failures += inner.failures
         found.passed_over.add_all(inner.passed_over)
         if inner.damage is not None:

@@ -126,10 +126,18 @@ def open_unchanged(path: Location, mtime_ns: int | None, what: str) -> Handle:
     if isinstance(path, Url):
         return open_far(path)
     descriptor = open_regular(path)
-    if os.fstat(descriptor).st_mtime_ns != mtime_ns:
+    try:
+        check_unchanged(os.fstat(descriptor), mtime_ns, what)
+    except PassingReadError:
         os.close(descriptor)
-        raise PassingReadError(f"the {what} was changed while the run was going on; run again")
+        raise
     return descriptor
+
+
+def check_unchanged(status: os.stat_result, mtime_ns: int | None, what: str) -> None:
+    """Raise `PassingReadError` if a file, `what` it is called, has no more the mtime with which it was listed."""
+    if status.st_mtime_ns != mtime_ns:
+        raise PassingReadError(f"the {what} was changed while the run was going on; run again")
 
 
 def section_of(descriptor: Handle, start: int, num_bytes: int) -> io.BufferedReader | io.BytesIO:
@@ -140,12 +148,17 @@ def section_of(descriptor: Handle, start: int, num_bytes: int) -> io.BufferedRea
     if num_bytes > SMALL_BYTES:
         return io.BufferedReader(Section(descriptor, start, num_bytes))
     try:
-        data = read_at(descriptor, start, num_bytes)
+        return io.BytesIO(read_whole(descriptor, start, num_bytes))
     finally:
         close(descriptor)
+
+
+def read_whole(descriptor: Handle, start: int, num_bytes: int) -> bytes:
+    """Read so many bytes from a place in a file. Raises `PassingReadError` if it ends before."""
+    data = read_at(descriptor, start, num_bytes)
     if len(data) < num_bytes:
         raise PassingReadError(_CUT_OFF)
-    return io.BytesIO(data)
+    return data
 
 
 def read_at(descriptor: Handle, start: int, num_bytes: int) -> bytes:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -153,8 +152,9 @@ class _Scan:
 
         Raises `UsageError` if one key stands for two files, or if sources that cannot be read are all that there is.
         """
-        lists = [listing.found.images for listing in self.listings if listing.found.images]
-        images = lists[0] if len(lists) == 1 else ImageList(chain.from_iterable(lists))
+        images, *others = [listing.found.images for listing in self.listings] or [ImageList()]
+        for more in others:
+            images.join(more)
         failures: list[tuple[Failure, Location | str]] = [
             failure for listing in self.listings for failure in listing.found.failures
         ]

@@ -96,7 +96,14 @@ class TarMembers:
     def finish(self, title: Location, damage: str | None) -> Finds:
         """Return what was found in the tar that is called `title`."""
         self.reader.samples.finish()
-        images = ImageList(each for each in self.followed() if isinstance(each, SourceImage))
+        found = [each for each in self.followed() if isinstance(each, SourceImage)]
+        images = ImageList()
+        images.extend_numbered(
+            self.reader,
+            [image.key for image in found],
+            [image.place for image in found],
+            [figure for image in found for figure in image.stamp],
+        )
         failures: list[tuple[Failure, Location | str]] = [
             (each, title) for each in self.found.values() if isinstance(each, Failure)
         ]

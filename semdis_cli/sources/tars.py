@@ -9,11 +9,19 @@ from typing import BinaryIO, cast
 from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.files.disk import count_cores
 from semdis_cli.files.gzip import MAGIC, GzipReader, Unpacked
+from semdis_cli.files.handles import close
 from semdis_cli.files.links import read_start
 from semdis_cli.files.recent import Recent
 from semdis_cli.files.url import Location, Url
 from semdis_cli.records import MAX_BESIDE_BYTES, SourceImage, Stamp
-from semdis_cli.sources.files import open_unchanged, regular_stamp, section_of, stamp_within
+from semdis_cli.sources.files import (
+    SMALL_BYTES,
+    check_unchanged,
+    open_unchanged,
+    read_whole,
+    regular_stamp,
+    section_of,
+)
 from semdis_cli.sources.members import Samples, read_beside
 from semdis_cli.sources.names import NamedPath
 from semdis_cli.sources.source import Finds, Search
@@ -21,6 +29,7 @@ from semdis_cli.sources.tar_members import TarMembers, list_tar
 from semdis_cli.sources.tar_table import with_table
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
+_MOST_OPEN = count_cores() + 2  # as threads go through them side by side, some already in the next one
 
 
 @dataclass(frozen=True)
@@ -54,11 +63,18 @@ class Tar:
 
     def open(self, image: SourceImage) -> io.BufferedReader | io.BytesIO:
         """Open an image, from its first byte to its last. Raises `OSError`, and `UnreadableImageError`."""
-        return section_of(open_unchanged(self.path, image.mtime_ns, "tar"), image.place, image.num_bytes)
+        if image.num_bytes > SMALL_BYTES:
+            return section_of(open_unchanged(self.path, image.mtime_ns, "tar"), image.place, image.num_bytes)
+        return io.BytesIO(_KEPT.get((self.path, image.mtime_ns, image.ctime_ns)).read(image.place, image.num_bytes))
 
     def stamp(self, image: SourceImage) -> Stamp:
-        """Return the size of an image, and the times of the tar: in a store, of the listing. Raises `OSError`."""
-        return stamp_within(self.path, image)
+        """Return the size of an image, and the times of the tar: in a store, of the listing.
+
+        Raises `OSError`, and `PassingReadError` if it was changed or replaced since.
+        """
+        if not self.is_far:
+            check_unchanged(os.stat(self.path), image.mtime_ns, "tar")  # noqa: PTH116 # as for files
+        return image.stamp
 
     def locate(self, image: SourceImage) -> tuple[str, object]:
         """Return the path of the tar, and where in it the image begins."""
@@ -100,8 +116,8 @@ class PackedTar:
 
     def stamp(self, image: SourceImage) -> Stamp:
         """Return the size of an image, and the times of the tar. Raises `OSError`, and `UnreadableImageError`."""
-        if not self.is_far and os.stat(self.path).st_mtime_ns != image.mtime_ns:  # noqa: PTH116 # as for files
-            raise PassingReadError("the tar was changed while the run was going on; run again")
+        if not self.is_far:
+            check_unchanged(os.stat(self.path), image.mtime_ns, "tar")  # noqa: PTH116 # as for files
         return image.stamp
 
     def locate(self, image: SourceImage) -> tuple[str, object]:
@@ -125,10 +141,29 @@ class PackedTar:
         return data
 
 
+class _KeptTar:
+    """Tar that stays open for the next image; it is closed when nobody reads it any more."""
+
+    def __init__(self, key: tuple[Location, int | None, int | None]) -> None:
+        path, self._mtime_ns, _ = key
+        self._handle = open_unchanged(path, self._mtime_ns, "tar")
+
+    def __del__(self) -> None:
+        if hasattr(self, "_handle"):
+            close(self._handle)
+
+    def read(self, place: int, num_bytes: int) -> bytes:
+        """Read an image. Raises `OSError`, and `PassingReadError` if the tar was changed or ends before."""
+        if isinstance(self._handle, int):
+            check_unchanged(os.fstat(self._handle), self._mtime_ns, "tar")
+        return read_whole(self._handle, place, num_bytes)
+
+
+_KEPT: Recent[tuple[Location, int | None, int | None], _KeptTar] = Recent(_KeptTar, _MOST_OPEN)
+
+
 def _open_packed(key: tuple[Location, int | None]) -> GzipReader:
     return GzipReader(open_unchanged(*key, "tar"))
 
 
-_PACKED: Recent[tuple[Location, int | None], GzipReader] = Recent(
-    _open_packed, count_cores() + 2
-)  # as threads go side by side
+_PACKED: Recent[tuple[Location, int | None], GzipReader] = Recent(_open_packed, _MOST_OPEN)

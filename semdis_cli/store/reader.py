@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from semdis_cli.errors import StoreError
 from semdis_cli.files.set_names import MANIFEST_FILE, SHARD_FOLDER
 from semdis_cli.files.url import Location
+from semdis_cli.parts import SCALE
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import NO_COLUMNS, FileDigest
 from semdis_cli.store.checks import check_row
@@ -89,10 +90,11 @@ class LatentSource:
         return () if self.latents is None else self.latents.manifest.columns.classes
 
     def sums(self) -> ChannelSums:
-        """Return sums over the latents that are to be used, as they are stored."""
+        """Return sums over the latents that are to be used, whitened or raw as they are stored."""
         if self.latents is not None:
             return self.latents.manifest.sums
-        return ChannelSums.of_all(self._alone.select(tuple(self.shards[0].rows.values())).latents)
+        shard = self._alone.select(tuple(self.shards[0].rows.values()))
+        return ChannelSums.of_all(shard.latents, shard.parts.get(SCALE))
 
     @property
     def _alone(self) -> Shard:

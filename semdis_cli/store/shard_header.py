@@ -32,7 +32,7 @@ METADATA_KEY = "semdis"
 HEADER_ALIGNMENT = 8  # of the tensors in the file
 MAX_HEADER_BYTES = 100_000_000  # what safetensors itself accepts
 HEADER_BUFFER, LIST_BUFFER = 1 << 18, 4 << 20  # of files in stores
-_SAFETENSORS_NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+_SAFETENSORS_NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float8_e4m3": "F8_E4M3", "int8": "I8"}
 _FIELDS = {"format", "dtype", "shape", "latents_sha256", "keys", "geometry", "sources", "provenance", "record_sha256"}
 
 

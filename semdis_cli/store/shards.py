@@ -22,6 +22,7 @@ from semdis_cli.files.url import Location
 from semdis_cli.parts import LATENTS, file_order
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import FileDigest, ImageRecord
+from semdis_cli.store.quantised import take_rows
 from semdis_cli.store.shard_header import (
     FORMAT_VERSION,
     METADATA_KEY,
@@ -33,7 +34,14 @@ from semdis_cli.store.shard_header import (
 )
 from semdis_cli.store.shard_records import ShardRecords
 
-STORE_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+STORE_DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+    "float8_e4m3": torch.float8_e4m3fn,
+    "int8": torch.int8,
+}
+_NAMES = {dtype: name for name, dtype in STORE_DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,8 @@ class Shard:
     """The contents of one shard file.
 
     `latents` [N,Z,h,w] in the stored dtype; `records` per row, without columns; `provenance`: the settings that made
-    it; `parts`: the other tensors by name, N rows each, those that the settings ask for.
+    it; `parts`: the other tensors by name, N rows each, those that the settings ask for, and scales where latents are
+    quantised (`real_values` gives what they stand for).
     """
 
     latents: Tensor
@@ -61,8 +70,8 @@ class Shard:
 
     def select(self, rows: Sequence[int]) -> "Shard":
         """A shard of some of the rows."""
-        parts = {name: tensor[list(rows)] for name, tensor in self.parts.items()}
-        return Shard(self.latents[list(rows)], tuple(self.records[row] for row in rows), self.provenance, parts)
+        parts = {name: take_rows(tensor, rows) for name, tensor in self.parts.items()}
+        return Shard(take_rows(self.latents, rows), tuple(self.records[row] for row in rows), self.provenance, parts)
 
 
 def write_shard(path: Path, shard: Shard) -> FileDigest:
@@ -75,7 +84,7 @@ def shard_bytes(shard: Shard) -> bytes:
     tensors = {name: tensor.contiguous() for name, tensor in shard.tensors.items()}
     fields = {
         "format": FORMAT_VERSION,
-        "dtype": _dtype_name(shard.latents.dtype),
+        "dtype": _NAMES[shard.latents.dtype],
         "shape": list(shard.latents.shape),
         "latents_sha256": _hash(tensors),
         "keys": list(map(escape_name, shard.keys)),
@@ -114,14 +123,10 @@ def parse_shard(data: bytes, place: str) -> Shard:
     return Shard(tensors.pop(LATENTS), header.records, header.provenance, tensors)
 
 
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def _hash(tensors: Mapping[str, Tensor]) -> str:
     """Hex digest of tensors as they lie in a file, one after the other."""
     digest = hashlib.sha256()
-    for _, tensor in sorted(tensors.items(), key=lambda item: file_order(item[0], _dtype_name(item[1].dtype))):
+    for _, tensor in sorted(tensors.items(), key=lambda item: file_order(item[0], _NAMES[item[1].dtype])):
         digest.update(tensor.view(torch.uint8).numpy().data.cast("B"))
     return digest.hexdigest()
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semdis_cli.store.checks import check_count
+from semdis_cli.store.quantised import dequantise
 
 _IMAGES_AT_ONCE = 16
 # Whitened latents beyond these were hardly whitened by the statistics of the weights that made them.
@@ -35,12 +36,17 @@ class ChannelSums:
         return cls(values.shape[1], tuple(values.sum(1).tolist()), tuple(np.square(values).sum(1).tolist()))
 
     @classmethod
-    def of_all(cls, latents: Tensor) -> Self:
-        """Sums over `latents` [N,Z,h,w], N at least 1: digit for digit as if they were added one by one."""
+    def of_all(cls, latents: Tensor, scale: Tensor | None = None) -> Self:
+        """Sums over `latents` [N,Z,h,w], N at least 1: digit for digit as if they were added one by one.
+
+        `scale` [N,Z,1,1]: of those that are quantised.
+        """
         channels = latents.shape[1]
         total, squares = np.zeros(channels), np.zeros(channels)
-        for images in latents.split(_IMAGES_AT_ONCE):
-            values = images.float().numpy().reshape(len(images), channels, -1).astype(np.float64)
+        for first in range(0, len(latents), _IMAGES_AT_ONCE):
+            rows = slice(first, first + _IMAGES_AT_ONCE)
+            images = latents[rows].float() if scale is None else dequantise(latents[rows], scale[rows])
+            values = images.numpy().reshape(len(images), channels, -1).astype(np.float64)
             for one, one_squared in zip(values.sum(2), np.square(values).sum(2), strict=True):
                 total += one
                 squares += one_squared

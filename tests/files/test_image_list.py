@@ -43,3 +43,16 @@ def test_many_at_once_are_the_same_as_one_by_one(rows: list[tuple[str, int]], st
     root = kept.root(READERS[0], start, 0)
     kept.extend(root, [name for name, _ in rows], [number for _, number in rows for _ in range(3)])
     assert list(kept) == [SourceImage(name, READERS[0], start + name, number, number, number) for name, number in rows]
+
+
+@given(st.lists(st.lists(st.one_of(images, files, members), max_size=4), max_size=4))
+def test_lists_that_are_joined_are_all_their_images(some: list[list[SourceImage]]) -> None:
+    kept = ImageList()
+    for each in some:
+        kept.join(ImageList(each))
+    all_images = [image for each in some for image in each]
+    assert list(kept) == all_images
+    assert list(kept.facts()) == [(each.key, *each.stamp) for each in all_images]
+    assert kept.is_rising == all(one.key < other.key for one, other in pairwise(all_images))
+    kept.append(SourceImage("z", READERS[1], 4, 1))
+    assert kept[-1].place == 4

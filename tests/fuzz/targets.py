@@ -30,7 +30,13 @@ from tests.store import contents, make_shard, problems, write_set, write_some
 
 Target = Callable[[bytes, Path], None]
 
-_DTYPES = {"bfloat16": ("BF16", 2), "float16": ("F16", 2), "float32": ("F32", 4)}
+_DTYPES = {
+    "bfloat16": ("BF16", 2),
+    "float16": ("F16", 2),
+    "float32": ("F32", 4),
+    "float8_e4m3": ("F8_E4M3", 1),
+    "int8": ("I8", 1),
+}
 
 
 def shard(data: bytes, folder: Path) -> None:
@@ -50,13 +56,19 @@ def vouched_shard(data: bytes, folder: Path) -> None:
     try:
         record = dict(json.loads(data))
         name, size = _DTYPES.get(str(record.get("dtype")), ("BF16", 2))
-        num_values = _product(record.get("shape"))
+        shape = record.get("shape")
+        num_values = _product(shape)
     except (RecursionError, TypeError, ValueError):
         return
-    payload = bytes(num_values * size)
+    tensors: dict[str, Any] = {}
+    start = 0
+    if size == 1 and isinstance(shape, list):
+        start = 4 * _product(shape[:2])
+        tensors["scale"] = {"dtype": "F32", "shape": [*shape[:2], 1, 1], "data_offsets": [0, start]}
+    payload = bytes(start + num_values * size)
+    tensors["latents"] = {"dtype": name, "shape": shape, "data_offsets": [start, len(payload)]}
     record["latents_sha256"] = hashlib.sha256(payload).hexdigest()
-    tensor = {"dtype": name, "shape": record.get("shape"), "data_offsets": [0, len(payload)]}
-    header = {"__metadata__": {"semdis": canonical_json(signed(record))}, "latents": tensor}
+    header = {"__metadata__": {"semdis": canonical_json(signed(record))}, **tensors}
     shard(assemble(header, payload), folder)
 
 
@@ -127,7 +139,9 @@ def seeds(folder: Path) -> dict[Target, list[bytes]]:
     write_set(root)
     write_some(begun)
     write_shard(folder / "shard", make_shard(dtype="float16"))
-    shards = [path.read_bytes() for path in (folder / "shard", *sorted((root / "shards").iterdir()))]
+    write_shard(folder / "quantised", make_shard(dtype="float8_e4m3"))
+    paths = folder / "shard", folder / "quantised", *sorted((root / "shards").iterdir())
+    shards = [path.read_bytes() for path in paths]
     rows = (root / "index.jsonl").read_bytes()
     lines = (begun / "journal" / "0.jsonl").read_bytes()
     return {

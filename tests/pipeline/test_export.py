@@ -30,7 +30,7 @@ from semdis_cli.store.exchange.samples import find_samples
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.record import source_fields
-from semdis_cli.store.shards import Shard, parse_shard, read_shard, write_shard
+from semdis_cli.store.shards import STORE_DTYPES, Shard, parse_shard, read_shard, write_shard
 from tests.store import (
     GOOD_KEYS,
     SmallPlan,
@@ -127,7 +127,7 @@ def exported(exports: dict[str, Path], tmp_path: Path) -> Exported:
 
 
 @back_again
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("dtype", list(STORE_DTYPES))
 def test_what_comes_back_has_the_bytes_that_were_there(tmp_path: Path, way: str, dtype: str) -> None:
     root = tmp_path / "latents"
     write_set(root, plan_of(dtype=dtype))

@@ -21,7 +21,7 @@ from torch import Tensor
 from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Event, Failure, RunFinished, RunStarted, ShardFailed
-from semdis_cli.parts import LATENTS_FLIP, LOG_SNR, LOG_SNR_FLIP
+from semdis_cli.parts import LATENTS_FLIP, LOG_SNR, LOG_SNR_FLIP, QUANTISED
 from semdis_cli.pipeline.export import export
 from semdis_cli.pipeline.export_sinks import lightningdit
 from semdis_cli.pipeline.export_sinks.kohya import crop_ltrb
@@ -31,7 +31,8 @@ from semdis_cli.settings import ExportSettings
 from semdis_cli.store.exchange.arrays import holds_tensors, tensor_chunks
 from semdis_cli.store.exchange.samples import find_samples
 from semdis_cli.store.reader import open_latents
-from tests.store import flip_last_bit, geometry_of, lasting, make_plan, write_set
+from semdis_cli.store.shards import STORE_DTYPES
+from tests.store import flip_last_bit, geometry_of, lasting, make_plan, values_of, write_set
 from tests.store.labelled import CLASSES, LABELS, WHITENING, raw_in, write_labelled
 from tests.test_readme import PROJECT, blocks, commands, run
 
@@ -89,7 +90,7 @@ def lightningdit_items(folder: Path) -> Iterator[dict[str, Tensor]]:
                 yield {name: file.get_slice(name)[number : number + 1].squeeze(0) for name in names}
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("dtype", list(STORE_DTYPES))
 def test_lightningdit_reads_raw_latents_with_labels_and_statistics(tmp_path: Path, dtype: str) -> None:
     raw = raw_in(write_labelled(tmp_path / "set", dtype=dtype))
     events = export_to(tmp_path / "out", tmp_path / "set", "lightningdit")
@@ -489,10 +490,11 @@ def test_an_npz_has_the_same_bytes_each_time(root: Path, tmp_path: Path) -> None
 DRAWN = {"twins": "mirrored", "std": "posterior"}
 
 
-@pytest.fixture(scope="module")
-def rich(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["bfloat16", *QUANTISED])
+def rich(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """The same with latents of mirrored images and the log-SNR of both posteriors; not to be touched."""
-    return write_labelled(tmp_path_factory.mktemp("sets") / "latents", parts=[LATENTS_FLIP, LOG_SNR, LOG_SNR_FLIP])
+    parts = [LATENTS_FLIP, LOG_SNR, LOG_SNR_FLIP]
+    return write_labelled(tmp_path_factory.mktemp("sets") / "latents", parts=parts, dtype=request.param)
 
 
 def parts_in(root: Path) -> dict[str, dict[str, Tensor]]:
@@ -501,7 +503,7 @@ def parts_in(root: Path) -> dict[str, dict[str, Tensor]]:
     mean, std = (torch.tensor(WHITENING[name])[:, None, None] for name in ("mean", "std"))
     return {
         key: {
-            LATENTS_FLIP: shard.parts[LATENTS_FLIP][row].float() * std + mean,
+            LATENTS_FLIP: values_of(shard, row, LATENTS_FLIP) * std + mean,
             **{name: 1 / (1 + shard.parts[name][row].double().exp()) for name in (LOG_SNR, LOG_SNR_FLIP)},
         }
         for shard in map(source.read, source.shards)
@@ -546,9 +548,11 @@ def test_mar_gets_twins_and_the_variances_of_both(rich: Path, tmp_path: Path) ->
 def test_kohya_gets_the_latents_of_mirrored_images(rich: Path, tmp_path: Path) -> None:
     export_to(tmp_path / "out", rich, "kohya")
     height, width = geometry_of((32, 32)).source
+    raw = raw_in(rich)
     for key, part in parts_in(rich).items():
         path = tmp_path / "out" / f"{key.removesuffix('.jpg')}_{width:04d}x{height:04d}_semdis.npz"
         with np.load(path, allow_pickle=False) as arrays:  # noqa: TID251 # as that does
+            assert equal(arrays["latents_2x2"], raw[key])
             assert equal(arrays["latents_flipped_2x2"], part[LATENTS_FLIP])
 
 

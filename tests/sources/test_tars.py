@@ -16,8 +16,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from semdis_cli.errors import UnreadableImageError, UsageError
+from semdis_cli.errors import PassingReadError, UnreadableImageError, UsageError
 from semdis_cli.events import Failure
+from semdis_cli.files.disk import count_cores
 from semdis_cli.files.tar import is_tar_start, stream_members, walk_tar
 from semdis_cli.records import Stamp
 from semdis_cli.sources.containers import container_at, find_containers
@@ -466,6 +467,37 @@ def test_an_image_is_not_read_from_a_tar_that_was_changed_meanwhile(tmp_path: Pa
     os.utime(path, ns=(0, MTIME_NS))
     with pytest.raises(UnreadableImageError, match="changed while the run"):
         found[0].reader.open(found[0])
+
+
+def test_a_tar_that_was_read_from_is_not_read_on_after_a_change(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "crops.tar", [("a.png", png()), ("b.png", png())])
+    one, other = find_images([path]).images
+    read_bytes(one)
+    write_tar(path, [("b.png", png()), ("a.png", png(colour=9))])
+    os.utime(path, ns=(0, MTIME_NS))
+    with pytest.raises(PassingReadError, match="changed while the run"):
+        read_bytes(other)
+    assert read_bytes(find_images([path]).images[0]) == png(colour=9)  # listed anew
+
+
+def test_a_tar_that_another_took_the_place_of_has_no_stamps(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "crops.tar", [("a.png", png())])
+    image = find_images([path]).images[0]
+    read_bytes(image)
+    new = write_tar(tmp_path / "new.tar", [("a.png", png(colour=9))])
+    os.utime(new, ns=(0, MTIME_NS))
+    new.replace(path)
+    with pytest.raises(PassingReadError, match="changed while the run"):
+        image.reader.stamp(image)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system does not list open files")
+def test_few_of_many_tars_stay_open(tmp_path: Path) -> None:
+    for number in range(40):
+        write_tar(tmp_path / f"{number:02d}.tar", [("a.png", png())])
+    assert len({read_bytes(image) for image in find_images([tmp_path]).images}) == 1
+    opened = [Path(os.path.realpath(each)) for each in Path("/proc/self/fd").iterdir()]
+    assert 0 < len([path for path in opened if path.parent == tmp_path]) <= count_cores() + 2
 
 
 # ---- Pipes ----

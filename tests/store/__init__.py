@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from semdis_cli.events import Failure, Problem
-from semdis_cli.parts import LATENTS
+from semdis_cli.parts import LATENTS, LATENTS_FLIP, MASK, MASK_FLIP, QUANTISED, part_dtype
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import NO_COLUMNS, EncodedImage, FileDigest, Geometry, ImageRecord, PlannedImage, SourceImage
 from semdis_cli.sources.files import ON_DISK
 from semdis_cli.store.manifest import Manifest
+from semdis_cli.store.quantised import store_as
 from semdis_cli.store.shards import STORE_DTYPES, Shard
 from semdis_cli.store.verifying.verify import ALL_DATA, Sample, VerifySettings, verify_latents
 from semdis_cli.store.writing.changes import find_changes
@@ -27,6 +28,7 @@ from semdis_cli.store.writing.latent_set import LatentSetWriter
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
 
 CHANNELS = 3
+PLAIN_DTYPES = tuple(dtype for dtype in STORE_DTYPES if dtype not in QUANTISED)
 MTIME_NS = 1_000_000_007
 
 
@@ -67,13 +69,14 @@ def latents_of(key: str, bucket: tuple[int, int]) -> Tensor:
     return torch.randn((CHANNELS, bucket[0] // 16, bucket[1] // 16), generator=torch.Generator().manual_seed(seed))
 
 
-def parts_of(key: str, bucket: tuple[int, int], layout: LatentLayout) -> dict[str, Tensor]:
-    """The parts of one image, which depend on the key alone."""
-    parts = [tensor for tensor in layout.tensors(layout.grid(bucket)) if tensor.name != LATENTS]
-    return {
-        part.name: latents_of(f"{key} {part.name}", bucket)[: part.shape[0]].to(STORE_DTYPES[part.dtype])
-        for part in parts
-    }
+def tensors_of(key: str, bucket: tuple[int, int], layout: LatentLayout) -> dict[str, Tensor]:
+    """The tensors of one image as they are stored, which depend on the key alone."""
+    stored = store_as(LATENTS, latents_of(key, bucket), STORE_DTYPES[layout.dtype])
+    for name in layout.parts:
+        channels = 1 if name in {MASK, MASK_FLIP} else CHANNELS
+        values = latents_of(f"{key} {name}", bucket)[:channels]
+        stored |= store_as(name, values, STORE_DTYPES[part_dtype(name, layout.dtype)])
+    return stored
 
 
 def make_shard(
@@ -83,12 +86,18 @@ def make_shard(
     parts: Sequence[str] = (),
 ) -> Shard:
     """A shard with one row of latents per key, and of each of `parts`."""
-    latents = torch.stack([latents_of(key, bucket) for key in keys]).to(STORE_DTYPES[dtype])
     records = tuple(record_of(key, bucket) for key in keys)
     asked = {"parts": sorted(parts)} if parts else {}
     provenance = Provenance.from_json({**PROVENANCE, "dtype": dtype, **asked})
-    rows = [parts_of(key, bucket, provenance.layout) for key in keys]
-    return Shard(latents, records, provenance, {name: torch.stack([row[name] for row in rows]) for name in rows[0]})
+    rows = [tensors_of(key, bucket, provenance.layout) for key in keys]
+    tensors = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    return Shard(tensors.pop(LATENTS), records, provenance, tensors)
+
+
+def values_of(shard: Shard, row: int, name: str = LATENTS) -> Tensor:
+    """The latents of a row, or their twin, [Z,h,w] float32, as the format says: times their scale if they have one."""
+    values, scale = shard.tensors[name][row].float(), {LATENTS: "scale", LATENTS_FLIP: "scale_flip"}[name]
+    return values * shard.parts[scale][row] if scale in shard.parts else values
 
 
 def record_of(key: str, bucket: tuple[int, int], num_bytes: int | None = None) -> ImageRecord:
@@ -112,17 +121,18 @@ def are_equal(one: Shard, other: Shard) -> bool:
     """Whether two shards are the same, their latents bit for bit."""
     if one.parts.keys() != other.parts.keys() or not have_equal_latents(one, other):
         return False
-    if not all(_are_alike(tensor, other.parts[name]) for name, tensor in one.parts.items()):
+    if not all(are_alike(tensor, other.parts[name]) for name, tensor in one.parts.items()):
         return False
     return list(one.records) == list(other.records) and one.provenance == other.provenance
 
 
 def have_equal_latents(one: Shard, other: Shard) -> bool:
     """Whether the latents are the same bit for bit, NaN and minus zero included."""
-    return _are_alike(one.latents, other.latents)
+    return are_alike(one.latents, other.latents)
 
 
-def _are_alike(one: Tensor, other: Tensor) -> bool:
+def are_alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same bit for bit."""
     same_kind = one.dtype == other.dtype and one.shape == other.shape
     return same_kind and torch.equal(one.view(torch.uint8), other.view(torch.uint8))
 
@@ -195,10 +205,9 @@ def write_next(latents: LatentSetWriter, columns: Mapping[str, dict[str, Any]] =
             times = image.source.mtime_ns, image.source.ctime_ns
             rows.add_failure(Failure(key, "is truncated", num_bytes, *times))
             continue
-        stored = latents_of(key, image.bucket).to(STORE_DTYPES[latents.provenance.layout.dtype])
         record = replace(record_of(key, image.bucket, num_bytes), columns=columns.get(key, NO_COLUMNS))
-        parts = parts_of(key, image.bucket, latents.provenance.layout)
-        rows.add(EncodedImage(record, stored, image.source.mtime_ns, image.source.ctime_ns, parts))
+        parts = tensors_of(key, image.bucket, latents.provenance.layout)
+        rows.add(EncodedImage(record, parts.pop(LATENTS), image.source.mtime_ns, image.source.ctime_ns, parts))
     latents.publish(rows.finish())
 
 

@@ -12,7 +12,7 @@ from semdis_cli.provenance import Provenance
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.plan import SetPlan, plan_sha256
-from tests.store import PROVENANCE, SmallPlan, write_next
+from tests.store import PROVENANCE, SmallPlan, values_of, write_next
 
 CLASSES = ("cat", "dog", "eel")
 WHITENING = {"mean": [0.5, -1.0, 2.0], "std": [2.0, 0.3, 3.0]}
@@ -52,7 +52,7 @@ def raw_in(root: Path) -> dict[str, Tensor]:
     """The raw latents of each image, [Z,h,w] float32, in the order of the shards."""
     source, whitening = open_latents(root), open_latents(root).provenance.whitening
     shards = [source.read(stored) for stored in source.shards]
-    stored = {key: shard.latents[row].float() for shard in shards for row, key in enumerate(shard.keys)}
+    stored = {key: values_of(shard, row) for shard in shards for row, key in enumerate(shard.keys)}
     if not source.provenance.is_whitened:
         return stored
     assert whitening is not None

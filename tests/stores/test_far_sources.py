@@ -1,5 +1,6 @@
 """Images in stores: which are found, under which keys, what is read of them, and how a change is noticed."""
 
+import gzip
 import io
 import json
 import re
@@ -120,6 +121,26 @@ def test_a_tar_is_listed_and_read_in_place(s3: S3Server, kind: str) -> None:
     assert [image.key for image in images] == [f"[0]/{number}.png" for number in range(5)]
     assert [read_bytes(image) for image in images] == [png(number, side=40 + number) for number in range(5)]
     assert all(image.ctime_ns for image in images)
+
+
+def test_a_compressed_tar_is_read_in_place_too(s3: S3Server) -> None:
+    s3.put("packed/a.tar.gz", gzip.compress(tar_of_five()))
+    images = found("s3://packed/a.tar.gz").images
+    assert [image.key for image in images] == [f"a.tar/{number}.png" for number in range(5)]
+    assert [read_bytes(image) for image in reversed(images)] == [
+        png(number, side=40 + number) for number in (4, 3, 2, 1, 0)
+    ]
+
+
+def test_braces_stand_for_many_tars(s3: S3Server, run: Run, tiny: Path, tmp_path: Path) -> None:
+    for number in range(3):
+        s3.put(f"braces/{number:05d}.tar", tar_of_five())
+        (tmp_path / f"{number:05d}.tar").write_bytes(tar_of_five())
+    assert run("encode", "s3://braces/{00000..00002}.tar", "-o", "there", "--model", tiny, "-q").code == 0
+    assert run("encode", "{00000..00002}.tar", "-o", "here", "--model", tiny, "-q").code == 0
+    here, there = (contents(tmp_path / name / "shards") for name in ("here", "there"))
+    assert len(here) >= 1
+    assert there == here
 
 
 def zip_of(members: Mapping[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
@@ -341,6 +362,16 @@ def test_fsspec_that_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyP
     with pytest.raises(MissingExtraError) as caught:
         found("s3://without-fsspec/photos")
     assert str(caught.value) == "s3://without-fsspec/photos: URLs need fsspec: pip install 'semdis[remote]' s3fs"
+
+
+@pytest.mark.parametrize(
+    "arguments", [("attach", "s3://bucket/latents", "a.csv"), ("attach", "latents", "s3://bucket/a.csv")]
+)
+def test_columns_are_attached_to_sets_on_a_disk_alone(run: Run, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert done.code == 2
+    assert "takes no URL" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("arguments", [("decode", "latents"), ("export", "latents"), ("roundtrip", "photos")])

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.torture.harness import Step, differences, start, wait_for_shards
+from semdis_cli.parts import QUANTISED
+from tests.torture.harness import Step, differences, encode_arguments, start, wait_for_shards
 from tests.torture.points import POINTS, SITUATIONS, Point, World, break_at, go_on
 from tests.torture.report import HEAD, TABLE
 from tests.torture.watch import Stop
@@ -84,6 +85,25 @@ def test_no_change_of_a_run_goes_unseen(tmp_path: Path, world: World) -> None:
     assert outcome.code == 3, outcome.stderr
     missed = seen.read_text().splitlines()
     assert missed == []
+
+
+@pytest.mark.parametrize("dtype", QUANTISED)
+def test_a_killed_run_that_quantises_is_completed_to_the_same_bytes(tmp_path: Path, world: World, dtype: str) -> None:
+    images = world.situation("a new set").images
+
+    def arguments(name: str) -> list[str]:
+        (tmp_path / name).mkdir(exist_ok=True)
+        options = "--store-dtype", dtype, "--flip", "both"
+        return encode_arguments(images, tmp_path / name / "latents", world.model, *options, shard_images=2)
+
+    whole, changes = world.runner.watch(arguments("whole"), tmp_path / "whole")
+    assert whole.code == 3, whole.stderr
+    for number in range(5, len(changes), len(changes) // 5):
+        killed, _ = world.runner.watch(arguments("killed"), tmp_path / "killed", Stop(number, "before"))
+        assert killed.code == -signal.SIGKILL
+        assert world.runner.run(arguments("killed")).code == 3
+        assert differences(tmp_path / "killed" / "latents", tmp_path / "whole" / "latents") == []
+        shutil.rmtree(tmp_path / "killed")
 
 
 @pytest.mark.slow

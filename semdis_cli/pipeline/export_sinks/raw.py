@@ -12,6 +12,7 @@ from semdis_cli.errors import UsageError
 from semdis_cli.parts import LATENTS_FLIP, LOG_SNR, LOG_SNR_FLIP
 from semdis_cli.pipeline.export_sinks.files import FileSink
 from semdis_cli.pipeline.export_sinks.sink import ExportJob
+from semdis_cli.store.quantised import real_values
 from semdis_cli.store.reader import StoredShard
 from semdis_cli.store.shards import Shard
 from semdis_cli.store.whitening import raw_moments, to_raw
@@ -22,7 +23,7 @@ _LEAST_LOG_VARIANCE = -30.0  # what its readers cut all smaller ones to
 
 def raw_latents(job: ExportJob, shard: Shard, row: int) -> Tensor:
     """Return the latents of a row as the model made them, [Z,h,w] float32."""
-    return to_raw(shard.latents[row], job.whitening)
+    return to_raw(real_values(shard.tensors, rows=row), job.whitening)
 
 
 def describe_raw(job: ExportJob) -> dict[str, object]:
@@ -86,8 +87,9 @@ def twin_parts(job: ExportJob) -> tuple[str, ...]:
 
 def twin_latents(job: ExportJob, shard: Shard, row: int) -> Tensor:
     """Return the raw latents of the mirrored image of a row, or those of the row itself, [Z,h,w] float32."""
-    is_mirrored = job.settings.twins == "mirrored"
-    return to_raw(shard.parts[LATENTS_FLIP][row], job.whitening) if is_mirrored else raw_latents(job, shard, row)
+    if job.settings.twins == "same":
+        return raw_latents(job, shard, row)
+    return to_raw(real_values(shard.tensors, LATENTS_FLIP, row), job.whitening)
 
 
 def check_std(job: ExportJob, reader: str) -> None:

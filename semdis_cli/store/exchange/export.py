@@ -17,9 +17,10 @@ from semdis_cli.files.json_text import key_fields, to_line
 from semdis_cli.files.lock import LOCK_FILE
 from semdis_cli.files.set_names import REPORT_FILE
 from semdis_cli.files.spelling import ANY, check_key, clashes, probe_spelling
-from semdis_cli.parts import LATENTS
+from semdis_cli.parts import LATENTS, SCALES
 from semdis_cli.records import NO_COLUMNS, FileDigest, ImageRecord
 from semdis_cli.settings import SampleNames
+from semdis_cli.store.quantised import are_sound, real_values
 from semdis_cli.store.record import source_fields
 from semdis_cli.store.shards import STORE_DTYPES, Shard, shard_bytes
 from semdis_cli.tensors import is_finite
@@ -200,7 +201,7 @@ def make_arrays(
 
     `dtypes`: names of `STORE_DTYPES`, by tensor; others are left out. Raises `UnfitError` for too large values.
     """
-    arrays = {name: _convert(name, shard.tensors[name][row], dtype) for name, dtype in dtypes.items()}
+    arrays = {name: _convert(name, _values(shard, name, row), dtype) for name, dtype in dtypes.items()}
     parts = {name: to_bytes(array) for name, (array, _) in arrays.items()}
     facts = {
         name: {"dtype": dtypes[name], "shape": list(arrays[name][0].shape), **FileDigest.of(data).to_json()}
@@ -213,6 +214,11 @@ def make_arrays(
     return Sample(latents, record, parts)
 
 
+def _values(shard: Shard, name: str, row: int) -> Tensor:
+    """Return a row of a tensor, that of quantised latents times its scale."""
+    return real_values(shard.tensors, name, row) if name in SCALES else shard.tensors[name][row]
+
+
 def _convert(name: str, tensor: Tensor, dtype: str) -> tuple[Tensor, bool]:
     """Return a tensor in another dtype, and whether it is the same. Raises `UnfitError` for what it cannot hold."""
     converted = tensor.to(STORE_DTYPES[dtype])
@@ -223,5 +229,5 @@ def _convert(name: str, tensor: Tensor, dtype: str) -> tuple[Tensor, bool]:
 
 def check_finite(shard: Shard, place: str) -> None:
     """Raise `StoreError` beginning with `place` if latents are not finite: others cannot be exported or imported."""
-    if not all(map(is_finite, shard.tensors.values())):
+    if not are_sound(shard.tensors):
         raise StoreError("latents that are not finite; not made by semdis encode", place=place)

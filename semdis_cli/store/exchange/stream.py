@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
-import torch
-
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
 from semdis_cli.files.tar import TAR_END, tar_member
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import EncodedImage
+from semdis_cli.store.quantised import join_rows, real_values
 from semdis_cli.store.shards import Shard, parse_shard, shard_bytes
 from semdis_cli.store.statistics import ChannelSums
 
@@ -36,7 +35,7 @@ class StreamWriter:
         parts = {name: tensor[None] for name, tensor in image.parts.items()}
         data = shard_bytes(Shard(image.latents[None], (image.record,), self._provenance, parts))
         self._write(tar_member(image.record.key + MEMBER_SUFFIX, data) if self._as_tar else data)
-        self.sums += ChannelSums.of(image.latents)
+        self.sums += ChannelSums.of(real_values(image.tensors))
         self.num_images += 1
         self.num_bytes += len(data)
 
@@ -62,8 +61,8 @@ def read_member(name: str, data: bytes) -> Shard:
 def join_shards(shards: Sequence[Shard]) -> Shard:
     """Join the rows of several shards with latents of one shape that the same settings made."""
     return Shard(
-        latents=torch.cat([shard.latents for shard in shards]),
+        latents=join_rows([shard.latents for shard in shards]),
         records=tuple(record for shard in shards for record in shard.records),
         provenance=shards[0].provenance,
-        parts={name: torch.cat([shard.parts[name] for shard in shards]) for name in shards[0].parts},
+        parts={name: join_rows([shard.parts[name] for shard in shards]) for name in shards[0].parts},
     )

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.url import Location
-from semdis_cli.parts import BYTES_PER_VALUE, LATENTS
+from semdis_cli.parts import BYTES_PER_VALUE, LATENTS, SCALES
 from semdis_cli.records import FileDigest
+from semdis_cli.store.quantised import MAX_SCALE
 from semdis_cli.store.shard_header import ShardHeader, StoredTensor, open_regular
 from semdis_cli.store.statistics import ChannelSums
 
@@ -24,21 +26,28 @@ Values = NDArray[np.float64]
 class Payload:
     """Outcome of reading a shard.
 
-    `file`: of all its bytes. `latents_sha256`: of its tensors alone. `bad_rows`: those with NaN or infinity, rising.
-    `sums`: of the latents in the rows that were asked for, added in their order.
+    `file`: of all its bytes. `latents_sha256`: of its tensors alone. `bad_rows`: those with NaN or infinity, rising;
+    `bad_scales`: those with a scale that none can be. `sums`: of the latents in the rows that were asked for, added in
+    their order.
     """
 
     file: FileDigest
     latents_sha256: str
     bad_rows: tuple[int, ...]
     sums: ChannelSums
+    bad_scales: tuple[int, ...] = ()
 
 
 def read_payload(path: Location, header: ShardHeader, rows: Sequence[int] | None = None) -> Payload:
     """Read the whole shard at `path`, a few MiB at a time; sums over `rows` (default: all). Raises `StoreError`."""
     whole, payload = hashlib.sha256(), hashlib.sha256()
     num_bytes = 0
-    sums = {tensor.name: _PlaneSums(tensor, rows) for tensor in header.tensors}
+    scales = {tensor.name: _Scales(tensor) for tensor in header.tensors if tensor.name in SCALES.values()}
+    sums = {
+        tensor.name: _PlaneSums(tensor, rows, scales.get(SCALES.get(tensor.name, "")))
+        for tensor in header.tensors
+        if tensor.name not in scales
+    }
     with open_regular(path) as file:
         start = file.read(header.payload_start)
         whole.update(start)
@@ -48,13 +57,14 @@ def read_payload(path: Location, header: ShardHeader, rows: Sequence[int] | None
                 whole.update(data)
                 payload.update(data)
                 num_bytes += len(data)
-                sums[tensor.name].add(first_plane, num_planes, data)
+                (scales.get(tensor.name) or sums[tensor.name]).add(first_plane, num_planes, data)
         if num_bytes != header.payload_start + header.payload_bytes or file.read(1):
             raise StoreError("changed its size while it was read", place=path)
-    bad_rows = sorted(set().union(*(each.bad_rows for each in sums.values())))
-    return Payload(
-        FileDigest(num_bytes, whole.hexdigest()), payload.hexdigest(), tuple(bad_rows), sums[LATENTS].result()
+    bad_rows, bad_scales = (
+        tuple(sorted(set().union(*(each.bad_rows for each in some)))) for some in (sums.values(), scales.values())
     )
+    file_digest = FileDigest(num_bytes, whole.hexdigest())
+    return Payload(file_digest, payload.hexdigest(), bad_rows, sums[LATENTS].result(), bad_scales)
 
 
 def _slices(file: BinaryIO, tensor: StoredTensor) -> Iterator[tuple[int, int, bytes]]:
@@ -73,13 +83,34 @@ def _slices(file: BinaryIO, tensor: StoredTensor) -> Iterator[tuple[int, int, by
             remaining -= len(data)
 
 
+class _Scales:
+    """Scales [N,Z,1,1], which come before what they are of; `bad_rows`: those with one that none can be."""
+
+    def __init__(self, tensor: StoredTensor) -> None:
+        self._channels = tensor.shape[1]
+        self._values = np.empty(0, "<f4")
+        self.bad_rows: set[int] = set()
+
+    def add(self, first_plane: int, _num_planes: int, data: bytes) -> None:
+        """Add the scales of planes from `first_plane` on."""
+        values = np.frombuffer(data, "<f4")
+        self._values = np.concatenate([self._values, values])
+        bad = first_plane + np.flatnonzero(~((values >= 0) & (values <= MAX_SCALE)))
+        self.bad_rows.update((bad // self._channels).tolist())
+
+    def times(self, first_plane: int, values: Values) -> Values:
+        """Return `values` of planes from `first_plane` on, [planes,...], as float32 has them times their scale."""
+        scale = self._values[first_plane : first_plane + len(values), None]
+        return (values.astype(np.float32) * scale).astype(np.float64)
+
+
 class _PlaneSums:
     """Sums of channels over some rows; `bad_rows`: those that hold NaN or infinity."""
 
-    def __init__(self, tensor: StoredTensor, rows: Sequence[int] | None) -> None:
+    def __init__(self, tensor: StoredTensor, rows: Sequence[int] | None, scales: _Scales | None) -> None:
         N, self._channels, h, w = tensor.shape
         self._plane = h * w
-        self._to_float64 = _CONVERSIONS[tensor.dtype]
+        self._to_float64, self._scales = _CONVERSIONS[tensor.dtype], scales
         self._is_wanted = np.full(N, fill_value=rows is None)
         self._is_wanted[list(rows or ())] = True
         self._total, self._squares = np.zeros(self._channels), np.zeros(self._channels)
@@ -87,8 +118,10 @@ class _PlaneSums:
 
     def add(self, first_plane: int, num_planes: int, data: bytes) -> None:
         """Add values of `num_planes` planes from `first_plane` on, whole planes or a part of one."""
-        with np.errstate(invalid="ignore"):  # NaN, infinity minus infinity
+        with np.errstate(invalid="ignore", over="ignore"):  # NaN, infinity minus infinity; scales that none can be
             values = self._to_float64(data).reshape(num_planes, -1)
+            if self._scales is not None:
+                values = self._scales.times(first_plane, values)
             total, squares = values.sum(1), np.square(values).sum(1)
         row, channel = np.divmod(np.arange(first_plane, first_plane + num_planes), self._channels)
         is_finite = np.isfinite(squares)
@@ -115,8 +148,19 @@ def _float32(data: bytes) -> Values:
     return np.frombuffer(data, dtype="<f4").astype(np.float64)
 
 
+def _float8(data: bytes) -> Values:
+    return _FLOAT8_VALUES.take(np.frombuffer(data, dtype="u1"))
+
+
+def _int8(data: bytes) -> Values:
+    return np.frombuffer(data, dtype="i1").astype(np.float64)
+
+
+_FLOAT8_VALUES: Values = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).double().numpy()
 _CONVERSIONS: dict[str, Callable[[bytes], Values]] = {
     "bfloat16": _bfloat16,
     "float16": _float16,
     "float32": _float32,
+    "float8_e4m3": _float8,
+    "int8": _int8,
 }

@@ -1,6 +1,6 @@
 """Check one shard against the manifest and the index."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from semdis_cli.errors import StoreError
@@ -96,9 +96,16 @@ def _check_data(target: ShardTarget, header: ShardHeader, rows: ShardRows, probl
         found.append("its bytes do not match the sha256 in the manifest; damaged or edited")
     if payload.latents_sha256 != header.latents_sha256:
         found.append("the latents do not match their sha256; damaged")
-    bad = [(row, header.records[row].key) for row in payload.bad_rows[:_MAX_BAD_ROWS]]
-    found += [f"row {row} ({key!r:.80}) holds NaN or infinity" for row, key in bad]
-    if len(payload.bad_rows) > _MAX_BAD_ROWS:
-        found.append(f"{len(payload.bad_rows) - _MAX_BAD_ROWS} more rows hold NaN or infinity")
+    found += _describe_rows(header, payload.bad_rows, "holds NaN or infinity", "hold NaN or infinity")
+    what = "a scale that is below 0, too large or NaN"
+    found += _describe_rows(header, payload.bad_scales, f"has {what}", f"have {what}")
     problems = [*problems, *(Problem(target.name, "data", what) for what in found)]
     return ShardOutcome(tuple(problems), payload.file.num_bytes, None if problems else payload.sums)
+
+
+def _describe_rows(header: ShardHeader, rows: Sequence[int], does: str, do: str) -> Iterator[str]:
+    """Say what is wrong with rows, one by one, and how many more there are."""
+    for row in rows[:_MAX_BAD_ROWS]:
+        yield f"row {row} ({header.records[row].key!r:.80}) {does}"
+    if len(rows) > _MAX_BAD_ROWS:
+        yield f"{len(rows) - _MAX_BAD_ROWS} more rows {do}"

@@ -21,6 +21,7 @@ from semdis_cli.store.index import IndexLine, IndexRow, merge_rows
 from semdis_cli.store.item_table import ItemColumns, read_items
 from semdis_cli.store.items import find_items, open_listed
 from semdis_cli.store.manifest import Manifest, ShardEntry, checksum_lines
+from semdis_cli.store.quantised import real_values
 from semdis_cli.store.shard_header import canonical_json
 from semdis_cli.store.shard_records import ShardRecords
 from semdis_cli.store.shards import read_shard
@@ -145,7 +146,7 @@ class Growth:
         for name, rows in sorted(by_shard.items()):
             shard = read_shard(self.base.root / SHARD_FOLDER / name, files[name])
             for row in sorted(rows):
-                sums = sums + ChannelSums.of(shard.latents[row])
+                sums = sums + ChannelSums.of(real_values(shard.tensors, rows=row))
         return sums
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from semdis_cli.events import ColumnTrouble, Failure
-from semdis_cli.parts import LATENTS
+from semdis_cli.parts import LATENTS, SCALE
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import EncodedImage, ImageRecord
 from semdis_cli.store.index import IndexRow
@@ -87,7 +87,7 @@ def publish_shard(shard: EncodedShard, folder: Path, provenance: Provenance) -> 
     """
     name, file, sums = shard.planned.name, None, ChannelSums.zero(shard.latents.shape[1])
     if shard.records:
-        sums = ChannelSums.of_all(shard.latents)
+        sums = ChannelSums.of_all(shard.latents, shard.parts.get(SCALE))
         assert sums.are_finite, f"{name}: latents that cannot be stored are a failure"
         file = write_shard(folder / name, Shard(shard.latents, shard.records, provenance, shard.parts))
     images = zip(shard.records, shard.seen, strict=True)
