@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from semdis_cli.events import Failure, Problem
-from semdis_cli.parts import LATENTS
+from semdis_cli.parts import LATENTS, MASK, MASK_FLIP
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import NO_COLUMNS, EncodedImage, FileDigest, Geometry, ImageRecord, PlannedImage, SourceImage
 from semdis_cli.sources.files import ON_DISK
@@ -70,10 +70,9 @@ def latents_of(key: str, bucket: tuple[int, int]) -> Tensor:
 def parts_of(key: str, bucket: tuple[int, int], layout: LatentLayout) -> dict[str, Tensor]:
     """The parts of one image, which depend on the key alone."""
     parts = [tensor for tensor in layout.tensors(layout.grid(bucket)) if tensor.name != LATENTS]
-    return {
-        part.name: latents_of(f"{key} {part.name}", bucket)[: part.shape[0]].to(STORE_DTYPES[part.dtype])
-        for part in parts
-    }
+    values = {part.name: latents_of(f"{key} {part.name}", bucket)[: part.shape[0]] for part in parts}
+    values |= {name: values[name].sigmoid() for name in values.keys() & {MASK, MASK_FLIP}}
+    return {part.name: values[part.name].to(STORE_DTYPES[part.dtype]) for part in parts}
 
 
 def make_shard(

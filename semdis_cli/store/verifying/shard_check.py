@@ -100,5 +100,9 @@ def _check_data(target: ShardTarget, header: ShardHeader, rows: ShardRows, probl
     found += [f"row {row} ({key!r:.80}) holds NaN or infinity" for row, key in bad]
     if len(payload.bad_rows) > _MAX_BAD_ROWS:
         found.append(f"{len(payload.bad_rows) - _MAX_BAD_ROWS} more rows hold NaN or infinity")
+    found += [
+        f"row {row} ({header.records[row].key!r:.80}) holds a mask beyond 0..1"
+        for row in payload.bad_masks[:_MAX_BAD_ROWS]
+    ]
     problems = [*problems, *(Problem(target.name, "data", what) for what in found)]
     return ShardOutcome(tuple(problems), payload.file.num_bytes, None if problems else payload.sums)
