@@ -1,11 +1,17 @@
 """Pictures in a folder of their own that say which pixels of images count, found by the images' keys."""
 
+import os
 import time
-from collections.abc import Mapping, Sequence
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from posixpath import splitext
+from typing import Self
+
+import numpy as np
 
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Tell, untold
@@ -13,29 +19,66 @@ from semdis_cli.files.identity import Witness, settled, vouches
 from semdis_cli.files.image_list import ImageList
 from semdis_cli.option import OptionError
 from semdis_cli.records import SourceImage, Stamp
+from semdis_cli.sources.files import ON_DISK
 from semdis_cli.sources.find import FoundImages, find_images
+from semdis_cli.sources.folders import Folder
+from semdis_cli.sources.input_rules import InputRules
 
-_SEVERAL = -1
 _NUMBER_BITS = 60  # less than any time of today in nanoseconds, so that it counts as one of the past
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Paths of `files` in their folder, with and without the suffix, by their hashes: there may be millions."""
+
+    files: ImageList
+    hashes: "array[int]"
+    numbers: "array[int]"
+
+    @classmethod
+    def of(cls, files: ImageList) -> Self:
+        """Return the names of `files`."""
+        hashes, numbers = array("q"), array("q")
+        for number, (key, *_) in enumerate(files.facts()):
+            for name in {key, _stem(key)}:
+                hashes.append(hash(name))
+                numbers.append(number)
+        order = np.lexsort((numbers, hashes))
+        return cls(files, *(array("q", np.asarray(each)[order].tobytes()) for each in (hashes, numbers)))
+
+    def find(self, key: str) -> Sequence[SourceImage]:
+        """Return the masks of an image: `a.jpg` is that of `a.jpg`, else `a.jpg.png`, else `a.png`; one, or none."""
+        exact = [file for file in self._called(key) if file.key == key]
+        return exact or self._with_stem(key) or self._with_stem(_stem(key))
+
+    def _with_stem(self, name: str) -> list[SourceImage]:
+        return [file for file in self._called(name) if _stem(file.key) == name]
+
+    def _called(self, name: str) -> Iterator[SourceImage]:
+        number = bisect_left(self.hashes, hash(name))
+        while number < len(self.hashes) and self.hashes[number] == hash(name):
+            yield self.files[self.numbers[number]]
+            number += 1
+
+
+def _stem(key: str) -> str:
+    return splitext(key)[0]
 
 
 @dataclass(frozen=True)
 class MaskFiles:
     """The masks of a run. `note`: a line on images without one; empty if there are none.
 
-    `numbers`: of `files` by their paths in the folder, with and without the suffix. `has_ctimes`: both images and masks
-    lie on disks that keep times of change.
+    `has_ctimes`: both images and masks lie on disks that keep times of change.
     """
 
-    files: ImageList
-    numbers: Mapping[str, int]
+    names: _Names
     has_ctimes: bool
     note: str = ""
 
     def of(self, image: SourceImage) -> SourceImage | None:
         """Return the mask of an image, None if it has none: its file has the key, or that with another suffix."""
-        number = _find(self.numbers, image.file_key)
-        return None if number is None else self.files[number]
+        return next(iter(self.names.find(image.file_key)), None)
 
     def stamped(self, images: Sequence[SourceImage]) -> ImageList:
         """Return images, listed now, whose times of change are those of their masks too."""
@@ -53,8 +96,11 @@ class MaskFiles:
         stamp, mask = image.reader.stamp(image), self.of(image)
         if mask is None or stamp == image.stamp:  # what was listed, which has the times of the mask
             return stamp
-        number = self._joined(stamp, mask, mask.reader.stamp(mask))
-        return Stamp(stamp.num_bytes, None, stamp.ctime_ns) if number is None else stamp._replace(ctime_ns=number)
+        try:
+            number = self._joined(stamp, mask, mask.reader.stamp(mask))
+        except OSError:  # whoever reads it says so
+            number = None
+        return stamp._replace(mtime_ns=None) if number is None else stamp._replace(ctime_ns=number)
 
     def _joined(self, image: Stamp, mask: SourceImage, stamp: Stamp) -> int | None:
         """Join the times of an image and of its mask to one that shows a change of either, and another mask.
@@ -80,29 +126,32 @@ def find_masks(folder: Path, found: FoundImages, tell: Tell = untold) -> MaskFil
 
     Raises `UsageError` if that is no folder or no image has a mask, and for an image that has two.
     """
-    if not folder.is_dir():
+    if Folder.at(folder) is None:
         raise OptionError("--masks", f"names a folder of masks; {folder} is none")
     _check_apart(folder, found)
-    files = ImageList.of(find_images([folder], tell=tell).images)
-    numbers: dict[str, int] = {}
-    for number, (key, *_) in enumerate(files.facts()):
-        stem = splitext(key)[0]
-        numbers[stem] = _SEVERAL if stem in numbers else number
-    numbers |= {key: number for number, (key, *_) in enumerate(files.facts())}
+    names = _Names.of(_list(folder, tell))
     num_without, num_images = 0, 0
     for key in found.all_keys():
-        mask = _find(numbers, key)
-        num_without, num_images = num_without + (mask is None), num_images + 1
-        if mask == _SEVERAL:
-            raise UsageError(f"holds several masks of {key!r:.200}: keep one", place=folder)
+        masks = names.find(key)
+        num_without, num_images = num_without + (not masks), num_images + 1
+        if len(masks) > 1:
+            called = " and ".join(mask.key for mask in masks[:2])
+            raise UsageError(f"holds several masks of {key!r:.200}, {called:.200}: keep one", place=folder)
     if num_without == num_images:
         example = next(iter(found.all_keys()), "")
         what = f"holds no mask of any image; that of {example!r:.200} is a picture of that path in it, with any suffix"
         raise UsageError(what, place=folder)
     now_ns = time.time_ns()
-    has_ctimes = all(Witness.of(images, now_ns).has_ctimes for images in (found.images, files))
+    has_ctimes = all(Witness.of(images, now_ns).has_ctimes for images in (found.images, names.files))
     note = f"{num_without:,} of {num_images:,} images have no mask in {folder}: all of them counts"
-    return MaskFiles(files, numbers, has_ctimes, note if num_without else "")
+    return MaskFiles(names, has_ctimes, note if num_without else "")
+
+
+def _list(folder: Path, tell: Tell) -> ImageList:
+    """List the pictures in a folder, with those that cannot be looked at: whoever reads them says why."""
+    found = find_images([folder], rules=InputRules(all_files=True), tell=tell)
+    unusable = [SourceImage(one.key, ON_DISK, os.fspath(folder / one.key), 0) for one in found.failures]
+    return ImageList([*found.images, *unusable]).sorted() if unusable else ImageList.of(found.images)
 
 
 def _check_apart(folder: Path, found: FoundImages) -> None:
@@ -114,8 +163,3 @@ def _check_apart(folder: Path, found: FoundImages) -> None:
             if any(key.startswith(start) for key in found.all_keys()):
                 what = f"lies in {path}, so the masks would be encoded too; --exclude it, or move it beside"
                 raise UsageError(what, place=folder)
-
-
-def _find(numbers: Mapping[str, int], key: str) -> int | None:
-    """Return the number of the mask of an image: `a.jpg` or `a.jpg.png` is that of `a.jpg`, else `a.png` is."""
-    return numbers.get(key, numbers.get(splitext(key)[0]))

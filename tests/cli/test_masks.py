@@ -189,6 +189,18 @@ def test_a_bad_mask_costs_its_image_alone(encode: Run, masks: Path, tmp_path: Pa
     assert torch.equal(rows(tmp_path / "latents")["a.jpg"][MASK], expected_mask(masks / "a.png"))
 
 
+def test_a_mask_that_leads_nowhere_is_no_missing_one(encode: Run, masks: Path, tmp_path: Path) -> None:
+    (masks / "sub").mkdir()
+    (masks / "sub" / "c.png").symlink_to("gone.png")
+    done = encode("--masks", masks)
+    assert (done.code, "have no mask" in done.stderr) == (3, False)
+    assert "failed: sub/c.jpg: its mask sub/c.png cannot be read (No such file or directory)" in done.stderr
+    assert rows(tmp_path / "latents").keys() == {"a.jpg", "b.png"}
+    (masks / "sub" / "c.png").unlink()
+    save_mask(masks / "sub" / "c.png", 3)
+    assert encode("--masks", masks).code == 0
+
+
 @pytest.mark.usefixtures("masks")
 @pytest.mark.parametrize(
     ("options", "why"),
@@ -199,7 +211,7 @@ def test_a_bad_mask_costs_its_image_alone(encode: Run, masks: Path, tmp_path: Pa
         (["--masks", "other"], "other: holds no mask of any image"),
         (["--masks", "photos"], "photos: lies in"),
         (["--masks", "photos/sub"], "photos/sub: lies in"),
-        (["--masks", "twice"], "twice: holds several masks of 'a.jpg': keep one"),
+        (["--masks", "twice"], "twice: holds several masks of 'a.jpg', a.png and a.tif: keep one"),
         (["--alpha", "premultiplied"], "premultiplied"),
     ],
 )
