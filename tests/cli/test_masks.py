@@ -285,10 +285,17 @@ def test_another_folder_of_masks_encodes_those_that_differ(encode: Run, masks: P
     assert torch.equal(rows(tmp_path / "latents")["b.png"][MASK], expected_mask(others / "b.tif"))
 
 
-def test_masks_whose_times_tell_are_not_read_again(encode: Run, masks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert encode("--masks", masks).code == 0
+@pytest.mark.parametrize("kind", ["folder", "tar", "zip"])
+def test_masks_whose_times_tell_are_not_read_again(
+    encode: Run, photos: Path, masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    source = photos if kind == "folder" else Path(shutil.make_archive(str(tmp_path / "some"), kind, photos))
+    if kind != "folder":
+        (tmp_path / "by key").mkdir()
+        masks = masks.rename(tmp_path / "by key" / "some").parent
+    mask = next(masks.rglob("a.png"))
     time.sleep(2.1)  # by then a change would show in the times
-    assert encode("--masks", masks).code == 0  # notes them
+    assert encode("--masks", masks, source=source).code == 0
     read: set[str] = set()
 
     def noting(path: Path | str) -> int:
@@ -296,10 +303,12 @@ def test_masks_whose_times_tell_are_not_read_again(encode: Run, masks: Path, mon
         return open_regular(path)
 
     monkeypatch.setattr(files, "open_regular", noting)
-    assert encode("--masks", masks).code == 0
+    assert encode("--masks", masks, source=source).code == 0
+    assert report(tmp_path)["unchanged"] == 3
     assert not read & {"a.png", "b.png", "b.tif"}
-    save_mask(masks / "a.png", 9)
-    assert encode("--masks", masks).code == 0
+    save_mask(mask, 9)
+    assert encode("--masks", masks, source=source).code == 0
+    assert report(tmp_path)["changed"] == 1
     assert read & {"a.png", "b.png", "b.tif"} == {"a.png"}
 
 
