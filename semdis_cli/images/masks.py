@@ -23,14 +23,16 @@ from semdis_cli.sources.files import read_bytes
 from semdis_cli.sources.masks import MaskFiles
 
 _WHITE = 255
-_ALL = np.full((1, 1), _WHITE, np.uint8)  # of any picture: one pixel, stretched over it
 _BYTES_PER_PX = 12.5  # at the peak of decoding, as measured of PNG
 
 
 class Weights(NamedTuple):
-    """What counts of the pixels of an upright picture, 0 to 255: uint8 [H,W], and the sha256 of its file if any."""
+    """What counts of the pixels of an upright picture, uint8 [H,W], and the sha256 of the file that says so.
 
-    values: np.ndarray
+    None, None: there is no file, so all of it counts.
+    """
+
+    values: np.ndarray | None = None
     sha256: str | None = None
 
 
@@ -52,7 +54,7 @@ class MaskMaker:
             return None
         mask = self.files.of(image)
         if mask is None:
-            return Weights(_ALL)
+            return Weights()
         try:
             data = read_bytes(mask)
             return Weights(_read_values(data, settings, taking), FileDigest.of(data).sha256)
@@ -68,12 +70,9 @@ class MaskMaker:
 
         Raises `UnreadableImageError` for a file of another shape than the image.
         """
-        if weights is None:
-            values = _ALL if alpha is None else alpha
-        else:
-            values = weights.values
-            if weights.sha256 is not None:
-                _check_shape(values.shape, geometry.source)
+        values = alpha if weights is None else weights.values
+        if weights is not None and values is not None:
+            _check_shape(values.shape, geometry.source)
         return {name: grid_mask(values, geometry, patch_px, is_mirrored=name == MASK_FLIP) for name in self.parts}
 
 
@@ -83,17 +82,27 @@ def masks_made(parts: Sequence[str], files: MaskFiles | None) -> MaskMaker | Non
     return MaskMaker(masks, files) if masks else None
 
 
-def grid_mask(values: np.ndarray, geometry: Geometry, patch_px: int, *, is_mirrored: bool = False) -> Tensor:
-    """Average what counts of pixels over each patch: [H,W] 0..255 -> [1,h,w] float32 in [0,1].
+def grid_mask(values: np.ndarray | None, geometry: Geometry, patch_px: int, *, is_mirrored: bool = False) -> Tensor:
+    """Average what counts of pixels over each patch: [H,W] 0..255 -> [1,h,w] float32 in [0,1]; None: all counts.
 
     `values` are of the upright picture, of any size: they are stretched over `geometry.resized`, cut and padded as the
     pixels are. The average is that of the area: exact, where a resampled picture would ring. Padding counts 0.
     `is_mirrored`: of the picture that is mirrored within its box, as `mirror` does it.
     """
+    if values is None:
+        return _without_padding(geometry, patch_px)
     rows = _cells(geometry, 0, values.shape[0], patch_px)
     columns = _cells(geometry, 1, values.shape[1], patch_px, is_mirrored=is_mirrored)
     means = _means(_means(values, rows).T, columns).T / _WHITE
     return torch.from_numpy(np.ascontiguousarray(means, np.float32))[None]
+
+
+def _without_padding(geometry: Geometry, patch_px: int) -> Tensor:
+    shares = [
+        (image - torch.arange(0, bucket, patch_px)).clamp(0, patch_px) / patch_px
+        for image, bucket in zip(geometry.image, geometry.bucket, strict=True)
+    ]
+    return torch.outer(*shares)[None]
 
 
 class _Cells(NamedTuple):

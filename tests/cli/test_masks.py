@@ -312,17 +312,29 @@ def test_masks_whose_times_tell_are_not_read_again(
     assert read & {"a.png", "b.png", "b.tif"} == {"a.png"}
 
 
+def test_a_stopped_run_ends_with_the_bytes_of_an_unbroken_one(encode: Run, masks: Path, tmp_path: Path) -> None:
+    assert encode("--masks", masks, output="whole").code == 0
+    stop_at_b(encode, masks, tmp_path)
+    assert encode("--masks", masks).code == 0
+    assert lasting(tmp_path / "latents") == lasting(tmp_path / "whole")
+
+
 def test_a_stopped_run_goes_on_with_the_masks_of_now(encode: Run, masks: Path, tmp_path: Path) -> None:
-    assert encode("--masks", masks, "--max-errors", "0", output="whole").code == 0
-    (masks / "b.tif").write_bytes(b"no picture")
-    assert encode("--masks", masks, "--max-errors", "0").code == 3
-    assert (tmp_path / "latents" / "journal").is_dir()
-    save_mask(masks / "b.tif", 1)
+    stop_at_b(encode, masks, tmp_path)
     save_mask(masks / "a.png", 6)
     assert encode("--masks", masks).code == 0
     stored = rows(tmp_path / "latents")
     assert torch.equal(stored["a.jpg"][MASK], expected_mask(masks / "a.png"))
     assert torch.equal(stored["b.png"][MASK], expected_mask(masks / "b.tif"))
+
+
+def stop_at_b(encode: Run, masks: Path, tmp_path: Path) -> None:
+    """Leave a run unfinished at an image whose mask is bad, and mend that."""
+    good = (masks / "b.tif").read_bytes()
+    (masks / "b.tif").write_bytes(b"no picture")
+    assert encode("--masks", masks, "--max-errors", "0", "--workers", "1").code == 3
+    assert (tmp_path / "latents" / "journal").is_dir()
+    (masks / "b.tif").write_bytes(good)
 
 
 def test_attached_columns_leave_masks_alone(encode: Run, run: Run, masks: Path, tmp_path: Path) -> None:

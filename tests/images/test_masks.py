@@ -89,6 +89,14 @@ def test_the_twin_of_a_mask_is_the_mask_of_the_mirrored_picture(plan: Geometry, 
         torch.testing.assert_close(twin, grid_mask(values, plan, PATCH).flip(-1), atol=1e-6, rtol=0)
 
 
+@settings(deadline=None)
+@given(plan=geometries(), flip=st.booleans())
+def test_of_a_picture_that_counts_whole_nothing_counts_but_for_padding(plan: Geometry, flip: bool) -> None:
+    whole = np.full(plan.source, 255, np.uint8)
+    expected = grid_mask(whole, plan, PATCH, is_mirrored=flip)
+    torch.testing.assert_close(grid_mask(None, plan, PATCH, is_mirrored=flip), expected, atol=1e-6, rtol=0)
+
+
 # --- of files ---
 
 
