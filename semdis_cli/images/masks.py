@@ -130,8 +130,8 @@ def _means(values: np.ndarray, cells: _Cells) -> np.ndarray:
         first, last = floor(start), ceil(stop)
         places = np.arange(first, last)
         covered = np.minimum(places + 1, stop) - np.maximum(places, start)
-        mean[:] = (covered[:, None] * values[first:last]).sum(0) / cells.whole
-    return means
+        np.einsum("i,ij->j", covered, values[first:last], out=mean)  # converts as it goes, whatever a cell covers
+    return means / cells.whole
 
 
 def _read_values(
