@@ -69,11 +69,12 @@ def _stem(key: str) -> str:
 class MaskFiles:
     """The masks of a run. `note`: a line on images without one; empty if there are none.
 
-    `has_ctimes`: both images and masks lie on disks that keep times of change.
+    `has_ctimes`, `masks_have_ctimes`: images, and masks, lie on disks that keep times of change.
     """
 
     names: _Names
     has_ctimes: bool
+    masks_have_ctimes: bool
     note: str = ""
 
     def of(self, image: SourceImage) -> SourceImage | None:
@@ -86,9 +87,10 @@ class MaskFiles:
 
     def _stamped(self, image: SourceImage) -> SourceImage:
         mask = self.of(image)
-        if mask is None:
+        if mask is None and self.has_ctimes:
             return image
-        number = self._joined(image.stamp, mask, mask.stamp)
+        # Where images have none, those that are made up must not vouch for the others.
+        number = None if mask is None else self._joined(image.stamp, mask, mask.stamp)
         return replace(image, ctime_ns=_number_of(image.key, time.time_ns()) if number is None else number)
 
     def stamp(self, image: SourceImage) -> Stamp:
@@ -111,7 +113,7 @@ class MaskFiles:
         now_ns = time.time_ns()
         if settled(image, now_ns).mtime_ns is None or settled(stamp, now_ns).mtime_ns is None:
             return None
-        if not (self.has_ctimes and vouches(image) and vouches(stamp)):
+        if not (self.has_ctimes and self.masks_have_ctimes and vouches(image) and vouches(stamp)):
             return None
         return _number_of(image.ctime_ns, mask.key, *stamp)
 
@@ -132,19 +134,19 @@ def find_masks(folder: Path, found: FoundImages, tell: Tell = untold) -> MaskFil
     names = _Names.of(_list(folder, tell))
     num_without, num_images = 0, 0
     for key in found.all_keys():
-        masks = names.find(key)
-        num_without, num_images = num_without + (not masks), num_images + 1
-        if len(masks) > 1:
-            called = " and ".join(mask.key for mask in masks[:2])
+        files = names.find(key)
+        num_without, num_images = num_without + (not files), num_images + 1
+        if len(files) > 1:
+            called = " and ".join(file.key for file in files[:2])
             raise UsageError(f"holds several masks of {key!r:.200}, {called:.200}: keep one", place=folder)
     if num_without == num_images:
         example = next(iter(found.all_keys()), "")
         what = f"holds no mask of any image; that of {example!r:.200} is a picture of that path in it, with any suffix"
         raise UsageError(what, place=folder)
     now_ns = time.time_ns()
-    has_ctimes = all(Witness.of(images, now_ns).has_ctimes for images in (found.images, names.files))
-    note = f"{num_without:,} of {num_images:,} images have no mask in {folder}: all of them counts"
-    return MaskFiles(names, has_ctimes, note if num_without else "")
+    has_ctimes, have_ctimes = (Witness.of(each, now_ns).has_ctimes for each in (found.images, names.files))
+    note = f"no mask in {folder} for {num_without:,} of {num_images:,} images: these count whole"
+    return MaskFiles(names, has_ctimes, have_ctimes, note if num_without else "")
 
 
 def _list(folder: Path, tell: Tell) -> ImageList:
