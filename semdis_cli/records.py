@@ -251,6 +251,11 @@ class MadeColumns(NamedTuple):
     troubles: tuple[ColumnTrouble, ...] = ()
 
 
+def content_of(sha256: str, mask_sha256: str | None) -> str:
+    """Identify all that an image was made from: its file and, where there is one, that of its mask."""
+    return sha256 if mask_sha256 is None else f"{sha256} {mask_sha256}"
+
+
 class ColumnMaker(Protocol):
     """Makes the columns of images from whatever came with them. Safe to use from several threads."""
 
@@ -264,7 +269,8 @@ class ImageRecord:
 
     `source`: size and sha256 of the file that it was read from. `notes`: what a reader of the index should know about
     the colours or orientation (e.g. an ICC profile that was unusable). `columns`: a small JSON object of what came with
-    the image, by name; the index holds it, shards do not, so it can change without new latents.
+    the image, by name; the index holds it, shards do not, so it can change without new latents. `mask_sha256` (hex): of
+    the file that its mask was read from, in the index alone too.
     """
 
     key: str
@@ -272,6 +278,7 @@ class ImageRecord:
     source: FileDigest
     notes: tuple[str, ...] = ()
     columns: Mapping[str, Any] = field(default_factory=_no_columns, hash=False)
+    mask_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +286,8 @@ class LoadedImage:
     """One image as the model will see it.
 
     `pixels`: [3,H,W] uint8 sRGB, (H,W) = `record.geometry.bucket`. `mtime_ns`, `ctime_ns` of the file before it was
-    read; `mtime_ns` is None if a later change would not show in them. `troubles`: why it lacks columns.
+    read; `mtime_ns` is None if a later change would not show in them. `troubles`: why it lacks columns. `parts`: what
+    is stored of it beside what the model makes, by name.
     """
 
     record: ImageRecord
@@ -287,6 +295,7 @@ class LoadedImage:
     mtime_ns: int | None = None
     ctime_ns: int | None = None
     troubles: tuple[ColumnTrouble, ...] = ()
+    parts: Mapping[str, "Tensor"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from semdis_cli.option import (
     OptionError,
     check_limits,
 )
-from semdis_cli.parts import LATENTS, LOG_SNR, QUANTISED, TWINS
+from semdis_cli.parts import LATENTS, LOG_SNR, MASK, QUANTISED, TWINS
 from semdis_cli.records import View
 
 # ---- Texts that are read by ourselves ----
@@ -442,6 +442,7 @@ class TokenizerSettings(Group):
 StoreDtype = Literal["bfloat16", "float16", "float32", "float8_e4m3", "int8"]
 Posterior = Literal["mode", "sample", "moments"]
 Flip = Literal["none", "both"]
+Alpha = Literal["composite", "mask"]
 
 
 @dataclass(frozen=True)
@@ -477,18 +478,48 @@ class LatentSettings(Group):
 class PartSettings(LatentSettings):
     """Settings of what a set stores: the latents, and the parts beside them.
 
-    `flip` "both": each image's twin too, the latents of its mirrored pixels.
+    `flip` "both": each image's twin too, the latents of its mirrored pixels. `alpha` "mask": how much of each position
+    is opaque. `masks`: folder of pictures that say instead how much of each position counts.
     """
 
     flip: Annotated[
         Flip, Option("both: also store latents of each image's mirrored pixels, for training to choose from.", OUTPUT)
     ] = "none"
+    alpha: Annotated[
+        Alpha,
+        Option(
+            "Transparent pixels are laid over --background; mask: also store how much of each position is opaque, for "
+            "masked losses.",
+            INPUT,
+        ),
+    ] = "composite"
+    masks: Annotated[
+        Path | None,
+        Option(
+            "Folder of grey pictures named as the images, white where training is to count: how much of each position "
+            "does is stored.",
+            INPUT,
+            metavar="FOLDER",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.alpha == "mask" and self.masks is not None:
+            raise OptionError("--alpha", "mask does not go with --masks: a set has masks of one kind")
+
+    @property
+    def mask_source(self) -> Literal["alpha", "files"] | None:
+        """Return where masks come from; None: there are none."""
+        if self.masks is not None:
+            return "files"
+        return "alpha" if self.alpha == "mask" else None
 
     @property
     def parts(self) -> tuple[str, ...]:
         """Names of the parts, sorted."""
-        tensors = (LATENTS, LOG_SNR) if self.posterior == "moments" else (LATENTS,)
-        twins = tuple(TWINS[name] for name in tensors) if self.flip == "both" else ()
+        tensors = [LATENTS, *[LOG_SNR] * (self.posterior == "moments"), *[MASK] * (self.mask_source is not None)]
+        twins = [TWINS[name] for name in tensors] if self.flip == "both" else []
         return tuple(sorted((*tensors[1:], *twins)))
 
 
@@ -602,6 +633,11 @@ class EncodeSettings(Group):
     columns: ColumnSettings = ColumnSettings()
     latents: PartSettings = PartSettings()
     shards: ShardSettings = ShardSettings()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.filters.dedupe and self.latents.masks is not None:
+            raise OptionError("--dedupe", "does not go with --masks: files with the same bytes may have different ones")
 
 
 # ---- Images ----

@@ -16,7 +16,7 @@ SCRIPTS = [block for block in blocks(MARKDOWN) if block.language == "python"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a set of latents of two sizes with all parts, and one with captions and labels in `captioned`."""
+    """A folder with sets: of two sizes with twins and posteriors, with captions and labels, and with masks."""
     folder = tmp_path_factory.mktemp("examples")
     photos = PROJECT / "tests" / "photos"
     options = "--flip", "both", "--posterior", "moments", "--quiet"
@@ -28,6 +28,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         copy.with_suffix(".txt").write_text(f"a photograph, number {number}\n", encoding="utf-8")
     options = "--size", "64", "--labels", "folders", "--quiet"
     subprocess.run(forks.semdis("encode", "classes", "-o", "captioned", *options), cwd=folder, check=True)
+    masked = "--max-pixels", "10000", "--flip", "both", "--alpha", "mask", "--quiet"
+    subprocess.run(forks.semdis("encode", photos, "-o", "masked", *masked), cwd=folder, check=True)
     return folder
 
 

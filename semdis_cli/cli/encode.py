@@ -100,12 +100,16 @@ def encode(
     found = find_inputs(named, rules, output=folder, quiet=reporting.quiet, stdin=stdin, display=display)
 
     from semdis_cli.images.loader import Loader
+    from semdis_cli.images.masks import masks_made
+    from semdis_cli.sources.masks import find_masks
 
+    files = None if settings.latents.masks is None else find_masks(settings.latents.masks, found, display.plan)
+    masks = masks_made(settings.latents.parts, files)
     if folder is not None and not dry_run:
         _check_folder(folder)
     how = _as_recorded(how, folder)
     tokenizer = load_model(model, how, found, load.geometry, display, quiet=reporting.quiet)
-    with Loader(load, tokenizer.patch_size, settings.num_workers) as loader:
+    with Loader(load, tokenizer.patch_size, settings.num_workers, masks=masks) as loader:
         run = _Run(found, loader, tokenizer, settings, folder, far, display, reporting)
         raise typer.Exit(run.plan() if dry_run else run.encode())
 
@@ -188,8 +192,9 @@ class _Run:
         plan = plan_output(self.found, loader, tokenizer, self.settings, self.folder, self.display.plan)
         failures = (*plan.failures, *refused_images(plan, loader, tokenizer))
         seconds = estimate_s(plan, loader, tokenizer, self.settings)
-        if plan.columns.note and not self.reporting.quiet:
-            say(f"semdis: {one_line(plan.columns.note)}")
+        for note in filter(None, (plan.columns.note, loader.note)):
+            if not self.reporting.quiet:
+                say(f"semdis: {one_line(note)}")
         for failure in failures:
             say(f"failed: {printable(failure.key)}: {failure.reason}")
         tell = _plan_json if self.reporting.as_json else _plan_text

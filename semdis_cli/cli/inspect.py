@@ -95,6 +95,8 @@ def _facts(summary: Json) -> Iterator[tuple[str, str]]:
     if left_out := summary.get("left_out"):
         yield "left out", describe_left_out(left_out)
     yield "sources", f"{_size(sources['bytes'])}, {sources['megapixels']:,.1f} megapixels"
+    if num_masks := summary.get("mask_files"):
+        yield "masks", f"files of {count(num_masks, 'image')}"
     yield "latents", _size(sizes["latents"])
     yield "on disk", f"{_size(sizes['shards'] + sizes['index'])}, shards: {len(summary['shards']):,}"
 

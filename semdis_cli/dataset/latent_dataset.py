@@ -17,7 +17,7 @@ from semdis_cli.dataset.draws import Draws
 from semdis_cli.dataset.posterior import PosteriorSampler
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.files.url import was_url
-from semdis_cli.parts import LATENTS, LATENTS_FLIP, LOG_SNR, QUANTISED, SCALE, TWINS
+from semdis_cli.parts import LATENTS, LATENTS_FLIP, LOG_SNR, MASK, QUANTISED, SCALE, TWINS
 from semdis_cli.provenance import Provenance, describe_versions
 from semdis_cli.store.columns import CAPTION, LABEL
 from semdis_cli.store.mapped_shard import MappedShard
@@ -40,7 +40,9 @@ class LatentItem(NamedTuple):
     (without padding), both [2] int64, in pixels. `columns`: what came with the image, by name, as the set's index has
     it. `resized_size`, (H, W) that the source was resized to, and `crop`, the corner (top, left) of the image in that,
     [2] int64 too; if the latents are those of the mirrored pixels (`is_flipped`, a bool), its corner in the mirrored
-    one. In a batch, [B,Z,h,w], B keys, [B,2] each, B values a name, which all its images then have, and [B].
+    one. `mask` [1,h,w] float32 in [0,1]: how much of each position of these latents counts; [0,h,w] if the set has no
+    masks. In a batch, [B,Z,h,w], B keys, [B,2] each, B values a name, which all its images then have, [B], and
+    [B,1,h,w].
     """
 
     latents: Tensor
@@ -51,6 +53,7 @@ class LatentItem(NamedTuple):
     resized_size: Tensor
     crop: Tensor
     is_flipped: Tensor
+    mask: Tensor
 
 
 class MixedVersionsWarning(UserWarning):
@@ -173,7 +176,15 @@ class LatentDataset(Dataset[LatentItem]):
         sizes = _sizes(items, flips)
         source, resized, crop, image = (sizes[first::4] for first in range(4))
         is_flipped = [_TWIN[flip] for flip in flips]
-        return list(map(LatentItem, self._convert(latents), keys, source, image, columns, resized, crop, is_flipped))
+        others = keys, source, image, columns, resized, crop, is_flipped, self._masks(items, flips)
+        return list(map(LatentItem, self._convert(latents), *others))
+
+    def _masks(self, items: Sequence[Item], flips: Sequence[bool]) -> Tensor:
+        """Return the masks of items of one size, [B,1,h,w] float32; [B,0,h,w] where there are none."""
+        shard = self._shards[items[0].shard]
+        if MASK in shard.layout.parts:
+            return self._read(MASK, items, flips).float()
+        return torch.zeros(len(items), 0, *shard.grid)
 
     def set_epoch(self, epoch: int) -> None:
         """Draw for another epoch from the next iteration of a loader on, in its workers too. Raises `UsageError`."""

@@ -114,7 +114,7 @@ class Witness:
         return image.ctime_ns < _settled_before(self.seen_ns)
 
 
-def vouches(image: SourceImage) -> bool:
+def vouches(image: Stamped) -> bool:
     """Tell whether the ctime of an image, on a file system that keeps them, is no copy of its mtime."""
     if not is_telling(image.ctime_ns):
         return False

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 from semdis_cli.errors import UnreadableImageError, UsageError
 from semdis_cli.files.disk import memory_file
-from semdis_cli.images.colour.convert import composite, split_alpha, to_srgb
+from semdis_cli.images.colour.convert import Samples, composite, split_alpha, to_srgb
 from semdis_cli.images.formats.exif import turn_upright
 from semdis_cli.images.formats.jpeg.header import read_plain_jpeg
 from semdis_cli.images.formats.jpeg.pixels import draft
@@ -21,10 +21,14 @@ from semdis_cli.settings import ImageFormat, ReadSettings
 
 @dataclass(frozen=True, slots=True)
 class ReadImage:
-    """`pixels`: a picture of Pillow's mode RGB, 8 bits, sRGB. `notes`: what could not be honoured, one line each."""
+    """`pixels`: a picture of Pillow's mode RGB, 8 bits, sRGB. `notes`: what could not be honoured, one line each.
+
+    `alpha`: how opaque it was before it was laid over the background, mode L; None: everywhere.
+    """
 
     pixels: Image.Image
     notes: tuple[str, ...] = ()
+    alpha: Image.Image | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -76,17 +80,32 @@ def decode_stored(header: Header, data: bytes, settings: ReadSettings, fraction:
     `header` was read from `data`. `fraction`: 1; of a JPEG 2, 4 or 8 too, where no side is below it. Call it inside
     `pillow_guard`. Raises `UnreadableImageError`.
     """
+    colour, alpha, samples = _decode_split(header, data, fraction)
+    rgb, notes = to_srgb(colour, samples)
+    stored = ReadImage(composite(rgb, alpha, settings.background), header.notes + notes, alpha)
+    if stored.size != tuple(-(-side // fraction) for side in header.stored_size):
+        raise UnreadableImageError(f"damaged {header.name}: {stored.size} px where it promised {header.stored_size}")
+    return stored
+
+
+def read_grey(header: Header, data: bytes) -> np.ndarray:
+    """Read a picture as grey values, [H,W] uint8: as stored, whatever its profile, but upright, and black behind alpha.
+
+    `header` was read from `data`. Call it inside `pillow_guard`. Raises `UnreadableImageError`.
+    """
+    colour, alpha, _ = _decode_split(header, data)
+    grey = colour.convert("L")
+    grey = grey if alpha is None else ImageChops.multiply(grey, alpha)
+    return np.array(turn_upright(grey, header.orientation))
+
+
+def _decode_split(header: Header, data: bytes, fraction: int = 1) -> tuple[Image.Image, Image.Image | None, Samples]:
     image, samples = open_pixels(header, data)
     with decoder_errors(header.name):
         draft(image, fraction)
         image.load()
         check_pixels(header, image, data, fraction)
-        colour, alpha = split_alpha(image, samples)
-    rgb, notes = to_srgb(colour, samples)
-    stored = ReadImage(composite(rgb, alpha, settings.background), header.notes + notes)
-    if stored.size != tuple(-(-side // fraction) for side in header.stored_size):
-        raise UnreadableImageError(f"damaged {header.name}: {stored.size} px where it promised {header.stored_size}")
-    return stored
+        return *split_alpha(image, samples), samples
 
 
 def write_image(pixels: np.ndarray, format: ImageFormat, quality: int = 95) -> bytes:  # noqa: A002

@@ -1,7 +1,7 @@
 """Files -> pixels: which size each image gets, and the images themselves."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from copy import copy
 from functools import partial
@@ -9,12 +9,15 @@ from itertools import count, islice
 from threading import Lock
 from typing import NamedTuple
 
+from torch import Tensor
+
 from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.events import Failure, LeftOut, Planning, Tell, untold
 from semdis_cli.files.identity import settled
 from semdis_cli.images.geometry import fixed_bucket, move_crop, plan_geometry, why_left_out
 from semdis_cli.images.images import read_image_size
-from semdis_cli.images.pixels import load_views
+from semdis_cli.images.masks import MaskMaker, Weights
+from semdis_cli.images.pixels import LoadedPixels, load_views
 from semdis_cli.memory import Room, room_for_images
 from semdis_cli.records import (
     WHOLE,
@@ -26,10 +29,13 @@ from semdis_cli.records import (
     MadeColumns,
     PlannedImage,
     SourceImage,
+    Stamp,
     View,
+    content_of,
 )
 from semdis_cli.settings import FilterSettings, LoadSettings
 from semdis_cli.sources.files import read_bytes, try_hash
+from semdis_cli.sources.masks import MaskFiles
 from semdis_cli.stops import looking
 from semdis_cli.threads import WatchedThreads
 
@@ -53,7 +59,8 @@ class Loader:
 
     `multiple_px`: what image sides become multiples of, the model's patch. `load` works in whichever thread calls it.
     `room`: for what reading takes at a time, all threads together; None: all that images may take in this process.
-    `columns`: makes those of the images' records; None: they have none.
+    `columns`: makes those of the images' records; None: they have none. `masks`: makes what is stored of which pixels
+    count; None: nothing is.
     """
 
     def __init__(
@@ -63,11 +70,13 @@ class Loader:
         num_workers: int,
         room: Room | None = None,
         columns: ColumnMaker | None = None,
+        masks: MaskMaker | None = None,
     ) -> None:
         self.room = room_for_images() if room is None else room
         self.settings = settings
         self.multiple_px = multiple_px
         self.columns = columns
+        self.masks = masks
         self._geometries = {view: settings.geometry_of(view) for view in (WHOLE, *settings.views)}
         self._num_workers = num_workers
         self._pool = WatchedThreads(num_workers, "semdis-read")
@@ -166,8 +175,9 @@ class Loader:
         """Read views of one size of one file, which is read and decoded once; otherwise as `load`."""
         source = planned[0].source
         try:
-            stamp = source.reader.stamp(source)  # before its bytes: a change between the two shows the next time
+            stamp = self._stamp(source)  # before its bytes: a change between the two shows the next time
             data = self._read(source)
+            weights = None if self.masks is None else self.masks.read(source, self.settings.read, self.room.reading)
             images = load_views(
                 data,
                 self.settings.read,
@@ -177,6 +187,7 @@ class Loader:
             )
             if any(image.geometry.bucket != one.bucket for image, one in zip(images, planned, strict=True)):
                 raise PassingReadError("changed its size while the run was going on; run again")
+            parts = [self._parts(image, weights) for image in images]
         except (UnreadableImageError, MemoryError, OSError) as error:
             return [_failure_of(image.source, error) for image in planned]
         digest = FileDigest.of(data)
@@ -184,11 +195,41 @@ class Loader:
         troubles = troubles if source.view.size == self.settings.views[0].size else ()
         _, mtime_ns, ctime_ns = settled(stamp, time.time_ns())
         loaded: list[LoadedImage | Failure] = []
-        for image, one in zip(images, planned, strict=True):
-            record = ImageRecord(one.source.key, image.geometry, digest, image.notes, columns)
-            loaded.append(LoadedImage(record, image.pixels, mtime_ns, ctime_ns, troubles))
+        mask_sha256 = None if weights is None else weights.sha256
+        for image, one, masks in zip(images, planned, parts, strict=True):
+            record = ImageRecord(one.source.key, image.geometry, digest, image.notes, columns, mask_sha256)
+            loaded.append(LoadedImage(record, image.pixels, mtime_ns, ctime_ns, troubles, masks))
             troubles = ()  # are told once of a file
         return loaded
+
+    def _parts(self, image: LoadedPixels, weights: Weights | None) -> Mapping[str, Tensor]:
+        if self.masks is None:
+            return {}
+        return self.masks.make(weights, image.alpha, image.geometry, self.multiple_px)
+
+    @property
+    def _mask_files(self) -> MaskFiles | None:
+        return None if self.masks is None else self.masks.files
+
+    @property
+    def note(self) -> str:
+        """What a person should know of the masks before the run goes on: a line, or nothing."""
+        return "" if self._mask_files is None else self._mask_files.note
+
+    def stamped(self, images: Sequence[SourceImage]) -> Sequence[SourceImage]:
+        """Return images, listed now, whose times change with all that they are made from: their masks too."""
+        return images if self._mask_files is None else self._mask_files.stamped(images)
+
+    def _stamp(self, source: SourceImage) -> Stamp:
+        """Return size and times as in `stamped`, as they are now. Raises `OSError`."""
+        return source.reader.stamp(source) if self._mask_files is None else self._mask_files.stamp(source)
+
+    def _try_hash(self, source: SourceImage) -> str | None:
+        digest, mask = try_hash(source), None if self._mask_files is None else self._mask_files.of(source)
+        if digest is None or mask is None:
+            return digest
+        mask_sha256 = try_hash(mask)
+        return None if mask_sha256 is None else content_of(digest, mask_sha256)
 
     def _plan(self, size: tuple[int, int], source: SourceImage) -> Geometry:
         """Plan the geometry of a view of a picture of `size` (H, W) px."""
@@ -198,14 +239,14 @@ class Loader:
         return move_crop(plan, self.settings.crops.seed, source.file_key, source.view.crop)
 
     def hashes(self, sources: Sequence[SourceImage], tell: Tell = untold) -> Iterator[str | None]:
-        """Yield the sha256 (hex) of every source's bytes, in order; None where they cannot be read.
+        """Yield what every source is made from, in order, as `content_of` gives it; None where that cannot be read.
 
         `tell` hears how many were read.
         """
         remaining, num_done = iter(sources), count(1)
         while group := list(islice(remaining, _PLANNED_AT_ONCE)):
             files = {source.file: source for source in group}  # views of one lie near each other
-            hashed = zip(files, self._pool_for(group).each(try_hash, files.values()), strict=True)
+            hashed = zip(files, self._pool_for(group).each(self._try_hash, files.values()), strict=True)
             digests: dict[object, str | None] = {}
             for source in group:
                 if source.file not in digests:

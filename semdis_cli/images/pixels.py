@@ -11,6 +11,7 @@ from torch import Tensor
 
 from semdis_cli.images.adm import adm_bytes, adm_pixels
 from semdis_cli.images.colour.convert import samples_to_srgb
+from semdis_cli.images.formats.exif import turned
 from semdis_cli.images.formats.jpeg.decoder import decode_plain_jpeg, is_fast_jpeg
 from semdis_cli.images.formats.jpeg.header import read_plain_jpeg
 from semdis_cli.images.formats.pillow import pillow_guard
@@ -28,11 +29,15 @@ _SMALLEST_SCALED_PX = 16  # below, several fractions can give the same size, and
 
 @dataclass(frozen=True, slots=True)
 class LoadedPixels:
-    """`pixels`: uint8 [3,H,W] sRGB of any strides, (H, W) = `geometry.bucket`. `notes`: what could not be honoured."""
+    """`pixels`: uint8 [3,H,W] sRGB of any strides, (H, W) = `geometry.bucket`. `notes`: what could not be honoured.
+
+    `alpha`: uint8 [H,W] of the whole picture, upright; None: it is opaque.
+    """
 
     pixels: Tensor
     geometry: Geometry
     notes: tuple[str, ...] = ()
+    alpha: np.ndarray | None = None
 
 
 def load_pixels(
@@ -78,12 +83,14 @@ def load_views(
         with taking(_needed_bytes(header, fraction, held + resizing, is_plain=is_plain)):
             is_resized = all(one.resized != one.source for one in plans)
             decoded = _decode_fast(header, data, fraction, is_resized=is_resized) if is_plain else None
+            alpha = None
             if decoded is None:
                 stored = decode_stored(header, data, settings, fraction)
                 decoded = np.array(stored.pixels), stored.notes  # a copy: torch asks for memory that may be written
+                alpha = None if stored.alpha is None else turned(np.asarray(stored.alpha), header.orientation)
             pixels, notes = decoded
             fit = adm_pixels if is_adm else partial(fit_pixels, fraction=fraction)
-            return [LoadedPixels(fit(pixels, one, header.orientation), one, notes) for one in plans]
+            return [LoadedPixels(fit(pixels, one, header.orientation), one, notes, alpha) for one in plans]
 
 
 def _resizing_bytes(plan: Geometry, fraction: int) -> int:

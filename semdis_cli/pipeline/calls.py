@@ -208,7 +208,7 @@ def _store_images(
     except UnreadableImageError as error:
         return [Failure(image.record.key, str(error)) for image in images]
     return [
-        _store(image, {name: rows[row] for name, rows in tensors.items()}, settings.store_dtype)
+        _store(image, {name: rows[row] for name, rows in tensors.items()} | dict(image.parts), settings.store_dtype)
         for row, image in enumerate(images)
     ]
 

@@ -76,7 +76,7 @@ def _encode(
         latents.check_space()
         megapixels = plan.megapixels(latents.remaining)
         done = latents.num_done, megapixels, latents.num_failed_before
-        note = "; ".join(filter(None, (latents.note(), plan.columns.note)))
+        note = "; ".join(filter(None, (latents.note(), plan.columns.note, loader.note)))
         yield RunStarted(plan.num_inputs, *done, note)
         yield from plan.failures
         yield from plan.contents.left_out

@@ -16,6 +16,7 @@ from semdis_cli.images.adm import ADM_NAME
 from semdis_cli.images.loader import Loader
 from semdis_cli.images.resize import resize_name
 from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.parts import MASK
 from semdis_cli.pipeline.report import compute_record, model_record
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.settings import EncodeSettings, FilterSettings, LoadSettings, PartSettings
@@ -118,7 +119,8 @@ def plan_encode(
     filters.check(loader.settings.geometry)
     tell(Planning("comparing with the set"))
     hashes = partial(loader.hashes, tell=tell)
-    images, failed = in_views(found.images, found.failures, loader.settings.views)
+    assert (MASK in settings.latents.parts) == (loader.masks is not None), "masks are made by the loader"
+    images, failed = in_views(loader.stamped(found.images), found.failures, loader.settings.views)
     changes = find_changes(base, images, failed, hashes, _choice(filters, loader))
     columns_for = partial(find_columns, found, settings.columns, known=_known_columns(base), tell=tell)
     columns = columns_for(files_of(changes.to_encode))
@@ -207,6 +209,8 @@ def encode_provenance(tokenizer: Tokenizer, load: LoadSettings, latents: PartSet
     }
     if latents.parts:
         fields["parts"] = list(latents.parts)
+    if latents.mask_source is not None:
+        fields["mask"] = latents.mask_source
     return Provenance.from_json(fields)
 
 

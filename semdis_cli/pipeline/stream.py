@@ -69,7 +69,7 @@ def _encode_stream(
     plan = plan_encode(found, loader, tokenizer, replace(settings, columns=WITHOUT_COLUMNS), tell=tell)
     is_single = found.is_single and len(loader.settings.views) == 1
     stream = StreamWriter(write, plan.provenance, as_tar=not is_single)
-    yield RunStarted(plan.num_inputs, 0, plan.megapixels())
+    yield RunStarted(plan.num_inputs, 0, plan.megapixels(), note=loader.note)
     yield from plan.failures
     yield from plan.contents.left_out
     with start_workers(tokenizer, settings.num_workers) as workers:

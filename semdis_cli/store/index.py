@@ -11,10 +11,10 @@ from semdis_cli.events import Failure, LeftOut
 from semdis_cli.files.json_text import ESCAPED, escape_text, key_fields, parse_json, to_line
 from semdis_cli.files.links import why_unreadable
 from semdis_cli.files.url import Location
-from semdis_cli.records import FileDigest, Geometry, ImageRecord
+from semdis_cli.records import FileDigest, Geometry, ImageRecord, content_of
 from semdis_cli.stops import look
 from semdis_cli.store.checks import MALFORMED, check_count, check_record_key, check_shard_name, check_text
-from semdis_cli.store.record import parse_digest, parse_record, row_fields
+from semdis_cli.store.record import parse_digest, parse_mask, parse_record, row_fields
 
 _Raw = TypeVar("_Raw")
 _Parsed = TypeVar("_Parsed")
@@ -70,6 +70,11 @@ class IndexRow:
     def source(self) -> FileDigest | None:
         """The file that the latents were made from; None without latents."""
         return self.record.source if self.record is not None else None
+
+    @property
+    def content(self) -> str | None:
+        """Identity of all that the latents were made from, as `content_of` gives it; None without latents."""
+        return None if self.record is None else content_of(self.record.source.sha256, self.record.mask_sha256)
 
     @property
     def status(self) -> str:
@@ -182,6 +187,12 @@ class IndexLine(NamedTuple):
     def source(self) -> FileDigest | None:
         """The file that the latents were made from; None without latents. Raises `StoreError` if that is not said."""
         return None if self.shard is None else parse_row(parse_digest, self.fields)
+
+    @property
+    def content(self) -> str | None:
+        """As `IndexRow.content`. Raises `StoreError` if that is not said."""
+        source = self.source
+        return None if source is None else content_of(source.sha256, parse_row(parse_mask, self.fields))
 
     @property
     def error(self) -> str | None:

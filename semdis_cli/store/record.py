@@ -20,6 +20,8 @@ def row_fields(record: ImageRecord) -> dict[str, Any]:
         del fields["notes"]
     if record.columns:
         fields["columns"] = check_columns(dict(record.columns))
+    if record.mask_sha256 is not None:
+        fields["mask_sha256"] = record.mask_sha256
     return fields
 
 
@@ -43,12 +45,18 @@ def parse_record(key: str, geometry: Geometry, facts: Mapping[str, Any]) -> Imag
     Raises one of `MALFORMED` for what is wrong with them; fields of other names are passed over.
     """
     columns = check_columns(facts["columns"]) if "columns" in facts else NO_COLUMNS
-    return ImageRecord(key, geometry, parse_digest(facts), check_texts(facts.get("notes", [])), columns)
+    notes, mask = check_texts(facts.get("notes", [])), parse_mask(facts)
+    return ImageRecord(key, geometry, parse_digest(facts), notes, columns, mask)
 
 
 def parse_digest(facts: Mapping[str, Any]) -> FileDigest:
     """Parse size and sha256 of a file among the `facts` of an untrusted one. Raises one of `MALFORMED`."""
     return FileDigest(check_count(facts["num_bytes"]), check_sha256(facts["sha256"]))
+
+
+def parse_mask(facts: Mapping[str, Any]) -> str | None:
+    """Parse the sha256 of the file of a mask, None if there was none. Raises one of `MALFORMED`."""
+    return check_sha256(facts["mask_sha256"]) if "mask_sha256" in facts else None
 
 
 def check_columns(value: object) -> dict[str, Any]:

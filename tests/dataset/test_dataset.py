@@ -110,8 +110,8 @@ def test_items_come_in_the_order_of_keys_with_all_that_training_needs(root: Path
     dataset = LatentDataset(root)
     assert [item.key for item in dataset] == ["a.png", "b/c.png", "c.png", "d.jpg", "ü.png"]
     assert [dataset.key(index) for index in range(len(dataset))] == [item.key for item in dataset]
-    latents, key, source_size, image_size, columns, resized_size, crop, is_flipped = dataset[1]
-    assert (columns, bool(is_flipped)) == ({}, False)
+    latents, key, source_size, image_size, columns, resized_size, crop, is_flipped, mask = dataset[1]
+    assert (columns, bool(is_flipped), tuple(mask.shape)) == ({}, False, (0, 1, 2))
     assert bits(latents) == bits(latents_of(key, WIDE).to(torch.bfloat16))
     assert (source_size.tolist(), image_size.tolist()) == ([100, 90], [15, 31])
     assert (resized_size.tolist(), crop.tolist()) == ([50, 45], [1, 2])

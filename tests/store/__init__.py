@@ -75,6 +75,7 @@ def tensors_of(key: str, bucket: tuple[int, int], layout: LatentLayout) -> dict[
     for name in layout.parts:
         channels = 1 if name in {MASK, MASK_FLIP} else CHANNELS
         values = latents_of(f"{key} {name}", bucket)[:channels]
+        values = values.sigmoid() if name in {MASK, MASK_FLIP} else values
         stored |= store_as(name, values, STORE_DTYPES[part_dtype(name, layout.dtype)])
     return stored
 

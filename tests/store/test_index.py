@@ -56,6 +56,7 @@ images = st.builds(
         ),
         max_size=3,
     ),
+    mask_sha256=st.none() | st.just("cd" * 32),
 )
 sides = st.integers(1, 2**31 - 1)
 left_out = st.one_of(
@@ -72,7 +73,20 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
     max_leaves=8,
 )
-FIELDS = ("key", "status", "error", "num_bytes", "sha256", "geometry", "shard", "row", "notes", "columns", "reason")
+FIELDS = (
+    "key",
+    "status",
+    "error",
+    "num_bytes",
+    "sha256",
+    "geometry",
+    "shard",
+    "row",
+    "notes",
+    "columns",
+    "mask_sha256",
+    "reason",
+)
 
 
 # --- one row --------------------------------------------------------------------------------------------------------
@@ -160,6 +174,8 @@ NOT_ROWS: dict[str, dict[str, Any]] = {
     "a number that is none": {"columns": {"score": float("nan")}},
     "a column in which a picture lies": {"columns": {"picture": "0" * 100_000}},
     "columns nested without end": {"columns": {"deep": nested(100_000)}},
+    "a mask without its sha256": {"mask_sha256": None},
+    "a mask with the sha256 of nothing": {"mask_sha256": "ab"},
 }
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from semdis_cli.errors import StoreError, UsageError
-from semdis_cli.parts import BYTES_PER_VALUE, LATENTS, LATENTS_FLIP, LOG_SNR, MASK, PARTS
+from semdis_cli.parts import BYTES_PER_VALUE, LATENTS, LATENTS_FLIP, LOG_SNR, MASK, MASK_FLIP, PARTS
 from semdis_cli.records import EncodedImage
 from semdis_cli.store.exchange.stream import StreamWriter, join_shards, read_member
 from semdis_cli.store.mapped_shard import MappedShard, ReadRows
@@ -142,6 +142,15 @@ def test_nan_in_a_part_is_a_problem_of_its_row(tmp_path: Path) -> None:
     shard.parts[MASK][0, 0, 0, 0] = torch.inf
     write_shard(tmp_path / "shard", shard)
     assert read_payload(tmp_path / "shard", read_shard_header(tmp_path / "shard")).bad_rows == (0, 1)
+
+
+@pytest.mark.parametrize(("value", "is_bad"), [(-0.01, True), (0.0, False), (1.0, False), (1.01, True)])
+def test_a_mask_beyond_its_range_is_a_problem_of_its_row(tmp_path: Path, value: float, is_bad: bool) -> None:
+    shard = make_shard(parts=list(PARTS))
+    shard.parts[MASK_FLIP][1, 0, 0, 0] = value
+    write_shard(tmp_path / "shard", shard)
+    reasons = [problem.what for problem in problems(tmp_path / "shard")]
+    assert reasons == (["row 1 ('b/c.png') holds a mask beyond 0..1"] if is_bad else [])
 
 
 def test_parts_come_through_a_pipe() -> None:

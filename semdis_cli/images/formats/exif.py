@@ -80,7 +80,7 @@ def turn_upright(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn [H,W,C] as `turn_upright` does, as a view."""
+    """Turn [H,W,...] as `turn_upright` does, as a view."""
     is_swapped, is_upside_down, is_mirrored = _STEPS.get(orientation, (False, False, False))
     pixels = pixels.swapaxes(0, 1) if is_swapped else pixels
     return pixels[:: -1 if is_upside_down else 1, :: -1 if is_mirrored else 1]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from semdis_cli.files.spelling import check_key
-from semdis_cli.parts import LATENTS_FLIP
+from semdis_cli.parts import LATENTS_FLIP, MASK
 from semdis_cli.pipeline.export_sinks.raw import RawFileSink, raw_latents, twin_latents
 from semdis_cli.pipeline.export_sinks.sink import ExportJob
 from semdis_cli.records import Geometry
@@ -36,11 +36,14 @@ class KohyaSink(RawFileSink):
 
     @classmethod
     def parts(cls, job: ExportJob) -> Collection[str]:
-        """Return the twins, if the set has any."""
-        return [name for name in job.parts if name == LATENTS_FLIP]
+        """Return twins and masks, if the set has any."""
+        return [name for name in job.parts if name in {LATENTS_FLIP, MASK}]
 
     def contents(self, shard: Shard, row: int) -> bytes:
-        """Return the cache of an image: its latents and twin, its original size (W, H), and where it was cropped."""
+        """Return the cache of an image: its latents and twin, its original size (W, H), its crop, and its mask.
+
+        That reader mirrors a mask itself, and brings it to the size of the latents.
+        """
         latents, geometry = raw_latents(self._job, shard, row), shard.records[row].geometry
         arrays: dict[str, Tensor] = {
             "latents": latents,
@@ -49,6 +52,8 @@ class KohyaSink(RawFileSink):
         }
         if LATENTS_FLIP in self._job.parts:
             arrays["latents_flipped"] = twin_latents(self._job, shard, row)
+        if MASK in self._job.parts:
+            arrays["alpha_mask"] = shard.parts[MASK][row, 0].float()
         height, width = latents.shape[1:]
         end = "" if self._job.settings.arch in _OF_ONE_SIZE else f"_{height}x{width}"
         return npz_bytes({f"{name}{end}": array for name, array in arrays.items()})

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.url import Location
-from semdis_cli.parts import BYTES_PER_VALUE, LATENTS, SCALES
+from semdis_cli.parts import BYTES_PER_VALUE, LATENTS, MASK, MASK_FLIP, SCALES
 from semdis_cli.records import FileDigest
 from semdis_cli.store.quantised import MAX_SCALE
 from semdis_cli.store.shard_header import ShardHeader, StoredTensor, open_regular
@@ -27,8 +27,8 @@ class Payload:
     """Outcome of reading a shard.
 
     `file`: of all its bytes. `latents_sha256`: of its tensors alone. `bad_rows`: those with NaN or infinity, rising;
-    `bad_scales`: those with a scale that none can be. `sums`: of the latents in the rows that were asked for, added in
-    their order.
+    `bad_scales`: those with a scale that none can be; `bad_masks`: those whose masks leave 0..1. `sums`: of the latents
+    in the rows that were asked for, added in their order.
     """
 
     file: FileDigest
@@ -36,6 +36,7 @@ class Payload:
     bad_rows: tuple[int, ...]
     sums: ChannelSums
     bad_scales: tuple[int, ...] = ()
+    bad_masks: tuple[int, ...] = ()
 
 
 def read_payload(path: Location, header: ShardHeader, rows: Sequence[int] | None = None) -> Payload:
@@ -63,8 +64,9 @@ def read_payload(path: Location, header: ShardHeader, rows: Sequence[int] | None
     bad_rows, bad_scales = (
         tuple(sorted(set().union(*(each.bad_rows for each in some)))) for some in (sums.values(), scales.values())
     )
-    file_digest = FileDigest(num_bytes, whole.hexdigest())
-    return Payload(file_digest, payload.hexdigest(), bad_rows, sums[LATENTS].result(), bad_scales)
+    bad_masks = sorted(set().union(*(sums[name].rows_off_range for name in (MASK, MASK_FLIP) if name in sums)))
+    digest = FileDigest(num_bytes, whole.hexdigest())
+    return Payload(digest, payload.hexdigest(), bad_rows, sums[LATENTS].result(), bad_scales, tuple(bad_masks))
 
 
 def _slices(file: BinaryIO, tensor: StoredTensor) -> Iterator[tuple[int, int, bytes]]:
@@ -105,7 +107,10 @@ class _Scales:
 
 
 class _PlaneSums:
-    """Sums of channels over some rows; `bad_rows`: those that hold NaN or infinity."""
+    """Sums of channels over some rows; `bad_rows`: those that hold NaN or infinity.
+
+    `rows_off_range`: those that hold other numbers than 0..1, as far as they are looked at: of masks.
+    """
 
     def __init__(self, tensor: StoredTensor, rows: Sequence[int] | None, scales: _Scales | None) -> None:
         N, self._channels, h, w = tensor.shape
@@ -115,6 +120,8 @@ class _PlaneSums:
         self._is_wanted[list(rows or ())] = True
         self._total, self._squares = np.zeros(self._channels), np.zeros(self._channels)
         self.bad_rows: set[int] = set()
+        self.rows_off_range: set[int] = set()
+        self._is_mask = tensor.name in {MASK, MASK_FLIP}
 
     def add(self, first_plane: int, num_planes: int, data: bytes) -> None:
         """Add values of `num_planes` planes from `first_plane` on, whole planes or a part of one."""
@@ -126,6 +133,8 @@ class _PlaneSums:
         row, channel = np.divmod(np.arange(first_plane, first_plane + num_planes), self._channels)
         is_finite = np.isfinite(squares)
         self.bad_rows.update(row[~is_finite].tolist())
+        if self._is_mask:
+            self.rows_off_range.update(row[is_finite & ((values < 0) | (values > 1)).any(1)].tolist())
         wanted = is_finite & self._is_wanted[row]
         np.add.at(self._total, channel[wanted], total[wanted])
         np.add.at(self._squares, channel[wanted], squares[wanted])

@@ -99,6 +99,7 @@ def _check_data(target: ShardTarget, header: ShardHeader, rows: ShardRows, probl
     found += _describe_rows(header, payload.bad_rows, "holds NaN or infinity", "hold NaN or infinity")
     what = "a scale that is below 0, too large or NaN"
     found += _describe_rows(header, payload.bad_scales, f"has {what}", f"have {what}")
+    found += _describe_rows(header, payload.bad_masks, "holds a mask beyond 0..1", "hold a mask beyond 0..1")
     problems = [*problems, *(Problem(target.name, "data", what) for what in found)]
     return ShardOutcome(tuple(problems), payload.file.num_bytes, None if problems else payload.sums)
 

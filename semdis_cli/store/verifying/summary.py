@@ -148,6 +148,7 @@ class _Tally:
     notes: _Groups = field(default_factory=_Groups)
     left_out: Counter[str] = field(default_factory=Counter)  # by filter
     labels: Counter[int] = field(default_factory=Counter)
+    num_masks: int = 0  # images with a file of their own
     source_bytes: int = 0
     source_pixels: int = 0
 
@@ -157,6 +158,7 @@ class _Tally:
         self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
         self.source_bytes += record.source.num_bytes
         self.source_pixels += prod(record.geometry.source)
+        self.num_masks += record.mask_sha256 is not None
         if is_label(label := record.columns.get(LABEL)):
             self.labels[label] += 1
         for note in record.notes:
@@ -182,4 +184,5 @@ class _Tally:
             "failures": self.failures.to_json(),
             "notes": self.notes.to_json(),
             **({"left_out": dict(sorted(self.left_out.items()))} if self.left_out else {}),
+            **({"mask_files": self.num_masks} if self.num_masks else {}),
         }

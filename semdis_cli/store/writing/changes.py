@@ -17,7 +17,7 @@ from semdis_cli.store.index import IndexLine
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.seen import SeenByKey, SeenFile, has_seen, is_just_this, seen_time_ns
 
-# The sha256 of each file's content, in order, None where it cannot be read.
+# What each image is made from, as `content_of` gives it, in order; None where that cannot be read.
 Hashes = Callable[[Sequence[SourceImage]], Iterable[str | None]]
 DEDUPE = "dedupe"  # the filter that looks at all files
 
@@ -242,7 +242,7 @@ class _Comparison:
         elif image.num_bytes != source.num_bytes:
             self._change(image)
         else:
-            self.in_doubt.append((image, self._judge(image, line)._replace(sha256=source.sha256)))
+            self.in_doubt.append((image, self._judge(image, line)._replace(sha256=line.content)))
 
     def _judge(self, image: SourceImage, line: IndexLine) -> _Row:
         """Return a row, and what the filters of this run make of it."""

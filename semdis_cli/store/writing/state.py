@@ -122,11 +122,11 @@ def find_done(state: SetState, journal: Journal, plan: SetPlan, hashes: Hashes) 
 
 
 def _doubts(planned: PlannedShard, entry: JournalEntry, witness: Witness) -> Iterator[tuple[SourceImage, str | None]]:
-    """The images of a shard that may be others than then, with the sha256 of then if they were read."""
+    """The images of a shard that may be others than then, with what they were made from if they were read."""
     images = {image.source.key: image.source for image in planned.images}
     for row, seen in entry.rows:
         if row.key in images and not witness.is_unchanged(images[row.key], seen):
-            yield images[row.key], row.source.sha256 if row.source else None
+            yield images[row.key], row.content
 
 
 def _presence(root: Location) -> Callable[[JournalEntry], bool]:
