@@ -66,6 +66,7 @@ def _summarise_set(root: Location) -> Json:
         "bytes": num_bytes | {"latents": tally.latent_bytes()},
         **tally.to_json(),
         **({"columns": _columns(manifest, tally.labels)} if manifest.columns else {}),
+        **({"tensors": _tensors(manifest)} if manifest.tensors else {}),
         "statistics": _statistics(manifest.sums),
     }
 
@@ -80,6 +81,22 @@ def _columns(manifest: Manifest, labels: Counter[int]) -> Json:
         numbers = range(len(manifest.columns.classes)) if manifest.columns.classes else sorted(labels)
         columns[LABEL]["images_by_class"] = {str(number): labels[number] for number in numbers}
     return columns
+
+
+def _tensors(manifest: Manifest) -> Json:
+    """For each column of tensors its kind, how many of the images that are served have it, and its size on disk."""
+    return {
+        name: {
+            "dtype": column.kind.dtype,
+            "shape": column.kind.shape_json(),
+            "lengths": list(column.lengths),
+            "images": column.num_images,
+            "missing": manifest.num_ok - column.num_images,
+            "files": len(column.files),
+            "bytes": column.num_bytes,
+        }
+        for name, column in sorted(manifest.tensors.items())
+    }
 
 
 def _summarise_shard(path: Location) -> Json:
