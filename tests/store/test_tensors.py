@@ -62,7 +62,8 @@ BATCHES = st.lists(st.tuples(st.dictionaries(PLACES, st.integers(0, 5)), st.sets
 def test_tensors_that_were_added_in_any_order_are_found_again(
     tmp_path_factory: pytest.TempPathFactory, batches: list[tuple[dict[int, int], set[int]]]
 ) -> None:
-    root, column, expected = tmp_path_factory.mktemp("set"), None, {}
+    root, column = tmp_path_factory.mktemp("set"), None
+    expected: dict[int, bytes] = {}
     everything = {shard * PLACES_A_SHARD + row for shard in range(4) for row in range(5)}
     for number, (lengths, gone) in enumerate(batches):
         new = {place: values(length, number * 100 + place % 97) for place, length in lengths.items()}
