@@ -95,12 +95,13 @@ def describe_unread(error: OSError | ValueError) -> str:
 
 def _files(source: Path) -> Iterator[tuple[str, str]]:
     """Give the files of tensors in a source, with their paths in it without suffix. Raises `UsageError`."""
-    if source.is_file() and source.suffix in SUFFIXES:
-        yield str(source), stem_of(source.name)
-    if source.is_file() and source.suffix not in SUFFIXES:
-        raise UsageError("is no folder, .npy, .npz or .safetensors", place=source)
     if not source.exists():
         raise UsageError("no such file or folder", place=source)
+    if not source.is_dir():
+        if source.suffix not in SUFFIXES:
+            raise UsageError("is no folder, .npy, .npz or .safetensors", place=source)
+        yield str(source), stem_of(source.name)
+        return
     for folder, folders, names in os.walk(source, onerror=_refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:

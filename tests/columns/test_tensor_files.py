@@ -52,7 +52,8 @@ def test_an_array_comes_as_its_values_alone_or_in_an_npz(
 ) -> None:
     array = values(dtype, shape, is_fortran=is_fortran)
     np.save(tmp_path / "a.npy", array)
-    (np.savez_compressed if packed else np.savez)(tmp_path / "a.npz", **{"inner/name": array, "b": array})
+    arrays: dict[str, Any] = {"inner/name": array, "b": array}
+    (np.savez_compressed if packed else np.savez)(tmp_path / "a.npz", **arrays)
     little = array.astype(array.dtype.newbyteorder("<")).tobytes()
     [alone], [first, second] = good(tmp_path / "a.npy"), good(tmp_path / "a.npz")
     assert (alone.name, first.name, second.name) == ("", "inner/name", "b")

@@ -77,9 +77,9 @@ def open_tables(file: BinaryIO, kind: TensorKind, entry: TensorFile) -> tuple[Pl
     header = header_of(str(column_of(entry.name)), kind, entry.num_images, entry.num_rows)
     num_bytes = size_of_open(file)
     end = len(header) + 16 * entry.num_images + 8 + entry.num_rows * kind.row_bytes
-    if not num_bytes == end == entry.file.num_bytes:
+    if num_bytes != entry.file.num_bytes:
         raise StoreError(f"{num_bytes:,} bytes, but the manifest says {entry.file.num_bytes:,}; damaged")
-    if file.read(len(header)) != header:
+    if num_bytes != end or file.read(len(header)) != header:
         raise StoreError("its header is not that of the file that the manifest lists; damaged or edited")
     data = file.read(16 * entry.num_images + 8)
     tables = np.frombuffer(data[: len(data) & -8], "<i8")
