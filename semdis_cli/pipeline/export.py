@@ -48,7 +48,8 @@ def export(source: LatentSource, settings: ExportSettings, output: Path) -> Iter
         check_free_space(output, _bytes_left(job, sink))
         num_left = sum(map(sink.is_left, source.keys))
         num_done = len(source.keys) - len(sink.failures) - num_left
-        yield RunStarted(len(source.keys), num_done, 0.0, note=kind.note(job))
+        note = "; ".join(filter(None, (kind.note(job), _say_what_stays(source))))
+        yield RunStarted(len(source.keys), num_done, 0.0, note=note)
 
         # Shard -> rows -> files
         pool = stack.enter_context(WatchedThreads(settings.num_workers, "semdis-write"))
@@ -64,6 +65,11 @@ def export(source: LatentSource, settings: ExportSettings, output: Path) -> Iter
         lossless=not settings.is_lossy(job.stored_dtype),
         **settings.to_json(job.stored_dtype),
     )
+
+
+def _say_what_stays(source: LatentSource) -> str:
+    names = ", ".join(source.tensor_names)
+    return f"columns of tensors are not exported ({names}): LatentDataset gives them" if names else ""
 
 
 def _describe(job: ExportJob) -> dict[str, object]:
