@@ -5,6 +5,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests import forks
@@ -16,7 +17,7 @@ SCRIPTS = [block for block in blocks(MARKDOWN) if block.language == "python"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a set of latents of two sizes with all parts, and one with captions and labels in `captioned`."""
+    """A folder with a set of latents of two sizes with all parts, and one with captions, labels and tensors."""
     folder = tmp_path_factory.mktemp("examples")
     photos = PROJECT / "tests" / "photos"
     options = "--flip", "both", "--posterior", "moments", "--quiet"
@@ -28,6 +29,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         copy.with_suffix(".txt").write_text(f"a photograph, number {number}\n", encoding="utf-8")
     options = "--size", "64", "--labels", "folders", "--quiet"
     subprocess.run(forks.semdis("encode", "classes", "-o", "captioned", *options), cwd=folder, check=True)
+    for number, photo in enumerate(sorted((folder / "classes").rglob("*.jpg"))[1:]):
+        np.save(photo.with_suffix(".npy"), np.ones((number, 768), np.float16))
+    options = "--as", "t5", "--partial", "--quiet"
+    subprocess.run(forks.semdis("attach", "captioned", "--tensors", "classes", *options), cwd=folder, check=True)
     return folder
 
 
