@@ -31,8 +31,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(forks.semdis("encode", "classes", "-o", "captioned", *options), cwd=folder, check=True)
     for number, photo in enumerate(sorted((folder / "classes").rglob("*.jpg"))[1:]):
         np.save(photo.with_suffix(".npy"), np.ones((number, 768), np.float16))
-    options = "--as", "t5", "--partial", "--quiet"
-    subprocess.run(forks.semdis("attach", "captioned", "--tensors", "classes", *options), cwd=folder, check=True)
+    subprocess.run(
+        forks.semdis("attach", "captioned", "--tensors", "classes", "--as", "t5", "--partial", "--quiet"),
+        cwd=folder,
+        check=True,
+    )
     return folder
 
 

@@ -3,21 +3,22 @@
 import hashlib
 from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from semdis_cli.errors import StoreError
-from semdis_cli.events import Problem
+from semdis_cli.events import Planning, Problem
 from semdis_cli.files.links import describe_absent
 from semdis_cli.files.set_names import COLUMN_FOLDER, MANIFEST_FILE
 from semdis_cli.files.url import Location
-from semdis_cli.stops import look
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.shard_header import open_regular
 from semdis_cli.store.tensors.file import PLACES_A_SHARD, Places, open_tables, place_of
 from semdis_cli.store.tensors.kinds import TensorKind
 from semdis_cli.store.tensors.listed import TensorFile, tensor_files
 from semdis_cli.store.verifying.index_table import IndexTable
+from semdis_cli.threads import WatchedThreads
 
 _READ_AT_ONCE = 1 << 20
 
@@ -36,20 +37,25 @@ def check_tensors(
     manifest: Manifest,
     index: IndexTable | None,
     choose: Callable[[Sequence[str]], Collection[str]],
-) -> Generator[Problem, None, int]:
+    *,
+    num_workers: int,
+) -> Generator[Problem | Planning, None, int]:
     """Look at each file of each column; returns the bytes that were read.
 
-    `index`: None where it cannot be used. `choose`: of the names of all files, those of which every byte is read.
+    `index`: None where it cannot be used. `choose`: of the names of all files, those of which every byte is read, by
+    `num_workers` threads.
     """
     files = list(tensor_files(manifest.tensors))
     chosen = choose([file.name for _, _, file in files])
     found: dict[str, list[Places | None]] = {name: [] for name in manifest.tensors}
     num_bytes = 0
-    for name, kind, file in files:
-        outcome = _check(root, kind, file, read_data=file.name in chosen)
-        yield from outcome.problems
-        found[name].append(outcome.places)
-        num_bytes += outcome.num_bytes
+    with WatchedThreads(num_workers if chosen else 1, "semdis-tensors") as pool:
+        outcomes = pool.each(partial(_check, root, chosen), files)
+        for number, ((name, _, _), outcome) in enumerate(zip(files, outcomes, strict=True), start=1):
+            yield Planning("reading tensors", number, len(files))
+            yield from outcome.problems
+            found[name].append(outcome.places)
+            num_bytes += outcome.num_bytes
     served = _served(manifest, index) if index is not None and files else None
     for name, tables in found.items():
         places = [table for table in tables if table is not None]
@@ -58,22 +64,21 @@ def check_tensors(
     return num_bytes
 
 
-def _check(root: Location, kind: TensorKind, entry: TensorFile, *, read_data: bool) -> _Outcome:
-    look()
+def _check(root: Location, chosen: Collection[str], listed: tuple[str, TensorKind, TensorFile]) -> _Outcome:
+    _, kind, entry = listed
     path, name = root / COLUMN_FOLDER / entry.name, f"{COLUMN_FOLDER}/{entry.name}"
     try:
         if not path.is_file():
             return _Outcome(None, (Problem(name, "missing", describe_absent(path) or "missing"),))
         with open_regular(path) as file:
             places, _ = open_tables(file, kind, entry)
-            if not read_data:
+            if entry.name not in chosen:
                 return _Outcome(places, (), file.tell())
             file.seek(0)
             digest, num_bytes = hashlib.sha256(), 0
             while data := file.read(_READ_AT_ONCE):
                 digest.update(data)
                 num_bytes += len(data)
-                look()
     except (OSError, StoreError) as error:
         what = error.reason if isinstance(error, StoreError) else f"cannot be read ({error.strerror or error})"
         return _Outcome(None, (Problem(name, "tensors", what),))

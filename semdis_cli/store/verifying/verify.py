@@ -9,7 +9,7 @@ from math import ceil
 from operator import add
 
 from semdis_cli.errors import StoreError
-from semdis_cli.events import Failure, Problem, ShardVerified, VerifyStarted
+from semdis_cli.events import Failure, Planning, Problem, ShardVerified, VerifyStarted
 from semdis_cli.files.set_names import INDEX_FILE
 from semdis_cli.files.url import Location
 from semdis_cli.records import WHOLE, SourceImage, View
@@ -26,7 +26,7 @@ from semdis_cli.store.verifying.tensors_check import check_tensors
 from semdis_cli.store.views import all_views, first_view
 from semdis_cli.threads import WatchedThreads
 
-VerifyEvent = Problem | VerifyStarted | ShardVerified
+VerifyEvent = Planning | Problem | VerifyStarted | ShardVerified
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,9 @@ def _verify_set(root: Location, settings: VerifySettings) -> Generator[VerifyEve
     tensor_bytes = 0
     if lists.manifest is not None:
         index = lists.table if lists.has_whole_index else None
-        tensor_bytes = yield from check_tensors(root, lists.manifest, index, settings.sample.choose)
+        tensor_bytes = yield from check_tensors(
+            root, lists.manifest, index, settings.sample.choose, num_workers=settings.num_workers
+        )
 
     # The statistics, if every latent was read
     sums = [outcome.sums for outcome in outcomes if outcome.sums is not None]

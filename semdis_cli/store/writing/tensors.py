@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import explain_write_error, make_folder, move
 from semdis_cli.files.claim import list_folder
 from semdis_cli.files.set_names import COLUMN_FOLDER
-from semdis_cli.files.url import Location, Url
+from semdis_cli.files.url import Location
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.tensors.file import Places, read_tables, write_tensor_file
 from semdis_cli.store.tensors.kinds import TensorKind
@@ -172,9 +172,7 @@ def sweep_tensors(root: Path, manifest: Manifest | None) -> None:
 
 
 def check_tensors(root: Location, manifest: Manifest) -> None:
-    """Refuse a set whose files of tensors are not all there. Raises `StoreError`; `UsageError` for one in a store."""
-    if manifest.tensors and isinstance(root, Url):
-        raise UsageError("has columns of tensors: add to a copy on a disk", place=root)
+    """Refuse a set whose files of tensors are not all there, or not as listed. Raises `StoreError`."""
     for name, kind, file in tensor_files(manifest.tensors):
         try:
             read_tables(root / COLUMN_FOLDER, kind, file)
