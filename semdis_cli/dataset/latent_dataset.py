@@ -38,8 +38,9 @@ class LatentItem(NamedTuple):
     `latents` [Z,h,w]; `source_size`, (H, W) of the upright source image, and `image_size`, (H, W) of what was encoded
     (without padding), both [2] int64, in pixels. `columns`: what came with the image, by name, as the set's index has
     it, and tensors. `resized_size`, (H, W) that the source was resized to, and `crop`, the corner (top, left) of the
-    image in that, [2] int64 too; if the latents are those of the mirrored pixels (`is_flipped`, a bool), its corner in the mirrored
-    one. In a batch, [B,Z,h,w], B keys, [B,2] each, B values a name, which all its images then have, and [B].
+    image in that, [2] int64 too; if the latents are those of the mirrored pixels (`is_flipped`, a bool), its corner in
+    the mirrored one. In a batch, [B,Z,h,w], B keys, [B,2] each, B values a name, which all its images then have, and
+    [B].
     """
 
     latents: Tensor
