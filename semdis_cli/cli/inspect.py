@@ -103,7 +103,8 @@ def _facts(summary: Json) -> Iterator[tuple[str, str]]:
         yield "left out", describe_left_out(left_out)
     yield "sources", f"{_size(sources['bytes'])}, {sources['megapixels']:,.1f} megapixels"
     yield "latents", _size(sizes["latents"])
-    yield "on disk", f"{_size(sizes['shards'] + sizes['index'])}, shards: {len(summary['shards']):,}"
+    on_disk = sizes["shards"] + sizes["index"] + sizes.get("tensors", 0)
+    yield "on disk", f"{_size(on_disk)}, shards: {len(summary['shards']):,}"
 
 
 def _shape(facts: Json) -> str:

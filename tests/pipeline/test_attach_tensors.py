@@ -295,6 +295,19 @@ def test_a_set_whose_tensors_are_damaged_does_not_grow_until_they_are_taken_away
     assert problems(root) == []
 
 
+def test_damaged_tensors_are_not_written_anew_as_if_they_were_whole(root: Path, tmp_path: Path) -> None:
+    run(root, folder_of(tmp_path / "t5", {key: embedding(key) for key in WITH_LATENTS}), tensor_name="t5")
+    flip_last_bit(root / "columns" / "00000000-t5.safetensors")
+    before = contents(root)
+    more = folder_of(tmp_path / "more", {"a.png": embedding("other")})
+    with pytest.raises(StoreError, match=f"do not match the sha256 .* semdis attach {root} --remove t5"):
+        run(root, more, tensor_name="t5", is_partial=True)
+    assert contents(root) == before
+    whole = folder_of(tmp_path / "whole", {key: embedding(key) for key in WITH_LATENTS})
+    run(root, whole, tensor_name="t5", remove="t5")
+    assert len(tensors_in(root, "t5")) == len(WITH_LATENTS)
+
+
 # --- what is wrong --------------------------------------------------------------------------------------------------
 
 

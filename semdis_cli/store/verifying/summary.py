@@ -61,6 +61,8 @@ def _summarise_set(root: Location) -> Json:
     ]
     versions = {"versions": manifest.versions()} if manifest.later_versions else {}
     num_bytes = {"shards": sum(s.file.num_bytes for s in manifest.shards), "index": manifest.index.num_bytes}
+    if manifest.tensors:
+        num_bytes["tensors"] = sum(column.num_bytes for column in manifest.tensors.values())
     return _report(path=root, provenance=manifest.provenance, images=counts, shards=shards) | {
         **versions,
         "bytes": num_bytes | {"latents": tally.latent_bytes()},

@@ -1,6 +1,7 @@
 """Files of columns of tensors while they are written: what a set has is kept, joined with what is new."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -87,7 +88,7 @@ class ColumnWriter:
         and `UsageError`.
         """
         make_folder(self.folder)
-        tables = [read_tables(self.root / COLUMN_FOLDER, new.kind, file)[0] for file in before.files] if before else []
+        tables = _places(self.root, new.name, before) if before else []
         listed = list(zip(before.files if before else (), tables, strict=True))
         is_kept = [not np.isin(places, new.places, assume_unique=True).any() for places in tables]
         kept = [file for (file, _), stays in zip(listed, is_kept, strict=True) if stays]
@@ -112,7 +113,9 @@ class ColumnWriter:
 
     def _joined(self, new: NewTensors, old: TensorColumn | None, left: Places) -> Iterator[tuple[int, Rows]]:
         """Give new tensors and those of `old` at the places `left`, by their places."""
-        reader = TensorReader(self.root, old) if old is not None else None
+        with _telling_remedy(self.root, new.name):
+            # Every byte is checked: what is damaged would be hashed anew, and count as whole.
+            reader = TensorReader(self.root, old, verify=True) if old is not None else None
         places = np.union1d(new.places, left)
         numbers = np.searchsorted(new.places, places)
         is_new = np.isin(places, new.places, assume_unique=True)
@@ -129,14 +132,26 @@ def recounted(root: Location, columns: TensorColumns, served: Places) -> dict[st
 
     Raises `StoreError` for a file that is missing or damaged.
     """
-    tables = {
-        name: [read_tables(root / COLUMN_FOLDER, column.kind, file)[0] for file in column.files]
-        for name, column in columns.items()
-    }
     return {
-        name: replace(column, num_images=_count(np.concatenate(tables[name]), served))
+        name: replace(column, num_images=_count(np.concatenate(_places(root, name, column)), served))
         for name, column in columns.items()
     }
+
+
+def _places(root: Location, name: str, column: TensorColumn) -> list[Places]:
+    """Return the places in each file of a column. Raises `StoreError` for one that is not as listed."""
+    with _telling_remedy(root, name):
+        return [read_tables(root / COLUMN_FOLDER, column.kind, file)[0] for file in column.files]
+
+
+@contextmanager
+def _telling_remedy(root: Location, name: str) -> Iterator[None]:
+    """Say in a `StoreError` what to do about a damaged file of a column."""
+    try:
+        yield
+    except StoreError as error:
+        what = f"; restore it, or take the column away: semdis attach {root} --remove {name}"
+        raise error.adding(what) from error
 
 
 def _count(places: Places, served: Places) -> int:
@@ -173,9 +188,5 @@ def sweep_tensors(root: Path, manifest: Manifest | None) -> None:
 
 def check_tensors(root: Location, manifest: Manifest) -> None:
     """Refuse a set whose files of tensors are not all there, or not as listed. Raises `StoreError`."""
-    for name, kind, file in tensor_files(manifest.tensors):
-        try:
-            read_tables(root / COLUMN_FOLDER, kind, file)
-        except StoreError as error:
-            what = f"; restore it, or take the column away: semdis attach {root} --remove {name}"
-            raise error.adding(what) from error
+    for name, column in manifest.tensors.items():
+        _places(root, name, column)
