@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from semdis_cli.dataset.latent_dataset import LatentDataset as LatentDataset
     from semdis_cli.dataset.latent_dataset import LatentItem as LatentItem
     from semdis_cli.dataset.latent_dataset import MixedVersionsWarning as MixedVersionsWarning
+    from semdis_cli.dataset.padding import PaddedTensors as PaddedTensors
     from semdis_cli.dataset.sampler import BucketBatchSampler as BucketBatchSampler
     from semdis_cli.model.autoencoder import FCDMDiffAE as FCDMDiffAE
     from semdis_cli.model.config import FCDMDiffAEConfig as FCDMDiffAEConfig
@@ -29,6 +30,7 @@ _HOME_OF = {
     "LatentDataset": "semdis_cli.dataset.latent_dataset",
     "LatentItem": "semdis_cli.dataset.latent_dataset",
     "MixedVersionsWarning": "semdis_cli.dataset.latent_dataset",
+    "PaddedTensors": "semdis_cli.dataset.padding",
     "Tokenizer": "semdis_cli.model.tokenizer",
 }
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "LatentDataset",
     "LatentItem",
     "MixedVersionsWarning",
+    "PaddedTensors",
     "Tokenizer",
     "__version__",
 ]

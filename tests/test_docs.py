@@ -5,6 +5,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests import forks
@@ -16,7 +17,7 @@ SCRIPTS = [block for block in blocks(MARKDOWN) if block.language == "python"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with sets: of two sizes with twins and posteriors, with captions and labels, and with masks."""
+    """A folder with sets: of two sizes with twins and posteriors, with captions, labels and tensors, and with masks."""
     folder = tmp_path_factory.mktemp("examples")
     photos = PROJECT / "tests" / "photos"
     options = "--flip", "both", "--posterior", "moments", "--quiet"
@@ -30,6 +31,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(forks.semdis("encode", "classes", "-o", "captioned", *options), cwd=folder, check=True)
     masked = "--max-pixels", "10000", "--flip", "both", "--alpha", "mask", "--quiet"
     subprocess.run(forks.semdis("encode", photos, "-o", "masked", *masked), cwd=folder, check=True)
+    for number, photo in enumerate(sorted((folder / "classes").rglob("*.jpg"))[1:]):
+        np.save(photo.with_suffix(".npy"), np.ones((number, 768), np.float16))
+    subprocess.run(
+        forks.semdis("attach", "captioned", "--tensors", "classes", "--as", "t5", "--partial", "--quiet"),
+        cwd=folder,
+        check=True,
+    )
     return folder
 
 

@@ -1,4 +1,4 @@
-"""`semdis attach`: captions, labels and other columns of tables -> the images of a finished set."""
+"""`semdis attach`: captions, labels, tensors and other columns -> the images of a finished set."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,19 +32,21 @@ def attach(
     settings: AttachSettings,
     reporting: Reporting,
 ) -> None:
-    """Give the images of a finished set captions, labels and other columns; no latent is touched.
+    """Give the images of a finished set captions, labels, tensors and other columns; no latent is touched.
 
-    A row of a table is about the image whose key it names, with or without its suffix. What is there already is
-    replaced, what no row speaks of stays. Rows without image, images without row and values that cannot be kept are
-    listed, and cost nothing else (exit code 3).
+    A row of a table is about the image whose key it names, with or without its suffix; so is a tensor (--tensors) with
+    the name of its file. What is there already is replaced, what nothing speaks of stays. Rows and tensors without
+    image, images without them and values that cannot be kept are listed, and cost nothing else (exit code 3).
 
     Example: `semdis attach latents/ captions.jsonl`
     """
     from semdis_cli.pipeline.attach import attach as run
 
-    if not tables and not settings.removed:
-        raise OptionError("TABLE", "name a table, or columns to --remove")
-    refuse_pipes(latents, *tables)
+    if not (tables or settings.removed or settings.tensors):
+        raise OptionError("TABLE", "name a table, --tensors, or columns to --remove")
+    if tables and settings.tensors:
+        raise OptionError("--tensors", "goes without tables: attach these by another run")
+    refuse_pipes(latents, *tables, *settings.tensors)
     refuse_others(latents)
     display = context.with_resource(open_display(quiet=reporting.quiet))
     events = run(latents, tables, settings, display.plan)
@@ -92,5 +94,6 @@ class _AttachView:
 def _summary(report: dict[str, Any]) -> str:
     """Sum up what images have now, and how many of them have other columns than before."""
     images, columns = report["images"], report["columns"]
+    columns = columns | report.get("tensors", {})
     has = ", ".join(f"{name} ({number:,})" for name, number in columns.items()) or "no columns"
     return f"{report['latents']}: {has}; {count(images['changed'], 'image')} changed, {report['elapsed_s']:.1f} s"

@@ -80,6 +80,13 @@ def _sections(summary: Json, *, with_channels: bool) -> Iterator[Section]:
     ]
     if columns:
         yield Section("Columns", ("name", "#images", "#missing", "classes"), _first(columns, "columns"))
+    tensors = [
+        (name, facts["dtype"], _shape(facts), f"{facts['images']:,}", f"{facts['missing']:,}", _size(facts["bytes"]))
+        for name, facts in summary.get("tensors", {}).items()
+    ]
+    if tensors:
+        headings = ("name", "dtype", "shape", "#images", "#missing", "#size")
+        yield Section("Columns of tensors", headings, _first(tensors, "columns"))
     yield from _groups("Failures", "reason", summary["failures"])
     yield from _groups("Notes", "note", summary["notes"])
     shards = [(shard["name"], f"{shard['images']:,}", _size(shard["bytes"])) for shard in summary["shards"]]
@@ -98,7 +105,15 @@ def _facts(summary: Json) -> Iterator[tuple[str, str]]:
     if num_masks := summary.get("mask_files"):
         yield "masks", f"files of {count(num_masks, 'image')}"
     yield "latents", _size(sizes["latents"])
-    yield "on disk", f"{_size(sizes['shards'] + sizes['index'])}, shards: {len(summary['shards']):,}"
+    on_disk = sizes["shards"] + sizes["index"] + sizes.get("tensors", 0)
+    yield "on disk", f"{_size(on_disk)}, shards: {len(summary['shards']):,}"
+
+
+def _shape(facts: Json) -> str:
+    """`12..77 x 4096`, or `768`, or nothing of plain numbers."""
+    least, most = facts["lengths"]
+    sizes = [f"{least}" if least == most else f"{least}..{most}", *map(str, facts["shape"][1:])]
+    return " x ".join(sizes) if facts["shape"] else ""
 
 
 def _classes(facts: Json) -> str:

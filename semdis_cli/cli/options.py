@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
+from keyword import iskeyword
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -158,7 +159,8 @@ def _typer_info(name: str, option: Option, default: Any) -> Any:
 
 
 def _offered_name(name: str, option: Option) -> str:
-    return name if option.is_argument else option.spellings(name)[0].strip("-").replace("-", "_")
+    spelled = name if option.is_argument else option.spellings(name)[0].strip("-").replace("-", "_")
+    return f"{spelled}_" if iskeyword(spelled) else spelled
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:

@@ -1,11 +1,13 @@
 """Settings of attaching columns to a finished set."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from semdis_cli.option import COLUMNS, Group, Option, OptionError
 from semdis_cli.settings import AUTO, NONE
 from semdis_cli.store.columns import CAPTION, LABEL
+from semdis_cli.store.tensors.kinds import is_tensor_name
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,9 @@ class AttachSettings(Group):
 
     `columns`, `remove`: names with commas between them; what is removed goes away first, with the names of the classes
     if the labels are among it. `on`: the column that names the images; None: `key` or `file_name`. `is_partial`: images
-    without a row are no trouble. Raises `OptionError` for options that contradict each other.
+    without a row are no trouble. `tensors`: folders and files to take tensors from, into the column `tensor_name`;
+    None: into columns that are called like the tensors, of which `columns` says which. Raises `OptionError` for options
+    that contradict each other.
     """
 
     captions: Annotated[
@@ -36,6 +40,18 @@ class AttachSettings(Group):
         bool,
         Option("The table is about some of the images; the others keep what they have.", COLUMNS, flags="--partial"),
     ] = False
+    tensors: Annotated[
+        tuple[Path, ...],
+        Option(
+            "In place of tables: folder of .npy, .npz or .safetensors, or such a file; may be given again.",
+            COLUMNS,
+            metavar="SOURCE",
+        ),
+    ] = ()
+    tensor_name: Annotated[
+        str | None,
+        Option("Column of these tensors; a file of many names them by key.", COLUMNS, flags="--as", metavar="NAME"),
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,6 +60,23 @@ class AttachSettings(Group):
                 raise OptionError(flag, f"is names like a,b, each once, not {','.join(names)!r:.60}")
         if {CAPTION, LABEL} & set(self.column_names):
             raise OptionError("--columns", "names others than caption and label: these are --captions and --labels")
+        if self.tensors:
+            self._check_tensors()
+        elif self.tensor_name is not None:
+            raise OptionError("--as", "goes with --tensors")
+
+    def _check_tensors(self) -> None:
+        """Raise `OptionError` for options that say nothing of tensors, and for a name that no column can have."""
+        of_tables = [("--captions", self.captions != AUTO), ("--labels", self.labels != AUTO), ("--on", self.on)]
+        for flag, is_given in of_tables:
+            if is_given:
+                raise OptionError(flag, "is about tables, not --tensors")
+        if self.columns != AUTO and (self.tensor_name is not None or self.columns == NONE):
+            raise OptionError("--columns", "says which tensors of a file for each image: not with --as, nor none")
+        for flag, names in (("--as", (self.tensor_name or "t",)), ("--columns", self.column_names)):
+            if others := [name for name in names if not is_tensor_name(name) or name in {CAPTION, LABEL}]:
+                why = "letters, digits, _ . + and -, 64 at most, and neither caption nor label"
+                raise OptionError(flag, f"{others[0]!r:.80} is no name of a column of tensors: {why}")
 
     @property
     def column_names(self) -> tuple[str, ...]:

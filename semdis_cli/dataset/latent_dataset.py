@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from semdis_cli.dataset.draws import Draws
+from semdis_cli.dataset.padding import pad
 from semdis_cli.dataset.posterior import PosteriorSampler
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.files.url import was_url
@@ -24,6 +25,7 @@ from semdis_cli.store.mapped_shard import MappedShard
 from semdis_cli.store.quantised import dequantise
 from semdis_cli.store.random_access import Item, Rows, open_latents
 from semdis_cli.store.shards import STORE_DTYPES
+from semdis_cli.store.tensors.reader import TensorReader
 from semdis_cli.store.whitening import Statistics, is_whitened, to_raw, whitening_to_undo
 
 # Each mapped shard is one mapping of the process, of which Linux allows 65,530.
@@ -38,11 +40,11 @@ class LatentItem(NamedTuple):
 
     `latents` [Z,h,w]; `source_size`, (H, W) of the upright source image, and `image_size`, (H, W) of what was encoded
     (without padding), both [2] int64, in pixels. `columns`: what came with the image, by name, as the set's index has
-    it. `resized_size`, (H, W) that the source was resized to, and `crop`, the corner (top, left) of the image in that,
-    [2] int64 too; if the latents are those of the mirrored pixels (`is_flipped`, a bool), its corner in the mirrored
-    one. `mask` [1,h,w] float32 in [0,1]: how much of each position of these latents counts; [0,h,w] if the set has no
-    masks. In a batch, [B,Z,h,w], B keys, [B,2] each, B values a name, which all its images then have, [B], and
-    [B,1,h,w].
+    it, and tensors. `resized_size`, (H, W) that the source was resized to, and `crop`, the corner (top, left) of the
+    image in that, [2] int64 too; if the latents are those of the mirrored pixels (`is_flipped`, a bool), its corner in
+    the mirrored one. `mask` [1,h,w] float32 in [0,1]: how much of each position of these latents counts; [0,h,w] if the
+    set has no masks. In a batch, [B,Z,h,w], B keys, [B,2] each, B values a name, which all its images then have, [B],
+    and [B,1,h,w].
     """
 
     latents: Tensor
@@ -74,9 +76,10 @@ class LatentDataset(Dataset[LatentItem]):
     `versions`: for a set that was made with `--mix-versions`, which version made how many latents, and in what they
     differ, as in the manifest; empty for all others. Such a set gives a `MixedVersionsWarning`.
 
-    `columns`: names of those that are given, in a form that `default_collate` takes; None: whatever each image has.
-    `missing`: by name, what an image without a column gets. Of several captions one is drawn each time, by torch's
-    generator. `classes`: names of the labels, where the set has them.
+    `columns`: names of those that are given, in a form that `default_collate` takes; None: whatever the index has of
+    each image. `missing`: by name, what an image without a column gets. Of several captions one is drawn each time, by
+    torch's generator. Tensors are given in memory of their own; those of different lengths need `collate`. `classes`:
+    names of the labels, where the set has them.
 
     Raises `StoreError` for a set that is unfinished or damaged, and `UsageError` if the latents or columns cannot be
     given like that.
@@ -112,9 +115,13 @@ class LatentDataset(Dataset[LatentItem]):
         if not self.dtype.is_floating_point:
             raise UsageError(f"latents cannot be given as {self.dtype}; choose a dtype of floating point")
         self._columns = opened.columns
+        tensors = opened.tensors
+        self._num_images = {**opened.columns.num_images, **{name: tensors[name].num_images for name in tensors}}
         self._served = (
             None if columns is None else self._check_columns(columns, missing or {}, len(opened.items.shard_numbers))
         )
+        asked = tensors.keys() & (self._served or ())
+        self._tensors = {name: TensorReader(self.path, tensors[name], verify=verify) for name in asked}
         self._flip, self._draws = _check_flip(self.path, opened.provenance, flip), Draws(seed)
         self._sampler = PosteriorSampler.of(self._draws, opened.provenance, self.path) if sample else None
         self._folder, self._shards, self._items = opened.folder.absolute(), opened.shards, opened.items
@@ -166,7 +173,7 @@ class LatentDataset(Dataset[LatentItem]):
         shapes = {self._shards[item.shard].shape[1:] for item in items}
         if len(shapes) > 1:
             return [self[index] for index in indices]
-        keys, columns = [item.key for item in items], [self._given(item.columns) for item in items]
+        keys, columns = [item.key for item in items], [self._given(item) for item in items]
         flips = list(map(self._is_flipped, keys))
         latents = self._read(LATENTS, items, flips)
         if self._is_quantised:
@@ -185,6 +192,26 @@ class LatentDataset(Dataset[LatentItem]):
         if MASK in shard.layout.parts:
             return self._read(MASK, items, flips).float()
         return torch.zeros(len(items), 0, *shard.grid)
+
+    def collate(self, items: Sequence[LatentItem]) -> LatentItem:
+        """Make a batch as `default_collate` does, but of tensors of different lengths `PaddedTensors`.
+
+        A `collate_fn` for `DataLoader`. A column is padded in all batches or in none. Raises `UsageError` where what
+        `missing` gives cannot be in a batch with the others.
+        """
+        ragged = [name for name in self._tensors if self._is_ragged(name)]
+        padded = {name: pad([item.columns[name] for item in items], name) for name in ragged}
+        even = [{name: item.columns[name] for name in item.columns if name not in padded} for item in items]
+        batch: LatentItem = default_collate(
+            [item._replace(columns=rest) for item, rest in zip(items, even, strict=True)]
+        )
+        return batch._replace(columns={**batch.columns, **padded})
+
+    def _is_ragged(self, name: str) -> bool:
+        """Tell whether a column has tensors of different shapes, or `missing` gives one of another."""
+        column, nothing = self._tensors[name].column, (self._served or {})[name]
+        is_another = isinstance(nothing, Tensor) and nothing.shape != column.kind.shape(column.lengths[0])
+        return column.is_ragged or is_another
 
     def set_epoch(self, epoch: int) -> None:
         """Draw for another epoch from the next iteration of a loader on, in its workers too. Raises `UsageError`."""
@@ -211,8 +238,8 @@ class LatentDataset(Dataset[LatentItem]):
 
     def _check_column(self, name: str) -> None:
         """Raise `UsageError` if no item has a column."""
-        if name not in self._columns.num_images:
-            known = ", ".join(sorted(self._columns.num_images)) or "none"
+        if name not in self._num_images:
+            known = ", ".join(sorted(self._num_images)) or "none"
             raise UsageError(f"has no column {name!r:.60}; its columns: {known:.200}", place=self.path)
 
     def _check_columns(self, names: Sequence[str], missing: Mapping[str, Any], num_items: int) -> dict[str, Any]:
@@ -221,17 +248,20 @@ class LatentDataset(Dataset[LatentItem]):
             raise UsageError(f"missing={{{min(others)!r}: ...}} is of no use without that name in columns")
         for name in names:
             self._check_column(name)
-            without = num_items - self._columns.num_images[name]
+            without = num_items - self._num_images[name]
             if without and name not in missing:
                 what = f"{without:,} of {num_items:,} items have no {name!r:.60}; say what they get"
                 raise UsageError(f"{what}: missing={{{name!r:.60}: ...}}", place=self.path)
         return {name: missing.get(name) for name in names}
 
-    def _given(self, columns: dict[str, Any]) -> dict[str, Any]:
+    def _given(self, item: Item) -> dict[str, Any]:
         """Return those of an item's columns that are to be given."""
         if self._served is None:
-            return columns
-        given = {name: columns.get(name, nothing) for name, nothing in self._served.items()}
+            return item.columns
+        given = {name: item.columns.get(name, nothing) for name, nothing in self._served.items()}
+        for name, reader in self._tensors.items():
+            if (tensor := reader.find(self._shards[item.shard].name, item.row)) is not None:
+                given[name] = tensor
         captions = given.get(CAPTION)
         if isinstance(captions, list) and captions:
             given[CAPTION] = captions[int(torch.randint(len(captions), ()))]

@@ -9,11 +9,12 @@ REPORT_FILE = "report.json"
 SEEN_FILE = "seen.jsonl"
 ITEMS_FILE = "items.table"
 SHARD_FOLDER = "shards"
+COLUMN_FOLDER = "columns"  # there if images have tensors beside their latents
 JOURNAL_FOLDER = "journal"  # there while a run is under way or was stopped
 
 SET_LISTS = (INDEX_FILE, ITEMS_FILE, SEEN_FILE, CHECKSUM_FILE, MANIFEST_FILE)  # in the order in which they appear
 SET_FILES = frozenset({*SET_LISTS, REPORT_FILE})
-SET_FOLDERS = frozenset({SHARD_FOLDER, JOURNAL_FOLDER})
+SET_FOLDERS = frozenset({SHARD_FOLDER, COLUMN_FOLDER, JOURNAL_FOLDER})
 
 
 def is_set(folder: Path) -> bool:

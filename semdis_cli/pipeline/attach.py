@@ -13,10 +13,11 @@ from typing import Any
 from semdis_cli.columns.collect import CollectedRows
 from semdis_cli.columns.row_spool import NO_LABEL, SECOND, UNUSED, USED, SpooledRow
 from semdis_cli.columns.settings import AttachSettings
-from semdis_cli.columns.spool import Spool
 from semdis_cli.columns.table import open_rows
+from semdis_cli.columns.troubles import SpooledTroubles
 from semdis_cli.errors import UsageError
 from semdis_cli.events import ColumnsAttached, ColumnTrouble, Event, Planning, Tell, untold
+from semdis_cli.pipeline.attach_tensors import TensorJoin
 from semdis_cli.stops import look
 from semdis_cli.store.columns import LABEL, SetColumns
 from semdis_cli.store.index_columns import SplitLine, columns_text, join_line, split_line
@@ -35,8 +36,9 @@ def attach(root: Path, tables: Sequence[Path], settings: AttachSettings, tell: T
     """Give the images of the set in `root` the columns of `tables`, and take those away that are to be removed.
 
     A value that is there already is replaced where a row has another one; of several rows for an image the first one
-    counts. What cannot be attached is a `ColumnTrouble`, and costs nothing else. Raises what `SetEditor`, `open_rows`
-    and `CollectedRows` raise, and `UsageError` if no row is about an image: the set is what it was then.
+    counts. The same goes for the tensors that the settings name. What cannot be attached is a `ColumnTrouble`, and
+    costs nothing else. Raises what `SetEditor`, `open_rows`, `CollectedRows` and `TensorJoin` raise, and `UsageError`
+    if no row is about an image: the set is what it was then.
     """
     started = time.perf_counter()
     with SetEditor(root) as editor:
@@ -50,13 +52,19 @@ def attach(root: Path, tables: Sequence[Path], settings: AttachSettings, tell: T
             yield from rows.add(open_rows(path, settings.on))
         rows.finish()
 
+        # Tensors -> the images that they are of
+        tensors = TensorJoin.of(editor, settings, tell)
+
         # Index and rows -> another index
         labels = rows.labels(known)
         join = _Join(rows, rows.numbered(labels), settings, partial(file_key, before.provenance))
         tell(Planning("writing the index"))
-        after = editor.replace(join.lines(editor.index_lines()), labels.classes, rows.spool.num_bytes)
+        more_bytes = rows.spool.num_bytes + tensors.num_bytes
+        after = editor.replace(join.lines(editor.index_lines()), labels.classes, more_bytes, tensors.write)
     yield from join.troubles()
-    yield ColumnsAttached(_report(root, join, before, after) | {"elapsed_s": round(time.perf_counter() - started, 3)})
+    yield from tensors.troubles.all()
+    report = tensors.add_to(_report(root, join, before, after), after)
+    yield ColumnsAttached(report | {"elapsed_s": round(time.perf_counter() - started, 3)})
 
 
 def _without(columns: SetColumns, names: Sequence[str]) -> SetColumns:
@@ -92,7 +100,7 @@ class _Join:
     file_of: Callable[[str], str]
     num_changed: int = 0
     num_without: int = 0  # images that are to be used, and have no row
-    _troubles: Spool = field(default_factory=Spool)  # there may be as many as images
+    _troubles: SpooledTroubles = field(default_factory=SpooledTroubles)
 
     def lines(self, lines: Iterator[bytes]) -> Iterator[list[NewLine]]:
         """Give the lines of the new index, some at a time. Raises `UsageError` if no row is about an image."""
@@ -101,7 +109,6 @@ class _Join:
             look()
             first_key = first_key or some[0][0]
             yield list(map(self._joined, some, self._find([line[0] for line in some])))
-        self._troubles.finish()
         if spool.outcomes and USED not in spool.outcomes:
             key, table, _ = spool.place(0)
             what = f"no row is about an image: the first one says {key!r:.80}, and an image is {first_key!r:.80}"
@@ -118,7 +125,7 @@ class _Join:
 
     def troubles(self) -> Iterator[ColumnTrouble]:
         """Give what could not be attached, once all lines are through."""
-        yield from (ColumnTrouble(*json.loads(line)) for line in self._troubles.lines())
+        yield from self._troubles.all()
         spool = self.rows.spool
         for row in (row for row, outcome in enumerate(spool.outcomes) if outcome != USED):
             key, table, number = spool.place(row)
@@ -155,7 +162,7 @@ class _Join:
     def _note_without(self, key: str) -> None:
         self.num_without += 1
         if not self.settings.is_partial:
-            self._trouble(key, "has no row")
+            self._troubles.add(key, "has no row")
 
     def _merged(
         self, key: str, columns: Mapping[str, Any], text: bytes, names: tuple[str, ...]
@@ -169,7 +176,7 @@ class _Join:
             try:
                 check_columns(json.loads(text))
             except ValueError as error:
-                self._trouble(key, str(error))
+                self._troubles.add(key, str(error))
                 return columns_text(kept).encode() if kept else b"", tuple(kept)
         return text, names
 
@@ -181,9 +188,6 @@ class _Join:
         number = self.numbers[label]
         if isinstance(number, int):
             return b'{%b"label":%d%b}' % (before, number, after), names
-        self._trouble(key, f"has no label: it {number}")
+        self._troubles.add(key, f"has no label: it {number}")
         text = before + after[1:] if before and after else (before or after).strip(b",")
         return b"{%b}" % text if text else b"", tuple(name for name in names if name != LABEL)
-
-    def _trouble(self, key: str, reason: str) -> None:
-        self._troubles.add(json.dumps([key, reason]).encode() + b"\n")

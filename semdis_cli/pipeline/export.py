@@ -52,6 +52,7 @@ def export(source: LatentSource, settings: ExportSettings, output: Path) -> Iter
         notes = (
             kind.note(job),
             f"{settings.format} has no place for {', '.join(left_out)}: left out" if left_out else "",
+            _say_what_stays(source),
         )
         yield RunStarted(len(source.keys), num_done, 0.0, note="; ".join(filter(None, notes)))
 
@@ -69,6 +70,11 @@ def export(source: LatentSource, settings: ExportSettings, output: Path) -> Iter
         lossless=not settings.is_lossy(job.stored_dtype) and not left_out,
         **settings.to_json(job.stored_dtype) | ({"parts_left_out": left_out} if left_out else {}),
     )
+
+
+def _say_what_stays(source: LatentSource) -> str:
+    names = ", ".join(source.tensor_names)
+    return f"columns of tensors are not exported ({names}): LatentDataset gives them" if names else ""
 
 
 def _describe(job: ExportJob) -> dict[str, object]:

@@ -9,7 +9,7 @@ from typing import Any, Self
 from semdis_cli.errors import StoreError
 from semdis_cli.files.json_text import parse_json
 from semdis_cli.files.links import describe_absent, or_pointer
-from semdis_cli.files.set_names import INDEX_FILE, JOURNAL_FOLDER, MANIFEST_FILE, SHARD_FOLDER
+from semdis_cli.files.set_names import COLUMN_FOLDER, INDEX_FILE, JOURNAL_FOLDER, MANIFEST_FILE, SHARD_FOLDER
 from semdis_cli.files.url import Location
 from semdis_cli.provenance import Provenance, versions_of
 from semdis_cli.records import FileDigest
@@ -18,6 +18,7 @@ from semdis_cli.store.columns import SetColumns
 from semdis_cli.store.record import parse_digest
 from semdis_cli.store.shard_header import FORMAT_VERSION
 from semdis_cli.store.statistics import ChannelSums
+from semdis_cli.store.tensors.listed import TensorColumns, tensor_files, tensors_from_json, tensors_to_json
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Manifest:
 
     `later_versions`: records of the same kind of latents, by other versions of what computes and reads; shards say
     which one made them. `columns`: what came with the images that are to be used. `num_left_out`: inputs without
-    latents because a filter left them out. Most sets have none.
+    latents because a filter left them out. `tensors`: columns whose values are tensors. Most sets have none.
     """
 
     provenance: Provenance
@@ -59,6 +60,7 @@ class Manifest:
     later_versions: tuple[Provenance, ...] = ()
     columns: SetColumns = field(default_factory=SetColumns)
     num_left_out: int = 0
+    tensors: TensorColumns = field(default_factory=dict)
 
     @property
     def records(self) -> tuple[Provenance, ...]:
@@ -109,6 +111,8 @@ class Manifest:
             fields["later_versions"] = [record.to_json() for record in self.later_versions]
         if self.columns:
             fields["columns"] = self.columns.to_json()
+        if self.tensors:
+            fields["tensors"] = tensors_to_json(self.tensors)
         return json.dumps(fields, sort_keys=True, indent=1).encode() + b"\n"
 
     @classmethod
@@ -147,13 +151,15 @@ class Manifest:
             later_versions=tuple(map(Provenance.from_json, fields.get("later_versions", ()))),
             columns=SetColumns.from_json(fields.get("columns", {})),
             num_left_out=check_count(totals.get("left_out", 0)),
+            tensors=tensors_from_json(fields.get("tensors", {})),
         )
         manifest._check_versions()
         if sum(shard.num_images for shard in manifest.shards) != manifest.num_latents:
             raise ValueError("the shards do not add up to the totals")
         if [list(map(float, latents["mean"])), list(map(float, latents["std"]))] != list(manifest.sums.mean_std()):
             raise ValueError("mean and std are not those of the sums")
-        if any(number > manifest.num_ok for number in manifest.columns.num_images.values()):
+        numbers = [column.num_images for column in manifest.tensors.values()]
+        if any(number > manifest.num_ok for number in (*manifest.columns.num_images.values(), *numbers)):
             raise ValueError("more images have a column than there are")
         return manifest
 
@@ -183,6 +189,8 @@ def checksum_lines(manifest: Manifest) -> Iterator[bytes]:
     yield f"{manifest.index.sha256}  {INDEX_FILE}\n".encode()
     for shard in manifest.shards:
         yield f"{shard.file.sha256}  {SHARD_FOLDER}/{shard.name}\n".encode()
+    for _, _, file in tensor_files(manifest.tensors):
+        yield f"{file.file.sha256}  {COLUMN_FOLDER}/{file.name}\n".encode()
 
 
 def _why_missing(root: Location) -> str:

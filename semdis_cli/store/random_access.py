@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -26,6 +26,7 @@ from semdis_cli.store.reader import served_rows
 from semdis_cli.store.record import check_columns
 from semdis_cli.store.shard_header import read_shard_header
 from semdis_cli.store.shards import read_shard
+from semdis_cli.store.tensors.listed import TensorColumns
 
 NO_LABEL = -1
 _LINE_BYTES = 1 << 10  # most lines are shorter
@@ -145,7 +146,8 @@ class OpenedLatents:
     """Latents that were found to be whole as far as their headers tell, ready to be read one by one.
 
     `folder` holds the files of `shards`. `sha256` says which latents they are: that of the manifest or, of a shard on
-    its own, of its record. `versions`: of a set that several made, which one made what. `columns`: those of a set.
+    its own, of its record. `versions`: of a set that several made, which one made what. `columns`, `tensors`: those of
+    a set.
     """
 
     folder: Path
@@ -155,6 +157,7 @@ class OpenedLatents:
     sha256: str
     versions: tuple[dict[str, Any], ...] = ()
     columns: SetColumns = NO_SET_COLUMNS
+    tensors: TensorColumns = field(default_factory=dict)
 
 
 def _label_of(data: bytes, start: int) -> int:
@@ -189,7 +192,8 @@ def _open_set(root: Path, *, verify: bool) -> OpenedLatents:
     items = SetItems(index, found.table, found.shards)
     versions = tuple(manifest.versions()) if manifest.later_versions else ()
     shards = root / SHARD_FOLDER, found.shards
-    return OpenedLatents(*shards, items, manifest.provenance, latents.sha256, versions, manifest.columns)
+    columns = manifest.columns, manifest.tensors
+    return OpenedLatents(*shards, items, manifest.provenance, latents.sha256, versions, *columns)
 
 
 def _check_index(latents: LatentSet) -> FileIdentity:

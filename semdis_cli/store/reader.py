@@ -85,6 +85,11 @@ class LatentSource:
             yield KnownImage(key, (height, width), (image_height, image_width), columns)
 
     @property
+    def tensor_names(self) -> tuple[str, ...]:
+        """Names of the columns of tensors."""
+        return () if self.latents is None else tuple(self.latents.manifest.tensors)
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names of labels 0, 1, ...; empty where they are numbers without names."""
         return () if self.latents is None else self.latents.manifest.columns.classes

@@ -8,28 +8,34 @@ reader from being reached.
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from semdis_cli.columns.settings import AttachSettings
 from semdis_cli.errors import StoreError
 from semdis_cli.files.json_text import to_line
+from semdis_cli.pipeline.attach import attach
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shard_header import canonical_json, read_shard_header
 from semdis_cli.store.shards import read_shard, write_shard
+from semdis_cli.store.tensors.reader import TensorReader
 from semdis_cli.store.verifying.index_table import read_index
 from semdis_cli.store.verifying.payload import read_payload
 from semdis_cli.store.verifying.summary import summarise
 from semdis_cli.store.verifying.unfinished import read_journals
 from semdis_cli.store.writing.journal import Journal
 from tests.fuzz.edited_shards import assemble, metadata_text, signed
-from tests.store import contents, make_shard, problems, write_set, write_some
+from tests.store import GOOD_KEYS, contents, make_shard, problems, write_set, write_some
 
 Target = Callable[[bytes, Path], None]
 
+_TENSORS = "columns/00000000-t5.safetensors"
 _DTYPES = {
     "bfloat16": ("BF16", 2),
     "float16": ("F16", 2),
@@ -82,11 +88,8 @@ def manifest(data: bytes, folder: Path) -> None:
 
 def vouched_index(data: bytes, folder: Path) -> None:
     """The index of a whole set, for which the manifest vouches."""
-    for name, content in _whole_set().items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(content)
+    fields = _write(_whole_set(), folder)
     (folder / "index.jsonl").write_bytes(data)
-    fields = json.loads((folder / "manifest.json").read_bytes())
     fields["index"] = {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     (folder / "manifest.json").write_text(json.dumps(fields, sort_keys=True, indent=1) + "\n")
     problems(folder)
@@ -130,7 +133,44 @@ def vouched_journal(data: bytes, folder: Path) -> None:
     journal(b"".join(lines), folder)
 
 
-TARGETS: tuple[Target, ...] = (shard, vouched_shard, manifest, index, vouched_index, journal, vouched_journal)
+def vouched_tensors(data: bytes, folder: Path) -> None:
+    """A file of tensors in a whole set, for whose size and sha256 the manifest vouches."""
+    fields = _write(_set_with_tensors(), folder)
+    (folder / _TENSORS).write_bytes(data)
+    fields["tensors"]["t5"]["files"][0] |= {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    _read_tensors(fields, folder)
+
+
+def listed_tensors(data: bytes, folder: Path) -> None:
+    """The list of tensors in the manifest of a whole set."""
+    fields = _write(_set_with_tensors(), folder)
+    try:
+        fields["tensors"] = json.loads(data)
+    except (RecursionError, ValueError):
+        return
+    _read_tensors(fields, folder)
+
+
+def _read_tensors(fields: dict[str, Any], folder: Path) -> None:
+    """Read all tensors; what `verify` takes for whole can be read."""
+    (folder / "manifest.json").write_text(json.dumps(fields, sort_keys=True, indent=1) + "\n")
+    found = [problem for problem in problems(folder) if problem.kind != "checksums"]
+    latents = Manifest.read(folder)
+    summarise(folder)
+    try:
+        for column in latents.tensors.values():
+            reader = TensorReader(folder, column, verify=True)
+            num_found = sum(reader.find(entry.name, row) is not None for entry in latents.shards for row in range(3))
+            assert found or num_found == sum(file.num_images for file in column.files)
+    except StoreError:
+        assert found
+        raise
+
+
+TARGETS: tuple[Target, ...] = (
+    *(shard, vouched_shard, manifest, index, vouched_index, journal, vouched_journal),
+    *(vouched_tensors, listed_tensors),
+)
 
 
 def seeds(folder: Path) -> dict[Target, list[bytes]]:
@@ -147,7 +187,9 @@ def seeds(folder: Path) -> dict[Target, list[bytes]]:
     return {
         shard: shards,
         vouched_shard: [metadata_text(data) for data in shards],
-        manifest: [(root / "manifest.json").read_bytes()],
+        manifest: [(root / "manifest.json").read_bytes(), _set_with_tensors()["manifest.json"]],
+        vouched_tensors: [_set_with_tensors()[_TENSORS]],
+        listed_tensors: [json.dumps(json.loads(_set_with_tensors()["manifest.json"])["tensors"]).encode()],
         index: [rows],
         vouched_index: [rows],
         journal: [lines],
@@ -160,6 +202,26 @@ def _whole_set() -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         write_set(Path(folder))
         return {name: data for name, data in contents(Path(folder)).items() if data is not None}
+
+
+@cache
+def _set_with_tensors() -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_set(folder / "set")
+        arrays: dict[str, Any] = {key: np.full((1 + len(key) % 3, 2), 7, "<f2") for key in GOOD_KEYS}
+        np.savez(folder / "t5.npz", **arrays)
+        list(attach(folder / "set", (), AttachSettings(tensors=(folder / "t5.npz",), tensor_name="t5")))
+        return {name: data for name, data in contents(folder / "set").items() if data is not None}
+
+
+def _write(files: Mapping[str, bytes], folder: Path) -> dict[str, Any]:
+    """Write a set, and return what its manifest says."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+    fields: dict[str, Any] = json.loads(files["manifest.json"])
+    return fields
 
 
 def _product(shape: Any) -> int:

@@ -143,6 +143,11 @@ def test_what_belongs_to_others_is_left_alone(
         return done.stderr
 
     assert "holds other files (file, ...)" in refusal("other", "one")
+    s3.put_folder(f"{bucket}/tensors", local)
+    s3.put(f"{bucket}/tensors/columns/00000000-t5.safetensors", b"x")
+    assert "has columns of tensors, with which a set in a store cannot grow: add to a copy" in refusal(
+        "tensors", "four"
+    )
     s3.put_folder(f"{bucket}/partial/shards", local / "shards")
     assert "parts of a set without its manifest.json" in refusal("partial", "two")
     s3.put(f"{bucket}/held/journal/stage.json", b'{"machine": "elsewhere", "token": "0"}')

@@ -1,7 +1,9 @@
 """Sets of latents in a store: read where they are, shard by shard, as from a disk."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from semdis_cli.dataset.latent_dataset import LatentDataset
@@ -28,6 +30,12 @@ def far(s3: S3Server, local: Path, tiny: Path) -> str:
 
     arguments = ("--model", tiny, "--max-pixels", "9000", "--shard-images", "3")
     assert semdis("encode", PHOTOS, "-o", local, *arguments, cwd=local.parent).code == 0
+    embeddings: dict[str, Any] = {
+        path.relative_to(PHOTOS).as_posix(): np.ones((2, 4)) for path in PHOTOS.rglob("*.jpg")
+    }
+    np.savez(local.parent / "t5.npz", **embeddings)
+    assert semdis("attach", local, "--tensors", "t5.npz", "--as", "t5", cwd=local.parent).code in {0, 3}
+    assert (local / "columns").is_dir()
     s3.put_folder(SET, local)
     return f"s3://{SET}"
 

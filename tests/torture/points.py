@@ -12,7 +12,9 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from tests.cli.conftest import Outcome
 from tests.torture.harness import (
@@ -35,6 +37,7 @@ LOCK = "latents/.semdis-lock"
 JOURNAL = "latents/journal/[0-9]*.jsonl"
 BASE = "latents/journal/base-[*]"  # the number in its name, which is drawn by chance, is a star in the log
 SHARD = "latents/shards/*.safetensors"
+TENSORS, NEW_TENSORS = "latents/columns/*.safetensors", f"{BASE}/columns/*.safetensors"
 # Written in a folder of the journal, and from there moved to their places.
 INDEX, SUMS, SEEN = f"{BASE}/index.jsonl", f"{BASE}/SHA256SUMS", f"{BASE}/seen.jsonl"
 ITEMS = f"{BASE}/items.table"
@@ -246,6 +249,24 @@ POINTS = (
         ("columns attached, the set as it was still held", "after", "unlink", JOURNAL),
         ("columns attached, folder of the journal still there", "before", "rmdir", "latents/journal"),
     ),
+    *_points(
+        "tensors for a finished set",
+        ("before there is a folder for new tensors", "before", "mkdir", f"{BASE}/columns"),
+        ("first file of tensors half written", "half", "write", NEW_TENSORS + TEMPORARY),
+        ("first file of tensors renamed, its folder not synced", "after", "rename", NEW_TENSORS + TEMPORARY),
+        ("last file of tensors half written", "half", "write", NEW_TENSORS + TEMPORARY, -1),
+        ("manifest with tensors half written", "half", "write", MANIFEST + TEMPORARY),
+        ("tensors and lists written, no plan for them", "before", "create", JOURNAL + TEMPORARY),
+        ("plan for tensors renamed, its folder not synced", "after", "rename", JOURNAL + TEMPORARY),
+        ("first file of tensors in its place, not synced", "after", "rename", TENSORS + TEMPORARY),
+        ("all files of tensors in their places, old lists", "after", "rename", TENSORS + TEMPORARY, -1),
+        ("checksums with tensors in their place, old manifest", "after", "rename", f"latents/SHA256SUMS{TEMPORARY}"),
+        ("manifest with tensors in its place, not synced", "after", "rename", f"latents/manifest.json{TEMPORARY}"),
+        ("before tensors that were replaced are removed", "before", "unlink", TENSORS),
+        ("one file of replaced tensors removed, another not", "after", "unlink", TENSORS),
+        ("tensors attached, plan still there", "before", "unlink", JOURNAL),
+        ("tensors attached, folder of the journal still there", "before", "rmdir", "latents/journal"),
+    ),
 )
 
 
@@ -304,6 +325,11 @@ class Situation:
         return self.folder / "start"
 
     @property
+    def tensors(self) -> Path:
+        """Tensors for the images, if the situation is about these."""
+        return self.folder / "embeddings"
+
+    @property
     def table(self) -> Path:
         """Columns for the images, if the situation is about these."""
         return self.folder / "captions.jsonl"
@@ -312,6 +338,8 @@ class Situation:
         """The command, writing to `latents` in the folder `disk`."""
         if self.table.exists():
             return ["attach", str(disk / "latents"), str(self.table), *more]
+        if self.tensors.exists():
+            return ["attach", str(disk / "latents"), "--tensors", str(self.tensors), *more]
         return self.encoding(disk, *more)
 
     def encoding(self, disk: Path, *more: str) -> list[str]:
@@ -420,6 +448,22 @@ def _finished(situation: Situation) -> None:
     situation.table.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def _with_tensors(situation: Situation) -> None:
+    """A finished set with tensors of two columns, and others for some of its images, and one for none."""
+    done = situation.world.runner.run(situation.arguments(situation.start))
+    assert done.code == 3, done.stderr
+    for first, numbers in ((0, range(6)), (100, range(3, 9))):
+        situation.tensors.mkdir(exist_ok=True)
+        for number in numbers:
+            rows = torch.arange(4 * (number + 1), dtype=torch.float16).view(-1, 4) + first
+            tensors = {"t5": rows, "pooled": rows[0] + first}
+            save_file(tensors, situation.tensors / f"{number:02d}.png.safetensors")
+        if not first:
+            done = situation.world.runner.run(situation.arguments(situation.start))
+            assert done.code == 0, done.stderr
+            shutil.rmtree(situation.tensors)
+
+
 SITUATIONS: dict[str, Callable[[Situation], None]] = {
     "a new set": _nothing,
     "a set that a killed run left": _left_by_a_killed_run,
@@ -429,6 +473,7 @@ SITUATIONS: dict[str, Callable[[Situation], None]] = {
     "a stopped set whose inputs changed": _changed_while_stopped,
     "a growing set whose inputs changed again": _changed_while_growing,
     "columns for a finished set": _finished,
+    "tensors for a finished set": _with_tensors,
 }
 
 
@@ -467,9 +512,11 @@ def go_on(situation: Situation, disk: Path) -> Broken:
 def describe(root: Path) -> str:
     """What is in a folder of latents, in a few words."""
     found = contents(root) if root.is_dir() else {}
-    num_shards = sum(name.endswith(".safetensors") for name in found)
+    num_shards = sum(fnmatchcase(f"latents/{name}", SHARD) for name in found)
+    num_tensors = sum(name.endswith(".safetensors") for name in found) - num_shards
     lines = [(data or b"").count(b"\n") for name, data in found.items() if fnmatchcase(f"latents/{name}", JOURNAL)]
     parts = [f"{num_shards} shards"] if num_shards else []
+    parts += [f"{num_tensors} files of tensors"] if num_tensors else []
     parts += [f"{sum(lines)} journal lines"] if lines else []
     parts += [f"{len(temporaries(root))} temporary"] if temporaries(root) else []
     parts += [name for name in ("index.jsonl", "SHA256SUMS", "manifest.json") if name in found]

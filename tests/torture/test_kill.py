@@ -16,7 +16,7 @@ from tests.torture.watch import Stop
 
 # What has changed inputs ends with another set than the rest.
 GROWING = {"a set that grows", "a stopped set whose inputs changed", "a growing set whose inputs changed again"}
-ATTACHING = "columns for a finished set"
+ATTACHING = {"columns for a finished set", "tensors for a finished set"}
 # The default run takes every 24th point; each situation has one among them.
 QUICK = {*POINTS[::24], *({point.situation: point for point in POINTS}.values())}
 EVERY_POINT = [pytest.param(point, id=point.name, marks=[] if point in QUICK else pytest.mark.slow) for point in POINTS]
@@ -38,16 +38,19 @@ def test_a_run_killed_here_is_completed_to_the_same_bytes(tmp_path: Path, world:
 def test_whatever_a_run_starts_from_it_ends_with_the_same_bytes(world: World) -> None:
     whole = world.situation("a new set").expected
     for name in SITUATIONS:
-        if name not in {*GROWING, ATTACHING}:
+        if name not in {*GROWING, *ATTACHING}:
             found = differences(world.situation(name).expected, whole)
             # each has copies of the images, which were changed at other times
             assert [line for line in found if "seen.jsonl" not in line] == [], name
 
 
 @pytest.mark.parametrize("step", [pytest.param(9, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
-def test_a_set_whose_attaching_was_killed_is_whole_after_an_encode(tmp_path: Path, world: World, step: int) -> None:
+@pytest.mark.parametrize("name", sorted(ATTACHING))
+def test_a_set_whose_attaching_was_killed_is_whole_after_an_encode(
+    tmp_path: Path, world: World, name: str, step: int
+) -> None:
     # It has all of the columns then or none.
-    situation, wrong = world.situation(ATTACHING), []
+    situation, wrong = world.situation(name), []
     for number in range(1, len(situation.steps) + 1, step):
         disk = situation.begin(tmp_path / "disk")
         killed, _ = world.runner.watch(situation.arguments(disk), disk, Stop(number, "before"))

@@ -106,7 +106,7 @@ def test_a_run_whose_power_is_cut_is_completed_to_the_same_bytes(
     assert wrong == []
 
 
-@pytest.mark.parametrize("name", sorted(SITUATIONS.keys() - {ATTACHING}))
+@pytest.mark.parametrize("name", sorted(SITUATIONS.keys() - ATTACHING))
 def test_what_the_journal_has_noted_outlives_the_power(world: World, name: str) -> None:
     # Else hours of work would be lost, though no damage done: shards, the journal, and all folders above them.
     situation = world.situation(name)

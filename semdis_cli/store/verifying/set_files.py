@@ -9,9 +9,10 @@ from semdis_cli.events import Problem
 from semdis_cli.files.atomic import is_temporary
 from semdis_cli.files.claim import lies_beside
 from semdis_cli.files.links import describe_absent, or_pointer
-from semdis_cli.files.set_names import JOURNAL_FOLDER, SET_FILES, SET_FOLDERS, SHARD_FOLDER
+from semdis_cli.files.set_names import COLUMN_FOLDER, JOURNAL_FOLDER, SET_FILES, SET_FOLDERS, SHARD_FOLDER
 from semdis_cli.files.url import Location
 from semdis_cli.store.shard_header import ShardHeader, read_shard_header
+from semdis_cli.store.tensors.listed import column_of
 from semdis_cli.store.verifying.index_table import compare_rows
 from semdis_cli.store.verifying.shard_check import ShardTarget
 from semdis_cli.wording import count
@@ -31,11 +32,12 @@ def find_present(targets: Collection[ShardTarget]) -> Generator[Problem, None, l
     return present
 
 
-def find_surplus(root: Location, targets: Collection[ShardTarget]) -> Iterator[Problem]:
-    """Files in the set that are none of `targets` nor one of its lists, each with what it seems to be."""
-    names = {target.name for target in targets} | _OWN_NAMES
+def find_surplus(root: Location, targets: Collection[ShardTarget], tensors: Collection[str]) -> Iterator[Problem]:
+    """Files in the set that are none of `targets`, `tensors` nor one of its lists, each with what it seems to be."""
+    names = {target.name for target in targets} | {f"{COLUMN_FOLDER}/{name}" for name in tensors} | _OWN_NAMES
     places = [(path.name, path) for path in _list(root)]
-    places += [(f"{SHARD_FOLDER}/{path.name}", path) for path in _list(root / SHARD_FOLDER)]
+    for folder in (SHARD_FOLDER, COLUMN_FOLDER):
+        places += [(f"{folder}/{path.name}", path) for path in _list(root / folder)]
     for name, path in sorted(places, key=itemgetter(0)):
         if name not in names and (is_temporary(path.name) or not lies_beside(path)):
             yield Problem(name, "surplus", f"no part of the set; {_guess(path, targets)}")
@@ -68,6 +70,8 @@ def _guess(path: Location, targets: Collection[ShardTarget]) -> str:
     """Guess what a file that does not belong there is."""
     if is_temporary(path.name):
         return "a temporary file of a run that was stopped: the next semdis encode into the folder removes it"
+    if path.parent.name == COLUMN_FOLDER and column_of(path.name) is not None:
+        return "tensors of a run that was stopped: the next semdis attach or encode into the folder removes them"
     try:
         header = read_shard_header(path)
     except StoreError:

@@ -61,11 +61,14 @@ def _summarise_set(root: Location) -> Json:
     ]
     versions = {"versions": manifest.versions()} if manifest.later_versions else {}
     num_bytes = {"shards": sum(s.file.num_bytes for s in manifest.shards), "index": manifest.index.num_bytes}
+    if manifest.tensors:
+        num_bytes["tensors"] = sum(column.num_bytes for column in manifest.tensors.values())
     return _report(path=root, provenance=manifest.provenance, images=counts, shards=shards) | {
         **versions,
         "bytes": num_bytes | {"latents": tally.latent_bytes()},
         **tally.to_json(),
         **({"columns": _columns(manifest, tally.labels)} if manifest.columns else {}),
+        **({"tensors": _tensors(manifest)} if manifest.tensors else {}),
         "statistics": _statistics(manifest.sums),
     }
 
@@ -80,6 +83,22 @@ def _columns(manifest: Manifest, labels: Counter[int]) -> Json:
         numbers = range(len(manifest.columns.classes)) if manifest.columns.classes else sorted(labels)
         columns[LABEL]["images_by_class"] = {str(number): labels[number] for number in numbers}
     return columns
+
+
+def _tensors(manifest: Manifest) -> Json:
+    """For each column of tensors its kind, how many of the images that are served have it, and its size on disk."""
+    return {
+        name: {
+            "dtype": column.kind.dtype,
+            "shape": column.kind.shape_json(),
+            "lengths": list(column.lengths),
+            "images": column.num_images,
+            "missing": manifest.num_ok - column.num_images,
+            "files": len(column.files),
+            "bytes": column.num_bytes,
+        }
+        for name, column in sorted(manifest.tensors.items())
+    }
 
 
 def _summarise_shard(path: Location) -> Json:

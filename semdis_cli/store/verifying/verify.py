@@ -9,22 +9,24 @@ from math import ceil
 from operator import add
 
 from semdis_cli.errors import StoreError
-from semdis_cli.events import Failure, Problem, ShardVerified, VerifyStarted
+from semdis_cli.events import Failure, Planning, Problem, ShardVerified, VerifyStarted
 from semdis_cli.files.set_names import INDEX_FILE
 from semdis_cli.files.url import Location
 from semdis_cli.records import WHOLE, SourceImage, View
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.statistics import ChannelSums
+from semdis_cli.store.tensors.listed import tensor_files
 from semdis_cli.store.verifying.images import Match, compare_images
 from semdis_cli.store.verifying.index_table import IndexTable
 from semdis_cli.store.verifying.set_files import count_links, find_present, find_surplus
 from semdis_cli.store.verifying.set_lists import compare_sums, read_lists, unlisted_targets
 from semdis_cli.store.verifying.shard_check import ShardOutcome, ShardTarget, check_shard
+from semdis_cli.store.verifying.tensors_check import check_tensors
 from semdis_cli.store.views import all_views, first_view
 from semdis_cli.threads import WatchedThreads
 
-VerifyEvent = Problem | VerifyStarted | ShardVerified
+VerifyEvent = Planning | Problem | VerifyStarted | ShardVerified
 
 
 @dataclass(frozen=True)
@@ -100,10 +102,19 @@ def _verify_set(root: Location, settings: VerifySettings) -> Generator[VerifyEve
 
     # The files: all that are listed, and no others
     present = yield from find_present(targets)
-    yield from find_surplus(root, targets)
+    tensors = lists.manifest.tensors if lists.manifest is not None else {}
+    yield from find_surplus(root, targets, [file.name for _, _, file in tensor_files(tensors)])
 
     # The shards: their headers, or every byte
     outcomes = yield from _check_shards(present, settings)
+
+    # The tensors: their places, or every byte
+    tensor_bytes = 0
+    if lists.manifest is not None:
+        index = lists.table if lists.has_whole_index else None
+        tensor_bytes = yield from check_tensors(
+            root, lists.manifest, index, settings.sample.choose, num_workers=settings.num_workers
+        )
 
     # The statistics, if every latent was read
     sums = [outcome.sums for outcome in outcomes if outcome.sums is not None]
@@ -111,7 +122,7 @@ def _verify_set(root: Location, settings: VerifySettings) -> Generator[VerifyEve
         channels = len(lists.manifest.sums.total)
         if all(len(each.total) == channels for each in sums):
             yield from compare_sums(lists.manifest, reduce(add, sums, ChannelSums.zero(channels)))
-    num_bytes = sum(outcome.num_bytes for outcome in outcomes)
+    num_bytes = sum(outcome.num_bytes for outcome in outcomes) + tensor_bytes
     return Verified(root, lists.manifest, lists.table, len(present), num_bytes, count_links(root, targets))
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, chain
@@ -14,15 +14,25 @@ from semdis_cli.files import disk
 from semdis_cli.files.atomic import check_free_space, explaining, make_folder, publish
 from semdis_cli.files.json_text import to_line
 from semdis_cli.files.lock import FolderLock
-from semdis_cli.files.set_names import CHECKSUM_FILE, INDEX_FILE, ITEMS_FILE, JOURNAL_FOLDER, MANIFEST_FILE
+from semdis_cli.files.set_names import (
+    CHECKSUM_FILE,
+    COLUMN_FOLDER,
+    INDEX_FILE,
+    ITEMS_FILE,
+    JOURNAL_FOLDER,
+    MANIFEST_FILE,
+)
 from semdis_cli.store.columns import SetColumns
+from semdis_cli.store.index import IndexLine
 from semdis_cli.store.item_table import ItemColumns
 from semdis_cli.store.latent_set import LatentSet
 from semdis_cli.store.manifest import Manifest, checksum_lines
+from semdis_cli.store.tensors.listed import TensorColumns, tensors_to_json
 from semdis_cli.store.writing.finished import Base, check_latents_folder
 from semdis_cli.store.writing.journal import Journal
 from semdis_cli.store.writing.seen import copy_seen
 from semdis_cli.store.writing.state import find_state, move_lists, sweep_shards
+from semdis_cli.store.writing.tensors import move_tensors, sweep_tensors
 
 # A line of the index to be, the shard of its latents, None unless these are to be used, and the names of its columns.
 NewLine = tuple[bytes, str | None, tuple[str, ...]]
@@ -62,6 +72,7 @@ class SetEditor:
             LatentSet.read(self.root)  # says more, if there is no manifest
             what = "a run that adds to it was stopped; run the same semdis encode again to finish it, then this"
             raise UsageError(what, place=self.root)
+        sweep_tensors(self.root, state.base.manifest)
         return state.base
 
     @property
@@ -70,16 +81,28 @@ class SetEditor:
         assert self.base.latents is not None, "a set without a manifest is refused"
         return self.base.latents
 
+    def all_lines(self) -> Iterator[IndexLine]:
+        """Give all rows of the index as it was before, sorted by key."""
+        return self.base.lines()
+
     def index_lines(self) -> Iterator[bytes]:
         """Give the lines of the index as it was before."""
         with self.latents.index.open("rb") as file:
             yield from file
 
-    def replace(self, lines: Iterable[Sequence[NewLine]], classes: tuple[str, ...], more_bytes: int) -> Manifest:
+    def replace(
+        self,
+        lines: Iterable[Sequence[NewLine]],
+        classes: tuple[str, ...],
+        more_bytes: int,
+        write_tensors: Callable[[Path], TensorColumns] | None = None,
+    ) -> Manifest:
         """Write all lists anew, of which `lines` are the index, and put them into their places; the manifest last.
 
-        `lines`: some at a time. `classes`: the names of the labels. `more_bytes`: by how many the index grows at most.
-        Raises `NoSpaceError` and `UsageError` where the disk does not take it.
+        `lines`: some at a time. `classes`: the names of the labels. `more_bytes`: by how many the index grows at most,
+        and what `write_tensors` writes. That writes files of columns of tensors to a folder, and returns the columns
+        that the set is to have. Raises `NoSpaceError` and `UsageError` where the disk does not take it, `UsageError`
+        for a column of tensors that has the name of another one, and what `write_tensors` raises.
         """
         before = self.latents.manifest
         check_free_space(self.root, 3 * before.index.num_bytes + more_bytes)  # the index, times, and both as they were
@@ -89,9 +112,13 @@ class SetEditor:
             edited = _EditedIndex(lines)
             index = publish(written / INDEX_FILE, edited.chunks())
             columns = SetColumns(edited.num_images(), classes)
-            if (index, columns) == (before.index, before.columns) and self.base.folder == self.root:
+            tensors = before.tensors if write_tensors is None else write_tensors(written / COLUMN_FOLDER)
+            if both := sorted(columns.num_images.keys() & tensors.keys()):
+                what = f"would have two columns {both[0]}, one of tensors: --remove {both[0]} takes away the one it has"
+                raise UsageError(what, place=self.root)
+            manifest = replace(before, index=index, columns=columns, tensors=tensors)
+            if manifest == before and self.base.folder == self.root:
                 return before
-            manifest = replace(before, index=index, columns=columns)
             if manifest != before:
                 manifest = replace(manifest, plan_sha256=_plan_sha256(self.latents, manifest))
             copy_seen(self.base.folder, before.index.sha256, written, index.sha256)
@@ -116,7 +143,9 @@ class SetEditor:
             begun = {"provenance": manifest.provenance.to_json(), "plan_sha256": manifest.plan_sha256}
             self._journal.begin({**begun, "base": base.folder.name})
         sweep_shards(self.root, self.base.shard_names)  # of a plan that was given up
+        move_tensors(written / COLUMN_FOLDER, self.root)
         move_lists(written, self.root)
+        sweep_tensors(self.root, manifest)
         self._journal.remove()
 
     def _write_table(self, folder: Path, items: ItemColumns, manifest: Manifest) -> None:
@@ -166,4 +195,6 @@ class _EditedIndex:
 def _plan_sha256(before: LatentSet, after: Manifest) -> str:
     """Hex digest of what was done last: which set was before, and what became of its lists."""
     lists = {"base": before.sha256, "index": after.index.sha256, "columns": after.columns.to_json()}
+    if after.tensors:
+        lists["tensors"] = tensors_to_json(after.tensors)
     return hashlib.sha256(to_line(lists)).hexdigest()

@@ -24,6 +24,7 @@ from semdis_cli.files.atomic import make_folder, publish
 from semdis_cli.files.json_text import parse_json
 from semdis_cli.files.lock import FolderLock
 from semdis_cli.files.set_names import (
+    COLUMN_FOLDER,
     JOURNAL_FOLDER,
     MANIFEST_FILE,
     REPORT_FILE,
@@ -72,6 +73,9 @@ class FarSet:
             who, file = f"a run on {claim.get('machine')!s:.60}", self.url / _CLAIM_FILE
             advice = f"go on with that or, if its stage is lost, delete {file}"
             raise UsageError(f"{who} is writing there, or was stopped: {advice}", place=self.url)
+        if any(name.startswith(f"{COLUMN_FOLDER}/") for name in names):
+            what = "has columns of tensors, with which a set in a store cannot grow: add to a copy on a disk"
+            raise UsageError(what, place=self.url)
         if strangers := sorted(name for name in names if not _is_own(name)):
             raise UsageError(f"holds other files ({strangers[0]}, ...); give -o an empty or new folder", place=self.url)
         is_part = any(name in SET_LISTS or is_shard_name(name.rpartition("/")[2]) for name in names)

@@ -17,6 +17,7 @@ from semdis_cli.files.atomic import make_folder, publish, sync_folder
 from semdis_cli.files.claim import check_outside_sets, list_folder
 from semdis_cli.files.links import describe_absent, describe_pointer
 from semdis_cli.files.set_names import (
+    COLUMN_FOLDER,
     INDEX_FILE,
     ITEMS_FILE,
     JOURNAL_FOLDER,
@@ -35,6 +36,7 @@ from semdis_cli.store.item_table import read_items
 from semdis_cli.store.items import find_items
 from semdis_cli.store.latent_set import LatentSet
 from semdis_cli.store.manifest import Manifest, verify_hint
+from semdis_cli.store.tensors.listed import column_of
 from semdis_cli.store.versions import choose_record
 from semdis_cli.store.views import first_view
 from semdis_cli.store.writing.journal import Journal, is_base_name, parse_journal_line, records_of
@@ -292,8 +294,9 @@ def check_latents_folder(root: Path) -> None:
     is_ours = (root / JOURNAL_FOLDER).is_dir() or (root / MANIFEST_FILE).is_file()  # the first goes once the second is
     strangers = [path for path in found if not (is_ours and _is_own(path))]
     if not strangers:
-        shards = list_folder(root / SHARD_FOLDER)
+        shards, columns = list_folder(root / SHARD_FOLDER), list_folder(root / COLUMN_FOLDER)
         strangers += [path for path in shards if not (is_shard_name(path.name) and path.is_file())]
+        strangers += [path for path in columns if not (column_of(path.name) and path.is_file())]
         strangers += [path for path in list_folder(root / JOURNAL_FOLDER) if not _is_of_journal(path)]
     strangers = [path for path in strangers if path.is_symlink() or path.exists()]  # that run removes files, too
     if strangers:

@@ -2,12 +2,15 @@
 
 import hashlib
 import io
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import starmap
 from pathlib import Path
+
+import numpy as np
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure, LeftOut
@@ -26,10 +29,13 @@ from semdis_cli.store.shard_header import canonical_json
 from semdis_cli.store.shard_records import ShardRecords
 from semdis_cli.store.shards import read_shard
 from semdis_cli.store.statistics import ChannelSums
+from semdis_cli.store.tensors.file import place_of
+from semdis_cli.store.tensors.listed import TensorColumn
 from semdis_cli.store.writing.changes import Changes
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.journal import Journal, JournalEntry
 from semdis_cli.store.writing.seen import SeenFile, is_just_this, seen_failure, seen_left_out, write_seen
+from semdis_cli.store.writing.tensors import recounted
 
 _Place = tuple[str, int]  # (shard, row)
 
@@ -121,11 +127,18 @@ class Growth:
             sums=sums,
             columns=self._columns(merged),
             num_left_out=merged.counts["left_out"],
+            tensors=self._tensors(merged),
         )
 
     def _columns(self, merged: "_Merged") -> SetColumns:
         before = self.base.manifest.columns.classes if self.base.manifest else ()
         return SetColumns(dict(merged.num_columns), grown_classes(before, self.classes))
+
+    def _tensors(self, merged: "_Merged") -> dict[str, TensorColumn]:
+        if self.base.manifest is None or not self.base.manifest.tensors:
+            return {}
+        served = np.sort(np.array(merged.served, dtype=np.int64))
+        return recounted(self.base.root, self.base.manifest.tensors, served)
 
     def _sums(self, merged: "_Merged", entries: Sequence[JournalEntry], channels: int) -> ChannelSums:
         """Sums over what is to be used."""
@@ -192,12 +205,14 @@ class _Merged:
     replaced: frozenset[str] = frozenset()
     columns: ItemColumns = field(default_factory=ItemColumns)
     num_columns: Counter[str] = field(default_factory=Counter)  # images that are to be used, by what came with them
+    served: "array[int]" = field(default_factory=lambda: array("q"))  # their places, if they may have tensors
 
     def lines(self) -> Iterator[bytes]:
         """The index's lines, sorted by key."""
         growth = self.growth
         if growth.base.manifest is not None:
             self.replaced = self._new_keys()
+        has_tensors = growth.base.manifest is not None and bool(growth.base.manifest.tensors)
         groups = [("", self._old()), ("", self._failed()), ("", self._left_out())]
         groups += [(first_key, self._new(offset)) for first_key, offset in sorted(growth.places)]
         offset = 0
@@ -206,6 +221,8 @@ class _Merged:
             if line.status == "ok" and line.shard is not None:
                 self.columns.add(offset, line.shard)
                 self.num_columns.update(list(line.fields.get("columns", ())))
+                if has_tensors and line.row is not None:
+                    self.served.append(place_of(line.shard, line.row))
             offset += len(line.data)
             if (seen := self.next_seen.pop(line.key, None)) is not None:
                 self.new_seen.write(seen.to_line())

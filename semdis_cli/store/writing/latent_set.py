@@ -27,6 +27,7 @@ from semdis_cli.store.writing.journal import CLASSES, LATER_VERSIONS, Journal, J
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan
 from semdis_cli.store.writing.shard_writer import EncodedShard, ShardRows, publish_shard
 from semdis_cli.store.writing.state import SetState, adopt, find_done, find_state, move_lists, sweep_shards
+from semdis_cli.store.writing.tensors import check_tensors, sweep_tensors
 
 # Beyond the latents, each image's key is written four times (shard, journal, index, modification times), with figures.
 _COPIES_OF_KEY = 4
@@ -84,6 +85,8 @@ class LatentSetWriter:
                 if self._far is not None:
                     self._far.take_left(self._state.entries.values())
                 self.base.check_shards()
+                if self.base.manifest is not None:
+                    check_tensors(self._place, self.base.manifest)
             self._held = on_failure.pop_all()
         return self
 
@@ -120,6 +123,7 @@ class LatentSetWriter:
             self._start(plan)
         names = self.base.shard_names | self._done.keys()
         sweep_shards(self.root, names)
+        sweep_tensors(self.root, self.base.manifest)
         if self._far is not None:
             self._far.sweep_shards(names)
         return True

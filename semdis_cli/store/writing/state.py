@@ -10,7 +10,7 @@ from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import explaining, make_folder, move, sweep_temporaries
 from semdis_cli.files.claim import list_folder
 from semdis_cli.files.identity import Witness
-from semdis_cli.files.set_names import ITEMS_FILE, MANIFEST_FILE, SEEN_FILE, SET_LISTS, SHARD_FOLDER
+from semdis_cli.files.set_names import COLUMN_FOLDER, ITEMS_FILE, MANIFEST_FILE, SEEN_FILE, SET_LISTS, SHARD_FOLDER
 from semdis_cli.files.url import Location
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import SourceImage
@@ -49,7 +49,7 @@ def find_state(root: Path, place: Location, journal: Journal) -> SetState:
 
     `place`: where its shards are.
     """
-    for folder in filter(Path.is_dir, (root, root / SHARD_FOLDER)):
+    for folder in filter(Path.is_dir, (root, root / SHARD_FOLDER, root / COLUMN_FOLDER)):
         sweep_temporaries(folder)
     begun, entries = journal.read()
     finished = LatentSet.read(place, root) if (root / MANIFEST_FILE).exists() else None
