@@ -7,7 +7,7 @@ from typing import Annotated
 from semdis_cli.option import COLUMNS, Group, Option, OptionError
 from semdis_cli.settings import AUTO, NONE
 from semdis_cli.store.columns import CAPTION, LABEL
-from semdis_cli.store.tensors.kinds import is_tensor_name
+from semdis_cli.store.tensors.kinds import TENSOR_NAMES, is_tensor_name
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,8 @@ class AttachSettings(Group):
         if self.columns != AUTO and (self.tensor_name is not None or self.columns == NONE):
             raise OptionError("--columns", "says which tensors of a file for each image: not with --as, nor none")
         for flag, names in (("--as", (self.tensor_name or "t",)), ("--columns", self.column_names)):
-            if others := [name for name in names if not is_tensor_name(name) or name in {CAPTION, LABEL}]:
-                why = "letters, digits, _ . + and -, 64 at most, and neither caption nor label"
-                raise OptionError(flag, f"{others[0]!r:.80} is no name of a column of tensors: {why}")
+            if others := [name for name in names if not is_tensor_name(name)]:
+                raise OptionError(flag, f"{others[0]!r:.80} is no name of a column of tensors: {TENSOR_NAMES}")
 
     @property
     def column_names(self) -> tuple[str, ...]:

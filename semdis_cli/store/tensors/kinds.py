@@ -7,6 +7,7 @@ from math import prod
 from typing import Any, Self
 
 from semdis_cli.store.checks import check_count, check_text
+from semdis_cli.store.columns import CAPTION, LABEL
 
 # By the names that torch has for them: what safetensors calls each, and its bytes.
 _DTYPES = {
@@ -31,6 +32,7 @@ BYTES_PER_VALUE = {name: num_bytes for name, (_, num_bytes) in _DTYPES.items()}
 SAFETENSORS_NAMES = {name: theirs for name, (theirs, _) in _DTYPES.items()}
 TORCH_NAMES = {theirs: name for name, theirs in SAFETENSORS_NAMES.items()}
 
+TENSOR_NAMES = "letters, digits, _ . + and -, 64 at most, and neither caption nor label"
 _COLUMN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
 _MAX_SIZE = 1 << 31
 _MAX_DIMENSIONS = 16
@@ -82,12 +84,15 @@ def describe_tensor(dtype: str, shape: Sequence[object]) -> str:
 
 
 def is_tensor_name(name: str) -> bool:
-    """Tell whether a column of tensors can have this name, which is in the names of its files."""
-    return _COLUMN_NAME.fullmatch(name) is not None
+    """Tell whether a column of tensors can have this name, which is in the names of its files.
+
+    Captions and labels are no tensors.
+    """
+    return _COLUMN_NAME.fullmatch(name) is not None and name not in {CAPTION, LABEL}
 
 
 def check_tensor_name(name: object) -> str:
     """Return `name` if a column of tensors can have it. Raises `ValueError`."""
     if not isinstance(name, str) or not is_tensor_name(name):
-        raise ValueError(f"{name!r:.80} is no name of a column of tensors: letters, digits, _ . + and -, 64 at most")
+        raise ValueError(f"{name!r:.80} is no name of a column of tensors: {TENSOR_NAMES}")
     return name
