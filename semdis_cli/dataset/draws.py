@@ -40,5 +40,12 @@ class Draws:
 
     def coin(self, purpose: str, key: str) -> bool:
         """Toss a coin for an item."""
+        return bool(self._bytes(purpose, key)[0] & 1)
+
+    def choice(self, purpose: str, key: str, number: int) -> int:
+        """Draw a number below `number` for an item."""
+        return int.from_bytes(self._bytes(purpose, key)[:8], "big") % number
+
+    def _bytes(self, purpose: str, key: str) -> bytes:
         text = f"{purpose}\0{self.seed}\0{self.epoch}\0{key}"
-        return bool(sha256(text.encode(errors="surrogatepass")).digest()[0] & 1)
+        return sha256(text.encode(errors="surrogatepass")).digest()

@@ -77,9 +77,9 @@ class LatentDataset(Dataset[LatentItem]):
     differ, as in the manifest; empty for all others. Such a set gives a `MixedVersionsWarning`.
 
     `columns`: names of those that are given, in a form that `default_collate` takes; None: whatever the index has of
-    each image. `missing`: by name, what an image without a column gets. Of several captions one is drawn each time, by
-    torch's generator. Tensors are given in memory of their own; those of different lengths need `collate`. `classes`:
-    names of the labels, where the set has them.
+    each image. `missing`: by name, what an image without a column gets. Of several captions one is drawn as a
+    coin is tossed for `flip`. Tensors are given in memory of their own; those of different lengths need `collate`.
+    `classes`: names of the labels, where the set has them.
 
     Raises `StoreError` for a set that is unfinished or damaged, and `UsageError` if the latents or columns cannot be
     given like that.
@@ -264,7 +264,7 @@ class LatentDataset(Dataset[LatentItem]):
                 given[name] = tensor
         captions = given.get(CAPTION)
         if isinstance(captions, list) and captions:
-            given[CAPTION] = captions[int(torch.randint(len(captions), ()))]
+            given[CAPTION] = captions[self._draws.choice("caption", item.key, len(captions))]
         return given
 
     def _check_index(self, index: SupportsIndex) -> int:

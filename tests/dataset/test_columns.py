@@ -94,19 +94,25 @@ def test_a_set_without_labels_has_none_to_give(tmp_path: Path) -> None:
     assert LatentDataset(shard).classes == ()
 
 
-def test_of_several_captions_one_is_drawn_again_each_time_the_same_for_a_seed(tmp_path: Path) -> None:
+def test_of_several_captions_one_is_drawn_for_each_epoch_the_same_for_a_seed(tmp_path: Path) -> None:
     root = write(
         tmp_path / "set", {key: {"caption": ["one", "two", "three"][: 1 + n % 3]} for n, key in enumerate(OK_KEYS)}
     )
-    dataset = LatentDataset(root, columns=["caption"])
 
-    def draw(seed: int) -> list[str]:
-        torch.default_generator.manual_seed(seed)
-        return [item.columns["caption"] for _ in range(20) for item in dataset]
+    def draw(seed: int) -> list[list[str]]:
+        dataset = LatentDataset(root, columns=["caption"], seed=seed)
+        drawn = []
+        for epoch in range(20):
+            dataset.set_epoch(epoch)
+            drawn.append([dataset[item].columns["caption"] for item in reversed(range(len(dataset)))][::-1])
+            assert drawn[-1] == [item.columns["caption"] for item in dataset]  # in whatever order, and again
+        return drawn
 
-    assert draw(1) == draw(1) != draw(2)
-    assert set(draw(1)[2::8]) == {"one", "two", "three"}
-    assert set(draw(1)[::8]) == {"one"}
+    one = draw(1)
+    assert one == draw(1) != draw(2)
+    by_image = list(zip(*one, strict=True))
+    assert set(by_image[2]) == {"one", "two", "three"}
+    assert set(by_image[0]) == {"one"}
 
 
 def test_a_dataset_goes_to_workers_with_its_columns(root: Path) -> None:
