@@ -186,12 +186,12 @@ class LatentDataset(Dataset[LatentItem]):
         others = keys, source, image, columns, resized, crop, is_flipped, self._masks(items, flips)
         return list(map(LatentItem, self._convert(latents), *others))
 
-    def _masks(self, items: Sequence[Item], flips: Sequence[bool]) -> Tensor:
-        """Return the masks of items of one size, [B,1,h,w] float32; [B,0,h,w] where there are none."""
+    def _masks(self, items: Sequence[Item], flips: Sequence[bool]) -> Sequence[Tensor]:
+        """Return the masks of items of one size, each [1,h,w] float32; all the same [0,h,w] where there are none."""
         shard = self._shards[items[0].shard]
         if MASK in shard.layout.parts:
-            return self._read(MASK, items, flips).float()
-        return torch.zeros(len(items), 0, *shard.grid)
+            return self._read(MASK, items, flips).float().unbind()
+        return [torch.zeros(0, *shard.grid)] * len(items)
 
     def collate(self, items: Sequence[LatentItem]) -> LatentItem:
         """Make a batch as `default_collate` does, but of tensors of different lengths `PaddedTensors`.
