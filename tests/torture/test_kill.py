@@ -90,7 +90,9 @@ def test_no_change_of_a_run_goes_unseen(tmp_path: Path, world: World) -> None:
     assert missed == []
 
 
-@pytest.mark.parametrize("dtype", QUANTISED)
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(dtype, marks=[] if dtype == "int8" else pytest.mark.slow) for dtype in QUANTISED]
+)
 def test_a_killed_run_that_quantises_is_completed_to_the_same_bytes(tmp_path: Path, world: World, dtype: str) -> None:
     images = world.situation("a new set").images
 
