@@ -1,7 +1,7 @@
 """Images -> shards of latents."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from semdis_cli.images.formats.jpeg.decoder import jpeg_decoder
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import (
+    EncodedCall,
     busy_threads,
     encoded_calls,
     image_calls,
@@ -69,35 +70,21 @@ def _encode(
         start_workers(tokenizer, settings.num_workers) as workers,
         _Publisher(latents) as publisher,
     ):
-        # What there is to do
-        plan = plan_encode(found, loader, tokenizer, settings, latents.base, latents.provenance, tell)
-        while not latents.begin(plan.contents, partial(loader.hashes, tell=tell)):
-            plan = plan_encode(found, loader, tokenizer, settings, latents.base, latents.provenance, tell)
-        latents.check_space()
-        megapixels = plan.megapixels(latents.remaining)
-        done = latents.num_done, megapixels, latents.num_failed_before
+        plan = _take_up_plan(found, loader, tokenizer, settings, latents, tell)
+        done = latents.num_done, plan.megapixels(latents.remaining), latents.num_failed_before
         note = "; ".join(filter(None, (latents.note(), plan.columns.note, loader.note)))
         yield RunStarted(plan.num_inputs, *done, note)
         yield from plan.failures
         yield from plan.contents.left_out
         yield from map(totals.add, plan.columns.troubles(found.all_keys))
-
-        # Read -> encode -> shard
-        calls = image_calls(latents.remaining, tokenizer)
-        encoded = encoded_calls(calls, loader.with_columns(plan.columns), tokenizer, settings.latents, workers)
-        rows: ShardRows | None = None
-        for result in encoded:
-            rows = rows or latents.open_shard(result.call.shard)
-            take_call(result, rows)
-            if rows.is_full:  # published before yielding: the caller may close this generator at any yield
-                publisher.publish(rows.finish())
-                rows = None
-            yield totals.add(result.done())
-            yield from result.failures
-            yield from map(totals.add, result.troubles)
-            yield from map(totals.add, publisher.news())
-        yield from map(totals.add, publisher.wait())
-
+        encoded = encoded_calls(
+            image_calls(latents.remaining, tokenizer),
+            loader.with_columns(plan.columns),
+            tokenizer,
+            settings.latents,
+            workers,
+        )
+        yield from map(totals.add, _fill_shards(encoded, latents, publisher))
         # Index, checksums and, last, the manifest
         manifest = latents.finish()
     yield totals.finish(
@@ -110,6 +97,38 @@ def _encode(
         whitened=tokenizer.is_whitened,
         **far_off_report(manifest.sums.far_off(), tokenizer),
     )
+
+
+def _take_up_plan(
+    found: FoundImages,
+    loader: Loader,
+    tokenizer: Tokenizer,
+    settings: EncodeSettings,
+    latents: LatentSetWriter,
+    tell: Tell,
+) -> EncodePlan:
+    """Plan what there is to do, again if an earlier run had published shards under another plan."""
+    while True:
+        plan = plan_encode(found, loader, tokenizer, settings, latents.base, latents.provenance, tell)
+        if latents.begin(plan.contents, partial(loader.hashes, tell=tell)):
+            latents.check_space()
+            return plan
+
+
+def _fill_shards(encoded: Iterable[EncodedCall], latents: LatentSetWriter, publisher: "_Publisher") -> Iterator[Event]:
+    """Put encoded calls into shards, and have these published as they fill; yield what became of images and shards."""
+    rows: ShardRows | None = None
+    for result in encoded:
+        rows = rows or latents.open_shard(result.call.shard)
+        take_call(result, rows)
+        if rows.is_full:  # published before yielding: the caller may close this generator at any yield
+            publisher.publish(rows.finish())
+            rows = None
+        yield result.done()
+        yield from result.failures
+        yield from result.troubles
+        yield from publisher.news()
+    yield from publisher.wait()
 
 
 def _changes_report(plan: EncodePlan, num_removed: int) -> dict[str, Any]:
