@@ -16,7 +16,7 @@ from semdis_cli.events import ColumnsAttached, ColumnTrouble, Event, Planning
 from semdis_cli.option import Option, OptionError
 from semdis_cli.wording import count
 
-Latents = Annotated[Path, Option("Folder that `semdis encode` wrote, or one shard file.", is_argument=True)]
+Latents = Annotated[Path, Option("Folder that `semdis encode` wrote.", is_argument=True)]
 Tables = Annotated[
     tuple[Path, ...],
     Option("Tables: JSONL, CSV, TSV or Parquet.", metavar="TABLE...", show_default=False, is_argument=True),

@@ -159,7 +159,10 @@ class TensorJoin:
     def _note_missing(self, key: str, name: str, settings: AttachSettings) -> None:
         self.counts["missing"] += 1
         if not settings.is_partial:
-            self.troubles.add(key, f"has no tensor {name}")
+            has_some = name in self.left
+            self.troubles.add(
+                key, f"gets no new tensor {name}; one that it has stays" if has_some else f"has no tensor {name}"
+            )
 
     def _note_unused(self, column: _Column, found: Mapping[str, ForeignTensor]) -> None:
         self.counts["used"] += len(column.used)

@@ -179,6 +179,9 @@ def read_manifest(root: Location) -> bytes:
     except FileNotFoundError as error:
         absent = describe_absent(path)
         raise (StoreError(absent, place=path) if absent else StoreError(_why_missing(root), place=root)) from error
+    except NotADirectoryError as error:
+        what = "a file, not a set of latents; give the folder that semdis encode wrote"
+        raise StoreError(what, place=root) from error
     except OSError as error:
         raise StoreError(f"cannot be read ({error.strerror})", place=path) from error
 

@@ -79,8 +79,18 @@ def test_troubles_are_lines_and_exit_code_3(root: Path, tmp_path: Path, run: Run
         "column: c.jpg: has no tensor t5",
         f"column: {folder}/x.npy: is about no image of the set: none is called 'x'",
     ]
+    again = run("attach", root, "--tensors", save_embeddings(tmp_path / "again", ("c",)), "--as", "t5")
+    assert again.code == 3
+    assert "column: a.jpg: gets no new tensor t5; one that it has stays" in again.stderr.splitlines()
     done = run("attach", root, "--tensors", save_embeddings(tmp_path / "more", ("b",)), "--as", "t5", "--partial")
-    assert (done.code, "t5 (2); 1 image changed" in done.stderr) == (0, True)
+    assert (done.code, "t5 (3); 1 image changed" in done.stderr) == (0, True)
+
+
+def test_one_shard_has_no_columns_and_gets_none(root: Path, tmp_path: Path, run: Run) -> None:
+    shard = next((root / "shards").iterdir())
+    done = run("attach", shard, "--tensors", save_embeddings(tmp_path / "t5", ("a",)), "--as", "t5")
+    reason = "a file, not a set of latents; give the folder that semdis encode wrote"
+    assert (done.code, done.stderr.splitlines()[-1]) == (4, f"semdis: {shard}: {reason}")
 
 
 @pytest.mark.parametrize(

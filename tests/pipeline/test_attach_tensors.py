@@ -470,6 +470,12 @@ def test_what_is_missing_cut_off_or_surplus_is_found_without_reading_all(attache
     assert "tensors of a run that was stopped" in surplus.what
 
 
+def test_without_a_manifest_no_tensors_are_called_surplus(attached: Path) -> None:
+    (attached / "manifest.json").unlink()
+    (attached / "columns/notes.txt").write_text("no tensors")
+    assert {problem.file for problem in problems(attached, NO_DATA)} == {"manifest.json", "columns/notes.txt"}
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

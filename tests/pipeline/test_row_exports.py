@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from semdis_cli.errors import MissingExtraError, UsageError
-from semdis_cli.events import ShardFailed
+from semdis_cli.events import Failure, ShardFailed
 from semdis_cli.option import OptionError
 from semdis_cli.parts import LATENTS_FLIP, LOG_SNR, PARTS
 from semdis_cli.pipeline.export import export
 from semdis_cli.records import FileDigest, Geometry
 from semdis_cli.settings import ExportSettings
+from semdis_cli.store.exchange.samples import find_samples
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shards import STORE_DTYPES, read_shard, write_shard
@@ -444,6 +445,17 @@ def test_a_second_run_touches_nothing(root: Path, tmp_path: Path, form: str) -> 
     second = export_to(tmp_path / "out", root, form)
     assert second[0].num_done == len(GOOD_KEYS)
     assert {path: path.stat().st_mtime_ns for path in files_of(tmp_path / "out")} == before
+
+
+@each_format
+def test_rows_are_not_imported(root: Path, tmp_path: Path, form: str) -> None:
+    export_to(tmp_path / "out" / "inner", root, form)
+    reason = f"an export as {form}, which cannot be imported; export the set as webdataset or safetensors for that"
+    with pytest.raises(UsageError, match=reason):
+        find_samples(tmp_path / "out" / "inner")
+    found = find_samples(tmp_path / "out")
+    assert found.failures == (Failure("inner/export.json", reason),)
+    assert found.num_missing == 0
 
 
 def files_of(out: Path) -> Iterator[Path]:

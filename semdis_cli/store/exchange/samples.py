@@ -15,7 +15,7 @@ from semdis_cli.files.spelling import check_key
 from semdis_cli.files.tar import read_members
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import FileDigest
-from semdis_cli.settings import TRAINER_FORMATS
+from semdis_cli.settings import ROW_FORMATS, TRAINER_FORMATS
 from semdis_cli.store.checks import MALFORMED, check_count, check_object
 from semdis_cli.store.exchange.export import EXPORT_MARKER, check_finite, sample_key
 from semdis_cli.store.reader import recorded_layout
@@ -26,6 +26,9 @@ from semdis_cli.store.versions import mixing_hint
 _MAX_LINE_BYTES = 1 << 20  # of one image's record
 _NO_IMPORT = "which cannot be imported; export the set as webdataset or safetensors for that"
 _ARRAYS = f".npy arrays, {_NO_IMPORT}"
+_NO_SHARDS = {name: f"an export as {name}, {_NO_IMPORT}" for name in ROW_FORMATS} | {
+    name: f"an export for {name}, {_NO_IMPORT}" for name in TRAINER_FORMATS
+}
 _MAX_HEADER_BYTES = 16 << 20  # of one image; its settings take a few thousand bytes
 
 
@@ -171,8 +174,8 @@ class _Search:
         """Raise `UsageError` if the source as a whole is nothing to import."""
         if (self.source / MANIFEST_FILE).exists():
             raise UsageError("a set of latents already, there is nothing to import", place=self.source)
-        if (format_name := self._read_marker(self.source).get("format")) in TRAINER_FORMATS:
-            raise UsageError(f"an export for {format_name}, {_NO_IMPORT}", place=self.source)
+        if (format_name := self._read_marker(self.source).get("format")) in _NO_SHARDS:
+            raise UsageError(_NO_SHARDS[format_name], place=self.source)
 
     def add_file(self, name: str, path: Path) -> None:
         """Add a shard or a tar."""
@@ -224,8 +227,8 @@ class _Search:
             format_name = self._read_marker(folder).get("format")
             if format_name == "npy":
                 self.failures.append(Failure(name, f"an export of {_ARRAYS}"))
-            elif format_name in TRAINER_FORMATS:
-                self.failures.append(Failure(name, f"an export for {format_name}, {_NO_IMPORT}"))
+            elif format_name in _NO_SHARDS:
+                self.failures.append(Failure(name, _NO_SHARDS[format_name]))
         except StoreError as error:
             self.failures.append(Failure(name, error.beside(folder / EXPORT_MARKER)))
 
@@ -243,7 +246,7 @@ class _Search:
         self._agree(provenance, str(path), may_mix=self.mix_versions)
         for record in later_versions:  # a set that was mixed, on record
             self._agree(record, str(path), may_mix=True)
-        if marker.get("format") not in TRAINER_FORMATS and marker.get("member") != "npy":
+        if marker.get("format") not in _NO_SHARDS and marker.get("member") != "npy":
             self.num_promised[path] = num_images
         return marker
 

@@ -11,8 +11,9 @@ from semdis_cli.files.claim import lies_beside
 from semdis_cli.files.links import describe_absent, or_pointer
 from semdis_cli.files.set_names import COLUMN_FOLDER, JOURNAL_FOLDER, SET_FILES, SET_FOLDERS, SHARD_FOLDER
 from semdis_cli.files.url import Location
+from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.shard_header import ShardHeader, read_shard_header
-from semdis_cli.store.tensors.listed import column_of
+from semdis_cli.store.tensors.listed import column_of, tensor_files
 from semdis_cli.store.verifying.index_table import compare_rows
 from semdis_cli.store.verifying.shard_check import ShardTarget
 from semdis_cli.wording import count
@@ -32,12 +33,19 @@ def find_present(targets: Collection[ShardTarget]) -> Generator[Problem, None, l
     return present
 
 
-def find_surplus(root: Location, targets: Collection[ShardTarget], tensors: Collection[str]) -> Iterator[Problem]:
-    """Files in the set that are none of `targets`, `tensors` nor one of its lists, each with what it seems to be."""
-    names = {target.name for target in targets} | {f"{COLUMN_FOLDER}/{name}" for name in tensors} | _OWN_NAMES
+def find_surplus(root: Location, targets: Collection[ShardTarget], manifest: Manifest | None) -> Iterator[Problem]:
+    """Files in the set that are none of `targets` nor one of its lists or tensors, each with what it seems to be.
+
+    Without a manifest nothing says which tensors are the set's: none is surplus.
+    """
+    names = {target.name for target in targets} | _OWN_NAMES
     places = [(path.name, path) for path in _list(root)]
     for folder in (SHARD_FOLDER, COLUMN_FOLDER):
         places += [(f"{folder}/{path.name}", path) for path in _list(root / folder)]
+    if manifest is None:
+        names |= {name for name, path in places if _is_called_like_tensors(path)}
+    else:
+        names |= {f"{COLUMN_FOLDER}/{file.name}" for _, _, file in tensor_files(manifest.tensors)}
     for name, path in sorted(places, key=itemgetter(0)):
         if name not in names and (is_temporary(path.name) or not lies_beside(path)):
             yield Problem(name, "surplus", f"no part of the set; {_guess(path, targets)}")
@@ -70,7 +78,7 @@ def _guess(path: Location, targets: Collection[ShardTarget]) -> str:
     """Guess what a file that does not belong there is."""
     if is_temporary(path.name):
         return "a temporary file of a run that was stopped: the next semdis encode into the folder removes it"
-    if path.parent.name == COLUMN_FOLDER and column_of(path.name) is not None:
+    if _is_called_like_tensors(path):
         return "tensors of a run that was stopped: the next semdis attach or encode into the folder removes them"
     try:
         header = read_shard_header(path)
@@ -82,6 +90,10 @@ def _guess(path: Location, targets: Collection[ShardTarget]) -> str:
             return f"a copy of {target.name}" if is_there else f"seems to be {target.name} under another name"
     first = header.records[0].key
     return f"a shard of {len(header.records):,} latents that the set does not list, the first of {first!r:.80}"
+
+
+def _is_called_like_tensors(path: Location) -> bool:
+    return path.parent.name == COLUMN_FOLDER and column_of(path.name) is not None
 
 
 def _is_same(path: Location, header: ShardHeader, target: ShardTarget) -> bool:

@@ -16,7 +16,6 @@ from semdis_cli.records import WHOLE, SourceImage, View
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.tensors.listed import tensor_files
 from semdis_cli.store.verifying.images import Match, compare_images
 from semdis_cli.store.verifying.index_table import IndexTable
 from semdis_cli.store.verifying.set_files import count_links, find_present, find_surplus
@@ -102,8 +101,7 @@ def _verify_set(root: Location, settings: VerifySettings) -> Generator[VerifyEve
 
     # The files: all that are listed, and no others
     present = yield from find_present(targets)
-    tensors = lists.manifest.tensors if lists.manifest is not None else {}
-    yield from find_surplus(root, targets, [file.name for _, _, file in tensor_files(tensors)])
+    yield from find_surplus(root, targets, lists.manifest)
 
     # The shards: their headers, or every byte
     outcomes = yield from _check_shards(present, settings)
