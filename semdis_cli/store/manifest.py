@@ -179,6 +179,8 @@ def read_manifest(root: Location) -> bytes:
     except FileNotFoundError as error:
         absent = describe_absent(path)
         raise (StoreError(absent, place=path) if absent else StoreError(_why_missing(root), place=root)) from error
+    except NotADirectoryError as error:
+        raise StoreError("a file, not a set; give the folder that semdis encode wrote", place=root) from error
     except OSError as error:
         raise StoreError(f"cannot be read ({error.strerror})", place=path) from error
 
