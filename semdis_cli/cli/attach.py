@@ -19,7 +19,7 @@ from semdis_cli.wording import count
 Latents = Annotated[Path, Option("Folder that `semdis encode` wrote.", is_argument=True)]
 Tables = Annotated[
     tuple[Path, ...],
-    Option("Tables: JSONL, CSV, TSV or Parquet.", metavar="TABLE...", show_default=False, is_argument=True),
+    Option("Tables: JSONL, CSV, TSV, JSON or Parquet.", metavar="TABLE...", show_default=False, is_argument=True),
 ]
 
 
