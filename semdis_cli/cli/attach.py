@@ -19,7 +19,7 @@ from semdis_cli.wording import count
 Latents = Annotated[Path, Option("Folder that `semdis encode` wrote.", is_argument=True)]
 Tables = Annotated[
     tuple[Path, ...],
-    Option("Tables: JSONL, CSV, TSV or Parquet.", metavar="TABLE...", show_default=False, is_argument=True),
+    Option("Tables: JSONL, CSV, TSV, JSON or Parquet.", metavar="TABLE...", show_default=False, is_argument=True),
 ]
 
 
@@ -82,6 +82,8 @@ class _AttachView:
         if new := self.report["new_classes"]:
             names = ", ".join(map(repr, new["first"]))
             yield one_line(f"semdis: {count(new['number'], 'new class', 'new classes')} from {new['from']} on: {names}")
+        if number := self.report["rows"].get("not_downloaded"):
+            yield f"semdis: {count(number, 'row is', 'rows are')} of downloads that failed"
         yield f"semdis: {one_line(summary)}"
 
     def _note(self, event: ColumnTrouble) -> None:

@@ -16,15 +16,21 @@ from semdis_cli.events import ColumnTrouble
 from semdis_cli.settings import AUTO, NONE
 from semdis_cli.store.columns import SetColumns
 
+_NOT_DOWNLOADED = ("failed_to_download", "failed_to_resize")  # `status` of rows of img2dataset that have no image
+
 
 @dataclass
 class CollectedRows:
-    """The rows of tables, in their order. `names`: of the tables. `num_bad`: rows that cannot be read."""
+    """The rows of tables, in their order. `names`: of the tables.
+
+    `num_bad`: rows that cannot be read; `num_not_downloaded`: of img2dataset's, which are about no image.
+    """
 
     settings: AttachSettings
     spool: RowSpool = field(default_factory=RowSpool)
     names: list[str] = field(default_factory=list)
     num_bad: int = 0
+    num_not_downloaded: int = 0
     _labels: dict[Any, int] = field(default_factory=dict)  # different ones, as the tables have them
     _class_names: set[tuple[str, ...]] = field(default_factory=set)
     _found: set[str] = field(default_factory=set)
@@ -41,7 +47,9 @@ class CollectedRows:
             bad = [row for row in batch if isinstance(row[2], ValueError)]
             yield from (ColumnTrouble(f"{path.name}, row {number:,}", str(reason)) for number, _, reason in bad)
             self.num_bad += len(bad)
-            yield from self._add([row for row in batch if not isinstance(row[2], ValueError)] if bad else batch, taken)
+            good = [row for row in batch if _has_image(row)]
+            self.num_not_downloaded += len(batch) - len(bad) - len(good)
+            yield from self._add(good, taken)
         self._found |= taken.found
         self._class_names |= {names for name, names in table.classes.items() if name == taken.label_field}
 
@@ -109,6 +117,12 @@ class CollectedRows:
     def numbered(self, labels: Labels) -> Sequence[int | ValueError]:
         """Return the class of each label that rows were spooled with, and why there is none."""
         return [_make(labels, value) for value in self._labels]
+
+
+def _has_image(row: KeyedRow) -> bool:
+    """Tell whether a row could be read, and is no download of img2dataset that failed."""
+    _, _, fields = row
+    return not isinstance(fields, ValueError) and fields.get("status") not in _NOT_DOWNLOADED
 
 
 def _make(labels: Labels, value: Any) -> int | ValueError:

@@ -27,6 +27,7 @@ CAPTION_NAMES = ("caption", "captions", "text", "txt")  # by which captions are 
 LABEL_NAMES = (LABEL, "cls")
 _LOOKED_AT = 256  # images that tell what lies beside all
 _IN_CLASS_FOLDER = re.compile(r"n[0-9]{8}/[^/]+")  # as ImageNet has it
+_IN_DEEP_CLASS_FOLDER = re.compile(r"(.+)/n[0-9]{8}/[^/]+")
 
 
 def find_columns(
@@ -151,6 +152,7 @@ class _Search:
             chosen = self.folders, FOLDERS
         if chosen is None:
             self._tell_missing("labels")
+            self._tell_deep_folders()
             return
         labels = self._numbering(*chosen)
         self._tell_classes(labels)
@@ -265,8 +267,8 @@ class _Search:
     def _has_class_folders(self) -> bool:
         """Tell whether folders are the classes, without having been said: those of ImageNet, or of the set."""
         if self.known is not None:
-            tops = {self.folders.name_of(image.key) for image in self.sample}
-            return not tops.isdisjoint(self.known.classes)
+            classes = {*self.known.classes}  # looked for in all, for the new images may all be of a new class
+            return bool(classes) and any(self.folders.name_of(key) in classes for key in looking(self.found.all_keys()))
         first = {self.folders.name_of(key) for key in islice(self.found.all_keys(), 1)}
         is_class = _IN_CLASS_FOLDER.fullmatch
         if not all(is_class(self.folders.rest_of(key)) for key in looking(self.found.all_keys())):
@@ -281,7 +283,8 @@ class _Search:
 
     def _tell_missing(self, what: str) -> None:
         if self.known is not None:
-            self.notes.append(f"no {what} were found for the new images, though the set has some")
+            missing = f"no {what} were found for the new images, though the set has some"
+            self.notes.append(f"{missing}: semdis attach adds them")
 
     def _tell_classes(self, labels: Labels) -> None:
         before = len(self.known.classes) if self.known is not None else 0
@@ -289,6 +292,15 @@ class _Search:
             names = ", ".join(map(repr, labels.classes[before : before + 3]))
             new = count(len(labels.classes) - before, "new class", "new classes")
             self.notes.append(f"{new} at the end, from {before:,} on ({names:.100})")
+        if self.settings.labels == FOLDERS and len(labels.classes) == 1:
+            where = "folders at the top of a source are the classes"
+            self.notes.append(f"all labels are of one class, {labels.classes[0]!r:.60}: {where}")
+
+    def _tell_deep_folders(self) -> None:
+        """Tell where ImageNet's folders lie if the source that was named is one above them."""
+        deep = _IN_DEEP_CLASS_FOLDER.fullmatch(self.folders.rest_of(self.sample[0].key))
+        if deep and self.known is None:
+            self.notes.append(f"no labels: ImageNet's folders lie in {deep[1]!r:.80}; name that folder for its classes")
 
     def _narrowed(self, columns: Sequence[Column]) -> Iterator[Column]:
         """Yield the columns; of what lies beside files only that is read for them which they need."""

@@ -38,7 +38,11 @@ class AttachSettings(Group):
     ] = None
     is_partial: Annotated[
         bool,
-        Option("The table is about some of the images; the others keep what they have.", COLUMNS, flags="--partial"),
+        Option(
+            "Tables or tensors are about some of the images; the others keep what they have.",
+            COLUMNS,
+            flags="--partial",
+        ),
     ] = False
     tensors: Annotated[
         tuple[Path, ...],
@@ -50,7 +54,12 @@ class AttachSettings(Group):
     ] = ()
     tensor_name: Annotated[
         str | None,
-        Option("Column of these tensors; a file of many names them by key.", COLUMNS, flags="--as", metavar="NAME"),
+        Option(
+            "Column that these tensors become: those of .npy, and of files of many, which call each by its image.",
+            COLUMNS,
+            flags="--as",
+            metavar="NAME",
+        ),
     ] = None
 
     def __post_init__(self) -> None:

@@ -47,9 +47,12 @@ def open_rows_of(path: Path, spooled: SpooledRows | None) -> Iterator[tuple[Bina
 def _open_regular(path: Path, shown: Path) -> BinaryIO:
     """Open a file that can be read from any place. Raises `OSError`, and `UsageError` for what is no regular file."""
     descriptor = open_at_once(path)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise UsageError("is no regular file; a table is read from several places", place=shown)
+        is_folder = "is a folder; name the tables in it"
+        is_odd = "is no regular file; a table is read from several places"
+        raise UsageError(is_folder if stat.S_ISDIR(mode) else is_odd, place=shown)
     return os.fdopen(descriptor, "rb")
 
 

@@ -84,7 +84,8 @@ class FoundTensors:
             return column in self.settings.column_names
         if not is_tensor_name(column) and column not in self._unnamed:
             self._unnamed.add(column)
-            self.bad(str(tensor), "has a name that no column can have; --columns says which of the others are wanted")
+            ways = "--columns says which of the others are wanted, --as that it is the name of an image"
+            self.bad(str(tensor), f"has a name that no column can have; {ways}")
         return is_tensor_name(column)
 
 

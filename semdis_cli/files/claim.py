@@ -18,7 +18,7 @@ from semdis_cli.provenance import find_differences
 _LATENTS_SHA256 = "latents_sha256"  # in the settings of what is made of latents: which ones
 PLAN_SHA256 = "plan_sha256"  # in the settings of what is made of images: which ones, and how
 _OF_IMAGES = (PLAN_SHA256, "images")
-_OF_LATENTS = (_LATENTS_SHA256, "num_images")  # what changes with them
+_OF_LATENTS = (_LATENTS_SHA256, "num_images", "raw_latents", "classes")  # what changes with them
 
 
 @contextmanager

@@ -76,6 +76,7 @@ def _without(columns: SetColumns, names: Sequence[str]) -> SetColumns:
 def _report(root: Path, join: "_Join", before: Manifest, after: Manifest) -> dict[str, Any]:
     outcomes = Counter(join.rows.spool.outcomes)
     rows = {"used": outcomes[USED], "second": outcomes[SECOND], "unused": outcomes[UNUSED], "bad": join.rows.num_bad}
+    rows |= {"not_downloaded": join.rows.num_not_downloaded} if join.rows.num_not_downloaded else {}
     classes = after.columns.classes
     num_before = 0 if LABEL in join.settings.removed else len(before.columns.classes)
     new = {"number": len(classes) - num_before, "from": num_before, "first": list(classes[num_before:][:_MOST_TOLD])}

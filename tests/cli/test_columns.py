@@ -268,6 +268,30 @@ def test_a_class_that_is_new_to_a_set_comes_at_the_end_and_no_other_moves(
     assert manifest_columns(root)["label"] == {"images": 4, "classes": ["cats", "emus", "bats"]}
 
 
+def test_images_that_are_all_of_a_new_class_have_labels_too(tmp_path: Path, encode: Run, root: Path) -> None:
+    source = tree(tmp_path / "train", "n01440764/x.JPEG", "n01443537/y.JPEG")
+    assert encode(source).code == 0
+    tree(source, "n02123045/z.JPEG")
+    outcome = encode(source)
+    assert outcome.code == 0
+    assert "1 new class at the end, from 2 on ('n02123045')" in outcome.stderr
+    assert columns(root)["n02123045/z.JPEG"] == {"label": 2}
+
+
+def test_a_source_above_the_folders_of_imagenet_is_said_to_be_one(tmp_path: Path, encode: Run, root: Path) -> None:
+    tree(tmp_path / "ILSVRC" / "train", "n01440764/x.JPEG", "n01443537/y.JPEG")
+    outcome = encode(tmp_path / "ILSVRC")
+    assert told(outcome) == ["semdis: no labels: ImageNet's folders lie in 'train'; name that folder for its classes"]
+    assert (outcome.code, manifest_columns(root)) == (0, None)
+
+
+def test_that_all_labels_are_of_one_class_is_said(tmp_path: Path, encode: Run) -> None:
+    tree(tmp_path / "data" / "train", "cats/a.jpg", "dogs/b.jpg")
+    outcome = encode(tmp_path / "data", "--labels", "folders")
+    assert outcome.code == 0
+    assert "all labels are of one class, 'train': folders at the top of a source are the classes" in outcome.stderr
+
+
 # ---- Tables ----
 
 

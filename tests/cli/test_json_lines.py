@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -108,7 +109,7 @@ def test_reports_with_filters_are_as_documented(run: Run, tiny: Path, photos: Pa
 def test_reports_of_what_works_on_latents_are_as_documented(run: Run, tiny: Path, photos: Path, tmp_path: Path) -> None:
     run("encode", photos, "--model", tiny, "-q")
     assert problems(run("inspect", "--json").stdout, "inspect") == []
-    for kind in ("webdataset", "safetensors", "npy"):
+    for kind in ("webdataset", "safetensors", "npy", "mds", "litdata", "kohya"):
         done = run("export", "-o", kind, "--format", kind, "--json", "-q")
         assert problems(done.stdout, *EVERY_RUN, "export") == []
     assert problems(run("import", "webdataset", "-o", "again", "--json", "-q").stdout, *EVERY_RUN, "import") == []
@@ -120,6 +121,22 @@ def test_reports_of_what_works_on_latents_are_as_documented(run: Run, tiny: Path
     assert lines
     assert [problems(line, "verify: a problem") for line in lines] == [[]] * len(lines)
     assert problems(report, "verify") == []
+
+
+def test_reports_of_a_set_with_columns_and_tensors_are_as_documented(run: Run, tiny: Path, photos: Path) -> None:
+    run("encode", photos, "--model", tiny, "-q", "--size", "48", "--flip", "both")
+    rows = [{"key": f"{number}.png", "caption": "a", "label": "x"} for number in range(3)]
+    lines = [*rows, {"key": "3", "status": "failed_to_download"}]
+    Path("t.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in lines))
+    Path("t5").mkdir()
+    for number in range(2):
+        np.save(Path("t5", f"{number}.npy"), np.ones((number, 4), np.float16))
+    assert problems(run("attach", "latents", "t.jsonl", "--json", "-q").stdout, "attach") == []
+    assert problems(run("attach", "latents", "--tensors", "t5", "--as", "t5", "--json", "-q").stdout, "attach") == []
+    assert problems(run("inspect", "--json").stdout, "inspect") == []
+    for kind, *options in (("lightningdit",), ("edm2", "--std", "zero"), ("mar", "--std", "zero")):
+        done = run("export", "-o", kind, "--format", kind, *options, "--json", "-q")
+        assert problems(done.stdout, *EVERY_RUN, "export") == []
 
 
 def test_a_report_of_train_is_as_documented(run: Run, tiny: Path, photos: Path) -> None:

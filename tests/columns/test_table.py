@@ -154,7 +154,7 @@ def test_what_is_no_table_is_refused_by_name(tmp_path: Path) -> None:
         open_table(tmp_path / "none.csv")
     with pytest.raises(UsageError, match=r"a\.xlsx: is no table by its suffix; known are \.jsonl"):
         open_table(write(tmp_path / "a.xlsx", "PK"))
-    with pytest.raises(UsageError, match=r"is no regular file"):
+    with pytest.raises(UsageError, match=r"folder\.csv: is a folder; name the tables in it"):
         open_table(make_folder(tmp_path / "folder.csv"))
     with pytest.raises(UsageError, match=r"a\.csv: its first row does not name the columns, each once"):
         open_table(write(tmp_path / "a.csv", "file_name,text,text\n"))

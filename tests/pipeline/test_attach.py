@@ -115,6 +115,16 @@ def test_a_table_of_img2dataset_is_about_the_tar_of_its_name(tmp_path: Path, fol
     }
 
 
+def test_rows_of_downloads_that_failed_are_counted_and_no_trouble(tmp_path: Path) -> None:
+    write_set(tmp_path / "set", make_plan(("00000/0.jpg",)))
+    statuses = "success", "failed_to_download", "failed_to_resize"
+    rows: list[Json] = [{"key": str(n), "caption": "a", "status": status} for n, status in enumerate(statuses)]
+    table = write(tmp_path / "00000.jsonl", [*rows, {"key": "3", "status": "success"}])
+    troubles, report = run(tmp_path / "set", table, columns="none")
+    assert troubles == [("3", "is no image of the set, but has 00000.jsonl, row 4")]
+    assert report["rows"] == {"used": 1, "second": 0, "unused": 1, "bad": 0, "not_downloaded": 2}
+
+
 def test_the_first_row_for_an_image_counts_and_every_other_is_listed(root: Path, tmp_path: Path) -> None:
     rows = [*captions(WITH_LATENTS), {"key": "a.png", "caption": "again"}, {"key": "no.png", "caption": "none"}]
     first, second = (

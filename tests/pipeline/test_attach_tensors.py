@@ -140,9 +140,8 @@ def test_only_the_columns_that_were_asked_for_are_taken(root: Path, tmp_path: Pa
     troubles, report = run(root, tmp_path / "all", columns="a")
     assert (troubles, report["tensors"]) == ([], {"a": 8})
     troubles, report = run(root, tmp_path / "all")
-    assert [reason for _, reason in troubles] == [
-        "has a name that no column can have; --columns says which of the others are wanted"
-    ]
+    ways = "--columns says which of the others are wanted, --as that it is the name of an image"
+    assert [reason for _, reason in troubles] == [f"has a name that no column can have; {ways}"]
     assert report["tensors"] == {"a": 8, "b": 8}
     with pytest.raises(UsageError, match="--columns e: there is no such tensor, only a"):
         run(root, tmp_path / "all", columns="a,e")

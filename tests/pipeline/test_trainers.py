@@ -431,8 +431,8 @@ def test_an_export_of_a_set_that_has_grown_is_refused(tmp_path: Path, way: str) 
     root = write_labelled(tmp_path / "set")
     export_to(tmp_path / "out", root, way)
     before = lasting(tmp_path / "out")
-    write_labelled(root, {**LABELS, "eel/9.jpg": 2})
-    with pytest.raises(UsageError, match="the latents have changed since"):
+    write_labelled(root, {**LABELS, "fox/9.jpg": 3}, (*CLASSES, "fox"))
+    with pytest.raises(UsageError, match=r"the latents have changed since, or are others; give -o a new folder$"):
         export_to(tmp_path / "out", root, way)
     assert lasting(tmp_path / "out") == before
     assert finished(export_to(tmp_path / "new", root, way)).num_ok == len(LABELS) + 1

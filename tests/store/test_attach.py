@@ -188,6 +188,12 @@ def test_a_folder_that_is_no_set_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_shard_is_no_set(root: Path) -> None:
+    shard = next((root / "shards").iterdir())
+    with pytest.raises(StoreError, match="a file, not a set of latents; give the folder"), SetEditor(shard):
+        pass
+
+
 # --- killed ---------------------------------------------------------------------------------------------------------
 
 

@@ -59,7 +59,8 @@ class ImageFacts:
     def check_labels(self, reader: str) -> None:
         """Raise `UsageError` if no image has a label."""
         if self.grids and not self.labels:
-            raise UsageError(f"has no labels, which {reader} needs; add the column label", place=self.path)
+            advice = "semdis attach gives it the column label"
+            raise UsageError(f"has no labels, which {reader} needs; {advice}", place=self.path)
 
     def unlabelled(self, reader: str) -> list[Failure]:
         """List the images without a label, which cannot leave if others have one."""
