@@ -21,6 +21,7 @@ from semdis_cli.parts import LATENTS_FLIP, LOG_SNR, PARTS
 from semdis_cli.pipeline.export import export
 from semdis_cli.records import FileDigest, Geometry
 from semdis_cli.settings import ExportSettings
+from semdis_cli.store.exchange.samples import find_samples
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.shards import STORE_DTYPES, read_shard, write_shard
@@ -435,6 +436,13 @@ def test_files_are_about_as_large_as_asked_for_and_what_is_missing_is_made_again
         damage(path)
         export_to(tmp_path / "out", many, form, tar_mib=1)
         assert lasting(tmp_path / "out") == whole
+
+
+@each_format
+def test_rows_are_not_imported_and_say_so(root: Path, tmp_path: Path, form: str) -> None:
+    export_to(tmp_path / "out", root, form)
+    with pytest.raises(UsageError, match=f"an export as {form}, which cannot be imported; export the set as webdata"):
+        find_samples(tmp_path / "out")
 
 
 @each_format

@@ -1,7 +1,7 @@
 """Exported latents, found again: the search for images in a folder of files or tars, and reading them without trust."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -15,7 +15,7 @@ from semdis_cli.files.spelling import check_key
 from semdis_cli.files.tar import read_members
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import FileDigest
-from semdis_cli.settings import TRAINER_FORMATS
+from semdis_cli.settings import ROW_FORMATS, TRAINER_FORMATS
 from semdis_cli.store.checks import MALFORMED, check_count, check_object
 from semdis_cli.store.exchange.export import EXPORT_MARKER, check_finite, sample_key
 from semdis_cli.store.reader import recorded_layout
@@ -25,6 +25,10 @@ from semdis_cli.store.versions import mixing_hint
 
 _MAX_LINE_BYTES = 1 << 20  # of one image's record
 _NO_IMPORT = "which cannot be imported; export the set as webdataset or safetensors for that"
+_NOT_IMPORTED = {
+    **{name: f"an export for {name}, {_NO_IMPORT}" for name in TRAINER_FORMATS},
+    **{name: f"an export as {name}, {_NO_IMPORT}" for name in ROW_FORMATS},
+}
 _ARRAYS = f".npy arrays, {_NO_IMPORT}"
 _MAX_HEADER_BYTES = 16 << 20  # of one image; its settings take a few thousand bytes
 
@@ -171,8 +175,8 @@ class _Search:
         """Raise `UsageError` if the source as a whole is nothing to import."""
         if (self.source / MANIFEST_FILE).exists():
             raise UsageError("a set of latents already, there is nothing to import", place=self.source)
-        if (format_name := self._read_marker(self.source).get("format")) in TRAINER_FORMATS:
-            raise UsageError(f"an export for {format_name}, {_NO_IMPORT}", place=self.source)
+        if reason := _why_not(self._read_marker(self.source)):
+            raise UsageError(reason, place=self.source)
 
     def add_file(self, name: str, path: Path) -> None:
         """Add a shard or a tar."""
@@ -221,11 +225,11 @@ class _Search:
         """Note an export in a folder below the source."""
         name = (folder / EXPORT_MARKER).relative_to(self.source).as_posix()
         try:
-            format_name = self._read_marker(folder).get("format")
-            if format_name == "npy":
+            marker = self._read_marker(folder)
+            if marker.get("format") == "npy":
                 self.failures.append(Failure(name, f"an export of {_ARRAYS}"))
-            elif format_name in TRAINER_FORMATS:
-                self.failures.append(Failure(name, f"an export for {format_name}, {_NO_IMPORT}"))
+            elif reason := _why_not(marker):
+                self.failures.append(Failure(name, reason))
         except StoreError as error:
             self.failures.append(Failure(name, error.beside(folder / EXPORT_MARKER)))
 
@@ -243,7 +247,7 @@ class _Search:
         self._agree(provenance, str(path), may_mix=self.mix_versions)
         for record in later_versions:  # a set that was mixed, on record
             self._agree(record, str(path), may_mix=True)
-        if marker.get("format") not in TRAINER_FORMATS and marker.get("member") != "npy":
+        if not _why_not(marker) and marker.get("member") != "npy":
             self.num_promised[path] = num_images
         return marker
 
@@ -297,6 +301,11 @@ class _Search:
         if ".npy" in suffixes and ".safetensors" not in suffixes:
             self._has_arrays = True
             self.failures.append(Failure(name, f"holds {_ARRAYS}"))
+
+
+def _why_not(marker: Mapping[str, Any]) -> str | None:
+    """Return why an export of this record cannot be imported, if that is for its format."""
+    return _NOT_IMPORTED.get(str(marker.get("format")))
 
 
 def _likely_key(name: str) -> str:
