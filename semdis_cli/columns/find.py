@@ -225,7 +225,8 @@ class _Search:
             return None
         tables = [f"in {rows.table.name}" for rows in self.tables]
         where = ", nor ".join([*tables, f"beside any of {count(len(self.sample), 'image')} that were looked at"])
-        raise UsageError(f"{flag} {wanted}: there is no such thing {where}")
+        there = ", ".join(map(repr, self.beside.names(self.sample[0])))
+        raise UsageError(f"{flag} {wanted}: there is no such thing {where}{there and f' (but {there:.200})'}")
 
     @staticmethod
     def _values(provider: Provider, images: Iterable[SourceImage], name: str) -> Iterator[Any]:

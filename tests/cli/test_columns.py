@@ -454,6 +454,10 @@ def test_a_table_that_cannot_be_meant_is_refused_before_any_work(
     outcome = encode(photos, "--captions", "nowhere")
     assert outcome.code == 2
     assert "--captions nowhere: there is no such thing beside any of 4 images that were looked at" in outcome.stderr
+    write(photos / "a.txt", "a bird")
+    write(photos / "a.json", '{"prompt": "a bird"}')
+    outcome = encode(photos, "--captions", "nowhere")
+    assert "that were looked at (but 'txt', 'json', 'prompt')" in outcome.stderr
     assert not root.exists() or not any(root.iterdir())
 
 
