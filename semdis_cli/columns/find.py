@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from semdis_cli.columns.labels import Labels, named_numbers, numbers, texts
-from semdis_cli.columns.maker import NO_COLUMNS_MADE, Column, Columns
+from semdis_cli.columns.maker import Column, Columns
 from semdis_cli.columns.providers import SIDECARS, BesideImages, Provider, TableRows, TopFolders, spread
 from semdis_cli.columns.table import Table, TableFile, open_table, open_tables
 from semdis_cli.columns.table_file import KEY_COLUMNS
@@ -44,8 +44,18 @@ def find_columns(
     """
     is_open = known is None or bool(known) or settings.is_explicit
     if not (settings.is_any and is_open and images):
-        return NO_COLUMNS_MADE
+        return Columns(note="" if known is None else _describe_lacking(settings, known))
     return _Search(found, settings, images, known, tell).run()
+
+
+def _describe_lacking(settings: ColumnSettings, known: SetColumns) -> str:
+    """Say what was asked for and the set lacks, where no new image can bring it; nothing if it lacks nothing."""
+    ways = (("captions", CAPTION, settings.captions), ("labels", LABEL, settings.labels))
+    asked = [*ways, *((f"column {name!r}", name, name) for name in settings.column_names)]
+    lacking = [what for what, name, wanted in asked if wanted not in {AUTO, NONE} and name not in known.num_images]
+    if settings.table is not None and not (lacking or known):
+        lacking = [f"columns, as in {settings.table.name}"]
+    return f"the set has no {', '.join(lacking)}: semdis attach adds them" if lacking else ""
 
 
 @dataclass
@@ -69,6 +79,9 @@ class _Search:
         used = [column.provider for column in columns]
         providers: list[Provider] = [provider for provider in self.providers if provider in used]
         columns.sort(key=lambda column: providers.index(column.provider))
+        if self.settings.table is not None and not (columns or self.notes) and self.known is not None:
+            what = f"the set has no column that {self.settings.table.name} has"
+            self.notes.append(f"{what}: new images get none, semdis attach adds them to all")
         tables = tuple(rows.table for rows in self.tables if rows in used)
         if self.news:
             where = "--captions none, --labels none or --columns none leaves them out"
@@ -212,7 +225,8 @@ class _Search:
             return None
         tables = [f"in {rows.table.name}" for rows in self.tables]
         where = ", nor ".join([*tables, f"beside any of {count(len(self.sample), 'image')} that were looked at"])
-        raise UsageError(f"{flag} {wanted}: there is no such thing {where}")
+        there = ", ".join(map(repr, self.beside.names(self.sample[0])))
+        raise UsageError(f"{flag} {wanted}: there is no such thing {where}{there and f' (but {there:.200})'}")
 
     @staticmethod
     def _values(provider: Provider, images: Iterable[SourceImage], name: str) -> Iterator[Any]:

@@ -57,7 +57,7 @@ class BesideImages:
 
     suffixes: Collection[str] = SIDECARS
 
-    def look(self, image: SourceImage) -> Fields:
+    def look(self, image: SourceImage) -> "_Beside":
         """Return what lies beside an image. Raises `ValueError` if that cannot be read."""
         reader = image.reader
         try:
@@ -68,6 +68,13 @@ class BesideImages:
             raise ValueError(f"has columns that cannot be read ({error.reason})") from error
         except OSError as error:
             raise ValueError(f"has columns that cannot be read ({error.strerror or error})") from error
+
+    def names(self, image: SourceImage) -> Sequence[str]:
+        """List the names of what lies beside an image; none if it cannot be read."""
+        try:
+            return self.look(image).names()
+        except ValueError:
+            return ()
 
     def describe(self, name: str) -> str:
         """Return what the value of that name is."""
@@ -106,6 +113,11 @@ class _Beside:
         if value is None and isinstance(data, bytes):
             return self._read_json(data).get(name)
         return self._read_json(value) if isinstance(value, bytes) else value
+
+    def names(self) -> Sequence[str]:
+        """List all names, each once. Raises `ValueError` if there is a json that cannot be read."""
+        data = self._raw.get("json")
+        return [*dict.fromkeys([*self._raw, *(self._read_json(data) if isinstance(data, bytes) else ())])]
 
     def _read_json(self, data: bytes) -> dict[str, Any]:
         if self._json is None:

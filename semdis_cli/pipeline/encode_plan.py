@@ -117,7 +117,8 @@ def plan_encode(
         raise UsageError(f"no images found ({found.num_ignored} other files were passed over{kinds})")
     base, filters = base or NO_BASE, settings.filters
     filters.check(loader.settings.geometry)
-    tell(Planning("comparing with the set"))
+    if base.manifest is not None:
+        tell(Planning("comparing with the set"))
     hashes = partial(loader.hashes, tell=tell)
     assert (MASK in settings.latents.parts) == (loader.masks is not None), "masks are made by the loader"
     images, failed = in_views(loader.stamped(found.images), found.failures, loader.settings.views)

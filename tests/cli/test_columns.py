@@ -454,6 +454,10 @@ def test_a_table_that_cannot_be_meant_is_refused_before_any_work(
     outcome = encode(photos, "--captions", "nowhere")
     assert outcome.code == 2
     assert "--captions nowhere: there is no such thing beside any of 4 images that were looked at" in outcome.stderr
+    write(photos / "a.txt", "a bird")
+    write(photos / "a.json", '{"prompt": "a bird"}')
+    outcome = encode(photos, "--captions", "nowhere")
+    assert "that were looked at (but 'txt', 'json', 'prompt')" in outcome.stderr
     assert not root.exists() or not any(root.iterdir())
 
 
@@ -583,6 +587,33 @@ def test_the_labels_of_a_dataset_json_come_with_their_zip(
 
 
 # ---- Sets that grow ----
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (("--captions", "txt"), "captions"),
+        (("--labels", "folders", "--columns", "score"), "labels, column 'score'"),
+        (("--table", "t.csv"), "columns, as in t.csv"),
+    ],
+)
+def test_what_is_asked_for_once_all_is_encoded_is_said_to_be_for_attach(
+    photos: Path, encode: Run, root: Path, options: tuple[str, ...], what: str
+) -> None:
+    assert encode(photos).code == 0
+    outcome = encode(photos, *options)
+    assert (outcome.code, manifest_columns(root)) == (0, None)
+    assert f"semdis: the set has no {what}: semdis attach adds them" in outcome.stderr
+
+
+def test_a_table_of_which_the_set_has_nothing_is_said_to_be_for_attach(
+    photos: Path, tmp_path: Path, encode: Run, root: Path
+) -> None:
+    assert encode(photos).code == 0
+    small_copy(BIRDS[0], photos / "e.jpg")
+    outcome = encode(photos, "--table", write(tmp_path / "t.jsonl", lines({"key": "e.jpg", "caption": "a bird"})))
+    assert (outcome.code, manifest_columns(root)) == (0, None)
+    assert "the set has no column that t.jsonl has: new images get none, semdis attach adds" in outcome.stderr
 
 
 def test_kept_images_keep_their_columns_and_new_ones_get_those_of_the_set(
