@@ -392,6 +392,15 @@ def test_masks_leave_with_exports_that_have_a_place_for_them(
     assert "done before" in run("import", "wds", "-o", "imported").stderr
 
 
+def test_kohya_is_told_of_caches_that_it_does_not_look_for(encode: Run, run: Run, masks: Path, tmp_path: Path) -> None:
+    assert encode("--masks", masks, "--size", "16,32", "--crops", "2").code == 0
+    done = run("export", "latents", "-o", "kohya", "--format", "kohya")
+    assert "semdis: caches of several images of a file are called by their marks (a#256), and" in done.stderr
+    assert (tmp_path / "kohya" / "a#16crop1_0048x0032_semdis.npz").is_file()
+    assert encode("--masks", masks, "--size", "32", output="one").code == 0
+    assert "caches of several" not in run("export", "one", "-o", "more", "--format", "kohya").stderr
+
+
 def test_an_import_keeps_no_mask_of_an_image_that_has_none_any_more(
     encode: Run, run: Run, masks: Path, tmp_path: Path
 ) -> None:
