@@ -237,6 +237,7 @@ class FileDigest:
         return {"num_bytes": self.num_bytes, "sha256": self.sha256}
 
 
+UNKNOWN_MASK = "0" * 64  # in place of the sha256 of a mask's file that nobody here has seen, nor whether there was one
 NO_COLUMNS: Mapping[str, Any] = {}  # one for all, as most images have none; it may go to another process
 
 
@@ -270,7 +271,7 @@ class ImageRecord:
     `source`: size and sha256 of the file that it was read from. `notes`: what a reader of the index should know about
     the colours or orientation (e.g. an ICC profile that was unusable). `columns`: a small JSON object of what came with
     the image, by name; the index holds it, shards do not, so it can change without new latents. `mask_sha256` (hex): of
-    the file that its mask was read from, in the index alone too.
+    the file that its mask was read from, in the index alone too; `UNKNOWN_MASK` after an import.
     """
 
     key: str

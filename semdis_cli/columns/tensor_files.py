@@ -34,6 +34,7 @@ _NPY_DTYPES = {
     "b1": "bool",
     "c8": "complex64",
 }
+_NPY_TOO_WIDE = {"c16": "complex128", "f12": "float96", "f16": "float128"}  # f16 is no float16: these are bytes
 
 
 class ForeignTensor(NamedTuple):
@@ -130,7 +131,8 @@ def _parse_npy(start: bytes, num_bytes: int) -> _Npy:
     if found is None:
         raise ValueError("is no array of plain numbers, or damaged")
     order, letter, width, fortran, sizes = found.groups()
-    dtype = _NPY_DTYPES.get(f"{letter}{width}", f"{letter}{width} of NumPy")
+    code = f"{letter}{width}"
+    dtype = _NPY_DTYPES.get(code) or _NPY_TOO_WIDE.get(code) or f"{code} of NumPy"
     shape = tuple(map(int, filter(str.strip, sizes.split(","))))
     kind = _kind(dtype, shape)
     if (needed := end + prod(shape) * BYTES_PER_VALUE[dtype]) != num_bytes:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from semdis_cli.errors import StoreError
@@ -9,7 +10,7 @@ from semdis_cli.events import BatchDone, Event, Failure, RunStarted, StageTimes,
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.pipeline.workers import timed
 from semdis_cli.provenance import Provenance
-from semdis_cli.records import EncodedImage, PlannedImage, SourceImage
+from semdis_cli.records import UNKNOWN_MASK, EncodedImage, PlannedImage, SourceImage, content_of
 from semdis_cli.settings import ShardSettings
 from semdis_cli.sources.files import ON_DISK
 from semdis_cli.store.exchange.samples import FoundSample, FoundSamples
@@ -30,10 +31,11 @@ def gather(found: FoundSamples, settings: ShardSettings, output: Path) -> Iterat
     """
     totals = RunTotals("import", None)
     samples = {sample.key: sample for sample in found.samples}
+    mask = UNKNOWN_MASK if found.provenance.to_json().get("mask") == "files" else None  # exports do not say which file
 
     def hashes(images: Sequence[SourceImage]) -> Iterator[str]:
-        """Yield the recorded sha256 of the files that the latents were made from."""
-        return (samples[image.key].source.sha256 for image in images)
+        """Yield what is recorded of the files that the latents were made from."""
+        return (content_of(samples[image.key].source.sha256, mask) for image in images)
 
     with LatentSetWriter(
         output,
@@ -54,7 +56,7 @@ def gather(found: FoundSamples, settings: ShardSettings, output: Path) -> Iterat
         # Read -> check -> shard
         for planned in latents.remaining:
             rows = latents.open_shard(planned)
-            yield from map(totals.add, _gather_shard(planned, found, samples, rows))
+            yield from map(totals.add, _gather_shard(planned, found, samples, rows, mask))
             published, write_s = timed(latents.publish, rows.finish())
             yield totals.add(TimeSpent(StageTimes(write_s=write_s)))
             if published is not None:
@@ -97,7 +99,7 @@ def plan_gather(
 
 
 def _gather_shard(
-    planned: PlannedShard, found: FoundSamples, samples: dict[str, FoundSample], rows: ShardRows
+    planned: PlannedShard, found: FoundSamples, samples: dict[str, FoundSample], rows: ShardRows, mask: str | None
 ) -> Iterator[Event]:
     """Read the images of one shard, and check each."""
     keys = [image.source.key for image in planned.images]
@@ -112,7 +114,7 @@ def _gather_shard(
                 yield failure
                 continue
             parts = {name: tensor[0] for name, tensor in one.parts.items()}
-            rows.add(EncodedImage(one.records[0], one.latents[0], parts=parts))
+            rows.add(EncodedImage(replace(one.records[0], mask_sha256=mask), one.latents[0], parts=parts))
             num_ok += 1
         megapixels = num_ok * planned.bucket[0] * planned.bucket[1] / 1e6
         yield BatchDone(num_ok, megapixels, StageTimes(read_s=time.perf_counter() - started))

@@ -388,6 +388,30 @@ def test_masks_leave_with_exports_that_have_a_place_for_them(
     assert run("verify", "imported", "--data").code == 0
     for key, tensors in rows(tmp_path / "imported").items():
         assert torch.equal(tensors[MASK], stored[key][MASK])
+    assert "mask_files" not in json.loads(run("inspect", "imported", "--json").stdout)
+    assert "done before" in run("import", "wds", "-o", "imported").stderr
+
+
+def test_kohya_is_told_of_caches_that_it_does_not_look_for(encode: Run, run: Run, masks: Path, tmp_path: Path) -> None:
+    assert encode("--masks", masks, "--size", "16,32", "--crops", "2").code == 0
+    done = run("export", "latents", "-o", "kohya", "--format", "kohya")
+    assert "semdis: caches of several images of a file are called by their marks (a#256), and" in done.stderr
+    assert (tmp_path / "kohya" / "a#16crop1_0048x0032_semdis.npz").is_file()
+    assert encode("--masks", masks, "--size", "32", output="one").code == 0
+    assert "caches of several" not in run("export", "one", "-o", "more", "--format", "kohya").stderr
+
+
+def test_an_import_keeps_no_mask_of_an_image_that_has_none_any_more(
+    encode: Run, run: Run, masks: Path, tmp_path: Path
+) -> None:
+    assert encode("--masks", masks).code == 0
+    (masks / "a.png").unlink()
+    for command in (["export", "latents", "-o", "wds"], ["import", "wds", "-o", "imported"]):
+        assert run(*command).code == 0
+    for output in ("latents", "imported"):
+        assert encode("--masks", masks, output=output).code == 0
+    whole, imported = rows(tmp_path / "latents")["a.jpg"], rows(tmp_path / "imported")["a.jpg"]
+    assert torch.equal(imported[MASK], whole[MASK])
 
 
 @pytest.mark.usefixtures("photos", "masks")

@@ -90,6 +90,16 @@ def test_what_is_no_array_of_numbers_is_refused_and_never_unpickled(tmp_path: Pa
         good(tmp_path / "a.npy")
 
 
+@pytest.mark.parametrize(("code", "name"), [("c16", "complex128"), ("f16", "float128"), ("U1", "U1 of NumPy")])
+def test_a_dtype_is_called_by_its_bits_as_everywhere(tmp_path: Path, code: str, name: str) -> None:
+    header = f"{{'descr': '<{code}', 'fortran_order': False, 'shape': (2,), }}".ljust(117) + "\n"
+    (tmp_path / "a.npy").write_bytes(
+        b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(32)
+    )
+    with pytest.raises(ValueError, match=f"its dtype is {name}, which cannot be kept"):
+        good(tmp_path / "a.npy")
+
+
 def npy_of(shape: str, payload: bytes = b"", header_bytes: int | None = None) -> bytes:
     text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", header_bytes or len(text)) + text + payload

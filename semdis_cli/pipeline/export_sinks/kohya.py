@@ -35,6 +35,16 @@ class KohyaSink(RawFileSink):
         }
 
     @classmethod
+    def note(cls, job: ExportJob) -> str:
+        """Say that no trainer looks for the caches of several images of one file."""
+        record = job.source.provenance
+        if not (record.sizes or record.has_crops):
+            return ""
+        return (
+            "caches of several images of a file are called by their marks (a#256), and the trainer looks for 'a' alone"
+        )
+
+    @classmethod
     def parts(cls, job: ExportJob) -> Collection[str]:
         """Return twins and masks, if the set has any."""
         return [name for name in job.parts if name in {LATENTS_FLIP, MASK}]

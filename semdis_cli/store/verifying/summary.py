@@ -9,7 +9,7 @@ from typing import Any
 from semdis_cli.errors import StoreError
 from semdis_cli.files.url import Location
 from semdis_cli.provenance import LatentLayout, Provenance
-from semdis_cli.records import ImageRecord
+from semdis_cli.records import UNKNOWN_MASK, ImageRecord
 from semdis_cli.store.columns import LABEL, is_label
 from semdis_cli.store.latent_set import open_set
 from semdis_cli.store.manifest import Manifest
@@ -177,7 +177,7 @@ class _Tally:
         self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
         self.source_bytes += record.source.num_bytes
         self.source_pixels += prod(record.geometry.source)
-        self.num_masks += record.mask_sha256 is not None
+        self.num_masks += record.mask_sha256 not in {None, UNKNOWN_MASK}
         if is_label(label := record.columns.get(LABEL)):
             self.labels[label] += 1
         for note in record.notes:
