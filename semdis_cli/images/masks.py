@@ -27,13 +27,14 @@ _BYTES_PER_PX = 12.5  # at the peak of decoding, as measured of PNG
 
 
 class Weights(NamedTuple):
-    """What counts of the pixels of an upright picture, uint8 [H,W], and the sha256 of the file that says so.
+    """What counts of the pixels of an upright picture, uint8 [H,W], and sha256 and name of the file that says so.
 
     None, None: there is no file, so all of it counts.
     """
 
     values: np.ndarray | None = None
     sha256: str | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class MaskMaker:
             return Weights()
         try:
             data = read_bytes(mask)
-            return Weights(_read_values(data, settings, taking), FileDigest.of(data).sha256)
+            return Weights(_read_values(data, settings, taking), FileDigest.of(data).sha256, mask.key)
         except OSError as error:
             raise PassingReadError(f"its mask {mask.key} cannot be read ({error.strerror or error})") from error
         except UnreadableImageError as error:
@@ -72,7 +73,7 @@ class MaskMaker:
         """
         values = alpha if weights is None else weights.values
         if weights is not None and values is not None:
-            _check_shape(values.shape, geometry.source)
+            _check_shape(values.shape, geometry.source, weights.name)
         return {name: grid_mask(values, geometry, patch_px, is_mirrored=name == MASK_FLIP) for name in self.parts}
 
 
@@ -144,9 +145,9 @@ def _read_values(
             return read_grey(header, data)
 
 
-def _check_shape(size: tuple[int, ...], source: tuple[int, int]) -> None:
+def _check_shape(size: tuple[int, ...], source: tuple[int, int], name: str) -> None:
     """Raise `UnreadableImageError` unless one side follows from the other as in the image, up to a pixel."""
     height, width = size
     if abs(height * source[1] - width * source[0]) > max(source):
-        what = f"its mask has {width}x{height} px, another shape than the {source[1]}x{source[0]} px of the image"
-        raise UnreadableImageError(what)
+        what = f"has {width}x{height} px, another shape than the {source[1]}x{source[0]} px of the image"
+        raise UnreadableImageError(f"its mask {name} {what}")

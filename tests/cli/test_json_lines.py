@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,11 @@ def fits(value: object, kind: str) -> bool:
     return any(type(value) in TYPES[one] for one in kind.split(" or "))
 
 
+def save_npy(path: Path, num_rows: int) -> None:
+    path.parent.mkdir(exist_ok=True)
+    np.save(path, np.ones((num_rows, 4), np.float16))
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """Three photographs, and a file that is none."""
@@ -104,6 +110,26 @@ def test_reports_with_filters_are_as_documented(run: Run, tiny: Path, photos: Pa
     assert problems(run(*filtered, "--max-aspect", "1.03").stdout, *WITH_MODEL, "encode") == []
     assert problems(run("inspect", "--json").stdout, "inspect") == []
     assert problems(run("verify", "--json", "-q").stdout, "verify") == []
+
+
+def test_reports_of_a_set_with_all_that_there_is_are_as_documented(
+    run: Run, tiny: Path, photos: Path, tmp_path: Path
+) -> None:
+    (photos / "bad.png").unlink()
+    for number in range(3):
+        (photos / f"{number}.cls").write_text(str(number))
+        save_npy(tmp_path / "t5" / f"{number}.npy", number)
+    parts = ("--masks", "masks", "--flip", "both", "--posterior", "moments", "--store-dtype", "int8", "--size", "48")
+    shutil.copytree(photos, "masks")
+    done = run("encode", photos, "--model", tiny, "--json", "-q", "--threads", "1", *parts)
+    assert (done.code, problems(done.stdout, *WITH_MODEL, "encode")) == (0, [])
+    for options in (("--tensors", "t5", "--as", "t5"), ("--tensors", "t5/0.npy", "--as", "t6"), ("--remove", "t6")):
+        assert problems(run("attach", "--json", "-q", *options).stdout, "attach") == []
+    assert problems(run("inspect", "--json").stdout, "inspect") == []
+    assert problems(run("verify", "--data", "--json", "-q").stdout, "verify") == []
+    for form in ("webdataset", "npy", "mds", "litdata", "lightningdit", "edm2", "mar", "kohya"):
+        done = run("export", "--format", form, "-o", form, "--json", "-q")
+        assert (done.code, problems(done.stdout, *EVERY_RUN, "export")) == (0, [])
 
 
 def test_reports_of_what_works_on_latents_are_as_documented(run: Run, tiny: Path, photos: Path, tmp_path: Path) -> None:

@@ -275,4 +275,6 @@ def test_a_mask_of_another_shape_is_the_failure_of_its_image(
     assert isinstance(image, LoadedImage) is is_of_its_shape
     if isinstance(image, Failure):
         assert image.is_final
-        assert image.reason == (f"its mask has {size[1]}x{size[0]} px, another shape than the 150x100 px of the image")
+        assert image.reason == (
+            f"its mask a.png has {size[1]}x{size[0]} px, another shape than the 150x100 px of the image"
+        )

@@ -100,7 +100,8 @@ def test_the_real_command_asked_to_stop_says_how_to_go_on(
     tmp_path: Path, runner: Runner, images: Path, tiny: Path, number: signal.Signals, code: int
 ) -> None:
     root = tmp_path / "latents"
-    arguments = encode_arguments(images, root, tiny, "--size", "256", "--quiet")
+    # Shards enough, and slow ones, so that it is never over before the signal arrives.
+    arguments = encode_arguments(images, root, tiny, "--size", "512", "--quiet", shard_images=1)
     process = start(arguments)
     wait_for_shards(root, 1, process)
     process.send_signal(number)
