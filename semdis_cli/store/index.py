@@ -1,7 +1,8 @@
 """`index.jsonl`: one row per input, failures included, sorted by key."""
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
@@ -257,6 +258,16 @@ def parse_line(data: bytes) -> IndexLine:
     return IndexLine(*_parse_head(fields), fields, data)
 
 
+_NUMBER, _SIDE = "(0|[1-9][0-9]{0,8})", "([1-9][0-9]{0,8})"
+# A line of ours as nearly all are: of an image that is served, with nothing but its facts, its key in plain ASCII.
+_PLAIN_LINE = re.compile(
+    rf'\{{"geometry":\{{"bucket":\[{_SIDE},{_SIDE}\],"crop":\[{_NUMBER},{_NUMBER}\],"image":\[{_SIDE},{_SIDE}\],'
+    rf'"resized":\[{_SIDE},{_SIDE}\],"source":\[{_SIDE},{_SIDE}\]\}},"key":"([ !#-\[\]-~]+)",'
+    rf'(?:"mask_sha256":"[0-9a-f]{{64}}",)?"num_bytes":{_NUMBER},"row":{_NUMBER},"sha256":"[0-9a-f]{{64}}",'
+    r'"shard":"([0-9a-z.-]+)","status":"ok"\}\n?'.encode()
+)
+
+
 class Place(NamedTuple):
     """The part of a row by which latents are served: where they are; `geometry`, `columns` as written, not checked.
 
@@ -266,7 +277,7 @@ class Place(NamedTuple):
     key: str
     shard: str
     row: int
-    geometry: tuple[list[int], list[int], list[int], list[int]]
+    geometry: tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int]]
     columns: Any
 
 
@@ -275,6 +286,17 @@ def parse_place(line: bytes) -> Place | None:
 
     The rest of a row is not looked at, to be quick: there may be millions.
     """
+    if (plain := _PLAIN_LINE.fullmatch(line)) is not None:  # in a third of the time
+        _, _, top, left, *sizes, key, _, row, shard = plain.groups()
+        height, width, resized_height, resized_width, source_height, source_width = map(int, sizes)
+        source, resized = (source_height, source_width), (resized_height, resized_width)
+        geometry = source, resized, (int(top), int(left)), (height, width)
+        return Place(key.decode("ascii"), shard.decode("ascii"), int(row), geometry, {})
+    return _parse_place(line)
+
+
+def _parse_place(line: bytes) -> Place | None:
+    """Do as `parse_place`, whatever the line looks like."""
     fields = parse_json(line)
     key, status, shard, row = _parse_head(fields)
     if status != "ok" or shard is None or row is None:

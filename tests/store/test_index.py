@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,16 @@ from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure, LeftOut
 from semdis_cli.files.json_text import to_line
 from semdis_cli.records import FileDigest, Geometry, ImageRecord
-from semdis_cli.store.index import IndexRow, merge_rows, read_rows
+from semdis_cli.store.index import (
+    _PLAIN_LINE,
+    IndexRow,
+    Place,
+    _parse_place,
+    merge_rows,
+    parse_place,
+    parse_row,
+    read_rows,
+)
 from tests.store import geometry_of
 
 FAILED = IndexRow.of_failure(Failure("bad.png", "is truncated"))
@@ -108,6 +117,36 @@ def test_rows_survive_their_file(found: list[IndexRow], tmp_path_factory: pytest
     path = tmp_path_factory.getbasetemp() / "index.jsonl"
     path.write_bytes(b"".join(to_line(row.to_json()) for row in found))
     assert list(read_rows(path)) == found
+
+
+PLAIN = ImageRecord("a/b c.jpg", geometry_of((64, 64)), FileDigest(10, "ab" * 32))
+PLAIN_LINE = to_line(IndexRow.of_image(PLAIN, "00000001-4x4.safetensors", 3).to_json())
+
+
+def place_or_none(parse: Callable[[bytes], Place | None], line: bytes) -> list[Any] | None:
+    try:
+        place = parse_row(parse, line)
+    except StoreError:
+        return None
+    return place and [place.key, place.shard, place.row, *map(list, place.geometry), place.columns]
+
+
+@given(row=rows)
+def test_the_place_in_a_plain_line_is_that_of_any(row: IndexRow) -> None:
+    line = to_line(row.to_json())
+    assert place_or_none(parse_place, line) == place_or_none(_parse_place, line)
+
+
+@settings(max_examples=300)
+@given(
+    start=st.integers(0, len(PLAIN_LINE)),
+    num_bytes=st.integers(0, 3),
+    other=st.one_of(st.binary(max_size=3), st.text('0123456789-.,:"\\[]{}e ', max_size=3).map(str.encode)),
+)
+def test_a_line_that_is_nearly_plain_is_read_as_json_or_refused(start: int, num_bytes: int, other: bytes) -> None:
+    assert _PLAIN_LINE.fullmatch(PLAIN_LINE)
+    line = PLAIN_LINE[:start] + other + PLAIN_LINE[start + num_bytes :]
+    assert place_or_none(parse_place, line) == place_or_none(_parse_place, line)
 
 
 def test_a_row_says_what_became_of_its_input_and_leaves_out_what_is_not_known() -> None:
