@@ -70,7 +70,7 @@ class BadTensor(NamedTuple):
 
 
 class _Npy(NamedTuple):
-    """What the header of an array says, and its bytes."""
+    """Header of an array, taken apart."""
 
     kind: TensorKind
     shape: tuple[int, ...]

@@ -213,7 +213,7 @@ class Loader:
 
     @property
     def note(self) -> str:
-        """What a person should know of the masks before the run goes on: a line, or nothing."""
+        """A line on the masks for a person to read before the run goes on; empty if there is nothing to say."""
         return "" if self._mask_files is None else self._mask_files.note
 
     def stamped(self, images: Sequence[SourceImage]) -> Sequence[SourceImage]:

@@ -27,7 +27,7 @@ _BYTES_PER_PX = 12.5  # at the peak of decoding, as measured of PNG
 
 
 class Weights(NamedTuple):
-    """What counts of the pixels of an upright picture, uint8 [H,W], and sha256 and name of the file that says so.
+    """Shares of the pixels of an upright picture that count, uint8 [H,W], and sha256 and name of the file that says so.
 
     None, None: there is no file, so all of it counts.
     """

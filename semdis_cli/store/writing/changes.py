@@ -252,7 +252,7 @@ class _Comparison:
         size = line.size
         now = choice.why_not(image, size) if choice.why_not is not None and size is not None else None
         if now is None and then == DEDUPE and choice.drops_twins:
-            now = then  # for now: the other one may be gone
+            now = then  # until hashes tell: the other one may be gone
         file = line.left_out or line.source
         return _Row(line.status, None if file is None else file.sha256, size, then, now)
 
