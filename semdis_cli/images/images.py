@@ -118,14 +118,19 @@ def write_image(pixels: np.ndarray, format: ImageFormat, quality: int = 95) -> b
     if not 1 <= quality <= 100:
         raise UsageError(f"--quality must be in 1..100, not {quality}")
     _check_writable(pixels.shape, format)
+    image = _picture(pixels)
     if format == "png":
-        return png_bytes(pixels)
-    image = Image.fromarray(pixels)
+        return png_bytes(image)
     if format == "jpg":
         return _saved(image, "JPEG", quality=quality, subsampling=0 if quality >= 90 else 2)
     if quality == 100:
         return _saved(image, "WEBP", lossless=True, quality=0, method=0)  # for lossless files these two are effort only
     return _saved(image, "WEBP", quality=quality, method=2)
+
+
+def _picture(pixels: np.ndarray) -> Image.Image:
+    """Make a picture of [H,W,3] uint8. Pillow joins planes, as a model gives them, many times faster than NumPy."""
+    return Image.merge("RGB", [Image.fromarray(plane) for plane in pixels.transpose(2, 0, 1)])
 
 
 def _saved(image: Image.Image, name: str, **options: int) -> bytes:

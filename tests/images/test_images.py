@@ -5,6 +5,7 @@ import os
 import struct
 import threading
 import warnings
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -288,6 +289,21 @@ def test_a_png_of_any_size_holds_every_bit(height: int, width: int, top: int, se
     assert np.array_equal(np.asarray(read_image(data).pixels), pixels)  # which checks every checksum, too
     with Image.open(io.BytesIO(data)) as image:
         image.verify()
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    height=st.sampled_from([1, 2, 900, 2184, 2185, 4400]), width=st.integers(1, 60), top=st.sampled_from([1, 2, 9, 256])
+)
+def test_a_png_of_many_bands_is_that_of_one_filter_and_one_call_of_zlib(height: int, width: int, top: int) -> None:
+    pixels = np.random.default_rng(height).integers(0, top, (height, width, 3), np.uint8).repeat(1 + width % 3, axis=1)
+    rows = pixels.reshape(height, -1).astype(int)
+    left = np.pad(rows, ((0, 0), (3, 0)))[:, :-3]
+    above = np.pad(rows, ((1, 0), (0, 0)))[:-1]
+    filtered = np.pad(((rows - (left + above) // 2) % 256).astype(np.uint8), ((0, 0), (1, 0)), constant_values=3)
+    packer = zlib.compressobj(level=1, strategy=zlib.Z_RLE)
+    packed = packer.compress(filtered.tobytes()) + packer.flush()
+    assert write_image(pixels, "png").endswith(png_chunk(b"IDAT", packed) + png_chunk(b"IEND", b""))
 
 
 def test_photographs_as_pngs_take_about_what_pillows_quickest_ones_take() -> None:
