@@ -17,9 +17,9 @@ from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import busy_threads, share_of_call, start_workers
 from semdis_cli.pipeline.fit import CallMemory
-from semdis_cli.pipeline.images_out import ImageWriter, Writing, output_names, renamed_record, too_long, written
+from semdis_cli.pipeline.images_out import ImageWriter, Writing, output_names, renamed_record, too_long
 from semdis_cli.pipeline.report import RunTotals, compute_record, model_record
-from semdis_cli.pipeline.shard import DecodedCall, bucket_of, decode_call, fitting_parts, read_shard, shard_calls
+from semdis_cli.pipeline.shard import bucket_of, decode_call, fitting_parts, read_shard, shard_calls
 from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, one_ahead, timed
 from semdis_cli.provenance import ModelIdentity, Provenance
 from semdis_cli.settings import DecodeSettings, TokenizerSettings
@@ -171,7 +171,8 @@ def decode_calls(
     def decode_and_write(call: Shard) -> _WrittenCall:
         decoded = decode_call(call, tokenizer, sampling, memory)
         look()
-        return _WrittenCall(decoded, writer.submit(decoded.images, workers))
+        writing = writer.submit(decoded.images, workers)
+        return _WrittenCall(writing, len(decoded.images), decoded.failures, decoded.megapixels, decoded.decode_s)
 
     def share(call: Shard | Event) -> float:
         if not isinstance(call, Shard):
@@ -189,17 +190,20 @@ def _fitting(calls: Iterable[Shard | Event], tokenizer: Tokenizer, memory: CallM
 
 @dataclass(frozen=True)
 class _WrittenCall:
-    """A model call whose images are being written."""
+    """A model call whose images are being written. It does not hold them: they are gone once their files are made."""
 
-    decoded: DecodedCall
     writing: Writing
+    num_images: int
+    failures: list[Failure]
+    megapixels: float
+    decode_s: float
 
     def events(self, workers: Workers) -> Iterator[Event]:
         """Tell of it once all images are on disk; waits for that."""
-        decoded, (write_s, refused) = self.decoded, written(self.writing, workers)
-        num_images = len(self.writing) - len(refused)
-        yield BatchDone(num_images, decoded.megapixels, StageTimes(decode_s=decoded.decode_s, write_s=write_s))
-        yield from (*decoded.failures, *refused)
+        written = workers.result(self.writing)
+        times = StageTimes(decode_s=self.decode_s, write_s=written.seconds)
+        yield BatchDone(self.num_images - len(written.failures), self.megapixels, times)
+        yield from (*self.failures, *written.failures)
 
 
 def _decode_record(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings) -> dict[str, Any]:
