@@ -25,7 +25,8 @@ from semdis_cli.wording import first_line
 PARQUET_SUFFIX = ".parquet"
 _MORE_OPEN = 2  # files than threads, as these go from one to the next
 _LONGEST_PATH = 1024  # characters of one that becomes a key
-_OFFSETS = {"binary": np.dtype(np.int32), "large_binary": np.dtype(np.int64)}  # where values begin, by their Arrow type
+# Numbers that say where values begin, by their Arrow type.
+_OFFSETS: Mapping[str, np.dtype[Any]] = {"binary": np.dtype(np.int32), "large_binary": np.dtype(np.int64)}
 _TEXTS = frozenset({"string", "large_string", "string_view"})
 _ROW_DIGITS = 9  # so that keys sort as rows do
 
