@@ -134,7 +134,7 @@ def _picture(pixels: np.ndarray) -> Image.Image:
 
 
 def _saved(image: Image.Image, name: str, **options: int) -> bytes:
-    with memory_file() as file:
+    with memory_file(buffering=0) as file:
         image.save(file, name, **options)
         file.seek(0)
         return file.read()

@@ -12,6 +12,7 @@ from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed
 from semdis_cli.files.claim import claimed_folder
 from semdis_cli.files.json_text import unescape_name
 from semdis_cli.files.spelling import give_own_names
+from semdis_cli.memory import available_memory
 from semdis_cli.model.checkpoint import resolve_model, weights_sha256
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
@@ -20,13 +21,14 @@ from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import ImageWriter, Writing, output_names, renamed_record, too_long
 from semdis_cli.pipeline.report import RunTotals, compute_record, model_record
 from semdis_cli.pipeline.shard import bucket_of, decode_call, fitting_parts, read_shard, shard_calls
-from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, one_ahead, timed
+from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, read_ahead, timed
 from semdis_cli.provenance import ModelIdentity, Provenance
 from semdis_cli.settings import DecodeSettings, TokenizerSettings
 from semdis_cli.stops import look, looking
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
 
+_MOST_SHARDS_AHEAD, _PART_FOR_SHARDS = 3, 8  # in an eighth of the memory
 _SHARE_OF_EVENT = 1 / 1024  # of the room for calls: they are small, but there may be very many
 
 
@@ -135,20 +137,27 @@ def _read_calls(
 ) -> Iterator[Shard | Event]:
     """The latents of every model call, as a shard of those rows alone, and what is to be told of reading them.
 
-    The next shard is read while the one before it is decoded. `done`: keys to leave out.
+    The next ones are read while a shard is decoded. `done`: keys to leave out.
     """
     keys = frozenset(source.keys)
 
     def start(stored: StoredShard) -> "Future[Timed[Shard | ShardFailed]]":
         return workers.submit_disk(timed, read_shard, source, stored, tokenizer, keys, done)
 
-    for read in one_ahead(map(start, source.shards), workers.result):
+    for read in read_ahead(map(start, source.shards), workers.result, _num_ahead(source, tokenizer)):
         yield TimeSpent(StageTimes(read_s=read.seconds))
         if isinstance(read.value, ShardFailed):
             yield read.value
         else:
             yield from shard_calls(read.value, tokenizer, done)
-        del read  # or a third shard would be held while the next one is waited for
+        del read  # or one more shard would be held while the next one is waited for
+
+
+def _num_ahead(source: LatentSource, tokenizer: Tokenizer) -> int:
+    """Return how many shards are read while one is decoded: an accelerator is faster than one thread that reads."""
+    largest = max((stored.expected.num_bytes for stored in source.shards), default=1)
+    fitting = available_memory() // _PART_FOR_SHARDS // largest
+    return 1 if tokenizer.is_on_cpu else max(1, min(_MOST_SHARDS_AHEAD, fitting))
 
 
 def decode_calls(

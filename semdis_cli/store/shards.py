@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save as serialize
 from torch import Tensor
@@ -132,5 +133,5 @@ def _hash(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _read(payload: memoryview, tensor: StoredTensor) -> Tensor:
-    data = bytearray(payload[tensor.start :][: tensor.num_bytes])
-    return torch.frombuffer(data, dtype=STORE_DTYPES[tensor.dtype]).view(tensor.shape)
+    data = np.frombuffer(payload[tensor.start :][: tensor.num_bytes], np.uint8).copy()  # other threads go on meanwhile
+    return torch.from_numpy(data).view(STORE_DTYPES[tensor.dtype]).view(tensor.shape)
