@@ -24,6 +24,7 @@ from semdis_cli.pipeline.encode_plan import plan_encode
 from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import ImageWriter, StreamNames, image_file, renamed_record, too_long
 from semdis_cli.pipeline.limits import within_limit
+from semdis_cli.pipeline.reading import ThreadReading
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.pipeline.shard import check_fit
 from semdis_cli.pipeline.workers import timed
@@ -74,7 +75,7 @@ def _encode_stream(
     yield from plan.contents.left_out
     with start_workers(tokenizer, settings.num_workers) as workers:
         calls = image_calls(plan.shards, tokenizer)
-        for result in encoded_calls(calls, loader, tokenizer, settings.latents, workers):
+        for result in encoded_calls(calls, ThreadReading(loader, workers), tokenizer, settings.latents, workers):
             take_call(result, stream)
             yield totals.add(result.done())
             yield from result.failures
