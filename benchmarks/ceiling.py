@@ -77,12 +77,19 @@ def make_tokenizer(side: int, device_ms: float) -> Any:
         is_on_cpu = False
 
         def encode(
-            self, images: Tensor, keys: Sequence[str], *, sample_seed: int | None = None, are_mirrored: bool = False
+            self,
+            images: Tensor,
+            keys: Sequence[str],
+            *,
+            sample_seed: int | None = None,
+            are_mirrored: bool = False,
+            dtype: torch.dtype = torch.float32,
         ) -> Tensor:
             del keys, sample_seed, are_mirrored
-            images.permute(0, 2, 3, 1).contiguous()
+            images.permute(0, 2, 3, 1).contiguous()  # what is copied to the device
             time.sleep(device_ms / 1000)
-            return latents[: len(images)]
+            given: Tensor = latents[dtype][: len(images)]
+            return given
 
         def decode(self, latents: Tensor, keys: Sequence[str], config: Any = None) -> Tensor:
             from semdis_cli.model.noise import noise_of_images
@@ -96,7 +103,8 @@ def make_tokenizer(side: int, device_ms: float) -> Any:
     tokenizer = StandIn.load(BUNDLED_MODEL, settings)
     size = tokenizer.images_per_call(side, side)
     grid = side // tokenizer.patch_size
-    latents = torch.randn(size, tokenizer.latent_channels, grid, grid)
+    drawn = torch.randn(size, tokenizer.latent_channels, grid, grid)
+    latents = {dtype: drawn.to(dtype) for dtype in (torch.float32, torch.bfloat16)}
     pixels = _some_pixels(size, side)
     return tokenizer
 

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from semdis_cli.errors import UnreadableImageError
@@ -14,7 +15,7 @@ from semdis_cli.images.loader import Loader
 from semdis_cli.model.call_sizes import Half
 from semdis_cli.model.devices import calls_at_once
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.parts import LATENTS, LOG_SNR, TWINS, part_dtype
+from semdis_cli.parts import LATENTS, LOG_SNR, QUANTISED, TWINS, part_dtype
 from semdis_cli.pipeline.fit import COPIES_HELD, CallMemory
 from semdis_cli.pipeline.reading import LoadedCall, Reading
 from semdis_cli.pipeline.reading_processes import reading_ahead
@@ -183,21 +184,20 @@ def take_call(result: EncodedCall, sink: LatentSink) -> None:
 
 
 def _store_images(loaded: LoadedCall, tokenizer: Tokenizer, settings: PartSettings) -> Sequence[EncodedImage | Failure]:
+    rounded = torch.float32 if settings.store_dtype in QUANTISED else STORE_DTYPES[settings.store_dtype]
     try:
-        tensors = _encode_tensors(loaded, tokenizer, settings)
-        if settings.flip == "both":
-            twins = _encode_tensors(loaded, tokenizer, settings, are_mirrored=True)
-            tensors |= {TWINS[name]: tensor for name, tensor in twins.items()}
+        stored = _as_stored(_encode_tensors(loaded, tokenizer, settings, rounded), settings.store_dtype)
+        if are_sound(stored):  # all at once
+            return [
+                _encoded(image, one | _as_stored(image.parts, settings.store_dtype))
+                for image, one in zip(loaded.images, _rows(stored), strict=True)
+            ]
+        tensors = _encode_tensors(loaded, tokenizer, settings, torch.float32)  # again, to tell what is wrong
     except UnreadableImageError as error:
         return [Failure(image.record.key, str(error)) for image in loaded.images]
-    stored, dtype = _as_stored(tensors, settings.store_dtype), settings.store_dtype
-    if are_sound(stored):  # all at once
-        return [
-            _encoded(image, one | _as_stored(image.parts, dtype))
-            for image, one in zip(loaded.images, _rows(stored), strict=True)
-        ]
     return [
-        _store(image, one | dict(image.parts), dtype) for image, one in zip(loaded.images, _rows(tensors), strict=True)
+        _store(image, one | dict(image.parts), settings.store_dtype)
+        for image, one in zip(loaded.images, _rows(tensors), strict=True)
     ]
 
 
@@ -208,24 +208,40 @@ def _rows(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
 
 
 def _encode_tensors(
-    loaded: LoadedCall, tokenizer: Tokenizer, settings: PartSettings, *, are_mirrored: bool = False
+    loaded: LoadedCall, tokenizer: Tokenizer, settings: PartSettings, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Encode one call; return its tensors by name, [B,Z,h,w] float32 each. Raises as `encode_images`."""
+    """Encode one call; return its tensors by name, [B,Z,h,w] each, latents in `dtype`. Raises as `encode_images`."""
+    tensors = _encode_once(loaded, tokenizer, settings, dtype, are_mirrored=False)
+    if settings.flip == "both":
+        twins = _encode_once(loaded, tokenizer, settings, dtype, are_mirrored=True)
+        tensors |= {TWINS[name]: tensor for name, tensor in twins.items()}
+    return tensors
+
+
+def _encode_once(
+    loaded: LoadedCall, tokenizer: Tokenizer, settings: PartSettings, dtype: torch.dtype, *, are_mirrored: bool
+) -> dict[str, Tensor]:
     if settings.posterior != "moments":
-        return {LATENTS: encode_images(loaded, tokenizer, settings.sample_seed, are_mirrored=are_mirrored)}
+        seed = settings.sample_seed
+        return {LATENTS: encode_images(loaded, tokenizer, seed, are_mirrored=are_mirrored, dtype=dtype)}
     moments = tokenizer.moments(loaded.batch(are_mirrored=are_mirrored), loaded.keys)
     return dict(zip((LATENTS, LOG_SNR), moments.unbind(1), strict=True))
 
 
 def encode_images(
-    loaded: LoadedCall, tokenizer: Tokenizer, sample_seed: int | None, *, are_mirrored: bool = False
+    loaded: LoadedCall,
+    tokenizer: Tokenizer,
+    sample_seed: int | None,
+    *,
+    are_mirrored: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Latents [B,Z,h,w] float32 of one call, `are_mirrored`: of the mirrored pixels.
+    """Latents [B,Z,h,w] of one call in `dtype`, `are_mirrored`: of the mirrored pixels.
 
     Raises `UnreadableImageError` for an image too large for the memory.
     """
     pixels = loaded.batch(are_mirrored=are_mirrored)
-    return tokenizer.encode(pixels, loaded.keys, sample_seed=sample_seed, are_mirrored=are_mirrored)
+    return tokenizer.encode(pixels, loaded.keys, sample_seed=sample_seed, are_mirrored=are_mirrored, dtype=dtype)
 
 
 def _store(image: LoadedImage, tensors: Mapping[str, Tensor], store_dtype: str) -> EncodedImage | Failure:

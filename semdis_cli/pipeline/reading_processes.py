@@ -223,14 +223,18 @@ def _nothing() -> None:
 # --- In the process that feeds the device ---
 
 
+def pays(num_images: int, *, is_on_cpu: bool) -> bool:
+    """Tell whether processes are to read so many images: not on the cores that the model computes on."""
+    return not is_on_cpu and num_images >= _LEAST_IMAGES and sys.platform == "linux"
+
+
 def start_early() -> None:
     """Begin to load what processes that read need, in one from which they are forked: it takes as long as a model.
 
-    Nothing happens the second time, nor where no processes are ever begun.
+    Nothing happens the second time.
     """
-    if sys.platform == "linux":
-        forkserver.set_forkserver_preload([__name__])
-        forkserver.ensure_running()
+    forkserver.set_forkserver_preload([__name__])
+    forkserver.ensure_running()
 
 
 class ProcessReading:
@@ -360,8 +364,7 @@ def reading_ahead(
     `num_images` that are to be read, `call_bytes` of the pixels of the largest call.
     """
     threads = ThreadReading(loader, workers)
-    can_pay = not is_on_cpu and num_images >= _LEAST_IMAGES and sys.platform == "linux"
-    if not can_pay or (loader.masks is not None and loader.masks.files is not None):
+    if not pays(num_images, is_on_cpu=is_on_cpu) or (loader.masks is not None and loader.masks.files is not None):
         yield threads, ""
         return
     try:
