@@ -49,6 +49,10 @@ _CHANNELS = 3
 _SPARE_SLOTS = 2  # beside two for each process: one it fills, one that waits for the model
 _MOST_BYTES = 1 << 30  # of all slots
 _LEAST_IMAGES = 1024  # below, the processes take longer to start than to read
+_KILLED = (
+    "a process that reads images was killed, perhaps for its memory; what is encoded is kept: run the same command "
+    "again, with fewer --workers"
+)
 _START_METHOD = "forkserver"  # a fork of this process would have its threads' locks, and a context of the device
 
 
@@ -351,8 +355,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except BrokenProcessPool as error:
-        what = "a process that reads images was killed, perhaps for its memory; what is encoded is kept"
-        raise DeadReaderError(f"{what}: run the same command again, with fewer --num-workers") from error
+        raise DeadReaderError(_KILLED) from error
 
 
 @contextmanager
