@@ -35,7 +35,6 @@ from semdis_cli.pipeline.calls import (
     fitting,
     image_calls,
     share_of_call,
-    split_loaded,
     start_workers,
 )
 from semdis_cli.pipeline.decode import sampling_of
@@ -51,6 +50,7 @@ from semdis_cli.pipeline.images_out import (
     too_long,
 )
 from semdis_cli.pipeline.limits import within_limit
+from semdis_cli.pipeline.reading import LoadedCall
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, timed
 from semdis_cli.provenance import Provenance
@@ -199,13 +199,13 @@ class _Roundtrip:
 
     def _finish(self, loaded: Sequence[Timed[LoadedImage | Failure]]) -> _RoundtripCall:
         """Encode and decode what could be read, measure it, and hand it to the threads that write."""
-        images, failures, read_s = split_loaded(loaded)
-        times = StageTimes(read_s=read_s)
+        call = LoadedCall.of(loaded)
+        images, failures, times = call.images, list(call.failures), StageTimes(read_s=call.read_s)
         if not images:
             return _RoundtripCall(failures, times)
         try:
             with self._memory.taking(images[0].record.geometry.bucket, len(images)):
-                encoded = timed(encode_images, images, self.tokenizer, self.latents.sample_seed)
+                encoded = timed(encode_images, call, self.tokenizer, self.latents.sample_seed)
                 times += StageTimes(encode_s=encoded.seconds)
                 images, stored, unusable = self._stored(images, encoded.value)
                 failures += unusable
