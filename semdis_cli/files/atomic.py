@@ -88,24 +88,19 @@ def publish_below(root: Path, path: Path, chunks: Iterable[bytes | memoryview]) 
 
     Raises `RefusedNameError` if the disk does not take this name or one of its folders, but takes others in `root`.
     """
-    with refusing_name(root, path):
+    try:
         make_folder(path.parent)
         return publish(path, chunks)
-
-
-@contextmanager
-def refusing_name(root: Path, path: Path) -> Iterator[None]:
-    """Raise `RefusedNameError` where `path` cannot be written inside, but other names below `root` can."""
-    try:
-        yield
     except UsageError as error:
-        cause = error.__cause__
-        if isinstance(cause, OSError) and disk.may_be_the_name(cause) and _takes_names(root, path.suffix):
-            reason = cause.strerror or cause
-            raise RefusedNameError(
-                f"the disk does not take its name ({reason}), but takes others; rename the original"
-            ) from cause
-        raise
+        raise refused_name(root, path, error.__cause__) or error from error.__cause__
+
+
+def refused_name(root: Path, path: Path, cause: BaseException | None) -> RefusedNameError | None:
+    """Return the error to raise when `path` was not written, if the disk takes others in `root`; else None."""
+    if isinstance(cause, OSError) and disk.may_be_the_name(cause) and _takes_names(root, path.suffix):
+        reason = cause.strerror or cause
+        return RefusedNameError(f"the disk does not take its name ({reason}), but takes others; rename the original")
+    return None
 
 
 def _takes_names(folder: Path, suffix: str) -> bool:

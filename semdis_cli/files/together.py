@@ -3,15 +3,15 @@
 import os
 import secrets
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from semdis_cli.errors import RefusedNameError
+from semdis_cli.errors import RefusedNameError, SemdisError, UsageError
 from semdis_cli.files import disk, disk_sync
-from semdis_cli.files.atomic import explaining, make_folder, refusing_name
+from semdis_cli.files.atomic import explain_write_error, explaining, make_folder, refused_name
 
 _LONGEST_SYNC_S = 1.0  # of a disk; where it takes longer, most of it is what others have written
 
@@ -68,27 +68,30 @@ class _Group:
     def write(self, files: Sequence[tuple[Path, bytes]]) -> None:
         """Write files under temporary names."""
         for number, (path, data) in enumerate(files):
-            with self._noting(number, path):
-                temporary = path.parent / f".{self._token}{number:04x}{disk.TEMP_SUFFIX}"
-                self._write(temporary, self._disk_of(path.parent), path, data)
-                self.written[number] = path, temporary
+            try:
+                self._write(number, path, data)
+            except OSError as error:
+                self._refuse(number, path, explain_write_error(path, error), error)
+            except UsageError as error:  # of its folder
+                self._refuse(number, path, error, error.__cause__)
 
-    def _write(self, temporary: Path, descriptor: int | None, path: Path, data: bytes) -> None:
-        with explaining(path), temporary.open("xb") as file:
+    def _write(self, number: int, path: Path, data: bytes) -> None:
+        descriptor = self._disk_of(path.parent)
+        temporary = path.parent / f".{self._token}{number:04x}{disk.TEMP_SUFFIX}"
+        with temporary.open("xb") as file:
             self._temporaries.add(temporary)
             file.write(data)
             if descriptor is None:
                 file.flush()
                 disk.sync_file(file.fileno())
+        self.written[number] = path, temporary
 
-    @contextmanager
-    def _noting(self, number: int, path: Path) -> Iterator[None]:
-        """Note what is raised inside because the disk does not take the name of a file."""
-        try:
-            with refusing_name(self.root, path):
-                yield
-        except RefusedNameError as error:
-            self.refused[number] = error
+    def _refuse(self, number: int, path: Path, error: SemdisError, cause: BaseException | None) -> None:
+        """Note that the disk does not take the name of a file, or raise `error`."""
+        refused = refused_name(self.root, path, cause)
+        if refused is None:
+            raise error from cause
+        self.refused[number] = refused
 
     def sync(self) -> float:
         """Wait until all that was written is safe; returns the seconds that it took."""
@@ -101,9 +104,11 @@ class _Group:
     def give_names(self) -> None:
         """Give each file that was written its name, for good."""
         for number, (path, temporary) in self.written.items():
-            with self._noting(number, path), explaining(path):
+            try:
                 disk.replace(temporary, path)
                 self._temporaries.discard(temporary)
+            except OSError as error:
+                self._refuse(number, path, explain_write_error(path, error), error)
         for folder in self._folders:
             with explaining(folder):
                 disk.sync_folder(folder)
