@@ -18,7 +18,7 @@ from semdis_cli.files.atomic import sweep_temporaries
 from semdis_cli.files.disk import folder_identity
 from semdis_cli.files.spelling import ANY, EXACT, Spelling, check_key, folders_of, numbered
 from semdis_cli.files.together import Publisher
-from semdis_cli.images.images import write_image
+from semdis_cli.images.images import write_image, write_images
 from semdis_cli.pipeline.workers import Timed, Workers, done_already, timed
 from semdis_cli.settings import WriteSettings
 
@@ -201,7 +201,9 @@ class ImageWriter:
         return workers.submit_disk(lambda: self._publish([workers.result(part) for part in made]))
 
     def _make(self, images: Pictures) -> list[tuple[str, bytes]]:
-        return [(key, image_file(pixels, self._settings)) for key, pixels in images]
+        pixels = [one.transpose(1, 2, 0) for _, one in images]
+        files = write_images(pixels, self._settings.format, self._settings.quality)
+        return [(key, data) for (key, _), data in zip(images, files, strict=True)]
 
     def _publish(self, made: Sequence[Timed[list[tuple[str, bytes]]]]) -> Written:
         files = {key: (self._path(key), data) for part in made for key, data in part.value}

@@ -19,7 +19,7 @@ from PIL import Image, JpegImagePlugin
 from semdis_cli.errors import UnreadableImageError, UsageError
 from semdis_cli.images.colour.convert import Samples, split_alpha
 from semdis_cli.images.formats.pillow import pillow_guard
-from semdis_cli.images.images import read_image, read_image_size, write_image
+from semdis_cli.images.images import read_image, read_image_size, write_image, write_images
 from semdis_cli.settings import ReadSettings
 from tests.image_bytes import exif, icc_profile, png, png_chunk, tiff
 from tests.odd_images import HEIGHT, WIDTH, OddImage, odd_files
@@ -343,6 +343,13 @@ def test_a_lossy_file_is_close_and_smaller_at_lower_quality(photo: np.ndarray, n
 def test_a_jpeg_keeps_full_colour_resolution_from_quality_90_on(photo: np.ndarray, quality: int, sampling: int) -> None:
     with Image.open(io.BytesIO(write_image(photo, "jpg", quality))) as image:
         assert JpegImagePlugin.get_sampling(image) == sampling
+
+
+@pytest.mark.parametrize("name", ["png", "jpg", "webp"])
+def test_images_that_are_written_together_are_those_that_are_written_alone(photo: np.ndarray, name: str) -> None:
+    images = [photo, photo[::2, :30], np.full_like(photo, 7), photo[:, ::-1]]  # also a file shorter than the one before
+    alone = [write_image(pixels, name, 90) for pixels in images]  # type: ignore[arg-type]
+    assert write_images(images, name, 90) == alone  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["png", "jpg", "webp"])
