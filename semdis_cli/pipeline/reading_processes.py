@@ -48,7 +48,7 @@ R = TypeVar("R")
 _CHANNELS = 3
 _SPARE_SLOTS = 2  # beside two for each process: one it fills, one that waits for the model
 _MOST_BYTES = 1 << 30  # of all slots
-_LEAST_IMAGES = 1024  # below, the processes take longer to start than to read
+_LEAST_IMAGES = 256  # below, the processes take longer to start than to read
 _KILLED = (
     "a process that reads images was killed, perhaps for its memory; what is encoded is kept: run the same command "
     "again, with fewer --workers"
