@@ -47,7 +47,7 @@ class ShardRecords(Sequence[ImageRecord]):
         if isinstance(records, ShardRecords):
             return records
         sources = [
-            (record.source.num_bytes, record.source.sha256, list(map(escape_text, record.notes))) for record in records
+            (record.source.num_bytes, record.source.sha256, tuple(map(escape_text, record.notes))) for record in records
         ]
         geometries = [_pack(record.geometry) for record in records]
         return cls(tuple(record.key for record in records), geometries, sources)

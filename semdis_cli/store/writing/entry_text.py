@@ -78,10 +78,10 @@ def _lines(text: str, seen: Sequence[Sequence[Any] | None]) -> Iterator[NewLine]
     for facts in seen:
         if (plain := _PLAIN_ROW.match(text, start)) is not None:
             key, row, shard = plain.groups()
-            end = plain.end()
-            line = NewLine(key, "ok", shard, int(row), (), f"{text[start:end]}\n".encode())
+            end, file = plain.end(), None if facts is None else SeenFile(key, *facts)
+            yield NewLine(key, "ok", shard, int(row), (), f"{text[start:end]}\n".encode(), file)
         else:
             fields, end = _DECODER.raw_decode(text, start)
-            line = NewLine.of(line_of(fields, f"{text[start:end]}\n".encode()))
-        yield line if facts is None else line._replace(seen=SeenFile(line.key, *facts))
+            line = line_of(fields, f"{text[start:end]}\n".encode())
+            yield NewLine.of(line, None if facts is None else SeenFile(line.key, *facts))
         start = end + 1

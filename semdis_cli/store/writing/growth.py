@@ -224,7 +224,8 @@ class _Merged:
             self.counts[line.status] += 1
             if line.status == "ok" and line.shard is not None:
                 self.columns.add(offset, line.shard)
-                self.num_columns.update(line.columns)
+                if line.columns:
+                    self.num_columns.update(line.columns)
                 if has_tensors and line.row is not None:
                     self.served.append(place_of(line.shard, line.row))
             offset += len(line.data)

@@ -87,18 +87,25 @@ class ShardRows:
         return len(self._records) + len(self._failures) == len(self._planned.images)
 
     def fold(self) -> None:
-        """Sum up and hash what was added since the last time."""
-        with self._folding:
-            while self._num_folded < len(self._blocks):
-                block = self._blocks[self._num_folded]
-                self._sums = self._sums.plus_all(block[LATENTS], block.get(SCALE))
-                self._digest.update(memory_of(block[self._first].contiguous()))
-                self._num_folded += 1
+        """Sum up and hash what was added since the last time, unless another thread is at it."""
+        if self._folding.acquire(blocking=False):
+            try:
+                self._fold_all()
+            finally:
+                self._folding.release()
+
+    def _fold_all(self) -> None:
+        while self._num_folded < len(self._blocks):
+            block = self._blocks[self._num_folded]
+            self._sums = self._sums.plus_all(block[LATENTS], block.get(SCALE))
+            self._digest.update(memory_of(block[self._first].contiguous()))
+            self._num_folded += 1
 
     def finish(self) -> EncodedShard:
         """Return what was collected, once it is all there."""
         assert self.is_full, "a shard is complete when each of its images has a row"
-        self.fold()
+        with self._folding:
+            self._fold_all()
         for data in _payload(self._blocks, self._others):
             self._digest.update(data)
         outcomes = tuple(self._records), tuple(self._seen), tuple(self._failures)
