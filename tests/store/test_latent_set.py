@@ -15,9 +15,10 @@ from semdis_cli.provenance import find_differences
 from semdis_cli.store.index import IndexRow, read_rows
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.writing.journal import JournalEntry, JournalRow
+from semdis_cli.store.writing.entry_text import render_entry
 from semdis_cli.store.writing.latent_set import LatentSetWriter
 from semdis_cli.store.writing.plan import SetPlan
+from semdis_cli.store.writing.shard_writer import WrittenShard
 from tests.disks import fill_disk, small_disk
 from tests.store import CHANNELS, KEYS, NUM_SHARDS, SmallPlan, contents, make_plan, write_next, write_set, write_some
 
@@ -419,13 +420,13 @@ def test_a_disk_that_fills_up_keeps_what_is_published_and_the_run_can_go_on(tmp_
 def test_a_disk_that_fills_up_at_the_journal_is_reported_as_full_and_the_run_can_go_on(
     tmp_path: Path, finished_set: Path
 ) -> None:
-    many_rows = tuple(JournalRow(IndexRow(f"{number}.png", error="is empty"), None) for number in range(100))
-    entry = JournalEntry("00000000-1x2.safetensors", None, many_rows, ChannelSums.zero(CHANNELS))
+    name, rows = "00000000-1x2.safetensors", [IndexRow(f"{number}.png", error="is empty") for number in range(100)]
+    content = render_entry(name, None, [(row.to_line().data, None) for row in rows], ChannelSums.zero(CHANNELS), 0)
 
     def note_on_full_disk(root: Path) -> None:
         with make_plan().open(root) as latents:
             fill_disk(root.parent)
-            latents.record(entry)
+            latents.record(WrittenShard(name, None, 0, content, b""))
 
     with small_disk(tmp_path / "disk", "size=256k") as disk:
         root = disk / "latents"
