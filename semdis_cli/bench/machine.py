@@ -14,6 +14,7 @@ from torch import Tensor
 from semdis_cli.bench.limit import Spread
 from semdis_cli.bench.timing import Effort, time_rounds
 from semdis_cli.files.disk import count_cores
+from semdis_cli.images.formats.jpeg.decoder import jpeg_decoder
 from semdis_cli.pipeline.workers import Workers
 from semdis_cli.stops import looking
 
@@ -23,7 +24,11 @@ _PACKAGES = ("semdis", "torch", "torchvision", "numpy", "pillow", "simplejpeg", 
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine. `num_cores`: those that this process may use. `versions`: of the packages that are installed."""
+    """A machine.
+
+    `num_cores`: those that this process may use. `jpeg_decoder`: what decodes plain JPEGs, with its version.
+    `versions`: of the packages that are installed.
+    """
 
     system: str
     processor: str
@@ -32,6 +37,7 @@ class Machine:
     accelerator: str | None
     accelerator_memory_mib: int | None
     python: str
+    jpeg_decoder: str
     versions: dict[str, str]
 
 
@@ -46,6 +52,7 @@ def describe_machine(device: torch.device) -> Machine:
         accelerator=None if device.type == "cpu" else (cuda.name if cuda else device.type),
         accelerator_memory_mib=cuda.total_memory // 2**20 if cuda else None,
         python=platform.python_version(),
+        jpeg_decoder=jpeg_decoder(),
         versions={name: found for name in _PACKAGES if (found := _version(name))},
     )
 

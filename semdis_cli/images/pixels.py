@@ -105,7 +105,7 @@ def _needed_bytes(header: Header, fraction: int, num_bytes: int, *, is_plain: bo
     """
     height, width = header.size
     has_profile = header.image is None or "icc_profile" in header.image.info
-    is_fast = is_plain and not has_profile and is_fast_jpeg()
+    is_fast = is_plain and not has_profile and is_fast_jpeg(fraction)
     per_px = _FAST_BYTES_PER_PX if is_fast else _BYTES_PER_PX.get(header.name, _MOST_BYTES_PER_PX)
     decoding = per_px * height * width / fraction**2
     return num_bytes + int(decoding)
@@ -128,7 +128,7 @@ def _decode_fast(
     """
     height, width = header.stored_size
     size = (-(-height // fraction), -(-width // fraction))
-    pixels = decode_plain_jpeg(data, size, is_passing=is_resized)
+    pixels = decode_plain_jpeg(data, size, fraction, is_passing=is_resized)
     if pixels is None:
         return None
     image, samples = open_pixels(header, data)

@@ -24,6 +24,7 @@ from semdis_cli.bench.sample import gather_images, middle_size, repeated, spread
 from semdis_cli.bench.stages import Picture, Stages, measure_stages
 from semdis_cli.bench.timing import Effort, StageBench
 from semdis_cli.errors import UsageError
+from semdis_cli.images.formats.jpeg.decoder import jpeg_decoder
 from semdis_cli.images.loader import Loader
 from semdis_cli.images.synthetic import jpeg_of
 from semdis_cli.model.tokenizer import Tokenizer
@@ -98,6 +99,7 @@ def test_the_machine_says_what_it_is() -> None:
     assert machine.memory_mib > 100
     assert machine.processor
     assert machine.accelerator is None
+    assert machine.jpeg_decoder == jpeg_decoder()
     assert machine.versions["torch"].partition("+")[0] == torch.__version__.partition("+")[0]  # some name no build
     json.dumps(asdict(machine))
 

@@ -49,7 +49,7 @@ def speed(images_per_s: float) -> ModelSpeed:
 
 
 REPORT = BenchReport(
-    machine=Machine("system", "An Abacus", 2, 1000, None, None, "3.12.0", {"torch": "2.13.0"}),
+    machine=Machine("system", "An Abacus", 2, 1000, None, None, "3.12.0", "simplejpeg 1.9.0", {"torch": "2.13.0"}),
     settings={"model": {"name": "some-model", "weights_sha256": "0123456789abcdef"}, "workers": 2},
     images={"source": "synthetic", "num_images": 8, "mean_file_bytes": 1.5 * 2**20, "mean_input_megapixels": 0.13},
     gemm=GemmRate(2048, "bfloat16", exactly(1.0), exactly(1.25)),
