@@ -24,7 +24,7 @@ from semdis_cli.files.json_text import escape_name
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.checkpoint import load_config, resolve_model, weights_sha256
 from semdis_cli.model.config import FCDMDiffAEConfig
-from semdis_cli.model.devices import find_device, find_dtype
+from semdis_cli.model.devices import find_device, find_dtype, move_model
 from semdis_cli.records import SourceImage
 from semdis_cli.settings import ReadSettings
 from semdis_cli.stops import look
@@ -245,7 +245,7 @@ def _start(pool: ImagePool, teacher: Teacher | None, job: TrainJob) -> TrainingS
         case name:
             model = FCDMDiffAE.from_folder(resolve_model(name).folder)[0].float()
     look()
-    model = model.to(memory_format=torch.channels_last).to(job.device)  # type: ignore[call-overload]
+    model = move_model(model.to(memory_format=torch.channels_last), job.device, None)  # type: ignore[call-overload]
     head = None
     if teacher is not None:
         head = AlignmentHead(model.config.latent_channels, teacher.feature_dim)
