@@ -10,6 +10,13 @@ from torch import Tensor
 
 from semdis_cli.errors import UsageError
 from semdis_cli.model.autoencoder import FCDMDiffAE
+from semdis_cli.model.compiling import (
+    allow_many_sizes,
+    compile_modules,
+    compiler_errors,
+    first_line,
+    uncompile_modules,
+)
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.cpu.inference import PackedNetwork
 from semdis_cli.model.cpu.kernels import onednn_works
@@ -18,7 +25,6 @@ from semdis_cli.model.pixels import float_to_images, images_to_float
 from semdis_cli.model.posterior import EncoderPosterior
 
 T = TypeVar("T")
-_MOST_COMPILED = 1024  # blocks of an encoder and of a decoder, for every size and number of threads
 
 
 class Network(Protocol):
@@ -84,8 +90,7 @@ class CompiledNetwork(PlainNetwork):
         self._compiled: set[tuple[str, torch.Size]] = set()
         self._of_thread = local()
         self.note: str | None = None
-        for block in self._blocks():
-            block.compile(dynamic=False)
+        compile_modules(self._blocks())
 
     @property
     def kernels(self) -> str:
@@ -104,56 +109,30 @@ class CompiledNetwork(PlainNetwork):
     def _once_alone(self, key: tuple[str, torch.Size], call: Callable[[], T]) -> T:
         """`call()`; the first for a size, which compiles, while no other thread compiles."""
         if not hasattr(self._of_thread, "is_prepared"):
-            _allow_many_sizes()
+            allow_many_sizes()
             self._of_thread.is_prepared = True
         if key in self._compiled:
             return call()
         with self._lock:
             try:
                 result = call()
-            except _compiler_errors() as error:
+            except compiler_errors() as error:
                 if isinstance(error, torch.OutOfMemoryError) or self.note is not None:
                     raise
                 if self._compiled:
                     size = "x".join(map(str, key[1]))
-                    raise UsageError(
-                        f"compiling for {size} failed ({_first_line(error)}); use --compile off"
-                    ) from error
+                    raise UsageError(f"compiling for {size} failed ({first_line(error)}); use --compile off") from error
                 self._give_up(error)
                 result = call()
             self._compiled.add(key)
             return result
 
     def _give_up(self, error: Exception) -> None:
-        self.note = f"not compiled: {_first_line(error)}"
-        for block in self._blocks():
-            block._compiled_call_impl = None  # noqa: SLF001 (what `Module.compile` sets; there is no way back but this)
+        self.note = f"not compiled: {first_line(error)}"
+        uncompile_modules(self._blocks())
 
     def _blocks(self) -> list[FCDMBlock]:
         return [module for module in self._model.modules() if isinstance(module, FCDMBlock)]
-
-
-def _allow_many_sizes() -> None:
-    """Let the calling thread compile for more than torch's eight sizes; the limits are each thread's own since 2.12.
-
-    Where they are reached, torch would go on with uncompiled blocks and other last bits: it is to fail instead.
-    """
-    limits = torch._dynamo.config  # noqa: SLF001 (there is no other name for it)
-    names = ("recompile_limit", "accumulated_recompile_limit", "cache_size_limit", "accumulated_cache_size_limit")
-    for name in names[:2] if hasattr(limits, names[0]) else names[2:]:  # the latter up to torch 2.6
-        setattr(limits, name, _MOST_COMPILED)
-    if hasattr(limits, "fail_on_recompile_limit_hit"):
-        limits.fail_on_recompile_limit_hit = True
-
-
-def _compiler_errors() -> tuple[type[Exception], ...]:
-    """Return the errors that torch's compiler raises: it has many, most of them a `RuntimeError`."""
-    return RuntimeError, getattr(torch._dynamo.exc, "FailOnRecompileLimitHit", RuntimeError)  # noqa: SLF001
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{lines[0]:.200}" if lines else type(error).__name__
 
 
 def choose_network(model: FCDMDiffAE, *, compiled: bool = False) -> tuple[Network, str | None]:

@@ -109,7 +109,15 @@ def train(
         check_free_space(job.output, 2 * state.num_bytes)
         crops = CropSampler(inputs.learned.images, job.settings.crop_px, job.device)
         images_in_memory = TrainingImages(crops, inputs.held_out)
-        trainer = Trainer(state, job.settings, images_in_memory, job.output, teacher=teacher, rhythm=job.asked.rhythm)
+        trainer = Trainer(
+            state,
+            job.settings,
+            images_in_memory,
+            job.output,
+            teacher=teacher,
+            rhythm=job.asked.rhythm,
+            is_compiled=job.is_compiled,
+        )
         last: dict[str, float] = {}
         for event in trainer.run():
             match event:
@@ -250,11 +258,7 @@ def _start(pool: ImagePool, teacher: Teacher | None, job: TrainJob) -> TrainingS
     if teacher is not None:
         head = AlignmentHead(model.config.latent_channels, teacher.feature_dim)
         head = head.initialise(generator_for(seed, "head", 0)).to(job.device)
-    state = TrainingState(model, head, job.settings)
-    if job.is_compiled:
-        state.model.encoder.compile(dynamic=False)
-        state.model.decoder.compile(dynamic=False)
-    return state
+    return TrainingState(model, head, job.settings)
 
 
 def _record(learned: Sequence[SourceImage], measured: Sequence[SourceImage], job: TrainJob) -> dict[str, Any]:
