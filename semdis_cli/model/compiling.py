@@ -1,17 +1,33 @@
 """torch's compiler: modules that are compiled, and what becomes of them where that fails."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+_AS_PRODUCTS = "conv_1x1_as_mm"  # of rows, with what surrounds them in their epilogue
+_TRIAL_VALUES = 64
 _MOST_COMPILED = 1024  # blocks of an encoder and of a decoder, for every size and number of threads
 
 
-def compile_modules(modules: Iterable[nn.Module]) -> None:
-    """Let each module be compiled when it is first called, once for every size."""
+def compiler_trouble(device: torch.device) -> str | None:
+    """Say in one line why nothing can be compiled for `device`; None if a function of one line can."""
+    trial = torch.compile(_trial, dynamic=False)
+    try:
+        trial(torch.ones(_TRIAL_VALUES, device=device))
+    except compiler_errors() as error:
+        return first_line(error)
+    return None
+
+
+def compile_modules(modules: Iterable[nn.Module], device: torch.device) -> None:
+    """Let each module on `device` be compiled when it is first called, once for every size."""
+    options: dict[str, Any] = {}
+    if device.type == "cuda" and _AS_PRODUCTS in torch._inductor.list_options():  # noqa: SLF001 (its only name)
+        options = {"options": {_AS_PRODUCTS: True}}
     for module in modules:
-        module.compile(dynamic=False)
+        module.compile(dynamic=False, **options)
 
 
 def uncompile_modules(modules: Iterable[nn.Module]) -> None:
@@ -42,3 +58,7 @@ def first_line(error: Exception) -> str:
     """Return what `error` says, in one line of at most 200 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{lines[0]:.200}" if lines else type(error).__name__
+
+
+def _trial(x: Tensor) -> Tensor:
+    return x.sin().sum()

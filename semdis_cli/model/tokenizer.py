@@ -88,11 +88,7 @@ class Tokenizer:
             raise CheckpointError(f"takes {model.config.in_channels} channels, but images have 3", place=name)
         config_sha256 = hashlib.sha256(model.config.to_json().encode()).hexdigest()
         identity = ModelIdentity(location.name, location.source, location.revision, found.sha256, config_sha256)
-        tokenizer = cls(model, identity, settings, found.describe())
-        if tokenizer.kernels == "inductor":  # whether it can compile at all shows now, before anything is on record
-            side = tokenizer.patch_size
-            tokenizer.encode(torch.zeros(1, 3, side, side, dtype=torch.uint8), [""])
-        return tokenizer
+        return cls(model, identity, settings, found.describe())
 
     @property
     def patch_size(self) -> int:

@@ -66,7 +66,7 @@ class Trainer:
         self._rhythm = rhythm or Rhythm()
         self._device = state.model.device
         self._uncompiled = [state.model.encoder, state.model.decoder] if is_compiled else []  # no step has proved them
-        compile_modules(self._uncompiled)
+        compile_modules(self._uncompiled, self._device)
         self._readings = Readings()
         self._waits_for_figures = self._device.type != "cuda"  # of a step before the weights take it
         self._sums: dict[str, float] = {}  # of what is logged, since the last line
