@@ -21,6 +21,7 @@ from semdis_cli.model.compiling import (
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.cpu.inference import PackedNetwork
 from semdis_cli.model.cpu.kernels import onednn_works
+from semdis_cli.model.device_time import computing
 from semdis_cli.model.devices import calls_at_once
 from semdis_cli.model.layers import FCDMBlock
 from semdis_cli.model.pixels import float_to_images, images_to_float
@@ -67,7 +68,9 @@ class PlainNetwork:
     def posterior(self, images: Tensor) -> EncoderPosterior:
         """uint8 [B,3,H,W] of any strides -> raw posterior [B,Z,h,w] float32."""
         self._model.check_size(*images.shape[2:])
-        return self._model.posterior(images_to_float(to_device(images, self._model.device)))
+        images = to_device(images, self._model.device)
+        with computing(self._model.device):
+            return self._model.posterior(images_to_float(images))
 
     def images(self, latents: Tensor, noise: Tensor, config: FCDMDiffAEInferenceConfig) -> Tensor:
         """Whitened latents [B,Z,h,w] float32 (raw without statistics) -> uint8 [B,3,H,W].
@@ -76,7 +79,8 @@ class PlainNetwork:
         """
         self._model.check_latents(latents, *noise.shape[2:])
         latents, noise = (to_device(batch, self._model.device) for batch in (latents, noise))
-        return float_to_images(self._model.sample_images(latents, noise, config))
+        with computing(self._model.device):
+            return float_to_images(self._model.sample_images(latents, noise, config))
 
 
 class CompiledNetwork(PlainNetwork):
