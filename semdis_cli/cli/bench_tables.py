@@ -68,7 +68,7 @@ def _heading(report: "BenchReport") -> str:
     return (
         f"{printable(model['name'])} (sha256 {model['weights_sha256']:.12}) in {report.gemm.dtype}, "
         f"torch {machine.versions['torch']}\n"
-        f"{machine.num_cores} cores, {machine.processor}{accelerator}\n"
+        f"{machine.num_cores} cores, {machine.processor}{accelerator}; JPEGs by {machine.jpeg_decoder}\n"
         f"{count(images['num_images'], 'image')} ({printable(images['source'])}), {mib:.2f} MiB each, {megapixels}"
     )
 

@@ -65,8 +65,8 @@ class Trainer:
         self._teacher = teacher
         self._rhythm = rhythm or Rhythm()
         self._device = state.model.device
-        self._uncompiled = [state.model.encoder, state.model.decoder] if is_compiled else []  # no step has proved them
-        compile_modules(self._uncompiled, self._device)
+        self._unproved = [state.model.encoder, state.model.decoder] if is_compiled else []  # compiled, if that works
+        compile_modules(self._unproved, self._device)
         self._readings = Readings()
         self._waits_for_figures = self._device.type != "cuda"  # of a step before the weights take it
         self._sums: dict[str, float] = {}  # of what is logged, since the last line
@@ -131,13 +131,13 @@ class Trainer:
         try:
             result = self._forward_and_backward()
         except compiler_errors() as error:
-            if not self._uncompiled or (isinstance(error, RuntimeError) and is_out_of_memory(error)):
+            if not self._unproved or (isinstance(error, RuntimeError) and is_out_of_memory(error)):
                 raise
-            uncompile_modules(self._uncompiled)
+            uncompile_modules(self._unproved)
             self.state.optimizer.clear()
             failed = CompilingFailed(first_line(error))
             result = self._forward_and_backward()
-        self._uncompiled = []
+        self._unproved = []
         return result, failed
 
     def _forward_and_backward(self) -> Forward:

@@ -75,7 +75,7 @@ def test_tables_in_a_pipe_are_plain_lines() -> None:
     assert [line for line in lines if line != line.rstrip()] == []
     assert lines[:3] == [
         "some-model (sha256 0123456789ab) in bfloat16, torch 2.13.0",
-        "2 cores, An Abacus",
+        "2 cores, An Abacus; JPEGs by simplejpeg 1.9.0",
         "8 images (synthetic), 1.50 MiB each, 0.13 megapixels for the model",
     ]
 

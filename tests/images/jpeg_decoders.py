@@ -16,10 +16,9 @@ def decoder_alone(name: str) -> Iterator[str]:
         for other in {"simplejpeg", "torchvision"} - {name}:
             patch.setitem(sys.modules, other, None)
         decoder._fast_decoder.cache_clear()
-        if not decoder.jpeg_decoder().startswith(f"{name} "):
-            decoder._fast_decoder.cache_clear()
-            pytest.skip(f"{name} cannot be loaded here")
         try:
+            if not decoder.jpeg_decoder().startswith(f"{name} "):
+                pytest.skip(f"{name} cannot be loaded here")
             yield name
         finally:
             decoder._fast_decoder.cache_clear()
