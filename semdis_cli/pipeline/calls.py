@@ -21,7 +21,7 @@ from semdis_cli.parts import LATENTS, LOG_SNR, TWINS, part_dtype
 from semdis_cli.pipeline.fit import COPIES_HELD, CallMemory
 from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, timed
 from semdis_cli.records import EncodedImage, LoadedImage, PlannedImage
-from semdis_cli.settings import PartSettings
+from semdis_cli.settings import LatentSettings, PartSettings
 from semdis_cli.store.quantised import are_sound, store_as
 from semdis_cli.store.shards import STORE_DTYPES
 from semdis_cli.store.writing.plan import PlannedShard
@@ -218,20 +218,21 @@ def _encode_tensors(
 ) -> dict[str, Tensor]:
     """Encode one call; return its tensors by name, [B,Z,h,w] float32 each. Raises as `encode_images`."""
     if settings.posterior != "moments":
-        return {LATENTS: encode_images(images, tokenizer, settings.sample_seed, are_mirrored=are_mirrored)}
+        return {LATENTS: encode_images(images, tokenizer, settings, are_mirrored=are_mirrored)}
     moments = tokenizer.moments(_stack(images, are_mirrored=are_mirrored), _keys(images))
     return dict(zip((LATENTS, LOG_SNR), moments.unbind(1), strict=True))
 
 
 def encode_images(
-    images: Sequence[LoadedImage], tokenizer: Tokenizer, sample_seed: int | None, *, are_mirrored: bool = False
+    images: Sequence[LoadedImage], tokenizer: Tokenizer, settings: LatentSettings, *, are_mirrored: bool = False
 ) -> Tensor:
     """Latents [B,Z,h,w] float32 of one call, `are_mirrored`: of the mirrored pixels.
 
     Raises `UnreadableImageError` for an image too large for the memory.
     """
     pixels = _stack(images, are_mirrored=are_mirrored)
-    return tokenizer.encode(pixels, _keys(images), sample_seed=sample_seed, are_mirrored=are_mirrored)
+    seed, noise = settings.sample_seed, settings.noise
+    return tokenizer.encode(pixels, _keys(images), sample_seed=seed, noise=noise, are_mirrored=are_mirrored)
 
 
 def _stack(images: Sequence[LoadedImage], *, are_mirrored: bool) -> Tensor:
