@@ -14,6 +14,7 @@ from semdis_cli.model.diffusion import vp_alpha
 from semdis_cli.model.noise import noise_of_streams, noise_stream, posterior_noise
 from semdis_cli.parts import LOG_SNR
 from semdis_cli.provenance import Provenance
+from semdis_cli.settings import NoiseKind
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +26,7 @@ class PosteriorSampler:
 
     draws: Draws
     std: Tensor | None
+    noise: NoiseKind = "philox"
 
     @classmethod
     def of(cls, draws: Draws, provenance: Provenance, path: Path) -> Self:
