@@ -1,13 +1,14 @@
 # ruff: noqa: INP001, PLC0415, S603 (a script of its own; what one kind needs is no memory of another)
 """What it costs to read images of 256x256 pixels from a folder, from tars, zips and Parquet: CPU, wall time, memory.
 
-    python benchmarks/sources.py [--num-images 100000] [--rounds 3] [--workers 1] [--folder FOLDER] [KIND ...]
+    python benchmarks/sources.py [--num-images 100000] [--rounds 3] [--workers 1] [--cold] [--folder FOLDER] [KIND ...]
 
 Makes the same JPEGs in all kinds: as files, WebDataset tars, EDM2's zips and Parquet of the Hub; with a .txt and a
 .json beside each image as files, tars, and tars that gzip compressed. Then each kind is read in processes of its own,
 in turns: listed, sizes from headers, and loaded to pixels, as `semdis encode` does it before the model. The least of
 the rounds counts. Memory is that of the whole process at its peak (VmHWM; Linux), with a tenth of the images and with
-all of them. Pin it to one core to disturb nobody: taskset -c 1 python benchmarks/sources.py
+all of them. `--cold`: all bytes of the files leave the page cache before each round, and come from the disk again; the
+column `wall` counts then. Pin it to one core to disturb nobody: taskset -c 1 python benchmarks/sources.py
 """
 
 import argparse
@@ -195,10 +196,22 @@ def run(source: Path, num_workers: int) -> dict[str, float]:
     return found
 
 
-def rounds(root: Path, kinds: list[str], number: int, num_workers: int) -> Iterator[tuple[str, dict[str, float]]]:
+def forget(source: Path) -> None:
+    """Let the page cache forget the bytes of all files in a folder, as after a restart."""
+    os.sync()  # what was not written yet would stay
+    for path in source.rglob("*.*"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def rounds(
+    root: Path, kinds: list[str], number: int, num_workers: int, *, is_cold: bool
+) -> Iterator[tuple[str, dict[str, float]]]:
     """Yield what each kind took, in turns."""
     for _ in range(number):
         for kind in kinds:
+            if is_cold:
+                forget(root / kind / "all")
             yield kind, run(root / kind / "all", num_workers)
 
 
@@ -220,6 +233,7 @@ def main() -> None:
     parser.add_argument("--num-images", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1, help="threads that read")
+    parser.add_argument("--cold", action="store_true", help="read from the disk, not from the page cache")
     parser.add_argument("--folder", type=Path, help="where to make the images; kept if given")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -233,7 +247,7 @@ def main() -> None:
         few = {kind: run(root / kind / "few", options.workers) for kind in options.kinds}
         results: dict[str, list[dict[str, float]]] = {kind: [] for kind in options.kinds}
         sys.stdout.write("us of CPU an image   list    plan    load     all    wall   MiB: 1/10      all\n")
-        for kind, result in rounds(root, options.kinds, options.rounds, options.workers):
+        for kind, result in rounds(root, options.kinds, options.rounds, options.workers, is_cold=options.cold):
             results[kind].append(result)
         for kind in options.kinds:
             sys.stdout.write(report(kind, results[kind], few[kind]))

@@ -107,6 +107,7 @@ class RowReader:
     _cursors: list[_Cursor] = field(default_factory=list)  # the one that was used last is the last one
     _recent: "OrderedDict[int, _Kept]" = field(default_factory=OrderedDict)  # by their first row
     _held: int = 0  # bytes of these
+    _rows_at_once: dict[int, int] = field(default_factory=dict)  # by row groups
     _lock: Lock = field(default_factory=Lock)
     _num_threads: int = field(default_factory=count_cores)
 
@@ -117,9 +118,10 @@ class RowReader:
         """
         starts = self.opened.starts
         group = bisect_right(starts, row) - 1
-        size = self.opened.rows_at_once(group, self.columns)
         with self._lock:
-            first = row - (row - starts[group]) % size
+            if group not in self._rows_at_once:
+                self._rows_at_once[group] = self.opened.rows_at_once(group, self.columns)
+            first = row - (row - starts[group]) % self._rows_at_once[group]
             kept = self._recent.get(first)
             if kept is not None:
                 return kept.value, row - first

@@ -164,6 +164,11 @@ _SPELT = (spelt for suffix in sorted(IMAGE_SUFFIXES) for spelt in (suffix, suffi
 is_plain_image = re.compile(rf"(?![sS][yY][nN][oO])[^\W_].*\.(?:{'|'.join(_SPELT)})", re.DOTALL).fullmatch
 
 
+def is_plain_member(path: str) -> bool:
+    """Tell whether a member of a tar, say, is surely an image with a name to keep, in no folder: as most are."""
+    return is_plain_image(path) is not None and "/" not in path and path.isprintable()
+
+
 def file_kind(name: str) -> str | None:
     """Return the kind of a file that is nobody's picture by its name; None for all others."""
     return system_kind(name, is_folder=False) or (PassedOver.HIDDEN if name.startswith(".") else None)

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.files.disk import count_cores
 from semdis_cli.files.parquet import OpenParquet, RowReader, class_names, features_of, holds_bytes, plain
@@ -14,7 +16,7 @@ from semdis_cli.files.url import Location, Url
 from semdis_cli.kinds.formats import image_format
 from semdis_cli.records import SourceImage, Stamp
 from semdis_cli.sources.files import regular_stamp
-from semdis_cli.sources.input_rules import PassedOver
+from semdis_cli.sources.input_rules import PassedOver, is_plain_member
 from semdis_cli.sources.members import parts_of
 from semdis_cli.sources.names import NamedPath
 from semdis_cli.sources.source import Finds, Search
@@ -23,6 +25,8 @@ from semdis_cli.wording import first_line
 PARQUET_SUFFIX = ".parquet"
 _MORE_OPEN = 2  # files than threads, as these go from one to the next
 _LONGEST_PATH = 1024  # characters of one that becomes a key
+# Numbers that say where values begin, by their Arrow type.
+_OFFSETS: Mapping[str, np.dtype[Any]] = {"binary": np.dtype(np.int32), "large_binary": np.dtype(np.int64)}
 _TEXTS = frozenset({"string", "large_string", "string_view"})
 _ROW_DIGITS = 9  # so that keys sort as rows do
 
@@ -61,9 +65,10 @@ class ImageColumn(NamedTuple):
         """Name of what holds the bytes alone."""
         return f"{self.name}.bytes" if self.is_struct else self.name
 
-    def values(self, batch: Any) -> Any:
-        """Return the bytes of a batch as an Arrow array."""
-        return self.fields(batch)[0]
+    def values(self, batch: Any) -> Sequence[bytes | None]:
+        """Return the bytes of a batch: of all rows at once in a third of the time that one by one takes."""
+        data: Sequence[bytes | None] = self.fields(batch)[0].to_pylist()
+        return data
 
     def fields(self, batch: Any) -> tuple[Any, Any | None]:
         """Return bytes and paths of a batch as Arrow arrays; None where there are no paths."""
@@ -94,7 +99,7 @@ class ParquetReader:
     def open(self, image: SourceImage) -> io.BytesIO:
         """Open an image, from its first byte to its last. Raises `OSError`, and `UnreadableImageError`."""
         values, row = _OPENED.get(self).images.find(image.place)
-        data = values[row].as_py()
+        data = values[row]
         if data is None or len(data) != image.num_bytes:
             raise PassingReadError("the Parquet was changed while the run was going on; run again")
         return io.BytesIO(data)
@@ -233,9 +238,11 @@ class _Listing:
         keys: list[str] = []
         rows: list[int] = []
         figures: list[int | None] = []
+        rules = self.search.rules
         for row, (num_bytes, path) in enumerate(zip(sizes, texts, strict=True), start=first):
             name = self._name(path, row)
-            kind = self.search.rules.judge(name.split("/")).kind
+            is_plain = name is path and is_plain_member(name) and not rules.has_patterns
+            kind = None if is_plain else rules.judge(name.split("/")).kind
             if kind is not None:
                 self.finds.passed_over.add(kind)
             elif num_bytes is None:
@@ -257,6 +264,8 @@ class _Listing:
 
 def _is_safe(path: str) -> bool:
     """Tell whether a path can be a key: relative, without detours, no control characters, and no number of a row."""
+    if len(path) <= _LONGEST_PATH and is_plain_member(path):
+        return True
     parts = parts_of(path)
     if ".." in parts or "/".join(parts) != path or not path or len(path) > _LONGEST_PATH:
         return False
@@ -273,7 +282,12 @@ def _texts(values: Any) -> Sequence[object]:
 
 
 def _lengths(data: Any) -> list[int | None]:
-    import pyarrow.compute as pc
+    """Return the lengths of an array of bytes, None of those that are null."""
+    offset_type = _OFFSETS.get(str(data.type))
+    if data.null_count or offset_type is None or not len(data):
+        import pyarrow.compute as pc  # which takes 80 ms
 
-    lengths: list[int | None] = pc.binary_length(data).to_pylist()
-    return lengths
+        lengths: list[int | None] = pc.binary_length(data).to_pylist()
+        return lengths
+    offsets = np.frombuffer(data.buffers()[1], offset_type, len(data) + 1, data.offset * offset_type.itemsize)
+    return list(np.diff(offsets).tolist())

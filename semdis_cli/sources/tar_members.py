@@ -15,7 +15,7 @@ from semdis_cli.kinds.formats import SIGNATURE_BYTES, has_image_suffix, image_fo
 from semdis_cli.kinds.tiff_directories import is_picture
 from semdis_cli.records import ImageReader, SourceImage, Stamp
 from semdis_cli.sources.files import open_handle, section_of
-from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules, PassedOver, Tally
+from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules, PassedOver, Tally, is_plain_member
 from semdis_cli.sources.members import Samples, leads_out, parts_of, passed_over
 from semdis_cli.sources.source import Finds
 
@@ -111,11 +111,12 @@ class TarMembers:
 
     def _add(self, member: tarfile.TarInfo, file: BinaryIO) -> None:
         """Sort one member in; its first bytes may be read off `file`."""
-        parts = parts_of(member.name)
+        is_plain = member.isreg() and not self.rules.has_patterns and is_plain_member(member.name)
+        parts = [member.name] if is_plain else parts_of(member.name)
         key = self.prefix + "/".join(parts)
         if self.found.pop(key, None) is not None:
             self.passed_over.add(PassedOver.REPLACED)
-        kind = self._kind(member, parts, file)
+        kind = None if is_plain else self._kind(member, parts, file)
         if kind is not None:
             self.passed_over.add(kind)
             if member.isreg():
