@@ -36,11 +36,11 @@ def philox_on_device(keys: NDArray[np.uint64], num_words: int, device: torch.dev
     """Return the same in integer operations of PyTorch, of all keys at once; no more than these goes to the device."""
     round_keys, multipliers = to_device(_round_keys(keys), device), _multipliers_on(device)
     counter = torch.arange(1, -(-num_words // _WORDS_OF_BLOCK) + 1, device=device).expand(len(keys), -1)
-    # Words 0 and 2 of all blocks, which a round multiplies, and words 1 and 3, [2,B,N] each
+    # Words 0 and 2 of all blocks, which a round multiplies and swaps, and words 1 and 3, [2,B,N] each
     multiplied, others = torch.stack([counter, torch.zeros_like(counter)]), torch.zeros_like(round_keys[0])
     for key in round_keys:
-        high, low = _product(multiplied, multipliers)
-        multiplied, others = high.flip(0) ^ others ^ key, low.flip(0)
+        high, low = _product(multiplied.flip(0), multipliers)
+        multiplied, others = high ^ others ^ key, low
     words = torch.stack([multiplied[0], others[0], multiplied[1], others[1]], dim=-1)
     return words.flatten(1)[:, :num_words]
 
@@ -58,14 +58,14 @@ def _product(x: Tensor, multipliers: Tensor) -> tuple[Tensor, Tensor]:
     """
     whole, high, low = multipliers
     x_high, x_low = x >> 32 & _LOW_HALF, x & _LOW_HALF
-    middle = x_high * low + (x_low * low >> 32 & _LOW_HALF)
-    carry = x_low * high + (middle & _LOW_HALF)
-    return x_high * high + (middle >> 32 & _LOW_HALF) + (carry >> 32 & _LOW_HALF), x * whole
+    middle = torch.addcmul(x_low * low >> 32 & _LOW_HALF, x_high, low)
+    carry = torch.addcmul(middle & _LOW_HALF, x_low, high)
+    return torch.addcmul((middle >> 32 & _LOW_HALF) + (carry >> 32 & _LOW_HALF), x_high, high), x * whole
 
 
 @lru_cache
 def _multipliers_on(device: torch.device) -> Tensor:
-    """Return both multipliers, and their high and low halves, int64 [3,2,1,1]."""
-    whole = np.array(_MULTIPLIERS, np.uint64)
+    """Return the multipliers of words 2 and 0, and their high and low halves, int64 [3,2,1,1]."""
+    whole = np.array(_MULTIPLIERS[::-1], np.uint64)
     parts = np.stack([whole, whole >> np.uint64(32), whole & np.uint64(_LOW_HALF)])
     return torch.from_numpy(parts.view(np.int64)[..., None, None]).to(device)
