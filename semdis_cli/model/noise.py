@@ -27,7 +27,7 @@ Array = TypeVar("Array", NDArray[np.float32], Tensor)
 _CPU = torch.device("cpu")
 _VALUES_OF_WORD, _BITS = 4, 16
 _MASK = (1 << _BITS) - 1
-_WORDS_AT_ONCE = 1 << 15  # on a CPU: more would not stay in the cache of a core
+_WORDS_AT_ONCE = 1 << 14  # on a CPU: more would not stay in the cache of a core
 
 
 def noise_stream(purpose: str, seed: int, key: str) -> bytes:
