@@ -19,6 +19,7 @@ class ExitCode(IntEnum):
     SOME_FAILED = 3
     BAD_DATA = 4
     NO_SPACE = 5
+    READER_DIED = 6
     INTERRUPTED = 130
     OUTPUT_CLOSED = 141
     TERMINATED = 143
@@ -90,6 +91,12 @@ class TooManyFailuresError(SemdisError):
 
 class PassingReadError(UnreadableImageError):
     """One image cannot be used now, for a reason that may pass: no memory, a failing disk, a file that changes."""
+
+
+class DeadReaderError(SemdisError):
+    """A process that reads images was killed. What is published stays; the same command continues."""
+
+    exit_code = ExitCode.READER_DIED
 
 
 class DivergedError(SemdisError):

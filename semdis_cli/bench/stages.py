@@ -34,6 +34,7 @@ from semdis_cli.pipeline.decode import sampling_of
 from semdis_cli.pipeline.encode_plan import EncodePlan, encode_provenance, plan_encode
 from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import image_file
+from semdis_cli.pipeline.reading import LoadedCall
 from semdis_cli.pipeline.shard import check_fit, shard_calls
 from semdis_cli.pipeline.workers import Timed
 from semdis_cli.provenance import LatentLayout, Provenance
@@ -229,7 +230,7 @@ def encode_images(
     call: ImageCall, loaded: Mapping[str, LoadedImage | Failure], tokenizer: Tokenizer, settings: PartSettings
 ) -> EncodedCall:
     """Encode one model call. Raises `UsageError` if an image of it cannot be used."""
-    images = [Timed(loaded[image.source.key], 0.0) for image in call.images]
+    images = LoadedCall.of(Timed(loaded[image.source.key], 0.0) for image in call.images)
     encoded = encode_call(call, images, tokenizer, settings, CallMemory(tokenizer, _ALL_ROOM, "encode"))
     if encoded.failures:
         failure = encoded.failures[0]

@@ -9,6 +9,7 @@ from itertools import count, islice
 from threading import Lock
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from semdis_cli.errors import PassingReadError, UnreadableImageError
@@ -42,6 +43,8 @@ from semdis_cli.threads import WatchedThreads
 _PLANNED_AT_ONCE = 4096
 _CHUNK = 64  # headers read by one call of a thread: less is all overhead
 _TAKE_ALL = FilterSettings()
+_NO_COLUMNS = MadeColumns()
+_MOST_PLANS = 4096  # kept, of sizes of files
 _FAR_THREADS = 32  # that wait for a network: at 50 ms for an image, 600 images a second
 _MOST_EXPECTED_BYTES = 256 << 20  # of files that were fetched and not asked for yet
 
@@ -78,6 +81,8 @@ class Loader:
         self.columns = columns
         self.masks = masks
         self._geometries = {view: settings.geometry_of(view) for view in (WHOLE, *settings.views)}
+        self._first_size = settings.views[0].size
+        self._plans: dict[tuple[tuple[int, int], View], Geometry] = {}
         self._num_workers = num_workers
         self._pool = WatchedThreads(num_workers, "semdis-read")
         self._far_pool = WatchedThreads(_FAR_THREADS, "semdis-far")  # begun when they are needed
@@ -171,8 +176,13 @@ class Loader:
         """Read one image in the calling thread, or say why it cannot be used. Safe to call from several threads."""
         return self.load_views([planned])[0]
 
-    def load_views(self, planned: Sequence[PlannedImage]) -> list[LoadedImage | Failure]:
-        """Read views of one size of one file, which is read and decoded once; otherwise as `load`."""
+    def load_views(
+        self, planned: Sequence[PlannedImage], memory: np.ndarray | None = None
+    ) -> list[LoadedImage | Failure]:
+        """Read views of one size of one file, which is read and decoded once; otherwise as `load`.
+
+        `memory`: uint8 [H,W,3], contiguous, in which the pixels of the first one may come to lie.
+        """
         source = planned[0].source
         try:
             stamp = self._stamp(source)  # before its bytes: a change between the two shows the next time
@@ -184,6 +194,7 @@ class Loader:
                 lambda size: [self._plan(size, image.source) for image in planned],
                 self.room.reading,
                 is_adm=self.settings.geometry.resize == "adm",
+                memory=memory,
             )
             if any(image.geometry.bucket != one.bucket for image, one in zip(images, planned, strict=True)):
                 raise PassingReadError("changed its size while the run was going on; run again")
@@ -191,8 +202,7 @@ class Loader:
         except (UnreadableImageError, MemoryError, OSError) as error:
             return [_failure_of(image.source, error) for image in planned]
         digest = FileDigest.of(data)
-        columns, troubles = MadeColumns() if self.columns is None else self.columns.columns_of(source.whole)
-        troubles = troubles if source.view.size == self.settings.views[0].size else ()
+        columns, troubles = self.columns_of(source)
         _, mtime_ns, ctime_ns = settled(stamp, time.time_ns())
         loaded: list[LoadedImage | Failure] = []
         mask_sha256 = None if weights is None else weights.sha256
@@ -201,6 +211,13 @@ class Loader:
             loaded.append(LoadedImage(record, image.pixels, mtime_ns, ctime_ns, troubles, masks))
             troubles = ()  # are told once of a file
         return loaded
+
+    def columns_of(self, source: SourceImage) -> MadeColumns:
+        """Make the columns of an image. What is wrong with them is told once of a file."""
+        if self.columns is None:
+            return _NO_COLUMNS
+        made = self.columns.columns_of(source.whole)
+        return made if source.view.size == self._first_size else made._replace(troubles=())
 
     def _parts(self, image: LoadedPixels, weights: Weights | None) -> Mapping[str, Tensor]:
         if self.masks is None:
@@ -233,7 +250,12 @@ class Loader:
 
     def _plan(self, size: tuple[int, int], source: SourceImage) -> Geometry:
         """Plan the geometry of a view of a picture of `size` (H, W) px."""
-        plan = plan_geometry(size, self._geometries[source.view], self.multiple_px)
+        plan = self._plans.get((size, source.view))  # one object for all that are alike
+        if plan is None:
+            if len(self._plans) >= _MOST_PLANS:
+                self._plans.clear()
+            plan = plan_geometry(size, self._geometries[source.view], self.multiple_px)
+            self._plans[size, source.view] = plan
         if source.view.crop is None:
             return plan
         return move_crop(plan, self.settings.crops.seed, source.file_key, source.view.crop)

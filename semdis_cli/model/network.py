@@ -171,7 +171,19 @@ def to_device(batch: Tensor, device: torch.device) -> Tensor:
     """`batch` on `device`; to a GPU through pinned memory, without waiting for it."""
     if device.type != "cuda" or batch.device == device:
         return batch.to(device)
-    return batch.contiguous().pin_memory().to(device, non_blocking=True)
+    held = batch.contiguous()
+    return (held if held.is_pinned() else held.pin_memory()).to(device, non_blocking=True)
+
+
+def pixels_to_device(images: Tensor, device: torch.device) -> Tensor:
+    """uint8 [B,3,H,W] on `device`, contiguous on a GPU: it puts channels first in less time than the host needs.
+
+    What lies as [B,H,W,3], as pixels do that were decoded, goes over as it lies.
+    """
+    rows = images.permute(0, 2, 3, 1)
+    if device.type != "cuda" or images.device == device or not rows.is_contiguous():
+        return to_device(images, device)
+    return to_device(rows, device).permute(0, 3, 1, 2).contiguous()
 
 
 def to_host(batch: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from semdis_cli.model.call_sizes import (
 from semdis_cli.model.checkpoint import resolve_model
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.devices import find_device, find_dtype, pays_to_compile
-from semdis_cli.model.network import CallStreams, CompiledNetwork, choose_network, to_host
+from semdis_cli.model.network import CallStreams, CompiledNetwork, choose_network, pixels_to_device, to_host
 from semdis_cli.model.noise import noise_of_images, posterior_noise
 from semdis_cli.model.posterior import EncoderPosterior
 from semdis_cli.provenance import ModelIdentity, ModelSource
@@ -179,8 +179,11 @@ class Tokenizer:
         sample_seed: int | None = None,
         noise: NoiseKind = "philox",
         are_mirrored: bool = False,
+        dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """uint8 [B,3,H,W] of any strides -> latents [B,Z,h,w] float32 on the CPU: the posterior mode, or a sample.
+        """uint8 [B,3,H,W] of any strides -> latents [B,Z,h,w] on the CPU: the posterior mode, or a sample.
+
+        They are float32, rounded to `dtype` on the device, so that no more comes back than is wanted.
 
         With `sample_seed`, eps of each image is drawn from (sample_seed, key), by the generator `noise`;
         `are_mirrored`: in a stream of its own, as the same keys have other pixels. B at most `images_per_call`. Any
@@ -192,9 +195,9 @@ class Tokenizer:
 
         def call(part: slice, size: int) -> Tensor:
             with self._streams.current():
-                posterior = self._network.posterior(self._padded(images[part], size))
+                posterior = self._posterior(images[part], size)
                 eps = None if sample_seed is None else draw(sample_seed, keys[part], posterior.mean)
-                return to_host(self._latents(posterior, len(keys[part]), eps))
+                return to_host(self._latents(posterior, len(keys[part]), eps).to(dtype))
 
         def draw(seed: int, keys: Sequence[str], mean: Tensor) -> Tensor:
             purpose = posterior_noise(is_mirrored=are_mirrored)
@@ -213,7 +216,7 @@ class Tokenizer:
 
         def call(part: slice, size: int) -> Tensor:
             with self._streams.current():
-                posterior = self._network.posterior(self._padded(images[part], size))
+                posterior = self._posterior(images[part], size)
                 modes = self._latents(posterior, len(keys[part]))
                 return to_host(torch.stack([modes, posterior.logsnr[: len(modes)].float()], dim=1))
 
@@ -282,6 +285,10 @@ class Tokenizer:
     def decode_flops(self, height: int, width: int, num_steps: int = 1, *, pdg: bool = False) -> int:
         """Floating-point operations of decoding one image; steps and guidance's two passes share what they can."""
         return flops.decode_flops_with_reuse(self.model.config, height, width, num_steps, pdg=pdg)
+
+    def _posterior(self, images: Tensor, size: int) -> EncoderPosterior:
+        """Of images that are padded on the device: black ones need not be sent there."""
+        return self._network.posterior(self._padded(pixels_to_device(images, self.model.device), size))
 
     def _padded(self, batch: Tensor, size: int) -> Tensor:
         """Zeros appended along the first axis up to `size`, where the network wants one size."""

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import chain, groupby
 from typing import Protocol
 
 import torch
@@ -12,13 +11,14 @@ from torch import Tensor
 
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import BatchDone, ColumnTrouble, Failure, StageTimes
-from semdis_cli.images.geometry import mirror
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.call_sizes import Half
 from semdis_cli.model.devices import calls_at_once
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.parts import LATENTS, LOG_SNR, TWINS, part_dtype
+from semdis_cli.parts import LATENTS, LOG_SNR, QUANTISED, TWINS, part_dtype
 from semdis_cli.pipeline.fit import COPIES_HELD, CallMemory
+from semdis_cli.pipeline.reading import LoadedCall, Reading
+from semdis_cli.pipeline.reading_processes import reading_ahead
 from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, timed
 from semdis_cli.records import EncodedImage, LoadedImage, PlannedImage
 from semdis_cli.settings import LatentSettings, PartSettings
@@ -90,40 +90,39 @@ def image_calls(shards: Iterable[PlannedShard], tokenizer: Tokenizer) -> Iterato
             yield ImageCall(shard, tuple(shard.images[start : start + size]))
 
 
+def reading_of(
+    shards: Sequence[PlannedShard], loader: Loader, tokenizer: Tokenizer, workers: Workers
+) -> AbstractContextManager[tuple[Reading, str]]:
+    """Return what reads the images of `shards`, and what is to be said of it, as `reading_ahead` has them."""
+    num_images = sum(len(shard.images) for shard in shards)
+    call_bytes = max((_call_bytes(shard, tokenizer) for shard in shards), default=0)
+    return reading_ahead(loader, workers, num_images, call_bytes, is_on_cpu=tokenizer.is_on_cpu)
+
+
+def _call_bytes(shard: PlannedShard, tokenizer: Tokenizer) -> int:
+    """Return the bytes of the pixels of a full call."""
+    height, width = shard.bucket
+    return 3 * height * width * tokenizer.images_per_call(height, width)
+
+
 def encoded_calls(
-    calls: Iterable[ImageCall], loader: Loader, tokenizer: Tokenizer, settings: PartSettings, workers: Workers
+    calls: Iterable[ImageCall], reading: Reading, tokenizer: Tokenizer, settings: PartSettings, workers: Workers
 ) -> Iterator[EncodedCall]:
     """Read and encode the images of `calls`, several at once; results come in their order.
 
     What can never fit into memory is a failure, and never read.
     """
-    memory = CallMemory(tokenizer, loader.room, "encode")
+    memory = CallMemory(tokenizer, reading.room, "encode")
 
     def start(call: ImageCall) -> "Future[EncodedCall]":
         if refused := refused_call(call, memory):
             return done_already(refused)
-        loader.expect(call.images)
-
-        def encode(loaded: list[list[Timed[LoadedImage | Failure]]]) -> EncodedCall:
-            return encode_call(call, [*chain.from_iterable(loaded)], tokenizer, settings, memory)
-
-        return workers.submit_call(partial(read_views, loader), by_file(call.images), encode)
+        return reading.submit(call.images, lambda loaded: encode_call(call, loaded, tokenizer, settings, memory))
 
     def share(call: ImageCall) -> float:
-        return share_of_call(call.bucket, len(call.images), "encode", tokenizer, workers)
+        return reading.share(share_of_call(call.bucket, len(call.images), "encode", tokenizer, workers))
 
     yield from in_order(fitting(calls, memory), start, share, workers.result)
-
-
-def by_file(images: Iterable[PlannedImage]) -> list[list[PlannedImage]]:
-    """Group images that are views of one file; these follow one another."""
-    return [list(views) for _, views in groupby(images, key=lambda image: image.source.file)]
-
-
-def read_views(loader: Loader, images: Sequence[PlannedImage]) -> list[Timed[LoadedImage | Failure]]:
-    """Read views of one file, with the seconds that each took."""
-    loaded, seconds = timed(loader.load_views, images)
-    return [Timed(image, seconds / len(images)) for image in loaded]
 
 
 def fitting(calls: Iterable[ImageCall], memory: CallMemory) -> Iterator[ImageCall]:
@@ -152,24 +151,18 @@ def refused_call(call: ImageCall, memory: CallMemory) -> EncodedCall | None:
 
 
 def encode_call(
-    call: ImageCall,
-    loaded: Sequence[Timed[LoadedImage | Failure]],
-    tokenizer: Tokenizer,
-    settings: PartSettings,
-    memory: CallMemory,
+    call: ImageCall, loaded: LoadedCall, tokenizer: Tokenizer, settings: PartSettings, memory: CallMemory
 ) -> EncodedCall:
     """Encode those images of `call` that could be read, once there is memory for it.
 
     Whatever is wrong with an image is a `Failure`.
     """
-    images, failures, read_s = split_loaded(loaded)
     with memory.taking(call.bucket, len(call.images)):
-        stored = timed(_store_images, images, tokenizer, settings) if images else Timed([], 0.0)
+        stored = timed(_store_images, loaded, tokenizer, settings) if loaded.images else Timed([], 0.0)
     encoded = tuple(one for one in stored.value if isinstance(one, EncodedImage))
-    failures += [one for one in stored.value if isinstance(one, Failure)]
-    times = StageTimes(read_s=read_s, encode_s=stored.seconds)
-    troubles = tuple(trouble for image in images for trouble in image.troubles)
-    return EncodedCall(call, encoded, tuple(failures), times, troubles)
+    failures = (*loaded.failures, *(one for one in stored.value if isinstance(one, Failure)))
+    times = StageTimes(read_s=loaded.read_s, encode_s=stored.seconds)
+    return EncodedCall(call, encoded, failures, times, loaded.troubles)
 
 
 class LatentSink(Protocol):
@@ -190,73 +183,88 @@ def take_call(result: EncodedCall, sink: LatentSink) -> None:
         sink.add_failure(failure)
 
 
-def split_loaded(loaded: Sequence[Timed[LoadedImage | Failure]]) -> tuple[list[LoadedImage], list[Failure], float]:
-    """The images that could be read, why the others could not, and the seconds that all took."""
-    images = [one.value for one in loaded if isinstance(one.value, LoadedImage)]
-    failures = [one.value for one in loaded if isinstance(one.value, Failure)]
-    return images, failures, sum(one.seconds for one in loaded)
-
-
-def _store_images(
-    images: Sequence[LoadedImage], tokenizer: Tokenizer, settings: PartSettings
-) -> list[EncodedImage | Failure]:
+def _store_images(loaded: LoadedCall, tokenizer: Tokenizer, settings: PartSettings) -> Sequence[EncodedImage | Failure]:
+    rounded = torch.float32 if settings.store_dtype in QUANTISED else STORE_DTYPES[settings.store_dtype]
     try:
-        tensors = _encode_tensors(images, tokenizer, settings)
-        if settings.flip == "both":
-            twins = _encode_tensors(images, tokenizer, settings, are_mirrored=True)
-            tensors |= {TWINS[name]: tensor for name, tensor in twins.items()}
+        stored = _as_stored(_encode_tensors(loaded, tokenizer, settings, rounded), settings.store_dtype)
+        if are_sound(stored):  # all at once
+            return [
+                _encoded(image, one | _as_stored(image.parts, settings.store_dtype))
+                for image, one in zip(loaded.images, _rows(stored), strict=True)
+            ]
+        tensors = _encode_tensors(loaded, tokenizer, settings, torch.float32)  # again, to tell what is wrong
     except UnreadableImageError as error:
-        return [Failure(image.record.key, str(error)) for image in images]
+        return [Failure(image.record.key, str(error)) for image in loaded.images]
     return [
-        _store(image, {name: rows[row] for name, rows in tensors.items()} | dict(image.parts), settings.store_dtype)
-        for row, image in enumerate(images)
+        _store(image, one | dict(image.parts), settings.store_dtype)
+        for image, one in zip(loaded.images, _rows(tensors), strict=True)
     ]
 
 
+def _rows(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Yield the tensors of each image of a call."""
+    for row in zip(*(tensor.unbind() for tensor in tensors.values()), strict=True):
+        yield dict(zip(tensors, row, strict=True))
+
+
 def _encode_tensors(
-    images: Sequence[LoadedImage], tokenizer: Tokenizer, settings: PartSettings, *, are_mirrored: bool = False
+    loaded: LoadedCall, tokenizer: Tokenizer, settings: PartSettings, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Encode one call; return its tensors by name, [B,Z,h,w] float32 each. Raises as `encode_images`."""
+    """Encode one call; return its tensors by name, [B,Z,h,w] each, latents in `dtype`. Raises as `encode_images`."""
+    tensors = _encode_once(loaded, tokenizer, settings, dtype, are_mirrored=False)
+    if settings.flip == "both":
+        twins = _encode_once(loaded, tokenizer, settings, dtype, are_mirrored=True)
+        tensors |= {TWINS[name]: tensor for name, tensor in twins.items()}
+    return tensors
+
+
+def _encode_once(
+    loaded: LoadedCall, tokenizer: Tokenizer, settings: PartSettings, dtype: torch.dtype, *, are_mirrored: bool
+) -> dict[str, Tensor]:
     if settings.posterior != "moments":
-        return {LATENTS: encode_images(images, tokenizer, settings, are_mirrored=are_mirrored)}
-    moments = tokenizer.moments(_stack(images, are_mirrored=are_mirrored), _keys(images))
+        return {LATENTS: encode_images(loaded, tokenizer, settings, are_mirrored=are_mirrored, dtype=dtype)}
+    moments = tokenizer.moments(loaded.batch(are_mirrored=are_mirrored), loaded.keys)
     return dict(zip((LATENTS, LOG_SNR), moments.unbind(1), strict=True))
 
 
 def encode_images(
-    images: Sequence[LoadedImage], tokenizer: Tokenizer, settings: LatentSettings, *, are_mirrored: bool = False
+    loaded: LoadedCall,
+    tokenizer: Tokenizer,
+    settings: LatentSettings,
+    *,
+    are_mirrored: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Latents [B,Z,h,w] float32 of one call, `are_mirrored`: of the mirrored pixels.
+    """Latents [B,Z,h,w] of one call in `dtype`, `are_mirrored`: of the mirrored pixels.
 
     Raises `UnreadableImageError` for an image too large for the memory.
     """
-    pixels = _stack(images, are_mirrored=are_mirrored)
-    seed, noise = settings.sample_seed, settings.noise
-    return tokenizer.encode(pixels, _keys(images), sample_seed=seed, noise=noise, are_mirrored=are_mirrored)
-
-
-def _stack(images: Sequence[LoadedImage], *, are_mirrored: bool) -> Tensor:
-    """uint8 [B,3,H,W], which lie as [B,H,W,3] in memory, as those of each image do: the other order takes long."""
-    pixels = [mirror(image.pixels, image.record.geometry) if are_mirrored else image.pixels for image in images]
-    return torch.stack([one.permute(1, 2, 0) for one in pixels]).permute(0, 3, 1, 2)
-
-
-def _keys(images: Sequence[LoadedImage]) -> list[str]:
-    return [image.record.key for image in images]
+    pixels, seed = loaded.batch(are_mirrored=are_mirrored), settings.sample_seed
+    return tokenizer.encode(
+        pixels, loaded.keys, sample_seed=seed, noise=settings.noise, are_mirrored=are_mirrored, dtype=dtype
+    )
 
 
 def _store(image: LoadedImage, tensors: Mapping[str, Tensor], store_dtype: str) -> EncodedImage | Failure:
     parts = as_stored(image, tensors, store_dtype)
-    if isinstance(parts, Failure):
-        return parts
-    return EncodedImage(image.record, parts.pop(LATENTS), image.mtime_ns, image.ctime_ns, parts)
+    return parts if isinstance(parts, Failure) else _encoded(image, parts)
+
+
+def _encoded(image: LoadedImage, tensors: dict[str, Tensor]) -> EncodedImage:
+    return EncodedImage(image.record, tensors.pop(LATENTS), image.mtime_ns, image.ctime_ns, tensors)
+
+
+def _as_stored(tensors: Mapping[str, Tensor], store_dtype: str) -> dict[str, Tensor]:
+    """Return tensors of one image or of a call, float32, as they are stored."""
+    stored: dict[str, Tensor] = {}
+    for name, values in tensors.items():
+        stored |= store_as(name, values, STORE_DTYPES[part_dtype(name, store_dtype)])
+    return stored
 
 
 def as_stored(image: LoadedImage, tensors: Mapping[str, Tensor], store_dtype: str) -> dict[str, Tensor] | Failure:
     """The tensors of an image, [Z,h,w] float32 each, as they are stored, if they are finite in that."""
-    stored: dict[str, Tensor] = {}
-    for name, values in tensors.items():
-        stored |= store_as(name, values, STORE_DTYPES[part_dtype(name, store_dtype)])
+    stored = _as_stored(tensors, store_dtype)
     if are_sound(stored):
         return stored
     if are_sound(tensors):

@@ -17,6 +17,7 @@ from semdis_cli.pipeline.calls import (
     busy_threads,
     encoded_calls,
     image_calls,
+    reading_of,
     start_workers,
     take_call,
 )
@@ -75,19 +76,15 @@ def _encode(
     ):
         plan = _take_up_plan(found, loader, tokenizer, settings, latents, tell)
         done = latents.num_done, plan.megapixels(latents.remaining), latents.num_failed_before
-        note = "; ".join(filter(None, (latents.note(), plan.columns.note, loader.note)))
-        yield RunStarted(plan.num_inputs, *done, note)
-        yield from plan.failures
-        yield from plan.contents.left_out
-        yield from map(totals.add, plan.columns.troubles(found.all_keys))
-        encoded = encoded_calls(
-            image_calls(latents.remaining, tokenizer),
-            loader.with_columns(plan.columns),
-            tokenizer,
-            settings.latents,
-            workers,
-        )
-        yield from map(totals.add, _fill_shards(encoded, latents, publisher))
+        with reading_of(latents.remaining, loader.with_columns(plan.columns), tokenizer, workers) as (reading, trouble):
+            note = "; ".join(filter(None, (latents.note(), plan.columns.note, loader.note, trouble)))
+            yield RunStarted(plan.num_inputs, *done, note)
+            yield from plan.failures
+            yield from plan.contents.left_out
+            yield from map(totals.add, plan.columns.troubles(found.all_keys))
+            calls = image_calls(latents.remaining, tokenizer)
+            encoded = encoded_calls(calls, reading, tokenizer, settings.latents, workers)
+            yield from map(totals.add, _fill_shards(encoded, latents, publisher))
         # Index, checksums and, last, the manifest
         manifest = latents.finish()
     yield totals.finish(

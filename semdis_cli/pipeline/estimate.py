@@ -8,6 +8,7 @@ from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import encoded_calls, image_calls, start_workers
 from semdis_cli.pipeline.encode_plan import EncodePlan
 from semdis_cli.pipeline.fit import CallMemory
+from semdis_cli.pipeline.reading import ThreadReading
 from semdis_cli.settings import EncodeSettings
 from semdis_cli.store.writing.plan import PlannedShard
 
@@ -29,7 +30,7 @@ def estimate_s(plan: EncodePlan, loader: Loader, tokenizer: Tokenizer, settings:
     with start_workers(tokenizer, settings.num_workers) as workers:
         num_first = workers.num_model_threads  # they pay for the start-up of their size
         tried = [
-            list(encoded_calls(calls, loader, tokenizer, settings.latents, workers))
+            list(encoded_calls(calls, ThreadReading(loader, workers), tokenizer, settings.latents, workers))
             for shard in largest
             if (calls := list(islice(image_calls([shard], tokenizer), num_first * _CALLS_TRIED)))
         ]

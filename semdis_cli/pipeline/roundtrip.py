@@ -35,7 +35,6 @@ from semdis_cli.pipeline.calls import (
     fitting,
     image_calls,
     share_of_call,
-    split_loaded,
     start_workers,
 )
 from semdis_cli.pipeline.decode import decoded_as, sampling_of, sampling_record
@@ -43,6 +42,7 @@ from semdis_cli.pipeline.encode_plan import EncodePlan, sampled_as
 from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import ImageWriter, Writing, output_names, renamed_record, too_long, written
 from semdis_cli.pipeline.limits import within_limit
+from semdis_cli.pipeline.reading import LoadedCall
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, timed
 from semdis_cli.provenance import Provenance
@@ -201,13 +201,13 @@ class _Roundtrip:
 
     def _finish(self, loaded: Sequence[Timed[LoadedImage | Failure]]) -> _RoundtripCall:
         """Encode and decode what could be read, measure it, and hand it to the threads that write."""
-        images, failures, read_s = split_loaded(loaded)
-        times = StageTimes(read_s=read_s)
+        call = LoadedCall.of(loaded)
+        images, failures, times = call.images, list(call.failures), StageTimes(read_s=call.read_s)
         if not images:
             return _RoundtripCall([], [], failures, 0.0, times)
         try:
             with self._memory.taking(images[0].record.geometry.bucket, len(images)):
-                encoded = timed(encode_images, images, self.tokenizer, self.latents)
+                encoded = timed(encode_images, call, self.tokenizer, self.latents)
                 times += StageTimes(encode_s=encoded.seconds)
                 images, stored, unusable = self._stored(images, encoded.value)
                 failures += unusable

@@ -18,10 +18,11 @@ from semdis_cli.memory import room_for_images
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.parts import LATENTS, SCALE
-from semdis_cli.pipeline.calls import by_file, encode_call, fitting, image_calls, read_views, refused_call, take_call
+from semdis_cli.pipeline.calls import encode_call, fitting, image_calls, refused_call, take_call
 from semdis_cli.pipeline.encode_plan import latent_layout
 from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import ImageWriter
+from semdis_cli.pipeline.reading import LoadedCall, by_file, read_views
 from semdis_cli.pipeline.workers import timed
 from semdis_cli.settings import PartSettings
 from semdis_cli.store.quantised import are_sound, real_values
@@ -42,8 +43,8 @@ def encode_shard(planned: PlannedShard, loader: Loader, tokenizer: Tokenizer, se
     for call in fitting(image_calls([planned], tokenizer), memory):
         encoded = refused_call(call, memory)
         if encoded is None:
-            loaded = [*chain.from_iterable(read_views(loader, views) for views in by_file(call.images))]
-            encoded = encode_call(call, loaded, tokenizer, settings, memory)
+            loaded = chain.from_iterable(read_views(loader, views) for views in by_file(call.images))
+            encoded = encode_call(call, LoadedCall.of(loaded), tokenizer, settings, memory)
         take_call(encoded, rows)
         troubles += encoded.troubles
     return replace(rows.finish(), troubles=tuple(troubles))

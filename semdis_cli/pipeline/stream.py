@@ -17,7 +17,14 @@ from semdis_cli.images.geometry import undo_padding
 from semdis_cli.images.loader import Loader
 from semdis_cli.memory import room_for_images
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline.calls import busy_threads, encoded_calls, image_calls, start_workers, take_call
+from semdis_cli.pipeline.calls import (
+    busy_threads,
+    encoded_calls,
+    image_calls,
+    reading_of,
+    start_workers,
+    take_call,
+)
 from semdis_cli.pipeline.decode import decode_calls, decode_provenance, decoded_as, sampling_of, sampling_record
 from semdis_cli.pipeline.encode import far_off_report
 from semdis_cli.pipeline.encode_plan import plan_encode
@@ -69,12 +76,15 @@ def _encode_stream(
     plan = plan_encode(found, loader, tokenizer, replace(settings, columns=WITHOUT_COLUMNS), tell=tell)
     is_single = found.is_single and len(loader.settings.views) == 1
     stream = StreamWriter(write, plan.provenance, as_tar=not is_single)
-    yield RunStarted(plan.num_inputs, 0, plan.megapixels(), note=loader.note)
-    yield from plan.failures
-    yield from plan.contents.left_out
-    with start_workers(tokenizer, settings.num_workers) as workers:
-        calls = image_calls(plan.shards, tokenizer)
-        for result in encoded_calls(calls, loader, tokenizer, settings.latents, workers):
+    with (
+        start_workers(tokenizer, settings.num_workers) as workers,
+        reading_of(plan.shards, loader, tokenizer, workers) as (reading, trouble),
+    ):
+        note = "; ".join(filter(None, (loader.note, trouble)))
+        yield RunStarted(plan.num_inputs, 0, plan.megapixels(), note=note)
+        yield from plan.failures
+        yield from plan.contents.left_out
+        for result in encoded_calls(image_calls(plan.shards, tokenizer), reading, tokenizer, settings.latents, workers):
             take_call(result, stream)
             yield totals.add(result.done())
             yield from result.failures

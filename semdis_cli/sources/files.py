@@ -24,6 +24,10 @@ class FilesOnDisk:
 
     has_one_file = is_far = False
 
+    def for_process(self) -> "FilesOnDisk | None":
+        """Return what another process reads the images with."""
+        return self
+
     def open(self, image: SourceImage) -> io.BufferedReader:
         """Open the file of an image. Raises `OSError`, and `UnreadableImageError` for what is no regular file."""
         return os.fdopen(open_regular(image.place), "rb")

@@ -96,6 +96,10 @@ class ParquetReader:
         """Tell whether it lies in a store."""
         return isinstance(self.path, Url)
 
+    def for_process(self) -> "ParquetReader | None":
+        """Return what another process reads the images with; not from a store."""
+        return None if self.is_far else self
+
     def open(self, image: SourceImage) -> io.BytesIO:
         """Open an image, from its first byte to its last. Raises `OSError`, and `UnreadableImageError`."""
         values, row = _OPENED.get(self).images.find(image.place)

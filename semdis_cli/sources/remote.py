@@ -29,6 +29,9 @@ class FarReader:
     has_one_file = False
     is_far = True
 
+    def for_process(self) -> None:
+        """Return nothing: threads wait for a network as well."""
+
     def open(self, image: SourceImage) -> io.BufferedReader:
         """Open an image. Reading it raises `OSError` if it has not the size of the listing any more."""
         return self.url.open_range(image.place, 0, image.num_bytes, is_all=True)

@@ -88,6 +88,9 @@ class Spool:
             raise UsageError(finds.damage, place=title)
         return finds
 
+    def for_process(self) -> None:
+        """Return nothing: the copy has no name by which another process could open it."""
+
     def open(self, image: SourceImage) -> io.BufferedReader | io.BytesIO:
         """Open an image, from its first byte to its last. Raises `OSError`."""
         return open_section(self.path, image.place, image.num_bytes)

@@ -81,6 +81,14 @@ class _ZipReader:
         """Tell whether it lies in a store."""
         return isinstance(self.path, Url)
 
+    def __reduce__(self) -> tuple[type["_ZipReader"], tuple[object, ...]]:
+        """Return how another process makes its own."""
+        return _ZipReader, (self.path, self.shift, Samples(), None, self.mtime_ns)
+
+    def for_process(self) -> "_ZipReader | None":
+        """Return what another process reads the images with; not from a store."""
+        return None if self.is_far else self
+
     def open(self, image: SourceImage) -> io.BufferedReader | io.BytesIO:
         """Open an image, from its first byte to its last. Raises `OSError`, and `UnreadableImageError`."""
         return self._open(image.place)

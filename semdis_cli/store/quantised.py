@@ -39,9 +39,9 @@ def dequantise(stored: Tensor, scale: Tensor) -> Tensor:
 
 
 def store_as(name: str, values: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return the tensors by name that `values` float32 are stored as, in memory of their own."""
+    """Return the tensors by name that `values`, float32 or `dtype` already, are stored as."""
     if dtype not in _LARGEST:
-        return {name: values.to(dtype, copy=True)}
+        return {name: values.to(dtype)}
     stored, scale = quantise(values, dtype)
     return {name: stored, SCALES[name]: scale}
 

@@ -59,6 +59,14 @@ def test_integers_of_pytorch_give_the_bits_that_numpy_gives(shape: tuple[int, ..
     assert torch.equal(on_device, on_cpu)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_gpu_gives_the_bits_that_a_cpu_gives(shape: tuple[int, ...]) -> None:
+    keys = [f"{number}.jpg" for number in range(5)]
+    on_gpu = noise_of_images("pixels", 3, keys, shape, torch.device("cuda"))
+    assert torch.equal(on_gpu.cpu(), noise_of_images("pixels", 3, keys, shape))
+
+
 def test_the_bits_are_those_of_the_first_day() -> None:
     noise = torch.cat([image_noise("pixels", seed, "a.jpg", (3, 64, 64)).flatten() for seed in (0, 1)])
     assert noise[:4].tolist() == BEGINNING

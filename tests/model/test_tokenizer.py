@@ -204,6 +204,14 @@ def test_the_mode_is_the_models_whitened_encoding() -> None:
     torch.testing.assert_close(tokenizer.encode(images, KEYS[:2]), expected, rtol=0, atol=5e-6)
 
 
+@pytest.mark.parametrize("rounded", [torch.bfloat16, torch.float16])
+def test_latents_can_come_back_rounded(rounded: torch.dtype) -> None:
+    tokenizer, images = tiny_tokenizer(), random_images(3)
+    latents = tokenizer.encode(images, KEYS[:3], dtype=rounded)
+    assert latents.dtype == rounded
+    assert torch.equal(latents, tokenizer.encode(images, KEYS[:3]).to(rounded))
+
+
 def test_a_sample_is_the_mode_plus_sigma_times_the_noise_of_the_key() -> None:
     tokenizer, images = tiny_tokenizer(batch_size=2), random_images(2)
     model = tokenizer.model

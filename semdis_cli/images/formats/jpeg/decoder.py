@@ -46,18 +46,21 @@ def is_fast_jpeg() -> bool:
     return _fast_decoder() is not None
 
 
-def decode_plain_jpeg(data: bytes, size: tuple[int, int], *, is_passing: bool = False) -> np.ndarray | None:
+def decode_plain_jpeg(
+    data: bytes, size: tuple[int, int], *, is_passing: bool = False, memory: np.ndarray | None = None
+) -> np.ndarray | None:
     """Decode a JPEG that `read_plain_jpeg` calls simple to [H,W,3] uint8 as stored, grey three times, profile ignored.
 
     `size`: (height, width) that its header states, or both sides divided by 2, 4 or 8 and rounded up, which gives the
     pixels of Pillow's draft mode (for sides of at least 16 px). `is_passing`: the result is gone with the next call in
-    this thread, and costs no new memory, which the system would have to clear first. None: Pillow must see to it,
-    because something in the file is not as it should be, or because Pillow is all there is.
+    this thread, and costs no new memory, which the system would have to clear first. `memory`: uint8, flat, of just as
+    many bytes, that the result may lie in. None: Pillow must see to it, because something in the file is not as it
+    should be, or because Pillow is all there is.
     """
     decoder = _fast_decoder()
     if decoder is None:
         return None
-    return _decoded(decoder, data, size, _memory.at_least(3 * size[0] * size[1]) if is_passing else None)
+    return _decoded(decoder, data, size, _memory.at_least(3 * size[0] * size[1]) if is_passing else memory)
 
 
 class _Memory(threading.local):

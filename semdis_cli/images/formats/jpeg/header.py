@@ -7,7 +7,7 @@ from semdis_cli.images.formats.exif import exif_orientation, upright_size
 
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive: what nearly all files are
 _TABLES = frozenset({0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)})  # DHT, DQT, DRI, COM, APP0 to APP15
-_EXIF, _START_OF_SCAN = 0xE1, 0xDA
+_EXIF, _PROFILE, _START_OF_SCAN = 0xE1, 0xE2, 0xDA
 _KNOWN = _FRAMES | _TABLES | {_START_OF_SCAN}
 _EXIF_PREFIX = b"Exif\0\0"
 _FRAME_BYTES = 6
@@ -19,11 +19,15 @@ class PlainJpeg(NamedTuple):
     """Header of a JPEG that is built as nearly all are. `size`: (height, width) in px of the upright picture.
 
     `is_simple`: it is in YCbCr or grey, and its colours have at least half of the resolution: libjpeg decodes those of
-    4:1:1 at a fraction as coarse as they are, which leaves less than the size that they are wanted for.
+    4:1:1 at a fraction as coarse as they are, which leaves less than the size that they are wanted for. `orientation`:
+    1..8, and `notes` on what is wrong with it. `may_have_profile`: it has a segment of the kind that profiles lie in.
     """
 
     size: tuple[int, int]
     is_simple: bool
+    orientation: int
+    notes: tuple[str, ...]
+    may_have_profile: bool
 
 
 def read_plain_jpeg(file: BinaryIO) -> PlainJpeg | None:
@@ -33,14 +37,15 @@ def read_plain_jpeg(file: BinaryIO) -> PlainJpeg | None:
     """
     frames: list[bytes] = []
     exif = b""
-    has_ycbcr = True
+    has_ycbcr, may_have_profile = True, False
     for marker, num_bytes in _segments(file):
         if marker == _START_OF_SCAN:
             size = _frame_size(frames[0]) if len(frames) == 1 else None
             if size is None:
                 return None
             is_simple = has_ycbcr and _is_ycbcr_or_grey(frames[0])
-            return PlainJpeg(upright_size(size, exif_orientation(exif)[0]), is_simple)
+            orientation, notes = exif_orientation(exif)
+            return PlainJpeg(upright_size(size, orientation), is_simple, orientation, notes, may_have_profile)
         if marker in _FRAMES:
             frames.append(file.read(num_bytes))
         elif marker == _EXIF:
@@ -49,6 +54,7 @@ def read_plain_jpeg(file: BinaryIO) -> PlainJpeg | None:
             segment = file.read(num_bytes)
             has_ycbcr = has_ycbcr and not (segment.startswith(_ADOBE_PREFIX) and segment[11:12] != b"\1")
         else:
+            may_have_profile = may_have_profile or marker == _PROFILE
             file.seek(num_bytes, 1)
     return None
 
