@@ -21,7 +21,7 @@ from semdis_cli.pipeline.reading import LoadedCall, Reading
 from semdis_cli.pipeline.reading_processes import reading_ahead
 from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, timed
 from semdis_cli.records import EncodedImage, LoadedImage, PlannedImage
-from semdis_cli.settings import PartSettings
+from semdis_cli.settings import LatentSettings, PartSettings
 from semdis_cli.store.quantised import are_sound, store_as
 from semdis_cli.store.shards import STORE_DTYPES
 from semdis_cli.store.writing.plan import PlannedShard
@@ -222,8 +222,7 @@ def _encode_once(
     loaded: LoadedCall, tokenizer: Tokenizer, settings: PartSettings, dtype: torch.dtype, *, are_mirrored: bool
 ) -> dict[str, Tensor]:
     if settings.posterior != "moments":
-        seed = settings.sample_seed
-        return {LATENTS: encode_images(loaded, tokenizer, seed, are_mirrored=are_mirrored, dtype=dtype)}
+        return {LATENTS: encode_images(loaded, tokenizer, settings, are_mirrored=are_mirrored, dtype=dtype)}
     moments = tokenizer.moments(loaded.batch(are_mirrored=are_mirrored), loaded.keys)
     return dict(zip((LATENTS, LOG_SNR), moments.unbind(1), strict=True))
 
@@ -231,7 +230,7 @@ def _encode_once(
 def encode_images(
     loaded: LoadedCall,
     tokenizer: Tokenizer,
-    sample_seed: int | None,
+    settings: LatentSettings,
     *,
     are_mirrored: bool = False,
     dtype: torch.dtype = torch.float32,
@@ -240,8 +239,10 @@ def encode_images(
 
     Raises `UnreadableImageError` for an image too large for the memory.
     """
-    pixels = loaded.batch(are_mirrored=are_mirrored)
-    return tokenizer.encode(pixels, loaded.keys, sample_seed=sample_seed, are_mirrored=are_mirrored, dtype=dtype)
+    pixels, seed = loaded.batch(are_mirrored=are_mirrored), settings.sample_seed
+    return tokenizer.encode(
+        pixels, loaded.keys, sample_seed=seed, noise=settings.noise, are_mirrored=are_mirrored, dtype=dtype
+    )
 
 
 def _store(image: LoadedImage, tensors: Mapping[str, Tensor], store_dtype: str) -> EncodedImage | Failure:

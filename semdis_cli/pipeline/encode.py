@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Future
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -21,13 +22,14 @@ from semdis_cli.pipeline.calls import (
     start_workers,
     take_call,
 )
-from semdis_cli.pipeline.encode_plan import EncodePlan, encode_provenance, plan_encode
+from semdis_cli.pipeline.encode_plan import EncodePlan, encode_provenance, plan_encode, sampled_as
 from semdis_cli.pipeline.limits import within_limit
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.pipeline.workers import Timed, compute_alone, timed
 from semdis_cli.settings import EncodeSettings
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.store.writing.far_set import FarSet
+from semdis_cli.store.writing.finished import recorded_settings
 from semdis_cli.store.writing.latent_set import LatentSetWriter
 from semdis_cli.store.writing.shard_writer import ShardRows, WrittenShard
 from semdis_cli.threads import WatchedThreads
@@ -63,6 +65,7 @@ def _encode(
     tell: Tell,
 ) -> Iterator[Event]:
     totals = RunTotals("encode", tokenizer, busy_threads(tokenizer, settings.num_workers), far)
+    settings = replace(settings, latents=sampled_as(settings.latents, recorded_settings(root)))
     with (
         LatentSetWriter(
             root,

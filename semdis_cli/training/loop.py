@@ -17,7 +17,7 @@ from semdis_cli.files.atomic import explaining, publish
 from semdis_cli.files.json_text import strict_json
 from semdis_cli.metrics import psnr_db
 from semdis_cli.model.compiling import compile_modules, compiler_errors, first_line, uncompile_modules
-from semdis_cli.model.noise import image_noise
+from semdis_cli.model.noise import noise_of_images
 from semdis_cli.model.pixels import float_to_images, images_to_float
 from semdis_cli.stops import look
 from semdis_cli.tensors import is_out_of_memory
@@ -230,7 +230,7 @@ class Trainer:
         model, held_out = self.state.average, self._images.held_out
         image = centre(held_out.images[index], _MEASURED_PX, model.config.effective_patch_size)
         x = images_to_float(image[None].to(self._device))
-        noise = image_noise("decode", 0, held_out.keys[index], tuple(x.shape)) * model.config.pixel_noise_std
+        noise = noise_of_images("decode", 0, [held_out.keys[index]], tuple(x.shape[1:])) * model.config.pixel_noise_std
         with self._autocast():
             latents = model.encode(x)
             latents = latents.nan_to_num()  # of weights that diverged, as the next step says; `decode` refuses others

@@ -233,7 +233,7 @@ def test_every_setting_that_decides_a_byte_is_in_every_shard(run: Run, tiny: Pat
     provenance = record["provenance"]
     assert isinstance(provenance, dict)
     assert record["keys"] == ["lake-sherburne.jpg", "roman-colosseum.jpg"]
-    assert provenance["posterior"] == {"kind": "sample", "seed": 7}
+    assert provenance["posterior"] == {"kind": "sample", "seed": 7, "noise": "philox"}
     assert provenance["dtype"] == "float16"
     assert provenance["whitened"] is True
     assert provenance["compute"] == provenance["compute"] | {"dtype": "float32", "num_threads": 1, "device": "cpu"}
