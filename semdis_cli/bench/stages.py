@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import get_args
 
@@ -23,7 +24,7 @@ from semdis_cli.bench.timing import (
 )
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure
-from semdis_cli.files.atomic import publish
+from semdis_cli.files.together import Publisher
 from semdis_cli.images.geometry import undo_padding
 from semdis_cli.images.loader import Loader
 from semdis_cli.memory import Room
@@ -206,8 +207,10 @@ def _measure_decode(
     of_pictures = [(picture, call[1]) for call, result in zip(calls, results, strict=True) for picture in result]
     decoded = _Decoded([picture for picture, _ in of_pictures], [copies for _, copies in of_pictures])
     files, write_images = decoded.write(bench, settings.write)
-    publishing = [partial(publish_file, folder, number, data) for number, data in enumerate(files)]
-    _, publish_files = bench.run(PUBLISH_IMAGES, publishing, decoded.copies)
+    publisher, made = Publisher(folder), iter(enumerate(files))
+    together = [[(folder / str(number), data) for number, data in islice(made, len(result))] for result in results]
+    publishing = [partial(publisher.publish, some) for some in together]
+    _, publish_files = bench.run(PUBLISH_IMAGES, publishing, [copies for _, copies in calls])
     return decoded, (read_latents, model_decode, write_images, publish_files)
 
 
@@ -285,8 +288,3 @@ def decode_latents(call: Shard, tokenizer: Tokenizer, sampling: FCDMDiffAEInfere
 def file_of(picture: Picture, settings: WriteSettings) -> bytes:
     """Return the bytes of an image file."""
     return image_file(undo_padding(picture.pixels.numpy(), picture.geometry), settings)
-
-
-def publish_file(folder: Path, number: int, data: bytes) -> None:
-    """Put the bytes of an image on disk."""
-    publish(folder / f"{number}", [data])
