@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from torch import Tensor
 
@@ -54,10 +55,12 @@ class BrokenStageError(RuntimeError):
 class BreakingLoader(Loader):
     """Reading breaks at one image."""
 
-    def load_views(self, planned: Sequence[PlannedImage]) -> list[LoadedImage | Failure]:
+    def load_views(
+        self, planned: Sequence[PlannedImage], memory: np.ndarray | None = None
+    ) -> list[LoadedImage | Failure]:
         if planned[0].source.key == BREAKS_AT:
             raise BrokenStageError("reading broke")
-        return super().load_views(planned)
+        return super().load_views(planned, memory)
 
 
 class BreakingTokenizer(Tokenizer):
