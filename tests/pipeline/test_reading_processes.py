@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -196,7 +197,7 @@ def test_without_memory_threads_read_and_it_is_said(
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(reading_processes.os, what, refuse)
+    monkeypatch.setattr(os, what, refuse)
     started, *_, finished = run(photos, tokenizer, tmp_path / "latents")
     assert isinstance(started, RunStarted)
     assert "images are read by threads, not by processes (No space left on device)" in started.note
@@ -284,7 +285,7 @@ if __name__ == "__main__":
 def test_readers_end_with_a_run_that_is_killed(photos: Path, tmp_path: Path) -> None:
     script, model = tmp_path / "slow.py", save_tiny_model(tmp_path / "model")
     script.write_text(SCRIPT)
-    command = [sys.executable, script, photos, model, tmp_path / "latents"]
+    command = [sys.executable, *map(os.fspath, (script, photos, model, tmp_path / "latents"))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
@@ -292,6 +293,55 @@ def test_readers_end_with_a_run_that_is_killed(photos: Path, tmp_path: Path) -> 
         process.kill()
     assert readers
     wait_for(lambda: all(not is_alive(pid) for pid in readers))
+
+
+NOTED = """
+import sys
+from pathlib import Path
+from semdis_cli.events import RunStarted
+from semdis_cli.images.loader import Loader
+from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.pipeline import reading_processes
+from semdis_cli.pipeline.encode import encode
+from semdis_cli.settings import EncodeSettings, LoadSettings, TokenizerSettings
+from semdis_cli.sources.find import find_images
+
+class Accelerated(Tokenizer):
+    is_on_cpu = False
+
+if __name__ == "__main__":
+    reading_processes._LEAST_IMAGES = 1
+    source, model, output = map(Path, sys.argv[1:])
+    tokenizer = Accelerated.load(str(model), TokenizerSettings(batch_size=4))
+    with Loader(LoadSettings(), tokenizer.patch_size, 2) as loader:
+        for event in encode(find_images([source]), loader, tokenizer, EncodeSettings(num_workers=2), output):
+            if isinstance(event, RunStarted):
+                print(event.note or "nothing")
+    print(event.report["images"]["ok"])
+"""
+SMALL = "mount -t tmpfs -o size=64k tmpfs /dev/shm"
+FILLED = f"{SMALL} && (head -c 65536 /dev/zero > /dev/shm/full; true)"
+
+
+@pytest.mark.parametrize(("prepare", "are_threads"), [(SMALL, False), (FILLED, True)], ids=["small", "full"])
+def test_a_container_with_hardly_any_shared_memory_will_do(
+    photos: Path, tmp_path: Path, prepare: str, are_threads: bool
+) -> None:
+    unshare = ["unshare", "--mount", "sh", "-c"]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*unshare, SMALL], check=False, capture_output=True).returncode
+    ):
+        pytest.skip("this user may not mount a disk of its own")
+    script, model = tmp_path / "noted.py", save_tiny_model(tmp_path / "model")
+    script.write_text(NOTED)
+    command = f'{prepare} && exec "$@"'
+    run = [*unshare, command, "sh", sys.executable, *map(os.fspath, (script, photos, model, tmp_path / "latents"))]
+    done = subprocess.run(run, check=True, capture_output=True, text=True)
+    note, num_ok = done.stdout.splitlines()
+    says = "images are read by threads, not by processes (No space left on device)"
+    assert (says in note) is are_threads
+    assert num_ok == str(NUM_IMAGES - 2)
 
 
 def wait_for(found: Callable[[], Any]) -> Any:
