@@ -76,10 +76,10 @@ class ShardRows:
             for image in images:
                 self.add(image)
             return
-        records = [image.record for image in images]
-        times = ((image.mtime_ns, image.ctime_ns) for image in images)
-        self._records += records
-        self._seen += [SeenFile(one.key, one.source.num_bytes, *two) for one, two in zip(records, times, strict=True)]
+        self._records += [image.record for image in images]
+        self._seen += [
+            SeenFile(one.record.key, one.record.source.num_bytes, one.mtime_ns, one.ctime_ns) for one in images
+        ]
         self._blocks.append(rows)
 
     def add_failure(self, failure: Failure) -> None:
