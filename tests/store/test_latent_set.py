@@ -417,6 +417,18 @@ def test_a_disk_that_fills_up_keeps_what_is_published_and_the_run_can_go_on(tmp_
         assert contents(root) == contents(finished_set)
 
 
+def test_a_journal_that_was_edited_since_the_run_wrote_it_ends_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "journal" / "0.jsonl"
+    with make_plan().open(tmp_path) as latents:
+        for _ in range(NUM_SHARDS):
+            write_next(latents)
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join([*lines[:2], lines[2].replace(b'"num_bytes":', b'"num_bytes":1', 1), *lines[3:]]))
+        place = f"the line at byte {len(lines[0]) + len(lines[1])} was changed"
+        with pytest.raises(StoreError, match=rf"0\.jsonl: {place}; delete .* and encode the set again"):
+            latents.finish()
+
+
 def test_a_disk_that_fills_up_at_the_journal_is_reported_as_full_and_the_run_can_go_on(
     tmp_path: Path, finished_set: Path
 ) -> None:

@@ -64,11 +64,6 @@ class JournalEntry:
         """The first of its keys."""
         return self.rows[0].row.key
 
-    @property
-    def num_ok(self) -> int:
-        """Images that have latents in it."""
-        return sum(row.is_ok for row, _ in self.rows)
-
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
         """Parse what `render_entry` gave. Raises one of `MALFORMED`, or `StoreError`, on anything else."""

@@ -68,14 +68,19 @@ class ShardRows:
 
     def add(self, image: EncodedImage) -> None:
         """Append one image."""
-        seen = SeenFile(image.record.key, image.record.source.num_bytes, image.mtime_ns, image.ctime_ns)
-        self.add_rows((image.record,), (seen,), {name: tensor[None] for name, tensor in image.tensors.items()})
+        self.add_call([image], {name: tensor[None] for name, tensor in image.tensors.items()})
 
-    def add_rows(self, records: Sequence[ImageRecord], seen: Sequence[SeenFile], tensors: Rows) -> None:
-        """Append images, at least one; `seen`: their files; `tensors`: by name, with a row of each for each image."""
-        self._records += records
-        self._seen += seen
-        self._blocks.append(tensors)
+    def add_call(self, images: Sequence[EncodedImage], rows: Rows | None) -> None:
+        """Append images; `rows`: their tensors by name, a row of each for each image, where they lie in one piece."""
+        if rows is None:
+            for image in images:
+                self.add(image)
+            return
+        self._records += [image.record for image in images]
+        self._seen += [
+            SeenFile(one.record.key, one.record.source.num_bytes, one.mtime_ns, one.ctime_ns) for one in images
+        ]
+        self._blocks.append(rows)
 
     def add_failure(self, failure: Failure) -> None:
         """Note an image that could not be used."""
