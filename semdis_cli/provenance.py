@@ -169,6 +169,13 @@ class Provenance:
         return identity
 
     @property
+    def noise(self) -> str | None:
+        """Name the generator that drew samples of posteriors: "torch" where none is noted; None without samples."""
+        if self._find("posterior", "kind") != "sample":
+            return None
+        return str(self._find("posterior", "noise") or "torch")
+
+    @property
     def has_few_sizes(self) -> bool:
         """Tell whether the images were brought to one size, or to buckets, as far as is on record."""
         names = ("size", "bucket_size", "buckets")

@@ -4,10 +4,12 @@ import importlib.util
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from semdis_cli.model.noise import noise_of_images
 from tests import forks
 from tests.test_readme import PROJECT, Block, blocks, run, script
 
@@ -61,10 +63,23 @@ def test_each_kind_of_trainer_has_an_example() -> None:
     assert not any(block.not_run for block in SCRIPTS)
 
 
-def test_a_key_leads_to_its_name_as_the_page_on_latents_says(tmp_path: Path) -> None:
+def latents_block(word: str) -> Block:
+    """The script of the page on latents that has a word in it."""
     page = (PROJECT / "docs" / "latents.md").read_text(encoding="utf-8")
-    [block] = [block for block in blocks(page) if block.language == "python"]
-    assert run(script(block), tmp_path) == ""
+    [block] = [block for block in blocks(page) if block.language == "python" and word in block.text]
+    return block
+
+
+def test_a_key_leads_to_its_name_as_the_page_on_latents_says(tmp_path: Path) -> None:
+    assert run(script(latents_block("os.fsencode")), tmp_path) == ""
+
+
+def test_noise_is_what_the_page_on_latents_says() -> None:
+    page: dict[str, Any] = {}
+    exec(latents_block("def noise").text, page)
+    for shape in ((3, 64, 48), (5, 3, 7)):
+        [expected] = noise_of_images("pixels", 3, ["a \udcff.jpg"], shape)
+        assert np.array_equal(page["noise"]("pixels", 3, "a \udcff.jpg", shape), expected)
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import EncodedImage, Geometry, LoadedImage, PlannedImage
 from semdis_cli.settings import DecodeSettings, EncodeSettings, ImageFormat, PartSettings, WriteSettings
 from semdis_cli.sources.find import FoundImages
-from semdis_cli.store.quantised import real_values
+from semdis_cli.store.quantised import join_rows, real_values
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
 from semdis_cli.store.writing.plan import PlannedShard
@@ -93,10 +93,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class FullShard:
-    """A shard that is ready to be written."""
+    """A shard that is ready to be written; `rows`: the tensors of its images by name."""
 
     planned: PlannedShard
     images: tuple[EncodedImage, ...]
+    rows: dict[str, Tensor]
 
 
 def measure_stages(
@@ -250,7 +251,8 @@ def full_shard(planned: PlannedShard, encoded: Sequence[EncodedCall], copies: in
         replace(one, source=replace(one.source, key=key + one.source.key)) for key in keys for one in planned.images
     ]
     copied = [replace(row, record=replace(row.record, key=key + row.record.key)) for key in keys for row in rows]
-    return FullShard(PlannedShard(planned.name, tuple(images)), tuple(copied))
+    tensors = {name: join_rows([row.tensors[name][None] for row in copied]) for name in copied[0].tensors}
+    return FullShard(PlannedShard(planned.name, tuple(images)), tuple(copied), tensors)
 
 
 def some_copies(shard: Shard, wanted: int, copies: int) -> Shard:
@@ -261,8 +263,7 @@ def some_copies(shard: Shard, wanted: int, copies: int) -> Shard:
 def write_shard(folder: Path, full: FullShard, provenance: Provenance, layout: LatentLayout) -> LatentSource:
     """Collect the latents of one shard, hash them, and publish the file."""
     rows = ShardRows(full.planned, layout)
-    for image in full.images:
-        rows.add(image)
+    rows.add_call(full.images, full.rows)
     entry = publish_shard(rows.finish(), folder, provenance)
     assert entry.file is not None, "a shard with latents is published"
     keys = tuple(image.record.key for image in full.images)

@@ -55,9 +55,11 @@ def roundtrip(
     from semdis_cli.files.claim import check_image_folder
     from semdis_cli.images.loader import Loader
     from semdis_cli.pipeline.encode_plan import plan_encode
+    from semdis_cli.pipeline.roundtrip import as_begun
     from semdis_cli.pipeline.roundtrip import roundtrip as run
 
     check_image_folder(output, ROUNDTRIP_MARKER)
+    settings = as_begun(settings, output)
     tokenizer = load_model(model, how, found, load.geometry, display, quiet=reporting.quiet)
     with Loader(load, tokenizer.patch_size, settings.decode.num_workers) as loader:
         latents = PartSettings(*astuple(settings.latents))

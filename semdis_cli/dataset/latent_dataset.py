@@ -71,7 +71,8 @@ class LatentDataset(Dataset[LatentItem]):
 
     `flip`: True for the twins of a set that was made with `--flip both`, "random" for a coin that is tossed for each
     item and epoch (`set_epoch`), the same for the same `seed`, epoch and key, in whichever worker. `sample`: of a set
-    that was made with `--posterior moments` a sample of each posterior instead of its mode, drawn in the same way.
+    that was made with `--posterior moments` a sample of each posterior instead of its mode, drawn in the same way;
+    `noise`: by which generator, None without.
 
     `versions`: for a set that was made with `--mix-versions`, which version made how many latents, and in what they
     differ, as in the manifest; empty for all others. Such a set gives a `MixedVersionsWarning`.
@@ -124,6 +125,7 @@ class LatentDataset(Dataset[LatentItem]):
         self._tensors = {name: TensorReader(self.path, tensors[name], verify=verify) for name in asked}
         self._flip, self._draws = _check_flip(self.path, opened.provenance, flip), Draws(seed)
         self._sampler = PosteriorSampler.of(self._draws, opened.provenance, self.path) if sample else None
+        self.noise = None if self._sampler is None else self._sampler.noise
         self._folder, self._shards, self._items = opened.folder.absolute(), opened.shards, opened.items
         self.grids = tuple(sorted({shard.grid for shard in self._shards}))
         self._mapped: dict[int, Mapping[str, Rows]] = {}  # of this process alone

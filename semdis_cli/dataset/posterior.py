@@ -11,9 +11,10 @@ from torch import Tensor
 from semdis_cli.dataset.draws import Draws
 from semdis_cli.errors import UsageError
 from semdis_cli.model.diffusion import vp_alpha
-from semdis_cli.model.noise import image_noise, posterior_noise
+from semdis_cli.model.noise import noise_of_streams, noise_stream, posterior_noise
 from semdis_cli.parts import LOG_SNR
 from semdis_cli.provenance import Provenance
+from semdis_cli.settings import NoiseKind
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +26,7 @@ class PosteriorSampler:
 
     draws: Draws
     std: Tensor | None
+    noise: NoiseKind = "philox"
 
     @classmethod
     def of(cls, draws: Draws, provenance: Provenance, path: Path) -> Self:
@@ -43,10 +45,8 @@ class PosteriorSampler:
 
         In epoch 0 the noise is that of `encode --posterior sample` with the same seed.
         """
-        streams = [posterior_noise(is_mirrored=flip, epoch=self.draws.epoch) for flip in flips]
-        shape = tuple(means.shape[1:])
-        eps = torch.stack(
-            [image_noise(stream, self.draws.seed, key, shape) for stream, key in zip(streams, keys, strict=True)]
-        )
+        purposes = [posterior_noise(is_mirrored=flip, epoch=self.draws.epoch) for flip in flips]
+        streams = [noise_stream(purpose, self.draws.seed, key) for purpose, key in zip(purposes, keys, strict=True)]
+        eps = noise_of_streams(streams, tuple(means.shape[1:]))
         sigma = vp_alpha(-log_snr.float())
         return means.float() + (sigma if self.std is None else sigma / self.std) * eps

@@ -11,7 +11,7 @@ from typing import Any, Literal, SupportsIndex, get_args, get_type_hints
 from semdis_cli.errors import CheckpointError
 from semdis_cli.files.atomic import publish
 from semdis_cli.files.links import or_pointer
-from semdis_cli.settings import Sampler, Schedule
+from semdis_cli.settings import NoiseKind, Sampler, Schedule
 
 PosteriorKind = Literal["diagonal_gaussian", "deterministic"]
 NormMode = Literal["disabled", "channel_wise"]
@@ -129,7 +129,9 @@ class FCDMDiffAEInferenceConfig:
     """Settings of decoding.
 
     `num_steps`: decoder evaluations (twice as many with `pdg`). `seed`: of the starting noise; None draws it afresh.
-    Raises `ValueError` for a value outside its range; when it decodes too, since fields may be set.
+    `noise`: the generator with which a `Tokenizer` draws it for each image; the model by itself draws that of all
+    images at once, by PyTorch's. Raises `ValueError` for a value outside its range; when it decodes too, since fields
+    may be set.
     """
 
     num_steps: int = 1
@@ -138,6 +140,7 @@ class FCDMDiffAEInferenceConfig:
     pdg: bool = False
     pdg_strength: float = 2.0
     seed: int | None = None
+    noise: NoiseKind = "philox"
 
     def __post_init__(self) -> None:
         self.check()
@@ -154,6 +157,8 @@ class FCDMDiffAEInferenceConfig:
             raise ValueError(f"pdg_strength must be a finite number, not {self.pdg_strength!r}")
         if self.seed is not None and not _is_whole(self.seed):
             raise ValueError(f"seed must be a whole number or None, not {self.seed!r}")
+        if self.noise not in get_args(NoiseKind):
+            raise ValueError(f"noise must be one of {get_args(NoiseKind)}, not {self.noise!r}")
 
 
 def _is_finite(value: object) -> bool:

@@ -25,16 +25,19 @@ from semdis_cli.model.call_sizes import (
 )
 from semdis_cli.model.checkpoint import resolve_model
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-from semdis_cli.model.devices import find_device, find_dtype, pays_to_compile
-from semdis_cli.model.network import CallStreams, CompiledNetwork, choose_network, pixels_to_device, to_device, to_host
+from semdis_cli.model.devices import find_device, find_dtype, move_model, pays_to_compile, unused_gpu
+from semdis_cli.model.network import CallStreams, CompiledNetwork, choose_network, pixels_to_device, to_host
 from semdis_cli.model.noise import noise_of_images, posterior_noise
 from semdis_cli.model.posterior import EncoderPosterior
 from semdis_cli.provenance import ModelIdentity, ModelSource
-from semdis_cli.settings import TokenizerSettings
+from semdis_cli.settings import NoiseKind, TokenizerSettings
 
 
 class Tokenizer:
-    """uint8 sRGB images [B,3,H,W] <-> latents [B,Z,h,w] float32, whitened if the model has statistics."""
+    """uint8 sRGB images [B,3,H,W] <-> latents [B,Z,h,w] float32, whitened if the model has statistics.
+
+    `device_note`: why it is not on the GPU that is here; None if all is well.
+    """
 
     def __init__(
         self, model: FCDMDiffAE, identity: ModelIdentity, settings: TokenizerSettings, description: str = ""
@@ -43,15 +46,16 @@ class Tokenizer:
 
         It is compiled where `settings.compile` is "on".
 
-        Raises `UsageError` for a device that is not there.
+        Raises `UsageError` for a device that is not there, or has no memory for the model.
         """
+        self.device_note = unused_gpu() if settings.device == "auto" else None
         device = find_device(settings.device)
         dtype = find_dtype(settings.dtype, device)
         if dtype == torch.float32:
             torch.backends.cudnn.allow_tf32 = False  # torch's default: 10 bits of mantissa under the name of float32
         self.identity = identity
         self.description = description
-        self.model = model.to(device=device, dtype=dtype).requires_grad_(False).eval()
+        self.model = move_model(model, device, dtype).requires_grad_(False).eval()
         self._num_threads = settings.num_threads or (1 if device.type == "cpu" else None)
         self._use_threads()
         self._network, self._compile_note = choose_network(self.model, compiled=settings.compile == "on")
@@ -84,11 +88,7 @@ class Tokenizer:
             raise CheckpointError(f"takes {model.config.in_channels} channels, but images have 3", place=name)
         config_sha256 = hashlib.sha256(model.config.to_json().encode()).hexdigest()
         identity = ModelIdentity(location.name, location.source, location.revision, found.sha256, config_sha256)
-        tokenizer = cls(model, identity, settings, found.describe())
-        if tokenizer.kernels == "inductor":  # whether it can compile at all shows now, before anything is on record
-            side = tokenizer.patch_size
-            tokenizer.encode(torch.zeros(1, 3, side, side, dtype=torch.uint8), [""])
-        return tokenizer
+        return cls(model, identity, settings, found.describe())
 
     @property
     def patch_size(self) -> int:
@@ -177,6 +177,7 @@ class Tokenizer:
         keys: Sequence[str],
         *,
         sample_seed: int | None = None,
+        noise: NoiseKind = "philox",
         are_mirrored: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
@@ -184,10 +185,10 @@ class Tokenizer:
 
         They are float32, rounded to `dtype` on the device, so that no more comes back than is wanted.
 
-        With `sample_seed`, eps of each image is drawn from (sample_seed, key); `are_mirrored`: in a stream of its own,
-        as the same keys have other pixels. B at most `images_per_call`. Any number of threads may call at once. Raises
-        `UnreadableImageError` if there is no memory even for one image, `ValueError` for another dtype or shape and for
-        other than one key each, and `TypeError` for no tensor.
+        With `sample_seed`, eps of each image is drawn from (sample_seed, key), by the generator `noise`;
+        `are_mirrored`: in a stream of its own, as the same keys have other pixels. B at most `images_per_call`. Any
+        number of threads may call at once. Raises `UnreadableImageError` if there is no memory even for one image,
+        `ValueError` for another dtype or shape and for other than one key each, and `TypeError` for no tensor.
         """
         check_uint8_images(images, 3, keys)
         self._use_threads()
@@ -195,8 +196,12 @@ class Tokenizer:
         def call(part: slice, size: int) -> Tensor:
             with self._streams.current():
                 posterior = self._posterior(images[part], size)
-                noise = posterior_noise(is_mirrored=are_mirrored)
-                return to_host(self._latents(posterior, keys[part], sample_seed, noise).to(dtype))
+                eps = None if sample_seed is None else draw(sample_seed, keys[part], posterior.mean)
+                return to_host(self._latents(posterior, len(keys[part]), eps).to(dtype))
+
+        def draw(seed: int, keys: Sequence[str], mean: Tensor) -> Tensor:
+            purpose = posterior_noise(is_mirrored=are_mirrored)
+            return noise_of_images(purpose, seed, keys, tuple(mean.shape[1:]), mean.device, noise)
 
         return self._calls.run(len(images), images.shape[2], images.shape[3], call)
 
@@ -212,7 +217,7 @@ class Tokenizer:
         def call(part: slice, size: int) -> Tensor:
             with self._streams.current():
                 posterior = self._posterior(images[part], size)
-                modes = self._latents(posterior, keys[part], None, "")
+                modes = self._latents(posterior, len(keys[part]))
                 return to_host(torch.stack([modes, posterior.logsnr[: len(modes)].float()], dim=1))
 
         return self._calls.run(len(images), images.shape[2], images.shape[3], call)
@@ -221,8 +226,9 @@ class Tokenizer:
     def decode(self, latents: Tensor, keys: Sequence[str], config: FCDMDiffAEInferenceConfig | None = None) -> Tensor:
         """Latents [B,Z,h,w] -> uint8 [B,3,H,W] on the CPU. Each image's noise comes from (`config.seed` or 0, key).
 
-        Threads, memory and errors as in `encode`; `ValueError` too for latents that hold NaN or infinity, and for
-        settings that were changed to what there is not.
+        It is made on the device, so that a GPU need not wait for it to be copied. Threads, memory and errors as in
+        `encode`; `ValueError` too for latents that hold NaN or infinity, and for settings that were changed to what
+        there is not.
         """
         check_latent_shape(latents, self.latent_channels, keys)
         check_finite(latents, "latents")
@@ -233,9 +239,10 @@ class Tokenizer:
         shape = (self.model.config.in_channels, height, width)
 
         def call(part: slice, size: int) -> Tensor:
-            noise = noise_of_images("pixels", config.seed or 0, keys[part], shape)
-            noise *= self.model.config.pixel_noise_std
             with self._streams.current():
+                device, seed = self.model.device, config.seed or 0
+                noise = noise_of_images("pixels", seed, keys[part], shape, device, config.noise)
+                noise *= self.model.config.pixel_noise_std
                 batch = self._padded(latents[part], size), self._padded(noise, size)
                 return to_host(self._network.images(*batch, config)[: len(noise)])
 
@@ -289,18 +296,18 @@ class Tokenizer:
             return batch
         return torch.cat([batch, batch.new_zeros(size - len(batch), *batch.shape[1:])])
 
-    def _latents(self, posterior: EncoderPosterior, keys: Sequence[str], sample_seed: int | None, noise: str) -> Tensor:
-        """[len(keys),Z,h,w] of the first images; image by image on a CPU, where torch's vectors would straddle two."""
+    def _latents(self, posterior: EncoderPosterior, num_images: int, eps: Tensor | None = None) -> Tensor:
+        """[num_images,Z,h,w] of the first images, samples if `eps` is given.
+
+        Image by image on a CPU, where torch's vectors would straddle two.
+        """
 
         def some(rows: slice) -> Tensor:
-            if sample_seed is None:
-                return self.model.whiten(posterior[rows].mode())
-            shape = tuple(posterior.mean.shape[1:])
-            eps = noise_of_images(noise, sample_seed, keys[rows], shape)
-            return self.model.whiten(posterior[rows].sample_with(to_device(eps, self.model.device)))
+            chosen = posterior[rows]
+            return self.model.whiten(chosen.mode() if eps is None else chosen.sample_with(eps[rows]))
 
-        step = 1 if self.is_on_cpu else len(keys)
-        return torch.cat([some(slice(start, start + step)) for start in range(0, len(keys), step)])
+        step = 1 if self.is_on_cpu else num_images
+        return torch.cat([some(slice(start, start + step)) for start in range(0, num_images, step)])
 
     def _use_threads(self) -> None:
         """Give the calling thread its share of cores: torch counts them per thread.

@@ -2,14 +2,14 @@
 
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from semdis_cli.defaults import BUNDLED_MODEL, DECODE_MARKER
 from semdis_cli.errors import CheckpointError, StoreError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes, TimeSpent
-from semdis_cli.files.claim import claimed_folder
+from semdis_cli.files.claim import claimed_folder, claimed_settings
 from semdis_cli.files.json_text import unescape_name
 from semdis_cli.files.spelling import give_own_names
 from semdis_cli.memory import available_memory
@@ -35,7 +35,21 @@ _SHARE_OF_EVENT = 1 / 1024  # of the room for calls: they are small, but there m
 def sampling_of(settings: DecodeSettings) -> FCDMDiffAEInferenceConfig:
     """Return how the model decodes under `settings`."""
     how = settings.sampling
-    return FCDMDiffAEInferenceConfig(how.num_steps, how.sampler, how.schedule, how.pdg, how.pdg_strength, settings.seed)
+    steps = how.num_steps, how.sampler, how.schedule
+    return FCDMDiffAEInferenceConfig(*steps, how.pdg, how.pdg_strength, settings.seed, settings.noise)
+
+
+def sampling_record(sampling: FCDMDiffAEInferenceConfig) -> dict[str, Any]:
+    """Record how images are decoded; noise that PyTorch draws as it was when there was no other, by no word."""
+    record = asdict(sampling)
+    return {name: record[name] for name in record if (name, record[name]) != ("noise", "torch")}
+
+
+def decoded_as(settings: DecodeSettings, recorded: dict[str, Any]) -> DecodeSettings:
+    """Return `settings`, with noise that PyTorch draws if the settings on record in the output folder are so."""
+    sampling = recorded.get("sampling")
+    is_former = isinstance(sampling, dict) and "noise" not in sampling
+    return replace(settings, noise="torch") if is_former else settings
 
 
 def load_recorded_model(
@@ -96,6 +110,7 @@ def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings,
     holds something else or cannot be written, `NoSpaceError`, and `StoreError` for keys that lead out of the folder.
     """
     totals = RunTotals("decode", tokenizer, busy_threads(tokenizer, settings.num_workers))
+    settings = decoded_as(settings, claimed_settings(output, DECODE_MARKER))
     sampling = sampling_of(settings)
     names = output_names(source.keys, settings.write.format)
     num_failed = 0
@@ -122,7 +137,7 @@ def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings,
         output,
         num_ok=len(source.keys) - num_failed,
         num_failed=num_failed,
-        sampling=asdict(sampling),
+        sampling=sampling_record(sampling),
         latents=str(source.path),
         **renamed_record(renamed),
     )
@@ -224,6 +239,6 @@ def decode_provenance(tokenizer: Tokenizer, settings: DecodeSettings) -> dict[st
     return {
         "model": model_record(tokenizer),
         "compute": compute_record(tokenizer),
-        "sampling": asdict(sampling_of(settings)),
+        "sampling": sampling_record(sampling_of(settings)),
         "write": asdict(settings.write),
     }

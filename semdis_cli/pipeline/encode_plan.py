@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from semdis_cli.columns.find import find_columns
 from semdis_cli.columns.maker import NO_COLUMNS_MADE, Columns
@@ -19,14 +19,16 @@ from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.parts import MASK
 from semdis_cli.pipeline.report import compute_record, model_record
 from semdis_cli.provenance import LatentLayout, Provenance
-from semdis_cli.settings import EncodeSettings, FilterSettings, LoadSettings, PartSettings
+from semdis_cli.settings import EncodeSettings, FilterSettings, LatentSettings, LoadSettings, PartSettings
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.sources.views import files_of, in_views
 from semdis_cli.store.columns import SetColumns
 from semdis_cli.store.writing.changes import Choice, find_changes
-from semdis_cli.store.writing.finished import NO_BASE, Base, finished_base
+from semdis_cli.store.writing.finished import NO_BASE, Base, finished_base, recorded_settings
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
 from semdis_cli.store.writing.twins import drop_twins
+
+Latents = TypeVar("Latents", bound=LatentSettings)
 
 
 @dataclass(frozen=True)
@@ -175,9 +177,16 @@ def plan_output(
     """
     base = NO_BASE
     if output is not None:
+        settings = replace(settings, latents=sampled_as(settings.latents, recorded_settings(output)))
         provenance = encode_provenance(tokenizer, loader.settings, settings.latents)
         base = finished_base(output, provenance, mix_versions=settings.shards.mix_versions)
     return plan_encode(found, loader, tokenizer, settings, base, tell=tell)
+
+
+def sampled_as(latents: Latents, recorded: Provenance | None) -> Latents:
+    """Return `latents`, with samples drawn by PyTorch if those under the settings on record were."""
+    is_former = recorded is not None and recorded.noise == "torch"
+    return replace(latents, noise="torch") if is_former else latents
 
 
 def encode_provenance(tokenizer: Tokenizer, load: LoadSettings, latents: PartSettings) -> Provenance:
@@ -190,6 +199,8 @@ def encode_provenance(tokenizer: Tokenizer, load: LoadSettings, latents: PartSet
     posterior: dict[str, Any] = {"kind": latents.posterior}
     if latents.sample_seed is not None:
         posterior["seed"] = latents.sample_seed
+        if latents.noise != "torch":  # the only one when none was noted
+            posterior["noise"] = latents.noise
     fields: dict[str, Any] = {
         "model": model_record(tokenizer),
         "channels": tokenizer.latent_channels,

@@ -37,8 +37,8 @@ from semdis_cli.pipeline.calls import (
     share_of_call,
     start_workers,
 )
-from semdis_cli.pipeline.decode import sampling_of
-from semdis_cli.pipeline.encode_plan import EncodePlan
+from semdis_cli.pipeline.decode import decoded_as, sampling_of, sampling_record
+from semdis_cli.pipeline.encode_plan import EncodePlan, sampled_as
 from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import (
     NOTHING_WRITTEN,
@@ -89,8 +89,8 @@ def _roundtrip(
     names = output_names(keys, decoding.write.format)
     record = {
         "encode": plan.provenance.to_json(),
-        PLAN_SHA256: _plan_sha256(plan, claimed_settings(output, ROUNDTRIP_MARKER).get("encode")),
-        "sampling": asdict(sampling),
+        PLAN_SHA256: _plan_sha256(plan, _find_provenance(claimed_settings(output, ROUNDTRIP_MARKER))),
+        "sampling": sampling_record(sampling),
         "write": asdict(decoding.write),
     }
     yield RunStarted(plan.num_inputs, 0, plan.megapixels())
@@ -124,19 +124,30 @@ def _roundtrip(
         num_ok=len(scores),
         num_failed=len(errors),
         passed_over=dict(plan.passed_over),
-        sampling=asdict(sampling),
+        sampling=sampling_record(sampling),
         jpeg_decoder=jpeg_decoder(),
         psnr_db=_summary(list(scores.values())),
         **renamed_record(renamed),
     )
 
 
-def _plan_sha256(plan: EncodePlan, recorded: Any) -> str:
+def as_begun(settings: RoundtripSettings, output: Path) -> RoundtripSettings:
+    """Return `settings`, with the noise of an earlier run in `output`; before planning."""
+    recorded = claimed_settings(output, ROUNDTRIP_MARKER)
+    latents = sampled_as(settings.latents, _find_provenance(recorded))
+    return replace(settings, latents=latents, decode=decoded_as(settings.decode, recorded))
+
+
+def _find_provenance(recorded: dict[str, Any]) -> Provenance | None:
+    """Return the record of encoding in that of a roundtrip; None for nothing on record, or what is no record."""
+    with suppress(ValueError):
+        return Provenance.from_json(recorded.get("encode"))
+    return None
+
+
+def _plan_sha256(plan: EncodePlan, before: Provenance | None) -> str:
     """Hash the images and settings; under the record of an earlier run if only the name of its model is another."""
-    provenance = plan.provenance
-    with suppress(ValueError):  # nothing on record, or what is no record
-        before = Provenance.from_json(recorded)
-        provenance = before if before.is_same(provenance) else provenance
+    provenance = before if before is not None and before.is_same(plan.provenance) else plan.provenance
     return plan_sha256(provenance, plan.shards, plan.failures)
 
 
@@ -205,7 +216,7 @@ class _Roundtrip:
             return _RoundtripCall(failures, times)
         try:
             with self._memory.taking(images[0].record.geometry.bucket, len(images)):
-                encoded = timed(encode_images, call, self.tokenizer, self.latents.sample_seed)
+                encoded = timed(encode_images, call, self.tokenizer, self.latents)
                 times += StageTimes(encode_s=encoded.seconds)
                 images, stored, unusable = self._stored(images, encoded.value)
                 failures += unusable

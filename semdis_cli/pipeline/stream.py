@@ -1,7 +1,7 @@
 """Latents on a pipe: images -> a file for each, as it is ready, and such files -> images, as they come."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -9,7 +9,7 @@ from typing import BinaryIO
 from semdis_cli.defaults import DECODE_MARKER
 from semdis_cli.errors import StoreError, UnreadableImageError
 from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes, Tell, untold
-from semdis_cli.files.claim import claimed_folder
+from semdis_cli.files.claim import claimed_folder, claimed_settings
 from semdis_cli.files.spelling import probe_spelling
 from semdis_cli.files.tar import Member, is_tar_start, read_up_to, stream_members
 from semdis_cli.images.formats.jpeg.decoder import jpeg_decoder
@@ -25,7 +25,7 @@ from semdis_cli.pipeline.calls import (
     start_workers,
     take_call,
 )
-from semdis_cli.pipeline.decode import decode_calls, decode_provenance, sampling_of
+from semdis_cli.pipeline.decode import decode_calls, decode_provenance, decoded_as, sampling_of, sampling_record
 from semdis_cli.pipeline.encode import far_off_report
 from semdis_cli.pipeline.encode_plan import plan_encode
 from semdis_cli.pipeline.fit import CallMemory
@@ -176,6 +176,7 @@ def decode_stream(
     once all that came whole is on disk.
     """
     totals = RunTotals("decode", tokenizer, busy_threads(tokenizer, settings.num_workers))
+    settings = decoded_as(settings, claimed_settings(output, DECODE_MARKER))
     sampling = sampling_of(settings)
     record = {
         "latents": "stream",
@@ -197,7 +198,7 @@ def decode_stream(
         output,
         num_ok=num_ok,
         num_failed=num_failed,
-        sampling=asdict(sampling),
+        sampling=sampling_record(sampling),
         latents=_NAME,
         **renamed_record(receiver.names.renamed),
     )
@@ -229,7 +230,7 @@ def decode_single(
         num_ok += 1
         megapixels = images.shape[2] * images.shape[3] / 1e6
         yield totals.add(BatchDone(1, megapixels, StageTimes(decode_s=decode_s, write_s=file.seconds)))
-    yield totals.finish(None, num_ok=num_ok, num_failed=num_failed, sampling=asdict(sampling), latents=_NAME)
+    yield totals.finish(None, num_ok=num_ok, num_failed=num_failed, sampling=sampling_record(sampling), latents=_NAME)
 
 
 class _Receiver:

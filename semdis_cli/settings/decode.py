@@ -16,7 +16,7 @@ from semdis_cli.option import (
 )
 from semdis_cli.settings.inputs import MaxErrors, Seed, Workers
 from semdis_cli.settings.latents import LatentSettings
-from semdis_cli.settings.model import Sampler, Schedule
+from semdis_cli.settings.model import NoiseKind, Sampler, Schedule
 
 ImageFormat = Literal["png", "jpg", "webp"]
 
@@ -56,12 +56,17 @@ class WriteSettings(Group):
 
 @dataclass(frozen=True)
 class DecodeSettings(Group):
-    """Settings of decoding into image files. `seed`: of the starting noise; each image has its own from it."""
+    """Settings of decoding into image files.
+
+    `seed`: of the starting noise; each image has its own from it. `noise`: which generator draws it; a folder that an
+    earlier run has begun keeps its own.
+    """
 
     sampling: SamplingSettings = SamplingSettings()
     seed: Seed = 0
     write: WriteSettings = WriteSettings()
     num_workers: Workers = field(default_factory=count_cores)
+    noise: NoiseKind = "philox"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from semdis_cli.option import (
 )
 from semdis_cli.parts import LATENTS, LOG_SNR, MASK, TWINS
 from semdis_cli.settings.inputs import Seed
+from semdis_cli.settings.model import NoiseKind
 
 StoreDtype = Literal["bfloat16", "float16", "float32", "float8_e4m3", "int8"]
 Posterior = Literal["mode", "sample", "moments"]
@@ -22,7 +23,10 @@ Alpha = Literal["composite", "mask"]
 
 @dataclass(frozen=True)
 class LatentSettings(Group):
-    """Settings of the stored latents: part of the posterior, and dtype. `seed` counts for posterior "sample" alone."""
+    """Settings of the stored latents: part of the posterior, and dtype.
+
+    `seed` and `noise` (which generator) count for posterior "sample" alone.
+    """
 
     store_dtype: Annotated[
         StoreDtype,
@@ -42,6 +46,7 @@ class LatentSettings(Group):
         ),
     ] = "mode"
     seed: Seed = 0
+    noise: NoiseKind = "philox"
 
     @property
     def sample_seed(self) -> int | None:

@@ -15,6 +15,7 @@ DtypeName = Literal["auto", "bfloat16", "float32"]
 CompileChoice = Literal["auto", "on", "off"]
 Sampler = Literal["ddim", "dpmpp_2m"]
 Schedule = Literal["linear", "cosine"]
+NoiseKind = Literal["philox", "torch"]
 
 Device = Annotated[str, Option("cpu, cuda, cuda:1, ...; auto takes CUDA if present.", MODEL, metavar="DEVICE")]
 Dtype = Annotated[

@@ -14,28 +14,16 @@ from typing import cast
 
 import numpy as np
 import torch
-from safetensors.torch import save as serialize
 from torch import Tensor
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import publish
-from semdis_cli.files.json_text import ESCAPED, escape_name, is_strange
 from semdis_cli.files.url import Location
 from semdis_cli.parts import LATENTS, file_order
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import FileDigest, ImageRecord
 from semdis_cli.store.quantised import take_rows
-from semdis_cli.store.shard_header import (
-    FORMAT_VERSION,
-    METADATA_KEY,
-    StoredTensor,
-    no_shard,
-    open_shard,
-    parse_header,
-    render_record,
-    size_of_open,
-)
-from semdis_cli.store.shard_records import ShardRecords
+from semdis_cli.store.shard_header import StoredTensor, no_shard, open_shard, parse_header, render_header, size_of_open
 
 STORE_DTYPES = {
     "bfloat16": torch.bfloat16,
@@ -79,23 +67,32 @@ class Shard:
 
 def write_shard(path: Path, shard: Shard) -> FileDigest:
     """Publish `shard` at `path`. Equal shards give equal bytes."""
-    return publish(path, [shard_bytes(shard)])
+    return publish(path, _chunks(shard))
 
 
 def shard_bytes(shard: Shard) -> bytes:
     """The file that `shard` becomes."""
-    tensors = {name: tensor.contiguous() for name, tensor in shard.tensors.items()}
-    fields = {
-        "format": FORMAT_VERSION,
-        "dtype": _NAMES[shard.latents.dtype],
-        "shape": list(shard.latents.shape),
-        "latents_sha256": _hash(tensors),
-        "keys": list(map(escape_name, shard.keys)),
-    }
-    if any(map(is_strange, shard.keys)):
-        fields[ESCAPED] = True
-    text, _ = render_record(fields, ShardRecords.of(shard.records), shard.provenance)
-    return serialize(tensors, {METADATA_KEY: text})
+    return b"".join(_chunks(shard))
+
+
+def _chunks(shard: Shard) -> list[bytes | memoryview]:
+    """The file that `shard` becomes: its header, and its tensors where they lie in memory."""
+    order = sorted(shard.tensors.items(), key=lambda item: file_order(item[0], _NAMES[item[1].dtype]))
+    stored, payload, start = [], [], 0
+    for name, tensor in order:
+        N, Z, h, w = tensor.shape
+        stored.append(StoredTensor(name, _NAMES[tensor.dtype], (N, Z, h, w), start))
+        payload.append(memory_of(tensor.contiguous()))
+        start += tensor.nbytes
+    digest = hashlib.sha256()
+    for data in payload:
+        digest.update(data)
+    return [render_header(stored, digest.hexdigest(), shard.records, shard.provenance), *payload]
+
+
+def memory_of(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous tensor, which are not copied."""
+    return tensor.view(torch.uint8).numpy().data.cast("B")
 
 
 def read_shard(path: Location, expected: FileDigest | None = None) -> Shard:
@@ -131,14 +128,6 @@ def _parse(data: np.ndarray, place: str) -> Shard:
         raise no_shard(place, "the latents do not match their sha256; damaged")
     tensors = {tensor.name: _view(payload, tensor) for tensor in header.tensors}
     return Shard(tensors.pop(LATENTS), header.records, header.provenance, tensors)
-
-
-def _hash(tensors: Mapping[str, Tensor]) -> str:
-    """Hex digest of tensors as they lie in a file, one after the other."""
-    digest = hashlib.sha256()
-    for _, tensor in sorted(tensors.items(), key=lambda item: file_order(item[0], _NAMES[item[1].dtype])):
-        digest.update(tensor.view(torch.uint8).numpy().data.cast("B"))
-    return digest.hexdigest()
 
 
 def _view(payload: np.ndarray, tensor: StoredTensor) -> Tensor:

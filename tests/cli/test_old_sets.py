@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from semdis_cli.dataset.latent_dataset import LatentDataset
+from semdis_cli.defaults import DECODE_MARKER
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents
@@ -38,6 +39,15 @@ def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path)).astype(int)
 
 
+def begun_by_an_old_version(folder: Path) -> None:
+    """Leave of a decoded folder what a run that was stopped at once has left: a record that names no noise."""
+    record = json.loads((folder / DECODE_MARKER).read_bytes())
+    assert record["sampling"].pop("noise") == "philox"
+    (folder / DECODE_MARKER).write_text(json.dumps(record))
+    for path in folder.rglob("*.png"):
+        path.unlink()
+
+
 def test_an_old_set_verifies_opens_and_decodes_to_the_same_pictures(
     old: str, run: Run, tmp_path: Path, tiny: Path
 ) -> None:
@@ -48,7 +58,10 @@ def test_an_old_set_verifies_opens_and_decodes_to_the_same_pictures(
     assert [dataset.key(item) for item in range(len(dataset))] == sorted(KEYS[old]) == list(open_latents(root).keys)
     assert dataset.versions == ()
     assert Manifest.read(root).to_bytes() == (root / "manifest.json").read_bytes()
-    decoded = run("decode", old, "-o", "again", "--model", tiny, "--device", "cpu", "--dtype", "float32")
+    decode = "decode", old, "-o", "again", "--model", tiny, "--device", "cpu", "--dtype", "float32"
+    assert run(*decode).code == 0
+    begun_by_an_old_version(tmp_path / "again")
+    decoded = run(*decode)
     assert decoded.code == 0, decoded.stderr
     for key in KEYS[old]:
         before, now = (pixels(tmp_path / folder / key) for folder in (f"{old}-decoded", "again"))

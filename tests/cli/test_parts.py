@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import UsageError
-from semdis_cli.model.noise import image_noise
+from semdis_cli.model.noise import noise_of_images
 from semdis_cli.option import OptionError
 from semdis_cli.parts import LATENTS, LATENTS_FLIP, LOG_SNR, LOG_SNR_FLIP
 from semdis_cli.settings import LatentSettings, RoundtripSettings
@@ -147,7 +147,7 @@ def test_moments_are_the_mode_and_a_log_snr_that_fits_the_samples(encode: Run, t
         ):
             assert torch.equal(moments[key][latents], modes[key][latents])
             sigma = torch.sigmoid(-moments[key][log_snr]).sqrt() / torch.tensor(whitening.std)[:, None, None]
-            eps = image_noise(stream, 3, key, tuple(sigma.shape))
+            [eps] = noise_of_images(stream, 3, [key], tuple(sigma.shape))
             torch.testing.assert_close(drawn[latents], modes[key][latents] + sigma * eps, rtol=1e-5, atol=1e-5)
 
 

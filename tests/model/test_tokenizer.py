@@ -1,31 +1,31 @@
 """`Tokenizer`: the one rounding, images that do not feel their neighbours, noise by key, devices that are not there."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from semdis_cli.errors import CheckpointError, UsageError
 from semdis_cli.images.images import read_image
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-from semdis_cli.model.noise import image_noise
+from semdis_cli.model.noise import noise_of_images
 from semdis_cli.model.pixels import float_to_images, images_to_float
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.provenance import ModelIdentity
-from semdis_cli.settings import DtypeName, TokenizerSettings
+from semdis_cli.settings import DtypeName, NoiseKind, TokenizerSettings
 from tests.worlds import save_tiny_model, tiny_model
 
 PHOTOS = Path(__file__).parents[1] / "photos"
 DTYPES: tuple[DtypeName, ...] = ("float32", "bfloat16")
 KEYS = ("a/1.jpg", "a/1.png", "b.webp", "c \udcff.jpg", "ü.png")
 BATCH_SIZE = 4
+NOISE_KINDS: tuple[NoiseKind, ...] = ("philox", "torch")
 GUIDED = FCDMDiffAEInferenceConfig(3, "dpmpp_2m", "cosine", pdg=True, pdg_strength=1.5, seed=7)
 DECODINGS = {"one step": FCDMDiffAEInferenceConfig(seed=7), "three guided steps": GUIDED}
 
@@ -140,57 +140,6 @@ def test_a_batch_of_more_images_than_a_call_takes_is_our_own_mistake() -> None:
 # --- noise ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_purpose_seed_and_key_give_the_same_noise() -> None:
-    first, second = (image_noise("pixels", 3, "a.jpg", (3, 8, 8)) for _ in range(2))
-    assert torch.equal(first, second)
-    assert first.dtype == torch.float32
-    assert first.shape == (3, 8, 8)
-
-
-def test_noise_drawn_into_a_place_is_the_same_noise_and_nothing_beside_it_changes() -> None:
-    batch = torch.zeros(3, 3, 5, 7)
-    image_noise("pixels", 3, "a.jpg", (3, 5, 7), out=batch[1])
-    assert torch.equal(batch[1], image_noise("pixels", 3, "a.jpg", (3, 5, 7)))
-    assert not batch[::2].any()
-
-
-@pytest.mark.parametrize(
-    ("purpose", "seed", "key"),
-    [("posterior", 3, "a.jpg"), ("pixels", 4, "a.jpg"), ("pixels", -3, "a.jpg"), ("pixels", 3, "b.jpg")],
-)
-def test_another_purpose_seed_or_key_gives_other_noise(purpose: str, seed: int, key: str) -> None:
-    noise, other = image_noise("pixels", 3, "a.jpg", (1000,)), image_noise(purpose, seed, key, (1000,))
-    correlation = float(torch.corrcoef(torch.stack([noise, other]))[0, 1])
-    assert abs(correlation) < 0.15
-
-
-def test_seed_and_key_do_not_run_into_each_other() -> None:
-    assert not torch.equal(image_noise("pixels", 1, "2.jpg", (8,)), image_noise("pixels", 12, ".jpg", (8,)))
-
-
-def test_noise_is_standard_normal() -> None:
-    noise = torch.stack([image_noise("pixels", 0, f"{i}.jpg", (1000,)) for i in range(100)])
-    assert abs(float(noise.mean())) < 0.01
-    assert float(noise.std()) == pytest.approx(1.0, abs=0.01)
-    assert float((noise**4).mean()) == pytest.approx(3.0, abs=0.1)
-
-
-code_points = st.one_of(st.integers(0, 0x10FFFF), st.integers(0xD800, 0xDFFF))  # the latter are surrogates
-
-
-@given(key=st.lists(code_points.map(chr), max_size=8).map("".join), seed=st.integers())
-@settings(max_examples=200, deadline=None)
-def test_any_key_and_seed_give_noise(key: str, seed: int) -> None:
-    assert image_noise("pixels", seed, key, (2,)).isfinite().all()
-
-
-@pytest.mark.parametrize("key", [chr(0xDCFF), chr(0xD800), "a\0b", "\x1b[2J", ""])
-def test_odd_keys_have_noise_of_their_own(key: str) -> None:
-    noise = image_noise("pixels", 0, key, (8,))
-    assert torch.equal(noise, image_noise("pixels", 0, key, (8,)))
-    assert not torch.equal(noise, image_noise("pixels", 0, "plain.jpg", (8,)))
-
-
 def test_an_images_noise_decides_its_reconstruction() -> None:
     tokenizer, latents = tiny_tokenizer(), torch.zeros(1, 8, 2, 3)
 
@@ -209,9 +158,13 @@ def test_an_images_noise_decides_its_reconstruction() -> None:
 def test_decoding_is_the_models_decoding_from_the_noise_of_the_key(decoding: FCDMDiffAEInferenceConfig) -> None:
     tokenizer, keys = tiny_tokenizer(batch_size=2), KEYS[:2]
     latents = torch.randn(2, 8, 2, 3, generator=torch.Generator().manual_seed(2))
-    noise = 0.558 * torch.stack([image_noise("pixels", 7, key, (3, 32, 48)) for key in keys])
-    expected = tokenizer.model.decode(latents, 32, 48, inference_config=decoding, noise=noise)
-    assert torch.equal(tokenizer.decode(latents, keys, decoding), float_to_images(expected))
+    for kind in NOISE_KINDS:
+        noise = 0.558 * noise_of_images("pixels", 7, keys, (3, 32, 48), kind=kind)
+        expected = tokenizer.model.decode(latents, 32, 48, inference_config=decoding, noise=noise)
+        decoded = tokenizer.decode(latents, keys, replace(decoding, noise=kind))
+        difference = (decoded.int() - float_to_images(expected).int()).abs()  # packed weights round at other places
+        assert difference.max() <= 1
+        assert difference.float().mean() < 1e-3
 
 
 # --- batches --------------------------------------------------------------------------------------------------------
@@ -264,9 +217,11 @@ def test_a_sample_is_the_mode_plus_sigma_times_the_noise_of_the_key() -> None:
     model = tokenizer.model
     with torch.inference_mode():
         posterior = model.encode_posterior(images_to_float(images))
-        eps = torch.stack([image_noise("posterior", 5, key, (8, 2, 3)) for key in KEYS[:2]])
-        expected = model.whiten(posterior.mode() + posterior.sigma * eps)
-    torch.testing.assert_close(tokenizer.encode(images, KEYS[:2], sample_seed=5), expected, rtol=0, atol=1e-5)
+        for kind in NOISE_KINDS:
+            eps = noise_of_images("posterior", 5, KEYS[:2], (8, 2, 3), kind=kind)
+            expected = model.whiten(posterior.mode() + posterior.sigma * eps)
+            samples = tokenizer.encode(images, KEYS[:2], sample_seed=5, noise=kind)
+            torch.testing.assert_close(samples, expected, rtol=0, atol=1e-5)
 
 
 def test_samples_scatter_around_the_mode_by_sigma() -> None:
