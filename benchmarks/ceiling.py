@@ -124,7 +124,7 @@ def run_encode(folder: Path, options: argparse.Namespace, output: Path) -> None:
     """List the images of a folder, and encode them as the command does."""
     from semdis_cli.images.loader import Loader
     from semdis_cli.pipeline.encode import encode
-    from semdis_cli.pipeline.reading_processes import start_early
+    from semdis_cli.pipeline.processes import start_early
     from semdis_cli.settings import EncodeSettings, LoadSettings, ShardSettings
     from semdis_cli.sources.find import find_images
 
