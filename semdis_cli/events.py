@@ -221,6 +221,13 @@ class ModelReady:
 
 
 @dataclass(frozen=True, slots=True)
+class CompilingFailed:
+    """Training goes on without torch's compiler, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingProgress:
     """`step` of `num_steps` is done; `loss` averaged since the last of these events; `left_s` seconds to go."""
 
@@ -251,6 +258,7 @@ Event = (
     | ShardPublished
     | ShardFailed
     | ModelReady
+    | CompilingFailed
     | TrainingProgress
     | TrainingMeasured
     | VerifyStarted

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-# As CUDA and Metal, the CPU, and cuBLAS say it.
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed")
+# As CUDA and Metal, the CPU, cuBLAS, and cuDNN say it, which finds no engine where none gets the memory it works in.
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed", "unable to find an engine")
 
 
 def is_finite(values: "Tensor") -> bool:

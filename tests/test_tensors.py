@@ -36,6 +36,7 @@ def test_a_lack_of_memory_is_told_from_other_errors() -> None:
         "CUDA out of memory. Tried to allocate 2.00 GiB.",
         "CUDA error: out of memory",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "GET was unable to find an engine to execute this computation",
         "MPS backend out of memory (MPS allocated: 9.05 GB)",
     ):
         assert is_out_of_memory(RuntimeError(text))

@@ -1,5 +1,6 @@
 """`bench`: everything that is measured, in one run."""
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 from semdis_cli.bench.end_to_end import Costs, EndToEnd, Run, run_decode, run_encode, summarise
 from semdis_cli.bench.limit import Setting, StageCost, find_limit, with_cost, with_threads
 from semdis_cli.bench.machine import GemmRate, Machine, describe_machine, measure_gemm
-from semdis_cli.bench.model import ModelSpeed, measure_decode, measure_encode
+from semdis_cli.bench.model import ModelSpeed, OwnGemmRate, measure_decode, measure_encode, measure_own_gemm
 from semdis_cli.bench.peers import PEERS, PeerSpeed, check_size, find_peer, measure_peer
 from semdis_cli.bench.processes import PeakMemory, Request, StartUp, ask_child, measure_start_up, peak_memory
 from semdis_cli.bench.sample import Sample, gather_images, repeated
@@ -19,7 +20,7 @@ from semdis_cli.bench.settings import BenchSettings
 from semdis_cli.bench.stages import Stages, measure_stages
 from semdis_cli.bench.timing import QUICK, THOROUGH, Effort, StageBench
 from semdis_cli.errors import UsageError
-from semdis_cli.files.disk import temporary_folder
+from semdis_cli.files.disk import free_bytes, temporary_folder
 from semdis_cli.images.loader import Loader
 from semdis_cli.images.synthetic import jpeg_of
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
@@ -31,7 +32,8 @@ from semdis_cli.settings import DecodeSettings, EncodeSettings
 from semdis_cli.sources.find import FoundImages
 
 Tell = Callable[[str], object]
-_MAX_REPEATS = 64
+_MOST_IMAGES = 1 << 16  # of a run
+_SHARE_OF_DISK = 0.25
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class BenchReport:
     settings: dict[str, Any]
     images: dict[str, Any]
     gemm: GemmRate
+    own_gemm: OwnGemmRate
     model_encode: ModelSpeed
     model_decode: ModelSpeed
     memory: PeakMemory
@@ -119,7 +122,7 @@ class _Bench:
         sample = gather_images(settings.data, num_images, self.loader, self.folder / "images")
         if settings.against is not None:
             check_size(settings.against, sample.size)
-        gemm, model_encode, model_decode = self._measure_model(sample)
+        gemm, own_gemm, model_encode, model_decode = self._measure_model(sample)
         stages, encode, decode = self._measure_runs(sample)
         memory, start_up = self._measure_processes(sample)
         peer = self._measure_peer(sample)
@@ -128,6 +131,7 @@ class _Bench:
             settings=self._describe_settings(),
             images=self._describe_images(sample, stages),
             gemm=gemm,
+            own_gemm=own_gemm,
             model_encode=model_encode,
             model_decode=model_decode,
             memory=memory,
@@ -147,7 +151,7 @@ class _Bench:
     def _effort(self) -> Effort:
         return self._thoroughness.effort
 
-    def _measure_model(self, sample: Sample) -> tuple[GemmRate, ModelSpeed, ModelSpeed]:
+    def _measure_model(self, sample: Sample) -> tuple[GemmRate, OwnGemmRate, ModelSpeed, ModelSpeed]:
         tokenizer, sampling = self.tokenizer, self._sampling
         device, dtype = tokenizer.model.device, tokenizer.model.dtype
         with start_workers(tokenizer, self.settings.num_workers) as workers:
@@ -157,8 +161,9 @@ class _Bench:
             self.tell(f"running the model by itself, at {height}x{width}")
             encode = measure_encode(tokenizer, sample.size, gemm, workers, self._effort)
             decode = measure_decode(tokenizer, sample.size, sampling, gemm, workers, self._effort)
+            own_gemm = measure_own_gemm(tokenizer, sample.size, workers, self._thoroughness.stages)
             gemm = gemm.and_again(measure_gemm(device, dtype, workers, self._effort))
-        return gemm, encode.beside(gemm), decode.beside(gemm)
+        return gemm, own_gemm, encode.beside(gemm), decode.beside(gemm)
 
     def _measure_runs(self, sample: Sample) -> tuple[Stages, EndToEnd, EndToEnd]:
         """Run from files to files, in turns with the stages by themselves."""
@@ -211,8 +216,14 @@ class _Bench:
         """Repeat the images so often that a run takes some seconds."""
         costs = stages.encode, stages.decode
         slower = min(find_limit(one, self.settings.num_workers).images_per_s for one in costs)
-        times = round(self._thoroughness.run_s * slower / len(sample.found.images))
-        return repeated(sample.found, min(_MAX_REPEATS, max(1, times)))
+        most = min(_MOST_IMAGES, self._images_on_disk(sample.size))
+        num_images = min(most, self._thoroughness.run_s * slower)
+        return repeated(sample.found, max(1, round(num_images / len(sample.found.images))))
+
+    def _images_on_disk(self, size: tuple[int, int]) -> float:
+        """Return how many images of `size` (H, W) px a run may write, were their files as large as their pixels."""
+        free = free_bytes(self.folder)
+        return math.inf if free is None else _SHARE_OF_DISK * free / (3 * size[0] * size[1])
 
     def _other_settings(self, costs: Sequence[StageCost], changed: Mapping[str, StageCost]) -> list[Setting]:
         """Find the limit under settings that were not used: a thread for each core, and what costs one stage less.

@@ -46,8 +46,9 @@ class Spread:
 class StageCost:
     """Time that one stage takes for an image, measured by itself with all its threads at work.
 
-    `thread_s_per_image`: wall-clock seconds of one of its `num_threads` threads. `cpu_s_per_image`: seconds of a core
-    in that. `resource`: what its threads keep busy, and share with other stages.
+    `thread_s_per_image`: wall-clock seconds of one of its `num_threads` threads; of a model on CUDA, seconds that the
+    device computes for one of as many calls at once. `cpu_s_per_image`: seconds of a core in that, and beside it.
+    `resource`: what it keeps busy, and shares with other stages.
     """
 
     name: str
@@ -101,8 +102,8 @@ class Limit:
 def find_limit(stages: Sequence[StageCost], num_threads: int) -> Limit:
     """Return the work-conserving limit: 1 / sum(cost / parallelism) over the stages of the busiest resource.
 
-    Stages that share a resource take turns on it, those of different resources overlap. What waits for the disk takes
-    some of the cores too. `num_threads`: that CPU work is done by.
+    Stages that share a resource take turns on it, those of different resources overlap. What waits for the disk or for
+    an accelerator takes some of the cores too. `num_threads`: that CPU work is done by.
     """
     costs = _resource_costs(stages, num_threads)
     resource = max(costs, key=lambda name: sum(costs[name].values()))
@@ -118,7 +119,7 @@ def _resource_costs(stages: Sequence[StageCost], num_threads: int) -> dict[Resou
     costs: dict[Resource, dict[str, float]] = {}
     for stage in stages:
         costs.setdefault(stage.resource, {})[stage.name] = 1 / stage.images_per_s
-        if stage.resource == "disk":
+        if stage.resource != "cores":
             costs.setdefault("cores", {})[stage.name] = stage.cpu_s_per_image / num_threads
     return {resource: by_stage for resource, by_stage in costs.items() if sum(by_stage.values()) > 0}
 

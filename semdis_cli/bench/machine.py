@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from semdis_cli.bench.limit import Spread
-from semdis_cli.bench.timing import Effort, time_rounds
+from semdis_cli.bench.timing import Effort, Rounds, time_rounds
 from semdis_cli.files.disk import count_cores
+from semdis_cli.images.formats.jpeg.decoder import jpeg_decoder
 from semdis_cli.pipeline.workers import Workers
 from semdis_cli.stops import looking
 
@@ -23,7 +24,11 @@ _PACKAGES = ("semdis", "torch", "torchvision", "numpy", "pillow", "simplejpeg", 
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine. `num_cores`: those that this process may use. `versions`: of the packages that are installed."""
+    """A machine.
+
+    `num_cores`: those that this process may use. `jpeg_decoder`: what decodes plain JPEGs, with its version.
+    `versions`: of the packages that are installed.
+    """
 
     system: str
     processor: str
@@ -32,6 +37,7 @@ class Machine:
     accelerator: str | None
     accelerator_memory_mib: int | None
     python: str
+    jpeg_decoder: str
     versions: dict[str, str]
 
 
@@ -46,6 +52,7 @@ def describe_machine(device: torch.device) -> Machine:
         accelerator=None if device.type == "cpu" else (cuda.name if cuda else device.type),
         accelerator_memory_mib=cuda.total_memory // 2**20 if cuda else None,
         python=platform.python_version(),
+        jpeg_decoder=jpeg_decoder(),
         versions={name: found for name in _PACKAGES if (found := _version(name))},
     )
 
@@ -96,7 +103,7 @@ class GemmRate:
 def measure_gemm(device: torch.device, dtype: torch.dtype, workers: Workers, effort: Effort) -> GemmRate:
     """Measure the rate of the machine's own matrix products on `device`, with the threads of `workers` on a CPU."""
     side = _CPU_SIDE if device.type == "cpu" else _CUDA_SIDE
-    a, b = (_random_matrix(side, device, dtype) for _ in range(2))
+    a, b = _random_matrix(side, side, device, dtype), _random_matrix(side, side, device, dtype)
     tflop = 2 * side**3 / 1e12
     with intra_op_threads(workers.num_threads), torch.inference_mode():
         one_call = time_rounds(_multiplications(a, b), effort)
@@ -107,8 +114,20 @@ def measure_gemm(device: torch.device, dtype: torch.dtype, workers: Workers, eff
     return GemmRate(side, str(dtype).removeprefix("torch."), one_call.rate(tflop), call_a_core)
 
 
-def _random_matrix(side: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    return torch.randn(side, side, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+def measure_product(
+    shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype, workers: Workers, effort: Effort
+) -> Rounds:
+    """Time products of `shape` (rows, inner, columns): on a CPU one for each thread of `workers` at once."""
+    rows, inner, columns = shape
+    a, b = _random_matrix(rows, inner, device, dtype), _random_matrix(inner, columns, device, dtype)
+    if device.type == "cpu":
+        return time_rounds(_multiplications_of_workers(a, b, workers), effort, multiple=workers.num_threads)
+    with torch.inference_mode():
+        return time_rounds(_multiplications(a, b), effort)
+
+
+def _random_matrix(rows: int, columns: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(0)).to(device, dtype)
 
 
 def _multiplications(a: Tensor, b: Tensor) -> Callable[[int], None]:

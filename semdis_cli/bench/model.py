@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from semdis_cli.bench.limit import Spread
-from semdis_cli.bench.machine import GemmRate
+from semdis_cli.bench.machine import GemmRate, measure_product
 from semdis_cli.bench.timing import Effort, time_rounds
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
@@ -40,6 +40,34 @@ class ModelSpeed:
         return replace(self, share_of_gemm=self.tflop_per_s / gemm.tflop_per_s)
 
 
+@dataclass(frozen=True)
+class OwnGemmRate:
+    """TFLOP/s of the products of a model's blocks: `rows` patches of a call, `model_dim` to `hidden_dim` and back.
+
+    They are narrower than square ones, and slower: `tflop_per_s` of both is what blocks could reach.
+    """
+
+    rows: int
+    model_dim: int
+    hidden_dim: int
+    up_tflop_per_s: Spread
+    down_tflop_per_s: Spread
+    tflop_per_s: float
+
+
+def measure_own_gemm(tokenizer: Tokenizer, size: tuple[int, int], workers: Workers, effort: Effort) -> OwnGemmRate:
+    """Measure the products of the blocks for a call of images of `size` (H, W) px, as many at once as calls are."""
+    config, model = tokenizer.model.config, tokenizer.model
+    rows = tokenizer.images_per_call(*size) * (size[0] // config.patch_size) * (size[1] // config.patch_size)
+    widths = config.model_dim, config.hidden_dim
+    tflop = 2 * rows * widths[0] * widths[1] / 1e12
+    up, down = (
+        measure_product((rows, *shape), model.device, model.dtype, workers, effort).rate(tflop)
+        for shape in (widths, widths[::-1])
+    )
+    return OwnGemmRate(rows, *widths, up, down, 2 / (1 / up.median + 1 / down.median))
+
+
 def measure_encode(
     tokenizer: Tokenizer, size: tuple[int, int], gemm: GemmRate, workers: Workers, effort: Effort
 ) -> ModelSpeed:
@@ -68,7 +96,8 @@ def measure_decode(
 def encoding_call(tokenizer: Tokenizer, size: tuple[int, int], count: int) -> ModelCall:
     """Return a call that encodes `count` images of `size` (H, W) px."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (count, 3, *size), dtype=torch.uint8, generator=generator)
+    images = torch.randint(256, (count, *size, 3), dtype=torch.uint8, generator=generator)  # as decoders leave them
+    images = images.permute(0, 3, 1, 2)
     keys = [f"{number}" for number in range(count)]
     return lambda: tokenizer.encode(images, keys)
 

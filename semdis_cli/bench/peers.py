@@ -17,6 +17,7 @@ from semdis_cli.bench.settings import PeerName
 from semdis_cli.bench.timing import Effort, elapsed_s
 from semdis_cli.errors import MissingExtraError, UsageError
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
+from semdis_cli.model.network import CallStreams, to_device, to_host
 from semdis_cli.model.pixels import float_to_images, images_to_float
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.workers import Workers
@@ -151,7 +152,8 @@ def measure_peer(
     grid = (size[0] // kind.downsampling, size[1] // kind.downsampling)
     latents = torch.randn(count, kind.latent_channels, *grid, generator=torch.Generator().manual_seed(0))
     ours = (encoding_call(tokenizer, size, our_count), decoding_call(tokenizer, size, our_count, sampling))
-    theirs = (lambda: _encode(peer, images), lambda: _decode(peer, latents))
+    streams = CallStreams(tokenizer.model.device)
+    theirs = (lambda: _encode(peer, images, streams), lambda: _decode(peer, latents, streams))
     encode, decode = (
         _compare(_Side(run_calls(our, workers), our_count), _Side(their, count), peer, workers, effort)
         for our, their in zip(ours, theirs, strict=True)
@@ -161,21 +163,23 @@ def measure_peer(
 
 
 @torch.inference_mode()
-def _encode(peer: Any, images: Tensor) -> Tensor:
+def _encode(peer: Any, images: Tensor, streams: CallStreams) -> Tensor:
     """Encode uint8 [B,3,H,W] to latents, float32 on the CPU, as our own model does."""
     weight = next(peer.parameters())
-    x = _as_weights(images_to_float(images.to(weight.device)), weight)
-    found = peer.encode(x)
-    latents: Tensor = found.latent if hasattr(found, "latent") else found.latent_dist.mode()
-    return latents.float().cpu()
+    with streams.current():
+        x = _as_weights(images_to_float(to_device(images, weight.device)), weight)
+        found = peer.encode(x)
+        latents: Tensor = found.latent if hasattr(found, "latent") else found.latent_dist.mode()
+        return to_host(latents.float())
 
 
 @torch.inference_mode()
-def _decode(peer: Any, latents: Tensor) -> Tensor:
+def _decode(peer: Any, latents: Tensor, streams: CallStreams) -> Tensor:
     """Decode latents to uint8 [B,3,H,W] on the CPU."""
     weight = next(peer.parameters())
-    decoded = peer.decode(_as_weights(latents.to(weight.device), weight)).sample
-    return float_to_images(decoded).cpu()
+    with streams.current():
+        decoded = peer.decode(_as_weights(to_device(latents, weight.device), weight)).sample
+        return to_host(float_to_images(decoded))
 
 
 def _as_weights(x: Tensor, weight: Tensor) -> Tensor:
@@ -207,8 +211,9 @@ def _ways(call: ModelCall, peer: nn.Module, workers: Workers) -> list[_Way]:
     ways = []
     for layout, memory_format in layouts.items():
         ways.append(_Way(f"{layout}, one call at a time", memory_format, in_turn, 1))
-        if device.type == "cpu" and workers.num_model_threads > 1:
-            title = f"{layout}, a call for each core"
+        if workers.num_model_threads > 1:
+            at_once = "a call for each core" if device.type == "cpu" else f"{workers.num_model_threads} calls at once"
+            title = f"{layout}, {at_once}"
             ways.append(_Way(title, memory_format, run_calls(call, workers), workers.num_model_threads))
     return ways
 

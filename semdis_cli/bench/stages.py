@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import get_args
 
@@ -23,7 +24,7 @@ from semdis_cli.bench.timing import (
 )
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure
-from semdis_cli.files.atomic import publish
+from semdis_cli.files.together import Publisher
 from semdis_cli.images.geometry import undo_padding
 from semdis_cli.images.loader import Loader
 from semdis_cli.memory import Room
@@ -41,7 +42,7 @@ from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import EncodedImage, Geometry, LoadedImage, PlannedImage
 from semdis_cli.settings import DecodeSettings, EncodeSettings, ImageFormat, PartSettings, WriteSettings
 from semdis_cli.sources.find import FoundImages
-from semdis_cli.store.quantised import real_values
+from semdis_cli.store.quantised import join_rows, real_values
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
 from semdis_cli.store.writing.plan import PlannedShard
@@ -92,10 +93,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class FullShard:
-    """A shard that is ready to be written."""
+    """A shard that is ready to be written; `rows`: the tensors of its images by name."""
 
     planned: PlannedShard
     images: tuple[EncodedImage, ...]
+    rows: dict[str, Tensor]
 
 
 def measure_stages(
@@ -206,8 +208,10 @@ def _measure_decode(
     of_pictures = [(picture, call[1]) for call, result in zip(calls, results, strict=True) for picture in result]
     decoded = _Decoded([picture for picture, _ in of_pictures], [copies for _, copies in of_pictures])
     files, write_images = decoded.write(bench, settings.write)
-    publishing = [partial(publish_file, folder, number, data) for number, data in enumerate(files)]
-    _, publish_files = bench.run(PUBLISH_IMAGES, publishing, decoded.copies)
+    publisher, made = Publisher(folder), iter(enumerate(files))
+    together = [[(folder / str(number), data) for number, data in islice(made, len(result))] for result in results]
+    publishing = [partial(publisher.publish, some) for some in together]
+    _, publish_files = bench.run(PUBLISH_IMAGES, publishing, [copies for _, copies in calls])
     return decoded, (read_latents, model_decode, write_images, publish_files)
 
 
@@ -247,7 +251,8 @@ def full_shard(planned: PlannedShard, encoded: Sequence[EncodedCall], copies: in
         replace(one, source=replace(one.source, key=key + one.source.key)) for key in keys for one in planned.images
     ]
     copied = [replace(row, record=replace(row.record, key=key + row.record.key)) for key in keys for row in rows]
-    return FullShard(PlannedShard(planned.name, tuple(images)), tuple(copied))
+    tensors = {name: join_rows([row.tensors[name][None] for row in copied]) for name in copied[0].tensors}
+    return FullShard(PlannedShard(planned.name, tuple(images)), tuple(copied), tensors)
 
 
 def some_copies(shard: Shard, wanted: int, copies: int) -> Shard:
@@ -258,8 +263,7 @@ def some_copies(shard: Shard, wanted: int, copies: int) -> Shard:
 def write_shard(folder: Path, full: FullShard, provenance: Provenance, layout: LatentLayout) -> LatentSource:
     """Collect the latents of one shard, hash them, and publish the file."""
     rows = ShardRows(full.planned, layout)
-    for image in full.images:
-        rows.add(image)
+    rows.add_call(full.images, full.rows)
     entry = publish_shard(rows.finish(), folder, provenance)
     assert entry.file is not None, "a shard with latents is published"
     keys = tuple(image.record.key for image in full.images)
@@ -285,8 +289,3 @@ def decode_latents(call: Shard, tokenizer: Tokenizer, sampling: FCDMDiffAEInfere
 def file_of(picture: Picture, settings: WriteSettings) -> bytes:
     """Return the bytes of an image file."""
     return image_file(undo_padding(picture.pixels.numpy(), picture.geometry), settings)
-
-
-def publish_file(folder: Path, number: int, data: bytes) -> None:
-    """Put the bytes of an image on disk."""
-    publish(folder / f"{number}", [data])

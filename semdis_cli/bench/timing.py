@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from semdis_cli.bench.limit import Resource, Spread, StageCost
+from semdis_cli.model.device_time import collecting
 from semdis_cli.pipeline.workers import Workers
 from semdis_cli.stops import look
 
@@ -131,7 +132,7 @@ _Submit = Callable[..., "Future[_Done[T]]"]
 
 @dataclass(frozen=True)
 class _Done(Generic[T]):
-    """The result of a task, and the seconds that it took of its thread, and of a core."""
+    """The result of a task, and the seconds that it took of its thread (or of a CUDA device), and of a core."""
 
     value: T
     thread_s: float
@@ -140,5 +141,8 @@ class _Done(Generic[T]):
 
 def _timed(task: Task[T]) -> "_Done[T]":
     started, cpu_started = time.perf_counter(), time.thread_time()
-    value = task()
-    return _Done(value, time.perf_counter() - started, time.thread_time() - cpu_started)
+    with collecting() as device_time:
+        value = task()
+    thread_s, cpu_s = time.perf_counter() - started, time.thread_time() - cpu_started
+    device_s = device_time.seconds()
+    return _Done(value, thread_s if device_s is None else device_s, cpu_s)

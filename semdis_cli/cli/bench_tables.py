@@ -68,7 +68,7 @@ def _heading(report: "BenchReport") -> str:
     return (
         f"{printable(model['name'])} (sha256 {model['weights_sha256']:.12}) in {report.gemm.dtype}, "
         f"torch {machine.versions['torch']}\n"
-        f"{machine.num_cores} cores, {machine.processor}{accelerator}\n"
+        f"{machine.num_cores} cores, {machine.processor}{accelerator}; JPEGs by {machine.jpeg_decoder}\n"
         f"{count(images['num_images'], 'image')} ({printable(images['source'])}), {mib:.2f} MiB each, {megapixels}"
     )
 
@@ -83,6 +83,9 @@ def _model_table(report: "BenchReport") -> Table:
     table.add_row("one image alone, ms", *(_spread(one.latency_s, 1, 1000) for one in both))
     table.add_row("TFLOP/s", *(f"{one.tflop_per_s:.3f}" for one in both))
     table.add_row(f"share of {_gemm(report)}", *(f"{one.share_of_gemm:.0%}" for one in both))
+    own = report.own_gemm
+    title = f"share of its own ({own.rows} x {own.model_dim} x {own.hidden_dim}, {own.tflop_per_s:.3f} TFLOP/s)"
+    table.add_row(title, *(f"{one.tflop_per_s / own.tflop_per_s:.0%}" for one in both))
     table.add_row(f"MiB, {memory.kind}", f"{memory.encode_mib:,.0f}", f"{memory.decode_mib:,.0f}")
     return table
 

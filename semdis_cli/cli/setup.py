@@ -230,5 +230,6 @@ def announce(tokenizer: "Tokenizer", quiet: bool, say: Callable[[str], object] =
         f"{tokenizer.description}{raw}"
     )
     say(f"semdis: running in {tokenizer.dtype_name} on {tokenizer.device_name} ({tokenizer.kernels} kernels)")
-    if tokenizer.compile_note is not None:
-        say(f"semdis: {tokenizer.compile_note}")
+    for note in (tokenizer.device_note, tokenizer.compile_note):
+        if note is not None:
+            say(f"semdis: {note}")

@@ -13,7 +13,16 @@ from semdis_cli.cli.options import Reporting, command
 from semdis_cli.cli.report import MAX_SHOWN, follow, more, one_line, printable
 from semdis_cli.cli.setup import find_inputs, refuse_absent_device, refuse_pipes
 from semdis_cli.errors import ExitCode, UsageError
-from semdis_cli.events import Event, Failure, ModelReady, Planning, RunFinished, TrainingMeasured, TrainingProgress
+from semdis_cli.events import (
+    CompilingFailed,
+    Event,
+    Failure,
+    ModelReady,
+    Planning,
+    RunFinished,
+    TrainingMeasured,
+    TrainingProgress,
+)
 from semdis_cli.option import OUTPUT, Option
 from semdis_cli.records import SourceImage
 from semdis_cli.settings import SourceSettings
@@ -47,11 +56,14 @@ def train(
     images, failures = find(named)
     measured, measured_failures = _find_held_out(settings.held_out, find)
 
+    from semdis_cli.model.devices import unused_gpu
     from semdis_cli.training.train import prepare_train
     from semdis_cli.training.train import train as run
 
     job = prepare_train(settings, output)
     if not reporting.quiet:
+        if settings.device == "auto" and (note := unused_gpu()) is not None:
+            display.say(f"semdis: {note}")
         display.say(f"semdis: training in {job.settings.dtype} on {job.device}, {_aligned_with(settings.teacher)}")
     events = run(images, measured, (*failures, *measured_failures), job)
     code = follow(events, reporting, summarise=_summary, display=display, make_view=_TrainView)
@@ -115,12 +127,8 @@ class _TrainView:
                 self.display.plan(event)
             case Failure():
                 self._fail(event)
-            case ModelReady() if not self._reporting.quiet:
-                self.display.say(
-                    f"semdis: {event.num_parameters:,} parameters; {count(event.num_images, 'image')} to learn from "
-                    f"({event.image_bytes / 2**20:,.0f} MiB), {event.num_held_out:,} to measure with"
-                    + (f"; {event.num_unread:,} more do not fit in --memory" if event.num_unread else "")
-                )
+            case ModelReady() | CompilingFailed() if not self._reporting.quiet:
+                self.display.say(f"semdis: {_said(event)}")
             case TrainingProgress():
                 held_out = f"held-out {self._psnr_db:.2f} dB, " if self._psnr_db is not None else ""
                 rates = f"loss {event.loss:.5f}, {held_out}{event.images_per_s:.1f} images/s"
@@ -145,3 +153,13 @@ class _TrainView:
         self.code = ExitCode.SOME_FAILED
         if self._num_failed <= MAX_SHOWN:
             self.display.say(f"failed: {one_line(f'{printable(failure.key)}: {failure.reason}')}")
+
+
+def _said(event: ModelReady | CompilingFailed) -> str:
+    if isinstance(event, CompilingFailed):
+        return f"not compiled: {event.reason}"
+    unread = f"; {event.num_unread:,} more do not fit in --memory" if event.num_unread else ""
+    return (
+        f"{event.num_parameters:,} parameters; {count(event.num_images, 'image')} to learn from "
+        f"({event.image_bytes / 2**20:,.0f} MiB), {event.num_held_out:,} to measure with{unread}"
+    )

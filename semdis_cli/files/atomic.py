@@ -53,7 +53,7 @@ class PendingFile:
         self._digest, self._num_bytes = hashlib.sha256(), 0
         # Neither the name itself (with anything added, a long one would be too long) nor the process id (in a container
         # it is that of the killed run before).
-        self._temporary = _new_temporary(path.parent)
+        self._temporary = disk.new_temporary(path.parent)
         # "x": two writers of one name are a bug, not a race to win. 0o666 & ~umask, as any program's files.
         with explaining(path):
             self._file = self._temporary.open("xb")
@@ -71,7 +71,7 @@ class PendingFile:
             self._file.flush()
             disk.sync_file(self._file.fileno())
             self._file.close()
-            disk.replace(self._temporary, self._path, _new_temporary(self._path.parent))
+            disk.replace(self._temporary, self._path)
             disk.sync_folder(self._path.parent)
         return FileDigest(self._num_bytes, self._digest.hexdigest())
 
@@ -92,13 +92,15 @@ def publish_below(root: Path, path: Path, chunks: Iterable[bytes | memoryview]) 
         make_folder(path.parent)
         return publish(path, chunks)
     except UsageError as error:
-        cause = error.__cause__
-        if isinstance(cause, OSError) and disk.may_be_the_name(cause) and _takes_names(root, path.suffix):
-            reason = cause.strerror or cause
-            raise RefusedNameError(
-                f"the disk does not take its name ({reason}), but takes others; rename the original"
-            ) from cause
-        raise
+        raise refused_name(root, path, error.__cause__) or error from error.__cause__
+
+
+def refused_name(root: Path, path: Path, cause: BaseException | None) -> RefusedNameError | None:
+    """Return the error to raise when `path` was not written, if the disk takes others in `root`; else None."""
+    if isinstance(cause, OSError) and disk.may_be_the_name(cause) and _takes_names(root, path.suffix):
+        reason = cause.strerror or cause
+        return RefusedNameError(f"the disk does not take its name ({reason}), but takes others; rename the original")
+    return None
 
 
 def _takes_names(folder: Path, suffix: str) -> bool:
@@ -124,7 +126,7 @@ def move(path: Path, folder: Path) -> None:
     """
     target = folder / path.name
     try:
-        disk.replace(path, target, _new_temporary(folder))
+        disk.replace(path, target)
         disk.sync_folder(folder)
     except OSError as error:
         if error.errno != errno.EXDEV:
@@ -138,10 +140,6 @@ def sync_folder(folder: Path) -> None:
     """Make renames and new names in `folder` survive a power cut, where the disk can. Raises as `publish`."""
     with explaining(folder):
         disk.sync_folder(folder)
-
-
-def _new_temporary(folder: Path) -> Path:
-    return folder / f".{secrets.token_hex(8)}{disk.TEMP_SUFFIX}"
 
 
 def sweep_temporaries(folder: Path) -> None:

@@ -37,7 +37,7 @@ def claimed_folder(
         if not path.exists():
             publish(path, [strict_json(settings, sort_keys=True, indent=1).encode() + b"\n"])
         _check_settings(path, settings)
-        for inner in {folder, *((folder / name).parent for name in names)}:
+        for inner in {folder, *(folder / parent for parent in {name.parent for name in names})}:
             if _is_folder_within(inner, folder.resolve()):
                 sweep_temporaries(inner)
         yield

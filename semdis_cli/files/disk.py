@@ -102,17 +102,18 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def replace(source: Path, target: Path, aside: Path) -> None:
+def replace(source: Path, target: Path) -> None:
     """Rename a file to `target`, in the place of what is there: in one step, where the disk can.
 
-    Where it cannot, the old file steps `aside` (a free name beside it) until the new one has its place, and for that
-    moment a reader finds none; what cannot be removed stays. Raises `OSError`; the old file is back then.
+    Where it cannot, the old file steps aside until the new one has its place, and for that moment a reader finds none;
+    what cannot be removed stays. Raises `OSError`; the old file is back then.
     """
     try:
         source.replace(target)
     except OSError as error:
         if error.errno not in _NO_REPLACING or not _is_no_folder(target):
             raise
+        aside = new_temporary(target.parent)
         target.rename(aside)
         try:
             source.rename(target)
@@ -125,6 +126,11 @@ def replace(source: Path, target: Path, aside: Path) -> None:
 
 def _is_no_folder(path: Path) -> bool:
     return os.path.lexists(path) and not os.path.isdir(path)  # noqa: PTH112 # no OSError for names that cannot be
+
+
+def new_temporary(folder: Path) -> Path:
+    """Return a name for a temporary file in `folder` that nothing has."""
+    return folder / f".{secrets.token_hex(8)}{TEMP_SUFFIX}"
 
 
 def remove_folder(folder: Path) -> None:
@@ -239,7 +245,7 @@ def unnamed_file(folder: Path, *, buffering: int = -1) -> BinaryIO:
     except OSError as error:
         if not may_be_the_name(error):
             raise
-    named = _NamedFile(folder / f".{secrets.token_hex(8)}{TEMP_SUFFIX}")
+    named = _NamedFile(new_temporary(folder))
     return cast("BinaryIO", named if buffering == 0 else io.BufferedRandom(named))
 
 

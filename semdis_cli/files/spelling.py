@@ -118,13 +118,18 @@ def clashes(names: Mapping[str, PurePosixPath], spelling: Spelling) -> dict[str,
 
 
 def _folded_folders(names: Iterable[PurePosixPath], spelling: Spelling) -> set[str]:
+    return {spelling.fold_text(folder) for folder in folders_of(map(str, names))}
+
+
+def folders_of(names: Iterable[str]) -> set[str]:
+    """Return all folders that `names` lie in, near and far, but for the one that they are relative to."""
     folders: set[str] = set()
     for name in names:
-        folder = str(name).rpartition("/")[0]
+        folder = name.rpartition("/")[0]
         while folder and folder not in folders:
             folders.add(folder)
             folder = folder.rpartition("/")[0]
-    return {spelling.fold_text(folder) for folder in folders}
+    return folders
 
 
 def numbered(name: PurePosixPath) -> Iterator[PurePosixPath]:

@@ -1,6 +1,7 @@
 """Image files to pixels and back: `read_image_size`, `read_image`, `write_image`."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -115,24 +116,40 @@ def write_image(pixels: np.ndarray, format: ImageFormat, quality: int = 95) -> b
     below. `webp`: quality 1..99, colour always at half resolution (4:2:0); 100 is lossless. Raises `UsageError` for a
     quality out of range and for a picture larger than the format can hold.
     """
+    [data] = write_images([pixels], format, quality)
+    return data
+
+
+def write_images(images: Sequence[np.ndarray], format: ImageFormat, quality: int) -> list[bytes]:  # noqa: A002
+    """Write several images as `write_image` does, which takes less time than one by one."""
     if not 1 <= quality <= 100:
         raise UsageError(f"--quality must be in 1..100, not {quality}")
-    _check_writable(pixels.shape, format)
+    for pixels in images:
+        _check_writable(pixels.shape, format)
+    pictures = map(_picture, images)
     if format == "png":
-        return png_bytes(pixels)
-    image = Image.fromarray(pixels)
-    if format == "jpg":
-        return _saved(image, "JPEG", quality=quality, subsampling=0 if quality >= 90 else 2)
-    if quality == 100:
-        return _saved(image, "WEBP", lossless=True, quality=0, method=0)  # for lossless files these two are effort only
-    return _saved(image, "WEBP", quality=quality, method=2)
+        return [*map(png_bytes, pictures)]
+    with memory_file(buffering=0) as file:
+        return [_saved(picture, file, format, quality) for picture in pictures]
 
 
-def _saved(image: Image.Image, name: str, **options: int) -> bytes:
-    with memory_file() as file:
-        image.save(file, name, **options)
-        file.seek(0)
-        return file.read()
+def _saved(picture: Image.Image, file: BinaryIO, name: ImageFormat, quality: int) -> bytes:
+    """Save a picture at the beginning of `file`, and return its bytes."""
+    file.seek(0)
+    if name == "jpg":
+        picture.save(file, "JPEG", quality=quality, subsampling=0 if quality >= 90 else 2)
+    elif quality == 100:
+        picture.save(file, "WEBP", lossless=True, quality=0, method=0)  # for lossless files these two are effort only
+    else:
+        picture.save(file, "WEBP", quality=quality, method=2)
+    num_bytes = file.tell()
+    file.seek(0)
+    return file.read(num_bytes)
+
+
+def _picture(pixels: np.ndarray) -> Image.Image:
+    """Make a picture of [H,W,3] uint8. Pillow joins planes, as a model gives them, many times faster than NumPy."""
+    return Image.merge("RGB", [Image.fromarray(plane) for plane in pixels.transpose(2, 0, 1)])
 
 
 def _check_writable(shape: tuple[int, ...], name: ImageFormat) -> None:

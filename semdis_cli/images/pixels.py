@@ -81,7 +81,7 @@ def load_views(
         header = Header("JPEG", plain.size, plain.orientation, plain.notes)
         views = _Views(header, settings, plan_all(header.size), is_adm=is_adm, is_plain=True)
         with taking(views.needed_bytes(len(data))):
-            pixels = decode_plain_jpeg(data, views.decoded_size, **views.place(memory))
+            pixels = decode_plain_jpeg(data, views.decoded_size, views.fraction, **views.place(memory))
             if pixels is not None:
                 return views.fit(pixels, plain.notes)
     with pillow_guard(settings.max_image_pixels):
@@ -153,7 +153,7 @@ def _needed_bytes(header: Header, fraction: int, num_bytes: int, *, is_plain: bo
     """
     height, width = header.size
     has_profile = header.image is not None and "icc_profile" in header.image.info
-    is_fast = is_plain and not has_profile and is_fast_jpeg()
+    is_fast = is_plain and not has_profile and is_fast_jpeg(fraction)
     per_px = _FAST_BYTES_PER_PX if is_fast else _BYTES_PER_PX.get(header.name, _MOST_BYTES_PER_PX)
     decoding = per_px * height * width / fraction**2
     return num_bytes + int(decoding)
@@ -169,7 +169,7 @@ def _fraction(plan: Geometry) -> int:
 
 def _decode_fast(views: _Views, data: bytes) -> tuple[np.ndarray, tuple[str, ...]] | None:
     """Decode a plain JPEG as stored, to sRGB; also its notes. None if Pillow has to decode it."""
-    pixels = decode_plain_jpeg(data, views.decoded_size, **views.place(None))
+    pixels = decode_plain_jpeg(data, views.decoded_size, views.fraction, **views.place(None))
     if pixels is None:
         return None
     image, samples = open_pixels(views.header, data)

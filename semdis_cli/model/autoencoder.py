@@ -31,7 +31,7 @@ from semdis_cli.model.checkpoint import (
 )
 from semdis_cli.model.config import CONFIG_FILE, FCDMDiffAEConfig, FCDMDiffAEInferenceConfig
 from semdis_cli.model.decoder import Decoder, DecoderSteps
-from semdis_cli.model.devices import check_dtype, find_device
+from semdis_cli.model.devices import check_dtype, find_device, move_model
 from semdis_cli.model.encoder import Encoder
 from semdis_cli.model.layers import time_frequencies
 from semdis_cli.model.posterior import EncoderPosterior
@@ -80,7 +80,7 @@ class FCDMDiffAE(nn.Module):
         model, found = cls.from_folder(location.folder)
         if found.has_own_frequencies:
             warnings.warn(f"{path_or_repo_id}: {found.describe()}", stacklevel=2)
-        return model.to(device=found_device, dtype=dtype).eval()
+        return move_model(model, found_device, dtype).eval()
 
     @classmethod
     def from_folder(cls, folder: Path) -> tuple[Self, WeightsFile]:

@@ -1,12 +1,19 @@
 """Devices and dtypes of a model: names from the command line -> those that torch has here."""
 
+import os
+import warnings
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from semdis_cli.errors import UsageError
 from semdis_cli.settings import DtypeName
+from semdis_cli.tensors import is_out_of_memory
 
+M = TypeVar("M", bound=nn.Module)
+_NVIDIA_SIGNS = ("dev/nvidia[0-9]*", "proc/driver/nvidia/version")
 _DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu")
 _IMAGES_WORTH_COMPILING = 50_000
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -15,10 +22,11 @@ _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 def find_device(name: str | int | torch.device) -> torch.device:
     """The device called `name` (a number is that of a CUDA device); "auto" is CUDA if present.
 
-    Raises `UsageError` if there is none of that name, and for types of device that no model runs on.
+    Raises `UsageError` if there is none of that name, for types of device that no model runs on, and for a device that
+    this build of torch has no kernels for.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if _cuda_is_available() else "cpu"
     name = f"cuda:{name}" if isinstance(name, int) else str(name)
     try:
         device = torch.device(name)
@@ -26,14 +34,59 @@ def find_device(name: str | int | torch.device) -> torch.device:
         device = None
     if device is None or device.type not in _DEVICE_TYPES:
         raise UsageError(f"--device {name:.40}: must be auto, or one of {', '.join(_DEVICE_TYPES)}, cuda:1, ...")
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises AssertionError
-        reason = str(error).splitlines()[0].partition(". ")[0]
-        if reason.startswith("Could not run"):
-            reason = "this build of PyTorch knows none"
-        raise UsageError(f"--device {name:.40}: not available here ({reason:.200})") from error
+    if (reason := _why_not(device)) is not None:
+        raise UsageError(f"--device {name:.40}: not available here ({reason})")
     return device
+
+
+def unused_gpu(root: Path = Path("/")) -> str | None:
+    """Say why "auto" takes the CPU though there is an NVIDIA GPU; None if it takes the GPU, or there is none to take.
+
+    `root`: the folder in which `dev` and `proc` lie. A GPU that is hidden (`CUDA_VISIBLE_DEVICES`) is none.
+    """
+    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in {"", "-1"}
+    if is_hidden or torch.version.cuda is None or not any(any(root.glob(sign)) for sign in _NVIDIA_SIGNS):
+        return None
+    if _cuda_is_available() or (reason := _why_not(torch.device("cuda"))) is None:
+        return None
+    return (
+        f"there is an NVIDIA GPU, but --device auto takes the CPU: CUDA {torch.version.cuda}, for which this PyTorch "
+        f"was built, fails here ({reason}); install a newer driver, or PyTorch for an older CUDA (README, Install)"
+    )
+
+
+def move_model(model: M, device: torch.device | None, dtype: torch.dtype | None) -> M:
+    """Move `model` to `device` and `dtype`; None leaves either as it is. Raises `UsageError` without memory for it."""
+    try:
+        return model.to(device=device, dtype=dtype)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UsageError(f"--device {device}: no memory for the model; is it taken by another program?") from error
+
+
+def _cuda_is_available() -> bool:
+    with warnings.catch_warnings():  # what torch has to say of the driver is said with the device, in one line
+        warnings.simplefilter("ignore")
+        return torch.cuda.is_available()
+
+
+def _why_not(device: torch.device) -> str | None:
+    """Say why nothing can be computed on `device`; None if it can: a kernel runs there, as memory proves nothing."""
+    try:
+        torch.zeros(1, device=device).add_(1).item()
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises AssertionError
+        return _reason(error)
+    return None
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    if "no kernel image" in text:
+        return "this build of PyTorch has no kernels for so old or so new a GPU; see README, Install"
+    if text.startswith("Could not run"):
+        return "this build of PyTorch knows none"
+    return f"{text.partition(chr(10))[0].partition('. ')[0]:.200}"
 
 
 def check_dtype(dtype: object) -> None:

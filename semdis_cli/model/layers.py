@@ -56,9 +56,18 @@ class GRN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,H,h,w] -> gamma (x n) + beta + x with n = g / (mean_c g + eps), g the L2 norm of each channel's map."""
+        if x.device.type == "cuda":
+            return self._scaled(x)
         g = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True).float()
         n = (g / (g.mean(dim=1, keepdim=True) + self.eps)).to(x.dtype)
         return self.gamma.to(x.dtype) * (x * n) + self.beta.to(x.dtype) + x
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        """Compute the same as beta + x (1 + gamma n): two passes over the map instead of five, and fewer roundings."""
+        with torch.autocast(x.device.type, enabled=False):  # which would take the norm of a float32 copy
+            g = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True, dtype=torch.float32)
+        n = g / (g.mean(dim=1, keepdim=True) + self.eps)
+        return torch.addcmul(self.beta.to(x.dtype), x, (1 + self.gamma.float() * n).to(x.dtype))
 
 
 class FCDMBlock(nn.Module):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 from threading import Lock, local
 from typing import Protocol, TypeVar
 
@@ -10,15 +11,24 @@ from torch import Tensor
 
 from semdis_cli.errors import UsageError
 from semdis_cli.model.autoencoder import FCDMDiffAE
+from semdis_cli.model.compiling import (
+    allow_many_sizes,
+    compile_modules,
+    compiler_errors,
+    compiler_trouble,
+    first_line,
+)
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.cpu.inference import PackedNetwork
 from semdis_cli.model.cpu.kernels import onednn_works
+from semdis_cli.model.device_time import computing
+from semdis_cli.model.devices import calls_at_once
 from semdis_cli.model.layers import FCDMBlock
 from semdis_cli.model.pixels import float_to_images, images_to_float
 from semdis_cli.model.posterior import EncoderPosterior
+from semdis_cli.tensors import is_out_of_memory
 
 T = TypeVar("T")
-_MOST_COMPILED = 1024  # blocks of an encoder and of a decoder, for every size and number of threads
 
 
 class Network(Protocol):
@@ -58,7 +68,9 @@ class PlainNetwork:
     def posterior(self, images: Tensor) -> EncoderPosterior:
         """uint8 [B,3,H,W] of any strides -> raw posterior [B,Z,h,w] float32."""
         self._model.check_size(*images.shape[2:])
-        return self._model.posterior(images_to_float(to_device(images, self._model.device)))
+        images = to_device(images, self._model.device)
+        with computing(self._model.device):
+            return self._model.posterior(images_to_float(images))
 
     def images(self, latents: Tensor, noise: Tensor, config: FCDMDiffAEInferenceConfig) -> Tensor:
         """Whitened latents [B,Z,h,w] float32 (raw without statistics) -> uint8 [B,3,H,W].
@@ -67,15 +79,16 @@ class PlainNetwork:
         """
         self._model.check_latents(latents, *noise.shape[2:])
         latents, noise = (to_device(batch, self._model.device) for batch in (latents, noise))
-        return float_to_images(self._model.sample_images(latents, noise, config))
+        with computing(self._model.device):
+            return float_to_images(self._model.sample_images(latents, noise, config))
 
 
 class CompiledNetwork(PlainNetwork):
     """`FCDMDiffAE` with its blocks compiled, once for every size of call.
 
-    Where the first size fails, nothing is compiled, and `note` says why; a later one raises `UsageError`, since what
-    was computed so far is on record as compiled, and so does one that would be one too many. Without CUDA graphs: those
-    belong to the thread that recorded them, and any thread may call.
+    Where nothing can be compiled, `note` says why, and the blocks are what they were. Where something can, but not
+    these blocks for a size, calls raise `UsageError`, since what was computed so far is on record as compiled, and so
+    does one size too many. Without CUDA graphs: those belong to the thread that recorded them, and any may call.
     """
 
     def __init__(self, model: FCDMDiffAE) -> None:
@@ -83,9 +96,10 @@ class CompiledNetwork(PlainNetwork):
         self._lock = Lock()
         self._compiled: set[tuple[str, torch.Size]] = set()
         self._of_thread = local()
-        self.note: str | None = None
-        for block in self._blocks():
-            block.compile(dynamic=False)
+        trouble = compiler_trouble(model.device)
+        self.note = None if trouble is None else f"not compiled: {trouble}"
+        if trouble is None:
+            compile_modules((module for module in model.modules() if isinstance(module, FCDMBlock)), model.device)
 
     @property
     def kernels(self) -> str:
@@ -103,67 +117,37 @@ class CompiledNetwork(PlainNetwork):
 
     def _once_alone(self, key: tuple[str, torch.Size], call: Callable[[], T]) -> T:
         """`call()`; the first for a size, which compiles, while no other thread compiles."""
+        if self.note is not None:
+            return call()
         if not hasattr(self._of_thread, "is_prepared"):
-            _allow_many_sizes()
+            allow_many_sizes()
             self._of_thread.is_prepared = True
         if key in self._compiled:
             return call()
         with self._lock:
             try:
                 result = call()
-            except _compiler_errors() as error:
-                if isinstance(error, torch.OutOfMemoryError) or self.note is not None:
+            except compiler_errors() as error:
+                if isinstance(error, RuntimeError) and is_out_of_memory(error):
                     raise
-                if self._compiled:
-                    size = "x".join(map(str, key[1]))
-                    raise UsageError(
-                        f"compiling for {size} failed ({_first_line(error)}); use --compile off"
-                    ) from error
-                self._give_up(error)
-                result = call()
+                size = "x".join(map(str, key[1]))
+                raise UsageError(f"compiling for {size} failed ({first_line(error)}); use --compile off") from error
             self._compiled.add(key)
             return result
-
-    def _give_up(self, error: Exception) -> None:
-        self.note = f"not compiled: {_first_line(error)}"
-        for block in self._blocks():
-            block._compiled_call_impl = None  # noqa: SLF001 (what `Module.compile` sets; there is no way back but this)
-
-    def _blocks(self) -> list[FCDMBlock]:
-        return [module for module in self._model.modules() if isinstance(module, FCDMBlock)]
-
-
-def _allow_many_sizes() -> None:
-    """Let the calling thread compile for more than torch's eight sizes; the limits are each thread's own since 2.12.
-
-    Where they are reached, torch would go on with uncompiled blocks and other last bits: it is to fail instead.
-    """
-    limits = torch._dynamo.config  # noqa: SLF001 (there is no other name for it)
-    names = ("recompile_limit", "accumulated_recompile_limit", "cache_size_limit", "accumulated_cache_size_limit")
-    for name in names[:2] if hasattr(limits, names[0]) else names[2:]:  # the latter up to torch 2.6
-        setattr(limits, name, _MOST_COMPILED)
-    if hasattr(limits, "fail_on_recompile_limit_hit"):
-        limits.fail_on_recompile_limit_hit = True
-
-
-def _compiler_errors() -> tuple[type[Exception], ...]:
-    """Return the errors that torch's compiler raises: it has many, most of them a `RuntimeError`."""
-    return RuntimeError, getattr(torch._dynamo.exc, "FailOnRecompileLimitHit", RuntimeError)  # noqa: SLF001
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{lines[0]:.200}" if lines else type(error).__name__
 
 
 def choose_network(model: FCDMDiffAE, *, compiled: bool = False) -> tuple[Network, str | None]:
     """Packed weights on a CPU whose PyTorch has the operators for the dtype; else the plain modules, or compiled ones.
 
     Also why it is not compiled, if that was asked for: packed weights are as fast on a CPU, without the wait. PyTorch's
-    own switch for oneDNN, `torch.backends.mkldnn.enabled`, switches packed weights off too.
+    own switch for oneDNN, `torch.backends.mkldnn.enabled`, switches packed weights off too. On CUDA channels come last,
+    as its matrix kernels want them, and cuDNN is told to be deterministic, for the whole process.
     """
     if model.device.type == "cpu" and bool(torch.backends.mkldnn.enabled) and onednn_works(model.dtype):
         return PackedNetwork(model), "not compiled: packed weights are as fast on a CPU" if compiled else None
+    if model.device.type == "cuda":
+        torch.backends.cudnn.deterministic = True  # else near a full memory another engine, of other last bits, may do
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return CompiledNetwork(model) if compiled else PlainNetwork(model), None
 
 
@@ -192,25 +176,37 @@ def to_host(batch: Tensor) -> Tensor:
         return batch.cpu()
     host = torch.empty(batch.shape, dtype=batch.dtype, pin_memory=True)
     host.copy_(batch, non_blocking=True)
-    torch.cuda.current_stream(batch.device).synchronize()
+    done = torch.cuda.Event(blocking=True)  # waiting for a stream would keep a core busy that reads images
+    done.record(torch.cuda.current_stream(batch.device))
+    done.synchronize()
     return host
 
 
 class CallStreams:
-    """A CUDA stream for each calling thread: one thread's copies go on beside another's kernels."""
+    """CUDA streams for the calls of a model: one call's copies go on beside another's kernels.
+
+    They are as many as calls that pay, and are kept: what torch holds of the device's memory belongs to a stream.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._of_thread = local()
+        self._free: SimpleQueue[torch.cuda.Stream] = SimpleQueue()
+        for _ in range(calls_at_once(device) if device.type == "cuda" else 0):
+            self._free.put(torch.cuda.Stream(device))
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """The calling thread's own stream, behind what that thread gave the device before; nothing on a CPU."""
+        """Give a stream that no other call has, behind what the thread gave the device before; nothing on a CPU.
+
+        Waits for one; what is given to it has to be done at the end.
+        """
         if self._device.type != "cuda":
             yield
             return
-        if not hasattr(self._of_thread, "stream"):
-            self._of_thread.stream = torch.cuda.Stream(self._device)
-        self._of_thread.stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._of_thread.stream):
-            yield
+        stream = self._free.get()
+        try:
+            stream.wait_stream(torch.cuda.current_stream(self._device))
+            with torch.cuda.stream(stream):
+                yield
+        finally:
+            self._free.put(stream)

@@ -25,7 +25,7 @@ from semdis_cli.model.call_sizes import (
 )
 from semdis_cli.model.checkpoint import resolve_model
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-from semdis_cli.model.devices import find_device, find_dtype, pays_to_compile
+from semdis_cli.model.devices import find_device, find_dtype, move_model, pays_to_compile, unused_gpu
 from semdis_cli.model.network import CallStreams, CompiledNetwork, choose_network, pixels_to_device, to_host
 from semdis_cli.model.noise import noise_of_images, posterior_noise
 from semdis_cli.model.posterior import EncoderPosterior
@@ -34,7 +34,10 @@ from semdis_cli.settings import NoiseKind, TokenizerSettings
 
 
 class Tokenizer:
-    """uint8 sRGB images [B,3,H,W] <-> latents [B,Z,h,w] float32, whitened if the model has statistics."""
+    """uint8 sRGB images [B,3,H,W] <-> latents [B,Z,h,w] float32, whitened if the model has statistics.
+
+    `device_note`: why it is not on the GPU that is here; None if all is well.
+    """
 
     def __init__(
         self, model: FCDMDiffAE, identity: ModelIdentity, settings: TokenizerSettings, description: str = ""
@@ -43,15 +46,16 @@ class Tokenizer:
 
         It is compiled where `settings.compile` is "on".
 
-        Raises `UsageError` for a device that is not there.
+        Raises `UsageError` for a device that is not there, or has no memory for the model.
         """
+        self.device_note = unused_gpu() if settings.device == "auto" else None
         device = find_device(settings.device)
         dtype = find_dtype(settings.dtype, device)
         if dtype == torch.float32:
             torch.backends.cudnn.allow_tf32 = False  # torch's default: 10 bits of mantissa under the name of float32
         self.identity = identity
         self.description = description
-        self.model = model.to(device=device, dtype=dtype).requires_grad_(False).eval()
+        self.model = move_model(model, device, dtype).requires_grad_(False).eval()
         self._num_threads = settings.num_threads or (1 if device.type == "cpu" else None)
         self._use_threads()
         self._network, self._compile_note = choose_network(self.model, compiled=settings.compile == "on")
@@ -84,11 +88,7 @@ class Tokenizer:
             raise CheckpointError(f"takes {model.config.in_channels} channels, but images have 3", place=name)
         config_sha256 = hashlib.sha256(model.config.to_json().encode()).hexdigest()
         identity = ModelIdentity(location.name, location.source, location.revision, found.sha256, config_sha256)
-        tokenizer = cls(model, identity, settings, found.describe())
-        if tokenizer.kernels == "inductor":  # whether it can compile at all shows now, before anything is on record
-            side = tokenizer.patch_size
-            tokenizer.encode(torch.zeros(1, 3, side, side, dtype=torch.uint8), [""])
-        return tokenizer
+        return cls(model, identity, settings, found.describe())
 
     @property
     def patch_size(self) -> int:

@@ -19,7 +19,7 @@ from semdis_cli.parts import LATENTS, LOG_SNR, QUANTISED, TWINS, part_dtype
 from semdis_cli.pipeline.fit import COPIES_HELD, CallMemory
 from semdis_cli.pipeline.reading import LoadedCall, Reading
 from semdis_cli.pipeline.reading_processes import reading_ahead
-from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, timed
+from semdis_cli.pipeline.workers import Workers, done_already, in_order, timed
 from semdis_cli.records import EncodedImage, LoadedImage, PlannedImage
 from semdis_cli.settings import LatentSettings, PartSettings
 from semdis_cli.store.quantised import are_sound, store_as
@@ -47,13 +47,14 @@ class ImageCall:
 
 @dataclass(frozen=True, slots=True)
 class EncodedCall:
-    """The outcome of a model call."""
+    """The outcome of a model call; `rows`: the tensors of all `images` by name, where they lie in one piece."""
 
     call: ImageCall
     images: tuple[EncodedImage, ...]
     failures: tuple[Failure, ...]
     times: StageTimes
     troubles: tuple[ColumnTrouble, ...] = ()
+    rows: Mapping[str, Tensor] | None = None
 
     def done(self) -> BatchDone:
         """The event that tells of it."""
@@ -158,18 +159,18 @@ def encode_call(
     Whatever is wrong with an image is a `Failure`.
     """
     with memory.taking(call.bucket, len(call.images)):
-        stored = timed(_store_images, loaded, tokenizer, settings) if loaded.images else Timed([], 0.0)
-    encoded = tuple(one for one in stored.value if isinstance(one, EncodedImage))
-    failures = (*loaded.failures, *(one for one in stored.value if isinstance(one, Failure)))
-    times = StageTimes(read_s=loaded.read_s, encode_s=stored.seconds)
-    return EncodedCall(call, encoded, failures, times, loaded.troubles)
+        (outcomes, rows), encode_s = timed(_store_images, loaded, tokenizer, settings)
+    encoded = tuple(one for one in outcomes if isinstance(one, EncodedImage))
+    failures = (*loaded.failures, *(one for one in outcomes if isinstance(one, Failure)))
+    times = StageTimes(read_s=loaded.read_s, encode_s=encode_s)
+    return EncodedCall(call, encoded, failures, times, loaded.troubles, rows)
 
 
 class LatentSink(Protocol):
     """Takes latents: the rows of a shard, or a stream."""
 
-    def add(self, image: EncodedImage) -> None:
-        """Take one image."""
+    def add_call(self, images: Sequence[EncodedImage], rows: Mapping[str, Tensor] | None) -> None:
+        """Take images; `rows`: as in an `EncodedCall`."""
 
     def add_failure(self, failure: Failure) -> None:
         """Take note of an image that could not be used."""
@@ -177,28 +178,33 @@ class LatentSink(Protocol):
 
 def take_call(result: EncodedCall, sink: LatentSink) -> None:
     """Hand what came out of a model call to `sink`."""
-    for image in result.images:
-        sink.add(image)
+    sink.add_call(result.images, result.rows)
     for failure in result.failures:
         sink.add_failure(failure)
 
 
-def _store_images(loaded: LoadedCall, tokenizer: Tokenizer, settings: PartSettings) -> Sequence[EncodedImage | Failure]:
+def _store_images(
+    loaded: LoadedCall, tokenizer: Tokenizer, settings: PartSettings
+) -> tuple[Sequence[EncodedImage | Failure], Mapping[str, Tensor] | None]:
+    """Encode what could be read; return the outcome for each image, and `rows` of an `EncodedCall`."""
+    if not loaded.images:
+        return (), None
     rounded = torch.float32 if settings.store_dtype in QUANTISED else STORE_DTYPES[settings.store_dtype]
     try:
         stored = _as_stored(_encode_tensors(loaded, tokenizer, settings, rounded), settings.store_dtype)
         if are_sound(stored):  # all at once
-            return [
+            images = [
                 _encoded(image, one | _as_stored(image.parts, settings.store_dtype))
                 for image, one in zip(loaded.images, _rows(stored), strict=True)
             ]
+            return images, None if any(image.parts for image in loaded.images) else stored
         tensors = _encode_tensors(loaded, tokenizer, settings, torch.float32)  # again, to tell what is wrong
     except UnreadableImageError as error:
-        return [Failure(image.record.key, str(error)) for image in loaded.images]
+        return [Failure(image.record.key, str(error)) for image in loaded.images], None
     return [
         _store(image, one | dict(image.parts), settings.store_dtype)
         for image, one in zip(loaded.images, _rows(tensors), strict=True)
-    ]
+    ], None
 
 
 def _rows(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:

@@ -12,21 +12,23 @@ from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed
 from semdis_cli.files.claim import claimed_folder, claimed_settings
 from semdis_cli.files.json_text import unescape_name
 from semdis_cli.files.spelling import give_own_names
+from semdis_cli.memory import available_memory
 from semdis_cli.model.checkpoint import resolve_model, weights_sha256
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import busy_threads, share_of_call, start_workers
 from semdis_cli.pipeline.fit import CallMemory
-from semdis_cli.pipeline.images_out import ImageWriter, Writing, output_names, renamed_record, too_long, written
+from semdis_cli.pipeline.images_out import ImageWriter, Writing, output_names, renamed_record, too_long
 from semdis_cli.pipeline.report import RunTotals, compute_record, model_record
-from semdis_cli.pipeline.shard import DecodedCall, bucket_of, decode_call, fitting_parts, read_shard, shard_calls
-from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, one_ahead, timed
+from semdis_cli.pipeline.shard import bucket_of, decode_call, fitting_parts, read_shard, shard_calls
+from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, read_ahead, timed
 from semdis_cli.provenance import ModelIdentity, Provenance
 from semdis_cli.settings import DecodeSettings, TokenizerSettings
 from semdis_cli.stops import look, looking
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
 
+_MOST_SHARDS_AHEAD, _PART_FOR_SHARDS = 3, 8  # in an eighth of the memory
 _SHARE_OF_EVENT = 1 / 1024  # of the room for calls: they are small, but there may be very many
 
 
@@ -150,20 +152,27 @@ def _read_calls(
 ) -> Iterator[Shard | Event]:
     """The latents of every model call, as a shard of those rows alone, and what is to be told of reading them.
 
-    The next shard is read while the one before it is decoded. `done`: keys to leave out.
+    The next ones are read while a shard is decoded. `done`: keys to leave out.
     """
     keys = frozenset(source.keys)
 
     def start(stored: StoredShard) -> "Future[Timed[Shard | ShardFailed]]":
         return workers.submit_disk(timed, read_shard, source, stored, tokenizer, keys, done)
 
-    for read in one_ahead(map(start, source.shards), workers.result):
+    for read in read_ahead(map(start, source.shards), workers.result, _num_ahead(source, tokenizer)):
         yield TimeSpent(StageTimes(read_s=read.seconds))
         if isinstance(read.value, ShardFailed):
             yield read.value
         else:
             yield from shard_calls(read.value, tokenizer, done)
-        del read  # or a third shard would be held while the next one is waited for
+        del read  # or one more shard would be held while the next one is waited for
+
+
+def _num_ahead(source: LatentSource, tokenizer: Tokenizer) -> int:
+    """Return how many shards are read while one is decoded: an accelerator is faster than one thread that reads."""
+    largest = max((stored.expected.num_bytes for stored in source.shards), default=1)
+    fitting = available_memory() // _PART_FOR_SHARDS // largest
+    return 1 if tokenizer.is_on_cpu else max(1, min(_MOST_SHARDS_AHEAD, fitting))
 
 
 def decode_calls(
@@ -186,7 +195,8 @@ def decode_calls(
     def decode_and_write(call: Shard) -> _WrittenCall:
         decoded = decode_call(call, tokenizer, sampling, memory)
         look()
-        return _WrittenCall(decoded, writer.submit(decoded.images, workers))
+        writing = writer.submit(decoded.images, workers)
+        return _WrittenCall(writing, len(decoded.images), decoded.failures, decoded.megapixels, decoded.decode_s)
 
     def share(call: Shard | Event) -> float:
         if not isinstance(call, Shard):
@@ -204,17 +214,20 @@ def _fitting(calls: Iterable[Shard | Event], tokenizer: Tokenizer, memory: CallM
 
 @dataclass(frozen=True)
 class _WrittenCall:
-    """A model call whose images are being written."""
+    """A model call whose images are being written. It does not hold them: they are gone once their files are made."""
 
-    decoded: DecodedCall
     writing: Writing
+    num_images: int
+    failures: list[Failure]
+    megapixels: float
+    decode_s: float
 
     def events(self, workers: Workers) -> Iterator[Event]:
         """Tell of it once all images are on disk; waits for that."""
-        decoded, (write_s, refused) = self.decoded, written(self.writing, workers)
-        num_images = len(self.writing) - len(refused)
-        yield BatchDone(num_images, decoded.megapixels, StageTimes(decode_s=decoded.decode_s, write_s=write_s))
-        yield from (*decoded.failures, *refused)
+        written = workers.result(self.writing)
+        times = StageTimes(decode_s=self.decode_s, write_s=written.seconds)
+        yield BatchDone(self.num_images - len(written.failures), self.megapixels, times)
+        yield from (*self.failures, *written.failures)
 
 
 def _decode_record(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, Self
 
 from semdis_cli.events import Event, RunStarted, ShardPublished, StageTimes, Tell, TimeSpent, untold
@@ -30,9 +31,10 @@ from semdis_cli.sources.find import FoundImages
 from semdis_cli.store.writing.far_set import FarSet
 from semdis_cli.store.writing.finished import recorded_settings
 from semdis_cli.store.writing.latent_set import LatentSetWriter
-from semdis_cli.store.writing.shard_writer import EncodedShard, ShardRows
+from semdis_cli.store.writing.shard_writer import ShardRows, WrittenShard
 from semdis_cli.threads import WatchedThreads
 
+_MOST_THREADS = 4  # that publish shards of a set on a disk; the stage of one in a store holds few shards at a time
 _MOST_HELD_BYTES = 512 << 20  # of latents in shards that are not on disk yet: two of the usual size
 
 
@@ -72,7 +74,7 @@ def _encode(
             far=far,
         ) as latents,
         start_workers(tokenizer, settings.num_workers) as workers,
-        _Publisher(latents) as publisher,
+        _Publisher(latents, 1 if far else min(settings.num_workers, _MOST_THREADS)) as publisher,
     ):
         plan = _take_up_plan(found, loader, tokenizer, settings, latents, tell)
         done = latents.num_done, plan.megapixels(latents.remaining), latents.num_failed_before
@@ -122,8 +124,10 @@ def _fill_shards(encoded: Iterable[EncodedCall], latents: LatentSetWriter, publi
         rows = rows or latents.open_shard(result.call.shard)
         take_call(result, rows)
         if rows.is_full:  # published before yielding: the caller may close this generator at any yield
-            publisher.publish(rows.finish())
+            publisher.publish(rows)
             rows = None
+        else:
+            publisher.fold(rows)
         yield result.done()
         yield from result.failures
         yield from result.troubles
@@ -148,34 +152,56 @@ def far_off_report(far_off: dict[str, float] | None, tokenizer: Tokenizer) -> di
 
 
 class _Publisher:
-    """Publishes filled shards in a thread beside the others, one after the other, while the next ones are filled.
+    """Publishes shards in threads beside the others, several at once, while the next ones are filled.
 
-    Leaving its `with` waits for them, whatever ended the run: what is encoded is kept.
+    They are noted in the order in which they were filled. Leaving its `with` waits for all, whatever ended the run:
+    what is encoded is kept.
     """
 
-    def __init__(self, latents: LatentSetWriter) -> None:
+    def __init__(self, latents: LatentSetWriter, num_threads: int) -> None:
         self._latents = latents
-        self._thread = WatchedThreads(1, "semdis-publish", compute_alone)
+        self._threads = WatchedThreads(num_threads, "semdis-publish", compute_alone)
         self._waiting: deque[tuple[int, Future[Timed[ShardPublished | None]]]] = deque()
+        self._num_shards = 0
+        self._noting = Lock()
+        self._written: dict[int, WrittenShard] = {}  # by their turn, of shards that wait for one before them
+        self._next_turn = 0
         self._has_failed = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._thread.shutdown()
+        self._threads.shutdown()
 
-    def publish(self, shard: EncodedShard) -> None:
-        """Have `shard` published after those before it."""
-        self._waiting.append((shard.num_bytes, self._thread.submit(self._publish, shard)))
+    def fold(self, rows: ShardRows) -> None:
+        """Have `rows`, which are not all there, prepared as far as they are."""
+        self._waiting.append((0, self._threads.submit(timed, rows.fold)))
 
-    def _publish(self, shard: EncodedShard) -> Timed[ShardPublished | None]:
+    def publish(self, rows: ShardRows) -> None:
+        """Have the shard of `rows`, which are all there, published."""
+        self._waiting.append((rows.num_bytes, self._threads.submit(timed, self._publish, rows, self._num_shards)))
+        self._num_shards += 1
+
+    def _publish(self, rows: ShardRows, turn: int) -> ShardPublished | None:
         if self._has_failed:
-            raise CancelledError  # nobody waits for it: the error of the one before it ends the run
-        self._has_failed = True
-        published = timed(self._latents.publish, shard)
-        self._has_failed = False
-        return published
+            raise CancelledError  # nobody waits for it: the error of one before it ends the run
+        is_done = False
+        try:
+            written = self._latents.write(rows.finish())
+            self._note(written, turn)
+            is_done = True
+        finally:
+            self._has_failed |= not is_done
+        return written.published
+
+    def _note(self, written: WrittenShard, turn: int) -> None:
+        """Note a shard, and those after it that waited for it; or let it wait for its turn."""
+        with self._noting:
+            self._written[turn] = written
+            while self._next_turn in self._written:
+                self._latents.record(self._written.pop(self._next_turn))
+                self._next_turn += 1
 
     def news(self) -> Iterator[Event]:
         """Tell of the shards that are on disk by now; waits while the others are too much to hold.
@@ -194,7 +220,7 @@ class _Publisher:
             yield from self._first()
 
     def _first(self) -> Iterator[Event]:
-        published, publish_s = self._thread.result(self._waiting.popleft()[1])
+        published, publish_s = self._threads.result(self._waiting.popleft()[1])
         yield TimeSpent(StageTimes(publish_s=publish_s))
         if published is not None:
             yield published

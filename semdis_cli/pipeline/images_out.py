@@ -4,26 +4,26 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from semdis_cli.errors import RefusedNameError, StoreError, UsageError
+from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure
-from semdis_cli.files.atomic import publish_below, sweep_temporaries
+from semdis_cli.files.atomic import sweep_temporaries
 from semdis_cli.files.disk import folder_identity
-from semdis_cli.files.spelling import ANY, EXACT, Spelling, check_key, numbered
-from semdis_cli.images.images import write_image
-from semdis_cli.pipeline.workers import Timed, Workers, timed
+from semdis_cli.files.spelling import ANY, EXACT, Spelling, check_key, folders_of, numbered
+from semdis_cli.files.together import Publisher
+from semdis_cli.images.images import write_image, write_images
+from semdis_cli.pipeline.workers import Timed, Workers, done_already, timed
 from semdis_cli.settings import WriteSettings
 
-# Of each image the file that is being made, and that of being put on disk: the seconds that making its bytes took, or
-# why the disk does not take it.
-Writing = list["Future[Future[float | Failure]]"]
-
+T = TypeVar("T")
+_PART_PIXELS = 1 << 19  # of images whose files one task makes: fewer, and handing tasks over would cost as much
 _MAX_NAME_BYTES = 255
 _MAX_KEY_BYTES = 3800  # a path may have 4095, with the folder before it
 
@@ -34,12 +34,20 @@ def output_names(keys: Iterable[str], suffix: str) -> dict[str, PurePosixPath]:
     `a.jpg` becomes `a.png`; `b.jpg` beside `b.webp` become `b.jpg.png` and `b.webp.png`. Raises `StoreError` for keys
     that are no relative paths.
     """
-    paths = {key: check_key(key) for key in keys}
-    appended = {key: path.with_name(f"{path.name}.{suffix}") for key, path in paths.items()}
-    replaced = {key: path.with_suffix(f".{suffix}") for key, path in paths.items()}
-    taken = Counter(replaced.values()) + Counter({folder for path in paths.values() for folder in path.parents})
-    names = {key: name if taken[name] == 1 else appended[key] for key, name in replaced.items()}
-    return names if len(set(names.values())) == len(names) else appended
+    replaced = {str(check_key(key)): f"{_without_suffix(key)}.{suffix}" for key in keys}
+    taken = Counter(replaced.values())
+    taken.update(folders_of(replaced))
+    names = {key: name if taken[name] == 1 else f"{key}.{suffix}" for key, name in replaced.items()}
+    if len(set(names.values())) != len(names):
+        names = {key: f"{key}.{suffix}" for key in names}
+    return {key: PurePosixPath(name) for key, name in names.items()}
+
+
+def _without_suffix(key: str) -> str:
+    """Leave out what pathlib calls the suffix; there may be a million keys, and this is many times faster."""
+    start = key.rfind("/") + 1
+    dot = key.rfind(".", start + 1)
+    return key if dot in {-1, len(key) - 1} else key[:dot]
 
 
 def renamed_record(renamed: Mapping[str, PurePosixPath]) -> dict[str, Any]:
@@ -118,9 +126,24 @@ class StreamNames:
         return any(spelling.fold(name) == spelling.fold_text(other) for other in alike)
 
 
+Pictures = Sequence[tuple[str, np.ndarray]]  # keys, and the uint8 [3,H,W] of each
+
+
 def image_file(pixels: np.ndarray, settings: WriteSettings) -> bytes:
     """The file of one image, uint8 [3,H,W]."""
     return write_image(pixels.transpose(1, 2, 0), settings.format, settings.quality)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Images that are on disk, but for the `failures`, which it does not take; making the files took `seconds`."""
+
+    seconds: float
+    failures: list[Failure]
+
+
+Writing = Future[Written]
+NOTHING_WRITTEN: Writing = done_already(Written(0.0, []))
 
 
 class ImageWriter:
@@ -128,6 +151,7 @@ class ImageWriter:
 
     def __init__(self, root: Path, names: Mapping[str, PurePosixPath], settings: WriteSettings) -> None:
         self._root = root.resolve()
+        self._publisher = Publisher(self._root)
         self._names = names
         self._settings = settings
         self._seen: set[Path] = set()
@@ -136,7 +160,8 @@ class ImageWriter:
 
     def exists(self, key: str) -> bool:
         """Tell whether the image of `key` was written by an earlier run."""
-        return os.path.isfile(self._path(key))  # noqa: PTH113 # no OSError for names that the disk does not take
+        # No OSError for names that the disk does not take
+        return os.path.isfile(f"{self._root}/{self._names[key]}")  # noqa: PTH113
 
     def sweep_beside(self, key: str) -> None:
         """Remove what a killed run left in the folder of the image of `key`, if nobody has looked there yet.
@@ -161,45 +186,39 @@ class ImageWriter:
             sweep_temporaries(folder)
         self._swept.add(place)
 
-    def write(self, image: tuple[str, np.ndarray]) -> float | Failure:
-        """Write one image (key, uint8 [3,H,W]); returns the seconds that making its bytes took.
+    def write(self, images: Pictures) -> Written:
+        """Write images, those of a model call; they are on disk together. Raises `UsageError` and `NoSpaceError`."""
+        return self._publish([timed(self._make, images)])
 
-        A `Failure` if the disk does not take this one. Raises `UsageError` or `NoSpaceError` if it takes none.
-        """
-        key, pixels = image
-        return self._publish(key, timed(image_file, pixels, self._settings))
-
-    def submit(self, images: Sequence[tuple[str, np.ndarray]], workers: Workers) -> Writing:
+    def submit(self, images: Pictures, workers: Workers) -> Writing:
         """Have the images of a model call written soon, as by `write`; to be called in the thread of that call.
 
-        Threads that compute make the files' bytes, threads that may wait put them on disk. `written` waits for it.
+        Threads that compute make the files' bytes, threads that may wait put them on disk.
         """
+        if not images:
+            return NOTHING_WRITTEN
+        made = workers.after_call(partial(timed, self._make), parts(images, images[0][1][0].size, workers.num_threads))
+        return workers.submit_disk(lambda: self._publish([workers.result(part) for part in made]))
 
-        def make(image: tuple[str, np.ndarray]) -> "Future[float | Failure]":
-            key, pixels = image
-            return workers.submit_disk(self._publish, key, timed(image_file, pixels, self._settings))
+    def _make(self, images: Pictures) -> list[tuple[str, bytes]]:
+        pixels = [one.transpose(1, 2, 0) for _, one in images]
+        files = write_images(pixels, self._settings.format, self._settings.quality)
+        return [(key, data) for (key, _), data in zip(images, files, strict=True)]
 
-        return workers.after_call(make, images)
-
-    def _publish(self, key: str, made: Timed[bytes]) -> float | Failure:
-        path = self._path(key)
-        if not path.parent.resolve().is_relative_to(self._root):
-            raise UsageError(f"a link leads out of {self._root}; remove it", place=path)
-        try:
-            publish_below(self._root, path, [made.value])
-        except RefusedNameError as error:
-            return Failure(key, str(error))
-        return made.seconds
+    def _publish(self, made: Sequence[Timed[list[tuple[str, bytes]]]]) -> Written:
+        files = {key: (self._path(key), data) for part in made for key, data in part.value}
+        for folder, path in {path.parent: path for path, _ in files.values()}.items():
+            if not folder.resolve().is_relative_to(self._root):
+                raise UsageError(f"a link leads out of {self._root}; remove it", place=path)
+        refused = self._publisher.publish([*files.values()])
+        failures = [Failure(key, str(error)) for key, error in zip(files, refused, strict=True) if error is not None]
+        return Written(sum(part.seconds for part in made), failures)
 
     def _path(self, key: str) -> Path:
         return self._root / self._names[key]
 
 
-def written(writing: Writing, workers: Workers) -> tuple[float, list[Failure]]:
-    """Return the seconds that images took, and those that the disk does not take; waits until all are on disk.
-
-    `workers`: those that write them. Raises what writing raised: `UsageError`, `NoSpaceError`.
-    """
-    outcomes = [workers.result(workers.result(made)) for made in writing]
-    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
-    return sum(outcome for outcome in outcomes if not isinstance(outcome, Failure)), failures
+def parts(images: Sequence[T], num_pixels: int, num_threads: int) -> list[Sequence[T]]:
+    """Cut the images of a call, of `num_pixels` each, into parts for tasks: enough for all threads, else not many."""
+    size = max(1, min(_PART_PIXELS // num_pixels, len(images) // num_threads))
+    return [images[start : start + size] for start in range(0, len(images), size)]

@@ -48,7 +48,7 @@ R = TypeVar("R")
 _CHANNELS = 3
 _SPARE_SLOTS = 2  # beside two for each process: one it fills, one that waits for the model
 _MOST_BYTES = 1 << 30  # of all slots
-_LEAST_IMAGES = 1024  # below, the processes take longer to start than to read
+_LEAST_IMAGES = 256  # below, the processes take longer to start than to read
 _KILLED = (
     "a process that reads images was killed, perhaps for its memory; what is encoded is kept: run the same command "
     "again, with fewer --workers"
@@ -200,20 +200,35 @@ class _Process:
 
 
 def _begin(memory: SharedMemory, setup: _Setup) -> None:
-    """Prepare a process: it ends with the one that started it, which alone hears of signals."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    """Prepare a process: it ends when the one that started it ends or says so, and hears of no other signal.
+
+    Batch systems and terminals send theirs to all processes; what is to be read still is known by one alone.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "it was started by another process"
-
-    def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in the threads that are begun here, too
+    for wait in (_wait_for_end_of_parent, _wait_for_word_of_parent):
+        threading.Thread(target=_end_after, args=(wait,), daemon=True).start()
     keep_freed_blocks()
     torch.set_num_threads(1)
     _Process.reader = _Reader(memory, setup)
+
+
+def _end_after(wait: Callable[[], None]) -> None:
+    wait()
+    os._exit(1)
+
+
+def _wait_for_end_of_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "it was started by another process"
+    parent.join()
+
+
+def _wait_for_word_of_parent() -> None:
+    parent = multiprocessing.parent_process()
+    while parent is not None and signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
+        pass
 
 
 def _read(task: _Task) -> tuple[list[_Outcome | tuple[int, Failure]], float]:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -40,7 +40,15 @@ from semdis_cli.pipeline.calls import (
 from semdis_cli.pipeline.decode import decoded_as, sampling_of, sampling_record
 from semdis_cli.pipeline.encode_plan import EncodePlan, sampled_as
 from semdis_cli.pipeline.fit import CallMemory
-from semdis_cli.pipeline.images_out import ImageWriter, Writing, output_names, renamed_record, too_long, written
+from semdis_cli.pipeline.images_out import (
+    NOTHING_WRITTEN,
+    ImageWriter,
+    Writing,
+    output_names,
+    parts,
+    renamed_record,
+    too_long,
+)
 from semdis_cli.pipeline.limits import within_limit
 from semdis_cli.pipeline.reading import LoadedCall
 from semdis_cli.pipeline.report import RunTotals
@@ -152,22 +160,23 @@ def _usable_calls(plan: EncodePlan, tokenizer: Tokenizer, unusable: Collection[s
 
 @dataclass(frozen=True)
 class _RoundtripCall:
-    """Outcome of a model call; its images are being written."""
+    """Outcome of a model call; its images are being measured and written."""
 
-    scores: list[ImageMeasured]
-    writing: Writing
     failures: list[Failure]
-    megapixels: float
     times: StageTimes
+    megapixels: float = 0.0
+    measuring: "Sequence[Future[list[ImageMeasured]]]" = ()
+    writing: Writing = NOTHING_WRITTEN
 
     def events(self, workers: Workers) -> Iterator[Event]:
         """Wait until all images are on disk, and return the events that tell of them."""
-        write_s, refused = written(self.writing, workers)
-        keys = {failure.key for failure in refused}
-        scores = [score for score in self.scores if score.key not in keys]
-        yield BatchDone(len(scores), self.megapixels, self.times + StageTimes(write_s=write_s))
+        measured = [score for scores in self.measuring for score in workers.result(scores)]
+        written = workers.result(self.writing)
+        refused = {failure.key for failure in written.failures}
+        scores = [score for score in measured if score.key not in refused]
+        yield BatchDone(len(scores), self.megapixels, self.times + StageTimes(write_s=written.seconds))
         yield from scores
-        yield from (*self.failures, *refused)
+        yield from (*self.failures, *written.failures)
 
 
 @dataclass(frozen=True)
@@ -192,7 +201,7 @@ class _Roundtrip:
 
     def _start(self, call: ImageCall) -> "Future[_RoundtripCall]":
         if failures := self._memory.refused(call.bucket, call.keys):
-            return done_already(_RoundtripCall([], [], failures, 0.0, StageTimes()))
+            return done_already(_RoundtripCall(failures, StageTimes()))
         self.loader.expect(call.images)
         return self.workers.submit_call(partial(timed, self.loader.load), call.images, self._finish)
 
@@ -204,7 +213,7 @@ class _Roundtrip:
         call = LoadedCall.of(loaded)
         images, failures, times = call.images, list(call.failures), StageTimes(read_s=call.read_s)
         if not images:
-            return _RoundtripCall([], [], failures, 0.0, times)
+            return _RoundtripCall(failures, times)
         try:
             with self._memory.taking(images[0].record.geometry.bucket, len(images)):
                 encoded = timed(encode_images, call, self.tokenizer, self.latents)
@@ -212,14 +221,14 @@ class _Roundtrip:
                 images, stored, unusable = self._stored(images, encoded.value)
                 failures += unusable
                 if not images:
-                    return _RoundtripCall([], [], failures, 0.0, times)
+                    return _RoundtripCall(failures, times)
                 decoded = timed(self.tokenizer.decode, stored, [image.record.key for image in images], self.sampling)
         except UnreadableImageError as error:
             failures += [Failure(image.record.key, str(error)) for image in images]
-            return _RoundtripCall([], [], failures, 0.0, times)
-        scores, writing = self._measure(images, decoded.value)
+            return _RoundtripCall(failures, times)
         times += StageTimes(decode_s=decoded.seconds)
-        return _RoundtripCall(scores, writing, failures, decoded.value[:, 0].numel() / 1e6, times)
+        megapixels = decoded.value[:, 0].numel() / 1e6
+        return _RoundtripCall(failures, times, megapixels, *self._hand_on(images, decoded.value))
 
     def _stored(
         self, images: Sequence[LoadedImage], latents: Tensor
@@ -232,17 +241,33 @@ class _Roundtrip:
         failures = [one for one in tried if isinstance(one, Failure)]
         return kept, torch.stack(stored) if stored else latents[:0], failures
 
-    def _measure(self, images: Sequence[LoadedImage], reconstructions: Tensor) -> tuple[list[ImageMeasured], Writing]:
-        """Return PSNR of `reconstructions`, uint8 [B,3,H,W], and their files, which are being written."""
-        scores: list[ImageMeasured] = []
-        files: list[tuple[str, np.ndarray]] = []
-        for image, reconstruction in zip(images, reconstructions, strict=True):
-            key, geometry = image.record.key, image.record.geometry
-            kept = undo_padding(reconstruction.numpy(), geometry)
-            given = undo_padding(image.pixels.numpy(), geometry)
-            scores.append(ImageMeasured(key, _psnr_db(kept, given)))
-            files.append((key, kept))
-        return scores, self.writer.submit(files, self.workers)
+    def _hand_on(
+        self, images: Sequence[LoadedImage], reconstructions: Tensor
+    ) -> "tuple[Sequence[Future[list[ImageMeasured]]], Writing]":
+        """Have `reconstructions`, uint8 [B,3,H,W], measured and their files written."""
+        pairs = [_Pair.of(image, one) for image, one in zip(images, reconstructions, strict=True)]
+        num_pixels = reconstructions[0, 0].numel()
+        measuring = self.workers.after_call(_measured, parts(pairs, num_pixels, self.workers.num_threads))
+        return measuring, self.writer.submit([(pair.key, pair.kept) for pair in pairs], self.workers)
+
+
+class _Pair(NamedTuple):
+    """An image that came back, `kept`, and what was `given` to the model, both uint8 [3,H,W] without padding."""
+
+    key: str
+    kept: np.ndarray
+    given: np.ndarray
+
+    @classmethod
+    def of(cls, image: LoadedImage, reconstruction: Tensor) -> Self:
+        """Leave the padding of both out."""
+        geometry = image.record.geometry
+        kept, given = (undo_padding(pixels.numpy(), geometry) for pixels in (reconstruction, image.pixels))
+        return cls(image.record.key, kept, given)
+
+
+def _measured(pairs: Sequence[_Pair]) -> list[ImageMeasured]:
+    return [ImageMeasured(pair.key, _psnr_db(pair.kept, pair.given)) for pair in pairs]
 
 
 def _psnr_db(kept: np.ndarray, given: np.ndarray) -> float:

@@ -70,8 +70,7 @@ def decode_shard(
     for call in shard_calls(shard, tokenizer, done):
         for part in fitting_parts(call, tokenizer, memory):
             decoded = decode_call(part, tokenizer, sampling, memory)
-            outcomes = [writer.write(image) for image in decoded.images]
-            failures += [*decoded.failures, *(outcome for outcome in outcomes if isinstance(outcome, Failure))]
+            failures += [*decoded.failures, *writer.write(decoded.images).failures]
     return failures
 
 

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack
+from itertools import islice
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import torch
@@ -196,10 +197,16 @@ def in_order(
         yield wait(pending.popleft()[1])
 
 
-def one_ahead(started: "Iterator[Future[T]]", wait: "Callable[[Future[T]], T]" = wait_for) -> Iterator[T]:
-    """Yield the results of `started`; the next one has been started when one is handed out. `wait`: see `in_order`."""
-    ahead = next(started, None)
-    while ahead is not None:
-        now, ahead = ahead, next(started, None)
+def read_ahead(
+    started: "Iterator[Future[T]]", wait: "Callable[[Future[T]], T]" = wait_for, num_ahead: int = 1
+) -> Iterator[T]:
+    """Yield the results of `started`; the next `num_ahead` have been started when one is handed out.
+
+    `wait`: see `in_order`.
+    """
+    ahead = deque(islice(started, num_ahead))
+    while ahead:
+        ahead.extend(islice(started, 1))
+        now = ahead.popleft()
         yield wait(now)
         del now

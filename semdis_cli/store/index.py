@@ -1,27 +1,31 @@
 """`index.jsonl`: one row per input, failures included, sorted by key."""
 
 import heapq
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure, LeftOut
-from semdis_cli.files.json_text import ESCAPED, escape_text, key_fields, parse_json, to_line
+from semdis_cli.files.json_text import ESCAPED, escape_text, is_strange, key_fields, parse_json, to_line
 from semdis_cli.files.links import why_unreadable
 from semdis_cli.files.url import Location
 from semdis_cli.records import FileDigest, Geometry, ImageRecord, content_of
 from semdis_cli.stops import look
 from semdis_cli.store.checks import MALFORMED, check_count, check_record_key, check_shard_name, check_text
-from semdis_cli.store.record import parse_digest, parse_mask, parse_record, row_fields
+from semdis_cli.store.record import geometry_text, parse_digest, parse_mask, parse_record, row_fields
 
 _Raw = TypeVar("_Raw")
 _Parsed = TypeVar("_Parsed")
 _STATUSES = frozenset({"ok", "failed", "removed", "left_out"})
 _MAX_ROW = 1 << 32  # no shard has as many
 _MAX_SIDE = 1 << 31  # as of a `Geometry`
+_LINES_AT_ONCE = 256
+_quoted = json.encoder.encode_basestring_ascii
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +170,17 @@ def _parse_row(line: bytes, path: Location, number: int) -> IndexRow:
         raise StoreError(f"line {number}: {error}", place=path) from error
 
 
+def image_line(record: ImageRecord, shard: str, row: int) -> bytes:
+    """Return the line of an image whose latents are row `row` of `shard`: that of `IndexRow.of_image`."""
+    key, source = record.key, record.source
+    if record.columns or record.notes or record.mask_sha256 is not None or is_strange(key):
+        return IndexRow.of_image(record, shard, row).to_line().data
+    return (
+        f'{{"geometry":{geometry_text(record.geometry)},"key":{_quoted(key)},"num_bytes":{source.num_bytes},'
+        f'"row":{row},"sha256":"{source.sha256}","shard":"{shard}","status":"ok"}}\n'
+    ).encode()
+
+
 class IndexLine(NamedTuple):
     """One line of an index, `data`, with its `fields`, of which `key`, `status`, `shard` and `row` are checked.
 
@@ -254,7 +269,11 @@ def _parse_left_out(key: str, fields: Mapping[str, Any]) -> LeftOut:
 
 def parse_line(data: bytes) -> IndexLine:
     """Parse a line of an index; for `parse_row`. Raises one of `MALFORMED`."""
-    fields = parse_json(data)
+    return line_of(parse_json(data), data)
+
+
+def line_of(fields: Any, data: bytes) -> IndexLine:
+    """Return the line `data`, of which these are the fields; for `parse_row`. Raises one of `MALFORMED`."""
     return IndexLine(*_parse_head(fields), fields, data)
 
 
@@ -343,6 +362,13 @@ def _read_lines(path: Location) -> Iterator[tuple[int, int, bytes]]:
         raise StoreError(f"cannot be read ({why_unreadable(path, error)})", place=path) from error
 
 
+def joined(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield lines many at a time, which are quicker to write."""
+    lines = iter(lines)
+    while some := list(islice(lines, _LINES_AT_ONCE)):
+        yield b"".join(some)
+
+
 class Keyed(Protocol):
     """Anything that is known by a key."""
 
@@ -362,20 +388,20 @@ def merge_rows(sorted_groups: Iterable[tuple[str, Iterable[_Row]]]) -> Iterator[
     """
     heap: list[tuple[str, int, _Row, Iterator[_Row]]] = []
 
-    def advance(number: int, rows: Iterator[_Row]) -> None:
-        row = next(rows, None)
-        if row is not None:
-            heapq.heappush(heap, (row.key, number, row, rows))
-
-    def pop() -> _Row:
-        look()
-        _, number, row, rows = heapq.heappop(heap)
-        advance(number, rows)
-        return row
+    def rows_before(first_key: str | None) -> Iterator[_Row]:
+        while heap and (first_key is None or heap[0][0] < first_key):
+            look()
+            _, number, row, rows = heap[0]
+            following = next(rows, None)
+            if following is None:
+                heapq.heappop(heap)
+            else:
+                heapq.heapreplace(heap, (following.key, number, following, rows))
+            yield row
 
     for number, (first_key, group) in enumerate(sorted_groups):
-        while heap and heap[0][0] < first_key:
-            yield pop()
-        advance(number, iter(group))
-    while heap:
-        yield pop()
+        yield from rows_before(first_key)
+        rows = iter(group)
+        if (row := next(rows, None)) is not None:
+            heapq.heappush(heap, (row.key, number, row, rows))
+    yield from rows_before(None)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from semdis_cli.files.json_text import escape_text, key_fields
@@ -10,7 +11,14 @@ from semdis_cli.records import MAX_COLUMNS_BYTES, NO_COLUMNS, FileDigest, Geomet
 from semdis_cli.store.checks import check_count, check_object, check_sha256, check_text, check_texts
 
 _MAX_COLUMNS_DEPTH = 16  # what is nested deeper, parsers refuse each at a depth of its own
+_MANY = 1 << 12  # geometries: most images of a shard were of few sizes
 SOURCE_FIELDS = {"num_bytes", "sha256", "notes"}
+
+
+@lru_cache(_MANY)
+def geometry_text(geometry: Geometry) -> str:
+    """Return a geometry as it is written."""
+    return json.dumps(geometry.to_json(), sort_keys=True, separators=(",", ":"))
 
 
 def row_fields(record: ImageRecord) -> dict[str, Any]:

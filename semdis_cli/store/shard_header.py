@@ -18,12 +18,12 @@ from typing import Any, BinaryIO
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.disk import open_at_once
-from semdis_cli.files.json_text import ESCAPED, parse_json
+from semdis_cli.files.json_text import ESCAPED, escape_name, is_strange, parse_json
 from semdis_cli.files.links import or_pointer, why_unreadable
 from semdis_cli.files.url import Location, Url
-from semdis_cli.parts import BYTES_PER_VALUE
+from semdis_cli.parts import BYTES_PER_VALUE, LATENTS
 from semdis_cli.provenance import LatentLayout, Provenance
-from semdis_cli.records import FileDigest
+from semdis_cli.records import FileDigest, ImageRecord
 from semdis_cli.store.checks import MALFORMED, check_count, check_keys, check_object, check_sha256, check_text
 from semdis_cli.store.shard_records import ShardRecords, shrink
 
@@ -160,8 +160,7 @@ def _read_text(file: BinaryIO, num_bytes: int) -> tuple[str, bytes, int]:
     if header_bytes != len(text) + -len(text) % HEADER_ALIGNMENT:
         raise ValueError("its header is not padded as it was; damaged or edited")
     record_text = check_text(parse_json(text)["__metadata__"][METADATA_KEY])
-    metadata = json.dumps({"__metadata__": {METADATA_KEY: record_text}}, ensure_ascii=False, separators=(",", ":"))
-    start = metadata.removesuffix("}").encode()
+    start = _metadata_text(record_text)
     if not text.startswith(start):
         raise ValueError("its header is not what was written with its record; damaged or edited")
     return record_text, text[len(start) :], 8 + header_bytes
@@ -191,6 +190,36 @@ def stored_tensors(layout: LatentLayout, shape: tuple[int, int, int, int]) -> tu
 def payload_bytes(tensors: Sequence[StoredTensor]) -> int:
     """Return the size of all tensors of a shard in bytes."""
     return tensors[-1].start + tensors[-1].num_bytes
+
+
+def render_header(
+    tensors: Sequence[StoredTensor], latents_sha256: str, records: Sequence[ImageRecord], provenance: Provenance
+) -> bytes:
+    """Return all that comes before the tensors in the file of a shard, byte for byte as safetensors writes it.
+
+    `latents_sha256` (hex): of all `tensors`, which are in the order of the file.
+    """
+    latents = next(tensor for tensor in tensors if tensor.name == LATENTS)
+    keys = [record.key for record in records]
+    fields = {
+        "format": FORMAT_VERSION,
+        "dtype": latents.dtype,
+        "shape": list(latents.shape),
+        "latents_sha256": latents_sha256,
+        "keys": list(map(escape_name, keys)),
+    }
+    if any(map(is_strange, keys)):
+        fields[ESCAPED] = True
+    record_text, _ = render_record(fields, ShardRecords.of(records), provenance)
+    text = _metadata_text(record_text) + describe_tensors(tensors)
+    text += b" " * (-len(text) % HEADER_ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _metadata_text(record_text: str) -> bytes:
+    """Return the beginning of a header, up to what comes after its record."""
+    metadata = {"__metadata__": {METADATA_KEY: record_text}}
+    return json.dumps(metadata, ensure_ascii=False, separators=(",", ":")).removesuffix("}").encode()
 
 
 def describe_tensors(tensors: Sequence[StoredTensor]) -> bytes:

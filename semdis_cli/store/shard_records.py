@@ -5,19 +5,22 @@ import re
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from semdis_cli.files.json_text import escape_text
 from semdis_cli.records import GEOMETRY_FIELDS, FileDigest, Geometry, ImageRecord
 from semdis_cli.store.checks import check_count, check_sha256, check_texts
-from semdis_cli.store.record import SOURCE_FIELDS, check_source, source_fields
+from semdis_cli.store.record import SOURCE_FIELDS, check_source
 
 # Size and sha256 of a row's file, and the notes that reading it left.
 Source = tuple[int, str, Sequence[str]]
 
+_MANY = 1 << 12  # geometries: most images of a shard were of few sizes
 _PAIRS = struct.Struct("<10i")  # of one geometry
 _GEOMETRY_FIELDS = set(GEOMETRY_FIELDS)
 _SMALLEST = np.array([1, 1, 0, 1, 1])[:, None]
@@ -43,8 +46,10 @@ class ShardRecords(Sequence[ImageRecord]):
         """Return the same records as columns."""
         if isinstance(records, ShardRecords):
             return records
-        geometries = [_PAIRS.pack(*(side for pair in record.geometry.pairs for side in pair)) for record in records]
-        sources = [_source_of(source_fields(record)) for record in records]
+        sources = [
+            (record.source.num_bytes, record.source.sha256, tuple(map(escape_text, record.notes))) for record in records
+        ]
+        geometries = [_pack(record.geometry) for record in records]
         return cls(tuple(record.key for record in records), geometries, sources)
 
     @classmethod
@@ -93,6 +98,11 @@ class ShardRecords(Sequence[ImageRecord]):
             for num_bytes, sha256, notes in self.sources
         ]
         return f"[{','.join(texts)}]"
+
+
+@lru_cache(_MANY)
+def _pack(geometry: Geometry) -> bytes:
+    return _PAIRS.pack(*(side for pair in geometry.pairs for side in pair))
 
 
 def shrink(fields: dict[str, Any]) -> dict[str, Any] | bytes | Source:

@@ -10,29 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import torch
-from safetensors.torch import save as serialize
 from torch import Tensor
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import publish
-from semdis_cli.files.json_text import ESCAPED, escape_name, is_strange
 from semdis_cli.files.url import Location
 from semdis_cli.parts import LATENTS, file_order
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import FileDigest, ImageRecord
 from semdis_cli.store.quantised import take_rows
-from semdis_cli.store.shard_header import (
-    FORMAT_VERSION,
-    METADATA_KEY,
-    StoredTensor,
-    no_shard,
-    open_shard,
-    parse_header,
-    render_record,
-)
-from semdis_cli.store.shard_records import ShardRecords
+from semdis_cli.store.shard_header import StoredTensor, no_shard, open_shard, parse_header, render_header, size_of_open
 
 STORE_DTYPES = {
     "bfloat16": torch.bfloat16,
@@ -76,23 +67,32 @@ class Shard:
 
 def write_shard(path: Path, shard: Shard) -> FileDigest:
     """Publish `shard` at `path`. Equal shards give equal bytes."""
-    return publish(path, [shard_bytes(shard)])
+    return publish(path, _chunks(shard))
 
 
 def shard_bytes(shard: Shard) -> bytes:
     """The file that `shard` becomes."""
-    tensors = {name: tensor.contiguous() for name, tensor in shard.tensors.items()}
-    fields = {
-        "format": FORMAT_VERSION,
-        "dtype": _NAMES[shard.latents.dtype],
-        "shape": list(shard.latents.shape),
-        "latents_sha256": _hash(tensors),
-        "keys": list(map(escape_name, shard.keys)),
-    }
-    if any(map(is_strange, shard.keys)):
-        fields[ESCAPED] = True
-    text, _ = render_record(fields, ShardRecords.of(shard.records), shard.provenance)
-    return serialize(tensors, {METADATA_KEY: text})
+    return b"".join(_chunks(shard))
+
+
+def _chunks(shard: Shard) -> list[bytes | memoryview]:
+    """The file that `shard` becomes: its header, and its tensors where they lie in memory."""
+    order = sorted(shard.tensors.items(), key=lambda item: file_order(item[0], _NAMES[item[1].dtype]))
+    stored, payload, start = [], [], 0
+    for name, tensor in order:
+        N, Z, h, w = tensor.shape
+        stored.append(StoredTensor(name, _NAMES[tensor.dtype], (N, Z, h, w), start))
+        payload.append(memory_of(tensor.contiguous()))
+        start += tensor.nbytes
+    digest = hashlib.sha256()
+    for data in payload:
+        digest.update(data)
+    return [render_header(stored, digest.hexdigest(), shard.records, shard.provenance), *payload]
+
+
+def memory_of(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous tensor, which are not copied."""
+    return tensor.view(torch.uint8).numpy().data.cast("B")
 
 
 def read_shard(path: Location, expected: FileDigest | None = None) -> Shard:
@@ -106,31 +106,30 @@ def read_shard(path: Location, expected: FileDigest | None = None) -> Shard:
 def read_shard_file(path: Location, expected: FileDigest | None = None) -> tuple[Shard, FileDigest]:
     """Read a shard as `read_shard` does, together with size and sha256 of its file."""
     with open_shard(path, expected) as file:
-        data = file.read()
-    found = FileDigest.of(data)
+        data = np.empty(size_of_open(file), np.uint8)
+        data = data[: cast("io.BufferedReader", file).readinto(data.data)]
+    found = FileDigest.of(data.data)
     if expected is not None and found != expected:
         raise StoreError("its bytes do not match the sha256 in the manifest; damaged or edited", place=path)
-    return parse_shard(data, str(path)), found
+    return _parse(data, str(path)), found
 
 
 def parse_shard(data: bytes, place: str) -> Shard:
     """Check one shard whose file is `data`. Raises `StoreError` beginning with `place`."""
-    header = parse_header(io.BytesIO(data), len(data), place)
-    payload = memoryview(data)[header.payload_start :]
-    if hashlib.sha256(payload).hexdigest() != header.latents_sha256:
+    return _parse(np.frombuffer(data, np.uint8).copy(), place)
+
+
+def _parse(data: np.ndarray, place: str) -> Shard:
+    """Check a shard whose file is `data` [bytes] uint8, in which its tensors stay."""
+    num_header_bytes = 8 + int.from_bytes(data[:8].tobytes(), "little")  # as safetensors begin, if they are any
+    header = parse_header(io.BytesIO(data[:num_header_bytes].data), data.size, place)
+    payload = data[header.payload_start :]
+    if hashlib.sha256(payload.data).hexdigest() != header.latents_sha256:
         raise no_shard(place, "the latents do not match their sha256; damaged")
-    tensors = {tensor.name: _read(payload, tensor) for tensor in header.tensors}
+    tensors = {tensor.name: _view(payload, tensor) for tensor in header.tensors}
     return Shard(tensors.pop(LATENTS), header.records, header.provenance, tensors)
 
 
-def _hash(tensors: Mapping[str, Tensor]) -> str:
-    """Hex digest of tensors as they lie in a file, one after the other."""
-    digest = hashlib.sha256()
-    for _, tensor in sorted(tensors.items(), key=lambda item: file_order(item[0], _NAMES[item[1].dtype])):
-        digest.update(tensor.view(torch.uint8).numpy().data.cast("B"))
-    return digest.hexdigest()
-
-
-def _read(payload: memoryview, tensor: StoredTensor) -> Tensor:
-    data = bytearray(payload[tensor.start :][: tensor.num_bytes])
-    return torch.frombuffer(data, dtype=STORE_DTYPES[tensor.dtype]).view(tensor.shape)
+def _view(payload: np.ndarray, tensor: StoredTensor) -> Tensor:
+    data = torch.from_numpy(payload[tensor.start :][: tensor.num_bytes])
+    return data.view(STORE_DTYPES[tensor.dtype]).view(tensor.shape)

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from semdis_cli.store.checks import check_count
 from semdis_cli.store.quantised import dequantise
 
-_IMAGES_AT_ONCE = 16
+_IMAGES_AT_ONCE = 8  # in float64 what is fast to go through several times
 # Whitened latents beyond these were hardly whitened by the statistics of the weights that made them.
 _MOST_ABS_MEAN = 1.0
 _LEAST_STD, _MOST_STD = 0.3, 3.0
@@ -37,21 +38,27 @@ class ChannelSums:
 
     @classmethod
     def of_all(cls, latents: Tensor, scale: Tensor | None = None) -> Self:
-        """Sums over `latents` [N,Z,h,w], N at least 1: digit for digit as if they were added one by one.
+        """Sums over `latents` [N,Z,h,w]: digit for digit as if they were added one by one.
 
         `scale` [N,Z,1,1]: of those that are quantised.
         """
-        channels = latents.shape[1]
-        total, squares = np.zeros(channels), np.zeros(channels)
+        return cls.zero(latents.shape[1]).plus_all(latents, scale)
+
+    def plus_all(self, latents: Tensor, scale: Tensor | None = None) -> Self:
+        """These sums, to which `latents` are added as in `of_all`: however many come at once, the digits are the same.
+
+        An image is summed by NumPy, and the images one after the other, in float64.
+        """
+        total, squares = np.array([self.total]), np.array([self.squares])
         for first in range(0, len(latents), _IMAGES_AT_ONCE):
             rows = slice(first, first + _IMAGES_AT_ONCE)
-            images = latents[rows].float() if scale is None else dequantise(latents[rows], scale[rows])
-            values = images.numpy().reshape(len(images), channels, -1).astype(np.float64)
-            for one, one_squared in zip(values.sum(2), np.square(values).sum(2), strict=True):
-                total += one
-                squares += one_squared
-        count = latents.shape[0] * latents.shape[2] * latents.shape[3]
-        return cls(count, tuple(total.tolist()), tuple(squares.tolist()))
+            images = latents[rows] if scale is None else dequantise(latents[rows], scale[rows])
+            exact = images.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
+            values = exact.numpy().reshape(len(images), latents.shape[1], -1)
+            total = _sum_after(total, values)
+            squares = _sum_after(squares, np.square(values, out=values))
+        count = self.count + latents.shape[0] * latents.shape[2] * latents.shape[3]
+        return type(self)(count, tuple(total[0].tolist()), tuple(squares[0].tolist()))
 
     @property
     def are_finite(self) -> bool:
@@ -108,6 +115,11 @@ class ChannelSums:
         if len(total) != len(squares) or not all(map(_is_sum, (*total, *squares))):
             raise ValueError("the sums are not finite numbers, one of each kind for a channel")
         return cls(check_count(fields["count"]), total, squares)
+
+
+def _sum_after(before: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Add `values` [N,Z,n] to sums [1,Z], in the order of their rows."""
+    return np.add.accumulate(np.concatenate([before, values.sum(2)]))[-1:]
 
 
 def _is_sum(value: float) -> bool:

@@ -7,6 +7,7 @@ The head serves training alone: it is no part of the autoencoder and is not expo
 B, h, w are a batch and its grid of latents, Z and F the channels of latents and features, C the head's width, N tokens.
 """
 
+from functools import lru_cache
 from typing import Self, cast
 
 import torch
@@ -59,6 +60,12 @@ def position_features(height: int, width: int, channels: int) -> Tensor:
     rows, columns = (torch.cat([angles.sin(), angles.cos()], dim=1) for angles in (y, x))
     grid = torch.cat([rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)], dim=2)
     return grid.flatten(0, 1)
+
+
+@lru_cache(maxsize=8)
+def _positions_on(device: torch.device, height: int, width: int, channels: int) -> Tensor:
+    """Make `position_features` on `device` once: a copy in every step would wait for the device."""
+    return position_features(height, width, channels).to(device)
 
 
 class AlignmentHead(nn.Module):
@@ -131,9 +138,9 @@ class AlignmentHead(nn.Module):
         The residual stream is float32 whatever autocast makes of the matrices.
         """
         tokens = self.to_width(noisy).flatten(2).transpose(1, 2).float()
-        positions = position_features(noisy.shape[2], noisy.shape[3], tokens.shape[2])
+        positions = _positions_on(tokens.device, noisy.shape[2], noisy.shape[3], tokens.shape[2])
         registers = self.registers.float().expand(len(tokens), -1, -1)
-        return torch.cat([tokens + positions.to(tokens.device), registers], dim=1)
+        return torch.cat([tokens + positions, registers], dim=1)
 
     def _attention(self, x: Tensor) -> Tensor:
         """Self-attention over all tokens, [B,N,C] -> the same."""

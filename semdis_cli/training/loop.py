@@ -6,22 +6,25 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from semdis_cli.errors import CheckpointError, DivergedError
-from semdis_cli.events import TrainingMeasured, TrainingProgress
+from semdis_cli.events import CompilingFailed, TrainingMeasured, TrainingProgress
 from semdis_cli.files.atomic import explaining, publish
 from semdis_cli.files.json_text import strict_json
 from semdis_cli.metrics import psnr_db
+from semdis_cli.model.compiling import compile_modules, compiler_errors, first_line, uncompile_modules
 from semdis_cli.model.noise import noise_of_images
 from semdis_cli.model.pixels import float_to_images, images_to_float
 from semdis_cli.stops import look
+from semdis_cli.tensors import is_out_of_memory
 from semdis_cli.training.latent_stats import mean_and_var_of
 from semdis_cli.training.pictures import Reconstruction, write_sheet
 from semdis_cli.training.pool import CropSampler, ImagePool
+from semdis_cli.training.readings import Readings
 from semdis_cli.training.settings import Rhythm, TrainingSettings
 from semdis_cli.training.state import TrainingState
 from semdis_cli.training.step import Forward, align, draw, forward, generator_for
@@ -52,7 +55,9 @@ class Trainer:
         *,
         teacher: Teacher | None = None,
         rhythm: Rhythm | None = None,
+        is_compiled: bool = False,
     ) -> None:
+        """Take over `state`. `is_compiled`: its encoder and decoder are compiled in the first step, if that works."""
         self.state = state
         self._settings = settings
         self._images = images
@@ -60,10 +65,14 @@ class Trainer:
         self._teacher = teacher
         self._rhythm = rhythm or Rhythm()
         self._device = state.model.device
+        self._unproved = [state.model.encoder, state.model.decoder] if is_compiled else []  # compiled, if that works
+        compile_modules(self._unproved, self._device)
+        self._readings = Readings()
+        self._waits_for_figures = self._device.type != "cuda"  # of a step before the weights take it
         self._sums: dict[str, float] = {}  # of what is logged, since the last line
         self._saved_at = time.perf_counter()
 
-    def run(self) -> Iterator[TrainingProgress | TrainingMeasured]:
+    def run(self) -> Iterator[TrainingProgress | TrainingMeasured | CompilingFailed]:
         """Take the steps until the last one, from the saved state if there is one.
 
         Raises `DivergedError` at the first loss or gradient that is not finite; the average of the weights before that
@@ -75,43 +84,87 @@ class Trainer:
         if self.state.step == 0:
             yield self._measure(log)
         while self.state.step < self._settings.num_steps:
-            try:
-                self._count(self._step())
-            except DivergedError:
-                self.state.save_model(self._folder)
-                raise
-            if self._is_due(self._rhythm.log_steps):
+            failed, due = self._advance()
+            if failed is not None:
+                yield failed
+            if due.log:
                 yield self._report(log, clock)
-            if self._is_due(self._rhythm.measure_steps):
+            if due.measure:
                 yield self._measure(log)
-            elif time.perf_counter() - self._saved_at > self._rhythm.save_s:
+            elif due.save:
                 self._save()
+
+    def _advance(self) -> "tuple[CompilingFailed | None, _Due]":
+        """Take a step; look at its figures if anything is due after it."""
+        try:
+            failed = self._step()
+            rhythm, is_late = self._rhythm, time.perf_counter() - self._saved_at > self._rhythm.save_s
+            due = _Due(self._is_due(rhythm.log_steps), self._is_due(rhythm.measure_steps), is_late)
+            if any(due):
+                self._settle()
+        except DivergedError:
+            self.state.save_model(self._folder)
+            raise
+        return failed, due
 
     def _is_due(self, every: int) -> bool:
         return self.state.step % every == 0 or self.state.step == self._settings.num_steps
 
-    def _step(self) -> dict[str, float]:
-        """Take one step; returns its loss terms, gradient norm and rate."""
+    def _step(self) -> CompilingFailed | None:
+        """Take one step. On CUDA its figures are looked at with the next one, or by `_settle`."""
         look()
-        state, settings = self.state, self._settings
-        crops = self._images.crops.draw(settings.batch_size, generator_for(settings.seed, "crops", state.step))
+        state = self.state
+        result, failed = self._compute()
+        look()
+        figures = result.terms | {"loss": result.loss, "gradient_norm": state.optimizer.clip()}
+        self._settle()
+        self._readings.put(state.step + 1, figures)
+        if self._waits_for_figures:
+            self._check()
+        look()
+        state.apply_gradients(result.posterior.mode())
+        return failed
+
+    def _compute(self) -> tuple[Forward, CompilingFailed | None]:
+        """Compute terms and gradients; where compiling fails, again without, and say so."""
+        failed = None
+        try:
+            result = self._forward_and_backward()
+        except compiler_errors() as error:
+            if not self._unproved or (isinstance(error, RuntimeError) and is_out_of_memory(error)):
+                raise
+            uncompile_modules(self._unproved)
+            self.state.optimizer.clear()
+            failed = CompilingFailed(first_line(error))
+            result = self._forward_and_backward()
+        self._unproved = []
+        return result, failed
+
+    def _forward_and_backward(self) -> Forward:
+        settings, step = self._settings, self.state.step
+        crops = self._images.crops.draw(settings.batch_size, generator_for(settings.seed, "crops", step))
         images = images_to_float(crops)
         with self._autocast():
             result = self._forward(images)
         result.loss.backward()
-        look()
-        values = {name: term.item() for name, term in result.terms.items()} | {"loss": result.loss.item()}
-        values["gradient_norm"] = state.optimizer.clip()
-        for name in ("loss", "gradient_norm"):
-            if not math.isfinite(values[name]):
-                raise DivergedError(
-                    f"{name} became {values[name]} in step {state.step + 1}; the weights before it are "
-                    "saved; start from them (--init) with smaller rates",
-                    place=self._folder,
-                )
-        state.stats.add(result.posterior.mode())
-        look()
-        return values | {"rate": state.apply_gradients()}
+        return result
+
+    def _settle(self) -> None:
+        """Look at the figures of the steps so far, and let the average follow."""
+        self._check()
+        self.state.follow()
+
+    def _check(self) -> None:
+        """Count the figures of steps. Raises `DivergedError` at the first that is not finite."""
+        for reading in self._readings.take():
+            for name in ("loss", "gradient_norm"):
+                if not math.isfinite(reading.values[name]):
+                    raise DivergedError(
+                        f"{name} became {reading.values[name]} in step {reading.step}; the weights before it are "
+                        "saved; start from them (--init) with smaller rates",
+                        place=self._folder,
+                    )
+            self._count(reading.values | {"rate": self.state.optimizer.rate(reading.step - 1)})
 
     def _forward(self, images: Tensor) -> Forward:
         """Compute all terms for `images` [B,3,H,W] float32 in [-1, 1]."""
@@ -196,6 +249,14 @@ class Trainer:
             self._sums = dict(self.state.load(path).get("sums", ()))
         except CheckpointError as error:
             raise error.adding("; remove it to start over, or give -o a new folder") from error
+
+
+class _Due(NamedTuple):
+    """What is to be done after a step."""
+
+    log: bool
+    measure: bool
+    save: bool
 
 
 class Clock:

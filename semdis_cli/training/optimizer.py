@@ -1,11 +1,9 @@
 """Gradients -> weights: which optimizer moves which tensor, at which rate, and the moving average of the weights."""
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 
-from semdis_cli.errors import UsageError
+from semdis_cli.training.muon import Muon
 from semdis_cli.training.settings import OptimizerSettings
 
 # The linear maps at the model's ends, which a closed form has filled: they need smaller steps than what starts at zero.
@@ -16,11 +14,7 @@ _BLOCK_MATRICES = ("pwconv1.weight", "pwconv2.weight")
 
 
 class Optimizer:
-    """Muon and AdamW side by side, under one schedule.
-
-    Muon (Jordan et al. 2024) makes the update of each matrix nearly orthogonal by Newton-Schulz iterations; scaled to
-    the size of AdamW's updates (Liu et al. 2025, arXiv 2502.16982), it takes AdamW's rates.
-    """
+    """Muon and AdamW side by side, under one schedule."""
 
     def __init__(self, model: nn.Module, settings: OptimizerSettings, num_steps: int) -> None:
         self._settings = settings
@@ -45,15 +39,25 @@ class Optimizer:
             torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=settings.weight_decay)
         ]
         if self._matrices:
-            self._optimizers.append(_muon(self._matrices.values(), settings))
+            group = {"params": list(self._matrices.values()), "peak": settings.muon_rate}
+            self._optimizers.append(Muon([group], settings.weight_decay))
 
-    def clip(self) -> float:
-        """Scale the gradients down to `clip_norm` if they are longer; return their norm before that."""
-        return nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.clip_norm).item()
+    def clip(self) -> Tensor:
+        """Scale the gradients down to `clip_norm` if they are longer; return their norm before that, 0-dim."""
+        return nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.clip_norm)
 
-    def step(self, step: int) -> float:
-        """Apply the gradients of step number `step` (from 0), clear them, and return the part of the peak rate used."""
-        factor = rate_factor(step, self._num_steps, self._settings.warmup_steps)
+    def clear(self) -> None:
+        """Forget the gradients."""
+        for parameter in self._parameters.values():
+            parameter.grad = None
+
+    def rate(self, step: int) -> float:
+        """Return the part of the peak rate that step number `step` (from 0) takes."""
+        return rate_factor(step, self._num_steps, self._settings.warmup_steps)
+
+    def step(self, step: int) -> None:
+        """Apply the gradients of step number `step` (from 0) and clear them."""
+        factor = self.rate(step)
         for name, matrix in self._matrices.items():
             gradient = self._parameters[name].grad
             matrix.grad = None if gradient is None else gradient.view(matrix.shape)
@@ -61,9 +65,7 @@ class Optimizer:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
             optimizer.step()
-        for parameter in self._parameters.values():
-            parameter.grad = None
-        return factor
+        self.clear()
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return all that the optimizers remember, under names that `load_state_tensors` takes."""
@@ -98,15 +100,6 @@ def _check_state(name: str, parameter: Tensor, state: dict[str, Tensor], wanted:
     wrong = [key for key in wanted if key not in state or state[key].shape != shapes[key]]
     if wrong:
         raise ValueError(f"{name}: {', '.join(wrong)} missing or of another shape")
-
-
-def _muon(matrices: Iterable[Tensor], settings: OptimizerSettings) -> torch.optim.Optimizer:
-    if not hasattr(torch.optim, "Muon"):
-        raise UsageError(
-            f"--optimizer muon needs torch 2.9 or later, this is {torch.__version__}; use --optimizer adamw"
-        )
-    group = {"params": list(matrices), "peak": settings.muon_rate}
-    return torch.optim.Muon([group], weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw")
 
 
 def rate_factor(step: int, num_steps: int, warmup_steps: int) -> float:

@@ -79,30 +79,21 @@ def draw_places(shapes: Tensor, crop_px: int, count: int, generator: torch.Gener
 class CropSampler:
     """Cuts random crops out of images in memory.
 
-    `images`: uint8 [3,H,W] each, no side shorter than `crop_px`. On an accelerator they are copied to it, one behind
-    the other, so that no pixel has to travel while training.
+    `images`: uint8 [3,H,W] each, no side shorter than `crop_px`. They are copied to an accelerator, so that nothing has
+    to travel while training.
     """
 
     def __init__(self, images: Sequence[Tensor], crop_px: int, device: torch.device) -> None:
         self._crop_px = crop_px
-        self._device = device
-        self._images = images
         self._shapes = torch.tensor([image.shape[1:] for image in images])
-        sizes = 3 * self._shapes.prod(dim=1)
-        self._starts = sizes.cumsum(0) - sizes
-        self._pixels: Tensor | None = None
-        if device.type != "cpu":
-            self._pixels = torch.empty(int(sizes.sum()), dtype=torch.uint8, device=device)
-            for start, image in zip(self._starts.tolist(), images, strict=True):
-                self._pixels[start : start + image.numel()] = image.reshape(-1).to(device)
+        self._images = images if device.type == "cpu" else packed(images, device)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw `count` crops, uint8 [count,3,S,S] on the device."""
-        places = draw_places(self._shapes, self._crop_px, count, generator)
-        return self._slice(places) if self._pixels is None else self._gather(self._pixels, places)
+        return self.cut(draw_places(self._shapes, self._crop_px, count, generator))
 
-    def _slice(self, places: CropPlaces) -> Tensor:
-        """Cut one crop after the other: nothing is copied but the crops."""
+    def cut(self, places: CropPlaces) -> Tensor:
+        """Cut the crops at `places`, uint8 [count,3,S,S] on the device; nothing is copied but them."""
         side, crops = self._crop_px, []
         rows = zip(places.image.tolist(), places.top.tolist(), places.left.tolist(), strict=True)
         for (image, top, left), mirrored in zip(rows, places.mirrored.tolist(), strict=True):
@@ -110,17 +101,12 @@ class CropSampler:
             crops.append(crop.flip(2) if mirrored else crop)
         return torch.stack(crops)
 
-    def _gather(self, pixels: Tensor, places: CropPlaces) -> Tensor:
-        """Cut all crops at once, in one indexing operation."""
-        height, width = self._shapes[places.image].T
-        start, height, width, top, left, mirrored = (
-            value.to(pixels.device)[:, None, None, None]
-            for value in (self._starts[places.image], height, width, places.top, places.left, places.mirrored)
-        )
-        steps = torch.arange(self._crop_px, device=pixels.device)
-        x = torch.where(mirrored, self._crop_px - 1 - steps, steps)  # [count,1,1,S]
-        channel = torch.arange(3, device=pixels.device)[:, None, None]
-        return pixels[start + (channel * height + top + steps[:, None]) * width + left + x]
+
+def packed(images: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Copy uint8 `images` [3,H,W] to `device`, one behind the other in one piece of its memory."""
+    pixels = torch.empty(sum(image.numel() for image in images), dtype=torch.uint8, device=device)
+    parts = pixels.split([image.numel() for image in images])
+    return [part.view(image.shape).copy_(image) for part, image in zip(parts, images, strict=True)]
 
 
 def read_all(

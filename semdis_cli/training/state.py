@@ -19,7 +19,10 @@ _OPTIMIZER = "optimizer:"  # what the names of its tensors begin with
 
 
 class TrainingState:
-    """A model on its way. `step`: how many steps are done. `head`: the alignment head, if that term is on."""
+    """A model on its way. `step`: how many steps are done. `head`: the alignment head, if that term is on.
+
+    The average and the statistics of latents may be a step behind, until `follow`.
+    """
 
     def __init__(self, model: FCDMDiffAE, head: AlignmentHead | None, settings: TrainingSettings) -> None:
         self.step = 0
@@ -31,6 +34,7 @@ class TrainingState:
             trained["head"] = head
         self.optimizer = Optimizer(trained, settings.optimizer, settings.num_steps)
         self.stats = RunningLatentStats(model.config.latent_channels, model.device)
+        self._latents: Tensor | None = None  # of the step that the average and the statistics have yet to follow
         self._ema_decay = settings.optimizer.ema_decay
         self._weights_dtype = getattr(torch, settings.weights_dtype)
 
@@ -44,12 +48,19 @@ class TrainingState:
         """Estimate the bytes of a saved state and its checkpoint: weights, average, two moments, checkpoint."""
         return 5 * sum(4 * tensor.numel() for tensor in self._tensors().values()) // 2
 
-    def apply_gradients(self) -> float:
-        """Take one optimizer step and update the average; return the part of the peak rate that was used."""
-        rate = self.optimizer.step(self.step)
-        update_average(self.average, self.model, self.step, self._ema_decay)
+    def apply_gradients(self, latents: Tensor) -> None:
+        """Take one optimizer step, of a batch with these raw `latents` [B,Z,h,w]. `follow` was called since."""
+        assert self._latents is None, "the average has yet to follow the last step"
+        self.optimizer.step(self.step)
         self.step += 1
-        return rate
+        self._latents = latents.detach()
+
+    def follow(self) -> None:
+        """Let the average and the statistics follow the last step, if they have not yet."""
+        if self._latents is not None:
+            update_average(self.average, self.model, self.step - 1, self._ema_decay)
+            self.stats.add(self._latents)
+            self._latents = None
 
     def save_model(self, folder: Path, latent_stats: tuple[Tensor, Tensor] | None = None) -> None:
         """Publish the averaged weights, with `latent_stats` (mean and variance [Z]) or else the running ones."""

@@ -24,7 +24,7 @@ from semdis_cli.files.json_text import escape_name
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.checkpoint import load_config, resolve_model, weights_sha256
 from semdis_cli.model.config import FCDMDiffAEConfig
-from semdis_cli.model.devices import find_device, find_dtype
+from semdis_cli.model.devices import find_device, find_dtype, move_model
 from semdis_cli.records import SourceImage
 from semdis_cli.settings import ReadSettings
 from semdis_cli.stops import look
@@ -109,7 +109,15 @@ def train(
         check_free_space(job.output, 2 * state.num_bytes)
         crops = CropSampler(inputs.learned.images, job.settings.crop_px, job.device)
         images_in_memory = TrainingImages(crops, inputs.held_out)
-        trainer = Trainer(state, job.settings, images_in_memory, job.output, teacher=teacher, rhythm=job.asked.rhythm)
+        trainer = Trainer(
+            state,
+            job.settings,
+            images_in_memory,
+            job.output,
+            teacher=teacher,
+            rhythm=job.asked.rhythm,
+            is_compiled=job.is_compiled,
+        )
         last: dict[str, float] = {}
         for event in trainer.run():
             match event:
@@ -245,16 +253,12 @@ def _start(pool: ImagePool, teacher: Teacher | None, job: TrainJob) -> TrainingS
         case name:
             model = FCDMDiffAE.from_folder(resolve_model(name).folder)[0].float()
     look()
-    model = model.to(memory_format=torch.channels_last).to(job.device)  # type: ignore[call-overload]
+    model = move_model(model.to(memory_format=torch.channels_last), job.device, None)  # type: ignore[call-overload]
     head = None
     if teacher is not None:
         head = AlignmentHead(model.config.latent_channels, teacher.feature_dim)
         head = head.initialise(generator_for(seed, "head", 0)).to(job.device)
-    state = TrainingState(model, head, job.settings)
-    if job.is_compiled:
-        state.model.encoder.compile(dynamic=False)
-        state.model.decoder.compile(dynamic=False)
-    return state
+    return TrainingState(model, head, job.settings)
 
 
 def _record(learned: Sequence[SourceImage], measured: Sequence[SourceImage], job: TrainJob) -> dict[str, Any]:

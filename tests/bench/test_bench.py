@@ -17,13 +17,14 @@ from semdis_cli.bench import stages as stages_module
 from semdis_cli.bench.end_to_end import Costs, run_decode, run_encode, summarise
 from semdis_cli.bench.limit import Reached, Spread, explain, find_limit
 from semdis_cli.bench.machine import GemmRate, describe_machine, intra_op_threads, measure_gemm
-from semdis_cli.bench.model import measure_decode, measure_encode
+from semdis_cli.bench.model import measure_decode, measure_encode, measure_own_gemm
 from semdis_cli.bench.peers import PEERS, check_size, find_peer, make_peer, measure_peer
 from semdis_cli.bench.processes import Request, ask_child, measure_start_up, peak_memory
 from semdis_cli.bench.sample import gather_images, middle_size, repeated, spread_out
 from semdis_cli.bench.stages import Picture, Stages, measure_stages
 from semdis_cli.bench.timing import Effort, StageBench
 from semdis_cli.errors import UsageError
+from semdis_cli.images.formats.jpeg.decoder import jpeg_decoder
 from semdis_cli.images.loader import Loader
 from semdis_cli.images.synthetic import jpeg_of
 from semdis_cli.model.tokenizer import Tokenizer
@@ -98,6 +99,7 @@ def test_the_machine_says_what_it_is() -> None:
     assert machine.memory_mib > 100
     assert machine.processor
     assert machine.accelerator is None
+    assert machine.jpeg_decoder == jpeg_decoder()
     assert machine.versions["torch"].partition("+")[0] == torch.__version__.partition("+")[0]  # some name no build
     json.dumps(asdict(machine))
 
@@ -135,6 +137,15 @@ def test_the_model_is_timed_with_its_arithmetic_beside_it(tokenizer: Tokenizer, 
         assert speed.megapixels_per_s.median == pytest.approx(speed.images_per_s.median * 32 * 64 / 1e6)
     assert encode.gflop_per_image == tokenizer.encode_flops(32, 64) / 1e9
     assert decode.gflop_per_image == tokenizer.decode_flops(32, 64, 2, pdg=True) / 1e9
+
+
+def test_the_products_of_a_models_own_blocks_are_timed(tokenizer: Tokenizer, workers: Workers) -> None:
+    own = measure_own_gemm(tokenizer, (32, 64), workers, EFFORT)
+    config = tokenizer.model.config
+    assert own.rows == 2 * (32 // config.patch_size) * (64 // config.patch_size)
+    assert (own.model_dim, own.hidden_dim) == (config.model_dim, config.hidden_dim)
+    rates = own.up_tflop_per_s.median, own.down_tflop_per_s.median
+    assert 0 < min(rates) <= own.tflop_per_s <= max(rates)
 
 
 def test_products_that_were_measured_at_two_times_count_both() -> None:

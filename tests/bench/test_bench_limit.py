@@ -94,6 +94,14 @@ def test_an_accelerator_works_beside_the_cores() -> None:
     assert limit.without_first_images_per_s == pytest.approx(2 / 0.03)
 
 
+def test_what_the_host_computes_for_an_accelerator_takes_cores() -> None:
+    model = stage("model", 0.002, resource="accelerator", num_threads=2, cpu_s=0.05)
+    limit = find_limit([stage("read", 0.03), model], num_threads=2)
+    assert limit.resource == "cores"
+    assert limit.images_per_s == pytest.approx(2 / (0.03 + 0.05))
+    assert limit.binding_stage == "model"
+
+
 def test_waiting_for_the_disk_takes_no_core_but_what_is_computed_meanwhile_does() -> None:
     stages = [stage("read", 0.02), stage("publish", 0.008, resource="disk", num_threads=4, cpu_s=0.004)]
     limit = find_limit(stages, num_threads=2)

@@ -26,6 +26,7 @@ SCHEMA = {
     "settings",
     "images",
     "gemm",
+    "own_gemm",
     "model_encode",
     "model_decode",
     "memory",

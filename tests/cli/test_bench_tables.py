@@ -12,7 +12,7 @@ from semdis_cli.bench.bench import BenchReport
 from semdis_cli.bench.end_to_end import EndToEnd
 from semdis_cli.bench.limit import Resource, Spread, StageCost, find_limit
 from semdis_cli.bench.machine import GemmRate, Machine
-from semdis_cli.bench.model import ModelSpeed
+from semdis_cli.bench.model import ModelSpeed, OwnGemmRate
 from semdis_cli.bench.peers import Comparison, PeerSpeed
 from semdis_cli.bench.processes import PeakMemory, StartUp
 from semdis_cli.bench.stages import Stages
@@ -49,10 +49,11 @@ def speed(images_per_s: float) -> ModelSpeed:
 
 
 REPORT = BenchReport(
-    machine=Machine("system", "An Abacus", 2, 1000, None, None, "3.12.0", {"torch": "2.13.0"}),
+    machine=Machine("system", "An Abacus", 2, 1000, None, None, "3.12.0", "simplejpeg 1.9.0", {"torch": "2.13.0"}),
     settings={"model": {"name": "some-model", "weights_sha256": "0123456789abcdef"}, "workers": 2},
     images={"source": "synthetic", "num_images": 8, "mean_file_bytes": 1.5 * 2**20, "mean_input_megapixels": 0.13},
     gemm=GemmRate(2048, "bfloat16", exactly(1.0), exactly(1.25)),
+    own_gemm=OwnGemmRate(16384, 896, 3584, exactly(1.0), exactly(0.5), 0.6667),
     model_encode=speed(1234.5),
     model_decode=speed(99.9),
     memory=PeakMemory("resident memory of a fresh process", 250.0, 300.0, 400.0),
@@ -74,7 +75,7 @@ def test_tables_in_a_pipe_are_plain_lines() -> None:
     assert [line for line in lines if line != line.rstrip()] == []
     assert lines[:3] == [
         "some-model (sha256 0123456789ab) in bfloat16, torch 2.13.0",
-        "2 cores, An Abacus",
+        "2 cores, An Abacus; JPEGs by simplejpeg 1.9.0",
         "8 images (synthetic), 1.50 MiB each, 0.13 megapixels for the model",
     ]
 
@@ -85,6 +86,7 @@ def test_tables_in_a_pipe_are_plain_lines() -> None:
         ["images/s", "1,234.5 (1,233.5-1,235.5)", "99.9 (98.9-100.9)"],
         ["one image alone, ms", "12.3", "12.3"],
         ["share of matrix products (2048 x 2048, 1.250 TFLOP/s)", "40%", "40%"],
+        ["share of its own (16384 x 896 x 3584, 0.667 TFLOP/s)", "75%", "75%"],
         ["MiB, resident memory of a fresh process", "300", "400"],
         ["reading images", "66.7", "30.00", "2", "75% of cores"],
         ["publishing files", "1000.0", "2.00", "2", "0% of cores"],

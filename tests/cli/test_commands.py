@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors import safe_open
 
 from semdis_cli import FCDMDiffAE
 from semdis_cli.cli.app import app
+from semdis_cli.model import devices
 from semdis_cli.store.index import read_rows
 from tests import forks
 from tests.cli.conftest import PHOTOS, Run, semdis
@@ -420,6 +422,19 @@ def test_a_name_too_long_to_give_back_costs_its_image_alone(run: Run, tmp_path: 
         assert "longer than 255 bytes" in done.stderr
         assert len(list((tmp_path / ("decoded" if arguments[0] == "decode" else "roundtrip")).glob("*.webp"))) == 1
     assert run("decode", "-o", "as-png").code == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA works here")
+def test_a_gpu_that_is_not_used_is_spoken_of_in_one_line(run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_NVIDIA_SIGNS", ("dev/null",))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    said = "semdis: there is an NVIDIA GPU, but --device auto takes the CPU: CUDA 13.0"
+    done = run("encode", COLOSSEUM, "--model", tiny)
+    assert done.code == 0
+    assert sum(line.startswith(said) for line in done.stderr.splitlines()) == 1
+    assert said not in run("decode", "--device", "cpu").stderr
+    assert run("decode", "-o", "again", "--quiet").stderr == ""
 
 
 # The command in an address space of so much more than importing has taken: with CUDA's libraries that alone is 3 GiB.

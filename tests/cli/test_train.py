@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -651,6 +652,28 @@ def test_rates_that_are_far_too_large_end_in_a_line_and_finite_weights(run: Run,
     assert max(entry["step"] for entry in log_of(Path("m"))) == step - 1
     again = run(*command)
     assert (again.code, again.stderr) == (4, f"{line}\n")
+
+
+# --- compiling ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_run_that_cannot_be_compiled_says_so_and_gives_the_bytes_of_one_that_is_not(
+    tmp_path: Path, whole: Trained, world: Path
+) -> None:
+    without_compiler = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "CXX": "/nonexistent/c++", "PATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-m", "semdis_cli", *arguments(world, tmp_path / "m", "--compile", "on")],
+        env={**os.environ, **without_compiler},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall("^semdis: not compiled: .+$", done.stderr, re.MULTILINE)) == 1
+    assert "Traceback" not in done.stderr
+    assert contents(tmp_path / "m") == contents(whole.folder)
 
 
 # --- tars -----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import os
 import struct
 import threading
 import warnings
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,7 @@ from PIL import Image, JpegImagePlugin
 from semdis_cli.errors import UnreadableImageError, UsageError
 from semdis_cli.images.colour.convert import Samples, split_alpha
 from semdis_cli.images.formats.pillow import pillow_guard
-from semdis_cli.images.images import read_image, read_image_size, write_image
+from semdis_cli.images.images import read_image, read_image_size, write_image, write_images
 from semdis_cli.settings import ReadSettings
 from tests.image_bytes import exif, icc_profile, png, png_chunk, tiff
 from tests.odd_images import HEIGHT, WIDTH, OddImage, odd_files
@@ -290,6 +291,21 @@ def test_a_png_of_any_size_holds_every_bit(height: int, width: int, top: int, se
         image.verify()
 
 
+@settings(max_examples=20, deadline=None)
+@given(
+    height=st.sampled_from([1, 2, 900, 2184, 2185, 4400]), width=st.integers(1, 60), top=st.sampled_from([1, 2, 9, 256])
+)
+def test_a_png_of_many_bands_is_that_of_one_filter_and_one_call_of_zlib(height: int, width: int, top: int) -> None:
+    pixels = np.random.default_rng(height).integers(0, top, (height, width, 3), np.uint8).repeat(1 + width % 3, axis=1)
+    rows = pixels.reshape(height, -1).astype(int)
+    left = np.pad(rows, ((0, 0), (3, 0)))[:, :-3]
+    above = np.pad(rows, ((1, 0), (0, 0)))[:-1]
+    filtered = np.pad(((rows - (left + above) // 2) % 256).astype(np.uint8), ((0, 0), (1, 0)), constant_values=3)
+    packer = zlib.compressobj(level=1, strategy=zlib.Z_RLE)
+    packed = packer.compress(filtered.tobytes()) + packer.flush()
+    assert write_image(pixels, "png").endswith(png_chunk(b"IDAT", packed) + png_chunk(b"IEND", b""))
+
+
 def test_photographs_as_pngs_take_about_what_pillows_quickest_ones_take() -> None:
     num_bytes = num_bytes_of_pillow = 0
     for path in PHOTOS:
@@ -327,6 +343,13 @@ def test_a_lossy_file_is_close_and_smaller_at_lower_quality(photo: np.ndarray, n
 def test_a_jpeg_keeps_full_colour_resolution_from_quality_90_on(photo: np.ndarray, quality: int, sampling: int) -> None:
     with Image.open(io.BytesIO(write_image(photo, "jpg", quality))) as image:
         assert JpegImagePlugin.get_sampling(image) == sampling
+
+
+@pytest.mark.parametrize("name", ["png", "jpg", "webp"])
+def test_images_that_are_written_together_are_those_that_are_written_alone(photo: np.ndarray, name: str) -> None:
+    images = [photo, photo[::2, :30], np.full_like(photo, 7), photo[:, ::-1]]  # also a file shorter than the one before
+    alone = [write_image(pixels, name, 90) for pixels in images]  # type: ignore[arg-type]
+    assert write_images(images, name, 90) == alone  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["png", "jpg", "webp"])

@@ -1,10 +1,7 @@
 """Bytes to what the model sees: the pixels and the errors of `read_image`, whatever decodes and resizes."""
 
 import io
-import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from math import log10
 from pathlib import Path
 
@@ -16,12 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from semdis_cli.errors import UnreadableImageError
-from semdis_cli.images.formats.jpeg import decoder as decoder_module
 from semdis_cli.images.geometry import plan_geometry, undo_padding
 from semdis_cli.images.images import read_image
 from semdis_cli.images.pixels import LoadedPixels, _fraction, load_pixels
 from semdis_cli.settings import GeometrySettings, ReadSettings
 from tests.image_bytes import exif
+from tests.images.jpeg_decoders import decoder_alone
 from tests.odd_images import OddImage, odd_files, odd_shapes
 from tests.odd_images.picture import PICTURE, jpeg
 
@@ -63,16 +60,6 @@ def assert_same(
         assert loaded[1] == read[1]
 
 
-@contextmanager
-def pillow_alone() -> Iterator[None]:
-    """A machine without another JPEG decoder."""
-    decoder_module._fast_decoder.cache_clear()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "simplejpeg", None)
-        yield
-    decoder_module._fast_decoder.cache_clear()
-
-
 def photo_jpeg(path: Path, size: tuple[int, int], mode: str = "RGB", **options: object) -> bytes:
     """A photograph, enlarged or not to (height, width), as a JPEG."""
     file = io.BytesIO()
@@ -95,7 +82,12 @@ def test_an_odd_file_gives_what_read_image_gives(odd: OddImage, data: bytes) -> 
 SMALL_JPEGS = {odd.key: data for odd, data in ODD_FILES if data[:2] == b"\xff\xd8" and len(data) < 20_000}
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.usefixtures("decoder")
+@settings(
+    max_examples=500,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 @given(
     key=st.sampled_from(sorted(SMALL_JPEGS)),
     changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=4),
@@ -114,12 +106,13 @@ def test_a_damaged_jpeg_gives_what_read_image_gives(
 
 @pytest.mark.parametrize("path", PHOTOS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("mode", [NATIVE, GeometrySettings(size=64), GeometrySettings(max_pixels=50_000)], ids=str)
-def test_what_decodes_changes_no_bit(path: Path, mode: GeometrySettings) -> None:
-    pytest.importorskip("simplejpeg")
+@pytest.mark.parametrize("name", ["simplejpeg", "torchvision"])
+def test_what_decodes_changes_no_bit(path: Path, mode: GeometrySettings, name: str) -> None:
     data = path.read_bytes()
     for settings_ in (EXACT, SCALED):
-        fast = load_pixels(data, settings_, mode, 16)
-        with pillow_alone():
+        with decoder_alone(name):
+            fast = load_pixels(data, settings_, mode, 16)
+        with decoder_alone("pillow"):
             slow = load_pixels(data, settings_, mode, 16)
         assert torch.equal(fast.pixels, slow.pixels)
         assert fast.geometry == slow.geometry

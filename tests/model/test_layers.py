@@ -128,6 +128,24 @@ def test_grn_is_the_reference_grn(seed: int, channels: int, height: int, width: 
     assert_close(layer(tensor(x)), fcdm.grn(x, weights))
 
 
+@given(seed=seeds, channels=st.integers(1, 24), height=sides, width=sides)
+@quick
+def test_what_cuda_computes_of_grn_is_the_reference_too(seed: int, channels: int, height: int, width: int) -> None:
+    layer = GRN(channels)
+    weights = randomise(layer, seed)
+    x = random_array(2, channels, height, width, seed=seed)
+    assert_close(layer._scaled(tensor(x)), fcdm.grn(x, weights))
+
+
+def test_what_cuda_computes_of_grn_in_bfloat16_is_nearer_to_the_reference() -> None:
+    layer = GRN(32)
+    weights = randomise(layer)
+    x = tensor(random_array(2, 32, 8, 8)).bfloat16()
+    expected = torch.from_numpy(fcdm.grn(x.double().numpy(), weights))
+    plain, scaled = ((y.double() - expected).square().mean() for y in (layer(x), layer._scaled(x)))
+    assert scaled < plain
+
+
 def test_grn_of_a_nearly_black_input_shows_where_eps_is_added() -> None:
     layer = GRN(6)
     weights = randomise(layer)

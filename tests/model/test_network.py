@@ -63,11 +63,12 @@ print(compiled.kernels, compiled.note)
 MANY_SIZES = """
 import os, torch
 from concurrent.futures import ThreadPoolExecutor
-from semdis_cli.model import network
+from semdis_cli.model import compiling, network
 from semdis_cli.errors import UsageError
 from tests.model.test_network import compiled_and_eager, random_images
 from semdis_cli.settings import TokenizerSettings
-network._MOST_COMPILED = int(os.environ["MOST"])
+compiling._MOST_COMPILED = int(os.environ["MOST"])
+network.compiler_trouble = lambda device: None  # without torch's own code generator there is none to find
 compile_block = network.FCDMBlock.compile
 network.FCDMBlock.compile = lambda block, **options: compile_block(block, backend="eager", **options)
 compiled, _ = compiled_and_eager()

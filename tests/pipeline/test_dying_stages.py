@@ -4,7 +4,7 @@ import ctypes
 import shutil
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from semdis_cli.errors import UsageError
 from semdis_cli.events import BatchDone, Event, Failure, RunFinished, ShardPublished
+from semdis_cli.files.atomic import publish
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
@@ -33,7 +34,6 @@ from semdis_cli.settings import (
 )
 from semdis_cli.sources.find import find_images
 from semdis_cli.store.reader import open_latents
-from semdis_cli.store.shards import Shard, write_shard
 from semdis_cli.threads import WorkerDiedError
 from tests.store import lasting
 from tests.worlds import save_noise, tiny_model
@@ -163,11 +163,11 @@ def test_a_run_that_ends_early_keeps_every_shard_that_was_filled(
 ) -> None:
     """However slow the disk. Shards of two images; the run breaks in the seventh, or is left after the fourth."""
 
-    def write_slowly(path: Path, shard: Shard) -> FileDigest:
+    def publish_slowly(path: Path, chunks: Iterable[bytes | memoryview]) -> FileDigest:
         time.sleep(0.1)
-        return write_shard(path, shard)
+        return publish(path, chunks)
 
-    monkeypatch.setattr("semdis_cli.store.writing.shard_writer.write_shard", write_slowly)
+    monkeypatch.setattr("semdis_cli.store.writing.shard_writer.publish", publish_slowly)
     settings, num_seen = replace(SETTINGS, shards=ShardSettings(shard_images=2)), 0
     with BreakingLoader(LoadSettings(), 16, 2) as loader:
         events = encode(find_images([photos]), loader, tokenizer, settings, tmp_path / "latents")

@@ -10,6 +10,7 @@ import tarfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -225,8 +226,8 @@ def readers_of(pid: int) -> list[int]:
     return [int(path.name) for path in Path("/proc").glob("[0-9]*") if parent_of(int(path.name)) in children]
 
 
-def kill_readers() -> None:
-    for pid in readers_of(os.getpid()):
+def kill_readers(number: int) -> None:
+    for pid in readers_of(os.getpid())[:number]:
         os.kill(pid, signal.SIGKILL)
 
 
@@ -238,14 +239,15 @@ def parent_of(pid: int) -> int | None:
 
 
 @pytest.mark.usefixtures("by_processes")
+@pytest.mark.parametrize("number", [1, 2])
 def test_a_reader_that_is_killed_ends_the_run_in_a_line_and_nothing_is_lost(
-    photos: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def killing() -> Iterator[None]:
         with Loader(LoadSettings(), tokenizer.patch_size, 2) as loader:
             for event in encode(find_images([photos]), loader, tokenizer, SETTINGS, tmp_path / "latents"):
                 if isinstance(event, BatchDone):
-                    kill_readers()
+                    kill_readers(number)
                 yield
 
     with pytest.raises(DeadReaderError, match=r"a process that reads images was killed, .* run the same command again"):
@@ -295,6 +297,22 @@ def test_readers_end_with_a_run_that_is_killed(photos: Path, tmp_path: Path) -> 
     wait_for(lambda: all(not is_alive(pid) for pid in readers))
 
 
+@pytest.mark.usefixtures("by_processes")
+def test_signals_to_all_processes_are_for_the_one_that_knows_what_to_do(
+    photos: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    with Loader(LoadSettings(), tokenizer.patch_size, 2) as loader:
+        events = encode(find_images([photos]), loader, tokenizer, SETTINGS, tmp_path / "latents")
+        before = list(takewhile(lambda event: not isinstance(event, BatchDone), events))
+        time.sleep(1)  # until both have begun
+        pids = list(map(str, readers_of(os.getpid())))
+        for name in ("TERM", "INT", "HUP"):
+            subprocess.run(["kill", f"-{name}", *pids], check=True)  # by a process that is not their parent
+        after = list(events)
+    assert isinstance(before[0], RunStarted)
+    assert isinstance(after[-1], RunFinished)
+
+
 NOTED = """
 import sys
 from pathlib import Path
@@ -333,6 +351,8 @@ def test_a_container_with_hardly_any_shared_memory_will_do(
         or subprocess.run([*unshare, SMALL], check=False, capture_output=True).returncode
     ):
         pytest.skip("this user may not mount a disk of its own")
+    if tmp_path.is_relative_to("/dev/shm"):
+        pytest.skip("the files of this test lie where it mounts a disk")
     script, model = tmp_path / "noted.py", save_tiny_model(tmp_path / "model")
     script.write_text(NOTED)
     command = f'{prepare} && exec "$@"'

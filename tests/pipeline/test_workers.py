@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semdis_cli.pipeline import workers as workers_module
-from semdis_cli.pipeline.workers import Workers, in_order, one_ahead, timed
+from semdis_cli.pipeline.workers import Workers, in_order, read_ahead, timed
 from semdis_cli.threads import WorkerDiedError
 
 GIB = 2**30
@@ -263,11 +263,13 @@ def test_one_more_than_is_handed_out_has_been_started_and_none_is_kept() -> None
         return future
 
     seen = []
-    for big in one_ahead(map(start, range(4))):
+    for big in read_ahead(map(start, range(4))):
         seen.append((len(started), sum(one() is not None for one in started)))
         del big
     assert seen == [(2, 2), (3, 2), (4, 2), (4, 1)]
-    assert list(one_ahead(iter([]))) == []
+    assert list(read_ahead(iter([]))) == []
+    del started[:]
+    assert [len(started) for _ in read_ahead(map(start, range(5)), num_ahead=3)] == [4, 5, 5, 5, 5]
 
 
 def test_torch_has_its_threads_back_afterwards() -> None:

@@ -4,9 +4,10 @@
 the variables for `subprocess`. Calls are those of `calls.c`:
 
 open, create (O_CREAT), open_nofollow, open_nonblock, open_tmpfile, open_writing, open_folder, list (opendir),
-fsync_file, fsync_folder, flock, fcntl_lock, mmap, mmap_shared, rename (by the new name), rename_over, rename_across
-(folders), unlink, rmdir, mkdir, link, symlink, readlink, access, chmod, utime, read, pread, write, pwrite, truncate,
-fallocate, copy_file_range, sendfile, statvfs, stat, and, wherever they are called, memfd_create, sched_getaffinity.
+fsync_file, fsync_folder, syncfs, flock, fcntl_lock, mmap, mmap_shared, rename (by the new name), rename_over,
+rename_across (folders), unlink, rmdir, mkdir, link, symlink, readlink, access, chmod, utime, read, pread, write,
+pwrite, truncate, fallocate, copy_file_range, sendfile, statvfs, stat, and, wherever they are called, memfd_create,
+sched_getaffinity.
 """
 
 import atexit

@@ -94,6 +94,7 @@ static int judge_sync(int f) {
 }
 int fsync(int f) { NEXT(fsync); ANSWER(judge_sync(f)); return next(f); }
 int fdatasync(int f) { NEXT(fdatasync); ANSWER(judge_sync(f)); return next(f); }
+int syncfs(int f) { NEXT(syncfs); ANSWER(judge_open_file("syncfs", f)); return next(f); }
 int flock(int f, int operation) { NEXT(flock); ANSWER(judge_open_file("flock", f)); return next(f, operation); }
 static int judge_fcntl(int f, int command) {
     if (command == F_SETLK || command == F_SETLKW || command == F_OFD_SETLK || command == F_OFD_SETLKW) return judge_open_file("fcntl_lock", f);

@@ -15,9 +15,10 @@ from semdis_cli.provenance import find_differences
 from semdis_cli.store.index import IndexRow, read_rows
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.writing.journal import JournalEntry, JournalRow
+from semdis_cli.store.writing.entry_text import render_entry
 from semdis_cli.store.writing.latent_set import LatentSetWriter
 from semdis_cli.store.writing.plan import SetPlan
+from semdis_cli.store.writing.shard_writer import WrittenShard
 from tests.disks import fill_disk, small_disk
 from tests.store import CHANNELS, KEYS, NUM_SHARDS, SmallPlan, contents, make_plan, write_next, write_set, write_some
 
@@ -416,16 +417,28 @@ def test_a_disk_that_fills_up_keeps_what_is_published_and_the_run_can_go_on(tmp_
         assert contents(root) == contents(finished_set)
 
 
+def test_a_journal_that_was_edited_since_the_run_wrote_it_ends_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "journal" / "0.jsonl"
+    with make_plan().open(tmp_path) as latents:
+        for _ in range(NUM_SHARDS):
+            write_next(latents)
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join([*lines[:2], lines[2].replace(b'"num_bytes":', b'"num_bytes":1', 1), *lines[3:]]))
+        place = f"the line at byte {len(lines[0]) + len(lines[1])} was changed"
+        with pytest.raises(StoreError, match=rf"0\.jsonl: {place}; delete .* and encode the set again"):
+            latents.finish()
+
+
 def test_a_disk_that_fills_up_at_the_journal_is_reported_as_full_and_the_run_can_go_on(
     tmp_path: Path, finished_set: Path
 ) -> None:
-    many_rows = tuple(JournalRow(IndexRow(f"{number}.png", error="is empty"), None) for number in range(100))
-    entry = JournalEntry("00000000-1x2.safetensors", None, many_rows, ChannelSums.zero(CHANNELS))
+    name, rows = "00000000-1x2.safetensors", [IndexRow(f"{number}.png", error="is empty") for number in range(100)]
+    content = render_entry(name, None, [(row.to_line().data, None) for row in rows], ChannelSums.zero(CHANNELS), 0)
 
     def note_on_full_disk(root: Path) -> None:
         with make_plan().open(root) as latents:
             fill_disk(root.parent)
-            latents.record(entry)
+            latents.record(WrittenShard(name, None, 0, content, b""))
 
     with small_disk(tmp_path / "disk", "size=256k") as disk:
         root = disk / "latents"

@@ -7,15 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
+from safetensors.torch import save as serialize
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import digest_file
-from semdis_cli.parts import QUANTISED
+from semdis_cli.parts import PARTS, QUANTISED
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import FileDigest
-from semdis_cli.store.shards import STORE_DTYPES, Shard, read_shard, write_shard
-from tests.fuzz.edited_shards import header_of
+from semdis_cli.store.shards import STORE_DTYPES, Shard, read_shard, shard_bytes, write_shard
+from tests.fuzz.edited_shards import header_of, metadata_text
 from tests.store import PLAIN_DTYPES, are_alike, are_equal, make_shard, with_settings
 
 Json = dict[str, Any]
@@ -41,6 +44,21 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path: Path, dtype: str) -> None
     assert published == digest_file(tmp_path / "shard")
     assert are_equal(read_shard(tmp_path / "shard"), shard)
     assert are_equal(read_shard(tmp_path / "shard", published), shard)
+
+
+@settings(deadline=None)
+@given(
+    keys=st.lists(st.text(st.characters(exclude_categories=()), min_size=1), min_size=1, max_size=5, unique=True),
+    dtype=st.sampled_from(sorted(STORE_DTYPES)),
+    parts=st.sets(st.sampled_from(PARTS)),
+    sides=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+)
+def test_a_file_is_byte_for_byte_what_safetensors_makes_of_its_tensors_and_record(
+    keys: list[str], dtype: str, parts: set[str], sides: tuple[int, int]
+) -> None:
+    shard = make_shard(tuple(keys), dtype, (16 * sides[0], 16 * sides[1]), sorted(parts))
+    data = shard_bytes(shard)
+    assert data == serialize(shard.tensors, {"semdis": metadata_text(data).decode()})
 
 
 @pytest.mark.parametrize("num_images", [1, 100])

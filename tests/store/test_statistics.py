@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -33,6 +34,17 @@ def total(parts: list[Tensor]) -> ChannelSums:
     for latents in parts:
         sums = sums + ChannelSums.of(latents)
     return sums
+
+
+@quick
+@given(cuts=st.sets(st.integers(1, 49)), dtype=st.sampled_from([torch.bfloat16, torch.float16, torch.float32]))
+def test_sums_are_the_same_digits_however_many_latents_come_at_once(cuts: set[int], dtype: torch.dtype) -> None:
+    latents = (100 * torch.randn((50, 4, 5, 7), generator=torch.Generator().manual_seed(1))).to(dtype)
+    before, sums = latents.clone(), ChannelSums.zero(4)
+    for first, end in pairwise([0, *sorted(cuts), 50]):
+        sums = sums.plus_all(latents[first:end])
+    assert sums == ChannelSums.of_all(latents.to(memory_format=torch.channels_last)) == total([*latents])
+    assert torch.equal(latents, before)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

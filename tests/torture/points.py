@@ -343,8 +343,9 @@ class Situation:
         return self.encoding(disk, *more)
 
     def encoding(self, disk: Path, *more: str) -> list[str]:
-        """The command that encodes the images to `latents` in the folder `disk`."""
-        return encode_arguments(self.images, disk / "latents", self.world.model, *more, shard_images=1)
+        """The command that encodes the images to `latents` in the folder `disk`: a shard at a time, in their order."""
+        one = ("--workers", "1")
+        return encode_arguments(self.images, disk / "latents", self.world.model, *one, *more, shard_images=1)
 
     def begin(self, disk: Path) -> Path:
         """A folder from which a run starts, made at `disk`."""

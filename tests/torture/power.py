@@ -86,6 +86,8 @@ class Disk:
         """One change that a process made."""
         if change.operation == "sync":
             self._find(change.path).sync()
+        elif change.operation == "sync disk":
+            _sync_all(self.top)
         elif change.operation in {"write", "truncate"}:
             node = self._find(change.path)
             assert isinstance(node, File)
@@ -129,6 +131,13 @@ class Disk:
             node = node.names[folder]
         assert isinstance(node, Folder)
         return node, name
+
+
+def _sync_all(node: File | Folder) -> None:
+    node.sync()
+    if isinstance(node, Folder):
+        for child in node.names.values():
+            _sync_all(child)
 
 
 def _load_folder(path: Path) -> Folder:

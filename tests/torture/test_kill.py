@@ -1,5 +1,6 @@
 """SIGKILL at every named point, at every change and at random times: the same command ends with the same bytes."""
 
+import json
 import random
 import shutil
 import signal
@@ -109,6 +110,34 @@ def test_a_killed_run_that_quantises_is_completed_to_the_same_bytes(tmp_path: Pa
         assert world.runner.run(arguments("killed")).code == 3
         assert differences(tmp_path / "killed" / "latents", tmp_path / "whole" / "latents") == []
         shutil.rmtree(tmp_path / "killed")
+
+
+@pytest.mark.parametrize("step", [pytest.param(9, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["a new set", "a set that grows"])
+def test_a_run_that_writes_several_shards_at_once_is_completed_to_the_same_bytes(
+    tmp_path: Path, world: World, name: str, step: int
+) -> None:
+    # Which change is the how manieth differs from run to run. The journal has shards in the order of their numbers.
+    situation, wrong, most_waiting = world.situation(name), [], 0
+    for number in range(1, len(situation.steps) + 1, step):
+        disk = situation.begin(tmp_path / "disk")
+        stop = Stop(number, "half" if number % 2 else "before")
+        killed, _ = world.runner.watch(situation.arguments(disk, "--workers", "4"), disk, stop)
+        assert killed.code in {-signal.SIGKILL, 3}  # there was no write to be halved
+        noted, present = noted_shards(disk / "latents"), len(list((disk / "latents" / "shards").glob("[0-9]*")))
+        most_waiting = max(most_waiting, present - len(noted))
+        broken = go_on(situation, disk)
+        if not broken.is_right or noted != sorted(noted):
+            wrong.append((stop, noted, broken))
+    assert wrong == []
+    assert step > 1 or name != "a new set" or most_waiting > 1  # shards on disk that wait for one before them
+
+
+def noted_shards(root: Path) -> list[str]:
+    """Names of the shards in the journal, if there is one, in its order; none of the torn line of one."""
+    path = root / "journal" / "0.jsonl"
+    lines = path.read_bytes().split(b"\n")[1:-1] if path.exists() else []
+    return [json.loads(line)["content"]["shard"] for line in lines]
 
 
 @pytest.mark.slow

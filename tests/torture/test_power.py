@@ -33,7 +33,7 @@ def after(tmp_path: Path, changes: list[Change], cut: str) -> dict[str, bytes | 
 
 
 CREATE, DATA = Change("create", "new"), write("new", b"data")
-SYNC, SYNC_FOLDER = Change("sync", "new"), Change("sync", ".")
+SYNC, SYNC_FOLDER, SYNC_DISK = Change("sync", "new"), Change("sync", "."), Change("sync disk", ".")
 RENAME = Change("rename", "new", "old")
 
 
@@ -43,6 +43,7 @@ RENAME = Change("rename", "new", "old")
         pytest.param([CREATE, DATA, SYNC], ONLY_SYNCED, {"old": b"old"}, id="a synced file without its name"),
         pytest.param([CREATE, DATA, SYNC_FOLDER], ONLY_SYNCED, {"old": b"old", "new": b""}, id="a name without data"),
         pytest.param([CREATE, DATA, SYNC, SYNC_FOLDER], ONLY_SYNCED, {"old": b"old", "new": b"data"}, id="both"),
+        pytest.param([CREATE, DATA, SYNC_DISK], ONLY_SYNCED, {"old": b"old", "new": b"data"}, id="all of it"),
         pytest.param([CREATE, DATA, RENAME], NAMES, {"old": b""}, id="a rename before its data"),
         pytest.param([CREATE, DATA, SYNC, RENAME], NAMES, {"old": b"data"}, id="a rename after its data"),
         pytest.param([CREATE, DATA, SYNC, RENAME], ONLY_SYNCED, {"old": b"old"}, id="a rename that did not arrive"),

@@ -1,7 +1,8 @@
 """Every change that a process makes to a folder: seen as it happens, written to a log, and stopped at a chosen moment.
 
-The process under test is not changed for this. What Python offers for changing files (`os.*`, `open`, `fcntl.flock`) is
-replaced before the real command runs. The log holds each change after it was made, with the bytes that were written.
+The process under test is not changed for this. What Python offers for changing files (`os.*`, `open`, `fcntl.flock`),
+and the one call that it does not offer, is replaced before the real command runs. The log holds each change after it
+was made, with the bytes that were written.
 """
 
 import base64
@@ -15,6 +16,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar, cast
+
+from semdis_cli.files import disk_sync
 
 Result = TypeVar("Result")
 
@@ -107,6 +110,12 @@ class Watch:
         }
         for name, function in changed.items():
             setattr(os, name, function)
+        sync_disk = disk_sync.sync_disk
+
+        def synced(descriptor: int) -> None:
+            self.around(Change("sync disk", "."), lambda: sync_disk(descriptor))
+
+        disk_sync.sync_disk = synced
         flock = fcntl.flock
 
         def locked(file: Any, operation: int) -> None:

@@ -21,7 +21,7 @@ from semdis_cli.sources.files import ON_DISK
 from semdis_cli.sources.names import NamedPath
 from semdis_cli.sources.source import Search
 from semdis_cli.sources.tars import Tar
-from semdis_cli.training.pool import CropPlaces, CropSampler, ImagePool, draw_places, in_random_order, read_all
+from semdis_cli.training.pool import CropPlaces, CropSampler, ImagePool, draw_places, in_random_order, packed, read_all
 
 Pixels = npt.NDArray[np.uint8]
 CPU = torch.device("cpu")
@@ -277,8 +277,8 @@ def test_crops_are_the_pixels_of_their_images() -> None:
 def test_a_mirrored_crop_is_the_crop_flipped_left_to_right() -> None:
     sampler = CropSampler(images_of_all_shapes(), CROP_PX, CPU)
     image, top, left = torch.tensor([3]), torch.tensor([5]), torch.tensor([7])
-    plain = sampler._slice(CropPlaces(image, top, left, torch.tensor([False])))
-    mirrored = sampler._slice(CropPlaces(image, top, left, torch.tensor([True])))
+    plain = sampler.cut(CropPlaces(image, top, left, torch.tensor([False])))
+    mirrored = sampler.cut(CropPlaces(image, top, left, torch.tensor([True])))
     assert not torch.equal(mirrored, plain)
     for x in range(CROP_PX):
         assert torch.equal(mirrored[..., x], plain[..., CROP_PX - 1 - x])
@@ -302,14 +302,14 @@ def places_at_the_corners() -> CropPlaces:
     [places_at_the_corners(), draw_places(torch.tensor(SHAPES), CROP_PX, 100, seeded(4))],
     ids=["ends", "drawn"],
 )
-def test_gathering_from_one_long_tensor_gives_the_same_crops(places: CropPlaces) -> None:
+def test_images_in_one_piece_of_memory_give_the_same_crops(places: CropPlaces) -> None:
     images = images_of_all_shapes()
-    sampler = CropSampler(images, CROP_PX, CPU)
-    pixels = torch.cat([image.flatten() for image in images])
-    gathered = sampler._gather(pixels, places)
-    assert gathered.dtype == torch.uint8
-    assert torch.equal(gathered, sampler._slice(places))
-    assert torch.equal(gathered, cut_by_hand(images, places))
+    together = packed(images, CPU)
+    assert len({image.untyped_storage().data_ptr() for image in together}) == 1
+    crops = CropSampler(together, CROP_PX, CPU).cut(places)
+    assert crops.dtype == torch.uint8
+    assert torch.equal(crops, CropSampler(images, CROP_PX, CPU).cut(places))
+    assert torch.equal(crops, cut_by_hand(images, places))
 
 
 @pytest.mark.gpu

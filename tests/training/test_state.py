@@ -58,8 +58,8 @@ def run(state: TrainingState, count: int, name: OptimizerName = "muon") -> Train
             loss = loss + align(state.head, features, result.latents, chance)
         loss.backward()
         state.optimizer.clip()
-        state.stats.add(result.posterior.mode())
-        state.apply_gradients()
+        state.apply_gradients(result.posterior.mode())
+        state.follow()
     return state
 
 

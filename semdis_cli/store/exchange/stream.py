@@ -1,6 +1,8 @@
 """Latents on a pipe: a tar with a file for each image, which is a shard of one row and proves itself."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
@@ -29,6 +31,12 @@ class StreamWriter:
         self._as_tar = as_tar
         self.num_images = 0
         self.num_bytes = 0
+
+    def add_call(self, images: Sequence[EncodedImage], rows: Mapping[str, Tensor] | None) -> None:
+        """Write images, one after the other; `rows`, all their tensors, are not needed."""
+        del rows
+        for image in images:
+            self.add(image)
 
     def add(self, image: EncodedImage) -> None:
         """Write one image's file."""

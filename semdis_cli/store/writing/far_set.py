@@ -34,8 +34,9 @@ from semdis_cli.files.set_names import (
 )
 from semdis_cli.files.system_names import may_lie_beside
 from semdis_cli.files.url import Url
+from semdis_cli.records import FileDigest
 from semdis_cli.store.checks import is_shard_name
-from semdis_cli.store.writing.journal import Journal, JournalEntry, is_base_name
+from semdis_cli.store.writing.journal import Journal, is_base_name
 
 _CLAIM_FILE = f"{JOURNAL_FOLDER}/stage.json"
 _STAGE_FILE = ".semdis-stage"
@@ -192,11 +193,11 @@ class FarSet:
 
     # ---- Shards ----
 
-    def take_left(self, entries: Iterable[JournalEntry]) -> None:
-        """Send the shards that are noted and still here."""
-        for entry in entries:
-            path = self.stage / SHARD_FOLDER / entry.name
-            if entry.file is not None and path.exists() and path.stat().st_size == entry.file.num_bytes:
+    def take_left(self, shards: Iterable[tuple[str, FileDigest | None]]) -> None:
+        """Send the shards that are noted and still here: name, and file if there is one."""
+        for name, file in shards:
+            path = self.stage / SHARD_FOLDER / name
+            if file is not None and path.exists() and path.stat().st_size == file.num_bytes:
                 self.take(path)
 
     def take(self, shard: Path) -> None:

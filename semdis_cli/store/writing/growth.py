@@ -4,10 +4,10 @@ import hashlib
 import io
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import starmap
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from semdis_cli.files.set_names import CHECKSUM_FILE, INDEX_FILE, ITEMS_FILE, MA
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import FileDigest, ImageRecord
 from semdis_cli.store.columns import SetColumns, grown_classes
-from semdis_cli.store.index import IndexLine, IndexRow, merge_rows
+from semdis_cli.store.index import IndexLine, IndexRow, joined, merge_rows
 from semdis_cli.store.item_table import ItemColumns, read_items
 from semdis_cli.store.items import find_items, open_listed
 from semdis_cli.store.manifest import Manifest, ShardEntry, checksum_lines
@@ -32,6 +32,7 @@ from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.tensors.file import place_of
 from semdis_cli.store.tensors.listed import TensorColumn
 from semdis_cli.store.writing.changes import Changes
+from semdis_cli.store.writing.entry_text import NewLine
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.journal import Journal, JournalEntry
 from semdis_cli.store.writing.seen import SeenFile, is_just_this, seen_failure, seen_left_out, write_seen
@@ -46,6 +47,7 @@ class Growth:
 
     `places`: the first key and the offset of each entry, in planned order. Without `changes` all that `base` holds
     stays, as far as no entry takes its place. `classes`: names of the labels, beginning with those of `base`.
+    `headers`: sha256 of the headers of shards that the run has written itself, by name.
     """
 
     base: Base
@@ -55,6 +57,7 @@ class Growth:
     changes: Changes | None = None
     classes: tuple[str, ...] = ()
     left_out: Sequence[LeftOut] = ()
+    headers: Mapping[str, bytes] = field(default_factory=dict)
 
     def write(self, folder: Path, records: Sequence[Provenance], plan_sha256: str) -> Manifest:
         """Write index, table, times of source files, checksums and the manifest into `folder`.
@@ -65,8 +68,8 @@ class Growth:
         `StoreError` if latents that are to be taken out of the statistics are damaged.
         """
         merged = _Merged(self)
-        index = publish(folder / INDEX_FILE, merged.lines())
-        write_seen(folder, index.sha256, merged.seen())
+        index = publish(folder / INDEX_FILE, joined(merged.lines()))
+        write_seen(folder, index.sha256, merged.seen_lines())
         manifest, entries = self.base.manifest, [merged.entries[offset] for _, offset in self.places]
         if manifest is None or manifest.index != index or any(entry.file for entry in entries):
             sums = self._sums(merged, entries, records[0].layout.channels)
@@ -89,6 +92,8 @@ class Growth:
 
     def _new_header(self, merged: "_Merged", manifest: Manifest, entry: ShardEntry) -> bytes:
         """Return the sha256 of a new shard's header. Raises `StoreError` unless it holds the rows of the journal."""
+        if entry.name in self.headers:
+            return self.headers[entry.name]
         header, header_sha256 = open_listed(self.base.root, manifest, entry)
         if _digest(header.records) != merged.digests[entry.name]:
             raise StoreError("holds other images than the journal says", place=entry.name)
@@ -180,7 +185,7 @@ def renew_lists(base: Base, changes: Changes) -> list[str]:
             publish(root / ITEMS_FILE, find_items(latents).table.to_chunks(latents.sha256))
             renewed.append(ITEMS_FILE)
     if not changes.is_on_record and not is_just_this(root, manifest.index.sha256, changes.kept):
-        write_seen(root, manifest.index.sha256, changes.seen())
+        write_seen(root, manifest.index.sha256, (seen.to_line() for seen in changes.seen()))
         renewed.append(SEEN_FILE)
     return renewed
 
@@ -196,12 +201,11 @@ class _Merged:
     growth: Growth
     counts: Counter[str] = field(default_factory=Counter)  # by status
     entries: dict[int, JournalEntry] = field(default_factory=dict)  # by offset, without their rows
-    num_rows: dict[str, int] = field(default_factory=dict)  # latents in each new shard
-    digests: dict[str, bytes] = field(default_factory=dict)  # of their keys and sizes
+    num_rows: Counter[str] = field(default_factory=Counter)  # latents in each new shard
+    digests: dict[str, bytes] = field(default_factory=dict)  # of their keys and sizes, where the header is not known
     without: list[_Place] = field(default_factory=list)  # latents that served before, and will not
     again: list[_Place] = field(default_factory=list)  # the other way round
     new_seen: io.BytesIO = field(default_factory=io.BytesIO)
-    next_seen: dict[str, SeenFile] = field(default_factory=dict)  # of new rows whose turn has not come
     replaced: frozenset[str] = frozenset()
     columns: ItemColumns = field(default_factory=ItemColumns)
     num_columns: Counter[str] = field(default_factory=Counter)  # images that are to be used, by what came with them
@@ -220,15 +224,16 @@ class _Merged:
             self.counts[line.status] += 1
             if line.status == "ok" and line.shard is not None:
                 self.columns.add(offset, line.shard)
-                self.num_columns.update(list(line.fields.get("columns", ())))
+                if line.columns:
+                    self.num_columns.update(line.columns)
                 if has_tensors and line.row is not None:
                     self.served.append(place_of(line.shard, line.row))
             offset += len(line.data)
-            if (seen := self.next_seen.pop(line.key, None)) is not None:
-                self.new_seen.write(seen.to_line())
+            if line.seen is not None:
+                self.new_seen.write(line.seen.to_line())
             yield line.data
 
-    def seen(self) -> Iterator[SeenFile]:
+    def seen_lines(self) -> Iterator[bytes]:
         """The times of all files that have latents, sorted by key; to be called after `lines` is through."""
         changes = self.growth.changes
         if changes is not None:
@@ -236,51 +241,50 @@ class _Merged:
         else:
             old = (seen for seen in self.growth.base.seen() if seen.key not in self.replaced)
         self.new_seen.seek(0)
+        first = next(old, None)
+        if first is None:
+            return iter(self.new_seen)
         new = map(SeenFile.parse, self.new_seen)
-        return merge_rows([("", old), ("", new)])
+        return (seen.to_line() for seen in merge_rows([("", chain([first], old)), ("", new)]))
 
     def _new_keys(self) -> frozenset[str]:
         journal, growth = self.growth.journal, self.growth
-        keys = {row.key for _, offset in growth.places for row, _ in journal.read_entry(offset).rows}
+        keys = {line.key for _, offset in growth.places for line in journal.read_lines(offset)[1]}
         return frozenset(keys | {one.key for one in growth.failures} | {one.key for one in growth.left_out})
 
-    def _old(self) -> Iterator[IndexLine]:
+    def _old(self) -> Iterator[NewLine]:
         changes = self.growth.changes or Changes(to_encode=())
         for line in self.growth.base.lines():
             if line.key in self.replaced:
                 self.without += [line.place] if line.place and line.status == "ok" else []
             elif line.key in changes.removed:
                 self.without += [line.place] if line.place else []
-                yield _with_status(line, "removed")
+                yield NewLine.of(_with_status(line, "removed"))
             elif line.key in changes.set_aside:
                 self.without += [line.place] if line.place and line.status == "ok" else []
-                yield _with_status(line, "removed", changes.set_aside[line.key])
+                yield NewLine.of(_with_status(line, "removed", changes.set_aside[line.key]))
             elif line.key in changes.returned:
                 self.again += [line.place] if line.place else []
-                yield _with_status(line, "ok")
+                yield NewLine.of(_with_status(line, "ok"))
             elif line.key not in changes.forgotten:
-                yield _as_written_now(line)
+                yield NewLine.of(_as_written_now(line))
 
-    def _new(self, offset: int) -> Iterator[IndexLine]:
-        entry = self.growth.journal.read_entry(offset)
+    def _new(self, offset: int) -> Iterator[NewLine]:
+        entry, lines = self.growth.journal.read_lines(offset)
+        if entry.name not in self.growth.headers:
+            self.digests[entry.name] = _digest([row.record for row, _ in entry.rows if row.record is not None])
         self.entries[offset] = replace(entry, rows=())
-        records = [row.record for row, _ in entry.rows if row.record is not None]
-        self.num_rows[entry.name], self.digests[entry.name] = len(records), _digest(records)
-        yield from starmap(self._see, entry.rows)
+        for line in lines:
+            self.num_rows[entry.name] += line.row is not None
+            yield line
 
-    def _failed(self) -> Iterator[IndexLine]:
+    def _failed(self) -> Iterator[NewLine]:
         for failure in self.growth.failures:
-            yield self._see(IndexRow.of_failure(failure), seen_failure(failure))
+            yield NewLine.of_row(IndexRow.of_failure(failure), seen_failure(failure))
 
-    def _left_out(self) -> Iterator[IndexLine]:
+    def _left_out(self) -> Iterator[NewLine]:
         for one in self.growth.left_out:
-            yield self._see(IndexRow.of_left_out(one), seen_left_out(one))
-
-    def _see(self, row: IndexRow, seen: SeenFile | None) -> IndexLine:
-        """Return the line of a new row, whose file is noted when its turn comes."""
-        if seen is not None:
-            self.next_seen[row.key] = seen
-        return row.to_line()
+            yield NewLine.of_row(IndexRow.of_left_out(one), seen_left_out(one))
 
 
 def _digest(records: Sequence[ImageRecord]) -> bytes:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import starmap
@@ -23,11 +23,13 @@ from semdis_cli.store.index import IndexRow
 from semdis_cli.store.latent_set import LatentSet
 from semdis_cli.store.record import parse_digest
 from semdis_cli.store.statistics import ChannelSums
+from semdis_cli.store.writing.entry_text import NewLine, split_entry
 from semdis_cli.store.writing.seen import SeenFile
 
 _JOURNAL_FILE = "0.jsonl"  # one writer today; the folder has room for one journal per writer
 LATER_VERSIONS = "later_versions"  # in a plan
 CLASSES = "classes"
+_LINE_START = b'{"content":'
 _BASE_FOLDER = re.compile(r"base-[0-9a-f]{16}")
 
 
@@ -62,26 +64,9 @@ class JournalEntry:
         """The first of its keys."""
         return self.rows[0].row.key
 
-    @property
-    def num_ok(self) -> int:
-        """Images that have latents in it."""
-        return sum(row.is_ok for row, _ in self.rows)
-
-    def to_json(self) -> dict[str, Any]:
-        """The journal line."""
-        version = {"version": self.version} if self.version else {}
-        return version | {
-            "shard": self.name,
-            "num_bytes": self.file and self.file.num_bytes,
-            "sha256": self.file and self.file.sha256,
-            "rows": [row.to_json() for row, _ in self.rows],
-            "seen": [seen and list(seen[1:]) for _, seen in self.rows],
-            "sums": self.sums.to_json(),
-        }
-
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
-        """Inverse of `to_json`. Raises one of `MALFORMED`, or `StoreError`, on anything else."""
+        """Parse what `render_entry` gave. Raises one of `MALFORMED`, or `StoreError`, on anything else."""
         file = None if fields["sha256"] is None else parse_digest(fields)
         rows = tuple(starmap(JournalRow.from_json, zip(fields["rows"], fields["seen"], strict=True)))
         sums, version = ChannelSums.from_json(fields["sums"]), check_count(fields.get("version", 0))
@@ -102,6 +87,7 @@ class Journal:
         self.folder = root / JOURNAL_FOLDER
         self.path = self.folder / _JOURNAL_FILE
         self._file: BinaryIO | None = None  # unbuffered: a write that failed is not tried again on closing
+        self._own: dict[int, str] = {}  # sha256 of the entries that were added here, by offset
 
     def read(self) -> tuple[dict[str, Any] | None, dict[int, JournalEntry]]:
         """The plan line (None without a journal) and, by offset, the entries so far, without their rows to save memory.
@@ -148,6 +134,7 @@ class Journal:
     def begin(self, plan: dict[str, Any]) -> None:
         """Begin anew with `plan` as the first line. Raises `NoSpaceError` or `UsageError`."""
         self.close()
+        self._own.clear()
         make_folder(self.folder)
         publish(self.path, [_to_line(plan)])
 
@@ -170,19 +157,39 @@ class Journal:
             file.seek(offset)
             return self._parse(file.readline(), offset, JournalEntry.from_json)
 
-    def append(self, fields: dict[str, Any]) -> int:
-        """Add one line, sync it, and return its offset. Raises `NoSpaceError` or `UsageError`.
+    def read_lines(self, offset: int) -> tuple[JournalEntry, Iterable[NewLine]]:
+        """The entry whose line begins at `offset`, and its lines for the index.
+
+        Of one that was added here the lines are copied, and it has no rows. Raises `StoreError` if it is damaged.
+        """
+        if offset not in self._own:
+            entry = self.read_entry(offset)
+            return entry, starmap(NewLine.of_row, entry.rows)
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            line = file.readline()
+        digest = self._own[offset]
+        content = line.removeprefix(_LINE_START).removesuffix(_line_end(digest))
+        if hashlib.sha256(content + b"\n").hexdigest() != digest:
+            raise StoreError(f"the line at byte {offset} was changed; {self.remedy()}", place=self.path)
+        fields, lines = split_entry(content)
+        return JournalEntry.from_json(fields), lines
+
+    def append(self, content: bytes) -> int:
+        """Add what `render_entry` gave, sync it, and return its offset. Raises `NoSpaceError` or `UsageError`.
 
         A line torn by a full disk or a crash is cut off by the next run.
         """
+        digest = hashlib.sha256(content + b"\n").hexdigest()
         with explaining(self.path):
             if self._file is None:
                 self._file = disk.open_to_append(self.path)
             offset = self._file.seek(0, os.SEEK_END)
-            line = memoryview(_to_line(fields))
+            line = memoryview(_LINE_START + content + _line_end(digest))
             while line:
                 line = line[self._file.write(line) :]
             disk.sync_file(self._file.fileno())
+        self._own[offset] = digest
         return offset
 
     def keep(self, places: Mapping[str, int]) -> dict[str, int]:
@@ -200,6 +207,7 @@ class Journal:
                     end += len(line)
 
         self.close()
+        self._own.clear()
         publish(self.path, lines())
         return moved
 
@@ -267,7 +275,11 @@ def is_base_name(name: object) -> bool:
 
 
 def _to_line(fields: dict[str, Any]) -> bytes:
-    return to_line({"content": fields, "sha256": _digest(fields)})
+    return _LINE_START + to_line(fields)[:-1] + _line_end(_digest(fields))
+
+
+def _line_end(digest: str) -> bytes:
+    return f',"sha256":"{digest}"}}\n'.encode()
 
 
 def _digest(fields: dict[str, Any]) -> str:

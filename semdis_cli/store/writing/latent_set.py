@@ -23,9 +23,9 @@ from semdis_cli.store.writing.changes import Hashes
 from semdis_cli.store.writing.far_set import FarSet
 from semdis_cli.store.writing.finished import Base, check_latents_folder
 from semdis_cli.store.writing.growth import Growth, renew_lists
-from semdis_cli.store.writing.journal import CLASSES, LATER_VERSIONS, Journal, JournalEntry
+from semdis_cli.store.writing.journal import CLASSES, LATER_VERSIONS, Journal
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan
-from semdis_cli.store.writing.shard_writer import EncodedShard, ShardRows, publish_shard
+from semdis_cli.store.writing.shard_writer import EncodedShard, ShardRows, WrittenShard, publish_shard
 from semdis_cli.store.writing.state import SetState, adopt, find_done, find_state, move_lists, sweep_shards
 from semdis_cli.store.writing.tensors import check_tensors, sweep_tensors
 
@@ -66,6 +66,7 @@ class LatentSetWriter:
         self._journal = Journal(root)
         self._state = SetState(Base(self._place, root), None, {})
         self._done: dict[str, int] = {}  # of this run's plan: shard name -> offset of its line in the journal
+        self._headers: dict[str, bytes] = {}  # sha256 of the header of each shard that was written now
         self.num_failed_before = 0  # inputs that failed in those of them that an earlier run had done
 
     def __enter__(self) -> Self:
@@ -83,7 +84,7 @@ class LatentSetWriter:
                 self._state = find_state(self.root, self._place, self._journal)
                 self._choose_records()
                 if self._far is not None:
-                    self._far.take_left(self._state.entries.values())
+                    self._far.take_left((entry.name, entry.file) for entry in self._state.entries.values())
                 self.base.check_shards()
                 if self.base.manifest is not None:
                     check_tensors(self._place, self.base.manifest)
@@ -180,20 +181,22 @@ class LatentSetWriter:
         return ShardRows(planned, self.provenance.layout)
 
     def publish(self, shard: EncodedShard) -> ShardPublished | None:
-        """Write a shard, and note it; returns what to tell, nothing of a shard of failures alone.
+        """Write a shard, and note it; returns what to tell, nothing of a shard of failures alone."""
+        written = self.write(shard)
+        self.record(written)
+        return written.published
 
-        It may be called in a thread of its own, for one shard after the other.
-        """
+    def write(self, shard: EncodedShard) -> WrittenShard:
+        """Write a shard. It may be called in several threads at once."""
         self._lock.check()
-        entry = publish_shard(shard, self.root / SHARD_FOLDER, self._records[shard.planned.version])
-        self.record(entry)
-        if self._far is not None:
-            self._far.take_left([entry])
-        return None if entry.file is None else ShardPublished(entry.name, entry.num_ok, entry.file.num_bytes)
+        return publish_shard(shard, self.root / SHARD_FOLDER, self._records[shard.planned.version])
 
-    def record(self, entry: JournalEntry) -> None:
-        """Note a shard that is on disk, whoever wrote it. Only now does it count."""
-        self._done[entry.name] = self._journal.append(entry.to_json())
+    def record(self, shard: WrittenShard) -> None:
+        """Note a shard that is on disk, whoever wrote it. Only now does it count. For one shard after the other."""
+        self._done[shard.name] = self._journal.append(shard.content)
+        self._headers[shard.name] = shard.header_sha256
+        if self._far is not None:
+            self._far.take_left([(shard.name, shard.file)])
 
     def finish(self) -> Manifest:
         """Write index, checksums and, last, the manifest; a set to which nothing is to be added stays as it is."""
@@ -209,6 +212,7 @@ class LatentSetWriter:
             changes=plan.changes,
             classes=plan.classes,
             left_out=plan.left_out,
+            headers=self._headers,
         )
         written = self._journal.new_base_folder()
         make_folder(written)

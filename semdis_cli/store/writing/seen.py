@@ -20,6 +20,7 @@ from semdis_cli.files.set_names import SEEN_FILE
 from semdis_cli.files.url import Location
 from semdis_cli.records import SourceImage
 from semdis_cli.store.checks import MALFORMED, check_count, check_integer, check_text
+from semdis_cli.store.index import joined
 
 _COPIED_AT_ONCE = 1 << 20
 _quoted = json.encoder.encode_basestring_ascii
@@ -113,15 +114,9 @@ def first_line(index_sha256: str) -> bytes:
     return json.dumps({"index": index_sha256}).encode() + b"\n"
 
 
-def write_seen(folder: Path, index_sha256: str, files: Iterable[SeenFile]) -> None:
-    """Publish the file in `folder`; `files` are sorted by key."""
-
-    def chunks() -> Iterator[bytes]:
-        yield first_line(index_sha256)
-        for seen in files:
-            yield seen.to_line()
-
-    publish(folder / SEEN_FILE, chunks())
+def write_seen(folder: Path, index_sha256: str, lines: Iterable[bytes]) -> None:
+    """Publish the file in `folder`; `lines`: of its files, sorted by key."""
+    publish(folder / SEEN_FILE, chain([first_line(index_sha256)], joined(lines)))
 
 
 def copy_seen(folder: Path, index_sha256: str, target: Path, new_sha256: str) -> None:

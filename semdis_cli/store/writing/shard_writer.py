@@ -1,67 +1,86 @@
 """One shard of a set that is being written: the outcomes of its images, and its file."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
+from threading import Lock
 
-import torch
 from torch import Tensor
 
-from semdis_cli.events import ColumnTrouble, Failure
+from semdis_cli.events import ColumnTrouble, Failure, ShardPublished
+from semdis_cli.files.atomic import publish
 from semdis_cli.parts import LATENTS, SCALE
 from semdis_cli.provenance import LatentLayout, Provenance
-from semdis_cli.records import EncodedImage, ImageRecord
-from semdis_cli.store.index import IndexRow
-from semdis_cli.store.shards import STORE_DTYPES, Shard, write_shard
+from semdis_cli.records import EncodedImage, FileDigest, ImageRecord
+from semdis_cli.store.index import IndexRow, image_line
+from semdis_cli.store.shard_header import render_header, stored_tensors
+from semdis_cli.store.shards import memory_of
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.writing.journal import JournalEntry, JournalRow
+from semdis_cli.store.writing.entry_text import render_entry
 from semdis_cli.store.writing.plan import PlannedShard
 from semdis_cli.store.writing.seen import SeenFile, seen_failure
+
+_PIECE_BYTES = 1 << 20  # written and hashed at a time: it stays in the cache, and the interpreter's lock is let go
+Rows = Mapping[str, Tensor]  # tensors of some images by name, a row of each for each image
 
 
 @dataclass(frozen=True)
 class EncodedShard:
     """The outcome of every image of a planned shard, without a trace of the others.
 
-    `latents` [N,Z,h,w] in the stored dtype, all finite, with `records` and `seen` (the files that they were made from)
-    in key order; `failures`: the images that could not be used. N may be 0. `troubles`: with the columns of images.
-    `parts`: the other tensors, by name.
+    `blocks`: its tensors, some rows at a time, in the stored dtypes, all finite; with as many `records` and `seen` (the
+    files that they were made from) as there are rows, in key order; `failures`: the images that could not be used.
+    There may be no rows. `latents_sha256` (hex): of all tensors as they lie in the file. `sums`: of the latents.
+    `troubles`: with the columns of images.
     """
 
     planned: PlannedShard
-    latents: Tensor
+    blocks: tuple[Rows, ...]
     records: tuple[ImageRecord, ...]
     seen: tuple[SeenFile, ...]
     failures: tuple[Failure, ...]
+    latents_sha256: str
+    sums: ChannelSums
     troubles: tuple[ColumnTrouble, ...] = ()
-    parts: Mapping[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all its tensors."""
-        return self.latents.nbytes + sum(tensor.nbytes for tensor in self.parts.values())
 
 
 class ShardRows:
-    """Collects the outcomes of a shard's images while these are encoded, in key order."""
+    """Collects the outcomes of a shard's images while these are encoded, in key order.
+
+    One thread adds them; `fold` may be called in others meanwhile. Tensors are kept as they are given until the shard
+    is on disk.
+    """
 
     def __init__(self, planned: PlannedShard, layout: LatentLayout) -> None:
         self._planned = planned
-        self._tensors = {  # once: a shard is not held twice
-            tensor.name: torch.empty((len(planned.images), *tensor.shape), dtype=STORE_DTYPES[tensor.dtype])
-            for tensor in layout.tensors(layout.grid(planned.bucket))
-        }
+        tensors = layout.tensors(layout.grid(planned.bucket))
+        self.num_bytes = len(planned.images) * sum(tensor.num_bytes for tensor in tensors)
+        self._first, *self._others = [tensor.name for tensor in tensors]  # in the order of the file
+        self._blocks: list[Rows] = []
         self._records: list[ImageRecord] = []
         self._seen: list[SeenFile] = []
         self._failures: list[Failure] = []
+        self._folding, self._num_folded = Lock(), 0
+        self._sums, self._digest = ChannelSums.zero(layout.channels), hashlib.sha256()
 
     def add(self, image: EncodedImage) -> None:
         """Append one image."""
-        record, tensors = image.record, image.tensors
-        for name, rows in self._tensors.items():
-            rows[len(self._records)] = tensors[name]
-        self._seen.append(SeenFile(record.key, record.source.num_bytes, image.mtime_ns, image.ctime_ns))
-        self._records.append(record)
+        self.add_call([image], {name: tensor[None] for name, tensor in image.tensors.items()})
+
+    def add_call(self, images: Sequence[EncodedImage], rows: Rows | None) -> None:
+        """Append images; `rows`: their tensors by name, a row of each for each image, where they lie in one piece."""
+        if rows is None:
+            for image in images:
+                self.add(image)
+            return
+        self._records += [image.record for image in images]
+        self._seen += [
+            SeenFile(one.record.key, one.record.source.num_bytes, one.mtime_ns, one.ctime_ns) for one in images
+        ]
+        self._blocks.append(rows)
 
     def add_failure(self, failure: Failure) -> None:
         """Note an image that could not be used."""
@@ -72,26 +91,83 @@ class ShardRows:
         """True if the outcome of each image is there."""
         return len(self._records) + len(self._failures) == len(self._planned.images)
 
+    def fold(self) -> None:
+        """Sum up and hash what was added since the last time, unless another thread is at it."""
+        if self._folding.acquire(blocking=False):
+            try:
+                self._fold_all()
+            finally:
+                self._folding.release()
+
+    def _fold_all(self) -> None:
+        while self._num_folded < len(self._blocks):
+            block = self._blocks[self._num_folded]
+            self._sums = self._sums.plus_all(block[LATENTS], block.get(SCALE))
+            self._digest.update(memory_of(block[self._first].contiguous()))
+            self._num_folded += 1
+
     def finish(self) -> EncodedShard:
         """Return what was collected, once it is all there."""
         assert self.is_full, "a shard is complete when each of its images has a row"
-        parts = {name: rows[: len(self._records)] for name, rows in self._tensors.items()}
-        latents, outcomes = parts.pop(LATENTS), (tuple(self._records), tuple(self._seen), tuple(self._failures))
-        return EncodedShard(self._planned, latents, *outcomes, parts=parts)
+        with self._folding:
+            self._fold_all()
+        for data in _payload(self._blocks, self._others):
+            self._digest.update(data)
+        outcomes = tuple(self._records), tuple(self._seen), tuple(self._failures)
+        return EncodedShard(self._planned, tuple(self._blocks), *outcomes, self._digest.hexdigest(), self._sums)
 
 
-def publish_shard(shard: EncodedShard, folder: Path, provenance: Provenance) -> JournalEntry:
+def _payload(blocks: Sequence[Rows], names: Sequence[str]) -> Iterator[memoryview]:
+    """Yield the bytes of tensors, one after the other, in pieces."""
+    for name in names:
+        for block in blocks:
+            data = memory_of(block[name].contiguous())
+            for start in range(0, len(data), _PIECE_BYTES):
+                yield data[start : start + _PIECE_BYTES]
+
+
+@dataclass(frozen=True)
+class WrittenShard:
+    """A shard on disk: its `file` (None without latents), and what the journal is to note of it, `content`.
+
+    `header_sha256`: of all in its file that comes before the latents.
+    """
+
+    name: str
+    file: FileDigest | None
+    num_ok: int
+    content: bytes
+    header_sha256: bytes
+
+    @property
+    def published(self) -> ShardPublished | None:
+        """What to tell of it; nothing of a shard of failures alone."""
+        return None if self.file is None else ShardPublished(self.name, self.num_ok, self.file.num_bytes)
+
+
+def publish_shard(shard: EncodedShard, folder: Path, provenance: Provenance) -> WrittenShard:
     """Write a shard into `folder` of a set made with `provenance`, and return what the set is to note of it.
 
     No file is written without latents. Raises `NoSpaceError`, or `UsageError` where the folder cannot be written.
     """
-    name, file, sums = shard.planned.name, None, ChannelSums.zero(shard.latents.shape[1])
+    name, file, header = shard.planned.name, None, b""
     if shard.records:
-        sums = ChannelSums.of_all(shard.latents, shard.parts.get(SCALE))
-        assert sums.are_finite, f"{name}: latents that cannot be stored are a failure"
-        file = write_shard(folder / name, Shard(shard.latents, shard.records, provenance, shard.parts))
-    images = zip(shard.records, shard.seen, strict=True)
-    rows = [JournalRow(IndexRow.of_image(record, name, row), seen) for row, (record, seen) in enumerate(images)]
-    rows += [JournalRow(IndexRow.of_failure(failure), seen_failure(failure)) for failure in shard.failures]
-    rows.sort(key=lambda each: each.row.key)
-    return JournalEntry(name, file, tuple(rows), sums, shard.planned.version)
+        assert shard.sums.are_finite, f"{name}: latents that cannot be stored are a failure"
+        _, Z, h, w = shard.blocks[0][LATENTS].shape
+        tensors = stored_tensors(provenance.layout, (len(shard.records), Z, h, w))
+        header = render_header(tensors, shard.latents_sha256, shard.records, provenance)
+        payload = _payload(shard.blocks, [tensor.name for tensor in tensors])
+        file = publish(folder / name, chain([header], payload))
+    content = render_entry(name, file, _lines(shard), shard.sums, shard.planned.version)
+    return WrittenShard(name, file, len(shard.records), content, hashlib.sha256(header).digest())
+
+
+def _lines(shard: EncodedShard) -> list[tuple[bytes, SeenFile | None]]:
+    """Return the line of each image for the index, and its file, in key order."""
+    name, images = shard.planned.name, zip(shard.records, shard.seen, strict=True)
+    lines: list[tuple[str, bytes, SeenFile | None]] = [
+        (record.key, image_line(record, name, row), seen) for row, (record, seen) in enumerate(images)
+    ]
+    lines += [(one.key, IndexRow.of_failure(one).to_line().data, seen_failure(one)) for one in shard.failures]
+    lines.sort(key=itemgetter(0))
+    return [(line, seen) for _, line, seen in lines]

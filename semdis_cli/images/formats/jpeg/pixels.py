@@ -8,6 +8,7 @@ import io
 import random
 import re
 
+import numpy as np
 from PIL import Image, ImageFile
 
 from semdis_cli.errors import UnreadableImageError
@@ -38,7 +39,7 @@ def check_jpeg_pixels(image: Image.Image, data: bytes, fraction: int = 1) -> Non
     more, with noise behind its scans. A decoder that has all it needs never looks at the noise. Arithmetic coding may
     leave zeros out at the end of a scan, so nothing can be told there.
     """
-    if image.width > _WIDEST_BLOCK_PX and not _ends_in_grey(image):
+    if image.width > _WIDEST_BLOCK_PX and not _is_grey(image.getpixel((image.width - 1, image.height - 1)), image.mode):
         return
     again = open_image("JPEG", io.BytesIO(_with_noise(data)))
     size = (again.height, again.width)
@@ -49,12 +50,16 @@ def check_jpeg_pixels(image: Image.Image, data: bytes, fraction: int = 1) -> Non
         )
 
 
-def _ends_in_grey(image: Image.Image) -> bool:
+def may_be_filled_up(pixels: np.ndarray) -> bool:
+    """Tell whether a decoded JPEG, [H,W,3] uint8, is one of the few that `check_jpeg_pixels` would decode once more."""
+    return pixels.shape[1] <= _WIDEST_BLOCK_PX or _is_grey(tuple(pixels[-1, -1].tolist()), "RGB")
+
+
+def _is_grey(pixel: float | tuple[int, ...] | None, mode: str) -> bool:
     """Tell whether the last pixel has the brightness of the filling; its colour may have run in from above."""
-    pixel = image.getpixel((image.width - 1, image.height - 1))
     if not isinstance(pixel, tuple):
         return pixel == 128
-    if image.mode == "CMYK":
+    if mode == "CMYK":
         return pixel[3] in {127, 128}  # black is not mixed with the other inks; Adobe's is stored inverted
     red, green, blue = pixel
     return abs(299 * red + 587 * green + 114 * blue - 128_000) <= 2000

@@ -1,0 +1,95 @@
+"""What the journal notes of a shard: the JSON that it always was, and the lines of the index again."""
+
+from collections.abc import Sequence
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semdis_cli.events import Failure
+from semdis_cli.files.json_text import parse_json, to_line
+from semdis_cli.records import FileDigest, Geometry, ImageRecord
+from semdis_cli.store.index import IndexRow, image_line
+from semdis_cli.store.statistics import ChannelSums
+from semdis_cli.store.writing.entry_text import NewLine, render_entry, split_entry
+from semdis_cli.store.writing.journal import JournalEntry
+from semdis_cli.store.writing.seen import SeenFile
+
+NAME = "00000007-256x256.safetensors"
+digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
+# Quotes, braces and backslashes are what a line could be cut up at by mistake.
+texts = st.one_of(
+    st.text(st.sampled_from('ab"\\{}[],:'), min_size=1),
+    st.sampled_from(['],"seen":[', '"status":"ok"}', '},{"geometry":{', '","row":1,"']),
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
+)
+names = texts | st.text(st.sampled_from("a\udc80\udcff\ue080\uf000"), min_size=1)  # also of bytes that are no text
+sides = st.tuples(st.integers(1, 4096), st.integers(1, 4096))
+geometries = st.builds(lambda size, crop: Geometry(size, size, crop, size, size), sides, st.just((0, 0)))
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner),
+    max_leaves=6,
+)
+records = st.builds(
+    ImageRecord,
+    key=names,
+    geometry=geometries,
+    source=st.builds(FileDigest, st.integers(0, 2**40), digests),
+    notes=st.lists(names, max_size=2).map(tuple),
+    columns=st.dictionaries(texts, values, max_size=2),
+    mask_sha256=st.none() | digests,
+)
+times = st.none() | st.integers(0, 2**62)
+outcomes = st.one_of(records, st.builds(Failure, names, names))
+sums = st.builds(lambda values: ChannelSums(3, tuple(values), tuple(map(abs, values))), st.lists(st.floats(-9, 9)))
+
+
+@st.composite
+def entries(draw: st.DrawFn) -> list[tuple[IndexRow, SeenFile | None]]:
+    """Rows of a shard, of images and of failures, each with its file or none."""
+    found = draw(st.lists(outcomes, min_size=1, max_size=6, unique_by=lambda one: one.key))
+    rows = [
+        IndexRow.of_failure(one) if isinstance(one, Failure) else IndexRow.of_image(one, NAME, number)
+        for number, one in enumerate(found)
+    ]
+    files = [draw(st.none() | st.builds(SeenFile, st.just(row.key), st.integers(0, 99), times, times)) for row in rows]
+    return list(zip(rows, files, strict=True))
+
+
+def lines_of(rows: Sequence[tuple[IndexRow, SeenFile | None]]) -> list[tuple[bytes, SeenFile | None]]:
+    return [(row.to_line().data, seen) for row, seen in rows]
+
+
+@settings(deadline=None)
+@given(record=records, row=st.integers(0, 65535))
+def test_the_line_of_an_image_is_that_of_its_row(record: ImageRecord, row: int) -> None:
+    assert image_line(record, NAME, row) == to_line(IndexRow.of_image(record, NAME, row).to_json())
+
+
+@settings(deadline=None)
+@given(rows=entries(), file=st.none() | st.builds(FileDigest, st.integers(0, 2**40), digests), sums=sums)
+def test_an_entry_is_canonical_json_and_gives_its_lines_again(
+    rows: list[tuple[IndexRow, SeenFile | None]], file: FileDigest | None, sums: ChannelSums
+) -> None:
+    for version in (0, 3):
+        content = render_entry(NAME, file, lines_of(rows), sums, version)
+        fields = {
+            "num_bytes": file and file.num_bytes,
+            "rows": [row.to_json() for row, _ in rows],
+            "seen": [seen and list(seen[1:]) for _, seen in rows],
+            "sha256": file and file.sha256,
+            "shard": NAME,
+            "sums": sums.to_json(),
+        }
+        assert content + b"\n" == to_line(fields | ({"version": version} if version else {}))
+        rest, lines = split_entry(content)
+        assert list(lines) == [NewLine.of_row(*each) for each in rows]
+        assert JournalEntry.from_json(rest) == JournalEntry(NAME, file, (), sums, version)
+
+
+def test_an_entry_is_read_as_what_was_written() -> None:
+    size = (32, 32)
+    record = ImageRecord("a.png", Geometry(size, size, (0, 0), size, size), FileDigest(3, "0" * 64))
+    rows = [(IndexRow.of_image(record, NAME, 0), SeenFile("a.png", 3, 1, 2)), (IndexRow("b.png", "is empty"), None)]
+    content = render_entry(NAME, None, lines_of(rows), ChannelSums.zero(1), 0)
+    assert [tuple(row) for row in JournalEntry.from_json(parse_json(content)).rows] == rows
