@@ -1,5 +1,6 @@
 """Images -> shards of latents."""
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Future
@@ -35,7 +36,7 @@ from semdis_cli.store.writing.shard_writer import ShardRows, WrittenShard
 from semdis_cli.threads import WatchedThreads
 
 _MOST_THREADS = 4  # that publish shards of a set on a disk; the stage of one in a store holds few shards at a time
-_MOST_HELD_BYTES = 512 << 20  # of latents in shards that are not on disk yet: two of the usual size
+_MOST_HELD_BYTES = 512 << 20  # of latents in full shards that are not on disk yet: two of the usual size
 
 
 def encode(
@@ -166,7 +167,7 @@ class _Publisher:
         self._noting = Lock()
         self._written: dict[int, WrittenShard] = {}  # by their turn, of shards that wait for one before them
         self._next_turn = 0
-        self._has_failed = False
+        self._failed_turn = math.inf
 
     def __enter__(self) -> Self:
         return self
@@ -184,7 +185,7 @@ class _Publisher:
         self._num_shards += 1
 
     def _publish(self, rows: ShardRows, turn: int) -> ShardPublished | None:
-        if self._has_failed:
+        if turn > self._failed_turn:
             raise CancelledError  # nobody waits for it: the error of one before it ends the run
         is_done = False
         try:
@@ -192,7 +193,8 @@ class _Publisher:
             self._note(written, turn)
             is_done = True
         finally:
-            self._has_failed |= not is_done
+            if not is_done:
+                self._failed_turn = min(turn, self._failed_turn)
         return written.published
 
     def _note(self, written: WrittenShard, turn: int) -> None:
@@ -212,7 +214,8 @@ class _Publisher:
             yield from self._first()
 
     def _holds_too_much(self) -> bool:
-        return len(self._waiting) > 1 and sum(held for held, _ in self._waiting) > _MOST_HELD_BYTES
+        held = [num_bytes for num_bytes, publishing in self._waiting if num_bytes and not publishing.done()]
+        return len(held) > 1 and sum(held) > _MOST_HELD_BYTES
 
     def wait(self) -> Iterator[Event]:
         """Wait for all shards, and tell of them. Raises what writing them raised."""

@@ -1,6 +1,7 @@
 """A stage that dies ends the run with its own error, soon and without a hang, and what was finished stays."""
 
 import ctypes
+import json
 import shutil
 import threading
 import time
@@ -199,6 +200,31 @@ def test_an_encode_ends_with_the_error_of_writing_a_shard(
     (tmp_path / "latents/shards").mkdir()
     list(encode_with(photos, tmp_path / "latents", Loader, tokenizer))
     assert lasting(tmp_path / "latents") == lasting(whole)
+
+
+def test_a_shard_that_cannot_be_written_ends_the_run_with_those_before_it_noted(
+    tmp_path: Path, photos: Path, tokenizer: Tokenizer
+) -> None:
+    """Those after it may be on disk, as several are written at once: the next run writes them anew."""
+    settings = replace(SETTINGS, num_workers=4, shards=ShardSettings(shard_images=2))
+
+    def run(output: Path) -> Iterator[Event]:
+        with Loader(LoadSettings(), 16, 2) as loader:
+            yield from encode(find_images([photos]), loader, tokenizer, settings, output)
+
+    list(run(tmp_path / "whole"))
+    names = sorted(path.name for path in (tmp_path / "whole/shards").iterdir())
+    events = run(tmp_path / "latents")
+    next(events)
+    in_the_way = tmp_path / "latents/shards" / names[5]
+    in_the_way.mkdir()
+    with pytest.raises(UsageError, match=f"{names[5]}: cannot be written"):
+        list(events)
+    _, *entries = (tmp_path / "latents/journal/0.jsonl").read_bytes().splitlines()
+    assert [json.loads(entry)["content"]["shard"] for entry in entries] == names[:5]
+    in_the_way.rmdir()
+    list(run(tmp_path / "latents"))
+    assert lasting(tmp_path / "latents") == lasting(tmp_path / "whole")
 
 
 @may_leave_files_open
