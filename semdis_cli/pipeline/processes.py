@@ -23,12 +23,12 @@ import numpy as np
 import torch
 
 from semdis_cli.errors import KilledProcessError
-from semdis_cli.memory import keep_freed_blocks
+from semdis_cli.memory import available_memory, keep_freed_blocks
 
 T = TypeVar("T")
 R = TypeVar("R")
 _SPARE_SLOTS = 2  # beside two for each process: one that it works on, one that waits
-_MOST_BYTES = 1 << 30  # of all slots
+_SHARE_OF_MEMORY = 16  # that all slots together may take
 _LEAST_IMAGES = 256  # below, the processes take longer to start than to work
 _KILLED = (
     "a process that reads or writes images was killed, perhaps for its memory; what is done is kept: run the same "
@@ -50,6 +50,11 @@ def start_early() -> None:
     """
     forkserver.set_forkserver_preload(_LOADED_EARLY)
     forkserver.ensure_running()
+
+
+def _most_bytes() -> int:
+    """Return the bytes that all slots may take."""
+    return available_memory() // _SHARE_OF_MEMORY
 
 
 def _settle(outcome: "Future[R]", done: "Future[R]") -> None:
@@ -124,7 +129,7 @@ class Processes(Generic[T, R]):
         self, num_processes: int, call_bytes: int, prepare: Callable[[SharedMemory], Callable[[T], R]]
     ) -> None:
         self.num_slots = 2 * num_processes + _SPARE_SLOTS
-        self.memory = SharedMemory(self.num_slots, min(call_bytes, _MOST_BYTES // self.num_slots))
+        self.memory = SharedMemory(self.num_slots, min(call_bytes, _most_bytes() // self.num_slots))
         self._free: SimpleQueue[int] = SimpleQueue()
         for slot in range(self.num_slots):
             self._free.put(slot)

@@ -9,8 +9,8 @@ import sys
 import tarfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
-from itertools import takewhile
+from collections.abc import Callable
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +181,7 @@ def test_views_twins_columns_and_resized_images_are_the_same(
 def test_calls_that_no_slot_holds_are_read_by_threads(
     photos: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "_MOST_BYTES", 6 * CALL_IMAGES * 32 * 48 * 3)  # of six slots
+    monkeypatch.setattr(processes, "_most_bytes", lambda: 6 * CALL_IMAGES * 32 * 48 * 3)  # of six slots
     calls = counted(monkeypatch)
     run(photos, tokenizer, tmp_path / "both")
     planned = NUM_IMAGES
@@ -244,15 +244,17 @@ def parent_of(pid: int) -> int | None:
 def test_a_reader_that_is_killed_ends_the_run_in_a_line_and_nothing_is_lost(
     photos: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    def killing() -> Iterator[None]:
-        with Loader(LoadSettings(), tokenizer.patch_size, 2) as loader:
-            for event in encode(find_images([photos]), loader, tokenizer, SETTINGS, tmp_path / "latents"):
-                if isinstance(event, BatchDone):
-                    kill_readers(number)
-                yield
+    with monkeypatch.context() as patched:
+        submit, calls = ProcessReading.submit, count(1)
 
-    with pytest.raises(KilledProcessError, match=r"a process that .* was killed, .* run the same command again"):
-        list(killing())
+        def killing(self: ProcessReading, images: Any, compute: Any) -> Any:
+            if next(calls) == 3:
+                kill_readers(number)
+            return submit(self, images, compute)
+
+        patched.setattr(ProcessReading, "submit", killing)
+        with pytest.raises(KilledProcessError, match=r"a process that .* was killed, .* run the same command again"):
+            run(photos, tokenizer, tmp_path / "latents")
     run(photos, tokenizer, tmp_path / "latents")
     monkeypatch.setattr(processes, "_LEAST_IMAGES", sys.maxsize)
     run(photos, tokenizer, tmp_path / "threads")

@@ -113,7 +113,7 @@ def test_files_are_the_same_whoever_writes_them(
 def test_calls_that_no_slot_holds_are_written_by_threads(
     latents: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "_MOST_BYTES", 6 * CALL_IMAGES * 30 * 48 * 3)  # of six slots
+    monkeypatch.setattr(processes, "_most_bytes", lambda: 6 * CALL_IMAGES * 30 * 48 * 3)  # of six slots
     calls = counted(monkeypatch)
     run(latents, tokenizer, tmp_path / "both")
     assert 0 < sum(calls) < NUM_IMAGES
