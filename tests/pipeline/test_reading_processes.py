@@ -223,8 +223,12 @@ def test_a_disk_for_semaphores_that_is_full_leaves_the_reading_to_threads(
 
 def readers_of(pid: int) -> list[int]:
     """Return the processes that read for `pid`: those that its fork server, its child, has begun."""
-    children = [int(path.name) for path in Path("/proc").glob("[0-9]*") if parent_of(int(path.name)) == pid]
-    return [int(path.name) for path in Path("/proc").glob("[0-9]*") if parent_of(int(path.name)) in children]
+    servers = [child for child in children_of(pid) if b"forkserver" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [child for server in servers for child in children_of(server)]
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(path.name) for path in Path("/proc").glob("[0-9]*") if parent_of(int(path.name)) == pid]
 
 
 def kill_readers(number: int) -> None:
