@@ -69,6 +69,7 @@ def make_tokenizer(side: int, device_ms: float) -> Any:
 
     from semdis_cli.defaults import BUNDLED_MODEL
     from semdis_cli.model.tokenizer import Tokenizer
+    from semdis_cli.pipeline.processes import start_early
     from semdis_cli.settings import TokenizerSettings
 
     class StandIn(Tokenizer):
@@ -99,7 +100,11 @@ def make_tokenizer(side: int, device_ms: float) -> Any:
             return given
 
     settings = TokenizerSettings(device="cpu", batch_size=max(1, CALL_PIXELS // side**2))
+    start_early()  # as the commands do, which then load the model
     tokenizer = StandIn.load(BUNDLED_MODEL, settings)
+    first = multiprocessing.get_context("forkserver").Process()  # begins when all is loaded
+    first.start()
+    first.join()
     size = tokenizer.images_per_call(side, side)
     grid = side // tokenizer.patch_size
     drawn = torch.randn(size, tokenizer.latent_channels, grid, grid)
@@ -124,15 +129,10 @@ def run_encode(folder: Path, options: argparse.Namespace, output: Path) -> None:
     """List the images of a folder, and encode them as the command does."""
     from semdis_cli.images.loader import Loader
     from semdis_cli.pipeline.encode import encode
-    from semdis_cli.pipeline.reading_processes import start_early
     from semdis_cli.settings import EncodeSettings, LoadSettings, ShardSettings
     from semdis_cli.sources.find import find_images
 
-    start_early()  # as the command does, which then loads the model
     tokenizer = make_tokenizer(options.side, options.device_ms)
-    first = multiprocessing.get_context("forkserver").Process()  # begins when all is loaded
-    first.start()
-    first.join()
     shards = ShardSettings(shard_images=-(-options.num_images // options.shards))
     settings = EncodeSettings(num_workers=options.workers, shards=shards)
     with measured(), Loader(LoadSettings(), tokenizer.patch_size, options.workers) as loader:

@@ -19,7 +19,7 @@ class ExitCode(IntEnum):
     SOME_FAILED = 3
     BAD_DATA = 4
     NO_SPACE = 5
-    READER_DIED = 6
+    PROCESS_KILLED = 6
     INTERRUPTED = 130
     OUTPUT_CLOSED = 141
     TERMINATED = 143
@@ -93,10 +93,10 @@ class PassingReadError(UnreadableImageError):
     """One image cannot be used now, for a reason that may pass: no memory, a failing disk, a file that changes."""
 
 
-class DeadReaderError(SemdisError):
-    """A process that reads images was killed. What is published stays; the same command continues."""
+class KilledProcessError(SemdisError):
+    """A process that reads or writes images was killed. What is published stays; the same command continues."""
 
-    exit_code = ExitCode.READER_DIED
+    exit_code = ExitCode.PROCESS_KILLED
 
 
 class DivergedError(SemdisError):

@@ -9,7 +9,15 @@ import typer
 from semdis_cli.cli.display import Display, open_display
 from semdis_cli.cli.options import Reporting, command
 from semdis_cli.cli.report import describe_renamed, follow
-from semdis_cli.cli.setup import STDIO, announce, open_stdin, output_folder, refuse_absent_device, refuse_others
+from semdis_cli.cli.setup import (
+    STDIO,
+    announce,
+    open_stdin,
+    output_folder,
+    refuse_absent_device,
+    refuse_others,
+    start_processes_early,
+)
 from semdis_cli.cli.streams import put_bytes
 from semdis_cli.defaults import DECODE_MARKER
 from semdis_cli.errors import UsageError
@@ -120,6 +128,7 @@ def _load_model(
     """Load the model that made `source`, and say so."""
     from semdis_cli.pipeline.decode import load_recorded_model
 
+    start_processes_early(how, len(source.keys))
     num_alike = len(source.keys) if source.provenance.has_few_sizes else 0
     tokenizer = load_recorded_model(source, name, how, num_alike)
     announce(tokenizer, reporting.quiet, display.say)

@@ -10,7 +10,14 @@ import typer
 from semdis_cli.cli.display import Display, open_display
 from semdis_cli.cli.options import Reporting, command
 from semdis_cli.cli.report import describe_left_out, follow, one_line, printable
-from semdis_cli.cli.setup import find_inputs, load_model, output_folder, peek_source, refuse_absent_device
+from semdis_cli.cli.setup import (
+    find_inputs,
+    load_model,
+    output_folder,
+    peek_source,
+    refuse_absent_device,
+    start_processes_early,
+)
 from semdis_cli.cli.streams import put, put_bytes, say
 from semdis_cli.errors import ExitCode
 from semdis_cli.files.json_text import strict_json
@@ -108,20 +115,11 @@ def encode(
     if folder is not None and not dry_run:
         _check_folder(folder)
     how = _as_recorded(how, folder)
-    _start_reading_early(how, len(found.images))
+    start_processes_early(how, len(found.images))
     tokenizer = load_model(model, how, found, load.geometry, display, quiet=reporting.quiet)
     with Loader(load, tokenizer.patch_size, settings.num_workers, masks=masks) as loader:
         run = _Run(found, loader, tokenizer, settings, folder, far, display, reporting)
         raise typer.Exit(run.plan() if dry_run else run.encode())
-
-
-def _start_reading_early(how: TokenizerSettings, num_images: int) -> None:
-    """Begin to load what reads beside an accelerator while the model is loaded."""
-    from semdis_cli.model.devices import find_device
-    from semdis_cli.pipeline.reading_processes import pays, start_early
-
-    if pays(num_images, is_on_cpu=find_device(how.device).type == "cpu"):
-        start_early()
 
 
 def _far_set(context: typer.Context, output: Location | None, stage: Path | None, *, dry_run: bool) -> "FarSet | None":

@@ -194,6 +194,15 @@ def refuse_absent_device(device: str) -> None:
     find_device(device)
 
 
+def start_processes_early(how: TokenizerSettings, num_images: int) -> None:
+    """Begin to load what reads or writes so many images beside an accelerator, while the model is loaded."""
+    from semdis_cli.model.devices import find_device
+    from semdis_cli.pipeline.processes import pays, start_early
+
+    if pays(num_images, is_on_cpu=find_device(how.device).type == "cpu"):
+        start_early()
+
+
 def load_model(
     model: ModelSettings,
     how: TokenizerSettings,

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 _FIRST_KERNEL = (5, 8)  # that tells by syncfs of a write that failed
-_KINDS = frozenset({0xEF53, 0x58465342, 0x9123683E, 0xF2F52010})  # of statfs: ext2 to ext4, XFS, Btrfs, F2FS
+_KINDS = frozenset({0xEF53, 0x58465342, 0x9123683E})  # of statfs: ext2 to ext4, XFS, Btrfs
 _STATFS_BYTES = 512  # more than the structure has anywhere
 
 

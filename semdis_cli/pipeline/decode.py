@@ -22,9 +22,11 @@ from semdis_cli.pipeline.images_out import ImageWriter, Writing, output_names, r
 from semdis_cli.pipeline.report import RunTotals, compute_record, model_record
 from semdis_cli.pipeline.shard import bucket_of, decode_call, fitting_parts, read_shard, shard_calls
 from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, read_ahead, timed
+from semdis_cli.pipeline.writing_processes import PictureSink, writing_ahead
 from semdis_cli.provenance import ModelIdentity, Provenance
 from semdis_cli.settings import DecodeSettings, TokenizerSettings
 from semdis_cli.stops import look, looking
+from semdis_cli.store.mapped_shard import grid_of_name
 from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
 
@@ -124,15 +126,17 @@ def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings,
         failures = too_long(names)
         done = {failure.key for failure in failures}
         done |= {key for key in looking(source.keys) if key not in done and writer.exists(key)}
-        yield RunStarted(len(source.keys), len(done) - len(failures), 0.0)
-        yield from failures
-        num_failed += len(failures)
+        facts = len(source.keys) - len(done), _call_bytes(source, tokenizer)
+        with writing_ahead(writer, workers, *facts, is_on_cpu=tokenizer.is_on_cpu) as (sink, trouble):
+            yield RunStarted(len(source.keys), len(done) - len(failures), 0.0, note=trouble)
+            yield from failures
+            num_failed += len(failures)
 
-        # Shard -> latents -> pixels -> files
-        calls = _read_calls(source, tokenizer, done, workers)
-        for event in decode_calls(calls, tokenizer, sampling, writer, workers):
-            num_failed += _num_failed(event)
-            yield totals.add(event)
+            # Shard -> latents -> pixels -> files
+            calls = _read_calls(source, tokenizer, done, workers)
+            for event in decode_calls(calls, tokenizer, sampling, sink, workers):
+                num_failed += _num_failed(event)
+                yield totals.add(event)
     yield totals.finish(
         output,
         num_ok=len(source.keys) - num_failed,
@@ -141,6 +145,13 @@ def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings,
         latents=str(source.path),
         **renamed_record(renamed),
     )
+
+
+def _call_bytes(source: LatentSource, tokenizer: Tokenizer) -> int:
+    """Return the bytes of the pixels of the largest call, as far as the names of the shards tell."""
+    grids = {grid for stored in source.shards if (grid := grid_of_name(stored.path.name)) is not None}
+    sizes = [(height * tokenizer.patch_size, width * tokenizer.patch_size) for height, width in grids]
+    return max((3 * height * width * tokenizer.images_per_call(height, width) for height, width in sizes), default=1)
 
 
 def _num_failed(event: Event) -> int:
@@ -179,7 +190,7 @@ def decode_calls(
     calls: Iterable[Shard | Event],
     tokenizer: Tokenizer,
     sampling: FCDMDiffAEInferenceConfig,
-    writer: ImageWriter,
+    writer: PictureSink,
     workers: Workers,
 ) -> Iterator[Event]:
     """Decode `calls`, each the rows of a model call, several at once, and write their images.

@@ -150,10 +150,8 @@ class ImageWriter:
     """Encodes and publishes images below `root`, under `names`."""
 
     def __init__(self, root: Path, names: Mapping[str, PurePosixPath], settings: WriteSettings) -> None:
-        self._root = root.resolve()
-        self._publisher = Publisher(self._root)
-        self._names = names
-        self._settings = settings
+        self.root, self.names, self.settings = root.resolve(), names, settings
+        self._publisher = Publisher(self.root)
         self._seen: set[Path] = set()
         self._not_made: set[Path] = set()  # when they were seen
         self._swept: set[tuple[int, int]] = set()  # device and number of each folder
@@ -161,7 +159,7 @@ class ImageWriter:
     def exists(self, key: str) -> bool:
         """Tell whether the image of `key` was written by an earlier run."""
         # No OSError for names that the disk does not take
-        return os.path.isfile(f"{self._root}/{self._names[key]}")  # noqa: PTH113
+        return os.path.isfile(f"{self.root}/{self.names[key]}")  # noqa: PTH113
 
     def sweep_beside(self, key: str) -> None:
         """Remove what a killed run left in the folder of the image of `key`, if nobody has looked there yet.
@@ -182,7 +180,7 @@ class ImageWriter:
             if made is not None:
                 self._not_made.discard(other)
                 self._swept.add(made)
-        if place not in self._swept and folder.resolve().is_relative_to(self._root):
+        if place not in self._swept and folder.resolve().is_relative_to(self.root):
             sweep_temporaries(folder)
         self._swept.add(place)
 
@@ -202,20 +200,20 @@ class ImageWriter:
 
     def _make(self, images: Pictures) -> list[tuple[str, bytes]]:
         pixels = [one.transpose(1, 2, 0) for _, one in images]
-        files = write_images(pixels, self._settings.format, self._settings.quality)
+        files = write_images(pixels, self.settings.format, self.settings.quality)
         return [(key, data) for (key, _), data in zip(images, files, strict=True)]
 
     def _publish(self, made: Sequence[Timed[list[tuple[str, bytes]]]]) -> Written:
         files = {key: (self._path(key), data) for part in made for key, data in part.value}
         for folder, path in {path.parent: path for path, _ in files.values()}.items():
-            if not folder.resolve().is_relative_to(self._root):
-                raise UsageError(f"a link leads out of {self._root}; remove it", place=path)
+            if not folder.resolve().is_relative_to(self.root):
+                raise UsageError(f"a link leads out of {self.root}; remove it", place=path)
         refused = self._publisher.publish([*files.values()])
         failures = [Failure(key, str(error)) for key, error in zip(files, refused, strict=True) if error is not None]
         return Written(sum(part.seconds for part in made), failures)
 
     def _path(self, key: str) -> Path:
-        return self._root / self._names[key]
+        return self.root / self.names[key]
 
 
 def parts(images: Sequence[T], num_pixels: int, num_threads: int) -> list[Sequence[T]]:

@@ -145,8 +145,14 @@ def open_known_shard(
 
 def _listed_shape(name: str, num_images: int, layout: LatentLayout) -> tuple[int, int, int, int] | None:
     """The shape [N,Z,h,w] that a shard has by its name and the manifest."""
-    grid = _GRID.search(name)
-    return None if grid is None else (num_images, layout.channels, int(grid[1]), int(grid[2]))
+    grid = grid_of_name(name)
+    return None if grid is None else (num_images, layout.channels, *grid)
+
+
+def grid_of_name(name: str) -> tuple[int, int] | None:
+    """The latent grid (h, w) that the name of a shard promises; None if it has none of ours."""
+    found = _GRID.search(name)
+    return None if found is None else (int(found[1]), int(found[2]))
 
 
 def _hash_start(file: BinaryIO, num_bytes: int) -> bytes:

@@ -17,13 +17,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from semdis_cli.errors import DeadReaderError
+from semdis_cli.errors import KilledProcessError
 from semdis_cli.events import BatchDone, Event, RunFinished, RunStarted
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline import reading_processes
+from semdis_cli.pipeline import processes
 from semdis_cli.pipeline.encode import encode
-from semdis_cli.pipeline.reading_processes import ProcessReading, SharedMemory
+from semdis_cli.pipeline.processes import SharedMemory
+from semdis_cli.pipeline.reading_processes import ProcessReading
 from semdis_cli.settings import (
     ColumnSettings,
     CropSettings,
@@ -75,7 +76,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def by_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading_processes, "_LEAST_IMAGES", 1)
+    monkeypatch.setattr(processes, "_LEAST_IMAGES", 1)
 
 
 def run(
@@ -137,7 +138,7 @@ def test_a_set_is_the_same_whoever_reads_its_images(
         needs("pyarrow")
     source = KINDS[kind](photos, tmp_path)
     run(source, tokenizer, tmp_path / "threads")
-    monkeypatch.setattr(reading_processes, "_LEAST_IMAGES", 1)
+    monkeypatch.setattr(processes, "_LEAST_IMAGES", 1)
     calls = counted(monkeypatch)
     finished = run(source, tokenizer, tmp_path / "processes")[-1]
     assert isinstance(finished, RunFinished)
@@ -171,7 +172,7 @@ def test_views_twins_columns_and_resized_images_are_the_same(
     )
     load = LoadSettings(geometry=GeometrySettings(size=(16, 32)), crops=CropSettings(number=2, seed=1))
     run(photos, tokenizer, tmp_path / "processes", settings, load)
-    monkeypatch.setattr(reading_processes, "_LEAST_IMAGES", sys.maxsize)
+    monkeypatch.setattr(processes, "_LEAST_IMAGES", sys.maxsize)
     run(photos, tokenizer, tmp_path / "threads", settings, load)
     assert lasting(tmp_path / "processes") == lasting(tmp_path / "threads")
 
@@ -180,12 +181,12 @@ def test_views_twins_columns_and_resized_images_are_the_same(
 def test_calls_that_no_slot_holds_are_read_by_threads(
     photos: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading_processes, "_MOST_BYTES", 6 * CALL_IMAGES * 32 * 48 * 3)  # of six slots
+    monkeypatch.setattr(processes, "_MOST_BYTES", 6 * CALL_IMAGES * 32 * 48 * 3)  # of six slots
     calls = counted(monkeypatch)
     run(photos, tokenizer, tmp_path / "both")
     planned = NUM_IMAGES
     assert 0 < sum(calls) < planned
-    monkeypatch.setattr(reading_processes, "_LEAST_IMAGES", sys.maxsize)
+    monkeypatch.setattr(processes, "_LEAST_IMAGES", sys.maxsize)
     run(photos, tokenizer, tmp_path / "threads")
     assert lasting(tmp_path / "both") == lasting(tmp_path / "threads")
 
@@ -212,7 +213,7 @@ def test_a_disk_for_semaphores_that_is_full_leaves_the_reading_to_threads(
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(reading_processes, "ProcessPoolExecutor", refuse)
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", refuse)
     before = len(list(Path("/proc/self/fd").iterdir()))
     started, *_ = run(photos, tokenizer, tmp_path / "latents")
     assert isinstance(started, RunStarted)
@@ -250,10 +251,10 @@ def test_a_reader_that_is_killed_ends_the_run_in_a_line_and_nothing_is_lost(
                     kill_readers(number)
                 yield
 
-    with pytest.raises(DeadReaderError, match=r"a process that reads images was killed, .* run the same command again"):
+    with pytest.raises(KilledProcessError, match=r"a process that .* was killed, .* run the same command again"):
         list(killing())
     run(photos, tokenizer, tmp_path / "latents")
-    monkeypatch.setattr(reading_processes, "_LEAST_IMAGES", sys.maxsize)
+    monkeypatch.setattr(processes, "_LEAST_IMAGES", sys.maxsize)
     run(photos, tokenizer, tmp_path / "threads")
     assert lasting(tmp_path / "latents") == lasting(tmp_path / "threads")
 
@@ -263,7 +264,7 @@ import sys, time
 from pathlib import Path
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline import reading_processes
+from semdis_cli.pipeline import processes
 from semdis_cli.pipeline.encode import encode
 from semdis_cli.settings import EncodeSettings, LoadSettings, TokenizerSettings
 from semdis_cli.sources.find import find_images
@@ -275,7 +276,7 @@ class Slow(Tokenizer):
         time.sleep(60)
 
 if __name__ == "__main__":
-    reading_processes._LEAST_IMAGES = 1
+    processes._LEAST_IMAGES = 1
     source, model, output = map(Path, sys.argv[1:])
     tokenizer = Slow.load(str(model), TokenizerSettings(batch_size=4))
     with Loader(LoadSettings(), tokenizer.patch_size, 2) as loader:
@@ -319,7 +320,7 @@ from pathlib import Path
 from semdis_cli.events import RunStarted
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline import reading_processes
+from semdis_cli.pipeline import processes
 from semdis_cli.pipeline.encode import encode
 from semdis_cli.settings import EncodeSettings, LoadSettings, TokenizerSettings
 from semdis_cli.sources.find import find_images
@@ -328,7 +329,7 @@ class Accelerated(Tokenizer):
     is_on_cpu = False
 
 if __name__ == "__main__":
-    reading_processes._LEAST_IMAGES = 1
+    processes._LEAST_IMAGES = 1
     source, model, output = map(Path, sys.argv[1:])
     tokenizer = Accelerated.load(str(model), TokenizerSettings(batch_size=4))
     with Loader(LoadSettings(), tokenizer.patch_size, 2) as loader:

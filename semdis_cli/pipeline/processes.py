@@ -1,0 +1,212 @@
+"""Processes beside an accelerator: what they read or write lies in memory that all share, and no lock holds them up.
+
+Threads would share one interpreter, whose lock is what a fast device waits for. The memory is no file: how large
+/dev/shm is does not matter.
+"""
+
+import mmap
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from math import prod
+from multiprocessing import forkserver, reduction
+from queue import SimpleQueue
+from typing import Any, Generic, Self, TypeVar
+
+import numpy as np
+import torch
+
+from semdis_cli.errors import KilledProcessError
+from semdis_cli.memory import keep_freed_blocks
+
+T = TypeVar("T")
+R = TypeVar("R")
+_SPARE_SLOTS = 2  # beside two for each process: one that it works on, one that waits
+_MOST_BYTES = 1 << 30  # of all slots
+_LEAST_IMAGES = 256  # below, the processes take longer to start than to work
+_KILLED = (
+    "a process that reads or writes images was killed, perhaps for its memory; what is done is kept: run the same "
+    "command again, with fewer --workers"
+)
+_START_METHOD = "forkserver"  # a fork of this process would have its threads' locks, and a context of the device
+_LOADED_EARLY = ["semdis_cli.pipeline.reading_processes", "semdis_cli.pipeline.writing_processes"]
+
+
+def pays(num_images: int, *, is_on_cpu: bool) -> bool:
+    """Tell whether processes are to have so many images: not on the cores that the model computes on."""
+    return not is_on_cpu and num_images >= _LEAST_IMAGES and sys.platform == "linux"
+
+
+def start_early() -> None:
+    """Begin to load what the processes need, in one from which they are forked: it takes as long as a model.
+
+    Nothing happens the second time.
+    """
+    forkserver.set_forkserver_preload(_LOADED_EARLY)
+    forkserver.ensure_running()
+
+
+def _settle(outcome: "Future[R]", done: "Future[R]") -> None:
+    """Give a task's future what came of it."""
+    if done.cancelled():
+        outcome.cancel()
+    elif (error := done.exception()) is not None:
+        outcome.set_exception(_explained(error))
+    else:
+        outcome.set_result(done.result())
+
+
+def _explained(error: BaseException) -> BaseException:
+    """Return an error, but what it means where a pool says that a process has died."""
+    return KilledProcessError(_KILLED) if isinstance(error, BrokenProcessPool) else error
+
+
+class SharedMemory:
+    """Memory of `num_slots` slots, for this process and those to which it is sent when they start.
+
+    Raises `OSError` where there is not as much, or the system has no such memory.
+    """
+
+    def __init__(self, num_slots: int, slot_bytes: int) -> None:
+        self.num_slots, self.slot_bytes = num_slots, slot_bytes
+        if not hasattr(os, "memfd_create"):
+            raise OSError("this system has no memory without a name")
+        self._descriptor = os.memfd_create("semdis")
+        try:
+            os.posix_fallocate(self._descriptor, 0, num_slots * slot_bytes)  # now: later, who touches it is killed
+            self._map()
+        except OSError:
+            os.close(self._descriptor)
+            raise
+
+    def _map(self) -> None:
+        self._mapped = mmap.mmap(self._descriptor, self.num_slots * self.slot_bytes)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a process gets when it is started; at other times it cannot be sent."""
+        shared = reduction.DupFd(self._descriptor)
+        return {"num_slots": self.num_slots, "slot_bytes": self.slot_bytes, "descriptor": shared}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.num_slots, self.slot_bytes = state["num_slots"], state["slot_bytes"]
+        self._descriptor = state["descriptor"].detach()
+        self._map()
+
+    def rows(self, slot: int, bucket: tuple[int, int]) -> np.ndarray:
+        """Return a slot as pixels, uint8 [N,H,W,3] with as many images of size `bucket` (H, W) as go in."""
+        shape = *bucket, 3
+        num_rows = self.slot_bytes // prod(shape)
+        return self.flat(slot)[: num_rows * prod(shape)].reshape(num_rows, *shape)
+
+    def flat(self, slot: int) -> np.ndarray:
+        """Return a slot as bytes, uint8."""
+        return np.frombuffer(self._mapped, np.uint8, self.slot_bytes, slot * self.slot_bytes)
+
+    def close(self) -> None:
+        """Let go of it; what is mapped stays until nobody has a view of it."""
+        os.close(self._descriptor)
+
+
+class Processes(Generic[T, R]):
+    """Processes that each do what `prepare`, which is sent to them, makes of their memory; use as a context manager.
+
+    `call_bytes`: of the pixels of a model call, the room of a slot if all of them leave so much. Raises `OSError` where
+    there is no memory or no process to be had.
+    """
+
+    def __init__(
+        self, num_processes: int, call_bytes: int, prepare: Callable[[SharedMemory], Callable[[T], R]]
+    ) -> None:
+        self.num_slots = 2 * num_processes + _SPARE_SLOTS
+        self.memory = SharedMemory(self.num_slots, min(call_bytes, _MOST_BYTES // self.num_slots))
+        self._free: SimpleQueue[int] = SimpleQueue()
+        for slot in range(self.num_slots):
+            self._free.put(slot)
+        start_early()
+        context = multiprocessing.get_context(_START_METHOD)
+        try:
+            self._pool = ProcessPoolExecutor(num_processes, context, _begin, (self.memory, prepare))
+        except OSError:
+            self.memory.close()
+            raise
+
+    def __enter__(self) -> Self:
+        for _ in range(self.num_slots):
+            self._pool.submit(_nothing)  # so that all of them start now
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self.memory.close()
+
+    def take_slot(self) -> int:
+        """Return a slot that nobody has, as soon as there is one."""
+        return self._free.get()
+
+    def free_slot(self, slot: int) -> None:
+        """Give a slot back."""
+        self._free.put(slot)
+
+    def submit(self, task: T) -> "Future[R]":
+        """Have a process carry out a task. Its outcome is `KilledProcessError` where one has died."""
+        outcome: Future[R] = Future()
+        try:
+            self._pool.submit(_work, task).add_done_callback(partial(_settle, outcome))
+        except BrokenProcessPool as error:
+            outcome.set_exception(_explained(error))
+        return outcome
+
+
+# --- In such a process ---
+
+
+class _Process:
+    """State of a process: what it does."""
+
+    work: Callable[[Any], Any]
+
+
+def _begin(memory: SharedMemory, prepare: Callable[[SharedMemory], Callable[[Any], Any]]) -> None:
+    """Prepare a process: it ends when the one that started it ends or says so, and hears of no other signal.
+
+    Batch systems and terminals send theirs to all processes; what is to be done still is known by one alone.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in the threads that are begun here, too
+    for wait in (_wait_for_end_of_parent, _wait_for_word_of_parent):
+        threading.Thread(target=_end_after, args=(wait,), daemon=True).start()
+    keep_freed_blocks()
+    torch.set_num_threads(1)
+    _Process.work = prepare(memory)
+
+
+def _end_after(wait: Callable[[], None]) -> None:
+    wait()
+    os._exit(1)
+
+
+def _wait_for_end_of_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "it was started by another process"
+    parent.join()
+
+
+def _wait_for_word_of_parent() -> None:
+    parent = multiprocessing.parent_process()
+    while parent is not None and signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
+        pass
+
+
+def _work(task: Any) -> Any:
+    return _Process.work(task)
+
+
+def _nothing() -> None:
+    """Do nothing: a process starts for it."""
