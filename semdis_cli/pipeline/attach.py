@@ -43,6 +43,8 @@ def attach(root: Path, tables: Sequence[Path], settings: AttachSettings, tell: T
     started = time.perf_counter()
     with SetEditor(root) as editor:
         before = editor.latents.manifest
+        if not (tables or settings.tensors):
+            _check_removed(root, before, settings.removed)
         known = _without(before.columns, settings.removed)
 
         # Tables -> rows
@@ -65,6 +67,14 @@ def attach(root: Path, tables: Sequence[Path], settings: AttachSettings, tell: T
     yield from tensors.troubles.all()
     report = tensors.add_to(_report(root, join, before, after), after)
     yield ColumnsAttached(report | {"elapsed_s": round(time.perf_counter() - started, 3)})
+
+
+def _check_removed(root: Path, manifest: Manifest, names: Sequence[str]) -> None:
+    """Raise `UsageError` where none of the columns is there that are to be removed: their names may be misspelt."""
+    there = {**manifest.columns.num_images, **manifest.tensors}
+    if there.keys().isdisjoint(names):
+        known = ", ".join(sorted(there)) or "none"
+        raise UsageError(f"has no column {names[0]!r:.60} to remove; its columns: {known:.200}", place=root)
 
 
 def _without(columns: SetColumns, names: Sequence[str]) -> SetColumns:

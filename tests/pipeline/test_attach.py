@@ -245,6 +245,12 @@ def test_columns_are_removed_before_others_come(root: Path, tmp_path: Path) -> N
     assert Manifest.read(root).columns == SetColumns()
 
 
+def test_removing_nothing_that_is_there_is_refused(root: Path, tmp_path: Path) -> None:
+    run(root, write(tmp_path / "1.jsonl", [{"key": key, "caption": "c", "width": 1} for key in WITH_LATENTS]))
+    with pytest.raises(UsageError, match="has no column 'captoin' to remove; its columns: caption, width"):
+        run(root, remove="captoin")
+
+
 def test_csv_is_text_and_what_is_empty_is_none(root: Path, tmp_path: Path) -> None:
     file = io.StringIO()
     table = csv.writer(file)
