@@ -30,7 +30,8 @@ MaxErrors = Annotated[
 Workers = Annotated[
     int,
     Option(
-        "Threads that work at once: reading, writing and, on a CPU, model calls.  [default: CPU cores]",
+        "Threads, beside a GPU processes, that work at once: reading, writing and, on a CPU, model calls.  "
+        "[default: CPU cores]",
         INPUT,
         flags="--workers",
         min=1,
