@@ -206,4 +206,4 @@ def test_a_calls_memory_is_estimated_within_a_factor_of_two(half: str, dtype: st
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=200, check=True)
     measured, estimated, least = map(int, done.stdout.split())
     assert measured / 2 < estimated < 2 * measured, f"{measured / 2**20:.0f} MiB, estimated {estimated / 2**20:.0f}"
-    assert 0.6 * measured < least < 1.5 * measured, f"{measured / 2**20:.0f} MiB, at least {least / 2**20:.0f}"
+    assert 0.5 * measured < least < 1.5 * measured, f"{measured / 2**20:.0f} MiB, at least {least / 2**20:.0f}"
