@@ -10,9 +10,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from math import prod
 from multiprocessing import forkserver, reduction
@@ -27,6 +28,7 @@ from semdis_cli.memory import available_memory, keep_freed_blocks
 
 T = TypeVar("T")
 R = TypeVar("R")
+S = TypeVar("S")
 _SPARE_SLOTS = 2  # beside two for each process: one that it works on, one that waits
 _SHARE_OF_MEMORY = 16  # that all slots together may take
 _LEAST_IMAGES = 256  # below, the processes take longer to start than to work
@@ -50,6 +52,21 @@ def start_early() -> None:
     """
     forkserver.set_forkserver_preload(_LOADED_EARLY)
     forkserver.ensure_running()
+
+
+@contextmanager
+def or_threads(threads: S, begin: Callable[[], AbstractContextManager[S]], done: str) -> Iterator[tuple[S, str]]:
+    """Give what processes do that `begin` begins, else `threads`; also a note where there are none to be had.
+
+    `done`: to images, "read" or "written".
+    """
+    try:
+        processes = begin()
+    except OSError as error:
+        yield threads, f"images are {done} by threads, not by processes ({error.strerror or error})"
+        return
+    with processes as begun:
+        yield begun, ""
 
 
 def _most_bytes() -> int:

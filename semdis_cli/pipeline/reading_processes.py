@@ -7,7 +7,7 @@ what is known of each: of the pixels nothing is copied, and the process that fee
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from multiprocessing import reduction
 from typing import Any, NamedTuple, TypeVar
@@ -19,7 +19,7 @@ from semdis_cli.events import Failure
 from semdis_cli.images.loader import Loader
 from semdis_cli.images.masks import MaskMaker
 from semdis_cli.memory import Room
-from semdis_cli.pipeline.processes import Processes, SharedMemory, pays
+from semdis_cli.pipeline.processes import Processes, SharedMemory, or_threads, pays
 from semdis_cli.pipeline.reading import LoadedCall, Reading, ThreadReading, by_file
 from semdis_cli.pipeline.workers import Workers
 from semdis_cli.records import (
@@ -236,22 +236,14 @@ class ProcessReading:
         return LoadedImage(record, pixels, outcome.mtime_ns, outcome.ctime_ns, troubles, parts)
 
 
-@contextmanager
 def reading_ahead(
     loader: Loader, workers: Workers, num_images: int, call_bytes: int, *, is_on_cpu: bool
-) -> Iterator[tuple[Reading, str]]:
+) -> AbstractContextManager[tuple[Reading, str]]:
     """Read by processes where that pays, beside an accelerator, else by threads; also a note where it cannot be.
 
     `num_images` that are to be read, `call_bytes` of the pixels of the largest call.
     """
     threads = ThreadReading(loader, workers)
     if not pays(num_images, is_on_cpu=is_on_cpu) or (loader.masks is not None and loader.masks.files is not None):
-        yield threads, ""
-        return
-    try:
-        processes = ProcessReading(threads, workers.num_threads, call_bytes)
-    except OSError as error:
-        yield threads, f"images are read by threads, not by processes ({error.strerror or error})"
-        return
-    with processes:
-        yield processes, ""
+        return nullcontext((threads, ""))
+    return or_threads(threads, lambda: ProcessReading(threads, workers.num_threads, call_bytes), "read")

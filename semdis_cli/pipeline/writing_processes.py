@@ -4,8 +4,8 @@ The pixels of a call are copied into a slot of the memory that all share; a proc
 these on disk. The process that feeds the device touches no file.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from semdis_cli.pipeline.images_out import NOTHING_WRITTEN, ImageWriter, Pictures, Writing, Written
-from semdis_cli.pipeline.processes import Processes, SharedMemory, pays
+from semdis_cli.pipeline.processes import Processes, SharedMemory, or_threads, pays
 from semdis_cli.pipeline.workers import Workers
 from semdis_cli.settings import WriteSettings
 
@@ -109,21 +109,13 @@ class ProcessWriter:
         return writing
 
 
-@contextmanager
 def writing_ahead(
     writer: ImageWriter, workers: Workers, num_images: int, call_bytes: int, *, is_on_cpu: bool
-) -> Iterator[tuple[PictureSink, str]]:
+) -> AbstractContextManager[tuple[PictureSink, str]]:
     """Write by processes where that pays, beside an accelerator, else by threads; also a note where it cannot be.
 
     `num_images` that are to be written, `call_bytes` of the pixels of the largest call.
     """
     if not pays(num_images, is_on_cpu=is_on_cpu):
-        yield writer, ""
-        return
-    try:
-        processes = ProcessWriter(writer, workers.num_threads, call_bytes)
-    except OSError as error:
-        yield writer, f"images are written by threads, not by processes ({error.strerror or error})"
-        return
-    with processes:
-        yield processes, ""
+        return nullcontext((writer, ""))
+    return or_threads(writer, lambda: ProcessWriter(writer, workers.num_threads, call_bytes), "written")

@@ -252,7 +252,7 @@ class Trainer:
 
 
 class _Due(NamedTuple):
-    """What is to be done after a step."""
+    """Tasks that are due after a step."""
 
     log: bool
     measure: bool

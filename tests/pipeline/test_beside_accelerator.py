@@ -22,16 +22,11 @@ from semdis_cli.settings import (
 )
 from semdis_cli.sources.find import find_images
 from semdis_cli.store.reader import LatentSource, open_latents
+from tests.accelerated import Accelerated
 from tests.store import lasting
 from tests.worlds import save_noise
 
 TOKENIZER = TokenizerSettings(dtype="float32", batch_size=3, num_threads=1)
-
-
-class Accelerated(Tokenizer):
-    """A tokenizer whose model takes no cores of the others, as far as the pipeline knows."""
-
-    is_on_cpu = False
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,14 @@
 """Images that are read by processes: the same sets as by threads, and nothing lost when one of them is killed."""
 
-import errno
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
 import time
 import zipfile
 from collections.abc import Callable
-from itertools import count, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +34,7 @@ from semdis_cli.settings import (
     TokenizerSettings,
 )
 from semdis_cli.sources.find import find_images
+from tests.accelerated import Accelerated, killing_at_third, processes_of, refuse
 from tests.extras import needs
 from tests.store import lasting
 from tests.worlds import save_noise, save_tiny_model
@@ -44,12 +43,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has 
 
 NUM_IMAGES, CALL_IMAGES = 26, 4
 SETTINGS = EncodeSettings(num_workers=2, shards=ShardSettings(shard_images=8))
-
-
-class Accelerated(Tokenizer):
-    """A tokenizer whose calls are no work for the CPU, as far as anybody can tell."""
-
-    is_on_cpu = False
 
 
 @pytest.fixture(scope="module")
@@ -196,9 +189,6 @@ def test_calls_that_no_slot_holds_are_read_by_threads(
 def test_without_memory_threads_read_and_it_is_said(
     photos: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     monkeypatch.setattr(os, what, refuse)
     started, *_, finished = run(photos, tokenizer, tmp_path / "latents")
     assert isinstance(started, RunStarted)
@@ -210,9 +200,6 @@ def test_without_memory_threads_read_and_it_is_said(
 def test_a_disk_for_semaphores_that_is_full_leaves_the_reading_to_threads(
     photos: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     monkeypatch.setattr(processes, "ProcessPoolExecutor", refuse)
     before = len(list(Path("/proc/self/fd").iterdir()))
     started, *_ = run(photos, tokenizer, tmp_path / "latents")
@@ -221,44 +208,14 @@ def test_a_disk_for_semaphores_that_is_full_leaves_the_reading_to_threads(
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1, "the memory was given back"
 
 
-def readers_of(pid: int) -> list[int]:
-    """Return the processes that read for `pid`: those that its fork server, its child, has begun."""
-    servers = [child for child in children_of(pid) if b"forkserver" in Path(f"/proc/{child}/cmdline").read_bytes()]
-    return [child for server in servers for child in children_of(server)]
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(path.name) for path in Path("/proc").glob("[0-9]*") if parent_of(int(path.name)) == pid]
-
-
-def kill_readers(number: int) -> None:
-    for pid in readers_of(os.getpid())[:number]:
-        os.kill(pid, signal.SIGKILL)
-
-
-def parent_of(pid: int) -> int | None:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, IndexError):
-        return None
-
-
 @pytest.mark.usefixtures("by_processes")
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_reader_that_is_killed_ends_the_run_in_a_line_and_nothing_is_lost(
     photos: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    with monkeypatch.context() as patched:
-        submit, calls = ProcessReading.submit, count(1)
-
-        def killing(self: ProcessReading, images: Any, compute: Any) -> Any:
-            if next(calls) == 3:
-                kill_readers(number)
-            return submit(self, images, compute)
-
-        patched.setattr(ProcessReading, "submit", killing)
-        with pytest.raises(KilledProcessError, match=r"a process that .* was killed, .* run the same command again"):
-            run(photos, tokenizer, tmp_path / "latents")
+    match = r"a process that .* was killed, .* run the same command again"
+    with killing_at_third(ProcessReading, number), pytest.raises(KilledProcessError, match=match):
+        run(photos, tokenizer, tmp_path / "latents")
     run(photos, tokenizer, tmp_path / "latents")
     monkeypatch.setattr(processes, "_LEAST_IMAGES", sys.maxsize)
     run(photos, tokenizer, tmp_path / "threads")
@@ -298,7 +255,7 @@ def test_readers_end_with_a_run_that_is_killed(photos: Path, tmp_path: Path) -> 
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
-        readers = wait_for(lambda: readers_of(process.pid))
+        readers = wait_for(lambda: processes_of(process.pid))
         process.kill()
     assert readers
     wait_for(lambda: all(not is_alive(pid) for pid in readers))
@@ -312,7 +269,7 @@ def test_signals_to_all_processes_are_for_the_one_that_knows_what_to_do(
         events = encode(find_images([photos]), loader, tokenizer, SETTINGS, tmp_path / "latents")
         before = list(takewhile(lambda event: not isinstance(event, BatchDone), events))
         time.sleep(1)  # until both have begun
-        pids = list(map(str, readers_of(os.getpid())))
+        pids = list(map(str, processes_of(os.getpid())))
         for name in ("TERM", "INT", "HUP"):
             subprocess.run(["kill", f"-{name}", *pids], check=True)  # by a process that is not their parent
         after = list(events)

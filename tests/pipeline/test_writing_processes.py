@@ -1,9 +1,7 @@
 """Images that are written by processes: the same files as by threads, and nothing lost when one of them is killed."""
 
-import errno
 import os
 import sys
-from itertools import count
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -31,18 +29,12 @@ from semdis_cli.settings import (
 )
 from semdis_cli.sources.find import find_images
 from semdis_cli.store.reader import open_latents
-from tests.pipeline.test_reading_processes import kill_readers
+from tests.accelerated import Accelerated, kill_processes, killing_at_third, refuse
 from tests.worlds import save_noise
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has processes that write")
 
 NUM_IMAGES, CALL_IMAGES = 18, 4
-
-
-class Accelerated(Tokenizer):
-    """A tokenizer whose calls are no work for the CPU, as far as anybody can tell."""
-
-    is_on_cpu = False
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +116,6 @@ def test_calls_that_no_slot_holds_are_written_by_threads(
 def test_without_memory_threads_write_and_it_is_said(
     latents: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     monkeypatch.setattr(os, "posix_fallocate", refuse)
     started, *_ = run(latents, tokenizer, tmp_path / "decoded")
     assert isinstance(started, RunStarted)
@@ -137,21 +126,11 @@ def test_without_memory_threads_write_and_it_is_said(
 @pytest.mark.usefixtures("by_processes")
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_writer_that_is_killed_ends_the_run_in_a_line_and_nothing_is_lost(
-    latents: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    latents: Path, tokenizer: Tokenizer, tmp_path: Path, number: int
 ) -> None:
-    with monkeypatch.context() as patched:
-        submit, calls = ProcessWriter.submit, count(1)
-
-        def killing(self: ProcessWriter, images: Pictures, workers: Workers) -> object:
-            if next(calls) == 3:
-                kill_readers(number)
-            return submit(self, images, workers)
-
-        patched.setattr(ProcessWriter, "submit", killing)
-        with pytest.raises(
-            KilledProcessError, match=r"was killed, .* what is done is kept: run the same command again"
-        ):
-            run(latents, tokenizer, tmp_path / "decoded")
+    match = r"was killed, .* what is done is kept: run the same command again"
+    with killing_at_third(ProcessWriter, number), pytest.raises(KilledProcessError, match=match):
+        run(latents, tokenizer, tmp_path / "decoded")
     run(latents, tokenizer, tmp_path / "decoded")
     run(latents, tokenizer, tmp_path / "whole")
     assert files_of(tmp_path / "decoded") == files_of(tmp_path / "whole")
@@ -195,6 +174,6 @@ def test_a_process_that_died_between_calls_is_said(tmp_path: Path) -> None:
     images = pictures(["a.png"])
     with Workers(1) as workers, ProcessWriter(writer_of(tmp_path / "out", ["a.png"]), 1, 1000) as writer:
         workers.result(writer.submit(images, workers))
-        kill_readers(1)
+        kill_processes(1)
         with pytest.raises(KilledProcessError):
             workers.result(writer.submit(images, workers))

@@ -141,7 +141,7 @@ class WrittenShard:
 
     @property
     def published(self) -> ShardPublished | None:
-        """What to tell of it; nothing of a shard of failures alone."""
+        """The event that tells of it; None of a shard of failures alone."""
         return None if self.file is None else ShardPublished(self.name, self.num_ok, self.file.num_bytes)
 
 
