@@ -1,13 +1,11 @@
 """`index.jsonl`: one row per input, failures included, sorted by key."""
 
-import heapq
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
-from typing import Any, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure, LeftOut
@@ -24,7 +22,6 @@ _Parsed = TypeVar("_Parsed")
 _STATUSES = frozenset({"ok", "failed", "removed", "left_out"})
 _MAX_ROW = 1 << 32  # no shard has as many
 _MAX_SIDE = 1 << 31  # as of a `Geometry`
-_LINES_AT_ONCE = 256
 _quoted = json.encoder.encode_basestring_ascii
 
 
@@ -360,48 +357,3 @@ def _read_lines(path: Location) -> Iterator[tuple[int, int, bytes]]:
                 offset += len(line)
     except OSError as error:
         raise StoreError(f"cannot be read ({why_unreadable(path, error)})", place=path) from error
-
-
-def joined(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield lines many at a time, which are quicker to write."""
-    lines = iter(lines)
-    while some := list(islice(lines, _LINES_AT_ONCE)):
-        yield b"".join(some)
-
-
-class Keyed(Protocol):
-    """Anything that is known by a key."""
-
-    @property
-    def key(self) -> str:
-        """The key, by which rows are sorted."""
-
-
-_Row = TypeVar("_Row", bound=Keyed)
-
-
-def merge_rows(sorted_groups: Iterable[tuple[str, Iterable[_Row]]]) -> Iterator[_Row]:
-    """Merge groups of rows, each sorted by key, into one sorted stream.
-
-    `sorted_groups`: (first key of the group, its rows), sorted by first key. A group is opened only when its first key
-    is next, so memory holds the groups that overlap, not all of them.
-    """
-    heap: list[tuple[str, int, _Row, Iterator[_Row]]] = []
-
-    def rows_before(first_key: str | None) -> Iterator[_Row]:
-        while heap and (first_key is None or heap[0][0] < first_key):
-            look()
-            _, number, row, rows = heap[0]
-            following = next(rows, None)
-            if following is None:
-                heapq.heappop(heap)
-            else:
-                heapq.heapreplace(heap, (following.key, number, following, rows))
-            yield row
-
-    for number, (first_key, group) in enumerate(sorted_groups):
-        yield from rows_before(first_key)
-        rows = iter(group)
-        if (row := next(rows, None)) is not None:
-            heapq.heappush(heap, (row.key, number, row, rows))
-    yield from rows_before(None)

@@ -19,11 +19,11 @@ from semdis_cli.store.index import (
     IndexRow,
     Place,
     _parse_place,
-    merge_rows,
     parse_place,
     parse_row,
     read_rows,
 )
+from semdis_cli.store.writing.merge import merge_rows
 from tests.store import geometry_of
 
 FAILED = IndexRow.of_failure(Failure("bad.png", "is truncated"))

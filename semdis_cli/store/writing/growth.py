@@ -20,7 +20,7 @@ from semdis_cli.files.set_names import CHECKSUM_FILE, INDEX_FILE, ITEMS_FILE, MA
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import FileDigest, ImageRecord
 from semdis_cli.store.columns import SetColumns, grown_classes
-from semdis_cli.store.index import IndexLine, IndexRow, joined, merge_rows
+from semdis_cli.store.index import IndexLine, IndexRow
 from semdis_cli.store.item_table import ItemColumns, read_items
 from semdis_cli.store.items import find_items, open_listed
 from semdis_cli.store.manifest import Manifest, ShardEntry, checksum_lines
@@ -35,6 +35,7 @@ from semdis_cli.store.writing.changes import Changes
 from semdis_cli.store.writing.entry_text import NewLine
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.journal import Journal, JournalEntry
+from semdis_cli.store.writing.merge import joined, merge_rows
 from semdis_cli.store.writing.seen import SeenFile, is_just_this, seen_failure, seen_left_out, write_seen
 from semdis_cli.store.writing.tensors import recounted
 

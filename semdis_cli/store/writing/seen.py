@@ -20,7 +20,7 @@ from semdis_cli.files.set_names import SEEN_FILE
 from semdis_cli.files.url import Location
 from semdis_cli.records import SourceImage
 from semdis_cli.store.checks import MALFORMED, check_count, check_integer, check_text
-from semdis_cli.store.index import joined
+from semdis_cli.store.writing.merge import joined
 
 _COPIED_AT_ONCE = 1 << 20
 _quoted = json.encoder.encode_basestring_ascii
