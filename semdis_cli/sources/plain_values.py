@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 _MOST = 1 << 63  # beyond all sizes, places and times
-_STRAY = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|\0")  # in a path that may lead out of a folder, or nowhere
+_STRAY = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)|\0")  # in a path that may lead out of a folder, or nowhere
 
 
 def check_number(value: object) -> int:

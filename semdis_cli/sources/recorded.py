@@ -96,6 +96,25 @@ def _same_end(one: str, other: str) -> int:
     return next((number for number, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
+@dataclass(frozen=True)
+class RecordedImages:
+    """The form of images in a plan, whose `sources` are named.
+
+    `has_beside`: where in containers lies what belongs to images that are going to be read is said too.
+    """
+
+    sources: NamedSources
+    has_beside: bool
+
+    def describe(self, images: Sequence[SourceImage], *, are_kept: bool) -> dict[str, Any]:
+        """Return images as plain values. `are_kept`: nobody reads them. Raises as `images_to_json`."""
+        return images_to_json(images, self.sources, has_beside=self.has_beside and not are_kept)
+
+    def read(self, fields: Mapping[str, Any]) -> ImageList:
+        """Return the images again. Raises as `images_from_json`."""
+        return images_from_json(fields, self.sources)
+
+
 def images_to_json(images: Sequence[SourceImage], sources: NamedSources, *, has_beside: bool) -> dict[str, Any]:
     """Return images as plain values. `has_beside`: also where in their containers lies what belongs to each.
 
