@@ -24,6 +24,7 @@ from semdis_cli.pipeline.calls import (
     take_call,
 )
 from semdis_cli.pipeline.encode_plan import EncodePlan, encode_provenance, plan_encode, sampled_as
+from semdis_cli.pipeline.filed import FiledPlan
 from semdis_cli.pipeline.limits import within_limit
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.pipeline.workers import Timed, compute_alone, timed
@@ -40,7 +41,7 @@ _MOST_HELD_BYTES = 512 << 20  # of latents in full shards that are not on disk y
 
 
 def encode(
-    found: FoundImages,
+    found: FoundImages | FiledPlan,
     loader: Loader,
     tokenizer: Tokenizer,
     settings: EncodeSettings,
@@ -49,6 +50,7 @@ def encode(
 ) -> Iterator[Event]:
     """Encode the images of `found` into `output`, continuing an earlier run; of a finished set only what has changed.
 
+    Those of a plan that was made before are encoded as they were planned.
     A bad image is a `Failure` event and a row of the index. `tell` hears of the planning, before there are events.
     Raises what `LatentSetWriter`, `plan_encode` and `within_limit` raise.
     """
@@ -57,7 +59,7 @@ def encode(
 
 
 def _encode(
-    found: FoundImages,
+    found: FoundImages | FiledPlan,
     loader: Loader,
     tokenizer: Tokenizer,
     settings: EncodeSettings,
@@ -77,7 +79,8 @@ def _encode(
         start_workers(tokenizer, settings.num_workers) as workers,
         _Publisher(latents, 1 if far else min(settings.num_workers, _MOST_THREADS)) as publisher,
     ):
-        plan = _take_up_plan(found, loader, tokenizer, settings, latents, tell)
+        plan = take_up_plan(found, loader, tokenizer, settings, latents, tell)
+        latents.check_space()
         done = latents.num_done, plan.megapixels(latents.remaining), latents.num_failed_before
         with reading_of(latents.remaining, loader.with_columns(plan.columns), tokenizer, workers) as (reading, trouble):
             note = "; ".join(filter(None, (latents.note(), plan.columns.note, loader.note, trouble)))
@@ -102,19 +105,27 @@ def _encode(
     )
 
 
-def _take_up_plan(
-    found: FoundImages,
+def take_up_plan(
+    found: FoundImages | FiledPlan,
     loader: Loader,
     tokenizer: Tokenizer,
     settings: EncodeSettings,
     latents: LatentSetWriter,
     tell: Tell,
 ) -> EncodePlan:
-    """Plan what there is to do, again if an earlier run had published shards under another plan."""
+    """Plan what there is to do, again if an earlier run had published shards under another plan.
+
+    A plan that was made before is taken, and not made again. Raises what `plan_encode` and `FiledPlan.take` raise.
+    """
+    hashes = partial(loader.hashes, tell=tell)
+    if isinstance(found, FiledPlan):
+        plan = found.take(latents.base, latents.provenance)
+        if not latents.begin(plan.contents, hashes):
+            raise found.refuse_other()
+        return plan
     while True:
         plan = plan_encode(found, loader, tokenizer, settings, latents.base, latents.provenance, tell)
-        if latents.begin(plan.contents, partial(loader.hashes, tell=tell)):
-            latents.check_space()
+        if latents.begin(plan.contents, hashes):
             return plan
 
 

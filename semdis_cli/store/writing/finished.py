@@ -22,6 +22,7 @@ from semdis_cli.files.set_names import (
     ITEMS_FILE,
     JOURNAL_FOLDER,
     MANIFEST_FILE,
+    PLAN_FILE,
     SEEN_FILE,
     SET_FILES,
     SET_FOLDERS,
@@ -325,7 +326,9 @@ def _is_own(path: Path) -> bool:
 def _is_of_journal(path: Path) -> bool:
     if is_base_name(path.name):
         return path.is_dir() and not path.is_symlink()
-    return path.suffix == ".jsonl" and path.is_file() and not path.is_symlink()  # it is added to in place
+    return (
+        (path.suffix == ".jsonl" or path.name == PLAN_FILE) and path.is_file() and not path.is_symlink()
+    )  # it is added to in place
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

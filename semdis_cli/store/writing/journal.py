@@ -15,7 +15,7 @@ from semdis_cli.errors import StoreError
 from semdis_cli.files import disk
 from semdis_cli.files.atomic import explaining, make_folder, publish, sweep_temporaries, sync_folder
 from semdis_cli.files.json_text import parse_json, to_line
-from semdis_cli.files.set_names import JOURNAL_FOLDER
+from semdis_cli.files.set_names import JOURNAL_FOLDER, PLAN_FILE
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import FileDigest
 from semdis_cli.store.checks import MALFORMED, check_count, check_shard_name
@@ -214,8 +214,9 @@ class Journal:
     def remove(self) -> None:
         """Delete the journal: the manifest has taken its place. One that cannot be deleted says nothing new."""
         self.close()
-        with suppress(OSError):
-            self.path.unlink()
+        for path in (self.path, self.folder / PLAN_FILE):
+            with suppress(OSError):
+                path.unlink()
         self.sweep(None)
         with suppress(OSError):  # other writers' journals keep the folder
             self.folder.rmdir()
