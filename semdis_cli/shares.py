@@ -71,15 +71,14 @@ class Launched:
 def find_launched(environment: Mapping[str, str]) -> Launched | None:
     """Return the share that a launcher has noted in the environment of this process; None if none has.
 
-    A job array of SLURM comes first, each of its tasks divided among the processes of its step; then those processes
-    alone; then RANK and WORLD_SIZE, as torchrun has them. One process alone is no share. Raises `UsageError` where what
-    is noted is no share.
+    It is a process of RANK and WORLD_SIZE, as torchrun has them, or else of a step of SLURM; a task of a job array is
+    divided among these. One process alone is no share. Raises `UsageError` where what is noted is no share.
     """
-    array, step = _array_task(environment), _step_process(environment)
-    if array is not None and step is not None:
-        (index, count), by = array.value, f"{array.by}, {step.by}"
-        return _launched(_Noted((index * step.value[1] + step.value[0], count * step.value[1]), by))
-    return _launched(array or step or _noted(environment, "RANK", "WORLD_SIZE"))
+    array, process = _array_task(environment), _process(environment)
+    if array is None or process is None:
+        return _launched(array or process)
+    (index, count), (rank, size) = array.value, process.value
+    return _launched(_Noted((index * size + rank, count * size), f"{array.by}, {process.by}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +112,12 @@ def _array_task(environment: Mapping[str, str]) -> _Noted | None:
             "give --part i/n, or --part none"
         )
     return _Noted((index, noted.value[1]), noted.by)
+
+
+def _process(environment: Mapping[str, str]) -> _Noted | None:
+    """Return the process among those that were started together: the launcher that is nearest to it knows best."""
+    rank = _noted(environment, "RANK", "WORLD_SIZE")
+    return rank if rank is not None and rank.value[1] > 1 else _step_process(environment) or rank
 
 
 def _step_process(environment: Mapping[str, str]) -> _Noted | None:

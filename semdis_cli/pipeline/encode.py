@@ -34,8 +34,8 @@ from semdis_cli.sources.find import FoundImages
 from semdis_cli.store.writing.far_set import FarSet
 from semdis_cli.store.writing.finished import recorded_settings
 from semdis_cli.store.writing.latent_set import LatentSetWriter
-from semdis_cli.store.writing.set_share import SetShareWriter, ShareOutcome
-from semdis_cli.store.writing.set_writer import SetWriter
+from semdis_cli.store.writing.set_share import SetShareWriter
+from semdis_cli.store.writing.set_writer import SetWriter, ShareOutcome
 from semdis_cli.store.writing.shard_writer import ShardRows, WrittenShard
 from semdis_cli.threads import WatchedThreads
 
@@ -89,23 +89,25 @@ def _encode(
             encoded = encoded_calls(calls, reading, tokenizer, settings.latents, workers)
             yield from map(totals.add, _fill_shards(encoded, latents, publisher))
         # Index, checksums and, last, the manifest
+        share = latents.outcome()
+        of_share = None if share is None or latents.finished else _share_finished(totals, root, share)
         manifest = latents.finish()
-        share = latents.outcome() if isinstance(latents, SetShareWriter) else None
-        if manifest is None:
-            assert share is not None, "all but a share is finished"
-            yield _share_finished(totals, root, share)
-            return
-    yield totals.finish(
-        root,
-        num_ok=manifest.num_ok,
-        num_failed=manifest.num_failed,
-        **_changes_report(plan, manifest.num_removed),
-        jpeg_decoder=jpeg_decoder(),
-        **manifest.figures(),
-        whitened=tokenizer.is_whitened,
-        **far_off_report(manifest.sums.far_off(), tokenizer),
-        **({} if share is None else _share_report(share)),
-    )
+        share = latents.outcome()
+    if manifest is None:
+        assert of_share is not None, "a run of the whole set finishes it"
+        yield of_share
+    else:
+        yield totals.finish(
+            root,
+            num_ok=manifest.num_ok,
+            num_failed=manifest.num_failed,
+            **_changes_report(plan, manifest.num_removed),
+            jpeg_decoder=jpeg_decoder(),
+            **manifest.figures(),
+            whitened=tokenizer.is_whitened,
+            **far_off_report(manifest.sums.far_off(), tokenizer),
+            **({} if share is None else _share_report(share)),
+        )
 
 
 def _open_writer(
@@ -121,7 +123,10 @@ def _open_writer(
 
 
 def _share_finished(totals: RunTotals, root: Path, share: ShareOutcome) -> RunFinished:
-    """Return the closing event of a share where others are missing; its report lies in the journal."""
+    """Return the closing event of a share where others are missing; its report lies in the journal.
+
+    It is written before the share is marked as done: then others may put the journal away.
+    """
     return totals.finish(
         root,
         num_ok=share.num_ok,

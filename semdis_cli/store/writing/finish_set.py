@@ -18,12 +18,17 @@ _MOST_NAMED = 20
 
 
 class SetFinisher(LatentSetWriter):
-    """A set all of whose shares are done; raises `BusyFolderError` on entering while one that is not is at work."""
+    """A set of which all is there that is planned in `outline`.
+
+    Raises `BusyFolderError` on entering while a share that is not done is at work.
+    """
+
+    def __init__(self, root: Path, provenance: Provenance, outline: Outline) -> None:
+        super().__init__(root, provenance, mix_versions=True)
+        self.outline = outline
 
     def _keep_shares_out(self) -> None:
-        plan = self._journal.read_plan()
-        done = set() if plan is None else self._journal.done_shares(str(plan.get("plan_sha256")))
-        folder = self._journal.folder
+        done, folder = self._journal.done_shares(self.outline.sha256), self._journal.folder
         at_work = [name for name in locked_parts(folder) if Share.named(name) not in done]
         if held := held_parts(folder, at_work):
             raise BusyFolderError(f"part {_describe(held)} is at work", place=self.root)
@@ -36,7 +41,7 @@ def finish_set(root: Path, outline: Outline, provenance: Provenance) -> Manifest
     `provenance`: of what was written. Raises `BusyFolderError` if another process is at it, `UsageError` if shards are
     missing, and what `LatentSetWriter` raises.
     """
-    with SetFinisher(root, provenance, mix_versions=True) as latents:
+    with SetFinisher(root, provenance, outline) as latents:
         made = latents.base.manifest
         if made is not None and made.plan_sha256 == outline.sha256 and latents.base.folder == root:
             return made
@@ -51,8 +56,7 @@ def finish_by_journal(root: Path) -> Manifest:
     Raises as `finish_set`, and `StoreError` for a folder in which no shares of a run have begun.
     """
     journal = Journal(root)
-    plan = journal.read_plan()
-    if plan is None:
+    if not journal.files():
         if (root / MANIFEST_FILE).is_file():
             return Manifest.read(root)
         raise StoreError("no run has begun there; give the folder that semdis encode --part writes", place=root)
@@ -61,6 +65,10 @@ def finish_by_journal(root: Path) -> Manifest:
         what = "a run of the whole set has begun there, which alone can finish it: run the same semdis encode again"
         raise UsageError(what, place=root)
     outline = Outline.read(path)
+    plans = [plan for file in journal.files() if (plan := file.read_plan()) is not None]
+    plan = next((plan for plan in plans if plan.get("plan_sha256") == outline.sha256), None)
+    if plan is None:
+        raise UsageError("of what is planned, nothing has begun; run semdis encode with all parts", place=root)
     return finish_set(root, outline, records_of(plan)[0])
 
 

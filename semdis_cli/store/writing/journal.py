@@ -186,10 +186,11 @@ class Journal:
 
     def remove(self) -> None:
         """Delete the journal: the manifest has taken its place. One that cannot be deleted says nothing new."""
-        for file in reversed(self.files()):
-            self._drop_share(file) if file is not self.whole else file.remove()
-        with suppress(OSError):
-            (self.folder / OUTLINE_FILE).unlink()
+        self.close()
+        for path in disk.list_names(self.folder):
+            if is_journal_name(path.name):
+                with suppress(OSError):
+                    path.unlink()
         self.sweep(None)
         with suppress(OSError):  # other writers' journals keep the folder
             self.folder.rmdir()

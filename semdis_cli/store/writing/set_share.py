@@ -6,7 +6,7 @@ that. What one must not touch while others are at work, it does not: files of ot
 
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -23,27 +23,11 @@ from semdis_cli.store.writing.finished import check_latents_folder
 from semdis_cli.store.writing.journal import OUTLINE_FILE, Journal, describe_other
 from semdis_cli.store.writing.outline import Outline, outline_of
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan
-from semdis_cli.store.writing.set_writer import SetWriter
+from semdis_cli.store.writing.set_writer import SetWriter, ShareOutcome
 from semdis_cli.store.writing.state import Done, find_done, find_entries, find_state_of_others
 from semdis_cli.store.writing.tensors import check_tensors
 
 _HOW_ON = "run semdis encode once without --part, which takes up all shards that are there, or give another -o"
-
-
-@dataclass(frozen=True)
-class ShareOutcome:
-    """What a share has come to: images, shards and their bytes; the shares that are `missing` still.
-
-    `report_path`: where its report is to be, as long as the set is not finished.
-    """
-
-    share: Share
-    num_ok: int
-    num_failed: int
-    num_shards: int
-    num_bytes: int
-    missing: tuple[Share, ...]
-    report_path: Path
 
 
 class SetShareWriter(SetWriter):

@@ -1,6 +1,7 @@
 """A folder of latents being written, whoever writes it: planned shards in, files and lines of the journal out."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from semdis_cli.files.lock import FolderLock
 from semdis_cli.files.set_names import SHARD_FOLDER
 from semdis_cli.files.url import Location
 from semdis_cli.provenance import Provenance
+from semdis_cli.shares import Share
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.versions import choose_record
 from semdis_cli.store.writing.finished import Base
@@ -23,6 +25,22 @@ from semdis_cli.store.writing.state import Done, SetState
 # Beyond the latents, each image's key is written four times (shard, journal, index, modification times), with figures.
 _COPIES_OF_KEY = 4
 _FIGURES_BYTES = 1600
+
+
+@dataclass(frozen=True)
+class ShareOutcome:
+    """What a share has come to: images, shards and their bytes; the shares that are `missing` still.
+
+    `report_path`: where its report is to be, as long as the set is not finished.
+    """
+
+    share: Share
+    num_ok: int
+    num_failed: int
+    num_shards: int
+    num_bytes: int
+    missing: tuple[Share, ...]
+    report_path: Path
 
 
 class SetWriter:
@@ -113,6 +131,10 @@ class SetWriter:
         num_images, num_bytes = shard.num_ok + shard.num_failed, 0 if shard.file is None else shard.file.num_bytes
         self._done[shard.name] = Done(line, shard.first_key, num_images, shard.num_failed, num_bytes)
         self._headers[shard.name] = shard.header_sha256
+
+    def outcome(self) -> ShareOutcome | None:
+        """Return what the share of a run has come to; None where that writes the whole set."""
+        return None
 
     @property
     def _records(self) -> tuple[Provenance, ...]:
