@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from semdis_cli.columns.record import RecordedColumns
-from semdis_cli.errors import UsageError
+from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.files.set_names import JOURNAL_FOLDER, PLAN_FILE
 from semdis_cli.pipeline.encode_plan import EncodePlan
 from semdis_cli.provenance import Provenance, find_differences
@@ -14,6 +15,7 @@ from semdis_cli.sources.find import refuse_missing
 from semdis_cli.sources.recorded import RecordedImages
 from semdis_cli.sources.request import Request
 from semdis_cli.store.checks import MALFORMED, check_count, check_object
+from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.writing.filed_plan import plan_of
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.plan_file import PlanFile, damaged
@@ -42,12 +44,13 @@ class FiledPlan:
     def find(cls, root: Path, request: Request) -> "FiledPlan | None":
         """Return the plan of the set in `root`, of which the images are not read yet; None if there is none.
 
+        One by which the set has been finished counts for none: all that is missing is that it is removed.
         Raises `UsageError` for one that was made for something else than `request`, or whose sources are gone, and
         `StoreError` for a damaged one.
         """
         path = plan_path(root)
         file = PlanFile.read(path)
-        if file is None:
+        if file is None or _is_finished(root, file.plan_sha256):
             return None
         try:
             about = file.about
@@ -92,3 +95,9 @@ class FiledPlan:
     def refuse_other(self) -> UsageError:
         """Return the error to raise where shards were published under another plan."""
         return UsageError(f"{_STALE}: shards were published under another one; {_AGAIN}", place=self.file.path)
+
+
+def _is_finished(root: Path, plan_sha256: str) -> bool:
+    with suppress(StoreError):  # none yet; or whoever reads it says what is wrong
+        return Manifest.read(root).plan_sha256 == plan_sha256
+    return False

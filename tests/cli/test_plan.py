@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from semdis_cli.files.lock import FolderLock
 from semdis_cli.store.index import read_rows
+from semdis_cli.store.writing.plan_file import PlanFile
 from tests.cli.conftest import Outcome, Run
 from tests.sources.test_tars import write_tar
 from tests.store import contents, lasting
@@ -142,6 +144,87 @@ def test_encode_lists_nothing_where_there_is_a_plan(tmp_path: Path, photos: Path
     assert "c/later.png" in {row.key for row in read_rows(tmp_path / "latents/index.jsonl")}
 
 
+# ---- Parts ----
+
+
+def test_parts_by_one_plan_make_the_set_that_one_run_makes(tmp_path: Path, photos: Path, same: Run) -> None:
+    plain = same("encode", photos, "--captions", "txt", output="plain")
+    assert same("plan", photos, "--captions", "txt").code == 3
+    write_image(photos / "c/later.png", 20)  # nobody looks for it
+    done = [same("encode", photos, "--captions", "txt", "--part", part) for part in ("2/3", "0/3", "1/3")]
+    assert [each.code for each in done] == [0, 3, 3], done[-1].stderr
+    assert all("semdis: by the plan of " in each.stderr for each in done)
+    assert "all parts are done" in done[-1].stderr
+    assert plain.code == 3
+    assert lasting(tmp_path / "latents") == lasting(tmp_path / "plain")
+    assert not (tmp_path / "latents/journal").exists()
+
+
+def test_a_set_grows_by_parts_of_a_plan(tmp_path: Path, photos: Path, same: Run) -> None:
+    for output in ("latents", "plain"):
+        assert same("encode", photos, output=output).code == 3
+    (photos / "a/0.png").unlink()
+    write_image(photos / "a/2.png", 11)
+    for seed in range(12, 20):
+        write_image(photos / f"c/{seed}.png", seed)
+    assert same("encode", photos, output="plain").code == 3
+    assert same("plan", photos).code == 3
+    assert [same("encode", photos, "--part", part).code for part in ("0/2", "1/2")] == [3, 3]
+    assert lasting(tmp_path / "latents") == lasting(tmp_path / "plain")
+
+
+def test_a_part_reads_its_own_shards_of_the_plan_alone(tmp_path: Path, photos: Path, same: Run) -> None:
+    assert same("plan", photos).code == 3
+    path = plan_in(tmp_path / "latents")
+    file = PlanFile.read(path)
+    assert file is not None
+    data = bytearray(path.read_bytes())
+    for shard in file.shards[1::2]:
+        data[shard.line.offset : shard.line.offset + shard.line.num_bytes] = bytes(shard.line.num_bytes)
+    path.write_bytes(data)
+    for _ in range(2):  # done, and looked at again
+        assert same("encode", photos, "--part", "0/2").code == 3
+    refused(same("encode", photos, "--part", "1/2"), 4, "the plan is damaged", "make it again with semdis plan")
+
+
+def test_a_plan_is_made_again_between_parts_but_not_while_one_is_at_work(
+    tmp_path: Path, photos: Path, same: Run
+) -> None:
+    assert same("encode", photos, output="plain").code == 3
+    assert same("plan", photos).code == 3
+    assert same("encode", photos, "--part", "1/3").code == 0
+    with FolderLock(tmp_path / "latents/journal", "0-of-3"):
+        refused(same("plan", photos), 2, "other semdis runs are writing there (--part 0/3)")
+    done = (tmp_path / "latents/journal/1-of-3.jsonl").read_bytes()
+    assert same("plan", photos).code == 3
+    assert (tmp_path / "latents/journal/1-of-3.jsonl").read_bytes() == done
+    assert [same("encode", photos, "--part", part).code for part in ("0/3", "2/3")] == [3, 3]
+    assert lasting(tmp_path / "latents") == lasting(tmp_path / "plain")
+
+
+def test_what_parts_have_done_stays_where_a_plan_of_other_inputs_is_made(
+    tmp_path: Path, photos: Path, same: Run
+) -> None:
+    assert same("plan", photos).code == 3
+    assert same("encode", photos, "--part", "0/2").code == 3
+    num_done = len(list((tmp_path / "latents/shards").iterdir()))
+    write_image(photos / "c/new.png", 20)
+    assert same("plan", photos).code == 3
+    told = [json.loads(same("encode", photos, "--json", "--part", part).stdout) for part in ("0/2", "1/2")]
+    assert sum(each["images"]["this_run"] for each in told) == 10 - 2 * num_done
+    rows = {row.key for row in read_rows(tmp_path / "latents/index.jsonl") if row.error is None}
+    assert rows == {path.relative_to(photos).as_posix() for path in photos.glob("?/*.png")}
+
+
+def test_finish_says_which_parts_of_a_plan_are_missing(tmp_path: Path, photos: Path, same: Run, run: Run) -> None:
+    assert same("plan", photos).code == 3
+    refused(run("finish", "latents"), 2, "of 6 shards are not there")
+    assert same("encode", photos, "--part", "0/2").code == 3
+    refused(run("finish", "latents"), 2, "run again semdis encode with --part 1/2")
+    assert same("encode", photos, "--part", "1/2").code == 3
+    assert (tmp_path / "latents/manifest.json").is_file()
+
+
 # ---- What is said ----
 
 
@@ -236,6 +319,15 @@ def test_a_damaged_plan_is_said(tmp_path: Path, photos: Path, same: Run) -> None
 def test_a_plan_of_a_set_that_has_changed_since_is_refused(tmp_path: Path, photos: Path, same: Run) -> None:
     assert same("plan", photos).code == 3
     plan = plan_in(tmp_path / "latents").read_bytes()
+    assert same("encode", photos).code == 3
+    plan_in(tmp_path / "latents").parent.mkdir()
+    plan_in(tmp_path / "latents").write_bytes(plan)
+    assert same("encode", photos).code == 3  # that plan has been carried out: it is as if it were gone
+    write_image(photos / "c/new.png", 30)
+    assert same("plan", photos).code == 3
+    plan = plan_in(tmp_path / "latents").read_bytes()
+    (photos / "a/0.png").unlink()
+    plan_in(tmp_path / "latents").unlink()
     assert same("encode", photos).code == 3
     plan_in(tmp_path / "latents").parent.mkdir()
     plan_in(tmp_path / "latents").write_bytes(plan)
