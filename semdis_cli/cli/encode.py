@@ -186,7 +186,7 @@ def _find_plan(
     folder: Path | None, named: SourceSettings, rules: InputRules, load: LoadSettings, settings: EncodeSettings
 ) -> "FiledPlan | None":
     """Return the plan that `semdis plan` has left in the folder to write; raises `UsageError` for that of others."""
-    if folder is None or not (folder / JOURNAL_FOLDER / PLAN_FILE).exists():
+    if folder is None or not (folder / JOURNAL_FOLDER / PLAN_FILE).is_file():
         return None
     from semdis_cli.pipeline.filed import FiledPlan
     from semdis_cli.sources.request import Request

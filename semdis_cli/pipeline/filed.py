@@ -10,7 +10,7 @@ from semdis_cli.columns.record import RecordedColumns
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.files.set_names import JOURNAL_FOLDER, PLAN_FILE
 from semdis_cli.pipeline.encode_plan import EncodePlan
-from semdis_cli.provenance import Provenance, find_differences
+from semdis_cli.provenance import LatentLayout, Provenance, find_differences
 from semdis_cli.sources.find import refuse_missing
 from semdis_cli.sources.recorded import RecordedImages
 from semdis_cli.sources.request import Request
@@ -22,6 +22,7 @@ from semdis_cli.store.writing.plan_file import PlanFile, damaged
 from semdis_cli.wording import count
 
 _AGAIN = "make it again with semdis plan, or delete it"
+_LAST_S = 1 << 35  # times of files may be any; later ones have no date
 _STALE = "the set has changed since the plan was made"
 
 
@@ -57,9 +58,10 @@ class FiledPlan:
             before, counts = check_object(about["request"]), check_object(about["passed_over"])
             passed_over = {name: check_count(number) for name, number in counts.items()}
             num_found, provenance = check_count(about["num_found"]), Provenance.from_json(about["provenance"])
+            differences = find_differences(before, dict(request.record))
         except MALFORMED as error:
             raise damaged(path, error) from error
-        if differences := find_differences(before, dict(request.record)):
+        if differences:
             raise UsageError(f"made for something else ({'; '.join(map(str, differences))}); {_AGAIN}", place=path)
         refuse_missing(request.sources.locations)
         return cls(file, request, num_found, passed_over, provenance)
@@ -70,7 +72,7 @@ class FiledPlan:
 
     def describe(self) -> str:
         """Say in a line which plan it is."""
-        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.file.made_s))
+        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(min(max(self.file.made_s, 0), _LAST_S)))
         shards = count(len(self.file.shards), "shard")
         return f"by the plan of {made}: {count(self.file.num_images, 'image')} in {shards} to encode"
 
@@ -86,11 +88,21 @@ class FiledPlan:
             raise UsageError(f"{_STALE}; {_AGAIN}", place=path)
         form = RecordedColumns(self.request.sources, self.request.table)
         try:
+            self._check_shards(base, provenance.layout)
             columns = form.read(check_object(self.file.about["columns"]), self.file.classes)
         except MALFORMED as error:
             raise damaged(path, error) from error
         contents = plan_of(self.file, RecordedImages(self.request.sources, has_beside=True))
         return EncodePlan(contents, provenance, self.passed_over, columns)
+
+    def _check_shards(self, base: Base, layout: LatentLayout) -> None:
+        """Raise `ValueError` for shards that are none of such a run: it would write over others, or not know how."""
+        taken = base.shard_names
+        for name, version, bucket, _ in self.file.shards:
+            height, width = layout.grid(bucket)
+            is_whole = bucket == (height * layout.patch_size, width * layout.patch_size)
+            if version or name in taken or not (is_whole and name.endswith(f"-{height}x{width}.safetensors")):
+                raise ValueError(f"{name} of {bucket[0]} x {bucket[1]} pixels is no shard of this set")
 
     def refuse_other(self) -> UsageError:
         """Return the error to raise where shards were published under another plan."""

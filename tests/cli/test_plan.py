@@ -3,7 +3,9 @@
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from semdis_cli.store.writing.plan_file import PlanFile
 from tests.cli.conftest import Outcome, Run
 from tests.sources.test_tars import write_tar
 from tests.store import contents, lasting
+from tests.store.test_plan_file import signed
 from tests.worlds import save_noise
 
 LONG_AGO_S = time.time() - 3600
@@ -314,6 +317,31 @@ def test_a_damaged_plan_is_said(tmp_path: Path, photos: Path, same: Run) -> None
     refused(same("encode", photos), 4, "latents/journal/plan: the plan is damaged", "make it again with semdis plan")
     assert same("plan", photos).code == 3
     assert same("encode", photos).code == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda head: head["shards"][0].__setitem__(0, "00000000-2x2.safetensors"),  # which the set has already
+        lambda head: head["shards"][0].__setitem__(0, "00000099-9x9.safetensors"),
+        lambda head: head["shards"][0].__setitem__(1, 5),
+        lambda head: head["shards"][0].__setitem__(2, [1, 33]),
+        lambda head: head["about"].update(columns={}),
+        lambda head: head["about"].update(request=[]),
+        lambda head: head["about"].update(num_found=-1),
+        lambda head: head["about"].update(provenance={"a": float("1e400")}),
+    ],
+)
+def test_a_plan_that_somebody_has_edited_is_refused(
+    tmp_path: Path, photos: Path, same: Run, change: Callable[[dict[str, Any]], object]
+) -> None:
+    assert same("encode", photos).code == 3
+    write_image(photos / "c/2.png", 2)
+    assert same("plan", photos).code == 3
+    before = contents(tmp_path / "latents/shards")
+    signed(plan_in(tmp_path / "latents"), change)
+    refused(same("encode", photos), 4, "latents/journal/plan: the plan is damaged")
+    assert contents(tmp_path / "latents/shards") == before
 
 
 def test_a_plan_of_a_set_that_has_changed_since_is_refused(tmp_path: Path, photos: Path, same: Run) -> None:
