@@ -1,42 +1,26 @@
 """Images -> shards of latents."""
 
-import math
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import CancelledError, Future
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from threading import Lock
-from typing import Any, Self
+from typing import Any
 
-from semdis_cli.events import Event, RunStarted, ShardPublished, StageTimes, Tell, TimeSpent, untold
+from semdis_cli.events import Event, RunStarted, Tell, untold
 from semdis_cli.images.formats.jpeg.decoder import jpeg_decoder
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline.calls import (
-    EncodedCall,
-    busy_threads,
-    encoded_calls,
-    image_calls,
-    reading_of,
-    start_workers,
-    take_call,
-)
+from semdis_cli.pipeline.calls import Volume, busy_threads
 from semdis_cli.pipeline.encode_plan import EncodePlan, encode_provenance, plan_encode, sampled_as
 from semdis_cli.pipeline.limits import within_limit
 from semdis_cli.pipeline.report import RunTotals
-from semdis_cli.pipeline.workers import Timed, compute_alone, timed
+from semdis_cli.pipeline.shard_encoder import MOST_WRITERS, ShardEncoder, Share, shard_encoder
 from semdis_cli.settings import EncodeSettings
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.store.writing.far_set import FarSet
 from semdis_cli.store.writing.finished import recorded_settings
 from semdis_cli.store.writing.latent_set import LatentSetWriter
-from semdis_cli.store.writing.shard_writer import ShardRows, WrittenShard
-from semdis_cli.threads import WatchedThreads
-
-_MOST_THREADS = 4  # that publish shards of a set on a disk; the stage of one in a store holds few shards at a time
-_MOST_HELD_BYTES = 512 << 20  # of latents in full shards that are not on disk yet: two of the usual size
 
 
 def encode(
@@ -67,27 +51,22 @@ def _encode(
 ) -> Iterator[Event]:
     totals = RunTotals("encode", tokenizer, busy_threads(tokenizer, settings.num_workers), far)
     settings = replace(settings, latents=sampled_as(settings.latents, recorded_settings(root)))
-    with (
-        LatentSetWriter(
-            root,
-            encode_provenance(tokenizer, loader.settings, settings.latents),
-            mix_versions=settings.shards.mix_versions,
-            far=far,
-        ) as latents,
-        start_workers(tokenizer, settings.num_workers) as workers,
-        _Publisher(latents, 1 if far else min(settings.num_workers, _MOST_THREADS)) as publisher,
-    ):
+    with LatentSetWriter(
+        root,
+        encode_provenance(tokenizer, loader.settings, settings.latents),
+        mix_versions=settings.shards.mix_versions,
+        far=far,
+    ) as latents:
         plan = _take_up_plan(found, loader, tokenizer, settings, latents, tell)
         done = latents.num_done, plan.megapixels(latents.remaining), latents.num_failed_before
-        with reading_of(latents.remaining, loader.with_columns(plan.columns), tokenizer, workers) as (reading, trouble):
+        with _encoder_of(plan, loader, tokenizer, settings, latents, is_far=far is not None) as (encoder, trouble):
             note = "; ".join(filter(None, (latents.note(), plan.columns.note, loader.note, trouble)))
             yield RunStarted(plan.num_inputs, *done, note)
             yield from plan.failures
             yield from plan.contents.left_out
             yield from map(totals.add, plan.columns.troubles(found.all_keys))
-            calls = image_calls(latents.remaining, tokenizer)
-            encoded = encoded_calls(calls, reading, tokenizer, settings.latents, workers)
-            yield from map(totals.add, _fill_shards(encoded, latents, publisher))
+            with closing(encoder.run(latents.remaining, latents.record)) as events:
+                yield from map(totals.add, events)
         # Index, checksums and, last, the manifest
         manifest = latents.finish()
     yield totals.finish(
@@ -118,22 +97,19 @@ def _take_up_plan(
             return plan
 
 
-def _fill_shards(encoded: Iterable[EncodedCall], latents: LatentSetWriter, publisher: "_Publisher") -> Iterator[Event]:
-    """Put encoded calls into shards, and have these published as they fill; yield what became of images and shards."""
-    rows: ShardRows | None = None
-    for result in encoded:
-        rows = rows or latents.open_shard(result.call.shard)
-        take_call(result, rows)
-        if rows.is_full:  # published before yielding: the caller may close this generator at any yield
-            publisher.publish(rows)
-            rows = None
-        else:
-            publisher.fold(rows)
-        yield result.done()
-        yield from result.failures
-        yield from result.troubles
-        yield from publisher.news()
-    yield from publisher.wait()
+def _encoder_of(
+    plan: EncodePlan,
+    loader: Loader,
+    tokenizer: Tokenizer,
+    settings: EncodeSettings,
+    latents: LatentSetWriter,
+    *,
+    is_far: bool,
+) -> AbstractContextManager[tuple[ShardEncoder, str]]:
+    """Begin what encodes the rest of `plan`; the stage of a set in a store holds few shards at a time."""
+    volume, num_writers = Volume.of(latents.remaining, tokenizer), 1 if is_far else MOST_WRITERS
+    share = Share(volume, settings.num_workers, num_writers)
+    return shard_encoder(loader.with_columns(plan.columns), tokenizer, settings.latents, latents, share)
 
 
 def _changes_report(plan: EncodePlan, num_removed: int) -> dict[str, Any]:
@@ -150,80 +126,3 @@ def _changes_report(plan: EncodePlan, num_removed: int) -> dict[str, Any]:
 def far_off_report(far_off: dict[str, float] | None, tokenizer: Tokenizer) -> dict[str, Any]:
     """Give the closing report's words on whitened latents far from mean 0 and std 1; nothing if all is well."""
     return {"far_off": far_off} if far_off is not None and tokenizer.is_whitened else {}
-
-
-class _Publisher:
-    """Publishes shards in threads beside the others, several at once, while the next ones are filled.
-
-    They are noted in the order in which they were filled. Leaving its `with` waits for all, whatever ended the run:
-    what is encoded is kept.
-    """
-
-    def __init__(self, latents: LatentSetWriter, num_threads: int) -> None:
-        self._latents = latents
-        self._threads = WatchedThreads(num_threads, "semdis-publish", compute_alone)
-        self._waiting: deque[tuple[int, Future[Timed[ShardPublished | None]]]] = deque()
-        self._num_shards = 0
-        self._noting = Lock()
-        self._written: dict[int, WrittenShard] = {}  # by their turn, of shards that wait for one before them
-        self._next_turn = 0
-        self._failed_turn = math.inf
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._threads.shutdown()
-
-    def fold(self, rows: ShardRows) -> None:
-        """Have `rows`, which are not all there, prepared as far as they are."""
-        self._waiting.append((0, self._threads.submit(timed, rows.fold)))
-
-    def publish(self, rows: ShardRows) -> None:
-        """Have the shard of `rows`, which are all there, published."""
-        self._waiting.append((rows.num_bytes, self._threads.submit(timed, self._publish, rows, self._num_shards)))
-        self._num_shards += 1
-
-    def _publish(self, rows: ShardRows, turn: int) -> ShardPublished | None:
-        if turn > self._failed_turn:
-            raise CancelledError  # nobody waits for it: the error of one before it ends the run
-        is_done = False
-        try:
-            written = self._latents.write(rows.finish())
-            self._note(written, turn)
-            is_done = True
-        finally:
-            if not is_done:
-                self._failed_turn = min(turn, self._failed_turn)
-        return written.published
-
-    def _note(self, written: WrittenShard, turn: int) -> None:
-        """Note a shard, and those after it that waited for it; or let it wait for its turn."""
-        with self._noting:
-            self._written[turn] = written
-            while self._next_turn in self._written:
-                self._latents.record(self._written.pop(self._next_turn))
-                self._next_turn += 1
-
-    def news(self) -> Iterator[Event]:
-        """Tell of the shards that are on disk by now; waits while the others are too much to hold.
-
-        Raises what writing them raised.
-        """
-        while self._waiting and (self._waiting[0][1].done() or self._holds_too_much()):
-            yield from self._first()
-
-    def _holds_too_much(self) -> bool:
-        held = [num_bytes for num_bytes, publishing in self._waiting if num_bytes and not publishing.done()]
-        return len(held) > 1 and sum(held) > _MOST_HELD_BYTES
-
-    def wait(self) -> Iterator[Event]:
-        """Wait for all shards, and tell of them. Raises what writing them raised."""
-        while self._waiting:
-            yield from self._first()
-
-    def _first(self) -> Iterator[Event]:
-        published, publish_s = self._threads.result(self._waiting.popleft()[1])
-        yield TimeSpent(StageTimes(publish_s=publish_s))
-        if published is not None:
-            yield published

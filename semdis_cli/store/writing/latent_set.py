@@ -25,13 +25,10 @@ from semdis_cli.store.writing.finished import Base, check_latents_folder
 from semdis_cli.store.writing.growth import Growth, renew_lists
 from semdis_cli.store.writing.journal import CLASSES, LATER_VERSIONS, Journal
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan
-from semdis_cli.store.writing.shard_writer import EncodedShard, ShardRows, WrittenShard, publish_shard
+from semdis_cli.store.writing.shard_writer import EncodedShard, ShardFolder, ShardRows, WrittenShard, written_bytes
 from semdis_cli.store.writing.state import SetState, adopt, find_done, find_state, move_lists, sweep_shards
 from semdis_cli.store.writing.tensors import check_tensors, sweep_tensors
 
-# Beyond the latents, each image's key is written four times (shard, journal, index, modification times), with figures.
-_COPIES_OF_KEY = 4
-_FIGURES_BYTES = 1600
 _MOST_IN_STAGE = 3  # shards of a set in a store that are here at a time: one that is sent, one written, one to spare
 
 
@@ -168,17 +165,18 @@ class LatentSetWriter:
     def check_space(self) -> None:
         """Raise `NoSpaceError` unless the disk can hold what remains to be written."""
         copies = 3 * self.base.manifest.index.num_bytes if self.base.manifest else 0  # base, next index, times
-        shards = list(map(self._written_bytes, self.remaining))
+        shards = [written_bytes(shard, self.provenance.layout) for shard in self.remaining]
         needed = sum(shards) if self._far is None else _MOST_IN_STAGE * max(shards, default=0)
         check_free_space(self.root, copies + needed)
 
-    def open_shard(self, planned: PlannedShard) -> ShardRows:
-        """Begin to collect one planned shard.
+    @property
+    def shard_folder(self) -> ShardFolder:
+        """What writes shards in other processes."""
+        return ShardFolder(self.root, self._records)
 
-        Raises `NoSpaceError` where the disk has become too full for it; one that is being published is not counted.
-        """
-        check_free_space(self.root, self._written_bytes(planned))
-        return ShardRows(planned, self.provenance.layout)
+    def open_shard(self, planned: PlannedShard) -> ShardRows:
+        """Begin to collect one planned shard, as `ShardFolder` does."""
+        return self.shard_folder.open_shard(planned)
 
     def publish(self, shard: EncodedShard) -> ShardPublished | None:
         """Write a shard, and note it; returns what to tell, nothing of a shard of failures alone."""
@@ -189,7 +187,7 @@ class LatentSetWriter:
     def write(self, shard: EncodedShard) -> WrittenShard:
         """Write a shard. It may be called in several threads at once."""
         self._lock.check()
-        return publish_shard(shard, self.root / SHARD_FOLDER, self._records[shard.planned.version])
+        return self.shard_folder.write(shard)
 
     def record(self, shard: WrittenShard) -> None:
         """Note a shard that is on disk, whoever wrote it. Only now does it count. For one shard after the other."""
@@ -262,8 +260,3 @@ class LatentSetWriter:
             begun[CLASSES] = plan.classes
         self._journal.begin(begun)
         self._journal.sweep(name)
-
-    def _written_bytes(self, shard: PlannedShard) -> int:
-        """Return the bytes of a shard and of what is noted of its images: the latents exactly, the rest generously."""
-        keys = sum(_COPIES_OF_KEY * 6 * len(image.source.key) for image in shard.images)  # 6: a character as \\uXXXX
-        return len(shard.images) * (self.provenance.layout.latent_bytes(shard.bucket) + _FIGURES_BYTES) + keys
