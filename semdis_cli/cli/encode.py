@@ -11,11 +11,14 @@ from semdis_cli.cli.display import Display, open_display
 from semdis_cli.cli.options import Reporting, command
 from semdis_cli.cli.report import describe_left_out, follow, one_line, printable
 from semdis_cli.cli.setup import (
+    STDIO,
     find_inputs,
     load_model,
     output_folder,
     peek_source,
     refuse_absent_device,
+    spread,
+    spread_if_it_pays,
     start_processes_early,
 )
 from semdis_cli.cli.streams import put, put_bytes, say
@@ -92,6 +95,7 @@ def encode(
     Example: `semdis encode photos/ -o latents/ --size 256`
     """
     settings.filters.check(load.geometry)
+    how, settings = spread(how, settings, is_piped=STDIO in {output, *named.sources})
     refuse_absent_device(how.device)
     if output == Path("-") and settings.columns.is_explicit:
         raise OptionError("-o", "- writes latents alone: columns are kept in a folder")
@@ -114,8 +118,9 @@ def encode(
     masks = masks_made(settings.latents.parts, files)
     if folder is not None and not dry_run:
         _check_folder(folder)
+        how, settings = spread_if_it_pays(how, settings, 0 if stdin else len(found.images))
     how = _as_recorded(how, folder)
-    start_processes_early(how, len(found.images))
+    start_processes_early(how, len(found.images), len(settings.processes.places))
     tokenizer = load_model(model, how, found, load.geometry, display, quiet=reporting.quiet)
     with Loader(load, tokenizer.patch_size, settings.num_workers, masks=masks) as loader:
         run = _Run(found, loader, tokenizer, settings, folder, far, display, reporting)

@@ -1,7 +1,7 @@
 """Images -> shards of latents."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,16 +11,18 @@ from semdis_cli.events import Event, RunStarted, Tell, untold
 from semdis_cli.images.formats.jpeg.decoder import jpeg_decoder
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline.calls import Volume, busy_threads
 from semdis_cli.pipeline.encode_plan import EncodePlan, encode_provenance, plan_encode, sampled_as
+from semdis_cli.pipeline.engine import EncodeWork, encode_engine
 from semdis_cli.pipeline.limits import within_limit
 from semdis_cli.pipeline.report import RunTotals
-from semdis_cli.pipeline.shard_encoder import MOST_WRITERS, ShardEncoder, Share, shard_encoder
+from semdis_cli.pipeline.shard_encoder import MOST_WRITERS
 from semdis_cli.settings import EncodeSettings
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.store.writing.far_set import FarSet
 from semdis_cli.store.writing.finished import recorded_settings
 from semdis_cli.store.writing.latent_set import LatentSetWriter
+
+_STAGE_WRITERS = 1  # the stage of a set in a store holds few shards at a time
 
 
 def encode(
@@ -49,7 +51,7 @@ def _encode(
     far: FarSet | None,
     tell: Tell,
 ) -> Iterator[Event]:
-    totals = RunTotals("encode", tokenizer, busy_threads(tokenizer, settings.num_workers), far)
+    totals = RunTotals("encode", tokenizer, far=far)
     settings = replace(settings, latents=sampled_as(settings.latents, recorded_settings(root)))
     with LatentSetWriter(
         root,
@@ -59,13 +61,16 @@ def _encode(
     ) as latents:
         plan = _take_up_plan(found, loader, tokenizer, settings, latents, tell)
         done = latents.num_done, plan.megapixels(latents.remaining), latents.num_failed_before
-        with _encoder_of(plan, loader, tokenizer, settings, latents, is_far=far is not None) as (encoder, trouble):
-            note = "; ".join(filter(None, (latents.note(), plan.columns.note, loader.note, trouble)))
+        writers = _STAGE_WRITERS if far else MOST_WRITERS
+        work = EncodeWork(loader.with_columns(plan.columns), tokenizer, settings.latents, latents, writers)
+        with encode_engine(work, settings.num_workers, settings.processes) as engine:
+            totals.num_threads = engine.num_threads
+            note = "; ".join(filter(None, (latents.note(), plan.columns.note, loader.note, engine.note)))
             yield RunStarted(plan.num_inputs, *done, note)
             yield from plan.failures
             yield from plan.contents.left_out
             yield from map(totals.add, plan.columns.troubles(found.all_keys))
-            with closing(encoder.run(latents.remaining, latents.record)) as events:
+            with closing(engine.run(latents.remaining, latents.record)) as events:
                 yield from map(totals.add, events)
         # Index, checksums and, last, the manifest
         manifest = latents.finish()
@@ -77,6 +82,7 @@ def _encode(
         jpeg_decoder=jpeg_decoder(),
         **manifest.figures(),
         whitened=tokenizer.is_whitened,
+        **engine.report(),
         **far_off_report(manifest.sums.far_off(), tokenizer),
     )
 
@@ -95,21 +101,6 @@ def _take_up_plan(
         if latents.begin(plan.contents, partial(loader.hashes, tell=tell)):
             latents.check_space()
             return plan
-
-
-def _encoder_of(
-    plan: EncodePlan,
-    loader: Loader,
-    tokenizer: Tokenizer,
-    settings: EncodeSettings,
-    latents: LatentSetWriter,
-    *,
-    is_far: bool,
-) -> AbstractContextManager[tuple[ShardEncoder, str]]:
-    """Begin what encodes the rest of `plan`; the stage of a set in a store holds few shards at a time."""
-    volume, num_writers = Volume.of(latents.remaining, tokenizer), 1 if is_far else MOST_WRITERS
-    share = Share(volume, settings.num_workers, num_writers)
-    return shard_encoder(loader.with_columns(plan.columns), tokenizer, settings.latents, latents, share)
 
 
 def _changes_report(plan: EncodePlan, num_removed: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from functools import partial
 from math import prod
 from multiprocessing import forkserver, reduction
 from queue import SimpleQueue
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar
 
 import numpy as np
 import torch
@@ -36,8 +36,8 @@ _KILLED = (
     "a process that reads or writes images was killed, perhaps for its memory; what is done is kept: run the same "
     "command again, with fewer --workers"
 )
-_START_METHOD = "forkserver"  # a fork of this process would have its threads' locks, and a context of the device
-_LOADED_EARLY = ["semdis_cli.pipeline.reading_processes", "semdis_cli.pipeline.writing_processes"]
+START_METHOD: Final = "forkserver"  # a fork of this process would have its threads' locks, and a context of the device
+_LOADED_EARLY = [f"semdis_cli.pipeline.{name}" for name in ("reading_processes", "writing_processes", "encode_job")]
 
 
 def pays(num_images: int, *, is_on_cpu: bool) -> bool:
@@ -151,7 +151,7 @@ class Processes(Generic[T, R]):
         for slot in range(self.num_slots):
             self._free.put(slot)
         start_early()
-        context = multiprocessing.get_context(_START_METHOD)
+        context = multiprocessing.get_context(START_METHOD)
         try:
             self._pool = ProcessPoolExecutor(num_processes, context, _begin, (self.memory, prepare))
         except OSError:
@@ -195,22 +195,32 @@ class _Process:
 
 
 def _begin(memory: SharedMemory, prepare: Callable[[SharedMemory], Callable[[Any], Any]]) -> None:
-    """Prepare a process: it ends when the one that started it ends or says so, and hears of no other signal.
-
-    Batch systems and terminals send theirs to all processes; what is to be done still is known by one alone.
-    """
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in the threads that are begun here, too
-    for wait in (_wait_for_end_of_parent, _wait_for_word_of_parent):
-        threading.Thread(target=_end_after, args=(wait,), daemon=True).start()
+    """Prepare a process that ends when the one that started it ends or says so."""
+    heed_parent(_end)
     keep_freed_blocks()
     torch.set_num_threads(1)
     _Process.work = prepare(memory)
 
 
-def _end_after(wait: Callable[[], None]) -> None:
+def heed_parent(obey: Callable[[], object]) -> None:
+    """Have this process end with the one that started it, and `obey` called when that one sends SIGTERM.
+
+    It hears of no other signal: batch systems and terminals send theirs to all processes; what is to be done still is
+    known by one alone.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in the threads that are begun here, too
+    for wait, then in ((_wait_for_end_of_parent, _end), (_wait_for_word_of_parent, obey)):
+        threading.Thread(target=_do_after, args=(wait, then), daemon=True).start()
+
+
+def _do_after(wait: Callable[[], None], then: Callable[[], object]) -> None:
     wait()
+    then()
+
+
+def _end() -> None:
     os._exit(1)
 
 

@@ -133,9 +133,7 @@ class ShardReceiver:
 
     def __init__(self) -> None:
         self._readers = ReceivedReaders()
-        self._beside: Mapping[
-            str, Mapping[str, _Beside]
-        ] = {}  # of each shard under way; replaced, never changed
+        self._beside: Mapping[str, Mapping[str, _Beside]] = {}  # of each shard under way; replaced, never changed
 
     def unpack(self, sent: SentShard) -> PlannedShard:
         """Return a shard as it was planned, and know what comes with its images until it is forgotten."""

@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from semdis_cli.events import Event, ShardPublished, StageTimes, TimeSpent
 from semdis_cli.images.loader import Loader
@@ -15,6 +15,7 @@ from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import (
     EncodedCall,
     Volume,
+    busy_threads,
     encoded_calls,
     image_calls,
     reading_of,
@@ -45,7 +46,10 @@ class ShardTarget(Protocol):
 
 @dataclass(frozen=True)
 class ShardEncoder:
-    """Encodes planned shards and writes them to `target`, with as many as `num_writers` threads."""
+    """Encodes planned shards and writes them to `target`, with as many as `num_writers` threads.
+
+    `note`: what a person should know of it, a line.
+    """
 
     reading: Reading
     tokenizer: Tokenizer
@@ -53,6 +57,16 @@ class ShardEncoder:
     workers: Workers
     target: ShardTarget
     num_writers: int
+    note: str = ""
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that can be at work at once."""
+        return busy_threads(self.tokenizer, self.workers.num_threads)
+
+    def report(self) -> dict[str, Any]:
+        """Return nothing that the closing report would not say of a run anyway."""
+        return {}
 
     def run(self, shards: Iterable[PlannedShard], record: Record) -> Generator[Event, None, None]:
         """Encode and write `shards`, which are asked for as they are needed; yield what becomes of images and shards.
@@ -82,14 +96,14 @@ class Share:
 @contextmanager
 def shard_encoder(
     loader: Loader, tokenizer: Tokenizer, settings: PartSettings, target: ShardTarget, share: Share
-) -> Iterator[tuple[ShardEncoder, str]]:
-    """Begin the threads, and beside an accelerator processes, that encode shards; give also a note on these."""
+) -> Iterator[ShardEncoder]:
+    """Begin the threads, and beside an accelerator processes, that encode shards."""
     with (
         start_workers(tokenizer, share.num_workers, share.num_processes) as workers,
         reading_of(share.volume, loader, tokenizer, workers) as (reading, note),
     ):
         num_writers = min(share.num_workers, share.num_writers)
-        yield ShardEncoder(reading, tokenizer, settings, workers, target, num_writers), note
+        yield ShardEncoder(reading, tokenizer, settings, workers, target, num_writers, note)
 
 
 def _fill_shards(encoded: Iterable[EncodedCall], target: ShardTarget, publisher: "_Publisher") -> Iterator[Event]:
