@@ -215,6 +215,9 @@ def spread(how: TokenizerSettings, settings: EncodeSettings, *, is_piped: bool) 
         raise OptionError(flag, "does not go with -: other processes cannot read or write a pipe")
     if processes.devices is not None and how.device not in {"auto", "cuda"}:
         raise OptionError(flag, f"does not go with --device {how.device}")
+    from semdis_cli.pipeline.fork_server import start_early
+
+    start_early()
     if processes.devices is None and how.device == "cpu":
         return how, settings
     from semdis_cli.model.devices import count_gpus
@@ -248,7 +251,8 @@ def _on_gpus(how: TokenizerSettings, settings: EncodeSettings, numbers: tuple[in
 def start_processes_early(how: TokenizerSettings, num_images: int, num_processes: int = 1) -> None:
     """Begin to load what the processes of a run over so many images need, while the model is loaded."""
     from semdis_cli.model.devices import find_device
-    from semdis_cli.pipeline.processes import pays, start_early
+    from semdis_cli.pipeline.fork_server import start_early
+    from semdis_cli.pipeline.processes import pays
 
     if num_processes > 1 or pays(num_images, is_on_cpu=find_device(how.device).type == "cpu"):
         start_early()

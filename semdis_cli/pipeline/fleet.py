@@ -5,7 +5,7 @@ no lock, that one which dies could hold. The process that has begun them alone k
 and hears of signals.
 """
 
-import multiprocessing
+import gc
 import os
 import signal
 import sys
@@ -22,7 +22,8 @@ from semdis_cli.errors import KilledProcessError, SemdisError, UsageError
 from semdis_cli.events import Event, ProcessDied
 from semdis_cli.memory import keep_freed_blocks
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline.processes import START_METHOD, heed_parent, start_early
+from semdis_cli.pipeline.fork_server import fork_server
+from semdis_cli.pipeline.processes import heed_parent
 from semdis_cli.stops import LOOK_S, StoppedError, ask, look
 
 
@@ -108,7 +109,7 @@ class _Child(Generic[T, S, R]):
     @classmethod
     def start(cls, job: Job[S, R]) -> Self:
         """Start a process. Raises `UsageError` where there is none to be had."""
-        context = multiprocessing.get_context(START_METHOD)
+        context = fork_server()
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, job), name=f"semdis on {job.device}")
         try:
@@ -157,7 +158,6 @@ class Fleet(Generic[T, S, R]):
         self._num_died = 0
 
     def __enter__(self) -> Self:
-        start_early()
         with ExitStack() as on_failure:
             on_failure.callback(self._wind_up, _forget)
             self._children += map(_Child[T, S, R].start, self._jobs)
@@ -343,6 +343,7 @@ def _work(connection: Connection, job: Job[Any, Any]) -> None:
     keep_freed_blocks()
     try:
         with job.begin() as worker:
+            gc.freeze()  # what is loaded stays, and is large
             outgoing.begin(worker.note)
             with closing(worker.run(outgoing.tasks(), outgoing.record)) as events:
                 deque(map(outgoing.send, events), maxlen=0)

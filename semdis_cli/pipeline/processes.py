@@ -16,15 +16,16 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from math import prod
-from multiprocessing import forkserver, reduction
+from multiprocessing import reduction
 from queue import SimpleQueue
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 import torch
 
 from semdis_cli.errors import KilledProcessError
 from semdis_cli.memory import available_memory, keep_freed_blocks
+from semdis_cli.pipeline.fork_server import fork_server
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -36,22 +37,11 @@ _KILLED = (
     "a process that reads or writes images was killed, perhaps for its memory; what is done is kept: run the same "
     "command again, with fewer --workers"
 )
-START_METHOD: Final = "forkserver"  # a fork of this process would have its threads' locks, and a context of the device
-_LOADED_EARLY = [f"semdis_cli.pipeline.{name}" for name in ("reading_processes", "writing_processes", "encode_job")]
 
 
 def pays(num_images: int, *, is_on_cpu: bool) -> bool:
     """Tell whether processes are to have so many images: not on the cores that the model computes on."""
     return not is_on_cpu and num_images >= _LEAST_IMAGES and sys.platform == "linux"
-
-
-def start_early() -> None:
-    """Begin to load what the processes need, in one from which they are forked: it takes as long as a model.
-
-    Nothing happens the second time.
-    """
-    forkserver.set_forkserver_preload(_LOADED_EARLY)
-    forkserver.ensure_running()
 
 
 @contextmanager
@@ -150,10 +140,8 @@ class Processes(Generic[T, R]):
         self._free: SimpleQueue[int] = SimpleQueue()
         for slot in range(self.num_slots):
             self._free.put(slot)
-        start_early()
-        context = multiprocessing.get_context(START_METHOD)
         try:
-            self._pool = ProcessPoolExecutor(num_processes, context, _begin, (self.memory, prepare))
+            self._pool = ProcessPoolExecutor(num_processes, fork_server(), _begin, (self.memory, prepare))
         except OSError:
             self.memory.close()
             raise
