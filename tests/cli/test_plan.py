@@ -219,6 +219,16 @@ def test_what_parts_have_done_stays_where_a_plan_of_other_inputs_is_made(
     assert rows == {path.relative_to(photos).as_posix() for path in photos.glob("?/*.png")}
 
 
+@pytest.mark.slow
+def test_processes_share_a_plan(tmp_path: Path, photos: Path, same: Run) -> None:
+    assert same("encode", photos, "--captions", "txt", output="plain").code == 3
+    options = (photos, "--captions", "txt", "--processes", "2", "--workers", "2")
+    assert same("plan", *options).code == 3
+    done = same("encode", *options)
+    assert done.code == 3, done.stderr
+    assert lasting(tmp_path / "latents") == lasting(tmp_path / "plain")
+
+
 def test_finish_says_which_parts_of_a_plan_are_missing(tmp_path: Path, photos: Path, same: Run, run: Run) -> None:
     assert same("plan", photos).code == 3
     refused(run("finish", "latents"), 2, "of 6 shards are not there")
