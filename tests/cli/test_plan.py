@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from semdis_cli.files.lock import FolderLock
 from semdis_cli.store.index import read_rows
@@ -116,6 +117,23 @@ def test_parquet_and_a_table(tmp_path: Path, photos: Path, same: Run) -> None:
     rows = [{"key": f"photos/b/{seed}.png", "caption": f"row {seed}"} for seed in (1, 3)]
     (tmp_path / "table.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     check_same_set(tmp_path, same, photos, "0.parquet", "--table", "table.jsonl", "--columns", "none")
+
+
+def test_masks(tmp_path: Path, photos: Path, same: Run) -> None:
+    for seed, name in enumerate(("0.png", "2.png.bmp", "4.tif", "6")):
+        save_noise(tmp_path / f"masks/a/{seed}.png", seed, SIZES[2 * seed % 3])
+        with Image.open(tmp_path / f"masks/a/{seed}.png") as image:
+            image.save(tmp_path / f"masks/a/{name}", "PNG")
+        if name != f"{seed}.png":
+            (tmp_path / f"masks/a/{seed}.png").unlink()
+        os.utime(tmp_path / f"masks/a/{name}", (LONG_AGO_S, LONG_AGO_S + seed))
+    check_same_set(tmp_path, same, photos, "--masks", "masks")
+    again = json.loads(same("encode", photos, "--masks", "masks", "--json").stdout)
+    assert again["images"]["this_run"] == 0
+    (tmp_path / "masks/a/6").write_bytes((tmp_path / "masks/a/0.png").read_bytes())
+    assert same("plan", photos, "--masks", "masks").code == 0  # the failure is known
+    changed = json.loads(same("encode", photos, "--masks", "masks", "--json").stdout)
+    assert changed["images"]["this_run"] == 1
 
 
 def test_a_set_that_grows(tmp_path: Path, photos: Path, same: Run) -> None:
@@ -376,7 +394,6 @@ def test_what_no_plan_can_hold_is_refused(tmp_path: Path, photos: Path, same: Ru
     (tmp_path / "list.txt").write_text("photos/a/0.png\n")
     refused(same("plan", "-"), 2, "stdin")
     refused(same("plan", "--files-from", "list.txt"), 2, "--files-from")
-    refused(same("plan", photos, "--masks", "masks"), 2, "--masks")
     refused(same("plan", photos, output="memory://x/y"), 2, "URL")
     refused(same("plan"), 2, "SOURCE")
     assert not (tmp_path / "latents").exists()
