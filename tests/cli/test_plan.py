@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ from PIL import Image
 from semdis_cli.files.lock import FolderLock
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.writing.plan_file import PlanFile
+from tests import forks
 from tests.cli.conftest import Outcome, Run
 from tests.sources.test_tars import write_tar
 from tests.store import contents, lasting
@@ -235,6 +238,26 @@ def test_what_parts_have_done_stays_where_a_plan_of_other_inputs_is_made(
     assert sum(each["images"]["this_run"] for each in told) == 10 - 2 * num_done
     rows = {row.key for row in read_rows(tmp_path / "latents/index.jsonl") if row.error is None}
     assert rows == {path.relative_to(photos).as_posix() for path in photos.glob("?/*.png")}
+
+
+@pytest.mark.slow
+def test_a_plan_that_is_killed_at_any_moment_is_in_nobodys_way(
+    tmp_path: Path, photos: Path, tiny: Path, same: Run
+) -> None:
+    assert same("encode", photos, output="plain").code == 3
+    command = forks.semdis("plan", photos, "-o", "latents", "--model", tiny, "--threads", "1", "--shard-images", "2")
+    chance, was_there = random.Random(0), False
+    for _ in range(12):
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(chance.uniform(0.0, 2.5))
+        process.kill()
+        process.wait()
+        file = PlanFile.read(plan_in(tmp_path / "latents"))
+        was_there = was_there or file is not None
+        assert not was_there or file is not None
+    assert same("plan", photos).code == 3
+    assert [same("encode", photos, "--part", part).code for part in ("0/2", "1/2")] == [3, 3]
+    assert lasting(tmp_path / "latents") == lasting(tmp_path / "plain")
 
 
 @pytest.mark.slow
