@@ -15,6 +15,7 @@ import numpy as np
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure, LeftOut
 from semdis_cli.files.atomic import publish
+from semdis_cli.files.image_list import ImageList
 from semdis_cli.files.json_text import is_strange, key_fields, to_line
 from semdis_cli.files.set_names import CHECKSUM_FILE, INDEX_FILE, ITEMS_FILE, MANIFEST_FILE, SEEN_FILE, SHARD_FOLDER
 from semdis_cli.provenance import Provenance
@@ -254,7 +255,7 @@ class _Merged:
         return frozenset(keys | {one.key for one in growth.failures} | {one.key for one in growth.left_out})
 
     def _old(self) -> Iterator[NewLine]:
-        changes = self.growth.changes or Changes(to_encode=())
+        changes = self.growth.changes or Changes(to_encode=ImageList())
         for line in self.growth.base.lines():
             if line.key in self.replaced:
                 self.without += [line.place] if line.place and line.status == "ok" else []

@@ -265,5 +265,5 @@ class LatentSetWriter:
 
     def _written_bytes(self, shard: PlannedShard) -> int:
         """Return the bytes of a shard and of what is noted of its images: the latents exactly, the rest generously."""
-        keys = sum(_COPIES_OF_KEY * 6 * len(image.source.key) for image in shard.images)  # 6: a character as \\uXXXX
+        keys = sum(_COPIES_OF_KEY * 6 * len(key) for key, *_ in shard.facts())  # 6: a character as \\uXXXX
         return len(shard.images) * (self.provenance.layout.latent_bytes(shard.bucket) + _FIGURES_BYTES) + keys

@@ -105,8 +105,7 @@ def find_done(state: SetState, journal: Journal, plan: SetPlan, hashes: Hashes) 
     done: dict[str, int] = {}
     num_failed: dict[str, int] = {}
     in_doubt: list[tuple[str, SourceImage, str | None]] = []
-    sources = [image.source for shard in plan.shards for image in shard.images]
-    witness = Witness.of([*sources, *plan.changes.kept], time.time_ns())
+    witness = Witness.of_all([*(shard.sources for shard in plan.shards), plan.changes.kept], time.time_ns())
     is_present = _presence(state.base.root)
     for offset, summary in state.entries.items():
         if is_present(summary) and summary.name in planned:
