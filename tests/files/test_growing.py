@@ -4,11 +4,13 @@ from array import array
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semdis_cli.files import growing
 from semdis_cli.files.growing import GrowingArray
+
+quick = settings(deadline=None)
 
 additions = st.lists(st.lists(st.integers(-(1 << 63), (1 << 63) - 1), max_size=5), max_size=8)
 
@@ -29,6 +31,7 @@ def _held_in_memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(growing, "_MOST_BYTES", request.param)
 
 
+@quick
 @given(some=additions, first=st.integers(0, 20), number=st.integers(0, 20))
 def test_what_is_added_is_there_at_every_place(some: list[list[int]], first: int, number: int) -> None:
     numbers, all_numbers = grown(some), [each for group in some for each in group]
@@ -38,6 +41,7 @@ def test_what_is_added_is_there_at_every_place(some: list[list[int]], first: int
     assert numbers.values().tolist() == all_numbers
 
 
+@quick
 @given(st.lists(st.binary().map(lambda line: line.replace(b"\n", b"") + b"\n"), max_size=20))
 def test_lines_come_out_as_they_were_added(lines: list[bytes]) -> None:
     text = GrowingArray("B")

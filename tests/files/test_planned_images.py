@@ -3,13 +3,15 @@
 from copy import deepcopy
 from itertools import groupby
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semdis_cli.files.image_list import ImageList
 from semdis_cli.files.planned_images import PlannedImages
 from semdis_cli.records import WHOLE, PlannedImage, SourceImage, View
 from semdis_cli.sources.files import ON_DISK
+
+quick = settings(deadline=None)
 
 BUCKETS = [(16, 16), (32, 16), (16, 32), (256, 256)]
 keys = st.text("abä/\udcff", min_size=1, max_size=4)
@@ -24,6 +26,7 @@ planned_lists = st.lists(st.builds(PlannedImage, sources, st.sampled_from(BUCKET
 cuts = st.tuples(st.integers(0, 30), st.integers(0, 30))
 
 
+@quick
 @given(plain=planned_lists, cut=cuts, data=st.data())
 def test_they_are_what_a_list_of_them_is(plain: list[PlannedImage], cut: tuple[int, int], data: st.DataObject) -> None:
     planned = PlannedImages.of(iter(plain))
@@ -36,6 +39,7 @@ def test_they_are_what_a_list_of_them_is(plain: list[PlannedImage], cut: tuple[i
     assert planned.pick(places).pick(range(len(places))) == [plain[place] for place in places]
 
 
+@quick
 @given(plain=planned_lists)
 def test_those_of_a_bucket_stay_in_their_order(plain: list[PlannedImage]) -> None:
     by_size = sorted(plain, key=lambda image: image.bucket)
@@ -44,6 +48,7 @@ def test_those_of_a_bucket_stay_in_their_order(plain: list[PlannedImage]) -> Non
     assert list(groups) == [bucket for bucket, _ in PlannedImages.of(plain).by_bucket()]
 
 
+@quick
 @given(plain=planned_lists, cut=cuts)
 def test_some_of_them_go_to_another_process_without_the_others(plain: list[PlannedImage], cut: tuple[int, int]) -> None:
     some = PlannedImages.of(plain).pick(range(min(cut[0], len(plain)), min(cut[1], len(plain))))
@@ -52,6 +57,7 @@ def test_some_of_them_go_to_another_process_without_the_others(plain: list[Plann
     assert [(image.source.key, image.bucket) for image in sent] == [(each.source.key, each.bucket) for each in some]
 
 
+@quick
 @given(plain=planned_lists)
 def test_facts_of_picked_and_of_changed_images_are_theirs(plain: list[PlannedImage]) -> None:
     unique = list({image.source.key: image.source for image in plain}.values())
