@@ -10,7 +10,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Self
 
-from semdis_cli.events import Event, RunStarted, ShardPublished, StageTimes, Tell, TimeSpent, untold
+from semdis_cli.errors import UsageError
+from semdis_cli.events import Event, RunFinished, RunStarted, ShardPublished, StageTimes, Tell, TimeSpent, untold
 from semdis_cli.images.formats.jpeg.decoder import jpeg_decoder
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
@@ -27,11 +28,14 @@ from semdis_cli.pipeline.encode_plan import EncodePlan, encode_provenance, plan_
 from semdis_cli.pipeline.limits import within_limit
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.pipeline.workers import Timed, compute_alone, timed
+from semdis_cli.provenance import Provenance
 from semdis_cli.settings import EncodeSettings
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.store.writing.far_set import FarSet
 from semdis_cli.store.writing.finished import recorded_settings
 from semdis_cli.store.writing.latent_set import LatentSetWriter
+from semdis_cli.store.writing.set_share import SetShareWriter
+from semdis_cli.store.writing.set_writer import SetWriter, ShareOutcome
 from semdis_cli.store.writing.shard_writer import ShardRows, WrittenShard
 from semdis_cli.threads import WatchedThreads
 
@@ -68,12 +72,7 @@ def _encode(
     totals = RunTotals("encode", tokenizer, busy_threads(tokenizer, settings.num_workers), far)
     settings = replace(settings, latents=sampled_as(settings.latents, recorded_settings(root)))
     with (
-        LatentSetWriter(
-            root,
-            encode_provenance(tokenizer, loader.settings, settings.latents),
-            mix_versions=settings.shards.mix_versions,
-            far=far,
-        ) as latents,
+        _open_writer(root, far, encode_provenance(tokenizer, loader.settings, settings.latents), settings) as latents,
         start_workers(tokenizer, settings.num_workers) as workers,
         _Publisher(latents, 1 if far else min(settings.num_workers, _MOST_THREADS)) as publisher,
     ):
@@ -81,25 +80,71 @@ def _encode(
         done = latents.num_done, plan.megapixels(latents.remaining), latents.num_failed_before
         with reading_of(latents.remaining, loader.with_columns(plan.columns), tokenizer, workers) as (reading, trouble):
             note = "; ".join(filter(None, (latents.note(), plan.columns.note, loader.note, trouble)))
-            yield RunStarted(plan.num_inputs, *done, note)
-            yield from plan.failures
-            yield from plan.contents.left_out
-            yield from map(totals.add, plan.columns.troubles(found.all_keys))
+            yield RunStarted(latents.num_inputs, *done, note)
+            if settings.share is None or settings.share.index == 0:  # the others plan, and find, the same
+                yield from plan.failures
+                yield from plan.contents.left_out
+                yield from map(totals.add, plan.columns.troubles(found.all_keys))
             calls = image_calls(latents.remaining, tokenizer)
             encoded = encoded_calls(calls, reading, tokenizer, settings.latents, workers)
             yield from map(totals.add, _fill_shards(encoded, latents, publisher))
         # Index, checksums and, last, the manifest
+        share = latents.outcome()
+        of_share = None if share is None or latents.finished else _share_finished(totals, root, share)
         manifest = latents.finish()
-    yield totals.finish(
+        share = latents.outcome()
+    if manifest is None:
+        assert of_share is not None, "a run of the whole set finishes it"
+        yield of_share
+    else:
+        yield totals.finish(
+            root,
+            num_ok=manifest.num_ok,
+            num_failed=manifest.num_failed,
+            **_changes_report(plan, manifest.num_removed),
+            jpeg_decoder=jpeg_decoder(),
+            **manifest.figures(),
+            whitened=tokenizer.is_whitened,
+            **far_off_report(manifest.sums.far_off(), tokenizer),
+            **({} if share is None else _share_report(share)),
+        )
+
+
+def _open_writer(
+    root: Path, far: FarSet | None, provenance: Provenance, settings: EncodeSettings
+) -> LatentSetWriter | SetShareWriter:
+    """Return what writes the set, or the share of it that is this run's."""
+    mix_versions = settings.shards.mix_versions
+    if settings.share is None:
+        return LatentSetWriter(root, provenance, mix_versions=mix_versions, far=far)
+    if far is not None:
+        raise UsageError("parts need a folder that all of them see; encode to one, and copy the set", place=far.url)
+    return SetShareWriter(root, provenance, settings.share, mix_versions=mix_versions)
+
+
+def _share_finished(totals: RunTotals, root: Path, share: ShareOutcome) -> RunFinished:
+    """Return the closing event of a share where others are missing; its report lies in the journal.
+
+    It is written before the share is marked as done: then others may put the journal away.
+    """
+    return totals.finish(
         root,
-        num_ok=manifest.num_ok,
-        num_failed=manifest.num_failed,
-        **_changes_report(plan, manifest.num_removed),
+        num_ok=share.num_ok,
+        num_failed=share.num_failed,
+        report_path=share.report_path,
+        shards=share.num_shards,
+        latent_bytes=share.num_bytes,
         jpeg_decoder=jpeg_decoder(),
-        **manifest.figures(),
-        whitened=tokenizer.is_whitened,
-        **far_off_report(manifest.sums.far_off(), tokenizer),
+        **_share_report(share),
     )
+
+
+def _share_report(share: ShareOutcome) -> dict[str, Any]:
+    return {
+        "part": str(share.share),
+        "part_images": {"ok": share.num_ok, "failed": share.num_failed},
+        "parts_missing": list(map(str, share.missing)),
+    }
 
 
 def _take_up_plan(
@@ -107,7 +152,7 @@ def _take_up_plan(
     loader: Loader,
     tokenizer: Tokenizer,
     settings: EncodeSettings,
-    latents: LatentSetWriter,
+    latents: LatentSetWriter | SetShareWriter,
     tell: Tell,
 ) -> EncodePlan:
     """Plan what there is to do, again if an earlier run had published shards under another plan."""
@@ -118,7 +163,7 @@ def _take_up_plan(
             return plan
 
 
-def _fill_shards(encoded: Iterable[EncodedCall], latents: LatentSetWriter, publisher: "_Publisher") -> Iterator[Event]:
+def _fill_shards(encoded: Iterable[EncodedCall], latents: SetWriter, publisher: "_Publisher") -> Iterator[Event]:
     """Put encoded calls into shards, and have these published as they fill; yield what became of images and shards."""
     rows: ShardRows | None = None
     for result in encoded:
@@ -159,7 +204,7 @@ class _Publisher:
     what is encoded is kept.
     """
 
-    def __init__(self, latents: LatentSetWriter, num_threads: int) -> None:
+    def __init__(self, latents: SetWriter, num_threads: int) -> None:
         self._latents = latents
         self._threads = WatchedThreads(num_threads, "semdis-publish", compute_alone)
         self._waiting: deque[tuple[int, Future[Timed[ShardPublished | None]]]] = deque()

@@ -76,7 +76,7 @@ class Changes:
     `kept`, where twins are dropped, as far as no filter leaves them out by their size.
     """
 
-    to_encode: Images
+    to_encode: Images = field(default_factory=ImageList)
     kept: Images = field(default_factory=ImageList)
     returned: frozenset[str] = frozenset()
     removed: frozenset[str] = frozenset()
@@ -117,7 +117,7 @@ def find_changes(
     is_plain = choice.is_all and not base.manifest.num_left_out and not failures
     if len(images) == num_inputs and is_plain and all(NO_TIME not in mtimes for mtimes, _ in images.times()):
         num_failed = base.manifest.num_failed
-        unchanged = Changes(to_encode=ImageList(), kept=images, num_failed=num_failed, is_on_record=True)
+        unchanged = Changes(kept=images, num_failed=num_failed, is_on_record=True)
         is_same = is_just_this(base.folder, base.manifest.index.sha256, images)
         if is_same and (all_vouch(images) or all(map(_witness(base, images).is_unchanged, images, unchanged.seen()))):
             return unchanged

@@ -5,7 +5,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +16,6 @@ from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure, LeftOut
 from semdis_cli.files.atomic import publish
 from semdis_cli.files.growing import GrowingArray
-from semdis_cli.files.image_list import ImageList
 from semdis_cli.files.json_text import is_strange, key_fields, to_line
 from semdis_cli.files.set_names import CHECKSUM_FILE, INDEX_FILE, ITEMS_FILE, MANIFEST_FILE, SEEN_FILE, SHARD_FOLDER
 from semdis_cli.provenance import Provenance
@@ -36,7 +35,8 @@ from semdis_cli.store.tensors.listed import TensorColumn
 from semdis_cli.store.writing.changes import Changes
 from semdis_cli.store.writing.entry_text import NewLine
 from semdis_cli.store.writing.finished import Base
-from semdis_cli.store.writing.journal import Journal, JournalEntry
+from semdis_cli.store.writing.journal import Journal, Line
+from semdis_cli.store.writing.journal_file import JournalEntry
 from semdis_cli.store.writing.merge import Keyed, joined, merge_rows
 from semdis_cli.store.writing.seen import SeenFile, is_just_this, seen_failure, seen_left_out, write_seen
 from semdis_cli.store.writing.tensors import recounted
@@ -48,19 +48,21 @@ _Place = tuple[str, int]  # (shard, row)
 class Growth:
     """Changes of a run to `base`: the journal's entries at `places`, `failures`, `left_out`, and `changes`.
 
-    `places`: the first key and the offset of each entry, in planned order. Without `changes` all that `base` holds
+    `places`: the first key and the line of each entry, in planned order. Without `changes` all that `base` holds
     stays, as far as no entry takes its place. `classes`: names of the labels, beginning with those of `base`.
-    `headers`: sha256 of the headers of shards that the run has written itself, by name.
+    `headers`: sha256 of the headers of shards that the run has written itself, by name. `has_kept`: whether `changes`
+    have the images that are kept; else these keep the times that `base` knows.
     """
 
     base: Base
     journal: Journal
-    places: Sequence[tuple[str, int]]
+    places: Sequence[tuple[str, Line]]
     failures: Sequence[Failure] = ()
     changes: Changes | None = None
     classes: tuple[str, ...] = ()
     left_out: Sequence[LeftOut] = ()
     headers: Mapping[str, bytes] = field(default_factory=dict)
+    has_kept: bool = True
 
     def write(self, folder: Path, records: Sequence[Provenance], plan_sha256: str) -> Manifest:
         """Write index, table, times of source files, checksums and the manifest into `folder`.
@@ -73,7 +75,7 @@ class Growth:
         merged = _Merged(self, GrowingArray("B", folder))
         index = publish(folder / INDEX_FILE, joined(merged.lines()))
         write_seen(folder, index.sha256, merged.seen_lines())
-        manifest, entries = self.base.manifest, [merged.entries[offset] for _, offset in self.places]
+        manifest, entries = self.base.manifest, [merged.entries[line] for _, line in self.places]
         if manifest is None or manifest.index != index or any(entry.file for entry in entries):
             sums = self._sums(merged, entries, records[0].layout.channels)
             manifest = self._manifest(merged, entries, sums, index, plan_sha256, records)
@@ -208,7 +210,7 @@ class _Merged:
     new_seen: GrowingArray
     unseen: set[str] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)  # by status
-    entries: dict[int, JournalEntry] = field(default_factory=dict)  # by offset, without their rows
+    entries: dict[Line, JournalEntry] = field(default_factory=dict)  # without their rows
     num_rows: Counter[str] = field(default_factory=Counter)  # latents in each new shard
     digests: dict[str, bytes] = field(default_factory=dict)  # of their keys and sizes, where the header is not known
     without: list[_Place] = field(default_factory=list)  # latents that served before, and will not
@@ -222,7 +224,7 @@ class _Merged:
         growth = self.growth
         has_tensors = growth.base.manifest is not None and bool(growth.base.manifest.tensors)
         groups = [("", self._old()), ("", self._failed()), ("", self._left_out())]
-        groups += [(first_key, self._new(offset)) for first_key, offset in sorted(growth.places)]
+        groups += [(first_key, self._new(line)) for first_key, line in sorted(growth.places)]
         offset = 0
         for line in _last_of_each(merge_rows(groups), self._replace):
             self.counts[line.status] += 1
@@ -247,8 +249,12 @@ class _Merged:
     def seen_lines(self) -> Iterator[bytes]:
         """The times of all files that have latents, sorted by key; to be called after `lines` is through."""
         changes = self.growth.changes
-        known = self.growth.base.seen() if changes is None else changes.seen()
-        old = (seen for seen in known if seen.key not in self.unseen)
+        if changes is not None and self.growth.has_kept:
+            known, gone = changes.seen(), frozenset[str]()
+        else:
+            known = self.growth.base.seen()
+            gone = frozenset() if changes is None else changes.removed | changes.forgotten
+        old = (seen for seen in known if seen.key not in self.unseen and seen.key not in gone)
         first = next(old, None)
         if first is None:
             return self.new_seen.lines()
@@ -257,7 +263,7 @@ class _Merged:
         return (seen.to_line() for seen in _last_of_each(merged))
 
     def _old(self) -> Iterator[NewLine]:
-        changes = self.growth.changes or Changes(to_encode=ImageList())
+        changes = self.growth.changes or Changes()
         for line in self.growth.base.lines():
             if line.key in changes.removed:
                 self.without += [line.place] if line.place else []
@@ -271,11 +277,11 @@ class _Merged:
             elif line.key not in changes.forgotten:
                 yield NewLine.of(_as_written_now(line))
 
-    def _new(self, offset: int) -> Iterator[NewLine]:
-        entry, lines = self.growth.journal.read_lines(offset)
+    def _new(self, place: Line) -> Iterator[NewLine]:
+        entry, lines = self.growth.journal.read_lines(place)
         if entry.name not in self.growth.headers:
             self.digests[entry.name] = _digest([row.record for row, _ in entry.rows if row.record is not None])
-        self.entries[offset] = replace(entry, rows=())
+        self.entries[place] = entry.without_rows()
         for line in lines:
             self.num_rows[entry.name] += line.row is not None
             yield line
