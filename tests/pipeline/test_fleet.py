@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,11 +19,12 @@ import pytest
 from PIL import Image
 
 from semdis_cli.errors import KilledProcessError, UsageError
-from semdis_cli.events import ColumnTrouble, Event, Failure, ProcessDied, RunFinished, RunStarted
+from semdis_cli.events import ColumnTrouble, Event, Failure, ProcessDied, RunFinished, RunStarted, ShardFailed
 from semdis_cli.images.loader import Loader
 from semdis_cli.images.masks import masks_made
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline import fleet
+from semdis_cli.pipeline.decode import decode
 from semdis_cli.pipeline.encode import encode
 from semdis_cli.pipeline.model_copy import ModelCopy
 from semdis_cli.pipeline.sending import ShardSender
@@ -30,6 +32,7 @@ from semdis_cli.provenance import ModelIdentity
 from semdis_cli.records import PlannedImage, SourceImage
 from semdis_cli.settings import (
     ColumnSettings,
+    DecodeSettings,
     EncodeSettings,
     GeometrySettings,
     LoadSettings,
@@ -41,6 +44,7 @@ from semdis_cli.settings import (
 from semdis_cli.sources.find import find_images
 from semdis_cli.sources.masks import find_masks
 from semdis_cli.sources.spool import Spool, peek_stdin
+from semdis_cli.store.reader import open_latents
 from semdis_cli.store.writing.plan import PlannedShard
 from tests.accelerated import children_of, processes_of
 from tests.cli.conftest import semdis
@@ -154,7 +158,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, photos: Path, tokenizer: Tok
     return output
 
 
-def killing(monkeypatch: pytest.MonkeyPatch, is_next: Callable[[PlannedShard], bool]) -> None:
+def killing(monkeypatch: pytest.MonkeyPatch, is_next: Callable[[Any], bool]) -> None:
     """Kill each process that is given such a shard."""
     deal = fleet.Fleet._deal
 
@@ -265,6 +269,54 @@ def test_options_that_do_not_go_together_are_refused_before_work(
     assert done.code == 2
     assert why in " ".join(done.stderr.replace("│", " ").split())
     assert not list(tmp_path.iterdir())
+
+
+# --- decoding ---
+
+DECODING = DecodeSettings(num_workers=2)
+
+
+@pytest.fixture(scope="module")
+def decoded(tmp_path_factory: pytest.TempPathFactory, alone: Path, tokenizer: Tokenizer) -> Path:
+    output = tmp_path_factory.mktemp("decoded") / "images"
+    list(decode(open_latents(alone), tokenizer, DECODING, output))
+    return output
+
+
+def test_two_processes_decode_to_the_same_files_and_keep_those_that_are_there(
+    alone: Path, decoded: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    source, settings = open_latents(alone), replace(DECODING, processes=TWO)
+    events = list(decode(source, tokenizer, settings, tmp_path / "both"))
+    assert lasting(tmp_path / "both") == lasting(decoded)
+    assert isinstance(events[-1], RunFinished)
+    assert events[-1].report["processes"] == 2
+    kept = tmp_path / "both/00.png"
+    kept.write_bytes(b"kept")
+    (tmp_path / "both/01.png").unlink()
+    list(decode(source, tokenizer, settings, tmp_path / "both"))
+    assert kept.read_bytes() == b"kept"
+    assert (tmp_path / "both/01.png").read_bytes() == (decoded / "01.png").read_bytes()
+
+
+def test_a_process_that_is_killed_over_a_damaged_shard_costs_nothing_but_that(
+    alone: Path, decoded: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(alone, tmp_path / "latents")
+    damaged = sorted((tmp_path / "latents/shards").iterdir())[1]
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    first = [damaged.name]
+    killing(monkeypatch, lambda shard: first == [shard.name] and bool(first.pop()))
+    settings = replace(DECODING, processes=TWO)
+    events = list(decode(open_latents(tmp_path / "latents"), tokenizer, settings, tmp_path / "images"))
+    assert [damaged.name in event.shards for event in events if isinstance(event, ProcessDied)] == [True]
+    assert [event.name for event in events if isinstance(event, ShardFailed)] == [damaged.name]
+    assert isinstance(events[-1], RunFinished)
+    assert events[-1].report["images"]["failed"] == 3
+    files = lasting(tmp_path / "images")
+    missing = lasting(decoded).keys() - files.keys()
+    assert len(missing) == 3
+    assert files == {name: data for name, data in lasting(decoded).items() if name not in missing}
 
 
 # --- real commands ---
