@@ -10,6 +10,7 @@ from semdis_cli.cli.bench import bench
 from semdis_cli.cli.decode import decode
 from semdis_cli.cli.encode import encode
 from semdis_cli.cli.export import export
+from semdis_cli.cli.finish import finish
 from semdis_cli.cli.import_ import import_
 from semdis_cli.cli.init import init
 from semdis_cli.cli.inspect import inspect
@@ -25,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (encode, decode, roundtrip, export, attach, init, train, verify, inspect, bench):
+for command in (encode, finish, decode, roundtrip, export, attach, init, train, verify, inspect, bench):
     app.command()(command)
 app.command("import")(import_)
 

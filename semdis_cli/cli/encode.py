@@ -1,5 +1,6 @@
 """`semdis encode`: images -> shards of latents."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,14 +32,17 @@ from semdis_cli.settings import (
     GeometrySettings,
     LoadSettings,
     ModelSettings,
+    PartSettings,
     SourceSettings,
     TokenizerSettings,
 )
+from semdis_cli.shares import Share, find_launched
 from semdis_cli.sources.input_rules import InputRules
 from semdis_cli.wording import count
 
 if TYPE_CHECKING:
     from semdis_cli.images.loader import Loader
+    from semdis_cli.images.masks import MaskMaker
     from semdis_cli.model.tokenizer import Tokenizer
     from semdis_cli.pipeline.encode_plan import EncodePlan
     from semdis_cli.sources.find import FoundImages
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
     from semdis_cli.store.writing.far_set import FarSet
 
 _DEFAULT = Path("latents")
+_MOST_PARTS = 20  # that are named
 
 Output = Annotated[
     Location | None,
@@ -72,12 +77,26 @@ Stage = Annotated[
 DryRun = Annotated[bool, Option("Count images, bytes and time; write nothing.", OUTPUT, flags="--dry-run")]
 
 
+PartText = Annotated[
+    str | None,
+    Option(
+        "Encode part i of n, from 0 on, of a set that several processes write, each by itself; the last one finishes "
+        "it.  [default: as SLURM's job arrays and steps, or RANK and WORLD_SIZE, say; none: all of it]",
+        OUTPUT,
+        flags="--part",
+        metavar="i/n|none",
+        show_default=False,
+    ),
+]
+
+
 @command(OUTPUT, INPUT, COLUMNS, GEOMETRY, MODEL)
 def encode(
     context: typer.Context,
     *,
     output: Output = None,
     stage: Stage = None,
+    part: PartText = None,
     named: SourceSettings,
     rules: InputRules,
     load: LoadSettings,
@@ -100,6 +119,8 @@ def encode(
     if output == Path("-") and settings.columns.is_explicit:
         raise OptionError("-o", "- writes latents alone: columns are kept in a folder")
     display = context.with_resource(open_display(quiet=reporting.quiet))
+    share = None if _tells_of_all(part, dry_run=dry_run) else _share(part, output, named, quiet=reporting.quiet)
+    settings = replace(settings, share=share)
     far = _far_set(context, output, stage, dry_run=dry_run)
     here = far.stage if far is not None else output if isinstance(output, Path) else None
     stdin = peek_source(named)
@@ -111,20 +132,50 @@ def encode(
     found = find_inputs(named, rules, output=folder, quiet=reporting.quiet, stdin=stdin, display=display)
 
     from semdis_cli.images.loader import Loader
-    from semdis_cli.images.masks import masks_made
-    from semdis_cli.sources.masks import find_masks
 
-    files = None if settings.latents.masks is None else find_masks(settings.latents.masks, found, display.plan)
-    masks = masks_made(settings.latents.parts, files)
+    masks = _find_masks(settings.latents, found, display)
     if folder is not None and not dry_run:
         _check_folder(folder)
-        how, settings = spread_if_it_pays(how, settings, 0 if stdin else len(found.images))
+        is_one = stdin is not None or share is not None  # whoever launches parts has one for each GPU
+        how, settings = spread_if_it_pays(how, settings, 0 if is_one else len(found.images))
     how = _as_recorded(how, folder)
     start_processes_early(how, len(found.images), len(settings.processes.places))
     tokenizer = load_model(model, how, found, load.geometry, display, quiet=reporting.quiet)
     with Loader(load, tokenizer.patch_size, settings.num_workers, masks=masks) as loader:
         run = _Run(found, loader, tokenizer, settings, folder, far, display, reporting)
         raise typer.Exit(run.plan() if dry_run else run.encode())
+
+
+def _find_masks(latents: PartSettings, found: "FoundImages", display: Display) -> "MaskMaker | None":
+    """Return what makes the masks of a run; None if there are none."""
+    from semdis_cli.images.masks import masks_made
+    from semdis_cli.sources.masks import find_masks
+
+    files = None if latents.masks is None else find_masks(latents.masks, found, display.plan)
+    return masks_made(latents.parts, files)
+
+
+def _tells_of_all(part: str | None, *, dry_run: bool) -> bool:
+    if dry_run and part not in {None, "none"}:
+        raise OptionError("--part", "does not go with --dry-run, which tells of all parts together")
+    return dry_run
+
+
+def _share(part: str | None, output: Location | None, named: SourceSettings, *, quiet: bool) -> Share | None:
+    """Return the share of the set that this process is to write, as the option or a launcher says; None: all of it."""
+    if part is None and output == Path("-"):
+        return None
+    launched = find_launched(os.environ) if part is None else None
+    share = launched.share if launched is not None else None if part is None else Share.parse(part)
+    if share is None:
+        return None
+    if output == Path("-"):
+        raise OptionError("--part", "goes with a folder: what is on stdout is no set")
+    if STDIO in named.sources or named.files_from == "-":
+        raise OptionError("--part", "goes with sources that all parts see, which stdin is not (none: all of it)")
+    if launched is not None and not quiet:
+        say(f"semdis: part {share}, as {launched.by} say; --part none makes one process do all")
+    return share
 
 
 def _far_set(context: typer.Context, output: Location | None, stage: Path | None, *, dry_run: bool) -> "FarSet | None":
@@ -224,6 +275,11 @@ def _check_folder(folder: Path) -> None:
 
 def _summary(report: dict[str, Any]) -> str:
     images, mib = count(report["images"]["ok"], "image"), f"{report['latent_bytes'] / 2**20:,.1f} MiB"
+    if (missing := report.get("parts_missing")) is not None:
+        more = f" and {len(missing) - _MOST_PARTS:,} more" if len(missing) > _MOST_PARTS else ""
+        rest = f"missing yet: part {', '.join(missing[:_MOST_PARTS])}{more}" if missing else "all parts are done"
+        whole = "" if missing else "of the set, "
+        return f"part {report['part']}; {whole}{images} in {count(report['shards'], 'shard')}, {mib}; {rest}"
     if "shards" not in report:
         return f"{images}, {mib} to stdout"
     news = "".join(f", {report[name]:,} {name}" for name in ("changed", "removed") if report[name])

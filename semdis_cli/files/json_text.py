@@ -63,7 +63,7 @@ def _without_strangers(value: Any) -> Any:
     return escape_text(value) if isinstance(value, str) else value
 
 
-def to_line(fields: dict[str, Any]) -> bytes:
+def to_line(fields: dict[str, Any] | list[Any]) -> bytes:
     """One JSON line: sorted keys, ASCII, no spaces. Names in `fields` are escaped by whoever puts them there."""
     return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 

@@ -18,6 +18,7 @@ import secrets
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -70,16 +71,23 @@ class _Holder:
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self)).encode().ljust(_RECORD_BYTES - 1) + b"\n"
 
+    def is_running(self, here: "_Holder") -> bool | None:
+        """Tell whether its process runs; None where a process `here` cannot ask."""
+        if here.machine != self.machine or here.namespace != self.namespace or not _can_ask():
+            return None
+        return _process(int(self.process.partition(" ")[0])) == self.process
+
 
 class FolderLock:
     """Keeps other runs out of `folder`, which exists, while it is held. Use as a context manager.
 
-    Entering raises `UsageError` if another run is at work there, or the folder cannot be written.
+    Entering raises `UsageError` if another run is at work there, or the folder cannot be written. `name`: of a part of
+    the folder's content, that alone is locked; see `held_parts`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = "") -> None:
         self.folder = folder
-        self._path = folder / LOCK_FILE
+        self._path = _lock_path(folder, name)
         self._descriptor = -1
         self._holder = _Holder.this_process()
         self._released = threading.Event()
@@ -177,11 +185,10 @@ class FolderLock:
 
     def _is_alive(self, before: _Holder, descriptor: int, *, has_locks: bool) -> bool:
         """Tell whether the run that wrote `before` is still at work."""
-        if before.machine == self._holder.machine:
-            if has_locks:  # it would hold the lock
-                return False
-            if before.namespace == self._holder.namespace and _can_ask():
-                return _process(int(before.process.partition(" ")[0])) == before.process
+        if before.machine == self._holder.machine and has_locks:  # it would hold the lock
+            return False
+        if (is_running := before.is_running(self._holder)) is not None:
+            return is_running
         watched_until = time.monotonic() + WATCH_S
         while time.monotonic() < watched_until:
             if os.pread(descriptor, _RECORD_BYTES, 0) != before.to_bytes():
@@ -190,7 +197,7 @@ class FolderLock:
         return False
 
     def _refuse(self) -> NoReturn:
-        raise UsageError("another semdis run is writing there; wait for it to end", place=self.folder)
+        raise other_run(self.folder)
 
     def _is_ours(self) -> bool:
         try:
@@ -213,6 +220,60 @@ class FolderLock:
             with suppress(OSError):
                 if self._is_ours():
                     os.pwrite(self._descriptor, self._holder.to_bytes(), 0)
+
+
+class BusyFolderError(UsageError):
+    """Another run is at work in a folder."""
+
+
+def other_run(folder: Path) -> BusyFolderError:
+    """Return the error to raise where another run is at work in `folder`."""
+    return BusyFolderError("another semdis run is writing there; wait for it to end", place=folder)
+
+
+def held_parts(folder: Path, names: Iterable[str] | None = None) -> list[str]:
+    """Return the names of parts of `folder` that runs hold now, without a lock of their own; "": all of the folder.
+
+    `names`: those to look at; None: all that were locked. Runs on other machines are watched for some seconds.
+    """
+    here, held, doubtful = _Holder.this_process(), set(), {}
+    for name in locked_parts(folder) if names is None else names:
+        holder = _read_holder(_lock_path(folder, name))
+        is_running = None if holder is None else holder.is_running(here)
+        if is_running:
+            held.add(name)
+        elif holder is not None and is_running is None:
+            doubtful[name] = holder
+    watched_until = time.monotonic() + WATCH_S
+    while doubtful and time.monotonic() < watched_until:
+        time.sleep(BEAT_S / 10)
+        now = {name: _read_holder(_lock_path(folder, name)) for name in doubtful}
+        held |= {name for name, holder in now.items() if holder is not None and holder != doubtful[name]}
+        doubtful = {name: holder for name, holder in doubtful.items() if now[name] == holder}
+    return sorted(held)
+
+
+def drop_parts(folder: Path, names: Iterable[str]) -> None:
+    """Remove what runs that are dead have left to hold parts of `folder`: one that wakes up notices that, and stops."""
+    for name in names:
+        with suppress(OSError):
+            _lock_path(folder, name).unlink()
+
+
+def locked_parts(folder: Path) -> list[str]:
+    """Return the names of parts of `folder` that were locked, by runs that may be dead."""
+    start = f"{LOCK_FILE}-"
+    return [path.name.removeprefix(start) for path in disk.list_names(folder) if path.name.startswith(start)]
+
+
+def _lock_path(folder: Path, name: str) -> Path:
+    return folder / (f"{LOCK_FILE}-{name}" if name else LOCK_FILE)
+
+
+def _read_holder(path: Path) -> _Holder | None:
+    with suppress(OSError), path.open("rb") as file:
+        return _Holder.parse(file.read(_RECORD_BYTES))
+    return None
 
 
 def _process(number: int) -> str:

@@ -12,7 +12,7 @@ from semdis_cli.pipeline.calls import busy_threads
 from semdis_cli.pipeline.fleet import Fleet, Worker
 from semdis_cli.pipeline.images_out import ImageWriter
 from semdis_cli.pipeline.model_copy import ModelCopy
-from semdis_cli.pipeline.shard_decoder import DecodeShare, DecodeWork, shard_decoder
+from semdis_cli.pipeline.shard_decoder import DecodePortion, DecodeWork, shard_decoder
 from semdis_cli.settings import ProcessSettings, WriteSettings
 from semdis_cli.store.reader import LatentSource, StoredShard
 
@@ -46,14 +46,14 @@ class SentStored(NamedTuple):
 
 @dataclass(frozen=True)
 class DecodeJob:
-    """Decoding shards of `source` into files below `root`, in a process that has its `share` of the run."""
+    """Decoding shards of `source` into files below `root`, in a process that has its `portion` of the run."""
 
     model: ModelCopy
     source: LatentSource
     sampling: FCDMDiffAEInferenceConfig
     root: Path
     write: WriteSettings
-    share: DecodeShare
+    portion: DecodePortion
 
     @property
     def device(self) -> str:
@@ -67,7 +67,7 @@ class DecodeJob:
         writer = ImageWriter(self.root, received.names, self.write)
         tokenizer = self.model.load()
         work = DecodeWork(self.source, tokenizer, self.sampling, writer, received.done)
-        with shard_decoder(work, self.share) as decoder:
+        with shard_decoder(work, self.portion) as decoder:
 
             def run(shards: Iterable[SentStored], record: _Record) -> Generator[Event, None, None]:
                 return decoder.run(map(received.unpack, shards), lambda done: record(received.forget(done)))
@@ -103,14 +103,14 @@ def decode_engine(
 ) -> AbstractContextManager[DecodeEngine]:
     """Return what decodes a set: threads of this process, or as many processes as there are shards for."""
     devices = settings.places[: len(work.source.shards)]
-    share = work.share(num_workers, max(1, len(devices)))
+    portion = work.portion(num_workers, max(1, len(devices)))
     if len(devices) < 2:
-        return shard_decoder(work, share)
+        return shard_decoder(work, portion)
     source = replace(work.source, shards=(), keys=(), latents=None)
-    how = work.sampling, work.writer.root, work.writer.settings, share
+    how = work.sampling, work.writer.root, work.writer.settings, portion
     jobs = [DecodeJob(ModelCopy.of(work.tokenizer, device), source, *how) for device in devices]
 
     def pack(stored: StoredShard, _: set[int]) -> SentStored:
         return SentStored(stored, {key: work.writer.names[key] for key in stored.rows if key not in work.done})
 
-    return Fleet(jobs, pack, len(jobs) * busy_threads(work.tokenizer, share.num_workers))
+    return Fleet(jobs, pack, len(jobs) * busy_threads(work.tokenizer, portion.num_workers))

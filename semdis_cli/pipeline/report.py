@@ -9,6 +9,7 @@ from typing import Any
 from semdis_cli.events import BatchDone, ColumnTrouble, Event, RunFinished, StageTimes, TimeSpent
 from semdis_cli.files.atomic import publish
 from semdis_cli.files.json_text import escape_name, strict_json
+from semdis_cli.files.set_names import REPORT_FILE
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.store.writing.far_set import FarSet
 
@@ -45,12 +46,19 @@ class RunTotals:
         return event
 
     def finish(
-        self, output: Path | None, *, num_ok: int, num_failed: int, num_missing: int | None = None, **results: Any
+        self,
+        output: Path | None,
+        *,
+        num_ok: int,
+        num_failed: int,
+        num_missing: int | None = None,
+        report_path: Path | None = None,
+        **results: Any,
     ) -> RunFinished:
         """Write `report.json` into `output` and return it as the closing event. `results` are the verb's own facts.
 
         `output`: None where all went to stdout; then nothing is written. `num_missing`: None for a verb that counts
-        none.
+        none. `report_path`: where it is written instead.
         """
         elapsed_s = max(time.perf_counter() - self._started, 1e-9)  # a clock may stand still
         idle_s = self.num_threads * elapsed_s - (sum(asdict(self._times).values()) - self._times.publish_s)
@@ -75,7 +83,7 @@ class RunTotals:
             if halved := self._tokenizer.halved_to:
                 report["halved"] = {f"{height}x{width}": size for (height, width), size in halved.items()}
         if output is not None:
-            publish(output / "report.json", [strict_json(report, indent=1).encode() + b"\n"])
+            publish(report_path or output / REPORT_FILE, [strict_json(report, indent=1).encode() + b"\n"])
         if self._far is not None:
             self._far.push_report()
         return RunFinished(num_ok, num_failed, report)

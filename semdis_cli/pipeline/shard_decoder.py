@@ -26,7 +26,7 @@ _SHARE_OF_EVENT = 1 / 1024  # of the room for calls: they are small, but there m
 
 
 @dataclass(frozen=True)
-class DecodeShare:
+class DecodePortion:
     """What a process is going to decode, and the threads that it has for that.
 
     `num_images` in calls of at most `call_bytes` of pixels; `num_ahead`: shards that are read while one is decoded.
@@ -50,9 +50,9 @@ class DecodeWork:
     writer: ImageWriter
     done: Collection[str]
 
-    def share(self, num_workers: int, num_processes: int = 1) -> DecodeShare:
+    def portion(self, num_workers: int, num_processes: int = 1) -> DecodePortion:
         """Return what one of so many processes has of it, with its part of so many threads."""
-        return DecodeShare(
+        return DecodePortion(
             -(-(len(self.source.keys) - len(self.done)) // num_processes),
             _call_bytes(self.source, self.tokenizer),
             _num_ahead(self.source, self.tokenizer, num_processes),
@@ -131,14 +131,14 @@ def _read_shard(stored: StoredShard, work: DecodeWork) -> tuple[str, Shard | Sha
 
 
 @contextmanager
-def shard_decoder(work: DecodeWork, share: DecodeShare) -> Iterator[ShardDecoder]:
+def shard_decoder(work: DecodeWork, portion: DecodePortion) -> Iterator[ShardDecoder]:
     """Begin the threads, and beside an accelerator processes, that decode shards."""
-    tokenizer, facts = work.tokenizer, (share.num_images, share.call_bytes)
+    tokenizer, facts = work.tokenizer, (portion.num_images, portion.call_bytes)
     with (
-        start_workers(tokenizer, share.num_workers, share.num_processes) as workers,
+        start_workers(tokenizer, portion.num_workers, portion.num_processes) as workers,
         writing_ahead(work.writer, workers, *facts, is_on_cpu=tokenizer.is_on_cpu) as (sink, note),
     ):
-        yield ShardDecoder(work, sink, workers, share.num_ahead, note)
+        yield ShardDecoder(work, sink, workers, portion.num_ahead, note)
 
 
 def decode_calls(
@@ -164,12 +164,12 @@ def decode_calls(
         writing = writer.submit(decoded.images, workers)
         return _WrittenCall(writing, len(decoded.images), decoded.failures, decoded.megapixels, decoded.decode_s)
 
-    def share(call: Shard | Event) -> float:
+    def portion(call: Shard | Event) -> float:
         if not isinstance(call, Shard):
             return _SHARE_OF_EVENT
         return share_of_call(bucket_of(call, tokenizer), len(call.records), "decode", tokenizer, workers)
 
-    for result in in_order(_fitting(calls, tokenizer, memory), start, share, workers.result):
+    for result in in_order(_fitting(calls, tokenizer, memory), start, portion, workers.result):
         yield from result.events(workers) if isinstance(result, _WrittenCall) else [result]
 
 

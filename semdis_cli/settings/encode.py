@@ -11,11 +11,15 @@ from semdis_cli.settings.columns import ColumnSettings
 from semdis_cli.settings.inputs import FilterSettings, MaxErrors, Workers
 from semdis_cli.settings.latents import PartSettings, ShardSettings
 from semdis_cli.settings.processes import ProcessSettings
+from semdis_cli.shares import Share
 
 
 @dataclass(frozen=True)
 class EncodeSettings(Group):
-    """An encode, beyond its inputs, how they are read, and the model. Of these only `latents` decides their bytes."""
+    """An encode, beyond its inputs, how they are read, and the model. Of these only `latents` decides their bytes.
+
+    `share`: of the set, where several processes write it; None: all of it.
+    """
 
     max_errors: MaxErrors = None
     filters: FilterSettings = FilterSettings()
@@ -24,6 +28,7 @@ class EncodeSettings(Group):
     columns: ColumnSettings = ColumnSettings()
     latents: PartSettings = PartSettings()
     shards: ShardSettings = ShardSettings()
+    share: Share | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

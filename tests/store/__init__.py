@@ -26,6 +26,7 @@ from semdis_cli.store.writing.changes import find_changes
 from semdis_cli.store.writing.finished import NO_BASE, Base
 from semdis_cli.store.writing.latent_set import LatentSetWriter
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
+from semdis_cli.store.writing.set_writer import SetWriter
 
 CHANNELS = 3
 PLAIN_DTYPES = tuple(dtype for dtype in STORE_DTYPES if dtype not in QUANTISED)
@@ -196,7 +197,7 @@ def make_plan(keys: tuple[str, ...] = KEYS, shard_images: int = 3, **settings: A
     return SmallPlan(Provenance.from_json({**PROVENANCE, **settings}), keys, shard_images)
 
 
-def write_next(latents: LatentSetWriter, columns: Mapping[str, dict[str, Any]] = NO_COLUMNS) -> None:
+def write_next(latents: SetWriter, columns: Mapping[str, dict[str, Any]] = NO_COLUMNS) -> None:
     """Encode and publish the next shard; `columns` of images by key."""
     planned = latents.remaining[0]
     rows = latents.open_shard(planned)

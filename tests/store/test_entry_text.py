@@ -11,7 +11,7 @@ from semdis_cli.records import FileDigest, Geometry, ImageRecord
 from semdis_cli.store.index import IndexRow, image_line
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.writing.entry_text import NewLine, render_entry, split_entry
-from semdis_cli.store.writing.journal import JournalEntry
+from semdis_cli.store.writing.journal_file import JournalEntry
 from semdis_cli.store.writing.seen import SeenFile
 
 NAME = "00000007-256x256.safetensors"

@@ -438,7 +438,7 @@ def test_a_disk_that_fills_up_at_the_journal_is_reported_as_full_and_the_run_can
     def note_on_full_disk(root: Path) -> None:
         with make_plan().open(root) as latents:
             fill_disk(root.parent)
-            latents.record(WrittenShard(name, None, 0, content, b""))
+            latents.record(WrittenShard(name, None, "0.png", 0, 100, content, b""))
 
     with small_disk(tmp_path / "disk", "size=256k") as disk:
         root = disk / "latents"

@@ -11,7 +11,7 @@ from semdis_cli.files.url import Location
 from semdis_cli.records import FileDigest
 from semdis_cli.store.shard_header import open_regular
 from semdis_cli.store.verifying.index_table import ShardRows
-from semdis_cli.store.writing.journal import JournalEntry, parse_journal_line
+from semdis_cli.store.writing.journal_file import JournalEntry, parse_journal_line
 
 _Content = TypeVar("_Content")
 

@@ -39,7 +39,8 @@ from semdis_cli.store.manifest import Manifest, verify_hint
 from semdis_cli.store.tensors.listed import column_of
 from semdis_cli.store.versions import choose_record
 from semdis_cli.store.views import first_view
-from semdis_cli.store.writing.journal import Journal, is_base_name, parse_journal_line, records_of
+from semdis_cli.store.writing.journal import Journal, is_base_name, is_journal_name
+from semdis_cli.store.writing.journal_file import JournalFile, parse_journal_line, records_of
 from semdis_cli.store.writing.seen import SeenFile, read_seen
 
 _COPIED_AT_ONCE = 1 << 20
@@ -202,7 +203,7 @@ class HeldRows:
         recorded = recorded_settings(root)
         self._view = WHOLE if recorded is None else first_view(recorded)
         self._journal = Journal(root)
-        self._is_unfinished = self._journal.path.is_file()
+        self._is_unfinished = bool(self._journal.files())
 
     @property
     def is_set(self) -> bool:
@@ -242,14 +243,21 @@ class HeldRows:
     def _published(self) -> Generator[HeldImage, None, object]:
         """Rows of shards that are on disk; returns what the plan says of the set that the run started from."""
         base: object = None
-        try:
-            with self._journal.path.open("rb") as file:
-                base = parse_journal_line(file.readline(), dict, is_proved=False).get("base")
-                for line in file:
-                    yield from parse_journal_line(line, _published_rows, is_proved=False)
-        except (OSError, StoreError):  # a torn line is the last one
-            return base
+        for file in self._journal.files():
+            base = (yield from _published_in(file)) or base
         return base
+
+
+def _published_in(journal: JournalFile) -> Generator[HeldImage, None, object]:
+    base: object = None
+    try:
+        with journal.path.open("rb") as file:
+            base = parse_journal_line(file.readline(), dict, is_proved=False).get("base")
+            for line in file:
+                yield from parse_journal_line(line, _published_rows, is_proved=False)
+    except (OSError, StoreError):  # a torn line is the last one
+        return base
+    return base
 
 
 def _published_rows(content: dict[str, Any]) -> list[HeldImage]:
@@ -325,7 +333,7 @@ def _is_own(path: Path) -> bool:
 def _is_of_journal(path: Path) -> bool:
     if is_base_name(path.name):
         return path.is_dir() and not path.is_symlink()
-    return path.suffix == ".jsonl" and path.is_file() and not path.is_symlink()  # it is added to in place
+    return is_journal_name(path.name) and path.is_file() and not path.is_symlink()  # it is added to in place
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

@@ -6,7 +6,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
@@ -34,7 +34,8 @@ from semdis_cli.store.tensors.listed import TensorColumn
 from semdis_cli.store.writing.changes import Changes
 from semdis_cli.store.writing.entry_text import NewLine
 from semdis_cli.store.writing.finished import Base
-from semdis_cli.store.writing.journal import Journal, JournalEntry
+from semdis_cli.store.writing.journal import Journal, Line
+from semdis_cli.store.writing.journal_file import JournalEntry
 from semdis_cli.store.writing.merge import joined, merge_rows
 from semdis_cli.store.writing.seen import SeenFile, is_just_this, seen_failure, seen_left_out, write_seen
 from semdis_cli.store.writing.tensors import recounted
@@ -46,19 +47,21 @@ _Place = tuple[str, int]  # (shard, row)
 class Growth:
     """Changes of a run to `base`: the journal's entries at `places`, `failures`, `left_out`, and `changes`.
 
-    `places`: the first key and the offset of each entry, in planned order. Without `changes` all that `base` holds
+    `places`: the first key and the line of each entry, in planned order. Without `changes` all that `base` holds
     stays, as far as no entry takes its place. `classes`: names of the labels, beginning with those of `base`.
-    `headers`: sha256 of the headers of shards that the run has written itself, by name.
+    `headers`: sha256 of the headers of shards that the run has written itself, by name. `has_kept`: whether `changes`
+    have the images that are kept; else these keep the times that `base` knows.
     """
 
     base: Base
     journal: Journal
-    places: Sequence[tuple[str, int]]
+    places: Sequence[tuple[str, Line]]
     failures: Sequence[Failure] = ()
     changes: Changes | None = None
     classes: tuple[str, ...] = ()
     left_out: Sequence[LeftOut] = ()
     headers: Mapping[str, bytes] = field(default_factory=dict)
+    has_kept: bool = True
 
     def write(self, folder: Path, records: Sequence[Provenance], plan_sha256: str) -> Manifest:
         """Write index, table, times of source files, checksums and the manifest into `folder`.
@@ -71,7 +74,7 @@ class Growth:
         merged = _Merged(self)
         index = publish(folder / INDEX_FILE, joined(merged.lines()))
         write_seen(folder, index.sha256, merged.seen_lines())
-        manifest, entries = self.base.manifest, [merged.entries[offset] for _, offset in self.places]
+        manifest, entries = self.base.manifest, [merged.entries[line] for _, line in self.places]
         if manifest is None or manifest.index != index or any(entry.file for entry in entries):
             sums = self._sums(merged, entries, records[0].layout.channels)
             manifest = self._manifest(merged, entries, sums, index, plan_sha256, records)
@@ -201,7 +204,7 @@ class _Merged:
 
     growth: Growth
     counts: Counter[str] = field(default_factory=Counter)  # by status
-    entries: dict[int, JournalEntry] = field(default_factory=dict)  # by offset, without their rows
+    entries: dict[Line, JournalEntry] = field(default_factory=dict)  # without their rows
     num_rows: Counter[str] = field(default_factory=Counter)  # latents in each new shard
     digests: dict[str, bytes] = field(default_factory=dict)  # of their keys and sizes, where the header is not known
     without: list[_Place] = field(default_factory=list)  # latents that served before, and will not
@@ -219,7 +222,7 @@ class _Merged:
             self.replaced = self._new_keys()
         has_tensors = growth.base.manifest is not None and bool(growth.base.manifest.tensors)
         groups = [("", self._old()), ("", self._failed()), ("", self._left_out())]
-        groups += [(first_key, self._new(offset)) for first_key, offset in sorted(growth.places)]
+        groups += [(first_key, self._new(line)) for first_key, line in sorted(growth.places)]
         offset = 0
         for line in merge_rows(groups):
             self.counts[line.status] += 1
@@ -237,10 +240,11 @@ class _Merged:
     def seen_lines(self) -> Iterator[bytes]:
         """The times of all files that have latents, sorted by key; to be called after `lines` is through."""
         changes = self.growth.changes
-        if changes is not None:
+        if changes is not None and self.growth.has_kept:
             old = changes.seen()
         else:
-            old = (seen for seen in self.growth.base.seen() if seen.key not in self.replaced)
+            gone = frozenset() if changes is None else changes.removed | changes.forgotten
+            old = (seen for seen in self.growth.base.seen() if seen.key not in self.replaced | gone)
         self.new_seen.seek(0)
         first = next(old, None)
         if first is None:
@@ -250,7 +254,7 @@ class _Merged:
 
     def _new_keys(self) -> frozenset[str]:
         journal, growth = self.growth.journal, self.growth
-        keys = {line.key for _, offset in growth.places for line in journal.read_lines(offset)[1]}
+        keys = {line.key for _, place in growth.places for line in journal.read_lines(place)[1]}
         return frozenset(keys | {one.key for one in growth.failures} | {one.key for one in growth.left_out})
 
     def _old(self) -> Iterator[NewLine]:
@@ -270,11 +274,11 @@ class _Merged:
             elif line.key not in changes.forgotten:
                 yield NewLine.of(_as_written_now(line))
 
-    def _new(self, offset: int) -> Iterator[NewLine]:
-        entry, lines = self.growth.journal.read_lines(offset)
+    def _new(self, place: Line) -> Iterator[NewLine]:
+        entry, lines = self.growth.journal.read_lines(place)
         if entry.name not in self.growth.headers:
             self.digests[entry.name] = _digest([row.record for row, _ in entry.rows if row.record is not None])
-        self.entries[offset] = replace(entry, rows=())
+        self.entries[place] = entry.without_rows()
         for line in lines:
             self.num_rows[entry.name] += line.row is not None
             yield line

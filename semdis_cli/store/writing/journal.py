@@ -1,142 +1,105 @@
-"""The journal of a running encode: one synced line per published shard, so that a killed run continues where it was."""
+"""The journal of a set that is being written: a file for each process that writes it, and what the set was before.
 
-import hashlib
-import os
+`0.jsonl` is that of a run which has the whole set to itself; `3-of-8.jsonl` that of a share of a run (`Share`), beside
+it `3-of-8.done` once all of that share is on disk, which names the plan. `outline` is what is planned (`Outline`), for
+whoever finishes a set that shares have written. `base-*`: a copy of what a growing set was before.
+"""
+
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from itertools import starmap
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple
 
-from semdis_cli.errors import StoreError
+from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.files import disk
-from semdis_cli.files.atomic import explaining, make_folder, publish, sweep_temporaries, sync_folder
-from semdis_cli.files.json_text import parse_json, to_line
+from semdis_cli.files.atomic import make_folder, publish, sweep_temporaries, sync_folder
 from semdis_cli.files.set_names import JOURNAL_FOLDER
 from semdis_cli.provenance import Provenance
-from semdis_cli.records import FileDigest
-from semdis_cli.store.checks import MALFORMED, check_count, check_shard_name
-from semdis_cli.store.index import IndexRow
+from semdis_cli.shares import Share
 from semdis_cli.store.latent_set import LatentSet
-from semdis_cli.store.record import parse_digest
-from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.writing.entry_text import NewLine, split_entry
-from semdis_cli.store.writing.seen import SeenFile
+from semdis_cli.store.writing.entry_text import NewLine
+from semdis_cli.store.writing.journal_file import JournalEntry, JournalFile, records_of
 
-_JOURNAL_FILE = "0.jsonl"  # one writer today; the folder has room for one journal per writer
-LATER_VERSIONS = "later_versions"  # in a plan
-CLASSES = "classes"
-_LINE_START = b'{"content":'
+WHOLE_FILE = "0.jsonl"
+OUTLINE_FILE = "outline"
+ADOPTED = "adopted"  # in a plan: the sha256 of the one before, whose shards are part of its base
 _BASE_FOLDER = re.compile(r"base-[0-9a-f]{16}")
+_SUFFIX, _DONE, _REPORT = ".jsonl", ".done", ".report.json"
 
 
-class JournalRow(NamedTuple):
-    """Row of an image, and the file that it is about; None for failures that another attempt may not have."""
+class Line(NamedTuple):
+    """The line of an entry: the name of its file, and the byte where it begins."""
 
-    row: IndexRow
-    seen: SeenFile | None
-
-    @classmethod
-    def from_json(cls, fields: Any, seen: Any) -> "JournalRow":
-        """Parse a row, and what stands for its file. Raises one of `MALFORMED`, or `StoreError`."""
-        row = IndexRow.from_json(fields)
-        return cls(row, None if seen is None else SeenFile.from_facts(row.key, seen))
-
-
-@dataclass(frozen=True)
-class JournalEntry:
-    """Outcome of one planned shard: its file (None if every image failed), rows in key order, channel sums.
-
-    `version`: which of the plan's records it was made under.
-    """
-
-    name: str
-    file: FileDigest | None
-    rows: tuple[JournalRow, ...]
-    sums: ChannelSums
-    version: int = 0
-
-    @property
-    def first_key(self) -> str:
-        """The first of its keys."""
-        return self.rows[0].row.key
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Self:
-        """Parse what `render_entry` gave. Raises one of `MALFORMED`, or `StoreError`, on anything else."""
-        file = None if fields["sha256"] is None else parse_digest(fields)
-        rows = tuple(starmap(JournalRow.from_json, zip(fields["rows"], fields["seen"], strict=True)))
-        sums, version = ChannelSums.from_json(fields["sums"]), check_count(fields.get("version", 0))
-        return cls(check_shard_name(fields["shard"]), file, rows, sums, version)
-
-
-_Content = TypeVar("_Content")
+    file: str
+    offset: int
 
 
 class Journal:
-    """An append-only file whose first line is the plan; used under the folder's lock.
+    """The journal in `root`, of which a run adds to its own file: that of its `share`, or of the whole."""
 
-    Each line carries the sha256 of its content: what a resumed run takes from it ends up in the finished set. Beside it
-    lies, as `base-*`, a copy of what a growing set was before.
-    """
-
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, share: Share | None = None) -> None:
         self.folder = root / JOURNAL_FOLDER
-        self.path = self.folder / _JOURNAL_FILE
-        self._file: BinaryIO | None = None  # unbuffered: a write that failed is not tried again on closing
-        self._own: dict[int, str] = {}  # sha256 of the entries that were added here, by offset
+        self._files: dict[str, JournalFile] = {}
+        self.whole = self._file(WHOLE_FILE)
+        self.own = self.whole if share is None else self._file(share.name + _SUFFIX)
 
-    def read(self) -> tuple[dict[str, Any] | None, dict[int, JournalEntry]]:
-        """The plan line (None without a journal) and, by offset, the entries so far, without their rows to save memory.
+    def _file(self, name: str) -> JournalFile:
+        if name not in self._files:
+            self._files[name] = JournalFile(self.folder / name, self.remedy)
+        return self._files[name]
 
-        A line torn by a crash is cut off. Raises `StoreError` if a whole line is not what a journal holds.
+    def files(self) -> list[JournalFile]:
+        """Return all files that are there, that of the whole first."""
+        names = {path.name for path in disk.list_names(self.folder)} if self.folder.is_dir() else set()
+        shares = sorted(share for name in names if (share := _share_of(name, _SUFFIX)) is not None)
+        found = [WHOLE_FILE] if WHOLE_FILE in names else []
+        return [self._file(name) for name in [*found, *(share.name + _SUFFIX for share in shares)]]
+
+    def over(self, finished: str | None) -> set[str]:
+        """Return the hashes of plans that bind nobody: what came of them is part of the set, or of the base.
+
+        `finished`: that of the plan which made the finished set.
         """
-        plan: dict[str, Any] | None = None
-        entries: dict[int, JournalEntry] = {}
-        offset = 0
-        if not self.path.exists():
-            return None, {}
-        with self.path.open("rb") as file:
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                if offset == 0:
-                    plan = self._parse(line, offset, dict)
-                else:
-                    entries[offset] = replace(self._parse(line, offset, JournalEntry.from_json), rows=())
-                offset += len(line)
-            is_torn = offset < os.fstat(file.fileno()).st_size
-        if is_torn:
-            self._cut_off(offset)
-        return plan, entries
+        plan = self.whole.read_plan()
+        adopted = plan.get(ADOPTED) if plan is not None and plan.get("plan_sha256") != finished else None
+        return {str(sha256) for sha256 in (finished, adopted) if sha256 is not None}
 
-    def _cut_off(self, num_bytes: int) -> None:
-        try:
-            with self.path.open("rb+") as file:
-                file.truncate(num_bytes)
-        except OSError as error:
-            if not disk.is_unsupported(error):
-                raise
-            with self.path.open("rb") as file:
-                publish(self.path, [file.read(num_bytes)])
+    def read(self, finished: str | None = None) -> tuple[dict[str, Any] | None, dict[Line, JournalEntry]]:
+        """The plan that is under way (None if none is) and the entries so far, without their rows.
+
+        `finished`: as in `over`. Lines torn by a crash are cut off. A plan without entries binds nobody, if another
+        file has some. Raises `StoreError` if a whole line is not what a journal holds, and `UsageError` if files have
+        entries of different plans.
+        """
+        over = self.over(finished)
+        plan, entries = self.whole.read()
+        begun = None if plan is None or plan.get("plan_sha256") in over else plan
+        found = {} if begun is None else {Line(WHOLE_FILE, offset): entry for offset, entry in entries.items()}
+        for file in self.files():
+            if file is self.whole:
+                continue
+            plan, entries = file.read()
+            if plan is None or not entries or plan.get("plan_sha256") in over:
+                continue
+            if begun is not None and found and not is_same_plan(begun, plan):
+                what = f"{next(iter(found)).file} and {file.path.name} have different plans: the second was"
+                why = describe_other(records_of(begun)[0], plan)
+                raise UsageError(f"{what} {why}; delete one of the two", place=self.folder)
+            begun = plan if begun is None else {**plan, "base": begun.get("base")}
+            found |= {Line(file.path.name, offset): entry for offset, entry in entries.items()}
+        return begun, found
 
     def read_plan(self) -> dict[str, Any] | None:
-        """The plan line alone, None without a whole one; changes nothing, so no lock is needed. Raises `StoreError`."""
-        if not self.path.is_file():
-            return None
-        with self.path.open("rb") as file:
-            line = file.readline()
-        return self._parse(line, 0, dict) if line.endswith(b"\n") else None
+        """The plan under which a run has begun, of whichever file has one; None if none has. Raises `StoreError`."""
+        return next((plan for file in self.files() if (plan := file.read_plan()) is not None), None)
 
     def begin(self, plan: dict[str, Any]) -> None:
-        """Begin anew with `plan` as the first line. Raises `NoSpaceError` or `UsageError`."""
-        self.close()
-        self._own.clear()
+        """Begin the own file anew with `plan` as the first line. Raises `NoSpaceError` or `UsageError`."""
         make_folder(self.folder)
-        publish(self.path, [_to_line(plan)])
+        self.own.begin(plan)
 
     def sweep(self, base: str | None) -> None:
         """Remove what killed runs left in the folder: temporary files, and copies of sets other than `base`."""
@@ -147,92 +110,96 @@ class Journal:
             if is_base_name(path.name) and path.name != base:
                 disk.remove_folder(path)
 
+    def drop_shares(self, plans: Iterable[str | None], *, others: bool = False) -> None:
+        """Remove the files of shares that have begun with one of these `plans`, by their hashes; `others`: with others.
+
+        No share may be at work.
+        """
+        plans = set(plans)
+        for file in self.files():
+            if file is not self.whole and (_sha256_of(file) in plans) != others:
+                self._drop_share(file)
+
+    def _drop_share(self, file: JournalFile) -> None:
+        for suffix in (_DONE, _REPORT):
+            with suppress(OSError):
+                (self.folder / (file.path.name.removesuffix(_SUFFIX) + suffix)).unlink()
+        file.remove()
+
     def new_base_folder(self) -> Path:
         """Name a folder for a copy of a set, which is not made."""
         return self.folder / f"base-{secrets.token_hex(8)}"
 
-    def read_entry(self, offset: int) -> JournalEntry:
-        """The whole entry whose line begins at `offset`."""
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            return self._parse(file.readline(), offset, JournalEntry.from_json)
+    def read_entry(self, line: Line) -> JournalEntry:
+        """The whole entry of a line."""
+        return self._file(line.file).read_entry(line.offset)
 
-    def read_lines(self, offset: int) -> tuple[JournalEntry, Iterable[NewLine]]:
-        """The entry whose line begins at `offset`, and its lines for the index.
+    def read_lines(self, line: Line) -> tuple[JournalEntry, Iterable[NewLine]]:
+        """The entry of a line, and its lines for the index, as `JournalFile.read_lines`."""
+        return self._file(line.file).read_lines(line.offset)
 
-        Of one that was added here the lines are copied, and it has no rows. Raises `StoreError` if it is damaged.
-        """
-        if offset not in self._own:
-            entry = self.read_entry(offset)
-            return entry, starmap(NewLine.of_row, entry.rows)
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            line = file.readline()
-        digest = self._own[offset]
-        content = line.removeprefix(_LINE_START).removesuffix(_line_end(digest))
-        if hashlib.sha256(content + b"\n").hexdigest() != digest:
-            raise StoreError(f"the line at byte {offset} was changed; {self.remedy()}", place=self.path)
-        fields, lines = split_entry(content)
-        return JournalEntry.from_json(fields), lines
+    def append(self, content: bytes) -> Line:
+        """Add what `render_entry` gave to the own file, as `JournalFile.append`."""
+        return Line(self.own.path.name, self.own.append(content))
 
-    def append(self, content: bytes) -> int:
-        """Add what `render_entry` gave, sync it, and return its offset. Raises `NoSpaceError` or `UsageError`.
-
-        A line torn by a full disk or a crash is cut off by the next run.
-        """
-        digest = hashlib.sha256(content + b"\n").hexdigest()
-        with explaining(self.path):
-            if self._file is None:
-                self._file = disk.open_to_append(self.path)
-            offset = self._file.seek(0, os.SEEK_END)
-            line = memoryview(_LINE_START + content + _line_end(digest))
-            while line:
-                line = line[self._file.write(line) :]
-            disk.sync_file(self._file.fileno())
-        self._own[offset] = digest
-        return offset
-
-    def keep(self, places: Mapping[str, int]) -> dict[str, int]:
-        """Drop all entries but those at `places` (shard name -> offset), and return where these are now."""
-        moved: dict[str, int] = {}
-
-        def lines() -> Iterator[bytes]:
-            with self.path.open("rb") as file:
-                yield (line := file.readline())
-                end = len(line)
-                for name, offset in sorted(places.items(), key=lambda place: place[1]):
-                    moved[name] = end
-                    file.seek(offset)
-                    yield (line := file.readline())
-                    end += len(line)
-
-        self.close()
-        self._own.clear()
-        publish(self.path, lines())
+    def keep(self, lines: Iterable[Line]) -> dict[Line, Line]:
+        """Drop all entries but those of `lines`, and return where these are now. No share may be at work."""
+        kept: defaultdict[str, set[int]] = defaultdict(set)
+        for line in lines:
+            kept[line.file].add(line.offset)
+        moved: dict[Line, Line] = {}
+        for file in self.files():
+            name = file.path.name
+            if file is not self.whole and not kept[name]:
+                self._drop_share(file)
+                continue
+            for offset, new in file.keep(kept[name]).items():
+                moved[Line(name, offset)] = Line(name, new)
         return moved
+
+    def keep_own(self, lines: Iterable[Line]) -> dict[Line, Line]:
+        """Drop all entries of the own file but those of `lines`, and return where these are now."""
+        name = self.own.path.name
+        moved = self.own.keep({line.offset for line in lines})
+        return {Line(name, offset): Line(name, new) for offset, new in moved.items()}
+
+    # ---- Shares ----
+
+    def shares(self) -> list[Share]:
+        """Return the shares that have begun."""
+        shares = (_share_of(file.path.name, _SUFFIX) for file in self.files())
+        return [share for share in shares if share is not None]
+
+    def mark_done(self, share: Share, plan_sha256: str) -> None:
+        """Note that all of a share is on disk. Raises `NoSpaceError` or `UsageError`."""
+        publish(self.folder / (share.name + _DONE), [plan_sha256.encode() + b"\n"])
+
+    def done_shares(self, plan_sha256: str) -> set[Share]:
+        """Return the shares that have noted that all of theirs is on disk, under this plan."""
+        wanted = plan_sha256.encode() + b"\n"
+        shares = {_share_of(path.name, _DONE): path for path in disk.list_names(self.folder)}
+        return {share for share, path in shares.items() if share is not None and _read(path) == wanted}
+
+    def report_path(self, share: Share) -> Path:
+        """Return where the report of a share is to be."""
+        return self.folder / (share.name + _REPORT)
 
     def remove(self) -> None:
         """Delete the journal: the manifest has taken its place. One that cannot be deleted says nothing new."""
         self.close()
-        with suppress(OSError):
-            self.path.unlink()
+        for path in disk.list_names(self.folder):
+            if is_journal_name(path.name):
+                with suppress(OSError):
+                    path.unlink()
         self.sweep(None)
         with suppress(OSError):  # other writers' journals keep the folder
             self.folder.rmdir()
         sync_folder(self.folder.parent)
 
     def close(self) -> None:
-        """Let go of the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def _parse(self, line: bytes, offset: int, content: Callable[[dict[str, Any]], _Content]) -> _Content:
-        try:
-            return parse_journal_line(line, content)
-        except StoreError as error:
-            what = f"the line at byte {offset} is damaged ({error.reason}); {self.remedy()}"
-            raise StoreError(what, place=self.path) from error
+        """Let go of the files."""
+        for file in self._files.values():
+            file.close()
 
     def remedy(self) -> str:
         """Return what to do about a journal that cannot be used."""
@@ -244,29 +211,17 @@ class Journal:
         return f"delete {self.folder}: the set is what it was before, and the same command adds to it again"
 
 
-def parse_journal_line(
-    line: bytes, content: Callable[[dict[str, Any]], _Content], *, is_proved: bool = True
-) -> _Content:
-    """Parse a line whose content is parsed by `content`: `dict` for the plan, else `JournalEntry.from_json`.
-
-    `is_proved`: hold it against its sha256. Raises `StoreError` with the reason alone.
-    """
-    try:
-        fields = parse_json(line)
-        inner = dict(fields["content"])
-        if is_proved and fields != {"content": inner, "sha256": _digest(inner)}:
-            raise ValueError("it does not match its sha256")
-        return content(inner)
-    except MALFORMED as error:
-        raise StoreError(str(error)) from error
+def is_same_plan(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Tell whether two runs have begun with the same plan."""
+    return one.get("plan_sha256") == other.get("plan_sha256")
 
 
-def records_of(begun: dict[str, Any]) -> list[Provenance]:
-    """The settings under which a run has begun, by version. Raises `StoreError` for what no run notes."""
-    try:
-        return [Provenance.from_json(record) for record in (begun.get("provenance"), *begun.get(LATER_VERSIONS, ()))]
-    except (TypeError, ValueError) as error:
-        raise StoreError(f"the plan of the run that was stopped does not say its settings ({error})") from error
+def describe_other(provenance: Provenance, plan: dict[str, Any]) -> str:
+    """Say how the `plan` that a run has begun with differs from another, under these settings. Raises `StoreError`."""
+    differences = provenance.differences(records_of(plan)[0])
+    if differences:
+        return f"begun with other settings ({'; '.join(map(str, differences))})"
+    return "begun with other inputs, or with another --shard-size, or some of the images have changed since"
 
 
 def is_base_name(name: object) -> bool:
@@ -274,13 +229,23 @@ def is_base_name(name: object) -> bool:
     return isinstance(name, str) and _BASE_FOLDER.fullmatch(name) is not None
 
 
-def _to_line(fields: dict[str, Any]) -> bytes:
-    return _LINE_START + to_line(fields)[:-1] + _line_end(_digest(fields))
+def is_journal_name(name: str) -> bool:
+    """Tell whether a file of a journal is called so."""
+    return name in {WHOLE_FILE, OUTLINE_FILE} or any(_share_of(name, end) for end in (_SUFFIX, _DONE, _REPORT))
 
 
-def _line_end(digest: str) -> bytes:
-    return f',"sha256":"{digest}"}}\n'.encode()
+def _share_of(name: str, suffix: str) -> Share | None:
+    return Share.named(name.removesuffix(suffix)) if name.endswith(suffix) else None
 
 
-def _digest(fields: dict[str, Any]) -> str:
-    return hashlib.sha256(to_line(fields)).hexdigest()
+def _sha256_of(file: JournalFile) -> str | None:
+    with suppress(StoreError):  # whoever reads it says so
+        plan = file.read_plan()
+        return None if plan is None else str(plan.get("plan_sha256"))
+    return None
+
+
+def _read(path: Path) -> bytes:
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(100)
+    return b""

@@ -7,32 +7,31 @@ changed ones, and marks those whose inputs are gone; until its manifest is writt
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from semdis_cli.events import ShardPublished
+from semdis_cli.errors import UsageError
 from semdis_cli.files.atomic import check_free_space, explaining, make_folder
-from semdis_cli.files.lock import FolderLock
-from semdis_cli.files.set_names import SHARD_FOLDER
-from semdis_cli.files.url import Location
+from semdis_cli.files.lock import FolderLock, drop_parts, held_parts, locked_parts
 from semdis_cli.provenance import Provenance
+from semdis_cli.shares import Share
 from semdis_cli.store.manifest import Manifest
-from semdis_cli.store.versions import choose_record
 from semdis_cli.store.writing.changes import Hashes
 from semdis_cli.store.writing.far_set import FarSet
-from semdis_cli.store.writing.finished import Base, check_latents_folder
+from semdis_cli.store.writing.finished import check_latents_folder
 from semdis_cli.store.writing.growth import Growth, renew_lists
-from semdis_cli.store.writing.journal import CLASSES, LATER_VERSIONS, Journal
-from semdis_cli.store.writing.plan import PlannedShard, SetPlan
-from semdis_cli.store.writing.shard_writer import EncodedShard, ShardFolder, ShardRows, WrittenShard, written_bytes
-from semdis_cli.store.writing.state import SetState, adopt, find_done, find_state, move_lists, sweep_shards
+from semdis_cli.store.writing.journal import Journal
+from semdis_cli.store.writing.outline import Outline
+from semdis_cli.store.writing.plan import SetPlan
+from semdis_cli.store.writing.set_writer import SetWriter
+from semdis_cli.store.writing.shard_writer import WrittenShard, written_bytes
+from semdis_cli.store.writing.state import adopt, find_done, find_present, find_state, move_lists, sweep_shards
 from semdis_cli.store.writing.tensors import check_tensors, sweep_tensors
 
 _MOST_IN_STAGE = 3  # shards of a set in a store that are here at a time: one that is sent, one written, one to spare
 
 
-class LatentSetWriter:
+class LatentSetWriter(SetWriter):
     """One output folder. Use as a context manager: entering locks it and finds out what it holds, in `base`.
 
     `provenance`: the settings that decide every byte, with `dtype` the stored one; after entering, as they are on
@@ -51,20 +50,18 @@ class LatentSetWriter:
         later_versions: Sequence[Provenance] = (),
         far: FarSet | None = None,
     ) -> None:
-        self.root = root
+        super().__init__(
+            root,
+            provenance,
+            Journal(root),
+            FolderLock(root),
+            mix_versions=mix_versions,
+            later_versions=later_versions,
+            place=None if far is None else far.url,
+        )
         self._far = far
-        self._place: Location = root if far is None else far.url  # where the shards end up
-        self.provenance = provenance
-        self.later_versions = tuple(later_versions)
-        self._mix_versions = mix_versions
-        self.finished: Manifest | None = None
-        self._plan: SetPlan | None = None
-        self._lock = FolderLock(root)
-        self._journal = Journal(root)
-        self._state = SetState(Base(self._place, root), None, {})
-        self._done: dict[str, int] = {}  # of this run's plan: shard name -> offset of its line in the journal
-        self._headers: dict[str, bytes] = {}  # sha256 of the header of each shard that was written now
-        self.num_failed_before = 0  # inputs that failed in those of them that an earlier run had done
+        self._outline: Outline | None = None
+        self._num_failed_before = 0
 
     def __enter__(self) -> Self:
         if self._far is not None:
@@ -78,6 +75,7 @@ class LatentSetWriter:
             if self._far is not None:
                 on_failure.enter_context(self._far.claimed(self._journal))
             with explaining(self.root):  # files of somebody else, or a disk that has become read-only
+                self._keep_shares_out()
                 self._state = find_state(self.root, self._place, self._journal)
                 self._choose_records()
                 if self._far is not None:
@@ -92,13 +90,23 @@ class LatentSetWriter:
         self._journal.close()
         self._held.close()
 
+    def _keep_shares_out(self) -> None:
+        """Refuse a folder in which shares of a run are at work; of dead ones none wakes up unnoticed."""
+        folder = self._journal.folder
+        held = held_parts(folder)
+        if held:
+            names = ", ".join(map(str, filter(None, map(Share.named, held))))
+            raise UsageError(
+                f"other semdis runs are writing there (--part {names}); wait for them to end", place=self.root
+            )
+        drop_parts(folder, locked_parts(folder))
+
     def begin(self, plan: SetPlan, hashes: Hashes) -> bool:
         """Take up `plan`, where an earlier run left it if there was one.
 
         False if an earlier run had published shards under another plan: they are part of `base` now, so plan again.
         """
         self._plan = plan
-        self.num_failed_before = plan.changes.num_failed
         state = self._state
         is_same = state.begun is not None and state.begun.get("plan_sha256") == plan.sha256
         if state.entries and not is_same:
@@ -113,10 +121,12 @@ class LatentSetWriter:
             if self._journal.folder.is_dir():
                 self._journal.remove()
         elif is_same:
-            self._done, num_failed = find_done(state, self._journal, plan, hashes)
-            self.num_failed_before += num_failed
-            if len(self._done) < len(state.entries):
-                self._done = self._journal.keep(self._done)  # a line must not vouch for a shard that is written anew
+            self._done = find_done(state, self._journal, plan.shards, plan.changes, hashes)
+            self._num_failed_before = sum(done.num_failed for done in self._done.values())
+            if len(self._done) < len(state.entries):  # a line must not vouch for a shard that is written anew
+                moved = self._journal.keep(done.line for done in self._done.values())
+                self._done = {name: done._replace(line=moved[done.line]) for name, done in self._done.items()}
+            self._take_over(plan.sha256, plan.classes)
         else:
             self._start(plan)
         names = self.base.shard_names | self._done.keys()
@@ -126,41 +136,31 @@ class LatentSetWriter:
             self._far.sweep_shards(names)
         return True
 
-    @property
-    def base(self) -> Base:
-        """The set that the run starts from."""
-        return self._state.base
+    def resume(self, outline: Outline) -> list[str]:
+        """Take up what was written under the plan of `outline`, to be finished; returns the names of missing shards."""
+        self._outline = outline
+        if self._state.begun is not None and self._state.begun.get("plan_sha256") == outline.sha256:
+            self._done = find_present(self._state)
+        missing = [shard.name for shard in outline.shards if shard.name not in self._done]
+        if not missing:
+            self._take_over(outline.sha256, outline.classes)
+        return missing
 
     @property
-    def remaining(self) -> tuple[PlannedShard, ...]:
-        """Planned shards that are not on disk yet, in order."""
-        return (
-            () if self.finished else tuple(shard for shard in self._begun_plan.shards if shard.name not in self._done)
-        )
+    def num_inputs(self) -> int:
+        """All inputs; see `SetPlan`."""
+        return self._begun_plan.num_inputs
+
+    @property
+    def num_failed_before(self) -> int:
+        """Inputs that failed in what an earlier run had done."""
+        return self._begun_plan.changes.num_failed + self._num_failed_before
 
     @property
     def num_done(self) -> int:
         """Inputs whose outcome is on disk already; failures that were known beforehand do not count."""
         plan = self._begun_plan
         return plan.num_inputs - len(plan.failures) - sum(len(shard.images) for shard in self.remaining)
-
-    def note(self) -> str:
-        """Return what a person should know before the run goes on: a line, or nothing."""
-        return "; ".join(filter(None, (self._describe_mixing(), self._describe_copy())))
-
-    def _describe_mixing(self) -> str:
-        first = self.base.manifest.provenance if self.base.manifest is not None else self.provenance
-        differences = "; ".join(map(str, first.differences(self.provenance))) if self.remaining else ""
-        return f"goes on with other versions than the set was begun with ({differences})" if differences else ""
-
-    def _describe_copy(self) -> str:
-        changes = self._begun_plan.changes
-        if not changes.lacks_times or all(image.ctime_ns is None for image in changes.kept):
-            return ""
-        return (
-            "nothing is noted of when its images were changed, as in a set that was copied or downloaded: their "
-            f"contents were compared; semdis verify {self._place} --data says whether the set is whole"
-        )
 
     def check_space(self) -> None:
         """Raise `NoSpaceError` unless the disk can hold what remains to be written."""
@@ -169,30 +169,9 @@ class LatentSetWriter:
         needed = sum(shards) if self._far is None else _MOST_IN_STAGE * max(shards, default=0)
         check_free_space(self.root, copies + needed)
 
-    @property
-    def shard_folder(self) -> ShardFolder:
-        """What writes shards in other processes."""
-        return ShardFolder(self.root, self._records)
-
-    def open_shard(self, planned: PlannedShard) -> ShardRows:
-        """Begin to collect one planned shard, as `ShardFolder` does."""
-        return self.shard_folder.open_shard(planned)
-
-    def publish(self, shard: EncodedShard) -> ShardPublished | None:
-        """Write a shard, and note it; returns what to tell, nothing of a shard of failures alone."""
-        written = self.write(shard)
-        self.record(written)
-        return written.published
-
-    def write(self, shard: EncodedShard) -> WrittenShard:
-        """Write a shard. It may be called in several threads at once."""
-        self._lock.check()
-        return self.shard_folder.write(shard)
-
     def record(self, shard: WrittenShard) -> None:
-        """Note a shard that is on disk, whoever wrote it. Only now does it count. For one shard after the other."""
-        self._done[shard.name] = self._journal.append(shard.content)
-        self._headers[shard.name] = shard.header_sha256
+        """Note a shard that is on disk, as `SetWriter.record`; one of a set in a store is sent there."""
+        super().record(shard)
         if self._far is not None:
             self._far.take_left([(shard.name, shard.file)])
 
@@ -201,22 +180,23 @@ class LatentSetWriter:
         if self.finished is not None:
             return self.finished
         self._lock.check()
-        plan = self._begun_plan
+        outline = Outline.of(self._begun_plan) if self._outline is None else self._outline
         growth = Growth(
             base=self.base,
             journal=self._journal,
-            places=tuple((shard.images[0].source.key, self._done[shard.name]) for shard in plan.shards),
-            failures=plan.failures,
-            changes=plan.changes,
-            classes=plan.classes,
-            left_out=plan.left_out,
+            places=tuple((done.first_key, done.line) for done in (self._done[shard.name] for shard in outline.shards)),
+            failures=outline.failures,
+            changes=outline.changes,
+            classes=outline.classes,
+            left_out=outline.left_out,
             headers=self._headers,
+            has_kept=outline.has_kept,
         )
         written = self._journal.new_base_folder()
         make_folder(written)
-        manifest = growth.write(written, self._records, plan.sha256)
+        manifest = growth.write(written, self._records, outline.sha256)
         num_rows = manifest.num_ok + manifest.num_failed
-        assert num_rows == plan.num_inputs, f"{num_rows} rows for {plan.num_inputs} inputs"
+        assert num_rows == outline.num_inputs, f"{num_rows} rows for {outline.num_inputs} inputs"
         if self._far is not None:
             self._far.push(written)
         move_lists(written, self.root)
@@ -230,33 +210,20 @@ class LatentSetWriter:
             with suppress(OSError):  # not empty: it has begun
                 self.root.rmdir()
 
-    @property
-    def _records(self) -> tuple[Provenance, ...]:
-        return (self.provenance, *self.later_versions)
-
-    @property
-    def _begun_plan(self) -> SetPlan:
-        assert self._plan is not None, "a set is written after `begin`"
-        return self._plan
-
-    def _choose_records(self) -> None:
-        """Go on under the settings on record where they are the same. Raises `UsageError` where they are others."""
-        choose = partial(choose_record, self._place, mix_versions=self._mix_versions)
-        on_record = self._state.records(self._journal)
-        self.provenance = choose(on_record, self.provenance)
-        self.later_versions = tuple(choose([*on_record, self.provenance], later) for later in self.later_versions)
-
     def _start(self, plan: SetPlan) -> None:
         """Write the plan. An earlier one under which no shard was finished binds nobody."""
-        make_folder(self._journal.folder)  # it is what tells the folder for ours, so it comes first
-        make_folder(self.root / SHARD_FOLDER)
+        self._begin(plan.sha256, plan.classes)
+        self._journal.drop_shares([plan.sha256], others=True)
+
+    def _take_over(self, plan_sha256: str, classes: tuple[str, ...]) -> None:
+        """Begin a file of the whole set where only shares have one, beside these."""
+        plan = self._journal.whole.read_plan()
+        if plan is None or plan.get("plan_sha256") != plan_sha256:
+            self._begin(plan_sha256, classes)
+
+    def _begin(self, plan_sha256: str, classes: tuple[str, ...]) -> None:
+        make_folder(self._journal.folder)
         if self.base.manifest is not None and self.base.folder == self.root:
             self._state = replace(self._state, base=self.base.copy_to(self._journal.new_base_folder()))
-        name = self.base.folder.name if self.base.manifest is not None else None
-        begun: dict[str, Any] = {"provenance": self.provenance.to_json(), "plan_sha256": plan.sha256, "base": name}
-        if self.later_versions:
-            begun[LATER_VERSIONS] = [record.to_json() for record in self.later_versions]
-        if plan.classes:
-            begun[CLASSES] = plan.classes
-        self._journal.begin(begun)
-        self._journal.sweep(name)
+        self._begin_journal(plan_sha256, classes)
+        self._journal.sweep(self.base.folder.name if self.base.manifest is not None else None)

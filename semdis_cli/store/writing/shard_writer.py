@@ -134,12 +134,14 @@ def _payload(blocks: Sequence[Rows], names: Sequence[str]) -> Iterator[memoryvie
 class WrittenShard:
     """A shard on disk: its `file` (None without latents), and what the journal is to note of it, `content`.
 
-    `header_sha256`: of all in its file that comes before the latents.
+    `first_key`: of its rows. `header_sha256`: of all in its file that comes before the latents.
     """
 
     name: str
     file: FileDigest | None
+    first_key: str
     num_ok: int
+    num_failed: int
     content: bytes
     header_sha256: bytes
 
@@ -190,7 +192,9 @@ def publish_shard(shard: EncodedShard, folder: Path, provenance: Provenance) -> 
         payload = _payload(shard.blocks, [tensor.name for tensor in tensors])
         file = publish(folder / name, chain([header], payload))
     content = render_entry(name, file, _lines(shard), shard.sums, shard.planned.version)
-    return WrittenShard(name, file, len(shard.records), content, hashlib.sha256(header).digest())
+    first_key = shard.planned.images[0].source.key
+    numbers = len(shard.records), len(shard.failures)
+    return WrittenShard(name, file, first_key, *numbers, content, hashlib.sha256(header).digest())
 
 
 def _lines(shard: EncodedShard) -> list[tuple[bytes, SeenFile | None]]:

@@ -1,38 +1,43 @@
 """State of a folder of latents when a run takes it up: a finished set, or what stopped runs have left of one."""
 
 import time
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from semdis_cli.errors import StoreError
-from semdis_cli.files.atomic import explaining, make_folder, move, sweep_temporaries
+from semdis_cli.files.atomic import digest_file, explaining, make_folder, move, sweep_temporaries
 from semdis_cli.files.claim import list_folder
 from semdis_cli.files.identity import Witness
 from semdis_cli.files.set_names import COLUMN_FOLDER, ITEMS_FILE, MANIFEST_FILE, SEEN_FILE, SET_LISTS, SHARD_FOLDER
 from semdis_cli.files.url import Location
 from semdis_cli.provenance import Provenance
-from semdis_cli.records import SourceImage
+from semdis_cli.records import FileDigest, SourceImage
+from semdis_cli.shares import Share
 from semdis_cli.store.columns import check_classes, grown_classes
 from semdis_cli.store.latent_set import LatentSet
-from semdis_cli.store.writing.changes import Hashes
+from semdis_cli.store.writing.changes import Changes, Hashes
 from semdis_cli.store.writing.finished import Base, shard_sizes
 from semdis_cli.store.writing.growth import Growth
-from semdis_cli.store.writing.journal import CLASSES, Journal, JournalEntry, is_base_name, records_of
-from semdis_cli.store.writing.plan import PlannedShard, SetPlan
+from semdis_cli.store.writing.journal import Journal, Line, is_base_name
+from semdis_cli.store.writing.journal_file import CLASSES, JournalEntry, records_of
+from semdis_cli.store.writing.plan import PlannedShard
 
 
 @dataclass(frozen=True)
 class SetState:
     """The set `base` from which a run starts; `begun` is the plan of one that was stopped, and `entries` its shards.
 
-    The entries go by their offsets in the journal, and are without their rows.
+    The entries go by their lines in the journal, and are without their rows. `adopted`: the hash of a plan whose shards
+    have become part of `base`.
     """
 
     base: Base
     begun: dict[str, Any] | None
-    entries: dict[int, JournalEntry]
+    entries: dict[Line, JournalEntry]
+    adopted: str | None = None
 
     def records(self, journal: Journal) -> list[Provenance]:
         """Return the settings on record, those of the set first. Raises `StoreError` for what no run notes."""
@@ -51,18 +56,59 @@ def find_state(root: Path, place: Location, journal: Journal) -> SetState:
     """
     for folder in filter(Path.is_dir, (root, root / SHARD_FOLDER, root / COLUMN_FOLDER)):
         sweep_temporaries(folder)
-    begun, entries = journal.read()
     finished = LatentSet.read(place, root) if (root / MANIFEST_FILE).exists() else None
-    if begun is not None and finished is not None and finished.manifest.plan_sha256 == begun.get("plan_sha256"):
-        begun, entries = None, {}  # finished: all that is missing is the journal's removal
-        journal.remove()
-    base, name = Base(place, root), begun.get("base") if begun is not None else None
-    if is_base_name(name):
-        base = _read_base(place, journal, str(name))
-    elif begun is None and finished is not None:
-        base = Base(place, root, finished.check_index(is_locked=True))
-    journal.sweep(name if is_base_name(name) else None)
+    sha256 = None if finished is None else finished.manifest.plan_sha256
+    begun, entries = journal.read(sha256)
+    if begun is None and journal.whole.read_plan() is not None:
+        journal.remove()  # finished: all that is missing is the journal's removal
+    journal.drop_shares(journal.over(sha256))
+    base, name = _find_base(root, place, journal, begun, finished)
+    journal.sweep(name)
     return SetState(base, begun, entries)
+
+
+def find_state_of_others(root: Path, place: Location, journal: Journal) -> SetState:
+    """Find what the folder holds for a share of a run: other shares may be at work, so nothing is touched.
+
+    `begun` is a plan of which shards are there, `entries` are left to `find_entries`. Raises `StoreError`.
+    """
+    finished = LatentSet.read(place, root) if (root / MANIFEST_FILE).exists() else None
+    over = journal.over(None if finished is None else finished.manifest.plan_sha256)
+    plan = journal.whole.read_plan()
+    whole = None if plan is None or plan.get("plan_sha256") in over else plan
+    base, _ = _find_base(root, place, journal, whole, finished)
+    begun = [plan for file in journal.files() for plan, has_more in [file.look()] if plan is not None and has_more]
+    return SetState(base, next((plan for plan in begun if plan.get("plan_sha256") not in over), None), {})
+
+
+def find_entries(journal: Journal, plan_sha256: str, share: Share) -> dict[Line, JournalEntry]:
+    """Return the entries that count for a share under a plan, without their rows.
+
+    Those of its own file, of a run that had the whole set, and of shares of another count: those of the same count have
+    no shard in common with it.
+    """
+    entries: dict[Line, JournalEntry] = {}
+    for file in journal.files():
+        plan = file.read_plan()
+        other = Share.named(file.path.name.partition(".")[0])
+        if plan is None or plan.get("plan_sha256") != plan_sha256:
+            continue
+        if file is journal.own or other is None or other.count != share.count:
+            found = file.read()[1] if file is journal.own else file.read_whole_lines()
+            entries |= {Line(file.path.name, offset): entry for offset, entry in found.items()}
+    return entries
+
+
+def _find_base(
+    root: Path, place: Location, journal: Journal, begun: Mapping[str, Any] | None, finished: LatentSet | None
+) -> tuple[Base, str | None]:
+    """Return the set that a run starts from, and the name of its copy in the journal, if it lies there."""
+    name = begun.get("base") if begun is not None else None
+    if is_base_name(name):
+        return _read_base(place, journal, str(name)), str(name)
+    if finished is not None:
+        return Base(place, root, finished.check_index(is_locked=True)), None
+    return Base(place, root), None
 
 
 def _read_base(root: Location, journal: Journal, name: str) -> Base:
@@ -77,14 +123,12 @@ def adopt(state: SetState, journal: Journal) -> SetState:
     """Make what was published under another plan part of the base, in a folder of the journal."""
     assert state.begun is not None, "entries come after a plan"
     root = state.base.root
-    is_present = _presence(root)
-    present = {entry.name: offset for offset, entry in state.entries.items() if is_present(entry)}
-    places = tuple((journal.read_entry(offset).first_key, offset) for _, offset in sorted(present.items()))
+    places = tuple((done.first_key, done.line) for _, done in sorted(find_present(state).items()))
     folder = journal.new_base_folder()
     make_folder(folder)
     growth = Growth(state.base, journal, places, classes=_classes_of(state.begun, state.base))
     growth.write(folder, records_of(state.begun), str(state.begun.get("plan_sha256")))
-    return SetState(Base.read(root, folder), None, {})
+    return SetState(Base.read(root, folder), None, {}, str(state.begun.get("plan_sha256")))
 
 
 def _classes_of(begun: Mapping[str, Any], base: Base) -> tuple[str, ...]:
@@ -96,29 +140,64 @@ def _classes_of(begun: Mapping[str, Any], base: Base) -> tuple[str, ...]:
         raise StoreError(f"the plan of the run that was stopped does not say its classes ({error})") from error
 
 
-def find_done(state: SetState, journal: Journal, plan: SetPlan, hashes: Hashes) -> tuple[dict[str, int], int]:
-    """Find shards of an earlier run under the same plan that are there, and whose images are still the same.
+class Done(NamedTuple):
+    """A shard of a plan that is on disk: its line in the journal, and what is known of its rows."""
 
-    Returns the offset of each in the journal, by name, and the number of images that failed in them.
+    line: Line
+    first_key: str
+    num_images: int
+    num_failed: int
+    num_bytes: int
+
+    @classmethod
+    def of(cls, line: Line, entry: JournalEntry) -> Self:
+        """Return that of an entry."""
+        num_bytes = 0 if entry.file is None else entry.file.num_bytes
+        return cls(line, entry.first_key, entry.num_images, entry.num_failed, num_bytes)
+
+
+def find_done(
+    state: SetState, journal: Journal, shards: Sequence[PlannedShard], changes: Changes, hashes: Hashes
+) -> dict[str, Done]:
+    """Find those of `shards` that an earlier run under the same plan has written, by name.
+
+    They are there, and their images are still the same.
     """
-    planned = {shard.name: shard for shard in plan.shards}
-    done: dict[str, int] = {}
-    num_failed: dict[str, int] = {}
+    planned = {shard.name: shard for shard in shards}
+    done: dict[str, Done] = {}
     in_doubt: list[tuple[str, SourceImage, str | None]] = []
-    sources = [image.source for shard in plan.shards for image in shard.images]
-    witness = Witness.of([*sources, *plan.changes.kept], time.time_ns())
-    is_present = _presence(state.base.root)
-    for offset, summary in state.entries.items():
-        if is_present(summary) and summary.name in planned:
-            entry = journal.read_entry(offset)
-            done[entry.name] = offset
-            num_failed[entry.name] = sum(row.error is not None for row, _ in entry.rows)
+    sources = [image.source for shard in shards for image in shard.images]
+    witness = Witness.of([*sources, *changes.kept], time.time_ns())
+    for line, summary in _present(state):
+        if summary.name in planned:
+            entry = journal.read_entry(line)
+            done[entry.name] = Done.of(line, entry)
             in_doubt += [(entry.name, *doubt) for doubt in _doubts(planned[entry.name], entry, witness)]
     digests = hashes([image for _, image, _ in in_doubt])
     for (name, _, sha256), digest in zip(in_doubt, digests, strict=True):
         if sha256 is None or digest != sha256:
             done.pop(name, None)
-    return done, sum(num_failed[name] for name in done)
+    return done
+
+
+def find_present(state: SetState) -> dict[str, Done]:
+    """Find shards of an earlier run that are there, by name, without a look at their images."""
+    return {entry.name: Done.of(line, entry) for line, entry in _present(state)}
+
+
+def _present(state: SetState) -> Iterator[tuple[Line, JournalEntry]]:
+    """Yield the entries whose files are there.
+
+    Of two about one shard, which two processes have written by mistake, only the one that the file is of.
+    """
+    is_present = _presence(state.base.root)
+    files: dict[str, set[FileDigest | None]] = defaultdict(set)
+    for entry in state.entries.values():
+        files[entry.name].add(entry.file)
+    for line, entry in state.entries.items():
+        is_one = len(files[entry.name]) == 1
+        if is_present(entry) and (is_one or digest_file(state.base.root / SHARD_FOLDER / entry.name) == entry.file):
+            yield line, entry
 
 
 def _doubts(planned: PlannedShard, entry: JournalEntry, witness: Witness) -> Iterator[tuple[SourceImage, str | None]]:

@@ -1,0 +1,139 @@
+"""Share of a run: one of several processes that write the same set, each by itself, and what launchers say of it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self, TypeVar
+
+from semdis_cli.errors import UsageError
+
+T = TypeVar("T")
+_MOST_SHARES = 1_000_000
+_TEXT = re.compile(r"([0-9]{1,7})/([0-9]{1,7})")
+_NAME = re.compile(r"([0-9]{1,7})-of-([0-9]{1,7})")
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Share:
+    """Part `index` of `count`, counted from 0. Raises `UsageError` where there is no such part."""
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.count <= _MOST_SHARES:
+            raise UsageError(f"--part {self}: a run has 1 to {_MOST_SHARES:,} parts")
+        if not 0 <= self.index < self.count:
+            raise UsageError(f"--part {self}: parts of {self.count} are numbered from 0 to {self.count - 1}")
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    @property
+    def name(self) -> str:
+        """What its files are called: `3-of-8`."""
+        return f"{self.index}-of-{self.count}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Read `i/n`, or `none`: all of it. Raises `UsageError` for anything else."""
+        if text == "none":
+            return None
+        if (found := _TEXT.fullmatch(text)) is None:
+            raise UsageError(f"--part {text:.40}: a part is written i/n, as 0/8 to 7/8, or none")
+        return cls(*map(int, found.groups()))
+
+    @classmethod
+    def named(cls, name: str) -> Self | None:
+        """Return the share whose files are called `name`; None if none is."""
+        found = _NAME.fullmatch(name)
+        if found is None:
+            return None
+        try:
+            share = cls(*map(int, found.groups()))
+        except UsageError:
+            return None
+        return share if share.name == name else None
+
+    def deal(self, items: Sequence[T]) -> Sequence[T]:
+        """Return those of `items` that are for it: every `count`-th."""
+        return items[self.index :: self.count]
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A share that a launcher has given to this process; `by`: the variables that say so."""
+
+    share: Share
+    by: str
+
+
+def find_launched(environment: Mapping[str, str]) -> Launched | None:
+    """Return the share that a launcher has noted in the environment of this process; None if none has.
+
+    It is a process of RANK and WORLD_SIZE, as torchrun has them, or else of a step of SLURM; a task of a job array is
+    divided among these. One process alone is no share. Raises `UsageError` where what is noted is no share.
+    """
+    array, process = _array_task(environment), _process(environment)
+    if array is None or process is None:
+        return _launched(array or process)
+    (index, count), (rank, size) = array.value, process.value
+    return _launched(_Noted((index * size + rank, count * size), f"{array.by}, {process.by}"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Noted:
+    value: tuple[int, int]
+    by: str
+
+
+def _launched(noted: _Noted | None) -> Launched | None:
+    if noted is None:
+        return None
+    index, count = noted.value
+    if not 0 <= index < count:
+        raise UsageError(
+            f"{noted.by}: there is no part {index} of {count}, numbered from 0; give --part i/n, or --part none"
+        )
+    return None if count == 1 else Launched(Share(index, count), noted.by)
+
+
+def _array_task(environment: Mapping[str, str]) -> _Noted | None:
+    """Return the task of a job array, whose numbers may begin anywhere and go by steps."""
+    noted = _noted(environment, "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT")
+    if noted is None:
+        return None
+    first = _number(environment, "SLURM_ARRAY_TASK_MIN") or 0
+    step = _number(environment, "SLURM_ARRAY_TASK_STEP") or 1
+    index, rest = divmod(noted.value[0] - first, step)
+    if rest or not 0 <= index < noted.value[1]:
+        raise UsageError(
+            f"{noted.by}: the numbers of the tasks have gaps, so which part each has does not follow from them; "
+            "give --part i/n, or --part none"
+        )
+    return _Noted((index, noted.value[1]), noted.by)
+
+
+def _process(environment: Mapping[str, str]) -> _Noted | None:
+    """Return the process among those that were started together: the launcher that is nearest to it knows best."""
+    rank = _noted(environment, "RANK", "WORLD_SIZE")
+    return rank if rank is not None and rank.value[1] > 1 else _step_process(environment) or rank
+
+
+def _step_process(environment: Mapping[str, str]) -> _Noted | None:
+    """Return the process of a step that `srun` has started; in a batch script itself there is no step."""
+    if "SLURM_STEP_NUM_TASKS" in environment:
+        return _noted(environment, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
+    return _noted(environment, "SLURM_PROCID", "SLURM_NTASKS") if "SLURM_STEP_ID" in environment else None
+
+
+def _noted(environment: Mapping[str, str], index: str, count: str) -> _Noted | None:
+    numbers = _number(environment, index), _number(environment, count)
+    if numbers[0] is None or numbers[1] is None:
+        return None
+    return _Noted((numbers[0], numbers[1]), f"{index}={numbers[0]}, {count}={numbers[1]}")
+
+
+def _number(environment: Mapping[str, str], name: str) -> int | None:
+    text = environment.get(name, "")
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
