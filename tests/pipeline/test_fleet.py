@@ -1,5 +1,6 @@
 """Several processes that share a run: the set is the one of a single process, whatever happens to them."""
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -26,7 +27,9 @@ from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline import fleet
 from semdis_cli.pipeline.decode import decode
 from semdis_cli.pipeline.encode import encode
+from semdis_cli.pipeline.encode_plan import plan_encode
 from semdis_cli.pipeline.model_copy import ModelCopy
+from semdis_cli.pipeline.roundtrip import roundtrip
 from semdis_cli.pipeline.sending import ShardSender
 from semdis_cli.provenance import ModelIdentity
 from semdis_cli.records import PlannedImage, SourceImage
@@ -38,6 +41,7 @@ from semdis_cli.settings import (
     LoadSettings,
     PartSettings,
     ProcessSettings,
+    RoundtripSettings,
     ShardSettings,
     TokenizerSettings,
 )
@@ -317,6 +321,18 @@ def test_a_process_that_is_killed_over_a_damaged_shard_costs_nothing_but_that(
     missing = lasting(decoded).keys() - files.keys()
     assert len(missing) == 3
     assert files == {name: data for name, data in lasting(decoded).items() if name not in missing}
+
+
+def test_two_processes_measure_the_same(photos: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    settings = RoundtripSettings(decode=DECODING)
+    for name, processes in (("alone", ProcessSettings()), ("both", TWO)):
+        how = replace(settings, decode=replace(DECODING, processes=processes))
+        with Loader(PLAIN, tokenizer.patch_size, 2) as loader:
+            plan = plan_encode(find_images([photos]), loader, tokenizer, SETTINGS)
+            list(roundtrip(plan, loader, tokenizer, how, tmp_path / name))
+    assert lasting(tmp_path / "both") == lasting(tmp_path / "alone")
+    assert (tmp_path / "both/psnr.jsonl").read_bytes().count(b"psnr_db") == NUM_IMAGES - 2
+    assert json.loads((tmp_path / "both/report.json").read_bytes())["processes"] == 2
 
 
 # --- real commands ---
