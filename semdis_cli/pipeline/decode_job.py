@@ -10,8 +10,10 @@ from semdis_cli.events import Event, ShardDecoded
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.pipeline.calls import busy_threads
 from semdis_cli.pipeline.fleet import Fleet, Worker
+from semdis_cli.pipeline.fork_server import start_early
 from semdis_cli.pipeline.images_out import ImageWriter
 from semdis_cli.pipeline.model_copy import ModelCopy
+from semdis_cli.pipeline.processes import pays
 from semdis_cli.pipeline.shard_decoder import DecodePortion, DecodeWork, shard_decoder
 from semdis_cli.settings import ProcessSettings, WriteSettings
 from semdis_cli.store.reader import LatentSource, StoredShard
@@ -63,6 +65,8 @@ class DecodeJob:
     @contextmanager
     def begin(self) -> Iterator[Worker[SentStored, ShardDecoded]]:
         """Load the model and begin the threads. Raises what `ModelCopy.load` raises."""
+        if pays(self.portion.num_images, is_on_cpu=self.device == "cpu"):
+            start_early()
         received = _Received({}, set(), {})
         writer = ImageWriter(self.root, received.names, self.write)
         tokenizer = self.model.load()

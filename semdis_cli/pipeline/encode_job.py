@@ -9,7 +9,9 @@ from semdis_cli.images.loader import Loader
 from semdis_cli.images.masks import MaskMaker
 from semdis_cli.memory import room_for_images
 from semdis_cli.pipeline.fleet import Worker
+from semdis_cli.pipeline.fork_server import start_early
 from semdis_cli.pipeline.model_copy import ModelCopy
+from semdis_cli.pipeline.processes import pays
 from semdis_cli.pipeline.sending import SentShard, ShardReceiver
 from semdis_cli.pipeline.shard_encoder import Portion, Record, shard_encoder
 from semdis_cli.settings import LoadSettings, PartSettings
@@ -47,6 +49,8 @@ class EncodeJob:
 
         Raises what `ModelCopy.load` raises.
         """
+        if pays(self.portion.volume.num_images, is_on_cpu=self.device == "cpu"):
+            start_early()
         tokenizer = self.model.load()
         received = ShardReceiver()
         masks = None if self.masks is None else self.masks.found_by(received)
