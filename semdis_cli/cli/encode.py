@@ -184,6 +184,18 @@ def _far_set(context: typer.Context, output: Location | None, stage: Path | None
     return far
 
 
+def _find_plan(
+    folder: Path | None, named: SourceSettings, rules: InputRules, load: LoadSettings, settings: EncodeSettings
+) -> "FiledPlan | None":
+    """Return the plan that `semdis plan` has left in the folder to write; raises `UsageError` for that of others."""
+    if folder is None or not (folder / JOURNAL_FOLDER / PLAN_FILE).is_file():
+        return None
+    from semdis_cli.pipeline.filed import FiledPlan
+    from semdis_cli.sources.request import Request
+
+    return FiledPlan.find(folder, Request.of(named, rules, load, settings))
+
+
 def _folder(
     output: "Location | FarSet | None", stdin: "PipedSource | None", *, is_single: bool, dry_run: bool, quiet: bool
 ) -> Path | None:
@@ -192,18 +204,6 @@ def _folder(
     if dry_run:
         return _planned_folder(here, is_single=is_single, quiet=quiet)
     return _choose_folder(here, stdin, is_single=is_single)
-
-
-def _find_plan(
-    folder: Path | None, named: SourceSettings, rules: InputRules, load: LoadSettings, settings: EncodeSettings
-) -> "FiledPlan | None":
-    """Return the plan that `semdis plan` has left in the folder to write; raises `UsageError` for that of others."""
-    if folder is None or not (folder / JOURNAL_FOLDER / PLAN_FILE).exists():
-        return None
-    from semdis_cli.pipeline.filed import FiledPlan
-    from semdis_cli.sources.request import Request
-
-    return FiledPlan.find(folder, Request.of(named, rules, load, settings))
 
 
 def _planned_folder(output: Path | None, *, is_single: bool, quiet: bool) -> Path | None:
