@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure, Planning, Tell, untold
-from semdis_cli.files.image_list import ImageList, Images
+from semdis_cli.files.image_list import ImageList
+from semdis_cli.files.images import Images
 from semdis_cli.files.url import Location, Url
 from semdis_cli.records import SourceImage
 from semdis_cli.sources.file_list import FileList

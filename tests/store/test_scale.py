@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from semdis_cli.files import growing
-from semdis_cli.files.image_list import ImageList, Images
+from semdis_cli.files.image_list import ImageList
+from semdis_cli.files.images import Images
 from semdis_cli.files.planned_images import PlannedImages
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import EncodedImage, FileDigest, Geometry, ImageRecord
