@@ -205,7 +205,7 @@ def _present(state: SetState) -> Iterator[tuple[Line, JournalEntry]]:
 
 def _doubts(planned: PlannedShard, entry: JournalEntry, witness: Witness) -> Iterator[tuple[SourceImage, str | None]]:
     """The images of a shard that may be others than then, with what they were made from if they were read."""
-    images = {image.source.key: image.source for image in planned.images}
+    images = {image.key: image for image in planned.sources}
     for row, seen in entry.rows:
         if row.key in images and not witness.is_unchanged(images[row.key], seen):
             yield images[row.key], row.content
