@@ -53,12 +53,12 @@ class SetPlan:
     inputs that filters leave out, and have not left out before.
     """
 
-    shards: tuple[PlannedShard, ...]
-    failures: tuple[Failure, ...]
+    shards: Sequence[PlannedShard]
+    failures: Sequence[Failure]
     changes: Changes
     sha256: str
     classes: tuple[str, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: Sequence[LeftOut] = ()
 
     @property
     def is_nothing(self) -> bool:
