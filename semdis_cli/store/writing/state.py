@@ -4,6 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -168,7 +169,7 @@ def find_done(
     planned = {shard.name: shard for shard in shards}
     done: dict[str, Done] = {}
     in_doubt, then = ImageList(), GrowingArray("B")  # of each, its shard and what it was made from: a line
-    witness = Witness.of_all([*(shard.sources for shard in shards), changes.kept], time.time_ns())
+    witness = Witness.of_all(chain((shard.sources for shard in shards), [changes.kept]), time.time_ns())
     for line, summary in _present(state):
         if summary.name in planned:
             entry = journal.read_entry(line)
