@@ -172,16 +172,19 @@ class ImageList(Images):
 
     def some(self, first: int, stop: int) -> list[SourceImage]:
         """Return the images from one place up to another."""
-        return self.made(range(first, stop), self.facts_of(first, stop))
+        return self._made(range(first, stop), self.facts_of(first, stop), self._roots_of.part(first, stop))
 
-    def made(self, numbers: Iterable[int], facts: FactColumns) -> list[SourceImage]:
+    def made(self, numbers: Sequence[int], facts: FactColumns) -> list[SourceImage]:
         """Make images of their `facts`."""
-        images, roots = [], self._roots
-        for number, key, num_bytes, mtime_ns, ctime_ns in zip(numbers, *facts, strict=True):
+        return self._made(numbers, facts, map(self._roots_of.__getitem__, numbers))
+
+    def _made(self, numbers: Sequence[int], facts: FactColumns, roots: Iterable[int]) -> list[SourceImage]:
+        images = []
+        for number, root, key, num_bytes, mtime_ns, ctime_ns in zip(numbers, roots, *facts, strict=True):
             if self._others and number in self._others:
                 images.append(self._others[number])
                 continue
-            reader, start, cut, view = roots[self._roots_of[number]]
+            reader, start, cut, view = self._roots[root]
             place = self._places[number] if start is None else start + (view.file_of(key) or key)[cut:]
             images.append(SourceImage(key, reader, place, num_bytes, mtime_ns, ctime_ns, view))
         return images

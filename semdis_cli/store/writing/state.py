@@ -4,6 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -168,7 +169,7 @@ def find_done(
     planned = {shard.name: shard for shard in shards}
     done: dict[str, Done] = {}
     in_doubt, then = ImageList(), GrowingArray("B")  # of each, its shard and what it was made from: a line
-    witness = Witness.of_all([*(shard.sources for shard in shards), changes.kept], time.time_ns())
+    witness = Witness.of_all(chain((shard.sources for shard in shards), [changes.kept]), time.time_ns())
     for line, summary in _present(state):
         if summary.name in planned:
             entry = journal.read_entry(line)
@@ -205,7 +206,7 @@ def _present(state: SetState) -> Iterator[tuple[Line, JournalEntry]]:
 
 def _doubts(planned: PlannedShard, entry: JournalEntry, witness: Witness) -> Iterator[tuple[SourceImage, str | None]]:
     """The images of a shard that may be others than then, with what they were made from if they were read."""
-    images = {image.source.key: image.source for image in planned.images}
+    images = {image.key: image for image in planned.sources}
     for row, seen in entry.rows:
         if row.key in images and not witness.is_unchanged(images[row.key], seen):
             yield images[row.key], row.content
