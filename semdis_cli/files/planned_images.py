@@ -7,7 +7,8 @@ from typing import overload
 
 import numpy as np
 
-from semdis_cli.files.image_list import ImageList, Images
+from semdis_cli.files.image_list import ImageList
+from semdis_cli.files.images import Images
 from semdis_cli.records import PlannedImage
 
 Bucket = tuple[int, int]  # (H, W) in px

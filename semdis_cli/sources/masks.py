@@ -17,7 +17,8 @@ import numpy as np
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Tell, untold
 from semdis_cli.files.identity import Witness, settled, vouches
-from semdis_cli.files.image_list import ImageList, Images
+from semdis_cli.files.image_list import ImageList
+from semdis_cli.files.images import Images
 from semdis_cli.files.json_text import escape_name, unescape_name
 from semdis_cli.option import OptionError
 from semdis_cli.records import SourceImage, Stamp
@@ -214,7 +215,7 @@ def _list(folder: Path, tell: Tell) -> Images:
     """List the pictures in a folder, with those that cannot be looked at: whoever reads them says why."""
     found = find_images([folder], rules=InputRules(all_files=True), tell=tell)
     unusable = [SourceImage(one.key, ON_DISK, os.fspath(folder / one.key), 0) for one in found.failures]
-    return ImageList([*found.images, *unusable]).sorted() if unusable else Images.of(found.images)
+    return ImageList([*found.images, *unusable]).sorted() if unusable else ImageList.of(found.images)
 
 
 def _check_apart(folder: Path, found: FoundImages) -> None:

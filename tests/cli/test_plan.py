@@ -20,6 +20,7 @@ from tests.cli.conftest import Outcome, Run
 from tests.sources.test_tars import write_tar
 from tests.store import contents, lasting
 from tests.store.test_plan_file import signed
+from tests.torture.harness import wait_until_settled
 from tests.worlds import save_noise
 
 LONG_AGO_S = time.time() - 3600
@@ -145,6 +146,8 @@ def test_a_set_that_grows(tmp_path: Path, photos: Path, same: Run) -> None:
     (photos / "a/0.png").unlink()
     write_image(photos / "a/2.png", 11)
     write_image(photos / "c/new.png", 12)
+    wait_until_settled(photos / "a")
+    wait_until_settled(photos / "c")
     check_same_set(tmp_path, same, photos)
 
 

@@ -7,7 +7,8 @@ from itertools import accumulate, chain
 from typing import Any, TypeVar, overload
 
 from semdis_cli.events import Failure, LeftOut
-from semdis_cli.files.image_list import FactColumns, ImageList, Images
+from semdis_cli.files.image_list import ImageList
+from semdis_cli.files.images import FactColumns, Images
 from semdis_cli.files.json_text import unescape_name
 from semdis_cli.files.planned_images import PlannedImages
 from semdis_cli.files.recent import Recent
