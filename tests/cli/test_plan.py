@@ -416,6 +416,22 @@ def test_a_plan_of_a_set_that_has_changed_since_is_refused(tmp_path: Path, photo
     refused(same("encode", photos), 2, "the set has changed since the plan was made", "semdis plan")
 
 
+def test_a_plan_beside_shards_of_another_one_is_refused(tmp_path: Path, photos: Path, same: Run) -> None:
+    assert same("plan", photos).code == 3
+    first = plan_in(tmp_path / "latents").read_bytes()
+    write_image(photos / "c/new.png", 20)
+    assert same("plan", photos).code == 3
+    assert same("encode", photos, "--part", "0/2").code == 3
+    second = plan_in(tmp_path / "latents").read_bytes()
+    plan_in(tmp_path / "latents").write_bytes(first)
+    refused(same("encode", photos, "--part", "1/2"), 2, "begun with other inputs")
+    refused(same("encode", photos), 2, "shards were published under another one", "semdis plan")
+    plan_in(tmp_path / "latents").write_bytes(second)
+    assert same("encode", photos, "--part", "1/2").code == 3
+    rows = {row.key for row in read_rows(tmp_path / "latents/index.jsonl") if row.error is None}
+    assert rows == {path.relative_to(photos).as_posix() for path in photos.glob("?/*.png")}
+
+
 def test_what_no_plan_can_hold_is_refused(tmp_path: Path, photos: Path, same: Run) -> None:
     (tmp_path / "list.txt").write_text("photos/a/0.png\n")
     refused(same("plan", "-"), 2, "stdin")
