@@ -20,6 +20,7 @@ from semdis_cli.settings import (
     SourceSettings,
     TokenizerSettings,
 )
+from semdis_cli.shares import Launched
 from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules
 from semdis_cli.wording import count
 
@@ -232,6 +233,16 @@ def spread(how: TokenizerSettings, settings: Shared, *, is_piped: bool) -> tuple
     if not numbers or max(numbers) >= num_gpus:
         raise OptionError(flag, f"names what is not there: {count(num_gpus, 'GPU')} here, from 0 on")
     return _on_gpus(how, settings, numbers)
+
+
+def on_own_gpu(how: TokenizerSettings, launched: Launched) -> TokenizerSettings:
+    """Return `how` with one of the GPUs that processes which were launched together all see; others are as they are."""
+    if launched.local_rank is None or how.device not in {"auto", "cuda"}:
+        return how
+    from semdis_cli.model.devices import count_gpus
+
+    num_gpus = count_gpus()
+    return replace(how, device=f"cuda:{launched.local_rank % num_gpus}") if num_gpus > 1 else how
 
 
 def spread_if_it_pays(how: TokenizerSettings, settings: Shared, num_images: int) -> tuple[TokenizerSettings, Shared]:
