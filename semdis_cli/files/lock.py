@@ -110,6 +110,11 @@ class FolderLock:
                 self._path.unlink()
         os.close(self._descriptor)
 
+    @property
+    def token(self) -> str:
+        """What tells this lock from all others, in `locked_parts`."""
+        return self._holder.token
+
     def check(self) -> None:
         """Raise `UsageError` if another run took the folder, because it saw no sign of life from this one.
 
@@ -260,10 +265,14 @@ def drop_parts(folder: Path, names: Iterable[str]) -> None:
             _lock_path(folder, name).unlink()
 
 
-def locked_parts(folder: Path) -> list[str]:
-    """Return the names of parts of `folder` that were locked, by runs that may be dead."""
+def locked_parts(folder: Path) -> dict[str, str]:
+    """Return the names of parts of `folder` that were locked, by runs that may be dead, and the tokens of the locks.
+
+    No token: the lock is being taken, or was torn by a crash.
+    """
     start = f"{LOCK_FILE}-"
-    return [path.name.removeprefix(start) for path in disk.list_names(folder) if path.name.startswith(start)]
+    holders = {path.name: _read_holder(path) for path in disk.list_names(folder) if path.name.startswith(start)}
+    return {name.removeprefix(start): holder.token if holder else "" for name, holder in holders.items()}
 
 
 def _lock_path(folder: Path, name: str) -> Path:
@@ -271,8 +280,8 @@ def _lock_path(folder: Path, name: str) -> Path:
 
 
 def _read_holder(path: Path) -> _Holder | None:
-    with suppress(OSError), path.open("rb") as file:
-        return _Holder.parse(file.read(_RECORD_BYTES))
+    with suppress(OSError), os.fdopen(disk.open_at_once(path), "rb") as file:  # a pipe is not waited for
+        return _Holder.parse(file.read(_RECORD_BYTES) or b"")
     return None
 
 

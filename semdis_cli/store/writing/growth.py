@@ -223,8 +223,11 @@ class _Merged:
         has_tensors = growth.base.manifest is not None and bool(growth.base.manifest.tensors)
         groups = [("", self._old()), ("", self._failed()), ("", self._left_out())]
         groups += [(first_key, self._new(line)) for first_key, line in sorted(growth.places)]
-        offset = 0
+        offset, last = 0, ""
         for line in merge_rows(groups):
+            if line.key <= last and offset:
+                raise StoreError(f"the journal has two rows for {line.key!r:.80}, or none in order")
+            last = line.key
             self.counts[line.status] += 1
             if line.status == "ok" and line.shard is not None:
                 self.columns.add(offset, line.shard)

@@ -113,12 +113,19 @@ class JournalFile:
         return plan, entries
 
     def read_whole_lines(self) -> dict[int, JournalEntry]:
-        """The entries of a file that another process may be adding to, without their rows. Raises as `read`."""
+        """The entries of a file that another process may be adding to, or remove, without their rows.
+
+        Raises as `read`.
+        """
         entries: dict[int, JournalEntry] = {}
         offset = 0
-        with self.path.open("rb") as file:
-            for line in file:
-                if offset and line.endswith(b"\n"):
+        try:
+            file = self.path.open("rb")
+        except FileNotFoundError:
+            return {}
+        with file:
+            while (line := file.readline()).endswith(b"\n"):  # what follows the first torn line is the rest of that
+                if offset:
                     entries[offset] = self._parse(line, offset, JournalEntry.from_json).without_rows()
                 offset += len(line)
         return entries
@@ -185,6 +192,7 @@ class JournalFile:
         digest = hashlib.sha256(content + b"\n").hexdigest()
         with explaining(self.path):
             if self._file is None:
+                self.path.stat()  # it has begun: without a plan before it an entry would say nothing
                 self._file = disk.open_to_append(self.path)
             offset = self._file.seek(0, os.SEEK_END)
             line = memoryview(_LINE_START + content + _line_end(digest))
