@@ -197,7 +197,7 @@ class SetShareWriter(SetWriter):
 
     def check_space(self) -> None:
         """Raise `NoSpaceError` unless the disk can hold what remains to be written."""
-        check_free_space(self.root, sum(map(self._written_bytes, self.remaining)))
+        check_free_space(self.root, sum(self._remaining_bytes()))
 
     def finish(self) -> Manifest | None:
         """Note that the share is done. Where it was the last one, finish the set, and return its manifest.
