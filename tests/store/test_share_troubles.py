@@ -197,6 +197,13 @@ def test_what_is_left_of_the_journal_of_a_finished_set_is_removed(
     assert contents(root) == contents(finished_set)
 
 
+def test_a_temporary_file_beside_a_finished_set_is_swept_by_a_part(root: Path, finished_set: Path) -> None:
+    shutil.copytree(finished_set, root)
+    (root / ".0123456789abcdef.semdis-tmp").write_bytes(b"half a report")
+    assert write_share(root, "2/3") is not None
+    assert contents(root) == contents(finished_set)
+
+
 # --- files that are damaged, or vanish ------------------------------------------------------------------------------
 
 

@@ -18,21 +18,20 @@ from semdis_cli.files.atomic import publish
 from semdis_cli.files.json_text import is_strange, key_fields, to_line
 from semdis_cli.files.set_names import CHECKSUM_FILE, INDEX_FILE, ITEMS_FILE, MANIFEST_FILE, SEEN_FILE, SHARD_FOLDER
 from semdis_cli.provenance import Provenance
-from semdis_cli.records import FileDigest, ImageRecord
+from semdis_cli.records import FileDigest
 from semdis_cli.store.columns import SetColumns, grown_classes
 from semdis_cli.store.index import IndexLine, IndexRow
 from semdis_cli.store.item_table import ItemColumns, read_items
 from semdis_cli.store.items import find_items, open_listed
 from semdis_cli.store.manifest import Manifest, ShardEntry, checksum_lines
 from semdis_cli.store.quantised import real_values
-from semdis_cli.store.shard_header import canonical_json
 from semdis_cli.store.shard_records import ShardRecords
 from semdis_cli.store.shards import read_shard
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.tensors.file import place_of
 from semdis_cli.store.tensors.listed import TensorColumn
 from semdis_cli.store.writing.changes import Changes
-from semdis_cli.store.writing.entry_text import NewLine
+from semdis_cli.store.writing.entry_text import NewLine, row_identity
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.journal import Journal, Line
 from semdis_cli.store.writing.journal_file import JournalEntry
@@ -99,7 +98,8 @@ class Growth:
         if entry.name in self.headers:
             return self.headers[entry.name]
         header, header_sha256 = open_listed(self.base.root, manifest, entry)
-        if _digest(header.records) != merged.digests[entry.name]:
+        rows = ShardRecords.of(header.records)
+        if row_identity(rows.keys, rows.geometries) != merged.identities[entry.name]:
             raise StoreError("holds other images than the journal says", place=entry.name)
         return header_sha256
 
@@ -206,7 +206,7 @@ class _Merged:
     counts: Counter[str] = field(default_factory=Counter)  # by status
     entries: dict[Line, JournalEntry] = field(default_factory=dict)  # without their rows
     num_rows: Counter[str] = field(default_factory=Counter)  # latents in each new shard
-    digests: dict[str, bytes] = field(default_factory=dict)  # of their keys and sizes, where the header is not known
+    identities: dict[str, bytes] = field(default_factory=dict)  # of their rows, as `row_identity`
     without: list[_Place] = field(default_factory=list)  # latents that served before, and will not
     again: list[_Place] = field(default_factory=list)  # the other way round
     new_seen: io.BytesIO = field(default_factory=io.BytesIO)
@@ -278,10 +278,8 @@ class _Merged:
                 yield NewLine.of(_as_written_now(line))
 
     def _new(self, place: Line) -> Iterator[NewLine]:
-        entry, lines = self.growth.journal.read_lines(place)
-        if entry.name not in self.growth.headers:
-            self.digests[entry.name] = _digest([row.record for row, _ in entry.rows if row.record is not None])
-        self.entries[place] = entry.without_rows()
+        entry, lines, self.identities[entry.name] = self.growth.journal.read_lines(place)
+        self.entries[place] = entry
         for line in lines:
             self.num_rows[entry.name] += line.row is not None
             yield line
@@ -293,14 +291,6 @@ class _Merged:
     def _left_out(self) -> Iterator[NewLine]:
         for one in self.growth.left_out:
             yield NewLine.of_row(IndexRow.of_left_out(one), seen_left_out(one))
-
-
-def _digest(records: Sequence[ImageRecord]) -> bytes:
-    """Return a digest of keys and sizes in the order of the rows."""
-    columns = ShardRecords.of(records)
-    digest = hashlib.sha256(canonical_json(columns.keys).encode())
-    digest.update(b"".join(columns.geometries))
-    return digest.digest()
 
 
 def _with_status(line: IndexLine, status: str, reason: str | None = None) -> IndexLine:

@@ -155,8 +155,8 @@ class Journal:
         """The whole entry of a line."""
         return self._file(line.file).read_entry(line.offset)
 
-    def read_lines(self, line: Line) -> tuple[JournalEntry, Iterable[NewLine]]:
-        """The entry of a line, and its lines for the index, as `JournalFile.read_lines`."""
+    def read_lines(self, line: Line) -> tuple[JournalEntry, Iterable[NewLine], bytes]:
+        """The entry of a line, its lines for the index, and their identity, as `JournalFile.read_lines`."""
         return self._file(line.file).read_lines(line.offset)
 
     def append(self, content: bytes) -> Line:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,13 +19,16 @@ from semdis_cli.records import FileDigest
 from semdis_cli.store.checks import MALFORMED, check_count, check_shard_name
 from semdis_cli.store.index import IndexRow
 from semdis_cli.store.record import parse_digest
+from semdis_cli.store.shard_records import ShardRecords
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.writing.entry_text import NewLine, split_entry
+from semdis_cli.store.writing.entry_text import NewLine, check_rows, count_rows, row_identity, split_entry
 from semdis_cli.store.writing.seen import SeenFile
 
 LATER_VERSIONS = "later_versions"  # in a plan
 CLASSES = "classes"
 _LINE_START = b'{"content":'
+_LINE_END = re.compile(rb',"sha256":"([0-9a-f]{64})"\}\n')
+_LINE_END_BYTES = 78
 
 
 class JournalRow(NamedTuple):
@@ -105,7 +109,7 @@ class JournalFile:
                 if offset == 0:
                     plan = self._parse(line, offset, dict)
                 else:
-                    entries[offset] = self._parse(line, offset, JournalEntry.from_json).without_rows()
+                    entries[offset] = self._summary(line, offset)
                 offset += len(line)
             is_torn = offset < os.fstat(file.fileno()).st_size
         if is_torn:
@@ -126,7 +130,7 @@ class JournalFile:
         with file:
             while (line := file.readline()).endswith(b"\n"):  # what follows the first torn line is the rest of that
                 if offset:
-                    entries[offset] = self._parse(line, offset, JournalEntry.from_json).without_rows()
+                    entries[offset] = self._summary(line, offset)
                 offset += len(line)
         return entries
 
@@ -166,23 +170,43 @@ class JournalFile:
             file.seek(offset)
             return self._parse(file.readline(), offset, JournalEntry.from_json)
 
-    def read_lines(self, offset: int) -> tuple[JournalEntry, Iterable[NewLine]]:
-        """The entry whose line begins at `offset`, and its lines for the index.
+    def read_lines(self, offset: int) -> tuple[JournalEntry, Iterable[NewLine], bytes]:
+        """The entry whose line begins at `offset`, without its rows, and its lines for the index, and `row_identity`.
 
-        Of one that was added here the lines are copied, and it has no rows. Raises `StoreError` if it is damaged.
+        Of one that was added here the lines are copied, and there is no identity. Raises `StoreError` if it is damaged.
         """
-        if offset not in self._own:
-            entry = self.read_entry(offset)
-            return entry, starmap(NewLine.of_row, entry.rows)
         with self.path.open("rb") as file:
             file.seek(offset)
             line = file.readline()
+        if offset not in self._own:
+            return self._checked(line, offset)
         digest = self._own[offset]
         content = line.removeprefix(_LINE_START).removesuffix(_line_end(digest))
         if hashlib.sha256(content + b"\n").hexdigest() != digest:
             raise StoreError(f"the line at byte {offset} was changed; {self._remedy()}", place=self.path)
         fields, lines = split_entry(content)
-        return JournalEntry.from_json(fields), lines
+        return JournalEntry.from_json(fields), lines, b""
+
+    def _checked(self, line: bytes, offset: int) -> tuple[JournalEntry, Iterable[NewLine], bytes]:
+        content = proved_content(line)
+        with suppress(*MALFORMED, StoreError):  # then the parser says what is wrong, if anything is
+            if content is not None:
+                fields, rows = check_rows(content)
+                return JournalEntry.from_json(fields), *rows
+        entry = self._parse(line, offset, JournalEntry.from_json)
+        records = ShardRecords.of([row.record for row, _ in entry.rows if row.record is not None])
+        identity = row_identity(records.keys, records.geometries)
+        return entry.without_rows(), starmap(NewLine.of_row, entry.rows), identity
+
+    def _summary(self, line: bytes, offset: int) -> JournalEntry:
+        """Return an entry without its rows, which are looked at when they are used."""
+        content = proved_content(line)
+        with suppress(*MALFORMED, StoreError):
+            if content is not None:
+                fields, first_key, num_images, num_failed = count_rows(content)
+                entry = JournalEntry.from_json(fields)
+                return replace(entry, first_key=first_key, num_images=num_images, num_failed=num_failed)
+        return self._parse(line, offset, JournalEntry.from_json).without_rows()
 
     def append(self, content: bytes) -> int:
         """Add what `render_entry` gave, sync it, and return its offset. Raises `NoSpaceError` or `UsageError`.
@@ -239,6 +263,14 @@ class JournalFile:
         except StoreError as error:
             what = f"the line at byte {offset} is damaged ({error.reason}); {self._remedy()}"
             raise StoreError(what, place=self.path) from error
+
+
+def proved_content(line: bytes) -> bytes | None:
+    """Return the content of a line as it is written, if that matches its sha256; None of any other line."""
+    end = _LINE_END.fullmatch(line[-_LINE_END_BYTES:])
+    content = line[len(_LINE_START) : -_LINE_END_BYTES]
+    is_proved = end is not None and hashlib.sha256(content + b"\n").hexdigest() == end[1].decode()
+    return content if is_proved and line.startswith(_LINE_START) else None
 
 
 def parse_journal_line(

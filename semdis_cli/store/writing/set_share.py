@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from semdis_cli.errors import UsageError
-from semdis_cli.files.atomic import check_free_space, explaining, make_folder
-from semdis_cli.files.lock import BusyFolderError, FolderLock, held_parts, other_run
+from semdis_cli.files import disk
+from semdis_cli.files.atomic import check_free_space, explaining, is_temporary, make_folder
+from semdis_cli.files.lock import LOCK_FILE, BusyFolderError, FolderLock, held_parts, other_run
 from semdis_cli.files.set_names import JOURNAL_FOLDER
 from semdis_cli.provenance import Provenance
 from semdis_cli.shares import Share
@@ -103,9 +104,10 @@ class SetShareWriter(SetWriter):
         return True
 
     def _put_away(self, plan: SetPlan) -> None:
-        """Remove what is left of the journal of a finished set, unless others are at work."""
+        """Remove what killed runs have left beside a finished set, unless others are at work."""
         self._journal.drop_own()
-        if self._journal.is_left:
+        names = [path.name for path in disk.list_names(self.root)]
+        if self._journal.is_left or any(is_temporary(name) or name == LOCK_FILE for name in names):
             with suppress(BusyFolderError):
                 self._finish_set(plan)
 
