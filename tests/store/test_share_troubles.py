@@ -3,7 +3,10 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,6 +14,7 @@ import pytest
 
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure
+from semdis_cli.files import lock
 from semdis_cli.files.json_text import to_line
 from semdis_cli.files.lock import held_parts, locked_parts
 from semdis_cli.store.manifest import Manifest
@@ -78,6 +82,76 @@ def test_a_finisher_that_wakes_up_does_not_put_old_lists_over_new_ones(
     assert not (root / "manifest.json").exists()
 
 
+# --- other machines ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beats and waits of a fraction of a second."""
+    monkeypatch.setattr(lock, "BEAT_S", 0.1)
+    monkeypatch.setattr(lock, "WATCH_S", 0.8)
+
+
+@contextmanager
+def held_elsewhere(path: Path, *, is_alive: bool = True) -> Iterator[None]:
+    """A lock that a process on another machine holds; its number rises for as long as that is alive."""
+    ended, file = threading.Event(), os.open(path, os.O_RDWR | os.O_CREAT)
+
+    def beat() -> None:
+        number = 0
+        while True:
+            number += 1
+            fields = {"machine": "elsewhere 1", "namespace": "n", "process": "7 8", "token": "t", "beat": number}
+            os.pwrite(file, json.dumps(fields).encode().ljust(511) + b"\n", 0)
+            if not is_alive or ended.wait(0.1):
+                return
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        while not (path.exists() and path.stat().st_size):
+            time.sleep(0.01)
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        os.close(file)
+
+
+@pytest.mark.usefixtures("_fast")
+def test_parts_on_other_machines_are_waited_for_by_who_has_the_whole_set(root: Path) -> None:
+    leave_unfinished(root)
+    with held_elsewhere(root / "journal/.semdis-lock-0-of-2"):
+        others: list[Callable[[Path], object]] = [
+            *(write_set, finish_by_journal),
+            lambda root: SetEditor(root).__enter__(),
+        ]
+        for begin in others:
+            with pytest.raises(UsageError, match=r"other semdis runs are writing there \(--part 0/2\)"):
+                begin(root)
+        assert write_share(root, "1/2") is None
+        with pytest.raises(UsageError, match=r"another semdis run is writing there \(--part 0/2\)"):
+            write_share(root, "0/2")
+
+
+@pytest.mark.usefixtures("_fast")
+def test_a_whole_run_on_another_machine_is_waited_for_by_parts(root: Path) -> None:
+    write_share(root, "0/2")
+    with held_elsewhere(root / ".semdis-lock"), pytest.raises(UsageError, match="another semdis run is writing there"):
+        write_share(root, "1/2")
+
+
+@pytest.mark.usefixtures("_fast")
+@pytest.mark.parametrize("finish", [write_set, finish_by_journal])
+def test_a_part_that_died_on_another_machine_is_not_waited_for(
+    root: Path, finished_set: Path, finish: Callable[[Path], object]
+) -> None:
+    leave_unfinished(root)
+    with held_elsewhere(root / "journal/.semdis-lock-0-of-2", is_alive=False):
+        finish(root)
+    assert contents(root) == contents(finished_set)
+
+
 # --- others at the same time ----------------------------------------------------------------------------------------
 
 
@@ -104,10 +178,10 @@ def test_a_part_that_is_run_again_is_waited_for_by_who_would_finish(root: Path, 
 
 def test_a_part_that_is_run_again_and_killed_is_not_waited_for(root: Path, finished_set: Path) -> None:
     leave_unfinished(root)
-    lock = root / "journal/.semdis-lock-0-of-2"
+    path = root / "journal/.semdis-lock-0-of-2"
     with opened(root, "0/2"):
-        held = json.loads(lock.read_bytes())
-    lock.write_bytes(json.dumps({**held, "process": "1 8"}).encode())
+        held = json.loads(path.read_bytes())
+    path.write_bytes(json.dumps({**held, "process": "1 8"}).encode())
     assert write_share(root, "1/2") is not None
     assert contents(root) == contents(finished_set)
 

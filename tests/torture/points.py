@@ -44,6 +44,15 @@ ITEMS = f"{BASE}/items.table"
 MANIFEST, REPORT = f"{BASE}/manifest.json", "latents/report.json"
 
 
+# Two parts write a set, and this is the last one.
+PARTS = ("the last of two parts", "the last of two parts of a set that grows")
+LAST_PART = "1/2"
+PART_JOURNAL, PART_DONE, PART_REPORT, PART_LOCK = (
+    f"latents/journal/{name}" for name in ("1-of-2.jsonl", "1-of-2.done", "1-of-2.report.json", ".semdis-lock-1-of-2")
+)
+WHOLE = "latents/journal/0.jsonl"
+
+
 @dataclass(frozen=True)
 class Point:
     """A moment of the run in a `situation`: `when` the `nth` (negative: from the end) `operation` on `file` is made.
@@ -267,6 +276,71 @@ POINTS = (
         ("tensors attached, plan still there", "before", "unlink", JOURNAL),
         ("tensors attached, folder of the journal still there", "before", "rmdir", "latents/journal"),
     ),
+    *_points(
+        PARTS[0],
+        ("lock file of the part made, not locked", "after", "create", PART_LOCK),
+        ("holder of the part's lock half named", "half", "write", PART_LOCK),
+        ("plan of the part half written", "half", "write", PART_JOURNAL + TEMPORARY),
+        ("plan of the part renamed, its folder not synced", "after", "rename", PART_JOURNAL + TEMPORARY),
+        ("first shard of the part half written", "half", "write", SHARD + TEMPORARY),
+        ("first shard of the part renamed, not in its journal", "after", "rename", SHARD + TEMPORARY),
+        ("first line of the part's journal half written", "half", "write", PART_JOURNAL),
+        ("last line of the part's journal written, not synced", "after", "write", PART_JOURNAL, -1),
+        ("report of the part half written", "half", "write", PART_REPORT + TEMPORARY),
+        ("report of the part renamed, the part not marked as done", "after", "rename", PART_REPORT + TEMPORARY),
+        ("mark of the part half written", "half", "write", PART_DONE + TEMPORARY),
+        ("part marked as done, its folder not synced", "after", "rename", PART_DONE + TEMPORARY),
+        ("all parts done, the set's lock not taken", "before", "create", LOCK),
+        ("the set's lock taken, its holder half named", "half", "write", LOCK),
+        ("plan of the whole half written beside those of parts", "half", "write", WHOLE + TEMPORARY),
+        ("plan of the whole renamed, its folder not synced", "after", "rename", WHOLE + TEMPORARY),
+        ("index of all parts half written", "half", "write", INDEX + TEMPORARY),
+        ("manifest of all parts half written", "half", "write", MANIFEST + TEMPORARY),
+        ("lists of all parts written, none in its place", "before", "rename", f"latents/index.jsonl{TEMPORARY}"),
+        (
+            "index of all parts in its place, not synced",
+            "after",
+            "rename",
+            f"latents/index.jsonl{TEMPORARY}",
+        ),
+        ("checksums of all parts in their place, no manifest", "after", "rename", f"latents/SHA256SUMS{TEMPORARY}"),
+        ("manifest of all parts in its place, not synced", "after", "rename", f"latents/manifest.json{TEMPORARY}"),
+        ("manifest safe, all journals still there", "before", "unlink", "latents/journal/*"),
+        ("one file of the journals removed, another not", "after", "unlink", "latents/journal/*"),
+        ("outline removed, its folder not synced", "after", "unlink", "latents/journal/outline"),
+        ("journals gone, the set still locked", "before", "unlink", LOCK),
+        ("the set's lock let go, not the part's", "before", "unlink", PART_LOCK),
+        ("folder of the journals gone, no report of the set", "after", "rmdir", "latents/journal"),
+        ("report of the set half written by the last part", "half", "write", REPORT + TEMPORARY),
+    ),
+    *_points(
+        PARTS[1],
+        ("first new shard of the part renamed, not in its journal", "after", "rename", SHARD + TEMPORARY),
+        ("part that adds marked as done, its folder not synced", "after", "rename", PART_DONE + TEMPORARY),
+        ("set as it was before the parts half copied", "half", "write", INDEX + TEMPORARY),
+        ("set as it was before the parts copied, no plan of the whole", "before", "create", WHOLE + TEMPORARY),
+        ("plan of the whole half written, with the set as it was", "half", "write", WHOLE + TEMPORARY),
+        ("plan of the whole renamed, with the set as it was", "after", "rename", WHOLE + TEMPORARY),
+        ("manifest with what the parts add half written", "half", "write", MANIFEST + TEMPORARY, 2),
+        (
+            "new lists of parts written, old ones in their place",
+            "before",
+            "rename",
+            f"latents/index.jsonl{TEMPORARY}",
+        ),
+        ("new index of all parts in its place, old manifest", "after", "rename", f"latents/index.jsonl{TEMPORARY}"),
+        (
+            "new checksums of parts in their place, old manifest",
+            "after",
+            "rename",
+            f"latents/SHA256SUMS{TEMPORARY}",
+        ),
+        ("new manifest of all parts in its place", "after", "rename", f"latents/manifest.json{TEMPORARY}"),
+        ("parts added, all journals still there", "before", "unlink", "latents/journal/*"),
+        ("parts added, plan of the whole removed", "after", "unlink", WHOLE),
+        ("parts added, the set as it was half removed", "after", "unlink", f"{BASE}/*"),
+        ("parts added, the set still locked", "before", "unlink", LOCK),
+    ),
 )
 
 
@@ -487,8 +561,6 @@ def _grown_but_for_one_part(situation: Situation) -> None:
     _but_for_one_part(situation)
 
 
-PARTS = ("the last of two parts", "the last of two parts of a set that grows")
-LAST_PART = "1/2"
 SITUATIONS: dict[str, Callable[[Situation], None]] = {
     "a new set": _nothing,
     "a set that a killed run left": _left_by_a_killed_run,

@@ -1,14 +1,17 @@
 """Parts of a set killed anywhere, several at a time, and run again in any order, by any command: the same bytes."""
 
+import os
 import random
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
+from itertools import count as count_from
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Outcome
+from tests.disks import remount, small_disk
 from tests.torture.harness import Runner, differences, temporaries
 from tests.torture.points import LAST_PART, PARTS, Situation, World, go_on, is_finished
 from tests.torture.power import store
@@ -90,12 +93,14 @@ def test_parts_killed_at_random_and_run_again_in_any_order_make_the_same_set(
     situation = world.situation(PARTS[seed // 2 % 2])
     disk = before_all_parts(situation, tmp_path / "disk")
     told: list[tuple[list[str], Outcome]] = []
+    locks = "none" if seed % 10 == 9 else "flock"
     for _ in range(draw.randrange(2, 9)):
-        told += run_at_once(draw, situation, disk, rivals[: draw.randint(1, len(rivals))], count=(2, 7)[seed % 2])
+        runners = rivals[: draw.randint(1, len(rivals))]
+        told += run_at_once(draw, situation, disk, runners, count=(2, 7)[seed % 2], locks=locks)
     check(told)
     for _ in range(2):  # one round has all shards written; the set is finished by whoever comes last
         for index in draw.sample(range(7), 7):
-            if not is_finished(disk / "latents"):
+            if differences(disk / "latents", situation.expected):
                 done = world.runner.run(situation.part(disk, f"{index}/7"))
                 assert done.code in {0, 3}, (told, done.stderr)
     assert differences(disk / "latents", situation.expected) == [], told
@@ -103,11 +108,12 @@ def test_parts_killed_at_random_and_run_again_in_any_order_make_the_same_set(
 
 
 def run_at_once(
-    draw: random.Random, situation: Situation, disk: Path, runners: list[Runner], count: int
+    draw: random.Random, situation: Situation, disk: Path, runners: list[Runner], *, count: int, locks: str
 ) -> list[tuple[list[str], Outcome]]:
     """Start several runs, most of them of parts, of which some are killed, and return how they ended.
 
     Two may be of the same part. Now and then there is one with other settings, one of the whole set, or `finish`.
+    `locks`: of the file system, as in `Job`.
     """
     commands = []
     for runner in runners:
@@ -119,7 +125,7 @@ def run_at_once(
         command = draw.choice(others) if draw.random() < 0.2 else command
         commands.append(command)
         after_s = draw.uniform(0, 0.8) if draw.random() < 0.6 else None
-        runner.start([*command, "--quiet"], after_s=after_s)
+        runner.start([*command, "--quiet"], after_s=after_s, locks=locks)
     return [(command, runner.wait()) for command, runner in zip(commands, runners, strict=True)]
 
 
@@ -133,3 +139,30 @@ def check(told: list[tuple[list[str], Outcome]]) -> None:
     for command, outcome in told:
         assert outcome.code in {0, 2, 3, 4, -signal.SIGKILL}, (command, outcome)
         assert "Traceback" not in outcome.stderr, (command, outcome)
+
+
+# --- full disks -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [pytest.param(8, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
+def test_a_part_on_a_disk_that_fills_up_anywhere_can_go_on(tmp_path: Path, situation: Situation, step: int) -> None:
+    ways, run = list(WAYS.values()), situation.world.runner
+    for number, more in enumerate(count_from(1, step)):
+        with small_disk(tmp_path / "disk", "size=4m") as disk:
+            shutil.copytree(situation.start, disk, dirs_exist_ok=True)
+            status = os.statvfs(disk)
+            remount(disk, f"size={(status.f_blocks - status.f_bfree + more) * status.f_frsize}")
+            stopped = run.run(situation.arguments(disk))
+            if stopped.code == 3:
+                break
+            assert stopped.code == 5, stopped.stderr
+            assert "make room" in stopped.stderr.splitlines()[-1]
+            assert temporaries(disk) == []
+            remount(disk, "size=4m")
+            done = run.run(ways[number % len(ways)](situation, disk))
+            if not is_finished(disk / "latents"):
+                assert done.code in {0, 2, 3}, done.stderr
+                done = run.run(situation.arguments(disk))
+            assert done.code == 3, done.stderr
+            assert differences(disk / "latents", situation.expected) == []
+    assert more > 5

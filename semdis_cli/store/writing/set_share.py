@@ -68,6 +68,9 @@ class SetShareWriter(SetWriter):
             make_folder(self._journal.folder)
             try:
                 stack.enter_context(self._lock)
+            except BusyFolderError as error:
+                what = f"another semdis run is writing there (--part {self.share}); wait for it to end"
+                raise BusyFolderError(what, place=self.root) from error
             except UsageError as error:  # another share, which was the last one to leave, has just removed the folder
                 if is_last or not isinstance(error.__cause__, FileNotFoundError):
                     raise
@@ -96,7 +99,8 @@ class SetShareWriter(SetWriter):
         own = self._journal.own.read_plan()
         if own is None or own.get("plan_sha256") != plan.sha256:
             self._begin_journal(plan.sha256, plan.classes)
-        self._check_others(plan)
+        with explaining(self.root):
+            self._check_others(plan)
         if outline_of(self._outline_path) != plan.sha256:
             Outline.of(plan).write(self._outline_path)
         if self.remaining:  # of what was there, some is gone
