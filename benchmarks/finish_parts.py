@@ -79,7 +79,7 @@ def make_plan(provenance: Provenance, num_images: int, num_parts: int) -> SetPla
         images.append(PlannedImage(source, BUCKETS[number % len(BUCKETS)]))
     shards = plan_shards(images, provenance.layout, shard_bytes=1 << 40, shard_images=-(-num_images // num_parts))
     sha256 = plan_sha256(provenance, shards, ())
-    return SetPlan(tuple(shards), (), Changes(to_encode=()), sha256)
+    return SetPlan(tuple(shards), (), Changes(), sha256)
 
 
 def write_part(root: Path, provenance: Provenance, plan: SetPlan, share: Share) -> None:

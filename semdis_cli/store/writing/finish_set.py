@@ -5,7 +5,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from semdis_cli.errors import StoreError, UsageError
-from semdis_cli.files.set_names import JOURNAL_FOLDER, MANIFEST_FILE
+from semdis_cli.files.set_names import JOURNAL_FOLDER, MANIFEST_FILE, PLAN_FILE
 from semdis_cli.provenance import Provenance
 from semdis_cli.shares import Share
 from semdis_cli.store.manifest import Manifest
@@ -40,7 +40,7 @@ class SetFinisher(LatentSetWriter):
         is_begun = any(plan is not None and plan.get("plan_sha256") == self.outline.sha256 for plan in plans)
         if self.base.folder != self.root or (is_begun and not is_over):
             return None
-        if self.base.manifest is not None and not self._state.entries:
+        if self.base.manifest is not None and not self._state.entries and self._journal.names() != {PLAN_FILE}:
             self._journal.remove()
         return self.base.manifest
 

@@ -2,8 +2,8 @@
 
 `0.jsonl` is that of a run which has the whole set to itself; `3-of-8.jsonl` that of a share of a run (`Share`), beside
 it `3-of-8.done` once all of that share is on disk, which names the plan and the lock that was held. `outline` is what
-is planned (`Outline`), for whoever finishes a set that shares have written. `base-*`: a copy of what a growing set was
-before.
+is planned (`Outline`), for whoever finishes a set that shares have written; `plan` that and the images too, where it
+was made before any run (`PlanFile`). `base-*`: a copy of what a growing set was before.
 """
 
 import re
@@ -19,7 +19,7 @@ from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.files import disk
 from semdis_cli.files.atomic import make_folder, publish, sweep_temporaries, sync_folder
 from semdis_cli.files.lock import BusyFolderError, drop_parts, held_parts, locked_parts
-from semdis_cli.files.set_names import JOURNAL_FOLDER
+from semdis_cli.files.set_names import JOURNAL_FOLDER, PLAN_FILE
 from semdis_cli.provenance import Provenance
 from semdis_cli.shares import Share
 from semdis_cli.store.latent_set import LatentSet
@@ -135,10 +135,10 @@ class Journal:
         """Remove the files of the own share."""
         self._drop_share(self.own)
 
-    @property
-    def is_left(self) -> bool:
-        """Tell whether anything is left of a journal, be it a part."""
-        return any(is_journal_name(path.name) or is_base_name(path.name) for path in disk.list_names(self.folder))
+    def names(self) -> set[str]:
+        """Return what is there of a journal; of a set that is finished, only a plan for runs to come is to stay."""
+        names = (path.name for path in disk.list_names(self.folder))
+        return {name for name in names if is_journal_name(name) or is_base_name(name)}
 
     def remedy_of(self, name: str) -> str:
         """Return what to do about a file that cannot be used; that of a share is not needed by others."""
@@ -228,7 +228,8 @@ class Journal:
     def remove(self) -> None:
         """Delete the journal: the manifest has taken its place. One that cannot be deleted says nothing new."""
         self.close()
-        for path in disk.list_names(self.folder):
+        paths = disk.list_names(self.folder)
+        for path in sorted(paths, key=lambda path: path.name != PLAN_FILE):  # first: alone it is that of runs to come
             if is_journal_name(path.name):
                 with suppress(OSError):
                     path.unlink()
@@ -278,7 +279,8 @@ def is_base_name(name: object) -> bool:
 
 def is_journal_name(name: str) -> bool:
     """Tell whether a file of a journal is called so."""
-    return name in {WHOLE_FILE, OUTLINE_FILE} or any(_share_of(name, end) for end in (_SUFFIX, _DONE, _REPORT))
+    is_of_all = name in {WHOLE_FILE, OUTLINE_FILE, PLAN_FILE}
+    return is_of_all or any(_share_of(name, end) for end in (_SUFFIX, _DONE, _REPORT))
 
 
 def _share_of(name: str, suffix: str) -> Share | None:

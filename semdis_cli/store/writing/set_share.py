@@ -14,7 +14,7 @@ from semdis_cli.errors import UsageError
 from semdis_cli.files import disk
 from semdis_cli.files.atomic import check_free_space, explaining, is_temporary, make_folder
 from semdis_cli.files.lock import LOCK_FILE, BusyFolderError, FolderLock, held_parts, other_run
-from semdis_cli.files.set_names import JOURNAL_FOLDER
+from semdis_cli.files.set_names import JOURNAL_FOLDER, PLAN_FILE
 from semdis_cli.provenance import Provenance
 from semdis_cli.shares import Share
 from semdis_cli.store.manifest import Manifest
@@ -111,7 +111,7 @@ class SetShareWriter(SetWriter):
         """Remove what killed runs have left beside a finished set, unless others are at work."""
         self._journal.drop_own()
         names = [path.name for path in disk.list_names(self.root)]
-        if self._journal.is_left or any(is_temporary(name) or name == LOCK_FILE for name in names):
+        if self._journal.names() - {PLAN_FILE} or any(is_temporary(name) or name == LOCK_FILE for name in names):
             with suppress(BusyFolderError):
                 self._finish_set(plan)
 
