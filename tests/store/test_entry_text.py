@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -18,9 +19,9 @@ from semdis_cli.store.shard_records import ShardRecords
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.writing.entry_text import (
     NewLine,
-    NewRows,
     check_rows,
     count_rows,
+    entry_lines,
     render_entry,
     row_identity,
     split_entry,
@@ -80,6 +81,10 @@ def test_the_line_of_an_image_is_that_of_its_row(record: ImageRecord, row: int) 
     assert image_line(record, NAME, row) == to_line(IndexRow.of_image(record, NAME, row).to_json())
 
 
+def read(text: bytes, place: int, number: int) -> bytes:
+    return text[place : place + number]
+
+
 @settings(deadline=None)
 @given(rows=entries(), file=st.none() | st.builds(FileDigest, st.integers(0, 2**40), digests), sums=sums)
 def test_an_entry_is_canonical_json_and_gives_its_lines_again(
@@ -96,9 +101,30 @@ def test_an_entry_is_canonical_json_and_gives_its_lines_again(
             "sums": sums.to_json(),
         }
         assert content + b"\n" == to_line(fields | ({"version": version} if version else {}))
-        rest, lines = split_entry(content)
+        text = b"before" + content + b"behind"
+        lines = entry_lines(partial(read, text), 6, content, len(rows))
         assert list(lines) == [NewLine.of_row(*each) for each in rows]
-        assert JournalEntry.from_json(rest) == JournalEntry(NAME, file, (), sums, version)
+        rest = split_entry(content)
+        assert JournalEntry.from_json(rest | {"seen": []}) == JournalEntry(NAME, file, (), sums, version)
+        assert len(rest["seen"]) == len(rows)
+
+
+@settings(deadline=None)
+@given(captions=st.lists(st.text(max_size=3), min_size=1, max_size=9), length=st.sampled_from([1, 700, 5000]))
+def test_rows_longer_than_what_is_held_are_read_whole(captions: list[str], length: int) -> None:
+    size = (32, 32)
+    source, geometry = FileDigest(3, "0" * 64), Geometry(size, size, (0, 0), size, size)
+    rows = [
+        (
+            IndexRow.of_image(
+                ImageRecord(f"{row}.png", geometry, source, (), {"caption": caption * length}), NAME, row
+            ),
+            None,
+        )
+        for row, caption in enumerate(captions)
+    ]
+    content = render_entry(NAME, None, lines_of(rows), ChannelSums.zero(1), 0)
+    assert list(entry_lines(partial(read, content), 0, content, len(rows))) == [NewLine.of_row(*each) for each in rows]
 
 
 def test_an_entry_is_read_as_what_was_written() -> None:
@@ -119,9 +145,10 @@ def read_slowly(content: bytes) -> JournalEntry:
     return JournalEntry.from_json(dict(parse_json(content)))
 
 
-def read_quickly(content: bytes) -> tuple[JournalEntry, NewRows]:
-    fields, rows = check_rows(content)
-    return JournalEntry.from_json(fields), rows
+def read_quickly(content: bytes) -> tuple[JournalEntry, list[NewLine], bytes]:
+    fields, num_rows, identity = check_rows(content)
+    lines = entry_lines(partial(read, b"before" + content + b"behind"), 6, content, num_rows)
+    return JournalEntry.from_json(fields), list(lines), identity
 
 
 def assert_agrees(content: bytes) -> None:
@@ -133,13 +160,13 @@ def assert_agrees(content: bytes) -> None:
             read_quickly(content)
         return
     try:
-        quick, rows = read_quickly(content)
+        quick, lines, identity = read_quickly(content)
     except REFUSED:  # not as it is written: that is left to the parser
         return
     assert quick == JournalEntry(entry.name, entry.file, (), entry.sums, entry.version)
     records = ShardRecords.of([row.record for row, _ in entry.rows if row.record is not None])
-    assert rows.lines == [NewLine.of_row(*each) for each in entry.rows]
-    assert rows.identity == row_identity(records.keys, records.geometries)
+    assert lines == [NewLine.of_row(*each) for each in entry.rows]
+    assert identity == row_identity(records.keys, records.geometries)
     _, first_key, num_images, num_failed = count_rows(content)
     if entry.first_key == first_key:
         assert (num_images, num_failed) == (entry.num_images, entry.num_failed)
@@ -153,10 +180,9 @@ def test_what_others_have_noted_is_read_as_the_parser_reads_it(
     content = render_entry(NAME, file, lines_of(rows), sums, 2)
     assert_agrees(content)
     entry = read_slowly(content)
-    fields, checked = check_rows(content)
-    assert checked.lines == [NewLine.of_row(*each) for each in rows]
+    assert read_quickly(content)[1] == [NewLine.of_row(*each) for each in rows]
     facts = entry.first_key, entry.num_images, entry.num_failed
-    assert count_rows(content) == (fields, *facts)
+    assert count_rows(content) == (check_rows(content)[0], *facts)
 
 
 @settings(deadline=None, max_examples=400)
@@ -198,7 +224,7 @@ def test_a_row_that_cannot_be_is_refused(case: str) -> None:
     content = render_entry(NAME, None, lines_of([(PLAIN, SeenFile("a.png", 3, 1, 2))]), ChannelSums.zero(3), 0)
     before, after = HOSTILE[case]
     assert before in content
-    assert check_rows(content)[1].lines
+    assert len(read_quickly(content)[1]) == 1
     hostile = content.replace(before, after, 1)
     for read in (read_slowly, read_quickly):
         with pytest.raises(REFUSED):

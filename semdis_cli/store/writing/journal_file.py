@@ -21,7 +21,7 @@ from semdis_cli.store.index import IndexRow
 from semdis_cli.store.record import parse_digest
 from semdis_cli.store.shard_records import ShardRecords
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.writing.entry_text import NewLine, check_rows, count_rows, row_identity, split_entry
+from semdis_cli.store.writing.entry_text import NewLine, check_rows, count_rows, entry_lines, row_identity, split_entry
 from semdis_cli.store.writing.seen import SeenFile
 
 LATER_VERSIONS = "later_versions"  # in a plan
@@ -91,6 +91,7 @@ class JournalFile:
         self._remedy = remedy
         self._file: BinaryIO | None = None  # unbuffered: a write that failed is not tried again on closing
         self._own: dict[int, str] = {}  # sha256 of the entries that were added here, by offset
+        self._reading: BinaryIO | None = None
 
     def read(self) -> tuple[dict[str, Any] | None, dict[int, JournalEntry]]:
         """The plan line (None without a journal) and, by offset, the entries so far, without their rows to save memory.
@@ -171,32 +172,42 @@ class JournalFile:
             return self._parse(file.readline(), offset, JournalEntry.from_json)
 
     def read_lines(self, offset: int) -> tuple[JournalEntry, Iterable[NewLine], bytes]:
-        """The entry whose line begins at `offset`, without its rows, and its lines for the index, and `row_identity`.
+        """The entry whose line begins at `offset`, without its rows, its lines for the index, and `row_identity`.
 
-        Of one that was added here the lines are copied, and there is no identity. Raises `StoreError` if it is damaged.
+        Lines are read as they are asked for. Of one that was added here they are copied, and there is no identity.
+        Raises `StoreError` if it is damaged.
         """
         with self.path.open("rb") as file:
             file.seek(offset)
             line = file.readline()
-        if offset not in self._own:
+        if (digest := self._own.get(offset)) is None:
             return self._checked(line, offset)
-        digest = self._own[offset]
         content = line.removeprefix(_LINE_START).removesuffix(_line_end(digest))
         if hashlib.sha256(content + b"\n").hexdigest() != digest:
             raise StoreError(f"the line at byte {offset} was changed; {self._remedy()}", place=self.path)
-        fields, lines = split_entry(content)
-        return JournalEntry.from_json(fields), lines, b""
+        fields = split_entry(content)
+        entry = JournalEntry.from_json({**fields, "seen": []})
+        return entry, self._lines(offset, content, len(fields["seen"])), b""
 
     def _checked(self, line: bytes, offset: int) -> tuple[JournalEntry, Iterable[NewLine], bytes]:
         content = proved_content(line)
         with suppress(*MALFORMED, StoreError):  # then the parser says what is wrong, if anything is
             if content is not None:
-                fields, rows = check_rows(content)
-                return JournalEntry.from_json(fields), *rows
+                fields, num_rows, identity = check_rows(content)
+                return JournalEntry.from_json(fields), self._lines(offset, content, num_rows), identity
         entry = self._parse(line, offset, JournalEntry.from_json)
         records = ShardRecords.of([row.record for row, _ in entry.rows if row.record is not None])
         identity = row_identity(records.keys, records.geometries)
         return entry.without_rows(), starmap(NewLine.of_row, entry.rows), identity
+
+    def _lines(self, offset: int, content: bytes, num_rows: int) -> Iterator[NewLine]:
+        return entry_lines(self._read, offset + len(_LINE_START), content, num_rows)
+
+    def _read(self, place: int, num_bytes: int) -> bytes:
+        """Read bytes of the file, fewer only at its end."""
+        if self._reading is None:
+            self._reading = self.path.open("rb", buffering=0)
+        return os.pread(self._reading.fileno(), num_bytes, place)
 
     def _summary(self, line: bytes, offset: int) -> JournalEntry:
         """Return an entry without its rows, which are looked at when they are used."""
@@ -253,6 +264,9 @@ class JournalFile:
 
     def close(self) -> None:
         """Let go of the file."""
+        if self._reading is not None:
+            self._reading.close()
+            self._reading = None
         if self._file is not None:
             self._file.close()
             self._file = None
