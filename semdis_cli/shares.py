@@ -68,17 +68,30 @@ class Launched:
     by: str
 
 
+_PROCESSES = (  # index and count; the nearest to the process first: each of these starts others
+    ("RANK", "WORLD_SIZE"),  # torchrun
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),  # Open MPI; in SLURM it starts a task a node, which starts these
+    ("PMI_RANK", "PMI_SIZE"),  # MPICH, Intel MPI: likewise
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),  # of srun: a batch script has the first alone, and is one process
+)
+_TASKS = (
+    ("AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE"),
+    ("BATCH_TASK_INDEX", "BATCH_TASK_COUNT"),  # Google Cloud Batch
+    ("CLOUD_RUN_TASK_INDEX", "CLOUD_RUN_TASK_COUNT"),
+)
+
+
 def find_launched(environment: Mapping[str, str]) -> Launched | None:
     """Return the share that a launcher has noted in the environment of this process; None if none has.
 
-    It is a process of RANK and WORLD_SIZE, as torchrun has them, or else of a step of SLURM; a task of a job array is
-    divided among these. One process alone is no share. Raises `UsageError` where what is noted is no share.
+    It is a process among those that `torchrun`, `mpirun` or `srun` have started, or a task of a job array; such a task
+    is divided among its processes. One process alone is no share. Raises `UsageError` where what is noted is no share.
     """
-    array, process = _array_task(environment), _process(environment)
-    if array is None or process is None:
-        return _launched(array or process)
-    (index, count), (rank, size) = array.value, process.value
-    return _launched(_Noted((index * size + rank, count * size), f"{array.by}, {process.by}"))
+    task, process = _array_task(environment), _process(environment)
+    if task is None or process is None:
+        return _launched(task or process)
+    (index, count), (rank, size) = task.value, process.value
+    return _launched(_Noted((index * size + rank, count * size), f"{task.by}, {process.by}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,33 +111,45 @@ def _launched(noted: _Noted | None) -> Launched | None:
     return None if count == 1 else Launched(Share(index, count), noted.by)
 
 
+def _process(environment: Mapping[str, str]) -> _Noted | None:
+    """Return the process among those that were started together."""
+    noted = filter(None, (_noted(environment, *names) for names in _PROCESSES))
+    return next((each for each in noted if each.value[1] != 1), None)
+
+
 def _array_task(environment: Mapping[str, str]) -> _Noted | None:
-    """Return the task of a job array, whose numbers may begin anywhere and go by steps."""
+    """Return the task among those of a job array."""
+    counted = (_noted(environment, *names) for names in _TASKS)
+    return _slurm_task(environment) or _grid_engine_task(environment) or next(filter(None, counted), None)
+
+
+def _slurm_task(environment: Mapping[str, str]) -> _Noted | None:
+    """Return the task of an array of SLURM, which says how many tasks there are, and may have any numbers."""
     noted = _noted(environment, "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT")
     if noted is None:
         return None
+    number, count = noted.value
     first = _number(environment, "SLURM_ARRAY_TASK_MIN") or 0
     step = _number(environment, "SLURM_ARRAY_TASK_STEP") or 1
-    index, rest = divmod(noted.value[0] - first, step)
-    if rest or not 0 <= index < noted.value[1]:
+    last = _number(environment, "SLURM_ARRAY_TASK_MAX")
+    index, rest = divmod(number - first, step)
+    if rest or not 0 <= index < count or last not in {None, first + (count - 1) * step}:
         raise UsageError(
             f"{noted.by}: the numbers of the tasks have gaps, so which part each has does not follow from them; "
             "give --part i/n, or --part none"
         )
-    return _Noted((index, noted.value[1]), noted.by)
+    return _Noted((index, count), noted.by)
 
 
-def _process(environment: Mapping[str, str]) -> _Noted | None:
-    """Return the process among those that were started together: the launcher that is nearest to it knows best."""
-    rank = _noted(environment, "RANK", "WORLD_SIZE")
-    return rank if rank is not None and rank.value[1] > 1 else _step_process(environment) or rank
-
-
-def _step_process(environment: Mapping[str, str]) -> _Noted | None:
-    """Return the process of a step that `srun` has started; in a batch script itself there is no step."""
-    if "SLURM_STEP_NUM_TASKS" in environment:
-        return _noted(environment, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
-    return _noted(environment, "SLURM_PROCID", "SLURM_NTASKS") if "SLURM_STEP_ID" in environment else None
+def _grid_engine_task(environment: Mapping[str, str]) -> _Noted | None:
+    """Return the task of an array of Grid Engine, whose numbers go from one to another by steps."""
+    noted = _noted(environment, "SGE_TASK_ID", "SGE_TASK_LAST")
+    if noted is None:
+        return None
+    number, last = noted.value
+    first = _number(environment, "SGE_TASK_FIRST") or 1
+    step = _number(environment, "SGE_TASK_STEPSIZE") or 1
+    return _Noted(((number - first) // step, (last - first) // step + 1), noted.by)
 
 
 def _noted(environment: Mapping[str, str], index: str, count: str) -> _Noted | None:
