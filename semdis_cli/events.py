@@ -158,6 +158,19 @@ class ShardFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class ProcessDied:
+    """A process of the run died on `device`; its `shards` that were under way are done once more.
+
+    `how`: a signal's name, or what is known of it.
+    """
+
+    pid: int
+    device: str
+    how: str
+    shards: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class VerifyStarted:
     """The shards of a set are known: there are `num_shards` to look at, and `num_bytes` to read."""
 
@@ -257,6 +270,7 @@ Event = (
     | ImageMeasured
     | ShardPublished
     | ShardFailed
+    | ProcessDied
     | ModelReady
     | CompilingFailed
     | TrainingProgress

@@ -49,6 +49,10 @@ class Room:
         self._queue: deque[object] = deque()
         self._taken_bytes = 0
 
+    def shared_by(self, num_processes: int) -> "Room":
+        """Return the room that each of so many processes has, if they share it."""
+        return Room(self.total_bytes // num_processes)
+
     def can_hold(self, num_bytes: int) -> bool:
         """Tell whether there can ever be that much."""
         return num_bytes <= max(self.total_bytes, _SMALL_BYTES)

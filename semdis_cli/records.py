@@ -41,9 +41,9 @@ class ImageReader(Protocol):
         """Tell whether every reading waits for a network, so that many are to be under way at a time."""
 
     def for_process(self) -> "ImageReader | None":
-        """Return what another process of this machine reads the same images with, if it is sent there.
+        """Return what another process reads the same images with, if it is sent there.
 
-        It need not know what lies beside them. None: this process alone can read them, or it waits for a network.
+        It need not know what lies beside them. None: this process alone can read them.
         """
 
     def open(self, image: "SourceImage") -> BufferedReader | BytesIO:

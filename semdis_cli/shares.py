@@ -62,17 +62,22 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A share that a launcher has given to this process; `by`: the variables that say so."""
+    """A share that this process is to have; `by`: the variables of the launcher that say so, empty if none do.
+
+    `local_rank`: of the process among those that were started with it on this machine, where the launcher says it.
+    """
 
     share: Share
-    by: str
+    by: str = ""
+    local_rank: int | None = None
 
 
-_PROCESSES = (  # index and count; the nearest to the process first: each of these starts others
-    ("RANK", "WORLD_SIZE"),  # torchrun
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),  # Open MPI; in SLURM it starts a task a node, which starts these
-    ("PMI_RANK", "PMI_SIZE"),  # MPICH, Intel MPI: likewise
-    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),  # of srun: a batch script has the first alone, and is one process
+_PROCESSES = (  # index, count, index on this machine; the nearest to the process first: each of these starts others
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun
+    # in SLURM both kinds of mpirun start a task on each node, which starts the processes there
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),  # Open MPI
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),  # MPICH, Intel MPI; the first two also srun --mpi=pmi2
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),  # srun; a batch script has no number of tasks
 )
 _TASKS = (
     ("AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE"),
@@ -81,26 +86,33 @@ _TASKS = (
 )
 
 
-def find_launched(environment: Mapping[str, str]) -> Launched | None:
+def find_launched(environment: Mapping[str, str], share: Share | None = None) -> Launched | None:
     """Return the share that a launcher has noted in the environment of this process; None if none has.
 
     It is a process among those that `torchrun`, `mpirun` or `srun` have started, or a task of a job array; such a task
     is divided among its processes. One process alone is no share. Raises `UsageError` where what is noted is no share.
+    `share`: counts in place of all that.
     """
-    task, process = _array_task(environment), _process(environment)
-    if task is None or process is None:
-        return _launched(task or process)
-    (index, count), (rank, size) = task.value, process.value
-    return _launched(_Noted((index * size + rank, count * size), f"{task.by}, {process.by}"))
+    process = _process(environment)
+    local_rank = None if process is None else process.local_rank
+    if share is not None:
+        return Launched(share, local_rank=local_rank)
+    task = _array_task(environment)
+    noted = task or process
+    if task is not None and process is not None:
+        (index, count), (rank, size) = task.value, process.value
+        noted = _Noted((index * size + rank, count * size), f"{task.by}, {process.by}")
+    return _launched(noted, local_rank)
 
 
 @dataclass(frozen=True, slots=True)
 class _Noted:
     value: tuple[int, int]
     by: str
+    local_rank: int | None = None
 
 
-def _launched(noted: _Noted | None) -> Launched | None:
+def _launched(noted: _Noted | None, local_rank: int | None) -> Launched | None:
     if noted is None:
         return None
     index, count = noted.value
@@ -108,13 +120,15 @@ def _launched(noted: _Noted | None) -> Launched | None:
         raise UsageError(
             f"{noted.by}: there is no part {index} of {count}, numbered from 0; give --part i/n, or --part none"
         )
-    return None if count == 1 else Launched(Share(index, count), noted.by)
+    return None if count == 1 else Launched(Share(index, count), noted.by, local_rank)
 
 
 def _process(environment: Mapping[str, str]) -> _Noted | None:
-    """Return the process among those that were started together."""
-    noted = filter(None, (_noted(environment, *names) for names in _PROCESSES))
-    return next((each for each in noted if each.value[1] != 1), None)
+    """Return the process among those that were started together; None if there is one alone."""
+    found = filter(None, (_noted(environment, *names) for names in _PROCESSES))
+    noted = [each for each in found if each.value[1] != 1]
+    same = (each for each in noted if each.value == noted[0].value)
+    return next((each for each in same if each.local_rank is not None), noted[0] if noted else None)
 
 
 def _array_task(environment: Mapping[str, str]) -> _Noted | None:
@@ -152,11 +166,12 @@ def _grid_engine_task(environment: Mapping[str, str]) -> _Noted | None:
     return _Noted(((number - first) // step, (last - first) // step + 1), noted.by)
 
 
-def _noted(environment: Mapping[str, str], index: str, count: str) -> _Noted | None:
+def _noted(environment: Mapping[str, str], index: str, count: str, local: str = "") -> _Noted | None:
     numbers = _number(environment, index), _number(environment, count)
     if numbers[0] is None or numbers[1] is None:
         return None
-    return _Noted((numbers[0], numbers[1]), f"{index}={numbers[0]}, {count}={numbers[1]}")
+    by = f"{index}={numbers[0]}, {count}={numbers[1]}"
+    return _Noted((numbers[0], numbers[1]), by, _number(environment, local))
 
 
 def _number(environment: Mapping[str, str], name: str) -> int | None:

@@ -72,6 +72,11 @@ def settle() -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
+def ask(number: int) -> None:
+    """Ask this process to stop, in any thread, as the signal `number` would: whoever looks hears of it."""
+    _process.signal_number = number
+
+
 def look() -> None:
     """Raise `StoppedError` if a signal has asked the program to stop; may be called in any thread."""
     if _process.signal_number is not None:

@@ -50,11 +50,11 @@ ARRAY = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "8"} | {
     "SLURM_ARRAY_TASK_MAX": "7",
     "SLURM_ARRAY_TASK_STEP": "1",
 }
-BATCH = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_TASKS_PER_NODE": "2(x2)"}
+BATCH = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_LOCALID": "0"}
 STEP = BATCH | {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_ID": "0"}
 A_TASK_A_NODE = STEP | {"SLURM_STEP_NUM_TASKS": "2"}  # the step by which mpirun starts its processes on two nodes
-OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4"}
-MPICH = {"PMI_RANK": "3", "PMI_SIZE": "4"}
+OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "2"}
+MPICH = {"PMI_RANK": "3", "PMI_SIZE": "4", "MPI_LOCALRANKID": "2"}
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
 LAUNCHED = {
     "a job array": (ARRAY, "3/8"),
@@ -128,5 +128,22 @@ def test_what_is_no_share_is_refused_with_the_way_out(case: str) -> None:
         find_launched(WRONG[case])
 
 
+LOCAL = {
+    "torchrun": (TORCHRUN, 1),
+    "Open MPI, in a step of a task a node": (OPEN_MPI | A_TASK_A_NODE, 2),
+    "MPICH, in a step of a task a node": (MPICH | A_TASK_A_NODE, 2),
+    "a step": (STEP | {"SLURM_LOCALID": "1"}, 1),
+    "a step with --mpi=pmi2": (STEP | {"SLURM_LOCALID": "1", "PMI_RANK": "1", "PMI_SIZE": "4"}, 1),
+    "a batch script": (BATCH, None),
+    "an array with gaps": (ARRAY | BATCH | {"SLURM_ARRAY_TASK_COUNT": "2"}, None),
+}
+
+
+@pytest.mark.parametrize("case", LOCAL)
+def test_a_share_that_is_given_counts_and_the_launcher_still_knows_the_place_on_the_machine(case: str) -> None:
+    environment, local_rank = LOCAL[case]
+    assert find_launched(environment, Share(0, 2)) == Launched(Share(0, 2), local_rank=local_rank)
+
+
 def test_the_line_on_it_says_by_what() -> None:
-    assert find_launched(TORCHRUN) == Launched(Share(5, 16), "RANK=5, WORLD_SIZE=16")
+    assert find_launched(TORCHRUN) == Launched(Share(5, 16), "RANK=5, WORLD_SIZE=16", local_rank=1)

@@ -19,6 +19,7 @@ from semdis_cli.events import (
     ImageMeasured,
     LeftOut,
     Planning,
+    ProcessDied,
     RunFinished,
     RunStarted,
     ShardFailed,
@@ -168,6 +169,8 @@ class ImageView:
                 self._take_bad(event)
             case LeftOut():
                 self._leave_out(event)
+            case ProcessDied() if not self._reporting.quiet:
+                self.display.say(f"semdis: {_describe_death(event)}")
             case ImageMeasured() if not self._reporting.as_json:
                 self.display.result(f"{printable(event.key)}\t{event.psnr_db:.2f}")
             case RunFinished():
@@ -221,6 +224,15 @@ class ImageView:
             self.code = max(self.code, ExitCode.SOME_FAILED)
         if event.report.get("psnr_db") and not self._reporting.as_json:
             self.display.result(f"mean\t{event.report['psnr_db']['mean']:.2f}")
+
+
+def _describe_death(event: ProcessDied) -> str:
+    where = f"process {event.pid} on {event.device} died ({event.how})"
+    if not event.shards:
+        return f"{where}; another one takes its place"
+    first, *others = event.shards
+    at = f"{first} and {count(len(others), 'other shard')}" if others else first
+    return f"{where} at {at}: once more, by another one"
 
 
 def _closing_lines(report: dict[str, Any], summary: str) -> Iterator[str]:

@@ -12,7 +12,14 @@ from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Planning, untold
 from semdis_cli.files.url import Location, Url
 from semdis_cli.option import OptionError
-from semdis_cli.settings import GeometrySettings, ModelSettings, SourceSettings, TokenizerSettings
+from semdis_cli.settings import (
+    EncodeSettings,
+    GeometrySettings,
+    ModelSettings,
+    SourceSettings,
+    TokenizerSettings,
+)
+from semdis_cli.shares import Launched
 from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules
 from semdis_cli.wording import count
 
@@ -24,6 +31,8 @@ if TYPE_CHECKING:
     from semdis_cli.store.writing.finished import HeldRows
 
 STDIO = Path("-")
+Spread = tuple[TokenizerSettings, EncodeSettings]
+_IMAGES_WORTH_ALL_GPUS = 50_000  # of fewer, a process takes longer to begin than to work
 
 
 def peek_source(named: SourceSettings) -> "PipedSource | None":
@@ -194,12 +203,77 @@ def refuse_absent_device(device: str) -> None:
     find_device(device)
 
 
-def start_processes_early(how: TokenizerSettings, num_images: int) -> None:
-    """Begin to load what reads or writes so many images beside an accelerator, while the model is loaded."""
-    from semdis_cli.model.devices import find_device
-    from semdis_cli.pipeline.processes import pays, start_early
+def spread(how: TokenizerSettings, settings: EncodeSettings, *, is_piped: bool) -> Spread:
+    """Return both with the numbers of the GPUs that are to share a run. Raises `OptionError` where there are none.
 
-    if pays(num_images, is_on_cpu=find_device(how.device).type == "cpu"):
+    `is_piped`: the run reads or writes a pipe, which other processes cannot.
+    """
+    processes = settings.processes
+    if not processes.is_given:
+        return how, settings
+    flag = "--processes" if processes.devices is None else "--devices"
+    if is_piped:
+        raise OptionError(flag, "does not go with -: other processes cannot read or write a pipe")
+    if processes.devices is not None and how.device not in {"auto", "cuda"}:
+        raise OptionError(flag, f"does not go with --device {how.device}")
+    from semdis_cli.pipeline.fork_server import start_early
+
+    start_early()
+    if processes.devices is None and how.device == "cpu":
+        return how, settings
+    from semdis_cli.model.devices import count_gpus
+
+    num_gpus, numbers = count_gpus(), processes.devices
+    if numbers is None:
+        if num_gpus or how.device != "auto":
+            raise OptionError(flag, "is for a CPU: give --device cpu too, or --devices for the GPUs")
+        return how, settings
+    numbers = tuple(range(num_gpus)) if numbers == "all" else numbers
+    if not numbers or max(numbers) >= num_gpus:
+        raise OptionError(flag, f"names what is not there: {count(num_gpus, 'GPU')} here, from 0 on")
+    return _on_gpus(how, settings, numbers)
+
+
+def on_own_gpu(how: TokenizerSettings, launched: Launched) -> TokenizerSettings:
+    """Return `how` with one of the GPUs that processes which were launched together all see; others are as they are."""
+    if launched.local_rank is None or how.device not in {"auto", "cuda"}:
+        return how
+    from semdis_cli.model.devices import count_gpus
+
+    num_gpus = count_gpus()
+    return replace(how, device=f"cuda:{launched.local_rank % num_gpus}") if num_gpus > 1 else how
+
+
+def spread_if_it_pays(how: TokenizerSettings, settings: EncodeSettings, num_images: int) -> Spread:
+    """Return both with all GPUs where there are several, nothing says which, and so many images are worth it.
+
+    Another share of the same run may be at work on some of them.
+    """
+    if (
+        settings.share is not None
+        or settings.processes.is_given
+        or how.device not in {"auto", "cuda"}
+        or num_images < _IMAGES_WORTH_ALL_GPUS
+    ):
+        return how, settings
+    from semdis_cli.model.devices import count_gpus
+
+    num_gpus = count_gpus()
+    return _on_gpus(how, settings, tuple(range(num_gpus))) if num_gpus > 1 else (how, settings)
+
+
+def _on_gpus(how: TokenizerSettings, settings: EncodeSettings, numbers: tuple[int, ...]) -> Spread:
+    processes = replace(settings.processes, devices=numbers)
+    return replace(how, device=f"cuda:{numbers[0]}"), replace(settings, processes=processes)
+
+
+def start_processes_early(how: TokenizerSettings, num_images: int, num_processes: int = 1) -> None:
+    """Begin to load what the processes of a run over so many images need, while the model is loaded."""
+    from semdis_cli.model.devices import find_device
+    from semdis_cli.pipeline.fork_server import start_early
+    from semdis_cli.pipeline.processes import pays
+
+    if num_processes > 1 or pays(num_images, is_on_cpu=find_device(how.device).type == "cpu"):
         start_early()
 
 

@@ -237,12 +237,16 @@ class Loader:
         """Return images, listed now, whose times change with all that they are made from: their masks too."""
         return images if self._mask_files is None else self._mask_files.stamped(images)
 
+    def mask_of(self, source: SourceImage) -> SourceImage | None:
+        """Return the picture that is the mask of an image; None if it has none."""
+        return None if self._mask_files is None else self._mask_files.of(source)
+
     def _stamp(self, source: SourceImage) -> Stamp:
         """Return size and times as in `stamped`, as they are now. Raises `OSError`."""
         return source.reader.stamp(source) if self._mask_files is None else self._mask_files.stamp(source)
 
     def _try_hash(self, source: SourceImage) -> str | None:
-        digest, mask = try_hash(source), None if self._mask_files is None else self._mask_files.of(source)
+        digest, mask = try_hash(source), self.mask_of(source)
         if digest is None or mask is None:
             return digest
         mask_sha256 = try_hash(mask)

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil, floor
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from semdis_cli.parts import MASK, MASK_FLIP
 from semdis_cli.records import FileDigest, Geometry, SourceImage
 from semdis_cli.settings import ReadSettings
 from semdis_cli.sources.files import read_bytes
-from semdis_cli.sources.masks import MaskFiles
+from semdis_cli.sources.masks import MaskFiles, MaskNames
 
 _WHITE = 255
 _BYTES_PER_PX = 12.5  # at the peak of decoding, as measured of PNG
@@ -63,6 +63,10 @@ class MaskMaker:
             raise PassingReadError(f"its mask {mask.key} cannot be read ({error.strerror or error})") from error
         except UnreadableImageError as error:
             raise type(error)(f"its mask {mask.key}: {error}") from error
+
+    def found_by(self, names: MaskNames) -> "MaskMaker":
+        """Return the same, of images whose files are found by `names`."""
+        return self if self.files is None else replace(self, files=self.files.found_by(names))
 
     def make(
         self, weights: Weights | None, alpha: np.ndarray | None, geometry: Geometry, patch_px: int

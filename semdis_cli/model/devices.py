@@ -65,6 +65,11 @@ def move_model(model: M, device: torch.device | None, dtype: torch.dtype | None)
         raise UsageError(f"--device {device}: no memory for the model; is it taken by another program?") from error
 
 
+def count_gpus() -> int:
+    """Return how many CUDA devices there are."""
+    return torch.cuda.device_count() if _cuda_is_available() else 0
+
+
 def _cuda_is_available() -> bool:
     with warnings.catch_warnings():  # what torch has to say of the driver is said with the device, in one line
         warnings.simplefilter("ignore")

@@ -36,7 +36,8 @@ from semdis_cli.settings import NoiseKind, TokenizerSettings
 class Tokenizer:
     """uint8 sRGB images [B,3,H,W] <-> latents [B,Z,h,w] float32, whitened if the model has statistics.
 
-    `device_note`: why it is not on the GPU that is here; None if all is well.
+    `settings`: as it was made with them, what "auto" of compiling has come to. `device_note`: why it is not on the GPU
+    that is here; None if all is well.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Tokenizer:
         if dtype == torch.float32:
             torch.backends.cudnn.allow_tf32 = False  # torch's default: 10 bits of mantissa under the name of float32
         self.identity = identity
+        self.settings = settings
         self.description = description
         self.model = move_model(model, device, dtype).requires_grad_(False).eval()
         self._num_threads = settings.num_threads or (1 if device.type == "cpu" else None)

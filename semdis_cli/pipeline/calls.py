@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -62,13 +62,14 @@ class EncodedCall:
         return BatchDone(len(self.images), len(self.images) * height * width / 1e6, self.times)
 
 
-def start_workers(tokenizer: Tokenizer, num_workers: int) -> Workers:
+def start_workers(tokenizer: Tokenizer, num_workers: int, num_processes: int = 1) -> Workers:
     """The threads for a run with this model, `num_workers` of them for CPU work.
 
     On a CPU a model call is CPU work like all other; if it uses several threads itself, fewer run at once. On a GPU two
-    calls are under way: one is copied while the other computes.
+    calls are under way: one is copied while the other computes. `num_processes`: that share the memory.
     """
-    return Workers(num_workers, _num_model_threads(tokenizer, num_workers), shares_cores=tokenizer.is_on_cpu)
+    num_model_threads = _num_model_threads(tokenizer, num_workers)
+    return Workers(num_workers, num_model_threads, shares_cores=tokenizer.is_on_cpu, num_processes=num_processes)
 
 
 def busy_threads(tokenizer: Tokenizer, num_workers: int) -> int:
@@ -91,13 +92,27 @@ def image_calls(shards: Iterable[PlannedShard], tokenizer: Tokenizer) -> Iterato
             yield ImageCall(shard, tuple(shard.images[start : start + size]))
 
 
+class Volume(NamedTuple):
+    """Images that are to be read, and bytes of the pixels of the largest call for them."""
+
+    num_images: int
+    call_bytes: int
+
+    @classmethod
+    def of(cls, shards: Iterable[PlannedShard], tokenizer: Tokenizer) -> "Volume":
+        """Return that of `shards`."""
+        num_images = call_bytes = 0
+        for shard in shards:
+            num_images += len(shard.images)
+            call_bytes = max(call_bytes, _call_bytes(shard, tokenizer))
+        return cls(num_images, call_bytes)
+
+
 def reading_of(
-    shards: Sequence[PlannedShard], loader: Loader, tokenizer: Tokenizer, workers: Workers
+    volume: Volume, loader: Loader, tokenizer: Tokenizer, workers: Workers
 ) -> AbstractContextManager[tuple[Reading, str]]:
-    """Return what reads the images of `shards`, and what is to be said of it, as `reading_ahead` has them."""
-    num_images = sum(len(shard.images) for shard in shards)
-    call_bytes = max((_call_bytes(shard, tokenizer) for shard in shards), default=0)
-    return reading_ahead(loader, workers, num_images, call_bytes, is_on_cpu=tokenizer.is_on_cpu)
+    """Return what reads so many images, and what is to be said of it, as `reading_ahead` has them."""
+    return reading_ahead(loader, workers, *volume, is_on_cpu=tokenizer.is_on_cpu)
 
 
 def _call_bytes(shard: PlannedShard, tokenizer: Tokenizer) -> int:

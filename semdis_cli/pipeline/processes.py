@@ -16,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from math import prod
-from multiprocessing import forkserver, reduction
+from multiprocessing import reduction
 from queue import SimpleQueue
 from typing import Any, Generic, Self, TypeVar
 
@@ -25,6 +25,7 @@ import torch
 
 from semdis_cli.errors import KilledProcessError
 from semdis_cli.memory import available_memory, keep_freed_blocks
+from semdis_cli.pipeline.fork_server import fork_server
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -36,22 +37,11 @@ _KILLED = (
     "a process that reads or writes images was killed, perhaps for its memory; what is done is kept: run the same "
     "command again, with fewer --workers"
 )
-_START_METHOD = "forkserver"  # a fork of this process would have its threads' locks, and a context of the device
-_LOADED_EARLY = ["semdis_cli.pipeline.reading_processes", "semdis_cli.pipeline.writing_processes"]
 
 
 def pays(num_images: int, *, is_on_cpu: bool) -> bool:
     """Tell whether processes are to have so many images: not on the cores that the model computes on."""
     return not is_on_cpu and num_images >= _LEAST_IMAGES and sys.platform == "linux"
-
-
-def start_early() -> None:
-    """Begin to load what the processes need, in one from which they are forked: it takes as long as a model.
-
-    Nothing happens the second time.
-    """
-    forkserver.set_forkserver_preload(_LOADED_EARLY)
-    forkserver.ensure_running()
 
 
 @contextmanager
@@ -150,10 +140,8 @@ class Processes(Generic[T, R]):
         self._free: SimpleQueue[int] = SimpleQueue()
         for slot in range(self.num_slots):
             self._free.put(slot)
-        start_early()
-        context = multiprocessing.get_context(_START_METHOD)
         try:
-            self._pool = ProcessPoolExecutor(num_processes, context, _begin, (self.memory, prepare))
+            self._pool = ProcessPoolExecutor(num_processes, fork_server(), _begin, (self.memory, prepare))
         except OSError:
             self.memory.close()
             raise
@@ -195,22 +183,32 @@ class _Process:
 
 
 def _begin(memory: SharedMemory, prepare: Callable[[SharedMemory], Callable[[Any], Any]]) -> None:
-    """Prepare a process: it ends when the one that started it ends or says so, and hears of no other signal.
-
-    Batch systems and terminals send theirs to all processes; what is to be done still is known by one alone.
-    """
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in the threads that are begun here, too
-    for wait in (_wait_for_end_of_parent, _wait_for_word_of_parent):
-        threading.Thread(target=_end_after, args=(wait,), daemon=True).start()
+    """Prepare a process that ends when the one that started it ends or says so."""
+    heed_parent(_end)
     keep_freed_blocks()
     torch.set_num_threads(1)
     _Process.work = prepare(memory)
 
 
-def _end_after(wait: Callable[[], None]) -> None:
+def heed_parent(obey: Callable[[], object]) -> None:
+    """Have this process end with the one that started it, and `obey` called when that one sends SIGTERM.
+
+    It hears of no other signal: batch systems and terminals send theirs to all processes; what is to be done still is
+    known by one alone.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in the threads that are begun here, too
+    for wait, then in ((_wait_for_end_of_parent, _end), (_wait_for_word_of_parent, obey)):
+        threading.Thread(target=_do_after, args=(wait, then), daemon=True).start()
+
+
+def _do_after(wait: Callable[[], None], then: Callable[[], object]) -> None:
     wait()
+    then()
+
+
+def _end() -> None:
     os._exit(1)
 
 

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from multiprocessing import reduction
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from semdis_cli.images.masks import MaskMaker
 from semdis_cli.memory import Room
 from semdis_cli.pipeline.processes import Processes, SharedMemory, or_threads, pays
 from semdis_cli.pipeline.reading import LoadedCall, Reading, ThreadReading, by_file
+from semdis_cli.pipeline.sending import ReceivedReaders, SentImage, SentReaders
 from semdis_cli.pipeline.workers import Workers
 from semdis_cli.records import (
     FileDigest,
@@ -30,8 +30,6 @@ from semdis_cli.records import (
     LoadedImage,
     PlannedImage,
     SourceImage,
-    Stamp,
-    View,
 )
 from semdis_cli.settings import LoadSettings
 
@@ -39,22 +37,12 @@ R = TypeVar("R")
 _CHANNELS = 3
 
 
-class _Image(NamedTuple):
-    """An image that a process is to read; `reader`: the number of its reader."""
-
-    reader: int
-    key: str
-    place: Any
-    stamp: Stamp
-    view: View
-
-
 class _Task(NamedTuple):
     """A call that a process is to read into a slot. `readers`: those of its images, by number."""
 
     slot: int
     bucket: tuple[int, int]
-    images: list[_Image]
+    images: list[SentImage]
     readers: dict[int, ImageReader]
 
 
@@ -99,12 +87,12 @@ class _Reader:
         self._loader = Loader(
             setup.settings, setup.multiple_px, 1, Room(setup.room_bytes), columns=None, masks=setup.masks
         )
-        self._readers: dict[int, ImageReader] = {}
+        self._readers = ReceivedReaders()
 
     def read(self, task: _Task) -> _Read:
         """Read the images of a call, those that can be read one behind the other; also the seconds that it took."""
         started = time.perf_counter()
-        self._readers = task.readers | self._readers  # the first of each number stays: it may have a file open
+        self._readers.take(task.readers)
         rows = self._memory.rows(task.slot, task.bucket)
         outcomes: list[_Outcome | tuple[int, Failure]] = []
         num_read = 0
@@ -121,16 +109,13 @@ class _Reader:
 
     def _read(self, task: _Task, rows: np.ndarray) -> Iterator[tuple[int, LoadedImage | Failure]]:
         """Yield the outcome of each image; its pixels may lie in the first of `rows` that holds no image yet."""
-        planned = [PlannedImage(self._source(image), task.bucket) for image in task.images]
+        planned = [PlannedImage(self._readers.image(image), task.bucket) for image in task.images]
         number = num_read = 0
         for views in by_file(planned):
             for outcome in self._loader.load_views(views, rows[num_read]):
                 yield number, outcome
                 number += 1
                 num_read += isinstance(outcome, LoadedImage)
-
-    def _source(self, image: _Image) -> SourceImage:
-        return SourceImage(image.key, self._readers[image.reader], image.place, *image.stamp, image.view)
 
 
 def _outcome(number: int, image: LoadedImage) -> _Outcome:
@@ -152,8 +137,7 @@ class ProcessReading:
 
     def __init__(self, threads: ThreadReading, num_processes: int, call_bytes: int) -> None:
         self._threads, self._loader, self._workers = threads, threads.loader, threads.workers
-        self._numbers: dict[int, int] = {}  # of readers, by their identity
-        self._readers: dict[int, ImageReader] = {}  # by number, as they are sent
+        self._readers = SentReaders()
         loader = self._loader
         setup = _Setup(loader.settings, loader.multiple_px, loader.room.total_bytes // num_processes, loader.masks)
         self._processes: Processes[_Task, _Read] = Processes(num_processes, call_bytes, setup)
@@ -179,7 +163,7 @@ class ProcessReading:
         """Have a model call made, as `Reading` says. Its result is `KilledProcessError` where a process has died."""
         height, width = images[0].bucket
         fits = _CHANNELS * len(images) * height * width <= self._processes.memory.slot_bytes
-        if not fits or not all(self._number(image.source.reader) for image in images):
+        if not fits or not all(map(self._can_send, images)):
             return self._threads.submit(images, compute)
         slot = self._processes.take_slot()
         reading = self._processes.submit(self._task(slot, images))
@@ -193,24 +177,14 @@ class ProcessReading:
 
         return self._workers.submit_model(call)
 
-    def _task(self, slot: int, images: Sequence[PlannedImage]) -> _Task:
-        sources = [image.source for image in images]
-        named = [
-            _Image(self._number(source.reader), source.key, source.place, source.stamp, source.view)
-            for source in sources
-        ]
-        readers = {number: self._readers[number] for number in {image.reader for image in named}}
-        return _Task(slot, images[0].bucket, named, readers)
+    def _can_send(self, image: PlannedImage) -> bool:
+        """Tell whether a process reads an image; threads wait for a network as well."""
+        reader = image.source.reader
+        return not reader.is_far and self._readers.number(reader) > 0
 
-    def _number(self, reader: ImageReader) -> int:
-        """Return the number of a reader, from 1 on; 0 for one that no other process can have."""
-        if id(reader) not in self._numbers:
-            sent = reader.for_process()
-            reduction.ForkingPickler.dumps(sent)  # a pool that finds out by itself may never end
-            self._numbers[id(reader)] = 0 if sent is None else len(self._readers) + 1
-            if sent is not None:
-                self._readers[len(self._readers) + 1] = sent
-        return self._numbers[id(reader)]
+    def _task(self, slot: int, images: Sequence[PlannedImage]) -> _Task:
+        named = [self._readers.image(image.source) for image in images]
+        return _Task(slot, images[0].bucket, named, self._readers.named({image.reader for image in named}))
 
     def _loaded(
         self,

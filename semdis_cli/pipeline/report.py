@@ -24,7 +24,7 @@ class RunTotals:
     def __init__(self, verb: str, tokenizer: Tokenizer | None, num_threads: int = 1, far: FarSet | None = None) -> None:
         self._verb = verb
         self._tokenizer = tokenizer
-        self._num_threads = num_threads
+        self.num_threads = num_threads
         self._far = far
         self._started = time.perf_counter()
         self._num_images = 0
@@ -61,7 +61,7 @@ class RunTotals:
         none. `report_path`: where it is written instead.
         """
         elapsed_s = max(time.perf_counter() - self._started, 1e-9)  # a clock may stand still
-        idle_s = self._num_threads * elapsed_s - (sum(asdict(self._times).values()) - self._times.publish_s)
+        idle_s = self.num_threads * elapsed_s - (sum(asdict(self._times).values()) - self._times.publish_s)
         times = self._times + StageTimes(wait_s=max(0.0, idle_s))
         report: dict[str, Any] = {
             "command": self._verb,
@@ -69,7 +69,7 @@ class RunTotals:
             "elapsed_s": round(elapsed_s, 3),
             "images_per_s": round(self._num_images / elapsed_s, 3),
             "megapixels_per_s": round(self._megapixels / elapsed_s, 3),
-            "threads": self._num_threads,
+            "threads": self.num_threads,
             "stages": {name: round(value, 3) for name, value in asdict(times).items()},
             "output": "-" if output is None else str(output if self._far is None else self._far.url),
             **results,

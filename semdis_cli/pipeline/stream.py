@@ -18,6 +18,7 @@ from semdis_cli.images.loader import Loader
 from semdis_cli.memory import room_for_images
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import (
+    Volume,
     busy_threads,
     encoded_calls,
     image_calls,
@@ -78,7 +79,7 @@ def _encode_stream(
     stream = StreamWriter(write, plan.provenance, as_tar=not is_single)
     with (
         start_workers(tokenizer, settings.num_workers) as workers,
-        reading_of(plan.shards, loader, tokenizer, workers) as (reading, trouble),
+        reading_of(Volume.of(plan.shards, tokenizer), loader, tokenizer, workers) as (reading, trouble),
     ):
         note = "; ".join(filter(None, (loader.note, trouble)))
         yield RunStarted(plan.num_inputs, 0, plan.megapixels(), note=note)

@@ -52,9 +52,17 @@ class Workers:
     Use as a context manager: leaving it drops what has not begun, and waits for what has. `num_model_threads`: threads
     for model calls alone, each a call at a time, beside the others; None: a call takes one of those. `shares_cores`:
     whether the model computes on the same cores. Torch computes with one thread in each, unless a task asks for more.
+    `num_processes`: that share the memory of the machine, each with threads of its own.
     """
 
-    def __init__(self, num_threads: int, num_model_threads: int | None = None, *, shares_cores: bool = True) -> None:
+    def __init__(
+        self,
+        num_threads: int,
+        num_model_threads: int | None = None,
+        *,
+        shares_cores: bool = True,
+        num_processes: int = 1,
+    ) -> None:
         self.num_threads = num_threads
         self.num_model_threads = num_threads if num_model_threads is None else num_model_threads
         self.num_disk_threads = _DISK_THREADS
@@ -66,8 +74,8 @@ class Workers:
         if num_model_threads is not None:
             self._model = WatchedThreads(num_model_threads, "semdis-model", compute_alone)
         self._leaving = ExitStack()
-        self._memory = max(available_memory(), _LEAST_MEMORY)
-        self.room = room_for_images()
+        self._memory = max(available_memory() // num_processes, _LEAST_MEMORY)
+        self.room = room_for_images().shared_by(num_processes)
 
     def __enter__(self) -> Self:
         self._leaving.callback(torch.set_num_threads, torch.get_num_threads())  # what a thread sets, new ones get

@@ -43,6 +43,7 @@ from semdis_cli.settings.model import (
     Threads,
     TokenizerSettings,
 )
+from semdis_cli.settings.processes import ProcessSettings
 from semdis_cli.settings.texts import ErrorLimit, parse_number_or_share
 
 __all__ = [
@@ -79,6 +80,7 @@ __all__ = [
     "NoiseKind",
     "PartSettings",
     "Posterior",
+    "ProcessSettings",
     "ReadSettings",
     "Resize",
     "RoundtripSettings",

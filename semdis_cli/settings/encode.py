@@ -10,6 +10,7 @@ from semdis_cli.option import (
 from semdis_cli.settings.columns import ColumnSettings
 from semdis_cli.settings.inputs import FilterSettings, MaxErrors, Workers
 from semdis_cli.settings.latents import PartSettings, ShardSettings
+from semdis_cli.settings.processes import ProcessSettings
 from semdis_cli.shares import Share
 
 
@@ -23,6 +24,7 @@ class EncodeSettings(Group):
     max_errors: MaxErrors = None
     filters: FilterSettings = FilterSettings()
     num_workers: Workers = field(default_factory=count_cores)
+    processes: ProcessSettings = ProcessSettings()
     columns: ColumnSettings = ColumnSettings()
     latents: PartSettings = PartSettings()
     shards: ShardSettings = ShardSettings()

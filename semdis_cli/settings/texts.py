@@ -25,6 +25,16 @@ def parse_batch_size(text: str) -> int | Literal["auto"]:
     return int(text)
 
 
+def parse_devices(text: str) -> tuple[int, ...] | Literal["all"]:
+    """`all`, or numbers of devices like `0,2`, each once. Raises `ValueError`."""
+    if text == "all":
+        return "all"
+    numbers = tuple(map(int, text.split(","))) if re.fullmatch(r"[0-9]{1,3}(,[0-9]{1,3})*", text) else ()
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise ValueError(f"{text!r:.60} names no devices; write all, or numbers like 0,2, each once")
+    return numbers
+
+
 def parse_size(text: str) -> int | tuple[int, ...]:
     """`256`, or `256,512` for several. Raises `ValueError`."""
     if not re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", text):

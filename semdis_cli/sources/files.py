@@ -24,7 +24,7 @@ class FilesOnDisk:
 
     has_one_file = is_far = False
 
-    def for_process(self) -> "FilesOnDisk | None":
+    def for_process(self) -> "FilesOnDisk":
         """Return what another process reads the images with."""
         return self
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from posixpath import splitext
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -65,6 +65,16 @@ def _stem(key: str) -> str:
     return splitext(key)[0]
 
 
+NO_NAMES = _Names.of(ImageList())
+
+
+class MaskNames(Protocol):
+    """Finds the masks of images. Safe to use from several threads."""
+
+    def find(self, key: str) -> Sequence[SourceImage]:
+        """Return the masks of a file by its key: one, or none."""
+
+
 @dataclass(frozen=True)
 class MaskFiles:
     """The masks of a run. `note`: a line on images without one; empty if there are none.
@@ -72,7 +82,7 @@ class MaskFiles:
     `has_ctimes`, `masks_have_ctimes`: images, and masks, lie on disks that keep times of change.
     """
 
-    names: _Names
+    names: MaskNames
     has_ctimes: bool
     masks_have_ctimes: bool
     note: str = ""
@@ -80,6 +90,10 @@ class MaskFiles:
     def of(self, image: SourceImage) -> SourceImage | None:
         """Return the mask of an image, None if it has none: its file has the key, or that with another suffix."""
         return next(iter(self.names.find(image.file_key)), None)
+
+    def found_by(self, names: MaskNames) -> "MaskFiles":
+        """Return the same, of images whose masks are found by `names`."""
+        return replace(self, names=names)
 
     def stamped(self, images: Sequence[SourceImage]) -> ImageList:
         """Return images, listed now, whose times of change are those of their masks too."""

@@ -96,9 +96,9 @@ class ParquetReader:
         """Tell whether it lies in a store."""
         return isinstance(self.path, Url)
 
-    def for_process(self) -> "ParquetReader | None":
-        """Return what another process reads the images with; not from a store."""
-        return None if self.is_far else self
+    def for_process(self) -> "ParquetReader":
+        """Return what another process reads the images with."""
+        return self
 
     def open(self, image: SourceImage) -> io.BytesIO:
         """Open an image, from its first byte to its last. Raises `OSError`, and `UnreadableImageError`."""

@@ -29,8 +29,9 @@ class FarReader:
     has_one_file = False
     is_far = True
 
-    def for_process(self) -> None:
-        """Return nothing: threads wait for a network as well."""
+    def for_process(self) -> "FarReader":
+        """Return what another process reads the images with, by connections of its own."""
+        return self
 
     def open(self, image: SourceImage) -> io.BufferedReader:
         """Open an image. Reading it raises `OSError` if it has not the size of the listing any more."""

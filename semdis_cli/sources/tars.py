@@ -61,9 +61,9 @@ class Tar:
             return PackedTar(self.path, self.samples).images(stamp, prefix, search)
         return list_tar(self.path, self.path, self, stamp, prefix, search.rules)
 
-    def for_process(self) -> "Tar | None":
-        """Return what another process reads the images with; not from a store."""
-        return None if self.is_far else Tar(self.path, self.naming)
+    def for_process(self) -> "Tar":
+        """Return what another process reads the images with."""
+        return Tar(self.path, self.naming)
 
     def open(self, image: SourceImage) -> io.BufferedReader | io.BytesIO:
         """Open an image, from its first byte to its last. Raises `OSError`, and `UnreadableImageError`."""
@@ -114,9 +114,9 @@ class PackedTar:
             damage = f"cannot be read ({error})"
         return members.finish(self.path, damage)
 
-    def for_process(self) -> "PackedTar | None":
-        """Return what another process reads the images with; not from a store."""
-        return None if self.is_far else PackedTar(self.path)
+    def for_process(self) -> "PackedTar":
+        """Return what another process reads the images with."""
+        return PackedTar(self.path)
 
     def open(self, image: SourceImage) -> io.BytesIO:
         """Open an image, from its first byte to its last. Raises `OSError`, and `UnreadableImageError`."""

@@ -85,9 +85,9 @@ class _ZipReader:
         """Return how another process makes its own."""
         return _ZipReader, (self.path, self.shift, Samples(), None, self.mtime_ns)
 
-    def for_process(self) -> "_ZipReader | None":
-        """Return what another process reads the images with; not from a store."""
-        return None if self.is_far else self
+    def for_process(self) -> "_ZipReader":
+        """Return what another process reads the images with."""
+        return self
 
     def open(self, image: SourceImage) -> io.BufferedReader | io.BytesIO:
         """Open an image, from its first byte to its last. Raises `OSError`, and `UnreadableImageError`."""

@@ -165,7 +165,7 @@ class LatentSetWriter(SetWriter):
     def check_space(self) -> None:
         """Raise `NoSpaceError` unless the disk can hold what remains to be written."""
         copies = 3 * self.base.manifest.index.num_bytes if self.base.manifest else 0  # base, next index, times
-        shards = list(map(self._written_bytes, self.remaining))
+        shards = self._remaining_bytes()
         needed = sum(shards) if self._far is None else _MOST_IN_STAGE * max(shards, default=0)
         check_free_space(self.root, copies + needed)
 

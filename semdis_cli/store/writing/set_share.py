@@ -184,7 +184,7 @@ class SetShareWriter(SetWriter):
 
     def check_space(self) -> None:
         """Raise `NoSpaceError` unless the disk can hold what remains to be written."""
-        check_free_space(self.root, sum(map(self._written_bytes, self.remaining)))
+        check_free_space(self.root, sum(self._remaining_bytes()))
 
     def _finished_by_others(self) -> Manifest | None:
         """Look whether the set is finished, as it may be where parts of another count have done the same."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from semdis_cli.events import ShardPublished
-from semdis_cli.files.atomic import check_free_space, make_folder
+from semdis_cli.files.atomic import make_folder
 from semdis_cli.files.lock import FolderLock
 from semdis_cli.files.set_names import SHARD_FOLDER
 from semdis_cli.files.url import Location
@@ -19,12 +19,8 @@ from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.journal import ADOPTED, Journal
 from semdis_cli.store.writing.journal_file import CLASSES, LATER_VERSIONS
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan
-from semdis_cli.store.writing.shard_writer import EncodedShard, ShardRows, WrittenShard, publish_shard
+from semdis_cli.store.writing.shard_writer import EncodedShard, ShardFolder, ShardRows, WrittenShard, written_bytes
 from semdis_cli.store.writing.state import Done, SetState
-
-# Beyond the latents, each image's key is written four times (shard, journal, index, modification times), with figures.
-_COPIES_OF_KEY = 4
-_FIGURES_BYTES = 1600
 
 
 @dataclass(frozen=True)
@@ -106,13 +102,14 @@ class SetWriter:
             f"contents were compared; semdis verify {self._place} --data says whether the set is whole"
         )
 
-    def open_shard(self, planned: PlannedShard) -> ShardRows:
-        """Begin to collect one planned shard.
+    @property
+    def shard_folder(self) -> ShardFolder:
+        """What writes shards in other processes."""
+        return ShardFolder(self.root, self._records)
 
-        Raises `NoSpaceError` where the disk has become too full for it; one that is being published is not counted.
-        """
-        check_free_space(self.root, self._written_bytes(planned))
-        return ShardRows(planned, self.provenance.layout)
+    def open_shard(self, planned: PlannedShard) -> ShardRows:
+        """Begin to collect one planned shard, as `ShardFolder` does."""
+        return self.shard_folder.open_shard(planned)
 
     def publish(self, shard: EncodedShard) -> ShardPublished | None:
         """Write a shard, and note it; returns what to tell, nothing of a shard of failures alone."""
@@ -123,7 +120,7 @@ class SetWriter:
     def write(self, shard: EncodedShard) -> WrittenShard:
         """Write a shard. It may be called in several threads at once."""
         self._lock.check()
-        return publish_shard(shard, self.root / SHARD_FOLDER, self._records[shard.planned.version])
+        return self.shard_folder.write(shard)
 
     def record(self, shard: WrittenShard) -> None:
         """Note a shard that is on disk, whoever wrote it. Only now does it count. For one shard after the other."""
@@ -167,7 +164,6 @@ class SetWriter:
             begun[ADOPTED] = self._state.adopted
         self._journal.begin(begun)
 
-    def _written_bytes(self, shard: PlannedShard) -> int:
-        """Return the bytes of a shard and of what is noted of its images: the latents exactly, the rest generously."""
-        keys = sum(_COPIES_OF_KEY * 6 * len(image.source.key) for image in shard.images)  # 6: a character as \\uXXXX
-        return len(shard.images) * (self.provenance.layout.latent_bytes(shard.bucket) + _FIGURES_BYTES) + keys
+    def _remaining_bytes(self) -> list[int]:
+        """Return the bytes that each remaining shard is going to have."""
+        return [written_bytes(shard, self.provenance.layout) for shard in self.remaining]

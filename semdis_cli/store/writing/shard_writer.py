@@ -11,7 +11,8 @@ from threading import Lock
 from torch import Tensor
 
 from semdis_cli.events import ColumnTrouble, Failure, ShardPublished
-from semdis_cli.files.atomic import publish
+from semdis_cli.files.atomic import check_free_space, publish
+from semdis_cli.files.set_names import SHARD_FOLDER
 from semdis_cli.parts import LATENTS, SCALE
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import EncodedImage, FileDigest, ImageRecord
@@ -24,6 +25,9 @@ from semdis_cli.store.writing.plan import PlannedShard
 from semdis_cli.store.writing.seen import SeenFile, seen_failure
 
 _PIECE_BYTES = 1 << 20  # written and hashed at a time: it stays in the cache, and the interpreter's lock is let go
+# Beyond the latents, each image's key is written four times (shard, journal, index, modification times), with figures.
+_COPIES_OF_KEY = 4
+_FIGURES_BYTES = 1600
 Rows = Mapping[str, Tensor]  # tensors of some images by name, a row of each for each image
 
 
@@ -145,6 +149,33 @@ class WrittenShard:
     def published(self) -> ShardPublished | None:
         """The event that tells of it; None of a shard of failures alone."""
         return None if self.file is None else ShardPublished(self.name, self.num_ok, self.file.num_bytes)
+
+
+@dataclass(frozen=True)
+class ShardFolder:
+    """Folder of the set at `root` in which any process writes shards; `records`: the settings, by shards' versions."""
+
+    root: Path
+    records: tuple[Provenance, ...]
+
+    def open_shard(self, planned: PlannedShard) -> ShardRows:
+        """Begin to collect one planned shard.
+
+        Raises `NoSpaceError` where the disk has become too full for it; one that is being published is not counted.
+        """
+        layout = self.records[0].layout
+        check_free_space(self.root, written_bytes(planned, layout))
+        return ShardRows(planned, layout)
+
+    def write(self, shard: EncodedShard) -> WrittenShard:
+        """Write a shard. It may be called in several threads at once. Raises what `publish_shard` raises."""
+        return publish_shard(shard, self.root / SHARD_FOLDER, self.records[shard.planned.version])
+
+
+def written_bytes(shard: PlannedShard, layout: LatentLayout) -> int:
+    """Return the bytes of a shard and of what is noted of its images: the latents exactly, the rest generously."""
+    keys = sum(_COPIES_OF_KEY * 6 * len(image.source.key) for image in shard.images)  # 6: a character as \\uXXXX
+    return len(shard.images) * (layout.latent_bytes(shard.bucket) + _FIGURES_BYTES) + keys
 
 
 def publish_shard(shard: EncodedShard, folder: Path, provenance: Provenance) -> WrittenShard:

@@ -1,0 +1,70 @@
+"""Encoding as the job of other processes: all that they need beside the shards, and what they make of it."""
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from semdis_cli.events import Event
+from semdis_cli.images.loader import Loader
+from semdis_cli.images.masks import MaskMaker
+from semdis_cli.memory import room_for_images
+from semdis_cli.pipeline.fleet import Worker
+from semdis_cli.pipeline.model_copy import ModelCopy
+from semdis_cli.pipeline.sending import SentShard, ShardReceiver
+from semdis_cli.pipeline.shard_encoder import Record, Share, shard_encoder
+from semdis_cli.settings import LoadSettings, PartSettings
+from semdis_cli.sources.masks import NO_NAMES
+from semdis_cli.store.writing.shard_writer import ShardFolder, WrittenShard
+
+
+@dataclass(frozen=True)
+class EncodeJob:
+    """Encoding planned shards into `target`, in a process that has its `share` of the run; it can be sent."""
+
+    model: ModelCopy
+    load: LoadSettings
+    masks: MaskMaker | None
+    latents: PartSettings
+    target: ShardFolder
+    share: Share
+
+    @classmethod
+    def of(
+        cls, model: ModelCopy, loader: Loader, latents: PartSettings, target: ShardFolder, share: Share
+    ) -> "EncodeJob":
+        """Return the job of reading as `loader` does; masks that are files are sent with the shards."""
+        masks = None if loader.masks is None else loader.masks.found_by(NO_NAMES)
+        return cls(model, loader.settings, masks, latents, target, share)
+
+    @property
+    def device(self) -> str:
+        """Name of the device of the model."""
+        return self.model.settings.device
+
+    @contextmanager
+    def begin(self) -> Iterator[Worker[SentShard, WrittenShard]]:
+        """Load the model and begin the threads, for as many shards as there are going to be.
+
+        Raises what `ModelCopy.load` raises.
+        """
+        tokenizer = self.model.load()
+        received = ShardReceiver()
+        masks = None if self.masks is None else self.masks.found_by(received)
+        room = room_for_images().shared_by(self.share.num_processes)
+        loader = Loader(self.load, tokenizer.patch_size, self.share.num_workers, room, received, masks)
+        with loader, shard_encoder(loader, tokenizer, self.latents, self.target, self.share) as encoder:
+
+            def run(shards: Iterable[SentShard], record: Record) -> Generator[Event, None, None]:
+                return encoder.run(map(received.unpack, shards), _then(record, received))
+
+            yield Worker(run, tokenizer, encoder.note)
+
+
+def _then(record: Record, received: ShardReceiver) -> Callable[[WrittenShard], None]:
+    """Return what records a shard, and forgets what came with its images."""
+
+    def take(written: WrittenShard) -> None:
+        received.forget(written.name)
+        record(written)
+
+    return take

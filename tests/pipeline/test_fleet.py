@@ -1,0 +1,323 @@
+"""Several processes that share a run: the set is the one of a single process, whatever happens to them."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from semdis_cli.errors import KilledProcessError, UsageError
+from semdis_cli.events import ColumnTrouble, Event, Failure, ProcessDied, RunFinished, RunStarted
+from semdis_cli.images.loader import Loader
+from semdis_cli.images.masks import masks_made
+from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.pipeline import fleet
+from semdis_cli.pipeline.encode import encode
+from semdis_cli.pipeline.model_copy import ModelCopy
+from semdis_cli.pipeline.sending import ShardSender
+from semdis_cli.provenance import ModelIdentity
+from semdis_cli.records import PlannedImage, SourceImage
+from semdis_cli.settings import (
+    ColumnSettings,
+    EncodeSettings,
+    GeometrySettings,
+    LoadSettings,
+    PartSettings,
+    ProcessSettings,
+    ShardSettings,
+    TokenizerSettings,
+)
+from semdis_cli.sources.find import find_images
+from semdis_cli.sources.masks import find_masks
+from semdis_cli.sources.spool import Spool, peek_stdin
+from semdis_cli.store.writing.plan import PlannedShard
+from tests.accelerated import children_of, processes_of
+from tests.cli.conftest import semdis
+from tests.extras import needs
+from tests.store import lasting
+from tests.torture.harness import PROJECT, encode_arguments, make_images, wait_for_shards, wait_until_settled
+from tests.worlds import save_noise
+
+NUM_IMAGES = 22
+SETTINGS = EncodeSettings(num_workers=2, shards=ShardSettings(shard_images=3))
+TWO = ProcessSettings(num_processes=2)
+PLAIN = LoadSettings()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of two sizes with captions, of which one is cut short and one is none."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(NUM_IMAGES):
+        path = save_noise(folder / f"{number:02d}.png", number, (32, 48) if number % 3 else (20, 16))
+        if number != 5:
+            path.with_suffix(".txt").write_text(f"number {number}")
+    (folder / "07.png").write_bytes((folder / "07.png").read_bytes()[:1000])
+    (folder / "11.png").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny: Path) -> Tokenizer:
+    return Tokenizer.load(str(tiny), TokenizerSettings(device="cpu", dtype="float32", batch_size=2))
+
+
+def run(
+    source: Path,
+    tokenizer: Tokenizer,
+    output: Path,
+    settings: EncodeSettings = SETTINGS,
+    load: LoadSettings = PLAIN,
+    masks: Path | None = None,
+) -> Iterator[Event]:
+    found = find_images([source])
+    files = None if masks is None else find_masks(masks, found)
+    made = masks_made(settings.latents.parts, files)
+    with Loader(load, tokenizer.patch_size, settings.num_workers, masks=made) as loader:
+        yield from encode(found, loader, tokenizer, settings, output)
+
+
+def as_tar(photos: Path, folder: Path) -> Path:
+    with tarfile.open(folder / "photos.tar", "w") as archive:
+        for path in sorted(photos.iterdir()):
+            archive.add(path, path.name)
+    return folder / "photos.tar"
+
+
+def as_parquet(photos: Path, folder: Path) -> Path:
+    needs("pyarrow")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    paths = sorted(photos.glob("*.png"))
+    images = [{"bytes": path.read_bytes(), "path": path.name} for path in paths]
+    pq.write_table(pa.table({"image": images, "txt": [path.name for path in paths]}), folder / "photos.parquet")
+    return folder / "photos.parquet"
+
+
+KINDS: dict[str, Callable[[Path, Path], Path]] = {"folder": lambda photos, _: photos, "tar": as_tar}
+KINDS["parquet"] = as_parquet
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_make_the_set_of_one(photos: Path, tokenizer: Tokenizer, tmp_path: Path, kind: str) -> None:
+    source = KINDS[kind](photos, tmp_path)
+    settings = replace(
+        SETTINGS,
+        columns=ColumnSettings(captions="txt"),
+        latents=PartSettings(flip="both", store_dtype="int8"),
+    )
+    load = LoadSettings(GeometrySettings(size=(16, 32)))
+    alone = list(run(source, tokenizer, tmp_path / "alone", settings, load))
+    both = list(run(source, tokenizer, tmp_path / "both", replace(settings, processes=TWO), load))
+    assert lasting(tmp_path / "both") == lasting(tmp_path / "alone")
+    assert troubles(both) == troubles(alone)
+    assert len(troubles(both)) >= 4
+    assert isinstance(both[-1], RunFinished)
+    assert both[-1].report["processes"] == 2
+    assert both[-1].report["images"] == alone[-1].report["images"]  # type: ignore[union-attr]
+
+
+def troubles(events: list[Event]) -> list[tuple[str, str]]:
+    return sorted((event.key, event.reason) for event in events if isinstance(event, Failure | ColumnTrouble))
+
+
+def test_masks_and_moments_are_the_same(photos: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    for number in range(0, NUM_IMAGES, 2):
+        size = (32, 48) if number % 3 else (20, 16)
+        pixels = np.random.default_rng(number).integers(0, 2, size, dtype=np.uint8) * 255
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "masks" / f"{number:02d}.png")
+    latents = PartSettings(posterior="moments", masks=tmp_path / "masks")
+    settings = replace(SETTINGS, latents=latents)
+    for name, processes in (("alone", ProcessSettings()), ("both", TWO)):
+        how = replace(settings, processes=processes)
+        list(run(photos, tokenizer, tmp_path / name, how, masks=tmp_path / "masks"))
+    assert lasting(tmp_path / "both") == lasting(tmp_path / "alone")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, photos: Path, tokenizer: Tokenizer) -> Path:
+    output = tmp_path_factory.mktemp("alone") / "latents"
+    list(run(photos, tokenizer, output))
+    return output
+
+
+def killing(monkeypatch: pytest.MonkeyPatch, is_next: Callable[[PlannedShard], bool]) -> None:
+    """Kill each process that is given such a shard."""
+    deal = fleet.Fleet._deal
+
+    def dealing(self: Any, child: Any, remaining: Iterator[PlannedShard]) -> None:
+        before = set(child.under_way)
+        deal(self, child, remaining)
+        if any(is_next(shard) for name, shard in child.under_way.items() if name not in before):
+            os.kill(child.process.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(fleet.Fleet, "_deal", dealing)
+
+
+@pytest.mark.parametrize("numbers", [[2], [0, 1]], ids=["one", "both"])
+def test_shards_of_processes_that_are_killed_are_done_once_more(
+    photos: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: Path, numbers: list[int]
+) -> None:
+    seen: set[str] = set()
+
+    def is_first(shard: PlannedShard) -> bool:
+        is_new = int(shard.name[:8]) in numbers and shard.name not in seen
+        seen.add(shard.name)
+        return is_new
+
+    killing(monkeypatch, is_first)
+    events = list(run(photos, tokenizer, tmp_path / "latents", replace(SETTINGS, processes=TWO)))
+    died = [event for event in events if isinstance(event, ProcessDied)]
+    assert len(died) == len(numbers)
+    assert {event.how for event in died} == {"SIGKILL"}
+    assert {event.device for event in died} == {"cpu"}
+    assert [any(f"{number:08d}" in shard for event in died for shard in event.shards) for number in numbers]
+    assert lasting(tmp_path / "latents") == lasting(alone)
+    assert isinstance(events[-1], RunFinished)
+    assert events[-1].report["processes_died"] == len(numbers)
+
+
+def test_a_shard_that_kills_twice_ends_the_run_and_the_rest_is_kept(
+    photos: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: Path
+) -> None:
+    events = run(photos, tokenizer, tmp_path / "latents", replace(SETTINGS, processes=TWO))
+    with monkeypatch.context() as patch:
+        killing(patch, lambda shard: shard.name.startswith("00000005"))
+        with pytest.raises(KilledProcessError, match=r"process \d+ on cpu was killed too"):
+            list(events)
+    assert not multiprocessing.active_children()
+    noted = (tmp_path / "latents/journal/0.jsonl").read_bytes().count(b'"shard":')
+    assert noted >= 1
+    list(run(photos, tokenizer, tmp_path / "latents"))
+    assert lasting(tmp_path / "latents") == lasting(alone)
+
+
+def test_a_run_that_is_left_leaves_no_process_and_goes_on_with_any_number(
+    photos: Path, tokenizer: Tokenizer, tmp_path: Path, alone: Path
+) -> None:
+    events = run(photos, tokenizer, tmp_path / "latents", replace(SETTINGS, processes=TWO))
+    next(event for event in events if not isinstance(event, RunStarted | Failure))
+    events.close()  # type: ignore[attr-defined] # it is a generator
+    assert not multiprocessing.active_children()
+    list(run(photos, tokenizer, tmp_path / "latents", replace(SETTINGS, processes=ProcessSettings(num_processes=3))))
+    assert lasting(tmp_path / "latents") == lasting(alone)
+
+
+def test_a_process_that_fails_ends_the_run_with_its_own_line(
+    photos: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """Here a shard cannot be written, as a folder lies in the way."""
+    events = run(photos, tokenizer, tmp_path / "latents", replace(SETTINGS, processes=TWO))
+    assert isinstance(next(events), RunStarted)
+    (tmp_path / "latents/shards").rmdir()
+    (tmp_path / "latents/shards").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"shards/.*cannot be written"):
+        list(events)
+    assert not multiprocessing.active_children()
+
+
+def test_a_process_with_another_model_is_refused(tokenizer: Tokenizer) -> None:
+    copy = ModelCopy.of(tokenizer, "cpu")
+    assert copy.load().identity == tokenizer.identity
+    identity: ModelIdentity = replace(copy.identity, weights_sha256="0" * 64)
+    with pytest.raises(UsageError, match=r"cpu: would make other latents .*weights_sha256"):
+        replace(copy, identity=identity).load()
+    with pytest.raises(UsageError, match=r"dtype float32, not bfloat16"):
+        replace(copy, compute={**copy.compute, "dtype": "bfloat16"}).load()
+
+
+def test_what_came_on_stdin_is_refused(photos: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    with (photos / "00.png").open("rb") as stream:
+        spool = Spool(peek_stdin(stream, is_only=True), tmp_path)
+    shard = PlannedShard("a", (PlannedImage(SourceImage("stdin.png", spool, 0, 10), (32, 48)),))
+    with Loader(PLAIN, tokenizer.patch_size, 1) as loader:
+        pack = partial(ShardSender(loader).pack, shard)
+        with pytest.raises(UsageError, match=r"stdin.png: cannot be read by other processes"):
+            pack(set())
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--processes", "2", "--devices", "0,1"], "does not go with"),
+        (["--devices", "0"], "does not go with --device cpu"),
+        (["--devices", "0,0"], "names no devices"),
+        (["--processes", "2", "-o", "-"], "does not go with -"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_before_work(
+    photos: Path, tmp_path: Path, options: list[str], why: str
+) -> None:
+    done = semdis("encode", photos, *options, "--device", "cpu", cwd=tmp_path)
+    assert done.code == 2
+    assert why in " ".join(done.stderr.replace("│", " ").split())
+    assert not list(tmp_path.iterdir())
+
+
+# --- real commands ---
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return wait_until_settled(make_images(tmp_path_factory.mktemp("images") / "many", 400))
+
+
+def begin(images: Path, output: Path, tiny: Path) -> "subprocess.Popen[str]":
+    """Begin a run by two processes, in a group of its own; two shards are done when this returns."""
+    arguments = encode_arguments(images, output, tiny, "--processes", "2", "--device", "cpu", shard_images=4)
+    command = [str(Path(sys.executable).with_name("semdis")), *arguments]
+    process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_for_shards(output, 2, process)
+    return process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["kill", "interrupt"])
+def test_a_command_that_ends_in_the_middle_ends_its_processes_and_goes_on(
+    many: Path, tiny: Path, tmp_path: Path, end: str
+) -> None:
+    arguments = partial(encode_arguments, many, model=tiny, shard_images=4)
+    process = begin(many, tmp_path / "latents", tiny)
+    children = processes_of(process.pid)
+    assert len(children) >= 2
+    if end == "kill":
+        process.kill()
+    else:
+        os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == (-signal.SIGKILL if end == "kill" else 130), stderr
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in children):
+        assert time.monotonic() < deadline, "a process outlives the run"
+        time.sleep(0.05)
+    assert not children_of(process.pid)
+    noted = (tmp_path / "latents/journal/0.jsonl").read_bytes().count(b'"sums"')
+    again = semdis(*arguments(output=tmp_path / "latents"), "--processes", "2", "--device", "cpu", cwd=PROJECT)
+    assert again.code == 0, again.stderr
+    assert f"{noted * 4} of 400 images done before" in again.stderr or end == "kill"
+    whole = semdis(*arguments(output=tmp_path / "whole"), "--device", "cpu", cwd=PROJECT)
+    assert whole.code == 0, whole.stderr
+    assert lasting(tmp_path / "latents") == lasting(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_command_says_which_process_was_killed(many: Path, tiny: Path, tmp_path: Path) -> None:
+    process = begin(many, tmp_path / "latents", tiny)
+    victim = processes_of(process.pid)[0]
+    os.kill(victim, signal.SIGKILL)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert f"semdis: process {victim} on cpu died (SIGKILL)" in stderr
