@@ -60,7 +60,7 @@ def roundtrip(
 
     check_image_folder(output, ROUNDTRIP_MARKER)
     settings = as_begun(settings, output)
-    tokenizer = load_model(model, how, found, load.geometry, display, quiet=reporting.quiet)
+    tokenizer = load_model(model, how, len(found.images), load.geometry, display, quiet=reporting.quiet)
     with Loader(load, tokenizer.patch_size, settings.decode.num_workers) as loader:
         latents = PartSettings(*astuple(settings.latents))
         how_encoded = EncodeSettings(columns=WITHOUT_COLUMNS, latents=latents)

@@ -1,7 +1,7 @@
 """The plan of an encode: its settings, which image goes into which shard, and how large it all gets."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -46,12 +46,12 @@ class EncodePlan:
         return self.provenance.layout
 
     @property
-    def shards(self) -> tuple[PlannedShard, ...]:
+    def shards(self) -> Sequence[PlannedShard]:
         """The shards to be written."""
         return self.contents.shards
 
     @property
-    def failures(self) -> tuple[Failure, ...]:
+    def failures(self) -> Sequence[Failure]:
         """Inputs that are known to be unusable, sorted by key."""
         return self.contents.failures
 

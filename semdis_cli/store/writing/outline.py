@@ -40,10 +40,10 @@ class Outline:
     sha256: str
     shards: tuple[OutlinedShard, ...]
     num_inputs: int
-    failures: tuple[Failure, ...] = ()
+    failures: Sequence[Failure] = ()
     changes: Changes = field(default_factory=lambda: Changes(to_encode=()))
     classes: tuple[str, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: Sequence[LeftOut] = ()
     has_kept: bool = True
 
     @classmethod

@@ -25,7 +25,7 @@ class PlannedShard:
     """
 
     name: str
-    images: tuple[PlannedImage, ...]
+    images: Sequence[PlannedImage]
     version: int = 0
 
     @property
@@ -43,12 +43,12 @@ class SetPlan:
     inputs that filters leave out, and have not left out before.
     """
 
-    shards: tuple[PlannedShard, ...]
-    failures: tuple[Failure, ...]
+    shards: Sequence[PlannedShard]
+    failures: Sequence[Failure]
     changes: Changes
     sha256: str
     classes: tuple[str, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: Sequence[LeftOut] = ()
 
     @property
     def is_nothing(self) -> bool:
