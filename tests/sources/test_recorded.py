@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from semdis_cli.errors import UsageError
@@ -196,6 +196,7 @@ NAMES = st.lists(PARTS, min_size=1, max_size=3).map("/".join)
 TIMES = st.none() | st.integers(-(2**62), 2**62)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(NAMES, st.tuples(NAMES, st.integers(0, 2**62), TIMES, TIMES, st.booleans()), max_size=8),
     st.sampled_from(["", "x/", "x y/z/"]),

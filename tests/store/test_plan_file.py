@@ -157,7 +157,7 @@ def test_of_a_shard_its_own_images_are_read_and_no_others(tmp_path: Path) -> Non
 
 def test_many_rows_are_read_as_they_are_asked_for(tmp_path: Path) -> None:
     failures = tuple(Failure(f"{number:06d}.png", "is empty") for number in range(10_000))
-    file = write(tmp_path / "plan", SetPlan((), failures, Changes(to_encode=()), "c" * 64))
+    file = write(tmp_path / "plan", SetPlan((), failures, Changes(), "c" * 64))
     found = plan_of(file, FORM).failures
     assert len(file.lists["failures"]) == 3
     assert (len(found), found[0], found[4096], found[-1]) == (10_000, failures[0], failures[4096], failures[-1])

@@ -30,7 +30,7 @@ def plan_of(file: PlanFile, form: ImageForm) -> SetPlan:
     rows = partial(_FiledRows, file)
     keys: dict[str, Any] = {name: frozenset(rows(name, _parse_key)) for name in KEY_LISTS}
     reasons: dict[str, Any] = {name: dict(rows(name, _parse_reason)) for name in REASON_LISTS}
-    changes = Changes(to_encode=(), kept=kept, **keys, **reasons, **file.counts)
+    changes = Changes(kept=kept, **keys, **reasons, **file.counts)
     failures, left_out = rows("failures", _parse_failure), rows("left_out", _parse_left_out)
     return SetPlan(FiledShards(file, form), failures, changes, file.plan_sha256, file.classes, left_out)
 

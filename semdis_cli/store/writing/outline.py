@@ -41,7 +41,7 @@ class Outline:
     shards: tuple[OutlinedShard, ...]
     num_inputs: int
     failures: Sequence[Failure] = ()
-    changes: Changes = field(default_factory=lambda: Changes(to_encode=()))
+    changes: Changes = field(default_factory=Changes)
     classes: tuple[str, ...] = ()
     left_out: Sequence[LeftOut] = ()
     has_kept: bool = True
@@ -138,7 +138,7 @@ class _Lines:
             tuple(shards),
             check_count(head["num_inputs"]),
             tuple(map(_failure, self._keyed("failure"))),
-            Changes((), returned=returned, removed=removed, forgotten=forgotten, set_aside=set_aside),
+            Changes(returned=returned, removed=removed, forgotten=forgotten, set_aside=set_aside),
             tuple(check_classes(head["classes"])),
             tuple(map(_left_out, self._keyed("left_out"))),
             has_kept=False,
