@@ -137,7 +137,8 @@ def encode(
     masks = find_mask_maker(settings.latents, found, display)
     if folder is not None and not dry_run:
         _check_folder(folder)
-        how, settings = spread_if_it_pays(how, settings, 0 if stdin else found.num_images)
+        is_one = stdin is not None or launched is not None  # whoever launches parts has one for each GPU
+        how, settings = spread_if_it_pays(how, settings, 0 if is_one else found.num_images)
     how = as_recorded(how, folder)
     start_processes_early(how, found.num_images, len(settings.processes.places))
     tokenizer = load_model(model, how, found.num_images, load.geometry, display, quiet=reporting.quiet)

@@ -12,6 +12,7 @@ from semdis_cli.files.set_names import JOURNAL_FOLDER, PLAN_FILE
 from semdis_cli.pipeline.encode_plan import EncodePlan
 from semdis_cli.provenance import LatentLayout, Provenance, find_differences
 from semdis_cli.sources.find import refuse_missing
+from semdis_cli.sources.masks import MaskFiles
 from semdis_cli.sources.recorded import RecordedImages
 from semdis_cli.sources.request import Request
 from semdis_cli.store.checks import MALFORMED, check_count, check_object
@@ -75,6 +76,13 @@ class FiledPlan:
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(min(max(self.file.made_s, 0), _LAST_S)))
         shards = count(len(self.file.shards), "shard")
         return f"by the plan of {made}: {count(self.file.num_images, 'image')} in {shards} to encode"
+
+    def masks(self, folder: Path) -> MaskFiles:
+        """Return the masks in a folder, as they were listed then. Raises `StoreError` if the plan is damaged."""
+        try:
+            return MaskFiles.planned(folder, check_object(self.file.about["masks"]))
+        except MALFORMED as error:
+            raise damaged(self.file.path, error) from error
 
     def take(self, base: Base, provenance: Provenance) -> EncodePlan:
         """Return the plan for a run on the set `base`, whose latents are made with the settings `provenance`.

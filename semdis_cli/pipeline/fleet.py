@@ -19,7 +19,7 @@ from threading import Lock
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from semdis_cli.errors import KilledProcessError, SemdisError, UsageError
-from semdis_cli.events import Event, ProcessDied
+from semdis_cli.events import Event, Failure, ImageMeasured, ProcessDied, ShardFailed
 from semdis_cli.memory import keep_freed_blocks
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.fork_server import fork_server
@@ -156,6 +156,7 @@ class Fleet(Generic[T, S, R]):
         self._notes: dict[str, None] = {}  # as a set that keeps its order
         self._halved: dict[tuple[int, int], int] = {}
         self._num_died = 0
+        self._told: set[str] = set()  # images and shards that something was said of that is said once
 
     def __enter__(self) -> Self:
         with ExitStack() as on_failure:
@@ -224,8 +225,17 @@ class Fleet(Generic[T, S, R]):
                 self._halved |= {size: min(number, self._halved.get(size, number)) for size, number in halved.items()}
             case None:
                 yield from self._lose(child)
-            case event:
+            case event if self._is_new(event):
                 yield event
+
+    def _is_new(self, event: Event) -> bool:
+        """Tell whether an event was not told already, by a process that has died since; of some kinds alone."""
+        if not isinstance(event, Failure | ShardFailed | ImageMeasured):
+            return True
+        name = event.name if isinstance(event, ShardFailed) else event.key
+        is_new = name not in self._told
+        self._told.add(name)
+        return is_new
 
     def _deal(self, child: _Child[T, S, R], remaining: Iterator[T]) -> None:
         """Give a process a task, or say that there are no more."""

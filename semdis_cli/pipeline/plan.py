@@ -59,11 +59,13 @@ def make_plan(
         troubles = tuple(plan.columns.troubles(found.all_keys))
         if latents.finished is not None:
             return MadePlan(plan, path, 0, troubles)
+        masks = None if loader.masks is None else loader.masks.files
         about = {
             "request": dict(request.record),
             "provenance": latents.provenance.to_json(),
             "num_found": found.num_images,
             "passed_over": dict(plan.passed_over),
+            "masks": None if masks is None else masks.describe(),
             "columns": RecordedColumns(request.sources, request.table).describe(plan.columns),
         }
         has_beside = any(isinstance(column.provider, BesideImages) for column in plan.columns.columns)

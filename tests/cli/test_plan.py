@@ -2,20 +2,25 @@
 
 import json
 import os
+import random
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from semdis_cli.files.lock import FolderLock
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.writing.plan_file import PlanFile
+from tests import forks
 from tests.cli.conftest import Outcome, Run
 from tests.sources.test_tars import write_tar
 from tests.store import contents, lasting
 from tests.store.test_plan_file import signed
+from tests.torture.harness import wait_until_settled
 from tests.worlds import save_noise
 
 LONG_AGO_S = time.time() - 3600
@@ -118,12 +123,31 @@ def test_parquet_and_a_table(tmp_path: Path, photos: Path, same: Run) -> None:
     check_same_set(tmp_path, same, photos, "0.parquet", "--table", "table.jsonl", "--columns", "none")
 
 
+def test_masks(tmp_path: Path, photos: Path, same: Run) -> None:
+    for seed, name in enumerate(("0.png", "2.png.bmp", "4.tif", "6")):
+        save_noise(tmp_path / f"masks/a/{seed}.png", seed, SIZES[2 * seed % 3])
+        with Image.open(tmp_path / f"masks/a/{seed}.png") as image:
+            image.save(tmp_path / f"masks/a/{name}", "PNG")
+        if name != f"{seed}.png":
+            (tmp_path / f"masks/a/{seed}.png").unlink()
+        os.utime(tmp_path / f"masks/a/{name}", (LONG_AGO_S, LONG_AGO_S + seed))
+    check_same_set(tmp_path, same, photos, "--masks", "masks")
+    again = json.loads(same("encode", photos, "--masks", "masks", "--json").stdout)
+    assert again["images"]["this_run"] == 0
+    (tmp_path / "masks/a/6").write_bytes((tmp_path / "masks/a/0.png").read_bytes())
+    assert same("plan", photos, "--masks", "masks").code in {0, 3}  # whether the failure counts as known
+    changed = json.loads(same("encode", photos, "--masks", "masks", "--json").stdout)
+    assert changed["images"]["this_run"] == 1
+
+
 def test_a_set_that_grows(tmp_path: Path, photos: Path, same: Run) -> None:
     for output in ("latents", "plain"):
         assert same("encode", photos, output=output).code == 3
     (photos / "a/0.png").unlink()
     write_image(photos / "a/2.png", 11)
     write_image(photos / "c/new.png", 12)
+    wait_until_settled(photos / "a")
+    wait_until_settled(photos / "c")
     check_same_set(tmp_path, same, photos)
 
 
@@ -217,6 +241,26 @@ def test_what_parts_have_done_stays_where_a_plan_of_other_inputs_is_made(
     assert sum(each["images"]["this_run"] for each in told) == 10 - 2 * num_done
     rows = {row.key for row in read_rows(tmp_path / "latents/index.jsonl") if row.error is None}
     assert rows == {path.relative_to(photos).as_posix() for path in photos.glob("?/*.png")}
+
+
+@pytest.mark.slow
+def test_a_plan_that_is_killed_at_any_moment_is_in_nobodys_way(
+    tmp_path: Path, photos: Path, tiny: Path, same: Run
+) -> None:
+    assert same("encode", photos, output="plain").code == 3
+    command = forks.semdis("plan", photos, "-o", "latents", "--model", tiny, "--threads", "1", "--shard-images", "2")
+    chance, was_there = random.Random(0), False
+    for _ in range(12):
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(chance.uniform(0.0, 2.5))
+        process.kill()
+        process.wait()
+        file = PlanFile.read(plan_in(tmp_path / "latents"))
+        was_there = was_there or file is not None
+        assert not was_there or file is not None
+    assert same("plan", photos).code == 3
+    assert [same("encode", photos, "--part", part).code for part in ("0/2", "1/2")] == [3, 3]
+    assert lasting(tmp_path / "latents") == lasting(tmp_path / "plain")
 
 
 @pytest.mark.slow
@@ -376,7 +420,6 @@ def test_what_no_plan_can_hold_is_refused(tmp_path: Path, photos: Path, same: Ru
     (tmp_path / "list.txt").write_text("photos/a/0.png\n")
     refused(same("plan", "-"), 2, "stdin")
     refused(same("plan", "--files-from", "list.txt"), 2, "--files-from")
-    refused(same("plan", photos, "--masks", "masks"), 2, "--masks")
     refused(same("plan", photos, output="memory://x/y"), 2, "URL")
     refused(same("plan"), 2, "SOURCE")
     assert not (tmp_path / "latents").exists()
