@@ -11,7 +11,7 @@ from semdis_cli.files.json_text import parse_json, to_line
 from semdis_cli.records import FileDigest, Geometry, ImageRecord
 from semdis_cli.store.index import IndexRow, image_line
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.writing.entry_text import NewLine, entry_lines, render_entry, split_entry
+from semdis_cli.store.writing.entry_text import NewLine, entry_lines, has_rows, render_entry, split_entry
 from semdis_cli.store.writing.journal_file import JournalEntry
 from semdis_cli.store.writing.seen import SeenFile
 
@@ -90,6 +90,8 @@ def test_an_entry_is_canonical_json_and_gives_its_lines_again(
         text = b"before" + content + b"behind"
         lines = entry_lines(partial(read, text), 6, content, len(rows))
         assert list(lines) == [NewLine.of_row(*each) for each in rows]
+        assert has_rows(content, [row for row, _ in rows])
+        assert not has_rows(content, [row for row, _ in rows[:-1]])
         rest = split_entry(content)
         assert JournalEntry.from_json(rest | {"seen": []}) == JournalEntry(NAME, file, (), sums, version)
         assert len(rest["seen"]) == len(rows)

@@ -4,7 +4,7 @@ A run that has noted a shard itself copies these lines, and neither parses nor r
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from json import JSONDecodeError, JSONDecoder
 from typing import Any, NamedTuple
 
@@ -90,6 +90,20 @@ def entry_lines(read: Read, start: int, content: bytes, num_rows: int) -> Iterat
         if facts is None:
             raise ValueError("no times of a file")
         yield _next_line(rows, facts.groups())
+
+
+def has_rows(content: bytes, rows: Iterable[IndexRow]) -> bool:
+    """Tell whether `content`, which is canonical JSON, has these rows as they would be written now."""
+    at = content.index(b"[") + 1
+    for row in rows:
+        if (plain := _PLAIN_ROW.match(content, at)) is not None:
+            at = plain.end()
+            continue
+        data = row.to_line().data[:-1]
+        if not content.startswith(data, at):
+            return False
+        at += len(data) + 1
+    return content.startswith(_BETWEEN[1:], at)
 
 
 def _next_line(rows: "_Window", facts: Sequence[bytes | None]) -> NewLine:

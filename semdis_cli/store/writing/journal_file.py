@@ -5,8 +5,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import starmap, zip_longest
+from itertools import starmap
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self, TypeVar
 
@@ -20,7 +19,7 @@ from semdis_cli.store.checks import MALFORMED, check_count, check_shard_name
 from semdis_cli.store.index import IndexRow
 from semdis_cli.store.record import parse_digest
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.writing.entry_text import NewLine, entry_lines, split_entry
+from semdis_cli.store.writing.entry_text import NewLine, entry_lines, has_rows, split_entry
 from semdis_cli.store.writing.seen import SeenFile
 
 LATER_VERSIONS = "later_versions"  # in a plan
@@ -169,8 +168,7 @@ class JournalFile:
         with self.path.open("rb") as file:
             file.seek(offset)
             line = file.readline()
-        start, digest = offset + len(_LINE_START), self._own.get(offset)
-        content = line.removeprefix(_LINE_START)[: -len(_line_end("0" * 64))]
+        start, content, digest = offset + len(_LINE_START), _content_of(line), self._own.get(offset)
         if digest is not None:
             if hashlib.sha256(content + b"\n").hexdigest() != digest:
                 raise StoreError(f"the line at byte {offset} was changed; {self._remedy()}", place=self.path)
@@ -178,9 +176,9 @@ class JournalFile:
             num_rows, entry = len(fields["seen"]), JournalEntry.from_json({**fields, "seen": []})
             return entry, entry_lines(self._read, start, content, num_rows)
         entry = self._parse(line, offset, JournalEntry.from_json)
-        lines = partial(entry_lines, self._read, start, content, len(entry.rows))
-        is_as_written_now = _are_those(lines, starmap(NewLine.of_row, entry.rows))
-        return entry, lines() if is_as_written_now else starmap(NewLine.of_row, entry.rows)
+        if entry.rows and _is_canonical(line) and has_rows(content, (row for row, _ in entry.rows)):
+            return entry, entry_lines(self._read, start, content, len(entry.rows))
+        return entry, starmap(NewLine.of_row, entry.rows)  # of an earlier version
 
     def _read(self, place: int, num_bytes: int) -> bytes:
         """Read bytes of the file, fewer only at its end."""
@@ -257,19 +255,22 @@ def parse_journal_line(
     try:
         fields = parse_json(line)
         inner = dict(fields["content"])
-        if is_proved and fields != {"content": inner, "sha256": _digest(inner)}:
+        is_same = len(fields) == 2 and _is_canonical(line)  # nearly always, and quick
+        if is_proved and not is_same and fields != {"content": inner, "sha256": _digest(inner)}:
             raise ValueError("it does not match its sha256")
         return content(inner)
     except MALFORMED as error:
         raise StoreError(str(error)) from error
 
 
-def _are_those(lines: Callable[[], Iterator[NewLine]], wanted: Iterable[NewLine]) -> bool:
-    """Tell whether the lines of an entry, as they lie in the file, are those that would be written now."""
-    try:
-        return all(line == other for line, other in zip_longest(lines(), wanted))
-    except (*MALFORMED, StoreError):  # as an earlier version wrote them
-        return False
+def _content_of(line: bytes) -> bytes:
+    return line.removeprefix(_LINE_START)[: -len(_line_end("0" * 64))]
+
+
+def _is_canonical(line: bytes) -> bool:
+    """Tell whether a line is, byte for byte, what its sha256 is that of: then nothing need be rendered to tell."""
+    content = _content_of(line)
+    return line == _LINE_START + content + _line_end(hashlib.sha256(content + b"\n").hexdigest())
 
 
 def records_of(begun: dict[str, Any]) -> list[Provenance]:
