@@ -149,6 +149,13 @@ class ShardPublished:
 
 
 @dataclass(frozen=True, slots=True)
+class ShardDecoded:
+    """All images of a shard that could be decoded are on disk."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class ShardFailed:
     """A shard could not be decoded because it is missing or damaged; the others are."""
 
@@ -269,6 +276,7 @@ Event = (
     | ColumnTrouble
     | ImageMeasured
     | ShardPublished
+    | ShardDecoded
     | ShardFailed
     | ProcessDied
     | ModelReady

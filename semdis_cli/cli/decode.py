@@ -16,6 +16,8 @@ from semdis_cli.cli.setup import (
     output_folder,
     refuse_absent_device,
     refuse_others,
+    spread,
+    spread_if_it_pays,
     start_processes_early,
 )
 from semdis_cli.cli.streams import put_bytes
@@ -74,6 +76,7 @@ def decode(
 
     Example: `semdis decode latents/ -o decoded/ --steps 10 --pdg`
     """
+    how, settings = spread(how, settings, is_piped=STDIO in {latents, output})
     refuse_absent_device(how.device)
     stream = _open_stream(latents)
     folder = _choose_folder(output, stream)
@@ -83,6 +86,9 @@ def decode(
     from semdis_cli.store.reader import open_latents
 
     source = open_latents(latents) if stream is None else stream.source
+    if stream is None:
+        how, settings = spread_if_it_pays(how, settings, len(source.keys))
+    start_processes_early(how, len(source.keys), len(settings.processes.places))
     display.plan(Planning("loading the model"))
     tokenizer = _load_model(source, model, how, display, reporting)
     code = follow(
@@ -128,7 +134,6 @@ def _load_model(
     """Load the model that made `source`, and say so."""
     from semdis_cli.pipeline.decode import load_recorded_model
 
-    start_processes_early(how, len(source.keys))
     num_alike = len(source.keys) if source.provenance.has_few_sizes else 0
     tokenizer = load_recorded_model(source, name, how, num_alike)
     announce(tokenizer, reporting.quiet, display.say)

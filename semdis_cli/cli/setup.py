@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from semdis_cli.cli.streams import check_stdout_takes_data, say
 from semdis_cli.defaults import BUNDLED_MODEL
@@ -13,6 +13,7 @@ from semdis_cli.events import Planning, untold
 from semdis_cli.files.url import Location, Url
 from semdis_cli.option import OptionError
 from semdis_cli.settings import (
+    DecodeSettings,
     EncodeSettings,
     GeometrySettings,
     ModelSettings,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from semdis_cli.store.writing.finished import HeldRows
 
 STDIO = Path("-")
-Spread = tuple[TokenizerSettings, EncodeSettings]
+Shared = TypeVar("Shared", EncodeSettings, DecodeSettings)  # settings of a run that several processes may share
 _IMAGES_WORTH_ALL_GPUS = 50_000  # of fewer, a process takes longer to begin than to work
 
 
@@ -149,8 +150,9 @@ def find_mask_maker(latents: PartSettings, found: "FoundImages | FiledPlan", dis
 
     if latents.masks is None:
         return masks_made(latents.parts, None)
-    assert isinstance(found, FoundImages), "plans in files are made without masks of others"
-    return masks_made(latents.parts, find_masks(latents.masks, found, display.plan))
+    if isinstance(found, FoundImages):
+        return masks_made(latents.parts, find_masks(latents.masks, found, display.plan))
+    return masks_made(latents.parts, found.masks(latents.masks))
 
 
 def _tell_of_rules(rules: InputRules, found: "FoundImages", say: Callable[[str], object]) -> None:
@@ -218,7 +220,7 @@ def refuse_absent_device(device: str) -> None:
     find_device(device)
 
 
-def spread(how: TokenizerSettings, settings: EncodeSettings, *, is_piped: bool) -> Spread:
+def spread(how: TokenizerSettings, settings: Shared, *, is_piped: bool) -> tuple[TokenizerSettings, Shared]:
     """Return both with the numbers of the GPUs that are to share a run. Raises `OptionError` where there are none.
 
     `is_piped`: the run reads or writes a pipe, which other processes cannot.
@@ -259,17 +261,9 @@ def on_own_gpu(how: TokenizerSettings, launched: Launched) -> TokenizerSettings:
     return replace(how, device=f"cuda:{launched.local_rank % num_gpus}") if num_gpus > 1 else how
 
 
-def spread_if_it_pays(how: TokenizerSettings, settings: EncodeSettings, num_images: int) -> Spread:
-    """Return both with all GPUs where there are several, nothing says which, and so many images are worth it.
-
-    Another share of the same run may be at work on some of them.
-    """
-    if (
-        settings.share is not None
-        or settings.processes.is_given
-        or how.device not in {"auto", "cuda"}
-        or num_images < _IMAGES_WORTH_ALL_GPUS
-    ):
+def spread_if_it_pays(how: TokenizerSettings, settings: Shared, num_images: int) -> tuple[TokenizerSettings, Shared]:
+    """Return both with all GPUs where there are several, nothing says which, and so many images are worth it."""
+    if settings.processes.is_given or how.device not in {"auto", "cuda"} or num_images < _IMAGES_WORTH_ALL_GPUS:
         return how, settings
     from semdis_cli.model.devices import count_gpus
 
@@ -277,7 +271,7 @@ def spread_if_it_pays(how: TokenizerSettings, settings: EncodeSettings, num_imag
     return _on_gpus(how, settings, tuple(range(num_gpus))) if num_gpus > 1 else (how, settings)
 
 
-def _on_gpus(how: TokenizerSettings, settings: EncodeSettings, numbers: tuple[int, ...]) -> Spread:
+def _on_gpus(how: TokenizerSettings, settings: Shared, numbers: tuple[int, ...]) -> tuple[TokenizerSettings, Shared]:
     processes = replace(settings.processes, devices=numbers)
     return replace(how, device=f"cuda:{numbers[0]}"), replace(settings, processes=processes)
 

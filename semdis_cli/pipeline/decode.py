@@ -1,37 +1,28 @@
 """Shards of latents -> images."""
 
-from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import Future
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from semdis_cli.defaults import BUNDLED_MODEL, DECODE_MARKER
 from semdis_cli.errors import CheckpointError, StoreError
-from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes, TimeSpent
+from semdis_cli.events import Event, Failure, RunStarted, ShardDecoded, ShardFailed
 from semdis_cli.files.claim import claimed_folder, claimed_settings
 from semdis_cli.files.json_text import unescape_name
 from semdis_cli.files.spelling import give_own_names
-from semdis_cli.memory import available_memory
 from semdis_cli.model.checkpoint import resolve_model, weights_sha256
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline.calls import busy_threads, share_of_call, start_workers
-from semdis_cli.pipeline.fit import CallMemory
-from semdis_cli.pipeline.images_out import ImageWriter, Writing, output_names, renamed_record, too_long
+from semdis_cli.pipeline.decode_job import decode_engine
+from semdis_cli.pipeline.images_out import ImageWriter, output_names, renamed_record, too_long
 from semdis_cli.pipeline.report import RunTotals, compute_record, model_record
-from semdis_cli.pipeline.shard import bucket_of, decode_call, fitting_parts, read_shard, shard_calls
-from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, read_ahead, timed
-from semdis_cli.pipeline.writing_processes import PictureSink, writing_ahead
+from semdis_cli.pipeline.shard_decoder import DecodeWork
 from semdis_cli.provenance import ModelIdentity, Provenance
 from semdis_cli.settings import DecodeSettings, TokenizerSettings
-from semdis_cli.stops import look, looking
-from semdis_cli.store.mapped_shard import grid_of_name
-from semdis_cli.store.reader import LatentSource, StoredShard
-from semdis_cli.store.shards import Shard
-
-_MOST_SHARDS_AHEAD, _PART_FOR_SHARDS = 3, 8  # in an eighth of the memory
-_SHARE_OF_EVENT = 1 / 1024  # of the room for calls: they are small, but there may be very many
+from semdis_cli.stops import looking
+from semdis_cli.store.reader import LatentSource
 
 
 def sampling_of(settings: DecodeSettings) -> FCDMDiffAEInferenceConfig:
@@ -111,32 +102,32 @@ def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings,
     A damaged shard is a `ShardFailed` event, and the others are decoded all the same. Raises `UsageError` if the folder
     holds something else or cannot be written, `NoSpaceError`, and `StoreError` for keys that lead out of the folder.
     """
-    totals = RunTotals("decode", tokenizer, busy_threads(tokenizer, settings.num_workers))
+    totals = RunTotals("decode", tokenizer)
     settings = decoded_as(settings, claimed_settings(output, DECODE_MARKER))
     sampling = sampling_of(settings)
     names = output_names(source.keys, settings.write.format)
-    num_failed = 0
-    with (
-        claimed_folder(output, DECODE_MARKER, _decode_record(source, tokenizer, settings), names.values()),
-        start_workers(tokenizer, settings.num_workers) as workers,
-    ):
+    failed: dict[str, int] = {}  # images, by the name of an image or of a shard
+    with claimed_folder(output, DECODE_MARKER, _decode_record(source, tokenizer, settings), names.values()):
         # What there is to do
         names, renamed = give_own_names(names, output)
         writer = ImageWriter(output, names, settings.write)
         failures = too_long(names)
         done = {failure.key for failure in failures}
         done |= {key for key in looking(source.keys) if key not in done and writer.exists(key)}
-        facts = len(source.keys) - len(done), _call_bytes(source, tokenizer)
-        with writing_ahead(writer, workers, *facts, is_on_cpu=tokenizer.is_on_cpu) as (sink, trouble):
-            yield RunStarted(len(source.keys), len(done) - len(failures), 0.0, note=trouble)
+        work = DecodeWork(source, tokenizer, sampling, writer, done)
+        with (
+            decode_engine(work, settings.num_workers, settings.processes) as engine,
+            closing(engine.run(source.shards, _nothing)) as events,
+        ):
+            totals.num_threads = engine.num_threads
+            yield RunStarted(len(source.keys), len(done) - len(failures), 0.0, note=engine.note)
             yield from failures
-            num_failed += len(failures)
 
             # Shard -> latents -> pixels -> files
-            calls = _read_calls(source, tokenizer, done, workers)
-            for event in decode_calls(calls, tokenizer, sampling, sink, workers):
-                num_failed += _num_failed(event)
+            for event in events:
+                failed |= _failed(event)
                 yield totals.add(event)
+    num_failed = len(failures) + sum(failed.values())
     yield totals.finish(
         output,
         num_ok=len(source.keys) - num_failed,
@@ -144,101 +135,21 @@ def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings,
         sampling=sampling_record(sampling),
         latents=str(source.path),
         **renamed_record(renamed),
+        **engine.report(),
     )
 
 
-def _call_bytes(source: LatentSource, tokenizer: Tokenizer) -> int:
-    """Return the bytes of the pixels of the largest call, as far as the names of the shards tell."""
-    grids = {grid for stored in source.shards if (grid := grid_of_name(stored.path.name)) is not None}
-    sizes = [(height * tokenizer.patch_size, width * tokenizer.patch_size) for height, width in grids]
-    return max((3 * height * width * tokenizer.images_per_call(height, width) for height, width in sizes), default=1)
+def _nothing(_: ShardDecoded) -> None:
+    """Note nothing: what is done shows in the folder."""
 
 
-def _num_failed(event: Event) -> int:
-    return event.num_images if isinstance(event, ShardFailed) else int(isinstance(event, Failure))
-
-
-def _read_calls(
-    source: LatentSource, tokenizer: Tokenizer, done: Collection[str], workers: Workers
-) -> Iterator[Shard | Event]:
-    """The latents of every model call, as a shard of those rows alone, and what is to be told of reading them.
-
-    The next ones are read while a shard is decoded. `done`: keys to leave out.
-    """
-    keys = frozenset(source.keys)
-
-    def start(stored: StoredShard) -> "Future[Timed[Shard | ShardFailed]]":
-        return workers.submit_disk(timed, read_shard, source, stored, tokenizer, keys, done)
-
-    for read in read_ahead(map(start, source.shards), workers.result, _num_ahead(source, tokenizer)):
-        yield TimeSpent(StageTimes(read_s=read.seconds))
-        if isinstance(read.value, ShardFailed):
-            yield read.value
-        else:
-            yield from shard_calls(read.value, tokenizer, done)
-        del read  # or one more shard would be held while the next one is waited for
-
-
-def _num_ahead(source: LatentSource, tokenizer: Tokenizer) -> int:
-    """Return how many shards are read while one is decoded: an accelerator is faster than one thread that reads."""
-    largest = max((stored.expected.num_bytes for stored in source.shards), default=1)
-    fitting = available_memory() // _PART_FOR_SHARDS // largest
-    return 1 if tokenizer.is_on_cpu else max(1, min(_MOST_SHARDS_AHEAD, fitting))
-
-
-def decode_calls(
-    calls: Iterable[Shard | Event],
-    tokenizer: Tokenizer,
-    sampling: FCDMDiffAEInferenceConfig,
-    writer: PictureSink,
-    workers: Workers,
-) -> Iterator[Event]:
-    """Decode `calls`, each the rows of a model call, several at once, and write their images.
-
-    A `BatchDone` comes once its images are on disk. Events among `calls` are handed on in their place. Raises what
-    writing raises.
-    """
-    memory = CallMemory(tokenizer, workers.room, "decode", sampling.pdg)
-
-    def start(call: Shard | Event) -> "Future[_WrittenCall | Event]":
-        return workers.submit_model(decode_and_write, call) if isinstance(call, Shard) else done_already(call)
-
-    def decode_and_write(call: Shard) -> _WrittenCall:
-        decoded = decode_call(call, tokenizer, sampling, memory)
-        look()
-        writing = writer.submit(decoded.images, workers)
-        return _WrittenCall(writing, len(decoded.images), decoded.failures, decoded.megapixels, decoded.decode_s)
-
-    def share(call: Shard | Event) -> float:
-        if not isinstance(call, Shard):
-            return _SHARE_OF_EVENT
-        return share_of_call(bucket_of(call, tokenizer), len(call.records), "decode", tokenizer, workers)
-
-    for result in in_order(_fitting(calls, tokenizer, memory), start, share, workers.result):
-        yield from result.events(workers) if isinstance(result, _WrittenCall) else [result]
-
-
-def _fitting(calls: Iterable[Shard | Event], tokenizer: Tokenizer, memory: CallMemory) -> Iterator[Shard | Event]:
-    for call in calls:
-        yield from fitting_parts(call, tokenizer, memory) if isinstance(call, Shard) else [call]
-
-
-@dataclass(frozen=True)
-class _WrittenCall:
-    """A model call whose images are being written. It does not hold them: they are gone once their files are made."""
-
-    writing: Writing
-    num_images: int
-    failures: list[Failure]
-    megapixels: float
-    decode_s: float
-
-    def events(self, workers: Workers) -> Iterator[Event]:
-        """Tell of it once all images are on disk; waits for that."""
-        written = workers.result(self.writing)
-        times = StageTimes(decode_s=self.decode_s, write_s=written.seconds)
-        yield BatchDone(self.num_images - len(written.failures), self.megapixels, times)
-        yield from (*self.failures, *written.failures)
+def _failed(event: Event) -> dict[str, int]:
+    match event:
+        case Failure():
+            return {event.key: 1}
+        case ShardFailed():
+            return {event.name: event.num_images}
+    return {}
 
 
 def _decode_record(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from semdis_cli.images.loader import Loader
 from semdis_cli.images.masks import MaskMaker
 from semdis_cli.memory import room_for_images
 from semdis_cli.pipeline.fleet import Worker
+from semdis_cli.pipeline.fork_server import start_early
 from semdis_cli.pipeline.model_copy import ModelCopy
+from semdis_cli.pipeline.processes import pays
 from semdis_cli.pipeline.sending import SentShard, ShardReceiver
-from semdis_cli.pipeline.shard_encoder import Record, Share, shard_encoder
+from semdis_cli.pipeline.shard_encoder import Portion, Record, shard_encoder
 from semdis_cli.settings import LoadSettings, PartSettings
 from semdis_cli.sources.masks import NO_NAMES
 from semdis_cli.store.writing.shard_writer import ShardFolder, WrittenShard
@@ -19,22 +21,22 @@ from semdis_cli.store.writing.shard_writer import ShardFolder, WrittenShard
 
 @dataclass(frozen=True)
 class EncodeJob:
-    """Encoding planned shards into `target`, in a process that has its `share` of the run; it can be sent."""
+    """Encoding planned shards into `target`, in a process that has its `portion` of the run; it can be sent."""
 
     model: ModelCopy
     load: LoadSettings
     masks: MaskMaker | None
     latents: PartSettings
     target: ShardFolder
-    share: Share
+    portion: Portion
 
     @classmethod
     def of(
-        cls, model: ModelCopy, loader: Loader, latents: PartSettings, target: ShardFolder, share: Share
+        cls, model: ModelCopy, loader: Loader, latents: PartSettings, target: ShardFolder, portion: Portion
     ) -> "EncodeJob":
         """Return the job of reading as `loader` does; masks that are files are sent with the shards."""
         masks = None if loader.masks is None else loader.masks.found_by(NO_NAMES)
-        return cls(model, loader.settings, masks, latents, target, share)
+        return cls(model, loader.settings, masks, latents, target, portion)
 
     @property
     def device(self) -> str:
@@ -47,12 +49,14 @@ class EncodeJob:
 
         Raises what `ModelCopy.load` raises.
         """
+        if pays(self.portion.volume.num_images, is_on_cpu=self.device == "cpu"):
+            start_early()
         tokenizer = self.model.load()
         received = ShardReceiver()
         masks = None if self.masks is None else self.masks.found_by(received)
-        room = room_for_images().shared_by(self.share.num_processes)
-        loader = Loader(self.load, tokenizer.patch_size, self.share.num_workers, room, received, masks)
-        with loader, shard_encoder(loader, tokenizer, self.latents, self.target, self.share) as encoder:
+        room = room_for_images().shared_by(self.portion.num_processes)
+        loader = Loader(self.load, tokenizer.patch_size, self.portion.num_workers, room, received, masks)
+        with loader, shard_encoder(loader, tokenizer, self.latents, self.target, self.portion) as encoder:
 
             def run(shards: Iterable[SentShard], record: Record) -> Generator[Event, None, None]:
                 return encoder.run(map(received.unpack, shards), _then(record, received))

@@ -13,7 +13,7 @@ from semdis_cli.pipeline.encode_job import EncodeJob
 from semdis_cli.pipeline.fleet import Fleet
 from semdis_cli.pipeline.model_copy import ModelCopy
 from semdis_cli.pipeline.sending import SentShard, ShardSender
-from semdis_cli.pipeline.shard_encoder import MOST_WRITERS, Record, Share, shard_encoder
+from semdis_cli.pipeline.shard_encoder import MOST_WRITERS, Portion, Record, shard_encoder
 from semdis_cli.settings import PartSettings, ProcessSettings
 from semdis_cli.store.writing.plan import PlannedShard
 from semdis_cli.store.writing.set_writer import SetWriter
@@ -51,11 +51,11 @@ class EncodeWork:
     latents: SetWriter
     num_writers: int = MOST_WRITERS
 
-    def share(self, num_workers: int, num_processes: int = 1) -> Share:
+    def portion(self, num_workers: int, num_processes: int = 1) -> Portion:
         """Return what one of so many processes has of it, with its part of so many threads."""
         volume = Volume.of(self.latents.remaining, self.tokenizer)
         volume = volume._replace(num_images=-(-volume.num_images // num_processes))
-        return Share(volume, max(1, num_workers // num_processes), self.num_writers, num_processes)
+        return Portion(volume, max(1, num_workers // num_processes), self.num_writers, num_processes)
 
 
 def encode_engine(work: EncodeWork, num_workers: int, settings: ProcessSettings) -> AbstractContextManager[Engine]:
@@ -63,14 +63,20 @@ def encode_engine(work: EncodeWork, num_workers: int, settings: ProcessSettings)
     devices = settings.places[: len(work.latents.remaining)]
     if len(devices) > 1:
         return _encode_fleet(work, num_workers, devices)
-    return shard_encoder(work.loader, work.tokenizer, work.settings, work.latents, work.share(num_workers))
+    return shard_encoder(work.loader, work.tokenizer, work.settings, work.latents, work.portion(num_workers))
 
 
 def _encode_fleet(
     work: EncodeWork, num_workers: int, devices: Sequence[str]
 ) -> Fleet[PlannedShard, SentShard, WrittenShard]:
-    share = work.share(num_workers, len(devices))
+    portion = work.portion(num_workers, len(devices))
     copies = [ModelCopy.of(work.tokenizer, device) for device in devices]
-    jobs = [EncodeJob.of(copy, work.loader, work.settings, work.latents.shard_folder, share) for copy in copies]
-    num_threads = len(jobs) * busy_threads(work.tokenizer, share.num_workers)
-    return Fleet(jobs, ShardSender(work.loader).pack, num_threads)
+    jobs = [EncodeJob.of(copy, work.loader, work.settings, work.latents.shard_folder, portion) for copy in copies]
+    num_threads = len(jobs) * busy_threads(work.tokenizer, portion.num_workers)
+    sender = ShardSender(work.loader)
+
+    def pack(shard: PlannedShard, known: set[int]) -> SentShard:
+        work.latents.check()
+        return sender.pack(shard, known)
+
+    return Fleet(jobs, pack, num_threads)

@@ -62,7 +62,7 @@ def decode_shard(
 
     `done`: keys to leave out. Raises `UsageError` or `NoSpaceError` where images cannot be written at all.
     """
-    shard = read_shard(source, stored, tokenizer, frozenset(source.keys), done)
+    shard = read_shard(source, stored, tokenizer, done)
     if isinstance(shard, ShardFailed):
         return [shard]
     memory = CallMemory(tokenizer, room_for_images(), "decode", sampling.pdg)
@@ -75,12 +75,12 @@ def decode_shard(
 
 
 def read_shard(
-    source: LatentSource, stored: StoredShard, tokenizer: Tokenizer, keys: Collection[str], done: Collection[str]
+    source: LatentSource, stored: StoredShard, tokenizer: Tokenizer, done: Collection[str]
 ) -> Shard | ShardFailed:
-    """Read one shard of `source`, whose `keys` are given, and check that it is what the model takes."""
+    """Read one shard of `source`, and check that it is what the model takes."""
     try:
         shard = source.read(stored)
-        check_fit(shard, tokenizer, keys, str(stored.path))
+        check_fit(shard, tokenizer, stored.rows, str(stored.path))
     except StoreError as error:
         return ShardFailed(stored.path.name, str(error), sum(key not in done for key in stored.rows))
     return shard

@@ -35,7 +35,7 @@ _MOST_HELD_BYTES = 512 << 20  # of latents in full shards that are not on disk y
 
 
 class ShardTarget(Protocol):
-    """Place where shards are written: `LatentSetWriter`, and in other processes `ShardFolder`."""
+    """Place where shards are written: `SetWriter`, and in other processes `ShardFolder`."""
 
     def open_shard(self, planned: PlannedShard) -> ShardRows:
         """Begin to collect a planned shard. Raises `NoSpaceError`."""
@@ -81,7 +81,7 @@ class ShardEncoder:
 
 
 @dataclass(frozen=True)
-class Share:
+class Portion:
     """What a process is going to encode, and the threads that it has for that: `num_writers` of them write shards.
 
     `num_processes`: that share the memory of the machine.
@@ -95,14 +95,14 @@ class Share:
 
 @contextmanager
 def shard_encoder(
-    loader: Loader, tokenizer: Tokenizer, settings: PartSettings, target: ShardTarget, share: Share
+    loader: Loader, tokenizer: Tokenizer, settings: PartSettings, target: ShardTarget, portion: Portion
 ) -> Iterator[ShardEncoder]:
     """Begin the threads, and beside an accelerator processes, that encode shards."""
     with (
-        start_workers(tokenizer, share.num_workers, share.num_processes) as workers,
-        reading_of(share.volume, loader, tokenizer, workers) as (reading, note),
+        start_workers(tokenizer, portion.num_workers, portion.num_processes) as workers,
+        reading_of(portion.volume, loader, tokenizer, workers) as (reading, note),
     ):
-        num_writers = min(share.num_workers, share.num_writers)
+        num_writers = min(portion.num_workers, portion.num_writers)
         yield ShardEncoder(reading, tokenizer, settings, workers, target, num_writers, note)
 
 

@@ -26,7 +26,7 @@ from semdis_cli.pipeline.calls import (
     start_workers,
     take_call,
 )
-from semdis_cli.pipeline.decode import decode_calls, decode_provenance, decoded_as, sampling_of, sampling_record
+from semdis_cli.pipeline.decode import decode_provenance, decoded_as, sampling_of, sampling_record
 from semdis_cli.pipeline.encode import far_off_report
 from semdis_cli.pipeline.encode_plan import plan_encode
 from semdis_cli.pipeline.fit import CallMemory
@@ -34,6 +34,7 @@ from semdis_cli.pipeline.images_out import ImageWriter, StreamNames, image_file,
 from semdis_cli.pipeline.limits import within_limit
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.pipeline.shard import check_fit
+from semdis_cli.pipeline.shard_decoder import decode_calls
 from semdis_cli.pipeline.workers import timed
 from semdis_cli.provenance import Provenance
 from semdis_cli.settings import WITHOUT_COLUMNS, DecodeSettings, EncodeSettings

@@ -17,6 +17,7 @@ from semdis_cli.option import (
 from semdis_cli.settings.inputs import MaxErrors, Seed, Workers
 from semdis_cli.settings.latents import LatentSettings
 from semdis_cli.settings.model import NoiseKind, Sampler, Schedule
+from semdis_cli.settings.processes import ProcessSettings
 
 ImageFormat = Literal["png", "jpg", "webp"]
 
@@ -66,6 +67,7 @@ class DecodeSettings(Group):
     seed: Seed = 0
     write: WriteSettings = WriteSettings()
     num_workers: Workers = field(default_factory=count_cores)
+    processes: ProcessSettings = ProcessSettings()
     noise: NoiseKind = "philox"
 
 

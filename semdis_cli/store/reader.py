@@ -36,6 +36,11 @@ class StoredShard:
     rows: Mapping[str, int]
     provenance: Provenance | None = None  # None: that of the source
 
+    @property
+    def name(self) -> str:
+        """Name of its file."""
+        return self.path.name
+
 
 class KnownImage(NamedTuple):
     """Facts of an image without its latents: the (H, W) of `source` and `image`, and its `columns`."""

@@ -7,7 +7,7 @@ import pytest
 from semdis_cli.events import BatchDone, Failure, ImageMeasured
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline import decode as decode_module
+from semdis_cli.pipeline import shard_decoder
 from semdis_cli.pipeline.decode import decode
 from semdis_cli.pipeline.encode import encode
 from semdis_cli.pipeline.encode_plan import plan_encode
@@ -81,5 +81,5 @@ def test_several_shards_are_read_ahead_beside_an_accelerator_as_far_as_memory_go
     largest = max(stored.expected.num_bytes for stored in source.shards)
     cases = ((Tokenizer, 999, 1), (Accelerated, 999, 3), (Accelerated, 17, 2), (Accelerated, 0, 1))
     for kind, num_shards, num_ahead in cases:
-        monkeypatch.setattr(decode_module, "available_memory", lambda num=num_shards: num * largest)
-        assert decode_module._num_ahead(source, kind.load(str(tiny), TOKENIZER)) == num_ahead
+        monkeypatch.setattr(shard_decoder, "available_memory", lambda num=num_shards: num * largest)
+        assert shard_decoder._num_ahead(source, kind.load(str(tiny), TOKENIZER), 1) == num_ahead

@@ -32,7 +32,7 @@ class PlannedShard:
     @property
     def bucket(self) -> tuple[int, int]:
         """(H, W) in pixels, the same for all its images."""
-        return self.images[0].bucket
+        return self.images.bucket(0) if isinstance(self.images, PlannedImages) else self.images[0].bucket
 
     @property
     def sources(self) -> Images:

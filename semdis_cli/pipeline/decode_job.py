@@ -1,0 +1,120 @@
+"""Decoding as the job of other processes: all that they need beside the shards; and who decodes a set."""
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, Protocol
+
+from semdis_cli.events import Event, ShardDecoded
+from semdis_cli.model.config import FCDMDiffAEInferenceConfig
+from semdis_cli.pipeline.calls import busy_threads
+from semdis_cli.pipeline.fleet import Fleet, Worker
+from semdis_cli.pipeline.fork_server import start_early
+from semdis_cli.pipeline.images_out import ImageWriter
+from semdis_cli.pipeline.model_copy import ModelCopy
+from semdis_cli.pipeline.processes import pays
+from semdis_cli.pipeline.shard_decoder import DecodePortion, DecodeWork, shard_decoder
+from semdis_cli.settings import ProcessSettings, WriteSettings
+from semdis_cli.store.reader import LatentSource, StoredShard
+
+_Record = Callable[[ShardDecoded], object]
+
+
+class DecodeEngine(Protocol):
+    """Has shards decoded; as an `Engine` for encoding."""
+
+    @property
+    def note(self) -> str:
+        """What a person should know of it, a line; empty if there is nothing."""
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that can be at work at once, all processes together."""
+
+    def run(self, shards: Iterable[StoredShard], record: _Record) -> Generator[Event, None, None]:
+        """Decode `shards`; yield what becomes of them, and call `record` with each whose images are on disk."""
+
+    def report(self) -> dict[str, Any]:
+        """Return what the closing report says of it."""
+
+
+class SentStored(NamedTuple):
+    """A shard as it is sent. `names`: the files of its images that are to be written, by key; the others are done."""
+
+    stored: StoredShard
+    names: Mapping[str, PurePosixPath]
+
+
+@dataclass(frozen=True)
+class DecodeJob:
+    """Decoding shards of `source` into files below `root`, in a process that has its `portion` of the run."""
+
+    model: ModelCopy
+    source: LatentSource
+    sampling: FCDMDiffAEInferenceConfig
+    root: Path
+    write: WriteSettings
+    portion: DecodePortion
+
+    @property
+    def device(self) -> str:
+        """Name of the device of the model."""
+        return self.model.settings.device
+
+    @contextmanager
+    def begin(self) -> Iterator[Worker[SentStored, ShardDecoded]]:
+        """Load the model and begin the threads. Raises what `ModelCopy.load` raises."""
+        if pays(self.portion.num_images, is_on_cpu=self.device == "cpu"):
+            start_early()
+        received = _Received({}, set(), {})
+        writer = ImageWriter(self.root, received.names, self.write)
+        tokenizer = self.model.load()
+        work = DecodeWork(self.source, tokenizer, self.sampling, writer, received.done)
+        with shard_decoder(work, self.portion) as decoder:
+
+            def run(shards: Iterable[SentStored], record: _Record) -> Generator[Event, None, None]:
+                return decoder.run(map(received.unpack, shards), lambda done: record(received.forget(done)))
+
+            yield Worker(run, tokenizer, decoder.note)
+
+
+class _Received(NamedTuple):
+    """What is known of the shards under way: file names of images, by key; keys that are done; shards by name."""
+
+    names: dict[str, PurePosixPath]
+    done: set[str]
+    shards: dict[str, SentStored]
+
+    def unpack(self, sent: SentStored) -> StoredShard:
+        """Take a shard."""
+        self.shards[sent.stored.name] = sent
+        self.names.update(sent.names)
+        self.done.update(sent.stored.rows.keys() - sent.names.keys())
+        return sent.stored
+
+    def forget(self, decoded: ShardDecoded) -> ShardDecoded:
+        """Let go of a shard that is decoded."""
+        sent = self.shards.pop(decoded.name)
+        for key in sent.names:
+            del self.names[key]
+        self.done.difference_update(sent.stored.rows)
+        return decoded
+
+
+def decode_engine(
+    work: DecodeWork, num_workers: int, settings: ProcessSettings
+) -> AbstractContextManager[DecodeEngine]:
+    """Return what decodes a set: threads of this process, or as many processes as there are shards for."""
+    devices = settings.places[: len(work.source.shards)]
+    portion = work.portion(num_workers, max(1, len(devices)))
+    if len(devices) < 2:
+        return shard_decoder(work, portion)
+    source = replace(work.source, shards=(), keys=(), latents=None)
+    how = work.sampling, work.writer.root, work.writer.settings, portion
+    jobs = [DecodeJob(ModelCopy.of(work.tokenizer, device), source, *how) for device in devices]
+
+    def pack(stored: StoredShard, _: set[int]) -> SentStored:
+        return SentStored(stored, {key: work.writer.names[key] for key in stored.rows if key not in work.done})
+
+    return Fleet(jobs, pack, len(jobs) * busy_threads(work.tokenizer, portion.num_workers))
