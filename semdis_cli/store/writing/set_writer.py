@@ -117,9 +117,13 @@ class SetWriter:
         self.record(written)
         return written.published
 
+    def check(self) -> None:
+        """Raise `UsageError` if another run took the folder: to be looked at for each shard."""
+        self._lock.check()
+
     def write(self, shard: EncodedShard) -> WrittenShard:
         """Write a shard. It may be called in several threads at once."""
-        self._lock.check()
+        self.check()
         return self.shard_folder.write(shard)
 
     def record(self, shard: WrittenShard) -> None:
