@@ -18,9 +18,10 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from typing import NoReturn, Self
 
@@ -34,6 +35,7 @@ BEAT_S = 5.0
 WATCH_S = 3.2 * BEAT_S  # without a beat, the holder is dead
 _IS_LOCKED = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)  # EACCES: where flock is made of fcntl's locks
 _MOST_TRIES = 50  # the file may be replaced by rivals; for ever only on a disk that keeps nothing
+_MOST_READS, _READ_AGAIN_S = 3, 0.02  # of a record that is just being written
 SETTLE_S = 1.0  # two that write at once both look again after this long, and one sees the other's record
 
 
@@ -109,6 +111,11 @@ class FolderLock:
             if self._is_ours():
                 self._path.unlink()
         os.close(self._descriptor)
+
+    @property
+    def token(self) -> str:
+        """What tells this lock from all others, in `locked_parts`."""
+        return self._holder.token
 
     def check(self) -> None:
         """Raise `UsageError` if another run took the folder, because it saw no sign of life from this one.
@@ -208,7 +215,7 @@ class FolderLock:
     def _has_our_token(self) -> bool:
         """Tell whether the file is there and names this run. Raises `OSError` if it cannot be read."""
         try:
-            holder = _Holder.parse(self._path.read_bytes()[:_RECORD_BYTES])
+            holder = _parse_whole(self._path.read_bytes)
         except FileNotFoundError:
             return False
         return holder is not None and holder.token == self._holder.token
@@ -234,7 +241,8 @@ def other_run(folder: Path) -> BusyFolderError:
 def held_parts(folder: Path, names: Iterable[str] | None = None) -> list[str]:
     """Return the names of parts of `folder` that runs hold now, without a lock of their own; "": all of the folder.
 
-    `names`: those to look at; None: all that were locked. Runs on other machines are watched for some seconds.
+    `names`: those to look at; None: all that were locked. Runs on other machines are watched for some seconds. Raises
+    `OSError` where that cannot be told.
     """
     here, held, doubtful = _Holder.this_process(), set(), {}
     for name in locked_parts(folder) if names is None else names:
@@ -260,10 +268,14 @@ def drop_parts(folder: Path, names: Iterable[str]) -> None:
             _lock_path(folder, name).unlink()
 
 
-def locked_parts(folder: Path) -> list[str]:
-    """Return the names of parts of `folder` that were locked, by runs that may be dead."""
+def locked_parts(folder: Path) -> dict[str, str]:
+    """Return the names of parts of `folder` that were locked, by runs that may be dead, and the tokens of the locks.
+
+    No token: the lock is being taken, or was torn by a crash. Raises `OSError` for what cannot be read.
+    """
     start = f"{LOCK_FILE}-"
-    return [path.name.removeprefix(start) for path in disk.list_names(folder) if path.name.startswith(start)]
+    holders = {path.name: _read_holder(path) for path in disk.list_names(folder) if path.name.startswith(start)}
+    return {name.removeprefix(start): holder.token if holder else "" for name, holder in holders.items()}
 
 
 def _lock_path(folder: Path, name: str) -> Path:
@@ -271,8 +283,31 @@ def _lock_path(folder: Path, name: str) -> Path:
 
 
 def _read_holder(path: Path) -> _Holder | None:
-    with suppress(OSError), path.open("rb") as file:
-        return _Holder.parse(file.read(_RECORD_BYTES))
+    """Return who has written a lock file; None if it is gone, or nobody has yet. Raises `OSError`."""
+    with suppress(FileNotFoundError):
+        try:
+            return _parse_holder(path)
+        except OSError:  # ESTALE: the name is looked up anew
+            time.sleep(BEAT_S / 10)
+            return _parse_holder(path)
+    return None
+
+
+def _parse_holder(path: Path) -> _Holder | None:
+    def read() -> bytes:
+        with os.fdopen(disk.open_at_once(path), "rb") as file:  # a pipe is not waited for
+            return file.read(_RECORD_BYTES) or b""
+
+    return _parse_whole(read)
+
+
+def _parse_whole(read: Callable[[], bytes]) -> _Holder | None:
+    """Parse what `read` gives of a lock file; again if it is none, as its holder may be just writing its next beat."""
+    for wait_s in (*repeat(_READ_AGAIN_S, _MOST_READS), 0.0):
+        data = read()[:_RECORD_BYTES]
+        if (holder := _Holder.parse(data)) is not None or not data:
+            return holder
+        time.sleep(wait_s)
     return None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from semdis_cli.errors import UsageError
-from semdis_cli.events import Event, RunFinished, RunStarted, Tell, untold
+from semdis_cli.events import Event, Planning, RunFinished, RunStarted, Tell, untold
 from semdis_cli.images.formats.jpeg.decoder import jpeg_decoder
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
@@ -66,6 +66,8 @@ def _encode(
         done = latents.num_done, plan.megapixels(latents.remaining), latents.num_failed_before
         writers = _STAGE_WRITERS if far else MOST_WRITERS
         work = EncodeWork(loader.with_columns(plan.columns), tokenizer, settings.latents, latents, writers)
+        if len(settings.processes.places) > 1:
+            tell(Planning("starting processes"))
         with encode_engine(work, settings.num_workers, settings.processes) as engine:
             totals.num_threads = engine.num_threads
             note = "; ".join(filter(None, (latents.note(), plan.columns.note, loader.note, engine.note)))

@@ -73,4 +73,10 @@ def _encode_fleet(
     copies = [ModelCopy.of(work.tokenizer, device) for device in devices]
     jobs = [EncodeJob.of(copy, work.loader, work.settings, work.latents.shard_folder, portion) for copy in copies]
     num_threads = len(jobs) * busy_threads(work.tokenizer, portion.num_workers)
-    return Fleet(jobs, ShardSender(work.loader).pack, num_threads)
+    sender = ShardSender(work.loader)
+
+    def pack(shard: PlannedShard, known: set[int]) -> SentShard:
+        work.latents.check()
+        return sender.pack(shard, known)
+
+    return Fleet(jobs, pack, num_threads)

@@ -9,6 +9,7 @@ import gc
 import os
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
@@ -39,6 +40,7 @@ T = TypeVar("T", bound=Named)  # a task
 S = TypeVar("S")  # a task as it is sent
 R = TypeVar("R", bound=Named)  # what came of it
 _MOST_TRIES = 2  # of a task whose process dies
+_TELLING_S = 0.1  # between two messages on how it goes
 _FAILED = 1  # exit code of a process that raised what nobody expected
 _REMEDY = "what is done is kept: run the same command again, with fewer processes or --workers"
 
@@ -80,6 +82,12 @@ class _Recorded(NamedTuple):
     """A task is done."""
 
     result: Any
+
+
+class _Told(NamedTuple):
+    """News of a process, several at a time: there are many, and each message takes its time."""
+
+    events: list[Event]
 
 
 class _Failed(NamedTuple):
@@ -225,8 +233,8 @@ class Fleet(Generic[T, S, R]):
                 self._halved |= {size: min(number, self._halved.get(size, number)) for size, number in halved.items()}
             case None:
                 yield from self._lose(child)
-            case event if self._is_new(event):
-                yield event
+            case _Told(events):
+                yield from filter(self._is_new, events)
 
     def _is_new(self, event: Event) -> bool:
         """Tell whether an event was not told already, by a process that has died since; of some kinds alone."""
@@ -313,6 +321,8 @@ class _Outgoing:
     def __init__(self, connection: Connection) -> None:
         self._connection, self._lock = connection, Lock()
         self._has_begun = False
+        self._events: list[Event] = []
+        self._told_at = time.monotonic()
 
     def begin(self, note: str) -> None:
         """Say that all is there for the first task."""
@@ -326,9 +336,22 @@ class _Outgoing:
         ask(signal.SIGTERM)
 
     def send(self, message: object) -> None:
-        """Say something."""
+        """Say something, and first what is to be told still."""
         with self._lock:
+            self._tell_all()
             self._connection.send(message)
+
+    def tell(self, event: Event) -> None:
+        """Have an event told soon: with the next message, or the first event after a while."""
+        with self._lock:
+            self._events.append(event)
+            if time.monotonic() - self._told_at > _TELLING_S:
+                self._tell_all()
+
+    def _tell_all(self) -> None:
+        if self._events:
+            self._connection.send(_Told(self._events))
+        self._events, self._told_at = [], time.monotonic()
 
     def record(self, result: object) -> None:
         """Say what came of a task."""
@@ -356,7 +379,7 @@ def _work(connection: Connection, job: Job[Any, Any]) -> None:
             gc.freeze()  # what is loaded stays, and is large
             outgoing.begin(worker.note)
             with closing(worker.run(outgoing.tasks(), outgoing.record)) as events:
-                deque(map(outgoing.send, events), maxlen=0)
+                deque(map(outgoing.tell, events), maxlen=0)
             outgoing.send(_Ended(worker.tokenizer.halved_to))
     except SemdisError as error:
         outgoing.send(_Failed(error))

@@ -38,11 +38,11 @@ class ProcessSettings(Group):
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Names of the devices of all processes, once it is known which GPUs there are."""
+        """Names of the devices of all processes, once it is known which GPUs there are; empty: one process does all."""
         assert self.devices != "all", "who has counted the devices says their numbers"
         if self.devices:
             return tuple(f"cuda:{number}" for number in self.devices)
-        return ("cpu",) * self.num_processes
+        return ("cpu",) * self.num_processes if self.num_processes > 1 else ()
 
     @property
     def is_given(self) -> bool:
