@@ -211,9 +211,13 @@ def spread(how: TokenizerSettings, settings: Shared, *, is_piped: bool) -> tuple
     processes = settings.processes
     if not processes.is_given:
         return how, settings
-    flag = "--processes" if processes.devices is None else "--devices"
     if is_piped:
-        raise OptionError(flag, "does not go with -: other processes cannot read or write a pipe")
+        raise OptionError(processes.flag, "does not go with -: other processes cannot read or write a pipe")
+    return _in_cluster(how, settings) if processes.is_in_cluster else _on_this_machine(how, settings)
+
+
+def _on_this_machine(how: TokenizerSettings, settings: Shared) -> tuple[TokenizerSettings, Shared]:
+    processes, flag = settings.processes, settings.processes.flag
     if processes.devices is not None and how.device not in {"auto", "cuda"}:
         raise OptionError(flag, f"does not go with --device {how.device}")
     from semdis_cli.pipeline.fork_server import start_early
@@ -232,6 +236,18 @@ def spread(how: TokenizerSettings, settings: Shared, *, is_piped: bool) -> tuple
     if not numbers or max(numbers) >= num_gpus:
         raise OptionError(flag, f"names what is not there: {count(num_gpus, 'GPU')} here, from 0 on")
     return _on_gpus(how, settings, numbers)
+
+
+def _in_cluster(how: TokenizerSettings, settings: Shared) -> tuple[TokenizerSettings, Shared]:
+    """Return both for a run in a cluster. Raises `MissingExtraError`, and `UsageError` for an address of nothing."""
+    from semdis_cli.pipeline.ray_cluster import check_address
+
+    check_address(settings.processes.address)
+    if settings.processes.gpus_per_worker is None:
+        return how, settings
+    if how.device not in {"auto", "cuda"}:
+        raise OptionError("--gpus-per-worker", f"does not go with --device {how.device}")
+    return replace(how, device="cuda"), settings
 
 
 def spread_if_it_pays(how: TokenizerSettings, settings: Shared, num_images: int) -> tuple[TokenizerSettings, Shared]:

@@ -63,7 +63,6 @@ def _encode(
         writers = _STAGE_WRITERS if far else MOST_WRITERS
         work = EncodeWork(loader.with_columns(plan.columns), tokenizer, settings.latents, latents, writers)
         with encode_engine(work, settings.num_workers, settings.processes) as engine:
-            totals.num_threads = engine.num_threads
             note = "; ".join(filter(None, (latents.note(), plan.columns.note, loader.note, engine.note)))
             yield RunStarted(latents.num_inputs, *done, note)
             if settings.share is None or settings.share.index == 0:  # the others plan, and find, the same
@@ -72,6 +71,7 @@ def _encode(
                 yield from map(totals.add, plan.columns.troubles(found.all_keys))
             with closing(engine.run(latents.remaining, latents.record)) as events:
                 yield from map(totals.add, events)
+            totals.num_threads = engine.num_threads
         # Index, checksums and, last, the manifest
         share = latents.outcome()
         of_share = None if share is None or latents.finished else _share_finished(totals, root, share, engine.report())

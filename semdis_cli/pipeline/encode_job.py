@@ -8,9 +8,9 @@ from semdis_cli.events import Event
 from semdis_cli.images.loader import Loader
 from semdis_cli.images.masks import MaskMaker
 from semdis_cli.memory import room_for_images
-from semdis_cli.pipeline.fleet import Worker
+from semdis_cli.pipeline.fleet import Outcome, Worker
 from semdis_cli.pipeline.model_copy import ModelCopy
-from semdis_cli.pipeline.sending import SentShard, ShardReceiver
+from semdis_cli.pipeline.sending import SentShard, ShardReceiver, why_unopened
 from semdis_cli.pipeline.shard_encoder import Portion, Record, shard_encoder
 from semdis_cli.settings import LoadSettings, PartSettings
 from semdis_cli.sources.masks import NO_NAMES
@@ -41,6 +41,10 @@ class EncodeJob:
         """Name of the device of the model."""
         return self.model.settings.device
 
+    def trouble(self, task: SentShard) -> str | None:
+        """Return why none of some images of a shard can be opened here; None if one can."""
+        return why_unopened(task)
+
     @contextmanager
     def begin(self) -> Iterator[Worker[SentShard, WrittenShard]]:
         """Load the model and begin the threads, for as many shards as there are going to be.
@@ -57,7 +61,7 @@ class EncodeJob:
             def run(shards: Iterable[SentShard], record: Record) -> Generator[Event, None, None]:
                 return encoder.run(map(received.unpack, shards), _then(record, received))
 
-            yield Worker(run, tokenizer, encoder.note)
+            yield Worker(run, lambda: Outcome(tokenizer.halved_to), encoder.note)
 
 
 def _then(record: Record, received: ShardReceiver) -> Callable[[WrittenShard], None]:
