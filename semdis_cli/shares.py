@@ -62,23 +62,34 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A share that a launcher has given to this process; `by`: the variables that say so."""
+    """A share that this process is to have; `by`: the variables of the launcher that say so, empty if none do.
+
+    `local_rank`: of the process among those that were started with it on this machine, where the launcher says it.
+    """
 
     share: Share
-    by: str
+    by: str = ""
+    local_rank: int | None = None
 
 
-def find_launched(environment: Mapping[str, str]) -> Launched | None:
+def find_launched(environment: Mapping[str, str], share: Share | None = None) -> Launched | None:
     """Return the share that a launcher has noted in the environment of this process; None if none has.
 
     It is a process of RANK and WORLD_SIZE, as torchrun has them, or else of a step of SLURM; a task of a job array is
-    divided among these. One process alone is no share. Raises `UsageError` where what is noted is no share.
+    divided among these. One process alone is no share. Raises `UsageError` where what is noted is no share. `share`:
+    counts in place of all that.
     """
+    local_rank = _number(environment, "LOCAL_RANK")
+    if local_rank is None and _step_process(environment) is not None:
+        local_rank = _number(environment, "SLURM_LOCALID")
+    if share is not None:
+        return Launched(share, local_rank=local_rank)
     array, process = _array_task(environment), _process(environment)
-    if array is None or process is None:
-        return _launched(array or process)
-    (index, count), (rank, size) = array.value, process.value
-    return _launched(_Noted((index * size + rank, count * size), f"{array.by}, {process.by}"))
+    noted = array or process
+    if array is not None and process is not None:
+        (index, count), (rank, size) = array.value, process.value
+        noted = _Noted((index * size + rank, count * size), f"{array.by}, {process.by}")
+    return _launched(noted, local_rank)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +98,7 @@ class _Noted:
     by: str
 
 
-def _launched(noted: _Noted | None) -> Launched | None:
+def _launched(noted: _Noted | None, local_rank: int | None) -> Launched | None:
     if noted is None:
         return None
     index, count = noted.value
@@ -95,7 +106,7 @@ def _launched(noted: _Noted | None) -> Launched | None:
         raise UsageError(
             f"{noted.by}: there is no part {index} of {count}, numbered from 0; give --part i/n, or --part none"
         )
-    return None if count == 1 else Launched(Share(index, count), noted.by)
+    return None if count == 1 else Launched(Share(index, count), noted.by, local_rank)
 
 
 def _array_task(environment: Mapping[str, str]) -> _Noted | None:

@@ -100,5 +100,11 @@ def test_what_is_no_share_is_refused_with_the_way_out(case: str) -> None:
         find_launched(WRONG[case])
 
 
+def test_a_share_that_is_given_counts_and_the_launcher_still_knows_the_place_on_the_machine() -> None:
+    assert find_launched(TORCHRUN | {"LOCAL_RANK": "3"}, Share(0, 2)) == Launched(Share(0, 2), local_rank=3)
+    assert find_launched(STEP | {"SLURM_LOCALID": "1"}, Share(0, 2)) == Launched(Share(0, 2), local_rank=1)
+    assert find_launched({"SLURM_LOCALID": "1"}, Share(0, 2)) == Launched(Share(0, 2))
+
+
 def test_the_line_on_it_says_by_what() -> None:
     assert find_launched(TORCHRUN) == Launched(Share(5, 16), "RANK=5, WORLD_SIZE=16")

@@ -15,6 +15,7 @@ from semdis_cli.cli.setup import (
     STDIO,
     find_inputs,
     load_model,
+    on_own_gpu,
     output_folder,
     peek_source,
     refuse_absent_device,
@@ -36,7 +37,7 @@ from semdis_cli.settings import (
     SourceSettings,
     TokenizerSettings,
 )
-from semdis_cli.shares import Share, find_launched
+from semdis_cli.shares import Launched, Share, find_launched
 from semdis_cli.sources.input_rules import InputRules
 from semdis_cli.wording import count
 
@@ -119,16 +120,13 @@ def encode(
     if output == Path("-") and settings.columns.is_explicit:
         raise OptionError("-o", "- writes latents alone: columns are kept in a folder")
     display = context.with_resource(open_display(quiet=reporting.quiet))
-    share = None if _tells_of_all(part, dry_run=dry_run) else _share(part, output, named, quiet=reporting.quiet)
-    settings = replace(settings, share=share)
+    launched = None if _tells_of_all(part, dry_run=dry_run) else _launched(part, output, named, quiet=reporting.quiet)
+    if launched is not None:
+        how, settings = on_own_gpu(how, launched), replace(settings, share=launched.share)
     far = _far_set(context, output, stage, dry_run=dry_run)
-    here = far.stage if far is not None else output if isinstance(output, Path) else None
     stdin = peek_source(named)
     is_single = stdin is not None and stdin.is_single and len(load.views) == 1
-    if dry_run:
-        folder = _planned_folder(here, is_single=is_single, quiet=reporting.quiet)
-    else:
-        folder = _choose_folder(here, stdin, is_single=is_single)
+    folder = _folder(far or output, stdin, is_single=is_single, dry_run=dry_run, quiet=reporting.quiet)
     found = find_inputs(named, rules, output=folder, quiet=reporting.quiet, stdin=stdin, display=display)
 
     from semdis_cli.images.loader import Loader
@@ -136,7 +134,7 @@ def encode(
     masks = _find_masks(settings.latents, found, display)
     if folder is not None and not dry_run:
         _check_folder(folder)
-        is_one = stdin is not None or share is not None  # whoever launches parts has one for each GPU
+        is_one = stdin is not None or settings.share is not None  # whoever launches parts has one for each GPU
         how, settings = spread_if_it_pays(how, settings, 0 if is_one else len(found.images))
     how = _as_recorded(how, folder)
     start_processes_early(how, len(found.images), len(settings.processes.places))
@@ -161,21 +159,20 @@ def _tells_of_all(part: str | None, *, dry_run: bool) -> bool:
     return dry_run
 
 
-def _share(part: str | None, output: Location | None, named: SourceSettings, *, quiet: bool) -> Share | None:
+def _launched(part: str | None, output: Location | None, named: SourceSettings, *, quiet: bool) -> Launched | None:
     """Return the share of the set that this process is to write, as the option or a launcher says; None: all of it."""
     if part is None and output == Path("-"):
         return None
-    launched = find_launched(os.environ) if part is None else None
-    share = launched.share if launched is not None else None if part is None else Share.parse(part)
-    if share is None:
+    launched = find_launched(os.environ, None if part is None else Share.parse(part)) if part != "none" else None
+    if launched is None:
         return None
     if output == Path("-"):
         raise OptionError("--part", "goes with a folder: what is on stdout is no set")
     if STDIO in named.sources or named.files_from == "-":
         raise OptionError("--part", "goes with sources that all parts see, which stdin is not (none: all of it)")
-    if launched is not None and not quiet:
-        say(f"semdis: part {share}, as {launched.by} say; --part none makes one process do all")
-    return share
+    if launched.by and not quiet:
+        say(f"semdis: part {launched.share}, as {launched.by} say; --part none makes one process do all")
+    return launched
 
 
 def _far_set(context: typer.Context, output: Location | None, stage: Path | None, *, dry_run: bool) -> "FarSet | None":
@@ -191,6 +188,16 @@ def _far_set(context: typer.Context, output: Location | None, stage: Path | None
     far = FarSet.at(output, stage)
     far.fetch()
     return far
+
+
+def _folder(
+    output: "Location | FarSet | None", stdin: "PipedSource | None", *, is_single: bool, dry_run: bool, quiet: bool
+) -> Path | None:
+    """Return the folder of lists and journal, which may be the stage of a set in a store; None for stdout."""
+    here = output if isinstance(output, Path | None) else getattr(output, "stage", None)
+    if dry_run:
+        return _planned_folder(here, is_single=is_single, quiet=quiet)
+    return _choose_folder(here, stdin, is_single=is_single)
 
 
 def _planned_folder(output: Path | None, *, is_single: bool, quiet: bool) -> Path | None:

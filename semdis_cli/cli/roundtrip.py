@@ -1,6 +1,6 @@
 """`semdis roundtrip`: images -> latents -> images, and how much was lost."""
 
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +9,7 @@ import typer
 from semdis_cli.cli.display import open_display
 from semdis_cli.cli.options import Reporting, command
 from semdis_cli.cli.report import describe_renamed, follow
-from semdis_cli.cli.setup import find_inputs, load_model, refuse_absent_device, refuse_pipes
+from semdis_cli.cli.setup import find_inputs, load_model, refuse_absent_device, refuse_pipes, spread, spread_if_it_pays
 from semdis_cli.defaults import ROUNDTRIP_MARKER
 from semdis_cli.option import OUTPUT, Option
 from semdis_cli.settings import (
@@ -48,6 +48,7 @@ def roundtrip(
     Example: `semdis roundtrip photos/ -o roundtrip/ --steps 10 --pdg`
     """
     refuse_pipes(*named.sources, output)
+    how, decoding = spread(how, settings.decode, is_piped=False)
     refuse_absent_device(how.device)
     display = context.with_resource(open_display(quiet=reporting.quiet))
     found = find_inputs(named, rules, output=output, quiet=reporting.quiet, display=display)
@@ -59,7 +60,8 @@ def roundtrip(
     from semdis_cli.pipeline.roundtrip import roundtrip as run
 
     check_image_folder(output, ROUNDTRIP_MARKER)
-    settings = as_begun(settings, output)
+    how, decoding = spread_if_it_pays(how, decoding, len(found.images))
+    settings = as_begun(replace(settings, decode=decoding), output)
     tokenizer = load_model(model, how, found, load.geometry, display, quiet=reporting.quiet)
     with Loader(load, tokenizer.patch_size, settings.decode.num_workers) as loader:
         latents = PartSettings(*astuple(settings.latents))

@@ -20,6 +20,7 @@ from semdis_cli.settings import (
     SourceSettings,
     TokenizerSettings,
 )
+from semdis_cli.shares import Launched
 from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules
 from semdis_cli.wording import count
 
@@ -248,6 +249,16 @@ def _in_cluster(how: TokenizerSettings, settings: Shared) -> tuple[TokenizerSett
     if how.device not in {"auto", "cuda"}:
         raise OptionError("--gpus-per-worker", f"does not go with --device {how.device}")
     return replace(how, device="cuda"), settings
+
+
+def on_own_gpu(how: TokenizerSettings, launched: Launched) -> TokenizerSettings:
+    """Return `how` with one of the GPUs that processes which were launched together all see; others are as they are."""
+    if launched.local_rank is None or how.device not in {"auto", "cuda"}:
+        return how
+    from semdis_cli.model.devices import count_gpus
+
+    num_gpus = count_gpus()
+    return replace(how, device=f"cuda:{launched.local_rank % num_gpus}") if num_gpus > 1 else how
 
 
 def spread_if_it_pays(how: TokenizerSettings, settings: Shared, num_images: int) -> tuple[TokenizerSettings, Shared]:

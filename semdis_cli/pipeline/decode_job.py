@@ -10,8 +10,10 @@ from semdis_cli.events import Event, ShardDecoded
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.pipeline.calls import busy_threads
 from semdis_cli.pipeline.fleet import Fleet, Outcome, Worker
+from semdis_cli.pipeline.fork_server import start_early
 from semdis_cli.pipeline.images_out import ImageWriter
 from semdis_cli.pipeline.model_copy import ModelCopy
+from semdis_cli.pipeline.processes import pays
 from semdis_cli.pipeline.ray_engine import device_in_cluster, ray_engine
 from semdis_cli.pipeline.shard_decoder import DecodePortion, DecodeWork, shard_decoder
 from semdis_cli.settings import ProcessSettings, WriteSettings
@@ -66,6 +68,10 @@ class DecodeJob:
         """Name of the device of the model."""
         return self.model.settings.device
 
+    def fitted(self, num_workers: int, num_processes: int) -> "DecodeJob":
+        """Return the job for a process with so many threads, one of so many on its machine."""
+        return replace(self, portion=replace(self.portion, num_workers=num_workers, num_processes=num_processes))
+
     def trouble(self, task: SentStored) -> str | None:
         """Return why the file of a shard cannot be opened here; None if it can."""
         try:
@@ -77,6 +83,8 @@ class DecodeJob:
     @contextmanager
     def begin(self) -> Iterator[Worker[SentStored, ShardDecoded]]:
         """Load the model and begin the threads. Raises what `ModelCopy.load` raises."""
+        if pays(self.portion.num_images, is_on_cpu=self.device == "cpu"):
+            start_early()
         received = _Received({}, set(), {})
         writer = ImageWriter(self.root, received.names, self.write)
         tokenizer = self.model.load()

@@ -57,7 +57,8 @@ def _encode(
 ) -> Iterator[Event]:
     totals = RunTotals("encode", tokenizer, far=far)
     settings = replace(settings, latents=sampled_as(settings.latents, recorded_settings(root)))
-    with _open_writer(root, far, encode_provenance(tokenizer, loader.settings, settings.latents), settings) as latents:
+    provenance = encode_provenance(tokenizer, loader.settings, settings.latents)
+    with _open_writer(root, far, provenance, settings) as latents:
         plan = _take_up_plan(found, loader, tokenizer, settings, latents, tell)
         done = latents.num_done, plan.megapixels(latents.remaining), latents.num_failed_before
         writers = _STAGE_WRITERS if far else MOST_WRITERS
@@ -107,7 +108,7 @@ def _open_writer(
     return SetShareWriter(root, provenance, settings.share, mix_versions=mix_versions)
 
 
-def _share_finished(totals: RunTotals, root: Path, share: ShareOutcome, engine_report: dict[str, Any]) -> RunFinished:
+def _share_finished(totals: RunTotals, root: Path, share: ShareOutcome, of_engine: dict[str, Any]) -> RunFinished:
     """Return the closing event of a share where others are missing; its report lies in the journal.
 
     It is written before the share is marked as done: then others may put the journal away.
@@ -120,8 +121,8 @@ def _share_finished(totals: RunTotals, root: Path, share: ShareOutcome, engine_r
         shards=share.num_shards,
         latent_bytes=share.num_bytes,
         jpeg_decoder=jpeg_decoder(),
-        **engine_report,
         **_share_report(share),
+        **of_engine,
     )
 
 

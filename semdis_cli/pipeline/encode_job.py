@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from semdis_cli.events import Event
 from semdis_cli.images.loader import Loader
 from semdis_cli.images.masks import MaskMaker
 from semdis_cli.memory import room_for_images
 from semdis_cli.pipeline.fleet import Outcome, Worker
+from semdis_cli.pipeline.fork_server import start_early
 from semdis_cli.pipeline.model_copy import ModelCopy
+from semdis_cli.pipeline.processes import pays
 from semdis_cli.pipeline.sending import SentShard, ShardReceiver, why_unopened
 from semdis_cli.pipeline.shard_encoder import Portion, Record, shard_encoder
 from semdis_cli.settings import LoadSettings, PartSettings
@@ -41,6 +43,10 @@ class EncodeJob:
         """Name of the device of the model."""
         return self.model.settings.device
 
+    def fitted(self, num_workers: int, num_processes: int) -> "EncodeJob":
+        """Return the job for a process with so many threads, one of so many on its machine."""
+        return replace(self, portion=replace(self.portion, num_workers=num_workers, num_processes=num_processes))
+
     def trouble(self, task: SentShard) -> str | None:
         """Return why none of some images of a shard can be opened here; None if one can."""
         return why_unopened(task)
@@ -51,6 +57,8 @@ class EncodeJob:
 
         Raises what `ModelCopy.load` raises.
         """
+        if pays(self.portion.volume.num_images, is_on_cpu=self.device == "cpu"):
+            start_early()
         tokenizer = self.model.load()
         received = ShardReceiver()
         masks = None if self.masks is None else self.masks.found_by(received)

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -31,9 +31,8 @@ _SEEN_S = 5.0  # in which a file that one node has written is there for the othe
 class SharedJob(Job[_S, _R], Protocol[_S, _R]):
     """Job that can be had by a machine that has not planned it."""
 
-    @property
-    def portion(self) -> Any:
-        """Threads, and who shares the memory."""
+    def fitted(self, num_workers: int, num_processes: int) -> "SharedJob[_S, _R]":
+        """Return the job for a process with so many threads, one of so many on its machine."""
 
     def trouble(self, task: _S) -> str | None:
         """Return why nothing of a task can be read in this process; None if something can."""
@@ -156,14 +155,13 @@ def _is_seen(setting: Setting) -> bool:
         return False
 
 
-def _fitted(job: SharedJob[Any, Any], setting: Setting) -> Any:
+def _fitted(job: SharedJob[Any, Any], setting: Setting) -> SharedJob[Any, Any]:
     """Return the job with the threads of this actor, and its part of the memory of its node."""
     import ray
 
     own = ray.get_runtime_context().get_node_id()
     num_actors = max(1, actors_on(nodes()[own], setting.per_actor))
-    portion = replace(job.portion, num_workers=setting.num_threads, num_processes=num_actors)
-    return replace(job, portion=portion)  # type: ignore[type-var] # jobs are dataclasses
+    return job.fitted(setting.num_threads, num_actors)
 
 
 def _in_batches(events: Iterator[Event]) -> Iterator[list[Event]]:

@@ -52,7 +52,7 @@ def check_address(address: str | None) -> None:
     if address is None or address == "auto":
         return
     if "://" in address:
-        what = "is for Ray's client, whose runs end with it; start the command on a node, as ray job submit does"
+        what = "is not the HOST:PORT of a head; on a node leave --address out, from elsewhere use ray job submit"
         raise UsageError(what, place=address)
     if (reason := _why_silent(address)) is not None:
         raise UsageError(f"no Ray cluster answers there ({reason})", place=address)

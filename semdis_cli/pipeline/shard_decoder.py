@@ -22,7 +22,7 @@ from semdis_cli.store.reader import LatentSource, StoredShard
 from semdis_cli.store.shards import Shard
 
 _MOST_SHARDS_AHEAD, _PART_FOR_SHARDS = 3, 8  # in an eighth of the memory
-_SHARE_OF_EVENT = 1 / 1024  # of the room for calls: they are small, but there may be very many
+SHARE_OF_EVENT = 1 / 1024  # of the room for calls: they are small, but there may be very many
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def decode_calls(
 
     def portion(call: Shard | Event) -> float:
         if not isinstance(call, Shard):
-            return _SHARE_OF_EVENT
+            return SHARE_OF_EVENT
         return share_of_call(bucket_of(call, tokenizer), len(call.records), "decode", tokenizer, workers)
 
     for result in in_order(_fitting(calls, tokenizer, memory), start, portion, workers.result):

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shlex
 import signal
 import socket
 import subprocess
@@ -27,13 +28,26 @@ def free_port() -> int:
 class Node:
     """A node: `ray start --block`, with its raylet and whatever that starts."""
 
-    def __init__(self, arguments: list[str], env: dict[str, str], log: Path, *, version: str | None = None) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        env: dict[str, str],
+        log: Path,
+        *,
+        version: str | None = None,
+        hiding: Path | None = None,
+    ) -> None:
         begin = _BEGIN if version is None else _BEGIN_AS.format(version=version)
+        hide: list[str] = []
+        if hiding is not None:
+            (log.parent / "empty").mkdir(exist_ok=True)
+            mount = ["mount", "--bind", str(log.parent / "empty"), str(hiding)]
+            hide = ["unshare", "--mount", "sh", "-c", f'{shlex.join(mount)} && exec "$@"', "sh"]
         common = ["--block", "--disable-usage-stats", "--object-store-memory", str(STORE_BYTES)]
         self.log = log
         with log.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", begin, "start", *common, *arguments],
+                [*hide, sys.executable, "-c", begin, "start", *common, *arguments],
                 env=env,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -44,7 +58,8 @@ class Node:
         """Wait until it has said so."""
         deadline = time.monotonic() + _START_S
         while words not in self.log.read_text(errors="replace"):
-            assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text(errors="replace")
+            has_time = self.process.poll() is None and time.monotonic() < deadline
+            assert has_time, self.log.read_text(errors="replace")
             time.sleep(0.1)
 
     def kill(self) -> None:
@@ -90,13 +105,15 @@ class RayCluster:
         where = ["--head", "--port", str(self.port), "--temp-dir", str(self._folder / "ray")]
         return self._start([*where, "--include-dashboard=false", *options], num_cpus, version)
 
-    def join(self, num_cpus: int = 1, *options: str) -> Node:
-        """Have another node join."""
-        return self._start(["--address", self.address, *options], num_cpus, None)
+    def join(self, num_cpus: int = 1, *options: str, hiding: Path | None = None) -> Node:
+        """Have another node join, for which a folder is empty if there is one to hide."""
+        return self._start(["--address", self.address, *options], num_cpus, hiding=hiding)
 
-    def _start(self, arguments: list[str], num_cpus: int, version: str | None) -> Node:
+    def _start(
+        self, arguments: list[str], num_cpus: int, version: str | None = None, hiding: Path | None = None
+    ) -> Node:
         log = self._folder / f"node-{len(self.nodes)}.txt"
-        node = Node([*arguments, "--num-cpus", str(num_cpus)], self.env, log, version=version)
+        node = Node([*arguments, "--num-cpus", str(num_cpus)], self.env, log, version=version, hiding=hiding)
         self.nodes.append(node)
         node.wait_until("This command will now block")
         return node

@@ -1,5 +1,6 @@
 """Several processes that share a run: the set is the one of a single process, whatever happens to them."""
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -9,6 +10,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,14 +21,27 @@ import pytest
 from PIL import Image
 
 from semdis_cli.errors import KilledProcessError, UsageError
-from semdis_cli.events import ColumnTrouble, Event, Failure, ProcessDied, RunFinished, RunStarted, ShardFailed
+from semdis_cli.events import (
+    BatchDone,
+    ColumnTrouble,
+    Event,
+    Failure,
+    ProcessDied,
+    RunFinished,
+    RunStarted,
+    ShardFailed,
+)
 from semdis_cli.images.loader import Loader
 from semdis_cli.images.masks import masks_made
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline import fleet
+from semdis_cli.pipeline import engine, fleet, model_copy, processes
 from semdis_cli.pipeline.decode import decode
 from semdis_cli.pipeline.encode import encode
+from semdis_cli.pipeline.encode_job import EncodeJob
+from semdis_cli.pipeline.encode_plan import plan_encode
+from semdis_cli.pipeline.fleet import Worker
 from semdis_cli.pipeline.model_copy import ModelCopy
+from semdis_cli.pipeline.roundtrip import roundtrip
 from semdis_cli.pipeline.sending import ShardSender
 from semdis_cli.provenance import ModelIdentity
 from semdis_cli.records import PlannedImage, SourceImage
@@ -38,6 +53,7 @@ from semdis_cli.settings import (
     LoadSettings,
     PartSettings,
     ProcessSettings,
+    RoundtripSettings,
     ShardSettings,
     TokenizerSettings,
 )
@@ -46,7 +62,7 @@ from semdis_cli.sources.masks import find_masks
 from semdis_cli.sources.spool import Spool, peek_stdin
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.writing.plan import PlannedShard
-from tests.accelerated import children_of, processes_of
+from tests.accelerated import Accelerated, children_of, processes_of
 from tests.cli.conftest import semdis
 from tests.extras import needs
 from tests.store import lasting
@@ -145,8 +161,8 @@ def test_masks_and_moments_are_the_same(photos: Path, tokenizer: Tokenizer, tmp_
         Image.fromarray(pixels).save(tmp_path / "masks" / f"{number:02d}.png")
     latents = PartSettings(posterior="moments", masks=tmp_path / "masks")
     settings = replace(SETTINGS, latents=latents)
-    for name, processes in (("alone", ProcessSettings()), ("both", TWO)):
-        how = replace(settings, processes=processes)
+    for name, shared in (("alone", ProcessSettings()), ("both", TWO)):
+        how = replace(settings, processes=shared)
         list(run(photos, tokenizer, tmp_path / name, how, masks=tmp_path / "masks"))
     assert lasting(tmp_path / "both") == lasting(tmp_path / "alone")
 
@@ -271,6 +287,44 @@ def test_options_that_do_not_go_together_are_refused_before_work(
     assert not list(tmp_path.iterdir())
 
 
+# --- beside an accelerator ---
+
+
+class AcceleratedJob(EncodeJob):
+    """Encoding by a process that has others read for it, as beside a GPU."""
+
+    @contextmanager
+    def begin(self) -> Iterator[Worker[Any, Any]]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(processes, "_LEAST_IMAGES", 1)
+            patch.setattr(model_copy, "Tokenizer", Accelerated)
+            with super().begin() as worker:
+                yield worker
+
+
+@pytest.mark.slow
+def test_processes_beside_accelerators_have_processes_of_their_own_that_read(
+    photos: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accelerated = Accelerated.load(str(tiny), TokenizerSettings(device="cpu", dtype="float32", batch_size=2))
+    list(run(photos, accelerated, tmp_path / "alone"))
+    monkeypatch.setattr(engine, "EncodeJob", AcceleratedJob)
+    readers: set[int] = set()
+    for event in run(photos, accelerated, tmp_path / "both", replace(SETTINGS, processes=TWO)):
+        if isinstance(event, BatchDone):
+            readers.update(processes_of(os.getpid()), *map(processes_of, processes_of(os.getpid())))
+    assert len(readers) >= 4  # two, and at least one for each
+    assert lasting(tmp_path / "both") == lasting(tmp_path / "alone")
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in readers))
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 # --- decoding ---
 
 DECODING = DecodeSettings(num_workers=2)
@@ -319,6 +373,18 @@ def test_a_process_that_is_killed_over_a_damaged_shard_costs_nothing_but_that(
     assert files == {name: data for name, data in lasting(decoded).items() if name not in missing}
 
 
+def test_two_processes_measure_the_same(photos: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    settings = RoundtripSettings(decode=DECODING)
+    for name, shared in (("alone", ProcessSettings()), ("both", TWO)):
+        how = replace(settings, decode=replace(DECODING, processes=shared))
+        with Loader(PLAIN, tokenizer.patch_size, 2) as loader:
+            plan = plan_encode(find_images([photos]), loader, tokenizer, SETTINGS)
+            list(roundtrip(plan, loader, tokenizer, how, tmp_path / name))
+    assert lasting(tmp_path / "both") == lasting(tmp_path / "alone")
+    assert (tmp_path / "both/psnr.jsonl").read_bytes().count(b"psnr_db") == NUM_IMAGES - 2
+    assert json.loads((tmp_path / "both/report.json").read_bytes())["processes"] == 2
+
+
 # --- real commands ---
 
 
@@ -337,7 +403,7 @@ def begin(images: Path, output: Path, tiny: Path) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("end", ["kill", "interrupt"])
+@pytest.mark.parametrize("end", ["kill", "interrupt", "terminate"])
 def test_a_command_that_ends_in_the_middle_ends_its_processes_and_goes_on(
     many: Path, tiny: Path, tmp_path: Path, end: str
 ) -> None:
@@ -347,14 +413,11 @@ def test_a_command_that_ends_in_the_middle_ends_its_processes_and_goes_on(
     assert len(children) >= 2
     if end == "kill":
         process.kill()
-    else:
-        os.killpg(process.pid, signal.SIGINT)
+    else:  # as batch systems and terminals do
+        os.killpg(process.pid, signal.SIGINT if end == "interrupt" else signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == (-signal.SIGKILL if end == "kill" else 130), stderr
-    deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{pid}").exists() for pid in children):
-        assert time.monotonic() < deadline, "a process outlives the run"
-        time.sleep(0.05)
+    assert process.returncode == {"kill": -signal.SIGKILL, "interrupt": 130, "terminate": 143}[end], stderr
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
     assert not children_of(process.pid)
     noted = (tmp_path / "latents/journal/0.jsonl").read_bytes().count(b'"sums"')
     again = semdis(*arguments(output=tmp_path / "latents"), "--processes", "2", "--device", "cpu", cwd=PROJECT)

@@ -280,3 +280,17 @@ def test_a_store_that_refuses_for_good_costs_nothing_that_is_encoded(
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["images"]["this_run"] <= 7 - kept
     assert stored(s3, f"{bucket}/latents") == expected(local)
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_set_of_one_from_a_store_and_in_it(
+    s3: S3Server, bucket: str, photos: Path, local: Path, tiny: Path, tmp_path: Path
+) -> None:
+    for path in filter(Path.is_file, photos.rglob("*")):
+        s3.put(f"{bucket}/photos/{path.relative_to(photos)}", path.read_bytes())
+    options = (*OPTIONS, "--stage", "stage", "--processes", "2", "--device", "cpu")
+    arguments = ("encode", f"s3://{bucket}/photos", "-o", f"s3://{bucket}/set", "--model", str(tiny), *options)
+    done = subprocess.run(semdis(*arguments), cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(s3.get(f"{bucket}/set/report.json"))["processes"] == 2
+    assert stored(s3, f"{bucket}/set") == expected(local)

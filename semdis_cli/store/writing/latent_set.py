@@ -24,7 +24,7 @@ from semdis_cli.store.writing.journal import Journal
 from semdis_cli.store.writing.outline import Outline
 from semdis_cli.store.writing.plan import SetPlan
 from semdis_cli.store.writing.set_writer import SetWriter
-from semdis_cli.store.writing.shard_writer import WrittenShard, written_bytes
+from semdis_cli.store.writing.shard_writer import WrittenShard
 from semdis_cli.store.writing.state import adopt, find_done, find_present, find_state, move_lists, sweep_shards
 from semdis_cli.store.writing.tensors import check_tensors, sweep_tensors
 
@@ -165,7 +165,7 @@ class LatentSetWriter(SetWriter):
     def check_space(self) -> None:
         """Raise `NoSpaceError` unless the disk can hold what remains to be written."""
         copies = 3 * self.base.manifest.index.num_bytes if self.base.manifest else 0  # base, next index, times
-        shards = [written_bytes(shard, self.provenance.layout) for shard in self.remaining]
+        shards = self._remaining_bytes()
         needed = sum(shards) if self._far is None else _MOST_IN_STAGE * max(shards, default=0)
         check_free_space(self.root, copies + needed)
 

@@ -24,7 +24,6 @@ from semdis_cli.store.writing.journal import OUTLINE_FILE, Journal, describe_oth
 from semdis_cli.store.writing.outline import Outline, outline_of
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan
 from semdis_cli.store.writing.set_writer import SetWriter, ShareOutcome
-from semdis_cli.store.writing.shard_writer import written_bytes
 from semdis_cli.store.writing.state import Done, find_done, find_entries, find_state_of_others
 from semdis_cli.store.writing.tensors import check_tensors
 
@@ -185,7 +184,7 @@ class SetShareWriter(SetWriter):
 
     def check_space(self) -> None:
         """Raise `NoSpaceError` unless the disk can hold what remains to be written."""
-        check_free_space(self.root, sum(written_bytes(shard, self.provenance.layout) for shard in self.remaining))
+        check_free_space(self.root, sum(self._remaining_bytes()))
 
     def _finished_by_others(self) -> Manifest | None:
         """Look whether the set is finished, as it may be where parts of another count have done the same."""

@@ -19,7 +19,7 @@ from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.journal import ADOPTED, Journal
 from semdis_cli.store.writing.journal_file import CLASSES, LATER_VERSIONS
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan
-from semdis_cli.store.writing.shard_writer import EncodedShard, ShardFolder, ShardRows, WrittenShard
+from semdis_cli.store.writing.shard_writer import EncodedShard, ShardFolder, ShardRows, WrittenShard, written_bytes
 from semdis_cli.store.writing.state import Done, SetState
 
 
@@ -163,3 +163,7 @@ class SetWriter:
         if self._state.adopted is not None:
             begun[ADOPTED] = self._state.adopted
         self._journal.begin(begun)
+
+    def _remaining_bytes(self) -> list[int]:
+        """Return the bytes that each remaining shard is going to have."""
+        return [written_bytes(shard, self.provenance.layout) for shard in self.remaining]
