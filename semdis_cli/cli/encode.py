@@ -13,6 +13,7 @@ from semdis_cli.cli.options import Reporting, command
 from semdis_cli.cli.report import describe_left_out, follow, one_line, printable
 from semdis_cli.cli.setup import (
     STDIO,
+    computing_there,
     find_inputs,
     load_model,
     on_own_gpu,
@@ -139,6 +140,7 @@ def encode(
     how = _as_recorded(how, folder)
     start_processes_early(how, len(found.images), len(settings.processes.places))
     tokenizer = load_model(model, how, found, load.geometry, display, quiet=reporting.quiet)
+    tokenizer = computing_there(tokenizer, settings.processes, display, quiet=reporting.quiet)
     with Loader(load, tokenizer.patch_size, settings.num_workers, masks=masks) as loader:
         run = _Run(found, loader, tokenizer, settings, folder, far, display, reporting)
         raise typer.Exit(run.plan() if dry_run else run.encode())

@@ -17,6 +17,7 @@ from semdis_cli.settings import (
     EncodeSettings,
     GeometrySettings,
     ModelSettings,
+    ProcessSettings,
     SourceSettings,
     TokenizerSettings,
 )
@@ -244,11 +245,32 @@ def _in_cluster(how: TokenizerSettings, settings: Shared) -> tuple[TokenizerSett
     from semdis_cli.pipeline.ray_cluster import check_address
 
     check_address(settings.processes.address)
-    if settings.processes.gpus_per_worker is None:
+    is_on_gpus = settings.processes.gpus_per_worker is not None
+    if how.device not in {"auto", "cuda"} | (set() if is_on_gpus else {"cpu"}):
+        flag = "--gpus-per-worker" if is_on_gpus else "--engine"
+        raise OptionError(flag, f"does not go with --device {how.device}")
+    if how.device != "cuda" and not is_on_gpus:
         return how, settings
-    if how.device not in {"auto", "cuda"}:
-        raise OptionError("--gpus-per-worker", f"does not go with --device {how.device}")
-    return replace(how, device="cuda"), settings
+    from semdis_cli.model.devices import count_gpus
+
+    if count_gpus():
+        return replace(how, device="cuda"), settings
+    return replace(how, device="cpu"), replace(settings, processes=replace(settings.processes, is_distant=True))
+
+
+def computing_there(
+    tokenizer: "Tokenizer", processes: ProcessSettings, display: "Display", *, quiet: bool
+) -> "Tokenizer":
+    """Return a model as it computes in a cluster, if that is on devices that this machine does not have."""
+    if not processes.is_distant:
+        return tokenizer
+    from semdis_cli.pipeline.ray_record import in_cluster
+
+    display.plan(Planning("asking the cluster how it computes"))
+    distant = in_cluster(tokenizer, processes)
+    if not quiet:
+        display.say(f"semdis: in the cluster: {describe_computing(distant)}")
+    return distant
 
 
 def on_own_gpu(how: TokenizerSettings, launched: Launched) -> TokenizerSettings:
@@ -310,6 +332,11 @@ def load_model(
     return tokenizer
 
 
+def describe_computing(tokenizer: "Tokenizer") -> str:
+    """Return how a model computes, for a person."""
+    return f"running in {tokenizer.dtype_name} on {tokenizer.device_name} ({tokenizer.kernels} kernels)"
+
+
 def announce(tokenizer: "Tokenizer", quiet: bool, say: Callable[[str], object] = say) -> None:
     """On stderr: a line that says which model runs, and a line that says how."""
     if quiet:
@@ -321,7 +348,7 @@ def announce(tokenizer: "Tokenizer", quiet: bool, say: Callable[[str], object] =
         f"semdis: model {identity.name}{revision} (sha256 {identity.weights_sha256:.12}), stored in "
         f"{tokenizer.description}{raw}"
     )
-    say(f"semdis: running in {tokenizer.dtype_name} on {tokenizer.device_name} ({tokenizer.kernels} kernels)")
+    say(f"semdis: {describe_computing(tokenizer)}")
     for note in (tokenizer.device_note, tokenizer.compile_note):
         if note is not None:
             say(f"semdis: {note}")

@@ -17,7 +17,9 @@ from semdis_cli.errors import SemdisError, UsageError
 from semdis_cli.events import Event
 from semdis_cli.memory import keep_freed_blocks
 from semdis_cli.pipeline.fleet import Job, Named, Worker
+from semdis_cli.pipeline.model_copy import ModelCopy
 from semdis_cli.pipeline.ray_resources import actors_on, nodes
+from semdis_cli.pipeline.report import compute_record
 from semdis_cli.stops import StoppedError, ask
 
 _S = TypeVar("_S")
@@ -61,6 +63,14 @@ class Begun(NamedTuple):
     error: SemdisError | None = None
 
 
+class Recorded(NamedTuple):
+    """How a node computes with a model, or the `error` for which it does not."""
+
+    node: str
+    record: Mapping[str, Any]
+    error: SemdisError | None = None
+
+
 @dataclass(frozen=True)
 class Setting:
     """What an actor needs beside the job: its threads, and what must be seen where it is.
@@ -86,6 +96,14 @@ class RayActor:
     def where(self) -> Where:
         """Tell where it is; values of Python's own alone, whatever is installed here."""
         return Where(_address(), os.getpid(), semdis_cli.__version__)
+
+    def record(self, model: ModelCopy, cwd: str) -> Recorded:
+        """Tell how a model computes here."""
+        try:
+            _go_to(cwd)
+            return Recorded(_address(), compute_record(model.load()))
+        except SemdisError as error:
+            return Recorded(_address(), {}, error)
 
     def begin(self, job: SharedJob[Any, Any], setting: Setting, task: Any) -> Begun:
         """Load the model and begin the threads; look for the sources of `task`."""
@@ -135,17 +153,21 @@ def _address() -> str:
 
 def _look_around(setting: Setting) -> None:
     """Go where relative paths begin. Raises `UsageError` if this is not there, or the output is another folder here."""
-    try:
-        os.chdir(setting.cwd)
-    except OSError as error:
-        what = f"has no folder {setting.cwd} ({error.strerror}): start the command in one that all nodes have"
-        raise UsageError(what) from error
+    _go_to(setting.cwd)
     deadline = time.monotonic() + _SEEN_S
     while not _is_seen(setting):
         if time.monotonic() > deadline:
             what = f"does not see the output folder {setting.token.parent}: all nodes need the same, as on NFS"
             raise UsageError(what)
         time.sleep(0.1)
+
+
+def _go_to(cwd: str) -> None:
+    try:
+        os.chdir(cwd)
+    except OSError as error:
+        what = f"has no folder {cwd} ({error.strerror}): start the command in one that all nodes have"
+        raise UsageError(what) from error
 
 
 def _is_seen(setting: Setting) -> bool:

@@ -14,7 +14,7 @@ class ProcessSettings(Group):
     `num_processes`: of a CPU, each with its part of the threads; None: one, and in a cluster as many as it has room
     for. `devices`: numbers of the CUDA devices, with a process each, or "all"; empty: as the device of the model says.
     `address`: of the cluster's head; None: the cluster that this machine belongs to. `gpus_per_worker` and
-    `cpus_per_worker`: what each process of a cluster has to itself.
+    `cpus_per_worker`: what each process of a cluster has to itself. `is_distant`: on GPUs; this machine has none.
     """
 
     num_processes: Annotated[
@@ -85,6 +85,8 @@ class ProcessSettings(Group):
     def is_given(self) -> bool:
         """Tell whether anything was asked for."""
         return self.is_in_cluster or self.devices is not None or self.num_processes not in {None, 1}
+
+    is_distant: bool = False
 
     @property
     def flag(self) -> str:

@@ -13,10 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from semdis_cli.errors import MissingExtraError
+from semdis_cli.errors import MissingExtraError, UsageError
+from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.ray_cluster import check_address
+from semdis_cli.pipeline.ray_record import DistantTokenizer, in_cluster
 from semdis_cli.pipeline.ray_resources import actors_on
-from semdis_cli.settings import ProcessSettings
+from semdis_cli.pipeline.report import compute_record
+from semdis_cli.settings import ProcessSettings, TokenizerSettings
 from tests.cli.conftest import Outcome, semdis
 from tests.cluster import RayCluster, cluster_in
 from tests.extras import needs
@@ -110,7 +113,7 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path, options: li
 def test_a_part_of_a_gpu_is_from_a_hundredth_to_all_of_one() -> None:
     assert ProcessSettings(engine="ray", gpus_per_worker=0.25).is_given
     for number in (0.0, 1.5):
-        with pytest.raises(ValueError if number is None else Exception, match="gpus-per-worker"):
+        with pytest.raises(UsageError, match="gpus-per-worker"):
             ProcessSettings(engine="ray", gpus_per_worker=number)
 
 
@@ -287,4 +290,20 @@ def test_gpus_that_are_not_what_the_cluster_says_are_named_with_their_node(
     how = ("--engine", "ray", "--gpus-per-worker", "0.5", "--address", cluster.address)
     done = semdis(*arguments(many, tmp_path / "latents", tiny, *how), cwd=PROJECT, env=cluster.env)
     assert done.code == 2, done.stderr
-    assert "cuda" in done.stderr.splitlines()[-1]
+    last = done.stderr.splitlines()[-1]
+    assert "node " in last
+    assert "cuda" in last
+
+
+@pytest.mark.slow
+def test_how_the_cluster_computes_is_asked_of_it_where_this_machine_cannot_know(
+    cluster: RayCluster, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.begin()
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, cluster.env[name])
+    here = Tokenizer.load(str(tiny), TokenizerSettings(device="cpu", dtype="bfloat16"))
+    other = Tokenizer.load(str(tiny), TokenizerSettings(device="cpu", dtype="float32"))
+    there = in_cluster(here, ProcessSettings(engine="ray", address=cluster.address), "cpu")
+    assert compute_record(there) == compute_record(here) != compute_record(other)
+    assert compute_record(DistantTokenizer(other, there._record)) == compute_record(here)
