@@ -161,7 +161,7 @@ def _measure_encode(
     loaded, read_images = bench.run(READ_IMAGES, [partial(loader.load, image) for image in images])
     ready = dict(zip((image.source.key for image in images), loaded, strict=True))
     filling = {shard.name: _copies_that_fill_calls(shard, tokenizer) for shard in plan.shards}
-    full = [replace(shard, images=filling[shard.name] * shard.images) for shard in plan.shards]
+    full = [replace(shard, images=filling[shard.name] * tuple(shard.images)) for shard in plan.shards]
     calls = list(image_calls(full, tokenizer))
     encoding = [partial(encode_images, call, ready, tokenizer, settings.latents) for call in calls]
     bench.warm_up(MODEL_ENCODE, {call.bucket: task for call, task in zip(calls, encoding, strict=True)}.values())

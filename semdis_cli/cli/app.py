@@ -14,6 +14,7 @@ from semdis_cli.cli.finish import finish
 from semdis_cli.cli.import_ import import_
 from semdis_cli.cli.init import init
 from semdis_cli.cli.inspect import inspect
+from semdis_cli.cli.plan import plan
 from semdis_cli.cli.roundtrip import roundtrip
 from semdis_cli.cli.streams import put
 from semdis_cli.cli.train import train
@@ -26,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (encode, finish, decode, roundtrip, export, attach, init, train, verify, inspect, bench):
+for command in (encode, plan, finish, decode, roundtrip, export, attach, init, train, verify, inspect, bench):
     app.command()(command)
 app.command("import")(import_)
 

@@ -10,11 +10,14 @@ import typer
 
 from semdis_cli.cli.display import Display, open_display
 from semdis_cli.cli.options import Reporting, command
-from semdis_cli.cli.report import describe_left_out, follow, one_line, printable
+from semdis_cli.cli.plan_text import plan_json, plan_text
+from semdis_cli.cli.report import follow, one_line, printable
 from semdis_cli.cli.setup import (
     STDIO,
+    as_recorded,
     computing_there,
     find_inputs,
+    find_mask_maker,
     load_model,
     on_own_gpu,
     output_folder,
@@ -26,15 +29,13 @@ from semdis_cli.cli.setup import (
 )
 from semdis_cli.cli.streams import put, put_bytes, say
 from semdis_cli.errors import ExitCode
-from semdis_cli.files.json_text import strict_json
+from semdis_cli.files.set_names import JOURNAL_FOLDER, PLAN_FILE
 from semdis_cli.files.url import Location, Url, parse_location
 from semdis_cli.option import COLUMNS, GEOMETRY, INPUT, MODEL, OUTPUT, Option, OptionError
 from semdis_cli.settings import (
     EncodeSettings,
-    GeometrySettings,
     LoadSettings,
     ModelSettings,
-    PartSettings,
     SourceSettings,
     TokenizerSettings,
 )
@@ -44,9 +45,8 @@ from semdis_cli.wording import count
 
 if TYPE_CHECKING:
     from semdis_cli.images.loader import Loader
-    from semdis_cli.images.masks import MaskMaker
     from semdis_cli.model.tokenizer import Tokenizer
-    from semdis_cli.pipeline.encode_plan import EncodePlan
+    from semdis_cli.pipeline.filed import FiledPlan
     from semdis_cli.sources.find import FoundImages
     from semdis_cli.sources.spool import PipedSource
     from semdis_cli.store.writing.far_set import FarSet
@@ -128,31 +128,29 @@ def encode(
     stdin = peek_source(named)
     is_single = stdin is not None and stdin.is_single and len(load.views) == 1
     folder = _folder(far or output, stdin, is_single=is_single, dry_run=dry_run, quiet=reporting.quiet)
-    found = find_inputs(named, rules, output=folder, quiet=reporting.quiet, stdin=stdin, display=display)
+    filed = None if dry_run else _find_plan(folder, named, rules, load, settings)
+    if filed is not None and not reporting.quiet:
+        display.say(f"semdis: {filed.describe()}")
+    found = filed or find_inputs(named, rules, output=folder, quiet=reporting.quiet, stdin=stdin, display=display)
 
     from semdis_cli.images.loader import Loader
 
-    masks = _find_masks(settings.latents, found, display)
+    masks = find_mask_maker(settings.latents, found, display)
     if folder is not None and not dry_run:
         _check_folder(folder)
         is_one = stdin is not None or settings.share is not None  # whoever launches parts has one for each GPU
-        how, settings = spread_if_it_pays(how, settings, 0 if is_one else len(found.images))
-    how = _as_recorded(how, folder)
-    start_processes_early(how, len(found.images), len(settings.processes.places))
-    tokenizer = load_model(model, how, found, load.geometry, display, quiet=reporting.quiet)
-    tokenizer = computing_there(tokenizer, settings.processes, display, quiet=reporting.quiet)
+        how, settings = spread_if_it_pays(how, settings, 0 if is_one else found.num_images)
+    how = as_recorded(how, folder)
+    start_processes_early(how, found.num_images, len(settings.processes.places))
+    tokenizer = computing_there(
+        load_model(model, how, found.num_images, load.geometry, display, quiet=reporting.quiet),
+        settings.processes,
+        display,
+        quiet=reporting.quiet,
+    )
     with Loader(load, tokenizer.patch_size, settings.num_workers, masks=masks) as loader:
         run = _Run(found, loader, tokenizer, settings, folder, far, display, reporting)
         raise typer.Exit(run.plan() if dry_run else run.encode())
-
-
-def _find_masks(latents: PartSettings, found: "FoundImages", display: Display) -> "MaskMaker | None":
-    """Return what makes the masks of a run; None if there are none."""
-    from semdis_cli.images.masks import masks_made
-    from semdis_cli.sources.masks import find_masks
-
-    files = None if latents.masks is None else find_masks(latents.masks, found, display.plan)
-    return masks_made(latents.parts, files)
 
 
 def _tells_of_all(part: str | None, *, dry_run: bool) -> bool:
@@ -202,6 +200,18 @@ def _folder(
     return _choose_folder(here, stdin, is_single=is_single)
 
 
+def _find_plan(
+    folder: Path | None, named: SourceSettings, rules: InputRules, load: LoadSettings, settings: EncodeSettings
+) -> "FiledPlan | None":
+    """Return the plan that `semdis plan` has left in the folder to write; raises `UsageError` for that of others."""
+    if folder is None or not (folder / JOURNAL_FOLDER / PLAN_FILE).exists():
+        return None
+    from semdis_cli.pipeline.filed import FiledPlan
+    from semdis_cli.sources.request import Request
+
+    return FiledPlan.find(folder, Request.of(named, rules, load, settings))
+
+
 def _planned_folder(output: Path | None, *, is_single: bool, quiet: bool) -> Path | None:
     """The folder that a run would write, None for stdout; says so if there is an unfinished run in it."""
     if output == Path("-") or (output is None and is_single):
@@ -220,21 +230,11 @@ def _choose_folder(output: Path | None, stdin: "PipedSource | None", *, is_singl
     return folder
 
 
-def _as_recorded(how: TokenizerSettings, folder: Path | None) -> TokenizerSettings:
-    """Return `how`, with "auto" as a set that is there already was made, however many images there are now."""
-    from semdis_cli.store.writing.finished import recorded_settings
-
-    recorded = None if folder is None or how.compile != "auto" else recorded_settings(folder)
-    if recorded is None or recorded.is_compiled is None:
-        return how
-    return replace(how, compile="on" if recorded.is_compiled else "off")
-
-
 @dataclass(frozen=True)
 class _Run:
     """A run, as it was asked for: `folder` is the one to write, None for stdout; it may be the stage of `far`."""
 
-    found: "FoundImages"
+    found: "FoundImages | FiledPlan"
     loader: "Loader"
     tokenizer: "Tokenizer"
     settings: EncodeSettings
@@ -248,11 +248,11 @@ class _Run:
         from semdis_cli.pipeline.encode import encode as encode_set
         from semdis_cli.pipeline.stream import encode_stream
 
-        work = self.found, self.loader, self.tokenizer, self.settings
-        if self.folder is None:
-            events = encode_stream(*work, put_bytes, self.display.plan)
+        found, how = self.found, (self.loader, self.tokenizer, self.settings)
+        if self.folder is not None:
+            events = encode_set(found, *how, self.far or self.folder, self.display.plan)
         else:
-            events = encode_set(*work, self.far or self.folder, self.display.plan)
+            events = encode_stream(_listed(found), *how, put_bytes, self.display.plan)
         is_data = self.folder is None
         return follow(events, self.reporting, summarise=_summary, stdout_is_data=is_data, display=self.display)
 
@@ -262,7 +262,7 @@ class _Run:
         from semdis_cli.pipeline.estimate import estimate_s, refused_images
 
         loader, tokenizer = self.loader, self.tokenizer
-        plan = plan_output(self.found, loader, tokenizer, self.settings, self.folder, self.display.plan)
+        plan = plan_output(_listed(self.found), loader, tokenizer, self.settings, self.folder, self.display.plan)
         failures = (*plan.failures, *refused_images(plan, loader, tokenizer))
         seconds = estimate_s(plan, loader, tokenizer, self.settings)
         for note in filter(None, (plan.columns.note, loader.note)):
@@ -270,9 +270,19 @@ class _Run:
                 say(f"semdis: {one_line(note)}")
         for failure in failures:
             say(f"failed: {printable(failure.key)}: {failure.reason}")
-        tell = _plan_json if self.reporting.as_json else _plan_text
-        put(tell(plan, len(failures), seconds, loader.settings.geometry))
+        facts = plan, len(failures), loader.settings.geometry
+        figures = {"estimated_s": round(seconds, 1)}
+        is_json = self.reporting.as_json
+        put(plan_json("encode --dry-run", *facts, figures) if is_json else plan_text(*facts, seconds))
         return ExitCode.SOME_FAILED if failures else ExitCode.OK
+
+
+def _listed(found: "FoundImages | FiledPlan") -> "FoundImages":
+    """Return images that were listed now: of a run without a folder, and of a dry one, there is no plan in a file."""
+    from semdis_cli.sources.find import FoundImages
+
+    assert isinstance(found, FoundImages), "a plan in a file is that of a folder which is written"
+    return found
 
 
 def _check_folder(folder: Path) -> None:
@@ -293,33 +303,3 @@ def _summary(report: dict[str, Any]) -> str:
         return f"{images}, {mib} to stdout"
     news = "".join(f", {report[name]:,} {name}" for name in ("changed", "removed") if report[name])
     return f"{images} in {count(report['shards'], 'shard')}, {mib} in {report['output']}{news}"
-
-
-def _plan_json(plan: "EncodePlan", num_failed: int, seconds: float, geometry: GeometrySettings) -> str:
-    report: dict[str, Any] = {
-        "command": "encode --dry-run",
-        "images": {"inputs": plan.num_inputs, "failed": num_failed, "unchanged": plan.num_unchanged},
-        "shards": len(plan.shards),
-        "megapixels": round(plan.megapixels(), 3),
-        "latent_bytes": plan.latent_bytes(),
-        "estimated_s": round(seconds, 1),
-        "passed_over": dict(plan.passed_over),
-        "left_out": plan.num_left_out,
-    }
-    if geometry.has_few_sizes:
-        buckets = plan.bucket_counts().items()
-        report["buckets"] = [{"image_px": list(bucket), "images": number} for bucket, number in buckets]
-    return strict_json(report)
-
-
-def _plan_text(plan: "EncodePlan", num_failed: int, seconds: float, geometry: GeometrySettings) -> str:
-    text = (
-        f"{count(plan.num_inputs, 'image')} ({num_failed:,} unusable, {plan.num_unchanged:,} there already), "
-        f"{plan.megapixels():,.1f} megapixels -> "
-        f"{count(len(plan.shards), 'shard')}, {count(plan.latent_bytes(), 'byte')}, about {seconds:,.0f} s"
-    )
-    lines = [text, f"left out: {describe_left_out(plan.num_left_out)}"] if plan.num_left_out else [text]
-    if geometry.has_few_sizes and len(geometry.sizes) != 1:
-        buckets = plan.bucket_counts().items()
-        lines += [f"bucket {width}x{height}: {count(number, 'image')}" for (height, width), number in buckets]
-    return "\n".join(lines)

@@ -70,7 +70,7 @@ def roundtrip(
     check_image_folder(output, ROUNDTRIP_MARKER)
     how, decoding = spread_if_it_pays(how, decoding, len(found.images))
     settings = as_begun(replace(settings, decode=decoding), output)
-    tokenizer = load_model(model, how, found, load.geometry, display, quiet=reporting.quiet)
+    tokenizer = load_model(model, how, len(found.images), load.geometry, display, quiet=reporting.quiet)
     tokenizer = computing_there(tokenizer, decoding.processes, display, quiet=reporting.quiet)
     with Loader(load, tokenizer.patch_size, settings.decode.num_workers) as loader:
         latents = PartSettings(*astuple(settings.latents))

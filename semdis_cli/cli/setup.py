@@ -17,6 +17,7 @@ from semdis_cli.settings import (
     EncodeSettings,
     GeometrySettings,
     ModelSettings,
+    PartSettings,
     ProcessSettings,
     SourceSettings,
     TokenizerSettings,
@@ -27,7 +28,9 @@ from semdis_cli.wording import count
 
 if TYPE_CHECKING:
     from semdis_cli.cli.display import Display
+    from semdis_cli.images.masks import MaskMaker
     from semdis_cli.model.tokenizer import Tokenizer
+    from semdis_cli.pipeline.filed import FiledPlan
     from semdis_cli.sources.find import FoundImages
     from semdis_cli.sources.spool import PipedSource, Spool
     from semdis_cli.store.writing.finished import HeldRows
@@ -138,6 +141,18 @@ def find_inputs(
         _tell_of_rules(rules, found, say if display is None else display.say)
     tell(Planning("loading PyTorch"))
     return found
+
+
+def find_mask_maker(latents: PartSettings, found: "FoundImages | FiledPlan", display: "Display") -> "MaskMaker | None":
+    """Return what makes the masks that a set stores; None if it stores none. Raises what `find_masks` raises."""
+    from semdis_cli.images.masks import masks_made
+    from semdis_cli.sources.find import FoundImages
+    from semdis_cli.sources.masks import find_masks
+
+    if latents.masks is None:
+        return masks_made(latents.parts, None)
+    assert isinstance(found, FoundImages), "plans in files are made without masks of others"
+    return masks_made(latents.parts, find_masks(latents.masks, found, display.plan))
 
 
 def _tell_of_rules(rules: InputRules, found: "FoundImages", say: Callable[[str], object]) -> None:
@@ -308,22 +323,32 @@ def start_processes_early(how: TokenizerSettings, num_images: int, num_processes
         start_early()
 
 
+def as_recorded(how: TokenizerSettings, folder: Path | None) -> TokenizerSettings:
+    """Return `how`, with "auto" as a set that is there already was made, however many images there are now."""
+    from semdis_cli.store.writing.finished import recorded_settings
+
+    recorded = None if folder is None or how.compile != "auto" else recorded_settings(folder)
+    if recorded is None or recorded.is_compiled is None:
+        return how
+    return replace(how, compile="on" if recorded.is_compiled else "off")
+
+
 def load_model(
     model: ModelSettings,
     how: TokenizerSettings,
-    found: "FoundImages",
+    num_images: int,
     geometry: GeometrySettings,
     display: "Display",
     *,
     quiet: bool,
 ) -> "Tokenizer":
-    """Load a model for the images `found`, which get sizes by `geometry`, and say so.
+    """Load a model for so many images, which get sizes by `geometry`, and say so.
 
     One that is neither bundled nor here may have to be downloaded first.
     """
     from semdis_cli.model.tokenizer import Tokenizer
 
-    num_alike = len(found.images) if geometry.has_few_sizes else 0
+    num_alike = num_images if geometry.has_few_sizes else 0
     name = model.name
     is_here = name == BUNDLED_MODEL or Path(name).exists()
     display.plan(Planning("loading the model" if is_here else f"loading the model {name}, downloading it if need be"))

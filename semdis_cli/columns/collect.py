@@ -127,6 +127,6 @@ def _has_image(row: KeyedRow) -> bool:
 
 def _make(labels: Labels, value: Any) -> int | ValueError:
     try:
-        return labels.make(value)
+        return labels(value)
     except ValueError as error:
         return error

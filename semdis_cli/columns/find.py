@@ -171,7 +171,7 @@ class _Search:
         self._tell_classes(labels)
         self.classes = labels.classes
         provider, name = chosen
-        yield Column(LABEL, provider, name, labels.make, is_needed=True)
+        yield Column(LABEL, provider, name, labels, is_needed=True)
         of_classes = f" of {count(len(labels.classes), 'class', 'classes')}" if labels.classes else ""
         self._tell_found(wanted, f"labels{of_classes} ({provider.describe(name)})")
 

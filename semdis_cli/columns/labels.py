@@ -1,8 +1,8 @@
 """Labels: class numbers of images. A set keeps the number of each class for ever; new classes come at the end."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from typing import Any
 
 from semdis_cli.columns.values import is_unicode, label_number
@@ -16,15 +16,29 @@ _MAX_NAME = 1000  # characters
 
 @dataclass(frozen=True)
 class Labels:
-    """Makes labels of values. `classes`: all names of the set; none where labels are numbers without names."""
+    """Makes labels of values, as a function. `classes`: all names of the set; none where labels are numbers alone.
 
-    make: Callable[[Any], int]
+    `places`: of numbers into other names than these, where each of those is among them. `are_names`: values are names.
+    """
+
     classes: tuple[str, ...] = ()
+    places: tuple[int, ...] | None = None
+    are_names: bool = False
+
+    def __call__(self, value: Any) -> int:
+        """Return the label that a value is. Raises `ValueError`."""
+        if self.are_names:
+            return _named(self._number_of, value)
+        return _within(len(self.classes), value) if self.places is None else _renumbered(self.places, value)
+
+    @cached_property
+    def _number_of(self) -> Mapping[str, int]:
+        return {name: number for number, name in enumerate(self.classes)}
 
 
 def numbers(known: SetColumns) -> Labels:
     """Take numbers for labels as they are, within the classes of a set that has them."""
-    return Labels(partial(_within, len(known.classes)), known.classes)
+    return Labels(known.classes)
 
 
 def _within(num_classes: int, value: Any) -> int:
@@ -40,7 +54,7 @@ def named_numbers(names: Sequence[str], known: SetColumns) -> Labels:
     """Take numbers into `names` for labels, in the order of these in a new set."""
     classes = grown(known, names)
     number_of = {name: number for number, name in enumerate(classes)}
-    return Labels(partial(_renumbered, [number_of[name] for name in names]), classes)
+    return Labels(classes, tuple(number_of[name] for name in names))
 
 
 def _renumbered(places: Sequence[int], value: Any) -> int:
@@ -53,10 +67,9 @@ def _renumbered(places: Sequence[int], value: Any) -> int:
 def texts(values: Iterable[Any], known: SetColumns) -> Labels:
     """Take names for labels, of which `values` are all: in a new set each has the number of its place, sorted.
 
-    Values that are no names are passed over; `make` says of each what is wrong with it.
+    Values that are no names are passed over; calling it says of each what is wrong with it.
     """
-    classes = grown(known, sorted(set(filter(None, map(_try_name, values)))))
-    return Labels(partial(_named, {name: number for number, name in enumerate(classes)}), classes)
+    return Labels(grown(known, sorted(set(filter(None, map(_try_name, values))))), are_names=True)
 
 
 def _named(number_of: Mapping[str, int], value: Any) -> int:

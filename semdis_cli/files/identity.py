@@ -3,17 +3,20 @@
 Size and times of a file are a `Stamp`. One is noted of each image that is read, and held against that of a later run.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import compress
-from operator import eq
+from itertools import chain, islice
 from typing import Protocol, TypeGuard
 
-from semdis_cli.files.image_list import ImageList
+import numpy as np
+from numpy.typing import NDArray
+
+from semdis_cli.files.image_list import NO_TIME, Images
 from semdis_cli.records import WHOLE, SourceImage, Stamp
 
 _SECOND_NS = 10**9
+_FILES_AT_ONCE = 1 << 12
 _CLOCK_GRAIN_NS = 2 * _SECOND_NS  # of the coarsest file systems
 # Earlier ones are what archives give their files: 1970 (tars made to be equal), 1980 (zip), 1985 (npm).
 _FIRST_PLAUSIBLE_NS = 631_152_000 * _SECOND_NS  # 1990-01-01
@@ -83,11 +86,19 @@ class Witness:
     @classmethod
     def of(cls, images: Sequence[SourceImage], now_ns: int, seen_ns: int | None = None) -> "Witness":
         """Judge the times of `images`. The images of one tar are one file."""
-        times = [(image.mtime_ns, image.ctime_ns) for image in _files(images)]
-        ctimes = {ctime for _, ctime in times}
-        mtimes = Counter(mtime for mtime, _ in times)
-        shared = frozenset(mtime for mtime, number in mtimes.items() if number > 1 and mtime is not None)
-        return cls(shared, _are_kept(ctimes, len(times)), now_ns, seen_ns)
+        return cls.of_all([images], now_ns, seen_ns)
+
+    @classmethod
+    def of_all(cls, some: Iterable[Sequence[SourceImage]], now_ns: int, seen_ns: int | None = None) -> "Witness":
+        """Judge the times of all images in several sequences."""
+        mtimes, have_ctimes, num_files, first_ctime, differ = array("q"), False, 0, NO_TIME, False
+        for mtimes_ns, ctimes_ns in _times_of_files(some):
+            mtimes.frombytes(mtimes_ns.tobytes())
+            first_ctime = first_ctime if num_files else int(ctimes_ns[0])
+            num_files += len(ctimes_ns)
+            have_ctimes = have_ctimes or bool((ctimes_ns > 0).any())
+            differ = differ or bool((ctimes_ns != first_ctime).any())
+        return cls(_shared(mtimes), have_ctimes and (num_files < 2 or differ), now_ns, seen_ns)
 
     def is_unchanged(self, image: SourceImage, seen: Stamped | None) -> bool:
         """Tell whether the file is surely the one that was seen; if not, its content is to be compared."""
@@ -123,21 +134,40 @@ def vouches(image: Stamped) -> bool:
 
 def all_vouch(images: Sequence[SourceImage]) -> bool:
     """Tell whether ctimes alone tell of every image whether it was changed."""
-    mtimes, ctimes = ImageList.of(images).times()  # `vouches` in a few passes: there may be millions
-    if min(ctimes, default=0) <= 0:
-        return False
-    if not all(ctime_ns % _SECOND_NS for ctime_ns in compress(ctimes, map(eq, ctimes, mtimes))):
-        return False
-    return len(ctimes) < 2 or ctimes.count(ctimes[0]) < len(ctimes)
+    first, differ = None, False
+    for mtimes, ctimes in Images.of(images).times():  # `vouches`, of many at once: there may be millions
+        if ctimes.min() <= 0 or ((ctimes == mtimes) & (ctimes % _SECOND_NS == 0)).any():
+            return False
+        first = ctimes[0] if first is None else first
+        differ = differ or bool((ctimes != first).any())
+    return first is not None and (len(images) < 2 or differ)
 
 
-def _are_kept(ctimes: set[int | None], num_files: int) -> bool:
-    if not any(map(is_telling, ctimes)):
-        return False
-    return num_files < 2 or len(ctimes) > 1
+_Times = NDArray[np.int64]
 
 
-def _files(images: Iterable[SourceImage]) -> Iterable[SourceImage]:
+def _times_of_files(some: Iterable[Sequence[SourceImage]]) -> Iterator[tuple[_Times, _Times]]:
+    """Yield mtimes and ctimes of all files of images, some at a time."""
+    others = []
+    for images in some:
+        if isinstance(images, Images) and images.are_files:
+            yield from images.times()
+        else:
+            others.append(images)
+    files = iter(_files(chain.from_iterable(others)))
+    while found := list(islice(files, _FILES_AT_ONCE)):
+        yield from Images.of(found).times()
+
+
+def _shared(mtimes: "array[int]") -> frozenset[int]:
+    """Return the times that come more than once."""
+    times = np.asarray(mtimes)
+    times.sort()
+    shared = np.unique(times[1:][times[1:] == times[:-1]])
+    return frozenset(shared[shared != NO_TIME].tolist())
+
+
+def _files(images: Iterable[SourceImage]) -> Iterator[SourceImage]:
     """Yield the images, but of those that lie in one file, and of the views of one, the first."""
     met: set[object] = set()
     for image in images:

@@ -11,6 +11,7 @@ ITEMS_FILE = "items.table"
 SHARD_FOLDER = "shards"
 COLUMN_FOLDER = "columns"  # there if images have tensors beside their latents
 JOURNAL_FOLDER = "journal"  # there while a run is under way or was stopped
+PLAN_FILE = "plan"  # in that: made once for all runs that write the set
 
 SET_LISTS = (INDEX_FILE, ITEMS_FILE, SEEN_FILE, CHECKSUM_FILE, MANIFEST_FILE)  # in the order in which they appear
 SET_FILES = frozenset({*SET_LISTS, REPORT_FILE})

@@ -31,6 +31,7 @@ _PACKAGES = {
 SCHEMES = frozenset({*_PACKAGES, "ftp", "memory"})
 _TIMES = ("LastModified", "last_modified", "mtime", "updated", "modified", "Last-Modified", "created")
 _TAGS = ("ETag", "etag", "generation", "md5Hash", "Content-MD5", "content_md5", "blob_id", "VersionId", "version_id")
+_PAGE_FILES = 1000  # the most that S3 gives
 _TAG_BITS = 60  # as a time that is long past, so that it is never taken for one of just now
 _ERRNOS = {
     FileNotFoundError: errno.ENOENT,
@@ -89,6 +90,51 @@ def asking(text: str) -> Iterator[Any]:
         raise
     except Exception as error:
         raise _as_os_error(error) from error
+
+
+_Page = list[tuple[str, dict[str, Any]]]  # paths in the store, and what it says of them
+
+
+def pages_below(text: str, path: str) -> Iterator[_Page]:
+    """Yield the files below a path in the store of a URL, a page of the listing after the other. Raises `OSError`."""
+    with asking(text) as store:
+        is_paged = hasattr(store, "call_s3") and not store.version_aware
+    yield from _pages_of_s3(text, path) if is_paged else _one_page(text, path)
+
+
+def _pages_of_s3(text: str, path: str) -> Iterator[_Page]:
+    """As s3fs lists a folder, but that keeps some 2 kB of each object until it has all."""
+    with asking(text) as store:
+        bucket, key, _ = store.split_path(path)
+    asked = {"Bucket": bucket, "Prefix": key and f"{key.rstrip('/')}/", "MaxKeys": _PAGE_FILES}
+    while True:
+        try:
+            with asking(text) as store:
+                page = store.call_s3("list_objects_v2", **asked, **store.req_kw)
+        except FileNotFoundError:
+            return
+        named = ((f"{bucket}/{each['Key']}", each | {"size": each["Size"]}) for each in page.get("Contents", ()))
+        yield [(name, info) for name, info in named if _is_file_name(name)]
+        if not page.get("IsTruncated"):
+            return
+        asked["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def _one_page(text: str, path: str) -> Iterator[_Page]:
+    with asking(text) as store:
+        try:
+            found: dict[str, dict[str, Any]] = store.find(path, detail=True)
+        except FileNotFoundError:
+            return
+        store.invalidate_cache()  # it would keep all of them
+    for name in list(found):
+        info = found.pop(name)  # a million take more than a gigabyte
+        if info["type"] == "file" and _is_file_name(name):
+            yield [(name, info)]
+
+
+def _is_file_name(name: str) -> bool:
+    return not name.endswith("/")  # as folders do that consoles make
 
 
 def _as_os_error(error: BaseException) -> OSError:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from semdis_cli.errors import UsageError
-from semdis_cli.files.stores import SCHEMES, FarFile, asking, connect, far_file, without_secrets
+from semdis_cli.files.stores import SCHEMES, FarFile, asking, connect, far_file, pages_below, without_secrets
 from semdis_cli.files.stretch import Stretch
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
@@ -138,18 +138,14 @@ class Url(os.PathLike[str]):
     # ---- Listing ----
 
     def files(self) -> Iterator[FarFile]:
-        """Yield all files in it, however deep, in one listing; none if there is no such folder."""
+        """Yield all files in it, however deep, in one listing; none if there is no such folder.
+
+        Of S3 memory holds a page of it at a time, of other stores all of it.
+        """
         with asking(self.text) as store:
             store.invalidate_cache()
-            try:
-                found: dict[str, dict[str, Any]] = store.find(self.path, detail=True)
-            except FileNotFoundError:
-                found = {}
-            store.invalidate_cache()  # it would keep all of them
-        for name in list(found):
-            info = found.pop(name)  # a million take more than a gigabyte
-            if info["type"] == "file" and not name.endswith("/"):  # folders that consoles make end in a slash
-                yield far_file(info, name)
+        pages = pages_below(self.text, self.path)
+        yield from (far_file(info, name) for page in pages for name, info in page)
 
     def iterdir(self) -> Iterator["Url"]:
         """Yield what lies directly in it."""

@@ -1,6 +1,7 @@
 """Files -> pixels: which size each image gets, and the images themselves."""
 
 import time
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from copy import copy
@@ -15,6 +16,8 @@ from torch import Tensor
 from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.events import Failure, LeftOut, Planning, Tell, untold
 from semdis_cli.files.identity import settled
+from semdis_cli.files.image_list import Images
+from semdis_cli.files.planned_images import PlannedImages
 from semdis_cli.images.geometry import fixed_bucket, move_crop, plan_geometry, why_left_out
 from semdis_cli.images.images import read_image_size
 from semdis_cli.images.masks import MaskMaker, Weights
@@ -52,7 +55,7 @@ _MOST_EXPECTED_BYTES = 256 << 20  # of files that were fetched and not asked for
 class Chosen(NamedTuple):
     """Sources that are to be encoded, that cannot be used, and that filters leave out, each in their order."""
 
-    images: list[PlannedImage]
+    images: PlannedImages
     failures: list[Failure]
     left_out: list[LeftOut]
 
@@ -104,7 +107,7 @@ class Loader:
         loader.columns = columns
         return loader
 
-    def plan(self, sources: Sequence[SourceImage], tell: Tell = untold) -> tuple[list[PlannedImage], list[Failure]]:
+    def plan(self, sources: Sequence[SourceImage], tell: Tell = untold) -> tuple[PlannedImages, list[Failure]]:
         """Plan the bucket of every source, in order; headers are read only where the settings leave the size open.
 
         `tell` hears how many were read.
@@ -114,21 +117,24 @@ class Loader:
 
     def choose(self, sources: Sequence[SourceImage], filters: FilterSettings, tell: Tell = untold) -> Chosen:
         """Plan as `plan` does those sources that `filters`, which may have to know sizes too, do not leave out."""
+        sources = Images.of(sources)
         fixed = {view: fixed_bucket(self._geometries[view], self.multiple_px) for view in self.settings.views}
         buckets = {view: bucket for view, bucket in fixed.items() if bucket is not None}
         if len(buckets) == len(fixed) and not filters.need_sizes:
-            return Chosen([PlannedImage(source, buckets[source.view]) for source in sources], [], [])
-        chosen = Chosen([], [], [])
-        shared: dict[tuple[int, int], tuple[int, int]] = {}  # a million images have a few sizes
-        for found in self._headers(sources, tell, filters):
+            return Chosen(_of_fixed_size(sources, buckets), [], [])
+        failures, left_out = list[Failure](), list[LeftOut]()
+        places, codes, numbers = array("I"), array("I"), dict[tuple[int, int], int]()
+        for place, found in enumerate(self._headers(sources, tell, filters)):
             match found:
                 case PlannedImage():
-                    chosen.images.append(PlannedImage(found.source, shared.setdefault(found.bucket, found.bucket)))
+                    places.append(place)
+                    codes.append(numbers.setdefault(found.bucket, len(numbers)))
                 case Failure():
-                    chosen.failures.append(found)
+                    failures.append(found)
                 case LeftOut():
-                    chosen.left_out.append(found)
-        return chosen
+                    left_out.append(found)
+        images = sources if len(places) == len(sources) else sources.pick(places)
+        return Chosen(PlannedImages(images, list(numbers), codes), failures, left_out)
 
     def _headers(
         self, sources: Sequence[SourceImage], tell: Tell, filters: FilterSettings
@@ -306,6 +312,15 @@ class Loader:
         except (UnreadableImageError, MemoryError, OSError) as error:
             return _failure_of(source, error)
         return PlannedImage(source, geometry.bucket)
+
+
+def _of_fixed_size(images: Images, buckets: Mapping[View, tuple[int, int]]) -> PlannedImages:
+    """Plan images of which each view has a bucket of its own, whatever size they are."""
+    sizes = sorted({*buckets.values()})
+    if len(sizes) == 1:
+        return PlannedImages(images, sizes)
+    codes = {view: sizes.index(bucket) for view, bucket in buckets.items()}
+    return PlannedImages(images, sizes, array("I", (codes[image.view] for image in images)))
 
 
 def _failure_of(source: SourceImage, error: UnreadableImageError | MemoryError | OSError) -> Failure:

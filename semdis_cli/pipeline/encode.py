@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from semdis_cli.errors import UsageError
-from semdis_cli.events import Event, RunFinished, RunStarted, Tell, untold
+from semdis_cli.events import Event, Planning, RunFinished, RunStarted, Tell, untold
 from semdis_cli.images.formats.jpeg.decoder import jpeg_decoder
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.encode_plan import EncodePlan, encode_provenance, plan_encode, sampled_as
 from semdis_cli.pipeline.engine import EncodeWork, encode_engine
+from semdis_cli.pipeline.filed import FiledPlan
 from semdis_cli.pipeline.limits import within_limit
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.pipeline.shard_encoder import MOST_WRITERS
@@ -30,7 +31,7 @@ _STAGE_WRITERS = 1  # the stage of a set in a store holds few shards at a time
 
 
 def encode(
-    found: FoundImages,
+    found: FoundImages | FiledPlan,
     loader: Loader,
     tokenizer: Tokenizer,
     settings: EncodeSettings,
@@ -39,6 +40,7 @@ def encode(
 ) -> Iterator[Event]:
     """Encode the images of `found` into `output`, continuing an earlier run; of a finished set only what has changed.
 
+    Those of a plan that was made before are encoded as they were planned.
     A bad image is a `Failure` event and a row of the index. `tell` hears of the planning, before there are events.
     Raises what `LatentSetWriter`, `plan_encode` and `within_limit` raise.
     """
@@ -47,7 +49,7 @@ def encode(
 
 
 def _encode(
-    found: FoundImages,
+    found: FoundImages | FiledPlan,
     loader: Loader,
     tokenizer: Tokenizer,
     settings: EncodeSettings,
@@ -59,10 +61,13 @@ def _encode(
     settings = replace(settings, latents=sampled_as(settings.latents, recorded_settings(root)))
     provenance = encode_provenance(tokenizer, loader.settings, settings.latents)
     with _open_writer(root, far, provenance, settings) as latents:
-        plan = _take_up_plan(found, loader, tokenizer, settings, latents, tell)
+        plan = take_up_plan(found, loader, tokenizer, settings, latents, tell)
+        latents.check_space()
         done = latents.num_done, plan.megapixels(latents.remaining), latents.num_failed_before
         writers = _STAGE_WRITERS if far else MOST_WRITERS
         work = EncodeWork(loader.with_columns(plan.columns), tokenizer, settings.latents, latents, writers)
+        if len(settings.processes.places) > 1:
+            tell(Planning("starting processes"))
         with encode_engine(work, settings.num_workers, settings.processes) as engine:
             note = "; ".join(filter(None, (latents.note(), plan.columns.note, loader.note, engine.note)))
             yield RunStarted(latents.num_inputs, *done, note)
@@ -134,19 +139,27 @@ def _share_report(share: ShareOutcome) -> dict[str, Any]:
     }
 
 
-def _take_up_plan(
-    found: FoundImages,
+def take_up_plan(
+    found: FoundImages | FiledPlan,
     loader: Loader,
     tokenizer: Tokenizer,
     settings: EncodeSettings,
     latents: LatentSetWriter | SetShareWriter,
     tell: Tell,
 ) -> EncodePlan:
-    """Plan what there is to do, again if an earlier run had published shards under another plan."""
+    """Plan what there is to do, again if an earlier run had published shards under another plan.
+
+    A plan that was made before is taken, and not made again. Raises what `plan_encode` and `FiledPlan.take` raise.
+    """
+    hashes = partial(loader.hashes, tell=tell)
+    if isinstance(found, FiledPlan):
+        plan = found.take(latents.base, latents.provenance)
+        if not latents.begin(plan.contents, hashes):
+            raise found.refuse_other()
+        return plan
     while True:
         plan = plan_encode(found, loader, tokenizer, settings, latents.base, latents.provenance, tell)
-        if latents.begin(plan.contents, partial(loader.hashes, tell=tell)):
-            latents.check_space()
+        if latents.begin(plan.contents, hashes):
             return plan
 
 

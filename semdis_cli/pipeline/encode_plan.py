@@ -1,9 +1,10 @@
 """The plan of an encode: its settings, which image goes into which shard, and how large it all gets."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from heapq import merge
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from semdis_cli.columns.find import find_columns
 from semdis_cli.columns.maker import NO_COLUMNS_MADE, Columns
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure, Planning, Tell, untold
+from semdis_cli.files.planned_images import PlannedImages
 from semdis_cli.images.adm import ADM_NAME
 from semdis_cli.images.loader import Loader
 from semdis_cli.images.resize import resize_name
@@ -46,12 +48,12 @@ class EncodePlan:
         return self.provenance.layout
 
     @property
-    def shards(self) -> tuple[PlannedShard, ...]:
+    def shards(self) -> Sequence[PlannedShard]:
         """The shards to be written."""
         return self.contents.shards
 
     @property
-    def failures(self) -> tuple[Failure, ...]:
+    def failures(self) -> Sequence[Failure]:
         """Inputs that are known to be unusable, sorted by key."""
         return self.contents.failures
 
@@ -132,7 +134,7 @@ def plan_encode(
         changes, planned, alone = drop_twins(changes, planned, hashes)
         columns = columns_for(files_of([*changes.to_encode, *alone])) if alone else columns
         more = loader.choose(alone, filters, tell)
-        planned = sorted([*planned, *more.images], key=lambda image: image.source.key)
+        planned = PlannedImages.of(merge(planned, more.images, key=lambda image: image.source.key))
         unreadable, left_out = unreadable + more.failures, left_out + more.left_out
     failures = sorted((*failed, *unreadable), key=lambda failure: failure.key)
     left_out = sorted((*changes.left_out, *left_out), key=lambda one: one.key)

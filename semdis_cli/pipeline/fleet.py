@@ -9,6 +9,7 @@ import gc
 import os
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
@@ -38,7 +39,7 @@ T = TypeVar("T", bound=Named)  # a task
 S = TypeVar("S")  # a task as it is sent
 R = TypeVar("R", bound=Named)  # what came of it
 _MOST_TRIES = 2  # of a task whose process dies
-_FAILED = 1  # exit code of a process that raised what nobody expected
+_TELLING_S = 0.1  # between two messages on how it goes
 _REMEDY = "what is done is kept: run the same command again, with fewer processes or --workers"
 
 
@@ -94,6 +95,16 @@ class _Recorded(NamedTuple):
     result: Any
 
 
+class _Told(NamedTuple):
+    """News of a process, several at a time: there are many, and each message takes its time."""
+
+    events: list[Event]
+
+
+class _Broken(NamedTuple):
+    """A mistake of ours ends a process; its traceback follows on stderr."""
+
+
 class _Failed(NamedTuple):
     """A process cannot go on."""
 
@@ -117,6 +128,7 @@ class _Child(Generic[T, S, R]):
     known: set[int] = field(default_factory=set)
     has_asked: bool = False
     has_ended: bool = False
+    is_broken: bool = False
 
     @classmethod
     def start(cls, job: Job[S, R]) -> Self:
@@ -135,9 +147,13 @@ class _Child(Generic[T, S, R]):
     def receive(self) -> Any:
         """Return what it has to say; None if it is gone."""
         try:
-            return self.connection.recv()
+            message = self.connection.recv()
         except (EOFError, OSError):  # also in the middle of a message
             return None
+        if not isinstance(message, _Broken):
+            return message
+        self.is_broken = True
+        return self.receive()
 
     def close(self) -> int:
         """Wait for its end; return its exit code, less than 0 for a signal."""
@@ -237,8 +253,8 @@ class Fleet(Generic[T, S, R]):
                 self._sum_up(outcome)
             case None:
                 yield from self._lose(child)
-            case event if self._is_new(event):
-                yield event
+            case _Told(events):
+                yield from filter(self._is_new, events)
 
     def _sum_up(self, outcome: Outcome) -> None:
         self._halved |= {size: min(number, self._halved.get(size, number)) for size, number in outcome.halved.items()}
@@ -272,7 +288,7 @@ class Fleet(Generic[T, S, R]):
         code = child.close()
         if child.has_ended:
             return
-        if code == _FAILED or not child.has_asked:
+        if child.is_broken or not child.has_asked:
             raise _without_a_task(child, code)
         names = tuple(child.under_way)
         self._num_died += 1
@@ -310,7 +326,7 @@ def _forget(_: object) -> None:
 
 def _without_a_task(child: _Child[Any, Any, Any], code: int) -> RuntimeError | KilledProcessError:
     """Return the error of a process that ended for no reason of a task: a mistake of ours, or it was killed."""
-    if code == _FAILED:
+    if child.is_broken:
         return RuntimeError(f"{child.describe()} failed; its traceback is above")
     return KilledProcessError(f"{child.describe()} was killed ({_name_of(code)}) before it had begun; {_REMEDY}")
 
@@ -331,6 +347,8 @@ class _Outgoing:
     def __init__(self, connection: Connection) -> None:
         self._connection, self._lock = connection, Lock()
         self._has_begun = False
+        self._events: list[Event] = []
+        self._told_at = time.monotonic()
 
     def begin(self, note: str) -> None:
         """Say that all is there for the first task."""
@@ -344,9 +362,22 @@ class _Outgoing:
         ask(signal.SIGTERM)
 
     def send(self, message: object) -> None:
-        """Say something."""
+        """Say something, and first what is to be told still."""
         with self._lock:
+            self._tell_all()
             self._connection.send(message)
+
+    def tell(self, event: Event) -> None:
+        """Have an event told soon: with the next message, or the first event after a while."""
+        with self._lock:
+            self._events.append(event)
+            if time.monotonic() - self._told_at > _TELLING_S:
+                self._tell_all()
+
+    def _tell_all(self) -> None:
+        if self._events:
+            self._connection.send(_Told(self._events))
+        self._events, self._told_at = [], time.monotonic()
 
     def record(self, result: object) -> None:
         """Say what came of a task."""
@@ -374,9 +405,12 @@ def _work(connection: Connection, job: Job[Any, Any]) -> None:
             gc.freeze()  # what is loaded stays, and is large
             outgoing.begin(worker.note)
             with closing(worker.run(outgoing.tasks(), outgoing.record)) as events:
-                deque(map(outgoing.send, events), maxlen=0)
+                deque(map(outgoing.tell, events), maxlen=0)
             outgoing.send(_Ended(worker.outcome()))
     except SemdisError as error:
         outgoing.send(_Failed(error))
     except (StoppedError, BrokenPipeError, EOFError):  # nobody listens any more
         pass
+    except Exception:
+        outgoing.send(_Broken())
+        raise

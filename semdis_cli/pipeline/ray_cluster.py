@@ -17,6 +17,7 @@ _ANSWER_S = 20.0  # in which a cluster answers; Ray itself waits for minutes, an
 _CONNECT_S = 5.0
 _LOOK_AGAIN_S = 2.0
 _GONE_S = 20.0  # without an answer, and it is gone: after 60 s Ray would end this process
+_REMEDY = "what is done is kept: run the same command again"
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
@@ -41,8 +42,7 @@ class Cluster:
         if _why_silent(self.address) is None:
             self._answered = time.monotonic()
         elif now - self._answered > _GONE_S:
-            what = "the Ray cluster does not answer any more; what is done is kept: run the same command again"
-            raise KilledProcessError(what, place=self.address)
+            raise KilledProcessError(f"the Ray cluster does not answer any more; {_REMEDY}", place=self.address)
 
 
 def check_address(address: str | None) -> None:
@@ -63,7 +63,10 @@ def join_cluster(settings: ProcessSettings) -> Cluster:
     _hush()
     import ray
 
-    _begin(settings.address or "auto")
+    address = settings.address or "auto"
+    if address != "auto" and (reason := _why_silent(address)) is not None:  # it was there before
+        raise KilledProcessError(f"the Ray cluster does not answer any more ({reason}); {_REMEDY}", place=address)
+    _begin(address)
     return Cluster(ray.get_runtime_context().gcs_address)
 
 

@@ -44,6 +44,11 @@ class FoundImages:
     stdin: Spool | None = None
     origins: tuple[Origin, ...] = ()
 
+    @property
+    def num_images(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
     def all_keys(self) -> Iterator[str]:
         """Yield the keys of the images."""
         images = self.images
@@ -96,9 +101,7 @@ def find_images(  # noqa: PLR0913 (each of them is a part of what is listed)
     whole. A listed file that does not exist, and whatever is not a regular file or may not be looked at, is one too.
     `tell` hears of the listing as it goes.
     """
-    _refuse_missing(
-        [*(source for source in sources if source != STDIN or stdin is None), *(path for _, path in packed)]
-    )
+    refuse_missing([*(source for source in sources if source != STDIN or stdin is None), *(path for _, path in packed)])
     given = [stdin if stdin is not None and source == STDIN else source_at(source) for source in sources]
     scan = _Scan(rules, exclude, tell, has_containers=not packed)
     for source, prefix, others in _named(given):
@@ -188,7 +191,7 @@ def _broken(listing: Listing) -> tuple[Failure, Location] | None:
     return Failure(key, listing.found.damage), path
 
 
-def _refuse_missing(sources: Sequence[Location]) -> None:
+def refuse_missing(sources: Sequence[Location]) -> None:
     """Raise `UsageError` for sources that do not exist, all of them at once, if they are not too many for a line."""
     missing = []
     for source in sources:

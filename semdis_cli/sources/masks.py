@@ -16,7 +16,7 @@ import numpy as np
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Tell, untold
 from semdis_cli.files.identity import Witness, settled, vouches
-from semdis_cli.files.image_list import ImageList
+from semdis_cli.files.image_list import ImageList, Images
 from semdis_cli.option import OptionError
 from semdis_cli.records import SourceImage, Stamp
 from semdis_cli.sources.files import ON_DISK
@@ -31,12 +31,12 @@ _NUMBER_BITS = 60  # less than any time of today in nanoseconds, so that it coun
 class _Names:
     """Paths of `files` in their folder, with and without the suffix, by their hashes: there may be millions."""
 
-    files: ImageList
+    files: Images
     hashes: "array[int]"
     numbers: "array[int]"
 
     @classmethod
-    def of(cls, files: ImageList) -> Self:
+    def of(cls, files: Images) -> Self:
         """Return the names of `files`."""
         hashes, numbers = array("q"), array("q")
         for number, (key, *_) in enumerate(files.facts()):
@@ -163,11 +163,11 @@ def find_masks(folder: Path, found: FoundImages, tell: Tell = untold) -> MaskFil
     return MaskFiles(names, has_ctimes, have_ctimes, note if num_without else "")
 
 
-def _list(folder: Path, tell: Tell) -> ImageList:
+def _list(folder: Path, tell: Tell) -> Images:
     """List the pictures in a folder, with those that cannot be looked at: whoever reads them says why."""
     found = find_images([folder], rules=InputRules(all_files=True), tell=tell)
     unusable = [SourceImage(one.key, ON_DISK, os.fspath(folder / one.key), 0) for one in found.failures]
-    return ImageList([*found.images, *unusable]).sorted() if unusable else ImageList.of(found.images)
+    return ImageList([*found.images, *unusable]).sorted() if unusable else Images.of(found.images)
 
 
 def _check_apart(folder: Path, found: FoundImages) -> None:

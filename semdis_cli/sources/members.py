@@ -4,7 +4,7 @@ As WebDataset has it, all members that share the path up to the first dot of the
 """
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -98,6 +98,18 @@ class Samples:
     _by_place: Sequence[np.ndarray] = ()
     _by_sample: Sequence[np.ndarray] = ()
     _suffixes: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, beside: Mapping[int, Sequence[Beside]]) -> "Samples":
+        """Return those of images of which, by their places, it is known what lies beside them."""
+        samples = cls()
+        samples.begin()
+        for number, (place, members) in enumerate(beside.items()):
+            samples._add(samples._images, place, number, samples._number(""))
+            for each in members:
+                samples._add(samples._others, number, each.place, each.num_bytes, samples._number(each.name))
+        samples.finish()
+        return samples
 
     def begin(self) -> None:
         """Forget all, and begin anew."""

@@ -9,8 +9,8 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from heapq import heapify, heappop, heappush
-from itertools import islice
+from heapq import heapify, heappop, heappush, merge
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -185,11 +185,18 @@ def _would_clash(listings: Sequence[Listing], at: int, prefix: str, chosen: Mapp
     """Tell whether another source with that prefix has an image of the same name that is another file."""
     listing = listings[at]
     rivals = [listings[other] for other, taken in chosen.items() if taken == prefix]
-    if not rivals:
-        return False
-    mine = {image.key[len(listing.prefix) :]: image for image in listing.found.images}
-    theirs = ((image.key[len(rival.prefix) :], image) for rival in rivals for image in rival.found.images)
-    return any(name in mine and not is_same_file(mine[name], image) for name, image in theirs)
+    pairs = (pair for rival in rivals for pair in _of_one_name(listing, rival))
+    return any(not is_same_file(mine, other) for mine, other in pairs)
+
+
+def _of_one_name(one: Listing, other: Listing) -> Iterator[tuple[SourceImage, SourceImage]]:
+    """Yield the images of two sources that have the same path in both."""
+    images, others = one.found.images.sorted(), other.found.images.sorted()
+    names = ((key[len(one.prefix) :], 0, place) for place, (key, *_) in enumerate(images.facts()))
+    other_names = ((key[len(other.prefix) :], 1, place) for place, (key, *_) in enumerate(others.facts()))
+    for (name, at, place), (next_name, next_at, next_place) in pairwise(merge(names, other_names)):
+        if name == next_name and at < next_at:
+            yield images[place], others[next_place]
 
 
 def _avoid_others(listing: Listing, by_prefix: dict[str, list[Listing]]) -> None:
@@ -198,7 +205,7 @@ def _avoid_others(listing: Listing, by_prefix: dict[str, list[Listing]]) -> None
     for prefix in (listing.prefix, *longer):
         heads = [prefix[:end] for end in range(len(prefix) + 1) if end == 0 or prefix[end - 1] == "/"]
         near = [other for head in heads for other in by_prefix.get(head, ()) if other is not listing]
-        if not any(image.key.startswith(prefix) for other in near for image in other.found.images):
+        if not any(key.startswith(prefix) for other in near for key, *_ in other.found.images.facts()):
             by_prefix[listing.prefix].remove(listing)
             listing.rename(prefix)
             by_prefix.setdefault(prefix, []).append(listing)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from semdis_cli.events import Failure
-from semdis_cli.files.image_list import ImageList
+from semdis_cli.files.image_list import ImageList, Images
 from semdis_cli.records import WHOLE, SourceImage, View
 
 
@@ -21,6 +21,6 @@ def in_views(
 
 def files_of(images: Sequence[SourceImage]) -> Sequence[SourceImage]:
     """Return what `in_views` made these images of, each file once."""
-    if all(image.view == WHOLE for image in images):
+    if (isinstance(images, Images) and images.are_whole) or all(image.view == WHOLE for image in images):
         return images
     return [*{image.file: image.whole for image in images}.values()]

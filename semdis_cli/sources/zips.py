@@ -44,7 +44,7 @@ class Zip:
 
     def images(self, prefix: str, search: Search) -> Finds:
         """List the images in it; their keys are `prefix` and the names of the members."""
-        listing = _Listing(_ZipReader(self.path), prefix, search.rules)
+        listing = _Listing(ZipReader(self.path), prefix, search.rules)
         listing.reader.samples.begin()
         try:
             stamp = regular_stamp(self.path)
@@ -60,7 +60,7 @@ class Zip:
 
 
 @dataclass(eq=False)
-class _ZipReader:
+class ZipReader:
     """Reader of the images in a zip. The place of an image is that of its entry in the zip's directory.
 
     `shift`: what is to be added to the places in there. `samples`: what lies beside the images. `labels_place`: that of
@@ -81,11 +81,11 @@ class _ZipReader:
         """Tell whether it lies in a store."""
         return isinstance(self.path, Url)
 
-    def __reduce__(self) -> tuple[type["_ZipReader"], tuple[object, ...]]:
+    def __reduce__(self) -> tuple[type["ZipReader"], tuple[object, ...]]:
         """Return how another process makes its own."""
-        return _ZipReader, (self.path, self.shift, Samples(), None, self.mtime_ns)
+        return ZipReader, (self.path, self.shift, Samples(), None, self.mtime_ns)
 
-    def for_process(self) -> "_ZipReader":
+    def for_process(self) -> "ZipReader":
         """Return what another process reads the images with."""
         return self
 
@@ -203,7 +203,7 @@ def parse_labels(data: bytes) -> Mapping[str, object]:
 class _Listing:
     """Members of a zip so far."""
 
-    reader: _ZipReader
+    reader: ZipReader
     prefix: str
     rules: InputRules
     finds: Finds = field(default_factory=Finds)

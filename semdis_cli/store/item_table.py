@@ -14,7 +14,6 @@ set: where it is missing, damaged or of another manifest, all that it says is fo
 
 import hashlib
 import os
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semdis_cli.errors import StoreError
+from semdis_cli.files.growing import GrowingArray
 from semdis_cli.files.set_names import ITEMS_FILE
 from semdis_cli.files.url import Location, Url
 from semdis_cli.store.manifest import Manifest
@@ -67,12 +67,18 @@ class ItemTable:
 
     def to_chunks(self, manifest_sha256: str) -> Iterator[bytes]:
         """Give the bytes of the file. Equal tables give equal bytes."""
-        columns = (b"".join(self.headers), self.offsets.astype("<u8").tobytes(), self.shards.astype("<u4").tobytes())
         body = hashlib.sha256()
-        for column in columns:
-            body.update(column)
+        for chunk in self._chunks():
+            body.update(chunk)
         yield _head(len(self), len(self.headers), manifest_sha256) + body.digest()
-        yield from columns
+        yield from self._chunks()
+
+    def _chunks(self) -> Iterator[bytes]:
+        """Give all that follows the head; memory holds a piece of a column at a time."""
+        yield b"".join(self.headers)
+        for column, dtype in ((self.offsets, "<u8"), (self.shards, "<u4")):
+            for start in range(0, len(self), _CHUNK_VALUES):
+                yield column[start : start + _CHUNK_VALUES].astype(dtype).tobytes()
 
 
 def read_items(folder: Location, manifest: Manifest, manifest_sha256: str) -> ItemTable | None:
@@ -147,7 +153,7 @@ class ItemColumns:
     """Columns of a table while its rows are found: shards go by their names, of which the manifest has the numbers."""
 
     def __init__(self) -> None:
-        self._offsets, self._shards = array("Q"), array("L")
+        self._offsets, self._shards = GrowingArray("Q"), GrowingArray("I")
         self._numbers: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -174,5 +180,5 @@ class ItemColumns:
         """Return the table. Raises `KeyError` for a shard that the manifest does not have."""
         places = {shard.name: number for number, shard in enumerate(manifest.shards)}
         numbers = np.array([places[name] for name in self._numbers], dtype=np.uint32)
-        offsets, found = np.array(self._offsets, dtype=np.uint64), np.array(self._shards, dtype=np.uint32)
-        return ItemTable(offsets, numbers.take(found), headers)
+        offsets, found = self._offsets.values().astype(np.uint64, copy=False), self._shards.values()
+        return ItemTable(offsets, numbers.take(found.astype(np.uint32, copy=False)), headers)

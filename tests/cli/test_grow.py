@@ -209,15 +209,15 @@ def test_other_settings_are_refused_by_a_dry_run_too(encode: Run) -> None:
 def test_a_set_that_grows_is_compiled_for_if_it_was_before(
     run: Run, photos: Path, tiny: Path, kernels: str, choice: str
 ) -> None:
-    from semdis_cli.cli.encode import _as_recorded
+    from semdis_cli.cli.setup import as_recorded
 
     auto, off = TokenizerSettings(), TokenizerSettings(compile="off")
-    assert _as_recorded(auto, Path("latents")) == auto
+    assert as_recorded(auto, Path("latents")) == auto
     assert run("encode", photos, "--model", tiny, "-q").code == 0
     manifest = Path("latents/manifest.json")
     fields = json.loads(manifest.read_bytes())
     fields["provenance"]["compute"]["kernels"] = kernels
     manifest.write_text(json.dumps(fields))
-    assert _as_recorded(auto, Path("latents")).compile == choice
-    assert _as_recorded(off, Path("latents")) == off
-    assert _as_recorded(auto, None) == auto
+    assert as_recorded(auto, Path("latents")).compile == choice
+    assert as_recorded(off, Path("latents")) == off
+    assert as_recorded(auto, None) == auto

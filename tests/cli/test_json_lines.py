@@ -94,6 +94,7 @@ def test_reports_of_encode_decode_and_roundtrip_are_as_documented(run: Run, tiny
         )
         == []
     )
+    assert problems(run("plan", photos, "--model", tiny, "--json", "-q", "-o", "c").stdout, "plan") == []
     assert problems(run("decode", "--json", "-q").stdout, *WITH_MODEL, "decode") == []
     done = run("roundtrip", photos, "--model", tiny, "--json", "-q")
     assert problems(done.stdout, *WITH_MODEL, "roundtrip") == []
@@ -107,6 +108,7 @@ def test_reports_with_filters_are_as_documented(run: Run, tiny: Path, photos: Pa
     (photos / "bad.png").unlink()
     filtered = ("encode", photos, "--model", tiny, "--json", "-q", "--threads", "1", "--size", "48", "--dedupe")
     assert problems(run(*filtered, "--max-aspect", "1.03", "--dry-run").stdout, "encode --dry-run") == []
+    assert problems(run("plan", *filtered[1:], "--max-aspect", "1.03").stdout, "plan") == []
     assert problems(run(*filtered, "--max-aspect", "1.03").stdout, *WITH_MODEL, "encode") == []
     assert problems(run("inspect", "--json").stdout, "inspect") == []
     assert problems(run("verify", "--json", "-q").stdout, "verify") == []

@@ -174,3 +174,15 @@ def test_verify_and_inspect_know_an_unfinished_set_by_its_parts(encode: Run, run
     assert "unfinished" in found.stderr
     assert "damaged" not in found.stderr
     assert (tmp_path / "latents/journal/1-of-2.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_parts_of_a_plan_by_several_processes_each_make_the_set_that_one_run_makes(
+    encode: Run, run: Run, photos: Path, whole: Path, tiny: Path, tmp_path: Path
+) -> None:
+    planned = run("plan", photos, "-o", "latents", "--model", tiny, "--threads", "1", "--shard-images", "3")
+    assert planned.code in {0, 3}, planned.stderr
+    assert encode("--part", "1/2", "--processes", "2", "--device", "cpu").code == 0
+    assert encode("--part", "0/2", "--processes", "3", "--device", "cpu", "--json").code == 3
+    assert lasting(tmp_path / "latents") == lasting(whole)
+    assert json.loads((tmp_path / "latents/report.json").read_bytes())["processes"] == 3

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semdis_cli.errors import KilledProcessError, UsageError
+from semdis_cli.errors import CheckpointError, KilledProcessError, UsageError
 from semdis_cli.events import (
     BatchDone,
     ColumnTrouble,
@@ -257,6 +257,34 @@ def test_a_process_with_another_model_is_refused(tokenizer: Tokenizer) -> None:
         replace(copy, identity=identity).load()
     with pytest.raises(UsageError, match=r"dtype float32, not bfloat16"):
         replace(copy, compute={**copy.compute, "dtype": "bfloat16"}).load()
+
+
+def test_a_process_that_cannot_load_the_model_ends_the_run_before_work(
+    photos: Path, tiny: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny, tmp_path / "model")
+    tokenizer = Tokenizer.load(str(tmp_path / "model"), TokenizerSettings(device="cpu"))
+    (tmp_path / "model/model.safetensors").unlink()  # this process has it mapped
+    (tmp_path / "model/model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: not a whole safetensors file"):
+        next(run(photos, tokenizer, tmp_path / "latents", replace(SETTINGS, processes=TWO)))
+    assert not multiprocessing.active_children()
+
+
+def test_a_process_that_is_killed_before_it_has_begun_ends_the_run(
+    photos: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = fleet._Child.start
+
+    def starting(job: EncodeJob) -> Any:
+        child: Any = start(job)
+        child.process.kill()
+        return child
+
+    monkeypatch.setattr(fleet._Child, "start", starting)
+    with pytest.raises(KilledProcessError, match=r"process \d+ on cpu was killed \(SIGKILL\) before it had begun"):
+        next(run(photos, tokenizer, tmp_path / "latents", replace(SETTINGS, processes=TWO)))
+    assert not multiprocessing.active_children()
 
 
 def test_what_came_on_stdin_is_refused(photos: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ class SmallPlan:
         return self.provenance.layout
 
     @property
-    def shards(self) -> tuple[PlannedShard, ...]:
+    def shards(self) -> Sequence[PlannedShard]:
         """Those of a new set."""
         return self.on(NO_BASE).shards
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from semdis_cli.errors import MissingExtraError, UsageError
-from semdis_cli.files.stores import without_secrets
+from semdis_cli.files import stores
+from semdis_cli.files.stores import pages_below, without_secrets
 from semdis_cli.files.url import Location, Url, parse_location
 from semdis_cli.images import loader
 from semdis_cli.records import ColumnSource, LoadedImage
@@ -74,6 +75,19 @@ def test_every_object_is_found_under_its_path_and_read_as_itself(s3: S3Server) -
     with images[0].reader.open(images[0]) as file:  # piecewise, as headers are read
         assert [file.read(8), file.seek(-4, io.SEEK_END), file.read()] == [png(0)[:8], len(png(0)) - 4, png(0)[-4:]]
     assert keys("s3://odd/photos") == sorted(ODD_NAMES)
+
+
+def test_a_folder_of_many_pages_is_found_whole_and_a_page_is_held_at_a_time(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "_PAGE_FILES", 3)
+    names = [f"{number:04d}.png" for number in range(7)]
+    for name in names:
+        s3.put(f"pages/photos/{name}", b"")
+    pages = list(pages_below("s3://pages/photos", "pages/photos"))
+    assert [len(page) for page in pages] == [3, 3, 1]
+    assert keys("s3://pages/photos/") == names
+    assert keys("s3://pages/") == [f"photos/{name}" for name in names]
 
 
 def test_a_folder_of_a_name_with_brackets_is_no_pattern(s3: S3Server) -> None:

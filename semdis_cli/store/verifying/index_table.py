@@ -1,4 +1,4 @@
-"""An index by shards, read once in one stream and kept small: 24 bytes a row, for millions of them."""
+"""An index by shards, read once in one stream and kept small: 21 bytes a row, for millions of them."""
 
 import hashlib
 from array import array
@@ -33,7 +33,7 @@ class ShardRows:
     """
 
     find: Callable[[int], IndexRow]
-    numbers: "array[int]" = field(default_factory=lambda: array("Q"))
+    numbers: "array[int]" = field(default_factory=lambda: array("I"))
     digests: "array[int]" = field(default_factory=lambda: array("Q"))
     offsets: "array[int]" = field(default_factory=lambda: array("Q"))
     served: bytearray = field(default_factory=bytearray)  # 1 for `ok`, 0 for `removed`

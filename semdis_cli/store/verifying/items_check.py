@@ -14,6 +14,8 @@ from semdis_cli.store.verifying.index_table import IndexTable
 
 REMEDY = "delete it: sets open without it, but slowly, and the same semdis encode again writes it anew"
 
+_ITEMS_AT_ONCE = 1 << 20
+
 
 def check_items(latents: LatentSet, index: IndexTable) -> Generator[Problem, None, ItemTable | None]:
     """Hold the table of a set against its index; returns it if nothing is wrong with it.
@@ -37,7 +39,16 @@ def check_items(latents: LatentSet, index: IndexTable) -> Generator[Problem, Non
 
 def _agree(table: ItemTable, manifest: Manifest, index: IndexTable) -> bool:
     """Tell whether table and index put the same lines into the same shards."""
-    by_shard = table.offsets[np.argsort(table.shards, kind="stable")]
     said = [index.rows_of(shard.name).served_offsets() for shard in manifest.shards]
-    sizes = np.bincount(table.shards, minlength=len(said)).tolist()
-    return sizes == list(map(len, said)) and np.array_equal(by_shard, np.concatenate([by_shard[:0], *said]))
+    num_compared = [0] * len(said)
+    for start in range(0, len(table), _ITEMS_AT_ONCE):
+        shards = table.shards[start : start + _ITEMS_AT_ONCE]
+        order = np.argsort(shards, kind="stable")
+        numbers, firsts = np.unique(shards[order], return_index=True)
+        by_shard = np.split(table.offsets[start : start + _ITEMS_AT_ONCE][order], firsts[1:])
+        for number, offsets in zip(numbers.tolist(), by_shard, strict=True):
+            first = num_compared[number]
+            num_compared[number] += len(offsets)
+            if not np.array_equal(offsets, said[number][first : num_compared[number]]):
+                return False
+    return num_compared == list(map(len, said))

@@ -1,6 +1,7 @@
 """Changes that make a finished set hold the inputs of this run: a comparison by key, size and content."""
 
 import time
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,7 @@ from typing import NamedTuple
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure, LeftOut
 from semdis_cli.files.identity import Witness, all_vouch, settled
-from semdis_cli.files.image_list import NO_TIME, ImageList
+from semdis_cli.files.image_list import NO_TIME, ImageList, Images
 from semdis_cli.files.set_names import INDEX_FILE, MANIFEST_FILE
 from semdis_cli.records import SourceImage
 from semdis_cli.stops import look
@@ -75,8 +76,8 @@ class Changes:
     `kept`, where twins are dropped, as far as no filter leaves them out by their size.
     """
 
-    to_encode: tuple[SourceImage, ...]
-    kept: ImageList = field(default_factory=ImageList)
+    to_encode: Images = field(default_factory=ImageList)
+    kept: Images = field(default_factory=ImageList)
     returned: frozenset[str] = frozenset()
     removed: frozenset[str] = frozenset()
     forgotten: frozenset[str] = frozenset()
@@ -109,25 +110,37 @@ def find_changes(
     says when), the content of then. `choice`: the filters of this run, which may leave out what the set has, and take
     what it has not. Raises `UsageError` if the set and the inputs have nothing in common.
     """
+    images = Images.of(images)
     if base.manifest is None:
-        return Changes(to_encode=tuple(images))
+        return Changes(to_encode=images)
     num_inputs = base.manifest.num_ok + base.manifest.num_failed
-    images = ImageList.of(images)
     is_plain = choice.is_all and not base.manifest.num_left_out and not failures
-    if len(images) == num_inputs and is_plain and NO_TIME not in images.times()[0]:
+    if len(images) == num_inputs and is_plain and all(NO_TIME not in mtimes for mtimes, _ in images.times()):
         num_failed = base.manifest.num_failed
-        unchanged = Changes(to_encode=(), kept=images, num_failed=num_failed, is_on_record=True)
+        unchanged = Changes(kept=images, num_failed=num_failed, is_on_record=True)
         is_same = is_just_this(base.folder, base.manifest.index.sha256, images)
         if is_same and (all_vouch(images) or all(map(_witness(base, images).is_unchanged, images, unchanged.seen()))):
             return unchanged
-    comparison = _Comparison(base, choice, frozenset(failure.key for failure in failures), _witness(base, images))
-    comparison.run(images)
+    failed = frozenset(failure.key for failure in failures)
+    comparison = _Comparison(base, images, choice, failed, _witness(base, images))
+    comparison.run()
     comparison.settle(hashes)
     return replace(comparison.result(), lacks_times=not has_seen(base.folder, base.manifest.index.sha256))
 
 
 def _witness(base: Base, images: Sequence[SourceImage]) -> Witness:
     return Witness.of(images, time.time_ns(), seen_time_ns(base.folder))
+
+
+_END: tuple[None, int] = None, 0
+
+
+def _with_offsets(lines: Iterable[IndexLine]) -> Iterator[tuple[IndexLine, int]]:
+    """Yield lines of an index, each with the byte at which it begins."""
+    offset = 0
+    for line in lines:
+        yield line, offset
+        offset += len(line.data)
 
 
 class _Row(NamedTuple):
@@ -142,62 +155,75 @@ class _Row(NamedTuple):
 
 @dataclass
 class _Comparison:
-    """Sorts inputs and rows into the groups of `Changes`."""
+    """Sorts inputs and rows into the groups of `Changes`; `images` go by their numbers, for there may be millions.
+
+    `in_doubt`: images, each with the byte at which its row begins in the index. `settled`: those that are kept with
+    other times than they were listed with.
+    """
 
     base: Base
+    images: Images
     choice: Choice
     failed: frozenset[str]
     witness: Witness
-    to_encode: list[SourceImage] = field(default_factory=list)
-    kept: ImageList = field(default_factory=ImageList)
+    to_encode: "array[int]" = field(default_factory=lambda: array("I"))
+    kept: "array[int]" = field(default_factory=lambda: array("I"))
+    settled: list[SourceImage] = field(default_factory=list)
     returned: set[str] = field(default_factory=set)
     set_aside: dict[str, str] = field(default_factory=dict)
     left_out: list[LeftOut] = field(default_factory=list)
     num_left_out: Counter[str] = field(default_factory=Counter)
     contents: Contents = field(default_factory=Contents)
     gone: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # by status
-    in_doubt: list[tuple[SourceImage, _Row]] = field(default_factory=list)
+    in_doubt: "array[int]" = field(default_factory=lambda: array("I"))
+    rows_in_doubt: "array[int]" = field(default_factory=lambda: array("Q"))
     num_changed: int = 0
     num_failed: int = 0
     num_unusable: int = 0  # inputs with latents that cannot even be looked at now
     failed_before: dict[str, str] = field(default_factory=dict)
 
-    def run(self, images: Sequence[SourceImage]) -> None:
+    def run(self) -> None:
         """Walk through inputs and rows side by side, both sorted by key. Raises `StoreError` for a row that is none."""
         try:
-            self._run(images)
+            self._run()
         except StoreError as error:
             if error.place is not None:
                 raise
             raise StoreError(f"{error.reason}; damaged or edited", place=self.base.folder / INDEX_FILE) from error
 
-    def _run(self, images: Sequence[SourceImage]) -> None:
+    def _run(self) -> None:
         seen = SeenByKey(self.base.seen())
-        lines = self.base.lines()
-        line = next(lines, None)
-        for image in images:
+        lines = _with_offsets(self.base.lines())
+        line, offset = next(lines, _END)
+        for number, image in enumerate(self.images):
             look()
             while line is not None and line.key < image.key:
                 self._miss(line)
-                line = next(lines, None)
+                line, offset = next(lines, _END)
             if line is not None and line.key == image.key:
-                self._compare(image, line, seen.of(image))
-                line = next(lines, None)
+                self._compare(number, image, line, offset, seen.of(image))
+                line, offset = next(lines, _END)
             else:
-                self.to_encode.append(image)
+                self.to_encode.append(number)
         while line is not None:
             self._miss(line)
-            line = next(lines, None)
+            line, _ = next(lines, _END)
 
     def settle(self, hashes: Hashes) -> None:
         """Look into the files whose size and time do not tell."""
-        digests = hashes([image for image, _ in self.in_doubt])
-        for (image, row), digest in zip(self.in_doubt, digests, strict=True):
-            if digest == row.sha256:
+        if not self.in_doubt:
+            return
+        images = self.images.pick(self.in_doubt)
+        lines = self.base.lines_at(self.rows_in_doubt)
+        for number, image, line, digest in zip(self.in_doubt, images, lines, hashes(images), strict=True):
+            if digest == line.content:
                 stamp = settled(image.stamp, time.time_ns())
-                self._keep(replace(image, mtime_ns=stamp.mtime_ns), row)
+                now = replace(image, mtime_ns=stamp.mtime_ns)
+                self._keep(number, now, self._judge(image, line)._replace(sha256=digest))
+                if stamp != image.stamp:
+                    self.settled.append(now)
             else:
-                self._change(image)
+                self._change(number)
 
     def result(self) -> Changes:
         """The groups. Raises `UsageError` if the inputs are all others than those of the set."""
@@ -210,8 +236,8 @@ class _Comparison:
                 place=self.base.root,
             )
         return Changes(
-            to_encode=tuple(sorted(self.to_encode, key=lambda image: image.key)),
-            kept=self.kept.sorted(),
+            to_encode=self._picked(self.to_encode),
+            kept=self._picked(self.kept),
             returned=frozenset(self.returned),
             removed=frozenset(self.gone["ok"]),
             forgotten=frozenset(self.gone["failed"] | self.gone["left_out"]),
@@ -224,6 +250,12 @@ class _Comparison:
             contents=self.contents,
         )
 
+    def _picked(self, numbers: "array[int]") -> Images:
+        """Return images in the order of their keys, all of them as they were listed if none was left out."""
+        is_all = len(numbers) == len(self.images)
+        images = self.images if is_all else self.images.pick(array("I", sorted(numbers)))
+        return images.changed(self.settled) if self.settled else images
+
     def _miss(self, line: IndexLine) -> None:
         if line.key not in self.failed:
             self.gone[line.status].add(line.key)
@@ -232,17 +264,18 @@ class _Comparison:
         elif line.status != "left_out":
             self.num_unusable += 1
 
-    def _compare(self, image: SourceImage, line: IndexLine, seen: SeenFile | None) -> None:
+    def _compare(self, number: int, image: SourceImage, line: IndexLine, offset: int, seen: SeenFile | None) -> None:
         if self.witness.is_unchanged(image, seen):
-            self._keep(image, self._judge(image, line))
+            self._keep(number, image, self._judge(image, line))
         elif (source := line.source) is None:
-            self.to_encode.append(image)
+            self.to_encode.append(number)
             if line.status == "failed":
                 self.failed_before[line.key] = line.error or ""
         elif image.num_bytes != source.num_bytes:
-            self._change(image)
+            self._change(number)
         else:
-            self.in_doubt.append((image, self._judge(image, line)._replace(sha256=line.content)))
+            self.in_doubt.append(number)
+            self.rows_in_doubt.append(offset)
 
     def _judge(self, image: SourceImage, line: IndexLine) -> _Row:
         """Return a row, and what the filters of this run make of it."""
@@ -256,17 +289,17 @@ class _Comparison:
         file = line.left_out or line.source
         return _Row(line.status, None if file is None else file.sha256, size, then, now)
 
-    def _change(self, image: SourceImage) -> None:
-        self.to_encode.append(image)
+    def _change(self, number: int) -> None:
+        self.to_encode.append(number)
         self.num_changed += 1
 
-    def _keep(self, image: SourceImage, row: _Row) -> None:
+    def _keep(self, number: int, image: SourceImage, row: _Row) -> None:
         if row.status == "left_out" and row.now is None:
-            self.to_encode.append(image)
+            self.to_encode.append(number)
         elif row.status == "left_out" and row.now != row.then:
             self.left_out.append(LeftOut(image.key, str(row.now), *image.stamp, row.size))
         else:
-            self.kept.append(image)
+            self.kept.append(number)
             self._count(image, row)
 
     def _count(self, image: SourceImage, row: _Row) -> None:

@@ -5,7 +5,7 @@ counts as not there, and whoever writes the set says what is wrong with it.
 """
 
 import mmap
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -89,6 +89,16 @@ class Base:
         try:
             with (self.folder / INDEX_FILE).open("rb") as file:
                 yield from map(partial(parse_row, parse_line), file)
+        except StoreError as error:
+            raise StoreError(f"{error.reason}; damaged or edited", place=self.folder / INDEX_FILE) from error
+
+    def lines_at(self, offsets: Iterable[int]) -> Iterator[IndexLine]:
+        """The lines of the index that begin at these bytes. Raises `StoreError` for one that is no row."""
+        try:
+            with (self.folder / INDEX_FILE).open("rb") as file:
+                for offset in offsets:
+                    file.seek(offset)
+                    yield parse_row(parse_line, file.readline())
         except StoreError as error:
             raise StoreError(f"{error.reason}; damaged or edited", place=self.folder / INDEX_FILE) from error
 

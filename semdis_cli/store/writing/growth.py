@@ -1,20 +1,21 @@
 """A set after a run: what it held before, less what is no longer an input, plus what the journal has published."""
 
 import hashlib
-import io
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure, LeftOut
 from semdis_cli.files.atomic import publish
+from semdis_cli.files.growing import GrowingArray
 from semdis_cli.files.json_text import is_strange, key_fields, to_line
 from semdis_cli.files.set_names import CHECKSUM_FILE, INDEX_FILE, ITEMS_FILE, MANIFEST_FILE, SEEN_FILE, SHARD_FOLDER
 from semdis_cli.provenance import Provenance
@@ -36,7 +37,7 @@ from semdis_cli.store.writing.entry_text import NewLine
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.journal import Journal, Line
 from semdis_cli.store.writing.journal_file import JournalEntry
-from semdis_cli.store.writing.merge import joined, merge_rows
+from semdis_cli.store.writing.merge import Keyed, joined, merge_rows
 from semdis_cli.store.writing.seen import SeenFile, is_just_this, seen_failure, seen_left_out, write_seen
 from semdis_cli.store.writing.tensors import recounted
 
@@ -71,7 +72,7 @@ class Growth:
         Where nothing came of the run that the set did not hold before, the manifest is the one of before. Raises
         `StoreError` if latents that are to be taken out of the statistics are damaged.
         """
-        merged = _Merged(self)
+        merged = _Merged(self, GrowingArray("B", folder))
         index = publish(folder / INDEX_FILE, joined(merged.lines()))
         write_seen(folder, index.sha256, merged.seen_lines())
         manifest, entries = self.base.manifest, [merged.entries[line] for _, line in self.places]
@@ -200,17 +201,20 @@ def _bytes_of(path: Path) -> bytes | None:
 
 @dataclass
 class _Merged:
-    """The rows of the set to be, in one pass, and what was counted on the way."""
+    """The rows of the set to be, in one pass, and what was counted on the way.
+
+    `new_seen`: lines of the times of what is new. `unseen`: what takes the place of a row of before, without times.
+    """
 
     growth: Growth
+    new_seen: GrowingArray
+    unseen: set[str] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)  # by status
     entries: dict[Line, JournalEntry] = field(default_factory=dict)  # without their rows
     num_rows: Counter[str] = field(default_factory=Counter)  # latents in each new shard
     digests: dict[str, bytes] = field(default_factory=dict)  # of their keys and sizes, where the header is not known
     without: list[_Place] = field(default_factory=list)  # latents that served before, and will not
     again: list[_Place] = field(default_factory=list)  # the other way round
-    new_seen: io.BytesIO = field(default_factory=io.BytesIO)
-    replaced: frozenset[str] = frozenset()
     columns: ItemColumns = field(default_factory=ItemColumns)
     num_columns: Counter[str] = field(default_factory=Counter)  # images that are to be used, by what came with them
     served: "array[int]" = field(default_factory=lambda: array("q"))  # their places, if they may have tensors
@@ -218,13 +222,11 @@ class _Merged:
     def lines(self) -> Iterator[bytes]:
         """The index's lines, sorted by key."""
         growth = self.growth
-        if growth.base.manifest is not None:
-            self.replaced = self._new_keys()
         has_tensors = growth.base.manifest is not None and bool(growth.base.manifest.tensors)
         groups = [("", self._old()), ("", self._failed()), ("", self._left_out())]
         groups += [(first_key, self._new(line)) for first_key, line in sorted(growth.places)]
         offset = 0
-        for line in merge_rows(groups):
+        for line in _last_of_each(merge_rows(groups), self._replace):
             self.counts[line.status] += 1
             if line.status == "ok" and line.shard is not None:
                 self.columns.add(offset, line.shard)
@@ -234,35 +236,36 @@ class _Merged:
                     self.served.append(place_of(line.shard, line.row))
             offset += len(line.data)
             if line.seen is not None:
-                self.new_seen.write(line.seen.to_line())
+                self.new_seen.add_bytes(line.seen.to_line())
             yield line.data
+
+    def _replace(self, old: NewLine, new: NewLine) -> None:
+        """Note that a row takes the place of another one, of the set of before."""
+        if old.status == "ok" and old.shard is not None and old.row is not None:
+            self.without.append((old.shard, old.row))
+        if new.seen is None:
+            self.unseen.add(new.key)
 
     def seen_lines(self) -> Iterator[bytes]:
         """The times of all files that have latents, sorted by key; to be called after `lines` is through."""
         changes = self.growth.changes
         if changes is not None and self.growth.has_kept:
-            old = changes.seen()
+            known, gone = changes.seen(), frozenset[str]()
         else:
+            known = self.growth.base.seen()
             gone = frozenset() if changes is None else changes.removed | changes.forgotten
-            old = (seen for seen in self.growth.base.seen() if seen.key not in self.replaced | gone)
-        self.new_seen.seek(0)
+        old = (seen for seen in known if seen.key not in self.unseen and seen.key not in gone)
         first = next(old, None)
         if first is None:
-            return iter(self.new_seen)
-        new = map(SeenFile.parse, self.new_seen)
-        return (seen.to_line() for seen in merge_rows([("", chain([first], old)), ("", new)]))
-
-    def _new_keys(self) -> frozenset[str]:
-        journal, growth = self.growth.journal, self.growth
-        keys = {line.key for _, place in growth.places for line in journal.read_lines(place)[1]}
-        return frozenset(keys | {one.key for one in growth.failures} | {one.key for one in growth.left_out})
+            return self.new_seen.lines()
+        new = map(SeenFile.parse, self.new_seen.lines())
+        merged = merge_rows([("", chain([first], old)), ("", new)])
+        return (seen.to_line() for seen in _last_of_each(merged))
 
     def _old(self) -> Iterator[NewLine]:
-        changes = self.growth.changes or Changes(to_encode=())
+        changes = self.growth.changes or Changes()
         for line in self.growth.base.lines():
-            if line.key in self.replaced:
-                self.without += [line.place] if line.place and line.status == "ok" else []
-            elif line.key in changes.removed:
+            if line.key in changes.removed:
                 self.without += [line.place] if line.place else []
                 yield NewLine.of(_with_status(line, "removed"))
             elif line.key in changes.set_aside:
@@ -290,6 +293,22 @@ class _Merged:
     def _left_out(self) -> Iterator[NewLine]:
         for one in self.growth.left_out:
             yield NewLine.of_row(IndexRow.of_left_out(one), seen_left_out(one))
+
+
+_Row = TypeVar("_Row", bound=Keyed)
+
+
+def _last_of_each(rows: Iterable[_Row], replaced: Callable[[_Row, _Row], None] | None = None) -> Iterator[_Row]:
+    """Yield of the rows of each key, which follow one another, the last one; `replaced` hears of the others."""
+    last: _Row | None = None
+    for row in rows:
+        if last is not None and last.key != row.key:
+            yield last
+        elif last is not None and replaced is not None:
+            replaced(last, row)
+        last = row
+    if last is not None:
+        yield last
 
 
 def _digest(records: Sequence[ImageRecord]) -> bytes:

@@ -2,7 +2,8 @@
 
 `0.jsonl` is that of a run which has the whole set to itself; `3-of-8.jsonl` that of a share of a run (`Share`), beside
 it `3-of-8.done` once all of that share is on disk, which names the plan. `outline` is what is planned (`Outline`), for
-whoever finishes a set that shares have written. `base-*`: a copy of what a growing set was before.
+whoever finishes a set that shares have written; `plan` that and the images too, where it was made before any run
+(`PlanFile`). `base-*`: a copy of what a growing set was before.
 """
 
 import re
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.files import disk
 from semdis_cli.files.atomic import make_folder, publish, sweep_temporaries, sync_folder
-from semdis_cli.files.set_names import JOURNAL_FOLDER
+from semdis_cli.files.set_names import JOURNAL_FOLDER, PLAN_FILE
 from semdis_cli.provenance import Provenance
 from semdis_cli.shares import Share
 from semdis_cli.store.latent_set import LatentSet
@@ -231,7 +232,8 @@ def is_base_name(name: object) -> bool:
 
 def is_journal_name(name: str) -> bool:
     """Tell whether a file of a journal is called so."""
-    return name in {WHOLE_FILE, OUTLINE_FILE} or any(_share_of(name, end) for end in (_SUFFIX, _DONE, _REPORT))
+    is_of_all = name in {WHOLE_FILE, OUTLINE_FILE, PLAN_FILE}
+    return is_of_all or any(_share_of(name, end) for end in (_SUFFIX, _DONE, _REPORT))
 
 
 def _share_of(name: str, suffix: str) -> Share | None:

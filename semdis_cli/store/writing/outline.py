@@ -40,10 +40,10 @@ class Outline:
     sha256: str
     shards: tuple[OutlinedShard, ...]
     num_inputs: int
-    failures: tuple[Failure, ...] = ()
-    changes: Changes = field(default_factory=lambda: Changes(to_encode=()))
+    failures: Sequence[Failure] = ()
+    changes: Changes = field(default_factory=Changes)
     classes: tuple[str, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: Sequence[LeftOut] = ()
     has_kept: bool = True
 
     @classmethod
@@ -138,7 +138,7 @@ class _Lines:
             tuple(shards),
             check_count(head["num_inputs"]),
             tuple(map(_failure, self._keyed("failure"))),
-            Changes((), returned=returned, removed=removed, forgotten=forgotten, set_aside=set_aside),
+            Changes(returned=returned, removed=removed, forgotten=forgotten, set_aside=set_aside),
             tuple(check_classes(head["classes"])),
             tuple(map(_left_out, self._keyed("left_out"))),
             has_kept=False,

@@ -1,12 +1,13 @@
 """Which image goes into which shard: a pure function of inputs and settings, so that any two runs agree."""
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from semdis_cli.events import Failure, LeftOut
+from semdis_cli.files.image_list import Facts, Images
 from semdis_cli.files.json_text import to_line
+from semdis_cli.files.planned_images import PlannedImages
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import PlannedImage
 from semdis_cli.stops import look
@@ -21,17 +22,26 @@ MAX_SHARD_IMAGES = 1 << 16
 class PlannedShard:
     """One shard to be: its file name and its images, in key order. Failures leave no gap in the rows.
 
-    `version`: which of the run's records it is made under.
+    `images` are made whenever they are asked for. `version`: which of the run's records it is made under.
     """
 
     name: str
-    images: tuple[PlannedImage, ...]
+    images: Sequence[PlannedImage]
     version: int = 0
 
     @property
     def bucket(self) -> tuple[int, int]:
         """(H, W) in pixels, the same for all its images."""
         return self.images[0].bucket
+
+    @property
+    def sources(self) -> Images:
+        """Return the images as they were found."""
+        return PlannedImages.of(self.images).images
+
+    def facts(self) -> Iterator[Facts]:
+        """Yield what is compared of each image: quicker than the images."""
+        return self.sources.facts()
 
 
 @dataclass(frozen=True)
@@ -43,12 +53,12 @@ class SetPlan:
     inputs that filters leave out, and have not left out before.
     """
 
-    shards: tuple[PlannedShard, ...]
-    failures: tuple[Failure, ...]
+    shards: Sequence[PlannedShard]
+    failures: Sequence[Failure]
     changes: Changes
     sha256: str
     classes: tuple[str, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: Sequence[LeftOut] = ()
 
     @property
     def is_nothing(self) -> bool:
@@ -80,16 +90,14 @@ def plan_shards(
     A shard holds 65,536 images at most. Shards are numbered bucket by bucket, smallest first, from `first_number` on.
     `images` must be sorted by key.
     """
-    by_bucket: dict[tuple[int, int], list[PlannedImage]] = defaultdict(list)
-    for image in images:
-        by_bucket[image.bucket].append(image)
     shards: list[PlannedShard] = []
-    for bucket, members in sorted(by_bucket.items()):
+    for bucket, members in PlannedImages.of(images).by_bucket():
         height, width = layout.grid(bucket)
         size = min(MAX_SHARD_IMAGES, shard_images or max(1, shard_bytes // layout.latent_bytes(bucket)))
         for start in range(0, len(members), size):
             name = f"{first_number + len(shards):08d}-{height}x{width}.safetensors"
-            shards.append(PlannedShard(name, tuple(members[start : start + size]), version))
+            some = members.pick(range(start, min(start + size, len(members))))
+            shards.append(PlannedShard(name, PlannedImages(some, [bucket]), version))
     return shards
 
 
@@ -115,8 +123,8 @@ def plan_sha256(
     for shard in shards:
         look()
         digest.update(to_line({"shard": shard.name} | ({"version": shard.version} if shard.version else {})))
-        for image in shard.images:
-            digest.update(to_line({"key": image.source.key, "num_bytes": image.source.num_bytes}))
+        for key, num_bytes, *_ in shard.facts():
+            digest.update(to_line({"key": key, "num_bytes": num_bytes}))
     for failure in failures:
         digest.update(to_line({"failed": failure.key}))
     for key, reason in sorted(changes.set_aside.items()) if changes is not None else ():

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure, LeftOut
 from semdis_cli.files.atomic import publish
-from semdis_cli.files.image_list import FactColumns, Facts, ImageList
+from semdis_cli.files.image_list import FactColumns, Facts, Images
 from semdis_cli.files.json_text import escape_name, parse_json, unescape_name
 from semdis_cli.files.set_names import SEEN_FILE
 from semdis_cli.files.url import Location
@@ -159,7 +159,7 @@ def seen_time_ns(folder: Location) -> int | None:
         return None
 
 
-def is_just_this(folder: Path, index_sha256: str, images: ImageList) -> bool:
+def is_just_this(folder: Path, index_sha256: str, images: Images) -> bool:
     """Tell whether the file in `folder` is what `write_seen` would make of `images`."""
     try:
         with (folder / SEEN_FILE).open("rb") as file:

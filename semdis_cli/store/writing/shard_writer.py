@@ -174,7 +174,7 @@ class ShardFolder:
 
 def written_bytes(shard: PlannedShard, layout: LatentLayout) -> int:
     """Return the bytes of a shard and of what is noted of its images: the latents exactly, the rest generously."""
-    keys = sum(_COPIES_OF_KEY * 6 * len(image.source.key) for image in shard.images)  # 6: a character as \\uXXXX
+    keys = sum(_COPIES_OF_KEY * 6 * len(key) for key, *_ in shard.facts())  # 6: a character as \\uXXXX
     return len(shard.images) * (layout.latent_bytes(shard.bucket) + _FIGURES_BYTES) + keys
 
 

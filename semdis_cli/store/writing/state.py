@@ -166,8 +166,7 @@ def find_done(
     planned = {shard.name: shard for shard in shards}
     done: dict[str, Done] = {}
     in_doubt: list[tuple[str, SourceImage, str | None]] = []
-    sources = [image.source for shard in shards for image in shard.images]
-    witness = Witness.of([*sources, *changes.kept], time.time_ns())
+    witness = Witness.of_all([*(shard.sources for shard in shards), changes.kept], time.time_ns())
     for line, summary in _present(state):
         if summary.name in planned:
             entry = journal.read_entry(line)

@@ -1,8 +1,9 @@
 """Files with the same bytes among the inputs of a run: the first by key is taken alone."""
 
 import time
+from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from operator import itemgetter
 from typing import NamedTuple
@@ -11,8 +12,9 @@ import numpy as np
 
 from semdis_cli.events import LeftOut
 from semdis_cli.files.identity import settled
-from semdis_cli.files.image_list import ImageList
-from semdis_cli.records import PlannedImage, SourceImage, View
+from semdis_cli.files.image_list import Images
+from semdis_cli.files.planned_images import PlannedImages
+from semdis_cli.records import SourceImage, View
 from semdis_cli.store.writing.changes import DEDUPE, Changes, Contents, Hashes
 
 
@@ -20,7 +22,7 @@ class WithoutTwins(NamedTuple):
     """A plan without twins: its changes, its new images, and those that have lost the twin they were left out for."""
 
     changes: Changes
-    planned: list[PlannedImage]
+    planned: PlannedImages
     alone: list[SourceImage]
 
 
@@ -37,13 +39,13 @@ class _Candidate(NamedTuple):
     was_twin: bool = False
 
 
-def drop_twins(changes: Changes, planned: Sequence[PlannedImage], hashes: Hashes) -> WithoutTwins:
+def drop_twins(changes: Changes, planned: PlannedImages, hashes: Hashes) -> WithoutTwins:
     """Leave out of a plan all but the first by key of the files with the same bytes.
 
     Only files whose size another one has are read, and no file that the set has the sha256 of. One that failed may
     be the first, and stays a failure.
     """
-    twins = _find_twins(changes.contents, [image.source for image in planned], hashes)
+    twins = _find_twins(changes.contents, planned.images, hashes)
     keys = {twin.key for twin in twins}
     new = [twin for twin in twins if not twin.status]
     set_aside = {twin.key: DEDUPE for twin in twins if twin.status in {"ok", "removed"} and not twin.was_twin}
@@ -54,13 +56,19 @@ def drop_twins(changes: Changes, planned: Sequence[PlannedImage], hashes: Hashes
     counts = Counter(changes.num_left_out) + Counter({DEDUPE: len(set_aside)}) - Counter({DEDUPE: len(lost)})
     changed = replace(
         changes,
-        kept=ImageList(image for image in changes.kept if image.key not in alone) if alone else changes.kept,
+        kept=changes.kept.pick(_places_without(changes.kept, alone)) if alone else changes.kept,
         returned=(changes.returned - keys) | returned,
         left_out=(*changes.left_out, *map(_left_out, new)),
         num_left_out=counts,
         set_aside={**changes.set_aside, **set_aside},
     )
-    return WithoutTwins(changed, [image for image in planned if image.source.key not in keys], [*alone.values()])
+    left = planned.pick(_places_without(planned.images, keys)) if keys else planned
+    return WithoutTwins(changed, left, [*alone.values()])
+
+
+def _places_without(images: Images, keys: Container[str]) -> "array[int]":
+    """Return the places of those images that have none of `keys`."""
+    return array("I", (place for place, (key, *_) in enumerate(images.facts()) if key not in keys))
 
 
 def _left_out(twin: _Candidate) -> LeftOut:
