@@ -270,7 +270,9 @@ class _Pool(Generic[S, R]):
         try:
             value = self._ray.get(reference) if isinstance(reference, self._ray.ObjectRef) else None
             yield from act(value)
-        except (errors.ActorDiedError, errors.ActorUnavailableError, errors.ObjectLostError) as error:
+        except errors.RayTaskError:  # a mistake of ours
+            raise
+        except errors.RayError as error:
             yield from self._lose(member, _why(error))
 
     def outcome(self) -> Outcome:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 STORE_BYTES = 100_000_000  # the least that Ray takes is 75 MB
@@ -68,6 +68,18 @@ class Node:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let its actors stand still."""
+        pids = self.workers()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+
     def workers(self) -> list[int]:
         """Return the processes that have actors."""
         found = []
@@ -105,18 +117,33 @@ class RayCluster:
         where = ["--head", "--port", str(self.port), "--temp-dir", str(self._folder / "ray")]
         return self._start([*where, "--include-dashboard=false", *options], num_cpus, version)
 
-    def join(self, num_cpus: int = 1, *options: str, hiding: Path | None = None) -> Node:
-        """Have another node join, for which a folder is empty if there is one to hide."""
-        return self._start(["--address", self.address, *options], num_cpus, hiding=hiding)
+    def join(self, num_cpus: int = 1, *, hiding: Path | None = None, packages: dict[str, str] | None = None) -> Node:
+        """Have another node join. `hiding`: a folder that is empty there; `packages`: versions it has of some."""
+        return self._start(["--address", self.address], num_cpus, hiding=hiding, packages=packages)
 
     def _start(
-        self, arguments: list[str], num_cpus: int, version: str | None = None, hiding: Path | None = None
+        self,
+        arguments: list[str],
+        num_cpus: int,
+        version: str | None = None,
+        hiding: Path | None = None,
+        packages: dict[str, str] | None = None,
     ) -> Node:
         log = self._folder / f"node-{len(self.nodes)}.txt"
-        node = Node([*arguments, "--num-cpus", str(num_cpus)], self.env, log, version=version, hiding=hiding)
+        env = self.env if packages is None else self.env | {"PYTHONPATH": str(self._pretend(packages))}
+        node = Node([*arguments, "--num-cpus", str(num_cpus)], env, log, version=version, hiding=hiding)
         self.nodes.append(node)
         node.wait_until("This command will now block")
         return node
+
+    def _pretend(self, packages: dict[str, str]) -> Path:
+        """Return a folder that says of packages that they have other versions."""
+        folder = self._folder / "pretended"
+        for name, version in packages.items():
+            (folder / f"{name}-{version}.dist-info").mkdir(parents=True)
+            text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+            (folder / f"{name}-{version}.dist-info" / "METADATA").write_text(text)
+        return folder
 
     def end(self) -> None:
         """Kill all of it."""

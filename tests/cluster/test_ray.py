@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -57,16 +57,29 @@ def arguments(images: Path, output: Path, model: Path, *more: str) -> list[str]:
 def begin(cluster: RayCluster, images: Path, output: Path, model: Path, *more: str) -> "subprocess.Popen[str]":
     command = [str(Path(sys.executable).with_name("semdis"))]
     command += arguments(images, output, model, *IN_CLUSTER, cluster.address, *more)
-    return subprocess.Popen(command, cwd=PROJECT, env=cluster.env, stderr=subprocess.PIPE, text=True)
+    with said_by(output).open("w") as stderr:
+        return subprocess.Popen(command, cwd=PROJECT, env=cluster.env, stderr=stderr, text=True)
 
 
-def end_of(process: "subprocess.Popen[str]") -> Outcome:
-    _, stderr = process.communicate(timeout=240)
-    return Outcome(process.returncode, "", stderr)
+def said_by(output: Path) -> Path:
+    """Return the file in which a run into `output` says what it has to say."""
+    return output.with_suffix(".stderr")
+
+
+def end_of(process: "subprocess.Popen[str]", output: Path) -> Outcome:
+    process.wait(timeout=240)
+    return Outcome(process.returncode, "", said_by(output).read_text())
 
 
 def run(cluster: RayCluster, images: Path, output: Path, model: Path, *more: str) -> Outcome:
-    return end_of(begin(cluster, images, output, model, *more))
+    return end_of(begin(cluster, images, output, model, *more), output)
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 # --- without a cluster ---
@@ -155,17 +168,15 @@ def test_two_nodes_make_the_set_of_one_process_and_its_images(
 def test_a_node_that_is_killed_costs_nothing_and_one_that_joins_late_gets_work(
     cluster: RayCluster, many: Path, tiny: Path, tmp_path: Path, alone: Path
 ) -> None:
-    cluster.begin()
-    second = cluster.join()
+    first, second = cluster.begin(), cluster.join()
     process = begin(cluster, many, tmp_path / "latents", tiny)
     wait_for_shards(tmp_path / "latents", 6, process)
-    second.kill()
-    third = cluster.join()
-    deadline = time.monotonic() + 120
-    while not third.workers() and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    done = end_of(process)
+    with first.paused():
+        second.kill()
+        num_shards = len(list((tmp_path / "latents/shards").iterdir()))
+        cluster.join()
+        wait_for_shards(tmp_path / "latents", num_shards + 6, process)
+    done = end_of(process, tmp_path / "latents")
     assert done.code == 0, done.stderr
     assert "once more, by another one" in done.stderr
     assert lasting(tmp_path / "latents") == lasting(alone)
@@ -182,7 +193,7 @@ def test_a_head_that_dies_ends_the_run_in_a_line_and_any_run_goes_on(
     wait_for_shards(tmp_path / "latents", 6, process)
     for node in (*cluster.nodes[1:], head):  # the other first, or it might do the rest
         node.kill()
-    done = end_of(process)
+    done = end_of(process, tmp_path / "latents")
     assert done.code == 6, done.stderr
     last = done.stderr.splitlines()[-1]
     assert "does not answer any more" in last
@@ -207,7 +218,7 @@ def test_actors_that_die_again_and_again_end_the_run_and_what_is_done_is_kept(
                 killed.add(pid)
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
-    done = end_of(process)
+    done = end_of(process, tmp_path / "latents")
     assert done.code == 6, done.stderr
     assert "actors died" in done.stderr.splitlines()[-1]
     assert "run the same command again" in done.stderr.splitlines()[-1]
@@ -225,7 +236,7 @@ def test_a_run_that_is_interrupted_keeps_what_is_done(
     process = begin(cluster, many, tmp_path / "latents", tiny, "--cpus-per-worker", "2")
     wait_for_shards(tmp_path / "latents", 4, process)
     process.send_signal(signal.SIGINT)
-    done = end_of(process)
+    done = end_of(process, tmp_path / "latents")
     assert done.code == 130, done.stderr
     deadline = time.monotonic() + 20
     while node.workers():
@@ -274,7 +285,7 @@ def test_a_node_with_other_folders_is_named_before_work(
     cluster.begin()
     refuse = partial(run, cluster, many, model=tiny)
     for hidden, why in ((many, "does not see the sources"), (tmp_path, "does not see the output folder")):
-        node = cluster.join(1, hiding=hidden)
+        node = cluster.join(hiding=hidden)
         done = refuse(output=tmp_path / "latents")
         assert done.code == 2, done.stderr
         last = done.stderr.splitlines()[-1]
@@ -282,6 +293,28 @@ def test_a_node_with_other_folders_is_named_before_work(
         assert why in last
         node.kill()
     assert not list((tmp_path / "latents").glob("shards/*"))
+
+
+@pytest.mark.slow
+def test_a_node_of_another_version_is_refused_before_work_and_left_out_when_it_comes_late(
+    cluster: RayCluster, many: Path, tiny: Path, tmp_path: Path, alone: Path
+) -> None:
+    head = cluster.begin()
+    process = begin(cluster, many, tmp_path / "latents", tiny)
+    wait_for_shards(tmp_path / "latents", 4, process)
+    with head.paused():
+        cluster.join(packages={"pillow": "1.1.7"})
+        wait_until(lambda: "left out: " in said_by(tmp_path / "latents").read_text())
+    done = end_of(process, tmp_path / "latents")
+    assert done.code == 0, done.stderr
+    assert lasting(tmp_path / "latents") == lasting(alone)
+    [line] = [line for line in done.stderr.splitlines() if "left out: node " in line]
+    assert "reader: pillow" in line
+    assert "-> pillow 1.1.7" in line
+    again = run(cluster, many, tmp_path / "other", tiny)
+    assert again.code == 2, again.stderr
+    assert "would make other latents" in again.stderr.splitlines()[-1]
+    assert not list((tmp_path / "other").glob("shards/*"))
 
 
 @pytest.mark.slow
