@@ -33,16 +33,21 @@ class Cluster:
     _answered: float = field(default_factory=time.monotonic)
     _looked: float = field(default_factory=time.monotonic)
 
-    def check(self) -> None:
-        """Look for the head from time to time. Raises `KilledProcessError` if it has been gone for long."""
+    def answers(self) -> bool:
+        """Look for the head from time to time; True if it is there. Ray's own questions would wait for it.
+
+        Raises `KilledProcessError` if it has been gone for long.
+        """
         now = time.monotonic()
         if now - self._looked < _LOOK_AGAIN_S:
-            return
+            return False
         self._looked = now
         if _why_silent(self.address) is None:
             self._answered = time.monotonic()
-        elif now - self._answered > _GONE_S:
+            return True
+        if now - self._answered > _GONE_S:
             raise KilledProcessError(f"the Ray cluster does not answer any more; {_REMEDY}", place=self.address)
+        return False
 
 
 def check_address(address: str | None) -> None:

@@ -100,6 +100,8 @@ class _Pool(Generic[S, R]):
         self._tries: dict[str, int] = {}
         self._num_done = self._num_died = self._most_ready = self._num_early_deaths = 0
         self._has_begun = False
+        self._room = room_for(self._per_actor)
+        self._most = how.num_tasks  # less once a node cannot take part: Ray would bring the next one there too
         self._left_out: SemdisError | None = None
         self._halved: dict[tuple[int, int], int] = {}
         self._record: Callable[[R], object] = _nothing
@@ -128,10 +130,8 @@ class _Pool(Generic[S, R]):
         """Ask for as many more actors as are at work; for none beyond the tasks that are left."""
         self._most_ready = max(self._most_ready, self._num_ready)
         asked_for = self._how.settings.num_processes
-        wanted = asked_for or max(1, room_for(self._per_actor), 2 * self._num_ready if self._has_begun else 0)
-        if self._left_out is not None:
-            wanted = self._num_ready
-        wanted = min(wanted, self._how.num_tasks - self._num_done)
+        wanted = asked_for or max(1, self._room, 2 * self._num_ready if self._has_begun else 0)
+        wanted = min(wanted, self._most, self._how.num_tasks - self._num_done)
         idle = [member for member in self._members if not member.is_ready]
         for member in idle[: max(0, len(self._members) - wanted)]:
             self._drop(member)
@@ -165,6 +165,7 @@ class _Pool(Generic[S, R]):
             self._left_out = type(begun.error)(str(begun.error), place=f"node {member.where.node}")
             yield WorkerLeftOut(str(self._left_out))
             self._drop(member)
+            self._most = self._num_ready
 
     def _drop(self, member: _Member) -> None:
         """Forget an actor, and have Ray forget it."""
@@ -228,7 +229,9 @@ class _Pool(Generic[S, R]):
         def take(_: Any) -> Iterator[Event]:
             with suppress(StopIteration):
                 self._wait(next(told), member, hear)
-            yield from ()
+                return
+            if name in member.under_way:
+                yield from self._lose(member, "stopped")
 
         def hear(news: Any) -> Iterator[Event]:
             if news.error is not None:
@@ -251,7 +254,8 @@ class _Pool(Generic[S, R]):
     def _listen(self) -> Iterator[Event]:
         """Act on what is there, or comes soon. Raises `StoppedError` on a signal."""
         look()
-        self._cluster.check()
+        if self._cluster.answers():
+            self._room = room_for(self._per_actor)
         yield from self._hear_some()
 
     def _hear_some(self) -> Iterator[Event]:
@@ -270,9 +274,11 @@ class _Pool(Generic[S, R]):
         try:
             value = self._ray.get(reference) if isinstance(reference, self._ray.ObjectRef) else None
             yield from act(value)
-        except errors.RayTaskError:  # a mistake of ours
-            raise
         except errors.RayError as error:
+            if member.where is None and "Error: " in (last := _last_line(error)):
+                raise UsageError(f"a node of the cluster has no semdis that works: {last}") from error
+            if isinstance(error, errors.RayTaskError):  # a mistake of ours
+                raise
             yield from self._lose(member, _why(error))
 
     def outcome(self) -> Outcome:
@@ -304,3 +310,7 @@ def _nothing(_: object) -> None:
 def _why(error: Exception) -> str:
     """Return in a few words what became of an actor."""
     return "its node is gone" if "node" in str(error) and "died" in str(error) else "killed"
+
+
+def _last_line(error: Exception) -> str:
+    return f"{str(error).strip().splitlines()[-1]:.200}"

@@ -104,7 +104,7 @@ class _RecordJob:
         told = actor.record.remote(self.model, str(Path.cwd()))
         while not ray.wait([told], timeout=LOOK_S)[0]:
             look()
-            cluster.check()
+            cluster.answers()
         try:
             recorded: Recorded = ray.get(told)
         except RayActorError as error:
