@@ -138,7 +138,7 @@ def encode(
     masks = find_mask_maker(settings.latents, found, display)
     if folder is not None and not dry_run:
         _check_folder(folder)
-        is_one = stdin is not None or settings.share is not None  # whoever launches parts has one for each GPU
+        is_one = stdin is not None or launched is not None  # whoever launches parts has one for each GPU
         how, settings = spread_if_it_pays(how, settings, 0 if is_one else found.num_images)
     how = as_recorded(how, folder)
     start_processes_early(how, found.num_images, len(settings.processes.places))
@@ -190,6 +190,18 @@ def _far_set(context: typer.Context, output: Location | None, stage: Path | None
     return far
 
 
+def _find_plan(
+    folder: Path | None, named: SourceSettings, rules: InputRules, load: LoadSettings, settings: EncodeSettings
+) -> "FiledPlan | None":
+    """Return the plan that `semdis plan` has left in the folder to write; raises `UsageError` for that of others."""
+    if folder is None or not (folder / JOURNAL_FOLDER / PLAN_FILE).is_file():
+        return None
+    from semdis_cli.pipeline.filed import FiledPlan
+    from semdis_cli.sources.request import Request
+
+    return FiledPlan.find(folder, Request.of(named, rules, load, settings))
+
+
 def _folder(
     output: "Location | FarSet | None", stdin: "PipedSource | None", *, is_single: bool, dry_run: bool, quiet: bool
 ) -> Path | None:
@@ -198,18 +210,6 @@ def _folder(
     if dry_run:
         return _planned_folder(here, is_single=is_single, quiet=quiet)
     return _choose_folder(here, stdin, is_single=is_single)
-
-
-def _find_plan(
-    folder: Path | None, named: SourceSettings, rules: InputRules, load: LoadSettings, settings: EncodeSettings
-) -> "FiledPlan | None":
-    """Return the plan that `semdis plan` has left in the folder to write; raises `UsageError` for that of others."""
-    if folder is None or not (folder / JOURNAL_FOLDER / PLAN_FILE).exists():
-        return None
-    from semdis_cli.pipeline.filed import FiledPlan
-    from semdis_cli.sources.request import Request
-
-    return FiledPlan.find(folder, Request.of(named, rules, load, settings))
 
 
 def _planned_folder(output: Path | None, *, is_single: bool, quiet: bool) -> Path | None:

@@ -151,8 +151,9 @@ def find_mask_maker(latents: PartSettings, found: "FoundImages | FiledPlan", dis
 
     if latents.masks is None:
         return masks_made(latents.parts, None)
-    assert isinstance(found, FoundImages), "plans in files are made without masks of others"
-    return masks_made(latents.parts, find_masks(latents.masks, found, display.plan))
+    if isinstance(found, FoundImages):
+        return masks_made(latents.parts, find_masks(latents.masks, found, display.plan))
+    return masks_made(latents.parts, found.masks(latents.masks))
 
 
 def _tell_of_rules(rules: InputRules, found: "FoundImages", say: Callable[[str], object]) -> None:

@@ -15,6 +15,7 @@ from semdis_cli.columns.table import TableFile, open_tables
 from semdis_cli.columns.values import as_caption, as_captions, check_value
 from semdis_cli.files.json_text import escape_name, unescape_name
 from semdis_cli.sources.named import FilePlace, NamedSources
+from semdis_cli.sources.plain_values import check_flag
 from semdis_cli.store.checks import check_count, check_object, check_text, check_texts
 from semdis_cli.store.columns import check_column_name
 
@@ -58,7 +59,7 @@ class RecordedColumns:
                 providers[check_count(each["provider"])],
                 check_text(each["field"]),
                 _read_maker(each["make"], classes),
-                _check_flag(each["is_needed"]),
+                check_flag(each["is_needed"]),
             )
             for each in fields["columns"]
         ]
@@ -126,10 +127,4 @@ def _read_maker(fields: Any, classes: tuple[str, ...]) -> Callable[[Any], Any]:
     if "labels" not in check_object(fields):
         return _MAKERS[fields["kind"]]
     places = None if fields["labels"] is None else tuple(map(check_count, fields["labels"]))
-    return Labels(classes, places, _check_flag(fields["are_names"]))
-
-
-def _check_flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{value!r:.40} is neither true nor false")  # noqa: TRY004
-    return value
+    return Labels(classes, places, check_flag(fields["are_names"]))

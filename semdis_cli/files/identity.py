@@ -12,7 +12,8 @@ from typing import Protocol, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from semdis_cli.files.image_list import NO_TIME, Images
+from semdis_cli.files.image_list import ImageList
+from semdis_cli.files.images import NO_TIME, Images
 from semdis_cli.records import WHOLE, SourceImage, Stamp
 
 _SECOND_NS = 10**9
@@ -135,7 +136,7 @@ def vouches(image: Stamped) -> bool:
 def all_vouch(images: Sequence[SourceImage]) -> bool:
     """Tell whether ctimes alone tell of every image whether it was changed."""
     first, differ = None, False
-    for mtimes, ctimes in Images.of(images).times():  # `vouches`, of many at once: there may be millions
+    for mtimes, ctimes in ImageList.of(images).times():  # `vouches`, of many at once: there may be millions
         if ctimes.min() <= 0 or ((ctimes == mtimes) & (ctimes % _SECOND_NS == 0)).any():
             return False
         first = ctimes[0] if first is None else first
@@ -156,7 +157,7 @@ def _times_of_files(some: Iterable[Sequence[SourceImage]]) -> Iterator[tuple[_Ti
             others.append(images)
     files = iter(_files(chain.from_iterable(others)))
     while found := list(islice(files, _FILES_AT_ONCE)):
-        yield from Images.of(found).times()
+        yield from ImageList.of(found).times()
 
 
 def _shared(mtimes: "array[int]") -> frozenset[int]:

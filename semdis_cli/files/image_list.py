@@ -1,129 +1,23 @@
 # ruff: noqa: SLF001 (a list takes another one of its kind)
 """Images of a run in a few bytes each: a million of them as objects would take 400 MB, and long to make."""
 
-from abc import abstractmethod
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from heapq import merge
 from itertools import accumulate, chain, islice, pairwise, repeat
-from operator import eq, lt
-from typing import NamedTuple, overload
+from operator import lt
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from semdis_cli.files.growing import GrowingArray
+from semdis_cli.files.images import NO_TIME, FactColumns, Facts, Images
 from semdis_cli.records import WHOLE, ImageReader, SourceImage, Stamp, View
 
-NO_TIME = -(1 << 63)
-_AT_ONCE = 1 << 12
 _TEXT_AT_ONCE = 1 << 20
 _SORTED_AT_ONCE = 1 << 18
 _MOST_BETWEEN = 8  # images that are passed by to have one: it takes a tenth of looking for it alone
 _KEY_CODEC = ("utf-8", "surrogatepass")
-
-
-# Key, size, mtime and ctime of an image, as in `SourceImage`: what is compared from run to run.
-Facts = tuple[str, int, int | None, int | None]
-
-
-class FactColumns(NamedTuple):
-    """Facts of some images, each fact of all of them in a column of its own."""
-
-    keys: Sequence[str]
-    num_bytes: Sequence[int]
-    mtimes_ns: Sequence[int | None]
-    ctimes_ns: Sequence[int | None]
-
-
-def _columns(rows: Iterable[Facts]) -> FactColumns:
-    keys, num_bytes, mtimes_ns, ctimes_ns = list(zip(*rows, strict=True)) or ((), (), (), ())
-    return FactColumns(keys, num_bytes, mtimes_ns, ctimes_ns)
-
-
-class Images(Sequence[SourceImage]):
-    """Images of a run, made anew whenever they are asked for."""
-
-    @classmethod
-    def of(cls, images: Iterable[SourceImage]) -> "Images":
-        """Return `images` as such a sequence; one that is one already is returned as it is."""
-        return images if isinstance(images, Images) else ImageList(images)
-
-    @abstractmethod
-    def some(self, first: int, stop: int) -> list[SourceImage]:
-        """Return the images from one place up to another."""
-
-    @abstractmethod
-    def facts_of(self, first: int, stop: int) -> FactColumns:
-        """Return what is compared of them: quicker than the images."""
-
-    @abstractmethod
-    def pick(self, places: Sequence[int]) -> "Images":
-        """Return the images at those places, which take 4 bytes each, none if it is a range."""
-
-    @abstractmethod
-    def changed(self, images: Iterable[SourceImage]) -> "Images":
-        """Return the same images, but for those of the keys of `images`, which take their places."""
-
-    @property
-    @abstractmethod
-    def are_files(self) -> bool:
-        """Tell whether each of them surely has a file of its own."""
-
-    @property
-    @abstractmethod
-    def are_whole(self) -> bool:
-        """Tell whether surely none is one of several views of its file."""
-
-    def facts(self) -> Iterator[Facts]:
-        """Yield what is compared of each image: quicker than the images."""
-        return chain.from_iterable(zip(*columns, strict=True) for columns in self.fact_columns())
-
-    def fact_columns(self) -> Iterator[FactColumns]:
-        """Yield the facts of some thousands of images after the other, as columns: quicker still."""
-        return (self.facts_of(first, stop) for first, stop in self._stretches())
-
-    def times(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield all mtimes and all ctimes, some thousands after the other; `NO_TIME`, far below 0, where there is none.
-
-        One beyond 64 bits is the last one within.
-        """
-        for columns in self.fact_columns():
-            yield _as_times(columns.mtimes_ns), _as_times(columns.ctimes_ns)
-
-    def _stretches(self) -> Iterator[tuple[int, int]]:
-        return ((first, min(first + _AT_ONCE, len(self))) for first in range(0, len(self), _AT_ONCE))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return ImageList, (list(self),)
-
-    @overload
-    def __getitem__(self, index: int) -> SourceImage: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[SourceImage]: ...
-
-    def __getitem__(self, index: int | slice) -> SourceImage | list[SourceImage]:
-        numbers = range(len(self))[index]
-        if isinstance(numbers, int):
-            return self.some(numbers, numbers + 1)[0]
-        if numbers.step == 1:
-            return self.some(numbers.start, numbers.stop)
-        return [self.some(number, number + 1)[0] for number in numbers]
-
-    def __iter__(self) -> Iterator[SourceImage]:
-        return chain.from_iterable(self.some(first, stop) for first, stop in self._stretches())
-
-
-def _as_times(values: Sequence[int | None]) -> NDArray[np.int64]:
-    if isinstance(values, array):
-        return np.asarray(values)
-    within = (NO_TIME if value is None else max(NO_TIME + 1, min(value, -NO_TIME - 1)) for value in values)
-    return np.fromiter(within, np.int64, len(values))
 
 
 class _Root(NamedTuple):
@@ -136,6 +30,11 @@ class _Root(NamedTuple):
     start: str | None
     cut: int = 0
     view: View = WHOLE
+
+
+def _columns(rows: Iterable[Facts]) -> FactColumns:
+    keys, num_bytes, mtimes_ns, ctimes_ns = list(zip(*rows, strict=True)) or ((), (), (), ())
+    return FactColumns(keys, num_bytes, mtimes_ns, ctimes_ns)
 
 
 class ImageList(Images):
@@ -157,6 +56,11 @@ class ImageList(Images):
         self._others: dict[int, SourceImage] = {}
         for image in images:
             self.append(image)
+
+    @classmethod
+    def of(cls, images: Iterable[SourceImage]) -> Images:
+        """Return `images` as such a sequence; one that is one already is returned as it is."""
+        return images if isinstance(images, Images) else cls(images)
 
     def append(self, image: SourceImage) -> None:
         """Add an image."""
@@ -209,7 +113,7 @@ class ImageList(Images):
         roots = np.array([self.root(*root) for root in others._roots] or [0])  # as those have that are kept as objects
         self.is_rising = self.is_rising and others.is_rising and not (self and others._key(0) <= self._last)
         self._last = others._last
-        for first, stop in others._stretches():
+        for first, stop in others.stretches():
             self._ends.extend(array("Q", (np.asarray(others._ends.part(first, stop)) + num_bytes).tobytes()))
             self._roots_of.extend(
                 array("I", roots[np.asarray(others._roots_of.part(first, stop))].astype("I").tobytes())
@@ -268,16 +172,19 @@ class ImageList(Images):
 
     def some(self, first: int, stop: int) -> list[SourceImage]:
         """Return the images from one place up to another."""
-        return self.made(range(first, stop), self.facts_of(first, stop))
+        return self._made(range(first, stop), self.facts_of(first, stop), self._roots_of.part(first, stop))
 
-    def made(self, numbers: Iterable[int], facts: FactColumns) -> list[SourceImage]:
+    def made(self, numbers: Sequence[int], facts: FactColumns) -> list[SourceImage]:
         """Make images of their `facts`."""
-        images, roots = [], self._roots
-        for number, key, num_bytes, mtime_ns, ctime_ns in zip(numbers, *facts, strict=True):
+        return self._made(numbers, facts, map(self._roots_of.__getitem__, numbers))
+
+    def _made(self, numbers: Sequence[int], facts: FactColumns, roots: Iterable[int]) -> list[SourceImage]:
+        images = []
+        for number, root, key, num_bytes, mtime_ns, ctime_ns in zip(numbers, roots, *facts, strict=True):
             if self._others and number in self._others:
                 images.append(self._others[number])
                 continue
-            reader, start, cut, view = roots[self._roots_of[number]]
+            reader, start, cut, view = self._roots[root]
             place = self._places[number] if start is None else start + (view.file_of(key) or key)[cut:]
             images.append(SourceImage(key, reader, place, num_bytes, mtime_ns, ctime_ns, view))
         return images
@@ -310,6 +217,9 @@ class ImageList(Images):
 
     def __len__(self) -> int:
         return len(self._ends)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return ImageList, (list(self),)
 
     def _key(self, number: int) -> str:
         return self._keys(number, number + 1)[0]
@@ -356,6 +266,9 @@ class Picked(Images):
 
     def __len__(self) -> int:
         return len(self._numbers)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return ImageList, (list(self),)
 
     def pick(self, places: Sequence[int]) -> Images:
         """Return the images at those places."""

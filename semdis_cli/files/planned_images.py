@@ -7,7 +7,8 @@ from typing import overload
 
 import numpy as np
 
-from semdis_cli.files.image_list import ImageList, Images
+from semdis_cli.files.image_list import ImageList
+from semdis_cli.files.images import Images
 from semdis_cli.records import PlannedImage
 
 Bucket = tuple[int, int]  # (H, W) in px
@@ -52,7 +53,8 @@ class PlannedImages(Sequence[PlannedImage]):
             if start < end:
                 yield bucket, self.images.pick(array("I", order[start:end].tobytes()))
 
-    def _bucket(self, place: int) -> Bucket:
+    def bucket(self, place: int) -> Bucket:
+        """Return the bucket of an image, which is not made for it."""
         return self._buckets[0 if self._codes is None else self._codes[place]]
 
     def __len__(self) -> int:
@@ -66,11 +68,11 @@ class PlannedImages(Sequence[PlannedImage]):
     def __getitem__(self, index: int | slice) -> PlannedImage | list[PlannedImage]:
         if isinstance(index, slice):
             places = range(*index.indices(len(self)))
-            return [PlannedImage(image, self._bucket(at)) for at, image in zip(places, self.images[index], strict=True)]
-        return PlannedImage(self.images[index], self._bucket(range(len(self))[index]))
+            return [PlannedImage(image, self.bucket(at)) for at, image in zip(places, self.images[index], strict=True)]
+        return PlannedImage(self.images[index], self.bucket(range(len(self))[index]))
 
     def __iter__(self) -> Iterator[PlannedImage]:
-        return (PlannedImage(image, self._bucket(place)) for place, image in enumerate(self.images))
+        return (PlannedImage(image, self.bucket(place)) for place, image in enumerate(self.images))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))

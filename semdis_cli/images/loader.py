@@ -16,7 +16,8 @@ from torch import Tensor
 from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.events import Failure, LeftOut, Planning, Tell, untold
 from semdis_cli.files.identity import settled
-from semdis_cli.files.image_list import Images
+from semdis_cli.files.image_list import ImageList
+from semdis_cli.files.images import Images
 from semdis_cli.files.planned_images import PlannedImages
 from semdis_cli.images.geometry import fixed_bucket, move_crop, plan_geometry, why_left_out
 from semdis_cli.images.images import read_image_size
@@ -117,7 +118,7 @@ class Loader:
 
     def choose(self, sources: Sequence[SourceImage], filters: FilterSettings, tell: Tell = untold) -> Chosen:
         """Plan as `plan` does those sources that `filters`, which may have to know sizes too, do not leave out."""
-        sources = Images.of(sources)
+        sources = ImageList.of(sources)
         fixed = {view: fixed_bucket(self._geometries[view], self.multiple_px) for view in self.settings.views}
         buckets = {view: bucket for view, bucket in fixed.items() if bucket is not None}
         if len(buckets) == len(fixed) and not filters.need_sizes:

@@ -1,6 +1,6 @@
 """Engines: what has the shards of a plan encoded, whoever keeps the journal. Threads of this process, or several."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -63,11 +63,11 @@ class EncodeWork:
 def encode_engine(work: EncodeWork, num_workers: int, settings: ProcessSettings) -> AbstractContextManager[Engine]:
     """Return what encodes the rest of a set: threads of this process, or as many processes as there are shards for."""
     remaining = work.latents.remaining
-    if settings.is_in_cluster and remaining:
+    if settings.is_in_cluster and len(remaining):
         copy = ModelCopy.of(work.tokenizer, device_in_cluster(work.tokenizer))
         job = EncodeJob.of(copy, work.loader, work.settings, work.latents.shard_folder, work.portion(1))
         folder = work.latents.root / JOURNAL_FOLDER
-        return ray_engine(job, settings, ShardSender(work.loader).pack, remaining, folder)
+        return ray_engine(job, settings, _packer(work), remaining, folder)
     devices = settings.places[: len(remaining)]
     if len(devices) > 1:
         return _encode_fleet(work, num_workers, devices)
@@ -80,5 +80,15 @@ def _encode_fleet(
     portion = work.portion(num_workers, len(devices))
     copies = [ModelCopy.of(work.tokenizer, device) for device in devices]
     jobs = [EncodeJob.of(copy, work.loader, work.settings, work.latents.shard_folder, portion) for copy in copies]
-    num_threads = len(jobs) * busy_threads(work.tokenizer, portion.num_workers)
-    return Fleet(jobs, ShardSender(work.loader).pack, num_threads)
+    return Fleet(jobs, _packer(work), len(jobs) * busy_threads(work.tokenizer, portion.num_workers))
+
+
+def _packer(work: EncodeWork) -> Callable[[PlannedShard, set[int]], SentShard]:
+    """Return what makes shards ready to be sent, as long as the set is this run's."""
+    sender = ShardSender(work.loader)
+
+    def pack(shard: PlannedShard, known: set[int]) -> SentShard:
+        work.latents.check()
+        return sender.pack(shard, known)
+
+    return pack

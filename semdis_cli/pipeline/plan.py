@@ -16,7 +16,9 @@ from semdis_cli.sources.find import FoundImages
 from semdis_cli.sources.recorded import RecordedImages
 from semdis_cli.sources.request import Request
 from semdis_cli.store.writing.finished import recorded_settings
+from semdis_cli.store.writing.journal import OUTLINE_FILE
 from semdis_cli.store.writing.latent_set import LatentSetWriter
+from semdis_cli.store.writing.outline import Outline
 from semdis_cli.store.writing.plan_file import write_plan
 
 
@@ -57,15 +59,18 @@ def make_plan(
         troubles = tuple(plan.columns.troubles(found.all_keys))
         if latents.finished is not None:
             return MadePlan(plan, path, 0, troubles)
+        masks = None if loader.masks is None else loader.masks.files
         about = {
             "request": dict(request.record),
             "provenance": latents.provenance.to_json(),
             "num_found": found.num_images,
             "passed_over": dict(plan.passed_over),
+            "masks": None if masks is None else masks.describe(),
             "columns": RecordedColumns(request.sources, request.table).describe(plan.columns),
         }
         has_beside = any(isinstance(column.provider, BesideImages) for column in plan.columns.columns)
         tell(Planning("writing the plan"))
         form = RecordedImages(request.sources, has_beside=has_beside)
+        Outline.of(plan.contents).write(path.with_name(OUTLINE_FILE))
         write_plan(path, plan.contents, latents.base.sha256, about, form)
     return MadePlan(plan, path, path.stat().st_size, troubles)

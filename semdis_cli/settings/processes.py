@@ -75,11 +75,12 @@ class ProcessSettings(Group):
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Names of the devices of all processes, once it is known which GPUs there are."""
+        """Names of the devices of all processes, once it is known which GPUs there are; empty: one process does all."""
         assert self.devices != "all", "who has counted the devices says their numbers"
         if self.devices:
             return tuple(f"cuda:{number}" for number in self.devices)
-        return ("cpu",) * (self.num_processes or 1)
+        number = self.num_processes or 1
+        return ("cpu",) * number if number > 1 else ()
 
     @property
     def is_given(self) -> bool:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure, Planning, Tell, untold
 from semdis_cli.files.image_list import ImageList
+from semdis_cli.files.images import Images
 from semdis_cli.files.url import Location, Url
 from semdis_cli.records import SourceImage
 from semdis_cli.sources.file_list import FileList
@@ -52,7 +53,7 @@ class FoundImages:
     def all_keys(self) -> Iterator[str]:
         """Yield the keys of the images."""
         images = self.images
-        return (key for key, *_ in images.facts()) if isinstance(images, ImageList) else (each.key for each in images)
+        return (key for key, *_ in images.facts()) if isinstance(images, Images) else (each.key for each in images)
 
     @property
     def is_single(self) -> bool:

@@ -237,16 +237,17 @@ class _Walk:
             return
         self.tell(self.found.num_seen)
         try:
-            entries = list(os.scandir(folder.path))
+            plain = None if folder.is_odd or self.has_patterns else _plain_names(folder.path)
+            entries = list(os.scandir(folder.path)) if plain is None else []
         except OSError as error:
             self._fail_to_search(folder, error)
+            return
+        if plain is not None:
+            self.opened.append((folder, iter(()), plain))
             return
         names = [entry.name for entry in entries]
         if not OWN_OUTPUT.isdisjoint(names):
             self.found.passed_over.add(PassedOver.OUTPUT, len(entries))
-            return
-        if not (folder.is_odd or self.has_patterns) and all(map(is_plain_image, names)) and _are_files(entries):
-            self.opened.append((folder, iter(()), sorted(names)))
             return
         by_name = dict(zip(names, entries, strict=True))
         for entry in filter(_is_folder, entries):
@@ -343,10 +344,24 @@ class _Walk:
         return not (folder.is_included or self.rules.includes(path, name, is_folder=False))
 
 
-def _are_files(entries: list[os.DirEntry[str]]) -> bool:
-    """Tell whether all of `entries` are files, or lead to one."""
+def _plain_names(folder: str) -> list[str] | None:
+    """Return the sorted names in a folder if all are surely those of images, else None. Raises `OSError`.
+
+    An entry of it would take three times as much as its name.
+    """
+    names = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not (is_plain_image(entry.name) and _is_file(entry)):
+                return None
+            names.append(entry.name)
+    names.sort()
+    return names
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
     try:
-        return all(entry.is_file() for entry in entries)
+        return entry.is_file()
     except OSError:  # of a link that cannot be followed
         return False
 

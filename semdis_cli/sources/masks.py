@@ -1,28 +1,32 @@
 """Pictures in a folder of their own that say which pixels of images count, found by the images' keys."""
 
 import os
+import stat
 import time
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from posixpath import splitext
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
 from semdis_cli.errors import UsageError
 from semdis_cli.events import Tell, untold
 from semdis_cli.files.identity import Witness, settled, vouches
-from semdis_cli.files.image_list import ImageList, Images
+from semdis_cli.files.image_list import ImageList
+from semdis_cli.files.images import Images
+from semdis_cli.files.json_text import escape_name, unescape_name
 from semdis_cli.option import OptionError
 from semdis_cli.records import SourceImage, Stamp
-from semdis_cli.sources.files import ON_DISK
+from semdis_cli.sources.files import ON_DISK, image_of_file
 from semdis_cli.sources.find import FoundImages, find_images
 from semdis_cli.sources.folders import Folder
 from semdis_cli.sources.input_rules import InputRules
+from semdis_cli.sources.plain_values import check_flag, check_list, check_text
 
 _NUMBER_BITS = 60  # less than any time of today in nanoseconds, so that it counts as one of the past
 
@@ -76,6 +80,30 @@ class MaskNames(Protocol):
 
 
 @dataclass(frozen=True)
+class NamesOnDisk:
+    """Finds masks in a `folder` that was listed before, by looking for each: `suffixes` are those that they have."""
+
+    folder: Path
+    suffixes: tuple[str, ...]
+
+    def find(self, key: str) -> Sequence[SourceImage]:
+        """Return the mask of an image, as `_Names` does."""
+        starts = ((start, f"{start}{suffix}") for start in (key, _stem(key)) for suffix in self.suffixes)
+        names = (key, *(name for start, name in starts if _stem(name) == start))
+        return next(([file] for name in names if (file := self._look(name)) is not None), [])
+
+    def _look(self, name: str) -> SourceImage | None:
+        path = f"{self.folder}/{name}"
+        try:
+            status = os.stat(path)  # noqa: PTH116 (a Path for each would take longer than the call)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError:  # whoever reads it says why
+            return SourceImage(name, ON_DISK, path, 0)
+        return image_of_file(name, path, status) if stat.S_ISREG(status.st_mode) else None
+
+
+@dataclass(frozen=True)
 class MaskFiles:
     """The masks of a run. `note`: a line on images without one; empty if there are none.
 
@@ -90,6 +118,26 @@ class MaskFiles:
     def of(self, image: SourceImage) -> SourceImage | None:
         """Return the mask of an image, None if it has none: its file has the key, or that with another suffix."""
         return next(iter(self.names.find(image.file_key)), None)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a plan in a file says of masks that were listed, as plain values."""
+        assert isinstance(self.names, _Names), "masks are listed for a plan"
+        suffixes = sorted({splitext(key)[1] for key, *_ in self.names.files.facts()})
+        times = {"has_ctimes": self.has_ctimes, "masks_have_ctimes": self.masks_have_ctimes}
+        return {"suffixes": list(map(escape_name, suffixes)), "note": self.note} | times
+
+    @classmethod
+    def planned(cls, folder: Path, fields: Mapping[str, Any]) -> "MaskFiles":
+        """Return the masks in a folder that `describe` has described; none of another folder is found.
+
+        Raises `ValueError`, `LookupError` or `TypeError` for anything else.
+        """
+        suffixes = tuple(unescape_name(check_text(suffix)) for suffix in check_list(fields["suffixes"]))
+        for suffix in filter(None, suffixes):
+            if suffix[0] != "." or "/" in suffix or "\0" in suffix:
+                raise ValueError(f"{suffix!r:.40} is no suffix")
+        times = check_flag(fields["has_ctimes"]), check_flag(fields["masks_have_ctimes"])
+        return cls(NamesOnDisk(folder, suffixes), *times, check_text(fields["note"]))
 
     def found_by(self, names: MaskNames) -> "MaskFiles":
         """Return the same, of images whose masks are found by `names`."""
@@ -167,7 +215,7 @@ def _list(folder: Path, tell: Tell) -> Images:
     """List the pictures in a folder, with those that cannot be looked at: whoever reads them says why."""
     found = find_images([folder], rules=InputRules(all_files=True), tell=tell)
     unusable = [SourceImage(one.key, ON_DISK, os.fspath(folder / one.key), 0) for one in found.failures]
-    return ImageList([*found.images, *unusable]).sorted() if unusable else Images.of(found.images)
+    return ImageList([*found.images, *unusable]).sorted() if unusable else ImageList.of(found.images)
 
 
 def _check_apart(folder: Path, found: FoundImages) -> None:

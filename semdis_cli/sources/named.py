@@ -19,7 +19,14 @@ from semdis_cli.sources.files import ON_DISK, FilesOnDisk
 from semdis_cli.sources.members import Samples
 from semdis_cli.sources.names import NamedPath
 from semdis_cli.sources.parquet import ImageColumn, ParquetReader
-from semdis_cli.sources.plain_values import check_inside, check_integer, check_number, check_text, check_time
+from semdis_cli.sources.plain_values import (
+    check_flag,
+    check_inside,
+    check_integer,
+    check_number,
+    check_text,
+    check_time,
+)
 from semdis_cli.sources.remote import FarReader
 from semdis_cli.sources.tars import PackedTar, Tar
 from semdis_cli.sources.zips import ZipReader
@@ -127,9 +134,7 @@ def _make_parquet(
     path: Location, samples: Samples, *, column: object, is_struct: object, mtime_ns: object, ctime_ns: object
 ) -> ImageReader:
     del samples
-    if not isinstance(is_struct, bool):
-        raise ValueError(f"{is_struct!r:.40} is neither true nor false")  # noqa: TRY004
-    image_column = ImageColumn(unescape_name(check_text(column)), is_struct)
+    image_column = ImageColumn(unescape_name(check_text(column)), check_flag(is_struct))
     return ParquetReader(path, check_time(mtime_ns), check_time(ctime_ns), image_column, {})
 
 

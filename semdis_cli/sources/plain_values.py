@@ -33,6 +33,13 @@ def check_text(value: object) -> str:
     return value
 
 
+def check_flag(value: object) -> bool:
+    """Return true or false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r:.40} is neither true nor false")  # noqa: TRY004
+    return value
+
+
 def check_list(value: object) -> list[Any]:
     """Return a list."""
     if not isinstance(value, list):

@@ -60,8 +60,6 @@ class Request:
             raise UsageError("-: what comes on stdin can be read once; a plan is of files: write it into one")
         if self.record["--files-from"] is not None:
             raise OptionError("--files-from", "does not go with a plan; name the folder that the files lie in")
-        if self.record["--masks"] is not None:
-            raise OptionError("--masks", "does not go with a plan; each run finds the masks of its images by itself")
 
 
 def _absolute(path: Location) -> str:

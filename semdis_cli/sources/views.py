@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from semdis_cli.events import Failure
-from semdis_cli.files.image_list import ImageList, Images
+from semdis_cli.files.image_list import ImageList
+from semdis_cli.files.images import Images
 from semdis_cli.records import WHOLE, SourceImage, View
 
 

@@ -2,15 +2,25 @@
 
 import json
 import os
+import random
+import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
+from semdis_cli.files.lock import FolderLock
 from semdis_cli.store.index import read_rows
+from semdis_cli.store.writing.plan_file import PlanFile
+from tests import forks
 from tests.cli.conftest import Outcome, Run
 from tests.sources.test_tars import write_tar
 from tests.store import contents, lasting
+from tests.store.test_plan_file import signed
+from tests.torture.harness import wait_until_settled
 from tests.worlds import save_noise
 
 LONG_AGO_S = time.time() - 3600
@@ -113,12 +123,31 @@ def test_parquet_and_a_table(tmp_path: Path, photos: Path, same: Run) -> None:
     check_same_set(tmp_path, same, photos, "0.parquet", "--table", "table.jsonl", "--columns", "none")
 
 
+def test_masks(tmp_path: Path, photos: Path, same: Run) -> None:
+    for seed, name in enumerate(("0.png", "2.png.bmp", "4.tif", "6")):
+        save_noise(tmp_path / f"masks/a/{seed}.png", seed, SIZES[2 * seed % 3])
+        with Image.open(tmp_path / f"masks/a/{seed}.png") as image:
+            image.save(tmp_path / f"masks/a/{name}", "PNG")
+        if name != f"{seed}.png":
+            (tmp_path / f"masks/a/{seed}.png").unlink()
+        os.utime(tmp_path / f"masks/a/{name}", (LONG_AGO_S, LONG_AGO_S + seed))
+    check_same_set(tmp_path, same, photos, "--masks", "masks")
+    again = json.loads(same("encode", photos, "--masks", "masks", "--json").stdout)
+    assert again["images"]["this_run"] == 0
+    (tmp_path / "masks/a/6").write_bytes((tmp_path / "masks/a/0.png").read_bytes())
+    assert same("plan", photos, "--masks", "masks").code in {0, 3}  # whether the failure counts as known
+    changed = json.loads(same("encode", photos, "--masks", "masks", "--json").stdout)
+    assert changed["images"]["this_run"] == 1
+
+
 def test_a_set_that_grows(tmp_path: Path, photos: Path, same: Run) -> None:
     for output in ("latents", "plain"):
         assert same("encode", photos, output=output).code == 3
     (photos / "a/0.png").unlink()
     write_image(photos / "a/2.png", 11)
     write_image(photos / "c/new.png", 12)
+    wait_until_settled(photos / "a")
+    wait_until_settled(photos / "c")
     check_same_set(tmp_path, same, photos)
 
 
@@ -140,6 +169,117 @@ def test_encode_lists_nothing_where_there_is_a_plan(tmp_path: Path, photos: Path
     assert "c/later.png" not in {row.key for row in read_rows(tmp_path / "latents/index.jsonl")}
     assert same("encode", photos).code == 3
     assert "c/later.png" in {row.key for row in read_rows(tmp_path / "latents/index.jsonl")}
+
+
+# ---- Parts ----
+
+
+def test_parts_by_one_plan_make_the_set_that_one_run_makes(tmp_path: Path, photos: Path, same: Run) -> None:
+    plain = same("encode", photos, "--captions", "txt", output="plain")
+    assert same("plan", photos, "--captions", "txt").code == 3
+    write_image(photos / "c/later.png", 20)  # nobody looks for it
+    done = [same("encode", photos, "--captions", "txt", "--part", part) for part in ("2/3", "0/3", "1/3")]
+    assert [each.code for each in done] == [0, 3, 3], done[-1].stderr
+    assert all("semdis: by the plan of " in each.stderr for each in done)
+    assert "all parts are done" in done[-1].stderr
+    assert plain.code == 3
+    assert lasting(tmp_path / "latents") == lasting(tmp_path / "plain")
+    assert not (tmp_path / "latents/journal").exists()
+
+
+def test_a_set_grows_by_parts_of_a_plan(tmp_path: Path, photos: Path, same: Run) -> None:
+    for output in ("latents", "plain"):
+        assert same("encode", photos, output=output).code == 3
+    (photos / "a/0.png").unlink()
+    write_image(photos / "a/2.png", 11)
+    for seed in range(12, 20):
+        write_image(photos / f"c/{seed}.png", seed)
+    assert same("encode", photos, output="plain").code == 3
+    assert same("plan", photos).code == 3
+    assert [same("encode", photos, "--part", part).code for part in ("0/2", "1/2")] == [3, 3]
+    assert lasting(tmp_path / "latents") == lasting(tmp_path / "plain")
+
+
+def test_a_part_reads_its_own_shards_of_the_plan_alone(tmp_path: Path, photos: Path, same: Run) -> None:
+    assert same("plan", photos).code == 3
+    path = plan_in(tmp_path / "latents")
+    file = PlanFile.read(path)
+    assert file is not None
+    data = bytearray(path.read_bytes())
+    for shard in file.shards[1::2]:
+        data[shard.line.offset : shard.line.offset + shard.line.num_bytes] = bytes(shard.line.num_bytes)
+    path.write_bytes(data)
+    for _ in range(2):  # done, and looked at again
+        assert same("encode", photos, "--part", "0/2").code == 3
+    refused(same("encode", photos, "--part", "1/2"), 4, "the plan is damaged", "make it again with semdis plan")
+
+
+def test_a_plan_is_made_again_between_parts_but_not_while_one_is_at_work(
+    tmp_path: Path, photos: Path, same: Run
+) -> None:
+    assert same("encode", photos, output="plain").code == 3
+    assert same("plan", photos).code == 3
+    assert same("encode", photos, "--part", "1/3").code == 0
+    with FolderLock(tmp_path / "latents/journal", "0-of-3"):
+        refused(same("plan", photos), 2, "other semdis runs are writing there (--part 0/3)")
+    done = (tmp_path / "latents/journal/1-of-3.jsonl").read_bytes()
+    assert same("plan", photos).code == 3
+    assert (tmp_path / "latents/journal/1-of-3.jsonl").read_bytes() == done
+    assert [same("encode", photos, "--part", part).code for part in ("0/3", "2/3")] == [3, 3]
+    assert lasting(tmp_path / "latents") == lasting(tmp_path / "plain")
+
+
+def test_what_parts_have_done_stays_where_a_plan_of_other_inputs_is_made(
+    tmp_path: Path, photos: Path, same: Run
+) -> None:
+    assert same("plan", photos).code == 3
+    assert same("encode", photos, "--part", "0/2").code == 3
+    num_done = len(list((tmp_path / "latents/shards").iterdir()))
+    write_image(photos / "c/new.png", 20)
+    assert same("plan", photos).code == 3
+    told = [json.loads(same("encode", photos, "--json", "--part", part).stdout) for part in ("0/2", "1/2")]
+    assert sum(each["images"]["this_run"] for each in told) == 10 - 2 * num_done
+    rows = {row.key for row in read_rows(tmp_path / "latents/index.jsonl") if row.error is None}
+    assert rows == {path.relative_to(photos).as_posix() for path in photos.glob("?/*.png")}
+
+
+@pytest.mark.slow
+def test_a_plan_that_is_killed_at_any_moment_is_in_nobodys_way(
+    tmp_path: Path, photos: Path, tiny: Path, same: Run
+) -> None:
+    assert same("encode", photos, output="plain").code == 3
+    command = forks.semdis("plan", photos, "-o", "latents", "--model", tiny, "--threads", "1", "--shard-images", "2")
+    chance, was_there = random.Random(0), False
+    for _ in range(12):
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(chance.uniform(0.0, 2.5))
+        process.kill()
+        process.wait()
+        file = PlanFile.read(plan_in(tmp_path / "latents"))
+        was_there = was_there or file is not None
+        assert not was_there or file is not None
+    assert same("plan", photos).code == 3
+    assert [same("encode", photos, "--part", part).code for part in ("0/2", "1/2")] == [3, 3]
+    assert lasting(tmp_path / "latents") == lasting(tmp_path / "plain")
+
+
+@pytest.mark.slow
+def test_processes_share_a_plan(tmp_path: Path, photos: Path, same: Run) -> None:
+    assert same("encode", photos, "--captions", "txt", output="plain").code == 3
+    options = (photos, "--captions", "txt", "--processes", "2", "--workers", "2")
+    assert same("plan", *options).code == 3
+    done = same("encode", *options)
+    assert done.code == 3, done.stderr
+    assert lasting(tmp_path / "latents") == lasting(tmp_path / "plain")
+
+
+def test_finish_says_which_parts_of_a_plan_are_missing(tmp_path: Path, photos: Path, same: Run, run: Run) -> None:
+    assert same("plan", photos).code == 3
+    refused(run("finish", "latents"), 2, "of 6 shards are not there")
+    assert same("encode", photos, "--part", "0/2").code == 3
+    refused(run("finish", "latents"), 2, "run again semdis encode with --part 1/2")
+    assert same("encode", photos, "--part", "1/2").code == 3
+    assert (tmp_path / "latents/manifest.json").is_file()
 
 
 # ---- What is said ----
@@ -233,9 +373,43 @@ def test_a_damaged_plan_is_said(tmp_path: Path, photos: Path, same: Run) -> None
     assert same("encode", photos).code == 3
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda head: head["shards"][0].__setitem__(0, "00000000-2x2.safetensors"),  # which the set has already
+        lambda head: head["shards"][0].__setitem__(0, "00000099-9x9.safetensors"),
+        lambda head: head["shards"][0].__setitem__(1, 5),
+        lambda head: head["shards"][0].__setitem__(2, [1, 33]),
+        lambda head: head["about"].update(columns={}),
+        lambda head: head["about"].update(request=[]),
+        lambda head: head["about"].update(num_found=-1),
+        lambda head: head["about"].update(provenance={"a": float("1e400")}),
+    ],
+)
+def test_a_plan_that_somebody_has_edited_is_refused(
+    tmp_path: Path, photos: Path, same: Run, change: Callable[[dict[str, Any]], object]
+) -> None:
+    assert same("encode", photos).code == 3
+    write_image(photos / "c/2.png", 2)
+    assert same("plan", photos).code == 3
+    before = contents(tmp_path / "latents/shards")
+    signed(plan_in(tmp_path / "latents"), change)
+    refused(same("encode", photos), 4, "latents/journal/plan: the plan is damaged")
+    assert contents(tmp_path / "latents/shards") == before
+
+
 def test_a_plan_of_a_set_that_has_changed_since_is_refused(tmp_path: Path, photos: Path, same: Run) -> None:
     assert same("plan", photos).code == 3
     plan = plan_in(tmp_path / "latents").read_bytes()
+    assert same("encode", photos).code == 3
+    plan_in(tmp_path / "latents").parent.mkdir()
+    plan_in(tmp_path / "latents").write_bytes(plan)
+    assert same("encode", photos).code == 3  # that plan has been carried out: it is as if it were gone
+    write_image(photos / "c/new.png", 30)
+    assert same("plan", photos).code == 3
+    plan = plan_in(tmp_path / "latents").read_bytes()
+    (photos / "a/0.png").unlink()
+    plan_in(tmp_path / "latents").unlink()
     assert same("encode", photos).code == 3
     plan_in(tmp_path / "latents").parent.mkdir()
     plan_in(tmp_path / "latents").write_bytes(plan)
@@ -246,7 +420,6 @@ def test_what_no_plan_can_hold_is_refused(tmp_path: Path, photos: Path, same: Ru
     (tmp_path / "list.txt").write_text("photos/a/0.png\n")
     refused(same("plan", "-"), 2, "stdin")
     refused(same("plan", "--files-from", "list.txt"), 2, "--files-from")
-    refused(same("plan", photos, "--masks", "masks"), 2, "--masks")
     refused(same("plan", photos, output="memory://x/y"), 2, "URL")
     refused(same("plan"), 2, "SOURCE")
     assert not (tmp_path / "latents").exists()

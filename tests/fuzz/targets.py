@@ -10,6 +10,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from semdis_cli.columns.settings import AttachSettings
 from semdis_cli.errors import StoreError
 from semdis_cli.files.json_text import to_line
 from semdis_cli.pipeline.attach import attach
+from semdis_cli.sources.named import NamedSources
+from semdis_cli.sources.recorded import RecordedImages
 from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents
@@ -29,12 +32,16 @@ from semdis_cli.store.verifying.index_table import read_index
 from semdis_cli.store.verifying.payload import read_payload
 from semdis_cli.store.verifying.summary import summarise
 from semdis_cli.store.verifying.unfinished import read_journals
+from semdis_cli.store.writing.filed_plan import plan_of
+from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.journal import Journal
+from semdis_cli.store.writing.plan_file import PlanFile, write_plan
 from tests.fuzz.edited_shards import assemble, metadata_text, signed
-from tests.store import GOOD_KEYS, contents, make_shard, problems, write_set, write_some
+from tests.store import GOOD_KEYS, contents, make_plan, make_shard, problems, write_set, write_some
 
 Target = Callable[[bytes, Path], None]
 
+_FORM = RecordedImages(NamedSources((Path("images"),)), has_beside=True)
 _TENSORS = "columns/00000000-t5.safetensors"
 _DTYPES = {
     "bfloat16": ("BF16", 2),
@@ -133,6 +140,38 @@ def vouched_journal(data: bytes, folder: Path) -> None:
     journal(b"".join(lines), folder)
 
 
+def plan(data: bytes, folder: Path) -> None:
+    """A plan in a file. No image that it names lies beside the sources."""
+    path = folder / "plan"
+    path.write_bytes(data)
+    file = PlanFile.read(path)
+    found = plan_of(file, _FORM) if file is not None else None
+    if found is not None:
+        images = [image.source for shard in found.shards for image in shard.images]
+        for image in (*images, *found.changes.kept):
+            assert f"/{image.reader.locate(image)[0]}/".startswith("/images/")
+        list(found.failures)
+        list(found.left_out)
+
+
+def vouched_plan(data: bytes, folder: Path) -> None:
+    """The lines of a plan and its head, in which places and hashes are made to fit them, as far as it has a shape."""
+    *lines, head = data.split(b"\n")
+    try:
+        fields = json.loads(head)
+        rows, start = [*fields["shards"], *chain.from_iterable(fields["lists"].values())], 0
+        rows.sort(key=lambda row: row[-3])
+        for row, line in zip(rows, lines, strict=False):
+            row[-3:] = [start, len(line) + 1, hashlib.sha256(line + b"\n").hexdigest()]
+            start += len(line) + 1
+        head = json.dumps(fields).encode()
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        pass
+    written = b"".join(line + b"\n" for line in lines)
+    tail = to_line({"head": len(written), "sha256": hashlib.sha256(head + b"\n").hexdigest()})
+    plan(written + head + b"\n" + tail, folder)
+
+
 def vouched_tensors(data: bytes, folder: Path) -> None:
     """A file of tensors in a whole set, for whose size and sha256 the manifest vouches."""
     fields = _write(_set_with_tensors(), folder)
@@ -169,7 +208,7 @@ def _read_tensors(fields: dict[str, Any], folder: Path) -> None:
 
 TARGETS: tuple[Target, ...] = (
     *(shard, vouched_shard, manifest, index, vouched_index, journal, vouched_journal),
-    *(vouched_tensors, listed_tensors),
+    *(vouched_tensors, listed_tensors, plan, vouched_plan),
 )
 
 
@@ -184,6 +223,9 @@ def seeds(folder: Path) -> dict[Target, list[bytes]]:
     shards = [path.read_bytes() for path in paths]
     rows = (root / "index.jsonl").read_bytes()
     lines = (begun / "journal" / "0.jsonl").read_bytes()
+    planned = make_plan(("a.png", "new.png", "x/b.png")).on(Base.read(root, root))
+    write_plan(folder / "plan", planned, None, {}, _FORM)
+    plan_lines = (folder / "plan").read_bytes().splitlines(keepends=True)
     return {
         shard: shards,
         vouched_shard: [metadata_text(data) for data in shards],
@@ -192,6 +234,8 @@ def seeds(folder: Path) -> dict[Target, list[bytes]]:
         listed_tensors: [json.dumps(json.loads(_set_with_tensors()["manifest.json"])["tensors"]).encode()],
         index: [rows],
         vouched_index: [rows],
+        plan: [b"".join(plan_lines)],
+        vouched_plan: [b"".join(plan_lines[:-1]).removesuffix(b"\n")],
         journal: [lines],
         vouched_journal: [b"\n".join(json.dumps(json.loads(line)["content"]).encode() for line in lines.splitlines())],
     }

@@ -1,5 +1,6 @@
 """Masks of images: which is whose, and that a change of one shows in the times of its image."""
 
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -7,16 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from semdis_cli.files.identity import Witness
 from semdis_cli.files.image_list import ImageList
 from semdis_cli.records import SourceImage
 from semdis_cli.sources.files import ON_DISK
 from semdis_cli.sources.find import FoundImages
-from semdis_cli.sources.masks import find_masks
+from semdis_cli.sources.masks import MaskFiles, find_masks
+from semdis_cli.store.checks import MALFORMED
 from semdis_cli.store.writing.seen import SeenFile
 from tests.worlds import save_noise
 
+PNG_START = b"\x89PNG\r\n\x1a\n"
 OLD_NS = 1_600_000_000_123_456_789
 
 
@@ -91,3 +96,29 @@ def test_a_mask_is_found_by_the_key_of_its_image(tmp_path: Path, names: tuple[st
     images = images_of("a.jpg", "other.jpg")
     mask = find_masks(tmp_path, found(images)).of(images[0])
     assert (None if mask is None else mask.key) == expected
+
+
+NAMES = [f"{stem}{end}" for stem in ("a", "b.c", "d/a") for end in ("", ".png", ".jpg", ".x.y")]
+
+
+@given(names=st.sets(st.sampled_from(NAMES)))
+def test_masks_that_are_looked_for_are_those_of_the_list(
+    tmp_path_factory: pytest.TempPathFactory, names: set[str]
+) -> None:
+    folder = tmp_path_factory.mktemp("masks")
+    for name in names | {"z.gif"}:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(PNG_START)
+    keys = [f"{stem}{end}" for stem in ("a", "b", "b.c", "d/a", "d") for end in (".png", ".jpg", ".bmp", "")]
+    listed = find_masks(folder, found(images_of("z.jpg")))
+    planned = MaskFiles.planned(folder, json.loads(json.dumps(listed.describe())))
+    for image in images_of(*keys):
+        if len(listed.names.find(image.key)) < 2:  # with several the run is refused
+            assert planned.of(image) == listed.of(image)
+
+
+@pytest.mark.parametrize("suffix", ["/../x.png", ".png/../../x", "png", ".p\0g", 5, None])
+def test_masks_of_a_plan_lie_in_their_folder(tmp_path: Path, suffix: object) -> None:
+    fields = {"suffixes": [suffix], "note": "", "has_ctimes": True, "masks_have_ctimes": True}
+    with pytest.raises(MALFORMED):
+        MaskFiles.planned(tmp_path, fields)

@@ -1,6 +1,7 @@
 """What the journal notes of a shard: the JSON that it always was, and the lines of the index again."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from semdis_cli.files.json_text import parse_json, to_line
 from semdis_cli.records import FileDigest, Geometry, ImageRecord
 from semdis_cli.store.index import IndexRow, image_line
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.writing.entry_text import NewLine, render_entry, split_entry
+from semdis_cli.store.writing.entry_text import NewLine, entry_lines, render_entry, split_entry
 from semdis_cli.store.writing.journal_file import JournalEntry
 from semdis_cli.store.writing.seen import SeenFile
 
@@ -66,6 +67,10 @@ def test_the_line_of_an_image_is_that_of_its_row(record: ImageRecord, row: int) 
     assert image_line(record, NAME, row) == to_line(IndexRow.of_image(record, NAME, row).to_json())
 
 
+def read(text: bytes, place: int, number: int) -> bytes:
+    return text[place : place + number]
+
+
 @settings(deadline=None)
 @given(rows=entries(), file=st.none() | st.builds(FileDigest, st.integers(0, 2**40), digests), sums=sums)
 def test_an_entry_is_canonical_json_and_gives_its_lines_again(
@@ -82,9 +87,30 @@ def test_an_entry_is_canonical_json_and_gives_its_lines_again(
             "sums": sums.to_json(),
         }
         assert content + b"\n" == to_line(fields | ({"version": version} if version else {}))
-        rest, lines = split_entry(content)
+        text = b"before" + content + b"behind"
+        lines = entry_lines(partial(read, text), 6, content, len(rows))
         assert list(lines) == [NewLine.of_row(*each) for each in rows]
-        assert JournalEntry.from_json(rest) == JournalEntry(NAME, file, (), sums, version)
+        rest = split_entry(content)
+        assert JournalEntry.from_json(rest | {"seen": []}) == JournalEntry(NAME, file, (), sums, version)
+        assert len(rest["seen"]) == len(rows)
+
+
+@settings(deadline=None)
+@given(captions=st.lists(st.text(max_size=3), min_size=1, max_size=9), length=st.sampled_from([1, 700, 5000]))
+def test_rows_longer_than_what_is_held_are_read_whole(captions: list[str], length: int) -> None:
+    size = (32, 32)
+    source, geometry = FileDigest(3, "0" * 64), Geometry(size, size, (0, 0), size, size)
+    rows = [
+        (
+            IndexRow.of_image(
+                ImageRecord(f"{row}.png", geometry, source, (), {"caption": caption * length}), NAME, row
+            ),
+            None,
+        )
+        for row, caption in enumerate(captions)
+    ]
+    content = render_entry(NAME, None, lines_of(rows), ChannelSums.zero(1), 0)
+    assert list(entry_lines(partial(read, content), 0, content, len(rows))) == [NewLine.of_row(*each) for each in rows]
 
 
 def test_an_entry_is_read_as_what_was_written() -> None:

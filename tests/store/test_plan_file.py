@@ -96,7 +96,7 @@ REASONS = st.dictionaries(KEY, TEXT, max_size=4)
 PX = st.tuples(st.integers(1, 999), st.integers(1, 999))
 CHANGES = st.builds(
     Changes,
-    to_encode=st.just(()),
+    to_encode=st.builds(ImageList),
     kept=IMAGES.map(ImageList),
     returned=st.frozensets(KEY, max_size=4),
     removed=st.frozensets(KEY, max_size=4),
@@ -165,6 +165,21 @@ def test_many_rows_are_read_as_they_are_asked_for(tmp_path: Path) -> None:
     assert tuple(found) == failures
     with pytest.raises(IndexError):
         found[10_000]
+
+
+def test_many_images_that_are_kept_are_read_as_they_are_asked_for(tmp_path: Path) -> None:
+    found = [SourceImage(f"{number:05d}.png", ON_DISK, f"images/{number:05d}.png", number, 5) for number in range(9000)]
+    images = ImageList(found)
+    file = write(tmp_path / "plan", SetPlan((), (), Changes(kept=images), "c" * 64))
+    kept = plan_of(file, FORM).changes.kept
+    assert len(file.lists["kept"]) == 3
+    assert (len(kept), kept[4096], kept[-1], list(kept)) == (9000, found[4096], found[-1], found)
+    assert (kept[4090:4100], kept[4100:4090:-1]) == (found[4090:4100], found[4100:4090:-1])
+    assert list(kept.facts()) == list(images.facts())
+    assert kept.facts_of(0, 0) == ((), (), (), ())
+    assert list(kept.pick([8191, 8192, 3])) == [found[8191], found[8192], found[3]]
+    other = replace(found[7], num_bytes=1)
+    assert list(kept.changed([other])) == [*found[:7], other, *found[8:]]
 
 
 # ---- Sets that are made of it ----

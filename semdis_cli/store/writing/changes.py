@@ -10,7 +10,8 @@ from typing import NamedTuple
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure, LeftOut
 from semdis_cli.files.identity import Witness, all_vouch, settled
-from semdis_cli.files.image_list import NO_TIME, ImageList, Images
+from semdis_cli.files.image_list import ImageList
+from semdis_cli.files.images import NO_TIME, Images
 from semdis_cli.files.set_names import INDEX_FILE, MANIFEST_FILE
 from semdis_cli.records import SourceImage
 from semdis_cli.stops import look
@@ -110,7 +111,7 @@ def find_changes(
     says when), the content of then. `choice`: the filters of this run, which may leave out what the set has, and take
     what it has not. Raises `UsageError` if the set and the inputs have nothing in common.
     """
-    images = Images.of(images)
+    images = ImageList.of(images)
     if base.manifest is None:
         return Changes(to_encode=images)
     num_inputs = base.manifest.num_ok + base.manifest.num_failed

@@ -4,8 +4,8 @@ A run that has noted a shard itself copies these lines, and neither parses nor r
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from json import JSONDecoder
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from json import JSONDecodeError, JSONDecoder
 from typing import Any, NamedTuple
 
 from semdis_cli.files.json_text import parse_json
@@ -18,9 +18,14 @@ from semdis_cli.store.writing.seen import SeenFile
 _DECODER = JSONDecoder()
 # Nearly all rows: of an image that has latents, and no columns. A quote within a text would follow a backslash.
 _PLAIN_ROW = re.compile(
-    r'\{"geometry":\{[^}]*\},"key":"([^"\\]*)",(?:"mask_sha256":"[0-9a-f]*",)?(?:"notes":\[[^]\\]*\],)?'
-    r'"num_bytes":[0-9]*,"row":([0-9]*),"sha256":"[0-9a-f]*","shard":"([^"\\]*)","status":"ok"\}'
+    rb'\{"geometry":\{[^}]*\},"key":"([^"\\]*)",(?:"mask_sha256":"[0-9a-f]*",)?(?:"notes":\[[^]\\]*\],)?'
+    rb'"num_bytes":[0-9]*,"row":([0-9]*),"sha256":"[0-9a-f]*","shard":"([^"\\]*)","status":"ok"\}[],]'
 )
+_SEEN_BYTES, _WINDOW_BYTES = 100, 1 << 14
+_SEEN = re.compile(rb"(?:null|\[([0-9]+),(-?[0-9]+|null)(?:,(-?[0-9]+|null))?\])[],]")
+_BETWEEN = b'],"seen":['  # rows and times
+_ROW_BYTES = 1 << 12  # of nearly all rows
+Read = Callable[[int, int], bytes]  # gives bytes from a place on, fewer only at the end
 
 
 class NewLine(NamedTuple):
@@ -65,23 +70,80 @@ def render_entry(
     return head + rows + b"]," + canonical_json(rest)[1:].encode()
 
 
-def split_entry(content: bytes) -> tuple[dict[str, Any], Iterator[NewLine]]:
-    """Return the fields of what `render_entry` has made, without rows, and its lines; of nothing else."""
-    head, _, rest = content.rpartition(b'],"seen":')  # only figures and the name follow
-    start = head.index(b"[") + 1
-    fields: Mapping[str, Any] = parse_json(head[:start] + b'],"seen":' + rest)
-    return {**fields, "seen": []}, _lines(head[start:].decode("ascii"), fields["seen"])
+def split_entry(content: bytes) -> dict[str, Any]:
+    """Return the fields of what `render_entry` has made, without rows; of nothing else."""
+    head, _, rest = content.rpartition(_BETWEEN)  # only figures and the name follow
+    fields: Mapping[str, Any] = parse_json(head[: head.index(b"[") + 1] + _BETWEEN + rest)
+    return {**fields, "seen": [None] * len(fields["seen"])}
 
 
-def _lines(text: str, seen: Sequence[Sequence[Any] | None]) -> Iterator[NewLine]:
-    start = 0
-    for facts in seen:
-        if (plain := _PLAIN_ROW.match(text, start)) is not None:
-            key, row, shard = plain.groups()
-            end, file = plain.end(), None if facts is None else SeenFile(key, *facts)
-            yield NewLine(key, "ok", shard, int(row), (), f"{text[start:end]}\n".encode(), file)
-        else:
-            fields, end = _DECODER.raw_decode(text, start)
-            line = line_of(fields, f"{text[start:end]}\n".encode())
-            yield NewLine.of(line, None if facts is None else SeenFile(line.key, *facts))
-        start = end + 1
+def entry_lines(read: Read, start: int, content: bytes, num_rows: int) -> Iterator[NewLine]:
+    """Yield the lines of what `render_entry` has made, `content`, which `read` gives from `start` on.
+
+    Memory holds some of them at a time: shards of many sizes have rows between each other's. Raises `ValueError` where
+    something else is read.
+    """
+    rows = _Window(read, start + content.index(b"[") + 1)
+    seen = _Window(read, start + content.rindex(_BETWEEN) + len(_BETWEEN))
+    for _ in range(num_rows):
+        facts = seen.match(_SEEN, _SEEN_BYTES)
+        if facts is None:
+            raise ValueError("no times of a file")
+        yield _next_line(rows, facts.groups())
+
+
+def _next_line(rows: "_Window", facts: Sequence[bytes | None]) -> NewLine:
+    if (plain := rows.match(_PLAIN_ROW, _ROW_BYTES)) is not None:
+        key, row, shard = (group.decode("ascii") for group in plain.groups())
+        return NewLine(key, "ok", shard, int(row), (), plain[0][:-1] + b"\n", _seen(key, facts))
+    fields, data = rows.decode()
+    line = line_of(fields, data + b"\n")
+    return NewLine.of(line, _seen(line.key, facts))
+
+
+def _seen(key: str, facts: Sequence[bytes | None]) -> SeenFile | None:
+    num_bytes, *times = facts
+    if num_bytes is None:
+        return None
+    return SeenFile(key, int(num_bytes), *(None if time in {None, b"null"} else int(time) for time in times))
+
+
+class _Window:
+    """Text from a place on, of which some is held at a time."""
+
+    def __init__(self, read: Read, place: int) -> None:
+        self._read, self._place = read, place
+        self._text, self._start = b"", 0
+
+    def match(self, pattern: re.Pattern[bytes], num_bytes: int) -> re.Match[bytes] | None:
+        """Match what comes next, of so many bytes at most; what matches is left behind."""
+        self._hold(num_bytes)
+        found = pattern.match(self._text, self._start)
+        if found is not None:
+            self._start = found.end()
+        return found
+
+    def decode(self) -> tuple[Any, bytes]:
+        """Return the value of JSON that comes next, and its text; that and what separates it is left behind."""
+        num_bytes = _ROW_BYTES
+        while True:
+            is_all = not self._hold(num_bytes)
+            piece = self._text[self._start : self._start + num_bytes].decode("ascii")
+            try:
+                fields, end = _DECODER.raw_decode(piece)
+            except JSONDecodeError:  # it is longer
+                if is_all:
+                    raise
+                num_bytes *= 4
+                continue
+            self._start += end + 1
+            return fields, piece[:end].encode()
+
+    def _hold(self, num_bytes: int) -> bool:
+        """Hold that many bytes; False if there are no more."""
+        left = len(self._text) - self._start
+        if left < num_bytes:
+            more = self._read(self._place, max(_WINDOW_BYTES, num_bytes))
+            self._text, self._start = self._text[self._start :] + more, 0
+            self._place += len(more)
+        return len(self._text) - self._start >= num_bytes

@@ -1,46 +1,44 @@
 """The plan that a file holds as a `SetPlan`, of which images and others are read as they are asked for."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate, chain
 from typing import Any, TypeVar, overload
 
 from semdis_cli.events import Failure, LeftOut
 from semdis_cli.files.image_list import ImageList
+from semdis_cli.files.images import FactColumns, Images
 from semdis_cli.files.json_text import unescape_name
+from semdis_cli.files.planned_images import PlannedImages
 from semdis_cli.files.recent import Recent
-from semdis_cli.records import PlannedImage
+from semdis_cli.records import SourceImage
 from semdis_cli.store.checks import MALFORMED, check_count, check_integer, check_sha256, check_text
 from semdis_cli.store.writing.changes import Changes
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan
 from semdis_cli.store.writing.plan_file import KEY_LISTS, REASON_LISTS, ImageForm, Line, PlanFile, ShardLine, damaged
 
-_KEPT_SHARDS = 4  # whose images are in memory, while several are being filled
+_KEPT_LINES = 4  # of images in memory, while several shards are being filled
 
 T = TypeVar("T")
 
 
 def plan_of(file: PlanFile, form: ImageForm) -> SetPlan:
     """Return the plan in a file. Raises `StoreError` if that is damaged, also where more of it is read later."""
-    kept = ImageList()
-    for line in file.lists.get("kept", ()):
-        kept.join(_read_images(file, line, form))
     rows = partial(_FiledRows, file)
     keys: dict[str, Any] = {name: frozenset(rows(name, _parse_key)) for name in KEY_LISTS}
     reasons: dict[str, Any] = {name: dict(rows(name, _parse_reason)) for name in REASON_LISTS}
+    kept = _FiledImages(file.lists.get("kept", ()), _recent_images(file, form))
     changes = Changes(kept=kept, **keys, **reasons, **file.counts)
     failures, left_out = rows("failures", _parse_failure), rows("left_out", _parse_left_out)
-    return SetPlan(FiledShards(file, form), failures, changes, file.plan_sha256, file.classes, left_out)
+    return SetPlan(_FiledShards(file, form), failures, changes, file.plan_sha256, file.classes, left_out)
 
 
-class FiledShards(Sequence[PlannedShard]):
+class _FiledShards(Sequence[PlannedShard]):
     """The planned shards of a file."""
 
     def __init__(self, file: PlanFile, form: ImageForm) -> None:
-        self._file = file
-        self._images: Recent[Line, ImageList] = Recent(lambda line: _read_images(file, line, form), _KEPT_SHARDS)
+        self._file, self._images = file, _recent_images(file, form)
 
     def __len__(self) -> int:
         return len(self._file.shards)
@@ -55,8 +53,61 @@ class FiledShards(Sequence[PlannedShard]):
             return list(map(self._shard, self._file.shards[index]))
         return self._shard(self._file.shards[index])
 
-    def _shard(self, line: ShardLine) -> PlannedShard:
-        return _FiledShard(line.name, _FiledImages(line, self._images.get), line.version, line.bucket)
+    def _shard(self, shard: ShardLine) -> PlannedShard:
+        images = _FiledImages([shard.line], self._images)
+        return PlannedShard(shard.name, PlannedImages(images, [shard.bucket]), shard.version)
+
+
+class _FiledImages(Images):
+    """The images of some lines, each of which is read when it is needed; of few of them there is more in memory."""
+
+    def __init__(self, lines: Sequence[Line], images: Recent[Line, ImageList]) -> None:
+        self._lines, self._images = lines, images
+        self._ends = list(accumulate(line.num_rows for line in lines))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def some(self, first: int, stop: int) -> list[SourceImage]:
+        """Return the images from one place up to another."""
+        return [image for images, part in self._parts(first, stop) for image in images.some(part.start, part.stop)]
+
+    def facts_of(self, first: int, stop: int) -> FactColumns:
+        """Return what is compared of them."""
+        if first == stop:
+            return FactColumns((), (), (), ())
+        found = [images.facts_of(part.start, part.stop) for images, part in self._parts(first, stop)]
+        return FactColumns(*[list(chain.from_iterable(columns)) for columns in zip(*found, strict=True)])
+
+    def pick(self, places: Sequence[int]) -> Images:
+        """Return the images at those places, which are read."""
+        return ImageList(self[place] for place in places)
+
+    def changed(self, images: Iterable[SourceImage]) -> Images:
+        """Return the same images, which are read, but for those of the keys of `images`."""
+        return ImageList(self).changed(images)
+
+    @property
+    def are_files(self) -> bool:
+        """Return False: nobody has looked."""
+        return False
+
+    @property
+    def are_whole(self) -> bool:
+        """Return False: nobody has looked."""
+        return False
+
+    def _parts(self, first: int, stop: int) -> Iterator[tuple[ImageList, range]]:
+        """Yield the lists in which images lie, each with the places in that."""
+        at = bisect_right(self._ends, first)
+        while first < stop:
+            begin, end = self._ends[at] - self._lines[at].num_rows, min(stop, self._ends[at])
+            yield self._images.get(self._lines[at]), range(first - begin, end - begin)
+            first, at = end, at + 1
+
+
+def _recent_images(file: PlanFile, form: ImageForm) -> Recent[Line, ImageList]:
+    return Recent(lambda line: _read_images(file, line, form), _KEPT_LINES)
 
 
 def _read_images(file: PlanFile, line: Line, form: ImageForm) -> ImageList:
@@ -69,42 +120,6 @@ def _read_images(file: PlanFile, line: Line, form: ImageForm) -> ImageList:
     except MALFORMED as error:
         raise damaged(file.path, error) from error
     return images
-
-
-@dataclass(frozen=True)
-class _FiledShard(PlannedShard):
-    """A planned shard whose size, (H, W) px, is known without its images."""
-
-    size: tuple[int, int] = (0, 0)
-
-    @property
-    def bucket(self) -> tuple[int, int]:
-        """(H, W) in pixels, the same for all its images."""
-        return self.size
-
-
-class _FiledImages(Sequence[PlannedImage]):
-    """The images of a planned shard, which are read together."""
-
-    def __init__(self, shard: ShardLine, read: Callable[[Line], ImageList]) -> None:
-        self._shard, self._read = shard, read
-
-    def __len__(self) -> int:
-        return self._shard.line.num_rows
-
-    @overload
-    def __getitem__(self, index: int) -> PlannedImage: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[PlannedImage]: ...
-
-    def __getitem__(self, index: int | slice) -> PlannedImage | list[PlannedImage]:
-        images = self._read(self._shard.line)
-        if isinstance(index, slice):
-            return [PlannedImage(image, self._shard.bucket) for image in images[index]]
-        return PlannedImage(images[index], self._shard.bucket)
-
-    def __iter__(self) -> Iterator[PlannedImage]:
-        return (PlannedImage(image, self._shard.bucket) for image in self._read(self._shard.line))
 
 
 class _FiledRows(Sequence[T]):

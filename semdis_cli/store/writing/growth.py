@@ -281,7 +281,7 @@ class _Merged:
         entry, lines = self.growth.journal.read_lines(place)
         if entry.name not in self.growth.headers:
             self.digests[entry.name] = _digest([row.record for row, _ in entry.rows if row.record is not None])
-        self.entries[place] = entry.without_rows()
+        entry = self.entries[place] = entry.without_rows()
         for line in lines:
             self.num_rows[entry.name] += line.row is not None
             yield line

@@ -5,7 +5,8 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import starmap
+from functools import partial
+from itertools import starmap, zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self, TypeVar
 
@@ -19,7 +20,7 @@ from semdis_cli.store.checks import MALFORMED, check_count, check_shard_name
 from semdis_cli.store.index import IndexRow
 from semdis_cli.store.record import parse_digest
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.writing.entry_text import NewLine, split_entry
+from semdis_cli.store.writing.entry_text import NewLine, entry_lines, split_entry
 from semdis_cli.store.writing.seen import SeenFile
 
 LATER_VERSIONS = "later_versions"  # in a plan
@@ -87,6 +88,7 @@ class JournalFile:
         self._remedy = remedy
         self._file: BinaryIO | None = None  # unbuffered: a write that failed is not tried again on closing
         self._own: dict[int, str] = {}  # sha256 of the entries that were added here, by offset
+        self._reading: BinaryIO | None = None
 
     def read(self) -> tuple[dict[str, Any] | None, dict[int, JournalEntry]]:
         """The plan line (None without a journal) and, by offset, the entries so far, without their rows to save memory.
@@ -160,22 +162,31 @@ class JournalFile:
             return self._parse(file.readline(), offset, JournalEntry.from_json)
 
     def read_lines(self, offset: int) -> tuple[JournalEntry, Iterable[NewLine]]:
-        """The entry whose line begins at `offset`, and its lines for the index.
+        """The entry whose line begins at `offset`, and its lines for the index, read as they are asked for.
 
         Of one that was added here the lines are copied, and it has no rows. Raises `StoreError` if it is damaged.
         """
-        if offset not in self._own:
-            entry = self.read_entry(offset)
-            return entry, starmap(NewLine.of_row, entry.rows)
         with self.path.open("rb") as file:
             file.seek(offset)
             line = file.readline()
-        digest = self._own[offset]
-        content = line.removeprefix(_LINE_START).removesuffix(_line_end(digest))
-        if hashlib.sha256(content + b"\n").hexdigest() != digest:
-            raise StoreError(f"the line at byte {offset} was changed; {self._remedy()}", place=self.path)
-        fields, lines = split_entry(content)
-        return JournalEntry.from_json(fields), lines
+        start, digest = offset + len(_LINE_START), self._own.get(offset)
+        content = line.removeprefix(_LINE_START)[: -len(_line_end("0" * 64))]
+        if digest is not None:
+            if hashlib.sha256(content + b"\n").hexdigest() != digest:
+                raise StoreError(f"the line at byte {offset} was changed; {self._remedy()}", place=self.path)
+            fields = split_entry(content)
+            num_rows, entry = len(fields["seen"]), JournalEntry.from_json({**fields, "seen": []})
+            return entry, entry_lines(self._read, start, content, num_rows)
+        entry = self._parse(line, offset, JournalEntry.from_json)
+        lines = partial(entry_lines, self._read, start, content, len(entry.rows))
+        is_as_written_now = _are_those(lines, starmap(NewLine.of_row, entry.rows))
+        return entry, lines() if is_as_written_now else starmap(NewLine.of_row, entry.rows)
+
+    def _read(self, place: int, num_bytes: int) -> bytes:
+        """Read bytes of the file, fewer only at its end."""
+        if self._reading is None:
+            self._reading = self.path.open("rb", buffering=0)
+        return os.pread(self._reading.fileno(), num_bytes, place)
 
     def append(self, content: bytes) -> int:
         """Add what `render_entry` gave, sync it, and return its offset. Raises `NoSpaceError` or `UsageError`.
@@ -221,6 +232,9 @@ class JournalFile:
 
     def close(self) -> None:
         """Let go of the file."""
+        if self._reading is not None:
+            self._reading.close()
+            self._reading = None
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -248,6 +262,14 @@ def parse_journal_line(
         return content(inner)
     except MALFORMED as error:
         raise StoreError(str(error)) from error
+
+
+def _are_those(lines: Callable[[], Iterator[NewLine]], wanted: Iterable[NewLine]) -> bool:
+    """Tell whether the lines of an entry, as they lie in the file, are those that would be written now."""
+    try:
+        return all(line == other for line, other in zip_longest(lines(), wanted))
+    except (*MALFORMED, StoreError):  # as an earlier version wrote them
+        return False
 
 
 def records_of(begun: dict[str, Any]) -> list[Provenance]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from semdis_cli.events import Failure, LeftOut
-from semdis_cli.files.image_list import Facts, Images
+from semdis_cli.files.images import Facts, Images
 from semdis_cli.files.json_text import to_line
 from semdis_cli.files.planned_images import PlannedImages
 from semdis_cli.provenance import LatentLayout, Provenance
@@ -32,7 +32,7 @@ class PlannedShard:
     @property
     def bucket(self) -> tuple[int, int]:
         """(H, W) in pixels, the same for all its images."""
-        return self.images[0].bucket
+        return self.images.bucket(0) if isinstance(self.images, PlannedImages) else self.images[0].bucket
 
     @property
     def sources(self) -> Images:

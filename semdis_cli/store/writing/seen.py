@@ -14,7 +14,7 @@ from typing import NamedTuple
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure, LeftOut
 from semdis_cli.files.atomic import publish
-from semdis_cli.files.image_list import FactColumns, Facts, Images
+from semdis_cli.files.images import FactColumns, Facts, Images
 from semdis_cli.files.json_text import escape_name, parse_json, unescape_name
 from semdis_cli.files.set_names import SEEN_FILE
 from semdis_cli.files.url import Location

@@ -117,14 +117,17 @@ class SetWriter:
         self.record(written)
         return written.published
 
+    def check(self) -> None:
+        """Raise `UsageError` if another run took the folder: to be looked at for each shard."""
+        self._lock.check()
+
     def write(self, shard: EncodedShard) -> WrittenShard:
         """Write a shard. It may be called in several threads at once."""
-        self._lock.check()
+        self.check()
         return self.shard_folder.write(shard)
 
     def record(self, shard: WrittenShard) -> None:
         """Note a shard that is on disk, whoever wrote it. Only now does it count. For one shard after the other."""
-        self._lock.check()  # other processes that write do not look
         line = self._journal.append(shard.content)
         num_images, num_bytes = shard.num_ok + shard.num_failed, 0 if shard.file is None else shard.file.num_bytes
         self._done[shard.name] = Done(line, shard.first_key, num_images, shard.num_failed, num_bytes)

@@ -4,13 +4,16 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import digest_file, explaining, make_folder, move, sweep_temporaries
 from semdis_cli.files.claim import list_folder
+from semdis_cli.files.growing import GrowingArray
 from semdis_cli.files.identity import Witness
+from semdis_cli.files.image_list import ImageList
 from semdis_cli.files.set_names import COLUMN_FOLDER, ITEMS_FILE, MANIFEST_FILE, SEEN_FILE, SET_LISTS, SHARD_FOLDER
 from semdis_cli.files.url import Location
 from semdis_cli.provenance import Provenance
@@ -165,16 +168,18 @@ def find_done(
     """
     planned = {shard.name: shard for shard in shards}
     done: dict[str, Done] = {}
-    in_doubt: list[tuple[str, SourceImage, str | None]] = []
-    witness = Witness.of_all([*(shard.sources for shard in shards), changes.kept], time.time_ns())
+    in_doubt, then = ImageList(), GrowingArray("B")  # of each, its shard and what it was made from: a line
+    witness = Witness.of_all(chain((shard.sources for shard in shards), [changes.kept]), time.time_ns())
     for line, summary in _present(state):
         if summary.name in planned:
             entry = journal.read_entry(line)
             done[entry.name] = Done.of(line, entry)
-            in_doubt += [(entry.name, *doubt) for doubt in _doubts(planned[entry.name], entry, witness)]
-    digests = hashes([image for _, image, _ in in_doubt])
-    for (name, _, sha256), digest in zip(in_doubt, digests, strict=True):
-        if sha256 is None or digest != sha256:
+            for image, content in _doubts(planned[entry.name], entry, witness):
+                in_doubt.append(image)
+                then.add_bytes(f"{entry.name} {content or ''}\n".encode())
+    for said, digest in zip(then.lines(), hashes(in_doubt), strict=True):
+        name, content = said.decode().removesuffix("\n").split(" ", 1)
+        if not content or digest != content:
             done.pop(name, None)
     return done
 
@@ -201,7 +206,7 @@ def _present(state: SetState) -> Iterator[tuple[Line, JournalEntry]]:
 
 def _doubts(planned: PlannedShard, entry: JournalEntry, witness: Witness) -> Iterator[tuple[SourceImage, str | None]]:
     """The images of a shard that may be others than then, with what they were made from if they were read."""
-    images = {image.source.key: image.source for image in planned.images}
+    images = {image.key: image for image in planned.sources}
     for row, seen in entry.rows:
         if row.key in images and not witness.is_unchanged(images[row.key], seen):
             yield images[row.key], row.content

@@ -12,7 +12,7 @@ import numpy as np
 
 from semdis_cli.events import LeftOut
 from semdis_cli.files.identity import settled
-from semdis_cli.files.image_list import Images
+from semdis_cli.files.images import Images
 from semdis_cli.files.planned_images import PlannedImages
 from semdis_cli.records import SourceImage, View
 from semdis_cli.store.writing.changes import DEDUPE, Changes, Contents, Hashes
