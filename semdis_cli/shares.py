@@ -72,23 +72,36 @@ class Launched:
     local_rank: int | None = None
 
 
+_PROCESSES = (  # index, count, index on this machine; the nearest to the process first: each of these starts others
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun
+    # in SLURM both kinds of mpirun start a task on each node, which starts the processes there
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),  # Open MPI
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),  # MPICH, Intel MPI; the first two also srun --mpi=pmi2
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),  # srun; a batch script has no number of tasks
+)
+_TASKS = (
+    ("AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE"),
+    ("BATCH_TASK_INDEX", "BATCH_TASK_COUNT"),  # Google Cloud Batch
+    ("CLOUD_RUN_TASK_INDEX", "CLOUD_RUN_TASK_COUNT"),
+)
+
+
 def find_launched(environment: Mapping[str, str], share: Share | None = None) -> Launched | None:
     """Return the share that a launcher has noted in the environment of this process; None if none has.
 
-    It is a process of RANK and WORLD_SIZE, as torchrun has them, or else of a step of SLURM; a task of a job array is
-    divided among these. One process alone is no share. Raises `UsageError` where what is noted is no share. `share`:
-    counts in place of all that.
+    It is a process among those that `torchrun`, `mpirun` or `srun` have started, or a task of a job array; such a task
+    is divided among its processes. One process alone is no share. Raises `UsageError` where what is noted is no share.
+    `share`: counts in place of all that.
     """
-    local_rank = _number(environment, "LOCAL_RANK")
-    if local_rank is None and _step_process(environment) is not None:
-        local_rank = _number(environment, "SLURM_LOCALID")
+    process = _process(environment)
+    local_rank = None if process is None else process.local_rank
     if share is not None:
         return Launched(share, local_rank=local_rank)
-    array, process = _array_task(environment), _process(environment)
-    noted = array or process
-    if array is not None and process is not None:
-        (index, count), (rank, size) = array.value, process.value
-        noted = _Noted((index * size + rank, count * size), f"{array.by}, {process.by}")
+    task = _array_task(environment)
+    noted = task or process
+    if task is not None and process is not None:
+        (index, count), (rank, size) = task.value, process.value
+        noted = _Noted((index * size + rank, count * size), f"{task.by}, {process.by}")
     return _launched(noted, local_rank)
 
 
@@ -96,6 +109,7 @@ def find_launched(environment: Mapping[str, str], share: Share | None = None) ->
 class _Noted:
     value: tuple[int, int]
     by: str
+    local_rank: int | None = None
 
 
 def _launched(noted: _Noted | None, local_rank: int | None) -> Launched | None:
@@ -109,40 +123,55 @@ def _launched(noted: _Noted | None, local_rank: int | None) -> Launched | None:
     return None if count == 1 else Launched(Share(index, count), noted.by, local_rank)
 
 
+def _process(environment: Mapping[str, str]) -> _Noted | None:
+    """Return the process among those that were started together; None if there is one alone."""
+    found = filter(None, (_noted(environment, *names) for names in _PROCESSES))
+    noted = [each for each in found if each.value[1] != 1]
+    same = (each for each in noted if each.value == noted[0].value)
+    return next((each for each in same if each.local_rank is not None), noted[0] if noted else None)
+
+
 def _array_task(environment: Mapping[str, str]) -> _Noted | None:
-    """Return the task of a job array, whose numbers may begin anywhere and go by steps."""
+    """Return the task among those of a job array."""
+    counted = (_noted(environment, *names) for names in _TASKS)
+    return _slurm_task(environment) or _grid_engine_task(environment) or next(filter(None, counted), None)
+
+
+def _slurm_task(environment: Mapping[str, str]) -> _Noted | None:
+    """Return the task of an array of SLURM, which says how many tasks there are, and may have any numbers."""
     noted = _noted(environment, "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT")
     if noted is None:
         return None
+    number, count = noted.value
     first = _number(environment, "SLURM_ARRAY_TASK_MIN") or 0
     step = _number(environment, "SLURM_ARRAY_TASK_STEP") or 1
-    index, rest = divmod(noted.value[0] - first, step)
-    if rest or not 0 <= index < noted.value[1]:
+    last = _number(environment, "SLURM_ARRAY_TASK_MAX")
+    index, rest = divmod(number - first, step)
+    if rest or not 0 <= index < count or last not in {None, first + (count - 1) * step}:
         raise UsageError(
             f"{noted.by}: the numbers of the tasks have gaps, so which part each has does not follow from them; "
             "give --part i/n, or --part none"
         )
-    return _Noted((index, noted.value[1]), noted.by)
+    return _Noted((index, count), noted.by)
 
 
-def _process(environment: Mapping[str, str]) -> _Noted | None:
-    """Return the process among those that were started together: the launcher that is nearest to it knows best."""
-    rank = _noted(environment, "RANK", "WORLD_SIZE")
-    return rank if rank is not None and rank.value[1] > 1 else _step_process(environment) or rank
+def _grid_engine_task(environment: Mapping[str, str]) -> _Noted | None:
+    """Return the task of an array of Grid Engine, whose numbers go from one to another by steps."""
+    noted = _noted(environment, "SGE_TASK_ID", "SGE_TASK_LAST")
+    if noted is None:
+        return None
+    number, last = noted.value
+    first = _number(environment, "SGE_TASK_FIRST") or 1
+    step = _number(environment, "SGE_TASK_STEPSIZE") or 1
+    return _Noted(((number - first) // step, (last - first) // step + 1), noted.by)
 
 
-def _step_process(environment: Mapping[str, str]) -> _Noted | None:
-    """Return the process of a step that `srun` has started; in a batch script itself there is no step."""
-    if "SLURM_STEP_NUM_TASKS" in environment:
-        return _noted(environment, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
-    return _noted(environment, "SLURM_PROCID", "SLURM_NTASKS") if "SLURM_STEP_ID" in environment else None
-
-
-def _noted(environment: Mapping[str, str], index: str, count: str) -> _Noted | None:
+def _noted(environment: Mapping[str, str], index: str, count: str, local: str = "") -> _Noted | None:
     numbers = _number(environment, index), _number(environment, count)
     if numbers[0] is None or numbers[1] is None:
         return None
-    return _Noted((numbers[0], numbers[1]), f"{index}={numbers[0]}, {count}={numbers[1]}")
+    by = f"{index}={numbers[0]}, {count}={numbers[1]}"
+    return _Noted((numbers[0], numbers[1]), by, _number(environment, local))
 
 
 def _number(environment: Mapping[str, str], name: str) -> int | None:

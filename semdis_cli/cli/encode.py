@@ -83,7 +83,7 @@ PartText = Annotated[
     str | None,
     Option(
         "Encode part i of n, from 0 on, of a set that several processes write, each by itself; the last one finishes "
-        "it.  [default: as SLURM's job arrays and steps, or RANK and WORLD_SIZE, say; none: all of it]",
+        "it.  [default: as SLURM, torchrun, mpirun and others say; none: all of it]",
         OUTPUT,
         flags="--part",
         metavar="i/n|none",

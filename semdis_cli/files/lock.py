@@ -110,6 +110,11 @@ class FolderLock:
                 self._path.unlink()
         os.close(self._descriptor)
 
+    @property
+    def token(self) -> str:
+        """What tells this lock from all others, in `locked_parts`."""
+        return self._holder.token
+
     def check(self) -> None:
         """Raise `UsageError` if another run took the folder, because it saw no sign of life from this one.
 
@@ -234,7 +239,8 @@ def other_run(folder: Path) -> BusyFolderError:
 def held_parts(folder: Path, names: Iterable[str] | None = None) -> list[str]:
     """Return the names of parts of `folder` that runs hold now, without a lock of their own; "": all of the folder.
 
-    `names`: those to look at; None: all that were locked. Runs on other machines are watched for some seconds.
+    `names`: those to look at; None: all that were locked. Runs on other machines are watched for some seconds. Raises
+    `OSError` where that cannot be told.
     """
     here, held, doubtful = _Holder.this_process(), set(), {}
     for name in locked_parts(folder) if names is None else names:
@@ -260,10 +266,14 @@ def drop_parts(folder: Path, names: Iterable[str]) -> None:
             _lock_path(folder, name).unlink()
 
 
-def locked_parts(folder: Path) -> list[str]:
-    """Return the names of parts of `folder` that were locked, by runs that may be dead."""
+def locked_parts(folder: Path) -> dict[str, str]:
+    """Return the names of parts of `folder` that were locked, by runs that may be dead, and the tokens of the locks.
+
+    No token: the lock is being taken, or was torn by a crash. Raises `OSError` for what cannot be read.
+    """
     start = f"{LOCK_FILE}-"
-    return [path.name.removeprefix(start) for path in disk.list_names(folder) if path.name.startswith(start)]
+    holders = {path.name: _read_holder(path) for path in disk.list_names(folder) if path.name.startswith(start)}
+    return {name.removeprefix(start): holder.token if holder else "" for name, holder in holders.items()}
 
 
 def _lock_path(folder: Path, name: str) -> Path:
@@ -271,9 +281,19 @@ def _lock_path(folder: Path, name: str) -> Path:
 
 
 def _read_holder(path: Path) -> _Holder | None:
-    with suppress(OSError), path.open("rb") as file:
-        return _Holder.parse(file.read(_RECORD_BYTES))
+    """Return who has written a lock file; None if it is gone, or nobody has yet. Raises `OSError`."""
+    with suppress(FileNotFoundError):
+        try:
+            return _parse_holder(path)
+        except OSError:  # ESTALE: the name is looked up anew
+            time.sleep(BEAT_S / 10)
+            return _parse_holder(path)
     return None
+
+
+def _parse_holder(path: Path) -> _Holder | None:
+    with os.fdopen(disk.open_at_once(path), "rb") as file:  # a pipe is not waited for
+        return _Holder.parse(file.read(_RECORD_BYTES) or b"")
 
 
 def _process(number: int) -> str:

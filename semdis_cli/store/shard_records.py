@@ -49,7 +49,7 @@ class ShardRecords(Sequence[ImageRecord]):
         sources = [
             (record.source.num_bytes, record.source.sha256, tuple(map(escape_text, record.notes))) for record in records
         ]
-        geometries = [_pack(record.geometry) for record in records]
+        geometries = [packed(record.geometry) for record in records]
         return cls(tuple(record.key for record in records), geometries, sources)
 
     @classmethod
@@ -101,7 +101,8 @@ class ShardRecords(Sequence[ImageRecord]):
 
 
 @lru_cache(_MANY)
-def _pack(geometry: Geometry) -> bytes:
+def packed(geometry: Geometry) -> bytes:
+    """Return a geometry as it is kept in `ShardRecords`."""
     return _PAIRS.pack(*(side for pair in geometry.pairs for side in pair))
 
 

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from tests import forks
 from tests.cli.conftest import Outcome, Run
@@ -186,3 +188,74 @@ def test_parts_of_a_plan_by_several_processes_each_make_the_set_that_one_run_mak
     assert encode("--part", "0/2", "--processes", "3", "--device", "cpu", "--json").code == 3
     assert lasting(tmp_path / "latents") == lasting(whole)
     assert json.loads((tmp_path / "latents/report.json").read_bytes())["processes"] == 3
+
+
+# --- all kinds of sets ----------------------------------------------------------------------------------------------
+
+
+def folders_of_one_name(photos: Path) -> list[str | Path]:
+    """Two folders that have the same name, and images of the same names, of other contents."""
+    other = photos.parent / "other" / "photos"
+    for seed in range(4):
+        path = save_noise(other / f"{seed}.png", 100 + seed, (32, 32))
+        os.utime(path, (LONG_AGO_S, LONG_AGO_S))
+    return [photos, other]
+
+
+KINDS: dict[str, tuple[str, ...]] = {
+    "views": ("--size", "16,32"),
+    "crops": ("--size", "32", "--crops", "2"),
+    "samples and twins": ("--posterior", "sample", "--seed", "3", "--flip", "both"),
+    "filters": ("--min-size", "32", "--max-aspect", "1.4", "--dedupe"),
+    "folders of one name": ("--shard-images", "30"),  # so that the first part has those of one folder alone
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parts_make_sets_of_all_kinds_as_one_run_does(
+    photos: Path, tiny: Path, run: Run, tmp_path: Path, kind: str
+) -> None:
+    sources = folders_of_one_name(photos) if "folders" in kind else [photos]
+    shutil.copy2(photos / "1.png", photos / "twin of 1.png")
+    options = ["--model", tiny, "--threads", "1", "--shard-images", "3", *KINDS[kind]]
+    assert run("encode", *sources, "-o", "whole", *options).code == 3
+    codes = [run("encode", *sources, "-o", "latents", *options, "--part", part).code for part in ("0/3", "2/3", "1/3")]
+    assert codes[-1] == 3, codes
+    assert lasting(tmp_path / "latents") == lasting(tmp_path / "whole")
+
+
+def test_a_set_with_tensors_grows_by_parts_as_by_one_run(
+    encode: Run, run: Run, photos: Path, whole: Path, tmp_path: Path
+) -> None:
+    save_file({f"{seed}.png": torch.full((3,), float(seed)) for seed in range(9)}, tmp_path / "embeddings.safetensors")
+    attached = run("attach", "whole", "--tensors", "embeddings.safetensors", "--as", "t5", "--partial")
+    assert attached.code == 0, attached.stderr
+    shutil.copytree(whole, tmp_path / "latents")
+    (photos / "2.png").unlink()
+    for seed in (50, 51, 52, 53):
+        os.utime(save_noise(photos / f"{seed}.png", seed, (32, 48)), (LONG_AGO_S, LONG_AGO_S))
+    assert encode(output="whole").code == 3
+    codes = [encode("--part", part).code for part in ("1/2", "0/2")]
+    assert codes[-1] == 3
+    assert lasting(tmp_path / "latents") == lasting(whole)
+    assert run("verify", "latents", "--data").code == 0
+
+
+def test_nothing_is_attached_to_what_parts_have_begun(encode: Run, run: Run, tmp_path: Path) -> None:
+    encode("--part", "0/2")
+    (tmp_path / "table.jsonl").write_text('{"key": "1.png", "caption": "one"}\n')
+    before = lasting(tmp_path / "latents")
+    refused = run("attach", "latents", "table.jsonl")
+    assert refused.code in {2, 4}
+    assert lasting(tmp_path / "latents") == before
+
+
+@pytest.mark.parametrize("verb", ["export", "decode", "inspect"])
+def test_what_parts_have_begun_is_no_set_yet(encode: Run, run: Run, tmp_path: Path, verb: str) -> None:
+    encode("--part", "0/2")
+    before = lasting(tmp_path / "latents")
+    refused = run(verb, "latents", *(() if verb == "inspect" else ("-o", "out")))
+    assert refused.code in {2, 4}
+    assert "Traceback" not in refused.stderr
+    assert "unfinished" in refused.stderr or "not finished" in refused.stderr or "semdis encode" in refused.stderr
+    assert lasting(tmp_path / "latents") == before

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import subprocess
 import time
 from collections.abc import Callable
@@ -244,20 +243,24 @@ def test_what_parts_have_done_stays_where_a_plan_of_other_inputs_is_made(
 
 
 @pytest.mark.slow
-def test_a_plan_that_is_killed_at_any_moment_is_in_nobodys_way(
-    tmp_path: Path, photos: Path, tiny: Path, same: Run
+@pytest.mark.parametrize("after_s", [0.0, 0.01, 0.02, 0.05])
+def test_a_plan_that_is_killed_while_it_is_written_is_in_nobodys_way(
+    tmp_path: Path, photos: Path, tiny: Path, same: Run, after_s: float
 ) -> None:
     assert same("encode", photos, output="plain").code == 3
-    command = forks.semdis("plan", photos, "-o", "latents", "--model", tiny, "--threads", "1", "--shard-images", "2")
-    chance, was_there = random.Random(0), False
-    for _ in range(12):
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(chance.uniform(0.0, 2.5))
-        process.kill()
-        process.wait()
-        file = PlanFile.read(plan_in(tmp_path / "latents"))
-        was_there = was_there or file is not None
-        assert not was_there or file is not None
+    options = ("-o", "latents", "--model", str(tiny), "--threads", "1", "--shard-images", "2")
+    process = subprocess.Popen(
+        [*forks.FRESH, "plan", str(photos), *options],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while process.poll() is None and not (tmp_path / "latents/journal").exists():
+        time.sleep(0.001)
+    time.sleep(after_s)
+    process.kill()
+    process.wait()
+    PlanFile.read(plan_in(tmp_path / "latents"))  # whole, or not there
     assert same("plan", photos).code == 3
     assert [same("encode", photos, "--part", part).code for part in ("0/2", "1/2")] == [3, 3]
     assert lasting(tmp_path / "latents") == lasting(tmp_path / "plain")
@@ -414,6 +417,22 @@ def test_a_plan_of_a_set_that_has_changed_since_is_refused(tmp_path: Path, photo
     plan_in(tmp_path / "latents").parent.mkdir()
     plan_in(tmp_path / "latents").write_bytes(plan)
     refused(same("encode", photos), 2, "the set has changed since the plan was made", "semdis plan")
+
+
+def test_a_plan_beside_shards_of_another_one_is_refused(tmp_path: Path, photos: Path, same: Run) -> None:
+    assert same("plan", photos).code == 3
+    first = plan_in(tmp_path / "latents").read_bytes()
+    write_image(photos / "c/new.png", 20)
+    assert same("plan", photos).code == 3
+    assert same("encode", photos, "--part", "0/2").code == 3
+    second = plan_in(tmp_path / "latents").read_bytes()
+    plan_in(tmp_path / "latents").write_bytes(first)
+    refused(same("encode", photos, "--part", "1/2"), 2, "begun with other inputs")
+    refused(same("encode", photos), 2, "shards were published under another one", "semdis plan")
+    plan_in(tmp_path / "latents").write_bytes(second)
+    assert same("encode", photos, "--part", "1/2").code == 3
+    rows = {row.key for row in read_rows(tmp_path / "latents/index.jsonl") if row.error is None}
+    assert rows == {path.relative_to(photos).as_posix() for path in photos.glob("?/*.png")}
 
 
 def test_what_no_plan_can_hold_is_refused(tmp_path: Path, photos: Path, same: Run) -> None:

@@ -22,11 +22,11 @@ def reasons_of(found: FoundImages) -> dict[str, str]:
     return {failure.key: failure.reason for failure in found.failures}
 
 
-def damage(path: Path, data: st.DataObject, most_bytes: int) -> None:
-    """Change some bytes of a file, up to so many."""
+def damage(path: Path, data: st.DataObject, most_bytes: int, first: int = 0) -> None:
+    """Change some bytes of a file, up to so many, from the byte `first` on."""
     whole = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, most_bytes))):
-        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+        whole[data.draw(st.integers(first, len(whole) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(whole)
 
 

@@ -179,6 +179,18 @@ def test_a_damaged_parquet_costs_what_is_damaged_and_never_a_traceback(
     check_what_is_left(path)
 
 
+@given(data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_whatever_the_footer_says_the_process_lives_on(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "damaged.parquet"
+    write(path, [image(n, f"{n}.png") for n in range(6)], text=list("abcdef"))
+    num_bytes = path.stat().st_size
+    damage(path, data, 3, num_bytes - 8 - pq.ParquetFile(path).metadata.serialized_size)
+    check_what_is_left(path)
+
+
 def test_a_file_that_was_changed_meanwhile_is_not_read(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", [image(1), image(2)])
     first, second = find_images([path]).images

@@ -1,18 +1,32 @@
 """What the journal notes of a shard: the JSON that it always was, and the lines of the index again."""
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure
 from semdis_cli.files.json_text import parse_json, to_line
 from semdis_cli.records import FileDigest, Geometry, ImageRecord
+from semdis_cli.store.checks import MALFORMED
 from semdis_cli.store.index import IndexRow, image_line
+from semdis_cli.store.shard_records import ShardRecords
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.writing.entry_text import NewLine, entry_lines, render_entry, split_entry
-from semdis_cli.store.writing.journal_file import JournalEntry
+from semdis_cli.store.writing.entry_text import (
+    NewLine,
+    check_rows,
+    count_rows,
+    entry_lines,
+    render_entry,
+    row_identity,
+    split_entry,
+)
+from semdis_cli.store.writing.journal_file import JournalEntry, proved_content
 from semdis_cli.store.writing.seen import SeenFile
 
 NAME = "00000007-256x256.safetensors"
@@ -96,7 +110,7 @@ def test_an_entry_is_canonical_json_and_gives_its_lines_again(
 
 
 @settings(deadline=None)
-@given(captions=st.lists(st.text(max_size=3), min_size=1, max_size=9), length=st.sampled_from([1, 700, 5000]))
+@given(captions=st.lists(st.text(max_size=3), min_size=1, max_size=9), length=st.sampled_from([1, 700, 3000]))
 def test_rows_longer_than_what_is_held_are_read_whole(captions: list[str], length: int) -> None:
     size = (32, 32)
     source, geometry = FileDigest(3, "0" * 64), Geometry(size, size, (0, 0), size, size)
@@ -119,3 +133,115 @@ def test_an_entry_is_read_as_what_was_written() -> None:
     rows = [(IndexRow.of_image(record, NAME, 0), SeenFile("a.png", 3, 1, 2)), (IndexRow("b.png", "is empty"), None)]
     content = render_entry(NAME, None, lines_of(rows), ChannelSums.zero(1), 0)
     assert [tuple(row) for row in JournalEntry.from_json(parse_json(content)).rows] == rows
+
+
+# --- what others have noted -----------------------------------------------------------------------------------------
+
+
+REFUSED = (*MALFORMED, StoreError)
+
+
+def read_slowly(content: bytes) -> JournalEntry:
+    return JournalEntry.from_json(dict(parse_json(content)))
+
+
+def read_quickly(content: bytes) -> tuple[JournalEntry, list[NewLine], bytes]:
+    fields, num_rows, identity = check_rows(content)
+    lines = entry_lines(partial(read, b"before" + content + b"behind"), 6, content, num_rows)
+    return JournalEntry.from_json(fields), list(lines), identity
+
+
+def assert_agrees(content: bytes) -> None:
+    """The quick ways read what the parser reads, or refuse what it refuses."""
+    try:
+        entry = read_slowly(content)
+    except REFUSED:
+        with pytest.raises(REFUSED):
+            read_quickly(content)
+        return
+    try:
+        quick, lines, identity = read_quickly(content)
+    except REFUSED:  # not as it is written: that is left to the parser
+        return
+    assert quick == JournalEntry(entry.name, entry.file, (), entry.sums, entry.version)
+    records = ShardRecords.of([row.record for row, _ in entry.rows if row.record is not None])
+    assert lines == [NewLine.of_row(*each) for each in entry.rows]
+    assert identity == row_identity(records.keys, records.geometries)
+    _, first_key, num_images, num_failed = count_rows(content)
+    if entry.first_key == first_key:
+        assert (num_images, num_failed) == (entry.num_images, entry.num_failed)
+
+
+@settings(deadline=None)
+@given(rows=entries(), file=st.none() | st.builds(FileDigest, st.integers(0, 2**40), digests), sums=sums)
+def test_what_others_have_noted_is_read_as_the_parser_reads_it(
+    rows: list[tuple[IndexRow, SeenFile | None]], file: FileDigest | None, sums: ChannelSums
+) -> None:
+    content = render_entry(NAME, file, lines_of(rows), sums, 2)
+    assert_agrees(content)
+    entry = read_slowly(content)
+    assert read_quickly(content)[1] == [NewLine.of_row(*each) for each in rows]
+    facts = entry.first_key, entry.num_images, entry.num_failed
+    assert count_rows(content) == (check_rows(content)[0], *facts)
+
+
+@settings(deadline=None, max_examples=400)
+@given(rows=entries(), data=st.data())
+def test_what_is_malformed_is_refused_as_the_parser_refuses_it(
+    rows: list[tuple[IndexRow, SeenFile | None]], data: st.DataObject
+) -> None:
+    content = bytearray(render_entry(NAME, FileDigest(5, "0" * 64), lines_of(rows), ChannelSums.zero(3), 0))
+    start = data.draw(st.integers(0, len(content) - 1))
+    end = data.draw(st.integers(start, min(len(content), start + 40)))
+    pieces = [b"", b"1", b"-1", b"null", b'"', b",", b"}", b"]", b'],"seen":[', b'"status":"failed"}', b"\xff", b"\\"]
+    content[start:end] = data.draw(st.sampled_from([*pieces, bytes(content[start:end]) * 2]))
+    assert_agrees(bytes(content))
+
+
+RECORD = ImageRecord("a.png", Geometry((9, 8), (9, 8), (1, 2), (7, 5), (16, 16)), FileDigest(3, "0" * 64))
+PLAIN = IndexRow.of_image(RECORD, NAME, 0)
+HOSTILE = {
+    "a box that leaves the picture": (b'"crop":[1,2]', b'"crop":[3,2]'),
+    "an image that does not fit": (b'"image":[7,5]', b'"image":[17,5]'),
+    "no side": (b'"bucket":[16,16]', b'"bucket":[16,0]'),
+    "a side too many": (b'"bucket":[16,16]', b'"bucket":[16,16,16]'),
+    "no hash": (b"0" * 64, b"0" * 63 + b"g"),
+    "a path for a name": (b'"shard":"000', b'"shard":"../'),
+    "another status": (b'"status":"ok"', b'"status":"no"'),
+    "a number before 0": (b'"row":0', b'"row":-1'),
+    "a row beyond all shards": (b'"row":0', b'"row":4294967296'),
+    "a fraction": (b'"num_bytes":3,"row"', b'"num_bytes":3.5,"row"'),
+    "a key that is none": (b'"key":"a.png"', b'"key":7'),
+    "times of nothing": (b"[3,1,2]", b'[3,1,"2"]'),
+    "too many times": (b"[3,1,2]", b"[3,1,2,4]"),
+    "a file too many": (b"[[3,1,2]]", b"[[3,1,2],null]"),
+    "a row too many": (b'"ok"}],', b'"ok"},{}],'),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_row_that_cannot_be_is_refused(case: str) -> None:
+    content = render_entry(NAME, None, lines_of([(PLAIN, SeenFile("a.png", 3, 1, 2))]), ChannelSums.zero(3), 0)
+    before, after = HOSTILE[case]
+    assert before in content
+    assert len(read_quickly(content)[1]) == 1
+    hostile = content.replace(before, after, 1)
+    for read in (read_slowly, read_quickly):
+        with pytest.raises(REFUSED):
+            read(hostile)
+
+
+def test_columns_that_look_like_failures_are_none() -> None:
+    record = replace(RECORD, columns={"x": [{"error": "a", "key": "b", "status": "failed"}]})
+    rows = [(IndexRow.of_image(record, NAME, 0), None), (IndexRow("b.png", 'is "status":"failed"}'), None)]
+    content = render_entry(NAME, None, lines_of(rows), ChannelSums.zero(3), 0)
+    assert count_rows(content)[1:] == ("a.png", 2, 1)
+
+
+def test_a_line_is_proved_by_its_bytes() -> None:
+    content = render_entry(NAME, None, lines_of([(PLAIN, None)]), ChannelSums.zero(3), 0)
+    line = b'{"content":%s,"sha256":"%s"}\n' % (content, hashlib.sha256(content + b"\n").hexdigest().encode())
+    assert proved_content(line) == content
+    for number in range(0, len(line), 7):
+        assert proved_content(line[:number] + bytes([line[number] ^ 1]) + line[number + 1 :]) is None
+    assert proved_content(b"") is None

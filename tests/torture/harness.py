@@ -69,7 +69,7 @@ class Runner:
         with log.open("rb") as lines:
             return outcome, [Change.from_line(line) for line in lines]
 
-    def start(self, arguments: list[str], **surroundings: str | int) -> None:
+    def start(self, arguments: list[str], **surroundings: str | float | None) -> None:
         """Begin a run, whose outcome `wait` returns."""
         self._start(self._job(arguments) | surroundings)
 

@@ -44,6 +44,15 @@ ITEMS = f"{BASE}/items.table"
 MANIFEST, REPORT = f"{BASE}/manifest.json", "latents/report.json"
 
 
+# Two parts write a set, and this is the last one.
+PARTS = ("the last of two parts", "the last of two parts of a set that grows")
+LAST_PART = "1/2"
+PART_JOURNAL, PART_DONE, PART_REPORT, PART_LOCK = (
+    f"latents/journal/{name}" for name in ("1-of-2.jsonl", "1-of-2.done", "1-of-2.report.json", ".semdis-lock-1-of-2")
+)
+WHOLE = "latents/journal/0.jsonl"
+
+
 @dataclass(frozen=True)
 class Point:
     """A moment of the run in a `situation`: `when` the `nth` (negative: from the end) `operation` on `file` is made.
@@ -267,6 +276,71 @@ POINTS = (
         ("tensors attached, plan still there", "before", "unlink", JOURNAL),
         ("tensors attached, folder of the journal still there", "before", "rmdir", "latents/journal"),
     ),
+    *_points(
+        PARTS[0],
+        ("lock file of the part made, not locked", "after", "create", PART_LOCK),
+        ("holder of the part's lock half named", "half", "write", PART_LOCK),
+        ("plan of the part half written", "half", "write", PART_JOURNAL + TEMPORARY),
+        ("plan of the part renamed, its folder not synced", "after", "rename", PART_JOURNAL + TEMPORARY),
+        ("first shard of the part half written", "half", "write", SHARD + TEMPORARY),
+        ("first shard of the part renamed, not in its journal", "after", "rename", SHARD + TEMPORARY),
+        ("first line of the part's journal half written", "half", "write", PART_JOURNAL),
+        ("last line of the part's journal written, not synced", "after", "write", PART_JOURNAL, -1),
+        ("report of the part half written", "half", "write", PART_REPORT + TEMPORARY),
+        ("report of the part renamed, the part not marked as done", "after", "rename", PART_REPORT + TEMPORARY),
+        ("mark of the part half written", "half", "write", PART_DONE + TEMPORARY),
+        ("part marked as done, its folder not synced", "after", "rename", PART_DONE + TEMPORARY),
+        ("all parts done, the set's lock not taken", "before", "create", LOCK),
+        ("the set's lock taken, its holder half named", "half", "write", LOCK),
+        ("plan of the whole half written beside those of parts", "half", "write", WHOLE + TEMPORARY),
+        ("plan of the whole renamed, its folder not synced", "after", "rename", WHOLE + TEMPORARY),
+        ("index of all parts half written", "half", "write", INDEX + TEMPORARY),
+        ("manifest of all parts half written", "half", "write", MANIFEST + TEMPORARY),
+        ("lists of all parts written, none in its place", "before", "rename", f"latents/index.jsonl{TEMPORARY}"),
+        (
+            "index of all parts in its place, not synced",
+            "after",
+            "rename",
+            f"latents/index.jsonl{TEMPORARY}",
+        ),
+        ("checksums of all parts in their place, no manifest", "after", "rename", f"latents/SHA256SUMS{TEMPORARY}"),
+        ("manifest of all parts in its place, not synced", "after", "rename", f"latents/manifest.json{TEMPORARY}"),
+        ("manifest safe, all journals still there", "before", "unlink", "latents/journal/*"),
+        ("one file of the journals removed, another not", "after", "unlink", "latents/journal/*"),
+        ("outline removed, its folder not synced", "after", "unlink", "latents/journal/outline"),
+        ("journals gone, the set still locked", "before", "unlink", LOCK),
+        ("the set's lock let go, not the part's", "before", "unlink", PART_LOCK),
+        ("folder of the journals gone, no report of the set", "after", "rmdir", "latents/journal"),
+        ("report of the set half written by the last part", "half", "write", REPORT + TEMPORARY),
+    ),
+    *_points(
+        PARTS[1],
+        ("first new shard of the part renamed, not in its journal", "after", "rename", SHARD + TEMPORARY),
+        ("part that adds marked as done, its folder not synced", "after", "rename", PART_DONE + TEMPORARY),
+        ("set as it was before the parts half copied", "half", "write", INDEX + TEMPORARY),
+        ("set as it was before the parts copied, no plan of the whole", "before", "create", WHOLE + TEMPORARY),
+        ("plan of the whole half written, with the set as it was", "half", "write", WHOLE + TEMPORARY),
+        ("plan of the whole renamed, with the set as it was", "after", "rename", WHOLE + TEMPORARY),
+        ("manifest with what the parts add half written", "half", "write", MANIFEST + TEMPORARY, 2),
+        (
+            "new lists of parts written, old ones in their place",
+            "before",
+            "rename",
+            f"latents/index.jsonl{TEMPORARY}",
+        ),
+        ("new index of all parts in its place, old manifest", "after", "rename", f"latents/index.jsonl{TEMPORARY}"),
+        (
+            "new checksums of parts in their place, old manifest",
+            "after",
+            "rename",
+            f"latents/SHA256SUMS{TEMPORARY}",
+        ),
+        ("new manifest of all parts in its place", "after", "rename", f"latents/manifest.json{TEMPORARY}"),
+        ("parts added, all journals still there", "before", "unlink", "latents/journal/*"),
+        ("parts added, plan of the whole removed", "after", "unlink", WHOLE),
+        ("parts added, the set as it was half removed", "after", "unlink", f"{BASE}/*"),
+        ("parts added, the set still locked", "before", "unlink", LOCK),
+    ),
 )
 
 
@@ -340,7 +414,13 @@ class Situation:
             return ["attach", str(disk / "latents"), str(self.table), *more]
         if self.tensors.exists():
             return ["attach", str(disk / "latents"), "--tensors", str(self.tensors), *more]
+        if self.name in PARTS:
+            return self.part(disk, LAST_PART)
         return self.encoding(disk, *more)
+
+    def part(self, disk: Path, part: str) -> list[str]:
+        """The command that encodes a part of them."""
+        return self.encoding(disk, "--part", part)
 
     def encoding(self, disk: Path, *more: str) -> list[str]:
         """The command that encodes the images to `latents` in the folder `disk`: a shard at a time, in their order."""
@@ -465,6 +545,22 @@ def _with_tensors(situation: Situation) -> None:
             shutil.rmtree(situation.tensors)
 
 
+def _but_for_one_part(situation: Situation) -> None:
+    """A set of which one of two parts is written."""
+    done = situation.world.runner.run(situation.part(situation.start, "0/2"))
+    assert done.code in {0, 3}, done.stderr
+
+
+def _grown_but_for_one_part(situation: Situation) -> None:
+    """A finished set whose inputs have changed since, and to which one of two parts is added."""
+    done = situation.world.runner.run(situation.encoding(situation.start))
+    assert done.code == 3, done.stderr
+    shutil.copytree(situation.start, situation.folder / "before")
+    _change_inputs(situation.images)
+    wait_until_settled(situation.images)
+    _but_for_one_part(situation)
+
+
 SITUATIONS: dict[str, Callable[[Situation], None]] = {
     "a new set": _nothing,
     "a set that a killed run left": _left_by_a_killed_run,
@@ -475,6 +571,8 @@ SITUATIONS: dict[str, Callable[[Situation], None]] = {
     "a growing set whose inputs changed again": _changed_while_growing,
     "columns for a finished set": _finished,
     "tensors for a finished set": _with_tensors,
+    PARTS[0]: _but_for_one_part,
+    PARTS[1]: _grown_but_for_one_part,
 }
 
 
@@ -500,14 +598,22 @@ def break_at(situation: Situation, stop: Stop, disk: Path) -> Broken:
     return go_on(situation, disk)
 
 
-def go_on(situation: Situation, disk: Path) -> Broken:
-    """Run the command in `disk`, whatever is there."""
+def go_on(situation: Situation, disk: Path, first: Sequence[str] = ()) -> Broken:
+    """Run the command in `disk`, whatever is there; if there is another one to be run `first`, unless that finishes."""
     root = disk / "latents"
     left = describe(root)
-    again = situation.world.runner.run(situation.arguments(disk))
+    again = situation.world.runner.run(list(first) or situation.arguments(disk))
+    if first and not is_finished(root):
+        assert again.code in {0, 2, 3}, again.stderr
+        again = situation.world.runner.run(situation.arguments(disk))
     wrong = differences(root, situation.expected) + [f"temporary: {name}" for name in temporaries(disk)]
     shutil.rmtree(disk)
     return Broken(left, again.code, tuple(wrong), again.stderr)
+
+
+def is_finished(root: Path) -> bool:
+    """Whether there is a set, and nothing left to be done about it."""
+    return (root / "manifest.json").exists() and not (root / "journal").exists()
 
 
 def describe(root: Path) -> str:

@@ -17,8 +17,8 @@ from tests.torture.power import cuts, disks_after, store
 TABLE = PROJECT / "docs" / "torture.md"
 HEAD = """# Kill anywhere: points and outcomes
 
-`make torture` kills real runs of `semdis encode` and `semdis attach` at the points below, cuts the power there, and
-runs the same command again. It writes this table. How it works: `tests/torture/`.
+`make torture` kills real runs of `semdis encode` (with `--part`, too) and `semdis attach` at the points below, cuts the
+power there, and runs the same command again. It writes this table. How it works: `tests/torture/`.
 
 - **killed**: the process gets SIGKILL right there; a write that is *half written* has half of its bytes in the file.
   *Left* is what was found then.
@@ -32,6 +32,12 @@ runs the same command again. It writes this table. How it works: `tests/torture/
 The images are six small ones, one of them cut short, and a file that is no image; a shard holds one. One worker writes
 them one after the other. Runs of four, which write several at once, are killed before and amid changes as well
 (`tests/torture/test_kill.py`).
+
+Parts of a set (`tests/torture/test_parts.py`): the last of two parts, which finishes the set, is killed before and amid
+every change that it makes, and then taken up by the same part, by the other part, by `semdis finish` and by a run of
+the whole set; every disk that a power cut may leave of it goes on in one of these ways. Two and seven parts are run up
+to three at once, the same one twice by mistake, with `semdis finish`, runs of the whole set and parts with other
+settings in between, many of them killed at random times, until the set is finished. All end with the same bytes.
 """
 
 

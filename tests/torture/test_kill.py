@@ -11,12 +11,15 @@ import pytest
 
 from semdis_cli.parts import QUANTISED
 from tests.torture.harness import Step, differences, encode_arguments, start, wait_for_shards
-from tests.torture.points import POINTS, SITUATIONS, Point, World, break_at, go_on
+from tests.torture.points import PARTS, POINTS, SITUATIONS, Point, World, break_at, go_on
 from tests.torture.report import HEAD, TABLE
 from tests.torture.watch import Stop
 
 # What has changed inputs ends with another set than the rest.
-GROWING = {"a set that grows", "a stopped set whose inputs changed", "a growing set whose inputs changed again"}
+GROWING = {
+    *("a set that grows", "a stopped set whose inputs changed", "a growing set whose inputs changed again"),
+    PARTS[1],
+}
 ATTACHING = {"columns for a finished set", "tensors for a finished set"}
 # The default run takes every 24th point; each situation has one among them.
 QUICK = {*POINTS[::24], *({point.situation: point for point in POINTS}.values())}

@@ -58,6 +58,7 @@ class SetEditor:
         with ExitStack() as on_failure:
             self._lock = on_failure.enter_context(FolderLock(self.root))
             with explaining(self.root):
+                self._journal.keep_shares_out()
                 self.base = self._find_base()
             self._held = on_failure.pop_all()
         return self

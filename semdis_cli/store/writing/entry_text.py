@@ -1,21 +1,37 @@
 """A shard in the journal as text, in which each image has the line that the index is going to have.
 
-A run that has noted a shard itself copies these lines, and neither parses nor renders them again.
+A run that has noted a shard itself copies these lines, and neither parses nor renders them again. Whoever takes up what
+others have noted checks each of them: a pattern that holds nothing but what is allowed is quicker than a parser.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from json import JSONDecodeError, JSONDecoder
 from typing import Any, NamedTuple
 
 from semdis_cli.files.json_text import parse_json
-from semdis_cli.records import FileDigest
+from semdis_cli.records import FileDigest, Geometry
+from semdis_cli.store.checks import MALFORMED, check_object, check_record_key
 from semdis_cli.store.index import IndexLine, IndexRow, line_of
+from semdis_cli.store.record import geometry_text
 from semdis_cli.store.shard_header import canonical_json
+from semdis_cli.store.shard_records import packed
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.writing.seen import SeenFile
 
 _DECODER = JSONDecoder()
+_NUMBER, _TEXT, _SHA256 = "(?:0|[1-9][0-9]{0,15})", r'"[ !#-\[\]-~]*"', '"[0-9a-f]{64}"'
+# To the byte a row as `IndexRow` renders it, of an image with latents; its geometry is checked beside it.
+_CHECKED_ROW = re.compile(
+    rf'\{{"geometry":(\{{[^{{}}]*\}}),"key":"([ !#-\[\]-~]+)",(?:"mask_sha256":{_SHA256},)?'
+    rf'(?:"notes":\[{_TEXT}(?:,{_TEXT})*\],)?"num_bytes":{_NUMBER},"row":(?:0|[1-9][0-9]{{0,8}}),"sha256":{_SHA256},'
+    r'"shard":"[0-9]{8}-[0-9]{1,6}x[0-9]{1,6}\.safetensors","status":"ok"\}'
+)
+_HEAD = re.compile(rb'\{"num_bytes":(?:null|[0-9]+),"rows":\[')
+_FIRST_ROW = 1 << 20  # bytes; of one that is longer nothing is told
+_MANY = 1 << 12  # geometries: most images of a set were of few sizes
 # Nearly all rows: of an image that has latents, and no columns. A quote within a text would follow a backslash.
 _PLAIN_ROW = re.compile(
     rb'\{"geometry":\{[^}]*\},"key":"([^"\\]*)",(?:"mask_sha256":"[0-9a-f]*",)?(?:"notes":\[[^]\\]*\],)?'
@@ -68,6 +84,90 @@ def render_entry(
     rest |= {"seen": [seen and seen[1:] for _, seen in lines]} | ({"version": version} if version else {})
     head = f'{{"num_bytes":{canonical_json(num_bytes)},"rows":['.encode()
     return head + rows + b"]," + canonical_json(rest)[1:].encode()
+
+
+def row_identity(keys: Sequence[str], geometries: Sequence[bytes]) -> bytes:
+    """Return a digest of the keys and sizes of rows with latents, in their order; `geometries` as in `ShardRecords`."""
+    digest = hashlib.sha256(canonical_json(keys).encode())
+    digest.update(b"".join(geometries))
+    return digest.digest()
+
+
+def count_rows(content: bytes) -> tuple[dict[str, Any], str, int, int]:
+    """Return the fields of an entry, without rows, its first key, and the number of its rows, and of failures.
+
+    The rows are for `check_rows` to check. Raises one of `MALFORMED`, or `StoreError`, for what it cannot read.
+    """
+    fields, seen, rows = _split(content)
+    if not seen:
+        return fields, "", 0, 0
+    first, _ = _DECODER.raw_decode(rows[:_FIRST_ROW].decode("ascii"))
+    if b'"columns":{' in rows:  # which may have anything in them
+        num_failed = sum(row["status"] == "failed" for row in parse_json(b"[" + rows + b"]"))
+    else:
+        num_failed = rows.count(b'"status":"failed"}')  # a quote within a text would follow a backslash
+    return fields, check_record_key(first), len(seen), num_failed
+
+
+def check_rows(content: bytes) -> tuple[dict[str, Any], int, bytes]:
+    """Return the fields of an entry, without rows, their number, and `row_identity`.
+
+    Raises one of `MALFORMED`, or `StoreError`, where `entry_lines` would not give what `IndexRow` and `SeenFile` make
+    of them.
+    """
+    fields, seen, rows = _split(content)
+    text, start = rows.decode("ascii"), 0
+    keys: list[str] = []
+    geometries: list[bytes] = []
+    for number, facts in enumerate(seen):
+        if number and text[start - 1 : start] != ",":
+            raise ValueError("rows that do not follow one another")
+        plain = _CHECKED_ROW.match(text, start)
+        if plain is not None and (geometry := _packed_geometry(plain[1])) is not None:
+            key, end = plain[2], plain.end()
+        else:
+            key, geometry, end = _check_row(text, start)
+        if facts is not None:
+            SeenFile.from_facts(key, facts)
+        if geometry is not None:
+            keys.append(key)
+            geometries.append(geometry)
+        start = end + 1
+    if max(start - 1, 0) != len(text):
+        raise ValueError("more rows than files")
+    return fields, len(seen), row_identity(keys, geometries)
+
+
+def _check_row(text: str, start: int) -> tuple[str, bytes | None, int]:
+    """Return key and geometry of a row of any kind, and where it ends."""
+    found, end = _DECODER.raw_decode(text, start)
+    row = IndexRow.from_json(found)
+    if row.to_line().data != f"{text[start:end]}\n".encode():
+        raise ValueError("not as rows are written")
+    return row.key, None if row.record is None else packed(row.record.geometry), end
+
+
+def _split(content: bytes) -> tuple[dict[str, Any], list[Any], bytes]:
+    """Return the fields of an entry, without rows and their files, and both of these."""
+    head, _, rest = content.rpartition(_BETWEEN)
+    if (start := _HEAD.match(head)) is None:
+        raise ValueError("not as entries are written")
+    frame = start[0] + _BETWEEN + rest
+    fields = check_object(parse_json(frame))
+    seen = fields["seen"]
+    if type(seen) is not list or fields["rows"] != [] or canonical_json(fields).encode() != frame:
+        raise ValueError("not as entries are written")
+    return {**fields, "seen": []}, seen, head[start.end() :]
+
+
+@lru_cache(_MANY)
+def _packed_geometry(text: str) -> bytes | None:
+    """Return a geometry as `ShardRecords` keeps it; None for text that is none, or not as it is written."""
+    try:
+        geometry = Geometry.from_json(parse_json(text.encode()))
+    except MALFORMED:
+        return None
+    return packed(geometry) if geometry_text(geometry) == text else None
 
 
 def split_entry(content: bytes) -> dict[str, Any]:

@@ -89,13 +89,13 @@ class _FiledImages(Images):
 
     @property
     def are_files(self) -> bool:
-        """Return False: nobody has looked."""
-        return False
+        """Tell whether each of them surely has a file of its own; of several lines nobody looks at all."""
+        return len(self._lines) == 1 and self._images.get(self._lines[0]).are_files
 
     @property
     def are_whole(self) -> bool:
-        """Return False: nobody has looked."""
-        return False
+        """Tell whether surely none is one of several views; of several lines nobody looks at all."""
+        return len(self._lines) == 1 and self._images.get(self._lines[0]).are_whole
 
     def _parts(self, first: int, stop: int) -> Iterator[tuple[ImageList, range]]:
         """Yield the lists in which images lie, each with the places in that."""

@@ -19,21 +19,20 @@ from semdis_cli.files.growing import GrowingArray
 from semdis_cli.files.json_text import is_strange, key_fields, to_line
 from semdis_cli.files.set_names import CHECKSUM_FILE, INDEX_FILE, ITEMS_FILE, MANIFEST_FILE, SEEN_FILE, SHARD_FOLDER
 from semdis_cli.provenance import Provenance
-from semdis_cli.records import FileDigest, ImageRecord
+from semdis_cli.records import FileDigest
 from semdis_cli.store.columns import SetColumns, grown_classes
 from semdis_cli.store.index import IndexLine, IndexRow
 from semdis_cli.store.item_table import ItemColumns, read_items
 from semdis_cli.store.items import find_items, open_listed
 from semdis_cli.store.manifest import Manifest, ShardEntry, checksum_lines
 from semdis_cli.store.quantised import real_values
-from semdis_cli.store.shard_header import canonical_json
 from semdis_cli.store.shard_records import ShardRecords
 from semdis_cli.store.shards import read_shard
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.tensors.file import place_of
 from semdis_cli.store.tensors.listed import TensorColumn
 from semdis_cli.store.writing.changes import Changes
-from semdis_cli.store.writing.entry_text import NewLine
+from semdis_cli.store.writing.entry_text import NewLine, row_identity
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.journal import Journal, Line
 from semdis_cli.store.writing.journal_file import JournalEntry
@@ -100,7 +99,8 @@ class Growth:
         if entry.name in self.headers:
             return self.headers[entry.name]
         header, header_sha256 = open_listed(self.base.root, manifest, entry)
-        if _digest(header.records) != merged.digests[entry.name]:
+        rows = ShardRecords.of(header.records)
+        if row_identity(rows.keys, rows.geometries) != merged.identities[entry.name]:
             raise StoreError("holds other images than the journal says", place=entry.name)
         return header_sha256
 
@@ -212,7 +212,7 @@ class _Merged:
     counts: Counter[str] = field(default_factory=Counter)  # by status
     entries: dict[Line, JournalEntry] = field(default_factory=dict)  # without their rows
     num_rows: Counter[str] = field(default_factory=Counter)  # latents in each new shard
-    digests: dict[str, bytes] = field(default_factory=dict)  # of their keys and sizes, where the header is not known
+    identities: dict[str, bytes] = field(default_factory=dict)  # of their rows, as `row_identity`
     without: list[_Place] = field(default_factory=list)  # latents that served before, and will not
     again: list[_Place] = field(default_factory=list)  # the other way round
     columns: ItemColumns = field(default_factory=ItemColumns)
@@ -225,8 +225,11 @@ class _Merged:
         has_tensors = growth.base.manifest is not None and bool(growth.base.manifest.tensors)
         groups = [("", self._old()), ("", self._failed()), ("", self._left_out())]
         groups += [(first_key, self._new(line)) for first_key, line in sorted(growth.places)]
-        offset = 0
+        offset, last = 0, ""
         for line in _last_of_each(merge_rows(groups), self._replace):
+            if line.key < last:
+                raise StoreError(f"the journal has rows in no order: {line.key!r:.80}")
+            last = line.key
             self.counts[line.status] += 1
             if line.status == "ok" and line.shard is not None:
                 self.columns.add(offset, line.shard)
@@ -240,7 +243,9 @@ class _Merged:
             yield line.data
 
     def _replace(self, old: NewLine, new: NewLine) -> None:
-        """Note that a row takes the place of another one, of the set of before."""
+        """Note that a row takes the place of another one, of the set of before. Raises `StoreError` for any other."""
+        if old.shard in self.num_rows:
+            raise StoreError(f"the journal has two rows for {old.key!r:.80}")
         if old.status == "ok" and old.shard is not None and old.row is not None:
             self.without.append((old.shard, old.row))
         if new.seen is None:
@@ -278,10 +283,8 @@ class _Merged:
                 yield NewLine.of(_as_written_now(line))
 
     def _new(self, place: Line) -> Iterator[NewLine]:
-        entry, lines = self.growth.journal.read_lines(place)
-        if entry.name not in self.growth.headers:
-            self.digests[entry.name] = _digest([row.record for row, _ in entry.rows if row.record is not None])
-        entry = self.entries[place] = entry.without_rows()
+        entry, lines, self.identities[entry.name] = self.growth.journal.read_lines(place)
+        self.entries[place] = entry
         for line in lines:
             self.num_rows[entry.name] += line.row is not None
             yield line
@@ -309,14 +312,6 @@ def _last_of_each(rows: Iterable[_Row], replaced: Callable[[_Row, _Row], None] |
         last = row
     if last is not None:
         yield last
-
-
-def _digest(records: Sequence[ImageRecord]) -> bytes:
-    """Return a digest of keys and sizes in the order of the rows."""
-    columns = ShardRecords.of(records)
-    digest = hashlib.sha256(canonical_json(columns.keys).encode())
-    digest.update(b"".join(columns.geometries))
-    return digest.digest()
 
 
 def _with_status(line: IndexLine, status: str, reason: str | None = None) -> IndexLine:

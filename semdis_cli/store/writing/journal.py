@@ -1,22 +1,24 @@
 """The journal of a set that is being written: a file for each process that writes it, and what the set was before.
 
 `0.jsonl` is that of a run which has the whole set to itself; `3-of-8.jsonl` that of a share of a run (`Share`), beside
-it `3-of-8.done` once all of that share is on disk, which names the plan. `outline` is what is planned (`Outline`), for
-whoever finishes a set that shares have written; `plan` that and the images too, where it was made before any run
-(`PlanFile`). `base-*`: a copy of what a growing set was before.
+it `3-of-8.done` once all of that share is on disk, which names the plan and the lock that was held. `outline` is what
+is planned (`Outline`), for whoever finishes a set that shares have written; `plan` that and the images too, where it
+was made before any run (`PlanFile`). `base-*`: a copy of what a growing set was before.
 """
 
 import re
 import secrets
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.files import disk
 from semdis_cli.files.atomic import make_folder, publish, sweep_temporaries, sync_folder
+from semdis_cli.files.lock import BusyFolderError, drop_parts, held_parts, locked_parts
 from semdis_cli.files.set_names import JOURNAL_FOLDER, PLAN_FILE
 from semdis_cli.provenance import Provenance
 from semdis_cli.shares import Share
@@ -28,6 +30,8 @@ WHOLE_FILE = "0.jsonl"
 OUTLINE_FILE = "outline"
 ADOPTED = "adopted"  # in a plan: the sha256 of the one before, whose shards are part of its base
 _BASE_FOLDER = re.compile(r"base-[0-9a-f]{16}")
+_DONE_MARK = re.compile(rb"([0-9a-f]{64}) ([0-9a-f]{32})\n")
+_MOST_NAMED = 20
 _SUFFIX, _DONE, _REPORT = ".jsonl", ".done", ".report.json"
 
 
@@ -49,7 +53,7 @@ class Journal:
 
     def _file(self, name: str) -> JournalFile:
         if name not in self._files:
-            self._files[name] = JournalFile(self.folder / name, self.remedy)
+            self._files[name] = JournalFile(self.folder / name, partial(self.remedy_of, name))
         return self._files[name]
 
     def files(self) -> list[JournalFile]:
@@ -127,6 +131,22 @@ class Journal:
                 (self.folder / (file.path.name.removesuffix(_SUFFIX) + suffix)).unlink()
         file.remove()
 
+    def drop_own(self) -> None:
+        """Remove the files of the own share."""
+        self._drop_share(self.own)
+
+    def names(self) -> set[str]:
+        """Return what is there of a journal; of a set that is finished, only a plan for runs to come is to stay."""
+        names = (path.name for path in disk.list_names(self.folder))
+        return {name for name in names if is_journal_name(name) or is_base_name(name)}
+
+    def remedy_of(self, name: str) -> str:
+        """Return what to do about a file that cannot be used; that of a share is not needed by others."""
+        share = _share_of(name, _SUFFIX)
+        if share is None:
+            return self.remedy()
+        return f"delete {self.folder / name}, and run semdis encode with --part {share} again: it gets the same bytes"
+
     def new_base_folder(self) -> Path:
         """Name a folder for a copy of a set, which is not made."""
         return self.folder / f"base-{secrets.token_hex(8)}"
@@ -135,8 +155,8 @@ class Journal:
         """The whole entry of a line."""
         return self._file(line.file).read_entry(line.offset)
 
-    def read_lines(self, line: Line) -> tuple[JournalEntry, Iterable[NewLine]]:
-        """The entry of a line, and its lines for the index, as `JournalFile.read_lines`."""
+    def read_lines(self, line: Line) -> tuple[JournalEntry, Iterable[NewLine], bytes]:
+        """The entry of a line, its lines for the index, and their identity, as `JournalFile.read_lines`."""
         return self._file(line.file).read_lines(line.offset)
 
     def append(self, content: bytes) -> Line:
@@ -166,20 +186,40 @@ class Journal:
 
     # ---- Shares ----
 
+    def keep_shares_out(self, done: Mapping[Share, str] | None = None) -> None:
+        """Refuse to go on while shares are at work; of dead ones none wakes up unnoticed. The set's lock is held.
+
+        `done`: those that have nothing left to do, as `done_shares` has them. Raises `BusyFolderError`.
+        """
+        tokens = {share.name: token for share, token in (done or {}).items()}
+        at_work = [name for name, token in locked_parts(self.folder).items() if tokens.get(name) != token]
+        if held := held_parts(self.folder, at_work):
+            raise _busy(self.folder.parent, list(map(str, filter(None, map(Share.named, held)))))
+        drop_parts(self.folder, at_work)
+
     def shares(self) -> list[Share]:
         """Return the shares that have begun."""
         shares = (_share_of(file.path.name, _SUFFIX) for file in self.files())
         return [share for share in shares if share is not None]
 
-    def mark_done(self, share: Share, plan_sha256: str) -> None:
-        """Note that all of a share is on disk. Raises `NoSpaceError` or `UsageError`."""
-        publish(self.folder / (share.name + _DONE), [plan_sha256.encode() + b"\n"])
+    def mark_done(self, share: Share, plan_sha256: str, token: str) -> None:
+        """Note that all of a share is on disk, and who did it: the token of its lock.
 
-    def done_shares(self, plan_sha256: str) -> set[Share]:
-        """Return the shares that have noted that all of theirs is on disk, under this plan."""
-        wanted = plan_sha256.encode() + b"\n"
+        Raises `NoSpaceError` or `UsageError`.
+        """
+        publish(self.folder / (share.name + _DONE), [f"{plan_sha256} {token}\n".encode()])
+
+    def unmark(self, share: Share) -> None:
+        """Note that not all of a share is on disk."""
+        with suppress(OSError):
+            (self.folder / (share.name + _DONE)).unlink()
+
+    def done_shares(self, plan_sha256: str) -> dict[Share, str]:
+        """Return the shares that have noted that all of theirs is on disk, under this plan, and their tokens."""
         shares = {_share_of(path.name, _DONE): path for path in disk.list_names(self.folder)}
-        return {share for share, path in shares.items() if share is not None and _read(path) == wanted}
+        marks = {share: _DONE_MARK.fullmatch(_read(path)) for share, path in shares.items() if share is not None}
+        wanted = plan_sha256.encode()
+        return {share: mark[2].decode() for share, mark in marks.items() if mark is not None and mark[1] == wanted}
 
     def report_path(self, share: Share) -> Path:
         """Return where the report of a share is to be."""
@@ -188,7 +228,8 @@ class Journal:
     def remove(self) -> None:
         """Delete the journal: the manifest has taken its place. One that cannot be deleted says nothing new."""
         self.close()
-        for path in disk.list_names(self.folder):
+        paths = disk.list_names(self.folder)
+        for path in sorted(paths, key=lambda path: path.name != PLAN_FILE):  # first: alone it is that of runs to come
             if is_journal_name(path.name):
                 with suppress(OSError):
                     path.unlink()
@@ -223,6 +264,12 @@ def describe_other(provenance: Provenance, plan: dict[str, Any]) -> str:
     if differences:
         return f"begun with other settings ({'; '.join(map(str, differences))})"
     return "begun with other inputs, or with another --shard-size, or some of the images have changed since"
+
+
+def _busy(root: Path, shares: Sequence[str]) -> BusyFolderError:
+    """Say which shares are at work."""
+    names = ", ".join(shares[:_MOST_NAMED]) + (" and more" if len(shares) > _MOST_NAMED else "")
+    return BusyFolderError(f"other semdis runs are writing there (--part {names}); wait for them to end", place=root)
 
 
 def is_base_name(name: object) -> bool:

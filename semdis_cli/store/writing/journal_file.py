@@ -2,11 +2,11 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import starmap, zip_longest
+from itertools import starmap
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self, TypeVar
 
@@ -19,13 +19,16 @@ from semdis_cli.records import FileDigest
 from semdis_cli.store.checks import MALFORMED, check_count, check_shard_name
 from semdis_cli.store.index import IndexRow
 from semdis_cli.store.record import parse_digest
+from semdis_cli.store.shard_records import ShardRecords
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.writing.entry_text import NewLine, entry_lines, split_entry
+from semdis_cli.store.writing.entry_text import NewLine, check_rows, count_rows, entry_lines, row_identity, split_entry
 from semdis_cli.store.writing.seen import SeenFile
 
 LATER_VERSIONS = "later_versions"  # in a plan
 CLASSES = "classes"
 _LINE_START = b'{"content":'
+_LINE_END = re.compile(rb',"sha256":"([0-9a-f]{64})"\}\n')
+_LINE_END_BYTES = 78
 
 
 class JournalRow(NamedTuple):
@@ -107,7 +110,7 @@ class JournalFile:
                 if offset == 0:
                     plan = self._parse(line, offset, dict)
                 else:
-                    entries[offset] = self._parse(line, offset, JournalEntry.from_json).without_rows()
+                    entries[offset] = self._summary(line, offset)
                 offset += len(line)
             is_torn = offset < os.fstat(file.fileno()).st_size
         if is_torn:
@@ -115,13 +118,20 @@ class JournalFile:
         return plan, entries
 
     def read_whole_lines(self) -> dict[int, JournalEntry]:
-        """The entries of a file that another process may be adding to, without their rows. Raises as `read`."""
+        """The entries of a file that another process may be adding to, or remove, without their rows.
+
+        Raises as `read`.
+        """
         entries: dict[int, JournalEntry] = {}
         offset = 0
-        with self.path.open("rb") as file:
-            for line in file:
-                if offset and line.endswith(b"\n"):
-                    entries[offset] = self._parse(line, offset, JournalEntry.from_json).without_rows()
+        try:
+            file = self.path.open("rb")
+        except FileNotFoundError:
+            return {}
+        with file:
+            while (line := file.readline()).endswith(b"\n"):  # what follows the first torn line is the rest of that
+                if offset:
+                    entries[offset] = self._summary(line, offset)
                 offset += len(line)
         return entries
 
@@ -161,32 +171,53 @@ class JournalFile:
             file.seek(offset)
             return self._parse(file.readline(), offset, JournalEntry.from_json)
 
-    def read_lines(self, offset: int) -> tuple[JournalEntry, Iterable[NewLine]]:
-        """The entry whose line begins at `offset`, and its lines for the index, read as they are asked for.
+    def read_lines(self, offset: int) -> tuple[JournalEntry, Iterable[NewLine], bytes]:
+        """The entry whose line begins at `offset`, without its rows, its lines for the index, and `row_identity`.
 
-        Of one that was added here the lines are copied, and it has no rows. Raises `StoreError` if it is damaged.
+        Lines are read as they are asked for. Of one that was added here they are copied, and there is no identity.
+        Raises `StoreError` if it is damaged.
         """
         with self.path.open("rb") as file:
             file.seek(offset)
             line = file.readline()
-        start, digest = offset + len(_LINE_START), self._own.get(offset)
-        content = line.removeprefix(_LINE_START)[: -len(_line_end("0" * 64))]
-        if digest is not None:
-            if hashlib.sha256(content + b"\n").hexdigest() != digest:
-                raise StoreError(f"the line at byte {offset} was changed; {self._remedy()}", place=self.path)
-            fields = split_entry(content)
-            num_rows, entry = len(fields["seen"]), JournalEntry.from_json({**fields, "seen": []})
-            return entry, entry_lines(self._read, start, content, num_rows)
+        if (digest := self._own.get(offset)) is None:
+            return self._checked(line, offset)
+        content = line.removeprefix(_LINE_START).removesuffix(_line_end(digest))
+        if hashlib.sha256(content + b"\n").hexdigest() != digest:
+            raise StoreError(f"the line at byte {offset} was changed; {self._remedy()}", place=self.path)
+        fields = split_entry(content)
+        entry = JournalEntry.from_json({**fields, "seen": []})
+        return entry, self._lines(offset, content, len(fields["seen"])), b""
+
+    def _checked(self, line: bytes, offset: int) -> tuple[JournalEntry, Iterable[NewLine], bytes]:
+        content = proved_content(line)
+        with suppress(*MALFORMED, StoreError):  # then the parser says what is wrong, if anything is
+            if content is not None:
+                fields, num_rows, identity = check_rows(content)
+                return JournalEntry.from_json(fields), self._lines(offset, content, num_rows), identity
         entry = self._parse(line, offset, JournalEntry.from_json)
-        lines = partial(entry_lines, self._read, start, content, len(entry.rows))
-        is_as_written_now = _are_those(lines, starmap(NewLine.of_row, entry.rows))
-        return entry, lines() if is_as_written_now else starmap(NewLine.of_row, entry.rows)
+        records = ShardRecords.of([row.record for row, _ in entry.rows if row.record is not None])
+        identity = row_identity(records.keys, records.geometries)
+        return entry.without_rows(), starmap(NewLine.of_row, entry.rows), identity
+
+    def _lines(self, offset: int, content: bytes, num_rows: int) -> Iterator[NewLine]:
+        return entry_lines(self._read, offset + len(_LINE_START), content, num_rows)
 
     def _read(self, place: int, num_bytes: int) -> bytes:
         """Read bytes of the file, fewer only at its end."""
         if self._reading is None:
             self._reading = self.path.open("rb", buffering=0)
         return os.pread(self._reading.fileno(), num_bytes, place)
+
+    def _summary(self, line: bytes, offset: int) -> JournalEntry:
+        """Return an entry without its rows, which are looked at when they are used."""
+        content = proved_content(line)
+        with suppress(*MALFORMED, StoreError):
+            if content is not None:
+                fields, first_key, num_images, num_failed = count_rows(content)
+                entry = JournalEntry.from_json(fields)
+                return replace(entry, first_key=first_key, num_images=num_images, num_failed=num_failed)
+        return self._parse(line, offset, JournalEntry.from_json).without_rows()
 
     def append(self, content: bytes) -> int:
         """Add what `render_entry` gave, sync it, and return its offset. Raises `NoSpaceError` or `UsageError`.
@@ -196,6 +227,7 @@ class JournalFile:
         digest = hashlib.sha256(content + b"\n").hexdigest()
         with explaining(self.path):
             if self._file is None:
+                self.path.stat()  # it has begun: without a plan before it an entry would say nothing
                 self._file = disk.open_to_append(self.path)
             offset = self._file.seek(0, os.SEEK_END)
             line = memoryview(_LINE_START + content + _line_end(digest))
@@ -247,6 +279,14 @@ class JournalFile:
             raise StoreError(what, place=self.path) from error
 
 
+def proved_content(line: bytes) -> bytes | None:
+    """Return the content of a line as it is written, if that matches its sha256; None of any other line."""
+    end = _LINE_END.fullmatch(line[-_LINE_END_BYTES:])
+    content = line[len(_LINE_START) : -_LINE_END_BYTES]
+    is_proved = end is not None and hashlib.sha256(content + b"\n").hexdigest() == end[1].decode()
+    return content if is_proved and line.startswith(_LINE_START) else None
+
+
 def parse_journal_line(
     line: bytes, content: Callable[[dict[str, Any]], _Content], *, is_proved: bool = True
 ) -> _Content:
@@ -262,14 +302,6 @@ def parse_journal_line(
         return content(inner)
     except MALFORMED as error:
         raise StoreError(str(error)) from error
-
-
-def _are_those(lines: Callable[[], Iterator[NewLine]], wanted: Iterable[NewLine]) -> bool:
-    """Tell whether the lines of an entry, as they lie in the file, are those that would be written now."""
-    try:
-        return all(line == other for line, other in zip_longest(lines(), wanted))
-    except (*MALFORMED, StoreError):  # as an earlier version wrote them
-        return False
 
 
 def records_of(begun: dict[str, Any]) -> list[Provenance]:

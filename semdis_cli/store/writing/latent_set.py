@@ -10,11 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from semdis_cli.errors import UsageError
 from semdis_cli.files.atomic import check_free_space, explaining, make_folder
-from semdis_cli.files.lock import FolderLock, drop_parts, held_parts, locked_parts
+from semdis_cli.files.lock import FolderLock
 from semdis_cli.provenance import Provenance
-from semdis_cli.shares import Share
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.writing.changes import Hashes
 from semdis_cli.store.writing.far_set import FarSet
@@ -91,15 +89,8 @@ class LatentSetWriter(SetWriter):
         self._held.close()
 
     def _keep_shares_out(self) -> None:
-        """Refuse a folder in which shares of a run are at work; of dead ones none wakes up unnoticed."""
-        folder = self._journal.folder
-        held = held_parts(folder)
-        if held:
-            names = ", ".join(map(str, filter(None, map(Share.named, held))))
-            raise UsageError(
-                f"other semdis runs are writing there (--part {names}); wait for them to end", place=self.root
-            )
-        drop_parts(folder, locked_parts(folder))
+        """Refuse a folder in which shares of a run are at work."""
+        self._journal.keep_shares_out()
 
     def begin(self, plan: SetPlan, hashes: Hashes) -> bool:
         """Take up `plan`, where an earlier run left it if there was one.
@@ -137,12 +128,16 @@ class LatentSetWriter(SetWriter):
         return True
 
     def resume(self, outline: Outline) -> list[str]:
-        """Take up what was written under the plan of `outline`, to be finished; returns the names of missing shards."""
+        """Take up what was written under the plan of `outline`, to be finished; returns the names of missing shards.
+
+        Raises `StoreError` where shards are others than outlined.
+        """
         self._outline = outline
         if self._state.begun is not None and self._state.begun.get("plan_sha256") == outline.sha256:
             self._done = find_present(self._state)
         missing = [shard.name for shard in outline.shards if shard.name not in self._done]
         if not missing:
+            outline.check_shards({name: done.num_images for name, done in self._done.items()}, self.root)
             self._take_over(outline.sha256, outline.classes)
         return missing
 
@@ -196,7 +191,10 @@ class LatentSetWriter(SetWriter):
         make_folder(written)
         manifest = growth.write(written, self._records, outline.sha256)
         num_rows = manifest.num_ok + manifest.num_failed
+        if self._outline is not None:  # a file that may say anything
+            outline.check_inputs(num_rows, self.root)
         assert num_rows == outline.num_inputs, f"{num_rows} rows for {outline.num_inputs} inputs"
+        self._lock.check()  # all that took a while, and what another run has finished since must stay
         if self._far is not None:
             self._far.push(written)
         move_lists(written, self.root)

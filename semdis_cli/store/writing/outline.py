@@ -4,7 +4,7 @@ A file of JSON lines: the plan, then what it holds line by line, each as [kind, 
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -20,6 +20,7 @@ from semdis_cli.store.writing.changes import Changes
 from semdis_cli.store.writing.merge import joined
 from semdis_cli.store.writing.plan import SetPlan
 
+_NOT_THIS = "the journal has other shards than are planned; delete its outline, which the next part writes again"
 _GONE = ("returned", "removed", "forgotten")
 
 
@@ -53,9 +54,20 @@ class Outline:
         facts = plan.failures, plan.changes, plan.classes, plan.left_out
         return cls(plan.sha256, shards, plan.num_inputs, *facts)
 
+    def check_shards(self, num_images: Mapping[str, int], root: Path) -> None:
+        """Raise `StoreError` unless the set in `root` has these shards, each once; `num_images`: what they hold."""
+        names = {shard.name for shard in self.shards}
+        if len(names) < len(self.shards) or any(num_images[name] != number for name, number in self.shards):
+            raise StoreError(_NOT_THIS, place=root)
+
+    def check_inputs(self, num_rows: int, root: Path) -> None:
+        """Raise `StoreError` unless the set in `root` has a row for each input."""
+        if num_rows != self.num_inputs:
+            raise StoreError(f"{_NOT_THIS} ({num_rows:,} rows for {self.num_inputs:,} inputs)", place=root)
+
     def write(self, path: Path) -> None:
         """Publish it at `path`. Raises `NoSpaceError` or `UsageError`."""
-        publish(path, _proved(chain([to_line(self._head())], self._lines())))
+        publish(path, proved(chain([to_line(self._head())], self._lines())))
 
     def _head(self) -> dict[str, Any]:
         return {"plan_sha256": self.sha256, "num_inputs": self.num_inputs, "classes": list(self.classes)}
@@ -97,7 +109,8 @@ def outline_of(path: Path) -> str | None:
         return None
 
 
-def _proved(lines: Iterator[bytes]) -> Iterator[bytes]:
+def proved(lines: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield `lines`, some at a time, and last their sha256."""
     digest = hashlib.sha256()
     for some in joined(lines):
         digest.update(some)

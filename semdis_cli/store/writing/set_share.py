@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-from semdis_cli.errors import StoreError, UsageError
-from semdis_cli.files.atomic import check_free_space, explaining, make_folder
-from semdis_cli.files.lock import BusyFolderError, FolderLock, held_parts, other_run
-from semdis_cli.files.set_names import JOURNAL_FOLDER
+from semdis_cli.errors import UsageError
+from semdis_cli.files import disk
+from semdis_cli.files.atomic import check_free_space, explaining, is_temporary, make_folder
+from semdis_cli.files.lock import LOCK_FILE, BusyFolderError, FolderLock, held_parts, other_run
+from semdis_cli.files.set_names import JOURNAL_FOLDER, PLAN_FILE
 from semdis_cli.provenance import Provenance
 from semdis_cli.shares import Share
 from semdis_cli.store.manifest import Manifest
@@ -67,6 +68,9 @@ class SetShareWriter(SetWriter):
             make_folder(self._journal.folder)
             try:
                 stack.enter_context(self._lock)
+            except BusyFolderError as error:
+                what = f"another semdis run is writing there (--part {self.share}); wait for it to end"
+                raise BusyFolderError(what, place=self.root) from error
             except UsageError as error:  # another share, which was the last one to leave, has just removed the folder
                 if is_last or not isinstance(error.__cause__, FileNotFoundError):
                     raise
@@ -85,20 +89,34 @@ class SetShareWriter(SetWriter):
         Raises `UsageError` if there are shards of another plan, or a share that is at work has another one.
         """
         self._plan = plan
-        if plan.is_nothing and self.base.manifest is not None and self.base.folder == self.root:
-            self.finished = self.base.manifest
-            self._journal.own.remove()
-            return True
         if self._state.begun is not None and self._state.begun.get("plan_sha256") != plan.sha256:
             self._refuse(self._state.begun)
+        if plan.is_nothing and self.base.manifest is not None and self.base.folder == self.root:
+            self.finished = self.base.manifest
+            self._put_away(plan)
+            return True
         self._find_done(plan, hashes)
         own = self._journal.own.read_plan()
         if own is None or own.get("plan_sha256") != plan.sha256:
             self._begin_journal(plan.sha256, plan.classes)
-        self._check_others(plan)
+        with explaining(self.root):
+            self._check_others(plan)
         if outline_of(self._outline_path) != plan.sha256:
             Outline.of(plan).write(self._outline_path)
+        if self.remaining:  # of what was there, some is gone
+            self._journal.unmark(self.share)
         return True
+
+    def _put_away(self, plan: SetPlan) -> None:
+        """Remove what killed runs have left beside a finished set, unless others are at work."""
+        self._journal.drop_own()
+        names = [path.name for path in disk.list_names(self.root)]
+        if self._journal.names() - {PLAN_FILE} or any(is_temporary(name) or name == LOCK_FILE for name in names):
+            with suppress(BusyFolderError):
+                self._finish_set(plan)
+
+    def _finish_set(self, plan: SetPlan) -> Manifest:
+        return finish_set(self.root, Outline.of(plan), self.provenance, {self.share: self._lock.token})
 
     def _find_done(self, plan: SetPlan, hashes: Hashes) -> None:
         """Find what is done already. Raises `UsageError` where another one has noted what does not hold any more."""
@@ -121,19 +139,20 @@ class SetShareWriter(SetWriter):
         """Refuse to go on where another one, which began just now, has another plan: each looks once it has begun."""
         over = self._journal.over(None if self.base.manifest is None else self.base.manifest.plan_sha256)
         others: dict[str, dict[str, Any]] = {}
+        at_work: list[dict[str, Any]] = []
         for file in self._journal.files():
             begun, has_entries = file.look()
             if begun is None or begun.get("plan_sha256") in {*over, plan.sha256}:
                 continue
-            if has_entries:
-                self._refuse(begun)
             others[file.path.name.partition(".")[0]] = begun
-        for name in held_parts(self._journal.folder, others):
-            self._refuse(others[name])
+            at_work += [begun] if has_entries else []
+        at_work += [others[name] for name in held_parts(self._journal.folder, others)]
+        if at_work:
+            if not self._done:
+                self._journal.drop_own()
+            self._refuse(at_work[0])
 
     def _refuse(self, begun: dict[str, Any]) -> NoReturn:
-        if not self._done:
-            self._journal.own.remove()
         why = describe_other(self.provenance, begun)
         raise UsageError(f"{why} by another part or run; {_HOW_ON}", place=self.root)
 
@@ -171,7 +190,7 @@ class SetShareWriter(SetWriter):
     def outcome(self) -> ShareOutcome:
         """Return what is on disk of the share."""
         done = self._own_done()
-        marked = self._journal.done_shares(self._begun_plan.sha256) | {self.share}
+        marked = {*self._journal.done_shares(self._begun_plan.sha256), self.share}
         return ShareOutcome(
             self.share,
             num_ok=sum(one.num_images for one in done) - self._num_failed,
@@ -186,14 +205,6 @@ class SetShareWriter(SetWriter):
         """Raise `NoSpaceError` unless the disk can hold what remains to be written."""
         check_free_space(self.root, sum(self._remaining_bytes()))
 
-    def _finished_by_others(self) -> Manifest | None:
-        """Look whether the set is finished, as it may be where parts of another count have done the same."""
-        with suppress(StoreError):
-            manifest = Manifest.read(self.root)
-            if manifest.plan_sha256 == self._begun_plan.sha256:
-                self.finished = manifest
-        return self.finished
-
     def finish(self) -> Manifest | None:
         """Note that the share is done. Where it was the last one, finish the set, and return its manifest.
 
@@ -202,15 +213,13 @@ class SetShareWriter(SetWriter):
         if self.finished is not None:
             return self.finished
         plan = self._begun_plan
-        if self._finished_by_others() is not None:
-            return self.finished
         self._lock.check()
-        self._journal.mark_done(self.share, plan.sha256)
+        self._journal.mark_done(self.share, plan.sha256, self._lock.token)
         if missing_shares(self._journal.done_shares(plan.sha256)):
             return None
         self._journal.close()
         try:
-            self.finished = finish_set(self.root, Outline.of(plan), self.provenance)
+            self.finished = self._finish_set(plan)
         except BusyFolderError:
             return None
         return self.finished

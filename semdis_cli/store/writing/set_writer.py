@@ -128,6 +128,7 @@ class SetWriter:
 
     def record(self, shard: WrittenShard) -> None:
         """Note a shard that is on disk, whoever wrote it. Only now does it count. For one shard after the other."""
+        self._lock.check()
         line = self._journal.append(shard.content)
         num_images, num_bytes = shard.num_ok + shard.num_failed, 0 if shard.file is None else shard.file.num_bytes
         self._done[shard.name] = Done(line, shard.first_key, num_images, shard.num_failed, num_bytes)
