@@ -20,6 +20,7 @@ class ExitCode(IntEnum):
     BAD_DATA = 4
     NO_SPACE = 5
     PROCESS_KILLED = 6
+    BUSY = 7
     INTERRUPTED = 130
     OUTPUT_CLOSED = 141
     TERMINATED = 143
@@ -49,6 +50,12 @@ class SemdisError(Exception):
 
 class UsageError(SemdisError):
     """The request cannot be carried out as it stands: a missing source, clashing options, settings that changed."""
+
+
+class BusyFolderError(UsageError):
+    """Another run is at work in a folder: the same command may do better later."""
+
+    exit_code = ExitCode.BUSY
 
 
 class RefusedNameError(UsageError):

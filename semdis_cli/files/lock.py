@@ -25,7 +25,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import NoReturn, Self
 
-from semdis_cli.errors import UsageError
+from semdis_cli.errors import BusyFolderError, UsageError
 from semdis_cli.files import disk
 from semdis_cli.files.atomic import explain_write_error
 
@@ -227,10 +227,6 @@ class FolderLock:
             with suppress(OSError):
                 if self._is_ours():
                     os.pwrite(self._descriptor, self._holder.to_bytes(), 0)
-
-
-class BusyFolderError(UsageError):
-    """Another run is at work in a folder."""
 
 
 def other_run(folder: Path) -> BusyFolderError:

@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.errors import BusyFolderError, StoreError, UsageError
 from semdis_cli.files import disk
 from semdis_cli.files.atomic import make_folder, publish, sweep_temporaries, sync_folder
-from semdis_cli.files.lock import BusyFolderError, drop_parts, held_parts, locked_parts
+from semdis_cli.files.lock import drop_parts, held_parts, locked_parts
 from semdis_cli.files.set_names import JOURNAL_FOLDER, PLAN_FILE
 from semdis_cli.provenance import Provenance
 from semdis_cli.shares import Share

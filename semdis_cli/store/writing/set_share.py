@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-from semdis_cli.errors import UsageError
+from semdis_cli.errors import BusyFolderError, UsageError
 from semdis_cli.files import disk
 from semdis_cli.files.atomic import check_free_space, explaining, is_temporary, make_folder
-from semdis_cli.files.lock import LOCK_FILE, BusyFolderError, FolderLock, drop_dead_parts, held_parts, other_run
+from semdis_cli.files.lock import LOCK_FILE, FolderLock, drop_dead_parts, held_parts, other_run
 from semdis_cli.files.set_names import JOURNAL_FOLDER, PLAN_FILE
 from semdis_cli.provenance import Provenance
 from semdis_cli.shares import Share
