@@ -178,6 +178,13 @@ class ProcessDied:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerLeftOut:
+    """A node of a cluster that came later cannot take part, and why (one line)."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class VerifyStarted:
     """The shards of a set are known: there are `num_shards` to look at, and `num_bytes` to read."""
 
@@ -279,6 +286,7 @@ Event = (
     | ShardDecoded
     | ShardFailed
     | ProcessDied
+    | WorkerLeftOut
     | ModelReady
     | CompilingFailed
     | TrainingProgress

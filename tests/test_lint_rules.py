@@ -130,6 +130,7 @@ LAYER_PLANTS = (
     Plant("the model knows Pillow", "model/planted.py", "from PIL import Image", " -> PIL"),
     Plant("the pipeline knows safetensors", "pipeline/planted.py", "import safetensors.torch", " -> safetensors"),
     Plant("the sources know fsspec", "sources/planted.py", "from fsspec import url_to_fs", " -> fsspec"),
+    Plant("the command line knows Ray", "cli/planted.py", "from ray import init", " -> ray"),
     Plant("training draws", "training/planted.py", "from matplotlib.figure import Figure", " -> matplotlib"),
 )
 

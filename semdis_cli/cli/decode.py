@@ -12,6 +12,7 @@ from semdis_cli.cli.report import describe_renamed, follow
 from semdis_cli.cli.setup import (
     STDIO,
     announce,
+    computing_there,
     open_stdin,
     output_folder,
     refuse_absent_device,
@@ -91,6 +92,7 @@ def decode(
     start_processes_early(how, len(source.keys), len(settings.processes.places))
     display.plan(Planning("loading the model"))
     tokenizer = _load_model(source, model, how, display, reporting)
+    tokenizer = computing_there(tokenizer, settings.processes, display, quiet=reporting.quiet)
     code = follow(
         _start(stream or source, tokenizer, settings, folder),
         reporting,

@@ -15,6 +15,7 @@ from semdis_cli.cli.report import follow, one_line, printable
 from semdis_cli.cli.setup import (
     STDIO,
     as_recorded,
+    computing_there,
     find_inputs,
     find_mask_maker,
     load_model,
@@ -141,7 +142,12 @@ def encode(
         how, settings = spread_if_it_pays(how, settings, 0 if is_one else found.num_images)
     how = as_recorded(how, folder)
     start_processes_early(how, found.num_images, len(settings.processes.places))
-    tokenizer = load_model(model, how, found.num_images, load.geometry, display, quiet=reporting.quiet)
+    tokenizer = computing_there(
+        load_model(model, how, found.num_images, load.geometry, display, quiet=reporting.quiet),
+        settings.processes,
+        display,
+        quiet=reporting.quiet,
+    )
     with Loader(load, tokenizer.patch_size, settings.num_workers, masks=masks) as loader:
         run = _Run(found, loader, tokenizer, settings, folder, far, display, reporting)
         raise typer.Exit(run.plan() if dry_run else run.encode())

@@ -11,7 +11,15 @@ from semdis_cli.cli.display import Display, open_display
 from semdis_cli.cli.options import Reporting, command
 from semdis_cli.cli.plan_text import plan_json, plan_text
 from semdis_cli.cli.report import MAX_SHOWN, more, one_line, printable
-from semdis_cli.cli.setup import as_recorded, find_inputs, find_mask_maker, load_model, refuse_absent_device, spread
+from semdis_cli.cli.setup import (
+    as_recorded,
+    computing_there,
+    find_inputs,
+    find_mask_maker,
+    load_model,
+    refuse_absent_device,
+    spread,
+)
 from semdis_cli.cli.streams import put, say
 from semdis_cli.errors import ExitCode
 from semdis_cli.option import COLUMNS, GEOMETRY, INPUT, MODEL, OUTPUT, Option
@@ -66,7 +74,8 @@ def plan(
 
     masks = find_mask_maker(settings.latents, found, display)
     how = as_recorded(how, output)
-    tokenizer = load_model(model, how, found.num_images, load.geometry, display, quiet=reporting.quiet)
+    here = load_model(model, how, found.num_images, load.geometry, display, quiet=reporting.quiet)
+    tokenizer = computing_there(here, settings.processes, display, quiet=reporting.quiet)
     with Loader(load, tokenizer.patch_size, settings.num_workers, masks=masks) as loader:
         made = make_plan(found, loader, tokenizer, settings, request, output, display.plan)
         raise typer.Exit(_tell(made, load, display, reporting))
@@ -80,7 +89,7 @@ def _tell(made: "MadePlan", load: LoadSettings, display: Display, reporting: Rep
     num_failed = len(plan.failures)
     bad = _first_lines("failed", plan.failures), more(num_failed, "more failure")
     troubles = _first_lines("column", made.troubles)
-    more_troubles = more(len(made.troubles), "more trouble with columns", "more troubles with columns")
+    more_troubles = more(made.num_troubles, "more trouble with columns", "more troubles with columns")
     for line in chain(*bad, troubles, more_troubles):
         say(line)
     facts = plan, num_failed, load.geometry
@@ -89,7 +98,7 @@ def _tell(made: "MadePlan", load: LoadSettings, display: Display, reporting: Rep
     else:
         where = f"the plan is in {made.path}, {count(made.num_bytes, 'byte')}"
         put(f"{plan_text(*facts)}\n{where if made.num_bytes else 'nothing is left to encode, and nothing was written'}")
-    return ExitCode.SOME_FAILED if num_failed or made.troubles else ExitCode.OK
+    return ExitCode.SOME_FAILED if num_failed or made.num_troubles else ExitCode.OK
 
 
 def _first_lines(what: str, bad: Iterable["Failure | ColumnTrouble"]) -> Iterator[str]:

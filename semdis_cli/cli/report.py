@@ -23,6 +23,7 @@ from semdis_cli.events import (
     RunFinished,
     RunStarted,
     ShardFailed,
+    WorkerLeftOut,
 )
 from semdis_cli.files.json_text import strict_json
 from semdis_cli.stops import look, noted, settle
@@ -169,8 +170,8 @@ class ImageView:
                 self._take_bad(event)
             case LeftOut():
                 self._leave_out(event)
-            case ProcessDied() if not self._reporting.quiet:
-                self.display.say(f"semdis: {_describe_death(event)}")
+            case ProcessDied() | WorkerLeftOut() if not self._reporting.quiet:
+                self.display.say(f"semdis: {_describe_loss(event)}")
             case ImageMeasured() if not self._reporting.as_json:
                 self.display.result(f"{printable(event.key)}\t{event.psnr_db:.2f}")
             case RunFinished():
@@ -226,7 +227,9 @@ class ImageView:
             self.display.result(f"mean\t{event.report['psnr_db']['mean']:.2f}")
 
 
-def _describe_death(event: ProcessDied) -> str:
+def _describe_loss(event: ProcessDied | WorkerLeftOut) -> str:
+    if isinstance(event, WorkerLeftOut):
+        return f"left out: {one_line(event.reason)}"
     where = f"process {event.pid} on {event.device} died ({event.how})"
     if not event.shards:
         return f"{where}; another one takes its place"

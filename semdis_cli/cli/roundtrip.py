@@ -9,7 +9,15 @@ import typer
 from semdis_cli.cli.display import open_display
 from semdis_cli.cli.options import Reporting, command
 from semdis_cli.cli.report import describe_renamed, follow
-from semdis_cli.cli.setup import find_inputs, load_model, refuse_absent_device, refuse_pipes, spread, spread_if_it_pays
+from semdis_cli.cli.setup import (
+    computing_there,
+    find_inputs,
+    load_model,
+    refuse_absent_device,
+    refuse_pipes,
+    spread,
+    spread_if_it_pays,
+)
 from semdis_cli.defaults import ROUNDTRIP_MARKER
 from semdis_cli.option import OUTPUT, Option
 from semdis_cli.settings import (
@@ -63,6 +71,7 @@ def roundtrip(
     how, decoding = spread_if_it_pays(how, decoding, len(found.images))
     settings = as_begun(replace(settings, decode=decoding), output)
     tokenizer = load_model(model, how, len(found.images), load.geometry, display, quiet=reporting.quiet)
+    tokenizer = computing_there(tokenizer, decoding.processes, display, quiet=reporting.quiet)
     with Loader(load, tokenizer.patch_size, settings.decode.num_workers) as loader:
         latents = PartSettings(*astuple(settings.latents))
         how_encoded = EncodeSettings(columns=WITHOUT_COLUMNS, latents=latents)

@@ -18,6 +18,7 @@ from semdis_cli.settings import (
     GeometrySettings,
     ModelSettings,
     PartSettings,
+    ProcessSettings,
     SourceSettings,
     TokenizerSettings,
 )
@@ -228,9 +229,13 @@ def spread(how: TokenizerSettings, settings: Shared, *, is_piped: bool) -> tuple
     processes = settings.processes
     if not processes.is_given:
         return how, settings
-    flag = "--processes" if processes.devices is None else "--devices"
     if is_piped:
-        raise OptionError(flag, "does not go with -: other processes cannot read or write a pipe")
+        raise OptionError(processes.flag, "does not go with -: other processes cannot read or write a pipe")
+    return _in_cluster(how, settings) if processes.is_in_cluster else _on_this_machine(how, settings)
+
+
+def _on_this_machine(how: TokenizerSettings, settings: Shared) -> tuple[TokenizerSettings, Shared]:
+    processes, flag = settings.processes, settings.processes.flag
     if processes.devices is not None and how.device not in {"auto", "cuda"}:
         raise OptionError(flag, f"does not go with --device {how.device}")
     from semdis_cli.pipeline.fork_server import start_early
@@ -249,6 +254,39 @@ def spread(how: TokenizerSettings, settings: Shared, *, is_piped: bool) -> tuple
     if not numbers or max(numbers) >= num_gpus:
         raise OptionError(flag, f"names what is not there: {count(num_gpus, 'GPU')} here, from 0 on")
     return _on_gpus(how, settings, numbers)
+
+
+def _in_cluster(how: TokenizerSettings, settings: Shared) -> tuple[TokenizerSettings, Shared]:
+    """Return both for a run in a cluster. Raises `MissingExtraError`, and `UsageError` for an address of nothing."""
+    from semdis_cli.pipeline.ray_cluster import check_address
+
+    check_address(settings.processes.address)
+    is_on_gpus = settings.processes.gpus_per_worker is not None
+    if how.device not in {"auto", "cuda"} | (set() if is_on_gpus else {"cpu"}):
+        flag = "--gpus-per-worker" if is_on_gpus else "--engine"
+        raise OptionError(flag, f"does not go with --device {how.device}")
+    if how.device != "cuda" and not is_on_gpus:
+        return how, settings
+    from semdis_cli.model.devices import count_gpus
+
+    if count_gpus():
+        return replace(how, device="cuda"), settings
+    return replace(how, device="cpu"), replace(settings, processes=replace(settings.processes, is_distant=True))
+
+
+def computing_there(
+    tokenizer: "Tokenizer", processes: ProcessSettings, display: "Display", *, quiet: bool
+) -> "Tokenizer":
+    """Return a model as it computes in a cluster, if that is on devices that this machine does not have."""
+    if not processes.is_distant:
+        return tokenizer
+    from semdis_cli.pipeline.ray_record import in_cluster
+
+    display.plan(Planning("asking the cluster how it computes"))
+    distant = in_cluster(tokenizer, processes)
+    if not quiet:
+        display.say(f"semdis: in the cluster: {describe_computing(distant)}")
+    return distant
 
 
 def on_own_gpu(how: TokenizerSettings, launched: Launched) -> TokenizerSettings:
@@ -320,6 +358,11 @@ def load_model(
     return tokenizer
 
 
+def describe_computing(tokenizer: "Tokenizer") -> str:
+    """Return how a model computes, for a person."""
+    return f"running in {tokenizer.dtype_name} on {tokenizer.device_name} ({tokenizer.kernels} kernels)"
+
+
 def announce(tokenizer: "Tokenizer", quiet: bool, say: Callable[[str], object] = say) -> None:
     """On stderr: a line that says which model runs, and a line that says how."""
     if quiet:
@@ -331,7 +374,7 @@ def announce(tokenizer: "Tokenizer", quiet: bool, say: Callable[[str], object] =
         f"semdis: model {identity.name}{revision} (sha256 {identity.weights_sha256:.12}), stored in "
         f"{tokenizer.description}{raw}"
     )
-    say(f"semdis: running in {tokenizer.dtype_name} on {tokenizer.device_name} ({tokenizer.kernels} kernels)")
+    say(f"semdis: {describe_computing(tokenizer)}")
     for note in (tokenizer.device_note, tokenizer.compile_note):
         if note is not None:
             say(f"semdis: {note}")

@@ -119,7 +119,6 @@ def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings,
             decode_engine(work, settings.num_workers, settings.processes) as engine,
             closing(engine.run(source.shards, _nothing)) as events,
         ):
-            totals.num_threads = engine.num_threads
             yield RunStarted(len(source.keys), len(done) - len(failures), 0.0, note=engine.note)
             yield from failures
 
@@ -127,6 +126,7 @@ def decode(source: LatentSource, tokenizer: Tokenizer, settings: DecodeSettings,
             for event in events:
                 failed |= _failed(event)
                 yield totals.add(event)
+            totals.num_threads = engine.num_threads
     num_failed = len(failures) + sum(failed.values())
     yield totals.finish(
         output,

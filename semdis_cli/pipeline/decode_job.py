@@ -9,11 +9,12 @@ from typing import Any, NamedTuple, Protocol
 from semdis_cli.events import Event, ShardDecoded
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.pipeline.calls import busy_threads
-from semdis_cli.pipeline.fleet import Fleet, Worker
+from semdis_cli.pipeline.fleet import Fleet, Outcome, Worker
 from semdis_cli.pipeline.fork_server import start_early
 from semdis_cli.pipeline.images_out import ImageWriter
 from semdis_cli.pipeline.model_copy import ModelCopy
 from semdis_cli.pipeline.processes import pays
+from semdis_cli.pipeline.ray_engine import device_in_cluster, ray_engine
 from semdis_cli.pipeline.shard_decoder import DecodePortion, DecodeWork, shard_decoder
 from semdis_cli.settings import ProcessSettings, WriteSettings
 from semdis_cli.store.reader import LatentSource, StoredShard
@@ -45,6 +46,11 @@ class SentStored(NamedTuple):
     stored: StoredShard
     names: Mapping[str, PurePosixPath]
 
+    @property
+    def name(self) -> str:
+        """Of the shard."""
+        return self.stored.name
+
 
 @dataclass(frozen=True)
 class DecodeJob:
@@ -62,6 +68,18 @@ class DecodeJob:
         """Name of the device of the model."""
         return self.model.settings.device
 
+    def fitted(self, num_workers: int, num_processes: int) -> "DecodeJob":
+        """Return the job for a process with so many threads, one of so many on its machine."""
+        return replace(self, portion=replace(self.portion, num_workers=num_workers, num_processes=num_processes))
+
+    def trouble(self, task: SentStored) -> str | None:
+        """Return why the file of a shard cannot be opened here; None if it can."""
+        try:
+            task.stored.path.open("rb").close()
+        except OSError as error:
+            return f"{task.stored.path}: {error.strerror or error}"
+        return None
+
     @contextmanager
     def begin(self) -> Iterator[Worker[SentStored, ShardDecoded]]:
         """Load the model and begin the threads. Raises what `ModelCopy.load` raises."""
@@ -76,7 +94,7 @@ class DecodeJob:
             def run(shards: Iterable[SentStored], record: _Record) -> Generator[Event, None, None]:
                 return decoder.run(map(received.unpack, shards), lambda done: record(received.forget(done)))
 
-            yield Worker(run, tokenizer, decoder.note)
+            yield Worker(run, lambda: Outcome(tokenizer.halved_to), decoder.note)
 
 
 class _Received(NamedTuple):
@@ -108,13 +126,17 @@ def decode_engine(
     """Return what decodes a set: threads of this process, or as many processes as there are shards for."""
     devices = settings.places[: len(work.source.shards)]
     portion = work.portion(num_workers, max(1, len(devices)))
-    if len(devices) < 2:
+    is_in_cluster = settings.is_in_cluster and bool(work.source.shards)
+    if len(devices) < 2 and not is_in_cluster:
         return shard_decoder(work, portion)
     source = replace(work.source, shards=(), keys=(), latents=None)
     how = work.sampling, work.writer.root, work.writer.settings, portion
-    jobs = [DecodeJob(ModelCopy.of(work.tokenizer, device), source, *how) for device in devices]
+    places = [device_in_cluster(work.tokenizer)] if is_in_cluster else devices
+    jobs = [DecodeJob(ModelCopy.of(work.tokenizer, device), source, *how) for device in places]
 
     def pack(stored: StoredShard, _: set[int]) -> SentStored:
         return SentStored(stored, {key: work.writer.names[key] for key in stored.rows if key not in work.done})
 
+    if is_in_cluster:
+        return ray_engine(jobs[0], settings, pack, work.source.shards, work.writer.root)
     return Fleet(jobs, pack, len(jobs) * busy_threads(work.tokenizer, portion.num_workers))

@@ -69,7 +69,6 @@ def _encode(
         if len(settings.processes.places) > 1:
             tell(Planning("starting processes"))
         with encode_engine(work, settings.num_workers, settings.processes) as engine:
-            totals.num_threads = engine.num_threads
             note = "; ".join(filter(None, (latents.note(), plan.columns.note, loader.note, engine.note)))
             yield RunStarted(latents.num_inputs, *done, note)
             if settings.share is None or settings.share.index == 0:  # the others plan, and find, the same
@@ -78,6 +77,7 @@ def _encode(
                 yield from map(totals.add, plan.columns.troubles(found.all_keys))
             with closing(engine.run(latents.remaining, latents.record)) as events:
                 yield from map(totals.add, events)
+            totals.num_threads = engine.num_threads
         # Index, checksums and, last, the manifest
         share = latents.outcome()
         of_share = None if share is None or latents.finished else _share_finished(totals, root, share, engine.report())

@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from semdis_cli.errors import UsageError
 from semdis_cli.events import Event
 from semdis_cli.images.loader import Loader
 from semdis_cli.images.masks import MaskMaker
 from semdis_cli.memory import room_for_images
-from semdis_cli.pipeline.fleet import Worker
+from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.pipeline.encode_plan import encode_provenance
+from semdis_cli.pipeline.fleet import Outcome, Worker
 from semdis_cli.pipeline.fork_server import start_early
 from semdis_cli.pipeline.model_copy import ModelCopy
 from semdis_cli.pipeline.processes import pays
-from semdis_cli.pipeline.sending import SentShard, ShardReceiver
+from semdis_cli.pipeline.sending import SentShard, ShardReceiver, why_unopened
 from semdis_cli.pipeline.shard_encoder import Portion, Record, shard_encoder
 from semdis_cli.settings import LoadSettings, PartSettings
 from semdis_cli.sources.masks import NO_NAMES
@@ -43,6 +46,21 @@ class EncodeJob:
         """Name of the device of the model."""
         return self.model.settings.device
 
+    def fitted(self, num_workers: int, num_processes: int) -> "EncodeJob":
+        """Return the job for a process with so many threads, one of so many on its machine."""
+        return replace(self, portion=replace(self.portion, num_workers=num_workers, num_processes=num_processes))
+
+    def trouble(self, task: SentShard) -> str | None:
+        """Return why none of some images of a shard can be opened here; None if one can."""
+        return why_unopened(task)
+
+    def _check(self, tokenizer: Tokenizer) -> None:
+        """Raise `UsageError` if what reads images here does it in another way than is on record."""
+        on_record, here = self.target.records[0], encode_provenance(tokenizer, self.load, self.latents)
+        if not on_record.is_same(here):
+            differences = "; ".join(map(str, on_record.differences(here)))
+            raise UsageError(f"would make other latents than the process that has the plan ({differences})")
+
     @contextmanager
     def begin(self) -> Iterator[Worker[SentShard, WrittenShard]]:
         """Load the model and begin the threads, for as many shards as there are going to be.
@@ -52,6 +70,7 @@ class EncodeJob:
         if pays(self.portion.volume.num_images, is_on_cpu=self.device == "cpu"):
             start_early()
         tokenizer = self.model.load()
+        self._check(tokenizer)
         received = ShardReceiver()
         masks = None if self.masks is None else self.masks.found_by(received)
         room = room_for_images().shared_by(self.portion.num_processes)
@@ -61,7 +80,7 @@ class EncodeJob:
             def run(shards: Iterable[SentShard], record: Record) -> Generator[Event, None, None]:
                 return encoder.run(map(received.unpack, shards), _then(record, received))
 
-            yield Worker(run, tokenizer, encoder.note)
+            yield Worker(run, lambda: Outcome(tokenizer.halved_to), encoder.note)
 
 
 def _then(record: Record, received: ShardReceiver) -> Callable[[WrittenShard], None]:

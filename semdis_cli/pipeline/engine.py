@@ -1,17 +1,19 @@
 """Engines: what has the shards of a plan encoded, whoever keeps the journal. Threads of this process, or several."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from semdis_cli.events import Event
+from semdis_cli.files.set_names import JOURNAL_FOLDER
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import Volume, busy_threads
 from semdis_cli.pipeline.encode_job import EncodeJob
 from semdis_cli.pipeline.fleet import Fleet
 from semdis_cli.pipeline.model_copy import ModelCopy
+from semdis_cli.pipeline.ray_engine import device_in_cluster, ray_engine
 from semdis_cli.pipeline.sending import SentShard, ShardSender
 from semdis_cli.pipeline.shard_encoder import MOST_WRITERS, Portion, Record, shard_encoder
 from semdis_cli.settings import PartSettings, ProcessSettings
@@ -60,7 +62,13 @@ class EncodeWork:
 
 def encode_engine(work: EncodeWork, num_workers: int, settings: ProcessSettings) -> AbstractContextManager[Engine]:
     """Return what encodes the rest of a set: threads of this process, or as many processes as there are shards for."""
-    devices = settings.places[: len(work.latents.remaining)]
+    remaining = work.latents.remaining
+    if settings.is_in_cluster and len(remaining):
+        copy = ModelCopy.of(work.tokenizer, device_in_cluster(work.tokenizer))
+        job = EncodeJob.of(copy, work.loader, work.settings, work.latents.shard_folder, work.portion(1))
+        folder = work.latents.root / JOURNAL_FOLDER
+        return ray_engine(job, settings, _packer(work), remaining, folder)
+    devices = settings.places[: len(remaining)]
     if len(devices) > 1:
         return _encode_fleet(work, num_workers, devices)
     return shard_encoder(work.loader, work.tokenizer, work.settings, work.latents, work.portion(num_workers))
@@ -72,11 +80,15 @@ def _encode_fleet(
     portion = work.portion(num_workers, len(devices))
     copies = [ModelCopy.of(work.tokenizer, device) for device in devices]
     jobs = [EncodeJob.of(copy, work.loader, work.settings, work.latents.shard_folder, portion) for copy in copies]
-    num_threads = len(jobs) * busy_threads(work.tokenizer, portion.num_workers)
+    return Fleet(jobs, _packer(work), len(jobs) * busy_threads(work.tokenizer, portion.num_workers))
+
+
+def _packer(work: EncodeWork) -> Callable[[PlannedShard, set[int]], SentShard]:
+    """Return what makes shards ready to be sent, as long as the set is this run's."""
     sender = ShardSender(work.loader)
 
     def pack(shard: PlannedShard, known: set[int]) -> SentShard:
         work.latents.check()
         return sender.pack(shard, known)
 
-    return Fleet(jobs, pack, num_threads)
+    return pack

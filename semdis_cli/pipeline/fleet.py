@@ -22,7 +22,6 @@ from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 from semdis_cli.errors import KilledProcessError, SemdisError, UsageError
 from semdis_cli.events import Event, Failure, ImageMeasured, ProcessDied, ShardFailed
 from semdis_cli.memory import keep_freed_blocks
-from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.fork_server import fork_server
 from semdis_cli.pipeline.processes import heed_parent
 from semdis_cli.stops import LOOK_S, StoppedError, ask, look
@@ -41,19 +40,31 @@ S = TypeVar("S")  # a task as it is sent
 R = TypeVar("R", bound=Named)  # what came of it
 _MOST_TRIES = 2  # of a task whose process dies
 _TELLING_S = 0.1  # between two messages on how it goes
-_FAILED = 1  # exit code of a process that raised what nobody expected
 _REMEDY = "what is done is kept: run the same command again, with fewer processes or --workers"
+
+
+class Outcome(NamedTuple):
+    """What a process says in the end. `halved`: see `Tokenizer.halved_to`.
+
+    Of one that has others do the work: how many there were at once, how many died, and the threads of all (0: as many
+    as was known before).
+    """
+
+    halved: dict[tuple[int, int], int]
+    num_processes: int = 1
+    num_died: int = 0
+    num_threads: int = 0
 
 
 @dataclass(frozen=True)
 class Worker(Generic[S, R]):
     """What a process does once all is there: `run` of tasks yields events, and records what came of each.
 
-    `note`: what a person should know of it, a line.
+    `outcome`: what there is to say of it then. `note`: what a person should know of it, a line.
     """
 
     run: Callable[[Iterable[S], Callable[[R], object]], Generator[Event, None, None]]
-    tokenizer: Tokenizer
+    outcome: Callable[[], Outcome]
     note: str = ""
 
 
@@ -90,6 +101,10 @@ class _Told(NamedTuple):
     events: list[Event]
 
 
+class _Broken(NamedTuple):
+    """A mistake of ours ends a process; its traceback follows on stderr."""
+
+
 class _Failed(NamedTuple):
     """A process cannot go on."""
 
@@ -97,9 +112,9 @@ class _Failed(NamedTuple):
 
 
 class _Ended(NamedTuple):
-    """All tasks of a process are done; `halved`: see `Tokenizer.halved_to`."""
+    """All tasks of a process are done."""
 
-    halved: dict[tuple[int, int], int]
+    outcome: Outcome
 
 
 @dataclass
@@ -113,6 +128,7 @@ class _Child(Generic[T, S, R]):
     known: set[int] = field(default_factory=set)
     has_asked: bool = False
     has_ended: bool = False
+    is_broken: bool = False
 
     @classmethod
     def start(cls, job: Job[S, R]) -> Self:
@@ -131,9 +147,13 @@ class _Child(Generic[T, S, R]):
     def receive(self) -> Any:
         """Return what it has to say; None if it is gone."""
         try:
-            return self.connection.recv()
+            message = self.connection.recv()
         except (EOFError, OSError):  # also in the middle of a message
             return None
+        if not isinstance(message, _Broken):
+            return message
+        self.is_broken = True
+        return self.receive()
 
     def close(self) -> int:
         """Wait for its end; return its exit code, less than 0 for a signal."""
@@ -163,7 +183,7 @@ class Fleet(Generic[T, S, R]):
         self._has_more = True
         self._notes: dict[str, None] = {}  # as a set that keeps its order
         self._halved: dict[tuple[int, int], int] = {}
-        self._num_died = 0
+        self._num_processes, self._num_died = len(jobs), 0
         self._told: set[str] = set()  # images and shards that something was said of that is said once
 
     def __enter__(self) -> Self:
@@ -195,7 +215,7 @@ class Fleet(Generic[T, S, R]):
 
     def report(self) -> dict[str, Any]:
         """Return how many processes there were, how many died, and where memory ran out."""
-        report: dict[str, Any] = {"processes": len(self._jobs)}
+        report: dict[str, Any] = {"processes": self._num_processes}
         if self._num_died:
             report["processes_died"] = self._num_died
         if self._halved:
@@ -228,13 +248,19 @@ class Fleet(Generic[T, S, R]):
                 del child.under_way[result.name]
             case _Failed(error):
                 raise error
-            case _Ended(halved):
+            case _Ended(outcome):
                 child.has_ended = True
-                self._halved |= {size: min(number, self._halved.get(size, number)) for size, number in halved.items()}
+                self._sum_up(outcome)
             case None:
                 yield from self._lose(child)
             case _Told(events):
                 yield from filter(self._is_new, events)
+
+    def _sum_up(self, outcome: Outcome) -> None:
+        self._halved |= {size: min(number, self._halved.get(size, number)) for size, number in outcome.halved.items()}
+        self._num_processes += outcome.num_processes - 1
+        self._num_died += outcome.num_died
+        self.num_threads += outcome.num_threads
 
     def _is_new(self, event: Event) -> bool:
         """Tell whether an event was not told already, by a process that has died since; of some kinds alone."""
@@ -262,7 +288,7 @@ class Fleet(Generic[T, S, R]):
         code = child.close()
         if child.has_ended:
             return
-        if code == _FAILED or not child.has_asked:
+        if child.is_broken or not child.has_asked:
             raise _without_a_task(child, code)
         names = tuple(child.under_way)
         self._num_died += 1
@@ -300,7 +326,7 @@ def _forget(_: object) -> None:
 
 def _without_a_task(child: _Child[Any, Any, Any], code: int) -> RuntimeError | KilledProcessError:
     """Return the error of a process that ended for no reason of a task: a mistake of ours, or it was killed."""
-    if code == _FAILED:
+    if child.is_broken:
         return RuntimeError(f"{child.describe()} failed; its traceback is above")
     return KilledProcessError(f"{child.describe()} was killed ({_name_of(code)}) before it had begun; {_REMEDY}")
 
@@ -380,8 +406,11 @@ def _work(connection: Connection, job: Job[Any, Any]) -> None:
             outgoing.begin(worker.note)
             with closing(worker.run(outgoing.tasks(), outgoing.record)) as events:
                 deque(map(outgoing.tell, events), maxlen=0)
-            outgoing.send(_Ended(worker.tokenizer.halved_to))
+            outgoing.send(_Ended(worker.outcome()))
     except SemdisError as error:
         outgoing.send(_Failed(error))
     except (StoppedError, BrokenPipeError, EOFError):  # nobody listens any more
         pass
+    except Exception:
+        outgoing.send(_Broken())
+        raise

@@ -78,10 +78,10 @@ def _roundtrip(
             roundtrip_engine(work, decoding.num_workers, decoding.processes, shards) as engine,
             closing(engine.run(shards, _nothing)) as events,
         ):
-            totals.num_threads = engine.num_threads
             for event in events:
                 _note(event, scores, errors)
                 yield totals.add(event)
+            totals.num_threads = engine.num_threads
 
     # Figures
     _publish_figures(output / _PER_IMAGE_FILE, scores, errors)

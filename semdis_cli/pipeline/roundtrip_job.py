@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
@@ -11,10 +11,11 @@ from semdis_cli.images.loader import Loader
 from semdis_cli.memory import room_for_images
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.pipeline.calls import busy_threads
-from semdis_cli.pipeline.fleet import Fleet, Worker
+from semdis_cli.pipeline.fleet import Fleet, Outcome, Worker
 from semdis_cli.pipeline.images_out import ImageWriter
 from semdis_cli.pipeline.model_copy import ModelCopy
-from semdis_cli.pipeline.sending import SentShard, ShardReceiver, ShardSender
+from semdis_cli.pipeline.ray_engine import device_in_cluster, ray_engine
+from semdis_cli.pipeline.sending import SentShard, ShardReceiver, ShardSender, why_unopened
 from semdis_cli.pipeline.shard_roundtrip import RoundtripWork, shard_roundtrip
 from semdis_cli.settings import LatentSettings, LoadSettings, ProcessSettings, WriteSettings
 from semdis_cli.store.writing.plan import PlannedShard
@@ -42,6 +43,11 @@ class _Sent(NamedTuple):
     shard: SentShard
     names: Mapping[str, PurePosixPath]
 
+    @property
+    def name(self) -> str:
+        """Of the shard."""
+        return self.shard.name
+
 
 @dataclass(frozen=True)
 class RoundtripJob:
@@ -61,6 +67,14 @@ class RoundtripJob:
         """Name of the device of the model."""
         return self.model.settings.device
 
+    def fitted(self, num_workers: int, num_processes: int) -> "RoundtripJob":
+        """Return the job for a process with so many threads, one of so many on its machine."""
+        return replace(self, num_workers=num_workers, num_processes=num_processes)
+
+    def trouble(self, task: _Sent) -> str | None:
+        """Return why none of some images of a shard can be opened here; None if one can."""
+        return why_unopened(task.shard)
+
     @contextmanager
     def begin(self) -> Iterator[Worker[_Sent, ShardDecoded]]:
         """Load the model and begin the threads. Raises what `ModelCopy.load` raises."""
@@ -74,7 +88,7 @@ class RoundtripJob:
                 def run(shards: Iterable[_Sent], record: _Record) -> Generator[Event, None, None]:
                     return trip.run(map(received.unpack, shards), lambda done: record(received.forget(done)))
 
-                yield Worker(run, tokenizer)
+                yield Worker(run, lambda: Outcome(tokenizer.halved_to))
 
 
 class _Received:
@@ -104,14 +118,18 @@ def roundtrip_engine(
 ) -> AbstractContextManager[RoundtripEngine]:
     """Return what encodes and decodes `shards`: threads of this process, or as many processes as there are shards."""
     devices = settings.places[: len(shards)]
-    if len(devices) < 2:
+    is_in_cluster = settings.is_in_cluster and bool(shards)
+    if len(devices) < 2 and not is_in_cluster:
         return shard_roundtrip(work, num_workers)
-    writer, num_each, sender = work.writer, max(1, num_workers // len(devices)), ShardSender(work.loader)
-    how = work.loader.settings, work.latents, work.sampling, writer.root, writer.settings, num_each, len(devices)
-    jobs = [RoundtripJob(ModelCopy.of(work.tokenizer, device), *how) for device in devices]
+    places = [device_in_cluster(work.tokenizer)] if is_in_cluster else devices
+    writer, num_each, sender = work.writer, max(1, num_workers // len(places)), ShardSender(work.loader)
+    how = work.loader.settings, work.latents, work.sampling, writer.root, writer.settings, num_each, len(places)
+    jobs = [RoundtripJob(ModelCopy.of(work.tokenizer, device), *how) for device in places]
 
     def pack(shard: PlannedShard, known: set[int]) -> _Sent:
         keys = [image.source.key for image in shard.images]
         return _Sent(sender.pack(shard, known), {key: writer.names[key] for key in keys})
 
+    if is_in_cluster:
+        return ray_engine(jobs[0], settings, pack, shards, writer.root)
     return Fleet(jobs, pack, len(jobs) * busy_threads(work.tokenizer, num_each))

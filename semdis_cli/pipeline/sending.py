@@ -8,14 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from multiprocessing.reduction import ForkingPickler
 from operator import attrgetter
+from threading import Lock
 from typing import Any, NamedTuple
 
-from semdis_cli.errors import UsageError
+from semdis_cli.errors import UnreadableImageError, UsageError
 from semdis_cli.images.loader import Loader
 from semdis_cli.records import ImageReader, MadeColumns, PlannedImage, SourceImage, Stamp, View
 from semdis_cli.store.writing.plan import PlannedShard
 
 _NOTHING = MadeColumns()
+_FEW_IMAGES = 8
 
 
 class SentImage(NamedTuple):
@@ -128,23 +130,41 @@ class ShardSender:
         return _Beside(made, None if mask is None else self._image(mask))
 
 
+def why_unopened(sent: SentShard) -> str | None:
+    """Return why none of a few images of a shard can be opened in this process; None if one can."""
+    readers, reason = ReceivedReaders(), None
+    readers.take(sent.readers)
+    for image in sent.images[:_FEW_IMAGES]:
+        try:
+            source = readers.image(image)
+            source.reader.open(source).close()
+        except (OSError, UnreadableImageError) as error:
+            reason = f"{image.place}: {getattr(error, 'strerror', None) or error}"
+        else:
+            return None
+    return reason
+
+
 class ShardReceiver:
     """Planned shards that were sent, and what comes with their images: it makes columns, and finds masks."""
 
     def __init__(self) -> None:
         self._readers = ReceivedReaders()
         self._beside: Mapping[str, Mapping[str, _Beside]] = {}  # of each shard under way; replaced, never changed
+        self._replacing = Lock()  # shards come, and go, in several threads
 
     def unpack(self, sent: SentShard) -> PlannedShard:
         """Return a shard as it was planned, and know what comes with its images until it is forgotten."""
-        self._readers.take(sent.readers)
-        self._beside = {**self._beside, sent.name: sent.beside}
+        with self._replacing:
+            self._readers.take(sent.readers)
+            self._beside = {**self._beside, sent.name: sent.beside}
         images = tuple(PlannedImage(self._readers.image(image), sent.bucket) for image in sent.images)
         return PlannedShard(sent.name, images, sent.version)
 
     def forget(self, name: str) -> None:
         """Forget what comes with the images of a shard that is done."""
-        self._beside = {other: beside for other, beside in self._beside.items() if other != name}
+        with self._replacing:
+            self._beside = {other: beside for other, beside in self._beside.items() if other != name}
 
     def columns_of(self, image: SourceImage) -> MadeColumns:
         """Return the columns of an image, as `ColumnMaker` does."""

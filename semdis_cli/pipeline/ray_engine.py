@@ -1,0 +1,51 @@
+"""The engine of a Ray cluster: one process of this machine joins it, and has the shards done there."""
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from semdis_cli.files import disk
+from semdis_cli.files.atomic import publish
+from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.pipeline.fleet import Fleet, Named
+from semdis_cli.pipeline.ray_actor import SharedJob
+from semdis_cli.pipeline.ray_job import RayJob
+from semdis_cli.settings import ProcessSettings
+
+T = TypeVar("T", bound=Named)
+S = TypeVar("S", bound=Named)
+R = TypeVar("R", bound=Named)
+
+
+def device_in_cluster(tokenizer: Tokenizer) -> str:
+    """Return the device of those that are to compute as a tokenizer here does: Ray chooses which GPU."""
+    return "cpu" if tokenizer.is_on_cpu else "cuda"
+
+
+@contextmanager
+def ray_engine(
+    job: SharedJob[S, R],
+    settings: ProcessSettings,
+    pack: Callable[[T, set[int]], S],
+    tasks: Sequence[T],
+    folder: Path,
+) -> Iterator[Fleet[T, S, R]]:
+    """Give what has a cluster do `tasks`, of which there is one at least, once its actors have begun.
+
+    `pack`: as of a `Fleet`. `folder`: must be the same on all nodes; a file in it tells as long as this goes on. Raises
+    what entering a `Fleet` raises.
+    """
+
+    def pack_whole(task: T, _: set[int]) -> S:
+        return pack(task, set())  # nobody knows which actor gets it
+
+    token, content = disk.new_temporary(folder.absolute()), secrets.token_bytes(32)
+    publish(token, [content])
+    shared = RayJob(job, settings, token, content, pack_whole(tasks[0], set()), len(tasks))
+    try:
+        with Fleet([shared], pack_whole, 0) as fleet:
+            yield fleet
+    finally:
+        token.unlink(missing_ok=True)
