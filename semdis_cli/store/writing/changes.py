@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import numpy as np
+
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Failure, LeftOut
 from semdis_cli.files.identity import Witness, all_vouch, settled
@@ -254,7 +256,7 @@ class _Comparison:
     def _picked(self, numbers: "array[int]") -> Images:
         """Return images in the order of their keys, all of them as they were listed if none was left out."""
         is_all = len(numbers) == len(self.images)
-        images = self.images if is_all else self.images.pick(array("I", sorted(numbers)))
+        images = self.images if is_all else self.images.pick(array("I", np.sort(np.asarray(numbers)).tobytes()))
         return images.changed(self.settled) if self.settled else images
 
     def _miss(self, line: IndexLine) -> None:
