@@ -89,7 +89,7 @@ def _tell(made: "MadePlan", load: LoadSettings, display: Display, reporting: Rep
     num_failed = len(plan.failures)
     bad = _first_lines("failed", plan.failures), more(num_failed, "more failure")
     troubles = _first_lines("column", made.troubles)
-    more_troubles = more(len(made.troubles), "more trouble with columns", "more troubles with columns")
+    more_troubles = more(made.num_troubles, "more trouble with columns", "more troubles with columns")
     for line in chain(*bad, troubles, more_troubles):
         say(line)
     facts = plan, num_failed, load.geometry
@@ -98,7 +98,7 @@ def _tell(made: "MadePlan", load: LoadSettings, display: Display, reporting: Rep
     else:
         where = f"the plan is in {made.path}, {count(made.num_bytes, 'byte')}"
         put(f"{plan_text(*facts)}\n{where if made.num_bytes else 'nothing is left to encode, and nothing was written'}")
-    return ExitCode.SOME_FAILED if num_failed or made.troubles else ExitCode.OK
+    return ExitCode.SOME_FAILED if num_failed or made.num_troubles else ExitCode.OK
 
 
 def _first_lines(what: str, bad: Iterable["Failure | ColumnTrouble"]) -> Iterator[str]:

@@ -18,9 +18,10 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from typing import NoReturn, Self
 
@@ -34,6 +35,7 @@ BEAT_S = 5.0
 WATCH_S = 3.2 * BEAT_S  # without a beat, the holder is dead
 _IS_LOCKED = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)  # EACCES: where flock is made of fcntl's locks
 _MOST_TRIES = 50  # the file may be replaced by rivals; for ever only on a disk that keeps nothing
+_MOST_READS, _READ_AGAIN_S = 3, 0.02  # of a record that is just being written
 SETTLE_S = 1.0  # two that write at once both look again after this long, and one sees the other's record
 
 
@@ -213,7 +215,7 @@ class FolderLock:
     def _has_our_token(self) -> bool:
         """Tell whether the file is there and names this run. Raises `OSError` if it cannot be read."""
         try:
-            holder = _Holder.parse(self._path.read_bytes()[:_RECORD_BYTES])
+            holder = _parse_whole(self._path.read_bytes)
         except FileNotFoundError:
             return False
         return holder is not None and holder.token == self._holder.token
@@ -292,8 +294,21 @@ def _read_holder(path: Path) -> _Holder | None:
 
 
 def _parse_holder(path: Path) -> _Holder | None:
-    with os.fdopen(disk.open_at_once(path), "rb") as file:  # a pipe is not waited for
-        return _Holder.parse(file.read(_RECORD_BYTES) or b"")
+    def read() -> bytes:
+        with os.fdopen(disk.open_at_once(path), "rb") as file:  # a pipe is not waited for
+            return file.read(_RECORD_BYTES) or b""
+
+    return _parse_whole(read)
+
+
+def _parse_whole(read: Callable[[], bytes]) -> _Holder | None:
+    """Parse what `read` gives of a lock file; again if it is none, as its holder may be just writing its next beat."""
+    for wait_s in (*repeat(_READ_AGAIN_S, _MOST_READS), 0.0):
+        data = read()[:_RECORD_BYTES]
+        if (holder := _Holder.parse(data)) is not None or not data:
+            return holder
+        time.sleep(wait_s)
+    return None
 
 
 def _process(number: int) -> str:

@@ -1,6 +1,8 @@
 """Plans of sets, made before any run: so that none of many lists the images, and reads their headers, for itself."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from semdis_cli.columns.providers import BesideImages
@@ -21,18 +23,21 @@ from semdis_cli.store.writing.latent_set import LatentSetWriter
 from semdis_cli.store.writing.outline import Outline
 from semdis_cli.store.writing.plan_file import write_plan
 
+_MOST_TROUBLES = 1000  # that are kept to be shown
+
 
 @dataclass(frozen=True)
 class MadePlan:
     """A plan that was written to `path`, of so many bytes: 0 where nothing is left to do, and nothing was written.
 
-    `troubles`: what is wrong with tables, which no run tells again.
+    `troubles`: the first of all that is wrong with tables, which no run tells again.
     """
 
     plan: EncodePlan
     path: Path
     num_bytes: int
-    troubles: tuple[ColumnTrouble, ...]
+    troubles: Sequence[ColumnTrouble]
+    num_troubles: int
 
 
 def make_plan(
@@ -56,9 +61,9 @@ def make_plan(
     )
     with LatentSetWriter(root, provenance, mix_versions=mix_versions) as latents:
         plan = take_up_plan(found, loader, tokenizer, settings, latents, tell)
-        troubles = tuple(plan.columns.troubles(found.all_keys))
+        troubles = _first(plan.columns.troubles(found.all_keys))
         if latents.finished is not None:
-            return MadePlan(plan, path, 0, troubles)
+            return MadePlan(plan, path, 0, *troubles)
         masks = None if loader.masks is None else loader.masks.files
         about = {
             "request": dict(request.record),
@@ -73,4 +78,11 @@ def make_plan(
         form = RecordedImages(request.sources, has_beside=has_beside)
         Outline.of(plan.contents).write(path.with_name(OUTLINE_FILE))
         write_plan(path, plan.contents, latents.base.sha256, about, form)
-    return MadePlan(plan, path, path.stat().st_size, troubles)
+    return MadePlan(plan, path, path.stat().st_size, *troubles)
+
+
+def _first(troubles: Iterable[ColumnTrouble]) -> tuple[Sequence[ColumnTrouble], int]:
+    """Return the first troubles, and the number of all: there may be as many as rows."""
+    left = iter(troubles)
+    first = list(islice(left, _MOST_TROUBLES))
+    return first, len(first) + sum(1 for _ in left)

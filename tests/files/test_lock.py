@@ -303,6 +303,25 @@ def test_a_lock_file_that_cannot_be_read_for_a_moment_is_no_rival_s(
             held.check()
 
 
+def test_a_lock_file_that_is_read_while_its_holder_writes_it_is_no_rival_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, torn = Path.read_bytes, [True]
+
+    def read_bytes(path: Path) -> bytes:
+        return real(path)[:99] if torn and torn.pop() else real(path)
+
+    with FolderLock(tmp_path) as held:
+        held._released.set()  # no beat, which looks too
+        held._heart.join()
+        monkeypatch.setattr(Path, "read_bytes", read_bytes)
+        held.check()
+        torn += [True] * 9
+        with pytest.raises(UsageError, match="has taken over"):
+            held.check()
+
+
+@pytest.mark.usefixtures("_fast")
 def test_a_lock_file_that_its_holder_removes_meanwhile_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,7 +29,7 @@ from semdis_cli.sources.find import FoundImages, find_images
 from semdis_cli.sources.input_rules import InputRules, Pattern
 from tests.cli.conftest import PHOTOS, Run
 from tests.extras import needs
-from tests.store import contents
+from tests.store import contents, lasting
 from tests.stores import S3Server, free_port
 
 ODD_NAMES = (
@@ -155,6 +155,25 @@ def test_braces_stand_for_many_tars(s3: S3Server, run: Run, tiny: Path, tmp_path
     here, there = (contents(tmp_path / name / "shards") for name in ("here", "there"))
     assert len(here) >= 1
     assert there == here
+
+
+def test_a_plan_of_what_lies_in_a_store_is_taken_up_by_parts(
+    s3: S3Server, run: Run, tiny: Path, tmp_path: Path
+) -> None:
+    for number, name in enumerate(ODD_NAMES):
+        s3.put(f"planned/photos/{name}", png(number))
+    for number in range(2):
+        s3.put(f"planned/{number}.tar", tar_of_five())
+    sources = ("s3://planned/photos/", "s3://planned/{0..1}.tar")
+    options = ("--model", tiny, "--shard-images", "4", "-q")
+    assert run("encode", *sources, "-o", "plain", *options).code == 0
+    assert run("plan", *sources, "-o", "latents", *options).code == 0
+    s3.put("planned/photos/later.png", png(70))  # nobody lists anew
+    assert [run("encode", *sources, "-o", "latents", *options, "--part", part).code for part in ("1/2", "0/2")] == [
+        0,
+        0,
+    ]
+    assert lasting(tmp_path / "latents") == lasting(tmp_path / "plain")
 
 
 def zip_of(members: Mapping[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
