@@ -268,6 +268,16 @@ def drop_parts(folder: Path, names: Iterable[str]) -> None:
             _lock_path(folder, name).unlink()
 
 
+def drop_dead_parts(folder: Path) -> None:
+    """Remove what runs that died on this machine have left to hold parts of `folder`, without a lock on all of it."""
+    here = _Holder.this_process()
+    for name in locked_parts(folder):
+        holder = _read_holder(_lock_path(folder, name))
+        if holder is None or holder.is_running(here) is False:
+            with suppress(UsageError), FolderLock(folder, name):  # which is removed when it is let go
+                pass
+
+
 def locked_parts(folder: Path) -> dict[str, str]:
     """Return the names of parts of `folder` that were locked, by runs that may be dead, and the tokens of the locks.
 

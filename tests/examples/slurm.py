@@ -50,7 +50,7 @@ class Slurm:
 
     def call(self, *command: str, folder: Path, more: dict[str, str] | None = None) -> str:
         """Run one of SLURM's commands in a folder, and return what it says. Raises `CalledProcessError`."""
-        environment = os.environ | {"SLURM_CONF": str(self.configuration)} | (more or {})
+        environment = os.environ | (more or {}) | {"SLURM_CONF": str(self.configuration)}
         return subprocess.run(
             command, cwd=folder, env=environment, check=True, stdout=subprocess.PIPE, text=True
         ).stdout.strip()

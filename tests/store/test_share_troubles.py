@@ -271,6 +271,22 @@ def test_what_is_left_of_the_journal_of_a_finished_set_is_removed(
     assert contents(root) == contents(finished_set)
 
 
+@pytest.mark.parametrize("is_written", [True, False])
+def test_the_lock_of_a_dead_part_does_not_stay_with_a_finished_set(
+    root: Path, finished_set: Path, *, is_written: bool
+) -> None:
+    shutil.copytree(finished_set, root)
+    with opened(root, "0/2"), opened(root, "1/2"):
+        held = json.loads((root / "journal/.semdis-lock-0-of-2").read_bytes())
+    (root / "journal").mkdir(exist_ok=True)
+    dead = json.dumps({**held, "process": "1 8"}).encode() if is_written else b""
+    (root / "journal/.semdis-lock-1-of-2").write_bytes(dead)
+    with opened(root, "0/2"):
+        assert write_share(root, "2/3") is not None  # one that is at work keeps its own
+        assert list(locked_parts(root / "journal")) == ["0-of-2"]
+    assert contents(root) == contents(finished_set)
+
+
 def test_a_plan_for_runs_to_come_stays_with_a_finished_set(root: Path, finished_set: Path) -> None:
     shutil.copytree(finished_set, root)
     (root / "journal").mkdir()

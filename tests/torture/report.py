@@ -33,11 +33,17 @@ The images are six small ones, one of them cut short, and a file that is no imag
 them one after the other. Runs of four, which write several at once, are killed before and amid changes as well
 (`tests/torture/test_kill.py`).
 
-Parts of a set (`tests/torture/test_parts.py`): the last of two parts, which finishes the set, is killed before and amid
-every change that it makes, and then taken up by the same part, by the other part, by `semdis finish` and by a run of
-the whole set; every disk that a power cut may leave of it goes on in one of these ways. Two and seven parts are run up
-to three at once, the same one twice by mistake, with `semdis finish`, runs of the whole set and parts with other
-settings in between, many of them killed at random times, until the set is finished. All end with the same bytes.
+Parts of a set, a new one and one that grows (`tests/torture/test_parts.py`, its slow tests included), end with the
+bytes that one run writes. The last of two parts, which finishes the set, is taken up by the same part, by the other
+one, by `semdis finish` or by a run of the whole. Of two and seven parts up to three are at work at once, the same one
+twice by mistake, with `semdis finish`, runs of the whole and parts with other settings in between.
+
+| what is tried | how many |
+|---|---|
+| the last part killed before and amid every change that it makes, and taken up in each of the four ways | 1012 |
+| every disk that a power cut may leave of the last part, taken up in one of them | 864 |
+| the last part on a disk that is full a block later each time, and taken up in one of them | until it is not |
+| two and seven parts killed at random times, in any order; of ten one where files have no locks | 60 |
 """
 
 

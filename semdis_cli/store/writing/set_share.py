@@ -13,7 +13,7 @@ from typing import Any, NoReturn, Self
 from semdis_cli.errors import UsageError
 from semdis_cli.files import disk
 from semdis_cli.files.atomic import check_free_space, explaining, is_temporary, make_folder
-from semdis_cli.files.lock import LOCK_FILE, BusyFolderError, FolderLock, held_parts, other_run
+from semdis_cli.files.lock import LOCK_FILE, BusyFolderError, FolderLock, drop_dead_parts, held_parts, other_run
 from semdis_cli.files.set_names import JOURNAL_FOLDER, PLAN_FILE
 from semdis_cli.provenance import Provenance
 from semdis_cli.shares import Share
@@ -93,7 +93,8 @@ class SetShareWriter(SetWriter):
             self._refuse(self._state.begun)
         if plan.is_nothing and self.base.manifest is not None and self.base.folder == self.root:
             self.finished = self.base.manifest
-            self._put_away(plan)
+            with explaining(self.root):
+                self._put_away(plan)
             return True
         self._find_done(plan, hashes)
         own = self._journal.own.read_plan()
@@ -110,6 +111,7 @@ class SetShareWriter(SetWriter):
     def _put_away(self, plan: SetPlan) -> None:
         """Remove what killed runs have left beside a finished set, unless others are at work."""
         self._journal.drop_own()
+        drop_dead_parts(self._journal.folder)
         names = [path.name for path in disk.list_names(self.root)]
         if self._journal.names() - {PLAN_FILE} or any(is_temporary(name) or name == LOCK_FILE for name in names):
             with suppress(BusyFolderError):
