@@ -118,7 +118,7 @@ def _launched(noted: _Noted | None, local_rank: int | None) -> Launched | None:
     index, count = noted.value
     if not 0 <= index < count:
         raise UsageError(
-            f"{noted.by}: there is no part {index} of {count}, numbered from 0; give --part i/n, or --part none"
+            f"there is no part {index} of {count}, numbered from 0; give --part i/n, or --part none", place=noted.by
         )
     return None if count == 1 else Launched(Share(index, count), noted.by, local_rank)
 
@@ -149,8 +149,9 @@ def _slurm_task(environment: Mapping[str, str]) -> _Noted | None:
     index, rest = divmod(number - first, step)
     if rest or not 0 <= index < count or last not in {None, first + (count - 1) * step}:
         raise UsageError(
-            f"{noted.by}: the numbers of the tasks have gaps, so which part each has does not follow from them; "
-            "give --part i/n, or --part none"
+            "the numbers of the tasks have gaps, so which part each has does not follow from them; "
+            "give --part i/n, or --part none",
+            place=noted.by,
         )
     return _Noted((index, count), noted.by)
 

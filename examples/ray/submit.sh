@@ -15,5 +15,6 @@ place=(--gpus-per-worker 1) # or (--device cpu --cpus-per-worker 4)
 
 set -u
 # 3: some images cannot be used, see report.json in the set. To Ray all but 0 is a failure.
+# shellcheck disable=SC2016 # the head expands it
 command='semdis encode "$@" --engine ray; code=$?; [ "$code" -eq 3 ] || exit "$code"'
 exec ray job submit --address "$head" -- sh -c "$command" semdis "$photos" -o "$latents" "${place[@]}" "${options[@]}"

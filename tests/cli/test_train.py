@@ -396,7 +396,7 @@ def test_a_second_run_is_refused_while_the_first_is_at_work(
     try:
         before = all_contents(root)
         second = runner.run(arguments(world, root, "--quiet"))
-        assert_one_line(second, 2, f"{root}: another semdis run is writing there; wait for it to end")
+        assert_one_line(second, 7, f"{root}: another semdis run is writing there; wait for it to end")
         assert all_contents(root) == before
     finally:
         first.send_signal(signal.SIGCONT)

@@ -55,7 +55,7 @@ def test_no_exit_code_that_another_try_may_mend_ends_a_part(job: dict[str, Any])
     rules = {rule["action"]: rule for rule in job["podFailurePolicy"]["rules"]}
     assert list(rules) == ["Ignore", "FailJob", "FailIndex"]
     ending = {action: rules[action]["onExitCodes"]["values"] for action in ("FailJob", "FailIndex")}
-    assert ending == {"FailJob": [ExitCode.NO_SPACE], "FailIndex": [ExitCode.BAD_DATA]}
+    assert ending == {"FailJob": [ExitCode.NO_SPACE], "FailIndex": [ExitCode.USAGE, ExitCode.BAD_DATA]}
 
 
 @pytest.mark.slow
