@@ -293,6 +293,8 @@ def _read_holder(path: Path) -> _Holder | None:
     with suppress(FileNotFoundError):
         try:
             return _parse_holder(path)
+        except FileNotFoundError:
+            return None
         except OSError:  # ESTALE: the name is looked up anew
             time.sleep(BEAT_S / 10)
             return _parse_holder(path)
