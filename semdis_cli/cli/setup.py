@@ -258,7 +258,7 @@ def _on_this_machine(how: TokenizerSettings, settings: Shared) -> tuple[Tokenize
 
 def _in_cluster(how: TokenizerSettings, settings: Shared) -> tuple[TokenizerSettings, Shared]:
     """Return both for a run in a cluster. Raises `MissingExtraError`, and `UsageError` for an address of nothing."""
-    from semdis_cli.pipeline.ray_cluster import check_address
+    from semdis_cli.pipeline.on_ray.cluster import check_address
 
     check_address(settings.processes.address)
     is_on_gpus = settings.processes.gpus_per_worker is not None
@@ -280,7 +280,7 @@ def computing_there(
     """Return a model as it computes in a cluster, if that is on devices that this machine does not have."""
     if not processes.is_distant:
         return tokenizer
-    from semdis_cli.pipeline.ray_record import in_cluster
+    from semdis_cli.pipeline.on_ray.record import in_cluster
 
     display.plan(Planning("asking the cluster how it computes"))
     distant = in_cluster(tokenizer, processes)

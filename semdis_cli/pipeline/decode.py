@@ -15,7 +15,7 @@ from semdis_cli.files.spelling import give_own_names
 from semdis_cli.model.checkpoint import resolve_model, weights_sha256
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline.decode_job import decode_engine
+from semdis_cli.pipeline.fleet.decode_job import decode_engine
 from semdis_cli.pipeline.images_out import ImageWriter, output_names, renamed_record, too_long
 from semdis_cli.pipeline.report import RunTotals, compute_record, model_record
 from semdis_cli.pipeline.shard_decoder import DecodeWork

@@ -10,11 +10,11 @@ from semdis_cli.files.set_names import JOURNAL_FOLDER
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import Volume, busy_threads
-from semdis_cli.pipeline.encode_job import EncodeJob
-from semdis_cli.pipeline.fleet import Fleet
-from semdis_cli.pipeline.model_copy import ModelCopy
-from semdis_cli.pipeline.ray_engine import device_in_cluster, ray_engine
-from semdis_cli.pipeline.sending import SentShard, ShardSender
+from semdis_cli.pipeline.fleet.encode_job import EncodeJob
+from semdis_cli.pipeline.fleet.fleet import Fleet
+from semdis_cli.pipeline.fleet.model_copy import ModelCopy
+from semdis_cli.pipeline.fleet.sending import SentShard, ShardSender
+from semdis_cli.pipeline.on_ray.engine import device_in_cluster, ray_engine
 from semdis_cli.pipeline.shard_encoder import MOST_WRITERS, Portion, Record, shard_encoder
 from semdis_cli.settings import PartSettings, ProcessSettings
 from semdis_cli.store.writing.plan import PlannedShard

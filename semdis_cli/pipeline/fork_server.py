@@ -7,7 +7,8 @@ import multiprocessing
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 
-_LOADED_EARLY = [f"semdis_cli.pipeline.{name}" for name in ("reading_processes", "writing_processes", "encode_job")]
+_NAMES = "reading_processes", "writing_processes", "fleet.encode_job"
+_LOADED_EARLY = [f"semdis_cli.pipeline.{name}" for name in _NAMES]
 
 
 def start_early() -> None:

@@ -18,10 +18,10 @@ from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.decode import decoded_as, sampling_of, sampling_record
 from semdis_cli.pipeline.encode_plan import EncodePlan, sampled_as
+from semdis_cli.pipeline.fleet.roundtrip_job import roundtrip_engine
 from semdis_cli.pipeline.images_out import ImageWriter, output_names, renamed_record, too_long
 from semdis_cli.pipeline.limits import within_limit
 from semdis_cli.pipeline.report import RunTotals
-from semdis_cli.pipeline.roundtrip_job import roundtrip_engine
 from semdis_cli.pipeline.shard_roundtrip import RoundtripWork
 from semdis_cli.provenance import Provenance
 from semdis_cli.settings import RoundtripSettings

@@ -15,9 +15,9 @@ import pytest
 
 from semdis_cli.errors import MissingExtraError, UsageError
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline.ray_cluster import check_address
-from semdis_cli.pipeline.ray_record import DistantTokenizer, in_cluster
-from semdis_cli.pipeline.ray_resources import actors_on
+from semdis_cli.pipeline.on_ray.cluster import check_address
+from semdis_cli.pipeline.on_ray.record import DistantTokenizer, in_cluster
+from semdis_cli.pipeline.on_ray.resources import actors_on
 from semdis_cli.pipeline.report import compute_record
 from semdis_cli.settings import ProcessSettings, TokenizerSettings
 from tests.cli.conftest import Outcome, semdis

@@ -34,15 +34,16 @@ from semdis_cli.events import (
 from semdis_cli.images.loader import Loader
 from semdis_cli.images.masks import masks_made
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline import engine, fleet, model_copy, processes
+from semdis_cli.pipeline import engine, processes
 from semdis_cli.pipeline.decode import decode
 from semdis_cli.pipeline.encode import encode
-from semdis_cli.pipeline.encode_job import EncodeJob
 from semdis_cli.pipeline.encode_plan import plan_encode
-from semdis_cli.pipeline.fleet import Worker
-from semdis_cli.pipeline.model_copy import ModelCopy
+from semdis_cli.pipeline.fleet import fleet, model_copy
+from semdis_cli.pipeline.fleet.encode_job import EncodeJob
+from semdis_cli.pipeline.fleet.fleet import Worker
+from semdis_cli.pipeline.fleet.model_copy import ModelCopy
+from semdis_cli.pipeline.fleet.sending import ShardSender
 from semdis_cli.pipeline.roundtrip import roundtrip
-from semdis_cli.pipeline.sending import ShardSender
 from semdis_cli.provenance import ModelIdentity
 from semdis_cli.records import PlannedImage, SourceImage
 from semdis_cli.settings import (

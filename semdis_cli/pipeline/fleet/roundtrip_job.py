@@ -11,11 +11,11 @@ from semdis_cli.images.loader import Loader
 from semdis_cli.memory import room_for_images
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.pipeline.calls import busy_threads
-from semdis_cli.pipeline.fleet import Fleet, Outcome, Worker
+from semdis_cli.pipeline.fleet.fleet import Fleet, Outcome, Worker
+from semdis_cli.pipeline.fleet.model_copy import ModelCopy
+from semdis_cli.pipeline.fleet.sending import SentShard, ShardReceiver, ShardSender, why_unopened
 from semdis_cli.pipeline.images_out import ImageWriter
-from semdis_cli.pipeline.model_copy import ModelCopy
-from semdis_cli.pipeline.ray_engine import device_in_cluster, ray_engine
-from semdis_cli.pipeline.sending import SentShard, ShardReceiver, ShardSender, why_unopened
+from semdis_cli.pipeline.on_ray.engine import device_in_cluster, ray_engine
 from semdis_cli.pipeline.shard_roundtrip import RoundtripWork, shard_roundtrip
 from semdis_cli.settings import LatentSettings, LoadSettings, ProcessSettings, WriteSettings
 from semdis_cli.store.writing.plan import PlannedShard

@@ -16,9 +16,9 @@ import semdis_cli
 from semdis_cli.errors import SemdisError, UsageError
 from semdis_cli.events import Event
 from semdis_cli.memory import keep_freed_blocks
-from semdis_cli.pipeline.fleet import Job, Named, Worker
-from semdis_cli.pipeline.model_copy import ModelCopy
-from semdis_cli.pipeline.ray_resources import actors_on, nodes
+from semdis_cli.pipeline.fleet.fleet import Job, Named, Worker
+from semdis_cli.pipeline.fleet.model_copy import ModelCopy
+from semdis_cli.pipeline.on_ray.resources import actors_on, nodes
 from semdis_cli.pipeline.report import compute_record
 from semdis_cli.stops import StoppedError, ask
 

@@ -16,8 +16,8 @@ from typing import Any, Generic, TypeVar
 import semdis_cli
 from semdis_cli.errors import KilledProcessError, SemdisError, UsageError
 from semdis_cli.events import Event, ProcessDied, WorkerLeftOut
-from semdis_cli.pipeline.fleet import Named, Outcome, Worker
-from semdis_cli.pipeline.ray_actor import (
+from semdis_cli.pipeline.fleet.fleet import Named, Outcome, Worker
+from semdis_cli.pipeline.on_ray.actor import (
     CALLS_AT_ONCE,
     TASKS_UNDER_WAY,
     Begun,
@@ -26,8 +26,8 @@ from semdis_cli.pipeline.ray_actor import (
     SharedJob,
     Where,
 )
-from semdis_cli.pipeline.ray_cluster import Cluster, join_cluster
-from semdis_cli.pipeline.ray_resources import resources_of_actor, room_for
+from semdis_cli.pipeline.on_ray.cluster import Cluster, join_cluster
+from semdis_cli.pipeline.on_ray.resources import resources_of_actor, room_for
 from semdis_cli.settings import ProcessSettings
 from semdis_cli.stops import LOOK_S, look
 

@@ -9,9 +9,9 @@ from typing import TypeVar
 from semdis_cli.files import disk
 from semdis_cli.files.atomic import publish
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline.fleet import Fleet, Named
-from semdis_cli.pipeline.ray_actor import SharedJob
-from semdis_cli.pipeline.ray_job import RayJob
+from semdis_cli.pipeline.fleet.fleet import Fleet, Named
+from semdis_cli.pipeline.on_ray.actor import SharedJob
+from semdis_cli.pipeline.on_ray.job import RayJob
 from semdis_cli.settings import ProcessSettings
 
 T = TypeVar("T", bound=Named)

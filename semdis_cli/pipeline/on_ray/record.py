@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 from semdis_cli.errors import KilledProcessError
 from semdis_cli.events import Event
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline.fleet import Fleet, Outcome, Worker
-from semdis_cli.pipeline.model_copy import ModelCopy
-from semdis_cli.pipeline.ray_actor import RayActor, Recorded
-from semdis_cli.pipeline.ray_cluster import Cluster, join_cluster
-from semdis_cli.pipeline.ray_resources import resources_of_actor
+from semdis_cli.pipeline.fleet.fleet import Fleet, Outcome, Worker
+from semdis_cli.pipeline.fleet.model_copy import ModelCopy
+from semdis_cli.pipeline.on_ray.actor import RayActor, Recorded
+from semdis_cli.pipeline.on_ray.cluster import Cluster, join_cluster
+from semdis_cli.pipeline.on_ray.resources import resources_of_actor
 from semdis_cli.settings import ProcessSettings
 from semdis_cli.stops import LOOK_S, look
 
