@@ -165,6 +165,31 @@ def test_two_nodes_make_the_set_of_one_process_and_its_images(
 
 
 @pytest.mark.slow
+def test_one_process_several_parts_and_a_cluster_make_one_set(
+    cluster: RayCluster, many: Path, tiny: Path, tmp_path: Path, alone: Path
+) -> None:
+    on_cpu = "--device", "cpu"
+    ways = {
+        "processes": [(*on_cpu, "--processes", "2")],
+        "parts": [(*on_cpu, "--part", f"{index}/3") for index in (2, 0, 1)],
+        "parts of processes": [(*on_cpu, "--processes", "2", "--part", f"{index}/2") for index in range(2)],
+    }
+    for name, runs in ways.items():
+        for more in runs:
+            done = semdis(*arguments(many, tmp_path / name, tiny, *more), cwd=PROJECT)
+            assert done.code == 0, done.stderr
+    cluster.begin()
+    cluster.join()
+    begun = semdis(*arguments(many, tmp_path / "cluster", tiny, *on_cpu, "--part", "1/4"), cwd=PROJECT)
+    assert begun.code == 0, begun.stderr
+    for part in ("0/4", "2/4", "3/4"):
+        done = run(cluster, many, tmp_path / "cluster", tiny, "--part", part)
+        assert done.code == 0, done.stderr
+    sets = {name: lasting(tmp_path / name) for name in (*ways, "cluster")}
+    assert all(found == lasting(alone) for found in sets.values())
+
+
+@pytest.mark.slow
 def test_a_node_that_is_killed_costs_nothing_and_one_that_joins_late_gets_work(
     cluster: RayCluster, many: Path, tiny: Path, tmp_path: Path, alone: Path
 ) -> None:
