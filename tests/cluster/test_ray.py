@@ -75,6 +75,10 @@ def run(cluster: RayCluster, images: Path, output: Path, model: Path, *more: str
     return end_of(begin(cluster, images, output, model, *more), output)
 
 
+def num_shards_in(output: Path) -> int:
+    return len(list((output / "shards").iterdir()))
+
+
 def wait_until(is_so: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
     while not is_so():
@@ -169,7 +173,7 @@ def test_one_process_several_parts_and_a_cluster_make_one_set(
     cluster: RayCluster, many: Path, tiny: Path, tmp_path: Path, alone: Path
 ) -> None:
     on_cpu = "--device", "cpu"
-    ways = {
+    ways: dict[str, list[tuple[str, ...]]] = {
         "processes": [(*on_cpu, "--processes", "2")],
         "parts": [(*on_cpu, "--part", f"{index}/3") for index in (2, 0, 1)],
         "parts of processes": [(*on_cpu, "--processes", "2", "--part", f"{index}/2") for index in range(2)],
@@ -197,10 +201,10 @@ def test_a_node_that_is_killed_costs_nothing_and_one_that_joins_late_gets_work(
     process = begin(cluster, many, tmp_path / "latents", tiny)
     wait_for_shards(tmp_path / "latents", 6, process)
     with first.paused():
+        wait_for_shards(tmp_path / "latents", num_shards_in(tmp_path / "latents") + 6, process)  # of the second one
         second.kill()
-        num_shards = len(list((tmp_path / "latents/shards").iterdir()))
         cluster.join()
-        wait_for_shards(tmp_path / "latents", num_shards + 6, process)
+        wait_for_shards(tmp_path / "latents", num_shards_in(tmp_path / "latents") + 6, process)
     done = end_of(process, tmp_path / "latents")
     assert done.code == 0, done.stderr
     assert "once more, by another one" in done.stderr
