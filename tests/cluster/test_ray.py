@@ -75,10 +75,6 @@ def run(cluster: RayCluster, images: Path, output: Path, model: Path, *more: str
     return end_of(begin(cluster, images, output, model, *more), output)
 
 
-def num_shards_in(output: Path) -> int:
-    return len(list((output / "shards").iterdir()))
-
-
 def wait_until(is_so: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
     while not is_so():
@@ -202,8 +198,9 @@ def test_a_node_that_is_killed_costs_nothing_and_one_that_joins_late_gets_work(
     wait_for_shards(tmp_path / "latents", 40, process)  # by then both are at work
     with first.paused():
         second.kill()
+        num_shards = len(list((tmp_path / "latents/shards").iterdir()))
         cluster.join()
-        wait_for_shards(tmp_path / "latents", num_shards_in(tmp_path / "latents") + 6, process)
+        wait_for_shards(tmp_path / "latents", num_shards + 6, process)
     done = end_of(process, tmp_path / "latents")
     assert done.code == 0, done.stderr
     assert "once more, by another one" in done.stderr
