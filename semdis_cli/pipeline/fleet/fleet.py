@@ -155,6 +155,15 @@ class _Child(Generic[T, S, R]):
         self.is_broken = True
         return self.receive()
 
+    def receive_last(self) -> Any:
+        """Return what it has to say once it was told to end; None if it is gone.
+
+        It is told again and again: a signal that comes while one of somebody else's waits for it is lost.
+        """
+        while not self.connection.poll(LOOK_S):
+            self.process.terminate()
+        return self.receive()
+
     def close(self) -> int:
         """Wait for its end; return its exit code, less than 0 for a signal."""
         self.connection.close()
@@ -315,7 +324,7 @@ class Fleet(Generic[T, S, R]):
             for child in children:
                 ending.callback(child.close)
                 child.process.terminate()
-            for message in chain.from_iterable(iter(child.receive, None) for child in children):
+            for message in chain.from_iterable(iter(child.receive_last, None) for child in children):
                 if isinstance(message, _Recorded):
                     record(message.result)
 
