@@ -31,7 +31,7 @@ class Share:
 
     @property
     def name(self) -> str:
-        """What its files are called: `3-of-8`."""
+        """Name of its files: `3-of-8`."""
         return f"{self.index}-of-{self.count}"
 
     @classmethod

@@ -45,7 +45,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class EncodeWork:
-    """What there is to encode: into `latents`, with `loader`, whose images get their columns."""
+    """Work of an encode: into `latents`, with `loader`, whose images get their columns."""
 
     loader: Loader
     tokenizer: Tokenizer

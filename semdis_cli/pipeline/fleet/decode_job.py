@@ -27,7 +27,7 @@ class DecodeEngine(Protocol):
 
     @property
     def note(self) -> str:
-        """What a person should know of it, a line; empty if there is nothing."""
+        """Line that a person should know of it; empty if there is nothing."""
 
     @property
     def num_threads(self) -> int:
@@ -98,7 +98,7 @@ class DecodeJob:
 
 
 class _Received(NamedTuple):
-    """What is known of the shards under way: file names of images, by key; keys that are done; shards by name."""
+    """Facts of shards under way: file names of images, by key; keys that are done; shards by name."""
 
     names: dict[str, PurePosixPath]
     done: set[str]

@@ -44,7 +44,7 @@ _REMEDY = "what is done is kept: run the same command again, with fewer processe
 
 
 class Outcome(NamedTuple):
-    """What a process says in the end. `halved`: see `Tokenizer.halved_to`.
+    """Last word of a process. `halved`: see `Tokenizer.halved_to`.
 
     Of one that has others do the work: how many there were at once, how many died, and the threads of all (0: as many
     as was known before).
@@ -58,7 +58,7 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Worker(Generic[S, R]):
-    """What a process does once all is there: `run` of tasks yields events, and records what came of each.
+    """Work of a process once all is there: `run` of tasks yields events, and records what came of each.
 
     `outcome`: what there is to say of it then. `note`: what a person should know of it, a line.
     """
@@ -219,7 +219,7 @@ class Fleet(Generic[T, S, R]):
 
     @property
     def note(self) -> str:
-        """What a person should know of the processes, a line."""
+        """Line that a person should know of the processes."""
         return "; ".join(filter(None, self._notes))
 
     def report(self) -> dict[str, Any]:
@@ -351,7 +351,7 @@ def _name_of(code: int) -> str:
 
 
 class _Outgoing:
-    """What a process says; any of its threads may."""
+    """Messages of a process; any of its threads may."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection, self._lock = connection, Lock()

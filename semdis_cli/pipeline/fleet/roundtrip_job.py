@@ -92,7 +92,7 @@ class RoundtripJob:
 
 
 class _Received:
-    """What is known of the shards under way: `names` of files, by key."""
+    """Facts of the shards under way: `names` of files, by key."""
 
     def __init__(self) -> None:
         self._shards = ShardReceiver()

@@ -73,7 +73,7 @@ class ReceivedReaders:
 
 
 class _Beside(NamedTuple):
-    """What comes with a file: its columns, and its mask."""
+    """Company of a file: its columns, and its mask."""
 
     columns: MadeColumns = _NOTHING
     mask: SentImage | None = None

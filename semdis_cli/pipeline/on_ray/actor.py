@@ -49,7 +49,7 @@ class Where(NamedTuple):
 
 
 class Told(NamedTuple):
-    """What a task tells: events; in the end its `result`, or the `error` that nothing will come of it for."""
+    """News of a task: events; in the end its `result`, or the `error` that nothing will come of it for."""
 
     events: list[Event]
     result: Any = None
@@ -64,7 +64,7 @@ class Begun(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """How a node computes with a model, or the `error` for which it does not."""
+    """Record of a node that computes with a model, or the `error` for which it does not."""
 
     node: str
     record: Mapping[str, Any]
@@ -73,7 +73,7 @@ class Recorded(NamedTuple):
 
 @dataclass(frozen=True)
 class Setting:
-    """What an actor needs beside the job: its threads, and what must be seen where it is.
+    """Needs of an actor beside the job: its threads, and what must be seen where it is.
 
     `cwd`: where relative paths begin. `token`: a file that whoever has the plan has written, and its content.
     `per_actor`: the resources that Ray keeps for it, by name.

@@ -1,4 +1,4 @@
-"""How a cluster computes, where this machine has no such device: asked of an actor, before anything is planned."""
+"""Record of how a cluster computes, where this machine has no such device: asked of an actor, before all else."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -38,7 +38,7 @@ class DistantTokenizer(Tokenizer):
 
     @property
     def dtype_name(self) -> str:
-        """What the network computes in there."""
+        """Return the dtype that the network computes in there."""
         return str(self._record["dtype"])
 
     @property

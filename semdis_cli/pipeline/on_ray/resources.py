@@ -1,4 +1,4 @@
-"""What an actor asks a Ray cluster for, and how many such actors go into it."""
+"""Resources that an actor asks a Ray cluster for, and how many such actors go into it."""
 
 from collections.abc import Mapping
 from typing import Any

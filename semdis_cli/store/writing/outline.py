@@ -1,4 +1,4 @@
-"""What is planned of a set, but for its images: for whoever finishes a set that shares of a run have written.
+"""Outline of a planned set, without its images: for whoever finishes a set that shares of a run have written.
 
 A file of JSON lines: the plan, then what it holds line by line, each as [kind, ...], and last the sha256 of all that.
 """

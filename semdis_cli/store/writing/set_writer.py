@@ -25,7 +25,7 @@ from semdis_cli.store.writing.state import Done, SetState
 
 @dataclass(frozen=True)
 class ShareOutcome:
-    """What a share has come to: images, shards and their bytes; the shares that are `missing` still.
+    """Outcome of a share: images, shards and their bytes; the shares that are `missing` still.
 
     `report_path`: where its report is to be, as long as the set is not finished.
     """
@@ -40,7 +40,7 @@ class ShareOutcome:
 
 
 class SetWriter:
-    """What a run writes of a set. `place`: where its shards end up; `lock`: what keeps others from writing the same.
+    """Writer of a set or a share of it. `place`: where its shards end up; `lock`: what keeps others from the same.
 
     `provenance`, `mix_versions`, `later_versions`: as in `LatentSetWriter`.
     """
@@ -104,7 +104,7 @@ class SetWriter:
 
     @property
     def shard_folder(self) -> ShardFolder:
-        """What writes shards in other processes."""
+        """Return what writes shards in other processes."""
         return ShardFolder(self.root, self._records)
 
     def open_shard(self, planned: PlannedShard) -> ShardRows:
