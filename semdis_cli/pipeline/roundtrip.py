@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from semdis_cli.defaults import EVAL_MARKER, ROUNDTRIP_MARKER
-from semdis_cli.events import Event, Failure, RunStarted, ShardDecoded
+from semdis_cli.events import Event, RunStarted, ShardDecoded
 from semdis_cli.files.claim import PLAN_SHA256, claimed_folder, claimed_settings
 from semdis_cli.files.disk import remove_folder
 from semdis_cli.files.spelling import give_own_names
