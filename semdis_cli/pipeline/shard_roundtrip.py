@@ -15,7 +15,7 @@ from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import BatchDone, Event, Failure, ImageMeasured, ShardDecoded, StageTimes
 from semdis_cli.images.geometry import undo_padding
 from semdis_cli.images.loader import Loader
-from semdis_cli.metrics import psnr_db
+from semdis_cli.metrics.psnr import psnr_db
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.parts import LATENTS
