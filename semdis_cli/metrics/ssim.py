@@ -7,7 +7,7 @@ MS-SSIM: Wang, Simoncelli, Bovik, "Multiscale structural similarity for image qu
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +58,18 @@ def structure(image: Tensor, reference: Tensor, *, multiscale: bool) -> Structur
         image, reference = halved(image), halved(reference)
         scales.append(_compare(image, reference))
     return Structure(ssim, _combine(scales))
+
+
+def to_json() -> dict[str, Any]:
+    """Return what is on record of how both are computed."""
+    return {
+        "window_px": WINDOW_PX,
+        "window_sigma_px": WINDOW_SIGMA,
+        "k": [K1, K2],
+        "region": "windows within the image",
+        "channels": "mean of R, G, B",
+        "scale_weights": list(SCALE_WEIGHTS),
+    }
 
 
 def _combine(scales: list[_Scale]) -> float:
