@@ -1,5 +1,7 @@
 """Covariance of the channels of latents, summed in a stream, and what its eigenvalues say."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
@@ -77,3 +79,12 @@ def participation_ratio(explained: tuple[float, ...]) -> float:
     """Return 1 / sum of the squared shares: how many equal components would spread as much; 0 of nothing."""
     squares = float(np.square(explained).sum())
     return 1 / squares if squares else 0.0
+
+
+def describe_spectrum(explained: tuple[float, ...]) -> dict[str, Any]:
+    """Return the shares and both ranks as plain values."""
+    return {
+        "explained_variance": list(explained),
+        "effective_rank": effective_rank(explained),
+        "participation_ratio": participation_ratio(explained),
+    }
