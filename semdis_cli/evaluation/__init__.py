@@ -1,1 +1,1 @@
-"""What is said of tokenizers beyond their own figures: pages to look at, latents, and generators trained on them."""
+"""Quality that can be seen and compared: what latents hold, and pages and pictures of it."""
