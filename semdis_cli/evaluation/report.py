@@ -1,15 +1,11 @@
 """What a run has measured -> the page that shows it."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from heapq import nsmallest
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-
-from semdis_cli.errors import StoreError
 from semdis_cli.evaluation.page.build import write_page
 from semdis_cli.evaluation.page.contents import (
     Histogram,
@@ -21,6 +17,7 @@ from semdis_cli.evaluation.page.contents import (
     PageVersion,
 )
 from semdis_cli.evaluation.pca import BasisFit, LatentBasis
+
 from semdis_cli.files.atomic import publish
 from semdis_cli.images.images import write_image
 from semdis_cli.metrics.registry import METRICS, PSNR_DB
@@ -32,6 +29,7 @@ from semdis_cli.stops import looking
 from semdis_cli.wording import flatten
 
 _NUM_BINS = 60
+_SET_TITLES = {"rfid": "rFID"}
 _MOST_FAILURES = 1000
 
 
@@ -111,7 +109,7 @@ def _contender(measured: Measured, number: int) -> PageContender:
     title, record = measured.contenders[number]
     summary = {name: one.to_json() for name, one in measured.figures.summaries(number).items()}
     histograms = {name: _histogram(values) for name, values in measured.figures.values[number].items()}
-    set_figures = {"rFID": value for value in measured.set_figures(number).values()}
+    set_figures = {_SET_TITLES[name]: value for name, value in measured.set_figures(number).items()}
     return PageContender(title, tuple(flatten(record)), summary, histograms, set_figures)
 
 

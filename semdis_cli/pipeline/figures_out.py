@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from heapq import heappush, heappushpop
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 
 from semdis_cli.files.atomic import PendingFile
 from semdis_cli.files.json_text import escape_name, escape_text, key_fields, to_line
-from semdis_cli.metrics.paired import PairedDifference, paired_difference
-from semdis_cli.metrics.registry import METRICS
+from semdis_cli.metrics.paired import MIN_PAIRS, PairedDifference, paired_difference
+from semdis_cli.metrics.registry import METRICS, PSNR_DB
 from semdis_cli.metrics.summary import Summary, summarise
 from semdis_cli.pipeline.figures import FigureRow
 from semdis_cli.settings.page import FigureFormat
@@ -23,17 +24,23 @@ from semdis_cli.store.exchange.parquet_writer import Field, ParquetWriter
 
 FIGURES_STEM = "figures"
 _DIGITS = 6
+_NUM_WORST = 10
 
 Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class MeasuredFigures:
-    """What all images of a run came to. `values`: of each contender by metric, in key order, NaN where there is none."""
+    """What all images of a run came to.
+
+    `values`: of each contender by metric, in key order, NaN where there is none. `worst`: the images of least PSNR by
+    the first contender, worst first.
+    """
 
     num_ok: int
     num_failed: int
     values: tuple[Mapping[str, Values], ...]
+    worst: tuple[FigureRow, ...]
 
     def summaries(self, contender: int = 0) -> dict[str, Summary]:
         """Sum up every metric of a contender that an image has."""
@@ -48,8 +55,10 @@ class MeasuredFigures:
             if baseline is None:
                 continue
             both = ~(np.isnan(values) | np.isnan(baseline))
-            if both.sum() > 1:
-                found[name] = paired_difference(values[both], baseline[both])
+            if both.sum() >= MIN_PAIRS:
+                found[name] = paired_difference(
+                    values[both], baseline[both], is_better_high=METRICS[name].is_better_high
+                )
         return found
 
 
@@ -59,6 +68,7 @@ class _Sums:
     def __init__(self, num_contenders: int) -> None:
         self._num_ok = self._num_failed = 0
         self._columns: tuple[dict[str, array[float]], ...] = tuple({} for _ in range(num_contenders))
+        self._worst: list[tuple[float, int, FigureRow]] = []  # a heap of those of least PSNR, the best of them first
 
     def add(self, row: FigureRow) -> None:
         """Take a row."""
@@ -71,6 +81,11 @@ class _Sums:
                 column.extend([np.nan] * (self._num_ok - len(column)))
                 column.append(value)
         self._num_ok += 1
+        rank = (-row.figures[0][PSNR_DB], -self._num_ok, row)  # of equals the first ones
+        if len(self._worst) < _NUM_WORST:
+            heappush(self._worst, rank)
+        else:
+            heappushpop(self._worst, rank)
 
     def finish(self) -> MeasuredFigures:
         """Return what the rows came to, metrics in their usual order."""
@@ -81,7 +96,8 @@ class _Sums:
             {name: np.frombuffer(columns[name], np.float64) for name in METRICS if name in columns}
             for columns in self._columns
         )
-        return MeasuredFigures(self._num_ok, self._num_failed, values)
+        worst = tuple(row for _, _, row in sorted(self._worst, reverse=True))
+        return MeasuredFigures(self._num_ok, self._num_failed, values, worst)
 
 
 class _Table(Protocol):
@@ -97,6 +113,14 @@ class _Table(Protocol):
         """Write nothing any more."""
 
 
+def figures_json(row: FigureRow, titles: Sequence[str]) -> dict[str, Any]:
+    """Return the figures of an image as plain values, of several contenders by their titles; or its error."""
+    if row.error is not None:
+        return {"error": escape_text(row.error)}
+    rounded = [{name: round(value, _DIGITS) for name, value in one.items()} for one in row.figures]
+    return rounded[0] if len(rounded) == 1 else {"contenders": dict(zip(titles, rounded, strict=True))}
+
+
 class _JsonLines:
     """A line an image: its figures, of several contenders by their titles."""
 
@@ -105,19 +129,13 @@ class _JsonLines:
 
     def add(self, row: FigureRow) -> None:
         """Write a row."""
-        self._file.write(to_line({**key_fields(row.key), **self._figures(row)}))
+        self._file.write(to_line({**key_fields(row.key), **figures_json(row, self._titles)}))
 
     def end(self) -> None:
         """Write nothing more."""
 
     def abandon(self) -> None:
         """Hold nothing that would have to be let go."""
-
-    def _figures(self, row: FigureRow) -> dict[str, Any]:
-        if row.error is not None:
-            return {"error": escape_text(row.error)}
-        rounded = [{name: round(value, _DIGITS) for name, value in one.items()} for one in row.figures]
-        return rounded[0] if len(rounded) == 1 else {"contenders": dict(zip(self._titles, rounded, strict=True))}
 
 
 class _Csv:

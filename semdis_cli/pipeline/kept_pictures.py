@@ -1,4 +1,4 @@
-"""Pictures of some of a run's images, kept for the page that shows them: an even sample, and those that came back worst.
+"""Pictures of some images, kept for the page that shows them: an even sample, and those that came back worst.
 
 Each process decides for itself which of its images are among the worst so far, so that no pixels travel; of several
 processes the worst of all are among those of each.

@@ -31,13 +31,11 @@ class Measuring:
     def measure(self, trials: Sequence[Trial]) -> list[ImageMeasured]:
         """Return the figures of images, all of one size."""
         given = [torch.from_numpy(trial.given) for trial in trials]
-        by_contender = [
-            self._figures([trial.versions[number] for trial in trials], given)
-            for number in range(len(trials[0].versions))
-        ]
+        columns = zip(*(trial.versions for trial in trials), strict=True)
+        by_contender = [self._figures(versions, given) for versions in columns]
         figures = [*zip(*by_contender, strict=True)]
         if self.take_features is not None:
-            self._take_features(trials, given)
+            self._take_features(trials, given, self.take_features)
         if self.keeper is not None:
             self.keeper.take(trials, [one[0][PSNR_DB] for one in figures])
         return [ImageMeasured(trial.key, one) for trial, one in zip(trials, figures, strict=True)]
@@ -50,11 +48,9 @@ class Measuring:
             for one, version in zip(figures, versions, strict=True)
         ]
 
-    def _take_features(self, trials: Sequence[Trial], given: Sequence[Tensor]) -> None:
-        columns = [self.measurer.features(given)]
-        for number in range(len(trials[0].versions)):
-            columns.append(
-                self.measurer.features([torch.from_numpy(trial.versions[number].pixels) for trial in trials])
-            )
-        for trial, row in zip(trials, torch.stack(columns, 1).numpy(), strict=True):
-            self.take_features(trial.key, row)
+    def _take_features(self, trials: Sequence[Trial], given: Sequence[Tensor], take: TakeFeatures) -> None:
+        versions = zip(*(trial.versions for trial in trials), strict=True)
+        pictures = [given, *([torch.from_numpy(one.pixels) for one in column] for column in versions)]
+        features = torch.stack([self.measurer.features(column) for column in pictures], 1)
+        for trial, row in zip(trials, features.numpy(), strict=True):
+            take(trial.key, row)

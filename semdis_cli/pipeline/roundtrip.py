@@ -13,6 +13,7 @@ from semdis_cli.defaults import EVAL_MARKER, ROUNDTRIP_MARKER
 from semdis_cli.events import Event, RunStarted, ShardDecoded
 from semdis_cli.files.claim import PLAN_SHA256, claimed_folder, claimed_settings
 from semdis_cli.files.disk import remove_folder
+from semdis_cli.files.json_text import key_fields
 from semdis_cli.files.spelling import give_own_names
 from semdis_cli.images.formats.jpeg.decoder import jpeg_decoder
 from semdis_cli.images.loader import Loader
@@ -73,6 +74,10 @@ class Measured:
         summaries = {name: one.to_json() for name, one in self.figures.summaries(contender).items()}
         figures = {PSNR_DB: None, **summaries, **self.set_figures(contender)}
         return figures if self.rfid is None or self.rfid.note is None else figures | {"rfid_note": self.rfid.note}
+
+    def worst(self) -> list[dict[str, Any]]:
+        """Return the images that came back worst from the first contender, as plain JSON values."""
+        return [{**key_fields(row.key), "figures": dict(row.figures[0])} for row in self.figures.worst]
 
     def comparison(self) -> dict[str, Any]:
         """Return all contenders as plain JSON values, each beside the first."""
@@ -264,7 +269,7 @@ def _sum_up(trip: _Trip, spool: FigureSpool, measurer: Measurer, choice: Picture
     """Write the tables, and return what was measured."""
     titles = [one.title for one in trip.contenders]
     metrics = [*measurer.names, BITS_PER_PIXEL]
-    figures = write_figures(trip.output, trip.settings.page.formats, titles, metrics, spool.rows())
+    figures = write_figures(trip.output, trip.settings.page.tables, titles, metrics, spool.rows())
     return Measured(
         contenders=tuple((one.title, one.record()) for one in trip.contenders),
         measures=measurer.to_json(),
@@ -301,6 +306,7 @@ def _finish(trip: _Trip, totals: RunTotals, measured: Measured, facts: dict[str,
         sampling=sampling_record(trip.first.sampling),
         jpeg_decoder=jpeg_decoder(),
         measures=measured.measures,
+        worst=measured.worst(),
         **(measured.report() if trip.has_files else measured.comparison()),
         **facts,
         **more,

@@ -31,6 +31,7 @@ from semdis_cli.settings.inputs import (
     Workers,
 )
 from semdis_cli.settings.latents import Alpha, Flip, LatentSettings, PartSettings, Posterior, ShardSettings, StoreDtype
+from semdis_cli.settings.measures import MeasureSettings, MetricName
 from semdis_cli.settings.model import (
     CompileChoice,
     Device,
@@ -75,7 +76,9 @@ __all__ = [
     "LatentSettings",
     "LoadSettings",
     "MaxErrors",
+    "MeasureSettings",
     "Member",
+    "MetricName",
     "ModelSettings",
     "NoiseKind",
     "PartSettings",

@@ -2,11 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from semdis_cli.option import QUALITY, Group, Option
 
 FigureFormat = Literal["jsonl", "csv", "parquet"]
+
+
+def _parse_format(text: str) -> str:
+    """Return the name of a format of tables. Raises `ValueError`."""
+    if text not in get_args(FigureFormat):
+        raise ValueError(f"is {', '.join(get_args(FigureFormat))}, not {text!r}")
+    return text
 
 
 @dataclass(frozen=True)
@@ -23,9 +30,11 @@ class PageSettings(Group):
             "Table of the figures of all images: jsonl, csv or parquet; repeatable.  [default: jsonl]",
             QUALITY,
             flags="--figures",
+            metavar="FORMAT",
             show_default=False,
+            parse=_parse_format,
         ),
-    ] = ("jsonl",)
+    ] = ()
     report: Annotated[
         Path | None,
         Option("Write a page to look at: originals and reconstructions side by side, figures, latents.", QUALITY),
@@ -50,3 +59,8 @@ class PageSettings(Group):
             max=2048,
         ),
     ] = 64
+
+    @property
+    def tables(self) -> tuple[FigureFormat, ...]:
+        """Formats of the tables that are written."""
+        return tuple(dict.fromkeys(self.formats)) or ("jsonl",)

@@ -1,7 +1,7 @@
 """The contender that this is about: a model, how its latents are stored, and how they are decoded."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch

@@ -1,0 +1,1 @@
+"""What is said of tokenizers beyond their own figures: pages to look at, latents, and generators trained on them."""
