@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from semdis_cli.evaluation.page.build import write_page
 from semdis_cli.evaluation.page.contents import (
     Histogram,
@@ -17,7 +18,6 @@ from semdis_cli.evaluation.page.contents import (
     PageVersion,
 )
 from semdis_cli.evaluation.pca import BasisFit, LatentBasis
-
 from semdis_cli.files.atomic import publish
 from semdis_cli.images.images import write_image
 from semdis_cli.metrics.registry import METRICS, PSNR_DB
@@ -63,7 +63,8 @@ def page_of(settings: PageSettings, title: str) -> Finish:
 def _chosen(measured: Measured) -> tuple[list[tuple[KeptPicture, FigureRow]], list[tuple[str, str]]]:
     """Return the pictures that the page shows, in the order of their keys, and inputs that failed."""
     kept = {one.key: one for one in kept_pictures(measured.pictures, len(measured.contenders))}
-    rows, failures = {}, []
+    rows: dict[str, FigureRow] = {}
+    failures: list[tuple[str, str]] = []
     for row in looking(measured.rows.rows()):
         if row.key in kept:
             rows[row.key] = row

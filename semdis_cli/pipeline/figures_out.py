@@ -3,7 +3,7 @@
 import csv
 import io
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from heapq import heappush, heappushpop
@@ -237,4 +237,4 @@ def write_figures(
     return sums.finish()
 
 
-_TABLES = {"csv": _Csv, "parquet": _Parquet}
+_TABLES: dict[str, Callable[[PendingFile, Sequence[_Column]], _Table]] = {"csv": _Csv, "parquet": _Parquet}

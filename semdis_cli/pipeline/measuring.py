@@ -40,17 +40,28 @@ class Measuring:
             self.keeper.take(trials, [one[0][PSNR_DB] for one in figures])
         return [ImageMeasured(trial.key, one) for trial, one in zip(trials, figures, strict=True)]
 
-    def _figures(self, versions: Sequence[Version], given: Sequence[Tensor]) -> list[dict[str, float]]:
-        pixels = [torch.from_numpy(version.pixels) for version in versions]
-        figures = self.measurer.measure([*zip(pixels, given, strict=True)])
-        return [
-            one | {BITS_PER_PIXEL: 8 * version.num_bytes / version.pixels[0].size}
-            for one, version in zip(figures, versions, strict=True)
-        ]
+    def _figures(self, versions: Sequence[Version | None], given: Sequence[Tensor]) -> list[dict[str, float]]:
+        """Return the figures of a contender; none for images that it could not keep."""
+        known = [row for row, version in enumerate(versions) if version is not None]
+        back = [version for version in versions if version is not None]
+        measured = self.measurer.measure([(_pixels(one), given[row]) for one, row in zip(back, known, strict=True)])
+        figures: list[dict[str, float]] = [{} for _ in versions]
+        for row, one, found in zip(known, back, measured, strict=True):
+            figures[row] = found | {BITS_PER_PIXEL: 8 * one.num_bytes / one.pixels[0].size}
+        return figures
 
     def _take_features(self, trials: Sequence[Trial], given: Sequence[Tensor], take: TakeFeatures) -> None:
-        versions = zip(*(trial.versions for trial in trials), strict=True)
-        pictures = [given, *([torch.from_numpy(one.pixels) for one in column] for column in versions)]
-        features = torch.stack([self.measurer.features(column) for column in pictures], 1)
-        for trial, row in zip(trials, features.numpy(), strict=True):
-            take(trial.key, row)
+        """Hand on the features of images that every contender could keep."""
+        whole = [
+            (trial.key, [one, *map(_pixels, kept)])
+            for one, trial in zip(given, trials, strict=True)
+            if len(kept := [back for back in trial.versions if back is not None]) == len(trial.versions)
+        ]
+        features = self.measurer.features([one for _, pictures in whole for one in pictures])
+        rows = features.reshape(len(whole), -1, features.shape[-1]).numpy()
+        for (key, _), row in zip(whole, rows, strict=True):
+            take(key, row)
+
+
+def _pixels(version: Version) -> Tensor:
+    return torch.from_numpy(version.pixels)

@@ -138,14 +138,14 @@ class ShardRoundtrip:
         megapixels = len(kept.images) * bucket[0] * bucket[1] / 1e6
         return _RoundtripCall(failures, times, megapixels, *self._hand_on(kept, versions))
 
-    def _reconstruct(self, kept: Kept) -> list[tuple[Version, ...]]:
+    def _reconstruct(self, kept: Kept) -> list[tuple[Version | None, ...]]:
         """Return what comes back of each image from every contender."""
         first = self.work.first.give_back(kept)
         others = [one.reconstruct(kept.images, kept.num_bytes) for one in self.work.others]
         return [*zip(first, *others, strict=True)]
 
     def _hand_on(
-        self, kept: Kept, versions: Sequence[tuple[Version, ...]]
+        self, kept: Kept, versions: Sequence[tuple[Version | None, ...]]
     ) -> "tuple[Sequence[Future[Timed[list[ImageMeasured]]]], Writing]":
         """Have what came back measured, and that of the first contender written."""
         latents = kept.latents.numpy()
@@ -157,7 +157,7 @@ class ShardRoundtrip:
         measuring = self.workers.after_call(partial(timed, self.work.measuring.measure), portions)
         if self.work.writer is None:
             return measuring, NOTHING_WRITTEN
-        pictures = [(trial.key, trial.versions[0].pixels) for trial in trials]
+        pictures = [(trial.key, back.pixels) for trial in trials if (back := trial.versions[0]) is not None]
         return measuring, self.work.writer.submit(pictures, self.workers)
 
 

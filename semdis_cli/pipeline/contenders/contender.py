@@ -29,8 +29,8 @@ class Contender(Protocol):
     def record(self) -> dict[str, Any]:
         """Return every setting that decides the pixels that come back, as plain JSON values."""
 
-    def reconstruct(self, images: Sequence[LoadedImage], budgets: Sequence[int]) -> list[Version]:
-        """Return what comes back of `images`, all of one size, in order.
+    def reconstruct(self, images: Sequence[LoadedImage], budgets: Sequence[int]) -> list[Version | None]:
+        """Return what comes back of `images`, all of one size, in order; None for one that it cannot keep.
 
         `budgets`: the bytes that the first contender has kept of each, for those that are to do with as many. Raises
         `UnreadableImageError` where the images are too large for the memory.

@@ -68,8 +68,16 @@ class TokenizedContender:
 
     def give_back(self, kept: Kept) -> list[Version]:
         """Decode what was kept. Raises as `keep`."""
+        if not kept.images:
+            return []
         pixels = self.tokenizer.decode(kept.latents, [image.record.key for image in kept.images], self.sampling)
         return [
             Version(undo_padding(one.numpy(), image.record.geometry), num_bytes)
             for image, one, num_bytes in zip(kept.images, pixels, kept.num_bytes, strict=True)
         ]
+
+    def reconstruct(self, images: Sequence[LoadedImage], budgets: Sequence[int]) -> list[Version | None]:  # noqa: ARG002
+        """Return what comes back of images, beside another contender. Raises as `keep`."""
+        kept = self.keep(LoadedCall(images))
+        found = dict(zip((image.record.key for image in kept.images), self.give_back(kept), strict=True))
+        return [found.get(image.record.key) for image in images]
