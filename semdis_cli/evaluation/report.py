@@ -30,6 +30,8 @@ from semdis_cli.wording import flatten
 
 _NUM_BINS = 60
 _SET_TITLES = {"rfid": "rFID"}
+_OF_MACHINE = ("compute.", "model.source", "sampling.noise", "sampling.seed")
+_WHOLE_NAMES = {"model.name": "model", "sampling.num_steps": "steps", "store_dtype": "stored as"}
 _MOST_FAILURES = 1000
 
 
@@ -51,7 +53,7 @@ def page_of(settings: PageSettings, title: str) -> Finish:
             failures=failures,
             differences=[*_differences(measured)],
             explained=() if basis is None else basis.explained,
-            provenance=[*flatten(measured.provenance.to_json())],
+            provenance=[*_provenance(measured)],
         )
         written = write_page(page, path, embed_bytes=settings.embed_mib << 20)
         folder = None if written.folder is None else str(written.folder)
@@ -111,7 +113,23 @@ def _contender(measured: Measured, number: int) -> PageContender:
     summary = {name: one.to_json() for name, one in measured.figures.summaries(number).items()}
     histograms = {name: _histogram(values) for name, values in measured.figures.values[number].items()}
     set_figures = {_SET_TITLES[name]: value for name, value in measured.set_figures(number).items()}
-    return PageContender(title, tuple(flatten(record)), summary, histograms, set_figures)
+    return PageContender(title, tuple(_facts(record)), summary, histograms, set_figures)
+
+
+def _facts(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Give the settings that a person tells contenders apart by; all of them are in the page's provenance."""
+    for name, value in flatten(record):
+        if not name.startswith(_OF_MACHINE) and not name.endswith("sha256") and value not in {"null", "false"}:
+            yield name.rpartition(".")[2] if name not in _WHOLE_NAMES else _WHOLE_NAMES[name], value
+
+
+def _provenance(measured: Measured) -> Iterator[tuple[str, str]]:
+    """Give all that figures and pictures follow from."""
+    yield "semdis", __version__
+    yield from flatten(measured.measures, "measures")
+    for title, record in measured.contenders:
+        yield from flatten(record, title)
+    yield from flatten(measured.provenance.to_json(), "encode")
 
 
 def _histogram(values: np.ndarray) -> Histogram:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from semdis_cli.pipeline.report import compute_record, model_record
 from semdis_cli.records import LoadedImage
 from semdis_cli.settings import LatentSettings
 from semdis_cli.store.quantised import real_values
+from semdis_cli.wording import count
 
 
 class Kept(NamedTuple):
@@ -81,3 +83,11 @@ class TokenizedContender:
         kept = self.keep(LoadedCall(images))
         found = dict(zip((image.record.key for image in kept.images), self.give_back(kept), strict=True))
         return [found.get(image.record.key) for image in images]
+
+
+def title_of(tokenizer: Tokenizer, sampling: FCDMDiffAEInferenceConfig) -> str:
+    """Name a contender by its model and steps: `semdis-small, 10 steps + PDG`."""
+    name = Path(tokenizer.identity.name).name
+    if sampling.num_steps == 1 and not sampling.pdg:
+        return name
+    return f"{name}, {count(sampling.num_steps, 'step')}{' + PDG' if sampling.pdg else ''}"
