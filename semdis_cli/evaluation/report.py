@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from semdis_cli import __version__
 from semdis_cli.evaluation.page.build import write_page
 from semdis_cli.evaluation.page.contents import (
     Histogram,
