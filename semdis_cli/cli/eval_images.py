@@ -1,6 +1,6 @@
 """`semdis eval` of images: what tokenizers make of them, in figures, side by side."""
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +8,12 @@ import typer
 
 from semdis_cli.cli.display import open_display
 from semdis_cli.cli.eval_tables import sections
+from semdis_cli.cli.half_blocks import can_show, show_pair, side_px
 from semdis_cli.cli.options import Reporting
-from semdis_cli.cli.pages import check_page, describe_page, finish_with
-from semdis_cli.cli.report import ImageView, follow
+from semdis_cli.cli.pages import WorstPair, check_page, describe_page, finish_with
+from semdis_cli.cli.report import ImageView, follow, printable
 from semdis_cli.cli.setup import find_inputs, load_model, refuse_absent_device, refuse_pipes
+from semdis_cli.cli.streams import put
 from semdis_cli.cli.tables import show
 from semdis_cli.defaults import EVAL_MARKER
 from semdis_cli.errors import ExitCode
@@ -68,6 +70,8 @@ def eval_images(
     from semdis_cli.pipeline.roundtrip import as_begun, evaluate
 
     check_image_folder(output, EVAL_MARKER)
+    worst = WorstPair(side_px()) if can_show() and not reporting.as_json else None
+    settings = replace(settings, page=replace(settings.page, keeps_worst=worst is not None))
     trip = as_begun(settings.as_roundtrip(), output, EVAL_MARKER)
     tokenizer = load_model(what.model, what.how, len(found.images), what.load.geometry, display, quiet=reporting.quiet)
     contenders = make_contenders(specs, tokenizer, trip, what.how)
@@ -75,11 +79,14 @@ def eval_images(
     with Loader(what.load, tokenizer.patch_size, settings.num_workers) as loader:
         how_encoded = EncodeSettings(columns=WITHOUT_COLUMNS, latents=PartSettings(*astuple(trip.latents)))
         plan = plan_encode(found, loader, tokenizer, how_encoded, tell=display.plan)
-        events = evaluate(plan, loader, contenders, trip, output, finish_with(settings.page, what.named))
+        events = evaluate(plan, loader, contenders, trip, output, finish_with(settings.page, what.named, worst))
         code = follow(events, reporting, summarise=_summary, display=display, make_view=lambda *_: view)
     if not reporting.as_json:
         for section in sections(view.report):
             show(section)
+    if worst is not None and worst.pictures:
+        put(f"{printable(worst.key)}: original, and as it came back")
+        show_pair(*worst.pictures)
     return code
 
 

@@ -232,7 +232,7 @@ def _record(trip: _Trip, measurer: Measurer, choice: PictureChoice | None) -> di
 def _choice(trip: _Trip, shards: Sequence[PlannedShard]) -> PictureChoice | None:
     page = trip.settings.page
     if page.report is None:
-        return None
+        return PictureChoice(0.0, 1) if page.keeps_worst else None
     return PictureChoice.of(page.num_pictures, sum(len(shard.images) for shard in shards))
 
 

@@ -21,7 +21,8 @@ class PageSettings(Group):
     """Settings of tables and of the page. `report`: where the page goes; None: there is none.
 
     `num_pictures`: images that the page shows, of which a quarter are the worst, if there are more. `embed_mib`: what
-    the page holds itself; if its pictures are more, they lie in a folder beside it.
+    the page holds itself; if its pictures are more, they lie in a folder beside it. `keeps_worst`: the pictures of the
+    worst image are kept even without a page.
     """
 
     formats: Annotated[
@@ -59,6 +60,7 @@ class PageSettings(Group):
             max=2048,
         ),
     ] = 64
+    keeps_worst: bool = False
 
     @property
     def tables(self) -> tuple[FigureFormat, ...]:
