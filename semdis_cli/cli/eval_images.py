@@ -74,7 +74,7 @@ def eval_images(
     settings = replace(settings, page=replace(settings.page, keeps_worst=worst is not None))
     trip = as_begun(settings.as_roundtrip(), output, EVAL_MARKER)
     tokenizer = load_model(what.model, what.how, len(found.images), what.load.geometry, display, quiet=reporting.quiet)
-    contenders = make_contenders(specs, tokenizer, trip, what.how)
+    contenders = make_contenders(specs, tokenizer, trip)
     view = _EvalView(display, reporting)
     with Loader(what.load, tokenizer.patch_size, settings.num_workers) as loader:
         how_encoded = EncodeSettings(columns=WITHOUT_COLUMNS, latents=PartSettings(*astuple(trip.latents)))

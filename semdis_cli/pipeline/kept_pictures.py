@@ -56,13 +56,12 @@ def _hash_of(key: str) -> str:
 class Trial(NamedTuple):
     """An image as it was `given` to the contenders, uint8 [3,H,W] without padding, and as it came back from each.
 
-    None came back from a contender that could not keep it; not the first. `latents` [Z,h,w] float32: of the first
-    contender, of the padded image.
+    `latents` [Z,h,w] float32: of the first contender, of the padded image.
     """
 
     key: str
     given: NDArray[np.uint8]
-    versions: tuple[Version | None, ...]
+    versions: tuple[Version, ...]
     latents: NDArray[np.float32]
 
 
@@ -103,8 +102,6 @@ class PictureKeeper:
         """Keep what is worth it of images with these PSNRs. Raises as `Publisher.publish`."""
         kept, given_up = [], []
         for trial, score in zip(trials, psnr_db, strict=True):
-            if None in trial.versions:
-                continue
             if self.choice.is_sampled(trial.key):
                 kept.append(trial)
             elif (other := self._rank(trial.key, score)) != trial.key:
@@ -130,7 +127,7 @@ class PictureKeeper:
             return heapreplace(self._worst, (-score, key))[1]
 
     def _files(self, trial: Trial) -> list[tuple[Path, bytes]]:
-        pixels = [trial.given, *(version.pixels for version in trial.versions if version is not None)]
+        pixels = [trial.given, *(version.pixels for version in trial.versions)]
         files = write_images([one.transpose(1, 2, 0) for one in pixels], "png", 100)
         facts = {**key_fields(trial.key), "size": trial.given.shape[1:], "grid": trial.latents.shape}
         latents = trial.latents.astype("<f2")

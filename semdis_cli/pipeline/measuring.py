@@ -40,27 +40,24 @@ class Measuring:
             self.keeper.take(trials, [one[0][PSNR_DB] for one in figures])
         return [ImageMeasured(trial.key, one) for trial, one in zip(trials, figures, strict=True)]
 
-    def _figures(self, versions: Sequence[Version | None], given: Sequence[Tensor]) -> list[dict[str, float]]:
-        """Return the figures of a contender; none for images that it could not keep."""
-        known = [row for row, version in enumerate(versions) if version is not None]
-        back = [version for version in versions if version is not None]
-        measured = self.measurer.measure([(_pixels(one), given[row]) for one, row in zip(back, known, strict=True)])
-        figures: list[dict[str, float]] = [{} for _ in versions]
-        for row, one, found in zip(known, back, measured, strict=True):
-            figures[row] = found | {BITS_PER_PIXEL: 8 * one.num_bytes / one.pixels[0].size}
-        return figures
+    def _figures(self, versions: Sequence[Version], given: Sequence[Tensor]) -> list[dict[str, float]]:
+        """Return the figures of one contender."""
+        figures = self.measurer.measure([*zip(map(_pixels, versions), given, strict=True)])
+        return [
+            one | {BITS_PER_PIXEL: 8 * version.num_bytes / version.pixels[0].size}
+            for one, version in zip(figures, versions, strict=True)
+        ]
 
     def _take_features(self, trials: Sequence[Trial], given: Sequence[Tensor], take: TakeFeatures) -> None:
-        """Hand on the features of images that every contender could keep."""
-        whole = [
-            (trial.key, [one, *map(_pixels, kept)])
+        pictures = [
+            picture
             for one, trial in zip(given, trials, strict=True)
-            if len(kept := [back for back in trial.versions if back is not None]) == len(trial.versions)
+            for picture in (one, *map(_pixels, trial.versions))
         ]
-        features = self.measurer.features([one for _, pictures in whole for one in pictures])
-        rows = features.reshape(len(whole), -1, features.shape[-1]).numpy()
-        for (key, _), row in zip(whole, rows, strict=True):
-            take(key, row)
+        features = self.measurer.features(pictures)
+        rows = features.reshape(len(trials), -1, features.shape[-1]).numpy()
+        for trial, row in zip(trials, rows, strict=True):
+            take(trial.key, row)
 
 
 def _pixels(version: Version) -> Tensor:

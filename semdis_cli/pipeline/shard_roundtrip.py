@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import ImageCall, busy_threads, fitting, image_calls, share_of_call, start_workers
 from semdis_cli.pipeline.contenders.contender import Contender, Version
+from semdis_cli.pipeline.contenders.given import Given
 from semdis_cli.pipeline.contenders.tokenized import Kept, TokenizedContender
 from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import NOTHING_WRITTEN, ImageWriter, Writing, parts
@@ -44,6 +45,11 @@ class RoundtripWork:
     def tokenizer(self) -> Tokenizer:
         """Of the first contender."""
         return self.first.tokenizer
+
+    @property
+    def contenders(self) -> tuple[Contender, ...]:
+        """All of them."""
+        return self.first, *self.others
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,8 @@ class ShardRoundtrip:
 
     @property
     def _memory(self) -> CallMemory:
-        return CallMemory(self.work.tokenizer, self.work.loader.room, "decode", self.work.first.sampling.pdg)
+        is_guided = any(one.sampling.pdg for one in self.work.contenders if isinstance(one, TokenizedContender))
+        return CallMemory(self.work.tokenizer, self.work.loader.room, "decode", is_guided)
 
     def _start(self, call: ImageCall | ShardDecoded) -> "Future[_RoundtripCall | ShardDecoded]":
         if isinstance(call, ShardDecoded):
@@ -130,35 +137,48 @@ class ShardRoundtrip:
                 failures, times = failures + list(kept.failures), times + StageTimes(encode_s=encode_s)
                 if not kept.images:
                     return _RoundtripCall(failures, times)
-                versions, decode_s = timed(self._reconstruct, kept)
+                (trials, failed), decode_s = timed(self._reconstruct, kept)
         except UnreadableImageError as error:
             failures = [*call.failures, *(Failure(image.record.key, str(error)) for image in call.images)]
             return _RoundtripCall(failures, times)
-        times += StageTimes(decode_s=decode_s)
-        megapixels = len(kept.images) * bucket[0] * bucket[1] / 1e6
-        return _RoundtripCall(failures, times, megapixels, *self._hand_on(kept, versions))
+        failures, times = failures + failed, times + StageTimes(decode_s=decode_s)
+        if not trials:
+            return _RoundtripCall(failures, times)
+        megapixels = len(trials) * bucket[0] * bucket[1] / 1e6
+        return _RoundtripCall(failures, times, megapixels, *self._hand_on(trials))
 
-    def _reconstruct(self, kept: Kept) -> list[tuple[Version | None, ...]]:
-        """Return what comes back of each image from every contender."""
-        first = self.work.first.give_back(kept)
-        others = [one.reconstruct(kept.images, kept.num_bytes) for one in self.work.others]
-        return [*zip(first, *others, strict=True)]
+    def _reconstruct(self, kept: Kept) -> tuple[list[Trial], list[Failure]]:
+        """Return what comes back of each image from every contender; why not, where one of them cannot keep it."""
+        given = self.work.first.hand_on(kept)
+        columns = [self.work.first.give_back(kept), *(_versions(one, given) for one in self.work.others)]
+        trials, failures = [], []
+        for image, latents, *versions in zip(kept.images, kept.latents.numpy(), *columns, strict=True):
+            failed = [one for one in versions if isinstance(one, Failure)]
+            pixels = undo_padding(image.pixels.numpy(), image.record.geometry)
+            back = tuple(one for one in versions if not isinstance(one, Failure))
+            trials += [] if failed else [Trial(image.record.key, pixels, back, latents)]
+            failures += failed[:1]
+        return trials, failures
 
-    def _hand_on(
-        self, kept: Kept, versions: Sequence[tuple[Version | None, ...]]
-    ) -> "tuple[Sequence[Future[Timed[list[ImageMeasured]]]], Writing]":
+    def _hand_on(self, trials: Sequence[Trial]) -> "tuple[Sequence[Future[Timed[list[ImageMeasured]]]], Writing]":
         """Have what came back measured, and that of the first contender written."""
-        latents = kept.latents.numpy()
-        trials = [
-            Trial(image.record.key, undo_padding(image.pixels.numpy(), image.record.geometry), back, latents[row])
-            for row, (image, back) in enumerate(zip(kept.images, versions, strict=True))
-        ]
         portions = parts(trials, trials[0].given[0].size, self.workers.num_threads)
         measuring = self.workers.after_call(partial(timed, self.work.measuring.measure), portions)
         if self.work.writer is None:
             return measuring, NOTHING_WRITTEN
-        pictures = [(trial.key, back.pixels) for trial in trials if (back := trial.versions[0]) is not None]
+        pictures = [(trial.key, trial.versions[0].pixels) for trial in trials]
         return measuring, self.work.writer.submit(pictures, self.workers)
+
+
+def _versions(contender: Contender, given: Given) -> list[Version | Failure]:
+    """Return what comes back of images from one that is compared; failures say from which."""
+    try:
+        versions = contender.reconstruct(given)
+    except UnreadableImageError as error:
+        versions = [Failure(image.record.key, str(error)) for image in given.images]
+    return [
+        replace(one, reason=f"{contender.title}: {one.reason}") if isinstance(one, Failure) else one for one in versions
+    ]
 
 
 @contextmanager

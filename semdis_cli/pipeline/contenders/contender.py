@@ -1,12 +1,12 @@
 """The protocol of a contender, and what comes back from one."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from semdis_cli.records import LoadedImage
+from semdis_cli.events import Failure
+from semdis_cli.pipeline.contenders.given import Given
 
 
 class Version(NamedTuple):
@@ -29,9 +29,16 @@ class Contender(Protocol):
     def record(self) -> dict[str, Any]:
         """Return every setting that decides the pixels that come back, as plain JSON values."""
 
-    def reconstruct(self, images: Sequence[LoadedImage], budgets: Sequence[int]) -> list[Version | None]:
-        """Return what comes back of `images`, all of one size, in order; None for one that it cannot keep.
+    def reconstruct(self, given: Given) -> list[Version | Failure]:
+        """Return what comes back of each image, in order; the reason where one cannot be kept so.
 
-        `budgets`: the bytes that the first contender has kept of each, for those that are to do with as many. Raises
-        `UnreadableImageError` where the images are too large for the memory.
+        Raises `UnreadableImageError` where the images are too large for the memory.
         """
+
+
+class GridContender(Contender, Protocol):
+    """Contender whose latents lie on a grid: it pads what does not fill `multiple_px` by repeating the last pixels."""
+
+    @property
+    def multiple_px(self) -> int:
+        """Pixels of a position of the latents along each side."""
