@@ -63,8 +63,8 @@ def _spread(figures: Json) -> Section:
 
 def _worst(worst: Sequence[Json]) -> Section:
     """The images that came back worst."""
-    names = [name for name in METRICS if name in worst[0]["figures"]]
-    rows = [(*(_number(name, one["figures"][name]) for name in names), one["key"]) for one in worst]
+    names = [name for name in METRICS if any(name in one["figures"] for one in worst)]
+    rows = [(*(_number(name, one["figures"].get(name)) for name in names), one["key"]) for one in worst]
     return Section("Worst by PSNR", (*(f"#{_heading(name)}" for name in names), "image"), rows)
 
 
