@@ -4,3 +4,4 @@ BUNDLED_MODEL = "semdis-small"
 # What marks a folder of images as our own output: it is no source.
 DECODE_MARKER, ROUNDTRIP_MARKER = "decode.json", "roundtrip.json"
 TRAIN_MARKER = "semdis-train.json"
+GENERATOR_MARKER = "semdis-generator.json"

@@ -1,0 +1,1 @@
+"""Evaluation: what latents and reconstructions are worth, as figures and pictures."""
