@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +11,14 @@ from hypothesis import strategies as st
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure, ImageMeasured
 from semdis_cli.pipeline.figures import FIGURES_FOLDER, FigureRow, FigureSpool
+from semdis_cli.records import PlannedImage, SourceImage
+from semdis_cli.sources.files import FilesOnDisk
+from semdis_cli.store.writing.plan import PlannedShard
 
 
-def shard(name: str, *keys: str) -> SimpleNamespace:
-    images = [SimpleNamespace(source=SimpleNamespace(key=key)) for key in keys]
-    return SimpleNamespace(name=name, images=images)
+def shard(name: str, *keys: str) -> PlannedShard:
+    reader = FilesOnDisk()
+    return PlannedShard(name, [PlannedImage(SourceImage(key, reader, key, 1), (16, 16)) for key in keys])
 
 
 def measured(key: str, psnr: float) -> ImageMeasured:
