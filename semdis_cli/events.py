@@ -285,6 +285,19 @@ class TrainingMeasured:
     psnr_db: float
 
 
+@dataclass(frozen=True, slots=True)
+class GeneratorMeasured:
+    """A generator that learns the latents of the set `title` with `seed` has this held-out loss after `step` steps.
+
+    It is relative to what the best linear prediction from single values leaves.
+    """
+
+    title: str
+    seed: int
+    step: int
+    relative_loss: float
+
+
 Event = (
     Planning
     | RunStarted
@@ -303,6 +316,7 @@ Event = (
     | CompilingFailed
     | TrainingProgress
     | TrainingMeasured
+    | GeneratorMeasured
     | VerifyStarted
     | Problem
     | ShardVerified

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 
 from semdis_cli.errors import UsageError
 
-INPUT, COLUMNS, GEOMETRY, MODEL, DECODING, QUALITY, LATENTS, OUTPUT = (  # panels of the help
+INPUT, COLUMNS, GEOMETRY, MODEL, DECODING, QUALITY, LATENTS, GENERATOR, OUTPUT = (  # panels of the help
     "Input",
     "Columns",
     "Geometry",
@@ -19,6 +19,7 @@ INPUT, COLUMNS, GEOMETRY, MODEL, DECODING, QUALITY, LATENTS, OUTPUT = (  # panel
     "Decoding",
     "Quality",
     "Latents",
+    "Generator",
     "Output",
 )
 

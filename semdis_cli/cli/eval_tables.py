@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from semdis_cli.cli.tables import Section
-from semdis_cli.metrics.registry import METRICS
+from semdis_cli.metrics.registry import BITS_PER_PIXEL, METRICS
 from semdis_cli.wording import count
 
 _TITLE_WIDTH = 30
@@ -45,6 +45,8 @@ def _differences(contenders: Sequence[Json]) -> Section:
     rows = []
     for one in contenders[1:]:
         for name, found in one["differences"].items():
+            if name == BITS_PER_PIXEL:  # it is what was chosen
+                continue
             interval = f"{_signed(name, found['low'])} .. {_signed(name, found['high'])}"
             better = f"{found['num_better']:,} of {found['num']:,}"
             rows.append((_short(one["title"]), METRICS[name].title, _signed(name, found["mean"]), interval, better))
@@ -63,8 +65,8 @@ def _spread(figures: Json) -> Section:
 
 def _worst(worst: Sequence[Json]) -> Section:
     """The images that came back worst."""
-    names = [name for name in METRICS if name in worst[0]["figures"]]
-    rows = [(*(_number(name, one["figures"][name]) for name in names), one["key"]) for one in worst]
+    names = [name for name in METRICS if any(name in one["figures"] for one in worst)]
+    rows = [(*(_number(name, one["figures"].get(name)) for name in names), one["key"]) for one in worst]
     return Section("Worst by PSNR", (*(f"#{_heading(name)}" for name in names), "image"), rows)
 
 

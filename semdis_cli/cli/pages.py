@@ -26,7 +26,7 @@ def finish_with(page: PageSettings, named: SourceSettings, worst: "WorstPair | N
     """Return what is made of a run's figures once all are there: a page, if one is asked for. `worst` is filled."""
     from semdis_cli.pipeline.roundtrip import nothing_more
 
-    make = nothing_more
+    make: Finish = nothing_more
     if page.report is not None:
         from semdis_cli.evaluation.report import page_of
 

@@ -23,6 +23,6 @@ METRICS = {
         Metric("ssim", "SSIM", "", digits=4, is_better_high=True),
         Metric("ms_ssim", "MS-SSIM", "", digits=4, is_better_high=True),
         Metric("lpips", "LPIPS", "", digits=4, is_better_high=False),
-        Metric(BITS_PER_PIXEL, "Bits per pixel", "bit", digits=3, is_better_high=False),
+        Metric(BITS_PER_PIXEL, "Bits/pixel", "", digits=3, is_better_high=False),
     )
 }

@@ -22,8 +22,8 @@ from semdis_cli.metrics.measure import Measurer
 from semdis_cli.metrics.registry import BITS_PER_PIXEL, PSNR_DB
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.contenders.contender import Contender
-from semdis_cli.pipeline.contenders.tokenized import TokenizedContender, title_of
-from semdis_cli.pipeline.decode import decoded_as, sampling_of, sampling_record
+from semdis_cli.pipeline.contenders.tokenized import TokenizedContender
+from semdis_cli.pipeline.decode import decoded_as, sampling_record
 from semdis_cli.pipeline.encode_plan import EncodePlan, sampled_as
 from semdis_cli.pipeline.figures import FigureSpool
 from semdis_cli.pipeline.figures_out import MeasuredFigures, write_figures
@@ -147,17 +147,11 @@ def roundtrip(
     has one row per input. A run that was stopped is gone on with. Raises `UsageError` if the folder holds something
     else, `NoSpaceError` if the disk fills up, and what `within_limit` raises.
     """
-    first = first_contender(tokenizer, settings)
+    first = TokenizedContender.of(tokenizer, settings)
     keys = (image.source.key for shard in plan.shards for image in shard.images)
     names = output_names(keys, settings.decode.write.format)
     trip = _Trip("roundtrip", ROUNDTRIP_MARKER, plan, loader, first, settings, output, finish, names=names)
     return within_limit(_run(trip), settings.max_errors)
-
-
-def first_contender(tokenizer: Tokenizer, settings: RoundtripSettings) -> TokenizedContender:
-    """Return the contender that `settings` are about."""
-    sampling = sampling_of(settings.decode)
-    return TokenizedContender(title_of(tokenizer, sampling), tokenizer, settings.latents, sampling)
 
 
 def evaluate(

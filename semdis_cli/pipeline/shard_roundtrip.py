@@ -151,7 +151,9 @@ class ShardRoundtrip:
         """Return what comes back of each image from every contender; why not, where one of them cannot keep it."""
         given = self.work.first.hand_on(kept)
         columns = [self.work.first.give_back(kept), *(_versions(one, given) for one in self.work.others)]
-        trials, failures = [], []
+        trials: list[Trial] = []
+        failures: list[Failure] = []
+        versions: list[Version | Failure]
         for image, latents, *versions in zip(kept.images, kept.latents.numpy(), *columns, strict=True):
             failed = [one for one in versions if isinstance(one, Failure)]
             pixels = undo_padding(image.pixels.numpy(), image.record.geometry)

@@ -30,7 +30,7 @@ from semdis_cli.settings.inputs import (
     SourceSettings,
     Workers,
 )
-from semdis_cli.settings.latent_eval import PictureSettings
+from semdis_cli.settings.latent_eval import LatentEvalSettings, PictureSettings
 from semdis_cli.settings.latents import Alpha, Flip, LatentSettings, PartSettings, Posterior, ShardSettings, StoreDtype
 from semdis_cli.settings.measures import MeasureSettings, MetricName
 from semdis_cli.settings.model import (
@@ -74,6 +74,7 @@ __all__ = [
     "GeometrySettings",
     "ImageFormat",
     "JpegScaling",
+    "LatentEvalSettings",
     "LatentSettings",
     "LoadSettings",
     "MaxErrors",

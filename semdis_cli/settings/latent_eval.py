@@ -6,6 +6,7 @@ from typing import Annotated
 
 from semdis_cli.errors import UsageError
 from semdis_cli.option import LATENTS, Group, Option, OptionError, check_limits
+from semdis_cli.settings.inputs import Seed
 
 
 @dataclass(frozen=True)
@@ -57,3 +58,27 @@ class PictureSettings(Group):
         """The folders to be written, by the option that names each."""
         named = {"--pca": self.pca, "--channel-pictures": self.channels}
         return {flag: folder for flag, folder in named.items() if folder is not None}
+
+
+@dataclass(frozen=True)
+class LatentEvalSettings(Group):
+    """Settings of what is found out about sets of latents, and with which images of theirs.
+
+    `label`: the column of classes; None: `label`, where a set has one. `max_images`: of more a sample is taken, by a
+    hash of `seed` and key.
+    """
+
+    label: Annotated[
+        str | None,
+        Option(
+            "Column of the images' classes: labels or texts.  [default: label, where there is one]",
+            LATENTS,
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None
+    max_images: Annotated[
+        int, Option("Take a sample of at most so many images, by a hash of the key.", LATENTS, min=10, metavar="N")
+    ] = 20_000
+    num_neighbours: Annotated[int, Option("Neighbours of k-NN.", LATENTS, flags="--neighbours", min=1, max=1000)] = 20
+    seed: Seed = 0

@@ -40,8 +40,9 @@ def newton(
 
 
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    odds: NDArray[np.float64] = np.exp(logits - logits.max(1, keepdims=True))
-    return odds / odds.sum(1, keepdims=True)
+    odds = np.exp(logits - logits.max(1, keepdims=True))
+    shares: NDArray[np.float64] = odds / odds.sum(1, keepdims=True)
+    return shares
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.01, 0.0001])

@@ -12,8 +12,7 @@ from semdis_cli.pipeline.contenders.codecs import CodecContender
 from semdis_cli.pipeline.contenders.contender import Contender, GridContender
 from semdis_cli.pipeline.contenders.crops import CroppedContender
 from semdis_cli.pipeline.contenders.peers import PeerContender
-from semdis_cli.pipeline.contenders.tokenized import TokenizedContender, title_of
-from semdis_cli.pipeline.decode import sampling_of
+from semdis_cli.pipeline.contenders.tokenized import TokenizedContender
 from semdis_cli.pipeline.report import compute_record
 from semdis_cli.settings import ImageFormat, LatentSettings, RoundtripSettings
 from semdis_cli.settings.contenders import FIRST_TITLE, CodecName, ContenderSpec, PeerName
@@ -29,11 +28,9 @@ def make_contenders(
     Raises `UsageError` for one that is the same as another, and for settings that do not go with its model;
     `CheckpointError` for models that cannot be loaded, `MissingExtraError` for peers without their package.
     """
-    specs, sampling = tuple(specs), sampling_of(settings.decode)
-    title = title_of(tokenizer, sampling)
-    if title in {spec.title for spec in specs}:
-        title = FIRST_TITLE
-    first = TokenizedContender(title, tokenizer, settings.latents, sampling)
+    specs, first = tuple(specs), TokenizedContender.of(tokenizer, settings)
+    if first.title in {spec.title for spec in specs}:
+        first = replace(first, title=FIRST_TITLE)
     maker = _Maker(first)
     made: list[Contender] = [first]
     for spec in specs:

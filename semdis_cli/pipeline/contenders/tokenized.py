@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -15,11 +15,11 @@ from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import as_stored, encode_images
 from semdis_cli.pipeline.contenders.contender import Version
 from semdis_cli.pipeline.contenders.given import Given
-from semdis_cli.pipeline.decode import sampling_record
+from semdis_cli.pipeline.decode import sampling_of, sampling_record
 from semdis_cli.pipeline.reading import LoadedCall
 from semdis_cli.pipeline.report import compute_record, model_record
 from semdis_cli.records import LoadedImage
-from semdis_cli.settings import LatentSettings, StoreDtype
+from semdis_cli.settings import LatentSettings, RoundtripSettings, StoreDtype
 from semdis_cli.store.quantised import real_values
 from semdis_cli.wording import count
 
@@ -60,6 +60,12 @@ class TokenizedContender:
     tokenizer: Tokenizer
     latents: LatentSettings
     sampling: FCDMDiffAEInferenceConfig
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, settings: RoundtripSettings) -> Self:
+        """Return the contender that the settings of a run are about."""
+        sampling = sampling_of(settings.decode)
+        return cls(_title_of(tokenizer, sampling), tokenizer, settings.latents, sampling)
 
     @property
     def multiple_px(self) -> int:
@@ -124,7 +130,7 @@ class TokenizedContender:
         return [slice(start, start + most) for start in range(0, len(images), most)]
 
 
-def title_of(tokenizer: Tokenizer, sampling: FCDMDiffAEInferenceConfig) -> str:
+def _title_of(tokenizer: Tokenizer, sampling: FCDMDiffAEInferenceConfig) -> str:
     """Name a contender by its model and steps: `semdis-small, 10 steps + PDG`."""
     name = Path(tokenizer.identity.name).name
     if sampling.num_steps == 1 and not sampling.pdg:

@@ -1,0 +1,1 @@
+"""Downstream convergence: a small diffusion transformer learns sets of latents, one curve each."""
