@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any, Literal, NamedTuple, get_args
@@ -10,13 +10,14 @@ from typing import Any, Literal, NamedTuple, get_args
 from semdis_cli.errors import UsageError
 from semdis_cli.settings.latents import StoreDtype
 from semdis_cli.settings.model import Sampler, Schedule
+from semdis_cli.wording import count
 
 CodecName = Literal["jpeg", "webp"]
 PeerName = Literal["flux2", "sd", "dcae"]
 ContenderKind = Literal["tokenizer", "jpeg", "webp", "flux2", "sd", "dcae"]
 
 FIRST_TITLE = "semdis"  # of the run's own settings, beside which all others stand
-MAX_TITLE = 24  # characters: beside the figures it fits into a table of 80 columns
+MAX_TITLE = 28  # characters: beside the figures it fits into a table of 80 columns
 _KIND_TITLES: dict[str, str] = {"jpeg": "JPEG", "webp": "WebP", "flux2": "FLUX.2", "sd": "SD", "dcae": "DC-AE"}
 
 
@@ -62,7 +63,7 @@ class ContenderSpec:
         return _option(str(self))
 
 
-def parse_specs(texts: Iterable[str]) -> tuple[ContenderSpec, ...]:
+def parse_contenders(texts: Iterable[str]) -> tuple[ContenderSpec, ...]:
     """Read the texts of `--compare`; each contender gets a title of its own. Raises `UsageError`."""
     specs: list[ContenderSpec] = []
     taken = {FIRST_TITLE}
@@ -149,14 +150,19 @@ def _derived_title(spec: ContenderSpec) -> str:
         parts.append(name if spec.revision is None else f"{name}@{spec.revision:.7}")
     if spec.crops_px is not None:
         parts.append(f"crops {spec.crops_px}")
-    if spec.num_steps is not None:
-        parts.append(f"{spec.num_steps} step{'s' if spec.num_steps > 1 else ''}")
-    if spec.pdg is False:
-        parts.append("no PDG")
-    elif spec.pdg or spec.pdg_strength is not None:
-        parts.append("PDG" if spec.pdg_strength is None else f"PDG {spec.pdg_strength:g}")
+    parts += [" + ".join(one)] if (one := [*_decoding(spec)]) else []
     parts += [one for one in (spec.sampler, spec.schedule, spec.store_dtype, spec.posterior) if one is not None]
     return _cut("".join(letter if letter.isprintable() else "?" for letter in ", ".join(parts)), MAX_TITLE)
+
+
+def _decoding(spec: ContenderSpec) -> Iterator[str]:
+    """Yield the words for steps and guidance, as far as they differ."""
+    if spec.num_steps is not None:
+        yield count(spec.num_steps, "step")
+    if spec.pdg is False:
+        yield "no PDG"
+    elif spec.pdg or spec.pdg_strength is not None:
+        yield "PDG" if spec.pdg_strength is None else f"PDG {spec.pdg_strength:g}"
 
 
 def _unique(title: str, taken: set[str]) -> str:
@@ -178,6 +184,8 @@ def _option(text: str) -> str:
 
 
 def _spelled(value: Any) -> str:
+    if isinstance(value, float):
+        return str(value).removesuffix(".0")
     return "off" if value is False else str(value).replace(",", ",,")
 
 

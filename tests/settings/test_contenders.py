@@ -18,13 +18,13 @@ from semdis_cli.settings.contenders import (
     MAX_TITLE,
     ContenderKind,
     ContenderSpec,
-    parse_specs,
+    parse_contenders,
 )
 
 EXAMPLES = {
-    "steps=10,pdg": ContenderSpec(title="10 steps, PDG", num_steps=10, pdg=True),
+    "steps=10,pdg": ContenderSpec(title="10 steps + PDG", num_steps=10, pdg=True),
     "steps=1": ContenderSpec(title="1 step", num_steps=1),
-    " steps = 10 , pdg=on ": ContenderSpec(title="10 steps, PDG", num_steps=10, pdg=True),
+    " steps = 10 , pdg=on ": ContenderSpec(title="10 steps + PDG", num_steps=10, pdg=True),
     "pdg=off": ContenderSpec(title="no PDG", pdg=False),
     "pdg-strength=3": ContenderSpec(title="PDG 3", pdg_strength=3.0),
     "sampler=dpmpp_2m,schedule=cosine": ContenderSpec(title="dpmpp_2m, cosine", sampler="dpmpp_2m", schedule="cosine"),
@@ -33,7 +33,7 @@ EXAMPLES = {
     "model=runs/my model/": ContenderSpec(title="my model", model="runs/my model/"),
     "model=us/it,revision=0123456789": ContenderSpec(title="it@0123456", model="us/it", revision="0123456789"),
     "crops=256": ContenderSpec(title="crops 256", crops_px=256),
-    "crops=256,steps=10,pdg": ContenderSpec(title="crops 256, 10 steps, PDG", crops_px=256, num_steps=10, pdg=True),
+    "crops=256,steps=10,pdg": ContenderSpec(title="crops 256, 10 steps + PDG", crops_px=256, num_steps=10, pdg=True),
     "jpeg": ContenderSpec("jpeg", "JPEG"),
     "webp=90": ContenderSpec("webp", "WebP q90", quality=90),
     "jpeg,name=Photos,, of us": ContenderSpec("jpeg", "Photos, of us"),
@@ -70,20 +70,20 @@ MISTAKES = {
     "name=Us": "nothing in it differs from the run's own settings",
     "jpeg,name=\n": f"name has up to {MAX_TITLE} characters, which can be shown",
     "jpeg,name=a\x1bb": f"name has up to {MAX_TITLE} characters, which can be shown",
-    f"jpeg,name={'x' * 25}": f"name has up to {MAX_TITLE} characters, which can be shown",
+    f"jpeg,name={'x' * (MAX_TITLE + 1)}": f"name has up to {MAX_TITLE} characters, which can be shown",
     "model=a\0b": "a NUL byte is in it",
 }
 
 
 @pytest.mark.parametrize("text", EXAMPLES)
 def test_a_text_says_what_differs(text: str) -> None:
-    assert parse_specs([text]) == (EXAMPLES[text],)
+    assert parse_contenders([text]) == (EXAMPLES[text],)
 
 
 @pytest.mark.parametrize("text", MISTAKES)
 def test_a_mistake_is_told_in_one_line_that_names_the_text(text: str) -> None:
     with pytest.raises(UsageError, match=re.escape(MISTAKES[text])) as caught:
-        parse_specs([text])
+        parse_contenders([text])
     assert str(caught.value).startswith(f"--compare {text!r:.80}: ")
     assert str(caught.value).isprintable()
 
@@ -96,29 +96,29 @@ def test_words_are_called_as_the_options_are_and_have_their_limits() -> None:
     steps = options["steps"]
     for number in (steps.min, steps.max):
         assert number is not None
-        assert parse_specs([f"steps={number}"])[0].num_steps == number
+        assert parse_contenders([f"steps={number}"])[0].num_steps == number
 
 
 def test_the_same_twice_is_refused_whatever_it_is_called() -> None:
     with pytest.raises(UsageError, match=r"--compare 'jpeg,name=b': is there twice"):
-        parse_specs(["jpeg,name=a", "jpeg,name=b"])
+        parse_contenders(["jpeg,name=a", "jpeg,name=b"])
     with pytest.raises(UsageError, match="is there twice"):
-        parse_specs(["pdg,steps=10", "steps=10,pdg=on"])
+        parse_contenders(["pdg,steps=10", "steps=10,pdg=on"])
 
 
 def test_titles_are_unique_and_those_that_were_given_stay() -> None:
-    specs = parse_specs(["model=a/x", "model=b/x", "jpeg", "webp,name=JPEG", "model=c/x"])
+    specs = parse_contenders(["model=a/x", "model=b/x", "jpeg", "webp,name=JPEG", "model=c/x"])
     assert [spec.title for spec in specs] == ["x", "x (2)", "JPEG (2)", "JPEG", "x (3)"]
     with pytest.raises(UsageError, match="another one is called 'a'"):
-        parse_specs(["jpeg,name=a", "webp,name=a"])
+        parse_contenders(["jpeg,name=a", "webp,name=a"])
     with pytest.raises(UsageError, match=f"another one is called '{FIRST_TITLE}'"):
-        parse_specs([f"jpeg,name={FIRST_TITLE}"])
+        parse_contenders([f"jpeg,name={FIRST_TITLE}"])
 
 
 def test_long_titles_are_cut_and_still_unique() -> None:
     long = "m" * 60
-    titles = [spec.title for spec in parse_specs([f"model={long}", f"model=other/{long}"])]
-    assert titles == ["m" * 23 + "…", "m" * 19 + "… (2)"]
+    titles = [spec.title for spec in parse_contenders([f"model={long}", f"model=other/{long}"])]
+    assert titles == ["m" * (MAX_TITLE - 1) + "…", "m" * (MAX_TITLE - 5) + "… (2)"]
 
 
 @given(st.lists(st.text() | st.text(alphabet="pdg=,stepscrop1 jwb26-nam\0é\udc80"), max_size=4))
@@ -128,12 +128,12 @@ def test_any_text_is_read_or_refused(texts: list[str]) -> None:
         assert len(specs.splitlines()) == 1
     else:
         assert len(specs) == len(texts)
-        assert parse_specs(map(str, specs)) == specs
+        assert parse_contenders(map(str, specs)) == specs
 
 
 def _outcome(texts: Iterable[str]) -> tuple[ContenderSpec, ...] | str:
     try:
-        return parse_specs(texts)
+        return parse_contenders(texts)
     except UsageError as error:
         return str(error)
 
@@ -174,7 +174,7 @@ def _specs(draw: st.DrawFn) -> ContenderSpec:
 def test_what_is_written_is_read_again(specs: list[ContenderSpec]) -> None:
     titled = _outcome(map(str, specs))
     if isinstance(titled, str):
-        assert re.search("nothing in it differs|is there twice|another one is called", titled)
+        assert re.search("a word is missing|nothing in it differs|is there twice|another one is called", titled)
         return
     assert [replace(one, title="") for one in titled] == [replace(one, title="") for one in specs]
     assert [one.title for one, spec in zip(titled, specs, strict=True) if spec.title] == [
@@ -182,4 +182,4 @@ def test_what_is_written_is_read_again(specs: list[ContenderSpec]) -> None:
     ]
     assert len({FIRST_TITLE, *(one.title for one in titled)}) == len(titled) + 1
     assert all(len(one.title) <= MAX_TITLE and one.title.isprintable() for one in titled)
-    assert parse_specs(map(str, titled)) == titled
+    assert parse_contenders(map(str, titled)) == titled
