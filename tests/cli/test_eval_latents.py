@@ -57,7 +57,7 @@ def test_the_same_run_again_writes_the_same_report(run: Run, tmp_path: Path) -> 
 
 def test_a_sample_and_missing_labels_are_told(run: Run, tmp_path: Path) -> None:
     write_latents(tmp_path / "latents", separable())
-    done = run("eval", "--max-images", "40")
+    done = run("eval", "latents", "--max-images", "40")
     assert done.code == 0
     assert done.stderr.splitlines() == [
         "semdis: a sample of 40 of 120 images; --max-images takes more",
@@ -84,7 +84,7 @@ def test_the_photographs_can_be_told_from_their_crops(run: Run, tmp_path: Path) 
                 photo.convert("RGB").crop((left, top, left + 64, top + 64)).save(path)
     model = save_tiny_model(tmp_path / "tiny")
     assert run("encode", "tiles", "--model", model, "--labels", "folders", "-q").code == 0
-    done = run("eval", "--json", "-q")
+    done = run("eval", "latents", "--json", "-q")
     report = json.loads(done.stdout)
     assert report["labels"]["classes"] == 3
     assert report["labels"]["majority"]["all"] == pytest.approx(1 / 3)
@@ -97,8 +97,7 @@ def test_the_photographs_can_be_told_from_their_crops(run: Run, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("photos",), 4, "it holds images: make latents of them with semdis encode"),
-        (("missing",), 4, "no such latents"),
+        (("missing.safetensors",), 4, "no such latents"),
         (("good", "-"), 2, "encode and decode alone read and write pipes"),
         (("good", "--label", "kind"), 2, "no image has a 'kind'; columns: label"),
         (
@@ -113,8 +112,6 @@ def test_the_photographs_can_be_told_from_their_crops(run: Run, tmp_path: Path) 
 def test_what_cannot_be_is_refused_in_a_line(
     run: Run, tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
-    (tmp_path / "photos").mkdir()
-    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "a.png")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear", encoding="utf-8")
     flip_last_bit(min((write_latents(tmp_path / "damaged", separable()) / "shards").iterdir()))
@@ -123,3 +120,25 @@ def test_what_cannot_be_is_refused_in_a_line(
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "eval" / "report.json").exists()
+
+
+@pytest.mark.usefixtures("roots")
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        (("good", "photos"), "SOURCE"),
+        (("good", "--compare", "jpeg"), "--compare"),
+        (("good", "--report", "r.html"), "--report"),
+        (("good", "--size", "256"), "--size"),
+        (("photos", "--label", "kind"), "--label"),
+    ],
+)
+def test_options_of_the_other_kind_of_source_are_refused(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...], flag: str
+) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "a.png")
+    done = run("eval", *arguments)
+    assert done.code == 2
+    assert f"Invalid value for {flag}" in done.stderr
+    assert not (tmp_path / "eval").exists()
