@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 MIN_PAIRS = 2
-MAX_BOOTSTRAPPED = 10_000  # of more values the mean is as good as normal, and drawing them takes minutes
-_NUM_RESAMPLES = 5_000
+MAX_BOOTSTRAPPED = 10_000  # the mean of more values is as good as normal, and drawing them takes long
+_NUM_RESAMPLES = 2_000
 _DRAWS_AT_ONCE = 1 << 20
 
 

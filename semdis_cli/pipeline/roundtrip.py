@@ -17,7 +17,7 @@ from semdis_cli.files.json_text import key_fields
 from semdis_cli.files.spelling import give_own_names
 from semdis_cli.images.formats.jpeg.decoder import jpeg_decoder
 from semdis_cli.images.loader import Loader
-from semdis_cli.metrics.fid import MIN_IMAGES, FeatureSums, frechet_distance
+from semdis_cli.metrics.fid import FeatureSums, frechet_distance, why_none
 from semdis_cli.metrics.measure import Measurer
 from semdis_cli.metrics.registry import BITS_PER_PIXEL, PSNR_DB
 from semdis_cli.model.tokenizer import Tokenizer
@@ -36,6 +36,7 @@ from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.pipeline.shard_roundtrip import RoundtripWork
 from semdis_cli.provenance import Provenance
 from semdis_cli.settings import RoundtripSettings
+from semdis_cli.stops import looking
 from semdis_cli.store.writing.plan import PlannedShard, plan_sha256
 
 _SHARD_IMAGES = 512  # that are done at once: what a run that is stopped has to do again, at most
@@ -282,17 +283,15 @@ def _sum_up(trip: _Trip, spool: FigureSpool, measurer: Measurer, choice: Picture
     )
 
 
-def _rfid(spool: FigureSpool, num_contenders: int) -> "Rfid":
+def _rfid(spool: FigureSpool, num_contenders: int) -> Rfid:
     """Compare the features of all originals with those of what came back from each contender."""
-    sums = [FeatureSums(spool.num_features) for _ in range(1 + num_contenders)]
-    for rows in spool.features(num_contenders):
+    sums = [FeatureSums.nothing(spool.num_features) for _ in range(1 + num_contenders)]
+    for rows in looking(spool.features(num_contenders)):
         for number, one in enumerate(sums):
             one.add(torch.from_numpy(rows[:, number].copy()))
-    if sums[0].num < MIN_IMAGES:
-        return Rfid(
-            (), f"rFID needs {MIN_IMAGES:,} images or more, for a covariance of full rank; there are {sums[0].num:,}"
-        )
-    return Rfid(tuple(frechet_distance(sums[0], one) for one in sums[1:]))
+    if (note := why_none(sums[0].num)) is not None:
+        return Rfid((), note)
+    return Rfid(tuple(frechet_distance(sums[0], one) for one in looking(sums[1:])))
 
 
 def _finish(trip: _Trip, totals: RunTotals, measured: Measured, facts: dict[str, Any]) -> Event:

@@ -2,16 +2,22 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from semdis_cli.errors import CheckpointError
+from semdis_cli.metrics.inception import NETWORK
+from semdis_cli.metrics.lpips import NETWORKS, Lpips
 from semdis_cli.metrics.measure import Measurer
 from semdis_cli.metrics.psnr import psnr_db
 from semdis_cli.metrics.registry import METRICS
 from semdis_cli.metrics.ssim import structure
+from semdis_cli.option import OptionError
 from semdis_cli.settings.measures import METRIC_NAMES, MeasureSettings, parse_metrics, spell_metrics
+from tests.metrics.random_weights import random_tensors, write
 
 CPU = torch.device("cpu")
 
@@ -56,6 +62,53 @@ def test_equal_images_have_100_db() -> None:
 
 def test_no_pairs_have_no_figures() -> None:
     assert measurer().measure([]) == []
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    return write(folder / "lpips-alex.safetensors", random_tensors(NETWORKS["alex"]))
+
+
+def test_weights_of_lpips_switch_it_on(weights: Path) -> None:
+    pairs = [pair(1, 40, 50), pair(2, 33, 31), pair(3, 40, 50), pair(4, 30, 50)]
+    found = Measurer.of(MeasureSettings(lpips_weights=weights), CPU).measure(pairs)
+    assert [list(one) for one in found] == [["psnr_db", "ssim", "lpips"]] * 3 + [["psnr_db", "ssim"]]
+    lpips = Lpips.load(weights, CPU)
+    for one, (image, reference) in zip(found[:3], pairs, strict=False):
+        assert one["lpips"] == pytest.approx(lpips.distances(image[None], reference[None])[0], rel=1e-5)
+
+
+def test_many_pairs_go_through_the_network_in_parts(weights: Path) -> None:
+    one = Measurer.of(MeasureSettings(frozenset({"lpips"}), lpips_weights=weights), CPU)
+    pairs = [pair(seed, 200, 200) for seed in range(8)]  # more than are measured at once
+    assert [list(figures) for figures in one.measure(pairs)] == [["lpips"]] * 8
+    assert one.measure(pairs)[7]["lpips"] == pytest.approx(one.measure(pairs[7:])[0]["lpips"], rel=1e-5)
+
+
+def test_lpips_without_weights_is_refused_in_a_line_that_says_how_to_get_them() -> None:
+    with pytest.raises(OptionError, match=r"^--metrics lpips needs --lpips-weights FILE, .*quality.md") as caught:
+        MeasureSettings(frozenset({"lpips"}))
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
+    for settings in (MeasureSettings(lpips_weights=tmp_path / "x"), MeasureSettings(inception=tmp_path / "x")):
+        with pytest.raises(CheckpointError, match="x: cannot be read"):
+            Measurer.of(settings, CPU)
+
+
+def test_without_inception_there_are_no_features() -> None:
+    assert measurer().features([pair(1, 20, 20)[0]]) is None
+
+
+def test_with_inception_there_are_and_the_record_says_so(tmp_path: Path) -> None:
+    path = write(tmp_path / "inception.safetensors", random_tensors(NETWORK))
+    one = Measurer.of(MeasureSettings(inception=path), CPU)
+    features = one.features([pair(1, 20, 30)[0], pair(2, 50, 20)[0]])
+    assert features is not None
+    assert features.shape == (2, 2048)
+    assert one.to_json()["rfid"]["file"] == "inception.safetensors"
 
 
 def test_threads_share_a_measurer_and_get_what_one_gets() -> None:

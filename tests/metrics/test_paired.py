@@ -55,12 +55,13 @@ def test_equal_seeds_give_equal_intervals_and_others_do_not() -> None:
     assert first.low != paired_difference(values, baseline, seed=6).low
 
 
-@pytest.mark.parametrize(("number", "level"), [(30, 0.8), (100, 0.95)])
+@pytest.mark.parametrize(("number", "level"), [(30, 0.8), pytest.param(100, 0.95, marks=pytest.mark.slow)])
 def test_intervals_hold_the_true_mean_as_often_as_they_say(number: int, level: float) -> None:
     by_chance = 3 * (level * (1 - level) / NUM_INTERVALS) ** 0.5
     assert share_covered(number, level) == pytest.approx(level, abs=by_chance)
 
 
+@pytest.mark.slow
 def test_of_skewed_and_few_values_intervals_are_a_little_short() -> None:
     assert 0.88 <= share_covered(30, 0.95, "standard_exponential") < 0.95
     assert 0.89 <= share_covered(10, 0.95) < 0.95
