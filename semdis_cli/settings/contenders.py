@@ -63,7 +63,7 @@ class ContenderSpec:
         return _option(str(self))
 
 
-def parse_contenders(texts: Iterable[str]) -> tuple[ContenderSpec, ...]:
+def parse_specs(texts: Iterable[str]) -> tuple[ContenderSpec, ...]:
     """Read the texts of `--compare`; each contender gets a title of its own. Raises `UsageError`."""
     specs: list[ContenderSpec] = []
     taken = {FIRST_TITLE}

@@ -18,7 +18,7 @@ from semdis_cli.settings.contenders import (
     MAX_TITLE,
     ContenderKind,
     ContenderSpec,
-    parse_contenders,
+    parse_specs,
 )
 
 EXAMPLES = {
@@ -77,13 +77,13 @@ MISTAKES = {
 
 @pytest.mark.parametrize("text", EXAMPLES)
 def test_a_text_says_what_differs(text: str) -> None:
-    assert parse_contenders([text]) == (EXAMPLES[text],)
+    assert parse_specs([text]) == (EXAMPLES[text],)
 
 
 @pytest.mark.parametrize("text", MISTAKES)
 def test_a_mistake_is_told_in_one_line_that_names_the_text(text: str) -> None:
     with pytest.raises(UsageError, match=re.escape(MISTAKES[text])) as caught:
-        parse_contenders([text])
+        parse_specs([text])
     assert str(caught.value).startswith(f"--compare {text!r:.80}: ")
     assert str(caught.value).isprintable()
 
@@ -96,28 +96,28 @@ def test_words_are_called_as_the_options_are_and_have_their_limits() -> None:
     steps = options["steps"]
     for number in (steps.min, steps.max):
         assert number is not None
-        assert parse_contenders([f"steps={number}"])[0].num_steps == number
+        assert parse_specs([f"steps={number}"])[0].num_steps == number
 
 
 def test_the_same_twice_is_refused_whatever_it_is_called() -> None:
     with pytest.raises(UsageError, match=r"--compare 'jpeg,name=b': is there twice"):
-        parse_contenders(["jpeg,name=a", "jpeg,name=b"])
+        parse_specs(["jpeg,name=a", "jpeg,name=b"])
     with pytest.raises(UsageError, match="is there twice"):
-        parse_contenders(["pdg,steps=10", "steps=10,pdg=on"])
+        parse_specs(["pdg,steps=10", "steps=10,pdg=on"])
 
 
 def test_titles_are_unique_and_those_that_were_given_stay() -> None:
-    specs = parse_contenders(["model=a/x", "model=b/x", "jpeg", "webp,name=JPEG", "model=c/x"])
+    specs = parse_specs(["model=a/x", "model=b/x", "jpeg", "webp,name=JPEG", "model=c/x"])
     assert [spec.title for spec in specs] == ["x", "x (2)", "JPEG (2)", "JPEG", "x (3)"]
     with pytest.raises(UsageError, match="another one is called 'a'"):
-        parse_contenders(["jpeg,name=a", "webp,name=a"])
+        parse_specs(["jpeg,name=a", "webp,name=a"])
     with pytest.raises(UsageError, match=f"another one is called '{FIRST_TITLE}'"):
-        parse_contenders([f"jpeg,name={FIRST_TITLE}"])
+        parse_specs([f"jpeg,name={FIRST_TITLE}"])
 
 
 def test_long_titles_are_cut_and_still_unique() -> None:
     long = "m" * 60
-    titles = [spec.title for spec in parse_contenders([f"model={long}", f"model=other/{long}"])]
+    titles = [spec.title for spec in parse_specs([f"model={long}", f"model=other/{long}"])]
     assert titles == ["m" * (MAX_TITLE - 1) + "…", "m" * (MAX_TITLE - 5) + "… (2)"]
 
 
@@ -128,12 +128,12 @@ def test_any_text_is_read_or_refused(texts: list[str]) -> None:
         assert len(specs.splitlines()) == 1
     else:
         assert len(specs) == len(texts)
-        assert parse_contenders(map(str, specs)) == specs
+        assert parse_specs(map(str, specs)) == specs
 
 
 def _outcome(texts: Iterable[str]) -> tuple[ContenderSpec, ...] | str:
     try:
-        return parse_contenders(texts)
+        return parse_specs(texts)
     except UsageError as error:
         return str(error)
 
@@ -182,4 +182,4 @@ def test_what_is_written_is_read_again(specs: list[ContenderSpec]) -> None:
     ]
     assert len({FIRST_TITLE, *(one.title for one in titled)}) == len(titled) + 1
     assert all(len(one.title) <= MAX_TITLE and one.title.isprintable() for one in titled)
-    assert parse_contenders(map(str, titled)) == titled
+    assert parse_specs(map(str, titled)) == titled

@@ -14,7 +14,7 @@ from semdis_cli.pipeline.contenders.given import Given
 from semdis_cli.pipeline.contenders.make import make_contenders
 from semdis_cli.pipeline.contenders.tokenized import TokenizedContender
 from semdis_cli.settings import DecodeSettings, LatentSettings, RoundtripSettings, SamplingSettings
-from semdis_cli.settings.contenders import parse_contenders
+from semdis_cli.settings.contenders import parse_specs
 from tests.pipeline.contenders.worlds import image_of, load, noise, versions
 from tests.worlds import save_tiny_model
 
@@ -34,7 +34,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make(tokenizer: Tokenizer, *texts: str, settings: RoundtripSettings = RUN) -> list[Contender]:
     """Return all contenders but the first."""
-    first, *others = make_contenders(parse_contenders(texts), tokenizer, settings)
+    first, *others = make_contenders(parse_specs(texts), tokenizer, settings)
     assert (first.tokenizer, first.latents) == (tokenizer, settings.latents)
     return others
 

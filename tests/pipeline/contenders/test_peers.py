@@ -15,7 +15,7 @@ from semdis_cli.pipeline.contenders.given import Given
 from semdis_cli.pipeline.contenders.make import make_contenders
 from semdis_cli.pipeline.contenders.peers import PeerContender
 from semdis_cli.settings import RoundtripSettings
-from semdis_cli.settings.contenders import PeerName, parse_contenders
+from semdis_cli.settings.contenders import PeerName, parse_specs
 from tests.peers import save_tiny_peer
 from tests.pipeline.contenders.worlds import image_of, load, noise, versions
 
@@ -26,7 +26,7 @@ def tokenizer(tiny: Path) -> Tokenizer:
 
 
 def make(tokenizer: Tokenizer, *texts: str) -> list[Contender]:
-    _, *others = make_contenders(parse_contenders(texts), tokenizer, RoundtripSettings())
+    _, *others = make_contenders(parse_specs(texts), tokenizer, RoundtripSettings())
     return others
 
 
