@@ -1,6 +1,6 @@
 // The histogram of the chosen figure: bars of all images measured, and below them a mark for each image of the page.
 
-const HISTOGRAM_HEIGHT = 210, STRIP = 18;  // px
+const HISTOGRAM_HEIGHT = 176, STRIP = 18;  // px
 let histogramScale = null;
 
 function showHistogram() {

@@ -61,7 +61,6 @@ new ResizeObserver(showCharts).observe(element("charts"));
 state = stateOfAddress();
 history.replaceState({ isOurs: true }, "", location.href);
 showHead();
-showDifferences();
 showEnds();
 fillLayers();
 fillHelp();

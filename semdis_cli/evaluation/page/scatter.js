@@ -1,6 +1,6 @@
 // The scatter plot: the chosen figure against another one, a dot for each image of the page.
 
-const SCATTER_HEIGHT = 238, NEAR = 12;  // px
+const SCATTER_HEIGHT = 204, NEAR = 12;  // px
 let scatterScales = null;
 
 function showScatter() {

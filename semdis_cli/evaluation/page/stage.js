@@ -1,7 +1,7 @@
 // Where the pictures of an image lie: zoom and place, which both sides share, and the divider between them.
 // `scale` is pixels of the screen for one of the image; null in the state: as large as fits.
 
-const LARGEST = 32, STEPS_OF_ZOOM = [1 / 16, 1 / 8, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, LARGEST];
+const LARGEST = 32, STEPS_OF_ZOOM = [1 / 16, 1 / 8, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 1, 2, 3, 4, 6, 8, 12, 16, 24, LARGEST];
 const stage = element("stage"), panes = [element("pane-left"), element("pane-right")];
 let stageSize = [1, 1];  // (height, width) in px of the image that is shown
 
@@ -17,34 +17,33 @@ function fittingScale() {
 
 const scaleNow = () => state.zoom ?? fittingScale();
 
-// The point of the image in the middle of a pane; what is smaller than the pane stands in its middle.
-function middleNow(scale, [x, y]) {
-  const within = (at, size, pane) => {
-    const half = pane / 2 / (scale / devicePixelRatio);
-    return 2 * half >= size ? size / 2 : Math.min(size - half, Math.max(half, at));
-  };
-  return [within(x, stageSize[1], panes[0].clientWidth), within(y, stageSize[0], panes[0].clientHeight)];
+// The point of the image in the middle of a pane: some point of it, and its own middle where it is smaller than fits.
+function middleNow(scale, at) {
+  const [height, width] = stageSize;
+  if (!at || scale <= fittingScale()) return [width / 2, height / 2];
+  return [Math.min(width, Math.max(0, at[0])), Math.min(height, Math.max(0, at[1]))];
 }
 
-function placeNow() {
-  const scale = scaleNow();
-  return middleNow(scale, state.zoom === null || !state.at ? [stageSize[1] / 2, stageSize[0] / 2] : state.at);
-}
+const placeNow = () => middleNow(scaleNow(), state.at);
 
 function isAllInView() {
   const size = scaleNow() / devicePixelRatio;
   return stageSize[1] * size <= panes[0].clientWidth + 1 && stageSize[0] * size <= panes[0].clientHeight + 1;
 }
 
+// Between pixels of the screen, those of the image would be mixed.
+const toPixel = at => Math.round(at * devicePixelRatio) / devicePixelRatio;
+
 function showPlace() {
+  stage.style.setProperty("--half", `${Math.floor(stage.clientWidth / 2)}px`);
   const scale = scaleNow(), size = scale / devicePixelRatio, [x, y] = placeNow();
-  const toPixel = at => Math.round(at * devicePixelRatio) / devicePixelRatio;
   for (const pane of panes) {
     const picture = pane.querySelector("img");
     if (!picture) continue;
+    const across = toPixel(pane.clientWidth / 2 - x * size), down = toPixel(pane.clientHeight / 2 - y * size);
     picture.style.width = `${stageSize[1] * size}px`;
     picture.style.height = `${stageSize[0] * size}px`;
-    picture.style.transform = `translate(${toPixel(pane.clientWidth / 2 - x * size)}px, ${toPixel(pane.clientHeight / 2 - y * size)}px)`;
+    picture.style.transform = `translate(${across}px, ${down}px)`;
     picture.classList.toggle("pixels", scale > 1 || picture.dataset.isLatents === "true");
   }
   element("zoom-value").textContent = `${Math.round(100 * scale)} %`;
@@ -62,7 +61,9 @@ function showDivider() {
 
 // `point`: of the window, stays where it is; the middle of the stage if it is not given.
 function zoomTo(scale, point) {
-  const wanted = Math.min(LARGEST, Math.max(Math.min(fittingScale(), 1 / 16), scale));
+  const fitting = fittingScale();
+  if (Math.abs(scale / fitting - 1) < 0.02 && scaleNow() !== fitting) return change({ zoom: null, at: null });
+  const wanted = Math.min(LARGEST, Math.max(Math.min(fitting, 1), scale));
   const [dx, dy] = point ? offsetInPane(point) : [0, 0];
   const [x, y] = placeNow(), before = devicePixelRatio / scaleNow(), after = devicePixelRatio / wanted;
   change({ zoom: wanted, at: middleNow(wanted, [x + dx * (before - after), y + dy * (before - after)]) });

@@ -12,7 +12,7 @@ const SHOWN_STATISTIC = {
   p90: (summary, metric) => [`${numberText(summary.p5, metric)} – ${numberText(summary.p95, metric)}`, ""],
   range: (summary, metric) => [`${numberText(summary.min, metric)} – ${numberText(summary.max, metric)}`, ""],
 };
-const SET_METRIC = { digits: 3 };
+const setText = value => (value === undefined || value === null ? "–" : value.toLocaleString("en", { maximumFractionDigits: 3 }));
 
 function showHead() {
   element("title").textContent = shown(contents.title);
@@ -26,14 +26,17 @@ function showHead() {
 const setNames = [...new Set(contenders.flatMap(contender => Object.keys(contender.set_figures)))];
 
 function showSummary(statistic) {
-  const head = make("tr", {}, heading("", "col"),
+  const head = make("tr", { role: "row" }, heading("", "col"),
     ...metrics.map(metric => heading(metricHead(metric), "col")),
     ...setNames.map(name => heading(shown(name), "col")));
-  const rows = contenders.map(contender => make("tr", {}, contenderHead(contender),
+  const rows = contenders.map(contender => make("tr", { role: "row" }, contenderHead(contender),
     ...metrics.map(metric => summaryCell(contender, metric, statistic)),
-    ...setNames.map(name => cell(numberText(contender.set_figures[name], SET_METRIC), { className: "number" }))));
-  element("summary").replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows));
+    ...setNames.map(name => cell(setText(contender.set_figures[name]), { className: "number", ...labelled(shown(name)) }))));
+  element("summary").replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows), make("tbody", {}, ...differenceRows()));
 }
+
+// On narrow screens, where rows become blocks, a cell says itself what it holds.
+const labelled = title => ({ "data-label": title, role: "cell" });
 
 function metricHead(metric) {
   const arrow = metric.is_better_high ? "↑" : "↓";
@@ -44,16 +47,16 @@ function metricHead(metric) {
 
 function contenderHead(contender) {
   const facts = contender.facts.map(([word, text]) => `${shown(word)} ${shown(text)}`).join(" · ");
-  return heading(make("div", {}, nameText(contender.title), make("small", {}, facts)), "row");
+  return heading(make("div", {}, nameText(contender.title), make("small", {}, facts)), "row", { role: "rowheader" });
 }
 
 function summaryCell(contender, metric, statistic) {
   const summary = contender.summary[metric.name];
-  if (!summary) return cell("–", { className: "number" });
+  if (!summary) return cell("–", { className: "number", ...labelled(shown(metric.title)) });
   const [text, small] = SHOWN_STATISTIC[statistic](summary, metric);
   const isBest = contenders.length > 1 && statistic in summary && summary[statistic] === best(metric, statistic);
   const value = make("span", { className: isBest ? "best" : "" }, text);
-  return make("td", { className: "number" }, value, make("small", {}, small), spread(summary, metric));
+  return make("td", { className: "number", ...labelled(shown(metric.title)) }, value, " ", make("small", {}, small), spread(summary, metric));
 }
 
 function best(metric, statistic) {
@@ -70,31 +73,36 @@ function spread(summary, metric) {
   return make("span", { className: "spread", style, "aria-hidden": "true" });
 }
 
-function showDifferences() {
-  const { differences } = contents;
-  element("differences").hidden = differences.length === 0;
-  if (!differences.length) return;
-  const head = ["Metric", "Contender", "against", "Difference", "Interval", "", "Images"];
-  element("difference-table").replaceChildren(
-    make("thead", {}, make("tr", {}, ...head.map(text => heading(text, "col")))),
-    make("tbody", {}, ...differences.map(differenceRow)));
-  const levels = [...new Set(differences.map(one => `${Math.round(100 * one.level)} %`))].join(", ");
-  element("difference-note").textContent =
-    `Means of the differences image by image, with intervals of ${levels}. An interval beyond zero is a difference.`;
+// Differences of each pair of contenders, below the figures themselves and in their columns.
+function differenceRows() {
+  const pairs = new Map();
+  for (const one of contents.differences) {
+    const name = JSON.stringify([one.contender, one.baseline]);
+    pairs.set(name, { ...pairs.get(name), [one.metric]: one, contender: one.contender, baseline: one.baseline });
+  }
+  if (!pairs.size) return [];
+  const levels = [...new Set(contents.differences.map(one => `${Math.round(100 * one.level)} %`))].join(", ");
+  const title = heading("Paired differences", "colgroup", { colSpan: 1 + metrics.length + setNames.length });
+  title.append(make("small", {}, ` mean over the same images, and its interval of ${levels}`));
+  return [make("tr", { className: "between", role: "row" }, title), ...[...pairs.values()].map(differenceRow)];
 }
 
-function differenceRow(difference) {
-  const metric = metrics.find(one => one.name === difference.metric) ?? { title: difference.metric, digits: 3, unit: "" };
-  const signed = value => `${value < 0 ? "−" : "+"}${numberText(Math.abs(value), { digits: metric.digits + 1 })}`;
+function differenceRow(pair) {
+  const name = make("div", {}, nameText(pair.contender), make("small", {}, "minus ", nameText(pair.baseline)));
+  return make("tr", { role: "row" }, heading(name, "row", { role: "rowheader" }),
+    ...metrics.map(metric => differenceCell(pair[metric.name], metric)),
+    ...setNames.map(() => cell("", { role: "cell" })));
+}
+
+function differenceCell(difference, metric) {
+  if (!difference) return cell("–", { className: "number", ...labelled(shown(metric.title)) });
+  const signed = value => `${value < 0 ? "−" : "+"}${numberText(Math.abs(value), metric)}`;
   const isClear = difference.low > 0 || difference.high < 0;
   const isBetter = (difference.mean > 0) === metric.is_better_high;
   const verdict = isClear ? (isBetter ? "better" : "worse") : "unclear";
-  return make("tr", { className: verdict },
-    heading(shown(metric.title), "row"), cell(nameText(difference.contender)), cell(nameText(difference.baseline)),
-    make("td", { className: "number" }, make("b", {}, signed(difference.mean)), make("small", {}, metric.unit)),
-    cell(`${signed(difference.low)} to ${signed(difference.high)}`, { className: "number" }),
-    make("td", {}, interval(difference), make("small", { className: "verdict" }, verdict)),
-    cell(difference.num.toLocaleString("en"), { className: "number" }));
+  return make("td", { className: `number ${verdict}`, title: plural(difference.num, "image"), ...labelled(shown(metric.title)) },
+    signed(difference.mean), " ", make("small", { className: "verdict" }, verdict), " ",
+    make("span", { className: "ends-of" }, `${signed(difference.low)} … ${signed(difference.high)}`, interval(difference)));
 }
 
 // On one scale for all differences of a metric, zero in the middle.

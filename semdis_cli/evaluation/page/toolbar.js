@@ -52,6 +52,8 @@ element("figure").addEventListener("change", event =>
 element("order").addEventListener("change", event => change({ order: event.target.value }));
 element("search").addEventListener("input", event => change({ text: event.target.value }));
 element("search").addEventListener("keydown", event => {
-  if (event.key === "Enter" && chosen.length) focusTile(0);
+  if (event.key !== "Enter" || !chosen.length) return;
+  event.preventDefault();  // or the tile would be opened at once
+  focusTile(0);
 });
 element("clear").addEventListener("click", () => change({ text: "", ranges: [] }));

@@ -30,7 +30,8 @@ function showViewer(fields) {
     showImageFigures(place);
     showPictures(place);
   }
-  if (fields.has("gain")) showGain();
+  showGain();
+  element("layer-note").textContent = NOTES[layerNow()]();
   showDivider();
   showPlace();
 }
@@ -63,6 +64,21 @@ function showGain() {
   element("gain").value = state.gain;
   element("gain-value").value = `×${2 ** state.gain}`;
   stage.style.setProperty("--gain", 2 ** state.gain);
+}
+
+const NOTES = {
+  slider: () => "Drag the divider. Hold b to see the right picture in the place of the left one.",
+  side: () => "Both sides show the same part of the image.",
+  difference: () => `Absolute difference of the 8-bit values, times ${2 ** state.gain}.`,
+  latents: () => `${componentsText()}. One basis for all images: equal colours mean the same in each of them.`,
+};
+
+function componentsText() {
+  const shares = ["red", "green", "blue"].flatMap((colour, number) => {
+    const share = contents.explained[number];
+    return share === undefined ? [] : [`${colour} ${(100 * share).toFixed(1)} %`];
+  });
+  return `Principal components of the latents${shares.length ? `, with their share of the variance: ${shares.join(", ")}` : ""}`;
 }
 
 // --- Pictures: shown when both are there, so that no eye compares one with that of another image ---
@@ -101,13 +117,8 @@ function showMissing(picture) {
 function showTags(place, words) {
   ["left", "right"].forEach((side, number) => {
     const tag = element(`tag-${side}`), word = words[number];
-    tag.replaceChildren(word === "pca" ? latentsTag() : choiceTitle(word), figureText(place, word));
+    tag.replaceChildren(word === "pca" ? "Latents" : choiceTitle(word), figureText(place, word));
   });
-}
-
-function latentsTag() {
-  const share = contents.explained.reduce((sum, one) => sum + one, 0);
-  return share ? `Latents, ${Math.round(100 * share)} % of their variance` : "Latents";
 }
 
 function figureText(place, word) {
