@@ -27,7 +27,7 @@ from semdis_cli.settings import (
     SourceSettings,
     TokenizerSettings,
 )
-from semdis_cli.settings.contenders import parse_contenders
+from semdis_cli.settings.contenders import parse_specs
 from semdis_cli.settings.eval import EvalSettings
 from semdis_cli.sources.input_rules import InputRules
 from semdis_cli.wording import count
@@ -58,7 +58,7 @@ def eval_images(
     """Measure what comes back of images, and print the tables. Returns the exit code."""
     refuse_pipes(*what.named.sources, output)
     refuse_absent_device(what.how.device)
-    specs = parse_contenders(settings.compare)
+    specs = parse_specs(settings.compare)
     check_page(settings.page)
     display = context.with_resource(open_display(quiet=reporting.quiet))
     found = find_inputs(what.named, what.rules, output=output, quiet=reporting.quiet, display=display)
