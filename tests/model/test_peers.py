@@ -43,6 +43,8 @@ def test_a_peer_computes_as_its_own_class_does(name: PeerName, tmp_path: Path) -
     found = load(tmp_path / "peer", name)
     assert (found.class_name, found.downsampling) == (PEERS[name].class_name, 2)
     assert len(found.sha256) == 64
+    assert found.widths == (8, 16)
+    assert found.least_bytes_per_px == 3 * 16 * 4
     with torch.inference_mode():
         encoded = network.encode(images.float() / 127.5 - 1)
         latents = encoded.latent if name == "dcae" else encoded.latent_dist.mode()
