@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from semdis_cli.tensors import is_finite
 from semdis_cli.wording import first_line
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
-_CONFIG_FILE, _WITHIN_PIPELINES = "config.json", "vae"
+_CONFIG_FILE, _INDEX_FILE, _WITHIN_PIPELINES = "config.json", f"{WEIGHTS_FILE}.index.json", "vae"
+_SAVE_AGAIN = "save_pretrained of diffusers makes one file of them"
 _MAX_CONFIG_BYTES, _MAX_NUMBER, _MAX_LAYERS = 2**20, 2**16, 64  # of published ones: a few KiB, 1024 and 6
 _MOST_HELD = 3
 _FOUR = 4  # levels of the KL autoencoders, each half the size of the one before
@@ -198,6 +200,8 @@ def _find_folder(folder: Path) -> Path:
         if (one / _CONFIG_FILE).is_file():
             if not (one / WEIGHTS_FILE).is_file():
                 raise CheckpointError(f"has no {WEIGHTS_FILE}, which alone is read (never pickled weights)", place=one)
+            if os.path.lexists(one / _INDEX_FILE):  # diffusers would follow it to files of any name
+                raise CheckpointError(f"has weights in several files, of which none is read; {_SAVE_AGAIN}", place=one)
             return one
     what = f"holds no {_CONFIG_FILE} of diffusers" if folder.is_dir() else "no such folder"
     raise CheckpointError(f"{what}; give one with {_CONFIG_FILE} and {WEIGHTS_FILE}", place=folder)
@@ -216,6 +220,8 @@ def _read_config(path: Path, class_name: str) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("_class_name") != class_name:
         found = config.get("_class_name") if isinstance(config, dict) else None
         raise CheckpointError(f"is of the class {found!r:.60}, not {class_name!r}", place=path)
+    if config.get("quantization_config") is not None:  # another package's code would run
+        raise CheckpointError(f"is of quantised weights, which are not read; {_SAVE_AGAIN}", place=path)
     if too_large:
         raise CheckpointError(f"has numbers or lists that no {class_name} has", place=path)
     return config
