@@ -67,7 +67,7 @@ def write_page(page: Page, path: Path, *, embed_bytes: int) -> WrittenPage:
 
     Its file has at most `embed_bytes` if that is possible: pictures that would make it longer lie in `NAME-files/`
     beside it, and then thumbnails too. The folder is written first. Pictures are read one at a time. Raises
-    `StoreError` and `UnreadableImageError` for pictures, `UsageError` and `NoSpaceError` for what is written.
+    `StoreError` for pictures, `UsageError` and `NoSpaceError` for what is written.
     """
     check_report_path(path)
     make_folder(path.parent)

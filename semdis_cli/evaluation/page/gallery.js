@@ -108,6 +108,8 @@ function showGallery() {
   layOut();
   showTiles();
   element("nothing").hidden = chosen.length > 0;
+  element("nothing-text").textContent = images.length ? "No image is left." : "This page has no images.";
+  element("clear").hidden = images.length === 0;
 }
 
 const STEPS = {

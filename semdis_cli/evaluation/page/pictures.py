@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from semdis_cli.errors import StoreError
+from semdis_cli.errors import StoreError, UnreadableImageError
 from semdis_cli.evaluation.page.contents import PageImage
 from semdis_cli.files import disk
 from semdis_cli.files.atomic import explaining, make_folder, publish
@@ -32,13 +32,20 @@ class Thumbnails:
 
     @classmethod
     def make(cls, images: Sequence[PageImage], file: BinaryIO) -> Self:
-        """Make those of the originals. `file` is new. Raises `StoreError` and `UnreadableImageError`."""
-        return cls(file, tuple(file.write(thumbnail(_read(image.original), _THUMBNAIL_PX)) for image in images))
+        """Make those of the originals. `file` is new. Raises `StoreError` for one that cannot be read."""
+        return cls(file, tuple(file.write(_thumbnail(image.original)) for image in images))
 
     def read(self) -> Iterator[bytes]:
         """Read one after the other, in the order of the images."""
         self.file.seek(0)
         return (self.file.read(length) for length in self.lengths)
+
+
+def _thumbnail(path: Path) -> bytes:
+    try:
+        return thumbnail(_read(path), _THUMBNAIL_PX)
+    except UnreadableImageError as error:
+        raise StoreError(error.reason, place=path) from error
 
 
 def pictures_of(number: int, image: PageImage) -> dict[str, Path]:

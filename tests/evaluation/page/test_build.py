@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import pytest
 
 from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.evaluation.page import document
 from semdis_cli.evaluation.page.build import check_report_path, write_page
 from semdis_cli.evaluation.page.contents import Page, PageImage
 from semdis_cli.images.images import read_image
@@ -243,3 +244,22 @@ def test_a_picture_that_is_gone_leaves_the_older_page(page: Page, tmp_path: Path
     after = {found: found.read_bytes() for found in tmp_path.rglob("*") if found.is_file()}
     del before[gone.versions[1].picture], after[tmp_path / "elsewhere.png"]
     assert after == before
+
+
+def test_a_damaged_picture_is_named(page: Page, tmp_path: Path) -> None:
+    damaged = page.images[2].original
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    with pytest.raises(StoreError, match="PNG") as caught:
+        write_page(page, tmp_path / "report.html", embed_bytes=EVERYTHING)
+    assert caught.value.place == str(damaged)
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
+def test_each_script_of_the_room_is_part_of_the_page(page: Page, tmp_path: Path) -> None:
+    text = write_page(page, tmp_path / "report.html", embed_bytes=EVERYTHING).path.read_text(encoding="utf-8")
+    room = Path(document.__file__).parent
+    scripts = [*room.glob("*.js"), room / "page.css"]
+    assert len(scripts) > 5
+    assert all(script.read_text(encoding="utf-8") in text for script in scripts)
+    assert "http:" not in re.sub(r"http://www\.w3\.org/2000/svg", "", text)
+    assert "https:" not in text
