@@ -1,6 +1,11 @@
-"""Numbers, sizes and other errors in messages."""
+"""Numbers, sizes, settings and other errors in messages."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
 
 _UNITS = {1: "KiB", 2: "MiB", 3: "GiB"}
+_LONG_LIST = 4
 _FIRST_WHOLE = 100  # from here on, decimals say nothing
 
 
@@ -19,3 +24,14 @@ def size(num_bytes: int) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or what kind of error it is."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield `a.b` and its value as text for all that is in nested settings; long lists by their length."""
+    if isinstance(value, dict):
+        for inner in sorted(value):
+            yield from flatten(value[inner], f"{name}.{inner}" if name else inner)
+    elif isinstance(value, list) and len(value) > _LONG_LIST:
+        yield name, f"{len(value):,} values"
+    else:
+        yield name, value if isinstance(value, str) else json.dumps(value)

@@ -1,41 +1,25 @@
 """`semdis inspect`: what latents are, and what made them."""
 
-import json
-import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from semdis_cli.cli.options import Reporting, StoredLatents, command
-from semdis_cli.cli.report import describe_left_out, one_line
+from semdis_cli.cli.report import describe_left_out
 from semdis_cli.cli.setup import refuse_others, refuse_pipes
 from semdis_cli.cli.streams import put
+from semdis_cli.cli.tables import Section, first_rows, show
 from semdis_cli.files.json_text import strict_json
 from semdis_cli.option import Option
-from semdis_cli.wording import count
+from semdis_cli.wording import count, flatten
 
 Channels = Annotated[bool, Option("Mean and std of every channel.")]
 
-_MAX_ROWS = 20
 _NAMED_CLASSES = 4
 _FAR_MEAN, _FAR_STD = 0.05, 0.05
 
 Json = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A title over a table. `columns`: their headings, those of numbers begin with '#'."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
 
 
 @command()
@@ -55,13 +39,13 @@ def inspect(*, latents: StoredLatents = Path("latents"), channels: Channels = Fa
         put(strict_json(summary))
         return
     for section in _sections(summary, with_channels=channels):
-        _show(section)
+        show(section)
 
 
 def _sections(summary: Json, *, with_channels: bool) -> Iterator[Section]:
     """All that there is to tell, top to bottom."""
     yield Section(summary["latents"], ("", ""), tuple(_facts(summary)))
-    yield Section("Settings", ("", ""), tuple(_flatten(summary["provenance"])))
+    yield Section("Settings", ("", ""), tuple(flatten(summary["provenance"])))
     versions = [
         (f"{version['shards']:,}", f"{version['latents']:,}", line)
         for version in summary.get("versions", ())
@@ -73,24 +57,24 @@ def _sections(summary: Json, *, with_channels: bool) -> Iterator[Section]:
         (_by(bucket["grid"]), _by(bucket["image_px"]), f"{bucket['images']:,}", _size(bucket["bytes"]))
         for bucket in summary["buckets"]
     ]
-    yield Section("Sizes", ("#grid", "#pixels", "#images", "#latents"), _first(buckets, "sizes"))
+    yield Section("Sizes", ("#grid", "#pixels", "#images", "#latents"), first_rows(buckets, "sizes"))
     columns = [
         (name, f"{facts['images']:,}", f"{facts['missing']:,}", _classes(facts))
         for name, facts in summary.get("columns", {}).items()
     ]
     if columns:
-        yield Section("Columns", ("name", "#images", "#missing", "classes"), _first(columns, "columns"))
+        yield Section("Columns", ("name", "#images", "#missing", "classes"), first_rows(columns, "columns"))
     tensors = [
         (name, facts["dtype"], _shape(facts), f"{facts['images']:,}", f"{facts['missing']:,}", _size(facts["bytes"]))
         for name, facts in summary.get("tensors", {}).items()
     ]
     if tensors:
         headings = ("name", "dtype", "shape", "#images", "#missing", "#size")
-        yield Section("Columns of tensors", headings, _first(tensors, "columns"))
+        yield Section("Columns of tensors", headings, first_rows(tensors, "columns"))
     yield from _groups("Failures", "reason", summary["failures"])
     yield from _groups("Notes", "note", summary["notes"])
     shards = [(shard["name"], f"{shard['images']:,}", _size(shard["bytes"])) for shard in summary["shards"]]
-    yield Section("Shards", ("name", "#images", "#size"), _first(shards, "shards"))
+    yield Section("Shards", ("name", "#images", "#size"), first_rows(shards, "shards"))
     yield from _statistics(summary["statistics"], with_channels=with_channels)
 
 
@@ -126,21 +110,10 @@ def _classes(facts: Json) -> str:
     return f"{len(counts):,}: {first}{', ...' if len(counts) > _NAMED_CLASSES else ''}" if counts else ""
 
 
-def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """`a.b` and its value for all that is in nested settings; long lists by their length."""
-    if isinstance(value, dict):
-        for inner in sorted(value):
-            yield from _flatten(value[inner], f"{name}.{inner}" if name else inner)
-    elif isinstance(value, list) and len(value) > 4:
-        yield name, f"{len(value):,} values"
-    else:
-        yield name, value if isinstance(value, str) else json.dumps(value)
-
-
 def _groups(title: str, what: str, groups: Sequence[Json]) -> Iterator[Section]:
     if groups:
         rows = [(f"{group['images']:,}", group["pattern"], group["example"]["key"]) for group in groups]
-        yield Section(title, ("#images", what, "for example"), _first(rows, "kinds"))
+        yield Section(title, ("#images", what, "for example"), first_rows(rows, "kinds"))
 
 
 def _statistics(statistics: Json, *, with_channels: bool) -> Iterator[Section]:
@@ -163,47 +136,6 @@ def _statistics(statistics: Json, *, with_channels: bool) -> Iterator[Section]:
 
 def _extreme(values: Sequence[float], value: float) -> str:
     return f"{value:.4f} (channel {values.index(value)})"
-
-
-def _first(rows: Sequence[tuple[str, ...]], what: str) -> list[tuple[str, ...]]:
-    """The first rows, and a last one that says how many more there are."""
-    shown = list(rows[:_MAX_ROWS])
-    if len(rows) > _MAX_ROWS:
-        shown.append((f"... and {len(rows) - _MAX_ROWS:,} more {what}", *("" for _ in rows[0][1:])))
-    return shown
-
-
-def _show(section: Section) -> None:
-    """A table of Rich's on a terminal, aligned text elsewhere."""
-    rows = [tuple(map(one_line, row)) for row in section.rows]
-    if sys.stdout.isatty():
-        _show_table(one_line(section.title), section.columns, rows)
-    else:
-        _show_text(one_line(section.title), section.columns, rows)
-
-
-def _show_table(title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
-    table = Table(title=Text(title), title_justify="left", show_header=any(columns), title_style="bold")
-    for heading in columns:
-        table.add_column(
-            heading.removeprefix("#"), justify="right" if heading.startswith("#") else "left", overflow="fold"
-        )
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
-
-
-def _show_text(title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
-    lines = [tuple(heading.removeprefix("#") for heading in columns)] if any(columns) else []
-    lines += rows
-    widths = [max((len(line[number]) for line in lines), default=0) for number in range(len(columns))]
-    put(title)
-    for line in lines:
-        cells = [
-            cell.rjust(width) if heading.startswith("#") else cell.ljust(width)
-            for cell, width, heading in zip(line, widths, columns, strict=True)
-        ]
-        put(f"  {'  '.join(cells)}".rstrip())
 
 
 def _by(sides: Sequence[int]) -> str:
