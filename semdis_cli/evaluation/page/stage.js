@@ -114,6 +114,7 @@ let drag = null;  // "divider" or "image"
 stage.addEventListener("pointerdown", event => {
   if (event.button !== 0) return;
   event.preventDefault();
+  element("viewer-title").focus();  // so that arrows mean images
   stage.setPointerCapture(event.pointerId);
   pointers.set(event.pointerId, [event.clientX, event.clientY]);
   const isOnDivider = event.target.closest("#divider") !== null;

@@ -27,7 +27,7 @@ function showHead() {
 const setNames = [...new Set(contenders.flatMap(contender => Object.keys(contender.set_figures)))];
 
 function showSummary(statistic) {
-  const head = make("tr", { role: "row" }, heading("", "col"),
+  const head = make("tr", { role: "row" }, heading(make("span", { className: "hidden" }, "Contender"), "col"),
     ...metrics.map(metric => heading(metricHead(metric), "col")),
     ...setNames.map(name => heading(shown(name), "col")));
   const rows = contenders.map(contender => make("tr", { role: "row" }, contenderHead(contender),
