@@ -169,7 +169,7 @@ def _windowed(image: Tensor, reference: Tensor) -> tuple[Tensor, float, float]:
 def _down(lines: Tensor) -> Tensor:
     """Return sums over the window down each column, [blocks * 8 + 10, N] -> [blocks, 8, N].
 
-    A product by a band of weights has ten zeros for eleven weights, and still takes half the time of sums of lines.
+    A product by a band of weights has seven zeros for eleven weights, and still takes half the time of sums of lines.
     """
     num_lines, length = lines.shape
     blocks = (num_lines - _HALO) // _BLOCK
