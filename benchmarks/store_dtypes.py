@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from semdis_cli.metrics import psnr_db
+from semdis_cli.metrics.psnr import psnr_db
 from semdis_cli.settings import StoreDtype
 
 EXACT = "float32"

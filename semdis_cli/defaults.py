@@ -2,6 +2,7 @@
 
 BUNDLED_MODEL = "semdis-small"
 # What marks a folder of images as our own output: it is no source.
-DECODE_MARKER, ROUNDTRIP_MARKER = "decode.json", "roundtrip.json"
+DECODE_MARKER, ROUNDTRIP_MARKER, EVAL_MARKER = "decode.json", "roundtrip.json", "eval.json"
 TRAIN_MARKER = "semdis-train.json"
+PICTURES_MARKER = "latent-pictures.json"
 GENERATOR_MARKER = "semdis-generator.json"

@@ -1,6 +1,6 @@
 """Events: what a verb tells its caller while it runs; plain values, no tensors. A terminal listens, or a test."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ class StageTimes:
     """Seconds of the run's stages, summed over all threads; `wait_s` is what no stage accounts for.
 
     `publish_s` is spent beside those threads: hashing and writing shards. Waiting for the disk over images is in none.
+    `measure_s`: of comparing images, where a run does.
     """
 
     read_s: float = 0.0
@@ -18,6 +19,7 @@ class StageTimes:
     write_s: float = 0.0
     wait_s: float = 0.0
     publish_s: float = 0.0
+    measure_s: float = 0.0
 
     def __add__(self, other: "StageTimes") -> "StageTimes":
         return StageTimes(
@@ -27,6 +29,7 @@ class StageTimes:
             self.write_s + other.write_s,
             self.wait_s + other.wait_s,
             self.publish_s + other.publish_s,
+            self.measure_s + other.measure_s,
         )
 
 
@@ -133,10 +136,19 @@ class ColumnTrouble:
 
 @dataclass(frozen=True, slots=True)
 class ImageMeasured:
-    """One image was reconstructed: PSNR against the pixels the model was given, padding left out."""
+    """One image was reconstructed, and compared with the pixels the model was given, padding left out.
+
+    `figures`: of each contender in their order, by the names of metrics; a metric that the image is too small for is
+    left out.
+    """
 
     key: str
-    psnr_db: float
+    figures: tuple[Mapping[str, float], ...]
+
+    @property
+    def psnr_db(self) -> float:
+        """Peak signal-to-noise ratio of the first contender."""
+        return self.figures[0]["psnr_db"]
 
 
 @dataclass(frozen=True, slots=True)

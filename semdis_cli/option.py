@@ -11,12 +11,14 @@ from typing import Any, get_type_hints
 
 from semdis_cli.errors import UsageError
 
-INPUT, COLUMNS, GEOMETRY, MODEL, DECODING, GENERATOR, OUTPUT = (  # panels of the help
+INPUT, COLUMNS, GEOMETRY, MODEL, DECODING, QUALITY, LATENTS, GENERATOR, OUTPUT = (  # panels of the help
     "Input",
     "Columns",
     "Geometry",
     "Model",
     "Decoding",
+    "Quality",
+    "Latents",
     "Generator",
     "Output",
 )

@@ -14,6 +14,12 @@ import numpy as np
 import pytest
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# A process of its own for each start, with colours and sizes that are those of the files.
+FLAGS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"),
+    *("--force-color-profile=srgb", "--force-device-scale-factor=1", "--no-first-run", "--disable-extensions"),
+    *("--disable-background-networking", "--disable-component-update"),
+)
 _START_S = 300
 _FILES_AT_ONCE = 400
 # Drawn to a canvas and read back: the same values as in a screenshot, without its rescaling and places.
@@ -73,9 +79,7 @@ def _dumped(page: Path, folder: Path) -> str:
     """The page as it is once its script has run."""
     chromium = find_chromium()
     assert chromium is not None
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]
-    flags += ["--force-color-profile=srgb", "--force-device-scale-factor=1", "--no-first-run", "--disable-extensions"]
-    flags += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={folder / 'profile'}"]
+    flags = [*FLAGS, f"--user-data-dir={folder / 'profile'}"]
     environment = {**os.environ, "HOME": str(folder), "XDG_CONFIG_HOME": str(folder), "XDG_CACHE_HOME": str(folder)}
     command = [chromium, *flags, "--dump-dom", page.as_uri()]
     done = subprocess.run(command, capture_output=True, timeout=_START_S, check=False, env=environment)

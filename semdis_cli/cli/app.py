@@ -9,6 +9,7 @@ from semdis_cli.cli.attach import attach
 from semdis_cli.cli.bench import bench
 from semdis_cli.cli.decode import decode
 from semdis_cli.cli.encode import encode
+from semdis_cli.cli.eval import eval_
 from semdis_cli.cli.export import export
 from semdis_cli.cli.finish import finish
 from semdis_cli.cli.import_ import import_
@@ -30,6 +31,7 @@ app = typer.Typer(
 for command in (encode, plan, finish, decode, roundtrip, export, attach, init, train, verify, inspect, bench):
     app.command()(command)
 app.command("import")(import_)
+app.command("eval")(eval_)
 
 
 def _print_version(wanted: bool) -> None:

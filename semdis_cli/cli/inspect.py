@@ -1,17 +1,24 @@
 """`semdis inspect`: what latents are, and what made them."""
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Annotated, Any
 
+import typer
+
+from semdis_cli.cli.display import open_display
 from semdis_cli.cli.options import Reporting, StoredLatents, command
-from semdis_cli.cli.report import describe_left_out
+from semdis_cli.cli.report import describe_left_out, describe_renamed, follow
 from semdis_cli.cli.setup import refuse_others, refuse_pipes
 from semdis_cli.cli.streams import put
 from semdis_cli.cli.tables import Section, first_rows, show
+from semdis_cli.defaults import PICTURES_MARKER
+from semdis_cli.errors import ExitCode
 from semdis_cli.files.json_text import strict_json
+from semdis_cli.files.url import Location
 from semdis_cli.option import Option
+from semdis_cli.settings import PictureSettings
 from semdis_cli.wording import count, flatten
 
 Channels = Annotated[bool, Option("Mean and std of every channel.")]
@@ -23,23 +30,66 @@ Json = dict[str, Any]
 
 
 @command()
-def inspect(*, latents: StoredLatents = Path("latents"), channels: Channels = False, reporting: Reporting) -> None:
+def inspect(
+    *,
+    latents: StoredLatents = Path("latents"),
+    channels: Channels = False,
+    pictures: PictureSettings,
+    reporting: Reporting,
+) -> None:
     """Show what latents are: what made them, how many, how large, what failed, and their statistics.
 
-    Reads the lists of a set, or the whole of a single shard; `semdis verify` says whether a set is whole.
+    Reads the lists of a set, or the whole of a single shard; `semdis verify` says whether a set is whole. Pictures are
+    PNG files with the names of the images, beside a legend; for them all latents are read.
 
-    Example: `semdis inspect latents/ --json`
+    Example: `semdis inspect latents/ --pca colours/`
     """
     from semdis_cli.store.verifying.summary import summarise
 
-    refuse_pipes(latents)
+    refuse_pipes(latents, pictures.pca, pictures.channels)
     refuse_others(latents)
+    _check_folders(pictures)
     summary = summarise(latents)
+    code = _draw(latents, pictures, reporting, summary) if pictures.folders else ExitCode.OK
     if reporting.as_json:  # it never says more than errors, but -q is good for every command
         put(strict_json(summary))
-        return
-    for section in _sections(summary, with_channels=channels):
-        show(section)
+    else:
+        for section in _sections(summary, with_channels=channels):
+            show(section)
+    raise typer.Exit(code)
+
+
+def _check_folders(pictures: PictureSettings) -> None:
+    """Raise `UsageError` for a folder that cannot be written, before anything is read."""
+    from semdis_cli.files.claim import check_image_folder
+
+    for flag, folder in pictures.folders.items():
+        check_image_folder(folder, PICTURES_MARKER, flag)
+
+
+def _draw(latents: Location, pictures: PictureSettings, reporting: Reporting, summary: Json) -> ExitCode:
+    """Write pictures of latents, and add to `summary` what was found out for them. Returns the exit code."""
+    from semdis_cli.evaluation.draw import PictureJob, draw_pictures
+    from semdis_cli.evaluation.pictures import ChannelPictures, PcaPictures
+    from semdis_cli.evaluation.spectrum import describe_spectrum
+    from semdis_cli.evaluation.stored import fit_basis
+    from semdis_cli.store.reader import open_latents
+
+    source = open_latents(latents)
+    with open_display(quiet=reporting.quiet) as display:
+        fit = fit_basis(source, display.plan)
+    basis, code = fit.basis(), ExitCode.OK
+    summary["statistics"] |= describe_spectrum(basis.explained)
+    for flag, folder in pictures.folders.items():
+        kind = PcaPictures(basis) if flag == "--pca" else ChannelPictures.of(fit)
+        events = draw_pictures(PictureJob(source, kind, folder, flag, pictures.scale))
+        told = Reporting(as_json=False, quiet=reporting.quiet)
+        code = max(code, follow(events, told, summarise=_pictures_in))
+    return code
+
+
+def _pictures_in(report: Json) -> str:
+    return f"{count(report['images']['ok'], 'picture')} in {report['output']}{describe_renamed(report)}"
 
 
 def _sections(summary: Json, *, with_channels: bool) -> Iterator[Section]:
@@ -129,9 +179,21 @@ def _statistics(statistics: Json, *, with_channels: bool) -> Iterator[Section]:
     )
     title = f"Statistics of {len(mean):,} channels over {statistics['positions']:,} positions"
     yield Section(title, ("", "smallest", "largest", "channels off"), rows)
+    if explained := statistics.get("explained_variance"):
+        yield _spectrum(statistics, explained)
     if with_channels:
         every = [(f"{number}", f"{mean[number]:.6f}", f"{std[number]:.6f}") for number in range(len(mean))]
         yield Section("Channels", ("#channel", "#mean", "#std"), every)
+
+
+def _spectrum(statistics: Json, explained: Sequence[float]) -> Section:
+    """The shares of the variance of the first principal components."""
+    together = list(accumulate(explained))
+    chosen = [number for number in (1, 2, 3, 4, 8, 16, 32, 64, 128) if number < len(explained)] + [len(explained)]
+    rows = [(f"{number}", f"{explained[number - 1]:.2%}", f"{together[number - 1]:.2%}") for number in chosen]
+    ranks = f"effective rank {statistics['effective_rank']:.1f}, participation ratio"
+    title = f"Explained variance ({ranks} {statistics['participation_ratio']:.1f})"
+    return Section(title, ("#component", "#alone", "#with those before"), rows)
 
 
 def _extreme(values: Sequence[float], value: float) -> str:

@@ -58,6 +58,21 @@ def command(*panels: str) -> Callable[[Callable[..., None]], Callable[..., None]
     return decorate
 
 
+def given_flags(context: typer.Context, groups: Iterable[type], but: Iterable[type]) -> Iterator[str]:
+    """Yield the flags on the command line that are settings of `groups`, and of none of the others, `but`."""
+    known, others = _offered_by(groups), _offered_by(but)
+    for name in known.keys() - others.keys():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            yield known[name].spellings(name)[0]
+
+
+def _offered_by(groups: Iterable[type]) -> dict[str, Option]:
+    """Return the options of groups by the names of their parameters."""
+    offers = (offer for group in groups for offer in _offers("", group, None))
+    return {offer.parameter.name: offer.option for offer in offers if offer.option is not None}
+
+
 @dataclass(frozen=True)
 class _Offer:
     """Parameter that Typer offers, and the option that it was made of (None for what is no option)."""

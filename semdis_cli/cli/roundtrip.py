@@ -8,6 +8,7 @@ import typer
 
 from semdis_cli.cli.display import open_display
 from semdis_cli.cli.options import Reporting, command
+from semdis_cli.cli.pages import check_page, describe_page, finish_with
 from semdis_cli.cli.report import describe_renamed, follow
 from semdis_cli.cli.setup import (
     computing_there,
@@ -19,7 +20,7 @@ from semdis_cli.cli.setup import (
     spread_if_it_pays,
 )
 from semdis_cli.defaults import ROUNDTRIP_MARKER
-from semdis_cli.option import OUTPUT, Option
+from semdis_cli.option import OUTPUT, Option, OptionError
 from semdis_cli.settings import (
     WITHOUT_COLUMNS,
     EncodeSettings,
@@ -51,13 +52,16 @@ def roundtrip(
 ) -> None:
     """Encode and decode images in one go, without storing latents, and measure the loss.
 
-    stdout: one line an image, name and PSNR in dB; then the mean. Figures also in psnr.jsonl and report.json.
+    stdout: one line an image, name and PSNR in dB; then the mean. All figures in figures.jsonl and report.json.
 
-    Example: `semdis roundtrip photos/ -o roundtrip/ --steps 10 --pdg`
+    Example: `semdis roundtrip photos/ -o roundtrip/ --steps 10 --pdg --report report.html`
     """
     refuse_pipes(*named.sources, output)
+    check_page(settings.page)
     how, decoding = spread(how, settings.decode, is_piped=False)
     refuse_absent_device(how.device)
+    if settings.measures.inception is not None and decoding.processes.is_given:
+        raise OptionError("--inception", f"does not go with {decoding.processes.flag}: rFID is of all images together")
     display = context.with_resource(open_display(quiet=reporting.quiet))
     found = find_inputs(named, rules, output=output, quiet=reporting.quiet, display=display)
 
@@ -76,7 +80,7 @@ def roundtrip(
         latents = PartSettings(*astuple(settings.latents))
         how_encoded = EncodeSettings(columns=WITHOUT_COLUMNS, latents=latents)
         plan = plan_encode(found, loader, tokenizer, how_encoded, tell=display.plan)
-        events = run(plan, loader, tokenizer, settings, output)
+        events = run(plan, loader, tokenizer, settings, output, finish_with(settings.page, named))
         code = follow(events, reporting, summarise=_summary, display=display)
     raise typer.Exit(code)
 
@@ -87,5 +91,12 @@ def _summary(report: dict[str, Any]) -> str:
         return f"no image could be measured{describe_renamed(report)}"
     return (
         f"{count(report['images']['ok'], 'reconstruction')} in {report['output']}, PSNR mean {psnr['mean']:.2f} dB, "
-        f"median {psnr['median']:.2f}, min {psnr['min']:.2f}, max {psnr['max']:.2f}{describe_renamed(report)}"
+        f"median {psnr['median']:.2f}, min {psnr['min']:.2f}, max {psnr['max']:.2f}{_describe_ssim(report)}"
+        f"{describe_renamed(report)}{describe_page(report)}"
     )
+
+
+def _describe_ssim(report: dict[str, Any]) -> str:
+    """Return what to add about SSIM, where it was measured."""
+    ssim = report.get("ssim")
+    return f", SSIM mean {ssim['mean']:.4f}" if ssim else ""

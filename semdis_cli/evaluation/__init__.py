@@ -1,1 +1,1 @@
-"""Evaluation: what latents and reconstructions are worth, as figures and pictures."""
+"""Quality that can be seen and compared: what latents hold, and pages and pictures of it."""

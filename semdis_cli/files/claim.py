@@ -23,20 +23,21 @@ _OF_LATENTS = (_LATENTS_SHA256, "num_images", "raw_latents", "classes")  # what 
 
 @contextmanager
 def claimed_folder(
-    folder: Path, marker: str, settings: dict[str, Any], names: Iterable[PurePosixPath]
+    folder: Path, marker: str, settings: dict[str, Any], names: Iterable[PurePosixPath], flag: str = "-o"
 ) -> Iterator[None]:
     """Make `folder` ours while inside, with `settings` recorded in the file `marker`; an earlier equal run may go on.
 
     Temporary files that it left beside `names` (of the files to come, relative) are swept. Raises `UsageError` if the
     folder holds anything else, so that nothing of anybody's is overwritten, or if another run is at work in it.
+    `flag`: the option that names the folder.
     """
-    check_image_folder(folder, marker)
+    check_image_folder(folder, marker, flag)
     make_folder(folder)
     path = folder / marker
     with FolderLock(folder):
         if not path.exists():
             publish(path, [strict_json(settings, sort_keys=True, indent=1).encode() + b"\n"])
-        _check_settings(path, settings)
+        _check_settings(path, settings, flag)
         for inner in {folder, *(folder / parent for parent in {name.parent for name in names})}:
             if _is_folder_within(inner, folder.resolve()):
                 sweep_temporaries(inner)
@@ -51,20 +52,21 @@ def _is_folder_within(path: Path, root: Path) -> bool:
         return False
 
 
-def check_image_folder(folder: Path, marker: str) -> None:
+def check_image_folder(folder: Path, marker: str, flag: str = "-o") -> None:
     """Refuse a folder that holds something and was not claimed before, ahead of any work. Raises `UsageError`.
 
     What `lies_beside` does not count. One that lies in a set of latents is refused too.
     """
-    check_outside_sets(folder)
+    check_outside_sets(folder, flag)
     if folder.exists() and not folder.is_dir():
         raise UsageError("cannot be written (not a folder)", place=folder)
     is_taken = folder.is_dir() and bool(list_folder(folder))
     if is_taken and not (folder / marker).is_file():
-        raise UsageError("not empty, and not from an earlier run of this command; give -o a new folder", place=folder)
+        what = f"not empty, and not from an earlier run of this command; give {flag} a new folder"
+        raise UsageError(what, place=folder)
 
 
-def check_outside_sets(output: Path) -> None:
+def check_outside_sets(output: Path, flag: str = "-o") -> None:
     """Refuse a folder to write that lies in a set of latents: the set would be none any more. Raises `UsageError`.
 
     So is one that cannot be: a name that is too long, links in a circle.
@@ -77,7 +79,7 @@ def check_outside_sets(output: Path) -> None:
         reason = error.strerror if isinstance(error, OSError) else "a link that leads to itself?"
         raise UsageError(f"cannot be written ({reason})", place=output) from error
     for folder in filter(is_set, parents):
-        raise UsageError(f"lies in {folder}, a set of latents; give -o a folder of its own", place=output)
+        raise UsageError(f"lies in {folder}, a set of latents; give {flag} a folder of its own", place=output)
 
 
 def list_folder(folder: Path) -> list[Path]:
@@ -105,14 +107,14 @@ def claimed_settings(folder: Path, marker: str) -> dict[str, Any]:
     return before if isinstance(before, dict) else {}
 
 
-def _check_settings(path: Path, settings: dict[str, Any]) -> None:
+def _check_settings(path: Path, settings: dict[str, Any], flag: str) -> None:
     try:
         before = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise StoreError(f"cannot be read ({error}); give -o a new folder", place=path) from error
+        raise StoreError(f"cannot be read ({error}); give {flag} a new folder", place=path) from error
     reasons = _describe_changes(before, json.loads(strict_json(settings)))
     if reasons:
-        raise UsageError(f"{', and '.join(reasons)}; give -o a new folder", place=path.parent)
+        raise UsageError(f"{', and '.join(reasons)}; give {flag} a new folder", place=path.parent)
 
 
 def _describe_changes(before: Any, now: dict[str, Any]) -> list[str]:

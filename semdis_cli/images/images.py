@@ -19,6 +19,8 @@ from semdis_cli.images.formats.png.writer import png_bytes
 from semdis_cli.images.headers import Header, check_pixels, open_pixels, read_header
 from semdis_cli.settings import ImageFormat, ReadSettings
 
+LONGEST_SIDES: dict[ImageFormat, int] = {"png": 2**31 - 1, "jpg": 65_500, "webp": 16_383}  # px that a file can hold
+
 
 @dataclass(frozen=True, slots=True)
 class ReadImage:
@@ -153,7 +155,7 @@ def _picture(pixels: np.ndarray) -> Image.Image:
 
 
 def _check_writable(shape: tuple[int, ...], name: ImageFormat) -> None:
-    longest = {"png": 2**31 - 1, "jpg": 65_500, "webp": 16_383}[name]
+    longest = LONGEST_SIDES[name]
     if max(shape[:2]) > longest:
         raise UsageError(f"{name} files hold at most {longest} px a side, not {max(shape[:2])}: choose png")
 

@@ -70,7 +70,7 @@ class RunTotals:
             "images_per_s": round(self._num_images / elapsed_s, 3),
             "megapixels_per_s": round(self._megapixels / elapsed_s, 3),
             "threads": self.num_threads,
-            "stages": {name: round(value, 3) for name, value in asdict(times).items()},
+            "stages": _stages(times),
             "output": "-" if output is None else str(output if self._far is None else self._far.url),
             **results,
         }
@@ -87,6 +87,12 @@ class RunTotals:
         if self._far is not None:
             self._far.push_report()
         return RunFinished(num_ok, num_failed, report)
+
+
+def _stages(times: StageTimes) -> dict[str, float]:
+    """Return the seconds of each stage; of measuring only where something was measured."""
+    seconds = {name: round(value, 3) for name, value in asdict(times).items()}
+    return seconds if times.measure_s else {name: seconds[name] for name in seconds if name != "measure_s"}
 
 
 def model_record(tokenizer: Tokenizer) -> dict[str, Any]:

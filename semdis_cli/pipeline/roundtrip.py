@@ -1,33 +1,136 @@
-"""Images -> latents -> images, without storing latents: what the tokenizer does to these pictures, in dB."""
+"""Images -> latents -> images, without storing latents: what tokenizers do to these pictures, in figures."""
 
-import statistics
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
-from semdis_cli.defaults import ROUNDTRIP_MARKER
-from semdis_cli.events import Event, Failure, ImageMeasured, RunStarted, ShardDecoded
-from semdis_cli.files.atomic import publish
+import torch
+
+from semdis_cli.defaults import EVAL_MARKER, ROUNDTRIP_MARKER
+from semdis_cli.events import Event, RunStarted, ShardDecoded
 from semdis_cli.files.claim import PLAN_SHA256, claimed_folder, claimed_settings
-from semdis_cli.files.json_text import escape_text, key_fields, to_line
+from semdis_cli.files.disk import remove_folder
+from semdis_cli.files.json_text import key_fields
 from semdis_cli.files.spelling import give_own_names
 from semdis_cli.images.formats.jpeg.decoder import jpeg_decoder
 from semdis_cli.images.loader import Loader
+from semdis_cli.metrics.fid import FeatureSums, frechet_distance, why_none
+from semdis_cli.metrics.measure import Measurer
+from semdis_cli.metrics.registry import BITS_PER_PIXEL, PSNR_DB
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline.decode import decoded_as, sampling_of, sampling_record
+from semdis_cli.pipeline.contenders.contender import Contender
+from semdis_cli.pipeline.contenders.tokenized import TokenizedContender
+from semdis_cli.pipeline.decode import decoded_as, sampling_record
 from semdis_cli.pipeline.encode_plan import EncodePlan, sampled_as
+from semdis_cli.pipeline.figures import FigureSpool
+from semdis_cli.pipeline.figures_out import MeasuredFigures, write_figures
 from semdis_cli.pipeline.fleet.roundtrip_job import roundtrip_engine
 from semdis_cli.pipeline.images_out import ImageWriter, output_names, renamed_record, too_long
+from semdis_cli.pipeline.kept_pictures import PICTURES_FOLDER, PictureChoice, PictureKeeper
 from semdis_cli.pipeline.limits import within_limit
+from semdis_cli.pipeline.measuring import Measuring
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.pipeline.shard_roundtrip import RoundtripWork
 from semdis_cli.provenance import Provenance
 from semdis_cli.settings import RoundtripSettings
+from semdis_cli.stops import looking
 from semdis_cli.store.writing.plan import PlannedShard, plan_sha256
 
-_PER_IMAGE_FILE = "psnr.jsonl"
+_SHARD_IMAGES = 512  # that are done at once: what a run that is stopped has to do again, at most
+
+
+class Rfid(NamedTuple):
+    """Fréchet distances of what came back to the originals, one a contender; none, and why not (`note`)."""
+
+    values: tuple[float, ...]
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a run has measured, once all is. `contenders`: the title and the settings of each.
+
+    `pictures`: the folder of those that were kept, and `choice` of which; None: none were. `rfid`: None where nobody
+    asked. `provenance`: how the images came to the model, and what made the latents of the first contender.
+    """
+
+    contenders: tuple[tuple[str, dict[str, Any]], ...]
+    measures: dict[str, Any]
+    figures: MeasuredFigures
+    rows: FigureSpool
+    pictures: Path
+    choice: PictureChoice | None
+    rfid: Rfid | None
+    provenance: Provenance
+
+    def set_figures(self, contender: int) -> dict[str, float]:
+        """Return the figures that all images have together."""
+        return {"rfid": self.rfid.values[contender]} if self.rfid is not None and self.rfid.values else {}
+
+    def report(self, contender: int = 0) -> dict[str, Any]:
+        """Return the figures of a contender as plain JSON values, by metric."""
+        summaries = {name: one.to_json() for name, one in self.figures.summaries(contender).items()}
+        figures = {PSNR_DB: None, **summaries, **self.set_figures(contender)}
+        return figures if self.rfid is None or self.rfid.note is None else figures | {"rfid_note": self.rfid.note}
+
+    def worst(self) -> list[dict[str, Any]]:
+        """Return the images that came back worst from the first contender, as plain JSON values."""
+        return [{**key_fields(row.key), "figures": dict(row.figures[0])} for row in self.figures.worst]
+
+    def comparison(self) -> dict[str, Any]:
+        """Return all contenders as plain JSON values, each beside the first."""
+        return {
+            "contenders": [
+                {
+                    "title": title,
+                    "settings": record,
+                    "figures": self.report(number),
+                    "differences": {
+                        name: one.to_json() for name, one in self.figures.differences(number).items() if number
+                    },
+                }
+                for number, (title, record) in enumerate(self.contenders)
+            ]
+        }
+
+
+Finish = Callable[[Measured], dict[str, Any]]
+
+
+def nothing_more(_: Measured) -> dict[str, Any]:
+    """Make nothing of what was measured but the tables."""
+    return {}
+
+
+@dataclass(frozen=True)
+class _Trip:
+    """A run: `contenders` on the images of `plan`, into `output`.
+
+    `finish`: makes more of what was measured, and returns what the report says of that.
+    """
+
+    verb: str
+    marker: str
+    plan: EncodePlan
+    loader: Loader
+    first: TokenizedContender
+    settings: RoundtripSettings
+    output: Path
+    finish: Finish
+    others: tuple[Contender, ...] = ()
+    names: dict[str, PurePosixPath] = field(default_factory=dict)
+
+    @property
+    def contenders(self) -> tuple[Contender, ...]:
+        return self.first, *self.others
+
+    @property
+    def has_files(self) -> bool:
+        """Tell whether the reconstructions are written."""
+        return self.verb == "roundtrip"
 
 
 def roundtrip(
@@ -36,82 +139,185 @@ def roundtrip(
     tokenizer: Tokenizer,
     settings: RoundtripSettings,
     output: Path,
+    finish: Finish = nothing_more,
 ) -> Iterator[Event]:
     """Encode and decode every planned image, write the reconstructions into `output` and measure them.
 
-    Latents pass through the stored dtype, so the figures are those of `encode` followed by `decode`. PSNR is against
-    the pixels that the model was given, padding left out, and counts as 100 dB where nothing differs. `psnr.jsonl` has
-    one row per input. Raises `UsageError` if the folder holds something else, `NoSpaceError` if the disk fills up, and
-    what `within_limit` raises.
+    Latents pass through the stored dtype, so the figures are those of `encode` followed by `decode`. They are against
+    the pixels that the model was given, padding left out; PSNR counts as 100 dB where nothing differs. `figures.jsonl`
+    has one row per input. A run that was stopped is gone on with. Raises `UsageError` if the folder holds something
+    else, `NoSpaceError` if the disk fills up, and what `within_limit` raises.
     """
-    return within_limit(_roundtrip(plan, loader, tokenizer, settings, output), settings.max_errors, goes_on=False)
-
-
-def _roundtrip(
-    plan: EncodePlan, loader: Loader, tokenizer: Tokenizer, settings: RoundtripSettings, output: Path
-) -> Iterator[Event]:
-    decoding, sampling = settings.decode, sampling_of(settings.decode)
-    totals = RunTotals("roundtrip", tokenizer)
+    first = TokenizedContender.of(tokenizer, settings)
     keys = (image.source.key for shard in plan.shards for image in shard.images)
-    names = output_names(keys, decoding.write.format)
-    record = {
-        "encode": plan.provenance.to_json(),
-        PLAN_SHA256: _plan_sha256(plan, _find_provenance(claimed_settings(output, ROUNDTRIP_MARKER))),
-        "sampling": sampling_record(sampling),
-        "write": asdict(decoding.write),
-    }
-    yield RunStarted(plan.num_inputs, 0, plan.megapixels())
-    errors = {failure.key: failure.reason for failure in plan.failures}
-    yield from plan.failures
+    names = output_names(keys, settings.decode.write.format)
+    trip = _Trip("roundtrip", ROUNDTRIP_MARKER, plan, loader, first, settings, output, finish, names=names)
+    return within_limit(_run(trip), settings.max_errors)
 
-    # Read -> encode -> decode -> measure -> file
-    scores: dict[str, float] = {}
-    with claimed_folder(output, ROUNDTRIP_MARKER, record, names.values()):
-        names, renamed = give_own_names(names, output)
-        unusable = too_long(names)
-        errors |= {failure.key: failure.reason for failure in unusable}
-        yield from unusable
-        shards = _usable(plan.shards, {failure.key for failure in unusable})
-        writer = ImageWriter(output, names, decoding.write)
-        work = RoundtripWork(loader, tokenizer, settings.latents, sampling, writer)
+
+def evaluate(
+    plan: EncodePlan,
+    loader: Loader,
+    contenders: tuple[TokenizedContender, *tuple[Contender, ...]],
+    settings: RoundtripSettings,
+    output: Path,
+    finish: Finish = nothing_more,
+) -> Iterator[Event]:
+    """Measure what each of `contenders` makes of every planned image; only figures go into `output`.
+
+    All are given the same pixels, a model call of the first one at a time. Goes on and raises as `roundtrip`.
+    """
+    first, *others = contenders
+    trip = _Trip("eval", EVAL_MARKER, plan, loader, first, settings, output, finish, tuple(others))
+    return within_limit(_run(trip), settings.max_errors)
+
+
+def _run(trip: _Trip) -> Iterator[Event]:
+    totals = RunTotals(trip.verb, trip.first.tokenizer)
+    measurer = Measurer.of(trip.settings.measures, trip.first.tokenizer.model.device)
+    with claimed_folder(trip.output, trip.marker, _claim(trip), trip.names.values()):
+        # What there is to do
+        names, renamed = give_own_names(trip.names, trip.output)
+        failures = [*trip.plan.failures, *too_long(names)]
+        shards = _cut(_usable(trip.plan.shards, {failure.key for failure in failures}))
+        choice = _choice(trip, shards)
+        spool = FigureSpool.open(trip.output, _record(trip, measurer, choice), measurer.num_features)
+        work = _work(trip, names, measurer, spool, choice)
+        remaining = [shard for shard in shards if shard.name not in spool.done]
+        yield _started(trip, spool, work.measuring.keeper, remaining)
+        yield from failures
+        spool.add_others(failures)
+
+        # Read -> encode -> decode -> measure -> file
         with (
-            roundtrip_engine(work, decoding.num_workers, decoding.processes, shards) as engine,
-            closing(engine.run(shards, _nothing)) as events,
+            roundtrip_engine(work, trip.settings, remaining) as engine,
+            closing(engine.run(remaining, partial(_note, spool, {shard.name: shard for shard in remaining}))) as events,
         ):
             for event in events:
-                _note(event, scores, errors)
+                spool.take(event)
                 yield totals.add(event)
             totals.num_threads = engine.num_threads
 
-    # Figures
-    _publish_figures(output / _PER_IMAGE_FILE, scores, errors)
-    yield totals.finish(
-        output,
-        num_ok=len(scores),
-        num_failed=len(errors),
-        passed_over=dict(plan.passed_over),
-        sampling=sampling_record(sampling),
-        jpeg_decoder=jpeg_decoder(),
-        psnr_db=_summary(list(scores.values())),
-        **renamed_record(renamed),
-        **engine.report(),
+        # Figures
+        yield _finish(trip, totals, _sum_up(trip, spool, measurer, choice), renamed_record(renamed) | engine.report())
+
+
+def _claim(trip: _Trip) -> dict[str, Any]:
+    """Return what the folder is claimed for: the images, how they are encoded, and what becomes of them."""
+    before = _find_provenance(claimed_settings(trip.output, trip.marker))
+    claim = {
+        "encode": trip.plan.provenance.to_json(),
+        PLAN_SHA256: _plan_sha256(trip.plan, before),
+        "sampling": sampling_record(trip.first.sampling),
+    }
+    return claim | {"write": asdict(trip.settings.decode.write)} if trip.has_files else claim
+
+
+def _record(trip: _Trip, measurer: Measurer, choice: PictureChoice | None) -> dict[str, Any]:
+    """Return what figures and pictures follow from: under another record none of an earlier run count."""
+    return {
+        "claim": _claim(trip),
+        "contenders": [[one.title, one.record()] for one in trip.contenders],
+        "measures": measurer.to_json(),
+        "pictures": None if choice is None else asdict(choice),
+        "shard_images": _SHARD_IMAGES,
+    }
+
+
+def _choice(trip: _Trip, shards: Sequence[PlannedShard]) -> PictureChoice | None:
+    page = trip.settings.page
+    if page.report is None:
+        return PictureChoice(0.0, 1) if page.keeps_worst else None
+    return PictureChoice.of(page.num_pictures, sum(len(shard.images) for shard in shards))
+
+
+def _work(
+    trip: _Trip,
+    names: dict[str, PurePosixPath],
+    measurer: Measurer,
+    spool: FigureSpool,
+    choice: PictureChoice | None,
+) -> RoundtripWork:
+    pictures = trip.output / PICTURES_FOLDER
+    if not spool.done:
+        remove_folder(pictures)
+    keeper = None if choice is None else PictureKeeper(pictures, choice)
+    measuring = Measuring(measurer, spool.take_features if measurer.num_features else None, keeper)
+    writer = ImageWriter(trip.output, names, trip.settings.decode.write) if trip.has_files else None
+    return RoundtripWork(trip.loader, trip.first, measuring, writer, trip.others)
+
+
+def _started(
+    trip: _Trip, spool: FigureSpool, keeper: PictureKeeper | None, remaining: Sequence[PlannedShard]
+) -> RunStarted:
+    """Return the event that says what there is to do; `keeper` hears of what an earlier run has measured."""
+    num_done = num_failed = 0
+    for row in spool.rows():
+        num_done += 1
+        num_failed += row.error is not None
+        if keeper is not None and row.error is None:
+            keeper.know(row.key, row.figures[0][PSNR_DB])
+    megapixels = sum(len(shard.images) * shard.bucket[0] * shard.bucket[1] for shard in remaining) / 1e6
+    return RunStarted(trip.plan.num_inputs, num_done, megapixels, num_failed)
+
+
+def _note(spool: FigureSpool, shards: dict[str, PlannedShard], done: ShardDecoded) -> None:
+    """Publish the figures of a shard, all of whose images are on disk."""
+    spool.finish(shards[done.name])
+
+
+def _sum_up(trip: _Trip, spool: FigureSpool, measurer: Measurer, choice: PictureChoice | None) -> Measured:
+    """Write the tables, and return what was measured."""
+    titles = [one.title for one in trip.contenders]
+    metrics = [*measurer.names, BITS_PER_PIXEL]
+    figures = write_figures(trip.output, trip.settings.page.tables, titles, metrics, spool.rows())
+    return Measured(
+        contenders=tuple((one.title, one.record()) for one in trip.contenders),
+        measures=measurer.to_json(),
+        figures=figures,
+        rows=spool,
+        pictures=trip.output / PICTURES_FOLDER,
+        choice=choice,
+        rfid=_rfid(spool, len(titles)) if measurer.num_features else None,
+        provenance=trip.plan.provenance,
     )
 
 
-def _note(event: Event, scores: dict[str, float], errors: dict[str, str]) -> None:
-    if isinstance(event, ImageMeasured):
-        scores[event.key] = event.psnr_db
-    elif isinstance(event, Failure):
-        errors[event.key] = event.reason
+def _rfid(spool: FigureSpool, num_contenders: int) -> Rfid:
+    """Compare the features of all originals with those of what came back from each contender."""
+    sums = [FeatureSums.nothing(spool.num_features) for _ in range(1 + num_contenders)]
+    for rows in looking(spool.features(num_contenders)):
+        for number, one in enumerate(sums):
+            one.add(torch.from_numpy(rows[:, number].copy()))
+    if (note := why_none(sums[0].num)) is not None:
+        return Rfid((), note)
+    return Rfid(tuple(frechet_distance(sums[0], one) for one in looking(sums[1:])))
 
 
-def _nothing(_: ShardDecoded) -> None:
-    """Note nothing: a run that is stopped begins anew."""
+def _finish(trip: _Trip, totals: RunTotals, measured: Measured, facts: dict[str, Any]) -> Event:
+    """Make of it what is to be made, write the report, and remove what it was made of."""
+    more = trip.finish(measured)
+    finished = totals.finish(
+        trip.output,
+        num_ok=measured.figures.num_ok,
+        num_failed=measured.figures.num_failed,
+        passed_over=dict(trip.plan.passed_over),
+        sampling=sampling_record(trip.first.sampling),
+        jpeg_decoder=jpeg_decoder(),
+        measures=measured.measures,
+        worst=measured.worst(),
+        **(measured.report() if trip.has_files else measured.comparison()),
+        **facts,
+        **more,
+    )
+    measured.rows.remove()
+    remove_folder(measured.pictures)
+    return finished
 
 
-def as_begun(settings: RoundtripSettings, output: Path) -> RoundtripSettings:
+def as_begun(settings: RoundtripSettings, output: Path, marker: str = ROUNDTRIP_MARKER) -> RoundtripSettings:
     """Return `settings`, with the noise of an earlier run in `output`; before planning."""
-    recorded = claimed_settings(output, ROUNDTRIP_MARKER)
+    recorded = claimed_settings(output, marker)
     latents = sampled_as(settings.latents, _find_provenance(recorded))
     return replace(settings, latents=latents, decode=decoded_as(settings.decode, recorded))
 
@@ -137,21 +343,10 @@ def _usable(shards: Sequence[PlannedShard], unusable: Collection[str]) -> Sequen
     return [replace(shard, images=left) for shard, left in zip(shards, images, strict=True) if left]
 
 
-def _publish_figures(path: Path, scores: dict[str, float], errors: dict[str, str]) -> None:
-    """One row per input, sorted by key: its PSNR, or why it has none."""
-    rows = {key: to_line({**key_fields(key), "psnr_db": round(score, 4)}) for key, score in scores.items()}
-    rows |= {key: to_line({**key_fields(key), "error": escape_text(reason)}) for key, reason in errors.items()}
-    publish(path, (rows[key] for key in sorted(rows)))
-
-
-def _summary(scores: list[float]) -> dict[str, float] | None:
-    """Mean, median, least and greatest of the scores in dB; None without any."""
-    if not scores:
-        return None
-    values = {
-        "mean": statistics.fmean(scores),
-        "median": statistics.median(scores),
-        "min": min(scores),
-        "max": max(scores),
-    }
-    return {name: round(value, 3) for name, value in values.items()}
+def _cut(shards: Sequence[PlannedShard]) -> list[PlannedShard]:
+    """Cut shards into parts that are done at once."""
+    return [
+        replace(shard, name=f"{Path(shard.name).stem}-{start}", images=shard.images[start : start + _SHARD_IMAGES])
+        for shard in shards
+        for start in range(0, len(shard.images), _SHARD_IMAGES)
+    ]

@@ -1,56 +1,55 @@
-"""Planned shards -> latents -> image files and their PSNR, in whichever process has what it takes."""
+"""Planned shards -> latents -> image files and their figures, in whichever process has what it takes."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, Self
-
-import numpy as np
-import torch
-from torch import Tensor
+from typing import Any
 
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import BatchDone, Event, Failure, ImageMeasured, ShardDecoded, StageTimes
 from semdis_cli.images.geometry import undo_padding
 from semdis_cli.images.loader import Loader
-from semdis_cli.metrics import psnr_db
-from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.parts import LATENTS
-from semdis_cli.pipeline.calls import (
-    ImageCall,
-    as_stored,
-    busy_threads,
-    encode_images,
-    fitting,
-    image_calls,
-    share_of_call,
-    start_workers,
-)
+from semdis_cli.pipeline.calls import ImageCall, busy_threads, fitting, image_calls, share_of_call, start_workers
+from semdis_cli.pipeline.contenders.contender import Contender, Version
+from semdis_cli.pipeline.contenders.given import Given
+from semdis_cli.pipeline.contenders.tokenized import Kept, TokenizedContender
 from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import NOTHING_WRITTEN, ImageWriter, Writing, parts
+from semdis_cli.pipeline.kept_pictures import Trial
+from semdis_cli.pipeline.measuring import Measuring
 from semdis_cli.pipeline.reading import LoadedCall
 from semdis_cli.pipeline.shard_decoder import SHARE_OF_EVENT
 from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, timed
 from semdis_cli.records import LoadedImage
-from semdis_cli.settings import LatentSettings
-from semdis_cli.store.quantised import real_values
 from semdis_cli.store.writing.plan import PlannedShard
-
-_MAX_PSNR_DB = 100.0
 
 
 @dataclass(frozen=True)
 class RoundtripWork:
-    """Everything that an image goes through: reading, the two halves of the model, measuring and writing."""
+    """Everything that an image goes through: reading, the contenders, measuring and writing.
+
+    `first`: the contender whose images are written, by `writer` (None: they are not), and whose bytes `others` are
+    given.
+    """
 
     loader: Loader
-    tokenizer: Tokenizer
-    latents: LatentSettings
-    sampling: FCDMDiffAEInferenceConfig
-    writer: ImageWriter
+    first: TokenizedContender
+    measuring: Measuring
+    writer: ImageWriter | None
+    others: tuple[Contender, ...] = ()
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of the first contender."""
+        return self.first.tokenizer
+
+    @property
+    def contenders(self) -> tuple[Contender, ...]:
+        """All of them."""
+        return self.first, *self.others
 
 
 @dataclass(frozen=True)
@@ -60,16 +59,17 @@ class _RoundtripCall:
     failures: list[Failure]
     times: StageTimes
     megapixels: float = 0.0
-    measuring: "Sequence[Future[list[ImageMeasured]]]" = ()
+    measuring: "Sequence[Future[Timed[list[ImageMeasured]]]]" = ()
     writing: Writing = NOTHING_WRITTEN
 
     def events(self, workers: Workers) -> Iterator[Event]:
         """Wait until all images are on disk, and return the events that tell of them."""
-        measured = [score for scores in self.measuring for score in workers.result(scores)]
+        measured = [workers.result(part) for part in self.measuring]
         written = workers.result(self.writing)
         refused = {failure.key for failure in written.failures}
-        scores = [score for score in measured if score.key not in refused]
-        yield BatchDone(len(scores), self.megapixels, self.times + StageTimes(write_s=written.seconds))
+        scores = [score for part in measured for score in part.value if score.key not in refused]
+        later = StageTimes(write_s=written.seconds, measure_s=sum(part.seconds for part in measured))
+        yield BatchDone(len(scores), self.megapixels, self.times + later)
         yield from scores
         yield from (*self.failures, *written.failures)
 
@@ -108,7 +108,8 @@ class ShardRoundtrip:
 
     @property
     def _memory(self) -> CallMemory:
-        return CallMemory(self.work.tokenizer, self.work.loader.room, "decode", self.work.sampling.pdg)
+        is_guided = any(one.sampling.pdg for one in self.work.contenders if isinstance(one, TokenizedContender))
+        return CallMemory(self.work.tokenizer, self.work.loader.room, "decode", is_guided)
 
     def _start(self, call: ImageCall | ShardDecoded) -> "Future[_RoundtripCall | ShardDecoded]":
         if isinstance(call, ShardDecoded):
@@ -126,69 +127,60 @@ class ShardRoundtrip:
     def _finish(self, loaded: Sequence[Timed[LoadedImage | Failure]]) -> _RoundtripCall:
         """Encode and decode what could be read, measure it, and hand it to the threads that write."""
         call = LoadedCall.of(loaded)
-        images, failures, times = call.images, list(call.failures), StageTimes(read_s=call.read_s)
-        if not images:
+        failures, times = list(call.failures), StageTimes(read_s=call.read_s)
+        if not call.images:
             return _RoundtripCall(failures, times)
+        bucket = call.images[0].record.geometry.bucket
         try:
-            with self._memory.taking(images[0].record.geometry.bucket, len(images)):
-                encoded = timed(encode_images, call, self.work.tokenizer, self.work.latents)
-                times += StageTimes(encode_s=encoded.seconds)
-                images, stored, unusable = self._stored(images, encoded.value)
-                failures += unusable
-                if not images:
+            with self._memory.taking(bucket, len(call.images)):
+                kept, encode_s = timed(self.work.first.keep, call)
+                failures, times = failures + list(kept.failures), times + StageTimes(encode_s=encode_s)
+                if not kept.images:
                     return _RoundtripCall(failures, times)
-                decoded = timed(
-                    self.work.tokenizer.decode, stored, [image.record.key for image in images], self.work.sampling
-                )
+                (trials, failed), decode_s = timed(self._reconstruct, kept)
         except UnreadableImageError as error:
-            failures += [Failure(image.record.key, str(error)) for image in images]
+            failures = [*call.failures, *(Failure(image.record.key, str(error)) for image in call.images)]
             return _RoundtripCall(failures, times)
-        times += StageTimes(decode_s=decoded.seconds)
-        megapixels = decoded.value[:, 0].numel() / 1e6
-        return _RoundtripCall(failures, times, megapixels, *self._hand_on(images, decoded.value))
+        failures, times = failures + failed, times + StageTimes(decode_s=decode_s)
+        if not trials:
+            return _RoundtripCall(failures, times)
+        megapixels = len(trials) * bucket[0] * bucket[1] / 1e6
+        return _RoundtripCall(failures, times, megapixels, *self._hand_on(trials))
 
-    def _stored(
-        self, images: Sequence[LoadedImage], latents: Tensor
-    ) -> tuple[list[LoadedImage], Tensor, list[Failure]]:
-        """Pass `latents` [B,Z,h,w] through the stored dtype, to float32; what `encode` would refuse is a failure."""
-        dtype = self.work.latents.store_dtype
-        tried = [as_stored(image, {LATENTS: one}, dtype) for image, one in zip(images, latents, strict=True)]
-        stored = [real_values(one).float() for one in tried if not isinstance(one, Failure)]
-        kept = [image for image, one in zip(images, tried, strict=True) if not isinstance(one, Failure)]
-        failures = [one for one in tried if isinstance(one, Failure)]
-        return kept, torch.stack(stored) if stored else latents[:0], failures
+    def _reconstruct(self, kept: Kept) -> tuple[list[Trial], list[Failure]]:
+        """Return what comes back of each image from every contender; why not, where one of them cannot keep it."""
+        given = self.work.first.hand_on(kept)
+        columns = [self.work.first.give_back(kept), *(_versions(one, given) for one in self.work.others)]
+        trials: list[Trial] = []
+        failures: list[Failure] = []
+        versions: list[Version | Failure]
+        for image, latents, *versions in zip(kept.images, kept.latents.numpy(), *columns, strict=True):
+            failed = [one for one in versions if isinstance(one, Failure)]
+            pixels = undo_padding(image.pixels.numpy(), image.record.geometry)
+            back = tuple(one for one in versions if not isinstance(one, Failure))
+            trials += [] if failed else [Trial(image.record.key, pixels, back, latents)]
+            failures += failed[:1]
+        return trials, failures
 
-    def _hand_on(
-        self, images: Sequence[LoadedImage], reconstructions: Tensor
-    ) -> "tuple[Sequence[Future[list[ImageMeasured]]], Writing]":
-        """Have `reconstructions`, uint8 [B,3,H,W], measured and their files written."""
-        pairs = [_Pair.of(image, one) for image, one in zip(images, reconstructions, strict=True)]
-        num_pixels = reconstructions[0, 0].numel()
-        measuring = self.workers.after_call(_measured, parts(pairs, num_pixels, self.workers.num_threads))
-        return measuring, self.work.writer.submit([(pair.key, pair.kept) for pair in pairs], self.workers)
-
-
-class _Pair(NamedTuple):
-    """An image that came back, `kept`, and what was `given` to the model, both uint8 [3,H,W] without padding."""
-
-    key: str
-    kept: np.ndarray
-    given: np.ndarray
-
-    @classmethod
-    def of(cls, image: LoadedImage, reconstruction: Tensor) -> Self:
-        """Leave the padding of both out."""
-        geometry = image.record.geometry
-        kept, given = (undo_padding(pixels.numpy(), geometry) for pixels in (reconstruction, image.pixels))
-        return cls(image.record.key, kept, given)
+    def _hand_on(self, trials: Sequence[Trial]) -> "tuple[Sequence[Future[Timed[list[ImageMeasured]]]], Writing]":
+        """Have what came back measured, and that of the first contender written."""
+        portions = parts(trials, trials[0].given[0].size, self.workers.num_threads)
+        measuring = self.workers.after_call(partial(timed, self.work.measuring.measure), portions)
+        if self.work.writer is None:
+            return measuring, NOTHING_WRITTEN
+        pictures = [(trial.key, trial.versions[0].pixels) for trial in trials]
+        return measuring, self.work.writer.submit(pictures, self.workers)
 
 
-def _measured(pairs: Sequence[_Pair]) -> list[ImageMeasured]:
-    return [ImageMeasured(pair.key, _psnr_db(pair.kept, pair.given)) for pair in pairs]
-
-
-def _psnr_db(kept: np.ndarray, given: np.ndarray) -> float:
-    return min(psnr_db(torch.from_numpy(kept), torch.from_numpy(given)), _MAX_PSNR_DB)
+def _versions(contender: Contender, given: Given) -> list[Version | Failure]:
+    """Return what comes back of images from one that is compared; failures say from which."""
+    try:
+        versions = contender.reconstruct(given)
+    except UnreadableImageError as error:
+        versions = [Failure(image.record.key, str(error)) for image in given.images]
+    return [
+        replace(one, reason=f"{contender.title}: {one.reason}") if isinstance(one, Failure) else one for one in versions
+    ]
 
 
 @contextmanager

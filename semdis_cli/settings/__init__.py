@@ -30,7 +30,9 @@ from semdis_cli.settings.inputs import (
     SourceSettings,
     Workers,
 )
+from semdis_cli.settings.latent_eval import LatentEvalSettings, PictureSettings
 from semdis_cli.settings.latents import Alpha, Flip, LatentSettings, PartSettings, Posterior, ShardSettings, StoreDtype
+from semdis_cli.settings.measures import MeasureSettings, MetricName
 from semdis_cli.settings.model import (
     CompileChoice,
     Device,
@@ -72,13 +74,17 @@ __all__ = [
     "GeometrySettings",
     "ImageFormat",
     "JpegScaling",
+    "LatentEvalSettings",
     "LatentSettings",
     "LoadSettings",
     "MaxErrors",
+    "MeasureSettings",
     "Member",
+    "MetricName",
     "ModelSettings",
     "NoiseKind",
     "PartSettings",
+    "PictureSettings",
     "Posterior",
     "ProcessSettings",
     "ReadSettings",

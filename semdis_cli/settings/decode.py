@@ -16,7 +16,9 @@ from semdis_cli.option import (
 )
 from semdis_cli.settings.inputs import MaxErrors, Seed, Workers
 from semdis_cli.settings.latents import LatentSettings
+from semdis_cli.settings.measures import MeasureSettings
 from semdis_cli.settings.model import NoiseKind, Sampler, Schedule
+from semdis_cli.settings.page import PageSettings
 from semdis_cli.settings.processes import ProcessSettings
 
 ImageFormat = Literal["png", "jpg", "webp"]
@@ -78,6 +80,8 @@ class RoundtripSettings:
     max_errors: MaxErrors = None
     latents: LatentSettings = LatentSettings()
     decode: DecodeSettings = field(default_factory=DecodeSettings)
+    measures: MeasureSettings = MeasureSettings()
+    page: PageSettings = PageSettings()
 
     def __post_init__(self) -> None:
         if self.latents.posterior == "moments":

@@ -15,7 +15,7 @@ from semdis_cli.errors import CheckpointError, DivergedError
 from semdis_cli.events import CompilingFailed, TrainingMeasured, TrainingProgress
 from semdis_cli.files.atomic import explaining, publish
 from semdis_cli.files.json_text import strict_json
-from semdis_cli.metrics import psnr_db
+from semdis_cli.metrics.psnr import psnr_db
 from semdis_cli.model.compiling import compile_modules, compiler_errors, first_line, uncompile_modules
 from semdis_cli.model.noise import noise_of_images
 from semdis_cli.model.pixels import float_to_images, images_to_float

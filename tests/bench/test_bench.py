@@ -18,7 +18,7 @@ from semdis_cli.bench.end_to_end import Costs, run_decode, run_encode, summarise
 from semdis_cli.bench.limit import Reached, Spread, explain, find_limit
 from semdis_cli.bench.machine import GemmRate, describe_machine, intra_op_threads, measure_gemm
 from semdis_cli.bench.model import measure_decode, measure_encode, measure_own_gemm
-from semdis_cli.bench.peers import PEERS, check_size, find_peer, make_peer, measure_peer
+from semdis_cli.bench.peers import check_size, measure_peer
 from semdis_cli.bench.processes import Request, ask_child, measure_start_up, peak_memory
 from semdis_cli.bench.sample import gather_images, middle_size, repeated, spread_out
 from semdis_cli.bench.stages import Picture, Stages, measure_stages
@@ -27,6 +27,7 @@ from semdis_cli.errors import UsageError
 from semdis_cli.images.formats.jpeg.decoder import jpeg_decoder
 from semdis_cli.images.loader import Loader
 from semdis_cli.images.synthetic import jpeg_of
+from semdis_cli.model.peers import PEERS, find_peer, make_peer
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import EncodedCall, ImageCall, start_workers
 from semdis_cli.pipeline.decode import sampling_of
@@ -373,7 +374,7 @@ def test_a_peer_without_its_package_is_refused_with_the_command_that_installs_it
     with pytest.raises(
         UsageError, match=r"--against sd needs diffusers: pip install 'semdis\[peers\]' \(.*diffusers.*\)"
     ):
-        find_peer("sd")
+        find_peer("sd", "--against sd")
 
 
 @pytest.mark.slow
@@ -383,7 +384,7 @@ def test_a_peer_is_run_beside_the_model(name: Any, tokenizer: Tokenizer, workers
     pytest.importorskip("diffusers")
     speed = measure_peer(name, tokenizer, (64, 64), SAMPLING, workers, EFFORT)
     assert speed.num_parameters == sum(
-        one.numel() for one in make_peer(name, torch.device("cpu"), torch.float32).parameters()
+        one.numel() for one in make_peer(name, torch.device("cpu"), torch.float32, "--against").network.parameters()
     )
     assert 50e6 < speed.num_parameters < 400e6
     for both in (speed.encode, speed.decode):

@@ -137,6 +137,7 @@ def test_reports_of_a_set_with_all_that_there_is_are_as_documented(
 def test_reports_of_what_works_on_latents_are_as_documented(run: Run, tiny: Path, photos: Path, tmp_path: Path) -> None:
     run("encode", photos, "--model", tiny, "-q")
     assert problems(run("inspect", "--json").stdout, "inspect") == []
+    assert problems(run("eval", "latents", "--json", "-q").stdout, "eval of latents") == []
     for kind in ("webdataset", "safetensors", "npy", "mds", "litdata", "kohya"):
         done = run("export", "-o", kind, "--format", kind, "--json", "-q")
         assert problems(done.stdout, *EVERY_RUN, "export") == []

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from semdis_cli.dataset.latent_dataset import LatentDataset
-from semdis_cli.metrics import psnr_db
+from semdis_cli.metrics.psnr import psnr_db
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.parts import LATENTS, LATENTS_FLIP, LOG_SNR, LOG_SNR_FLIP, QUANTISED, SCALE, SCALE_FLIP
 from semdis_cli.store.index import read_rows

@@ -410,7 +410,7 @@ def test_two_processes_measure_the_same(photos: Path, tokenizer: Tokenizer, tmp_
             plan = plan_encode(find_images([photos]), loader, tokenizer, SETTINGS)
             list(roundtrip(plan, loader, tokenizer, how, tmp_path / name))
     assert lasting(tmp_path / "both") == lasting(tmp_path / "alone")
-    assert (tmp_path / "both/psnr.jsonl").read_bytes().count(b"psnr_db") == NUM_IMAGES - 2
+    assert (tmp_path / "both/figures.jsonl").read_bytes().count(b"psnr_db") == NUM_IMAGES - 2
     assert json.loads((tmp_path / "both/report.json").read_bytes())["processes"] == 2
 
 

@@ -9,15 +9,20 @@ from typing import Any, NamedTuple, Protocol
 from semdis_cli.events import Event, ShardDecoded
 from semdis_cli.images.loader import Loader
 from semdis_cli.memory import room_for_images
+from semdis_cli.metrics.measure import Measurer
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.pipeline.calls import busy_threads
+from semdis_cli.pipeline.contenders.tokenized import TokenizedContender
 from semdis_cli.pipeline.fleet.fleet import Fleet, Outcome, Worker
 from semdis_cli.pipeline.fleet.model_copy import ModelCopy
 from semdis_cli.pipeline.fleet.sending import SentShard, ShardReceiver, ShardSender, why_unopened
 from semdis_cli.pipeline.images_out import ImageWriter
+from semdis_cli.pipeline.kept_pictures import PictureChoice, PictureKeeper
+from semdis_cli.pipeline.measuring import Measuring
 from semdis_cli.pipeline.on_ray.engine import device_in_cluster, ray_engine
 from semdis_cli.pipeline.shard_roundtrip import RoundtripWork, shard_roundtrip
-from semdis_cli.settings import LatentSettings, LoadSettings, ProcessSettings, WriteSettings
+from semdis_cli.settings import LatentSettings, LoadSettings, RoundtripSettings, WriteSettings
+from semdis_cli.settings.measures import MeasureSettings
 from semdis_cli.store.writing.plan import PlannedShard
 
 _Record = Callable[[ShardDecoded], object]
@@ -57,6 +62,8 @@ class RoundtripJob:
     load: LoadSettings
     latents: LatentSettings
     sampling: FCDMDiffAEInferenceConfig
+    measures: MeasureSettings
+    pictures: tuple[Path, PictureChoice] | None
     root: Path
     write: WriteSettings
     num_workers: int
@@ -82,7 +89,10 @@ class RoundtripJob:
         writer = ImageWriter(self.root, received.names, self.write)
         room = room_for_images().shared_by(self.num_processes)
         with Loader(self.load, tokenizer.patch_size, self.num_workers, room) as loader:
-            work = RoundtripWork(loader, tokenizer, self.latents, self.sampling, writer)
+            first = TokenizedContender("semdis", tokenizer, self.latents, self.sampling)
+            keeper = None if self.pictures is None else PictureKeeper(*self.pictures)
+            measuring = Measuring(Measurer.of(self.measures, tokenizer.model.device), keeper=keeper)
+            work = RoundtripWork(loader, first, measuring, writer)
             with shard_roundtrip(work, self.num_workers, self.num_processes) as trip:
 
                 def run(shards: Iterable[_Sent], record: _Record) -> Generator[Event, None, None]:
@@ -114,22 +124,25 @@ class _Received:
 
 
 def roundtrip_engine(
-    work: RoundtripWork, num_workers: int, settings: ProcessSettings, shards: Sequence[PlannedShard]
+    work: RoundtripWork, settings: RoundtripSettings, shards: Sequence[PlannedShard]
 ) -> AbstractContextManager[RoundtripEngine]:
     """Return what encodes and decodes `shards`: threads of this process, or as many processes as there are shards."""
-    devices = settings.places[: len(shards)]
-    is_in_cluster = settings.is_in_cluster and bool(shards)
-    if len(devices) < 2 and not is_in_cluster:
+    num_workers, processes, writer = settings.decode.num_workers, settings.decode.processes, work.writer
+    devices = processes.places[: len(shards)]
+    is_in_cluster = processes.is_in_cluster and bool(shards)
+    if (len(devices) < 2 and not is_in_cluster) or writer is None:
         return shard_roundtrip(work, num_workers)
     places = [device_in_cluster(work.tokenizer)] if is_in_cluster else devices
-    writer, num_each, sender = work.writer, max(1, num_workers // len(places)), ShardSender(work.loader)
-    how = work.loader.settings, work.latents, work.sampling, writer.root, writer.settings, num_each, len(places)
-    jobs = [RoundtripJob(ModelCopy.of(work.tokenizer, device), *how) for device in places]
+    num_each, sender, keeper = max(1, num_workers // len(places)), ShardSender(work.loader), work.measuring.keeper
+    pictures = None if keeper is None else (keeper.folder, keeper.choice)
+    first, load = work.first, work.loader.settings
+    how = load, first.latents, first.sampling, settings.measures, pictures, writer.root, writer.settings
+    jobs = [RoundtripJob(ModelCopy.of(work.tokenizer, device), *how, num_each, len(places)) for device in places]
 
     def pack(shard: PlannedShard, known: set[int]) -> _Sent:
         keys = [image.source.key for image in shard.images]
         return _Sent(sender.pack(shard, known), {key: writer.names[key] for key in keys})
 
     if is_in_cluster:
-        return ray_engine(jobs[0], settings, pack, shards, writer.root)
+        return ray_engine(jobs[0], processes, pack, shards, writer.root)
     return Fleet(jobs, pack, len(jobs) * busy_threads(work.tokenizer, num_each))

@@ -1,4 +1,4 @@
-"""Image quality: pure functions on tensors."""
+"""Peak signal-to-noise ratio."""
 
 import math
 

@@ -1,0 +1,70 @@
+"""The page of a run: checked before work, made when all is measured, told of at the end."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from semdis_cli.settings import SourceSettings
+from semdis_cli.settings.page import PageSettings
+from semdis_cli.wording import count
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from semdis_cli.pipeline.roundtrip import Finish, Measured
+
+
+def check_page(page: PageSettings) -> None:
+    """Raise `UsageError` for a page that cannot be written, before work."""
+    if page.report is not None:
+        from semdis_cli.evaluation.page.build import check_report_path
+
+        check_report_path(page.report)
+
+
+def finish_with(page: PageSettings, named: SourceSettings, worst: "WorstPair | None" = None) -> "Finish":
+    """Return what is made of a run's figures once all are there: a page, if one is asked for. `worst` is filled."""
+    from semdis_cli.pipeline.roundtrip import nothing_more
+
+    make: Finish = nothing_more
+    if page.report is not None:
+        from semdis_cli.evaluation.report import page_of
+
+        make = page_of(page, ", ".join(str(source) for source in named.sources) or str(named.files_from))
+
+    def finish(measured: "Measured") -> dict[str, Any]:
+        if worst is not None:
+            worst.fill(measured)
+        return make(measured)
+
+    return finish
+
+
+@dataclass
+class WorstPair:
+    """The image that came back worst, for a terminal: `pictures` of the original and of the first contender."""
+
+    longest_px: int
+    key: str = ""
+    pictures: "tuple[NDArray[np.uint8], ...]" = ()
+
+    def fill(self, measured: "Measured") -> None:
+        """Take it from what a run has measured; it stays empty if there is none."""
+        from semdis_cli.images.thumbnails import small_pixels
+        from semdis_cli.pipeline.kept_pictures import kept_pictures
+
+        worst = {row.key for row in measured.figures.worst[:1]}
+        for one in kept_pictures(measured.pictures, len(measured.contenders)):
+            if one.key in worst:
+                files = (one.original, one.versions[0])
+                self.key = one.key
+                self.pictures = tuple(small_pixels(path.read_bytes(), self.longest_px) for path in files)
+
+
+def describe_page(report: dict[str, Any]) -> str:
+    """Return what to add to the closing line about the page."""
+    page = report.get("page")
+    if page is None:
+        return ""
+    beside = f" and {page['folder']}" if page["folder"] else ""
+    return f"; {count(page['images'], 'image')} to look at in {page['path']}{beside}"

@@ -1,0 +1,171 @@
+"""The pictures of a page: their names, how they lie within it, and the folder beside it."""
+
+import base64
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from semdis_cli.errors import StoreError
+from semdis_cli.evaluation.page.contents import PageImage
+from semdis_cli.files import disk
+from semdis_cli.files.atomic import explaining, make_folder, publish
+from semdis_cli.files.links import why_unreadable
+from semdis_cli.files.together import Publisher
+from semdis_cli.images.thumbnails import thumbnail
+
+_THUMBNAIL_PX = 192
+_GROUP_BYTES = 1 << 25  # of files that are synced together
+_MARKER, _MARK = (
+    ".semdis-page",
+    b"Pictures of the page of this name. The next run that writes the page replaces them.\n",
+)
+_THUMBNAIL, _ORIGINAL, _PCA = "thumb", "original", "pca"
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnails:
+    """A JPEG of each image, in a file that has no name. `lengths`: their bytes."""
+
+    file: BinaryIO
+    lengths: tuple[int, ...]
+
+    @classmethod
+    def make(cls, images: Sequence[PageImage], file: BinaryIO) -> Self:
+        """Make those of the originals. `file` is new. Raises `StoreError` and `UnreadableImageError`."""
+        return cls(file, tuple(file.write(thumbnail(_read(image.original), _THUMBNAIL_PX)) for image in images))
+
+    def read(self) -> Iterator[bytes]:
+        """Read one after the other, in the order of the images."""
+        self.file.seek(0)
+        return (self.file.read(length) for length in self.lengths)
+
+
+def pictures_of(number: int, image: PageImage) -> dict[str, Path]:
+    """The files of the image of this number, but for its thumbnail, by their names on the page, without suffix."""
+    versions = {str(place): version.picture for place, version in enumerate(image.versions)}
+    latents = {} if image.pca is None else {_PCA: image.pca}
+    return {_name(number, word): path for word, path in ({_ORIGINAL: image.original} | versions | latents).items()}
+
+
+def thumbnail_name(number: int) -> str:
+    """Name of the thumbnail of the image of this number, without suffix."""
+    return _name(number, _THUMBNAIL)
+
+
+def _name(number: int, word: str) -> str:
+    return f"{number:06d}-{word}"
+
+
+def embedded_thumbnails(thumbnails: Thumbnails) -> Iterator[bytes]:
+    """Thumbnails as blocks of the page."""
+    for number, data in enumerate(thumbnails.read()):
+        yield _block(thumbnail_name(number), data)
+
+
+def embedded_pictures(images: Sequence[PageImage]) -> Iterator[bytes]:
+    """Pictures as blocks of the page, read one at a time. Raises `StoreError`."""
+    for number, image in enumerate(images):
+        for name, path in pictures_of(number, image).items():
+            yield _block(name, _read(path))
+
+
+def embedded_thumbnail_bytes(thumbnails: Thumbnails) -> int:
+    """Bytes of `embedded_thumbnails`."""
+    return sum(_block_bytes(thumbnail_name(number), length) for number, length in enumerate(thumbnails.lengths))
+
+
+def embedded_picture_bytes(images: Sequence[PageImage]) -> int:
+    """Bytes of `embedded_pictures`. Raises `StoreError`."""
+    return sum(
+        _block_bytes(name, _file_bytes(path))
+        for number, image in enumerate(images)
+        for name, path in pictures_of(number, image).items()
+    )
+
+
+def _block(name: str, data: bytes) -> bytes:
+    return b'<script type="text/plain" class="picture" id="%s">%s</script>\n' % (name.encode(), base64.b64encode(data))
+
+
+def _block_bytes(name: str, num_bytes: int) -> int:
+    return len(_block(name, b"")) + 4 * -(-num_bytes // 3)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"cannot be read ({why_unreadable(path, error)})", place=path) from error
+
+
+def _file_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise StoreError(f"cannot be read ({why_unreadable(path, error)})", place=path) from error
+
+
+def is_folder_of_page(folder: Path) -> bool:
+    """Tell whether an earlier page has put its pictures into `folder`."""
+    return (folder / _MARKER).is_file() and not folder.is_symlink()
+
+
+def write_folder(folder: Path, images: Sequence[PageImage], thumbnails: Thumbnails | None) -> None:
+    """Put the pictures into `folder`, in the place of what an earlier page has put there: all of them, or none.
+
+    Those that lie on its disk are not copied but get another name. Raises `StoreError`, `NoSpaceError`, `UsageError`.
+    """
+    pending = disk.new_temporary(folder.parent)
+    make_folder(pending)
+    try:
+        publish(pending / _MARKER, [_MARK])
+        _fill(pending, images, thumbnails)
+        _give_place(pending, folder)
+    finally:
+        disk.remove_folder(pending)
+
+
+def _fill(folder: Path, images: Sequence[PageImage], thumbnails: Thumbnails | None) -> None:
+    publisher = Publisher(folder)
+    for group in _groups(_copied(folder, images)):
+        publisher.publish(group)
+    if thumbnails is not None:
+        named = ((folder / f"{thumbnail_name(number)}.jpg", data) for number, data in enumerate(thumbnails.read()))
+        for group in _groups(named):
+            publisher.publish(group)
+
+
+def _copied(folder: Path, images: Sequence[PageImage]) -> Iterator[tuple[Path, bytes]]:
+    """Give pictures names in `folder`; yields those that have to be written there."""
+    for number, image in enumerate(images):
+        for name, path in pictures_of(number, image).items():
+            target = folder / f"{name}.png"
+            if not disk.try_link(path, target):
+                yield target, _read(path)
+
+
+def _groups(files: Iterable[tuple[Path, bytes]]) -> Iterator[list[tuple[Path, bytes]]]:
+    group: list[tuple[Path, bytes]] = []
+    for file in files:
+        group.append(file)
+        if sum(len(data) for _, data in group) >= _GROUP_BYTES:
+            yield group
+            group = []
+    yield group
+
+
+def _give_place(pending: Path, folder: Path) -> None:
+    aside = disk.new_temporary(folder.parent)
+    with explaining(folder):
+        is_there = folder.exists()
+        if is_there:
+            folder.rename(aside)
+        try:
+            pending.rename(folder)
+        except OSError:
+            if is_there:
+                aside.rename(folder)
+            raise
+        disk.sync_folder(folder.parent)
+    disk.remove_folder(aside)

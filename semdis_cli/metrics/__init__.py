@@ -1,0 +1,1 @@
+"""Figures of quality: of pairs of images, and of sets of them."""
