@@ -9,11 +9,12 @@ import typer
 from semdis_cli.cli.display import Display, Position, open_display
 from semdis_cli.cli.options import Reporting
 from semdis_cli.cli.report import follow, one_line
-from semdis_cli.cli.setup import refuse_absent_device
+from semdis_cli.cli.setup import refuse_absent_device, refuse_others
 from semdis_cli.cli.tables import Section, show
 from semdis_cli.errors import ExitCode
 from semdis_cli.evaluation.generator.settings import GeneratorRunSettings
 from semdis_cli.events import Event, GeneratorMeasured, Planning, RunFinished, RunStarted, TrainingProgress
+from semdis_cli.files.url import Location
 from semdis_cli.wording import count
 
 _COLUMNS = ("set", "#start", "#end", "#95 %", "#half way", "#GFLOPs")
@@ -22,7 +23,7 @@ _MAX_TITLE = 28  # all columns fit into 80
 
 def run_generator(
     context: typer.Context,
-    sets: Sequence[Path],
+    sets: Sequence[Location],
     settings: GeneratorRunSettings,
     output: Path,
     reporting: Reporting,
@@ -34,11 +35,14 @@ def run_generator(
 
     from semdis_cli.evaluation.generator.compare import compare, prepare_generator
 
+    for place in sets:
+        refuse_others(place)
     job = prepare_generator(settings, output)
+    events = compare([Path(str(place)) for place in sets], job)
     if not reporting.quiet:
         size, dtype = job.settings.size, job.settings.dtype
         display.say(f"semdis: training DiT-{size} in {dtype} on {job.device}, {count(len(sets), 'set')}")
-    return follow(compare(sets, job), reporting, summarise=_summary, display=display, make_view=_GeneratorView)
+    return follow(events, reporting, summarise=_summary, display=display, make_view=_GeneratorView)
 
 
 class _GeneratorView:
@@ -110,6 +114,8 @@ def _compared(report: dict[str, Any]) -> Iterator[str]:
             by += f" (95 %: {-lost['high']:.4f}..{-lost['low']:.4f}{sure})"
         steps = found["steps_to_its_last_loss"]
         after = "" if steps is None else f", and reaches its last loss after {count(round(steps['mean']), 'step')}"
+        if lost["mean"] > -abs(found["relative_loss_at_first"]["mean"]):
+            after = "; they differ as much before the first step, so this says nothing"
         yield one_line(f"{found['set']} ends below {found['against']} {by}{after}")
 
 

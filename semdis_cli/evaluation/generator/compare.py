@@ -107,10 +107,11 @@ def _publish_pictures(job: GeneratorJob, curves: Sequence[SetCurves], note: str)
 
 
 def _record(matched: MatchedSets, job: GeneratorJob) -> dict[str, Any]:
-    """Return all that decides the curves: a run that goes on is compared with it."""
+    """Return all that decides a curve but its seed: a run that goes on is compared with it, and may add seeds."""
+    settings = {name: value for name, value in job.settings.to_json().items() if name not in {"seed", "num_seeds"}}
     return {
         "command": "eval --generator",
-        "settings": job.settings.to_json(),
+        "settings": settings,
         "device": job.device.type,
         "latents_sha256": [one.sha256 for one in matched.sets],
         "images_sha256": matched.common.sha256,

@@ -136,6 +136,15 @@ def test_a_finished_comparison_is_told_again_without_training(whole: tuple[Path,
     assert made(whole[0]) == before
 
 
+def test_seeds_may_be_added_later(tmp_path: Path, whole: tuple[Path, list[Path]]) -> None:
+    root = whole[1][0]
+    run(tmp_path / "both", root, num_steps=2, num_points=1, num_seeds=2)
+    run(tmp_path / "later", root, num_steps=2, num_points=1, seed=1)
+    events = run(tmp_path / "later", root, num_steps=2, num_points=1, num_seeds=2)
+    assert [event.seed for event in events if isinstance(event, GeneratorMeasured)] == [0, 0, 1]
+    assert made(tmp_path / "later") == made(tmp_path / "both")
+
+
 def start(output: Path, *sets: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-c", RUN, *map(os.fspath, (output, *sets))],

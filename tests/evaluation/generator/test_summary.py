@@ -67,6 +67,7 @@ def test_sets_are_compared_seed_by_seed() -> None:
     fast = SetCurves("fast", (curve(4.0, 2.0, 1.0), curve(5.0, 3.0, 2.0)), (1.0, 1.0), 2.0)
     found = difference(fast, slow)
     assert found["relative_loss"] == {"mean": -1.0, "low": -1.0, "high": -1.0}  # of both seeds
+    assert found["relative_loss_at_first"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
     assert found["steps_to_its_last_loss"]["mean"] == 10
     assert difference(slow, fast)["steps_to_its_last_loss"] is None
     assert over_seeds([1.0, None]) is None
