@@ -16,7 +16,14 @@ from semdis_cli.evaluation.generator.matched import MatchedSets, match_sets
 from semdis_cli.evaluation.generator.settings import GeneratorRunSettings, GeneratorSettings
 from semdis_cli.evaluation.generator.state import GeneratorState
 from semdis_cli.evaluation.generator.summary import SetCurves
-from semdis_cli.evaluation.generator.train import LOG_FILE, CurveImages, CurveTrainer, Point, finished_points
+from semdis_cli.evaluation.generator.train import (
+    LOG_FILE,
+    STATE_FILE,
+    CurveImages,
+    CurveTrainer,
+    Point,
+    finished_points,
+)
 from semdis_cli.events import Event, GeneratorMeasured, RunFinished, RunStarted, TrainingProgress
 from semdis_cli.files.atomic import check_free_space, make_folder, publish
 from semdis_cli.files.claim import check_image_folder, claimed_folder
@@ -69,7 +76,7 @@ def compare(paths: Sequence[Path], job: GeneratorJob) -> Iterator[Event]:
             images.append(one)
         facts = tuple(SetFacts.of(matched, number, one, job.settings.size) for number, one in enumerate(images))
         said = [*matched.notes(), *notes(facts, job.settings, job.device)]
-        yield RunStarted(len(matched.common), 0, 0.0, note="; ".join(said))
+        yield RunStarted(len(matched.common), 0, 0.0, note="\n".join(said))
 
         runs = {
             (number, seed): _CurveRun(matched, images[number], (number, seed), job.output / folder, job)
@@ -100,10 +107,11 @@ def _publish_pictures(job: GeneratorJob, curves: Sequence[SetCurves], note: str)
 
 
 def _record(matched: MatchedSets, job: GeneratorJob) -> dict[str, Any]:
-    """Return all that decides the curves: a run that goes on is compared with it."""
+    """Return all that decides a curve but its seed: a run that goes on is compared with it, and may add seeds."""
+    settings = {name: value for name, value in job.settings.to_json().items() if name not in {"seed", "num_seeds"}}
     return {
         "command": "eval --generator",
-        "settings": job.settings.to_json(),
+        "settings": settings,
         "device": job.device.type,
         "latents_sha256": [one.sha256 for one in matched.sets],
         "images_sha256": matched.common.sha256,
@@ -128,6 +136,7 @@ class _CurveRun:
         settings = self.job.settings
         finished = finished_points(self.folder, settings.num_steps)
         if finished is not None:
+            (self.folder / STATE_FILE).unlink(missing_ok=True)  # a kill may have come before that
             self.points = finished
             yield self._measured(finished[-1])
             return

@@ -79,7 +79,7 @@ def draw_curves(title: str, note: str, sets: Sequence[SetCurves]) -> "Figure":
     _label(over_time, "t: 0 clean, 1 noise", f"The same by time, after {sets[0].steps[-1]:,} steps")
     over_time.set_xlim(0, 1)
     _scale_steps(over_steps, sets)
-    over_steps.legend(loc="upper right")
+    figure.legend(loc="outside upper right", ncols=min(len(sets), 3))
     return figure
 
 

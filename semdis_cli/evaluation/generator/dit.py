@@ -143,6 +143,13 @@ def positions(h: int, w: int, width: int, device: torch.device) -> Tensor:
     return torch.cat([rows[:, None].expand(-1, w, -1), columns[None].expand(h, -1, -1)], dim=2).flatten(0, 1)
 
 
+def num_parameters(shape: DiTShape, num_values: int, num_classes: int) -> int:
+    """Return how many parameters a network has, for tokens of `num_values` values."""
+    width, ends = shape.width, (2 * num_values + 2 * _NUM_FREQUENCIES + num_classes + 1) * shape.width + num_values
+    of_block = (10 + 2 * _MLP_RATIO) * width**2 + (11 + _MLP_RATIO) * width
+    return ends + shape.depth * of_block + 3 * width**2 + 5 * width
+
+
 def flops(shape: DiTShape, num_values: int, num_tokens: int) -> int:
     """Return 2 x multiply-adds of a forward pass for one image of `num_tokens` tokens of `num_values` values."""
     width = shape.width

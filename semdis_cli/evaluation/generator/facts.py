@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import torch
 
-from semdis_cli.evaluation.generator.dit import SHAPES, DiT, flops
+from semdis_cli.evaluation.generator.dit import SHAPES, flops, num_parameters
 from semdis_cli.evaluation.generator.matched import MatchedSets
 from semdis_cli.evaluation.generator.settings import GeneratorSettings, GeneratorSize
 from semdis_cli.evaluation.generator.summary import SetCurves, difference
@@ -49,8 +49,6 @@ class SetFacts:
         channels = len(normalisation.mean)
         grids = [grids[number] for grids in matched.buckets.grids]
         tokens = tuple(sorted({h * w // patch**2 for h, w in grids}))
-        with torch.device("meta"):
-            model = DiT(shape, channels, patch, matched.num_classes)
         return cls(
             title=matched.titles[number],
             path=escape_name(str(one.path)),
@@ -63,7 +61,7 @@ class SetFacts:
             patch=patch,
             tokens_per_image=tokens,
             values_per_token=channels * patch**2,
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            parameters=num_parameters(shape, channels * patch**2, matched.num_classes),
             gflops_per_image=round(flops(shape, channels * patch**2, tokens[-1]) / 1e9, 4),
         )
 

@@ -56,7 +56,7 @@ def find_common(sets: Sequence[LatentDataset]) -> Generator[Planning, None, Comm
 
 def _merged(sets: Sequence[LatentDataset]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield each key that all sets have and its number in each: all of them are in the order of keys."""
-    walks = [((one.key(number), number) for number in range(len(one))) for one in sets]
+    walks = [zip(map(one.key, range(len(one))), range(len(one)), strict=True) for one in sets]
     heads = [next(walk, None) for walk in walks]
     while (found := [head for head in heads if head is not None]) and len(found) == len(sets):
         look()

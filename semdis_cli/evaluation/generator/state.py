@@ -30,11 +30,6 @@ class GeneratorState:
         self._optimizer = torch.optim.AdamW(self.model.parameters(), betas=_BETAS, weight_decay=0.0)
 
     @property
-    def num_parameters(self) -> int:
-        """Number of parameters of the model."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
-
-    @property
     def num_bytes(self) -> int:
         """Bytes of a saved state: weights, average and two moments."""
         return 4 * sum(4 * parameter.numel() for parameter in self.model.parameters())

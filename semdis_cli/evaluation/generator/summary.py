@@ -131,12 +131,14 @@ def over_seeds(needed: Sequence[float | None]) -> dict[str, float | None] | None
 def difference(one: SetCurves, other: SetCurves) -> dict[str, Any]:
     """Compare two sets seed by seed: their last relative losses, and when `one` reaches what `other` ends at.
 
-    Below 0, `one` has the lower loss.
+    Below 0, `one` has the lower loss. Where that is no further below 0 than at first, when nothing is learned, it is
+    chance of the images that are measured.
     """
     pairs = list(zip(one.relative(), other.relative(), strict=True))
     return {
         "set": one.title,
         "against": other.title,
         "relative_loss": Interval.of([mine[-1] - theirs[-1] for mine, theirs in pairs]).to_json(),
+        "relative_loss_at_first": Interval.of([mine[0] - theirs[0] for mine, theirs in pairs]).to_json(),
         "steps_to_its_last_loss": over_seeds([steps_to(one.steps, mine, theirs[-1]) for mine, theirs in pairs]),
     }
