@@ -1,4 +1,4 @@
-// What both charts have in common: a canvas as sharp as the screen, round numbers along an axis, and a drag that selects.
+// What both charts have in common: a canvas as sharp as the screen, round numbers on an axis, a drag that selects.
 
 const MARGIN = { left: 46, right: 12, top: 10, bottom: 24 };  // px
 
@@ -106,7 +106,8 @@ function watchDrags(root, isTall, { select, click }) {
   canvas.addEventListener("pointermove", event => {
     if (!from) return;
     const [left, top, right, bottom] = corners(from, place(event));
-    const sides = isTall ? { left, top: MARGIN.top, width: right - left } : { left, top, width: right - left, height: bottom - top };
+    const width = right - left;
+    const sides = isTall ? { left, top: MARGIN.top, width } : { left, top, width, height: bottom - top };
     for (const [side, value] of Object.entries(sides)) brush.style[side] = `${value}px`;
     brush.hidden = false;
   });

@@ -18,8 +18,9 @@ function showHistogram() {
   drawBars(context, bars, heights, edges, counts);
   drawStrip(context, box, figure);
   drawHorizontalAxis(context, box, histogramScale, "");
-  const said = `${figureTitle(figure)} from ${withUnit(edges[0], figure.metric)} to ${withUnit(edges.at(-1), figure.metric)}; ${chosen.length} of ${images.length} images are chosen`;
-  root.querySelector("canvas").setAttribute("aria-label", `Histogram: ${said}`);
+  const [low, high] = [edges[0], edges.at(-1)].map(edge => withUnit(edge, figure.metric));
+  root.querySelector("canvas").setAttribute("aria-label",
+    `Histogram: ${figureTitle(figure)} from ${low} to ${high}; ${chosen.length} of ${images.length} images are chosen`);
 }
 
 function histogramOf(figure) {

@@ -314,8 +314,10 @@ def test_keys_are_told_and_the_focus_comes_back(show: Show, report: Path) -> Non
     assert view.page.locator("#viewer").is_visible()
     view.page.keyboard.press("ArrowRight")
     view.page.keyboard.press("Escape")
+    view.page.keyboard.press("Escape")
     view.page.wait_for_selector("#viewer", state="hidden")
     assert "image 0003.jpg" in focused(view)
+    assert view.page.url.startswith("file:"), "back to the page, and not from it"
 
 
 def test_a_view_can_be_linked(show: Show, report: Path) -> None:
@@ -550,7 +552,7 @@ def longest_script_ms(browser: "Browser", view: View, script: str) -> float:
 
 SCROLL = """async () => {
   for (let step = 0; step < 60; step++) {
-    scrollBy(0, step % 10 ? 180 : 3000);
+    scrollBy(0, step % 10 ? (step < 40 ? 180 : -180) : 3000);
     await new Promise(requestAnimationFrame);
   }
 }"""
@@ -583,6 +585,8 @@ def test_two_thousand_images_stay_smooth(show: Show, many: Path, browser: "Brows
         assert longest_script_ms(browser, view, script) < 50
         assert view.number_of("document.querySelectorAll('*').length") < 1500
         assert view.number_of("document.images.length") < 250
+        places = view.page.locator(".place").evaluate_all("places => places.map(place => Number(place.ariaPosInSet))")
+        assert places == sorted(places), "heard in the order in which they are seen"
     view.page.keyboard.press("Escape")
     view.page.wait_for_selector("#viewer", state="hidden")
     view.page.keyboard.press("End")
