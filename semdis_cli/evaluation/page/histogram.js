@@ -25,7 +25,18 @@ function showHistogram() {
 
 function histogramOf(figure) {
   const found = figure.minus === null && figure.contender.histograms[figure.metric.name];
-  return found && found.counts.length ? found : histogramOfPage(figure);
+  return found && found.counts.length ? merged(found) : histogramOfPage(figure);
+}
+
+// Of few images in many bins nobody sees how they are distributed: neighbours are added up.
+function merged({ edges, counts }) {
+  const most = Math.max(8, 2 * Math.sqrt(contents.num_measured));
+  const step = Math.ceil(counts.length / most);
+  const starts = counts.flatMap((_, number) => (number % step ? [] : [number]));
+  return {
+    edges: [...starts.map(start => edges[start]), edges.at(-1)],
+    counts: starts.map(start => counts.slice(start, start + step).reduce((sum, count) => sum + count, 0)),
+  };
 }
 
 function histogramNote(figure) {

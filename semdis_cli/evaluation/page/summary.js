@@ -47,8 +47,14 @@ function metricHead(metric) {
 }
 
 function contenderHead(contender) {
-  const facts = contender.facts.map(([word, text]) => `${shown(word)} ${shown(text)}`).join(" · ");
-  return heading(make("div", {}, nameText(contender.title), make("small", {}, facts)), "row", { role: "rowheader" });
+  const name = make("div", {}, nameText(contender.title), make("small", {}, factsOf(contender).join(" · ")));
+  return heading(name, "row", { role: "rowheader" });
+}
+
+// All facts of the first contender, and of the others those that differ from it.
+function factsOf(contender) {
+  const texts = contender.facts.map(([word, text]) => `${shown(word)} ${shown(text)}`);
+  return contender === contenders[0] ? texts : texts.filter(text => !factsOf(contenders[0]).includes(text));
 }
 
 function summaryCell(contender, metric, statistic) {
