@@ -14,7 +14,7 @@ function showHistogram() {
   const beyond = (edges.at(-1) - edges[0]) * 0.02 || 1;
   histogramScale = linear([edges[0] - beyond, edges.at(-1) + beyond], [box.left, box.right]);
   const heights = linear([0, Math.max(1, ...counts) * 1.05], [bars.bottom, bars.top]);
-  drawVerticalAxis(context, bars, heights, "images");
+  drawVerticalAxis(context, bars, heights, "images", 1);
   drawBars(context, bars, heights, edges, counts);
   drawStrip(context, box, figure);
   drawHorizontalAxis(context, box, histogramScale, "");

@@ -452,10 +452,13 @@ def test_the_focus_is_seen(show: Show, report: Path) -> None:
 
 
 def test_names_are_shown_and_not_run(show: Show, tmp_path: Path) -> None:
-    page = make_page(tmp_path / "pictures", len(HOSTILE), titles=("<b>one</b>", "</script><script>alert(2)</script>"))
+    page = make_page(
+        tmp_path / "pictures", len(HOSTILE), titles=("<b>one</b>" + "n" * 300, "</script><script>alert(2)</script>")
+    )
     images = [replace(image, key=key) for image, key in zip(page.images, HOSTILE, strict=True)]
     path = tmp_path / "<script>.html"
-    write_page(replace(page, images=images, title=HOSTILE[0]), path, embed_bytes=EVERYTHING)
+    lists = {"failures": [(name, name) for name in HOSTILE], "provenance": [(name, name) for name in HOSTILE]}
+    write_page(replace(page, images=images, title=HOSTILE[0], **lists), path, embed_bytes=EVERYTHING)
     view = show(path, "#order=name")
     assert view.page.locator("h1").inner_text() == HOSTILE[0]
     assert view.number_of("document.scripts.length") == 3
@@ -469,7 +472,12 @@ def test_names_are_shown_and_not_run(show: Show, tmp_path: Path) -> None:
         view.page.keyboard.press("Escape")
         view.page.wait_for_selector("#viewer", state="hidden")
     assert view.number_of("document.querySelectorAll('b b, [onerror]').length") == 0
-    assert view.number_of("document.documentElement.scrollWidth") <= 1280
+    for window, width in ((view, 1280), (show(path, "#range=0.psnr_db~22~Infinity", **PHONE), 360)):
+        for details in ("#failures", "#provenance"):
+            window.page.locator(f"{details} > summary").click()
+        assert window.number_of("document.documentElement.scrollWidth") == width
+        window.page.locator(".tile").first.click()
+        assert window.number_of("document.querySelector('#viewer').scrollWidth") == width
 
 
 def test_no_other_script_runs_and_nothing_can_be_sent(show: Show, report: Path) -> None:
