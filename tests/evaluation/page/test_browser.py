@@ -457,8 +457,9 @@ def test_names_are_shown_and_not_run(show: Show, tmp_path: Path) -> None:
     )
     images = [replace(image, key=key) for image, key in zip(page.images, HOSTILE, strict=True)]
     path = tmp_path / "<script>.html"
-    lists = {"failures": [(name, name) for name in HOSTILE], "provenance": [(name, name) for name in HOSTILE]}
-    write_page(replace(page, images=images, title=HOSTILE[0], **lists), path, embed_bytes=EVERYTHING)
+    listed = [(name, name) for name in HOSTILE]
+    hostile = replace(page, images=images, title=HOSTILE[0], failures=listed, provenance=listed)
+    write_page(hostile, path, embed_bytes=EVERYTHING)
     view = show(path, "#order=name")
     assert view.page.locator("h1").inner_text() == HOSTILE[0]
     assert view.number_of("document.scripts.length") == 3
