@@ -74,6 +74,9 @@ def test_images_are_sorted_by_any_figure_worst_first(show: Show, report: Path) -
     view.page.select_option("#order", "worst")
     assert view.names()[:3] == ["image 0007.jpg", "image 0017.jpg", "image 0004.jpg"]
     assert view.page.locator(".place[aria-posinset='1'] b").inner_text() == "0.460"
+    view.page.select_option("#figure", "1-0.psnr_db")
+    assert view.text("#histogram-title") == "PSNR: ten steps minus one step 20 images of this page"
+    assert view.page.locator(".place[aria-posinset='1'] b").inner_text() == "1.00"
     view.page.select_option("#order", "name")
     assert view.names()[0] == "image 0000.jpg"
 
