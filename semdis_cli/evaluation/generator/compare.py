@@ -110,7 +110,8 @@ def _record(matched: MatchedSets, job: GeneratorJob) -> dict[str, Any]:
     """Return all that decides a curve but its seed: a run that goes on is compared with it, and may add seeds."""
     settings = {name: value for name, value in job.settings.to_json().items() if name not in {"seed", "num_seeds"}}
     return {
-        "command": "eval --generator",
+        "command": "eval",
+        "of": "generator",
         "settings": settings,
         "device": job.device.type,
         "latents_sha256": [one.sha256 for one in matched.sets],
