@@ -2,17 +2,17 @@
 
 import json
 import signal
-import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from tests import forks
-from tests.cli.conftest import Run
+from tests.cli.conftest import Run, semdis
 from tests.cli.test_json_lines import problems
 from tests.evaluation.generator.test_compare import made
 from tests.evaluation.generator.worlds import draw, noise_like, save_made, smooth
 from tests.extras import needs
+from tests.torture.harness import start
 
 OPTIONS = (
     "--generator",
@@ -88,7 +88,7 @@ def test_what_cannot_be_compared_is_said_in_a_line(run: Run, sets: Path, tmp_pat
         ([sets / "a", "--generator-batch-size", "99"], 2, "not enough for a batch of 99; give more, or a smaller"),
         ([tmp_path / "torn" / shard.name], 4, f"semdis: {tmp_path / 'torn' / shard.name}: "),
     ):
-        done = run("eval", *SHORT, "-q", *arguments)  # type: ignore[arg-type]
+        done = run("eval", *SHORT, "-q", *arguments)
         assert done.code == code, done.stderr
         assert line in done.stderr
         assert len(done.stderr.splitlines()) == 1
@@ -113,22 +113,17 @@ def test_an_option_that_has_no_effect_is_refused(run: Run, sets: Path, tmp_path:
 def test_a_run_that_is_stopped_says_so_and_is_finished_by_the_same_command(
     sets: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    arguments = ["eval", sets / "a", sets / "b", *OPTIONS, "--generator-steps", "60", "--generator-points", "30"]
-
-    def start(output: str) -> "subprocess.Popen[str]":
-        command = forks.semdis(*map(str, arguments), "-o", output, "-q")
-        return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    assert start("whole").wait(300) == 0
-    process = start("stopped")
-    log = tmp_path / "stopped/1-seed0/log.jsonl"
-    while process.poll() is None and not log.exists():
-        pass
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=120)
+    several = "--generator-steps", "20", "--generator-points", "5"
+    arguments = ["eval", str(sets / "a"), str(sets / "b"), *OPTIONS, *several]
+    assert semdis(*arguments, "-o", "whole", cwd=tmp_path).code == 0
+    with start([*arguments, "-q", "-o", str(tmp_path / "stopped")]) as process:
+        while process.poll() is None and not (tmp_path / "stopped/1-seed0/log.jsonl").exists():
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=120)
     assert process.returncode == code
     assert stderr.startswith(f"semdis: stopped by {number.name}; run the same command again")
     assert len(stderr.splitlines()) == 1
     assert not (tmp_path / "stopped/report.json").exists()
-    assert start("stopped").wait(300) == 0
+    assert semdis(*arguments, "-o", "stopped", cwd=tmp_path).code == 0
     assert made(tmp_path / "stopped") == made(tmp_path / "whole")
