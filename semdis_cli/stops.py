@@ -29,7 +29,7 @@ class StoppedError(BaseException):
         name = signal.Signals(signal_number).name
         super().__init__(
             f"stopped by {name}; run the same command again: "
-            "encode, decode, export, import and train go on where they were"
+            "encode, decode, roundtrip, eval, export, import and train go on where they were"
         )
         self.exit_code = ExitCode.INTERRUPTED if signal_number == signal.SIGINT else ExitCode.TERMINATED
 

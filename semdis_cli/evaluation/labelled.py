@@ -102,7 +102,7 @@ class _Lowest:
 
 def hash_key(key: str, seed: int) -> int:
     """Return a number below 2^64 that depends on both alone."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {key}".encode(errors="surrogateescape")).digest()[:8])
+    return int.from_bytes(hashlib.sha256(f"{seed} {key}".encode(errors="surrogatepass")).digest()[:8])
 
 
 def _columns(sources: Sequence[LatentSource]) -> str:

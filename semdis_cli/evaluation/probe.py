@@ -12,6 +12,7 @@ from semdis_cli.stops import look
 
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # of L2, strongest first: each fit begins where the one before ended
 _MOST_STEPS = 200
+_HISTORY = 20  # each has the size of the weights twice
 _LOGITS_AT_ONCE = 1 << 24
 _LEAST_STD = 1e-6  # of the largest: below it a feature does not vary
 
@@ -43,7 +44,12 @@ class Probe:
         """
         weights = self.weights.clone().requires_grad_(True)
         optimizer = torch.optim.LBFGS(
-            [weights], max_iter=max_steps, tolerance_grad=1e-5, tolerance_change=1e-8, line_search_fn="strong_wolfe"
+            [weights],
+            max_iter=max_steps,
+            tolerance_grad=1e-5,
+            tolerance_change=1e-8,
+            history_size=_HISTORY,
+            line_search_fn="strong_wolfe",
         )
         optimizer.step(_closure(weights, self._scaled(rows), labels, strength))
         return type(self)(weights.detach(), self.mean, self.std)

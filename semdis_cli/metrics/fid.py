@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Self
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
 from torch import Tensor
 
 MIN_IMAGES = 2049  # one more than there are features: a covariance of fewer images has no full rank
@@ -15,20 +14,21 @@ class FeatureSums:
     """Sums of the features of `num` images, float64: `total` [D], and `products` [D,D] of each two features."""
 
     num: int
-    total: NDArray[np.float64]
-    products: NDArray[np.float64]
+    total: Tensor
+    products: Tensor
 
     @classmethod
     def nothing(cls, num_features: int) -> Self:
         """Return the sums of no images."""
-        return cls(0, np.zeros(num_features), np.zeros((num_features, num_features)))
+        total = torch.zeros(num_features, dtype=torch.float64)
+        return cls(0, total, torch.zeros(num_features, num_features, dtype=torch.float64))
 
     def add(self, features: Tensor) -> None:
         """Add those of N more images, [N,D]."""
-        values = features.double().numpy()
+        values = features.double()
         self.num += len(values)
-        self.total += values.sum(axis=0)
-        self.products += values.T @ values
+        self.total += values.sum(0)
+        self.products.addmm_(values.T, values)
 
     def merge(self, other: "FeatureSums") -> None:
         """Add those that another process or shard has summed."""
@@ -37,14 +37,14 @@ class FeatureSums:
         self.products += other.products
 
     @property
-    def mean(self) -> NDArray[np.float64]:
+    def mean(self) -> Tensor:
         """The mean [D]."""
         return self.total / self.num
 
     @property
-    def covariance(self) -> NDArray[np.float64]:
+    def covariance(self) -> Tensor:
         """The covariance [D,D], by N - 1."""
-        return (self.products - np.outer(self.total, self.mean)) / (self.num - 1)
+        return (self.products - torch.outer(self.total, self.mean)) / (self.num - 1)
 
 
 def why_none(num_images: int) -> str | None:
@@ -62,8 +62,8 @@ def frechet_distance(a: FeatureSums, b: FeatureSums) -> float:
     """
     assert min(a.num, b.num) > len(a.total), f"{a.num} and {b.num} images tell nothing of {len(a.total)} features"
     one, other = a.covariance, b.covariance
-    values, vectors = np.linalg.eigh(one)
-    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    common = np.sqrt(np.linalg.eigvalsh(root @ other @ root).clip(min=0)).sum()
-    apart = np.square(a.mean - b.mean).sum()
+    values, vectors = torch.linalg.eigh(one)
+    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    common = torch.linalg.eigvalsh(root @ other @ root).clamp_min(0).sqrt().sum()
+    apart = (a.mean - b.mean).square().sum()
     return max(0.0, float(apart + one.trace() + other.trace() - 2 * common))

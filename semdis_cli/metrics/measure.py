@@ -35,6 +35,8 @@ class Measurer:
         """Load what `settings` ask for; networks onto `device`. Raises `CheckpointError`."""
         wanted = {_FIGURES[name] for name in settings.wanted}
         lpips, inception = settings.lpips_weights, settings.inception
+        if lpips is not None or inception is not None:
+            torch.backends.cudnn.allow_tf32 = False  # torch's default: 10 bits of mantissa under the name of float32
         return cls(
             tuple(name for name in METRICS if name in wanted),
             None if lpips is None else Lpips.load(lpips, device),

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
 from semdis_cli.events import Failure
 from semdis_cli.memory import Room
@@ -12,22 +13,31 @@ from semdis_cli.model.tokenizer import Tokenizer
 COPIES_HELD = 2  # of the pixels of a call under way: as read, and as reconstructed or filtered for a file
 
 
+class TakesMemory(Protocol):
+    """Whatever takes the images of a call after the model, and keeps what it makes of their pixels."""
+
+    def least_bytes(self, size: tuple[int, int], num_images: int) -> int:
+        """Memory in bytes that images of `size` (H, W) cannot do without, beside their pixels and what comes back."""
+
+
 @dataclass(frozen=True)
 class CallMemory:
     """Memory of `room` that calls of one `half` of the model take; `half` "decode" where a call goes through both.
 
-    `is_guided`: they decode with path-drop guidance.
+    `is_guided`: they decode with path-drop guidance. `others`: take the same images, one after another.
     """
 
     tokenizer: Tokenizer
     room: Room
     half: Half
     is_guided: bool = False
+    others: Sequence[TakesMemory] = ()
 
     def needed_bytes(self, bucket: tuple[int, int], num_images: int) -> int:
         """Memory in bytes that a call for images of size `bucket` (H, W) cannot do without."""
-        held = COPIES_HELD * 3 * num_images * bucket[0] * bucket[1]
-        return held + self.tokenizer.least_call_bytes(bucket, num_images, self.half, is_guided=self.is_guided)
+        held = (COPIES_HELD + len(self.others)) * 3 * num_images * bucket[0] * bucket[1]
+        least = self.tokenizer.least_call_bytes(bucket, num_images, self.half, is_guided=self.is_guided)
+        return held + max([least, *(other.least_bytes(bucket, num_images) for other in self.others)])
 
     def parts(self, bucket: tuple[int, int], num_images: int) -> Iterator[slice]:
         """A call in as many parts as it takes for each to fit: nearly always one, at most one for each image."""

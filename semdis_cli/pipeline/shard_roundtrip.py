@@ -46,11 +46,6 @@ class RoundtripWork:
         """Of the first contender."""
         return self.first.tokenizer
 
-    @property
-    def contenders(self) -> tuple[Contender, ...]:
-        """All of them."""
-        return self.first, *self.others
-
 
 @dataclass(frozen=True)
 class _RoundtripCall:
@@ -108,8 +103,8 @@ class ShardRoundtrip:
 
     @property
     def _memory(self) -> CallMemory:
-        is_guided = any(one.sampling.pdg for one in self.work.contenders if isinstance(one, TokenizedContender))
-        return CallMemory(self.work.tokenizer, self.work.loader.room, "decode", is_guided)
+        work = self.work
+        return CallMemory(work.tokenizer, work.loader.room, "decode", work.first.sampling.pdg, work.others)
 
     def _start(self, call: ImageCall | ShardDecoded) -> "Future[_RoundtripCall | ShardDecoded]":
         if isinstance(call, ShardDecoded):

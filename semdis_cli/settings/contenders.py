@@ -104,7 +104,7 @@ def _split(text: str) -> dict[str, str | None]:
         if not word:
             raise ValueError("a word is missing; write it like steps=10,pdg")
         if word in values:
-            raise ValueError(f"{word:.40} is in it twice")
+            raise ValueError(f"{word!r:.40} is in it twice")
         values[word] = value if sign else None
     return values
 

@@ -58,6 +58,6 @@ class MeasureSettings(Group):
         if "lpips" in self.metrics and self.lpips_weights is None:
             raise OptionError(
                 "--metrics",
-                "lpips needs --lpips-weights FILE, which the package lpips and two lines of Python make: "
+                "lpips needs --lpips-weights FILE, which the package lpips and three lines of Python make: "
                 "docs/quality.md has them",
             )

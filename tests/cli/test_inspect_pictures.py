@@ -179,3 +179,19 @@ def test_pictures_of_latents_are_no_source(run: Run, root: Path) -> None:
     done = run("encode", "colours", "-o", "again")
     assert done.code == 2
     assert "no images found in colours" in done.stderr
+
+
+def test_a_set_without_images_has_a_legend_alone(run: Run, tmp_path: Path) -> None:
+    write_set(tmp_path / "latents", make_plan(("bad.png",)))
+    done = run("inspect", "latents", "--pca", "colours", "--channel-pictures", "grey")
+    assert done.code == 0
+    assert "0 pictures in colours" in done.stderr
+    assert (tmp_path / "grey" / "legend.svg").is_file()
+
+
+def test_names_that_differ_in_nothing_but_their_suffix_have_a_picture_each(run: Run, tmp_path: Path) -> None:
+    keys = ("d.jpg", "d.png", "d/e.png", "legend.json", "legend.svg", "report.json")
+    write_set(tmp_path / "latents", make_plan(keys))
+    assert run("inspect", "latents", "--pca", "colours").code == 0
+    assert len(list((tmp_path / "colours").rglob("*.png"))) == len(keys)
+    assert b"explained_variance" in (tmp_path / "colours" / "legend.json").read_bytes()

@@ -229,7 +229,7 @@ def test_one_image_is_not_called_images(run: Run, tmp_path: Path) -> None:
 
 def test_what_goes_on_after_a_stop_is_all_named() -> None:
     said = str(StoppedError(signal.SIGTERM))
-    assert "encode, decode, export, import and train go on where they were" in said
+    assert "encode, decode, roundtrip, eval, export, import and train go on where they were" in said
 
 
 def test_inspect_takes_quiet_like_the_others(run: Run, root: Path) -> None:

@@ -16,7 +16,7 @@ from semdis_cli.evaluation.latents import evaluate_latents
 from semdis_cli.settings import LatentEvalSettings
 from semdis_cli.store.reader import open_latents
 from tests.evaluation.sets import write_latents
-from tests.store import flip_last_bit
+from tests.store import flip_last_bit, make_plan, write_set
 
 NUM_CLASSES, EACH, CHANNELS = 4, 30, 6
 LABELS = {f"i{number:03d}.png": number % NUM_CLASSES for number in range(NUM_CLASSES * EACH)}
@@ -211,3 +211,18 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     error = refused(root)
     assert isinstance(error, StoreError)
     assert str(error).startswith(str(shard))
+
+
+def test_latents_that_do_not_vary_have_figures_all_the_same(tmp_path: Path) -> None:
+    report = evaluated(write_latents(tmp_path / "a", {key: torch.full((3, 2, 2), 0.5) for key in LABELS}, labelled()))
+    statistics = report["sets"][0]["statistics"]
+    assert statistics["std"] == [0.0] * 3
+    assert statistics["dead_channels"] == [0, 1, 2]
+    assert statistics["effective_rank"] == 0
+    assert statistics["components_for"] == {}
+    assert report["sets"][0]["accuracy"]["probe_mean"]["share"] == 0.25
+
+
+def test_a_set_without_images_is_refused(tmp_path: Path) -> None:
+    write_set(tmp_path / "a", make_plan(("bad.png",)))
+    assert "holds no latents" in str(refused(tmp_path / "a"))

@@ -1,6 +1,9 @@
 """SSIM and MS-SSIM against scikit-image, a slow reference in float64, and cases worked out by hand."""
 
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -229,3 +232,34 @@ def test_views_of_larger_tensors_are_measured_as_they_look() -> None:
     assert ssim(whole[part], other[part]) == ssim(whole[part].clone(), other[part].clone())
     swapped = whole.permute(1, 2, 0).contiguous().permute(2, 0, 1)
     assert math.isclose(ssim(swapped, other), ssim(whole, other), abs_tol=1e-9)
+
+
+MEASURE_SIX_MEGAPIXELS = """
+import resource, torch
+from semdis_cli.metrics.ssim import structure
+def most_mib():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+small, large = (torch.zeros(3, *size, dtype=torch.uint8) for size in ((256, 256), (2000, 3000)))
+other = large.clone()
+structure(small, small, multiscale=True)
+before = most_mib()
+structure(large, other, multiscale=False)
+alone = most_mib()
+structure(large, other, multiscale=True)
+print(alone - before, most_mib() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is told in other units there")
+def test_large_images_take_little_more_memory_than_small_ones() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE_SIX_MEGAPIXELS],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    ssim_mib, both_mib = map(float, run.stdout.split())
+    assert ssim_mib < 30  # a map of floats would be 69 MiB, and there are a dozen
+    assert both_mib < 80

@@ -43,6 +43,8 @@ def test_a_peer_computes_as_its_own_class_does(name: PeerName, tmp_path: Path) -
     found = load(tmp_path / "peer", name)
     assert (found.class_name, found.downsampling) == (PEERS[name].class_name, 2)
     assert len(found.sha256) == 64
+    assert found.widths == (8, 16)
+    assert found.least_bytes_per_px == 3 * 16 * 4
     with torch.inference_mode():
         encoded = network.encode(images.float() / 127.5 - 1)
         latents = encoded.latent if name == "dcae" else encoded.latent_dist.mode()
@@ -71,6 +73,13 @@ def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
         load(folder)
 
 
+def test_weights_are_not_looked_for_where_an_index_says(tmp_path: Path) -> None:
+    folder = write_peer(tmp_path / "peer", {"_class_name": "AutoencoderKL"})
+    (folder / f"{WEIGHTS_FILE}.index.json").write_text('{"weight_map": {"a": "../../elsewhere.bin"}}', encoding="utf-8")
+    with pytest.raises(CheckpointError, match="has weights in several files, of which none is read"):
+        load(folder)
+
+
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
@@ -79,12 +88,13 @@ def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
         ("{", "is no JSON of a config"),
         ("[" * 100_000, "is no JSON of a config"),
         ('{"a": ' * 2000 + "1" + "}" * 2000, "is no JSON of a config"),
+        ({"_class_name": "AutoencoderKL", "quantization_config": {"quant_method": "gguf"}}, "is of quantised weights"),
         ({"_class_name": "AutoencoderKL", "block_out_channels": [8, 10**9]}, "has numbers or lists that no Auto"),
         ({"_class_name": "AutoencoderKL", "layers_per_block": 1000}, "has numbers or lists that no Auto"),
         ({"_class_name": "AutoencoderKL", "down_block_types": ["DownEncoderBlock2D"] * 100}, "has numbers or lists"),
         ('{"_class_name": "AutoencoderKL", "latent_channels": Infinity}', "has numbers or lists that no Auto"),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_a_config_is_not_believed(config: Any, reason: str, tmp_path: Path) -> None:
     folder = write_peer(tmp_path / "peer", config)

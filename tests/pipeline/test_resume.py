@@ -107,7 +107,8 @@ def test_the_real_command_asked_to_stop_says_how_to_go_on(
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == code
-    again = "run the same command again: encode, decode, export, import and train go on where they were"
+    verbs = "encode, decode, roundtrip, eval, export, import and train"
+    again = f"run the same command again: {verbs} go on where they were"
     assert stderr == f"semdis: stopped by {number.name}; {again}\n"
     assert stdout == ""
     assert temporaries(root) == []

@@ -3,7 +3,7 @@
 const MARGIN = { left: 46, right: 12, top: 10, bottom: 24 };  // px
 
 // Returns the context, cleared, in CSS px, and the rectangle for the data.
-function openCanvas(root, height) {
+function openCanvas(root, height, bottom = MARGIN.bottom) {
   const canvas = root.querySelector("canvas"), width = root.clientWidth, ratio = devicePixelRatio;
   canvas.width = Math.round(width * ratio);
   canvas.height = Math.round(height * ratio);
@@ -12,7 +12,7 @@ function openCanvas(root, height) {
   const context = canvas.getContext("2d");
   context.scale(ratio, ratio);
   context.font = `11px ${getComputedStyle(document.body).fontFamily}`;
-  const box = { left: MARGIN.left, top: MARGIN.top, right: width - MARGIN.right, bottom: height - MARGIN.bottom };
+  const box = { left: MARGIN.left, top: MARGIN.top, right: width - MARGIN.right, bottom: height - bottom };
   return { context, box };
 }
 
@@ -64,8 +64,7 @@ function drawHorizontalAxis(context, box, scale, title) {
   }
   line(context, box.left, box.bottom + 0.5, box.right, box.bottom + 0.5);
   context.textAlign = "right";
-  context.textBaseline = "bottom";
-  context.fillText(title, box.right, box.bottom - 3);
+  context.fillText(title, box.right, box.bottom + 21);
 }
 
 function drawVerticalAxis(context, box, scale, title) {

@@ -24,6 +24,7 @@ from semdis_cli.files.atomic import explaining, make_folder, publish
 from semdis_cli.files.claim import check_outside_sets
 
 _SUFFIXES = {".html", ".htm"}
+_GENERATOR, _START_BYTES = b'<meta name="generator" content="semdis">', 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +43,22 @@ def check_report_path(path: Path) -> None:
     check_outside_sets(path)
     if path.is_dir():
         raise UsageError("cannot be written (a folder of this name is there)", place=path)
+    if os.path.lexists(path) and not _is_page(path):
+        raise UsageError("is there already, and is no page; give the page another name", place=path)
     folder = _folder_beside(path)
     if os.path.lexists(folder) and not is_folder_of_page(folder):
         raise UsageError("is in the way of the page's pictures; give the page another name", place=folder)
     _try_writing(path)
+
+
+def _is_page(path: Path) -> bool:
+    """Tell whether an earlier run has written the file; one of no bytes (of mktemp) may be replaced too."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(_START_BYTES)
+    except OSError:
+        return False
+    return not start or _GENERATOR in start
 
 
 def _try_writing(path: Path) -> None:
@@ -67,7 +80,7 @@ def write_page(page: Page, path: Path, *, embed_bytes: int) -> WrittenPage:
 
     Its file has at most `embed_bytes` if that is possible: pictures that would make it longer lie in `NAME-files/`
     beside it, and then thumbnails too. The folder is written first. Pictures are read one at a time. Raises
-    `StoreError` and `UnreadableImageError` for pictures, `UsageError` and `NoSpaceError` for what is written.
+    `StoreError` for pictures, `UsageError` and `NoSpaceError` for what is written.
     """
     check_report_path(path)
     make_folder(path.parent)

@@ -74,16 +74,23 @@ function placeTile(row, tile) {
 }
 
 function makeTile(place) {
-  const image = images[place], figure = figureOf(state.figure);
-  const value = figure ? numberText(valueOf(image, figure), figure.metric) : "";
-  const said = figure ? `${shown(image.key)}, ${figureTitle(figure)} ${withUnit(valueOf(image, figure), figure.metric)}` : shown(image.key);
+  const image = images[place];
   const picture = make("img", { alt: "", decoding: "async", draggable: false, src: pictureUrl(place, "thumb") });
-  const button = make("button", { type: "button", className: "tile", title: shown(image.key), "aria-label": said },
+  const button = make("button", { type: "button", className: "tile", title: shown(image.key) },
     make("span", { className: "frame" }, picture),
-    make("span", { className: "caption" }, make("bdi", { className: "name" }, shown(image.key.split("/").at(-1))), make("b", {}, value)));
+    make("span", { className: "caption" }, make("bdi", { className: "name" }, shown(image.key.split("/").at(-1))), ...valueText(image)));
   button.addEventListener("click", () => change({ image: image.key }));
   button.addEventListener("focus", () => setActive(chosen.indexOf(place)));
   return make("div", { role: "listitem", className: "place" }, button);
+}
+
+// What figure it is, and its unit, are said and not shown.
+function valueText(image) {
+  const figure = figureOf(state.figure);
+  if (!figure) return [];
+  const hidden = text => make("span", { className: "hidden" }, text);
+  const value = valueOf(image, figure);
+  return [hidden(`${figureTitle(figure)} `), make("b", {}, numberText(value, figure.metric)), hidden(` ${figure.metric.unit}`)];
 }
 
 function setActive(at) {
@@ -108,6 +115,8 @@ function showGallery() {
   layOut();
   showTiles();
   element("nothing").hidden = chosen.length > 0;
+  element("nothing-text").textContent = images.length ? "No image is left." : "This page has no images.";
+  element("clear").hidden = images.length === 0;
 }
 
 const STEPS = {

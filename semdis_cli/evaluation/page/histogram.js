@@ -1,6 +1,6 @@
 // The histogram of the chosen figure: bars of all images measured, and below them a mark for each image of the page.
 
-const HISTOGRAM_HEIGHT = 176, STRIP = 18;  // px
+const HISTOGRAM_HEIGHT = 190, STRIP = 18;  // px
 let histogramScale = null;
 
 function showHistogram() {
@@ -29,7 +29,7 @@ function histogramOf(figure) {
 
 function histogramNote(figure) {
   const isOfAll = figure.minus === null && figure.contender.histograms[figure.metric.name];
-  return isOfAll ? `all ${plural(contents.num_measured, "image")} measured` : `${plural(images.length, "image")} of this page`;
+  return isOfAll ? plural(contents.num_measured, "image") : `${plural(images.length, "image")} of this page`;
 }
 
 function histogramOfPage(figure) {

@@ -55,6 +55,15 @@ element("statistic").addEventListener("change", event => change({ statistic: eve
 element("left").addEventListener("change", event => change({ left: event.target.value }));
 element("right").addEventListener("change", event => change({ right: event.target.value }));
 element("gain").addEventListener("input", event => change({ gain: event.target.valueAsNumber }));
+
+// What was used with a pointer does not keep the arrows to itself.
+let isPointing = false;
+addEventListener("pointerdown", () => { isPointing = true; }, true);
+addEventListener("keydown", () => { isPointing = false; }, true);
+for (const id of ["left", "right", "gain"]) {
+  element(id).addEventListener("change", () => isPointing && element("viewer-title").focus());
+}
+
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showCharts);
 new ResizeObserver(showCharts).observe(element("charts"));
 

@@ -1,18 +1,21 @@
 """The pictures of a page: their names, how they lie within it, and the folder beside it."""
 
 import base64
+import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from semdis_cli.errors import StoreError
+from semdis_cli.errors import StoreError, UnreadableImageError
 from semdis_cli.evaluation.page.contents import PageImage
 from semdis_cli.files import disk
 from semdis_cli.files.atomic import explaining, make_folder, publish
 from semdis_cli.files.links import why_unreadable
 from semdis_cli.files.together import Publisher
 from semdis_cli.images.thumbnails import thumbnail
+from semdis_cli.threads import WatchedThreads
 
 _THUMBNAIL_PX = 192
 _GROUP_BYTES = 1 << 25  # of files that are synced together
@@ -32,13 +35,22 @@ class Thumbnails:
 
     @classmethod
     def make(cls, images: Sequence[PageImage], file: BinaryIO) -> Self:
-        """Make those of the originals. `file` is new. Raises `StoreError` and `UnreadableImageError`."""
-        return cls(file, tuple(file.write(thumbnail(_read(image.original), _THUMBNAIL_PX)) for image in images))
+        """Make those of the originals, by threads. `file` is new. Raises `StoreError` for one that cannot be read."""
+        with WatchedThreads(disk.count_cores(), "semdis-thumbnail") as threads:
+            made = threads.each(_thumbnail, (image.original for image in images))
+            return cls(file, tuple(map(file.write, made)))
 
     def read(self) -> Iterator[bytes]:
         """Read one after the other, in the order of the images."""
         self.file.seek(0)
         return (self.file.read(length) for length in self.lengths)
+
+
+def _thumbnail(path: Path) -> bytes:
+    try:
+        return thumbnail(_read(path), _THUMBNAIL_PX)
+    except UnreadableImageError as error:
+        raise StoreError(error.reason, place=path) from error
 
 
 def pictures_of(number: int, image: PageImage) -> dict[str, Path]:
@@ -116,12 +128,13 @@ def write_folder(folder: Path, images: Sequence[PageImage], thumbnails: Thumbnai
 
     Those that lie on its disk are not copied but get another name. Raises `StoreError`, `NoSpaceError`, `UsageError`.
     """
-    pending = disk.new_temporary(folder.parent)
+    pending, aside = (_named_temporary(folder, use) for use in ("new", "old"))
+    disk.remove_folder(pending)  # of a run that was killed
     make_folder(pending)
     try:
         publish(pending / _MARKER, [_MARK])
         _fill(pending, images, thumbnails)
-        _give_place(pending, folder)
+        _give_place(pending, folder, aside)
     finally:
         disk.remove_folder(pending)
 
@@ -155,8 +168,14 @@ def _groups(files: Iterable[tuple[Path, bytes]]) -> Iterator[list[tuple[Path, by
     yield group
 
 
-def _give_place(pending: Path, folder: Path) -> None:
-    aside = disk.new_temporary(folder.parent)
+def _named_temporary(folder: Path, use: str) -> Path:
+    """Return the same name for the same folder, so that the next run finds what a killed one has left."""
+    digest = hashlib.sha256(f"{use} ".encode() + os.fsencode(folder.name)).hexdigest()
+    return folder.with_name(f".{digest[:16]}{disk.TEMP_SUFFIX}")
+
+
+def _give_place(pending: Path, folder: Path, aside: Path) -> None:
+    disk.remove_folder(aside)
     with explaining(folder):
         is_there = folder.exists()
         if is_there:

@@ -1,13 +1,13 @@
 // The scatter plot: the chosen figure against another one, a dot for each image of the page.
 
-const SCATTER_HEIGHT = 204, NEAR = 12;  // px
+const SCATTER_HEIGHT = 190, NEAR = 12;  // px
 let scatterScales = null;
 
 function showScatter() {
   const across = figureOf(state.figure), up = figureOf(state.other), root = element("scatter");
   if (!across || !up) return;
   fillSelect(element("other"), figures.map(figure => [figure.id, figureTitle(figure)]), state.other);
-  const { context, box } = openCanvas(root, SCATTER_HEIGHT);
+  const { context, box } = openCanvas(root, SCATTER_HEIGHT, MARGIN.bottom + 14);
   scatterScales = [
     linear(domainOf(valuesOf(across)), [box.left, box.right]),
     linear(domainOf(valuesOf(up)), [box.bottom, box.top]),

@@ -12,7 +12,7 @@ const hasDivider = () => state.layer === "slider" || state.layer === "latents";
 function fittingScale() {
   const [height, width] = stageSize;
   const exact = Math.min(panes[0].clientWidth / width, panes[0].clientHeight / height) * devicePixelRatio;
-  return exact > 1 ? Math.floor(exact + 1e-6) : exact;
+  return exact > 1 ? Math.min(LARGEST, Math.floor(exact + 1e-6)) : exact;
 }
 
 const scaleNow = () => state.zoom ?? fittingScale();
@@ -31,11 +31,20 @@ function isAllInView() {
   return stageSize[1] * size <= panes[0].clientWidth + 1 && stageSize[0] * size <= panes[0].clientHeight + 1;
 }
 
+// Side by side, or one above the other where that shows much more. Both parts have equal sizes, in whole pixels.
+function halveStage() {
+  const { clientWidth: width, clientHeight: height } = stage, [imageHeight, imageWidth] = stageSize;
+  const beside = Math.min(width / 2 / imageWidth, height / imageHeight), above = Math.min(width / imageWidth, height / 2 / imageHeight);
+  const isStacked = above > 1.25 * beside;
+  stage.classList.toggle("stacked", isStacked);
+  stage.style.setProperty("--half", `${Math.floor((isStacked ? height : width) / 2)}px`);
+}
+
 // Between pixels of the screen, those of the image would be mixed.
 const toPixel = at => Math.round(at * devicePixelRatio) / devicePixelRatio;
 
 function showPlace() {
-  stage.style.setProperty("--half", `${Math.floor(stage.clientWidth / 2)}px`);
+  halveStage();
   const scale = scaleNow(), size = scale / devicePixelRatio, [x, y] = placeNow();
   for (const pane of panes) {
     const picture = pane.querySelector("img");
@@ -86,6 +95,7 @@ function zoomStep(direction) {
 }
 
 function panBy(dx, dy) {
+  if (isAllInView()) return;
   const scale = scaleNow(), [x, y] = placeNow();
   const by = devicePixelRatio / scale;
   change({ zoom: scale, at: middleNow(scale, [x - dx * by, y - dy * by]) });
@@ -104,6 +114,7 @@ let drag = null;  // "divider" or "image"
 stage.addEventListener("pointerdown", event => {
   if (event.button !== 0) return;
   event.preventDefault();
+  element("viewer-title").focus();  // so that arrows mean images
   stage.setPointerCapture(event.pointerId);
   pointers.set(event.pointerId, [event.clientX, event.clientY]);
   const isOnDivider = event.target.closest("#divider") !== null;

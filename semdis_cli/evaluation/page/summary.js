@@ -15,6 +15,7 @@ const SHOWN_STATISTIC = {
 const setText = value => (value === undefined || value === null ? "–" : value.toLocaleString("en", { maximumFractionDigits: 3 }));
 
 function showHead() {
+  element("figures").hidden = contenders.length === 0;
   element("title").textContent = shown(contents.title);
   const { num_measured: measured, num_failures: failed } = contents;
   const parts = [`${plural(measured, "image")} measured`];
@@ -26,13 +27,13 @@ function showHead() {
 const setNames = [...new Set(contenders.flatMap(contender => Object.keys(contender.set_figures)))];
 
 function showSummary(statistic) {
-  const head = make("tr", { role: "row" }, heading("", "col"),
+  const head = make("tr", { role: "row" }, heading(make("span", { className: "hidden" }, "Contender"), "col"),
     ...metrics.map(metric => heading(metricHead(metric), "col")),
     ...setNames.map(name => heading(shown(name), "col")));
   const rows = contenders.map(contender => make("tr", { role: "row" }, contenderHead(contender),
     ...metrics.map(metric => summaryCell(contender, metric, statistic)),
     ...setNames.map(name => cell(setText(contender.set_figures[name]), { className: "number", ...labelled(shown(name)) }))));
-  element("summary").replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows), make("tbody", {}, ...differenceRows()));
+  element("summary").replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows), ...differenceBodies());
 }
 
 // On narrow screens, where rows become blocks, a cell says itself what it holds.
@@ -74,17 +75,30 @@ function spread(summary, metric) {
 }
 
 // Differences of each pair of contenders, below the figures themselves and in their columns.
-function differenceRows() {
+function differenceBodies() {
   const pairs = new Map();
   for (const one of contents.differences) {
     const name = JSON.stringify([one.contender, one.baseline]);
     pairs.set(name, { ...pairs.get(name), [one.metric]: one, contender: one.contender, baseline: one.baseline });
   }
   if (!pairs.size) return [];
+  const rows = make("tbody", { id: "differences", hidden: !areDifferencesOpen }, ...[...pairs.values()].map(differenceRow));
+  return [make("tbody", {}, make("tr", { className: "between", role: "row" }, differencesTitle(rows))), rows];
+}
+
+// Of many contenders they would push the images far down.
+let areDifferencesOpen = new Set(contents.differences.map(one => JSON.stringify([one.contender, one.baseline]))).size <= 3;
+
+function differencesTitle(rows) {
   const levels = [...new Set(contents.differences.map(one => `${Math.round(100 * one.level)} %`))].join(", ");
-  const title = heading("Paired differences", "colgroup", { colSpan: 1 + metrics.length + setNames.length });
-  title.append(make("small", {}, ` mean over the same images, and its interval of ${levels}`));
-  return [make("tr", { className: "between", role: "row" }, title), ...[...pairs.values()].map(differenceRow)];
+  const button = make("button", { type: "button", className: "link", "aria-expanded": areDifferencesOpen, "aria-controls": "differences" }, "Paired differences");
+  button.addEventListener("click", () => {
+    areDifferencesOpen = rows.hidden;
+    rows.hidden = !areDifferencesOpen;
+    button.setAttribute("aria-expanded", areDifferencesOpen);
+  });
+  return heading(make("span", {}, button, make("small", {}, ` mean over the same images, and its interval of ${levels}`)), "rowgroup",
+    { colSpan: 1 + metrics.length + setNames.length, role: "rowheader" });
 }
 
 function differenceRow(pair) {
@@ -96,10 +110,11 @@ function differenceRow(pair) {
 
 function differenceCell(difference, metric) {
   if (!difference) return cell("–", { className: "number", ...labelled(shown(metric.title)) });
-  const signed = value => `${value < 0 ? "−" : "+"}${numberText(Math.abs(value), metric)}`;
+  const signed = value => `${value < 0 ? "−" : "+"}${numberText(Math.abs(value), { digits: metric.digits + 1 })}`;
   const isClear = difference.low > 0 || difference.high < 0;
   const isBetter = (difference.mean > 0) === metric.is_better_high;
-  const verdict = isClear ? (isBetter ? "better" : "worse") : "unclear";
+  const isEqual = difference.low === 0 && difference.high === 0;
+  const verdict = isEqual ? "equal" : isClear ? (isBetter ? "better" : "worse") : "unclear";
   return make("td", { className: `number ${verdict}`, title: plural(difference.num, "image"), ...labelled(shown(metric.title)) },
     signed(difference.mean), " ", make("small", { className: "verdict" }, verdict), " ",
     make("span", { className: "ends-of" }, `${signed(difference.low)} … ${signed(difference.high)}`, interval(difference)));

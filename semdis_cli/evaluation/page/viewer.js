@@ -117,27 +117,30 @@ function showMissing(picture) {
 function showTags(place, words) {
   ["left", "right"].forEach((side, number) => {
     const tag = element(`tag-${side}`), word = words[number];
-    tag.replaceChildren(word === "pca" ? "Latents" : choiceTitle(word), figureText(place, word));
+    tag.replaceChildren(make("span", {}, word === "pca" ? "Latents" : choiceTitle(word)), figureText(place, word));
   });
 }
 
 function figureText(place, word) {
   const figure = figureOf(state.figure);
   if (!figure || !(word in contenders)) return "";
-  return make("b", {}, ` ${withUnit(images[place].figures[word][figure.column], figure.metric)}`);
+  return make("b", {}, `${withUnit(images[place].figures[word][figure.column], figure.metric)}`);
 }
 
 // --- Figures ---
 
+// A contender has two rows: names may be long, and there may be many metrics.
 function showImageFigures(place) {
-  const head = make("tr", {}, heading("", "col"), ...metrics.map(metric => heading(metricHead(metric), "col")));
-  const rows = contenders.map((contender, number) => {
-    const name = make("button", { type: "button", className: "link", title: "Show it on the right", "aria-pressed": state.right === String(number) }, nameText(contender.title));
-    name.addEventListener("click", () => change({ right: String(number) }));
-    return make("tr", { className: [state.left, state.right].includes(String(number)) ? "shown" : "" }, heading(name, "row"),
-      ...metrics.map((metric, column) => imageCell(place, number, metric, column)));
-  });
-  element("image-figures").replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows));
+  const head = make("tr", {}, ...metrics.map(metric => heading(metricHead(metric), "col")));
+  element("image-figures").replaceChildren(make("thead", {}, head), ...contenders.map((_, number) => imageRows(place, String(number))));
+}
+
+function imageRows(place, word) {
+  const name = make("button", { type: "button", className: "link", title: "Show it on the right", "aria-pressed": state.right === word }, nameText(contenders[word].title));
+  name.addEventListener("click", () => change({ right: word }));
+  return make("tbody", { className: [state.left, state.right].includes(word) ? "shown" : "" },
+    make("tr", {}, heading(name, "rowgroup", { colSpan: Math.max(1, metrics.length) })),
+    make("tr", {}, ...metrics.map((metric, column) => imageCell(place, word, metric, column))));
 }
 
 function imageCell(place, number, metric, column) {

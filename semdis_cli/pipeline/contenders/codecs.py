@@ -44,6 +44,10 @@ class CodecContender:
             "pillow": version("pillow"),
         }
 
+    def least_bytes(self, size: tuple[int, int], num_images: int) -> int:  # noqa: ARG002 # one at a time
+        """Memory in bytes of an image as the encoder and the decoder have it."""
+        return 2 * 3 * size[0] * size[1]
+
     def reconstruct(self, given: Given) -> list[Version | Failure]:
         """Return what comes back of each image."""
         budgets = given.budgets if self.quality is None else [0] * len(given.images)

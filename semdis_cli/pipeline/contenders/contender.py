@@ -29,6 +29,12 @@ class Contender(Protocol):
     def record(self) -> dict[str, Any]:
         """Return every setting that decides the pixels that come back, as plain JSON values."""
 
+    def least_bytes(self, size: tuple[int, int], num_images: int) -> int:
+        """Memory in bytes that images of `size` (H, W) cannot do without, beside their pixels and what comes back.
+
+        On a GPU 0: what there is not enough memory for is tried, and told.
+        """
+
     def reconstruct(self, given: Given) -> list[Version | Failure]:
         """Return what comes back of each image, in order; the reason where one cannot be kept so.
 

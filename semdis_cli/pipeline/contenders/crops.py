@@ -25,6 +25,12 @@ class CroppedContender:
         """Return the settings of `inner`, and the side of the tiles."""
         return self.inner.record() | {"crops_px": self.side_px}
 
+    def least_bytes(self, size: tuple[int, int], num_images: int) -> int:
+        """Memory in bytes that tiles of images of `size` (H, W) cannot do without."""
+        height, width = (min(side, self.side_px) for side in size)
+        num_tiles = -(-size[0] // self.side_px) * -(-size[1] // self.side_px)
+        return self.inner.least_bytes((height, width), num_images * num_tiles)
+
     def reconstruct(self, given: Given) -> list[Version | Failure]:
         """Return what comes back of each image. Raises as `inner` does."""
         canvases = [np.empty((3, *image.record.geometry.image), dtype=np.uint8) for image in given.images]

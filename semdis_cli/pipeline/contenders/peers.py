@@ -45,6 +45,10 @@ class PeerContender:
             "posterior": "mode",
         }
 
+    def least_bytes(self, size: tuple[int, int], num_images: int) -> int:  # noqa: ARG002 # one at a time
+        """Memory in bytes that decoding an image of `size` (H, W) cannot do without; 0 on a GPU."""
+        return self.published.least_bytes_per_px * size[0] * size[1]
+
     def reconstruct(self, given: Given) -> list[Version | Failure]:
         """Return what comes back of each image.
 

@@ -82,6 +82,11 @@ class TokenizedContender:
             "sampling": sampling_record(self.sampling),
         }
 
+    def least_bytes(self, size: tuple[int, int], num_images: int) -> int:
+        """Memory in bytes that decoding images of `size` (H, W) cannot do without."""
+        most = min(num_images, self.tokenizer.images_per_call(*size))
+        return self.tokenizer.least_call_bytes(size, most, "decode", is_guided=self.sampling.pdg)
+
     def keep(self, call: LoadedCall) -> Kept:
         """Encode what could be read, and store it: what `encode` would refuse is a failure.
 

@@ -56,7 +56,7 @@ def test_a_page_says_what_was_measured(show: Show, report: Path) -> None:
     rows = view.page.locator("#summary tbody tr").all_inner_texts()
     assert re.search(r"one step\s.*29\.50\s*± 5\.77", rows[0], re.DOTALL)
     assert "3.5" in rows[0]
-    assert re.search(r"ten steps\s*minus one step.*\+1\.00\s*better\s*\+0\.50 … \+1\.50", rows[3], re.DOTALL)
+    assert re.search(r"ten steps\s*minus one step.*\+1\.000\s*better\s*\+0\.500 … \+1\.500", rows[3], re.DOTALL)
     view.page.select_option("#statistic", "range")
     assert "20.00 – 39.00" in view.page.locator("#summary tbody tr").first.inner_text()
     view.page.click("#failures summary")
@@ -178,7 +178,7 @@ def test_the_contender_on_either_side_can_be_chosen(show: Show, report: Path) ->
     expected = enlarged(pixels(LARGE, OFFSETS[1]), scale)
     assert np.array_equal(found[60:120, 10:200], expected[60:120, 10:200])
     assert middle > 0
-    assert view.text("#tag-left") == "ten steps 39.00 dB"
+    assert view.text("#tag-left").split("\n") == ["ten steps", "39.00 dB"]
     view.page.keyboard.press("x")
     view.wait_for_pictures()
     assert view.text("#tag-left") == "Original"
@@ -253,8 +253,8 @@ def test_a_held_key_shows_the_right_picture_alone(show: Show, report: Path) -> N
 
 
 def focused(view: View) -> str:
-    """What is said of the element that has the focus."""
-    return view.page.locator(":focus").get_attribute("aria-label") or ""
+    """The key of the tile that has the focus."""
+    return view.page.locator(".tile:focus").get_attribute("title") or ""
 
 
 def test_the_gallery_is_walked_through_with_the_keyboard(show: Show, report: Path) -> None:
@@ -389,6 +389,16 @@ def test_a_phone_shows_it_and_takes_fingers(show: Show, report: Path) -> None:
     assert int(view.text("#zoom-value").split()[0]) > 2.5 * before
 
 
+def test_an_upright_screen_has_both_sides_above_each_other(show: Show, report: Path) -> None:
+    view = show(report, of(LAST, "&layer=side&zoom=2&at=120,80"), viewport=PHONE["viewport"])
+    view.wait_for_pictures()
+    stage = view.stage()
+    half = stage.shape[0] // 2
+    upper, lower = stage[60 : half - 60, 20:-20], stage[half + 61 : 2 * half - 59, 20:-20]
+    assert np.array_equal(upper + np.uint8(OFFSETS[0]), lower)
+    assert len(np.unique(upper)) > 40
+
+
 def brightness(view: View) -> float:
     shot = read_image(view.page.screenshot()).pixels
     return float(np.asarray(shot)[5:20, 300:600].mean())
@@ -415,7 +425,7 @@ def test_everything_has_a_name_and_a_role(show: Show, report: Path) -> None:
     assert '- combobox "Order"' in tree
     assert '- searchbox "Search in names"' in tree
     assert 'img "Histogram: PSNR: one step from' in tree
-    assert 'button "photos/image 0000.jpg, PSNR: one step 20.00 dB"' in tree
+    assert 'button "image 0000.jpg PSNR: one step 20.00 dB"' in tree
     view.open_image(18)
     tree = view.page.locator("#viewer").aria_snapshot()
     assert '- dialog "photos/image 0018.jpg"' in tree
@@ -491,6 +501,32 @@ def test_pictures_are_found_in_the_folder_beside_it(show: Show, tmp_path: Path) 
     lost = show(written.path, of("photos/image 0002.jpg"), may_say="ERR_FILE_NOT_FOUND")
     lost.page.wait_for_selector("#message:not([hidden])")
     assert "50% of #1?-files/000002-original.png" in lost.text("#message")
+
+
+def test_a_page_without_images_or_figures_says_so(show: Show, tmp_path: Path) -> None:
+    page = make_page(tmp_path / "pictures", 2)
+    empty = replace(page, images=[], contenders=[], metrics=[], differences=[], num_measured=0)
+    view = show(write_page(empty, tmp_path / "report.html", embed_bytes=EVERYTHING).path)
+    assert view.text("#nothing") == "This page has no images."
+    assert not view.page.locator("#figures").is_visible()
+
+
+def test_what_an_image_does_not_have_is_passed_over(show: Show, tmp_path: Path) -> None:
+    page = make_page(tmp_path / "pictures", 3, titles=("one step",))
+    first = page.images[0]
+    versions = (replace(first.versions[0], figures={}),)
+    images = [replace(first, versions=versions, pca=None), *page.images[1:]]
+    path = write_page(replace(page, images=images), tmp_path / "report.html", embed_bytes=EVERYTHING).path
+    view = show(path, "#layer=latents")
+    assert view.names() == ["image 0001.jpg", "image 0002.jpg", "image 0000.jpg"], "without the figure it comes last"
+    view.open_image(2)
+    assert view.page.get_attribute("#stage", "data-layer") == "slider"
+    assert view.page.locator("#layers button[value=latents]").is_disabled()
+    assert view.page.locator("#image-figures td").all_inner_texts() == ["–", "–"]
+    view.page.keyboard.press("4")
+    view.page.keyboard.press("ArrowLeft")
+    view.wait_for_pictures()
+    assert view.page.get_attribute("#stage", "data-layer") == "latents", "an image that has them shows them"
 
 
 # --- Many images ---

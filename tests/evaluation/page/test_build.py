@@ -3,6 +3,10 @@
 import html
 import json
 import re
+import subprocess
+import sys
+import time
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -12,6 +16,7 @@ from urllib.parse import unquote
 import pytest
 
 from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.evaluation.page import document
 from semdis_cli.evaluation.page.build import check_report_path, write_page
 from semdis_cli.evaluation.page.contents import Page, PageImage
 from semdis_cli.images.images import read_image
@@ -189,6 +194,12 @@ def make_folder_of_that_name(path: Path) -> Path:
     return report
 
 
+def make_own_page(path: Path) -> Path:
+    report = path.with_suffix(".html")
+    report.write_text("<!doctype html><title>mine</title>")
+    return report
+
+
 def make_own_files(path: Path) -> Path:
     folder = path.with_name(f"{path.name}-files")
     folder.mkdir()
@@ -201,6 +212,7 @@ def make_own_files(path: Path) -> Path:
     [
         (make_plain_file, "Not a directory|not a folder"),
         (make_folder_of_that_name, "a folder of this name is there"),
+        (make_own_page, "is there already, and is no page"),
         (make_own_files, "in the way of the page's pictures"),
         (lambda path: path.with_suffix(".txt"), "ends in .html"),
         (lambda path: path.with_name("n" * 300 + ".html"), "File name too long"),
@@ -222,12 +234,15 @@ def test_a_page_does_not_lie_in_a_set_of_latents(finished_set: Path) -> None:
         check_report_path(finished_set / "report.html")
 
 
-def test_a_path_that_can_be_written_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_path_that_can_be_written_is_left_as_it_is(page: Page, tmp_path: Path) -> None:
     check_report_path(tmp_path / "some" / "folders" / "report.html")
-    (tmp_path / "report.html").write_text("an older page")
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+    (tmp_path / "report.html").touch()
     check_report_path(tmp_path / "report.html")
-    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
-    assert (tmp_path / "report.html").read_text() == "an older page"
+    written = write_page(page, tmp_path / "report.html", embed_bytes=EVERYTHING)
+    before = written.path.read_bytes()
+    check_report_path(written.path)
+    assert written.path.read_bytes() == before
 
 
 @pytest.mark.parametrize("embed_bytes", [0, EVERYTHING])
@@ -243,3 +258,65 @@ def test_a_picture_that_is_gone_leaves_the_older_page(page: Page, tmp_path: Path
     after = {found: found.read_bytes() for found in tmp_path.rglob("*") if found.is_file()}
     del before[gone.versions[1].picture], after[tmp_path / "elsewhere.png"]
     assert after == before
+
+
+def test_a_damaged_picture_is_named(page: Page, tmp_path: Path) -> None:
+    damaged = page.images[2].original
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    with pytest.raises(StoreError, match="PNG") as caught:
+        write_page(page, tmp_path / "report.html", embed_bytes=EVERYTHING)
+    assert caught.value.place == str(damaged)
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
+def test_each_script_of_the_room_is_part_of_the_page(page: Page, tmp_path: Path) -> None:
+    text = write_page(page, tmp_path / "report.html", embed_bytes=EVERYTHING).path.read_text(encoding="utf-8")
+    room = Path(document.__file__).parent
+    scripts = [*room.glob("*.js"), room / "page.css"]
+    assert len(scripts) > 5
+    assert all(script.read_text(encoding="utf-8") in text for script in scripts)
+    assert "http:" not in re.sub(r"http://www\.w3\.org/2000/svg", "", text)
+    assert "https:" not in text
+
+
+KILLED = """
+import os, sys
+from dataclasses import replace
+from pathlib import Path
+from semdis_cli.evaluation.page.build import write_page
+from tests.evaluation.page.pages import make_page
+folder = Path(sys.argv[1])
+page = make_page(folder / "pictures", 5)
+image = page.images[4]
+os.mkfifo(folder / "pictures" / "pipe")  # nobody writes: whoever reads it waits
+versions = (replace(image.versions[0], picture=folder / "pictures" / "pipe"), *image.versions[1:])
+page = replace(page, images=[*page.images[:4], replace(image, versions=versions)])
+write_page(page, folder / "report.html", embed_bytes=0)
+"""
+
+
+def test_what_a_killed_run_has_left_is_removed_by_the_next(page: Page, tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", KILLED, tmp_path], cwd=Path(__file__).parents[3])
+    end = time.monotonic() + 60
+    while not [*tmp_path.glob(".*/000003-1.png")]:
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "report.html").exists()
+    write_page(page, tmp_path / "report.html", embed_bytes=0)
+    left = {found.name for found in tmp_path.iterdir() if found.is_dir()}
+    assert left == {"pictures", "report-files"}
+
+
+def test_memory_does_not_grow_with_the_pictures(tmp_path: Path) -> None:
+    peaks, sizes = [], []
+    for num_images in (10, 60):
+        page = make_page(tmp_path / str(num_images), num_images)
+        tracemalloc.start()
+        sizes.append(write_page(page, tmp_path / f"{num_images}.html", embed_bytes=EVERYTHING).num_bytes)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert sizes[1] > sizes[0] + 10_000_000
+    assert peaks[1] < peaks[0] + 1_500_000

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from semdis_cli.errors import CheckpointError, MissingExtraError, SemdisError, UsageError
+from semdis_cli.memory import room_for_images
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.contenders.contender import Contender
 from semdis_cli.pipeline.contenders.crops import CroppedContender
 from semdis_cli.pipeline.contenders.given import Given
 from semdis_cli.pipeline.contenders.make import make_contenders
 from semdis_cli.pipeline.contenders.tokenized import TokenizedContender
+from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.settings import DecodeSettings, LatentSettings, RoundtripSettings, SamplingSettings
 from semdis_cli.settings.contenders import parse_specs
 from tests.pipeline.contenders.worlds import image_of, load, noise, versions
@@ -122,3 +124,23 @@ def test_a_peer_without_its_package_says_what_to_install(
     (tmp_path / "diffusion_pytorch_model.safetensors").touch()
     with pytest.raises(MissingExtraError, match=r"--compare 'dcae=.*' needs diffusers: pip install 'semdis\[peers\]'"):
         make(tokenizer, f"dcae={tmp_path}")
+
+
+def test_a_call_is_held_to_the_memory_of_the_contender_that_needs_most(tokenizer: Tokenizer, other: Path) -> None:
+    texts = "steps=2", "pdg", f"model={other}", "crops=64", "jpeg"
+    others = make(tokenizer, *texts)
+    size, pixel_bytes = (1024, 1024), 3 * 1024 * 1024
+    room = room_for_images()
+    alone = CallMemory(tokenizer, room, "decode").needed_bytes(size, 1)
+    needs = {
+        text: CallMemory(tokenizer, room, "decode", others=[one]).needed_bytes(size, 1)
+        for text, one in zip(texts, others, strict=True)
+    }
+    guided = CallMemory(tokenizer, room, "decode", is_guided=True).needed_bytes(size, 1)
+    assert guided > alone
+    assert needs["pdg"] == guided + pixel_bytes
+    assert needs["steps=2"] == needs["crops=64"] == needs["jpeg"] == alone + pixel_bytes, "what comes back is held"
+    all_of_them = CallMemory(tokenizer, room, "decode", others=others).needed_bytes(size, 1)
+    assert all_of_them == max(needs.values()) + (len(texts) - 1) * pixel_bytes
+    cropped = make(tokenizer, "crops=64")[0]
+    assert cropped.least_bytes(size, 1) < tokenized(others[0]).least_bytes(size, 1)
