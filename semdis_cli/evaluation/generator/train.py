@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semdis_cli.dataset.sampler import BucketBatchSampler
-from semdis_cli.errors import CheckpointError, DivergedError
+from semdis_cli.errors import CheckpointError, DivergedError, UsageError
 from semdis_cli.evaluation.generator import flow
 from semdis_cli.evaluation.generator.draws import Draws, noise_of
 from semdis_cli.evaluation.generator.held_out import HeldOut
@@ -28,6 +28,7 @@ from semdis_cli.events import TrainingProgress
 from semdis_cli.files.atomic import publish
 from semdis_cli.files.json_text import strict_json
 from semdis_cli.stops import look
+from semdis_cli.tensors import is_out_of_memory
 from semdis_cli.threads import WatchedThreads
 
 STATE_FILE, LOG_FILE = "training.safetensors", "log.jsonl"
@@ -173,10 +174,16 @@ class CurveTrainer:
         labels = torch.where(draws.is_hidden, state.model.num_classes, labels).to(device)
         latents, t = latents.to(device), draws.t.to(device)
         noise = noise_of(f"step {state.step}", self._seed, keys, latents)
-        with self._autocast():
-            v_hat = state.model(flow.interpolate(latents, noise, t), t, labels)
-        loss = flow.squared_error(v_hat, flow.velocity(latents, noise)).mean()
-        loss.backward()
+        try:
+            with self._autocast():
+                v_hat = state.model(flow.interpolate(latents, noise, t), t, labels)
+            loss = flow.squared_error(v_hat, flow.velocity(latents, noise)).mean()
+            loss.backward()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            size = settings.batch_size
+            raise UsageError(f"no memory for a batch of {size}; give a smaller --generator-batch-size") from error
         state.apply_gradients(loss)
         return loss.detach()
 
