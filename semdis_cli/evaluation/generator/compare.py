@@ -135,7 +135,7 @@ class _CurveRun:
     def events(self, num_done: int, num_curves: int) -> Generator[Event, None, None]:
         """Train, unless an earlier run has finished it; `num_done` of all curves come before."""
         settings = self.job.settings
-        finished = finished_points(self.folder, settings.num_steps)
+        finished = finished_points(self.folder, settings.point_steps)
         if finished is not None:
             (self.folder / STATE_FILE).unlink(missing_ok=True)  # a kill may have come before that
             self.points = finished

@@ -252,11 +252,25 @@ def test_other_latents_or_settings_are_refused_in_the_same_folder(tmp_path: Path
         run(tmp_path / "mine", a)
 
 
-@pytest.mark.parametrize("text", ["{", '{"step": 12}\n', '{"step": 6, "train_loss": "x", "by_time": []}\n', "[]\n"])
+BINS = "[1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"
+SPOILT = {
+    "torn": "{",
+    "no losses": '{"step": 0}\n',
+    "no number": f'{{"step": 0, "train_loss": "x", "by_time": {BINS}}}\n',
+    "not ten": '{"step": 0, "train_loss": null, "by_time": [1]}\n',
+    "another step": f'{{"step": 3, "train_loss": null, "by_time": {BINS}}}\n',
+    "beyond numbers": '{"step": 0, "train_loss": 1e999, "by_time": []}\n',
+    "a list": "[]\n",
+    "a pit": "[" * 100_000,
+    "no text": "\udcff\n",
+}
+
+
+@pytest.mark.parametrize("text", [pytest.param(text, id=name.replace(" ", "-")) for name, text in SPOILT.items()])
 def test_a_spoilt_log_is_said_in_a_line(tmp_path: Path, text: str) -> None:
     root = save_made(tmp_path / "a", 100, noise_like)
     run(tmp_path / "out", root, num_steps=1, num_points=1)
-    (tmp_path / "out/1-seed0" / LOG_FILE).write_text(text)
+    (tmp_path / "out/1-seed0" / LOG_FILE).write_bytes(os.fsencode(text))
     with pytest.raises(CheckpointError, match=r"log\.jsonl: not the .* of a curve .*; remove it to start this over"):
         run(tmp_path / "out", root, num_steps=1, num_points=1)
 
