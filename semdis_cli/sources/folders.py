@@ -9,7 +9,14 @@ from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 
-from semdis_cli.defaults import DECODE_MARKER, EVAL_MARKER, PICTURES_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER
+from semdis_cli.defaults import (
+    DECODE_MARKER,
+    EVAL_MARKER,
+    GENERATOR_MARKER,
+    PICTURES_MARKER,
+    ROUNDTRIP_MARKER,
+    TRAIN_MARKER,
+)
 from semdis_cli.files.disk import FolderIdentity, folder_identity, list_names
 from semdis_cli.kinds.formats import SIGNATURE_BYTES, has_image_suffix, is_image_file
 from semdis_cli.sources.containers import is_container_name, search_containers
@@ -25,7 +32,7 @@ from semdis_cli.sources.input_rules import (
 from semdis_cli.sources.names import NamedPath
 from semdis_cli.sources.source import Finds, Search
 
-OWN_OUTPUT = frozenset({DECODE_MARKER, EVAL_MARKER, PICTURES_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER})
+OWN_OUTPUT = frozenset({DECODE_MARKER, EVAL_MARKER, GENERATOR_MARKER, PICTURES_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER})
 TABLES = frozenset(  # of what lies below their folder
     {"metadata.jsonl", "metadata.csv", "metadata.parquet", "captions.json", "dataset.json"}
 )

@@ -70,10 +70,7 @@ def compare(paths: Sequence[Path], job: GeneratorJob) -> Iterator[Event]:
         for number in range(len(paths))
     }
     with claimed_folder(job.output, GENERATOR_MARKER, _record(matched, job), [f / LOG_FILE for f in folders.values()]):
-        images = []
-        for number in range(len(paths)):
-            one = yield from matched.images_of(number, job.settings)
-            images.append(one)
+        images = yield from _read_images(matched, job.settings)
         facts = tuple(SetFacts.of(matched, number, one, job.settings.size) for number, one in enumerate(images))
         said = [*matched.notes(), *notes(facts, job.settings, job.device)]
         yield RunStarted(len(matched.common), 0, 0.0, note="\n".join(said))
@@ -84,20 +81,32 @@ def compare(paths: Sequence[Path], job: GeneratorJob) -> Iterator[Event]:
         }
         for num_done, run in enumerate(runs.values()):
             yield from run.events(num_done, len(runs))
+
         curves = [
-            SetCurves(
-                title,
-                tuple(tuple(runs[number, seed].points) for seed in job.settings.seeds),
-                tuple(images[number].held_out.linear_errors()),
-                images[number].held_out.constant_error(),
-            )
-            for number, title in enumerate(matched.titles)
+            _curves_of(one, title, [runs[number, seed] for seed in job.settings.seeds])
+            for number, (one, title) in enumerate(zip(images, matched.titles, strict=True))
         ]
         _publish_pictures(job, curves, picture_note(matched, facts, job.settings, job.device))
         report = report_of(matched, facts, curves, job.settings, said) | {"device": job.device.type}
         report |= {"elapsed_s": round(time.perf_counter() - started, 1), "output": str(job.output)}
         publish(job.output / REPORT_FILE, [strict_json(report, indent=1).encode() + b"\n"])
     yield RunFinished(len(matched.common), 0, report)
+
+
+def _read_images(matched: MatchedSets, settings: GeneratorSettings) -> Generator[Event, None, list[CurveImages]]:
+    """Return the images of each set as its curves get them."""
+    images = []
+    for number in range(len(matched.sets)):
+        one = yield from matched.images_of(number, settings)
+        images.append(one)
+    return images
+
+
+def _curves_of(images: CurveImages, title: str, runs: "Sequence[_CurveRun]") -> SetCurves:
+    """Return the curves of a set, one a seed."""
+    held_out = images.held_out
+    points = tuple(tuple(run.points) for run in runs)
+    return SetCurves(title, points, tuple(held_out.linear_errors()), held_out.constant_error())
 
 
 def _publish_pictures(job: GeneratorJob, curves: Sequence[SetCurves], note: str) -> None:
@@ -110,7 +119,8 @@ def _record(matched: MatchedSets, job: GeneratorJob) -> dict[str, Any]:
     """Return all that decides a curve but its seed: a run that goes on is compared with it, and may add seeds."""
     settings = {name: value for name, value in job.settings.to_json().items() if name not in {"seed", "num_seeds"}}
     return {
-        "command": "eval --generator",
+        "command": "eval",
+        "of": "generator",
         "settings": settings,
         "device": job.device.type,
         "latents_sha256": [one.sha256 for one in matched.sets],
@@ -134,7 +144,7 @@ class _CurveRun:
     def events(self, num_done: int, num_curves: int) -> Generator[Event, None, None]:
         """Train, unless an earlier run has finished it; `num_done` of all curves come before."""
         settings = self.job.settings
-        finished = finished_points(self.folder, settings.num_steps)
+        finished = finished_points(self.folder, settings.point_steps)
         if finished is not None:
             (self.folder / STATE_FILE).unlink(missing_ok=True)  # a kill may have come before that
             self.points = finished

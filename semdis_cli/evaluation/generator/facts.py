@@ -97,7 +97,8 @@ def report_of(
     seen = settings.num_steps * settings.batch_size
     pairs = [(one, other) for one in curves for other in curves if one is not other]
     return {
-        "command": "eval --generator",
+        "command": "eval",
+        "of": "generator",
         "settings": settings.to_json(),
         "images": {
             "common": len(matched.common),

@@ -16,6 +16,7 @@ from semdis_cli.evaluation.generator.pairing import Grid
 from semdis_cli.events import Planning
 from semdis_cli.stops import look
 from semdis_cli.store.statistics import ChannelSums
+from semdis_cli.tensors import is_finite
 
 _IMAGES_AT_ONCE = 64
 _DEAD_STD = 1e-6  # of a channel that says nothing
@@ -63,8 +64,8 @@ def read_items(dataset: LatentDataset, items: NDArray[np.int64]) -> tuple[Tensor
     """Return the latents of items of one grid, [B,Z,h,w] float32, and their keys. Raises `StoreError` for NaN."""
     found = dataset.__getitems__(items.tolist())
     latents, keys = torch.stack([item.latents for item in found]), [item.key for item in found]
-    if not torch.isfinite(latents).all():
-        bad = next(item.key for item in found if not torch.isfinite(item.latents).all())
+    if not is_finite(latents):
+        bad = next(item.key for item in found if not is_finite(item.latents))
         raise StoreError(f"the latents of {bad!r:.80} have NaN or infinite values", place=dataset.path)
     return latents, keys
 

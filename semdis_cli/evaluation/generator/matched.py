@@ -102,6 +102,8 @@ class MatchedSets:
                 yield f"{title}: {count(others, 'image')} left out, which not all sets have"
             if one.versions:
                 yield f"{title}: latents of several versions"
+            if one.provenance.get("posterior", {}).get("kind") == "moments":
+                yield f"{title}: of its posteriors the modes are learned"
         if not self.num_classes:
             yield "no labels: the generator learns without classes"
         elif unlabelled := int((self.labels.numbers == NO_LABEL).sum()):

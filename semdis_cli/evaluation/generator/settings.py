@@ -71,6 +71,12 @@ class GeneratorSettings(Group):
         return range(self.seed, self.seed + self.num_seeds)
 
     @property
+    def point_steps(self) -> tuple[int, ...]:
+        """Return the steps at which a curve has points: dense at first, where it is steep: num_steps (i / n)^2."""
+        shares = ((number / self.num_points) ** 2 for number in range(self.num_points + 1))
+        return tuple(sorted({round(self.num_steps * share) for share in shares}))
+
+    @property
     def num_measured(self) -> int:
         """Return the images of a measurement, each at ten times: a curve measures half of what it learns, or less."""
         return max(_LEAST_MEASURED, min(_MOST_MEASURED, self.num_steps * self.batch_size // (20 * self.num_points)))

@@ -1,10 +1,9 @@
 """One curve: a generator learns one set of latents with one seed, and goes on after a kill where it was."""
 
-import json
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -17,17 +16,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semdis_cli.dataset.sampler import BucketBatchSampler
-from semdis_cli.errors import CheckpointError, DivergedError
+from semdis_cli.errors import CheckpointError, DivergedError, UsageError
 from semdis_cli.evaluation.generator import flow
 from semdis_cli.evaluation.generator.draws import Draws, noise_of
-from semdis_cli.evaluation.generator.held_out import HeldOut
+from semdis_cli.evaluation.generator.held_out import NUM_BINS, HeldOut
 from semdis_cli.evaluation.generator.latents import ImageLatents
 from semdis_cli.evaluation.generator.settings import GeneratorSettings
 from semdis_cli.evaluation.generator.state import GeneratorState
 from semdis_cli.events import TrainingProgress
 from semdis_cli.files.atomic import publish
-from semdis_cli.files.json_text import strict_json
+from semdis_cli.files.json_text import parse_json, strict_json
 from semdis_cli.stops import look
+from semdis_cli.tensors import is_out_of_memory
 from semdis_cli.threads import WatchedThreads
 
 STATE_FILE, LOG_FILE = "training.safetensors", "log.jsonl"
@@ -55,19 +55,14 @@ class Point:
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
         """Parse what `to_json` gave. Raises `ValueError`, `KeyError` or `TypeError`."""
-        train_loss = fields["train_loss"]
-        return cls(
-            int(fields["step"]), None if train_loss is None else float(train_loss), tuple(map(float, fields["by_time"]))
-        )
+        train_loss, by_time = fields["train_loss"], tuple(map(float, fields["by_time"]))
+        if len(by_time) != NUM_BINS:
+            raise ValueError(f"{len(by_time)} bins of time, not {NUM_BINS}")
+        return cls(int(fields["step"]), None if train_loss is None else float(train_loss), by_time)
 
 
 def _rounded(value: float) -> float:
     return float(f"{value:.6g}")
-
-
-def point_steps(num_steps: int, num_points: int) -> tuple[int, ...]:
-    """Return the steps at which a curve has points: dense at first, where it is steep: num_steps (i / n)^2."""
-    return tuple(sorted({round(num_steps * (number / num_points) ** 2) for number in range(num_points + 1)}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +105,7 @@ class CurveTrainer:
         self.points: list[Point] = []
         self._state, self._settings, self._seed = state, settings, seed
         self._images, self._folder = images, folder
-        self._point_steps = set(point_steps(settings.num_steps, settings.num_points))
+        self._point_steps = settings.point_steps
         self._sampler = images.learned.sampler(settings, seed)
         self._num_batches = len(self._sampler)
         self._device = next(state.model.parameters()).device
@@ -123,7 +118,7 @@ class CurveTrainer:
         """
         path = self._folder / STATE_FILE
         if path.exists():
-            self.points = _points(self._state.load(path).get("points"), path)
+            self.points = _points(self._state.load(path).get("points"), self._point_steps, path)
         yield from self.points
         if not self.points:
             yield self._measure()
@@ -173,10 +168,16 @@ class CurveTrainer:
         labels = torch.where(draws.is_hidden, state.model.num_classes, labels).to(device)
         latents, t = latents.to(device), draws.t.to(device)
         noise = noise_of(f"step {state.step}", self._seed, keys, latents)
-        with self._autocast():
-            v_hat = state.model(flow.interpolate(latents, noise, t), t, labels)
-        loss = flow.squared_error(v_hat, flow.velocity(latents, noise)).mean()
-        loss.backward()
+        try:
+            with self._autocast():
+                v_hat = state.model(flow.interpolate(latents, noise, t), t, labels)
+            loss = flow.squared_error(v_hat, flow.velocity(latents, noise)).mean()
+            loss.backward()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            size = settings.batch_size
+            raise UsageError(f"no memory for a batch of {size}; give a smaller --generator-batch-size") from error
         state.apply_gradients(loss)
         return loss.detach()
 
@@ -207,24 +208,31 @@ class CurveTrainer:
         return torch.autocast(self._device.type, dtype, enabled=dtype != torch.float32)
 
 
-def finished_points(folder: Path, num_steps: int) -> list[Point] | None:
-    """Return the curve that an earlier run has finished in `folder`; None if it has not. Raises `CheckpointError`."""
+def finished_points(folder: Path, steps: Sequence[int]) -> list[Point] | None:
+    """Return the curve with points at `steps` that an earlier run has finished in `folder`; None if it has not.
+
+    Raises `CheckpointError`.
+    """
     path = folder / LOG_FILE
     if not path.exists():
         return None
     try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = [parse_json(line) for line in path.read_bytes().splitlines()]
     except (OSError, ValueError) as error:
         raise CheckpointError(f"not the log of a curve ({error}); remove it to start this over", place=path) from error
-    points = _points(lines, path)
-    return points if points and points[-1].step == num_steps else None
+    points = _points(lines, steps, path)
+    return points if len(points) == len(steps) else None
 
 
-def _points(values: object, path: Path) -> list[Point]:
-    """Parse the points of a curve. Raises `CheckpointError`."""
+def _points(values: object, steps: Sequence[int], path: Path) -> list[Point]:
+    """Parse the points of a curve, the first of those at `steps`. Raises `CheckpointError`."""
     try:
-        return [Point.from_json(value) for value in values]  # type: ignore[attr-defined]
+        points = [Point.from_json(value) for value in values]  # type: ignore[attr-defined]
+        found = [point.step for point in points]
+        if found != list(steps[: len(found)]):
+            raise ValueError(f"points at the steps {found[:5]}")
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"not the points of a curve ({error!r:.80}); remove it to start this over", place=path
         ) from error
+    return points

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from semdis_cli.evaluation.generator.settings import GeneratorSettings
 from semdis_cli.evaluation.generator.summary import Interval, SetCurves, difference, over_seeds, steps_to
-from semdis_cli.evaluation.generator.train import Point, point_steps
+from semdis_cli.evaluation.generator.train import Point
 
 
 def curve(*losses: float, step: int = 10) -> tuple[Point, ...]:
@@ -74,6 +75,9 @@ def test_sets_are_compared_seed_by_seed() -> None:
 
 
 def test_points_are_dense_at_first_and_end_at_the_last_step() -> None:
-    assert point_steps(100, 5) == (0, 4, 16, 36, 64, 100)
-    assert point_steps(3, 24) == (0, 1, 2, 3)
-    assert point_steps(1, 1) == (0, 1)
+    def steps(num_steps: int, num_points: int) -> tuple[int, ...]:
+        return GeneratorSettings(num_steps=num_steps, num_points=num_points).point_steps
+
+    assert steps(100, 5) == (0, 4, 16, 36, 64, 100)
+    assert steps(3, 24) == (0, 1, 2, 3)
+    assert steps(1, 1) == (0, 1)
