@@ -118,6 +118,15 @@ def test_of_many_images_the_page_shows_a_sample_and_the_worst(run: Run, tiny: Pa
     assert {row["key"] for row in report["worst"][:5]} <= shown
 
 
+def test_the_pictures_of_a_page_are_no_images_of_the_folder_that_it_lies_in(run: Run, tiny: Path, photos: Path) -> None:
+    how = ("--model", tiny, "-q", "--report", photos / "r.html", "--report-mib", "0")
+    ok(run("eval", photos, *how))
+    assert list((photos / "r-files").glob("*.png"))
+    before = Path("eval/figures.jsonl").read_bytes()
+    ok(run("eval", photos, *how))
+    assert Path("eval/figures.jsonl").read_bytes() == before
+
+
 @pytest.mark.parametrize("place", ["taken/", "nowhere/r.html", "file/r.html"])
 def test_a_page_that_cannot_be_written_is_told_before_work(run: Run, tiny: Path, photos: Path, place: str) -> None:
     Path("taken").mkdir()
