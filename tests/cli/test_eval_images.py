@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.conftest import PHOTOS, Outcome, Run
+from tests.cli.conftest import PHOTOS, Outcome, Run, semdis
 from tests.worlds import save_noise
 
 COMPARED = ("--compare", "store-dtype=int8", "--compare", "steps=2", "--compare", "jpeg")
@@ -157,3 +157,21 @@ def test_what_cannot_be_compared_is_refused_in_a_line(run: Run, tiny: Path, phot
     assert done.code in {2, 4}
     assert "Traceback" not in done.stderr
     assert not Path("eval/figures.jsonl").exists()
+
+
+def test_tables_name_files_as_they_are_called_and_say_how_many_have_a_figure(
+    tmp_path: Path, tiny: Path, photos: Path
+) -> None:
+    save_noise(photos / "a\nb.png", 2, (64, 64))
+    save_noise(photos / "c\udcff.png", 3, (64, 64))
+    done = ok(semdis("eval", photos, "--model", tiny, "-q", "--metrics", "ssim,ms-ssim", cwd=tmp_path))
+    lines = done.stdout.splitlines()
+    assert lines[0] == "Mean over 10 images (SSIM: 9, MS-SSIM: none)"
+    names = [line.split("  ")[-1] for line in lines]
+    assert {"a\\nb.png", "c\udcff.png", "small.png"} <= set(names)
+
+
+def test_of_one_image_there_is_no_table_of_differences(run: Run, tiny: Path, photos: Path) -> None:
+    done = ok(run("eval", photos / "small.png", "--model", tiny, "-q", *COMPARED))
+    assert "Mean over 1 image (SSIM: none)" in done.stdout
+    assert "Difference" not in done.stdout
