@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from semdis_cli.errors import NoSpaceError
 from tests.cli.conftest import PHOTOS, Outcome, Run, semdis
 from tests.worlds import save_noise
 
@@ -175,3 +176,17 @@ def test_of_one_image_there_is_no_table_of_differences(run: Run, tiny: Path, pho
     done = ok(run("eval", photos / "small.png", "--model", tiny, "-q", *COMPARED))
     assert "Mean over 1 image (SSIM: none)" in done.stdout
     assert "Difference" not in done.stdout
+
+
+def test_a_run_that_began_on_a_terminal_is_gone_on_with_elsewhere(
+    run: Run, tiny: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_disk(*_: object) -> None:
+        raise NoSpaceError("no space left")
+
+    with monkeypatch.context() as first:
+        first.setattr("semdis_cli.cli.eval_images.can_show", lambda: True)
+        first.setattr("semdis_cli.pipeline.roundtrip.write_figures", fill_disk)
+        assert run("eval", photos, "--model", tiny).code == 5
+    report = json.loads(ok(run("eval", photos, "--model", tiny, "--json")).stdout)
+    assert report["images"]["this_run"] == 0
