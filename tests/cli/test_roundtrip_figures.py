@@ -91,6 +91,7 @@ def test_a_format_that_there_is_not_is_refused_in_a_line(run: Run, tiny: Path, p
     assert not Path("roundtrip").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_is_gone_on_with_to_the_same_figures(tmp_path: Path, tiny: Path) -> None:
     for number in range(NUM_IMAGES):
         save_noise(tmp_path / f"photos/{number:04}.png", number, (16, 16))

@@ -87,6 +87,7 @@ def test_a_set_against_itself_has_the_same_curve(tmp_path: Path) -> None:
     assert len(set(first)) == len(first)  # something was learned
 
 
+@pytest.mark.slow
 def test_latents_that_were_scaled_and_shifted_have_the_same_curve(tmp_path: Path) -> None:
     a = save_made(tmp_path / "a", 100, noise_like)
     b = save_made(tmp_path / "b", 100, lambda key: noise_like(key) * 8 + 3)
@@ -112,7 +113,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
     return folder / "out", roots
 
 
-@pytest.mark.parametrize("num_points", [2, 4, 6])
+@pytest.mark.parametrize(
+    "num_points", [pytest.param(2, marks=pytest.mark.slow), 4, pytest.param(6, marks=pytest.mark.slow)]
+)
 def test_a_run_that_goes_on_gives_the_bytes_of_one_that_never_stopped(
     tmp_path: Path, whole: tuple[Path, list[Path]], num_points: int
 ) -> None:
@@ -134,6 +137,7 @@ def test_a_finished_comparison_is_told_again_without_training(whole: tuple[Path,
     assert made(whole[0]) == before
 
 
+@pytest.mark.slow
 def test_seeds_may_be_added_later(tmp_path: Path, whole: tuple[Path, list[Path]]) -> None:
     root = whole[1][0]
     run(tmp_path / "both", root, num_steps=2, num_points=1, num_seeds=2)

@@ -131,6 +131,7 @@ def test_a_rectangle_dragged_over_the_scatter_plot_selects_images(show: Show, re
     assert len(view.names()) < some / 2
 
 
+@pytest.mark.slow
 def test_a_dot_of_the_scatter_plot_opens_its_image(show: Show, report: Path) -> None:
     view = show(report, "#against=1.psnr_db")
     box = view.page.locator("#scatter canvas").bounding_box()
@@ -169,6 +170,7 @@ def test_the_divider_has_the_original_on_its_left_and_the_contender_on_its_right
         assert np.array_equal(found[rows, split + 24 :], version[rows, split + 24 :])
 
 
+@pytest.mark.slow
 def test_the_contender_on_either_side_can_be_chosen(show: Show, report: Path) -> None:
     view = show(report, of(LAST))
     view.page.select_option("#left", "1")
@@ -213,6 +215,7 @@ def test_zoom_goes_to_single_pixels_and_keeps_the_point_under_the_pointer(show: 
     assert (view.stage()[point[1] + 50, point[0] - 100] == before).all()
 
 
+@pytest.mark.slow
 def test_both_sides_show_the_same_part(show: Show, report: Path) -> None:
     view = show(report, of(LAST, "&layer=side&zoom=4&at=100,80"))
     view.wait_for_pictures()
@@ -232,6 +235,7 @@ def test_differences_are_those_of_the_values_times_the_gain(show: Show, report: 
         view.page.keyboard.press("]")
 
 
+@pytest.mark.slow
 def test_the_latents_are_as_large_as_the_image(show: Show, report: Path) -> None:
     view = show(report, of(LAST, "&layer=latents&split=0&zoom=2"))
     view.wait_for_pictures()
@@ -241,6 +245,7 @@ def test_the_latents_are_as_large_as_the_image(show: Show, report: Path) -> None
     assert "red 50.0 %, green 20.0 %, blue 10.0 %" in view.text("#layer-note")
 
 
+@pytest.mark.slow
 def test_a_held_key_shows_the_right_picture_alone(show: Show, report: Path) -> None:
     view = show(report, of(LAST, "&split=100"))
     view.wait_for_pictures()
@@ -298,6 +303,7 @@ def test_the_viewer_is_ruled_with_the_keyboard(show: Show, report: Path) -> None
     assert zooms[3] == "100 %"
 
 
+@pytest.mark.slow
 def test_the_divider_is_a_range_that_takes_arrows(show: Show, report: Path) -> None:
     view = show(report, of(LAST))
     view.page.focus("#slider")
@@ -308,6 +314,7 @@ def test_the_divider_is_a_range_that_takes_arrows(show: Show, report: Path) -> N
     assert view.page.get_attribute("#slider", "aria-valuetext") == "0 % from the left"
 
 
+@pytest.mark.slow
 def test_keys_are_told_and_the_focus_comes_back(show: Show, report: Path) -> None:
     view = show(report)
     view.open_image(2)
@@ -323,6 +330,7 @@ def test_keys_are_told_and_the_focus_comes_back(show: Show, report: Path) -> Non
     assert view.page.url.startswith("file:"), "back to the page, and not from it"
 
 
+@pytest.mark.slow
 def test_a_view_can_be_linked(show: Show, report: Path) -> None:
     view = show(report)
     view.page.select_option("#figure", "1.lpips")
@@ -343,6 +351,7 @@ def test_a_view_can_be_linked(show: Show, report: Path) -> None:
     other.page.wait_for_selector("#viewer", state="hidden")
 
 
+@pytest.mark.slow
 def test_the_way_back_leads_from_the_image_to_the_page(show: Show, report: Path) -> None:
     view = show(report)
     view.open_image(3)
@@ -354,6 +363,7 @@ def test_the_way_back_leads_from_the_image_to_the_page(show: Show, report: Path)
     assert view.page.url.startswith("file:")
 
 
+@pytest.mark.slow
 def test_an_address_that_means_nothing_is_passed_over(show: Show, report: Path) -> None:
     view = show(report)
     for hash_ in ("image=none", "figure=9.none&zoom=-3&range=~~&left=7&right=x&at=1", "%", "split=NaN&gain="):
@@ -409,6 +419,7 @@ def brightness(view: View) -> float:
     return float(np.asarray(shot)[5:20, 300:600].mean())
 
 
+@pytest.mark.slow
 def test_it_is_dark_where_the_system_is_and_there_is_a_switch(show: Show, report: Path) -> None:
     light, dark = show(report), show(report, color_scheme="dark")
     assert brightness(light) > 200
@@ -443,6 +454,7 @@ def test_everything_has_a_name_and_a_role(show: Show, report: Path) -> None:
     assert view.number_of(unnamed) == 0
 
 
+@pytest.mark.slow
 def test_the_focus_is_seen(show: Show, report: Path) -> None:
     view = show(report)
     for _ in range(12):
@@ -590,6 +602,7 @@ LEAF = """async () => {
 }"""
 
 
+@pytest.mark.slow
 def test_two_thousand_images_stay_smooth(show: Show, many: Path, browser: "Browser") -> None:
     view = show(many)
     assert view.text("#count") == "2,000 images"
