@@ -6,3 +6,4 @@ DECODE_MARKER, ROUNDTRIP_MARKER, EVAL_MARKER = "decode.json", "roundtrip.json", 
 TRAIN_MARKER = "semdis-train.json"
 PICTURES_MARKER = "latent-pictures.json"
 GENERATOR_MARKER = "semdis-generator.json"
+PAGE_MARKER = ".semdis-page"

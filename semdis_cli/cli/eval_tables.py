@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from semdis_cli.cli.report import printable
 from semdis_cli.cli.tables import Section
 from semdis_cli.metrics.registry import BITS_PER_PIXEL, METRICS
+from semdis_cli.store.checks import check_record_key
 from semdis_cli.wording import count
 
 _TITLE_WIDTH = 30
@@ -18,16 +20,17 @@ def sections(report: Json) -> Iterator[Section]:
     contenders: Sequence[Json] = report["contenders"]
     if not report["images"]["ok"]:
         return
-    yield _means(contenders, report["images"]["ok"])
-    if len(contenders) > 1:
-        yield _differences(contenders)
-    else:
+    yield _means(report)
+    if len(contenders) == 1:
         yield _spread(contenders[0]["figures"])
+    elif (differences := _differences(contenders)).rows:  # one image has none
+        yield differences
     yield _worst(report["worst"])
 
 
-def _means(contenders: Sequence[Json], num_images: int) -> Section:
+def _means(report: Json) -> Section:
     """The mean of every metric, a line for each contender."""
+    contenders: Sequence[Json] = report["contenders"]
     metrics = _metrics(contenders)
     headings = ["", *(f"#{_heading(name)}" for name in metrics)]
     has_rfid = any("rfid" in one["figures"] for one in contenders)
@@ -36,8 +39,16 @@ def _means(contenders: Sequence[Json], num_images: int) -> Section:
         cells = [_number(name, one["figures"][name]["mean"]) if name in one["figures"] else "" for name in metrics]
         rfid = [f"{one['figures']['rfid']:.3f}"] if "rfid" in one["figures"] else [""]
         rows.append((_short(one["title"]), *cells, *(rfid if has_rfid else [])))
-    title = f"Mean over {count(num_images, 'image')}"
-    return Section(title, (*headings, *(["#rFID"] if has_rfid else [])), rows)
+    return Section(_over(report), (*headings, *(["#rFID"] if has_rfid else [])), rows)
+
+
+def _over(report: Json) -> str:
+    """Return what the means are over, and of what fewer images have, as some are too small for it."""
+    num_images, figures = report["images"]["ok"], report["contenders"][0]["figures"]
+    nums = {name: figures[name]["num"] if name in figures else 0 for name in report["measures"]["metrics"]}
+    told = {METRICS[name].title: f"{num:,}" if num else "none" for name, num in nums.items() if num < num_images}
+    fewer = [f"{title}: {num}" for title, num in told.items()]
+    return f"Mean over {count(num_images, 'image')}" + (f" ({', '.join(fewer)})" if fewer else "")
 
 
 def _differences(contenders: Sequence[Json]) -> Section:
@@ -66,7 +77,10 @@ def _spread(figures: Json) -> Section:
 def _worst(worst: Sequence[Json]) -> Section:
     """The images that came back worst."""
     names = [name for name in METRICS if any(name in one["figures"] for one in worst)]
-    rows = [(*(_number(name, one["figures"].get(name)) for name in names), one["key"]) for one in worst]
+    rows = [
+        (*(_number(name, one["figures"].get(name)) for name in names), printable(check_record_key(one)))
+        for one in worst
+    ]
     return Section("Worst by PSNR", (*(f"#{_heading(name)}" for name in names), "image"), rows)
 
 

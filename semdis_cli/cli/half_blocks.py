@@ -32,11 +32,12 @@ def side_px() -> int:
 def show_pair(left: "NDArray[np.uint8]", right: "NDArray[np.uint8]") -> None:
     """Print two pictures of one size, uint8 [H,W,3] sRGB, side by side."""
     console = Console()
-    for top in range(0, len(left) - 1, 2):
+    for top in range(0, len(left), 2):
         line = Text(no_wrap=True)
         for picture in (left, right):
-            for upper, lower in zip(picture[top], picture[top + 1], strict=True):
-                line.append(_UPPER_HALF, Style(color=_colour(upper), bgcolor=_colour(lower)))
+            lower_row = [*map(_colour, picture[top + 1])] if top + 1 < len(picture) else [None] * len(picture[top])
+            for upper, lower in zip(picture[top], lower_row, strict=True):
+                line.append(_UPPER_HALF, Style(color=_colour(upper), bgcolor=lower))
             line.append(_GAP if picture is left else "")
         console.print(line)
 

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -12,6 +13,8 @@ from semdis_cli.cli.report import one_line
 from semdis_cli.cli.streams import put
 
 _MAX_ROWS = 20
+_LEAST_WIDTH = 12  # of a column of texts, which may take several lines: one of numbers never does
+_EDGE = 3  # characters between two columns of Rich's tables
 
 
 @dataclass(frozen=True)
@@ -32,19 +35,29 @@ def first_rows(rows: Sequence[tuple[str, ...]], what: str) -> list[tuple[str, ..
 
 
 def show(section: Section) -> None:
-    """Print a table: one of Rich on a terminal, aligned text elsewhere."""
+    """Print a table: one of Rich on a terminal that is wide enough for its numbers, aligned text elsewhere."""
     rows = [tuple(map(one_line, row)) for row in section.rows]
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and _least_width(section.columns, rows) <= Console().width:
         _show_table(one_line(section.title), section.columns, rows)
     else:
         _show_text(one_line(section.title), section.columns, rows)
 
 
+def _least_width(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> int:
+    """Return how many characters a table of Rich needs to cut no number."""
+    needed = 1 + _EDGE * len(columns)
+    for at, heading in enumerate(columns):
+        width = max(cell_len(cell) for cell in (heading.removeprefix("#"), *(row[at] for row in rows)))
+        needed += width if heading.startswith("#") else min(width, _LEAST_WIDTH)
+    return needed
+
+
 def _show_table(title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
     table = Table(title=Text(title), title_justify="left", show_header=any(columns), title_style="bold")
     for heading in columns:
+        is_number = heading.startswith("#")
         table.add_column(
-            heading.removeprefix("#"), justify="right" if heading.startswith("#") else "left", overflow="fold"
+            heading.removeprefix("#"), justify="right" if is_number else "left", overflow="fold", no_wrap=is_number
         )
     for row in rows:
         table.add_row(*map(Text, row))
@@ -54,11 +67,15 @@ def _show_table(title: str, columns: Sequence[str], rows: Sequence[tuple[str, ..
 def _show_text(title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
     lines = [tuple(heading.removeprefix("#") for heading in columns)] if any(columns) else []
     lines += rows
-    widths = [max((len(line[number]) for line in lines), default=0) for number in range(len(columns))]
+    widths = [max((cell_len(line[number]) for line in lines), default=0) for number in range(len(columns))]
     put(title)
     for line in lines:
         cells = [
-            cell.rjust(width) if heading.startswith("#") else cell.ljust(width)
+            _blank(width, cell) + cell if heading.startswith("#") else cell + _blank(width, cell)
             for cell, width, heading in zip(line, widths, columns, strict=True)
         ]
         put(f"  {'  '.join(cells)}".rstrip())
+
+
+def _blank(width: int, cell: str) -> str:
+    return " " * (width - cell_len(cell))

@@ -219,7 +219,7 @@ def _record(trip: _Trip, measurer: Measurer, choice: PictureChoice | None) -> di
         "claim": _claim(trip),
         "contenders": [[one.title, one.record()] for one in trip.contenders],
         "measures": measurer.to_json(),
-        "pictures": None if choice is None else asdict(choice),
+        "pictures": None if choice is None or trip.settings.page.report is None else asdict(choice),
         "shard_images": _SHARD_IMAGES,
     }
 

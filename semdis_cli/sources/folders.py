@@ -13,6 +13,7 @@ from semdis_cli.defaults import (
     DECODE_MARKER,
     EVAL_MARKER,
     GENERATOR_MARKER,
+    PAGE_MARKER,
     PICTURES_MARKER,
     ROUNDTRIP_MARKER,
     TRAIN_MARKER,
@@ -32,7 +33,9 @@ from semdis_cli.sources.input_rules import (
 from semdis_cli.sources.names import NamedPath
 from semdis_cli.sources.source import Finds, Search
 
-OWN_OUTPUT = frozenset({DECODE_MARKER, EVAL_MARKER, GENERATOR_MARKER, PICTURES_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER})
+OWN_OUTPUT = frozenset(
+    {DECODE_MARKER, EVAL_MARKER, GENERATOR_MARKER, PAGE_MARKER, PICTURES_MARKER, ROUNDTRIP_MARKER, TRAIN_MARKER}
+)
 TABLES = frozenset(  # of what lies below their folder
     {"metadata.jsonl", "metadata.csv", "metadata.parquet", "captions.json", "dataset.json"}
 )

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.conftest import PHOTOS, Outcome, Run
+from semdis_cli.errors import NoSpaceError
+from tests.cli.conftest import PHOTOS, Outcome, Run, semdis
 from tests.worlds import save_noise
 
 COMPARED = ("--compare", "store-dtype=int8", "--compare", "steps=2", "--compare", "jpeg")
@@ -118,6 +119,15 @@ def test_of_many_images_the_page_shows_a_sample_and_the_worst(run: Run, tiny: Pa
     assert {row["key"] for row in report["worst"][:5]} <= shown
 
 
+def test_the_pictures_of_a_page_are_no_images_of_the_folder_that_it_lies_in(run: Run, tiny: Path, photos: Path) -> None:
+    how = ("--model", tiny, "-q", "--report", photos / "r.html", "--report-mib", "0")
+    ok(run("eval", photos, *how))
+    assert list((photos / "r-files").glob("*.png"))
+    before = Path("eval/figures.jsonl").read_bytes()
+    ok(run("eval", photos, *how))
+    assert Path("eval/figures.jsonl").read_bytes() == before
+
+
 @pytest.mark.parametrize("place", ["taken/", "nowhere/r.html", "file/r.html"])
 def test_a_page_that_cannot_be_written_is_told_before_work(run: Run, tiny: Path, photos: Path, place: str) -> None:
     Path("taken").mkdir()
@@ -148,3 +158,35 @@ def test_what_cannot_be_compared_is_refused_in_a_line(run: Run, tiny: Path, phot
     assert done.code in {2, 4}
     assert "Traceback" not in done.stderr
     assert not Path("eval/figures.jsonl").exists()
+
+
+def test_tables_name_files_as_they_are_called_and_say_how_many_have_a_figure(
+    tmp_path: Path, tiny: Path, photos: Path
+) -> None:
+    save_noise(photos / "a\nb.png", 2, (64, 64))
+    save_noise(photos / "c\udcff.png", 3, (64, 64))
+    done = ok(semdis("eval", photos, "--model", tiny, "-q", "--metrics", "ssim,ms-ssim", cwd=tmp_path))
+    lines = done.stdout.splitlines()
+    assert lines[0] == "Mean over 10 images (SSIM: 9, MS-SSIM: none)"
+    names = [line.split("  ")[-1] for line in lines]
+    assert {"a\\nb.png", "c\udcff.png", "small.png"} <= set(names)
+
+
+def test_of_one_image_there_is_no_table_of_differences(run: Run, tiny: Path, photos: Path) -> None:
+    done = ok(run("eval", photos / "small.png", "--model", tiny, "-q", *COMPARED))
+    assert "Mean over 1 image (SSIM: none)" in done.stdout
+    assert "Difference" not in done.stdout
+
+
+def test_a_run_that_began_on_a_terminal_is_gone_on_with_elsewhere(
+    run: Run, tiny: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_disk(*_: object) -> None:
+        raise NoSpaceError("no space left")
+
+    with monkeypatch.context() as first:
+        first.setattr("semdis_cli.cli.eval_images.can_show", lambda: True)
+        first.setattr("semdis_cli.pipeline.roundtrip.write_figures", fill_disk)
+        assert run("eval", photos, "--model", tiny).code == 5
+    report = json.loads(ok(run("eval", photos, "--model", tiny, "--json")).stdout)
+    assert report["images"]["this_run"] == 0

@@ -84,9 +84,7 @@ def write_page(page: Page, path: Path, *, embed_bytes: int) -> WrittenPage:
     """
     check_report_path(path)
     make_folder(path.parent)
-    with explaining(path):
-        spool = disk.unnamed_file(path.parent)
-    with spool:
+    with explaining(path), disk.unnamed_file(path.parent) as spool:
         thumbnails = Thumbnails.make(page.images, spool)
         placement = _place(page, thumbnails, _folder_beside(path), embed_bytes)
         return _write(page, path, placement, thumbnails)

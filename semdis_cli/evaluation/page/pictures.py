@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
+from semdis_cli.defaults import PAGE_MARKER
 from semdis_cli.errors import StoreError, UnreadableImageError
 from semdis_cli.evaluation.page.contents import PageImage
 from semdis_cli.files import disk
@@ -19,10 +20,7 @@ from semdis_cli.threads import WatchedThreads
 
 _THUMBNAIL_PX = 192
 _GROUP_BYTES = 1 << 25  # of files that are synced together
-_MARKER, _MARK = (
-    ".semdis-page",
-    b"Pictures of the page of this name. The next run that writes the page replaces them.\n",
-)
+_MARK = b"Pictures of the page of this name. The next run that writes the page replaces them.\n"
 _THUMBNAIL, _ORIGINAL, _PCA = "thumb", "original", "pca"
 
 
@@ -120,7 +118,7 @@ def _file_bytes(path: Path) -> int:
 
 def is_folder_of_page(folder: Path) -> bool:
     """Tell whether an earlier page has put its pictures into `folder`."""
-    return (folder / _MARKER).is_file() and not folder.is_symlink()
+    return (folder / PAGE_MARKER).is_file() and not folder.is_symlink()
 
 
 def write_folder(folder: Path, images: Sequence[PageImage], thumbnails: Thumbnails | None) -> None:
@@ -132,7 +130,7 @@ def write_folder(folder: Path, images: Sequence[PageImage], thumbnails: Thumbnai
     disk.remove_folder(pending)  # of a run that was killed
     make_folder(pending)
     try:
-        publish(pending / _MARKER, [_MARK])
+        publish(pending / PAGE_MARKER, [_MARK])
         _fill(pending, images, thumbnails)
         _give_place(pending, folder, aside)
     finally:

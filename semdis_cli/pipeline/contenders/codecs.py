@@ -84,6 +84,6 @@ def best_within(write: Callable[[int], bytes], most_bytes: int) -> bytes:
 
 
 def _read(data: bytes, num_pixels: int) -> NDArray[np.uint8]:
-    """Return the pixels of a file, [3,H,W]."""
+    """Return the pixels of a file, [3,H,W], which may be written to."""
     picture = read_image(data, ReadSettings(max_image_pixels=num_pixels)).pixels
-    return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
+    return np.array(np.asarray(picture).transpose(2, 0, 1), order="C")

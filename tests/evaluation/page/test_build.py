@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from semdis_cli.errors import StoreError, UsageError
+from semdis_cli.errors import NoSpaceError, StoreError, UsageError
 from semdis_cli.evaluation.page import document
 from semdis_cli.evaluation.page.build import check_report_path, write_page
 from semdis_cli.evaluation.page.contents import Page, PageImage
@@ -178,6 +178,14 @@ def test_only_the_first_failures_are_listed_and_all_counted(page: Page, tmp_path
     written = write_page(replace(page, failures=failures), tmp_path / "report.html", embed_bytes=EVERYTHING)
     contents = json.loads(read(written.path).blocks["contents"])
     assert (len(contents["failures"]), contents["num_failures"]) == (1000, 1500)
+
+
+def test_on_a_full_disk_it_says_so_in_a_line(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("semdis_cli.files.disk.unnamed_file", lambda _: Path("/dev/full").open("r+b"))
+    with pytest.raises(NoSpaceError) as caught:
+        write_page(page, tmp_path / "report.html", embed_bytes=EVERYTHING)
+    assert caught.value.place == str(tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
 
 
 # --- What is refused ---

@@ -76,6 +76,13 @@ def test_an_image_that_a_format_cannot_hold_is_a_failure() -> None:
     assert versions(CodecContender("JPEG", "jpg", None), given)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (20, 30)])
+def test_pixels_of_every_size_are_ones_that_torch_takes_without_a_warning(size: tuple[int, int]) -> None:
+    [back] = versions(CodecContender("JPEG", "jpg", 90), Given([image_of("a", noise(0, size), 1)], [0]))
+    assert back.pixels.flags.writeable
+    assert back.pixels.flags.c_contiguous
+
+
 def test_the_record_says_whose_files_they_are() -> None:
     record = CodecContender("JPEG", "jpg", None).record()
     assert record["quality"] == "the best within the bytes of the first contender"
