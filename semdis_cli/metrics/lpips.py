@@ -62,6 +62,7 @@ VGG = Backbone(
 BACKBONES = {"alex": ALEX, "vgg": VGG}
 
 _EPSILON = 1e-10
+_ROWS = 128  # of features that are compared at once, to hold no second copy of large ones
 _SHIFT, _SCALE = "scaling_layer.shift", "scaling_layer.scale"
 
 
@@ -121,12 +122,11 @@ class Lpips:
     def distances(self, images: Tensor, references: Tensor) -> list[float]:
         """Compare uint8 images [B,3,H,W], each with its reference."""
         both = torch.cat([images, references]).to(self.tensors[_SHIFT].device)
-        total: Tensor | None = None
+        total = torch.zeros(len(images), device=both.device, dtype=torch.float64)
         for stage, features in enumerate(self._features(both)):
-            one, other = (features / (features.norm(dim=1, keepdim=True) + _EPSILON)).chunk(2)
-            weighed = F.conv2d((one - other).square_(), self.tensors[_weigh_name(stage)]).mean((1, 2, 3))
-            total = weighed if total is None else total + weighed
-        assert total is not None
+            weigh = self.tensors[_weigh_name(stage)]
+            for rows in features.split(_ROWS, dim=2):
+                total += _apart(rows, weigh).double() / features[0, 0].numel()
         return [float(value) for value in total.tolist()]
 
     def _features(self, pixels: Tensor) -> Iterator[Tensor]:
@@ -145,3 +145,9 @@ class Lpips:
     def to_json(self) -> dict[str, Any]:
         """Return what is on record of it."""
         return {"version": "0.1", "net": self.net, **self.weights.to_json()}
+
+
+def _apart(features: Tensor, weigh: Tensor) -> Tensor:
+    """Return weighed squares of differences, [B], summed over all places, of features [2 B,C,h,w] of unit length."""
+    one, other = (features / (features.norm(dim=1, keepdim=True) + _EPSILON)).chunk(2)
+    return F.conv2d((one - other).square_(), weigh).sum((1, 2, 3))

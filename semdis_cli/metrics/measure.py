@@ -17,7 +17,7 @@ from semdis_cli.settings.measures import MeasureSettings, MetricName
 
 MAX_PSNR_DB = 100.0  # of equal images it would be infinite
 _FIGURES: dict[MetricName, str] = {"psnr": "psnr_db", "ssim": "ssim", "ms-ssim": "ms_ssim", "lpips": "lpips"}
-_BATCH_PIXELS = 1 << 18  # of LPIPS: of two images vgg needs 1 KiB a pixel
+_BATCH_PIXELS = 1 << 18  # of LPIPS: for a pair vgg needs 1.5 KB a pixel
 
 Pair = tuple[Tensor, Tensor]  # reconstruction and reference, uint8 [3,H,W] both
 

@@ -128,7 +128,7 @@ def match_sets(paths: Sequence[Path]) -> Generator[Planning, None, MatchedSets]:
     common = yield from find_common(sets)
     if not len(common):
         named = ", ".join(map(str, paths))
-        raise UsageError(f"{named}: no image is in all of them; encode the same images, under the same keys")
+        raise UsageError("no image is in all of them; encode the same images, under the same keys", place=named)
     held_out = is_held_out(common.words)
     buckets = common_buckets(sets, common)
     learned, measured = np.flatnonzero(~held_out), np.flatnonzero(held_out)

@@ -1,4 +1,4 @@
-// What both charts have in common: a canvas as sharp as the screen, round numbers along an axis, and a drag that selects.
+// What both charts have in common: a canvas as sharp as the screen, round numbers on an axis, a drag that selects.
 
 const MARGIN = { left: 46, right: 12, top: 10, bottom: 24 };  // px
 
@@ -44,8 +44,9 @@ function domainOf(values) {
   return [low - beyond, high + beyond];
 }
 
-function ticks([low, high], most) {
-  const rough = (high - low) / most, power = 10 ** Math.floor(Math.log10(rough));
+// `least`: the smallest step, 1 for counts.
+function ticks([low, high], most, least = 0) {
+  const rough = Math.max(least, (high - low) / most), power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map(factor => factor * power).find(size => size >= rough);
   const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
   const first = Math.ceil(low / step), last = Math.floor(high / step);
@@ -67,10 +68,10 @@ function drawHorizontalAxis(context, box, scale, title) {
   context.fillText(title, box.right, box.bottom + 21);
 }
 
-function drawVerticalAxis(context, box, scale, title) {
+function drawVerticalAxis(context, box, scale, title, least) {
   context.textAlign = "right";
   context.textBaseline = "middle";
-  for (const [value, digits] of ticks(scale.domain, 5)) {
+  for (const [value, digits] of ticks(scale.domain, 5, least)) {
     const y = Math.round(scale(value)) + 0.5;
     context.strokeStyle = ink("faint");
     line(context, box.left, y, box.right, y);
@@ -106,7 +107,8 @@ function watchDrags(root, isTall, { select, click }) {
   canvas.addEventListener("pointermove", event => {
     if (!from) return;
     const [left, top, right, bottom] = corners(from, place(event));
-    const sides = isTall ? { left, top: MARGIN.top, width: right - left } : { left, top, width: right - left, height: bottom - top };
+    const width = right - left;
+    const sides = isTall ? { left, top: MARGIN.top, width } : { left, top, width, height: bottom - top };
     for (const [side, value] of Object.entries(sides)) brush.style[side] = `${value}px`;
     brush.hidden = false;
   });

@@ -15,8 +15,8 @@ from semdis_cli.files.json_text import escape_text, strict_json
 
 # One after the other they are one script.
 _SCRIPTS = (
-    *("contents.js", "dom.js", "summary.js", "state.js", "selection.js", "gallery.js", "axis.js", "histogram.js"),
-    *("scatter.js", "toolbar.js", "stage.js", "viewer.js", "keys.js", "main.js"),
+    *("contents.js", "dom.js", "summary.js", "differences.js", "state.js", "selection.js", "gallery.js"),
+    *("axis.js", "histogram.js", "scatter.js", "toolbar.js", "stage.js", "viewer.js", "keys.js", "main.js"),
 )
 _LISTED_FAILURES = 1000
 

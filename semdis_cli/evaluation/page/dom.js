@@ -18,7 +18,8 @@ function make(tag, properties = {}, ...children) {
 const nameText = name => make("bdi", {}, shown(name));
 
 function fillSelect(select, options, chosen) {
-  select.replaceChildren(...options.map(([value, title]) => make("option", { value, selected: value === chosen }, title)));
+  const made = options.map(([value, title]) => make("option", { value, selected: value === chosen }, title));
+  select.replaceChildren(...made);
 }
 
 function cell(text, properties = {}) {

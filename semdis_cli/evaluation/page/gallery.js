@@ -47,23 +47,29 @@ function showTiles() {
   const bottom = top + innerHeight + 2 * BEYOND;
   const near = rows.filter(row => row.top + row.height + CAPTION > top && row.top < bottom);
   const activeRow = rowOf(active);
-  if (activeRow && !near.includes(activeRow)) near.push({ ...activeRow, tiles: activeRow.tiles.filter(tile => tile.at === active) });
+  if (activeRow && !near.includes(activeRow)) {
+    near.push({ ...activeRow, tiles: activeRow.tiles.filter(tile => tile.at === active) });
+    near.sort((a, b) => a.top - b.top);
+  }
   const needed = new Set(near.flatMap(row => row.tiles.map(tile => chosen[tile.at])));
   for (const [place, node] of tiles) {
     if (needed.has(place)) continue;
     node.remove();
     tiles.delete(place);
   }
-  for (const row of near) for (const tile of row.tiles) placeTile(row, tile);
+  let before = null;
+  for (const row of near) for (const tile of row.tiles) before = placeTile(row, tile, before);
 }
 
-function placeTile(row, tile) {
+// `before`: the node before it, so that those who hear the page hear it in order.
+function placeTile(row, tile, before) {
   const place = chosen[tile.at];
   let node = tiles.get(place);
   if (!node) {
     node = makeTile(place);
     tiles.set(place, node);
-    gallery.append(node);
+    if (before) before.after(node);
+    else gallery.prepend(node);
   }
   node.style.transform = `translate(${tile.left}px, ${row.top}px)`;
   node.style.width = `${tile.width}px`;
@@ -71,14 +77,16 @@ function placeTile(row, tile) {
   node.setAttribute("aria-posinset", tile.at + 1);
   node.setAttribute("aria-setsize", chosen.length);
   node.firstChild.tabIndex = tile.at === active ? 0 : -1;
+  return node;
 }
 
 function makeTile(place) {
   const image = images[place];
   const picture = make("img", { alt: "", decoding: "async", draggable: false, src: pictureUrl(place, "thumb") });
+  const name = make("bdi", { className: "name" }, shown(image.key.split("/").at(-1)));
   const button = make("button", { type: "button", className: "tile", title: shown(image.key) },
     make("span", { className: "frame" }, picture),
-    make("span", { className: "caption" }, make("bdi", { className: "name" }, shown(image.key.split("/").at(-1))), ...valueText(image)));
+    make("span", { className: "caption" }, name, ...valueText(image)));
   button.addEventListener("click", () => change({ image: image.key }));
   button.addEventListener("focus", () => setActive(chosen.indexOf(place)));
   return make("div", { role: "listitem", className: "place" }, button);
@@ -89,8 +97,8 @@ function valueText(image) {
   const figure = figureOf(state.figure);
   if (!figure) return [];
   const hidden = text => make("span", { className: "hidden" }, text);
-  const value = valueOf(image, figure);
-  return [hidden(`${figureTitle(figure)} `), make("b", {}, numberText(value, figure.metric)), hidden(` ${figure.metric.unit}`)];
+  const value = make("b", {}, numberText(valueOf(image, figure), figure.metric));
+  return [hidden(`${figureTitle(figure)} `), value, hidden(` ${figure.metric.unit}`)];
 }
 
 function setActive(at) {

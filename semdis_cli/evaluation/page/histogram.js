@@ -14,17 +14,29 @@ function showHistogram() {
   const beyond = (edges.at(-1) - edges[0]) * 0.02 || 1;
   histogramScale = linear([edges[0] - beyond, edges.at(-1) + beyond], [box.left, box.right]);
   const heights = linear([0, Math.max(1, ...counts) * 1.05], [bars.bottom, bars.top]);
-  drawVerticalAxis(context, bars, heights, "images");
+  drawVerticalAxis(context, bars, heights, "images", 1);
   drawBars(context, bars, heights, edges, counts);
   drawStrip(context, box, figure);
   drawHorizontalAxis(context, box, histogramScale, "");
-  const said = `${figureTitle(figure)} from ${withUnit(edges[0], figure.metric)} to ${withUnit(edges.at(-1), figure.metric)}; ${chosen.length} of ${images.length} images are chosen`;
-  root.querySelector("canvas").setAttribute("aria-label", `Histogram: ${said}`);
+  const [low, high] = [edges[0], edges.at(-1)].map(edge => withUnit(edge, figure.metric));
+  root.querySelector("canvas").setAttribute("aria-label",
+    `Histogram: ${figureTitle(figure)} from ${low} to ${high}; ${chosen.length} of ${images.length} images are chosen`);
 }
 
 function histogramOf(figure) {
   const found = figure.minus === null && figure.contender.histograms[figure.metric.name];
-  return found && found.counts.length ? found : histogramOfPage(figure);
+  return found && found.counts.length ? merged(found) : histogramOfPage(figure);
+}
+
+// Of few images in many bins nobody sees how they are distributed: neighbours are added up.
+function merged({ edges, counts }) {
+  const most = Math.max(8, 2 * Math.sqrt(contents.num_measured));
+  const step = Math.ceil(counts.length / most);
+  const starts = counts.flatMap((_, number) => (number % step ? [] : [number]));
+  return {
+    edges: [...starts.map(start => edges[start]), edges.at(-1)],
+    counts: starts.map(start => counts.slice(start, start + step).reduce((sum, count) => sum + count, 0)),
+  };
 }
 
 function histogramNote(figure) {

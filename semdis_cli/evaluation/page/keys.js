@@ -48,9 +48,12 @@ addEventListener("keyup", event => event.key.toLowerCase() === "b" && stage.clas
 addEventListener("blur", () => stage.classList.remove("blink"));
 
 function fillHelp() {
-  const part = (title, isPart) => [make("h3", {}, title), make("dl", {}, ...KEYS.filter(isPart).flatMap(([, name, text]) =>
-    [make("dt", {}, ...name.split(" ").map(key => make("kbd", {}, key))), make("dd", {}, text)]))];
+  const entry = ([, name, text]) =>
+    [make("dt", {}, ...name.split(" ").map(key => make("kbd", {}, key))), make("dd", {}, text)];
+  const part = (title, isPart) => [make("h3", {}, title), make("dl", {}, ...KEYS.filter(isPart).flatMap(entry))];
+  const note = "Wheel or pinch zooms. Dragging moves the picture, or the divider where all of it is in view. " +
+    "A double click enlarges.";
   element("keys").replaceChildren(
     ...part("Page", key => key[3] !== isViewing), ...part("One image", key => key[3] === isViewing),
-    make("p", { className: "note" }, "Wheel or pinch zooms, dragging moves the picture, or the divider where all of it is in view. A double click enlarges."));
+    make("p", { className: "note" }, note));
 }

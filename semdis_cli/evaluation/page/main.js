@@ -32,7 +32,8 @@ function showTheme() {
 
 function fillLayers() {
   element("layers").replaceChildren(...LAYERS.map((layer, number) => {
-    const button = make("button", { type: "button", value: layer, title: `${LAYER_TITLES[layer]} (${number + 1})` }, LAYER_TITLES[layer]);
+    const title = LAYER_TITLES[layer];
+    const button = make("button", { type: "button", value: layer, title: `${title} (${number + 1})` }, title);
     button.addEventListener("click", () => setLayer(layer));
     return button;
   }));

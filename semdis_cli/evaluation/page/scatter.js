@@ -17,7 +17,8 @@ function showScatter() {
   if (across.metric === up.metric && across.minus === up.minus) drawDiagonal(context, box);
   drawDots(context);
   root.querySelector("canvas").setAttribute("aria-label",
-    `Scatter plot: ${figureTitle(up)} against ${figureTitle(across)}; ${chosen.length} of ${images.length} images are chosen`);
+    `Scatter plot: ${figureTitle(up)} against ${figureTitle(across)}; ` +
+    `${chosen.length} of ${images.length} images are chosen`);
 }
 
 function valuesOf(figure) {
@@ -68,17 +69,18 @@ function imageNear([x, y]) {
   return nearest;
 }
 
+const otherRanges = () => state.ranges.filter(range => range.figure !== state.figure && range.figure !== state.other);
+
 watchDrags(element("scatter"), false, {
   select: ([left, top, right, bottom]) => {
     const across = { figure: state.figure, low: scatterScales[0].invert(left), high: scatterScales[0].invert(right) };
     const up = { figure: state.other, low: scatterScales[1].invert(bottom), high: scatterScales[1].invert(top) };
-    const others = state.ranges.filter(range => range.figure !== state.figure && range.figure !== state.other);
-    change({ ranges: state.figure === state.other ? [...others, across] : [...others, across, up] });
+    change({ ranges: [...otherRanges(), across, ...(state.figure === state.other ? [] : [up])] });
   },
   click: place => {
     const image = imageNear(place);
     if (image) change({ image: image.key });
-    else change({ ranges: state.ranges.filter(range => range.figure !== state.figure && range.figure !== state.other) });
+    else change({ ranges: otherRanges() });
   },
 });
 element("scatter").addEventListener("pointermove", event => {

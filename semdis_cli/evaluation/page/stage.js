@@ -34,7 +34,8 @@ function isAllInView() {
 // Side by side, or one above the other where that shows much more. Both parts have equal sizes, in whole pixels.
 function halveStage() {
   const { clientWidth: width, clientHeight: height } = stage, [imageHeight, imageWidth] = stageSize;
-  const beside = Math.min(width / 2 / imageWidth, height / imageHeight), above = Math.min(width / imageWidth, height / 2 / imageHeight);
+  const beside = Math.min(width / 2 / imageWidth, height / imageHeight);
+  const above = Math.min(width / imageWidth, height / 2 / imageHeight);
   const isStacked = above > 1.25 * beside;
   stage.classList.toggle("stacked", isStacked);
   stage.style.setProperty("--half", `${Math.floor((isStacked ? height : width) / 2)}px`);

@@ -96,7 +96,7 @@ function change(values) {
   show(new Set(fields));
 }
 
-let isOpenedHere = false;
+let isOpenedHere = false;  // and not by the address: the way back leads to the page
 function openAddress() {
   clearTimeout(writing);
   history.pushState({ isOurs: true }, "", addressOfState());

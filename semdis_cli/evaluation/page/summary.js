@@ -1,4 +1,4 @@
-// The head of the page: what was measured, the table of contenders, paired differences, provenance and failures.
+// The head of the page: what was measured, the table of contenders, provenance and failures.
 
 const STATISTICS = [
   ["mean", "mean ± std"],
@@ -12,7 +12,7 @@ const SHOWN_STATISTIC = {
   p90: (summary, metric) => [`${numberText(summary.p5, metric)} – ${numberText(summary.p95, metric)}`, ""],
   range: (summary, metric) => [`${numberText(summary.min, metric)} – ${numberText(summary.max, metric)}`, ""],
 };
-const setText = value => (value === undefined || value === null ? "–" : value.toLocaleString("en", { maximumFractionDigits: 3 }));
+const setText = value => value?.toLocaleString("en", { maximumFractionDigits: 3 }) ?? "–";
 
 function showHead() {
   element("figures").hidden = contenders.length === 0;
@@ -32,12 +32,12 @@ function showSummary(statistic) {
     ...setNames.map(name => heading(shown(name), "col")));
   const rows = contenders.map(contender => make("tr", { role: "row" }, contenderHead(contender),
     ...metrics.map(metric => summaryCell(contender, metric, statistic)),
-    ...setNames.map(name => cell(setText(contender.set_figures[name]), { className: "number", ...labelled(shown(name)) }))));
+    ...setNames.map(name => cell(setText(contender.set_figures[name]), numberCell(shown(name))))));
   element("summary").replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows), ...differenceBodies());
 }
 
 // On narrow screens, where rows become blocks, a cell says itself what it holds.
-const labelled = title => ({ "data-label": title, role: "cell" });
+const numberCell = (title, more = "") => ({ className: `number ${more}`, "data-label": title, role: "cell" });
 
 function metricHead(metric) {
   const arrow = metric.is_better_high ? "↑" : "↓";
@@ -47,17 +47,23 @@ function metricHead(metric) {
 }
 
 function contenderHead(contender) {
-  const facts = contender.facts.map(([word, text]) => `${shown(word)} ${shown(text)}`).join(" · ");
-  return heading(make("div", {}, nameText(contender.title), make("small", {}, facts)), "row", { role: "rowheader" });
+  const name = make("div", {}, nameText(contender.title), make("small", {}, factsOf(contender).join(" · ")));
+  return heading(name, "row", { role: "rowheader" });
+}
+
+// All facts of the first contender, and of the others those that differ from it.
+function factsOf(contender) {
+  const texts = contender.facts.map(([word, text]) => `${shown(word)} ${shown(text)}`);
+  return contender === contenders[0] ? texts : texts.filter(text => !factsOf(contenders[0]).includes(text));
 }
 
 function summaryCell(contender, metric, statistic) {
   const summary = contender.summary[metric.name];
-  if (!summary) return cell("–", { className: "number", ...labelled(shown(metric.title)) });
+  if (!summary) return cell("–", numberCell(shown(metric.title)));
   const [text, small] = SHOWN_STATISTIC[statistic](summary, metric);
   const isBest = contenders.length > 1 && statistic in summary && summary[statistic] === best(metric, statistic);
   const value = make("span", { className: isBest ? "best" : "" }, text);
-  return make("td", { className: "number", ...labelled(shown(metric.title)) }, value, " ", make("small", {}, small), spread(summary, metric));
+  return make("td", numberCell(shown(metric.title)), value, " ", make("small", {}, small), spread(summary, metric));
 }
 
 function best(metric, statistic) {
@@ -74,63 +80,9 @@ function spread(summary, metric) {
   return make("span", { className: "spread", style, "aria-hidden": "true" });
 }
 
-// Differences of each pair of contenders, below the figures themselves and in their columns.
-function differenceBodies() {
-  const pairs = new Map();
-  for (const one of contents.differences) {
-    const name = JSON.stringify([one.contender, one.baseline]);
-    pairs.set(name, { ...pairs.get(name), [one.metric]: one, contender: one.contender, baseline: one.baseline });
-  }
-  if (!pairs.size) return [];
-  const rows = make("tbody", { id: "differences", hidden: !areDifferencesOpen }, ...[...pairs.values()].map(differenceRow));
-  return [make("tbody", {}, make("tr", { className: "between", role: "row" }, differencesTitle(rows))), rows];
-}
-
-// Of many contenders they would push the images far down.
-let areDifferencesOpen = new Set(contents.differences.map(one => JSON.stringify([one.contender, one.baseline]))).size <= 3;
-
-function differencesTitle(rows) {
-  const levels = [...new Set(contents.differences.map(one => `${Math.round(100 * one.level)} %`))].join(", ");
-  const button = make("button", { type: "button", className: "link", "aria-expanded": areDifferencesOpen, "aria-controls": "differences" }, "Paired differences");
-  button.addEventListener("click", () => {
-    areDifferencesOpen = rows.hidden;
-    rows.hidden = !areDifferencesOpen;
-    button.setAttribute("aria-expanded", areDifferencesOpen);
-  });
-  return heading(make("span", {}, button, make("small", {}, ` mean over the same images, and its interval of ${levels}`)), "rowgroup",
-    { colSpan: 1 + metrics.length + setNames.length, role: "rowheader" });
-}
-
-function differenceRow(pair) {
-  const name = make("div", {}, nameText(pair.contender), make("small", {}, "minus ", nameText(pair.baseline)));
-  return make("tr", { role: "row" }, heading(name, "row", { role: "rowheader" }),
-    ...metrics.map(metric => differenceCell(pair[metric.name], metric)),
-    ...setNames.map(() => cell("", { role: "cell" })));
-}
-
-function differenceCell(difference, metric) {
-  if (!difference) return cell("–", { className: "number", ...labelled(shown(metric.title)) });
-  const signed = value => `${value < 0 ? "−" : "+"}${numberText(Math.abs(value), { digits: metric.digits + 1 })}`;
-  const isClear = difference.low > 0 || difference.high < 0;
-  const isBetter = (difference.mean > 0) === metric.is_better_high;
-  const isEqual = difference.low === 0 && difference.high === 0;
-  const verdict = isEqual ? "equal" : isClear ? (isBetter ? "better" : "worse") : "unclear";
-  return make("td", { className: `number ${verdict}`, title: plural(difference.num, "image"), ...labelled(shown(metric.title)) },
-    signed(difference.mean), " ", make("small", { className: "verdict" }, verdict), " ",
-    make("span", { className: "ends-of" }, `${signed(difference.low)} … ${signed(difference.high)}`, interval(difference)));
-}
-
-// On one scale for all differences of a metric, zero in the middle.
-function interval(difference) {
-  const same = contents.differences.filter(one => one.metric === difference.metric);
-  const most = Math.max(...same.flatMap(one => [Math.abs(one.low), Math.abs(one.high)])) || 1;
-  const share = value => `${50 + 50 * value / most}%`;
-  const style = { "--from": share(difference.low), "--to": share(difference.high), "--at": share(difference.mean) };
-  return make("span", { className: "interval", style, "aria-hidden": "true" });
-}
-
 function showEnds() {
-  const facts = contents.provenance.flatMap(([word, text]) => [make("dt", {}, shown(word)), make("dd", {}, nameText(text))]);
+  const fact = ([word, text]) => [make("dt", {}, shown(word)), make("dd", {}, nameText(text))];
+  const facts = contents.provenance.flatMap(fact);
   element("provenance").hidden = facts.length === 0;
   element("provenance").querySelector("dl").replaceChildren(...facts);
   const { failures, num_failures: num } = contents;

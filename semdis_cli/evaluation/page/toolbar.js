@@ -14,7 +14,8 @@ function showToolbar() {
 function chip(range) {
   const figure = figureOf(range.figure);
   const text = `${figureTitle(figure)} ${rangeTitle(range)}`;
-  const button = make("button", { type: "button", className: "chip", "aria-label": `Without the range ${text}` }, text, make("span", { "aria-hidden": "true" }, " ✕"));
+  const cross = make("span", { "aria-hidden": "true" }, " ✕");
+  const button = make("button", { type: "button", className: "chip", title: "Remove this range" }, text, cross);
   button.addEventListener("click", () => change({ ranges: setRange(figure, null) }));
   return button;
 }

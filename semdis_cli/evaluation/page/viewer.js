@@ -41,7 +41,8 @@ function showTitle(place) {
   element("viewer-title").replaceChildren(nameText(image.key));
   element("viewer-title").title = shown(image.key);
   const size = `${image.size[1]} × ${image.size[0]} px`;
-  element("viewer-place").textContent = at < 0 ? size : `${(at + 1).toLocaleString("en")} of ${chosen.length.toLocaleString("en")} · ${size}`;
+  const position = [at + 1, chosen.length].map(number => number.toLocaleString("en")).join(" of ");
+  element("viewer-place").textContent = at < 0 ? size : `${position} · ${size}`;
   element("previous").disabled = at === 0;
   element("next").disabled = at === chosen.length - 1;
 }
@@ -78,7 +79,8 @@ function componentsText() {
     const share = contents.explained[number];
     return share === undefined ? [] : [`${colour} ${(100 * share).toFixed(1)} %`];
   });
-  return `Principal components of the latents${shares.length ? `, with their share of the variance: ${shares.join(", ")}` : ""}`;
+  const of = shares.length ? `, with their share of the variance: ${shares.join(", ")}` : "";
+  return `Principal components of the latents${of}`;
 }
 
 // --- Pictures: shown when both are there, so that no eye compares one with that of another image ---
@@ -109,8 +111,11 @@ function makePicture(place, word) {
 }
 
 function showMissing(picture) {
-  const file = picture.src.startsWith("data:") ? "" : `: ${decodeURIComponent(picture.src.split("/").slice(-2).join("/"))}`;
-  element("message").textContent = `A picture cannot be shown${file}. The folder of pictures has to lie beside this page.`;
+  const isBeside = !picture.src.startsWith("data:");
+  const file = decodeURIComponent(picture.src.split("/").slice(-2).join("/"));
+  element("message").textContent = isBeside
+    ? `A picture cannot be shown: ${file}. The folder of pictures has to lie beside this page.`
+    : "A picture cannot be shown: the page is damaged.";
   element("message").hidden = false;
 }
 
@@ -124,7 +129,7 @@ function showTags(place, words) {
 function figureText(place, word) {
   const figure = figureOf(state.figure);
   if (!figure || !(word in contenders)) return "";
-  return make("b", {}, `${withUnit(images[place].figures[word][figure.column], figure.metric)}`);
+  return make("b", {}, withUnit(images[place].figures[word][figure.column], figure.metric));
 }
 
 // --- Figures ---
@@ -132,11 +137,13 @@ function figureText(place, word) {
 // A contender has two rows: names may be long, and there may be many metrics.
 function showImageFigures(place) {
   const head = make("tr", {}, ...metrics.map(metric => heading(metricHead(metric), "col")));
-  element("image-figures").replaceChildren(make("thead", {}, head), ...contenders.map((_, number) => imageRows(place, String(number))));
+  const bodies = contenders.map((_, number) => imageRows(place, String(number)));
+  element("image-figures").replaceChildren(make("thead", {}, head), ...bodies);
 }
 
 function imageRows(place, word) {
-  const name = make("button", { type: "button", className: "link", title: "Show it on the right", "aria-pressed": state.right === word }, nameText(contenders[word].title));
+  const properties = { className: "link", title: "Show it on the right", "aria-pressed": state.right === word };
+  const name = make("button", { type: "button", ...properties }, nameText(contenders[word].title));
   name.addEventListener("click", () => change({ right: word }));
   return make("tbody", { className: [state.left, state.right].includes(word) ? "shown" : "" },
     make("tr", {}, heading(name, "rowgroup", { colSpan: Math.max(1, metrics.length) })),
@@ -147,7 +154,8 @@ function imageCell(place, number, metric, column) {
   const all = images[place].figures.map(row => row[column]).filter(value => value !== null);
   const value = images[place].figures[number][column];
   const isBest = all.length > 1 && value === (metric.is_better_high ? Math.max(...all) : Math.min(...all));
-  return make("td", { className: "number" }, make("span", { className: isBest ? "best" : "" }, numberText(value, metric)));
+  const text = make("span", { className: isBest ? "best" : "" }, numberText(value, metric));
+  return make("td", { className: "number" }, text);
 }
 
 // --- Moving on ---
@@ -168,8 +176,9 @@ const setLayer = layer => hasLayer(layer, imageNow()) && change({ layer });
 
 // The way that opened it leads back: a view that was linked to has nothing behind it.
 function closeViewer() {
-  if (isOpenedHere) history.back();
-  else change({ image: null });
+  if (!isOpenedHere) return change({ image: null });
+  isOpenedHere = false;  // back once, however often somebody asks for it
+  history.back();
 }
 
 viewer.addEventListener("cancel", event => {

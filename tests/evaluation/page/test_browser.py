@@ -74,6 +74,9 @@ def test_images_are_sorted_by_any_figure_worst_first(show: Show, report: Path) -
     view.page.select_option("#order", "worst")
     assert view.names()[:3] == ["image 0007.jpg", "image 0017.jpg", "image 0004.jpg"]
     assert view.page.locator(".place[aria-posinset='1'] b").inner_text() == "0.460"
+    view.page.select_option("#figure", "1-0.psnr_db")
+    assert view.text("#histogram-title") == "PSNR: ten steps minus one step 20 images of this page"
+    assert view.page.locator(".place[aria-posinset='1'] b").inner_text() == "1.00"
     view.page.select_option("#order", "name")
     assert view.names()[0] == "image 0000.jpg"
 
@@ -314,8 +317,10 @@ def test_keys_are_told_and_the_focus_comes_back(show: Show, report: Path) -> Non
     assert view.page.locator("#viewer").is_visible()
     view.page.keyboard.press("ArrowRight")
     view.page.keyboard.press("Escape")
+    view.page.keyboard.press("Escape")
     view.page.wait_for_selector("#viewer", state="hidden")
     assert "image 0003.jpg" in focused(view)
+    assert view.page.url.startswith("file:"), "back to the page, and not from it"
 
 
 def test_a_view_can_be_linked(show: Show, report: Path) -> None:
@@ -450,10 +455,14 @@ def test_the_focus_is_seen(show: Show, report: Path) -> None:
 
 
 def test_names_are_shown_and_not_run(show: Show, tmp_path: Path) -> None:
-    page = make_page(tmp_path / "pictures", len(HOSTILE), titles=("<b>one</b>", "</script><script>alert(2)</script>"))
+    page = make_page(
+        tmp_path / "pictures", len(HOSTILE), titles=("<b>one</b>" + "n" * 300, "</script><script>alert(2)</script>")
+    )
     images = [replace(image, key=key) for image, key in zip(page.images, HOSTILE, strict=True)]
     path = tmp_path / "<script>.html"
-    write_page(replace(page, images=images, title=HOSTILE[0]), path, embed_bytes=EVERYTHING)
+    listed = [(name, name) for name in HOSTILE]
+    hostile = replace(page, images=images, title=HOSTILE[0], failures=listed, provenance=listed)
+    write_page(hostile, path, embed_bytes=EVERYTHING)
     view = show(path, "#order=name")
     assert view.page.locator("h1").inner_text() == HOSTILE[0]
     assert view.number_of("document.scripts.length") == 3
@@ -467,7 +476,12 @@ def test_names_are_shown_and_not_run(show: Show, tmp_path: Path) -> None:
         view.page.keyboard.press("Escape")
         view.page.wait_for_selector("#viewer", state="hidden")
     assert view.number_of("document.querySelectorAll('b b, [onerror]').length") == 0
-    assert view.number_of("document.documentElement.scrollWidth") <= 1280
+    for window, width in ((view, 1280), (show(path, "#range=0.psnr_db~22~Infinity", **PHONE), 360)):
+        for details in ("#failures", "#provenance"):
+            window.page.locator(f"{details} > summary").click()
+        assert window.number_of("document.documentElement.scrollWidth") == width
+        window.page.locator(".tile").first.click()
+        assert window.number_of("document.querySelector('#viewer').scrollWidth") == width
 
 
 def test_no_other_script_runs_and_nothing_can_be_sent(show: Show, report: Path) -> None:
@@ -550,7 +564,7 @@ def longest_script_ms(browser: "Browser", view: View, script: str) -> float:
 
 SCROLL = """async () => {
   for (let step = 0; step < 60; step++) {
-    scrollBy(0, step % 10 ? 180 : 3000);
+    scrollBy(0, step % 10 ? (step < 40 ? 180 : -180) : 3000);
     await new Promise(requestAnimationFrame);
   }
 }"""
@@ -583,6 +597,8 @@ def test_two_thousand_images_stay_smooth(show: Show, many: Path, browser: "Brows
         assert longest_script_ms(browser, view, script) < 50
         assert view.number_of("document.querySelectorAll('*').length") < 1500
         assert view.number_of("document.images.length") < 250
+        places = view.page.locator(".place").evaluate_all("places => places.map(place => Number(place.ariaPosInSet))")
+        assert places == sorted(places), "heard in the order in which they are seen"
     view.page.keyboard.press("Escape")
     view.page.wait_for_selector("#viewer", state="hidden")
     view.page.keyboard.press("End")

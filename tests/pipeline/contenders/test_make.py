@@ -122,7 +122,7 @@ def test_a_peer_without_its_package_says_what_to_install(
     monkeypatch.setitem(sys.modules, "diffusers", None)  # as if it were not installed
     (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderDC"}')
     (tmp_path / "diffusion_pytorch_model.safetensors").touch()
-    with pytest.raises(MissingExtraError, match=r"--compare 'dcae=.*' needs diffusers: pip install 'semdis\[peers\]'"):
+    with pytest.raises(MissingExtraError, match=r"--compare 'dcae=.* needs diffusers: pip install 'semdis\[peers\]'"):
         make(tokenizer, f"dcae={tmp_path}")
 
 
