@@ -92,7 +92,7 @@ def test_what_cannot_be_compared_is_said_in_a_line(run: Run, sets: Path, tmp_pat
         assert done.code == code, done.stderr
         assert line in done.stderr
         assert len(done.stderr.splitlines()) == 1
-        assert not (tmp_path / "eval").exists()
+        assert not (tmp_path / "eval-generator").exists()
 
 
 def test_an_option_that_has_no_effect_is_refused(run: Run, sets: Path, tmp_path: Path) -> None:
