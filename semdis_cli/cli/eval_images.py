@@ -59,7 +59,7 @@ def eval_images(
     refuse_pipes(*what.named.sources, output)
     refuse_absent_device(what.how.device)
     specs = parse_specs(settings.compare)
-    check_page(settings.page)
+    check_page(settings.page, output)
     display = context.with_resource(open_display(quiet=reporting.quiet))
     found = find_inputs(what.named, what.rules, output=output, quiet=reporting.quiet, display=display)
 

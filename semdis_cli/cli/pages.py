@@ -1,8 +1,10 @@
 """The page of a run: checked before work, made when all is measured, told of at the end."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from semdis_cli.errors import UsageError
 from semdis_cli.settings import SourceSettings
 from semdis_cli.settings.page import PageSettings
 from semdis_cli.wording import count
@@ -13,13 +15,20 @@ if TYPE_CHECKING:
 
     from semdis_cli.pipeline.roundtrip import Finish, Measured
 
+_TRANSIENT = ".semdis-"  # names of folders that a run keeps in its own until it is complete begin so
 
-def check_page(page: PageSettings) -> None:
-    """Raise `UsageError` for a page that cannot be written, before work."""
+
+def check_page(page: PageSettings, output: Path) -> None:
+    """Raise `UsageError` for a page that cannot be written, before work; or not beside what goes into `output`."""
     if page.report is not None:
         from semdis_cli.evaluation.page.build import check_report_path
 
         check_report_path(page.report)
+        inner, outer = page.report.resolve(), output.resolve()
+        if outer.is_relative_to(inner):
+            raise UsageError(f"would be the folder of -o {output} too; give the page another name", place=page.report)
+        if inner.is_relative_to(outer) and inner.relative_to(outer).parts[0].startswith(_TRANSIENT):
+            raise UsageError("lies in a folder that the run removes; give the page another one", place=page.report)
 
 
 def finish_with(page: PageSettings, named: SourceSettings, worst: "WorstPair | None" = None) -> "Finish":

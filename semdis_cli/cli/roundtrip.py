@@ -57,7 +57,7 @@ def roundtrip(
     Example: `semdis roundtrip photos/ -o roundtrip/ --steps 10 --pdg --report report.html`
     """
     refuse_pipes(*named.sources, output)
-    check_page(settings.page)
+    check_page(settings.page, output)
     how, decoding = spread(how, settings.decode, is_piped=False)
     refuse_absent_device(how.device)
     if settings.measures.inception is not None and decoding.processes.is_given:

@@ -141,6 +141,20 @@ def test_a_page_that_cannot_be_written_is_told_before_work(run: Run, tiny: Path,
     assert not Path("eval").exists()
 
 
+@pytest.mark.parametrize("verb", ["eval", "roundtrip"])
+@pytest.mark.parametrize(
+    ("output", "report"), [("r.html", "r.html"), ("r.html/x", "r.html"), ("o", "o/.semdis-figures/r.html")]
+)
+def test_a_page_in_the_place_of_the_runs_own_files_is_refused_before_work(
+    run: Run, tiny: Path, photos: Path, verb: str, output: str, report: str
+) -> None:
+    done = run(verb, photos, "--model", tiny, "-o", output, "--report", report)
+    assert done.code == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert report in done.stderr
+    assert not Path(output).exists()
+
+
 def test_where_no_image_can_be_measured_it_says_so(run: Run, tiny: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         save_noise(tmp_path / f"photos/{name}.png", 1, (16, 16))

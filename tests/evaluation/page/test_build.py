@@ -181,9 +181,10 @@ def test_only_the_first_failures_are_listed_and_all_counted(page: Page, tmp_path
 
 
 def test_on_a_full_disk_it_says_so_in_a_line(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("semdis_cli.files.disk.unnamed_file", lambda _: Path("/dev/full").open("r+b"))  # noqa: SIM115
-    with pytest.raises(NoSpaceError) as caught:
-        write_page(page, tmp_path / "report.html", embed_bytes=EVERYTHING)
+    with Path("/dev/full").open("r+b") as full:
+        monkeypatch.setattr("semdis_cli.files.disk.unnamed_file", lambda _: full)
+        with pytest.raises(NoSpaceError) as caught:
+            write_page(page, tmp_path / "report.html", embed_bytes=EVERYTHING)
     assert caught.value.place == str(tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 
