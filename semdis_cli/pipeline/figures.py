@@ -20,6 +20,7 @@ from semdis_cli.store.writing.plan import PlannedShard
 
 FIGURES_FOLDER = ".semdis-figures"
 _SETTINGS, _ROWS, _FEATURES = "settings.json", ".jsonl", ".features"
+_OTHERS = "others"  # name of the file of inputs that are in no shard
 _MOST_OPEN = 256
 
 Figures = Mapping[str, float]
@@ -53,12 +54,14 @@ class FigureSpool:
     """Figures of a run in `folder`, until it is complete. `done`: names of the shards whose figures are there.
 
     `num_features`: of each picture (rFID), which lie beside the figures in the order of the rows that have some:
-    float32 [N,1+contenders,num_features], the original first. 0: there are none.
+    float32 [N,1+contenders,num_features], the original first. 0: there are none. `replaced`: there were some of other
+    settings, which are gone.
     """
 
     folder: Path
     num_features: int = 0
     done: set[str] = field(default_factory=set)
+    replaced: bool = False
     _pending: dict[str, FigureRow] = field(default_factory=dict)
     _features: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
@@ -70,11 +73,12 @@ class FigureSpool:
         with suppress(OSError):
             if (folder / _SETTINGS).read_bytes() == wanted:
                 sweep_temporaries(folder)
-                return cls(folder, num_features, {path.stem for path in list_names(folder) if path.suffix == _ROWS})
+                return cls(folder, num_features, _names_of_done(folder))
+        replaced = folder.is_dir() and bool(_names_of_done(folder) - {_OTHERS})
         remove_folder(folder)
         make_folder(folder)
         publish(folder / _SETTINGS, [wanted])
-        return cls(folder, num_features)
+        return cls(folder, num_features, replaced=replaced)
 
     def take(self, event: object) -> None:
         """Note what an event says of an image; other events say nothing."""
@@ -100,8 +104,8 @@ class FigureSpool:
     def add_others(self, failures: Iterable[Failure]) -> None:
         """Take inputs that are in no shard."""
         rows = sorted(FigureRow(failure.key, (), failure.reason) for failure in failures)
-        publish(self._path("others", _ROWS), (row.to_line() for row in rows))
-        self.done.add("others")
+        publish(self._path(_OTHERS, _ROWS), (row.to_line() for row in rows))
+        self.done.add(_OTHERS)
 
     def rows(self) -> Iterator[FigureRow]:
         """Yield all rows, sorted by key. Raises `StoreError` for a file that was damaged since."""
@@ -118,7 +122,7 @@ class FigureSpool:
     def features(self, num_contenders: int, num_rows: int = 1024) -> Iterator[NDArray[np.float32]]:
         """Yield the features of all images, [n,1+contenders,num_features], at most `num_rows` at a time."""
         row_bytes = 4 * (1 + num_contenders) * self.num_features
-        for name in sorted(self.done - {"others"}):
+        for name in sorted(self.done - {_OTHERS}):
             with self._path(name, _FEATURES).open("rb") as file:
                 while data := file.read(num_rows * row_bytes):
                     yield np.frombuffer(data, "<f4").reshape(-1, 1 + num_contenders, self.num_features)
@@ -129,6 +133,10 @@ class FigureSpool:
 
     def _path(self, name: str, suffix: str) -> Path:
         return self.folder / f"{name}{suffix}"
+
+
+def _names_of_done(folder: Path) -> set[str]:
+    return {path.stem for path in list_names(folder) if path.suffix == _ROWS}
 
 
 def _read(path: Path) -> Iterator[FigureRow]:

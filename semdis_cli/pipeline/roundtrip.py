@@ -40,6 +40,9 @@ from semdis_cli.stops import looking
 from semdis_cli.store.writing.plan import PlannedShard, plan_sha256
 
 _SHARD_IMAGES = 512  # that are done at once: what a run that is stopped has to do again, at most
+_MEASURED_ANEW = (
+    "the run that was stopped here had other figures, contenders or pictures of a page: all images are measured anew"
+)
 
 
 class Rfid(NamedTuple):
@@ -258,7 +261,8 @@ def _started(
         if keeper is not None and row.error is None:
             keeper.know(row.key, row.figures[0][PSNR_DB])
     megapixels = sum(len(shard.images) * shard.bucket[0] * shard.bucket[1] for shard in remaining) / 1e6
-    return RunStarted(trip.plan.num_inputs, num_done, megapixels, num_failed)
+    note = _MEASURED_ANEW if spool.replaced else ""
+    return RunStarted(trip.plan.num_inputs, num_done, megapixels, num_failed, note=note)
 
 
 def _note(spool: FigureSpool, shards: dict[str, PlannedShard], done: ShardDecoded) -> None:

@@ -31,6 +31,10 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
+def find_disk_full(*_: object) -> None:
+    raise NoSpaceError("no space left")
+
+
 def ok(done: Outcome) -> Outcome:
     assert done.code == 0, done.stderr
     return done
@@ -195,12 +199,20 @@ def test_of_one_image_there_is_no_table_of_differences(run: Run, tiny: Path, pho
 def test_a_run_that_began_on_a_terminal_is_gone_on_with_elsewhere(
     run: Run, tiny: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fill_disk(*_: object) -> None:
-        raise NoSpaceError("no space left")
-
     with monkeypatch.context() as first:
         first.setattr("semdis_cli.cli.eval_images.can_show", lambda: True)
-        first.setattr("semdis_cli.pipeline.roundtrip.write_figures", fill_disk)
+        first.setattr("semdis_cli.pipeline.roundtrip.write_figures", find_disk_full)
         assert run("eval", photos, "--model", tiny).code == 5
     report = json.loads(ok(run("eval", photos, "--model", tiny, "--json")).stdout)
     assert report["images"]["this_run"] == 0
+
+
+@pytest.mark.parametrize("other", [("--metrics", "psnr"), ("--compare", "jpeg"), ("--report", "r.html")])
+def test_it_is_told_when_what_was_measured_does_not_count(
+    run: Run, tiny: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, other: tuple[str, str]
+) -> None:
+    with monkeypatch.context() as first:
+        first.setattr("semdis_cli.pipeline.roundtrip.write_figures", find_disk_full)
+        assert run("eval", photos, "--model", tiny).code == 5
+    assert "all images are measured anew" in ok(run("eval", photos, "--model", tiny, *other)).stderr
+    assert "measured anew" not in ok(run("eval", photos, "--model", tiny, *other)).stderr
