@@ -19,7 +19,15 @@ from semdis_cli.settings import LatentEvalSettings, LoadSettings, ModelSettings,
 from semdis_cli.settings.eval import EvalSettings
 from semdis_cli.sources.input_rules import InputRules
 
-Output = Annotated[Path, Option("Folder for figures and report.", OUTPUT, flags="--output -o")]
+Output = Annotated[
+    Path | None,
+    Option(
+        "Folder for figures and report.  [default: eval; of latents eval-latents, with --generator eval-generator]",
+        OUTPUT,
+        flags="--output -o",
+        show_default=False,
+    ),
+]
 
 _OF_IMAGES = (InputRules, LoadSettings, ModelSettings, TokenizerSettings, EvalSettings)
 _OF_LATENTS = (LatentEvalSettings,)
@@ -30,7 +38,7 @@ _OF_GENERATOR = (GeneratorRunSettings,)
 def eval_(
     context: typer.Context,
     *,
-    output: Output = Path("eval"),
+    output: Output = None,
     named: SourceSettings,
     rules: InputRules,
     load: LoadSettings,
@@ -53,13 +61,15 @@ def eval_(
     if are_latents(named.sources):
         if generator.is_on:
             _refuse(context, (*_OF_IMAGES, *_OF_LATENTS), _OF_GENERATOR, "does not go with --generator")
-            raise typer.Exit(run_generator(context, named.sources, generator, output, reporting))
+            raise typer.Exit(
+                run_generator(context, named.sources, generator, output or Path("eval-generator"), reporting)
+            )
         _refuse(context, _OF_IMAGES, (*_OF_LATENTS, *_OF_GENERATOR), "is about images; these are latents")
         _refuse(context, _OF_GENERATOR, _OF_LATENTS, "goes with --generator")
-        raise typer.Exit(eval_latents(named.sources, latents, output, reporting))
+        raise typer.Exit(eval_latents(named.sources, latents, output or Path("eval-latents"), reporting))
     _refuse(context, (*_OF_LATENTS, *_OF_GENERATOR), _OF_IMAGES, "is about sets of latents; these are images")
     what = ImagesAndModel(named, rules, load, model, how)
-    raise typer.Exit(eval_images(context, what, settings, output, reporting))
+    raise typer.Exit(eval_images(context, what, settings, output or Path("eval"), reporting))
 
 
 def are_latents(sources: Sequence[Location]) -> bool:

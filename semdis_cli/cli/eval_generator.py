@@ -18,7 +18,7 @@ from semdis_cli.files.url import Location
 from semdis_cli.wording import count
 
 _COLUMNS = ("set", "#start", "#end", "#95 %", "#half way", "#GFLOPs")
-_MAX_TITLE = 28  # all columns fit into 80
+_MAX_TITLE = 20  # all columns fit into 80
 
 
 def run_generator(

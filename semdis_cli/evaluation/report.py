@@ -32,7 +32,13 @@ from semdis_cli.wording import flatten
 _NUM_BINS = 60
 _SET_TITLES = {"rfid": "rFID"}
 _OF_MACHINE = ("compute.", "model.source", "sampling.noise", "sampling.seed")
-_WHOLE_NAMES = {"model.name": "model", "sampling.num_steps": "steps", "store_dtype": "stored as"}
+_WORDS = {
+    "model.name": "model",
+    "sampling.num_steps": "steps",
+    "sampling.pdg": "path-drop guidance",
+    "sampling.pdg_strength": "strength",
+    "store_dtype": "stored as",
+}
 _MOST_FAILURES = 1000
 
 
@@ -120,8 +126,9 @@ def _contender(measured: Measured, number: int) -> PageContender:
 def _facts(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Give the settings that a person tells contenders apart by; all of them are in the page's provenance."""
     for name, value in flatten(record):
-        if not name.startswith(_OF_MACHINE) and not name.endswith("sha256") and value not in {"null", "false"}:
-            yield name.rpartition(".")[2] if name not in _WHOLE_NAMES else _WHOLE_NAMES[name], value
+        is_idle = name == "sampling.pdg_strength" and not record["sampling"]["pdg"]
+        if not (is_idle or name.startswith(_OF_MACHINE) or name.endswith("sha256") or value in {"null", "false"}):
+            yield _WORDS.get(name, name.rpartition(".")[2]), value
 
 
 def _provenance(measured: Measured) -> Iterator[tuple[str, str]]:

@@ -62,7 +62,7 @@ def test_json_is_the_report_as_it_is_documented(run: Run, sets: Path, tmp_path: 
     done = run("eval", sets / "a", *SHORT, "--json", "-q")
     assert (done.code, done.stderr) == (0, "")
     assert problems(done.stdout, "eval of a generator") == []
-    assert json.loads(done.stdout) == json.loads((tmp_path / "eval/report.json").read_text())
+    assert json.loads(done.stdout) == json.loads((tmp_path / "eval-generator/report.json").read_text())
 
 
 def test_quiet_leaves_the_table_alone(run: Run, sets: Path) -> None:
@@ -92,7 +92,7 @@ def test_what_cannot_be_compared_is_said_in_a_line(run: Run, sets: Path, tmp_pat
         assert done.code == code, done.stderr
         assert line in done.stderr
         assert len(done.stderr.splitlines()) == 1
-        assert not (tmp_path / "eval").exists()
+        assert not (tmp_path / "eval-generator").exists()
 
 
 def test_an_option_that_has_no_effect_is_refused(run: Run, sets: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_the_report_is_the_json(run: Run, tmp_path: Path) -> None:
     done = run("eval", "good", "poor", "--json", "-q")
     assert (done.code, done.stderr) == (0, "")
     report = json.loads(done.stdout)
-    assert report == json.loads((tmp_path / "eval" / "report.json").read_bytes())
+    assert report == json.loads((tmp_path / "eval-latents" / "report.json").read_bytes())
     assert [one["latents"] for one in report["sets"]] == ["good", "poor"]
     assert set(report["sets"][0]["accuracy"]) == METHODS
     assert report["method"]["knn"]["neighbours"] == 20
@@ -46,13 +46,14 @@ def test_the_report_is_the_json(run: Run, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("roots")
 def test_the_same_run_again_writes_the_same_report(run: Run, tmp_path: Path) -> None:
     assert run("eval", "good", "--max-images", "50").code == 0
-    first = contents(tmp_path / "eval")
+    first = contents(tmp_path / "eval-latents")
     assert run("eval", "good", "--max-images", "50").code == 0
-    assert contents(tmp_path / "eval") == first
+    assert contents(tmp_path / "eval-latents") == first
     other = run("eval", "good")
     assert other.code == 2
-    assert other.stderr == ("semdis: eval: made with other settings (max_images: 50 -> 20000); give -o a new folder\n")
-    assert contents(tmp_path / "eval") == first
+    what = "made with other settings (max_images: 50 -> 20000); give -o a new folder"
+    assert other.stderr == f"semdis: eval-latents: {what}\n"
+    assert contents(tmp_path / "eval-latents") == first
 
 
 def test_a_sample_and_missing_labels_are_told(run: Run, tmp_path: Path) -> None:
@@ -62,7 +63,7 @@ def test_a_sample_and_missing_labels_are_told(run: Run, tmp_path: Path) -> None:
     assert done.stderr.splitlines() == [
         "semdis: a sample of 40 of 120 images; --max-images takes more",
         "semdis: no k-NN and no probe: no image has a 'label'",
-        "semdis: the report is in eval",
+        "semdis: the report is in eval-latents",
     ]
     assert "k-NN" not in done.stdout
     assert "effective rank" in done.stdout
@@ -119,7 +120,7 @@ def test_what_cannot_be_is_refused_in_a_line(
     assert (done.code, done.stdout) == (code, "")
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
-    assert not (tmp_path / "eval" / "report.json").exists()
+    assert not (tmp_path / "eval-latents" / "report.json").exists()
 
 
 @pytest.mark.usefixtures("roots")
@@ -141,7 +142,7 @@ def test_options_of_the_other_kind_of_source_are_refused(
     done = run("eval", *arguments)
     assert done.code == 2
     assert f"Invalid value for {flag}" in done.stderr
-    assert not (tmp_path / "eval").exists()
+    assert not (tmp_path / "eval-latents").exists()
 
 
 @pytest.mark.usefixtures("roots")
