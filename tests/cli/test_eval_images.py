@@ -145,6 +145,16 @@ def test_a_page_that_cannot_be_written_is_told_before_work(run: Run, tiny: Path,
     assert not Path("eval").exists()
 
 
+def test_a_page_is_called_after_its_first_sources(tmp_path: Path, tiny: Path, photos: Path) -> None:
+    files = sorted(photos.iterdir())
+    how = ("--model", tiny, "-q", "--report", "r.html")
+    ok(semdis("eval", *files, *how, cwd=tmp_path))
+    title = ", ".join([*map(str, files[:3]), f"{len(files) - 3} more"])
+    assert f"<title>{title}</title>" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    ok(semdis("eval", "--files-from", "-", "-o", "o", *how, cwd=tmp_path, stdin=f"{files[0]}\n".encode()))
+    assert "<title>a list on stdin</title>" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("verb", ["eval", "roundtrip"])
 @pytest.mark.parametrize(
     ("output", "report"), [("r.html", "r.html"), ("r.html/x", "r.html"), ("o", "o/.semdis-figures/r.html")]
