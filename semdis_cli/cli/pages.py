@@ -20,7 +20,11 @@ _TITLE_SOURCES = 3
 
 
 def check_page(page: PageSettings, output: Path) -> None:
-    """Raise `UsageError` for a page that cannot be written, before work; or not beside what goes into `output`."""
+    """Raise `UsageError` for tables or a page that cannot be written, or not beside what `output` gets, before work."""
+    if "parquet" in page.tables:
+        from semdis_cli.store.exchange.parquet_writer import check_pyarrow
+
+        check_pyarrow()
     if page.report is not None:
         from semdis_cli.evaluation.page.build import check_report_path
 

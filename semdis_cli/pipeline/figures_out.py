@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from heapq import heappush, heappushpop
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -215,7 +215,8 @@ def write_figures(
 ) -> MeasuredFigures:
     """Publish a table of all `rows` in each of `formats`, and return what they come to; no row is held.
 
-    `titles`: of the contenders. `metrics`: the columns of each where the table has columns. Raises as `publish`.
+    Tables of an earlier run in other formats are removed: they may say something else. `titles`: of the contenders.
+    `metrics`: the columns of each where the table has columns. Raises as `publish`.
     """
     sums, columns = _Sums(len(titles)), _columns(titles, metrics)
     with ExitStack() as on_failure:
@@ -234,6 +235,8 @@ def write_figures(
             table.end()
             file.publish()
         on_failure.pop_all()
+    for other in set(get_args(FigureFormat)) - set(formats):
+        (output / f"{FIGURES_STEM}.{other}").unlink(missing_ok=True)
     return sums.finish()
 
 

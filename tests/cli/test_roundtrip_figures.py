@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,25 @@ def test_tables_in_all_formats_have_the_same_figures(run: Run, tiny: Path, photo
         assert row.get("error", "") == cells["error"] == (values["error"] or "")
         for name in row.keys() - {"key", "error"}:
             assert row[name] == float(cells[name]) == pytest.approx(values[name], abs=1e-6)
+
+
+@pytest.mark.parametrize("verb", ["eval", "roundtrip"])
+def test_without_pyarrow_parquet_is_refused_before_work(
+    run: Run, tiny: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    done = run(verb, photos, "--model", tiny, "--figures", "parquet")
+    assert done.code == 2
+    assert "pip install 'semdis[parquet]'" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not Path(verb).exists()
+
+
+def test_no_table_of_an_earlier_run_is_left_beside_those_of_another(run: Run, tiny: Path, photos: Path) -> None:
+    run("eval", photos, "--model", tiny, "-q", "--figures", "csv", "--compare", "jpeg")
+    assert {path.name for path in Path("eval").glob("figures.*")} == {"figures.csv"}
+    run("eval", photos, "--model", tiny, "-q", "--compare", "webp")
+    assert {path.name for path in Path("eval").glob("figures.*")} == {"figures.jsonl"}
 
 
 def test_a_format_that_there_is_not_is_refused_in_a_line(run: Run, tiny: Path, photos: Path) -> None:
