@@ -1,5 +1,6 @@
 """The page of a run: checked before work, made when all is measured, told of at the end."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ def check_page(page: PageSettings, output: Path) -> None:
         from semdis_cli.evaluation.page.build import check_report_path
 
         check_report_path(page.report)
-        inner, outer = page.report.resolve(), output.resolve()
+        inner, outer = (Path(os.path.realpath(path)) for path in (page.report, output))  # of links in a circle too
         if outer.is_relative_to(inner):
             raise UsageError(f"would be the folder of -o {output} too; give the page another name", place=page.report)
         if inner.is_relative_to(outer) and inner.relative_to(outer).parts[0].startswith(_TRANSIENT):

@@ -85,9 +85,10 @@ def check_apart(output: Path, source: Path) -> None:
 def output_folder(output: Path | None, default: Path, *, is_single: bool) -> Path | None:
     """The folder to write; None for stdout: if asked for or, if one image came on stdin, nothing else was asked for.
 
-    Raises `UsageError` if stdout is wanted, and is closed or a terminal.
+    Raises `UsageError` for a folder that cannot be, and if stdout is wanted, and is closed or a terminal.
     """
     if output != STDIO and not (output is None and is_single):
+        _resolved(output or default)
         return output or default
     check_stdout_takes_data()
     return None
@@ -203,10 +204,16 @@ def _read_list(name: str, *, null: bool) -> list[Path]:
 
 
 def _resolved(path: Path) -> Path:
+    """Return the path without links. Raises `UsageError` for one that cannot be, or be looked at."""
     try:
-        return path.resolve()
+        resolved = path.resolve()
     except (OSError, RuntimeError) as error:  # links in a circle
         raise UsageError("cannot be followed (a link that leads to itself?)", place=path) from error
+    try:
+        resolved.exists()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise UsageError(f"cannot be reached ({error.strerror})", place=path) from error
+    return resolved
 
 
 def refuse_absent_device(device: str) -> None:

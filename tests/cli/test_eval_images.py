@@ -185,6 +185,18 @@ def test_weights_that_cannot_be_used_are_told_before_headers_are_read(
     assert "small.png: not a whole safetensors file" in done.stderr
 
 
+@pytest.mark.parametrize("verb", ["eval", "roundtrip", "encode"])
+@pytest.mark.parametrize("output", ["circle/o", "n" * 300])
+@pytest.mark.parametrize("more", [(), ("--report", "r.html")])
+def test_a_folder_that_cannot_be_is_refused_in_a_line(
+    run: Run, tiny: Path, photos: Path, verb: str, output: str, more: tuple[str, ...]
+) -> None:
+    Path("circle").symlink_to("circle")
+    done = run(verb, photos, "--model", tiny, "-o", output, *(more if verb in {"eval", "roundtrip"} else ()))
+    assert done.code == 2
+    assert re.match(rf"semdis: {output}: cannot be (reached|followed|written) \(", done.stderr.splitlines()[-1])
+
+
 def test_too_few_images_for_rfid_are_told_before_work(run: Run, tiny: Path, photos: Path) -> None:
     weights = write(photos.parent / "inception.safetensors", random_tensors(NETWORK))
     done = ok(run("eval", photos / "small.png", "--model", tiny, "--inception", weights))
