@@ -61,9 +61,8 @@ class Measurer:
         found = [self._of_pair(image, reference) for image, reference in pairs]
         if self.lpips is not None:
             for places in _batches(pairs, self.lpips.min_px):
-                for place, value in zip(
-                    places, self._distances(self.lpips, [pairs[one] for one in places]), strict=False
-                ):
+                values = self._distances(self.lpips, [pairs[one] for one in places])
+                for place, value in zip(places, values, strict=False):
                     found[place]["lpips"] = value
         return found
 
