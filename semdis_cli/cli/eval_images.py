@@ -65,11 +65,13 @@ def eval_images(
 
     from semdis_cli.files.claim import check_image_folder
     from semdis_cli.images.loader import Loader
+    from semdis_cli.metrics.measure import check_weights
     from semdis_cli.pipeline.contenders.make import make_contenders
     from semdis_cli.pipeline.encode_plan import plan_encode
     from semdis_cli.pipeline.roundtrip import as_begun, evaluate
 
     check_image_folder(output, EVAL_MARKER)
+    check_weights(settings.measures)
     worst = WorstPair(side_px()) if can_show() and not reporting.as_json else None
     settings = replace(settings, page=replace(settings.page, keeps_worst=worst is not None))
     trip = as_begun(settings.as_roundtrip(), output, EVAL_MARKER)
@@ -82,12 +84,17 @@ def eval_images(
         events = evaluate(plan, loader, contenders, trip, output, finish_with(settings.page, what.named, worst))
         code = follow(events, reporting, summarise=_summary, display=display, make_view=lambda *_: view)
     if not reporting.as_json:
-        for section in sections(view.report):
-            show(section)
+        _show(view.report, worst)
+    return code
+
+
+def _show(report: dict[str, Any], worst: WorstPair | None) -> None:
+    """Print the tables and, on a terminal that can, the image that came back worst."""
+    for section in sections(report):
+        show(section)
     if worst is not None and worst.pictures:
         put(f"{printable(worst.key)}: original, and as it came back")
         show_pair(*worst.pictures)
-    return code
 
 
 def _summary(report: dict[str, Any]) -> str:

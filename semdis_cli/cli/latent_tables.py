@@ -60,7 +60,7 @@ def _statistics(shown: Sequence[tuple[str, Json]]) -> Section:
         "neighbours": lambda found: _number(found["neighbour_correlation"]),
         "effective rank": lambda found: f"{found['effective_rank']:.1f}",
         "participation": lambda found: f"{found['participation_ratio']:.1f}",
-        "first three": lambda found: _percent(sum(found["explained_variance"][:3])),
+        "first three, %": lambda found: _percent(sum(found["explained_variance"][:3])),
         "90 % of variance": lambda found: f"{found['components_for'].get('90%', 0):,}",
     }
     rows = [(title, *(figure(one["statistics"]) for _, one in shown)) for title, figure in figures.items()]

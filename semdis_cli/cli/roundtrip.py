@@ -67,11 +67,13 @@ def roundtrip(
 
     from semdis_cli.files.claim import check_image_folder
     from semdis_cli.images.loader import Loader
+    from semdis_cli.metrics.measure import check_weights
     from semdis_cli.pipeline.encode_plan import plan_encode
     from semdis_cli.pipeline.roundtrip import as_begun
     from semdis_cli.pipeline.roundtrip import roundtrip as run
 
     check_image_folder(output, ROUNDTRIP_MARKER)
+    check_weights(settings.measures)
     how, decoding = spread_if_it_pays(how, decoding, len(found.images))
     settings = as_begun(replace(settings, decode=decoding), output)
     tokenizer = load_model(model, how, len(found.images), load.geometry, display, quiet=reporting.quiet)

@@ -119,6 +119,8 @@ def _check_settings(path: Path, settings: dict[str, Any], flag: str) -> None:
 
 def _describe_changes(before: Any, now: dict[str, Any]) -> list[str]:
     """Why a folder that was made with the settings `before` is none for those of `now`."""
+    if isinstance(before, dict) and (_kind_of(before), _kind_of(now)) in {("images", "latents"), ("latents", "images")}:
+        return [f"made of {_kind_of(before)}, not of {_kind_of(now)}"]
     reasons = []
     if isinstance(before, dict) and before.get(_LATENTS_SHA256) != now.get(_LATENTS_SHA256):
         reasons.append("the latents have changed since, or are others")
@@ -132,3 +134,8 @@ def _describe_changes(before: Any, now: dict[str, Any]) -> list[str]:
     elif are_other_inputs:
         reasons.append("made from other images, or some have changed since")
     return reasons
+
+
+def _kind_of(settings: dict[str, Any]) -> str | None:
+    """Return what a folder with these settings was made of, where they say it."""
+    return "images" if PLAN_SHA256 in settings else "latents" if _LATENTS_SHA256 in settings else None

@@ -118,3 +118,8 @@ def _batches(pairs: Sequence[Pair], min_px: int) -> Iterator[list[int]]:
         at_once = max(1, _BATCH_PIXELS // (height * width))
         for begin in range(0, len(places), at_once):
             yield places[begin : begin + at_once]
+
+
+def check_weights(settings: MeasureSettings) -> None:
+    """Raise `CheckpointError` for weights that cannot be used, before a run reads the headers of its images."""
+    Measurer.of(settings, torch.device("cpu"))

@@ -42,7 +42,7 @@ _LOOKED_INTO = {
     "a Parquet file": "it has no column of images: bytes, or a struct of bytes and path",
 }
 _HIDDEN = Recognised("a hidden file", "names that begin with a dot are passed over: --all-files takes them")
-_OURS = Recognised("what semdis decode, roundtrip or train wrote", "give the images that it was made from")
+_OURS = Recognised("what semdis decode, roundtrip, eval or train wrote", "give the images that it was made from")
 _UNKNOWN = Recognised("not an image in a known format", "give images, or folders and uncompressed tars of them")
 _IMAGE = Recognised("an image", "it lies where images are passed over; name its folder itself")
 

@@ -120,12 +120,16 @@ class FigureSpool:
         return path
 
     def features(self, num_contenders: int, num_rows: int = 1024) -> Iterator[NDArray[np.float32]]:
-        """Yield the features of all images, [n,1+contenders,num_features], at most `num_rows` at a time."""
+        """Yield the features of all images, [n,1+contenders,num_features], at most `num_rows` at a time.
+
+        Raises `StoreError` for a file that was damaged since.
+        """
         row_bytes = 4 * (1 + num_contenders) * self.num_features
         for name in sorted(self.done - {_OTHERS}):
-            with self._path(name, _FEATURES).open("rb") as file:
-                while data := file.read(num_rows * row_bytes):
-                    yield np.frombuffer(data, "<f4").reshape(-1, 1 + num_contenders, self.num_features)
+            for data in _blocks(self._path(name, _FEATURES), num_rows * row_bytes):
+                if len(data) % row_bytes:
+                    raise _damaged(self._path(name, _FEATURES), "it ends too early")
+                yield np.frombuffer(data, "<f4").reshape(-1, 1 + num_contenders, self.num_features)
 
     def remove(self) -> None:
         """Remove them: the run is complete."""
@@ -145,4 +149,16 @@ def _read(path: Path) -> Iterator[FigureRow]:
         with path.open("rb") as file:
             yield from map(FigureRow.of_line, file)
     except (OSError, ValueError) as error:
-        raise StoreError(f"figures cannot be read ({error}); give -o a new folder", place=path) from error
+        raise _damaged(path, error) from error
+
+
+def _blocks(path: Path, num_bytes: int) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            yield from iter(lambda: file.read(num_bytes), b"")
+    except OSError as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, why: object) -> StoreError:
+    return StoreError(f"figures cannot be read ({why}); give -o a new folder", place=path)

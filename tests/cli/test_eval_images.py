@@ -159,6 +159,20 @@ def test_a_page_in_the_place_of_the_runs_own_files_is_refused_before_work(
     assert not Path(output).exists()
 
 
+@pytest.mark.parametrize("verb", ["eval", "roundtrip"])
+@pytest.mark.parametrize("flag", ["--inception", "--lpips-weights"])
+def test_weights_that_cannot_be_used_are_told_before_headers_are_read(
+    run: Run, tiny: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, verb: str, flag: str
+) -> None:
+    def plan(*_: object, **__: object) -> None:
+        pytest.fail("headers are read")
+
+    monkeypatch.setattr("semdis_cli.pipeline.encode_plan.plan_encode", plan)
+    done = run(verb, photos, "--model", tiny, "-q", flag, photos / "small.png")
+    assert done.code == 4
+    assert "small.png: not a whole safetensors file" in done.stderr
+
+
 def test_where_no_image_can_be_measured_it_says_so(run: Run, tiny: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         save_noise(tmp_path / f"photos/{name}.png", 1, (16, 16))

@@ -10,7 +10,7 @@ from tests.cli.conftest import PHOTOS, Run
 from tests.evaluation.sets import write_latents
 from tests.evaluation.test_latents import METHODS, labelled, noise, separable
 from tests.store import contents, flip_last_bit
-from tests.worlds import save_tiny_model
+from tests.worlds import save_noise, save_tiny_model
 
 
 @pytest.fixture
@@ -143,3 +143,17 @@ def test_options_of_the_other_kind_of_source_are_refused(
     assert done.code == 2
     assert f"Invalid value for {flag}" in done.stderr
     assert not (tmp_path / "eval-latents").exists()
+
+
+@pytest.mark.usefixtures("roots")
+def test_the_folder_of_images_is_none_for_latents_nor_the_other_way_round(run: Run, tmp_path: Path) -> None:
+    save_tiny_model(tmp_path / "tiny", 1)
+    save_noise(tmp_path / "photos/a.png", 1, (16, 16))
+    for output, first, second, reason in (
+        ("one", ("photos", "--model", "tiny"), ("good",), "made of images, not of latents"),
+        ("two", ("good",), ("photos", "--model", "tiny"), "made of latents, not of images"),
+    ):
+        assert run("eval", *first, "-o", output).code == 0
+        done = run("eval", *second, "-o", output)
+        assert done.code == 2
+        assert done.stderr.splitlines()[-1] == f"semdis: {output}: {reason}; give -o a new folder"

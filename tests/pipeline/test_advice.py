@@ -87,7 +87,7 @@ FOLDERS: dict[str, tuple[dict[str, bytes], list[str]]] = {
     "hidden files": ({"in/.a.png": png()}, ["a hidden file"]),
     "what decode wrote": (
         {"in/decode.json": b"{}", "in/a.png": png()},
-        ["what semdis decode, roundtrip or train wrote"],
+        ["what semdis decode, roundtrip, eval or train wrote"],
     ),
     "latents": (
         {"in/manifest.json": b"{}", "in/shards/0.safetensors": b""},

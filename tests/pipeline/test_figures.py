@@ -1,6 +1,7 @@
 """Figures by shard, as a run leaves them and another one finds them."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +118,16 @@ def test_a_row_reads_back_as_it_was_written(key: str, values: dict[str, float], 
 def test_what_is_no_row_is_a_value_error(line: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         FigureRow.of_line(line)
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:-3]), Path.unlink])
+def test_damaged_features_are_told_in_a_line(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    spool = spool_of(tmp_path, num_features=4)
+    spool.take(measured("a", 1))
+    spool.take_features("a", np.ones((2, 4), np.float32))
+    spool.finish(shard("one", "a"))
+    path = tmp_path / FIGURES_FOLDER / "one.features"
+    damage(path)
+    with pytest.raises(StoreError, match=r"figures cannot be read .*; give -o a new folder") as caught:
+        list(spool.features(1))
+    assert caught.value.place == str(path)
