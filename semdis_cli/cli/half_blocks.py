@@ -20,7 +20,7 @@ _LEAST_WIDTH, _MOST_WIDTH = 24, 80
 def can_show() -> bool:
     """Tell whether stdout is a terminal that shows colours and blocks."""
     console = Console()
-    can_colour = console.color_system in {"256", "truecolor", "windows"}
+    can_colour = console.color_system in {"256", "truecolor", "windows"} and not console.no_color
     return sys.stdout.isatty() and can_colour and console.encoding.startswith("utf") and console.width >= _LEAST_WIDTH
 
 

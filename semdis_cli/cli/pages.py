@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from semdis_cli.pipeline.measured import Finish, Measured
 
 _TRANSIENT = ".semdis-"  # names of folders that a run keeps in its own until it is complete begin so
+_TITLE_SOURCES = 3
 
 
 def check_page(page: PageSettings, output: Path) -> None:
@@ -39,7 +40,7 @@ def finish_with(page: PageSettings, named: SourceSettings, worst: "WorstPair | N
     if page.report is not None:
         from semdis_cli.evaluation.report import page_of
 
-        make = page_of(page, ", ".join(str(source) for source in named.sources) or str(named.files_from))
+        make = page_of(page, _title(named))
 
     def finish(measured: "Measured") -> dict[str, Any]:
         if worst is not None:
@@ -47,6 +48,15 @@ def finish_with(page: PageSettings, named: SourceSettings, worst: "WorstPair | N
         return make(measured)
 
     return finish
+
+
+def _title(named: SourceSettings) -> str:
+    """Return what a page is called: after its sources, the first ones of many; or after the list that names them."""
+    names = [str(source) for source in named.sources]
+    if named.files_from is not None:
+        names.append("a list on stdin" if str(named.files_from) == "-" else str(named.files_from))
+    more = [f"{len(names) - _TITLE_SOURCES:,} more"] if len(names) > _TITLE_SOURCES + 1 else names[_TITLE_SOURCES:]
+    return ", ".join([*names[:_TITLE_SOURCES], *more])
 
 
 @dataclass

@@ -194,8 +194,13 @@ def _started(
         if keeper is not None and row.error is None:
             keeper.know(row.key, row.figures[0][PSNR_DB])
     megapixels = sum(len(shard.images) * shard.bucket[0] * shard.bucket[1] for shard in remaining) / 1e6
-    note = _MEASURED_ANEW if spool.replaced else ""
-    return RunStarted(trip.plan.num_inputs, num_done, megapixels, num_failed, note=note)
+    return RunStarted(trip.plan.num_inputs, num_done, megapixels, num_failed, _note_of(spool, trip.plan.num_inputs))
+
+
+def _note_of(spool: FigureSpool, num_images: int) -> str:
+    """Return what a person should know who may want to stop the run; empty for nothing."""
+    too_few = why_none(num_images) if spool.num_features else None
+    return "; ".join(filter(None, (_MEASURED_ANEW if spool.replaced else None, too_few)))
 
 
 def _note(spool: FigureSpool, shards: dict[str, PlannedShard], done: ShardDecoded) -> None:

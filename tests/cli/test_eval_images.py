@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from semdis_cli.errors import NoSpaceError
+from semdis_cli.metrics.inception import NETWORK
 from tests.cli.conftest import PHOTOS, Outcome, Run, semdis
+from tests.metrics.random_weights import random_tensors, write
 from tests.worlds import save_noise
 
 COMPARED = ("--compare", "store-dtype=int8", "--compare", "steps=2", "--compare", "jpeg")
@@ -145,6 +147,16 @@ def test_a_page_that_cannot_be_written_is_told_before_work(run: Run, tiny: Path,
     assert not Path("eval").exists()
 
 
+def test_a_page_is_called_after_its_first_sources(tmp_path: Path, tiny: Path, photos: Path) -> None:
+    files = sorted(photos.iterdir())
+    how = ("--model", tiny, "-q", "--report", "r.html")
+    ok(semdis("eval", *files, *how, cwd=tmp_path))
+    title = ", ".join([*map(str, files[:3]), f"{len(files) - 3} more"])
+    assert f"<title>{title}</title>" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    ok(semdis("eval", "--files-from", "-", "-o", "o", *how, cwd=tmp_path, stdin=f"{files[0]}\n".encode()))
+    assert "<title>a list on stdin</title>" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("verb", ["eval", "roundtrip"])
 @pytest.mark.parametrize(
     ("output", "report"), [("r.html", "r.html"), ("r.html/x", "r.html"), ("o", "o/.semdis-figures/r.html")]
@@ -171,6 +183,15 @@ def test_weights_that_cannot_be_used_are_told_before_headers_are_read(
     done = run(verb, photos, "--model", tiny, "-q", flag, photos / "small.png")
     assert done.code == 4
     assert "small.png: not a whole safetensors file" in done.stderr
+
+
+def test_too_few_images_for_rfid_are_told_before_work(run: Run, tiny: Path, photos: Path) -> None:
+    weights = write(photos.parent / "inception.safetensors", random_tensors(NETWORK))
+    done = ok(run("eval", photos / "small.png", "--model", tiny, "--inception", weights))
+    told = [number for number, line in enumerate(done.stderr.splitlines()) if "rFID needs 2,049 images" in line]
+    closing = next(number for number, line in enumerate(done.stderr.splitlines()) if "1 image measured" in line)
+    assert len(told) == 2
+    assert told[0] < closing == told[1]
 
 
 def test_where_no_image_can_be_measured_it_says_so(run: Run, tiny: Path, tmp_path: Path) -> None:
