@@ -14,6 +14,7 @@ from semdis_cli.files.disk import remove_folder
 from semdis_cli.files.spelling import give_own_names
 from semdis_cli.images.formats.jpeg.decoder import jpeg_decoder
 from semdis_cli.images.loader import Loader
+from semdis_cli.metrics.fid import why_none
 from semdis_cli.metrics.measure import Measurer
 from semdis_cli.metrics.registry import BITS_PER_PIXEL, PSNR_DB
 from semdis_cli.model.tokenizer import Tokenizer
