@@ -24,7 +24,7 @@ from semdis_cli.images.images import write_image
 from semdis_cli.metrics.registry import METRICS, PSNR_DB
 from semdis_cli.pipeline.figures import FigureRow
 from semdis_cli.pipeline.kept_pictures import KeptPicture, kept_pictures
-from semdis_cli.pipeline.roundtrip import Finish, Measured
+from semdis_cli.pipeline.measured import Finish, Measured
 from semdis_cli.settings.page import PageSettings
 from semdis_cli.stops import looking
 from semdis_cli.wording import flatten

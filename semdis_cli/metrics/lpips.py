@@ -27,12 +27,16 @@ class Conv(NamedTuple):
 
 
 class Backbone(NamedTuple):
-    """A network as five stages, whose outputs are compared; `pool` (kernel) goes before those in `pooled`, by twos."""
+    """A network as five stages, whose outputs are compared; `pool` (kernel) goes before those in `pooled`, by twos.
+
+    `pair_bytes_per_px`: memory that a pair of images takes at most, for each pixel of one.
+    """
 
     stages: tuple[tuple[Conv, ...], ...]
     pool: int
     pooled: tuple[int, ...]
     min_px: int
+    pair_bytes_per_px: int
 
 
 ALEX = Backbone(
@@ -46,6 +50,7 @@ ALEX = Backbone(
     pool=3,
     pooled=(1, 2),
     min_px=31,
+    pair_bytes_per_px=110,
 )
 VGG = Backbone(
     (
@@ -58,6 +63,7 @@ VGG = Backbone(
     pool=2,
     pooled=(1, 2, 3, 4),
     min_px=16,
+    pair_bytes_per_px=1500,
 )
 BACKBONES = {"alex": ALEX, "vgg": VGG}
 
@@ -117,6 +123,10 @@ class Lpips:
     def min_px(self) -> int:
         """The shortest side that an image may have."""
         return BACKBONES[self.net].min_px
+
+    def needed_bytes(self, num_pairs: int, height: int, width: int) -> int:
+        """Memory in bytes that so many pairs of images of this size in px take at most."""
+        return num_pairs * height * width * BACKBONES[self.net].pair_bytes_per_px
 
     @torch.inference_mode()
     def distances(self, images: Tensor, references: Tensor) -> list[float]:

@@ -2,12 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from semdis_cli.memory import Room, room_for_images
 from semdis_cli.metrics import ssim
 from semdis_cli.metrics.inception import NUM_FEATURES, Inception
 from semdis_cli.metrics.lpips import Lpips
@@ -24,11 +25,15 @@ Pair = tuple[Tensor, Tensor]  # reconstruction and reference, uint8 [3,H,W] both
 
 @dataclass(frozen=True)
 class Measurer:
-    """Computes the figures `names` of pairs of images. It keeps nothing of them: many threads may use it at once."""
+    """Computes the figures `names` of pairs of images. It keeps nothing of them: many threads may use it at once.
+
+    `room`: the memory that they share for networks on a CPU.
+    """
 
     names: tuple[str, ...]
     lpips: Lpips | None = None
     inception: Inception | None = None
+    room: Room = field(default_factory=room_for_images)
 
     @classmethod
     def of(cls, settings: MeasureSettings, device: torch.device) -> Self:
@@ -49,14 +54,26 @@ class Measurer:
         return 0 if self.inception is None else NUM_FEATURES
 
     def measure(self, pairs: Sequence[Pair]) -> list[dict[str, float]]:
-        """Return the figures of each pair by name; without those that an image is too small for."""
+        """Return the figures of each pair by name; without those that an image is too small for, or too large.
+
+        LPIPS of what can never fit into memory is not tried; what is large waits for others.
+        """
         found = [self._of_pair(image, reference) for image, reference in pairs]
         if self.lpips is not None:
             for places in _batches(pairs, self.lpips.min_px):
-                images, references = (torch.stack([pairs[place][side] for place in places]) for side in (0, 1))
-                for place, value in zip(places, self.lpips.distances(images, references), strict=True):
+                values = self._distances(self.lpips, [pairs[one] for one in places])
+                for place, value in zip(places, values, strict=False):
                     found[place]["lpips"] = value
         return found
+
+    def _distances(self, lpips: Lpips, pairs: Sequence[Pair]) -> list[float]:
+        """Return LPIPS of pairs of one size; none where there can never be enough memory."""
+        needed = lpips.needed_bytes(len(pairs), *pairs[0][0].shape[1:])
+        if not self.room.can_hold(needed):
+            return []
+        with self.room.taking(needed):
+            images, references = (torch.stack(side) for side in zip(*pairs, strict=True))
+            return lpips.distances(images, references)
 
     def features(self, images: Sequence[Tensor]) -> Tensor:
         """Return features for rFID, float32 [N,2048], of uint8 images [3,H,W] of any sizes; with Inception."""

@@ -74,7 +74,7 @@ class FigureSpool:
             if (folder / _SETTINGS).read_bytes() == wanted:
                 sweep_temporaries(folder)
                 return cls(folder, num_features, _names_of_done(folder))
-        replaced = folder.is_dir() and bool(_names_of_done(folder) - {_OTHERS})
+        replaced = folder.is_dir() and bool(_names_of_done(folder))
         remove_folder(folder)
         make_folder(folder)
         publish(folder / _SETTINGS, [wanted])
@@ -140,7 +140,8 @@ class FigureSpool:
 
 
 def _names_of_done(folder: Path) -> set[str]:
-    return {path.stem for path in list_names(folder) if path.suffix == _ROWS}
+    """Return the names of the shards whose figures are there."""
+    return {path.stem for path in list_names(folder) if path.suffix == _ROWS} - {_OTHERS}
 
 
 def _read(path: Path) -> Iterator[FigureRow]:

@@ -1,23 +1,20 @@
 """Images -> latents -> images, without storing latents: what tokenizers do to these pictures, in figures."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
-
-import torch
+from typing import Any
 
 from semdis_cli.defaults import EVAL_MARKER, ROUNDTRIP_MARKER
 from semdis_cli.events import Event, RunStarted, ShardDecoded
 from semdis_cli.files.claim import PLAN_SHA256, claimed_folder, claimed_settings
 from semdis_cli.files.disk import remove_folder
-from semdis_cli.files.json_text import key_fields
 from semdis_cli.files.spelling import give_own_names
 from semdis_cli.images.formats.jpeg.decoder import jpeg_decoder
 from semdis_cli.images.loader import Loader
-from semdis_cli.metrics.fid import FeatureSums, frechet_distance, why_none
+from semdis_cli.metrics.fid import why_none
 from semdis_cli.metrics.measure import Measurer
 from semdis_cli.metrics.registry import BITS_PER_PIXEL, PSNR_DB
 from semdis_cli.model.tokenizer import Tokenizer
@@ -26,86 +23,23 @@ from semdis_cli.pipeline.contenders.tokenized import TokenizedContender
 from semdis_cli.pipeline.decode import decoded_as, sampling_record
 from semdis_cli.pipeline.encode_plan import EncodePlan, sampled_as
 from semdis_cli.pipeline.figures import FigureSpool
-from semdis_cli.pipeline.figures_out import MeasuredFigures, write_figures
+from semdis_cli.pipeline.figures_out import write_figures
 from semdis_cli.pipeline.fleet.roundtrip_job import roundtrip_engine
 from semdis_cli.pipeline.images_out import ImageWriter, output_names, renamed_record, too_long
 from semdis_cli.pipeline.kept_pictures import PICTURES_FOLDER, PictureChoice, PictureKeeper
 from semdis_cli.pipeline.limits import within_limit
+from semdis_cli.pipeline.measured import Finish, Measured, Rfid, nothing_more
 from semdis_cli.pipeline.measuring import Measuring
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.pipeline.shard_roundtrip import RoundtripWork
 from semdis_cli.provenance import Provenance
 from semdis_cli.settings import RoundtripSettings
-from semdis_cli.stops import looking
 from semdis_cli.store.writing.plan import PlannedShard, plan_sha256
 
 _SHARD_IMAGES = 512  # that are done at once: what a run that is stopped has to do again, at most
 _MEASURED_ANEW = (
     "the run that was stopped here had other figures, contenders or pictures of a page: all images are measured anew"
 )
-
-
-class Rfid(NamedTuple):
-    """Fréchet distances of what came back to the originals, one a contender; none, and why not (`note`)."""
-
-    values: tuple[float, ...]
-    note: str | None = None
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a run has measured, once all is. `contenders`: the title and the settings of each.
-
-    `pictures`: the folder of those that were kept, and `choice` of which; None: none were. `rfid`: None where nobody
-    asked. `provenance`: how the images came to the model, and what made the latents of the first contender.
-    """
-
-    contenders: tuple[tuple[str, dict[str, Any]], ...]
-    measures: dict[str, Any]
-    figures: MeasuredFigures
-    rows: FigureSpool
-    pictures: Path
-    choice: PictureChoice | None
-    rfid: Rfid | None
-    provenance: Provenance
-
-    def set_figures(self, contender: int) -> dict[str, float]:
-        """Return the figures that all images have together."""
-        return {"rfid": self.rfid.values[contender]} if self.rfid is not None and self.rfid.values else {}
-
-    def report(self, contender: int = 0) -> dict[str, Any]:
-        """Return the figures of a contender as plain JSON values, by metric."""
-        summaries = {name: one.to_json() for name, one in self.figures.summaries(contender).items()}
-        figures = {PSNR_DB: None, **summaries, **self.set_figures(contender)}
-        return figures if self.rfid is None or self.rfid.note is None else figures | {"rfid_note": self.rfid.note}
-
-    def worst(self) -> list[dict[str, Any]]:
-        """Return the images that came back worst from the first contender, as plain JSON values."""
-        return [{**key_fields(row.key), "figures": dict(row.figures[0])} for row in self.figures.worst]
-
-    def comparison(self) -> dict[str, Any]:
-        """Return all contenders as plain JSON values, each beside the first."""
-        return {
-            "contenders": [
-                {
-                    "title": title,
-                    "settings": record,
-                    "figures": self.report(number),
-                    "differences": {
-                        name: one.to_json() for name, one in self.figures.differences(number).items() if number
-                    },
-                }
-                for number, (title, record) in enumerate(self.contenders)
-            ]
-        }
-
-
-Finish = Callable[[Measured], dict[str, Any]]
-
-
-def nothing_more(_: Measured) -> dict[str, Any]:
-    """Make nothing of what was measured but the tables."""
-    return {}
 
 
 @dataclass(frozen=True)
@@ -287,20 +221,9 @@ def _sum_up(trip: _Trip, spool: FigureSpool, measurer: Measurer, choice: Picture
         rows=spool,
         pictures=trip.output / PICTURES_FOLDER,
         choice=choice,
-        rfid=_rfid(spool, len(titles)) if measurer.num_features else None,
+        rfid=Rfid.of(spool, len(titles)) if measurer.num_features else None,
         provenance=trip.plan.provenance,
     )
-
-
-def _rfid(spool: FigureSpool, num_contenders: int) -> Rfid:
-    """Compare the features of all originals with those of what came back from each contender."""
-    sums = [FeatureSums.nothing(spool.num_features) for _ in range(1 + num_contenders)]
-    for rows in looking(spool.features(num_contenders)):
-        for number, one in enumerate(sums):
-            one.add(torch.from_numpy(rows[:, number].copy()))
-    if (note := why_none(sums[0].num)) is not None:
-        return Rfid((), note)
-    return Rfid(tuple(frechet_distance(sums[0], one) for one in looking(sums[1:])))
 
 
 def _finish(trip: _Trip, totals: RunTotals, measured: Measured, facts: dict[str, Any]) -> Event:

@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from semdis_cli.errors import CheckpointError
+from semdis_cli.memory import Room
 from semdis_cli.metrics.inception import NETWORK
 from semdis_cli.metrics.lpips import NETWORKS, Lpips
 from semdis_cli.metrics.measure import Measurer
@@ -84,6 +86,19 @@ def test_many_pairs_go_through_the_network_in_parts(weights: Path) -> None:
     pairs = [pair(seed, 200, 200) for seed in range(8)]  # more than are measured at once
     assert [list(figures) for figures in one.measure(pairs)] == [["psnr_db", "lpips"]] * 8
     assert one.measure(pairs)[7]["lpips"] == pytest.approx(one.measure(pairs[7:])[0]["lpips"], rel=1e-5)
+
+
+def test_an_image_that_can_never_have_the_memory_gets_no_lpips(weights: Path) -> None:
+    one = Measurer.of(MeasureSettings(lpips_weights=weights), CPU)
+    small, large = pair(1, 40, 50), pair(2, 1024, 1024)
+    assert one.lpips is not None
+    tight = replace(one, room=Room(one.lpips.needed_bytes(1, 1024, 1024) - 1))
+    assert [list(figures) for figures in tight.measure([large, small])] == [
+        ["psnr_db", "ssim"],
+        ["psnr_db", "ssim", "lpips"],
+    ]
+    roomy = replace(one, room=Room(one.lpips.needed_bytes(1, 1024, 1024)))
+    assert "lpips" in roomy.measure([large])[0]
 
 
 def test_lpips_without_weights_is_refused_in_a_line_that_says_how_to_get_them() -> None:

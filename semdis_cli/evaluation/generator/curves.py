@@ -41,9 +41,7 @@ def check_matplotlib() -> None:
     try:
         import matplotlib.figure  # noqa: F401 # the only question is whether it can be imported
     except ImportError as error:
-        raise MissingExtraError(
-            f"--generator needs matplotlib: pip install 'semdis[plots]' ({error!s:.200})"
-        ) from error
+        raise MissingExtraError(f"--generator needs matplotlib: pip install 'semdis[eval]' ({error!s:.200})") from error
 
 
 def plot_curves(title: str, note: str, sets: Sequence[SetCurves], plot_format: PlotFormat) -> bytes:

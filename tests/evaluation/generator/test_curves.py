@@ -63,7 +63,7 @@ def test_equal_curves_give_equal_bytes_and_a_picture() -> None:
 def test_without_matplotlib_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    expected = r"^--generator needs matplotlib: pip install 'semdis\[plots\]' \("
+    expected = r"^--generator needs matplotlib: pip install 'semdis\[eval\]' \("
     with pytest.raises(MissingExtraError, match=expected) as caught:
         check_matplotlib()
     assert caught.value.exit_code is ExitCode.USAGE
