@@ -77,7 +77,7 @@ def files(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "extra",
     [
-        pytest.param([pretend("flock"), ("open_folder", errno.EACCES)], id="a network disk"),
+        pytest.param([pretend("flock"), ("open_folder", errno.EACCES)], id="a network disk", marks=pytest.mark.slow),
         pytest.param([("flock", errno.ENOLCK), ("rename_across", errno.EXDEV)], id="mergerfs", marks=pytest.mark.slow),
     ],
 )
@@ -144,6 +144,7 @@ def is_synced_whole(folder: Path) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_names_that_a_disk_confuses_or_refuses_cost_nothing_or_their_own_image(tmp_path: Path, tiny: Path) -> None:
     keys = ["IMG.png", "X/p.png", "caf\xe9.png", "cafe\u0301.png", "img.png", "x/p.png", "x./p.png"]
     bad = ["a:b.png", "fo:lder/c.png", "fo:lder/d.png", f"{'n' * 150}.png"]

@@ -154,6 +154,7 @@ def test_a_filter_that_leaves_nothing_out_is_refused(
     assert complaint in " ".join(done.stderr.replace("│", " ").split())
 
 
+@pytest.mark.slow
 def test_of_files_with_the_same_bytes_the_first_by_key_is_taken(tmp_path: Path, photos: Path, encode: Run) -> None:
     root = tmp_path / "latents"
     for name in ("b.png", "z.png"):
@@ -222,7 +223,8 @@ def _expected(photos: Path, options: dict[str, float | bool]) -> tuple[set[str],
     return taken, len(_names(photos)) - len(taken)
 
 
-@pytest.mark.parametrize("seed", [pytest.param(seed, marks=[] if seed < 1 else pytest.mark.slow) for seed in range(12)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(12))
 def test_after_any_changes_the_set_serves_what_the_filters_of_the_last_run_take(
     tmp_path: Path, photos: Path, encode: Run, run: Run, seed: int
 ) -> None:

@@ -248,6 +248,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_readers_end_with_a_run_that_is_killed(photos: Path, tmp_path: Path) -> None:
     script, model = tmp_path / "slow.py", save_tiny_model(tmp_path / "model")
     script.write_text(SCRIPT)

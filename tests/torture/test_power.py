@@ -71,6 +71,7 @@ def test_what_was_not_synced_may_be_gone(tmp_path: Path, changes: list[Change], 
         assert found == left
 
 
+@pytest.mark.slow
 def test_a_replay_of_a_whole_run_is_what_the_run_left(tmp_path: Path, world: World) -> None:
     for name in SITUATIONS:
         situation = world.situation(name)

@@ -195,6 +195,7 @@ def test_latents_with_a_pattern_are_learned_faster_than_noise(tmp_path: Path) ->
     assert found["differences"][1]["steps_to_its_last_loss"] is None
 
 
+@pytest.mark.slow
 def test_the_report_says_what_was_run(tmp_path: Path) -> None:
     labels = {key: number % 3 for number, key in enumerate(keys_of(100))}
     a = save_made(tmp_path / "a", 100, noise_like, labels=labels, classes=("x", "y", "z"))
