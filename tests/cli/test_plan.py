@@ -139,6 +139,7 @@ def test_masks(tmp_path: Path, photos: Path, same: Run) -> None:
     assert changed["images"]["this_run"] == 1
 
 
+@pytest.mark.slow
 def test_a_set_that_grows(tmp_path: Path, photos: Path, same: Run) -> None:
     for output in ("latents", "plain"):
         assert same("encode", photos, output=output).code == 3

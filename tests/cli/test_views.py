@@ -61,6 +61,7 @@ def test_a_set_of_views_is_held_against_its_files(photos: Path, encode: Run, run
     assert "new#32crop1.png" in found.stderr
 
 
+@pytest.mark.slow
 def test_a_set_of_views_follows_its_files(tmp_path: Path, photos: Path, encode: Run) -> None:
     options = ("--size", "32,64", "--crops", "2")
     assert report(encode(*options))["images"]["this_run"] == 12
@@ -123,6 +124,7 @@ def test_a_set_of_views_keeps_its_keys_when_sources_are_added(
     assert {"flat#32.png", "more/flat#32.png"} <= set(stored(tmp_path / "latents"))
 
 
+@pytest.mark.slow
 def test_filters_judge_each_view_and_twins_are_files(tmp_path: Path, photos: Path, encode: Run) -> None:
     shutil.copy(photos / "flat.png", photos / "copy.png")
     done = report(encode("--size", "32,64", "--no-upscale", "--dedupe"))
@@ -168,6 +170,7 @@ def test_all_views_of_a_file_have_its_columns(tmp_path: Path, photos: Path, enco
     assert columns_of(tmp_path / "latents")["flat#64crop3.png"] == {"caption": "a flat picture", "score": "1"}
 
 
+@pytest.mark.slow
 def test_trouble_with_the_columns_of_a_file_is_told_once(photos: Path, encode: Run) -> None:
     for name in ("flat", "square"):
         (photos / f"{name}.txt").write_text(f"a {name} picture")

@@ -284,7 +284,7 @@ def test_torch_has_its_threads_back_afterwards() -> None:
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("ending", ["", "raise SystemError('ours')"])
+@pytest.mark.parametrize("ending", ["", pytest.param("raise SystemError('ours')", marks=pytest.mark.slow)])
 def test_a_program_that_leaves_a_run_in_the_middle_ends_like_any_other(ending: str) -> None:
     source = f"""
 import torch

@@ -271,7 +271,13 @@ SPOILT = {
 }
 
 
-@pytest.mark.parametrize("text", [pytest.param(text, id=name.replace(" ", "-")) for name, text in SPOILT.items()])
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(text, id=name.replace(" ", "-"), marks=[] if number < 2 else pytest.mark.slow)
+        for number, (name, text) in enumerate(SPOILT.items())
+    ],
+)
 def test_a_spoilt_log_is_said_in_a_line(tmp_path: Path, text: str) -> None:
     root = save_made(tmp_path / "a", 100, noise_like)
     run(tmp_path / "out", root, num_steps=1, num_points=1)
