@@ -34,7 +34,8 @@ WAYS = {
 def make_crops(photos: Path, folder: Path, num_images: int) -> Path:
     """Cut crops at random places out of photographs that are large enough."""
     generator = np.random.default_rng(0)
-    opened = [Image.open(path).convert("RGB") for path in sorted(photos.rglob("*.jpg"))]
+    paths = [path for path in sorted(photos.rglob("*")) if path.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"}]
+    opened = [Image.open(path).convert("RGB") for path in paths]
     large = [photo for photo in opened if min(photo.size) > _SIDE_PX]
     for number in range(num_images):
         photo = large[number % len(large)]

@@ -347,6 +347,7 @@ def test_fresh_processes_tell_how_long_each_step_took_and_their_memory(tiny: Pat
     assert start.rest_s >= 0
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_says_why_and_takes_no_module_from_the_working_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

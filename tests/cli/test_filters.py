@@ -111,6 +111,7 @@ def test_the_same_run_again_reads_no_header_and_writes_nothing(
     assert {path.name for path in before if before[path] != after[path]} == {"report.json"}
 
 
+@pytest.mark.slow
 def test_what_another_filter_takes_is_encoded_and_what_it_leaves_out_can_come_back(
     tmp_path: Path, encode: Run, headers_read: list[int]
 ) -> None:
@@ -182,6 +183,7 @@ def test_files_of_one_size_that_hold_other_bytes_are_no_twins(tmp_path: Path, ph
     assert set(outcomes(tmp_path / "latents").values()) == {"ok"}
 
 
+@pytest.mark.slow
 def test_a_broken_file_with_a_twin_fails_once_for_all_runs(tmp_path: Path, photos: Path, encode: Run) -> None:
     for name in ("x.png", "y.png"):
         (photos / name).write_bytes((photos / "flat.png").read_bytes()[:100])

@@ -285,7 +285,7 @@ def test_another_folder_of_masks_encodes_those_that_differ(encode: Run, masks: P
     assert torch.equal(rows(tmp_path / "latents")["b.png"][MASK], expected_mask(others / "b.tif"))
 
 
-@pytest.mark.parametrize("kind", ["folder", "tar", "zip"])
+@pytest.mark.parametrize("kind", ["folder", *(pytest.param(one, marks=pytest.mark.slow) for one in ("tar", "zip"))])
 def test_masks_whose_times_tell_are_not_read_again(
     encode: Run, photos: Path, masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:

@@ -50,6 +50,7 @@ def test_every_image_is_there_in_every_size_with_the_latents_of_a_set_of_that_si
     assert run("verify", "latents", "--data").code == 0
 
 
+@pytest.mark.slow
 def test_a_set_of_views_is_held_against_its_files(photos: Path, encode: Run, run: Run) -> None:
     assert encode("--size", "32,64", "--crops", "3").code == 0
     assert run("verify", "latents", "--data", "--against", photos).code == 0
@@ -88,6 +89,7 @@ def test_a_set_of_views_follows_its_files(tmp_path: Path, photos: Path, encode: 
     assert geometries == first
 
 
+@pytest.mark.slow
 def test_crops_are_added_and_taken_away_without_encoding_the_others_again(tmp_path: Path, encode: Run) -> None:
     root = tmp_path / "latents"
     assert report(encode("--size", "32", "--crops", "2"))["images"]["this_run"] == 6
@@ -103,6 +105,7 @@ def test_crops_are_added_and_taken_away_without_encoding_the_others_again(tmp_pa
         assert "preprocessing.geometry.crop_seed" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_read_is_a_failure_in_every_view(tmp_path: Path, photos: Path, encode: Run) -> None:
     (photos / "bad.png").write_bytes(b"no image")
     done = encode("--size", "32,64")
@@ -112,6 +115,7 @@ def test_a_file_that_cannot_be_read_is_a_failure_in_every_view(tmp_path: Path, p
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_set_of_views_keeps_its_keys_when_sources_are_added(
     tmp_path: Path, photos: Path, tiny: Path, run: Run
 ) -> None:

@@ -110,6 +110,7 @@ def test_every_size_is_cut_bit_by_bit_as_defined(size: tuple[int, int], side: in
     assert np.array_equal(encoded(png(pixels), side), adm(pixels, side))
 
 
+@pytest.mark.slow
 @quick
 @given(SIZES, st.integers(1, 8))
 def test_a_picture_on_its_side_is_turned_upright_first(size: tuple[int, int], orientation: int) -> None:

@@ -106,6 +106,7 @@ def test_compiled_blocks_agree_with_eager_ones_from_two_threads(tmp_path: Path) 
     assert run_in_a_process_of_its_own(COMPILED, TORCHINDUCTOR_CACHE_DIR=str(tmp_path)) == "inductor None"
 
 
+@pytest.mark.slow
 def test_more_sizes_than_torch_compiles_by_itself_are_compiled_in_any_thread() -> None:
     assert run_in_a_process_of_its_own(MANY_SIZES, python(*TRAINING), MOST="1024") == "12 inductor"
 

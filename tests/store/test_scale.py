@@ -57,6 +57,7 @@ def bytes_per_image(of: Callable[[int], int], few: int) -> float:
     return (of(2 * few) - of(few)) / few
 
 
+@pytest.mark.slow
 def test_a_plan_takes_few_bytes_an_image_beyond_the_listing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growing, "_MOST_BYTES", 1 << 12)  # so that the listing lies in files
 

@@ -74,6 +74,7 @@ def test_a_set_in_a_store_has_the_bytes_of_one_on_a_disk(
     assert run("verify", url, "--data", "--against", photos, "-q").code == 0
 
 
+@pytest.mark.slow
 def test_a_set_in_a_store_grows_with_its_stage_and_without(
     run: Run, s3: S3Server, photos: Path, tiny: Path, local: Path, bucket: str
 ) -> None:

@@ -434,6 +434,7 @@ def test_no_secret_survives_in_any_text(password: str, signature: str, name: str
     assert without_secrets(text).strip() == f"{words} GET https://host/a.png {words}".strip()
 
 
+@pytest.mark.slow
 def test_nothing_of_fsspec_is_loaded_without_a_url(tiny: Path, tmp_path: Path) -> None:
     program = (
         "import sys; from semdis_cli.cli import main\n"

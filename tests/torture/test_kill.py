@@ -116,7 +116,7 @@ def test_a_killed_run_that_quantises_is_completed_to_the_same_bytes(tmp_path: Pa
 
 
 @pytest.mark.parametrize("step", [pytest.param(9, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["a new set", "a set that grows"])
+@pytest.mark.parametrize("name", ["a new set", pytest.param("a set that grows", marks=pytest.mark.slow)])
 def test_a_run_that_writes_several_shards_at_once_is_completed_to_the_same_bytes(
     tmp_path: Path, world: World, name: str, step: int
 ) -> None:
