@@ -52,7 +52,7 @@ def _over(report: Json) -> str:
 
 
 def _differences(contenders: Sequence[Json]) -> Section:
-    """How each contender differs from the first, metric by metric."""
+    """Give the difference of each contender from the first, metric by metric."""
     rows = []
     for one in contenders[1:]:
         for name, found in one["differences"].items():
@@ -66,7 +66,7 @@ def _differences(contenders: Sequence[Json]) -> Section:
 
 
 def _spread(figures: Json) -> Section:
-    """How the figures of images are spread."""
+    """Give the spread of the figures of images."""
     rows = [
         (_heading(name), *(_number(name, figures[name][statistic]) for statistic in _STATISTICS))
         for name in _metrics([{"figures": figures}])

@@ -38,7 +38,7 @@ def sections(report: Json) -> Iterator[Section]:
 
 
 def _accuracies(labels: Json, shown: Sequence[tuple[str, Json]]) -> Section:
-    """How many images of each set are given their class, with intervals."""
+    """Give the share of images of each set that are given their class, with intervals."""
     rows = [
         (title, *(_interval(one["accuracy"][name], "share") for _, one in shown)) for name, title in _METHODS.items()
     ]
@@ -50,7 +50,7 @@ def _accuracies(labels: Json, shown: Sequence[tuple[str, Json]]) -> Section:
 
 
 def _statistics(shown: Sequence[tuple[str, Json]]) -> Section:
-    """How the channels of each set are spread."""
+    """Give the spread of the channels of each set."""
     figures: dict[str, Callable[[Json], str]] = {
         "dead channels": lambda found: f"{len(found['dead_channels']):,}",
         "|mean|, largest": lambda found: f"{max(map(abs, found['mean'])):.3f}",

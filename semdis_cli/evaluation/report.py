@@ -1,4 +1,4 @@
-"""What a run has measured -> the page that shows it."""
+"""Figures and pictures of a run -> the page that shows them."""
 
 from collections.abc import Iterable, Iterator
 from heapq import nsmallest

@@ -31,7 +31,7 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class MeasuredFigures:
-    """What all images of a run came to.
+    """Sums of the figures of all images of a run.
 
     `values`: of each contender by metric, in key order, NaN where there is none. `worst`: the images of least PSNR by
     the first contender, worst first.

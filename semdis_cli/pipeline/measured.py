@@ -1,4 +1,4 @@
-"""What a run over images that come back has measured, once all is."""
+"""Results of a run over images that come back, once all is measured."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Rfid(NamedTuple):
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run has measured, once all is. `contenders`: the title and the settings of each.
+    """Results of a run, once all is measured. `contenders`: the title and the settings of each.
 
     `pictures`: the folder of those that were kept, and `choice` of which; None: none were. `rfid`: None where nobody
     asked. `provenance`: how the images came to the model, and what made the latents of the first contender.

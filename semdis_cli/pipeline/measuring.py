@@ -1,4 +1,4 @@
-"""What came back of images, compared with what was given: figures, features and pictures."""
+"""Reconstructions compared with what was given: figures, features and pictures."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a run is compared with, as texts of the command line: `steps=10,pdg`, `crops=256`, `jpeg`, `sd=FOLDER`."""
+"""Contenders to compare with, as texts of the command line: `steps=10,pdg`, `crops=256`, `jpeg`, `sd=FOLDER`."""
 
 import math
 import re

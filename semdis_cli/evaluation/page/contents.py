@@ -44,7 +44,7 @@ class PageContender:
 
 @dataclass(frozen=True, slots=True)
 class PageVersion:
-    """What a contender made of an image: a PNG of the original's size, and its figures by the name of the metric."""
+    """Reconstruction by a contender: a PNG of the original's size, and its figures by the name of the metric."""
 
     picture: Path
     figures: Mapping[str, float]

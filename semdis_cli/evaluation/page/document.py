@@ -23,7 +23,7 @@ _LISTED_FAILURES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where pictures are: within the page, or in `folder`, relative and escaped as in a URL; it may have thumbnails."""
+    """Place of pictures: within the page, or in `folder`, relative and escaped as in a URL; it may have thumbnails."""
 
     folder: str | None = None
     has_thumbnails: bool = False
@@ -52,7 +52,7 @@ def _own_file(name: str) -> str:
 
 
 def _policy(style: str, script: str, placement: Placement) -> str:
-    """What a browser may do with the page: run this script, and show pictures of its own."""
+    """Return the policy for browsers: run this script, show pictures of its own, and nothing else."""
     images = "data:" if placement.folder is None else "data: 'self' file:"
     return (
         f"default-src 'none'; script-src {_source(script)}; style-src {_source(style)}; img-src {images}; "
