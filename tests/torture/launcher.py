@@ -17,6 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from semdis_cli.cli import main
 from semdis_cli.model.tokenizer import Tokenizer
 from tests.torture.watch import Stop, Watch
@@ -124,6 +126,7 @@ def serve() -> None:
         job = Job(**json.loads(line))
         child = os.fork()
         if child == 0:
+            torch.set_num_threads(torch.get_num_threads())  # a fork's first threads race for its pool otherwise
             code = run(job)
             sys.stdout.flush()
             os._exit(code)
