@@ -1,6 +1,7 @@
 """Figures and pictures of a run -> the page that shows them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from heapq import nsmallest
 from typing import Any
 
@@ -19,7 +20,8 @@ from semdis_cli.evaluation.page.contents import (
     PageVersion,
 )
 from semdis_cli.evaluation.pca import BasisFit, LatentBasis
-from semdis_cli.files.atomic import publish
+from semdis_cli.files.disk import count_cores
+from semdis_cli.files.late import LateFiles
 from semdis_cli.images.images import write_image
 from semdis_cli.metrics.registry import METRICS, PSNR_DB
 from semdis_cli.pipeline.figures import FigureRow
@@ -27,6 +29,7 @@ from semdis_cli.pipeline.kept_pictures import KeptPicture, kept_pictures
 from semdis_cli.pipeline.measured import Finish, Measured
 from semdis_cli.settings.page import PageSettings
 from semdis_cli.stops import looking
+from semdis_cli.threads import WatchedThreads, unless_stopped
 from semdis_cli.wording import flatten
 
 _NUM_BINS = 60
@@ -49,17 +52,17 @@ def page_of(settings: PageSettings, title: str) -> Finish:
 
     def finish(measured: Measured) -> dict[str, Any]:
         pictures, failures = _chosen(measured)
-        basis = _fit([one for one, _ in pictures])
+        images, explained = _images(pictures, LateFiles(measured.pictures))
         contenders = [_contender(measured, number) for number in range(len(measured.contenders))]
         page = Page(
             title=title,
             metrics=[_metric(name) for name in METRICS if any(name in one.summary for one in contenders)],
             contenders=contenders,
-            images=[_image(picture, row, basis) for picture, row in looking(pictures)],
+            images=images,
             num_measured=measured.figures.num_ok,
             failures=failures,
             differences=[*_differences(measured)],
-            explained=() if basis is None else basis.explained,
+            explained=explained,
             provenance=[*_provenance(measured)],
         )
         written = write_page(page, path, embed_bytes=settings.embed_mib << 20)
@@ -91,6 +94,21 @@ def _psnr_db(row: FigureRow) -> float:
     return row.figures[0][PSNR_DB]
 
 
+def _images(
+    pictures: Sequence[tuple[KeptPicture, FigureRow]], files: LateFiles
+) -> tuple[list[PageImage], tuple[float, ...]]:
+    """Make the files of the pictures, by threads; also the share of the variance that each component explains."""
+    with WatchedThreads(count_cores(), "semdis-picture") as threads:
+        pack = partial(KeptPicture.pack, files=files)
+        packing = [threads.submit(unless_stopped, pack, picture) for picture, _ in pictures]
+        basis = _fit([picture for picture, _ in pictures])
+        for one in packing:
+            threads.result(one)
+        if basis is None:
+            return [], ()
+        return [*threads.each(partial(_image, files, basis), pictures)], basis.explained
+
+
 def _fit(pictures: Iterable[KeptPicture]) -> LatentBasis | None:
     """Return the one basis that all latents are coloured by; None for no pictures."""
     fit: BasisFit | None = None
@@ -101,11 +119,12 @@ def _fit(pictures: Iterable[KeptPicture]) -> LatentBasis | None:
     return None if fit is None else fit.basis()
 
 
-def _image(picture: KeptPicture, row: FigureRow, basis: LatentBasis | None) -> PageImage:
-    assert basis is not None, "there is a picture"
+def _image(files: LateFiles, basis: LatentBasis, shown: tuple[KeptPicture, FigureRow]) -> PageImage:
+    """Draw the latents of a picture."""
+    picture, row = shown
     colours = basis.picture(torch.from_numpy(picture.latents.astype(np.float32)))
     pca = picture.original.with_suffix(".pca.png")
-    publish(pca, [write_image(colours.transpose(1, 2, 0), "png")])
+    files.write(pca, write_image(colours.transpose(1, 2, 0), "png"))
     versions = [PageVersion(*one) for one in zip(picture.versions, row.figures, strict=True)]
     return PageImage(picture.key, picture.size, picture.original, pca, tuple(versions))
 

@@ -11,6 +11,7 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
+LONGEST_SYNC_S = 1.0  # where one takes longer, most of it is what others have written: files are synced one by one then
 _FIRST_KERNEL = (5, 8)  # that tells by syncfs of a write that failed
 _KINDS = frozenset({0xEF53, 0x58465342, 0x9123683E})  # of statfs: ext2 to ext4, XFS, Btrfs
 _STATFS_BYTES = 512  # more than the structure has anywhere

@@ -13,8 +13,6 @@ from semdis_cli.errors import RefusedNameError, SemdisError, UsageError
 from semdis_cli.files import disk, disk_sync
 from semdis_cli.files.atomic import explain_write_error, explaining, make_folder, refused_name
 
-_LONGEST_SYNC_S = 1.0  # of a disk; where it takes longer, most of it is what others have written
-
 
 class Publisher:
     """Publishes files below `root`, which exists, many at once. Safe to use in several threads."""
@@ -33,7 +31,7 @@ class Publisher:
             try:
                 group.write(files)
             finally:
-                self._syncs_disks = group.sync() <= _LONGEST_SYNC_S and self._syncs_disks
+                self._syncs_disks = group.sync() <= disk_sync.LONGEST_SYNC_S and self._syncs_disks
                 group.give_names()
         return [group.refused.get(number) for number in range(len(files))]
 

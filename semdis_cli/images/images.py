@@ -15,7 +15,7 @@ from semdis_cli.images.formats.exif import turn_upright
 from semdis_cli.images.formats.jpeg.header import read_plain_jpeg
 from semdis_cli.images.formats.jpeg.pixels import draft
 from semdis_cli.images.formats.pillow import decoder_errors, pillow_guard
-from semdis_cli.images.formats.png.writer import png_bytes
+from semdis_cli.images.formats.png.writer import png_bytes, unpacked_png_bytes
 from semdis_cli.images.headers import Header, check_pixels, open_pixels, read_header
 from semdis_cli.settings import ImageFormat, ReadSettings
 
@@ -133,6 +133,16 @@ def write_images(images: Sequence[np.ndarray], format: ImageFormat, quality: int
         return [*map(png_bytes, pictures)]
     with memory_file(buffering=0) as file:
         return [_saved(picture, file, format, quality) for picture in pictures]
+
+
+def write_unpacked(pixels: np.ndarray) -> bytes:
+    """Write pixels [H,W,3] as a PNG for a while: in a tenth of the time that `write_image` takes, 3 bytes a pixel."""
+    return unpacked_png_bytes(_picture(pixels))
+
+
+def pack_png(data: bytes) -> bytes:
+    """Return the PNG that `write_image` makes of a picture in a file's bytes. Raises `UnreadableImageError`."""
+    return png_bytes(read_image(data).pixels)
 
 
 def _saved(picture: Image.Image, file: BinaryIO, name: ImageFormat, quality: int) -> bytes:

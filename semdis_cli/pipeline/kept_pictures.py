@@ -1,7 +1,8 @@
 """Pictures of some images, kept for the page that shows them: an even sample, and those that came back worst.
 
 Each process decides for itself which of its images are among the worst so far, so that no pixels travel; of several
-processes the worst of all are among those of each.
+processes the worst of all are among those of each. While a run lasts they are not packed: most of those that are among
+the worst for a while are not in the end.
 """
 
 import hashlib
@@ -15,18 +16,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from semdis_cli.errors import StoreError
+from semdis_cli.errors import StoreError, UnreadableImageError
 from semdis_cli.files.atomic import make_folder
 from semdis_cli.files.disk import list_names
 from semdis_cli.files.json_text import key_fields, parse_json, to_line
-from semdis_cli.files.together import Publisher
-from semdis_cli.images.images import write_images
+from semdis_cli.files.late import LateFiles
+from semdis_cli.images.images import pack_png, write_unpacked
 from semdis_cli.pipeline.contenders.contender import Version
 from semdis_cli.store.checks import check_record_key
 
 PICTURES_FOLDER = ".semdis-pictures"
 _WORST_PART = 4  # of the pictures, one in so many is kept for being among the worst
-_FACTS = ".json"
+_FACTS, _LATENTS = ".json", ".f2"
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,17 @@ class KeptPicture:
         except (OSError, ValueError) as error:
             raise StoreError(f"cannot be read ({error})", place=self._latents) from error
 
+    def pack(self, files: LateFiles) -> None:
+        """Pack the PNG files, for somebody will look at them; `files` writes into their folder.
+
+        Raises `StoreError` for what cannot be read, and as `LateFiles.write`.
+        """
+        for path in (self.original, *self.versions):
+            try:
+                files.write(path, pack_png(path.read_bytes()))
+            except (OSError, UnreadableImageError) as error:
+                raise StoreError(f"cannot be read ({error})", place=path) from error
+
 
 class PictureKeeper:
     """Keeps pictures in `folder`, by `choice`. Safe to use in several threads."""
@@ -94,12 +106,12 @@ class PictureKeeper:
     def __init__(self, folder: Path, choice: PictureChoice) -> None:
         make_folder(folder)
         self.folder, self.choice = folder, choice
-        self._publisher = Publisher(folder)
+        self._files = LateFiles(folder)
         self._worst: list[tuple[float, str]] = []  # a heap of (-PSNR, key), the best of them first
         self._lock = Lock()
 
     def take(self, trials: Sequence[Trial], psnr_db: Sequence[float]) -> None:
-        """Keep what is worth it of images with these PSNRs. Raises as `Publisher.publish`."""
+        """Keep what is worth it of images with these PSNRs. Raises as `LateFiles.write`."""
         kept, given_up = [], []
         for trial, score in zip(trials, psnr_db, strict=True):
             if self.choice.is_sampled(trial.key):
@@ -107,9 +119,14 @@ class PictureKeeper:
             elif (other := self._rank(trial.key, score)) != trial.key:
                 kept.append(trial)
                 given_up += [other] if other is not None else []
-        self._publisher.publish([file for trial in kept for file in self._files(trial)])
+        for trial in kept:
+            self._write(trial)
         for key in given_up:
-            self._remove(key)
+            self._remove(key, len(trials[0].versions))
+
+    def settle(self) -> None:
+        """Wait until no power cut can take what was kept so far. Raises as `LateFiles.settle`."""
+        self._files.settle()
 
     def know(self, key: str, psnr_db: float) -> None:
         """Take note of an image that an earlier run has measured."""
@@ -126,28 +143,33 @@ class PictureKeeper:
                 return key
             return heapreplace(self._worst, (-score, key))[1]
 
-    def _files(self, trial: Trial) -> list[tuple[Path, bytes]]:
-        pixels = [trial.given, *(version.pixels for version in trial.versions)]
-        files = write_images([one.transpose(1, 2, 0) for one in pixels], "png", 100)
-        facts = {**key_fields(trial.key), "size": trial.given.shape[1:], "grid": trial.latents.shape}
-        latents = trial.latents.astype("<f2")
+    def _write(self, trial: Trial) -> None:
         name = self.folder / _hash_of(trial.key)
-        pictures = [(name.with_suffix(f".{number}.png"), data) for number, data in enumerate(files)]
-        return [*pictures, (name.with_suffix(".f2"), latents.tobytes()), (name.with_suffix(_FACTS), to_line(facts))]
+        pixels = (trial.given, *(version.pixels for version in trial.versions))
+        for path, one in zip(_pictures(name, len(trial.versions)), pixels, strict=True):
+            self._files.write(path, write_unpacked(one.transpose(1, 2, 0)))
+        self._files.write(name.with_suffix(_LATENTS), trial.latents.astype("<f2").tobytes())
+        facts = {**key_fields(trial.key), "size": trial.given.shape[1:], "grid": trial.latents.shape}
+        self._files.write(name.with_suffix(_FACTS), to_line(facts))
 
-    def _remove(self, key: str) -> None:
-        for path in self.folder.glob(f"{_hash_of(key)}.*"):
-            path.unlink(missing_ok=True)
+    def _remove(self, key: str, num_contenders: int) -> None:
+        name = self.folder / _hash_of(key)
+        for path in (name.with_suffix(_FACTS), name.with_suffix(_LATENTS), *_pictures(name, num_contenders)):
+            self._files.remove(path)
 
 
 def kept_pictures(folder: Path, num_contenders: int) -> Iterator[KeptPicture]:
     """Yield the pictures in `folder`, in the order of their files; what a power cut has left of some is passed over."""
     for path in list_names(folder):
         if path.suffix == _FACTS and (facts := _read_facts(path)) is not None:
-            pictures = [path.with_suffix(f".{number}.png") for number in range(1 + num_contenders)]
-            latents = path.with_suffix(".f2")
+            pictures, latents = _pictures(path, num_contenders), path.with_suffix(_LATENTS)
             if all(one.is_file() and one.stat().st_size for one in (*pictures, latents)):
                 yield KeptPicture(*facts[:2], pictures[0], tuple(pictures[1:]), latents, facts[2])
+
+
+def _pictures(name: Path, num_contenders: int) -> list[Path]:
+    """Return the files of the original and of what came back from each contender."""
+    return [name.with_suffix(f".{number}.png") for number in range(1 + num_contenders)]
 
 
 def _read_facts(path: Path) -> tuple[str, tuple[int, int], tuple[int, int, int]] | None:

@@ -40,6 +40,11 @@ class Measuring:
             self.keeper.take(trials, [one[0][PSNR_DB] for one in figures])
         return [ImageMeasured(trial.key, one) for trial, one in zip(trials, figures, strict=True)]
 
+    def settle(self) -> None:
+        """Wait until no power cut can take what was kept of images measured so far."""
+        if self.keeper is not None:
+            self.keeper.settle()
+
     def _figures(self, versions: Sequence[Version], given: Sequence[Tensor]) -> list[dict[str, float]]:
         """Return the figures of one contender."""
         figures = self.measurer.measure([*zip(map(_pixels, versions), given, strict=True)])

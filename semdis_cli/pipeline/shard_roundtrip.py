@@ -92,6 +92,7 @@ class ShardRoundtrip:
         """Several calls at once; events come in their order. `record` is called with each shard that is done."""
         for result in in_order(self._calls(shards), self._start, self._share, self.workers.result):
             if isinstance(result, ShardDecoded):
+                self.work.measuring.settle()
                 record(result)
             else:
                 yield from result.events(self.workers)

@@ -2,46 +2,17 @@
 
 import errno
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from semdis_cli.errors import NoSpaceError, RefusedNameError, UsageError
-from semdis_cli.files import disk_sync, together
+from semdis_cli.files import disk_sync
 from semdis_cli.files.together import Publisher
 from tests.disks import fill_disk, small_disk
 from tests.files.test_disk import names, refusing
 
 Patch = pytest.MonkeyPatch
-SYNCED_WHOLE, ONE_BY_ONE = "a disk that is synced as a whole", "a disk whose files are synced one by one"
-
-
-@pytest.fixture(params=[SYNCED_WHOLE, ONE_BY_ONE])
-def syncs(request: pytest.FixtureRequest, monkeypatch: Patch) -> list[str]:
-    """What happens to the disk, in order: `sync` of all of it or of a file, `rename`, `sync folder`; on either disk."""
-    calls: list[str] = []
-
-    def noting(what: Callable[..., str], call: Callable[..., Any]) -> Callable[..., Any]:
-        def noted(*arguments: Any) -> Any:
-            calls.append(what(*arguments))
-            return call(*arguments)
-
-        return noted
-
-    if request.param == ONE_BY_ONE:
-        monkeypatch.setattr(disk_sync, "open_disk", lambda _: None)
-    else:
-        monkeypatch.setattr(disk_sync, "open_disk", lambda folder: os.open(folder, os.O_RDONLY))
-        monkeypatch.setattr(disk_sync, "sync_disk", lambda _: calls.append("sync"))
-    monkeypatch.setattr(os, "fsync", noting(lambda one: "sync folder" if is_folder(one) else "sync", os.fsync))
-    monkeypatch.setattr(os, "replace", noting(lambda *_: "rename", os.replace))
-    return calls
-
-
-def is_folder(descriptor: int) -> bool:
-    return Path(f"/proc/self/fd/{descriptor}").is_dir()
 
 
 def files(root: Path, *keys: str) -> list[tuple[Path, bytes]]:
@@ -134,7 +105,7 @@ def test_a_disk_on_which_others_write_much_is_not_synced_whole_again(tmp_path: P
     for name in ("a", "b"):
         publisher.publish(files(tmp_path, name))
     assert len(opened) == 2
-    monkeypatch.setattr(together, "_LONGEST_SYNC_S", -1.0)
+    monkeypatch.setattr(disk_sync, "LONGEST_SYNC_S", -1.0)
     for name in ("c", "d", "e"):
         publisher.publish(files(tmp_path, name))
     assert len(opened) == 3

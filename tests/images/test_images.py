@@ -19,7 +19,14 @@ from PIL import Image, JpegImagePlugin
 from semdis_cli.errors import UnreadableImageError, UsageError
 from semdis_cli.images.colour.convert import Samples, split_alpha
 from semdis_cli.images.formats.pillow import pillow_guard
-from semdis_cli.images.images import read_image, read_image_size, write_image, write_images
+from semdis_cli.images.images import (
+    pack_png,
+    read_image,
+    read_image_size,
+    write_image,
+    write_images,
+    write_unpacked,
+)
 from semdis_cli.settings import ReadSettings
 from tests.image_bytes import exif, icc_profile, png, png_chunk, tiff
 from tests.odd_images import HEIGHT, WIDTH, OddImage, odd_files
@@ -287,8 +294,12 @@ def test_a_png_of_any_size_holds_every_bit(height: int, width: int, top: int, se
     pixels = np.random.default_rng(seed).integers(0, top, (height, width, 3), np.uint8)
     data = write_image(pixels, "png")
     assert np.array_equal(np.asarray(read_image(data).pixels), pixels)  # which checks every checksum, too
-    with Image.open(io.BytesIO(data)) as image:
-        image.verify()
+    unpacked = write_unpacked(pixels)
+    for file in (data, unpacked):
+        with Image.open(io.BytesIO(file)) as image:
+            image.verify()
+    assert np.array_equal(np.asarray(read_image(unpacked).pixels), pixels)
+    assert pack_png(unpacked) == data
 
 
 @settings(max_examples=20, deadline=None)

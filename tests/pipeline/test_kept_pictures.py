@@ -1,11 +1,14 @@
 """Which images' pictures are kept, and that they are whole."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from semdis_cli.images.images import read_image
+from semdis_cli.errors import StoreError
+from semdis_cli.files.late import LateFiles
+from semdis_cli.images.images import read_image, write_image
 from semdis_cli.pipeline.contenders.contender import Version
 from semdis_cli.pipeline.kept_pictures import KeptPicture, PictureChoice, PictureKeeper, Trial, kept_pictures
 
@@ -28,6 +31,29 @@ def test_pixels_and_latents_come_back_as_they_were(tmp_path: Path) -> None:
     for path, pixels in ((kept.original, one.given), (kept.versions[0], one.versions[0].pixels)):
         assert np.array_equal(np.asarray(read_image(path.read_bytes()).pixels), pixels.transpose(1, 2, 0))
     assert np.allclose(kept.latents, one.latents, atol=1e-2)
+
+
+def test_what_is_packed_has_the_same_pixels_in_the_file_that_any_writer_makes(tmp_path: Path) -> None:
+    one = trial("a", size=(40, 50))
+    one.given[:] = 7
+    PictureKeeper(tmp_path, PictureChoice(1.0, 0)).take([one], [30.0])
+    (kept,) = kept_pictures(tmp_path, 1)
+    before = kept.original.stat()
+    os.link(kept.original, tmp_path / "of a page")
+    kept.pack(LateFiles(tmp_path))
+    assert kept.original.read_bytes() == write_image(one.given.transpose(1, 2, 0), "png")
+    assert kept.versions[0].read_bytes() == write_image(one.versions[0].pixels.transpose(1, 2, 0), "png")
+    assert kept.original.stat().st_size < before.st_size / 10
+    assert (tmp_path / "of a page").stat().st_size == before.st_size
+
+
+def test_a_picture_that_was_damaged_since_is_named(tmp_path: Path) -> None:
+    PictureKeeper(tmp_path, PictureChoice(1.0, 0)).take([trial("a")], [30.0])
+    (kept,) = kept_pictures(tmp_path, 1)
+    kept.versions[0].write_bytes(b"no picture")
+    with pytest.raises(StoreError, match="cannot be read") as raised:
+        kept.pack(LateFiles(tmp_path))
+    assert str(kept.versions[0]) in str(raised.value)
 
 
 def test_all_are_kept_where_there_are_few() -> None:

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -13,13 +13,12 @@ from semdis_cli.errors import StoreError, UnreadableImageError
 from semdis_cli.evaluation.page.contents import PageImage
 from semdis_cli.files import disk
 from semdis_cli.files.atomic import explaining, make_folder, publish
+from semdis_cli.files.late import LateFiles
 from semdis_cli.files.links import why_unreadable
-from semdis_cli.files.together import Publisher
 from semdis_cli.images.thumbnails import thumbnail
 from semdis_cli.threads import WatchedThreads
 
 _THUMBNAIL_PX = 192
-_GROUP_BYTES = 1 << 25  # of files that are synced together
 _MARK = b"Pictures of the page of this name. The next run that writes the page replaces them.\n"
 _THUMBNAIL, _ORIGINAL, _PCA = "thumb", "original", "pca"
 
@@ -138,32 +137,15 @@ def write_folder(folder: Path, images: Sequence[PageImage], thumbnails: Thumbnai
 
 
 def _fill(folder: Path, images: Sequence[PageImage], thumbnails: Thumbnails | None) -> None:
-    publisher = Publisher(folder)
-    for group in _groups(_copied(folder, images)):
-        publisher.publish(group)
-    if thumbnails is not None:
-        named = ((folder / f"{thumbnail_name(number)}.jpg", data) for number, data in enumerate(thumbnails.read()))
-        for group in _groups(named):
-            publisher.publish(group)
-
-
-def _copied(folder: Path, images: Sequence[PageImage]) -> Iterator[tuple[Path, bytes]]:
-    """Give pictures names in `folder`; yields those that have to be written there."""
+    files = LateFiles(folder)
     for number, image in enumerate(images):
         for name, path in pictures_of(number, image).items():
             target = folder / f"{name}.png"
-            if not disk.try_link(path, target):
-                yield target, _read(path)
-
-
-def _groups(files: Iterable[tuple[Path, bytes]]) -> Iterator[list[tuple[Path, bytes]]]:
-    group: list[tuple[Path, bytes]] = []
-    for file in files:
-        group.append(file)
-        if sum(len(data) for _, data in group) >= _GROUP_BYTES:
-            yield group
-            group = []
-    yield group
+            if not files.link(path, target):
+                files.write(target, _read(path))
+    for number, data in enumerate(() if thumbnails is None else thumbnails.read()):
+        files.write(folder / f"{thumbnail_name(number)}.jpg", data)
+    files.settle()
 
 
 def _named_temporary(folder: Path, use: str) -> Path:

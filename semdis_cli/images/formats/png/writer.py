@@ -9,7 +9,7 @@ from PIL import Image
 
 from semdis_cli.images.formats.png.chunks import PNG_SIGNATURE, chunk_bytes
 
-_AVERAGE = 3  # the number of the filter
+_AS_THEY_ARE, _AVERAGE = 0, 3  # the numbers of the filters
 _RGB, _BITS, _CHANNELS = 2, 8, 3
 _BAND_BYTES = 1 << 18  # of rows that are filtered at once: they stay in a core's cache
 
@@ -20,16 +20,32 @@ def png_bytes(picture: Image.Image) -> bytes:
     Every row is filtered by the average of its neighbours, which suits pictures. zlib then looks for runs of one byte
     alone: other repeats are seldom in what is left of a photograph, and finding none of them takes most of the time.
     """
-    header = struct.pack(">IIBBBBB", picture.width, picture.height, _BITS, _RGB, 0, 0, 0)
     packer = zlib.compressobj(level=1, strategy=zlib.Z_RLE)
-    packed = b"".join([*(packer.compress(band.data) for band in _filtered(picture)), packer.flush()])
-    return PNG_SIGNATURE + chunk_bytes(b"IHDR", header) + chunk_bytes(b"IDAT", packed) + chunk_bytes(b"IEND", b"")
+    return _png(picture, b"".join([*(packer.compress(band.data) for band in _filtered(picture)), packer.flush()]))
+
+
+def unpacked_png_bytes(picture: Image.Image) -> bytes:
+    """Write a picture as `png_bytes` does, but its samples as they are: in a tenth of the time, 3 bytes a pixel."""
+    rows = _rows_of(picture)
+    stored = np.empty((len(rows), 1 + rows.shape[1]), np.uint8)
+    stored[:, 0], stored[:, 1:] = _AS_THEY_ARE, rows
+    return _png(picture, zlib.compress(stored.data, level=0))
+
+
+def _png(picture: Image.Image, data: bytes) -> bytes:
+    header = struct.pack(">IIBBBBB", picture.width, picture.height, _BITS, _RGB, 0, 0, 0)
+    return PNG_SIGNATURE + chunk_bytes(b"IHDR", header) + chunk_bytes(b"IDAT", data) + chunk_bytes(b"IEND", b"")
+
+
+def _rows_of(picture: Image.Image) -> np.ndarray:
+    """Return the samples of a picture, [H,3W] uint8."""
+    return np.frombuffer(picture.tobytes(), np.uint8).reshape(picture.height, _CHANNELS * picture.width)
 
 
 def _filtered(picture: Image.Image) -> Iterator[np.ndarray]:
     """Yield bands of rows, [N,1+3W] uint8: each row's filter, and its samples less the mean of left and above."""
-    row_bytes = _CHANNELS * picture.width
-    rows = np.frombuffer(picture.tobytes(), np.uint8).reshape(picture.height, row_bytes)
+    rows = _rows_of(picture)
+    row_bytes = rows.shape[1]
     num_rows = max(1, _BAND_BYTES // row_bytes)
     above = np.zeros(row_bytes, np.uint8)
     for top in range(0, picture.height, num_rows):
