@@ -1,8 +1,9 @@
 """Figures and pictures of a run -> the page that shows them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from heapq import nsmallest
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from semdis_cli.threads import WatchedThreads, unless_stopped
 from semdis_cli.wording import flatten
 
 _NUM_BINS = 60
+_FITTED_AT_ONCE = 32  # images: one by one their products of matrices take three times as long
 _SET_TITLES = {"rfid": "rFID"}
 _OF_MACHINE = ("compute.", "model.source", "sampling.noise", "sampling.seed")
 _WORDS = {
@@ -109,13 +111,15 @@ def _images(
         return [*threads.each(partial(_image, files, basis), pictures)], basis.explained
 
 
-def _fit(pictures: Iterable[KeptPicture]) -> LatentBasis | None:
+def _fit(pictures: Sequence[KeptPicture]) -> LatentBasis | None:
     """Return the one basis that all latents are coloured by; None for no pictures."""
     fit: BasisFit | None = None
-    for picture in looking(pictures):
-        latents = torch.from_numpy(picture.latents.astype(np.float32))[None]
-        fit = BasisFit(latents.shape[1]) if fit is None else fit
-        fit.add(latents)
+    for start in looking(range(0, len(pictures), _FITTED_AT_ONCE)):
+        part = [picture.latents.astype(np.float32) for picture in pictures[start : start + _FITTED_AT_ONCE]]
+        for _, alike in groupby(part, np.shape):
+            latents = torch.from_numpy(np.stack([*alike]))
+            fit = BasisFit(latents.shape[1]) if fit is None else fit
+            fit.add(latents)
     return None if fit is None else fit.basis()
 
 
