@@ -171,7 +171,7 @@ class ImageView:
             case LeftOut():
                 self._leave_out(event)
             case ProcessDied() | WorkerLeftOut() if not self._reporting.quiet:
-                self.display.say(f"semdis: {_describe_loss(event)}")
+                self.display.say(f"semdis: {describe_loss(event)}")
             case ImageMeasured() if not self._reporting.as_json:
                 self.display.result(f"{printable(event.key)}\t{event.psnr_db:.2f}")
             case RunFinished():
@@ -227,7 +227,8 @@ class ImageView:
             self.display.result(f"mean\t{event.report['psnr_db']['mean']:.2f}")
 
 
-def _describe_loss(event: ProcessDied | WorkerLeftOut) -> str:
+def describe_loss(event: ProcessDied | WorkerLeftOut) -> str:
+    """Return the line that says what became of a process, or of a node."""
     if isinstance(event, WorkerLeftOut):
         return f"left out: {one_line(event.reason)}"
     where = f"process {event.pid} on {event.device} died ({event.how})"

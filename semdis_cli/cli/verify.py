@@ -5,21 +5,30 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from semdis_cli.cli.display import Display, Position, open_display
 from semdis_cli.cli.options import Quiet, Reporting, StoredLatents, command
-from semdis_cli.cli.report import MAX_SHOWN, follow, more, one_line
+from semdis_cli.cli.report import MAX_SHOWN, describe_loss, follow, more, one_line
 from semdis_cli.cli.setup import find_inputs, refuse_others, refuse_pipes
 from semdis_cli.errors import ExitCode, UsageError
-from semdis_cli.events import Event, Planning, Problem, ShardVerified, VerifyFinished, VerifyStarted
+from semdis_cli.events import (
+    Event,
+    Planning,
+    Problem,
+    ProcessDied,
+    ShardVerified,
+    VerifyFinished,
+    VerifyStarted,
+    WorkerLeftOut,
+)
 from semdis_cli.files.disk import count_cores
 from semdis_cli.files.json_text import escape_name, strict_json
 from semdis_cli.files.url import Location, Url, parse_location
 from semdis_cli.option import OUTPUT, Option
-from semdis_cli.settings import SourceSettings, parse_number_or_share
+from semdis_cli.settings import ProcessSettings, SourceSettings, parse_number_or_share
 from semdis_cli.sources.input_rules import DEFAULT_RULES, InputRules
 from semdis_cli.wording import count
 
@@ -41,7 +50,31 @@ Against = Annotated[
         parse=parse_location,
     ),
 ]
-Threads = Annotated[int | None, Option("Threads that read.  [default: CPU cores]", flags="--workers", min=1)]
+Threads = Annotated[
+    int | None, Option("Threads that read, of all processes together.  [default: CPU cores]", flags="--workers", min=1)
+]
+Processes = Annotated[
+    int | None,
+    Option(
+        "Processes of this machine that share the shards; of a Ray cluster, at most so many.  "
+        "[default: 1; as many as the cluster has room for]",
+        min=1,
+        show_default=False,
+    ),
+]
+Engine = Annotated[
+    Literal["local", "ray"],
+    Option("Who looks at the shards: this machine, or a Ray cluster whose nodes see the same folder."),
+]
+Address = Annotated[
+    str | None,
+    Option(
+        "Head of the Ray cluster.  [default: of the cluster that this machine is part of]",
+        metavar="HOST:PORT",
+        envvar="RAY_ADDRESS",
+        show_default=False,
+    ),
+]
 JsonLines = Annotated[
     bool,
     Option("Print a JSON object a line on stdout: each problem, and the closing report.", OUTPUT, flags="--json"),
@@ -59,6 +92,9 @@ def verify(
     against: Against = (),
     rules: InputRules,
     workers: Threads = None,
+    processes: Processes = None,
+    engine: Engine = "local",
+    address: Address = None,
     as_json: JsonLines = False,
     quiet: Quiet = False,
 ) -> None:
@@ -69,6 +105,7 @@ def verify(
 
     Example: `semdis verify latents/ --data`
     """
+    from semdis_cli.pipeline.fleet.verify_job import check_by
     from semdis_cli.pipeline.verify import verify as run
     from semdis_cli.store.verifying.verify import VerifySettings
 
@@ -77,6 +114,8 @@ def verify(
     if not against and rules != DEFAULT_RULES:
         raise UsageError("--exclude, --include and --all-files say which images --against means: give it too")
     settings = VerifySettings(_parse_sample(data, sample, seed), workers or count_cores())
+    shared = ProcessSettings(num_processes=processes, engine=engine, address=address)
+    check = check_by(shared, settings.num_workers, latents)
     display = context.with_resource(open_display(quiet=quiet))
     find = partial(
         find_inputs,
@@ -87,7 +126,7 @@ def verify(
     )
     sources = find(SourceSettings(against), rules) if against else None
     display.plan(Planning("reading the lists of the set"))
-    events = run(latents, settings, sources)
+    events = run(latents, settings, sources, check)
     reporting = Reporting(as_json, quiet)
     code = follow(events, reporting, summarise=_summary, display=display, make_view=_VerifyView)
     raise typer.Exit(code)
@@ -117,7 +156,7 @@ class _VerifyView:
         self.code = ExitCode.OK
         self._problems = Counter[str]()
         self.report: dict[str, Any] = {}
-        self._as_json = reporting.as_json
+        self._as_json, self._is_quiet = reporting.as_json, reporting.quiet
         self._started = time.perf_counter()
         self._total = VerifyStarted(0, 0)
         self._num_shards = self._num_bytes = 0
@@ -135,6 +174,8 @@ class _VerifyView:
                 self._num_shards += 1
                 self._num_bytes += event.num_bytes
                 self.display.show(self._position())
+            case ProcessDied() | WorkerLeftOut() if not self._is_quiet:
+                self.display.say(f"semdis: {describe_loss(event)}")
             case VerifyFinished():
                 self.report = {"event": "report", **event.report}
 

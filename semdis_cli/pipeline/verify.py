@@ -15,7 +15,14 @@ from semdis_cli.records import ImageRecord, SourceImage
 from semdis_cli.sources.files import hash_image
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.sources.views import in_views
-from semdis_cli.store.verifying.verify import ALL_DATA, NO_DATA, Verified, VerifySettings, verify_latents
+from semdis_cli.store.verifying.verify import (
+    ALL_DATA,
+    NO_DATA,
+    ShardCheck,
+    Verified,
+    VerifySettings,
+    verify_latents,
+)
 from semdis_cli.threads import WatchedThreads
 
 _HASHED_AT_ONCE = 1024
@@ -23,14 +30,19 @@ _HASHED_AT_ONCE = 1024
 _Pair = tuple[ImageRecord, SourceImage]
 
 
-def verify(path: Location, settings: VerifySettings, sources: FoundImages | None = None) -> Iterator[Event]:
+def verify(
+    path: Location,
+    settings: VerifySettings,
+    sources: FoundImages | None = None,
+    check: ShardCheck | None = None,
+) -> Iterator[Event]:
     """Verify the set or shard at `path` and, with `sources`, hold its index against the images themselves.
 
-    Where every byte of the latents is read, so is every byte of the images. Raises `StoreError` if there are no latents
-    at `path`.
+    Where every byte of the latents is read, so is every byte of the images. `check`: as of `verify_latents`. Raises
+    `StoreError` if there are no latents at `path`, and what `check` raises.
     """
     started, problems = time.perf_counter(), Counter[str]()
-    for event in _all_events(path, settings, sources):
+    for event in _all_events(path, settings, sources, check):
         if isinstance(event, Verified):
             seconds = round(time.perf_counter() - started, 3)
             yield VerifyFinished(problems.total(), _report(path, settings, event, problems) | {"elapsed_s": seconds})
@@ -40,10 +52,12 @@ def verify(path: Location, settings: VerifySettings, sources: FoundImages | None
         yield event
 
 
-def _all_events(path: Location, settings: VerifySettings, sources: FoundImages | None) -> Iterator[Event | Verified]:
+def _all_events(
+    path: Location, settings: VerifySettings, sources: FoundImages | None, check: ShardCheck | None
+) -> Iterator[Event | Verified]:
     """Give all events, and at last what was looked at."""
     # The latents
-    verified = yield from verify_latents(path, settings)
+    verified = yield from verify_latents(path, settings, check)
 
     # The images
     if sources is not None:

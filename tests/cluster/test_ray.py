@@ -1,6 +1,8 @@
 """Runs by a Ray cluster: the bytes of one process, whatever nodes come, and go."""
 
+import json
 import os
+import shutil
 import signal
 import socketserver
 import subprocess
@@ -23,7 +25,7 @@ from semdis_cli.settings import ProcessSettings, TokenizerSettings
 from tests.cli.conftest import Outcome, semdis
 from tests.cluster import RayCluster, cluster_in
 from tests.extras import needs
-from tests.store import lasting
+from tests.store import flip_last_bit, lasting
 from tests.torture.harness import PROJECT, encode_arguments, make_images, wait_for_shards, wait_until_settled
 
 NUM_IMAGES, SHARD_IMAGES = 480, 4
@@ -162,6 +164,34 @@ def test_two_nodes_make_the_set_of_one_process_and_its_images(
         again = semdis("roundtrip", few, "-o", tmp_path / name, "--model", tiny, *more, cwd=tmp_path, env=cluster.env)
         assert again.code == 0, again.stderr
     assert lasting(tmp_path / "trip") == lasting(tmp_path / "trip-here")
+
+
+@pytest.mark.slow
+def test_two_nodes_find_what_one_process_finds_in_a_set_and_say_where_it_is_not_seen(
+    cluster: RayCluster, tmp_path: Path, alone: Path
+) -> None:
+    root = shutil.copytree(alone, tmp_path / "latents")
+    shards = sorted((root / "shards").iterdir())
+    for number in (1, 40, 90):
+        flip_last_bit(shards[number])
+    shards[60].unlink()
+    cluster.begin()
+    cluster.join()
+    how = "--data", "--engine", "ray", "--address", cluster.address
+    here = semdis("verify", root, "--data", "--json", cwd=tmp_path)
+    there = semdis("verify", root, *how, "--json", cwd=tmp_path, env=cluster.env)
+    assert here.code == there.code == 4, there.stderr
+    found, expected = ([json.loads(line) for line in done.stdout.splitlines()] for done in (there, here))
+    for report in (found[-1], expected[-1]):
+        del report["elapsed_s"]
+    assert found == expected
+    assert len(expected) > 4
+    if subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode:
+        return  # no mounts of its own for a process here
+    cluster.join(hiding=root)
+    refused = semdis("verify", root, *how, cwd=tmp_path, env=cluster.env)
+    assert refused.code == 2, refused.stderr
+    assert f"does not see the folder {root}" in refused.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -308,7 +338,7 @@ def test_a_node_with_other_folders_is_named_before_work(
         pytest.skip("no mounts of its own for a process here")
     cluster.begin()
     refuse = partial(run, cluster, many, model=tiny)
-    for hidden, why in ((many, "does not see the sources"), (tmp_path, "does not see the output folder")):
+    for hidden, why in ((many, "does not see the sources"), (tmp_path, "does not see the folder")):
         node = cluster.join(hiding=hidden)
         done = refuse(output=tmp_path / "latents")
         assert done.code == 2, done.stderr

@@ -71,18 +71,30 @@ class Recorded(NamedTuple):
     error: SemdisError | None = None
 
 
+class Token(NamedTuple):
+    """A file in the folder of the run, and its content: a node that sees both sees the same folder."""
+
+    path: Path
+    content: bytes
+
+    def is_seen(self) -> bool:
+        """Tell whether it is there, where this is asked."""
+        try:
+            return self.path.read_bytes() == self.content
+        except OSError:
+            return False
+
+
 @dataclass(frozen=True)
 class Setting:
     """Needs of an actor beside the job: its threads, and what must be seen where it is.
 
-    `cwd`: where relative paths begin. `token`: a file that whoever has the plan has written, and its content.
-    `per_actor`: the resources that Ray keeps for it, by name.
+    `cwd`: where relative paths begin. `per_actor`: the resources that Ray keeps for it, by name.
     """
 
     num_threads: int
     cwd: str
-    token: Path
-    content: bytes
+    token: Token
     per_actor: Mapping[str, float]
 
 
@@ -152,12 +164,12 @@ def _address() -> str:
 
 
 def _look_around(setting: Setting) -> None:
-    """Go where relative paths begin. Raises `UsageError` if this is not there, or the output is another folder here."""
+    """Go where relative paths begin. Raises `UsageError` if this is not there, or the folder is another one here."""
     _go_to(setting.cwd)
     deadline = time.monotonic() + _SEEN_S
-    while not _is_seen(setting):
+    while not setting.token.is_seen():
         if time.monotonic() > deadline:
-            what = f"does not see the output folder {setting.token.parent}: all nodes need the same, as on NFS"
+            what = f"does not see the folder {setting.token.path.parent}: all nodes need the same, as on NFS"
             raise UsageError(what)
         time.sleep(0.1)
 
@@ -168,13 +180,6 @@ def _go_to(cwd: str) -> None:
     except OSError as error:
         what = f"has no folder {cwd} ({error.strerror}): start the command in one that all nodes have"
         raise UsageError(what) from error
-
-
-def _is_seen(setting: Setting) -> bool:
-    try:
-        return setting.token.read_bytes() == setting.content
-    except OSError:
-        return False
 
 
 def _fitted(job: SharedJob[Any, Any], setting: Setting) -> SharedJob[Any, Any]:

@@ -10,7 +10,7 @@ from semdis_cli.files import disk
 from semdis_cli.files.atomic import publish
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.fleet.fleet import Fleet, Named
-from semdis_cli.pipeline.on_ray.actor import SharedJob
+from semdis_cli.pipeline.on_ray.actor import SharedJob, Token
 from semdis_cli.pipeline.on_ray.job import RayJob
 from semdis_cli.settings import ProcessSettings
 
@@ -37,15 +37,26 @@ def ray_engine(
     `pack`: as of a `Fleet`. `folder`: must be the same on all nodes; a file in it tells as long as this goes on. Raises
     what entering a `Fleet` raises.
     """
+    token = Token(disk.new_temporary(folder.absolute()), secrets.token_bytes(32))
+    publish(token.path, [token.content])
+    try:
+        with fleet_in_cluster(job, settings, pack, tasks, token) as fleet:
+            yield fleet
+    finally:
+        token.path.unlink(missing_ok=True)
+
+
+def fleet_in_cluster(
+    job: SharedJob[S, R],
+    settings: ProcessSettings,
+    pack: Callable[[T, set[int]], S],
+    tasks: Sequence[T],
+    token: Token,
+) -> Fleet[T, S, R]:
+    """Return what has a cluster do `tasks`, all of whose nodes must see `token`; else as `ray_engine`."""
 
     def pack_whole(task: T, _: set[int]) -> S:
         return pack(task, set())  # nobody knows which actor gets it
 
-    token, content = disk.new_temporary(folder.absolute()), secrets.token_bytes(32)
-    publish(token, [content])
-    shared = RayJob(job, settings, token, content, pack_whole(tasks[0], set()), len(tasks))
-    try:
-        with Fleet([shared], pack_whole, 0) as fleet:
-            yield fleet
-    finally:
-        token.unlink(missing_ok=True)
+    shared = RayJob(job, settings, token, pack_whole(tasks[0], set()), len(tasks))
+    return Fleet([shared], pack_whole, 0)

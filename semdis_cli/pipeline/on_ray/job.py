@@ -24,6 +24,7 @@ from semdis_cli.pipeline.on_ray.actor import (
     RayActor,
     Setting,
     SharedJob,
+    Token,
     Where,
 )
 from semdis_cli.pipeline.on_ray.cluster import Cluster, join_cluster
@@ -41,15 +42,11 @@ _REMEDY = "what is done is kept: run the same command again"
 
 @dataclass(frozen=True)
 class RayJob(Generic[S, R]):
-    """A job, and how a cluster does it. `token`: a file in the folder that all nodes must see, and its `content`.
-
-    `probe`: one of the `num_tasks` tasks.
-    """
+    """A job, and how a cluster does it. `token`: what all nodes must see. `probe`: one of the `num_tasks` tasks."""
 
     job: SharedJob[S, R]
     settings: ProcessSettings
-    token: Path
-    content: bytes
+    token: Token
     probe: S
     num_tasks: int
 
@@ -93,7 +90,7 @@ class _Pool(Generic[S, R]):
         self._ray, self._cluster, self._how = ray, cluster, how
         is_on_cpu = how.job.device == "cpu"
         self._per_actor = resources_of_actor(how.settings, is_on_cpu=is_on_cpu)
-        self._setting = Setting(int(self._per_actor["CPU"]), str(Path.cwd()), how.token, how.content, self._per_actor)
+        self._setting = Setting(int(self._per_actor["CPU"]), str(Path.cwd()), how.token, self._per_actor)
         self._members: list[_Member] = []
         self._waiting: dict[Any, tuple[_Member, Act]] = {}  # by reference: whose it is, and what to do about it
         self._again: deque[S] = deque()

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from semdis_cli.errors import StoreError
@@ -58,7 +57,7 @@ class SetLists:
                 expected=shard.file,
                 num_images=shard.num_images,
                 provenance=self.manifest.record_of(shard),
-                rows=None if table is None else partial(table.rows_of, shard.name),
+                rows=None if table is None else table.rows_of(shard.name).itself,
                 header_sha256=header,
             )
             for shard, header in zip(self.manifest.shards, headers, strict=True)
@@ -114,7 +113,7 @@ def unlisted_targets(lists: SetLists) -> Generator[Problem, None, list[ShardTarg
         path, listed = lists.root / SHARD_FOLDER / name, f"{SHARD_FOLDER}/{name}"
         expected = FileDigest(path.stat().st_size, sums[listed]) if listed in sums and path.is_file() else None
         is_named = lists.table is not None and name in lists.table.shards
-        rows = partial(lists.table.rows_of, name) if lists.table is not None and is_named else None
+        rows = lists.table.rows_of(name).itself if lists.table is not None and is_named else None
         targets.append(ShardTarget(path, listed, expected, rows=rows))
     return targets
 

@@ -1,7 +1,7 @@
 """Is a set of latents what its manifest says, all of it? Every problem is told, not only the first."""
 
 import hashlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial, reduce
@@ -9,7 +9,7 @@ from math import ceil
 from operator import add
 
 from semdis_cli.errors import StoreError
-from semdis_cli.events import Failure, Planning, Problem, ShardVerified, VerifyStarted
+from semdis_cli.events import Event, Failure, Problem, ShardVerified, VerifyStarted
 from semdis_cli.files.set_names import INDEX_FILE
 from semdis_cli.files.url import Location
 from semdis_cli.records import WHOLE, SourceImage, View
@@ -25,7 +25,8 @@ from semdis_cli.store.verifying.tensors_check import check_tensors
 from semdis_cli.store.views import all_views, first_view
 from semdis_cli.threads import WatchedThreads
 
-VerifyEvent = Planning | Problem | VerifyStarted | ShardVerified
+# Has shards looked at, all data of those that are named; gives what came of each, in their order, and other events.
+ShardCheck = Callable[[Sequence[ShardTarget], frozenset[str]], Iterator[ShardOutcome | Event]]
 
 
 @dataclass(frozen=True)
@@ -82,17 +83,23 @@ class Verified:
             yield from compare_images(self.path, self.table, images, failures)
 
 
-def verify_latents(path: Location, settings: VerifySettings) -> Generator[VerifyEvent, None, Verified]:
-    """Verify a set (its folder) or a single shard file. Raises `StoreError` if it is neither."""
+def verify_latents(
+    path: Location, settings: VerifySettings, check: ShardCheck | None = None
+) -> Generator[Event, None, Verified]:
+    """Verify a set (its folder) or a single shard file. Raises `StoreError` if it is neither.
+
+    `check`: who looks at the shards of a set; None: threads of this process.
+    """
+    alone = partial(check_in_threads, settings.num_workers)
     if path.is_dir():
-        return (yield from _verify_set(path, settings))
+        return (yield from _verify_set(path, settings, check or alone))
     if not path.exists():
         raise StoreError("no such latents; give the folder that semdis encode wrote, or one of its shards", place=path)
-    outcomes = yield from _check_shards([ShardTarget(path, path.name)], settings)
+    outcomes = yield from _check_shards([ShardTarget(path, path.name)], settings, alone)
     return Verified(path, None, None, len(outcomes), sum(outcome.num_bytes for outcome in outcomes))
 
 
-def _verify_set(root: Location, settings: VerifySettings) -> Generator[VerifyEvent, None, Verified]:
+def _verify_set(root: Location, settings: VerifySettings, check: ShardCheck) -> Generator[Event, None, Verified]:
     # The lists: manifest, index, checksums, journal
     lists = yield from read_lists(root)
     targets = [*lists.listed_targets(), *lists.pending_targets()]
@@ -104,7 +111,7 @@ def _verify_set(root: Location, settings: VerifySettings) -> Generator[VerifyEve
     yield from find_surplus(root, targets, lists.manifest)
 
     # The shards: their headers, or every byte
-    outcomes = yield from _check_shards(present, settings)
+    outcomes = yield from _check_shards(present, settings, check)
 
     # The tensors: their places, or every byte
     tensor_bytes = 0
@@ -125,20 +132,30 @@ def _verify_set(root: Location, settings: VerifySettings) -> Generator[VerifyEve
 
 
 def _check_shards(
-    targets: Sequence[ShardTarget], settings: VerifySettings
-) -> Generator[VerifyEvent, None, list[ShardOutcome]]:
-    """Look at each shard, several at a time; what is said of them comes in their order."""
+    targets: Sequence[ShardTarget], settings: VerifySettings, check: ShardCheck
+) -> Generator[Event, None, list[ShardOutcome]]:
+    """Look at each shard; what is said of them comes in their order."""
     chosen = settings.sample.choose([target.name for target in targets])
     yield VerifyStarted(len(targets), sum(_size(target) for target in targets if target.name in chosen))
-    outcomes = []
-    num_workers = settings.num_workers if chosen else 1  # headers are Python's to parse: one thread has it all
-    with WatchedThreads(num_workers, "semdis-verify") as pool:
-        check = partial(_check, chosen=chosen)
-        for target, outcome in zip(targets, pool.each(check, targets), strict=True):
-            yield from outcome.problems
-            yield ShardVerified(target.name, outcome.num_bytes)
-            outcomes.append(outcome)
+    outcomes: list[ShardOutcome] = []
+    for told in check(targets, chosen):
+        if isinstance(told, ShardOutcome):
+            yield from told.problems
+            yield ShardVerified(targets[len(outcomes)].name, told.num_bytes)
+            outcomes.append(told)
+        else:
+            yield told
+    assert len(outcomes) == len(targets), f"{len(outcomes)} outcomes of {len(targets)} shards"
     return outcomes
+
+
+def check_in_threads(
+    num_workers: int, targets: Sequence[ShardTarget], chosen: frozenset[str]
+) -> Iterator[ShardOutcome]:
+    """Look at shards in so many threads of this process; a `ShardCheck`."""
+    num_threads = num_workers if chosen else 1  # headers are Python's to parse: one thread has it all
+    with WatchedThreads(num_threads, "semdis-verify") as pool:
+        yield from pool.each(partial(_check, chosen=chosen), targets)
 
 
 def _check(target: ShardTarget, chosen: frozenset[str]) -> ShardOutcome:

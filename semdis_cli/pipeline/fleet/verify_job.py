@@ -1,0 +1,153 @@
+"""Checking shards as the job of other processes, of this machine or of a cluster."""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+from semdis_cli.errors import UsageError
+from semdis_cli.events import Event, ShardVerified
+from semdis_cli.files.set_names import MANIFEST_FILE
+from semdis_cli.files.url import Location, Url
+from semdis_cli.pipeline.fleet.fleet import Fleet, Outcome, Worker
+from semdis_cli.pipeline.fork_server import start_early
+from semdis_cli.pipeline.on_ray.actor import Token
+from semdis_cli.pipeline.on_ray.cluster import check_address
+from semdis_cli.pipeline.on_ray.engine import fleet_in_cluster
+from semdis_cli.settings import ProcessSettings
+from semdis_cli.store.verifying.shard_check import ShardOutcome, ShardTarget, check_shard
+from semdis_cli.store.verifying.verify import ShardCheck
+from semdis_cli.threads import WatchedThreads, unless_stopped
+
+
+class VerifyTask(NamedTuple):
+    """A shard to look at; `reads_data`: at every byte of it."""
+
+    target: ShardTarget
+    reads_data: bool
+
+    @property
+    def name(self) -> str:
+        """Of the shard, within its set."""
+        return self.target.name
+
+    def check(self) -> "CheckedShard":
+        """Look at the shard."""
+        return CheckedShard(self.name, check_shard(self.target, read_data=self.reads_data))
+
+
+class CheckedShard(NamedTuple):
+    """What came of a shard."""
+
+    name: str
+    outcome: ShardOutcome
+
+
+@dataclass(frozen=True)
+class VerifyJob:
+    """Checking shards in a process, with so many threads."""
+
+    num_workers: int
+    device: str = "cpu"
+
+    def fitted(self, num_workers: int, num_processes: int) -> "VerifyJob":  # noqa: ARG002 # it keeps no shard whole
+        """Return the job for a process with so many threads, one of so many on its machine."""
+        return replace(self, num_workers=num_workers)
+
+    def trouble(self, task: VerifyTask) -> str | None:
+        """Return why the file of a shard cannot be opened here; None if it can."""
+        try:
+            task.target.path.open("rb").close()
+        except OSError as error:
+            return f"{task.target.path}: {error.strerror or error}"
+        return None
+
+    @contextmanager
+    def begin(self) -> Iterator[Worker[VerifyTask, CheckedShard]]:
+        """Begin the threads."""
+        with WatchedThreads(self.num_workers, "semdis-verify") as pool:
+            yield Worker(partial(self._run, pool), lambda: Outcome({}))
+
+    def _run(
+        self, pool: WatchedThreads, tasks: Iterable[VerifyTask], record: Callable[[CheckedShard], object]
+    ) -> Generator[Event, None, None]:
+        """Check shards, as many at a time as there are threads."""
+        pending: deque[Future[CheckedShard]] = deque()
+
+        def next_done() -> Event:
+            checked = pool.result(pending.popleft())
+            record(checked)
+            return ShardVerified(checked.name, checked.outcome.num_bytes)
+
+        for task in tasks:
+            pending.append(pool.submit(unless_stopped, VerifyTask.check, task))
+            if len(pending) >= self.num_workers:
+                yield next_done()
+        while pending:
+            yield next_done()
+
+
+_Fleet = AbstractContextManager[Fleet[VerifyTask, VerifyTask, CheckedShard]]
+
+
+def check_by(processes: ProcessSettings, num_workers: int, place: Location) -> ShardCheck | None:
+    """Return who checks the shards of the set at `place`: several processes, or a cluster; None: threads of this one.
+
+    `num_workers`: threads of all processes together, or of each in a cluster. Raises `UsageError` for what a cluster
+    cannot share or where none answers, `MissingExtraError` without Ray.
+    """
+    if processes.is_in_cluster:
+        check_address(processes.address)
+        token = _token_of(place)
+
+        def in_cluster(tasks: Sequence[VerifyTask]) -> _Fleet:
+            return fleet_in_cluster(VerifyJob(num_workers), processes, _as_it_is, tasks, token)
+
+        return partial(_check_there, in_cluster)
+    if not processes.places:
+        return None
+    start_early()
+
+    def on_this_machine(tasks: Sequence[VerifyTask]) -> _Fleet:
+        num_processes = min(len(processes.places), len(tasks))
+        num_each = max(1, num_workers // num_processes)
+        return Fleet([VerifyJob(num_each)] * num_processes, _as_it_is, num_processes * num_each)
+
+    return partial(_check_there, on_this_machine)
+
+
+def _token_of(place: Location) -> Token:
+    """Return the manifest of a set: a node that has the same has the set. Raises `UsageError` where there is none."""
+    if isinstance(place, Url):
+        raise UsageError("a cluster verifies what all its nodes see as a folder; leave --engine out", place=place)
+    path = place.absolute() / MANIFEST_FILE
+    try:
+        return Token(path, path.read_bytes())
+    except OSError as error:
+        what = f"a cluster verifies sets that are finished ({error.strerror or error}); leave --engine out"
+        raise UsageError(what, place=path) from error
+
+
+def _as_it_is(task: VerifyTask, _: set[int]) -> VerifyTask:
+    return task
+
+
+def _check_there(
+    begin: Callable[[Sequence[VerifyTask]], _Fleet], targets: Sequence[ShardTarget], chosen: frozenset[str]
+) -> Iterator[ShardOutcome | Event]:
+    """Have other processes check shards; a `ShardCheck`."""
+    if not targets:
+        return
+    found: dict[str, ShardOutcome] = {}
+    left = deque(target.name for target in targets)
+    tasks = [VerifyTask(target, target.name in chosen) for target in targets]
+    with begin(tasks) as fleet:
+        for event in fleet.run(tasks, lambda checked: found.update({checked.name: checked.outcome})):
+            if not isinstance(event, ShardVerified):  # that of the set is told in the order of its shards
+                yield event
+            while left and left[0] in found:
+                yield found.pop(left.popleft())
+    yield from (found.pop(name) for name in left)
