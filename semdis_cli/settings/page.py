@@ -49,7 +49,7 @@ class PageSettings(Group):
             min=1,
             max=20_000,
         ),
-    ] = 200
+    ] = 100
     embed_mib: Annotated[
         int,
         Option(
