@@ -42,7 +42,7 @@ quick-tests: $(INSTALLED)
 	$(MEMORY:%=TMPDIR=%) OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(INSTALLED) ## the tests that take longer
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -n 2 --dist worksteal
 
 # Some 45 minutes; the last line is most of them, and has IMAGES for less.
 IMAGES ?= 1000000
