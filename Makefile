@@ -39,7 +39,7 @@ test: $(INSTALLED) ## lint, types and all tests that take no more than minutes
 	$(MAKE) --jobs 2 lint quick-tests
 
 quick-tests: $(INSTALLED)
-	$(MEMORY:%=TMPDIR=%) OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 4 --dist loadfile --no-loadscope-reorder
+	$(MEMORY:%=TMPDIR=%) OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(INSTALLED) ## the tests that take longer
 	$(BIN)/pytest -m slow -n 2 --dist worksteal

@@ -258,6 +258,7 @@ def test_the_terminal_alone_that_loads_the_model_needs_heavy_packages(tmp_path: 
     assert "import of torch halted" in found[plant.module]
 
 
+@pytest.mark.slow
 def test_no_module_but_one_that_imports_it_needs_an_optional_package(tmp_path: Path) -> None:
     plant = Plant("", "model/planted.py", "import huggingface_hub", "")
     found = import_all(copy_package(tmp_path, (plant,)), "semdis_cli", OPTIONAL)

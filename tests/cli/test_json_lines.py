@@ -168,6 +168,7 @@ def test_reports_of_a_set_with_columns_and_tensors_are_as_documented(run: Run, t
         assert problems(done.stdout, *EVERY_RUN, "export") == []
 
 
+@pytest.mark.slow
 def test_a_report_of_train_is_as_documented(run: Run, tiny: Path, photos: Path) -> None:
     options = ("--init", tiny, "--steps", "1", "--batch-size", "1", "--crop", "32", "--dtype", "float32")
     done = run("train", photos, "-o", "model", *options, "--compile", "off", "--json", "-q")

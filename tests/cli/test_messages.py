@@ -41,6 +41,9 @@ def talk(count: int = 50, pause: float = 0.0) -> list[str]:
     return [sys.executable, "-c", TALK.format(count=count, pause=pause)]
 
 
+SLOW = pytest.mark.slow
+
+
 def gone() -> int:
     reader, writer = os.pipe()
     os.close(reader)
@@ -72,7 +75,10 @@ def read_only() -> int:
     return os.open("/dev/null", os.O_RDONLY)
 
 
-@pytest.mark.parametrize("make", [gone, held_up, held_up_and_not_waiting, full, read_only])
+@pytest.mark.parametrize(
+    "make",
+    [gone, pytest.param(held_up, marks=SLOW), pytest.param(held_up_and_not_waiting, marks=SLOW), full, read_only],
+)
 def test_messages_that_nobody_can_have_change_neither_results_nor_exit_code(make: Callable[[], int]) -> None:
     stderr = make()
     done = subprocess.run(talk(count=400), stdout=subprocess.PIPE, stderr=stderr, timeout=60, check=False)

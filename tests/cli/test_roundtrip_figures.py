@@ -136,6 +136,7 @@ def test_a_run_that_was_killed_is_gone_on_with_to_the_same_figures(tmp_path: Pat
     assert not list((tmp_path / "cut").glob(".semdis-*"))
 
 
+@pytest.mark.slow
 def test_other_processes_measure_the_same(run: Run, tiny: Path, photos: Path) -> None:
     run("roundtrip", photos, "--model", tiny, "-q", "-o", "one")
     run("roundtrip", photos, "--model", tiny, "-q", "-o", "two", "--processes", "2", "--device", "cpu")

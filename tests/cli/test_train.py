@@ -808,6 +808,7 @@ def test_training_starts_from_random_weights_too(run: Run, world: Path) -> None:
     assert all(tensor.isfinite().all() for tensor in load_file("m/model.safetensors").values())
 
 
+@pytest.mark.slow
 def test_a_teacher_adds_a_term_and_leaves_nothing_in_the_model(run: Run, world: Path, dinov2: Path) -> None:
     done = run(*arguments(world, "m", "--steps", "2", "--teacher", dinov2, "--alignment", "0.5"))
     assert done.code == 0, done.stderr
@@ -829,6 +830,7 @@ def test_a_few_steps_from_the_closed_form_do_no_harm(run: Run, world: Path) -> N
     assert scores(done.stdout)[8] > scores(done.stdout)[0] - 0.1  # the difference is below 0.01
 
 
+@pytest.mark.slow
 def test_training_beats_the_closed_form_on_the_photographs_it_learns_from(
     run: Run, world: Path, tmp_path: Path
 ) -> None:

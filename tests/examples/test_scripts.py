@@ -38,6 +38,7 @@ def task(number: int, count: int = 4) -> dict[str, str]:
     return job(71 + number) | {"SLURM_ARRAY_JOB_ID": "70"} | named
 
 
+@pytest.mark.slow
 def test_the_tasks_of_an_array_make_one_set_in_any_order_with_one_killed(world: World) -> None:
     script = ["bash", str(world.edited("slurm/array.sbatch", {}))]
     killed = world.stop_at_work(script, "2/4", signal.SIGKILL, task(2))
@@ -76,6 +77,7 @@ def test_what_is_wrong_with_a_task_is_how_it_ends(world: World) -> None:
     assert world.run(script, job(70) | {"SLURM_NTASKS": "2"}).returncode == 1
 
 
+@pytest.mark.slow
 def test_the_processes_of_a_step_make_one_set_with_one_killed(world: World) -> None:
     script = ["bash", str(world.edited("slurm/step.sbatch", {}))]
     step = job(70) | {"SLURM_NTASKS": "3"}

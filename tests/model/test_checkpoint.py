@@ -704,7 +704,7 @@ def test_a_pipe_for_weights_does_not_hang(folder: Path) -> None:
 
 MICRO: dict[str, Any] = {"patch_size": 2, "model_dim": 4, "encoder_depth": 1, "decoder_depth": 3, "bottleneck_dim": 2}
 flips = st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), max_size=3)
-often = settings(max_examples=150, deadline=None)
+often = settings(max_examples=80, deadline=None)
 
 
 @pytest.fixture(scope="module")

@@ -185,7 +185,7 @@ def test_what_others_have_noted_is_read_as_the_parser_reads_it(
     assert count_rows(content) == (check_rows(content)[0], *facts)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(rows=entries(), data=st.data())
 def test_what_is_malformed_is_refused_as_the_parser_refuses_it(
     rows: list[tuple[IndexRow, SeenFile | None]], data: st.DataObject

@@ -555,7 +555,7 @@ CHANGE = st.tuples(
 STEP = st.tuples(st.lists(CHANGE, max_size=4), st.one_of(st.none(), st.integers(0, 3)), st.booleans())
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=st.lists(STEP, min_size=1, max_size=6))
 def test_whatever_happens_to_the_files_between_runs_that_are_killed_the_set_serves_what_they_hold(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[list[tuple[str, str]], int | None, bool]]

@@ -14,7 +14,9 @@ from tests.torture.points import World
 from tests.torture.power import cuts, disks_after, store
 from tests.torture.watch import Change
 
-EVERY = pytest.mark.parametrize("step", [pytest.param(5, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
+EVERY = pytest.mark.parametrize(
+    "step", [pytest.param(11, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
+)
 
 
 @pytest.fixture(scope="module")

@@ -170,7 +170,8 @@ DECODED_LINKS = {
 }
 
 
-@pytest.mark.parametrize("state", ["stopped", pytest.param("finished", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("state", ["stopped", "finished"])
 def test_decode_follows_no_link_out_of_its_folder(tmp_path: Path, world: World, deep: Path, state: str) -> None:
     elsewhere, whole = outside(tmp_path), tmp_path / "whole"
     done, changes = world.runner.watch(decode_arguments(deep, whole / "decoded"), whole)

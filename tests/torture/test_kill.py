@@ -48,7 +48,7 @@ def test_whatever_a_run_starts_from_it_ends_with_the_same_bytes(world: World) ->
             assert [line for line in found if "seen.jsonl" not in line] == [], name
 
 
-@pytest.mark.parametrize("step", [pytest.param(9, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [pytest.param(19, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", sorted(ATTACHING))
 def test_a_set_whose_attaching_was_killed_is_whole_after_an_encode(
     tmp_path: Path, world: World, name: str, step: int
@@ -115,7 +115,7 @@ def test_a_killed_run_that_quantises_is_completed_to_the_same_bytes(tmp_path: Pa
         shutil.rmtree(tmp_path / "killed")
 
 
-@pytest.mark.parametrize("step", [pytest.param(9, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [pytest.param(19, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["a new set", pytest.param("a set that grows", marks=pytest.mark.slow)])
 def test_a_run_that_writes_several_shards_at_once_is_completed_to_the_same_bytes(
     tmp_path: Path, world: World, name: str, step: int

@@ -113,9 +113,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
     return folder / "out", roots
 
 
-@pytest.mark.parametrize(
-    "num_points", [pytest.param(2, marks=pytest.mark.slow), 4, pytest.param(6, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("num_points", [2, 4, 6])
 def test_a_run_that_goes_on_gives_the_bytes_of_one_that_never_stopped(
     tmp_path: Path, whole: tuple[Path, list[Path]], num_points: int
 ) -> None:

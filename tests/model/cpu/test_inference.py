@@ -92,7 +92,10 @@ def test_packed_encoding_is_as_close_to_float32_as_the_plain_modules(size: tuple
 
 @needs_onednn
 @every_size
-@pytest.mark.parametrize("config", [ONE_STEP, GUIDED], ids=["one step", "three guided steps"])
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(ONE_STEP, id="one step"), pytest.param(GUIDED, id="three guided steps", marks=pytest.mark.slow)],
+)
 @torch.inference_mode()
 def test_packed_decoding_is_as_close_to_float32_as_the_plain_modules(
     size: tuple[int, int], config: FCDMDiffAEInferenceConfig
