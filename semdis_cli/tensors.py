@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-# As CUDA and Metal, the CPU, cuBLAS, and cuDNN say it, which finds no engine where none gets the memory it works in.
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed", "unable to find an engine")
+# As CUDA and Metal, the CPU, cuBLAS, and cuDNN say it, which finds no engine where none gets the memory it works in, or
+# supports none for a tensor that is too large.
+_OUT_OF_MEMORY = (
+    *("out of memory", "can't allocate memory", "alloc_failed", "unable to find an engine"),
+    "cudnn_status_not_supported",
+)
 
 
 def is_finite(values: "Tensor") -> bool:

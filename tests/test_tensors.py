@@ -37,6 +37,7 @@ def test_a_lack_of_memory_is_told_from_other_errors() -> None:
         "CUDA error: out of memory",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "GET was unable to find an engine to execute this computation",
+        "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a non-contiguous input.",
         "MPS backend out of memory (MPS allocated: 9.05 GB)",
     ):
         assert is_out_of_memory(RuntimeError(text))

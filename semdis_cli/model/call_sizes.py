@@ -38,13 +38,22 @@ class CallSizes:
         self._lock = Lock()
         self._turns = _Turns()
         self._most: dict[tuple[int, int], int] = {}
-        self._halved: dict[tuple[int, int], int] = {}
+        self._halved: dict[tuple[Half, int, int], int] = {}
 
     @property
     def halved_to(self) -> dict[tuple[int, int], int]:
-        """Images of one call by size (H, W), where memory ran out over more of them."""
+        """Images of one call by size (H, W), where memory ran out over more of them; the fewer of both halves."""
+        found: dict[tuple[int, int], int] = {}
         with self._lock:
-            return dict(self._halved)
+            for (_, *size), number in self._halved.items():
+                found[size[0], size[1]] = min(number, found.get((size[0], size[1]), number))
+        return found
+
+    @property
+    def chosen(self) -> dict[tuple[int, int], int]:
+        """Images of one call by size (H, W), as far as anybody has asked, where free memory decides; else none."""
+        with self._lock:
+            return dict(self._most) if self.batch_size == "auto" else {}
 
     def most(self, height: int, width: int) -> int:
         """Images that are given to one call; the same from the first question to the last."""
@@ -55,19 +64,19 @@ class CallSizes:
                 self._most[height, width] = self._choose(height, width)
             return self._most[height, width]
 
-    def run(self, num_images: int, height: int, width: int, call: Callable[[slice, int], Tensor]) -> Tensor:
+    def run(self, half: Half, num_images: int, height: int, width: int, call: Callable[[slice, int], Tensor]) -> Tensor:
         """`call(part, size)` over `num_images` images, whose results [n,...] are joined in order.
 
         `part`: which images; `size`: to how many they may be padded. One call, unless memory runs out: then again while
-        no other thread has a call, and if that is not enough half as many at a time, now and later. Raises
-        `UnreadableImageError` if there is no memory for a single one.
+        no other thread has a call, and if that is not enough half as many at a time, now and in later calls of this
+        `half`. Raises `UnreadableImageError` if there is no memory for a single one.
         """
         most = self.most(height, width)
         assert num_images <= most, f"{num_images} images in a call for {most}"
         results: list[Tensor] = []
         start = 0
         while start < num_images:
-            size = self._halved.get((height, width), most)
+            size = self._halved.get((half, height, width), most)
             part = slice(start, min(start + size, num_images))
             with self._turns.beside_others():
                 result = _unless_out_of_memory(call, part, size)
@@ -80,13 +89,13 @@ class CallSizes:
             elif size == 1:
                 raise UnreadableImageError(f"not enough memory at {height}x{width}; encode it with --max-pixels")
             else:
-                self._halve(height, width, size)
+                self._halve((half, height, width), size)
         return results[0] if len(results) == 1 else torch.cat(results)
 
-    def _halve(self, height: int, width: int, size: int) -> None:
+    def _halve(self, calls: tuple[Half, int, int], size: int) -> None:
         with self._lock:
-            if self._halved.get((height, width), size) == size:  # another thread may have been first
-                self._halved[height, width] = size // 2
+            if self._halved.get(calls, size) == size:  # another thread may have been first
+                self._halved[calls] = size // 2
 
     def _choose(self, height: int, width: int) -> int:
         if self._device.type == "cpu":

@@ -164,6 +164,11 @@ class Tokenizer:
         """Images of one call by size (H, W), where memory ran out over more of them."""
         return self._calls.halved_to
 
+    @property
+    def chosen_sizes(self) -> dict[tuple[int, int], int]:
+        """Images of one call by size (H, W), where the batch size is "auto": what the free memory made of it."""
+        return self._calls.chosen
+
     def images_per_call(self, height: int, width: int) -> int:
         """Images that one call of `encode` or `decode` takes at this size.
 
@@ -205,7 +210,7 @@ class Tokenizer:
             purpose = posterior_noise(is_mirrored=are_mirrored)
             return noise_of_images(purpose, seed, keys, tuple(mean.shape[1:]), mean.device, noise)
 
-        return self._calls.run(len(images), images.shape[2], images.shape[3], call)
+        return self._calls.run("encode", len(images), images.shape[2], images.shape[3], call)
 
     @torch.inference_mode()
     def moments(self, images: Tensor, keys: Sequence[str]) -> Tensor:
@@ -222,7 +227,7 @@ class Tokenizer:
                 modes = self._latents(posterior, len(keys[part]))
                 return to_host(torch.stack([modes, posterior.logsnr[: len(modes)].float()], dim=1))
 
-        return self._calls.run(len(images), images.shape[2], images.shape[3], call)
+        return self._calls.run("encode", len(images), images.shape[2], images.shape[3], call)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, keys: Sequence[str], config: FCDMDiffAEInferenceConfig | None = None) -> Tensor:
@@ -248,7 +253,7 @@ class Tokenizer:
                 batch = self._padded(latents[part], size), self._padded(noise, size)
                 return to_host(self._network.images(*batch, config)[: len(noise)])
 
-        return self._calls.run(len(latents), height, width, call)
+        return self._calls.run("decode", len(latents), height, width, call)
 
     def warm_up(self, height: int, width: int) -> None:
         """Encode and decode black images of this size, so that no later call pays for packing or compiling."""

@@ -1,6 +1,7 @@
 """Report of a run: what it did and where its time went, summed while it goes and written as `report.json`."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -80,13 +81,18 @@ class RunTotals:
             report["column_troubles"] = self._num_troubles
         if self._tokenizer is not None:
             report |= {"model": model_record(self._tokenizer), "compute": compute_record(self._tokenizer)}
-            if halved := self._tokenizer.halved_to:
-                report["halved"] = {f"{height}x{width}": size for (height, width), size in halved.items()}
+            sizes = {"images_per_call": self._tokenizer.chosen_sizes, "halved": self._tokenizer.halved_to}
+            report |= {name: by_size(found) for name, found in sizes.items() if found}
         if output is not None:
             publish(report_path or output / REPORT_FILE, [strict_json(report, indent=1).encode() + b"\n"])
         if self._far is not None:
             self._far.push_report()
         return RunFinished(num_ok, num_failed, report)
+
+
+def by_size(numbers: Mapping[tuple[int, int], int]) -> dict[str, int]:
+    """Return numbers by size (H, W) as they are reported: by "HxW"."""
+    return {f"{height}x{width}": number for (height, width), number in numbers.items()}
 
 
 def _stages(times: StageTimes) -> dict[str, float]:

@@ -86,6 +86,31 @@ def test_a_halved_call_stays_halved_and_other_sizes_are_not() -> None:
     assert tokenizer.halved_to == {(32, 48): 4}
 
 
+def test_decoding_that_runs_out_of_memory_leaves_the_calls_of_encoding_whole() -> None:
+    tokenizer = tiny_tokenizer()
+    latents = tokenizer.encode(random_images(8), KEYS[:8])
+    sizes: list[int] = []
+    encoder, decoder = limited(tokenizer)
+    with memory_for(2, decoder):
+        tokenizer.decode(latents, KEYS[:8])
+    assert tokenizer.halved_to == {(32, 48): 2}
+    hook = encoder.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    tokenizer.encode(random_images(8), KEYS[:8])
+    hook.remove()
+    assert sizes == [8]
+    with memory_for(4, encoder):
+        tokenizer.encode(random_images(8), KEYS[:8])
+    assert tokenizer.halved_to == {(32, 48): 2}  # the fewer
+
+
+def test_what_auto_came_to_is_told_of_the_sizes_that_were_asked_for() -> None:
+    assert tiny_tokenizer(batch_size=8).chosen_sizes == {}
+    tokenizer = tiny_tokenizer(batch_size="auto")
+    assert tokenizer.chosen_sizes == {}
+    number = tokenizer.images_per_call(32, 48)
+    assert tokenizer.chosen_sizes == {(32, 48): number}
+
+
 def test_an_image_that_does_not_fit_alone_is_an_unreadable_image() -> None:
     tokenizer = tiny_tokenizer()
     with memory_for(0, *limited(tokenizer)), pytest.raises(UnreadableImageError, match="not enough memory at 32x48"):

@@ -24,6 +24,7 @@ from semdis_cli.events import Event, Failure, ImageMeasured, ProcessDied, ShardF
 from semdis_cli.memory import keep_freed_blocks
 from semdis_cli.pipeline.fork_server import fork_server
 from semdis_cli.pipeline.processes import heed_parent
+from semdis_cli.pipeline.report import by_size
 from semdis_cli.stops import LOOK_S, StoppedError, ask, look
 
 
@@ -228,7 +229,7 @@ class Fleet(Generic[T, S, R]):
         if self._num_died:
             report["processes_died"] = self._num_died
         if self._halved:
-            report["halved"] = {f"{height}x{width}": size for (height, width), size in self._halved.items()}
+            report["halved"] = by_size(self._halved)
         return report
 
     def run(self, tasks: Iterable[T], record: Callable[[R], object]) -> Generator[Event, None, None]:
