@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from semdis_cli.pipeline.measured import Finish, Measured
+    from semdis_cli.pipeline.measuring.measured import Finish, Measured
 
 _TRANSIENT = ".semdis-"  # names of folders that a run keeps in its own until it is complete begin so
 _TITLE_SOURCES = 3
@@ -39,7 +39,7 @@ def check_page(page: PageSettings, output: Path) -> None:
 
 def finish_with(page: PageSettings, named: SourceSettings, worst: "WorstPair | None" = None) -> "Finish":
     """Return what is made of a run's figures once all are there: a page, if one is asked for. `worst` is filled."""
-    from semdis_cli.pipeline.measured import nothing_more
+    from semdis_cli.pipeline.measuring.measured import nothing_more
 
     make: Finish = nothing_more
     if page.report is not None:
@@ -75,7 +75,7 @@ class WorstPair:
     def fill(self, measured: "Measured") -> None:
         """Take it from what a run has measured; it stays empty if there is none."""
         from semdis_cli.images.thumbnails import small_pixels
-        from semdis_cli.pipeline.kept_pictures import kept_pictures
+        from semdis_cli.pipeline.measuring.kept_pictures import kept_pictures
 
         worst = {row.key for row in measured.figures.worst[:1]}
         for one in kept_pictures(measured.pictures, len(measured.contenders)):

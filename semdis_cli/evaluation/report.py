@@ -25,9 +25,9 @@ from semdis_cli.files.disk import count_cores
 from semdis_cli.files.late import LateFiles
 from semdis_cli.images.images import write_image
 from semdis_cli.metrics.registry import METRICS, PSNR_DB
-from semdis_cli.pipeline.figures import FigureRow
-from semdis_cli.pipeline.kept_pictures import KeptPicture, kept_pictures
-from semdis_cli.pipeline.measured import Finish, Measured
+from semdis_cli.pipeline.measuring.figures import FigureRow
+from semdis_cli.pipeline.measuring.kept_pictures import KeptPicture, kept_pictures
+from semdis_cli.pipeline.measuring.measured import Finish, Measured
 from semdis_cli.settings.page import PageSettings
 from semdis_cli.stops import looking
 from semdis_cli.threads import WatchedThreads, unless_stopped

@@ -22,14 +22,14 @@ from semdis_cli.pipeline.contenders.contender import Contender
 from semdis_cli.pipeline.contenders.tokenized import TokenizedContender
 from semdis_cli.pipeline.decode import decoded_as, sampling_record
 from semdis_cli.pipeline.encode_plan import EncodePlan, sampled_as
-from semdis_cli.pipeline.figures import FigureSpool
-from semdis_cli.pipeline.figures_out import write_figures
 from semdis_cli.pipeline.fleet.roundtrip_job import roundtrip_engine
 from semdis_cli.pipeline.images_out import ImageWriter, output_names, renamed_record, too_long
-from semdis_cli.pipeline.kept_pictures import PICTURES_FOLDER, PictureChoice, PictureKeeper
 from semdis_cli.pipeline.limits import within_limit
-from semdis_cli.pipeline.measured import Finish, Measured, Rfid, nothing_more
-from semdis_cli.pipeline.measuring import Measuring
+from semdis_cli.pipeline.measuring.comparing import Measuring
+from semdis_cli.pipeline.measuring.figures import FigureSpool
+from semdis_cli.pipeline.measuring.figures_out import write_figures
+from semdis_cli.pipeline.measuring.kept_pictures import PICTURES_FOLDER, PictureChoice, PictureKeeper
+from semdis_cli.pipeline.measuring.measured import Finish, Measured, Rfid, nothing_more
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.pipeline.shard_roundtrip import RoundtripWork
 from semdis_cli.provenance import Provenance

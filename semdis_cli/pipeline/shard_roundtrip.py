@@ -18,8 +18,8 @@ from semdis_cli.pipeline.contenders.given import Given
 from semdis_cli.pipeline.contenders.tokenized import Kept, TokenizedContender
 from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import NOTHING_WRITTEN, ImageWriter, Writing, parts
-from semdis_cli.pipeline.kept_pictures import Trial
-from semdis_cli.pipeline.measuring import Measuring
+from semdis_cli.pipeline.measuring.comparing import Measuring
+from semdis_cli.pipeline.measuring.kept_pictures import Trial
 from semdis_cli.pipeline.reading import LoadedCall
 from semdis_cli.pipeline.shard_decoder import SHARE_OF_EVENT
 from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, timed

@@ -17,8 +17,8 @@ from semdis_cli.pipeline.fleet.fleet import Fleet, Outcome, Worker
 from semdis_cli.pipeline.fleet.model_copy import ModelCopy
 from semdis_cli.pipeline.fleet.sending import SentShard, ShardReceiver, ShardSender, why_unopened
 from semdis_cli.pipeline.images_out import ImageWriter
-from semdis_cli.pipeline.kept_pictures import PictureChoice, PictureKeeper
-from semdis_cli.pipeline.measuring import Measuring
+from semdis_cli.pipeline.measuring.comparing import Measuring
+from semdis_cli.pipeline.measuring.kept_pictures import PictureChoice, PictureKeeper
 from semdis_cli.pipeline.on_ray.engine import device_in_cluster, ray_engine
 from semdis_cli.pipeline.shard_roundtrip import RoundtripWork, shard_roundtrip
 from semdis_cli.settings import LatentSettings, LoadSettings, RoundtripSettings, WriteSettings

@@ -10,9 +10,9 @@ import torch
 from semdis_cli.files.json_text import key_fields
 from semdis_cli.metrics.fid import FeatureSums, frechet_distance, why_none
 from semdis_cli.metrics.registry import PSNR_DB
-from semdis_cli.pipeline.figures import FigureSpool
-from semdis_cli.pipeline.figures_out import MeasuredFigures
-from semdis_cli.pipeline.kept_pictures import PictureChoice
+from semdis_cli.pipeline.measuring.figures import FigureSpool
+from semdis_cli.pipeline.measuring.figures_out import MeasuredFigures
+from semdis_cli.pipeline.measuring.kept_pictures import PictureChoice
 from semdis_cli.provenance import Provenance
 from semdis_cli.stops import looking
 

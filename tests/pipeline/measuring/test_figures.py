@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure, ImageMeasured
-from semdis_cli.pipeline.figures import FIGURES_FOLDER, FigureRow, FigureSpool
+from semdis_cli.pipeline.measuring.figures import FIGURES_FOLDER, FigureRow, FigureSpool
 from semdis_cli.records import PlannedImage, SourceImage
 from semdis_cli.sources.files import FilesOnDisk
 from semdis_cli.store.writing.plan import PlannedShard
@@ -81,7 +81,7 @@ def test_features_lie_in_the_order_of_the_rows_that_have_some(tmp_path: Path) ->
 def test_more_shards_than_files_may_be_open_are_merged_in_turns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("semdis_cli.pipeline.figures._MOST_OPEN", 3)
+    monkeypatch.setattr("semdis_cli.pipeline.measuring.figures._MOST_OPEN", 3)
     spool = spool_of(tmp_path)
     keys = [f"{number:02}" for number in range(20)]
     for number, key in enumerate(keys):

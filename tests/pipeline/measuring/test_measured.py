@@ -8,8 +8,8 @@ import torch
 
 from semdis_cli.events import ImageMeasured
 from semdis_cli.metrics.fid import MIN_IMAGES, FeatureSums, frechet_distance
-from semdis_cli.pipeline.figures import FigureSpool
-from semdis_cli.pipeline.measured import Rfid
+from semdis_cli.pipeline.measuring.figures import FigureSpool
+from semdis_cli.pipeline.measuring.measured import Rfid
 from semdis_cli.records import PlannedImage, SourceImage
 from semdis_cli.sources.files import FilesOnDisk
 from semdis_cli.store.writing.plan import PlannedShard

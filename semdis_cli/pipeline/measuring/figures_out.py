@@ -18,7 +18,7 @@ from semdis_cli.files.json_text import escape_name, escape_text, key_fields, to_
 from semdis_cli.metrics.paired import MIN_PAIRS, PairedDifference, paired_difference
 from semdis_cli.metrics.registry import METRICS, PSNR_DB
 from semdis_cli.metrics.summary import Summary, summarise
-from semdis_cli.pipeline.figures import FigureRow
+from semdis_cli.pipeline.measuring.figures import FigureRow
 from semdis_cli.settings.page import FigureFormat
 from semdis_cli.store.exchange.parquet_writer import Field, ParquetWriter
 

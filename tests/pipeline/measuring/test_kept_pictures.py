@@ -10,7 +10,7 @@ from semdis_cli.errors import StoreError
 from semdis_cli.files.late import LateFiles
 from semdis_cli.images.images import read_image, write_image
 from semdis_cli.pipeline.contenders.contender import Version
-from semdis_cli.pipeline.kept_pictures import KeptPicture, PictureChoice, PictureKeeper, Trial, kept_pictures
+from semdis_cli.pipeline.measuring.kept_pictures import KeptPicture, PictureChoice, PictureKeeper, Trial, kept_pictures
 
 
 def trial(key: str, seed: int = 0, size: tuple[int, int] = (5, 7)) -> Trial:

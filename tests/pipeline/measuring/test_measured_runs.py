@@ -12,8 +12,8 @@ from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.contenders.make import make_contenders
 from semdis_cli.pipeline.encode_plan import plan_encode
-from semdis_cli.pipeline.kept_pictures import kept_pictures
-from semdis_cli.pipeline.measured import Measured
+from semdis_cli.pipeline.measuring.kept_pictures import kept_pictures
+from semdis_cli.pipeline.measuring.measured import Measured
 from semdis_cli.pipeline.roundtrip import evaluate
 from semdis_cli.settings import (
     DecodeSettings,

@@ -12,7 +12,7 @@ from semdis_cli.events import ImageMeasured
 from semdis_cli.metrics.measure import Measurer
 from semdis_cli.metrics.registry import BITS_PER_PIXEL, PSNR_DB
 from semdis_cli.pipeline.contenders.contender import Version
-from semdis_cli.pipeline.kept_pictures import PictureKeeper, Trial
+from semdis_cli.pipeline.measuring.kept_pictures import PictureKeeper, Trial
 
 TakeFeatures = Callable[[str, NDArray[np.float32]], object]
 

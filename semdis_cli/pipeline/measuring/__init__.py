@@ -1,0 +1,1 @@
+"""Figures and pictures of images that came back: taken, kept until a run is complete, summed up."""
