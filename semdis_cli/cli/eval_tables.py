@@ -98,7 +98,7 @@ def _number(name: str, value: float | None) -> str:
 
 
 def _signed(name: str, value: float) -> str:
-    return f"{value:+.{METRICS[name].digits}f}"
+    return f"{value:+z.{METRICS[name].digits}f}"  # z: what is shown as zero is not below it
 
 
 def _short(title: str) -> str:

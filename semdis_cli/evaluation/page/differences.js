@@ -40,7 +40,10 @@ function differenceRow({ contender, baseline, byMetric }) {
 function differenceCell(difference, metric) {
   if (!difference) return cell("–", numberCell(shown(metric.title)));
   // Differences are small: a digit more than figures have.
-  const signed = value => `${value < 0 ? "−" : "+"}${numberText(Math.abs(value), { digits: metric.digits + 1 })}`;
+  const signed = value => {
+    const text = numberText(Math.abs(value), { digits: metric.digits + 1 });
+    return `${value < 0 && Number(text) !== 0 ? "−" : "+"}${text}`;
+  };
   const verdict = verdictOf(difference, metric);
   const ends = `${signed(difference.low)} … ${signed(difference.high)}`;
   return make("td", { ...numberCell(shown(metric.title), verdict), title: plural(difference.num, "image") },

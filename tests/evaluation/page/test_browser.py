@@ -537,6 +537,18 @@ def test_a_page_without_images_or_figures_says_so(show: Show, tmp_path: Path) ->
     assert not view.page.locator("#figures").is_visible()
 
 
+def test_of_contenders_alike_none_is_the_best_and_no_difference_is_below_zero(show: Show, tmp_path: Path) -> None:
+    page = make_page(tmp_path / "pictures", 3)
+    first, second = page.contenders
+    small = replace(page.differences[0], mean=-0.0001, low=-0.0002, high=0.0001)
+    alike = replace(page, contenders=[first, replace(second, summary=first.summary)], differences=[small])
+    view = show(write_page(alike, tmp_path / "alike.html", embed_bytes=EVERYTHING).path)
+    assert view.page.locator("#summary .best").count() == 0
+    assert "+0.000 … +0.000" in view.text("#differences")
+    view = show(write_page(page, tmp_path / "report.html", embed_bytes=EVERYTHING).path)
+    assert view.page.locator("#summary .best").count() == len(page.metrics)
+
+
 def test_what_an_image_does_not_have_is_passed_over(show: Show, tmp_path: Path) -> None:
     page = make_page(tmp_path / "pictures", 3, titles=("one step",))
     first = page.images[0]
