@@ -51,7 +51,12 @@ Against = Annotated[
     ),
 ]
 Threads = Annotated[
-    int | None, Option("Threads that read, of all processes together.  [default: CPU cores]", flags="--workers", min=1)
+    int | None,
+    Option(
+        "Threads that read, of all processes of this machine together.  [default: CPU cores]",
+        flags="--workers",
+        min=1,
+    ),
 ]
 Processes = Annotated[
     int | None,

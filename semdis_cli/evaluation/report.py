@@ -1,9 +1,9 @@
 """Figures and pictures of a run -> the page that shows them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from heapq import nsmallest
-from itertools import groupby
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ from semdis_cli.threads import WatchedThreads, unless_stopped
 from semdis_cli.wording import flatten
 
 _NUM_BINS = 60
-_FITTED_AT_ONCE = 32  # images: one by one their products of matrices take three times as long
+_POSITIONS_AT_ONCE = 1 << 13  # of latents: small images one by one take three times as long
 _SET_TITLES = {"rfid": "rFID"}
 _OF_MACHINE = ("compute.", "model.source", "sampling.noise", "sampling.seed")
 _WORDS = {
@@ -80,7 +80,7 @@ def _chosen(measured: Measured) -> tuple[list[tuple[KeptPicture, FigureRow]], li
     rows: dict[str, FigureRow] = {}
     failures: list[tuple[str, str]] = []
     for row in looking(measured.rows.rows()):
-        if row.key in kept:
+        if row.key in kept and row.error is None:  # one that could be read once may be gone since
             rows[row.key] = row
         if row.error is not None and len(failures) < _MOST_FAILURES:
             failures.append((row.key, row.error))
@@ -101,26 +101,37 @@ def _images(
 ) -> tuple[list[PageImage], tuple[float, ...]]:
     """Make the files of the pictures, by threads; also the share of the variance that each component explains."""
     with WatchedThreads(count_cores(), "semdis-picture") as threads:
-        pack = partial(KeptPicture.pack, files=files)
+        pack = partial(KeptPicture.packed, files=files)
         packing = [threads.submit(unless_stopped, pack, picture) for picture, _ in pictures]
-        basis = _fit([picture for picture, _ in pictures])
-        for one in packing:
-            threads.result(one)
+        basis = _fit(picture for picture, _ in pictures)
+        packed = [threads.result(one) for one in packing]
         if basis is None:
             return [], ()
-        return [*threads.each(partial(_image, files, basis), pictures)], basis.explained
+        shown = zip(packed, (row for _, row in pictures), strict=True)
+        return [*threads.each(partial(_image, files, basis), shown)], basis.explained
 
 
-def _fit(pictures: Sequence[KeptPicture]) -> LatentBasis | None:
+def _fit(pictures: Iterable[KeptPicture]) -> LatentBasis | None:
     """Return the one basis that all latents are coloured by; None for no pictures."""
     fit: BasisFit | None = None
-    for start in looking(range(0, len(pictures), _FITTED_AT_ONCE)):
-        part = [picture.latents.astype(np.float32) for picture in pictures[start : start + _FITTED_AT_ONCE]]
-        for _, alike in groupby(part, np.shape):
-            latents = torch.from_numpy(np.stack([*alike]))
-            fit = BasisFit(latents.shape[1]) if fit is None else fit
-            fit.add(latents)
+    for latents in _stacked(looking(pictures)):
+        fit = BasisFit(latents.shape[1]) if fit is None else fit
+        fit.add(latents)
     return None if fit is None else fit.basis()
+
+
+def _stacked(pictures: Iterable[KeptPicture]) -> Iterator[torch.Tensor]:
+    """Yield latents float32 [N,Z,h,w], of as many images in a row as are alike and not too large together."""
+    part: list[np.ndarray] = []
+    for picture in pictures:
+        latents = picture.latents
+        is_full = (len(part) + 1) * prod(latents.shape[1:]) > _POSITIONS_AT_ONCE
+        if part and (is_full or latents.shape != part[0].shape):
+            yield torch.from_numpy(np.stack(part).astype(np.float32))
+            part = []
+        part.append(latents)
+    if part:
+        yield torch.from_numpy(np.stack(part).astype(np.float32))
 
 
 def _image(files: LateFiles, basis: LatentBasis, shown: tuple[KeptPicture, FigureRow]) -> PageImage:

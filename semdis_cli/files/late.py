@@ -17,7 +17,7 @@ class LateFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._unsafe: set[Path] = set()
-        self._lock = Lock()
+        self._lock, self._settling = Lock(), Lock()
         self._disk, self._is_quick = disk_sync.open_disk(folder), True
         if self._disk is not None:
             weakref.finalize(self, os.close, self._disk)
@@ -50,21 +50,31 @@ class LateFiles:
         """Remove a file, if it is there."""
         with self._lock:
             self._unsafe.discard(path)
-        path.unlink(missing_ok=True)
+        with explaining(path):
+            path.unlink(missing_ok=True)
 
     def settle(self) -> None:
-        """Wait until all that was written is safe: by one sync of the disk, where that is not slow."""
-        with self._lock:
-            unsafe, self._unsafe = self._unsafe, set()
-        if not unsafe:
+        """Wait until all that was written before is safe: by one sync of the disk, where that is not slow."""
+        with self._settling:  # whoever comes second waits for what the first has taken upon itself
+            with self._lock:
+                unsafe, self._unsafe = self._unsafe, set()
+            try:
+                with explaining(self._folder):
+                    self._sync(unsafe)
+            except BaseException:
+                with self._lock:
+                    self._unsafe |= unsafe
+                raise
+
+    def _sync(self, paths: set[Path]) -> None:
+        if not paths:
             return
-        with explaining(self._folder):
-            if self._disk is not None and self._is_quick:
-                started = time.monotonic()
-                disk_sync.sync_disk(self._disk)
-                self._is_quick = time.monotonic() - started <= disk_sync.LONGEST_SYNC_S
-                return
-            for path in unsafe:
-                with suppress(FileNotFoundError), path.open("rb") as file:
-                    disk.sync_file(file.fileno())
-            disk.sync_folder(self._folder)
+        if self._disk is not None and self._is_quick:
+            started = time.monotonic()
+            disk_sync.sync_disk(self._disk)
+            self._is_quick = time.monotonic() - started <= disk_sync.LONGEST_SYNC_S
+            return
+        for path in paths:
+            with suppress(FileNotFoundError), path.open("rb") as file:
+                disk.sync_file(file.fileno())
+        disk.sync_folder(self._folder)

@@ -51,9 +51,13 @@ class CallSizes:
 
     @property
     def chosen(self) -> dict[tuple[int, int], int]:
-        """Images of one call by size (H, W), as far as anybody has asked, where free memory decides; else none."""
+        """Images of one call by size (H, W), as far as anybody has asked, where a GPU's free memory decides."""
         with self._lock:
-            return dict(self._most) if self.batch_size == "auto" else {}
+            return dict(self._most) if self._by_memory else {}
+
+    @property
+    def _by_memory(self) -> bool:
+        return self.batch_size == "auto" and self._device.type == "cuda"
 
     def most(self, height: int, width: int) -> int:
         """Images that are given to one call; the same from the first question to the last."""
@@ -102,7 +106,7 @@ class CallSizes:
             grid = (height // self._config.patch_size, width // self._config.patch_size)
             return images_of_a_group(grid, self._config.hidden_dim)
         most = max(1, min(_GPU_BATCH_IMAGES, _GPU_BATCH_PIXELS // (height * width)))
-        if self.batch_size != "auto" or self._device.type != "cuda":
+        if not self._by_memory:
             return most
         free_bytes, _ = torch.cuda.mem_get_info(self._device)
         kept_bytes = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)

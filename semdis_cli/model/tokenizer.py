@@ -166,7 +166,7 @@ class Tokenizer:
 
     @property
     def chosen_sizes(self) -> dict[tuple[int, int], int]:
-        """Images of one call by size (H, W), where the batch size is "auto": what the free memory made of it."""
+        """Images of one call by size (H, W), where "auto" has a GPU's free memory decide."""
         return self._calls.chosen
 
     def images_per_call(self, height: int, width: int) -> int:

@@ -81,7 +81,9 @@ class RunTotals:
             report["column_troubles"] = self._num_troubles
         if self._tokenizer is not None:
             report |= {"model": model_record(self._tokenizer), "compute": compute_record(self._tokenizer)}
-            sizes = {"images_per_call": self._tokenizer.chosen_sizes, "halved": self._tokenizer.halved_to}
+            is_alone = "processes" not in results  # others choose for themselves
+            chosen = self._tokenizer.chosen_sizes if is_alone else {}
+            sizes = {"images_per_call": chosen, "halved": self._tokenizer.halved_to}
             report |= {name: by_size(found) for name, found in sizes.items() if found}
         if output is not None:
             publish(report_path or output / REPORT_FILE, [strict_json(report, indent=1).encode() + b"\n"])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Lock
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from semdis_cli.errors import UnreadableImageError
-from semdis_cli.model.call_sizes import images_that_fit
+from semdis_cli.model.call_sizes import CallSizes, images_that_fit
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.provenance import ModelIdentity
 from semdis_cli.settings import TokenizerSettings
@@ -103,12 +104,22 @@ def test_decoding_that_runs_out_of_memory_leaves_the_calls_of_encoding_whole() -
     assert tokenizer.halved_to == {(32, 48): 2}  # the fewer
 
 
-def test_what_auto_came_to_is_told_of_the_sizes_that_were_asked_for() -> None:
-    assert tiny_tokenizer(batch_size=8).chosen_sizes == {}
-    tokenizer = tiny_tokenizer(batch_size="auto")
-    assert tokenizer.chosen_sizes == {}
-    number = tokenizer.images_per_call(32, 48)
-    assert tokenizer.chosen_sizes == {(32, 48): number}
+def test_what_auto_came_to_is_told_where_the_memory_of_a_gpu_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_cpu = tiny_tokenizer(batch_size="auto")
+    on_cpu.images_per_call(32, 48)
+    assert on_cpu.chosen_sizes == {}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (3 << 20, 1 << 30))
+    for name in ("memory_reserved", "memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda _: 0)
+    model: Any = SimpleNamespace(config=on_cpu.model.config, device=torch.device("cuda"), dtype=torch.bfloat16)
+    for batch_size in (8, None):
+        fixed = CallSizes(batch_size, model)
+        assert fixed.most(32, 48) > 0
+        assert fixed.chosen == {}
+    by_memory = CallSizes("auto", model)
+    number = by_memory.most(32, 48)
+    assert 1 <= number < CallSizes(None, model).most(32, 48)
+    assert by_memory.chosen == {(32, 48): number}
 
 
 def test_an_image_that_does_not_fit_alone_is_an_unreadable_image() -> None:

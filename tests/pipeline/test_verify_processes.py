@@ -3,7 +3,10 @@
 import os
 import shutil
 import signal
+import subprocess
+import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +14,17 @@ import pytest
 
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.events import Event, Planning, Problem, ProcessDied, ShardVerified, VerifyFinished
+from semdis_cli.files.atomic import digest_file
 from semdis_cli.files.url import parse_location
 from semdis_cli.pipeline.fleet import fleet
 from semdis_cli.pipeline.fleet.verify_job import check_by
 from semdis_cli.pipeline.verify import verify
 from semdis_cli.settings import ProcessSettings
 from semdis_cli.store.verifying.verify import ALL_DATA, NO_DATA, Sample, VerifySettings
+from tests.accelerated import children_of
 from tests.cli.conftest import semdis
-from tests.store import flip_last_bit, make_plan, write_set, write_some
+from tests.forks import FRESH, PROJECT
+from tests.store import edit_manifest, flip_last_bit, make_plan, write_set, write_some
 
 NUM_IMAGES, SHARD_IMAGES = 40, 3
 TWO = ProcessSettings(num_processes=2)
@@ -42,12 +48,18 @@ def damaged(whole: Path, tmp_path: Path) -> Path:
     shards[5].write_bytes(shards[5].read_bytes()[:100])
     shards[7].unlink()
     lines = (root / "index.jsonl").read_bytes().splitlines(keepends=True)
-    (root / "index.jsonl").write_bytes(b"".join([*lines[:3], lines[3].replace(b'"num_bytes": 6', b'"num_bytes": 7')]))
+    lines[3] = lines[3].replace(b'"num_bytes":', b'"num_bytes":7')
+    (root / "index.jsonl").write_bytes(b"".join(lines))
+    edit_manifest(root, lambda fields: fields["index"].update(asdict(digest_file(root / "index.jsonl"))))
     return root
 
 
 def look(root: Path, sample: Sample, processes: ProcessSettings, num_workers: int = 2) -> list[Event]:
     return list(verify(root, VerifySettings(sample, num_workers), check=check_by(processes, num_workers, root)))
+
+
+def kinds(events: list[Event]) -> set[str]:
+    return {event.kind for event in events if isinstance(event, Problem)}
 
 
 def told(events: list[Event]) -> list[Event]:
@@ -65,7 +77,8 @@ def test_processes_find_what_threads_find(whole: Path, damaged: Path, sample: Sa
     for root in (whole, damaged):
         alone = told(look(root, sample, ProcessSettings()))
         assert told(look(root, sample, shared)) == alone
-        assert any(isinstance(event, Problem) for event in alone) == (root == damaged)
+        assert ("rows" in kinds(alone)) == ("missing" in kinds(alone)) == (root == damaged)
+        assert ("data" in kinds(alone)) == (root == damaged and sample != NO_DATA)
         assert sum(isinstance(event, ShardVerified) for event in alone) >= 12
 
 
@@ -77,6 +90,32 @@ def test_a_set_of_fewer_shards_than_processes_and_one_that_is_unfinished(tmp_pat
         shared = told(look(root, ALL_DATA, ProcessSettings(num_processes=5), num_workers))
         assert shared == told(look(root, ALL_DATA, ProcessSettings()))
         assert any(isinstance(event, ShardVerified) for event in shared)
+
+
+def test_a_shard_that_a_damaged_manifest_names_twice_is_looked_at_once(whole: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(whole, tmp_path / "twice")
+    edit_manifest(root, lambda fields: fields["shards"].__setitem__(4, fields["shards"][3]))
+    alone = told(look(root, ALL_DATA, ProcessSettings()))
+    assert "manifest" in kinds(alone)
+    assert told(look(root, ALL_DATA, ProcessSettings(num_processes=3))) == alone
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("after_s", [0.0, 0.7, 1.5])
+@pytest.mark.slow
+def test_a_command_that_all_processes_are_told_to_end_ends_quietly(
+    whole: Path, number: signal.Signals, after_s: float
+) -> None:
+    command = [*FRESH, "verify", str(whole), "--processes", "2", "--data"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=PROJECT)
+    while process.poll() is None and not children_of(process.pid):  # the first is what others are forked from
+        time.sleep(0.01)
+    time.sleep(after_s)
+    if process.poll() is None:
+        os.killpg(process.pid, number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode in {0, 128 + number}
+    assert all(line.startswith("semdis: ") for line in stderr.splitlines()), stderr
 
 
 def test_what_holds_no_shards_needs_no_process(tmp_path: Path) -> None:
@@ -125,6 +164,7 @@ def test_what_a_cluster_cannot_share_is_refused_before_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, why: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "latents").mkdir()
     monkeypatch.setattr("semdis_cli.pipeline.fleet.verify_job.check_address", lambda _: None)
     with pytest.raises(UsageError, match=why):
         check_by(ProcessSettings(engine="ray"), 2, parse_location(place))

@@ -61,7 +61,7 @@ function summaryCell(contender, metric, statistic) {
   const summary = contender.summary[metric.name];
   if (!summary) return cell("–", numberCell(shown(metric.title)));
   const [text, small] = SHOWN_STATISTIC[statistic](summary, metric);
-  const isBest = statistic in summary && summary[statistic] === best(metric, statistic);
+  const isBest = Number.isFinite(summary[statistic]) && summary[statistic] === best(metric, statistic);
   const value = make("span", { className: isBest ? "best" : "" }, text);
   return make("td", numberCell(shown(metric.title)), value, " ", make("small", {}, small), spread(summary, metric));
 }
@@ -69,7 +69,7 @@ function summaryCell(contender, metric, statistic) {
 // Of contenders that differ; else there is none.
 function best(metric, statistic) {
   const values = contenders.map(one => one.summary[metric.name]?.[statistic]).filter(Number.isFinite);
-  if (new Set(values).size < 2) return null;
+  if (new Set(values).size < 2) return undefined;
   return metric.is_better_high ? Math.max(...values) : Math.min(...values);
 }
 

@@ -133,7 +133,8 @@ class _Child(Generic[T, S, R]):
 
     @classmethod
     def start(cls, job: Job[S, R]) -> Self:
-        """Start a process. Raises `UsageError` where there is none to be had."""
+        """Start a process. Raises `UsageError` where there is none to be had, `KilledProcessError`, `StoppedError`."""
+        look()
         context = fork_server()
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, job), name=f"semdis on {job.device}")
@@ -141,6 +142,9 @@ class _Child(Generic[T, S, R]):
             process.start()
         except OSError as error:
             raise UsageError(f"no process could be started ({error.strerror or error})") from error
+        except EOFError as error:  # of the process from which others are forked
+            look()
+            raise KilledProcessError(f"no process could be started: what starts them was killed; {_REMEDY}") from error
         finally:
             theirs.close()
         return cls(job, process, ours)

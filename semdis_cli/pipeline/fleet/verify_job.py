@@ -57,13 +57,8 @@ class VerifyJob:
         """Return the job for a process with so many threads, one of so many on its machine."""
         return replace(self, num_workers=num_workers)
 
-    def trouble(self, task: VerifyTask) -> str | None:
-        """Return why the file of a shard cannot be opened here; None if it can."""
-        try:
-            task.target.path.open("rb").close()
-        except OSError as error:
-            return f"{task.target.path}: {error.strerror or error}"
-        return None
+    def trouble(self, task: VerifyTask) -> None:
+        """Return nothing: a shard that cannot be read here is what is looked for."""
 
     @contextmanager
     def begin(self) -> Iterator[Worker[VerifyTask, CheckedShard]]:
@@ -96,9 +91,11 @@ _Fleet = AbstractContextManager[Fleet[VerifyTask, VerifyTask, CheckedShard]]
 def check_by(processes: ProcessSettings, num_workers: int, place: Location) -> ShardCheck | None:
     """Return who checks the shards of the set at `place`: several processes, or a cluster; None: threads of this one.
 
-    `num_workers`: threads of all processes together, or of each in a cluster. Raises `UsageError` for what a cluster
-    cannot share or where none answers, `MissingExtraError` without Ray.
+    `num_workers`: threads of all processes together; in a cluster each has one for each of its cores. Raises
+    `UsageError` for what a cluster cannot share or where none answers, `MissingExtraError` without Ray.
     """
+    if not isinstance(place, Url) and not place.exists():
+        return None
     if processes.is_in_cluster:
         check_address(processes.address)
         token = _token_of(place)
@@ -138,16 +135,16 @@ def _as_it_is(task: VerifyTask, _: set[int]) -> VerifyTask:
 def _check_there(
     begin: Callable[[Sequence[VerifyTask]], _Fleet], targets: Sequence[ShardTarget], chosen: frozenset[str]
 ) -> Iterator[ShardOutcome | Event]:
-    """Have other processes check shards; a `ShardCheck`."""
+    """Have other processes check shards, each once, however often a damaged manifest names it; a `ShardCheck`."""
     if not targets:
         return
     found: dict[str, ShardOutcome] = {}
+    tasks = {target.name: VerifyTask(target, target.name in chosen) for target in targets}
     left = deque(target.name for target in targets)
-    tasks = [VerifyTask(target, target.name in chosen) for target in targets]
-    with begin(tasks) as fleet:
-        for event in fleet.run(tasks, lambda checked: found.update({checked.name: checked.outcome})):
+    with begin([*tasks.values()]) as fleet:
+        for event in fleet.run(tasks.values(), lambda checked: found.update({checked.name: checked.outcome})):
             if not isinstance(event, ShardVerified):  # that of the set is told in the order of its shards
                 yield event
             while left and left[0] in found:
-                yield found.pop(left.popleft())
-    yield from (found.pop(name) for name in left)
+                yield found[left.popleft()]
+    yield from (found[name] for name in left)

@@ -7,7 +7,7 @@ the worst for a while are not in the end.
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heappush, heapreplace
 from pathlib import Path
 from threading import Lock
@@ -88,16 +88,23 @@ class KeptPicture:
         except (OSError, ValueError) as error:
             raise StoreError(f"cannot be read ({error})", place=self._latents) from error
 
-    def pack(self, files: LateFiles) -> None:
-        """Pack the PNG files, for somebody will look at them; `files` writes into their folder.
+    def packed(self, files: LateFiles) -> "KeptPicture":
+        """Pack the PNG files, for somebody will look at them: beside these, which are safe already, by `files`.
 
         Raises `StoreError` for what cannot be read, and as `LateFiles.write`.
         """
-        for path in (self.original, *self.versions):
-            try:
-                files.write(path, pack_png(path.read_bytes()))
-            except (OSError, UnreadableImageError) as error:
-                raise StoreError(f"cannot be read ({error})", place=path) from error
+        original, *versions = (_packed(path, files) for path in (self.original, *self.versions))
+        return replace(self, original=original, versions=tuple(versions))
+
+
+def _packed(path: Path, files: LateFiles) -> Path:
+    try:
+        data = pack_png(path.read_bytes())
+    except (OSError, UnreadableImageError) as error:
+        raise StoreError(f"cannot be read ({error})", place=path) from error
+    target = path.with_suffix(".packed.png")
+    files.write(target, data)
+    return target
 
 
 class PictureKeeper:
@@ -159,7 +166,7 @@ class PictureKeeper:
 
 
 def kept_pictures(folder: Path, num_contenders: int) -> Iterator[KeptPicture]:
-    """Yield the pictures in `folder`, in the order of their files; what a power cut has left of some is passed over."""
+    """Yield the pictures in `folder`, in any order; what a power cut has left of some is passed over."""
     for path in list_names(folder):
         if path.suffix == _FACTS and (facts := _read_facts(path)) is not None:
             pictures, latents = _pictures(path, num_contenders), path.with_suffix(_LATENTS)

@@ -19,10 +19,26 @@ from semdis_cli.errors import NoSpaceError, StoreError, UsageError
 from semdis_cli.evaluation.page import document
 from semdis_cli.evaluation.page.build import check_report_path, write_page
 from semdis_cli.evaluation.page.contents import Page, PageImage
+from semdis_cli.files.late import LateFiles
 from semdis_cli.images.images import read_image
 from tests.evaluation.page.pages import make_page
 
 EVERYTHING = 1 << 30
+
+
+def test_pictures_beside_a_page_are_safe_before_they_have_their_place(
+    page: "Page", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[bool] = []
+    settle = LateFiles.settle
+
+    def noted(self: LateFiles) -> None:
+        places.append((tmp_path / "report-files").exists())
+        settle(self)
+
+    monkeypatch.setattr(LateFiles, "settle", noted)
+    assert write_page(page, tmp_path / "report.html", embed_bytes=0).folder == tmp_path / "report-files"
+    assert places == [False]
 
 
 class Read(HTMLParser):

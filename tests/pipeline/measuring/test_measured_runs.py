@@ -4,14 +4,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from semdis_cli.events import Event, ImageMeasured, RunFinished, RunStarted
+from semdis_cli.files.late import LateFiles
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.contenders.make import make_contenders
 from semdis_cli.pipeline.encode_plan import plan_encode
+from semdis_cli.pipeline.measuring.figures import FigureSpool
 from semdis_cli.pipeline.measuring.kept_pictures import kept_pictures
 from semdis_cli.pipeline.measuring.measured import Measured
 from semdis_cli.pipeline.roundtrip import evaluate
@@ -102,6 +105,28 @@ def test_a_run_that_goes_on_has_the_figures_and_pictures_of_one_that_never_stopp
     assert (finished.num_ok, finished.num_failed) == (NUM_IMAGES - 1, 1)
     assert started.num_done <= sum(stops)
     assert finished.report["images"]["this_run"] <= NUM_IMAGES - 1
+
+
+def test_pictures_are_safe_before_the_figures_of_their_part_are_noted(
+    tmp_path: Path, photos: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def noting(kind: type[Any], name: str) -> None:
+        call = getattr(kind, name)
+
+        def noted(self: Any, *arguments: Any) -> Any:
+            done.append(name)
+            return call(self, *arguments)
+
+        monkeypatch.setattr(kind, name, noted)
+
+    noting(LateFiles, "settle")
+    noting(FigureSpool, "finish")
+    Run(photos, tiny, tmp_path / "run").whole()
+    parts = done.count("finish")
+    assert parts >= 5
+    assert done[: 2 * parts] == ["settle", "finish"] * parts
 
 
 def test_shards_that_were_done_are_not_measured_again(tmp_path: Path, photos: Path, tiny: Path) -> None:
