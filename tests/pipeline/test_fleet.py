@@ -451,7 +451,8 @@ def test_a_command_that_ends_in_the_middle_ends_its_processes_and_goes_on(
     noted = (tmp_path / "latents/journal/0.jsonl").read_bytes().count(b'"sums"')
     again = semdis(*arguments(output=tmp_path / "latents"), "--processes", "2", "--device", "cpu", cwd=PROJECT)
     assert again.code == 0, again.stderr
-    assert f"{noted * 4} of 400 images done before" in again.stderr or end == "kill"
+    is_told = f"{noted * 4} of 400 images done before" in again.stderr
+    assert is_told or end == "kill" or not noted, f"{noted} shards noted: {again.stderr}"  # nothing is said of nothing
     whole = semdis(*arguments(output=tmp_path / "whole"), "--device", "cpu", cwd=PROJECT)
     assert whole.code == 0, whole.stderr
     assert lasting(tmp_path / "latents") == lasting(tmp_path / "whole")
