@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
+from semdis_cli.errors import SemdisError
 from semdis_cli.files import disk, disk_sync
 from semdis_cli.files.atomic import explaining
 
@@ -61,7 +62,7 @@ class LateFiles:
             try:
                 with explaining(self._folder):
                     self._sync(unsafe)
-            except BaseException:
+            except SemdisError:
                 with self._lock:
                     self._unsafe |= unsafe
                 raise

@@ -40,7 +40,7 @@ class VerifyTask(NamedTuple):
 
 
 class CheckedShard(NamedTuple):
-    """What came of a shard."""
+    """Outcome of a shard, and its name within the set."""
 
     name: str
     outcome: ShardOutcome
