@@ -57,7 +57,7 @@ from semdis_cli.settings import (  # noqa: E402
     TokenizerSettings,
 )
 from semdis_cli.sources.find import FoundImages, find_images  # noqa: E402
-from semdis_cli.store.writing.finished import HeldRows  # noqa: E402
+from semdis_cli.store.writing.held_rows import HeldRows  # noqa: E402
 from semdis_cli.store.writing.latent_set import LatentSetWriter  # noqa: E402
 from semdis_cli.store.writing.plan import PlannedShard  # noqa: E402
 from semdis_cli.store.writing.shard_writer import ShardRows, publish_shard  # noqa: E402

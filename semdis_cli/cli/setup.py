@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from semdis_cli.pipeline.filed import FiledPlan
     from semdis_cli.sources.find import FoundImages
     from semdis_cli.sources.spool import PipedSource, Spool
-    from semdis_cli.store.writing.finished import HeldRows
+    from semdis_cli.store.writing.held_rows import HeldRows
 
 STDIO = Path("-")
 Shared = TypeVar("Shared", EncodeSettings, DecodeSettings)  # settings of a run that several processes may share
@@ -177,7 +177,7 @@ def _held_set(output: Path | None) -> "HeldRows | None":
     """The set of latents in `output`, finished or not, if there is one."""
     if output is None or not output.is_dir():
         return None
-    from semdis_cli.store.writing.finished import HeldRows
+    from semdis_cli.store.writing.held_rows import HeldRows
 
     rows = HeldRows(output)
     return rows if rows.is_set else None

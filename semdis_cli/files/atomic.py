@@ -17,6 +17,8 @@ from semdis_cli.files.url import Location
 from semdis_cli.records import FileDigest
 from semdis_cli.wording import size
 
+_COPIED_AT_ONCE = 1 << 20
+
 
 def digest_file(path: Location) -> FileDigest:
     """Read size and sha256 of the file at `path`. Raises `StoreError` if it cannot be read."""
@@ -65,15 +67,21 @@ class PendingFile:
         self._digest.update(chunk)
         self._num_bytes += memoryview(chunk).nbytes
 
-    def publish(self) -> FileDigest:
-        """Sync the file and give it its name."""
+    @property
+    def digest(self) -> FileDigest:
+        """Size and sha256 of what is written so far."""
+        return FileDigest(self._num_bytes, self._digest.hexdigest())
+
+    def publish(self, path: Path | None = None) -> FileDigest:
+        """Sync the file and give it its name, or `path` where that turned out to be another one on the same disk."""
+        self._path = path or self._path
         with explaining(self._path):
             self._file.flush()
             disk.sync_file(self._file.fileno())
             self._file.close()
             disk.replace(self._temporary, self._path)
             disk.sync_folder(self._path.parent)
-        return FileDigest(self._num_bytes, self._digest.hexdigest())
+        return self.digest
 
     def discard(self) -> None:
         """Remove the file, unless it is published."""
@@ -132,8 +140,24 @@ def move(path: Path, folder: Path) -> None:
         if error.errno != errno.EXDEV:
             raise explain_write_error(target, error) from error
         with path.open("rb") as file:
-            publish(target, iter(lambda: file.read(1 << 20), b""))
+            publish(target, iter(lambda: file.read(_COPIED_AT_ONCE), b""))
         path.unlink()
+
+
+def keep_file(path: Path, target: Path) -> None:
+    """Give a file that is safely on disk the further name `target`, or copy it where the disk has none to give.
+
+    Neither is written to later: files are replaced. Raises as `publish`.
+    """
+    make_folder(target.parent)
+    if disk.try_link(path, target):
+        sync_folder(target.parent)
+        return
+    try:
+        with path.open("rb") as file:
+            publish(target, iter(lambda: file.read(_COPIED_AT_ONCE), b""))
+    except OSError as error:
+        raise explain_write_error(target, error) from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, starmap
 from operator import eq
@@ -73,6 +74,10 @@ class Images(Sequence[SourceImage]):
         """
         for columns in self.fact_columns():
             yield _as_times(columns.mtimes_ns), _as_times(columns.ctimes_ns)
+
+    def place_of(self, key: str, first: int = 0) -> int:
+        """Return the first place, from `first` on, whose key is not below `key`; they are sorted by key."""
+        return bisect_left(range(len(self)), key, first, key=lambda place: self.facts_of(place, place + 1).keys[0])
 
     def stretches(self) -> Iterator[tuple[int, int]]:
         """Yield the places of some thousands of images after the other: the first, and that after the last."""

@@ -25,7 +25,8 @@ from semdis_cli.settings import EncodeSettings, FilterSettings, LatentSettings, 
 from semdis_cli.sources.find import FoundImages
 from semdis_cli.sources.views import files_of, in_views
 from semdis_cli.store.columns import SetColumns
-from semdis_cli.store.writing.changes import Choice, find_changes
+from semdis_cli.store.writing.changes import Choice
+from semdis_cli.store.writing.comparison import find_changes
 from semdis_cli.store.writing.finished import NO_BASE, Base, finished_base, recorded_settings
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
 from semdis_cli.store.writing.twins import drop_twins

@@ -14,7 +14,8 @@ from semdis_cli.records import UNKNOWN_MASK, EncodedImage, PlannedImage, SourceI
 from semdis_cli.settings import ShardSettings
 from semdis_cli.sources.files import ON_DISK
 from semdis_cli.store.exchange.samples import FoundSample, FoundSamples
-from semdis_cli.store.writing.changes import Hashes, find_changes
+from semdis_cli.store.writing.changes import Hashes
+from semdis_cli.store.writing.comparison import find_changes
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.latent_set import LatentSetWriter
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards

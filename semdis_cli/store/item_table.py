@@ -26,7 +26,7 @@ from semdis_cli.errors import StoreError
 from semdis_cli.files.growing import GrowingArray
 from semdis_cli.files.set_names import ITEMS_FILE
 from semdis_cli.files.url import Location, Url
-from semdis_cli.store.manifest import Manifest
+from semdis_cli.store.manifest import Manifest, ShardEntry
 from semdis_cli.store.mapped_file import FileIdentity, MappedFile
 from semdis_cli.store.shard_header import open_regular
 
@@ -175,6 +175,20 @@ class ItemColumns:
         for offset, shard in zip(offsets, shards, strict=False):
             if shard is not None:
                 self.add(offset, shard)
+
+    def take(self, table: ItemTable, first: int, num_items: int, shift: int, shards: Sequence[ShardEntry]) -> None:
+        """Append items of another table from `first` on; their lines now begin `shift` bytes further on.
+
+        `shards`: those of the manifest of that table.
+        """
+        for start in range(first, first + num_items, _CHUNK_VALUES):
+            stop = min(start + _CHUNK_VALUES, first + num_items)
+            offsets = table.offsets[start:stop].astype(np.int64) + shift
+            found, places = np.unique(table.shards[start:stop], return_inverse=True)
+            names = [shards[number].name for number in found.tolist()]
+            numbers = np.array([self._numbers.setdefault(name, len(self._numbers)) for name in names], np.uint32)
+            self._offsets.add_bytes(offsets.astype(np.uint64).tobytes())
+            self._shards.add_bytes(numbers[places].tobytes())
 
     def finish(self, manifest: Manifest, headers: tuple[bytes, ...]) -> ItemTable:
         """Return the table. Raises `KeyError` for a shard that the manifest does not have."""

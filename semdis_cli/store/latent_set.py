@@ -3,11 +3,13 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Self
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import digest_file
-from semdis_cli.files.set_names import INDEX_FILE, SHARD_FOLDER
+from semdis_cli.files.links import why_unreadable
+from semdis_cli.files.set_names import SHARD_FOLDER
 from semdis_cli.files.url import Location
 from semdis_cli.store.index import IndexRow, Place, read_places, read_rows
 from semdis_cli.store.manifest import Manifest, ShardEntry, read_manifest
@@ -37,18 +39,36 @@ class LatentSet:
 
         `is_locked`: no other run can be the reason.
         """
-        if digest_file(self.index) == self.manifest.index:
-            return self
-        what = "does not match the sha256 in the manifest"
-        if is_locked:
-            raise StoreError(f"{what}; damaged or edited", place=self.index)
-        reasons = "damaged or edited, or a run that added to the set was stopped; in that case run it again"
-        raise StoreError(f"{what}: {reasons}", place=self.index)
+        for piece, path in zip(self.manifest.index_files.pieces, self.index_paths, strict=True):
+            if digest_file(path) == piece.file:
+                continue
+            what = "does not match the sha256 in the manifest"
+            if is_locked:
+                raise StoreError(f"{what}; damaged or edited", place=path)
+            reasons = "damaged or edited, or a run that added to the set was stopped; in that case run it again"
+            raise StoreError(f"{what}: {reasons}", place=path)
+        return self
+
+    @property
+    def index_paths(self) -> tuple[Location, ...]:
+        """The files of the index, in the order of their keys."""
+        return tuple(self.folder / piece.name for piece in self.manifest.index_files.pieces)
 
     @property
     def index(self) -> Location:
-        """The file of the index."""
-        return self.folder / INDEX_FILE
+        """The index, for messages about all of it: its file, or the first of its pieces."""
+        return self.index_paths[0]
+
+    def line_at(self, offset: int) -> bytes:
+        """Return the line of the index that begins at a byte, as `places` counts them. Raises `StoreError`."""
+        number = self.manifest.index_files.number_at(offset)
+        path = self.index_paths[number]
+        try:
+            with path.open("rb") as file:
+                file.seek(offset - self.manifest.index_files.starts[number])
+                return file.readline()
+        except OSError as error:
+            raise StoreError(f"cannot be read ({why_unreadable(path, error)})", place=path) from error
 
     def shard(self, entry: ShardEntry) -> Location:
         """The file of a shard of the manifest."""
@@ -56,19 +76,21 @@ class LatentSet:
 
     def rows(self) -> Iterator[IndexRow]:
         """Give all rows of the index, sorted by key. Raises `StoreError` naming the line of one that is none."""
-        return read_rows(self.index)
+        return chain.from_iterable(map(read_rows, self.index_paths))
 
     def places(self) -> Iterator[tuple[int, Place]]:
         """Give the places of the latents to be used, sorted by key, each with the byte at which its line begins.
 
-        Raises `StoreError` for a line that is no row, and a place in no shard of the manifest.
+        The bytes of all files count on. Raises `StoreError` for a line that is no row, and a place in no shard of the
+        manifest.
         """
         names = {shard.name for shard in self.manifest.shards}
-        for offset, place in read_places(self.index):
-            if place.shard not in names:
-                what = f"{place.key!r:.80} is in {place.shard!r:.60}, which is not in the manifest"
-                raise StoreError(what, place=self.index)
-            yield offset, place
+        for start, path in zip(self.manifest.index_files.starts, self.index_paths, strict=False):
+            for offset, place in read_places(path):
+                if place.shard not in names:
+                    what = f"{place.key!r:.80} is in {place.shard!r:.60}, which is not in the manifest"
+                    raise StoreError(what, place=path)
+                yield start + offset, place
 
 
 def open_set(root: Location) -> LatentSet:

@@ -4,21 +4,34 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Self
 
 from semdis_cli.errors import StoreError
 from semdis_cli.files.json_text import parse_json
 from semdis_cli.files.links import describe_absent, or_pointer
-from semdis_cli.files.set_names import COLUMN_FOLDER, INDEX_FILE, JOURNAL_FOLDER, MANIFEST_FILE, SHARD_FOLDER
+from semdis_cli.files.set_names import (
+    CHECKSUM_FILE,
+    COLUMN_FOLDER,
+    INDEX_FILE,
+    INDEX_FOLDER,
+    ITEMS_FILE,
+    JOURNAL_FOLDER,
+    MANIFEST_FILE,
+    SHARD_FOLDER,
+)
 from semdis_cli.files.url import Location
 from semdis_cli.provenance import Provenance, versions_of
 from semdis_cli.records import FileDigest
 from semdis_cli.store.checks import MALFORMED, check_count, check_sha256, check_shard_name
 from semdis_cli.store.columns import SetColumns
 from semdis_cli.store.record import parse_digest
+from semdis_cli.store.set_index import IndexPiece, RowCounts, SetIndex, check_pieces
 from semdis_cli.store.shard_header import FORMAT_VERSION
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.tensors.listed import TensorColumns, tensor_files, tensors_from_json, tensors_to_json
+
+_IN_PIECES = 2  # the format of a manifest whose index lies in pieces, which earlier versions do not know
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,8 @@ class Manifest:
     `later_versions`: records of the same kind of latents, by other versions of what computes and reads; shards say
     which one made them. `columns`: what came with the images that are to be used. `num_left_out`: inputs without
     latents because a filter left them out. `tensors`: columns whose values are tensors. Most sets have none.
+
+    `index`: the file of the index or, where that lies in `pieces`, the bytes of all and what tells them from others.
     """
 
     provenance: Provenance
@@ -61,6 +76,25 @@ class Manifest:
     columns: SetColumns = field(default_factory=SetColumns)
     num_left_out: int = 0
     tensors: TensorColumns = field(default_factory=dict)
+    pieces: tuple[IndexPiece, ...] = ()
+
+    @cached_property
+    def index_files(self) -> SetIndex:
+        """The files of the index."""
+        if self.pieces:
+            return SetIndex(self.pieces)
+        return SetIndex([IndexPiece(INDEX_FILE, self.index, self._rows, self.columns.num_images)])
+
+    @property
+    def _rows(self) -> RowCounts:
+        return RowCounts(self.num_ok, self.num_failed, self.num_removed, self.num_left_out)
+
+    @property
+    def list_names(self) -> tuple[str, ...]:
+        """The files of the set's lists in the order in which they are to appear; the times need not be there."""
+        index = self.index_files.pieces
+        lists = (*(piece.name for piece in index), ITEMS_FILE, *(piece.seen_name for piece in index))
+        return (*lists, CHECKSUM_FILE, MANIFEST_FILE)
 
     @property
     def records(self) -> tuple[Provenance, ...]:
@@ -99,7 +133,7 @@ class Manifest:
         if self.num_left_out:
             totals["left_out"] = self.num_left_out
         fields = {
-            "format": FORMAT_VERSION,
+            "format": _IN_PIECES if self.pieces else FORMAT_VERSION,
             "provenance": self.provenance.to_json(),
             "plan_sha256": self.plan_sha256,
             "totals": totals,
@@ -107,6 +141,8 @@ class Manifest:
             "index": self.index.to_json(),
             "latents": {"mean": mean, "std": std, "sums": self.sums.to_json()},
         }
+        if self.pieces:
+            fields["index"] = {**self.index.to_json(), "pieces": [piece.to_json() for piece in self.pieces]}
         if self.later_versions:
             fields["later_versions"] = [record.to_json() for record in self.later_versions]
         if self.columns:
@@ -135,7 +171,8 @@ class Manifest:
 
     @classmethod
     def _parse(cls, fields: dict[str, Any]) -> Self:
-        if fields["format"] != FORMAT_VERSION:
+        is_split = fields["format"] == _IN_PIECES
+        if not is_split and fields["format"] != FORMAT_VERSION:
             raise ValueError(f"format {fields['format']}")
         totals, latents = fields["totals"], fields["latents"]
         manifest = cls(
@@ -146,14 +183,16 @@ class Manifest:
             num_removed=check_count(totals["removed"]),
             num_superseded=check_count(totals["superseded"]),
             shards=tuple(_parse_shard(shard) for shard in fields["shards"]),
-            index=parse_digest(fields["index"]),
+            index=(index := parse_digest(fields["index"])),
             sums=ChannelSums.from_json(latents["sums"]),
             later_versions=tuple(map(Provenance.from_json, fields.get("later_versions", ()))),
             columns=SetColumns.from_json(fields.get("columns", {})),
             num_left_out=check_count(totals.get("left_out", 0)),
             tensors=tensors_from_json(fields.get("tensors", {})),
+            pieces=_parse_pieces(fields["index"], index) if is_split else (),
         )
         manifest._check_versions()
+        manifest._check_pieces()
         if sum(shard.num_images for shard in manifest.shards) != manifest.num_latents:
             raise ValueError("the shards do not add up to the totals")
         if [list(map(float, latents["mean"])), list(map(float, latents["std"]))] != list(manifest.sums.mean_std()):
@@ -162,6 +201,11 @@ class Manifest:
         if any(number > manifest.num_ok for number in (*manifest.columns.num_images.values(), *numbers)):
             raise ValueError("more images have a column than there are")
         return manifest
+
+    def _check_pieces(self) -> None:
+        """Raise `ValueError` unless the pieces of the index add up to what the manifest says of all."""
+        if self.index_files.rows != self._rows or self.index_files.columns != self.columns.num_images:
+            raise ValueError("the pieces of the index do not add up to the totals")
 
     def _check_versions(self) -> None:
         """Raise `ValueError` unless each shard has a record, and all records are of one kind of latents."""
@@ -189,7 +233,8 @@ def read_manifest(root: Location) -> bytes:
 def checksum_lines(manifest: Manifest) -> Iterator[bytes]:
     """Lines that `sha256sum -c` reads, relative to the set's folder."""
     yield f"{hashlib.sha256(manifest.to_bytes()).hexdigest()}  {MANIFEST_FILE}\n".encode()
-    yield f"{manifest.index.sha256}  {INDEX_FILE}\n".encode()
+    for piece in manifest.index_files.pieces:
+        yield f"{piece.file.sha256}  {piece.name}\n".encode()
     for shard in manifest.shards:
         yield f"{shard.file.sha256}  {SHARD_FOLDER}/{shard.name}\n".encode()
     for _, _, file in tensor_files(manifest.tensors):
@@ -200,7 +245,7 @@ def _why_missing(root: Location) -> str:
     """Describe a folder that has no manifest, and what to do."""
     if (root / JOURNAL_FOLDER).is_dir():
         return f"no {MANIFEST_FILE}, so not a finished set of latents; run the same semdis encode again to finish it"
-    if (root / SHARD_FOLDER).is_dir() or (root / INDEX_FILE).is_file():
+    if any((root / name).exists() for name in (SHARD_FOLDER, INDEX_FILE, INDEX_FOLDER)):
         what = f"not a set of latents (no {MANIFEST_FILE}), but parts of one, as of a download that was cut short"
         return what + verify_hint(root)
     return f"not a set of latents (no {MANIFEST_FILE}); give the folder that semdis encode wrote"
@@ -214,6 +259,10 @@ def verify_hint(root: Location) -> str:
 def _parse_shard(fields: dict[str, Any]) -> ShardEntry:
     facts = check_shard_name(fields["name"]), check_count(fields["num_images"]), parse_digest(fields)
     return ShardEntry(*facts, check_count(fields.get("version", 0)))
+
+
+def _parse_pieces(fields: dict[str, Any], index: FileDigest) -> tuple[IndexPiece, ...]:
+    return check_pieces([IndexPiece.from_json(piece) for piece in fields["pieces"]], index)
 
 
 def _shard_json(shard: ShardEntry) -> dict[str, Any]:

@@ -1,18 +1,20 @@
 """Items of a `LatentDataset`, found one by one: of a set in its index, of a shard on its own in the record of that."""
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from semdis_cli.errors import StoreError
-from semdis_cli.files.set_names import INDEX_FILE, SHARD_FOLDER
+from semdis_cli.files.set_names import SHARD_FOLDER
+from semdis_cli.files.url import Location
 from semdis_cli.provenance import Provenance
 from semdis_cli.store.checks import check_row
 from semdis_cli.store.columns import LABEL, NO_SET_COLUMNS, SetColumns, is_label
@@ -70,10 +72,40 @@ class Items(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class MappedIndex:
+    """The files of an index, mapped into memory, as if they were one; `starts`: as of `SetIndex`."""
+
+    files: tuple[MappedFile, ...]
+    starts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, latents: LatentSet, identities: Sequence[FileIdentity]) -> Self:
+        """Map the index of a set in a folder, whose files are those of `identities`. Raises `StoreError`."""
+        paths = map(Path, map(str, latents.index_paths))  # of a folder: no URL is mapped
+        return cls(tuple(map(MappedFile, paths, identities)), latents.manifest.index_files.starts)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return bytes `start` to `stop`, fewer at the end of the file. Raises `StoreError`."""
+        number = self._number(start)
+        found = self.files[number].read(start - self.starts[number], stop - self.starts[number])
+        while stop > self.starts[number + 1] and number + 1 < len(self.files):
+            number += 1
+            found += self.files[number].read(0, stop - self.starts[number])
+        return found
+
+    def path_at(self, offset: int) -> Path:
+        """Return the file in which a byte lies."""
+        return self.files[self._number(offset)].path
+
+    def _number(self, offset: int) -> int:
+        return min(bisect_right(self.starts, offset), len(self.files)) - 1
+
+
+@dataclass(frozen=True, eq=False)
 class SetItems:
     """Items of a set. Each is looked up in the index when it is asked for, and held against that."""
 
-    index: MappedFile
+    index: "MappedIndex"
     table: ItemTable
     shards: tuple[MappedShard, ...]
 
@@ -89,7 +121,7 @@ class SetItems:
             return parse_row(partial(self._parse, shard), self._line(int(self.table.offsets[number])))
         except StoreError as error:
             what = f"has no item {number:,} where the table says so: {error.reason}"
-            raise StoreError(what, place=self.index.path) from error
+            raise StoreError(what, place=self.index.path_at(int(self.table.offsets[number]))) from error
 
     def labels(self) -> NDArray[np.int64]:
         """Return the label of each, -1 where there is none, [N]. Raises `StoreError` for a damaged index."""
@@ -186,9 +218,9 @@ def open_latents(path: Path, *, verify: bool) -> OpenedLatents:
 
 def _open_set(root: Path, *, verify: bool) -> OpenedLatents:
     latents = LatentSet.read(root)
-    identity, manifest = _check_index(latents), latents.manifest
+    identities, manifest = _check_index(latents), latents.manifest
     found = find_items(latents, verify=True) if verify else open_items(latents)
-    index = MappedFile(root / INDEX_FILE, identity)  # last: it is the one that the items were found in, too
+    index = MappedIndex.of(latents, identities)  # last: it is the one that the items were found in, too
     items = SetItems(index, found.table, found.shards)
     versions = tuple(manifest.versions()) if manifest.later_versions else ()
     shards = root / SHARD_FOLDER, found.shards
@@ -196,14 +228,18 @@ def _open_set(root: Path, *, verify: bool) -> OpenedLatents:
     return OpenedLatents(*shards, items, manifest.provenance, latents.sha256, versions, *columns)
 
 
-def _check_index(latents: LatentSet) -> FileIdentity:
-    """Return the identity of the index, which was checked."""
-    try:
-        identity = FileIdentity.of(latents.index.stat())
-    except OSError:  # hashing it says what is wrong
-        identity = FileIdentity(0, 0, 0, 0)
+def _check_index(latents: LatentSet) -> list[FileIdentity]:
+    """Return the identities of the files of the index, which were checked."""
+    identities = [_identity(path) for path in latents.index_paths]
     latents.check_index()
-    return identity
+    return identities
+
+
+def _identity(path: Location) -> FileIdentity:
+    try:
+        return FileIdentity.of(path.stat())
+    except OSError:  # hashing it says what is wrong
+        return FileIdentity(0, 0, 0, 0)
 
 
 def _open_shard(path: Path, *, verify: bool) -> OpenedLatents:

@@ -108,7 +108,7 @@ def index(data: bytes, folder: Path) -> None:
     """The lines of an index."""
     path = folder / "index.jsonl"
     path.write_bytes(data)
-    found = list(read_index(folder))
+    found = list(read_index(folder, None))
     try:
         rows = list(read_rows(path))
     except StoreError:

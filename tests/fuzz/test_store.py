@@ -115,5 +115,5 @@ def test_the_memory_that_a_line_takes_is_that_of_a_part_of_it(tmp_path: Path, fi
     """A line that never ends is not read whole."""
     (tmp_path / "index.jsonl").write_bytes(b"[" + filling * (2**21 // len(filling)))
     found: list[object] = []
-    assert peak_bytes(lambda: found.extend(read_index(tmp_path))) < 40 * 2**20  # of a line, 1 MiB is looked at
+    assert peak_bytes(lambda: found.extend(read_index(tmp_path, None))) < 40 * 2**20  # of a line, 1 MiB is looked at
     assert found

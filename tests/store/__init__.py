@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from semdis_cli.events import Failure, Problem
+from semdis_cli.files.url import Location
 from semdis_cli.parts import LATENTS, LATENTS_FLIP, MASK, MASK_FLIP, QUANTISED, part_dtype
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.records import NO_COLUMNS, EncodedImage, FileDigest, Geometry, ImageRecord, PlannedImage, SourceImage
@@ -22,7 +23,7 @@ from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.quantised import store_as
 from semdis_cli.store.shards import STORE_DTYPES, Shard
 from semdis_cli.store.verifying.verify import ALL_DATA, Sample, VerifySettings, verify_latents
-from semdis_cli.store.writing.changes import find_changes
+from semdis_cli.store.writing.comparison import find_changes
 from semdis_cli.store.writing.finished import NO_BASE, Base
 from semdis_cli.store.writing.latent_set import LatentSetWriter
 from semdis_cli.store.writing.plan import PlannedShard, SetPlan, plan_sha256, plan_shards
@@ -241,7 +242,7 @@ def lasting(root: Path) -> dict[str, bytes | None]:
     return {name: data for name, data in contents(root).items() if name not in TIMED}
 
 
-def problems(path: Path, sample: Sample = ALL_DATA) -> list[Problem]:
+def problems(path: Location, sample: Sample = ALL_DATA) -> list[Problem]:
     """What `verify` finds."""
     return [event for event in verify_latents(path, VerifySettings(sample, 2)) if isinstance(event, Problem)]
 

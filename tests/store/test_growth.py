@@ -21,12 +21,12 @@ from semdis_cli.files import atomic
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import EncodedImage, FileDigest, ImageRecord, PlannedImage, SourceImage
 from semdis_cli.sources.files import ON_DISK
-from semdis_cli.store.index import read_rows
+from semdis_cli.store.latent_set import open_set
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.statistics import ChannelSums
-from semdis_cli.store.writing import state
-from semdis_cli.store.writing.changes import find_changes
+from semdis_cli.store.writing import index_writer, state
+from semdis_cli.store.writing.comparison import find_changes
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.journal import Journal
 from semdis_cli.store.writing.latent_set import LatentSetWriter
@@ -169,6 +169,13 @@ def sha256_of(content: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
+@pytest.fixture(params=[index_writer.PIECE_ROWS, 2], ids=["one file", "pieces"], autouse=True)
+def piece_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Rows that a piece of an index has: as many as always, or so few that these sets have several."""
+    monkeypatch.setattr(index_writer, "PIECE_ROWS", request.param)
+    return int(request.param)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
     """Five files and their finished set: two shards of one bucket, one of the other."""
@@ -179,7 +186,17 @@ def folder(tmp_path: Path) -> Folder:
 
 
 def statuses(folder: Folder) -> dict[str, str]:
-    return {row.key: row.status for row in read_rows(folder.root / "index.jsonl")}
+    return {row.key: row.status for row in open_set(folder.root).rows()}
+
+
+def index_of(folder: Folder) -> bytes:
+    """Return all lines of the index, in order."""
+    return b"".join(Path(str(path)).read_bytes() for path in open_set(folder.root).index_paths)
+
+
+def times_of(folder: Folder) -> list[Path]:
+    """Return the files with the times of source files."""
+    return [folder.root / piece.seen_name for piece in Manifest.read(folder.root).index_files.pieces]
 
 
 # --- what is encoded, and what is not -------------------------------------------------------------------------------
@@ -245,22 +262,23 @@ def test_a_touched_file_is_looked_into_once_and_not_encoded(folder: Folder) -> N
     assert (folder.hashed, folder.encoded) == (["b.png"], [])
     folder.run()
     assert folder.hashed == []
-    after = contents(folder.root)
-    assert {**after, "seen.jsonl": None} == {**before, "seen.jsonl": None}
+    after, times = contents(folder.root), {path.relative_to(folder.root).as_posix(): None for path in times_of(folder)}
+    assert after != before
+    assert {**after, **times} == {**before, **times}
 
 
 @pytest.mark.parametrize("damage", ["", "{}\n", '{"index": 7}\n', "[[[\n", "[1,2,3]\n"])
 def test_without_the_times_every_file_is_looked_into_and_none_encoded(folder: Folder, damage: str) -> None:
-    seen = folder.root / "seen.jsonl"
-    whole = seen.read_bytes()
-    seen.write_bytes((whole.splitlines(keepends=True)[0] if damage.startswith("[1") else b"") + damage.encode())
+    whole = {seen: seen.read_bytes() for seen in times_of(folder)}
+    for seen, data in whole.items():
+        seen.write_bytes((data.splitlines(keepends=True)[0] if damage.startswith("[1") else b"") + damage.encode())
     folder.run()
     assert (len(folder.hashed), folder.encoded) == (5, [])
-    assert seen.read_bytes() == whole
+    assert {seen: seen.read_bytes() for seen in times_of(folder)} == whole
 
 
 def test_removed_images_are_marked_and_not_served_and_come_back_without_being_encoded(folder: Folder) -> None:
-    index, gone = (folder.root / "index.jsonl").read_bytes(), folder.files.pop("b.png")
+    index, gone = index_of(folder), folder.files.pop("b.png")
     manifest = folder.run()
     assert (manifest.num_ok, manifest.num_removed, manifest.num_superseded) == (4, 1, 0)
     assert statuses(folder)["b.png"] == "removed"
@@ -270,7 +288,7 @@ def test_removed_images_are_marked_and_not_served_and_come_back_without_being_en
     folder.files["b.png"] = gone
     manifest = folder.run()
     assert (folder.hashed, folder.encoded, manifest.num_removed) == (["b.png"], [], 0)
-    assert (folder.root / "index.jsonl").read_bytes() == index
+    assert index_of(folder) == index
     folder.check()
 
 
@@ -512,6 +530,7 @@ def test_a_copy_of_the_set_that_is_gone_is_named_and_the_advice_helps(folder: Fo
     folder.check()
 
 
+@pytest.mark.parametrize("piece_rows", [index_writer.PIECE_ROWS], indirect=True)
 def test_a_set_killed_between_the_index_and_the_manifest_is_refused_until_the_next_run(
     folder: Folder, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 from semdis_cli.files.json_text import to_line
 from semdis_cli.files.set_names import INDEX_FILE, MANIFEST_FILE
 from semdis_cli.records import FileDigest, HeldImage
-from semdis_cli.store.writing.finished import HeldRows
+from semdis_cli.store.writing.held_rows import HeldRows
 
 KEYS = sorted(
     [f"{n:03d}/photo.png" for n in range(0, 200, 2)] + ["grüße.png", "\U0001f600.png", os.fsdecode(b"caf\xe9.png")]

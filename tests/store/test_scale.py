@@ -17,7 +17,7 @@ from semdis_cli.provenance import Provenance
 from semdis_cli.records import EncodedImage, FileDigest, Geometry, ImageRecord
 from semdis_cli.sources.files import ON_DISK
 from semdis_cli.store.verifying.verify import NO_DATA
-from semdis_cli.store.writing.changes import find_changes
+from semdis_cli.store.writing.comparison import find_changes
 from semdis_cli.store.writing.finished import NO_BASE, Base
 from semdis_cli.store.writing.latent_set import LatentSetWriter
 from semdis_cli.store.writing.plan import SetPlan, plan_sha256, plan_shards
@@ -116,6 +116,7 @@ def test_resuming_finishing_growing_and_verifying_take_few_bytes_an_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(growing, "_MOST_BYTES", 1 << 12)
+    monkeypatch.setattr("semdis_cli.files.images._AT_ONCE", 1 << 9)  # images, of which two stretches are held at most
     peaks: dict[str, list[int]] = {}
     for num_images in (4000, 8000):
         world = World(tmp_path / f"{num_images}", listed(num_images))

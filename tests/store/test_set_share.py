@@ -297,7 +297,7 @@ def test_a_part_killed_while_it_finishes_is_made_good_by_any_other(
     write_share(root, "0/2")
     moved = []
 
-    def move_some(folder: Path, target: Path) -> None:
+    def move_some(folder: Path, target: Path, _: Manifest) -> None:
         for name in ("index.jsonl", "items.table", "seen.jsonl", "SHA256SUMS", "manifest.json")[:num_moved]:
             (folder / name).replace(target / name)
             moved.append(name)

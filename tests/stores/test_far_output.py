@@ -172,7 +172,7 @@ def test_of_two_runs_that_begin_at_once_one_stops_before_it_writes(
     with pytest.raises(UsageError, match="another semdis run has taken over"):
         first.take(shard)
     with pytest.raises(UsageError, match="another semdis run has taken over"):
-        first.push(tmp_path)
+        first.push_names(tmp_path, ["index.jsonl"])
     assert s3.names(f"{bucket}/latents") == ["journal/stage.json"]
     arguments = ("encode", photos, "-o", str(url), "--model", tiny, *OPTIONS, "--stage")
     assert "is writing there, or was stopped" in run(*arguments, "one").stderr

@@ -21,6 +21,7 @@ import torch
 
 from semdis_cli.cli import main
 from semdis_cli.model.tokenizer import Tokenizer
+from semdis_cli.store.writing import index_writer
 from tests.torture.watch import Stop, Watch
 
 FILE_OPERATIONS = {"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate"}
@@ -33,7 +34,8 @@ class Job:
     `signal` is sent `after_s` seconds, or before the `operation`-th file operation below `folder` (1 is the first; 0 is
     none), whatever code makes it. Or, to be exact: with a `log`, every change in `folder` is written to it, and
     `stop` says at which of them the run ends. The surroundings: `umask`; `locks` "none" is a file system without them;
-    `clock` is "jumping" or "standing". `audit`: a file for the changes that are not seen otherwise.
+    `clock` is "jumping" or "standing". `audit`: a file for the changes that are not seen otherwise. `arguments` may
+    begin with PIECE_ROWS=n: rows of a piece of an index, in place of a million.
     """
 
     arguments: list[str]
@@ -109,7 +111,11 @@ def run(job: Job) -> int:
     for descriptor, name in ((1, job.stdout), (2, job.stderr)):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     arrange(job)
-    sys.argv = ["semdis", *job.arguments]
+    arguments = job.arguments
+    if arguments[0].startswith("PIECE_ROWS="):
+        index_writer.PIECE_ROWS = int(arguments[0].partition("=")[2])
+        arguments = arguments[1:]
+    sys.argv = ["semdis", *arguments]
     command: Callable[[], None] = main
     try:
         command()

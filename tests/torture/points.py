@@ -51,6 +51,11 @@ PART_JOURNAL, PART_DONE, PART_REPORT, PART_LOCK = (
     f"latents/journal/{name}" for name in ("1-of-2.jsonl", "1-of-2.done", "1-of-2.report.json", ".semdis-lock-1-of-2")
 )
 WHOLE = "latents/journal/0.jsonl"
+# An index has pieces of so few rows that these sets have several.
+IN_PIECES = ("a set in pieces that grows", "columns for a set in pieces")
+PIECE_ROWS = "PIECE_ROWS=2"
+PIECE, TIMES = "latents/index/*.jsonl", "latents/seen/*.jsonl"
+NEW_PIECE, NEW_TIMES, KEPT_PIECE = f"{BASE}/index/*.jsonl", f"{BASE}/seen/*.jsonl", f"{BASE}/index/*.jsonl"
 
 
 @dataclass(frozen=True)
@@ -168,11 +173,9 @@ POINTS = (
         "a set that grows",
         ("before the set as it was is noted", "before", "mkdir", BASE),
         ("folder made for the set as it was", "after", "mkdir", BASE),
-        ("index as it was half copied", "half", "write", INDEX + TEMPORARY),
-        ("index as it was copied, its manifest not", "before", "create", MANIFEST + TEMPORARY),
-        ("manifest as it was half copied", "half", "write", MANIFEST + TEMPORARY),
-        ("manifest as it was copied, its folder not synced", "after", "rename", MANIFEST + TEMPORARY),
-        ("set as it was copied, no plan", "before", "create", JOURNAL + TEMPORARY),
+        ("index as it was noted, its manifest not", "after", "link", "latents/index.jsonl"),
+        ("manifest as it was noted, its folder not synced", "after", "link", "latents/manifest.json"),
+        ("set as it was noted, no plan", "before", "create", JOURNAL + TEMPORARY),
         ("plan of the growth half written", "half", "write", JOURNAL + TEMPORARY),
         ("plan of the growth renamed, its folder not synced", "after", "rename", JOURNAL + TEMPORARY),
         ("first new shard half written", "half", "write", SHARD + TEMPORARY),
@@ -180,11 +183,11 @@ POINTS = (
         ("first new journal line half written", "half", "write", JOURNAL),
         ("between the first new shard and the second", "after", "sync", JOURNAL),
         ("last new journal line written, not synced", "after", "write", JOURNAL, -1),
-        ("every new shard in the journal, old index", "before", "create", INDEX + TEMPORARY, 2),
-        ("new index half written", "half", "write", INDEX + TEMPORARY, 2),
+        ("every new shard in the journal, old index", "before", "create", INDEX + TEMPORARY),
+        ("new index half written", "half", "write", INDEX + TEMPORARY),
         ("new table of items half written", "half", "write", ITEMS + TEMPORARY),
         ("new checksums half written", "half", "write", SUMS + TEMPORARY),
-        ("new manifest half written", "half", "write", MANIFEST + TEMPORARY, 2),
+        ("new manifest half written", "half", "write", MANIFEST + TEMPORARY),
         ("new lists written, old ones in their place", "before", "rename", f"latents/index.jsonl{TEMPORARY}"),
         ("new index in the place of the old one, old manifest", "after", "rename", f"latents/index.jsonl{TEMPORARY}"),
         (
@@ -227,6 +230,34 @@ POINTS = (
         ("first shard of the third plan renamed, not in the journal", "after", "rename", SHARD + TEMPORARY),
         ("manifest of the third plan half written", "half", "write", MANIFEST + TEMPORARY, -1),
         ("third plan finished, the set as it was half removed", "after", "unlink", f"{BASE}/*", -1),
+    ),
+    *_points(
+        IN_PIECES[0],
+        ("pieces as they were half noted", "after", "link", PIECE),
+        ("pieces as they were noted, their times half", "after", "link", TIMES),
+        ("first new piece half written", "half", "write", NEW_PIECE + TEMPORARY),
+        ("first new piece renamed, without its times", "after", "rename", NEW_PIECE + TEMPORARY),
+        ("times of the first new piece half written", "half", "write", NEW_TIMES + TEMPORARY),
+        ("first piece kept beside new ones", "after", "link", KEPT_PIECE),
+        ("manifest with new pieces half written", "half", "write", MANIFEST + TEMPORARY),
+        ("lists with new pieces written, none in its place", "before", "rename", PIECE + TEMPORARY),
+        ("first new piece in its place, not synced", "after", "rename", PIECE + TEMPORARY),
+        ("all new pieces in their places", "after", "rename", PIECE + TEMPORARY, -1),
+        ("table of items of new pieces in its place", "after", "rename", f"latents/items.table{TEMPORARY}"),
+        ("times of new pieces in their places", "after", "rename", TIMES + TEMPORARY, -1),
+        ("checksums of new pieces in their place", "after", "rename", f"latents/SHA256SUMS{TEMPORARY}"),
+        ("manifest with new pieces in its place", "after", "rename", f"latents/manifest.json{TEMPORARY}"),
+        ("old pieces still beside new ones", "before", "unlink", PIECE),
+        ("one old piece removed, its times not", "after", "unlink", PIECE),
+        ("old pieces and their times removed, plan still there", "after", "unlink", TIMES, -1),
+    ),
+    *_points(
+        IN_PIECES[1],
+        ("first piece with columns half written", "half", "write", NEW_PIECE + TEMPORARY),
+        ("pieces with columns written, the set as it was half held", "after", "link", PIECE),
+        ("first piece with columns in its place", "after", "rename", PIECE + TEMPORARY),
+        ("manifest of pieces with columns in its place", "after", "rename", f"latents/manifest.json{TEMPORARY}"),
+        ("one piece without columns removed", "after", "unlink", PIECE),
     ),
     *_points(
         "columns for a finished set",
@@ -317,11 +348,11 @@ POINTS = (
         PARTS[1],
         ("first new shard of the part renamed, not in its journal", "after", "rename", SHARD + TEMPORARY),
         ("part that adds marked as done, its folder not synced", "after", "rename", PART_DONE + TEMPORARY),
-        ("set as it was before the parts half copied", "half", "write", INDEX + TEMPORARY),
-        ("set as it was before the parts copied, no plan of the whole", "before", "create", WHOLE + TEMPORARY),
+        ("set as it was before the parts half noted", "after", "link", "latents/index.jsonl"),
+        ("set as it was before the parts noted, no plan of the whole", "before", "create", WHOLE + TEMPORARY),
         ("plan of the whole half written, with the set as it was", "half", "write", WHOLE + TEMPORARY),
         ("plan of the whole renamed, with the set as it was", "after", "rename", WHOLE + TEMPORARY),
-        ("manifest with what the parts add half written", "half", "write", MANIFEST + TEMPORARY, 2),
+        ("manifest with what the parts add half written", "half", "write", MANIFEST + TEMPORARY),
         (
             "new lists of parts written, old ones in their place",
             "before",
@@ -411,7 +442,7 @@ class Situation:
     def arguments(self, disk: Path, *more: str) -> list[str]:
         """The command, writing to `latents` in the folder `disk`."""
         if self.table.exists():
-            return ["attach", str(disk / "latents"), str(self.table), *more]
+            return [*self._before, "attach", str(disk / "latents"), str(self.table), *more]
         if self.tensors.exists():
             return ["attach", str(disk / "latents"), "--tensors", str(self.tensors), *more]
         if self.name in PARTS:
@@ -425,7 +456,12 @@ class Situation:
     def encoding(self, disk: Path, *more: str) -> list[str]:
         """The command that encodes the images to `latents` in the folder `disk`: a shard at a time, in their order."""
         one = ("--workers", "1")
-        return encode_arguments(self.images, disk / "latents", self.world.model, *one, *more, shard_images=1)
+        arguments = encode_arguments(self.images, disk / "latents", self.world.model, *one, *more, shard_images=1)
+        return [*self._before, *arguments]
+
+    @property
+    def _before(self) -> tuple[str, ...]:
+        return (PIECE_ROWS,) if self.name in IN_PIECES else ()
 
     def begin(self, disk: Path) -> Path:
         """A folder from which a run starts, made at `disk`."""
@@ -567,6 +603,8 @@ SITUATIONS: dict[str, Callable[[Situation], None]] = {
     "a plan that was given up": _given_up,
     "a finished set not yet tidied": _not_tidied,
     "a set that grows": _grown,
+    IN_PIECES[0]: _grown,
+    IN_PIECES[1]: _finished,
     "a stopped set whose inputs changed": _changed_while_stopped,
     "a growing set whose inputs changed again": _changed_while_growing,
     "columns for a finished set": _finished,
@@ -625,6 +663,8 @@ def describe(root: Path) -> str:
     parts = [f"{num_shards} shards"] if num_shards else []
     parts += [f"{num_tensors} files of tensors"] if num_tensors else []
     parts += [f"{sum(lines)} journal lines"] if lines else []
+    num_pieces = sum(name.startswith("index/") for name in found)
+    parts += [f"{num_pieces} pieces"] if num_pieces else []
     parts += [f"{len(temporaries(root))} temporary"] if temporaries(root) else []
     parts += [name for name in ("index.jsonl", "SHA256SUMS", "manifest.json") if name in found]
     parts += ["lock"] if ".semdis-lock" in found else []

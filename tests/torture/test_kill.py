@@ -11,16 +11,21 @@ import pytest
 
 from semdis_cli.parts import QUANTISED
 from tests.torture.harness import Step, differences, encode_arguments, start, wait_for_shards
-from tests.torture.points import PARTS, POINTS, SITUATIONS, Point, World, break_at, go_on
+from tests.torture.points import IN_PIECES, PARTS, POINTS, SITUATIONS, Point, World, break_at, go_on
 from tests.torture.report import HEAD, TABLE
 from tests.torture.watch import Stop
 
 # What has changed inputs ends with another set than the rest.
 GROWING = {
-    *("a set that grows", "a stopped set whose inputs changed", "a growing set whose inputs changed again"),
+    *(
+        "a set that grows",
+        IN_PIECES[0],
+        "a stopped set whose inputs changed",
+        "a growing set whose inputs changed again",
+    ),
     PARTS[1],
 }
-ATTACHING = {"columns for a finished set", "tensors for a finished set"}
+ATTACHING = {"columns for a finished set", "tensors for a finished set", IN_PIECES[1]}
 # The default run takes every 24th point; each situation has one among them.
 QUICK = {*POINTS[::24], *({point.situation: point for point in POINTS}.values())}
 EVERY_POINT = [pytest.param(point, id=point.name, marks=[] if point in QUICK else pytest.mark.slow) for point in POINTS]

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from semdis_cli.errors import StoreError
-from semdis_cli.files.links import why_unreadable
 from semdis_cli.stops import looking
 from semdis_cli.store.columns import CAPTION, LABEL, is_label
 from semdis_cli.store.index import parse_place, parse_row
@@ -82,12 +81,7 @@ class ExportColumns:
         latents = self.source.latents
         assert latents is not None, "only sets have columns"
         number = bisect_left(self.source.keys, key)
-        try:
-            with latents.index.open("rb") as file:
-                file.seek(self._offsets[number])
-                line = file.readline()
-        except OSError as error:
-            raise StoreError(f"cannot be read ({why_unreadable(latents.index, error)})", place=latents.index) from error
+        line = latents.line_at(self._offsets[number])
         try:
             place = parse_row(parse_place, line)
         except StoreError:

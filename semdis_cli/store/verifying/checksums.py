@@ -5,7 +5,7 @@ from collections.abc import Generator, Iterator
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
-from semdis_cli.files.set_names import CHECKSUM_FILE, COLUMN_FOLDER, INDEX_FILE, MANIFEST_FILE, SHARD_FOLDER
+from semdis_cli.files.set_names import CHECKSUM_FILE, COLUMN_FOLDER, MANIFEST_FILE, SHARD_FOLDER
 from semdis_cli.files.url import Location
 from semdis_cli.store.latent_set import LatentSet
 from semdis_cli.store.shard_header import open_regular
@@ -18,7 +18,8 @@ _MAX_LINE_BYTES = 1 << 12
 def check_checksums(latents: LatentSet) -> Iterator[Problem]:
     """Hold `SHA256SUMS` against the manifest."""
     root, manifest = latents.root, latents.manifest
-    expected = {MANIFEST_FILE: latents.sha256, INDEX_FILE: manifest.index.sha256}
+    expected = {MANIFEST_FILE: latents.sha256}
+    expected |= {piece.name: piece.file.sha256 for piece in manifest.index_files.pieces}
     expected |= {f"{SHARD_FOLDER}/{shard.name}": shard.file.sha256 for shard in manifest.shards}
     expected |= {f"{COLUMN_FOLDER}/{file.name}": file.file.sha256 for _, _, file in tensor_files(manifest.tensors)}
     try:

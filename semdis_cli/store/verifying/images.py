@@ -3,12 +3,11 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 
 from semdis_cli.events import Failure, Problem
 from semdis_cli.files.identity import Witness
-from semdis_cli.files.set_names import INDEX_FILE
 from semdis_cli.files.url import Location
 from semdis_cli.records import ImageRecord, SourceImage
 from semdis_cli.store.index import IndexRow, read_rows
@@ -27,9 +26,11 @@ def compare_images(
 
     `table`: its index, which can be read and is sorted by key, as `images` and `failures` are.
     """
-    seen = SeenByKey(read_seen(root, table.file.sha256) if table.file is not None else iter(()))
-    witness = Witness.of(images, time.time_ns(), seen_time_ns(root))
-    for key, row, found in _side_by_side(root, images, failures):
+    files = [(root / piece.seen_name, piece.file.sha256) for piece in table.pieces]
+    seen = SeenByKey(chain.from_iterable(read_seen(path, sha256) for path, sha256 in files))
+    witness = Witness.of(images, time.time_ns(), seen_time_ns(path for path, _ in files))
+    rows = chain.from_iterable(read_rows(root / piece.name) for piece in table.pieces)
+    for key, row, found in _side_by_side(rows, images, failures):
         what = _difference(row, found)
         if what is not None:
             yield Problem(key, "source", what)
@@ -40,10 +41,10 @@ def compare_images(
 
 
 def _side_by_side(
-    root: Location, images: Sequence[SourceImage], failures: Sequence[Failure]
+    index: Iterable[IndexRow], images: Sequence[SourceImage], failures: Sequence[Failure]
 ) -> Iterator[tuple[str, IndexRow | None, SourceImage | Failure | None]]:
     """Yield all keys of rows, images and failures, each with its row and what was found of it."""
-    rows = ((row.key, 0, row) for row in read_rows(root / INDEX_FILE))
+    rows = ((row.key, 0, row) for row in index)
     found = ((image.key, 1, image) for image in images)
     failed = ((failure.key, 2, failure) for failure in failures)
     everything: Iterable[tuple[str, int, IndexRow | SourceImage | Failure]] = merge(rows, found, failed)

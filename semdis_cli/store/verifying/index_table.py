@@ -3,7 +3,7 @@
 import hashlib
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf, prod
@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
 from semdis_cli.files.json_text import parse_json
-from semdis_cli.files.set_names import INDEX_FILE
+from semdis_cli.files.set_names import INDEX_FILE, INDEX_FOLDER
 from semdis_cli.files.url import Location
 from semdis_cli.records import FileDigest, ImageRecord
 from semdis_cli.store.columns import LABEL, is_label
 from semdis_cli.store.index import IndexRow
+from semdis_cli.store.manifest import Manifest
+from semdis_cli.store.set_index import IndexPiece, RowCounts, is_piece_name
 from semdis_cli.store.shard_header import ShardHeader, open_regular
 
 _MAX_LINE_BYTES = 1 << 20
@@ -67,7 +69,8 @@ class IndexTable:
     `shards`: by file name. `num_ok`, `num_failed`, `num_removed`, `num_left_out`: rows of each status.
     `served_pixels`: of the model's input, over the rows that are to be used. `is_sorted`: every line could be read,
     keys rise, and no key comes twice. `columns`: of those rows how many have each. `num_classes`: as many as the labels
-    of all rows need; infinitely many for one that is no number of a class.
+    of all rows need; infinitely many for one that is no number of a class. `pieces`: its files, as far as they could be
+    read, and what is in each. `first_key`: of the rows of the file that is being read; `last_key`: of all rows.
     """
 
     shards: dict[str, ShardRows]
@@ -77,9 +80,16 @@ class IndexTable:
     num_left_out: int = 0
     served_pixels: int = 0
     is_sorted: bool = True
-    file: FileDigest | None = None
     columns: Counter[str] = field(default_factory=Counter)
     num_classes: float = 0
+    pieces: list[IndexPiece] = field(default_factory=list)
+    first_key: str | None = None
+    last_key: str | None = None
+
+    @property
+    def rows(self) -> RowCounts:
+        """Number of rows of each status."""
+        return RowCounts(self.num_ok, self.num_failed, self.num_removed, self.num_left_out)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -91,8 +101,14 @@ class IndexTable:
         """The rows in a shard, which may be none."""
         return self.shards[shard]
 
+    def begin_file(self) -> tuple[RowCounts, Counter[str]]:
+        """Return rows and columns so far; those of another file of the index follow."""
+        self.first_key = None
+        return self.rows, self.columns.copy()
+
     def add(self, row: IndexRow, offset: int) -> None:
         """Count one row."""
+        self.first_key, self.last_key = row.key if self.first_key is None else self.first_key, row.key
         self.num_failed += row.status == "failed"
         self.num_removed += row.status == "removed"
         self.num_left_out += row.status == "left_out"
@@ -108,33 +124,61 @@ class IndexTable:
             self.num_classes = max(self.num_classes, label + 1 if is_label(label) else inf)
 
 
-def read_index(root: Location) -> Generator[Problem, None, IndexTable]:
-    """Read the index of the set in `root`; every line that is wrong is a problem, and the others still count."""
-    path = root / INDEX_FILE
-    table = IndexTable(defaultdict(partial(ShardRows, partial(_read_row, path))))
-    try:
-        with open_regular(path) as file:
-            yield from _read_lines(file, table)
-    except StoreError as error:
-        table.is_sorted = False
-        yield Problem(INDEX_FILE, "index", error.beside(path))
+def read_index(root: Location, manifest: Manifest | None) -> Generator[Problem, None, IndexTable]:
+    """Read the index of the set in `root`; every line that is wrong is a problem, and the others still count.
+
+    Without a manifest nothing says in which order pieces of an index follow one another: their names do.
+    """
+    names = _names_in(root) if manifest is None else [piece.name for piece in manifest.index_files.pieces]
+    files: list[_IndexFile] = []
+    table = IndexTable(defaultdict(partial(ShardRows, partial(_read_row, files))))
+    for name in names:
+        start = files[-1].stop if files else 0
+        files.append(_IndexFile(root / name, start, start))
+        try:
+            with open_regular(files[-1].path) as file:
+                yield from _read_file(file, name, files[-1], table)
+        except StoreError as error:
+            table.is_sorted = False
+            yield Problem(name, "index", error.beside(files[-1].path))
     return table
 
 
-def _read_lines(file: BinaryIO, table: IndexTable) -> Iterator[Problem]:
-    digest, offset, last_key = hashlib.sha256(), 0, None
+def _names_in(root: Location) -> list[str]:
+    """Return the files of an index that are in a folder."""
+    if (root / INDEX_FOLDER).is_dir() and not (root / INDEX_FILE).exists():
+        found = (f"{INDEX_FOLDER}/{path.name}" for path in (root / INDEX_FOLDER).iterdir())
+        return sorted(filter(is_piece_name, found))
+    return [INDEX_FILE]
+
+
+@dataclass
+class _IndexFile:
+    """A file of an index: of all its bytes, those from `start` up to `stop`."""
+
+    path: Location
+    start: int
+    stop: int
+
+
+def _read_file(file: BinaryIO, name: str, place: _IndexFile, table: IndexTable) -> Iterator[Problem]:
+    """Read a file of an index, and note what is in it."""
+    rows, columns = table.begin_file()
+    digest = hashlib.sha256()
     for number, line in enumerate(_lines(file), start=1):
         row = _parse(line)
-        reason = row if isinstance(row, str) else _misplacement(row, last_key)
+        reason = row if isinstance(row, str) else _misplacement(row, table.last_key)
         if reason is not None:
             table.is_sorted = False
-            yield Problem(INDEX_FILE, "index", f"line {number:,}: {reason}")
+            yield Problem(name, "index", f"line {number:,}: {reason}")
         if isinstance(row, IndexRow):
-            table.add(row, offset)
-            last_key = row.key
+            table.add(row, place.stop)
         digest.update(line)
-        offset += len(line)
-    table.file = FileDigest(offset, digest.hexdigest())
+        place.stop += len(line)
+    found = FileDigest(place.stop - place.start, digest.hexdigest())
+    rows = RowCounts(*(after - before for before, after in zip(rows, table.rows, strict=True)))
+    first_key = table.first_key if table.pieces and table.first_key is not None else ""
+    table.pieces.append(IndexPiece(name, found, rows, dict(table.columns - columns), first_key))
 
 
 def compare_rows(header: ShardHeader, rows: ShardRows) -> Iterator[str]:
@@ -173,9 +217,10 @@ def _misplacement(row: IndexRow, last_key: str | None) -> str | None:
     return f"{row.key!r:.80} comes twice" if row.key == last_key else f"{row.key!r:.80} is not in the order of keys"
 
 
-def _read_row(path: Location, offset: int) -> IndexRow:
-    with open_regular(path) as file:
-        file.seek(offset)
+def _read_row(files: Sequence[_IndexFile], offset: int) -> IndexRow:
+    place = next(one for one in files if offset < one.stop)
+    with open_regular(place.path) as file:
+        file.seek(offset - place.start)
         return IndexRow.from_json(parse_json(file.readline(_MAX_LINE_BYTES)))
 
 

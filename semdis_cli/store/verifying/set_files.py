@@ -9,9 +9,18 @@ from semdis_cli.events import Problem
 from semdis_cli.files.atomic import is_temporary
 from semdis_cli.files.claim import lies_beside
 from semdis_cli.files.links import describe_absent, or_pointer
-from semdis_cli.files.set_names import COLUMN_FOLDER, JOURNAL_FOLDER, SET_FILES, SET_FOLDERS, SHARD_FOLDER
+from semdis_cli.files.set_names import (
+    COLUMN_FOLDER,
+    INDEX_FOLDER,
+    JOURNAL_FOLDER,
+    LIST_FOLDERS,
+    SET_FILES,
+    SET_FOLDERS,
+    SHARD_FOLDER,
+)
 from semdis_cli.files.url import Location
 from semdis_cli.store.manifest import Manifest
+from semdis_cli.store.set_index import is_piece_name
 from semdis_cli.store.shard_header import ShardHeader, read_shard_header
 from semdis_cli.store.tensors.listed import column_of, tensor_files
 from semdis_cli.store.verifying.index_table import compare_rows
@@ -40,11 +49,12 @@ def find_surplus(root: Location, targets: Collection[ShardTarget], manifest: Man
     """
     names = {target.name for target in targets} | _OWN_NAMES
     places = [(path.name, path) for path in _list(root)]
-    for folder in (SHARD_FOLDER, COLUMN_FOLDER):
+    for folder in (SHARD_FOLDER, COLUMN_FOLDER, *sorted(LIST_FOLDERS)):
         places += [(f"{folder}/{path.name}", path) for path in _list(root / folder)]
     if manifest is None:
-        names |= {name for name, path in places if _is_called_like_tensors(path)}
+        names |= {name for name, path in places if _is_called_like_tensors(path) or _is_called_like_a_list(path)}
     else:
+        names |= {*manifest.list_names}
         names |= {f"{COLUMN_FOLDER}/{file.name}" for _, _, file in tensor_files(manifest.tensors)}
     for name, path in sorted(places, key=itemgetter(0)):
         if name not in names and (is_temporary(path.name) or not lies_beside(path)):
@@ -78,8 +88,9 @@ def _guess(path: Location, targets: Collection[ShardTarget]) -> str:
     """Guess what a file that does not belong there is."""
     if is_temporary(path.name):
         return "a temporary file of a run that was stopped: the next semdis encode into the folder removes it"
-    if _is_called_like_tensors(path):
-        return "tensors of a run that was stopped: the next semdis attach or encode into the folder removes them"
+    if _is_called_like_a_list(path) or _is_called_like_tensors(path):
+        what = "tensors" if path.parent.name == COLUMN_FOLDER else "rows"
+        return f"{what} of a run that was stopped: the next semdis attach or encode into the folder removes them"
     try:
         header = read_shard_header(path)
     except StoreError:
@@ -94,6 +105,10 @@ def _guess(path: Location, targets: Collection[ShardTarget]) -> str:
 
 def _is_called_like_tensors(path: Location) -> bool:
     return path.parent.name == COLUMN_FOLDER and column_of(path.name) is not None
+
+
+def _is_called_like_a_list(path: Location) -> bool:
+    return path.parent.name in LIST_FOLDERS and is_piece_name(f"{INDEX_FOLDER}/{path.name}")
 
 
 def _is_same(path: Location, header: ShardHeader, target: ShardTarget) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Problem
 from semdis_cli.files.links import describe_absent
-from semdis_cli.files.set_names import INDEX_FILE, JOURNAL_FOLDER, MANIFEST_FILE, SHARD_FOLDER
+from semdis_cli.files.set_names import INDEX_FILE, INDEX_FOLDER, JOURNAL_FOLDER, MANIFEST_FILE, SHARD_FOLDER
 from semdis_cli.files.url import Location
 from semdis_cli.records import FileDigest
 from semdis_cli.store.checks import is_shard_name
@@ -42,7 +42,7 @@ class SetLists:
     @property
     def has_whole_index(self) -> bool:
         """True if the index is the one that the manifest was written with."""
-        return self.table is not None and self.manifest is not None and self.table.file == self.manifest.index
+        return self.table is not None and self.manifest is not None and _is_of(self.table, self.manifest)
 
     def listed_targets(self) -> list[ShardTarget]:
         """The shards of the manifest, in its order."""
@@ -90,12 +90,12 @@ def read_lists(root: Location) -> Generator[Problem, None, SetLists]:
         yield Problem(JOURNAL_FOLDER, "unfinished", what)
     table = None
     if manifest is not None or not has_journal(root):  # a run that was stopped has no index yet
-        table = yield from read_index(root)
+        table = yield from read_index(root, manifest)
     items = None
     if latents is not None and table is not None:
         yield from _compare(latents.manifest, table)
         yield from check_checksums(latents)
-        if table.file == latents.manifest.index:
+        if _is_of(table, latents.manifest):
             items = yield from check_items(latents, table)
     return SetLists(root, manifest, table, pending, items)
 
@@ -147,7 +147,7 @@ def _read_set(root: Location) -> Generator[Problem, None, LatentSet | None]:
         yield Problem(MANIFEST_FILE, "missing", absent)
         return None
     if not path.exists():
-        if not any((root / name).exists() for name in (JOURNAL_FOLDER, SHARD_FOLDER, INDEX_FILE)):
+        if not any((root / name).exists() for name in (JOURNAL_FOLDER, SHARD_FOLDER, INDEX_FILE, INDEX_FOLDER)):
             raise StoreError("not a set of latents; give the folder that semdis encode wrote", place=root)
         what = (
             "missing: the set is unfinished; run the same semdis encode again to finish it"
@@ -168,14 +168,8 @@ def _read_set(root: Location) -> Generator[Problem, None, LatentSet | None]:
 
 def _compare(manifest: Manifest, table: IndexTable) -> Iterator[Problem]:
     """Give the differences between manifest and index."""
-    if table.file is None:
-        return
-    if table.file != manifest.index:
-        what = (
-            "does not match the sha256 in the manifest: damaged or edited, or a run that added to the set was stopped; "
-            "in that case run it again"
-        )
-        yield Problem(INDEX_FILE, "index", what)
+    yield from _compare_pieces(manifest, table)
+    if not _is_of(table, manifest):
         return
     said = {"ok": manifest.num_ok, "failed": manifest.num_failed, "removed": manifest.num_removed}
     if manifest.num_left_out or table.num_left_out:
@@ -187,11 +181,33 @@ def _compare(manifest: Manifest, table: IndexTable) -> Iterator[Problem]:
     names = [shard.name for shard in manifest.shards]
     for name in sorted({*table.shards} - {*names}):
         what = f"{count(len(table.shards[name].numbers), 'row')} of the index in {name}, which is not in the manifest"
-        yield Problem(INDEX_FILE, "index", what)
+        yield Problem(table.pieces[0].name, "index", what)
     yield from _compare_columns(manifest, table)
     if len({*names}) != len(names):
         yield Problem(MANIFEST_FILE, "manifest", "lists a shard twice")
     yield from (Problem(MANIFEST_FILE, "statistics", what) for what in _implausible(manifest, table))
+
+
+def _compare_pieces(manifest: Manifest, table: IndexTable) -> Iterator[Problem]:
+    """Give the files of the index that are others than the manifest says."""
+    found = {piece.name: piece for piece in table.pieces}
+    for piece in manifest.index_files.pieces:
+        if piece.name not in found:
+            continue
+        if found[piece.name].file != piece.file:
+            what = (
+                "does not match the sha256 in the manifest: damaged or edited, or a run that added to the set was "
+                "stopped; in that case run it again"
+            )
+            yield Problem(piece.name, "index", what)
+        elif manifest.pieces and found[piece.name] != piece:
+            what = f"says other numbers of rows, or another first key, of {piece.name} than it has"
+            yield Problem(MANIFEST_FILE, "manifest", what)
+
+
+def _is_of(table: IndexTable, manifest: Manifest) -> bool:
+    """Tell whether the index is the one that the manifest was written with."""
+    return [piece.file for piece in table.pieces] == [piece.file for piece in manifest.index_files.pieces]
 
 
 def _compare_columns(manifest: Manifest, table: IndexTable) -> Iterator[Problem]:
@@ -205,7 +221,7 @@ def _compare_columns(manifest: Manifest, table: IndexTable) -> Iterator[Problem]
             yield Problem(MANIFEST_FILE, "columns", what)
     if classes and table.num_classes > len(classes):
         what = f"has labels beyond the {count(len(classes), 'class', 'classes')} of the manifest"
-        yield Problem(INDEX_FILE, "columns", what)
+        yield Problem(table.pieces[0].name, "columns", what)
 
 
 def _implausible(manifest: Manifest, table: IndexTable) -> Iterator[str]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial, reduce
+from itertools import chain
 from math import ceil
 from operator import add
 
@@ -73,7 +74,9 @@ class Verified:
         """Return the views that the set has of every file."""
         if self.manifest is None or first_view(self.manifest.provenance) == WHOLE:
             return (WHOLE,)
-        return all_views(self.manifest.provenance, (row.key for row in read_rows(self.path / INDEX_FILE) if row.is_ok))
+        paths = (self.path / piece.name for piece in self.manifest.index_files.pieces)
+        rows = chain.from_iterable(map(read_rows, paths))
+        return all_views(self.manifest.provenance, (row.key for row in rows if row.is_ok))
 
     def compare(self, images: Sequence[SourceImage], failures: Sequence[Failure]) -> Iterator[Problem | Match]:
         """Hold the index against images, and inputs that cannot be used, sorted by key; see `compare_images`."""

@@ -11,7 +11,7 @@ from typing import Self
 
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.files import disk
-from semdis_cli.files.atomic import check_free_space, explaining, make_folder, publish
+from semdis_cli.files.atomic import PendingFile, check_free_space, explaining, keep_file, make_folder, publish
 from semdis_cli.files.json_text import to_line
 from semdis_cli.files.lock import FolderLock
 from semdis_cli.files.set_names import (
@@ -22,13 +22,16 @@ from semdis_cli.files.set_names import (
     JOURNAL_FOLDER,
     MANIFEST_FILE,
 )
+from semdis_cli.records import FileDigest
 from semdis_cli.store.columns import SetColumns
 from semdis_cli.store.index import IndexLine
 from semdis_cli.store.item_table import ItemColumns
 from semdis_cli.store.latent_set import LatentSet
 from semdis_cli.store.manifest import Manifest, checksum_lines
+from semdis_cli.store.set_index import IndexPiece, digest_pieces, next_number, piece_name
 from semdis_cli.store.tensors.listed import TensorColumns, tensors_to_json
 from semdis_cli.store.writing.finished import Base, check_latents_folder
+from semdis_cli.store.writing.index_writer import publish_piece
 from semdis_cli.store.writing.journal import Journal
 from semdis_cli.store.writing.seen import copy_seen
 from semdis_cli.store.writing.state import find_state, move_lists, sweep_shards
@@ -88,8 +91,9 @@ class SetEditor:
 
     def index_lines(self) -> Iterator[bytes]:
         """Give the lines of the index as it was before."""
-        with self.latents.index.open("rb") as file:
-            yield from file
+        for path in self.latents.index_paths:
+            with path.open("rb") as file:
+                yield from file
 
     def replace(
         self,
@@ -110,19 +114,19 @@ class SetEditor:
         with ExitStack() as on_failure:
             written = self._new_folder()
             on_failure.callback(self._forget, written)
-            edited = _EditedIndex(lines)
-            index = publish(written / INDEX_FILE, edited.chunks())
+            edited = _EditedIndex(self.base, written, lines)
+            index, pieces = edited.write()
             columns = SetColumns(edited.num_images(), classes)
             tensors = before.tensors if write_tensors is None else write_tensors(written / COLUMN_FOLDER)
             if both := sorted(columns.num_images.keys() & tensors.keys()):
                 what = f"would have two columns {both[0]}, one of tensors: --remove {both[0]} takes away the one it has"
                 raise UsageError(what, place=self.root)
-            manifest = replace(before, index=index, columns=columns, tensors=tensors)
+            manifest = replace(before, index=index, columns=columns, tensors=tensors, pieces=pieces)
             if manifest == before and self.base.folder == self.root:
                 return before
             if manifest != before:
                 manifest = replace(manifest, plan_sha256=_plan_sha256(self.latents, manifest))
-            copy_seen(self.base.folder, before.index.sha256, written, index.sha256)
+            self._copy_times(written, manifest)
             self._write_table(written, edited.items, manifest)
             publish(written / CHECKSUM_FILE, checksum_lines(manifest))
             publish(written / MANIFEST_FILE, [manifest.to_bytes()])
@@ -145,15 +149,25 @@ class SetEditor:
             self._journal.begin({**begun, "base": base.folder.name})
         sweep_shards(self.root, self.base.shard_names)  # of a plan that was given up
         move_tensors(written / COLUMN_FOLDER, self.root)
-        move_lists(written, self.root)
+        move_lists(written, self.root, manifest)
         sweep_tensors(self.root, manifest)
         self._journal.remove()
+
+    def _copy_times(self, folder: Path, manifest: Manifest) -> None:
+        """Write the times of the source files, which are those of before, for the index to be."""
+        pieces = self.base.index.pieces, manifest.index_files.pieces
+        for before, piece in zip(*pieces, strict=True):
+            paths = self.base.folder / before.seen_name, folder / piece.seen_name
+            if before.file == piece.file and paths[0].exists():
+                keep_file(*paths)
+            else:
+                copy_seen(paths[0], before.file.sha256, paths[1], piece.file.sha256)
 
     def _write_table(self, folder: Path, items: ItemColumns, manifest: Manifest) -> None:
         """Write the table of the items; none of a set with a damaged shard, which whoever reads the set then finds."""
         try:
-            headers = self.base.headers()
-            table = items.finish(manifest, tuple(headers[entry.name] for entry in manifest.shards))
+            before = self.base.table()
+            table = items.finish(manifest, () if before is None else before.headers)
         except (StoreError, KeyError):
             return
         publish(folder / ITEMS_FILE, table.to_chunks(hashlib.sha256(manifest.to_bytes()).hexdigest()))
@@ -166,31 +180,69 @@ class SetEditor:
 
 @dataclass
 class _EditedIndex:
-    """The lines of an index while they are written, and what is counted on the way."""
+    """The index of a set with other `lines`, written to `folder` in pieces of as many rows as those of `base`.
 
+    What is counted on the way are the items, and the images by the names of their columns.
+    """
+
+    base: Base
+    folder: Path
     lines: Iterable[Sequence[NewLine]]
     items: ItemColumns = field(default_factory=ItemColumns)
     counts: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    _start: int = 0  # of the next line
+    _ahead: Sequence[NewLine] = ()
 
-    def chunks(self) -> Iterator[bytes]:
-        """Give the bytes of the index."""
-        offset = 0
-        for lines in self.lines:
-            shards, all_names = (
-                [shard for _, shard, _ in lines],
-                [names for _, shard, names in lines if shard is not None],
-            )
-            starts = accumulate([len(line) for line, _, _ in lines], initial=offset)
-            self.items.extend(starts, shards)
-            self.counts.update(all_names)
-            data = b"".join([line for line, _, _ in lines])
-            offset += len(data)
-            yield data
+    def write(self) -> tuple[FileDigest, tuple[IndexPiece, ...]]:
+        """Write all pieces; returns what the manifest says of them. A piece that is as it was keeps its name."""
+        pieces: list[IndexPiece] = []
+        index, self._lines = self.base.index, iter(self.lines)
+        for before in index.pieces:
+            name = piece_name(next_number([*index.pieces, *pieces])) if index.is_split else INDEX_FILE
+            counts = self.counts.copy()
+            file, name = self._write_piece(name, sum(before.rows))
+            pieces.append(replace(before, name=name, file=file, columns=_num_images(self.counts - counts)))
+        if not index.is_split:
+            return pieces[0].file, ()
+        return digest_pieces(pieces), tuple(pieces)
+
+    def _write_piece(self, name: str, num_rows: int) -> tuple[FileDigest, str]:
+        pending = PendingFile(self.folder / INDEX_FILE)
+        try:
+            for chunk in self._chunks(num_rows):
+                pending.write(chunk)
+            return publish_piece(pending, self.folder, name, self.base)
+        finally:
+            pending.discard()
 
     def num_images(self) -> dict[str, int]:
         """Of the images that are to be used, how many have each column."""
-        names = sorted(set(chain.from_iterable(self.counts)))
-        return {name: sum(number for some, number in self.counts.items() if name in some) for name in names}
+        return _num_images(self.counts)
+
+    def _chunks(self, num_rows: int) -> Iterator[bytes]:
+        """Give the bytes of the next rows."""
+        while num_rows > 0:
+            lines = self._ahead or next(self._lines)
+            lines, self._ahead = lines[:num_rows], lines[num_rows:]
+            num_rows -= len(lines)
+            yield self._take(lines)
+
+    def _take(self, lines: Sequence[NewLine]) -> bytes:
+        """Count some lines, and return their bytes."""
+        shards = [shard for _, shard, _ in lines]
+        all_names = [names for _, shard, names in lines if shard is not None]
+        starts = accumulate([len(line) for line, _, _ in lines], initial=self._start)
+        self.items.extend(starts, shards)
+        self.counts.update(all_names)
+        data = b"".join([line for line, _, _ in lines])
+        self._start += len(data)
+        return data
+
+
+def _num_images(counts: Counter[tuple[str, ...]]) -> dict[str, int]:
+    """Return how many images have each column, of images by the names of all their columns."""
+    names = sorted(set(chain.from_iterable(counts)))
+    return {name: sum(number for some, number in counts.items() if name in some) for name in names}
 
 
 def _plan_sha256(before: LatentSet, after: Manifest) -> str:

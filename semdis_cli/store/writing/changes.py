@@ -1,25 +1,15 @@
-"""Changes that make a finished set hold the inputs of this run: a comparison by key, size and content."""
+"""Changes that make a finished set hold the inputs of a run."""
 
-import time
-from array import array
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from itertools import chain
 
-import numpy as np
-
-from semdis_cli.errors import StoreError, UsageError
-from semdis_cli.events import Failure, LeftOut
-from semdis_cli.files.identity import Witness, all_vouch, settled
+from semdis_cli.events import LeftOut
 from semdis_cli.files.image_list import ImageList
-from semdis_cli.files.images import NO_TIME, Images
-from semdis_cli.files.set_names import INDEX_FILE, MANIFEST_FILE
+from semdis_cli.files.images import Images
 from semdis_cli.records import SourceImage
-from semdis_cli.stops import look
-from semdis_cli.store.index import IndexLine
-from semdis_cli.store.writing.finished import Base
-from semdis_cli.store.writing.seen import SeenByKey, SeenFile, has_seen, is_just_this, seen_time_ns
+from semdis_cli.store.set_index import SetIndex
+from semdis_cli.store.writing.seen import SeenFile
 
 # What each image is made from, as `content_of` gives it, in order; None where that cannot be read.
 Hashes = Callable[[Sequence[SourceImage]], Iterable[str | None]]
@@ -43,7 +33,7 @@ class Choice:
         return self.why_not is None and not self.drops_twins
 
 
-_ALL = Choice()
+ALL = Choice()
 
 
 @dataclass
@@ -92,11 +82,26 @@ class Changes:
     set_aside: Mapping[str, str] = field(default_factory=dict)
     contents: Contents = field(default_factory=Contents)
     is_on_record: bool = False  # the set's own list of times is that of `kept`
+    same_pieces: frozenset[int] = frozenset()  # so are those of these pieces of its index, by number
     lacks_times: bool = False  # the set has no such list
 
-    def seen(self) -> Iterator[SeenFile]:
-        """Return what to remember of the files that are kept."""
-        return map(SeenFile._make, self.kept.facts())
+    def kept_between(self, first_key: str, end: str | None) -> Images:
+        """Return the images that are kept of a range of keys: from the first one on, and below `end`; None: all."""
+        return within(self.kept, *stretch(self.kept, first_key, end))
+
+    def kept_in(self, index: SetIndex, number: int) -> Images:
+        """Return the images that are kept of a piece of the set's index."""
+        return self.kept_between(*index.range_of(number))
+
+    def encodes_in(self, index: SetIndex, number: int) -> bool:
+        """Tell whether images are to be encoded whose rows are going to be in a piece of the set's index."""
+        first, stop = stretch(self.to_encode, *index.range_of(number))
+        return first < stop
+
+    def changed_pieces(self, index: SetIndex) -> set[int]:
+        """Return the numbers of the pieces of the set's index in which a row gets another status, or goes."""
+        keys = chain(self.removed, self.forgotten, self.returned, self.set_aside)
+        return {index.number_of(key) for key in keys}
 
     @property
     def num_taken(self) -> int:
@@ -104,214 +109,17 @@ class Changes:
         return len(self.kept) - sum(self.num_left_out.values())
 
 
-def find_changes(
-    base: Base, images: Sequence[SourceImage], failures: Sequence[Failure], hashes: Hashes, choice: Choice = _ALL
-) -> Changes:
-    """Compare `images`, sorted by key, and inputs that are known to be unusable, with the set `base`.
-
-    An input is unchanged if it has the size and the times of then or, where these are others or in doubt (`Witness`
-    says when), the content of then. `choice`: the filters of this run, which may leave out what the set has, and take
-    what it has not. Raises `UsageError` if the set and the inputs have nothing in common.
-    """
-    images = ImageList.of(images)
-    if base.manifest is None:
-        return Changes(to_encode=images)
-    num_inputs = base.manifest.num_ok + base.manifest.num_failed
-    is_plain = choice.is_all and not base.manifest.num_left_out and not failures
-    if len(images) == num_inputs and is_plain and all(NO_TIME not in mtimes for mtimes, _ in images.times()):
-        num_failed = base.manifest.num_failed
-        unchanged = Changes(kept=images, num_failed=num_failed, is_on_record=True)
-        is_same = is_just_this(base.folder, base.manifest.index.sha256, images)
-        if is_same and (all_vouch(images) or all(map(_witness(base, images).is_unchanged, images, unchanged.seen()))):
-            return unchanged
-    failed = frozenset(failure.key for failure in failures)
-    comparison = _Comparison(base, images, choice, failed, _witness(base, images))
-    comparison.run()
-    comparison.settle(hashes)
-    return replace(comparison.result(), lacks_times=not has_seen(base.folder, base.manifest.index.sha256))
+def seen_of(images: Images) -> Iterator[SeenFile]:
+    """Yield what to remember of the files of images."""
+    return map(SeenFile._make, images.facts())
 
 
-def _witness(base: Base, images: Sequence[SourceImage]) -> Witness:
-    return Witness.of(images, time.time_ns(), seen_time_ns(base.folder))
+def stretch(images: Images, first_key: str, end: str | None) -> tuple[int, int]:
+    """Return the places of images of a range of keys: the first, and that after the last."""
+    first = images.place_of(first_key) if first_key else 0
+    return first, len(images) if end is None else images.place_of(end, first)
 
 
-_END: tuple[None, int] = None, 0
-
-
-def _with_offsets(lines: Iterable[IndexLine]) -> Iterator[tuple[IndexLine, int]]:
-    """Yield lines of an index, each with the byte at which it begins."""
-    offset = 0
-    for line in lines:
-        yield line, offset
-        offset += len(line.data)
-
-
-class _Row(NamedTuple):
-    """The part of a row that matters for its input: `then` and `now`, the filters that leave it out."""
-
-    status: str
-    sha256: str | None = None
-    size: tuple[int, int] | None = None
-    then: str | None = None
-    now: str | None = None
-
-
-@dataclass
-class _Comparison:
-    """Sorts inputs and rows into the groups of `Changes`; `images` go by their numbers, for there may be millions.
-
-    `in_doubt`: images, each with the byte at which its row begins in the index. `settled`: those that are kept with
-    other times than they were listed with.
-    """
-
-    base: Base
-    images: Images
-    choice: Choice
-    failed: frozenset[str]
-    witness: Witness
-    to_encode: "array[int]" = field(default_factory=lambda: array("I"))
-    kept: "array[int]" = field(default_factory=lambda: array("I"))
-    settled: list[SourceImage] = field(default_factory=list)
-    returned: set[str] = field(default_factory=set)
-    set_aside: dict[str, str] = field(default_factory=dict)
-    left_out: list[LeftOut] = field(default_factory=list)
-    num_left_out: Counter[str] = field(default_factory=Counter)
-    contents: Contents = field(default_factory=Contents)
-    gone: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # by status
-    in_doubt: "array[int]" = field(default_factory=lambda: array("I"))
-    rows_in_doubt: "array[int]" = field(default_factory=lambda: array("Q"))
-    num_changed: int = 0
-    num_failed: int = 0
-    num_unusable: int = 0  # inputs with latents that cannot even be looked at now
-    failed_before: dict[str, str] = field(default_factory=dict)
-
-    def run(self) -> None:
-        """Walk through inputs and rows side by side, both sorted by key. Raises `StoreError` for a row that is none."""
-        try:
-            self._run()
-        except StoreError as error:
-            if error.place is not None:
-                raise
-            raise StoreError(f"{error.reason}; damaged or edited", place=self.base.folder / INDEX_FILE) from error
-
-    def _run(self) -> None:
-        seen = SeenByKey(self.base.seen())
-        lines = _with_offsets(self.base.lines())
-        line, offset = next(lines, _END)
-        for number, image in enumerate(self.images):
-            look()
-            while line is not None and line.key < image.key:
-                self._miss(line)
-                line, offset = next(lines, _END)
-            if line is not None and line.key == image.key:
-                self._compare(number, image, line, offset, seen.of(image))
-                line, offset = next(lines, _END)
-            else:
-                self.to_encode.append(number)
-        while line is not None:
-            self._miss(line)
-            line, _ = next(lines, _END)
-
-    def settle(self, hashes: Hashes) -> None:
-        """Look into the files whose size and time do not tell."""
-        if not self.in_doubt:
-            return
-        images = self.images.pick(self.in_doubt)
-        lines = self.base.lines_at(self.rows_in_doubt)
-        for number, image, line, digest in zip(self.in_doubt, images, lines, hashes(images), strict=True):
-            if digest == line.content:
-                stamp = settled(image.stamp, time.time_ns())
-                now = replace(image, mtime_ns=stamp.mtime_ns)
-                self._keep(number, now, self._judge(image, line)._replace(sha256=digest))
-                if stamp != image.stamp:
-                    self.settled.append(now)
-            else:
-                self._change(number)
-
-    def result(self) -> Changes:
-        """The groups. Raises `UsageError` if the inputs are all others than those of the set."""
-        num_common = len(self.kept) + self.num_changed + len(self.failed_before)
-        num_lost = len(self.gone["ok"]) + self.num_unusable
-        if num_lost and not num_common and (self.base.root / MANIFEST_FILE).exists():
-            raise UsageError(
-                f"holds latents of other images: none of its {num_lost:,} is among "
-                "the inputs that can be read; to add these, name its sources too, else give another -o",
-                place=self.base.root,
-            )
-        return Changes(
-            to_encode=self._picked(self.to_encode),
-            kept=self._picked(self.kept),
-            returned=frozenset(self.returned),
-            removed=frozenset(self.gone["ok"]),
-            forgotten=frozenset(self.gone["failed"] | self.gone["left_out"]),
-            num_changed=self.num_changed,
-            failed_before=self.failed_before,
-            num_failed=self.num_failed,
-            left_out=tuple(self.left_out),
-            num_left_out=self.num_left_out,
-            set_aside=self.set_aside,
-            contents=self.contents,
-        )
-
-    def _picked(self, numbers: "array[int]") -> Images:
-        """Return images in the order of their keys, all of them as they were listed if none was left out."""
-        is_all = len(numbers) == len(self.images)
-        images = self.images if is_all else self.images.pick(array("I", np.sort(np.asarray(numbers)).tobytes()))
-        return images.changed(self.settled) if self.settled else images
-
-    def _miss(self, line: IndexLine) -> None:
-        if line.key not in self.failed:
-            self.gone[line.status].add(line.key)
-        elif line.status == "failed":
-            self.failed_before[line.key] = line.error or ""
-        elif line.status != "left_out":
-            self.num_unusable += 1
-
-    def _compare(self, number: int, image: SourceImage, line: IndexLine, offset: int, seen: SeenFile | None) -> None:
-        if self.witness.is_unchanged(image, seen):
-            self._keep(number, image, self._judge(image, line))
-        elif (source := line.source) is None:
-            self.to_encode.append(number)
-            if line.status == "failed":
-                self.failed_before[line.key] = line.error or ""
-        elif image.num_bytes != source.num_bytes:
-            self._change(number)
-        else:
-            self.in_doubt.append(number)
-            self.rows_in_doubt.append(offset)
-
-    def _judge(self, image: SourceImage, line: IndexLine) -> _Row:
-        """Return a row, and what the filters of this run make of it."""
-        then, choice = line.reason, self.choice
-        if choice.is_all:
-            return _Row(line.status, then=then)
-        size = line.size
-        now = choice.why_not(image, size) if choice.why_not is not None and size is not None else None
-        if now is None and then == DEDUPE and choice.drops_twins:
-            now = then  # until hashes tell: the other one may be gone
-        file = line.left_out or line.source
-        return _Row(line.status, None if file is None else file.sha256, size, then, now)
-
-    def _change(self, number: int) -> None:
-        self.to_encode.append(number)
-        self.num_changed += 1
-
-    def _keep(self, number: int, image: SourceImage, row: _Row) -> None:
-        if row.status == "left_out" and row.now is None:
-            self.to_encode.append(number)
-        elif row.status == "left_out" and row.now != row.then:
-            self.left_out.append(LeftOut(image.key, str(row.now), *image.stamp, row.size))
-        else:
-            self.kept.append(number)
-            self._count(image, row)
-
-    def _count(self, image: SourceImage, row: _Row) -> None:
-        self.num_failed += row.status == "failed"
-        if row.now is not None:
-            self.num_left_out[row.now] += 1
-            if row.now != row.then:
-                self.set_aside[image.key] = row.now
-        elif row.status == "removed":
-            self.returned.add(image.key)
-        if self.choice.drops_twins and row.now in {None, DEDUPE}:
-            self.contents.add(image, row.status, row.sha256, is_twin=row.now is not None)
+def within(images: Images, first: int, stop: int) -> Images:
+    """Return the images from one place up to another."""
+    return images if stop - first == len(images) else images.pick(range(first, stop))

@@ -20,14 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from semdis_cli.errors import UsageError
+from semdis_cli.files import disk
 from semdis_cli.files.atomic import make_folder, publish
 from semdis_cli.files.json_text import parse_json
 from semdis_cli.files.lock import FolderLock
 from semdis_cli.files.set_names import (
     COLUMN_FOLDER,
+    INDEX_FILE,
+    INDEX_FOLDER,
     JOURNAL_FOLDER,
+    LIST_FOLDERS,
     MANIFEST_FILE,
     REPORT_FILE,
+    SEEN_FILE,
     SET_FILES,
     SET_LISTS,
     SHARD_FOLDER,
@@ -36,6 +41,8 @@ from semdis_cli.files.system_names import may_lie_beside
 from semdis_cli.files.url import Url
 from semdis_cli.records import FileDigest
 from semdis_cli.store.checks import is_shard_name
+from semdis_cli.store.manifest import Manifest
+from semdis_cli.store.set_index import is_piece_name
 from semdis_cli.store.writing.journal import Journal, is_base_name
 
 _CLAIM_FILE = f"{JOURNAL_FOLDER}/stage.json"
@@ -79,7 +86,7 @@ class FarSet:
             raise UsageError(what, place=self.url)
         if strangers := sorted(name for name in names if not _is_own(name)):
             raise UsageError(f"holds other files ({strangers[0]}, ...); give -o an empty or new folder", place=self.url)
-        is_part = any(name in SET_LISTS or is_shard_name(name.rpartition("/")[2]) for name in names)
+        is_part = any(_is_list(name) or is_shard_name(name.rpartition("/")[2]) for name in names)
         if is_part and claim is None and MANIFEST_FILE not in names:
             raise UsageError(
                 f"parts of a set without its {MANIFEST_FILE}, as of a run whose stage was lost, or of a copy that was "
@@ -149,13 +156,18 @@ class FarSet:
         if there == here:
             return
         self._check_journal(there)
-        for name in reversed(SET_LISTS):  # the manifest goes first, and comes last
+        manifest = None if there is None else Manifest.parse(self.url, there)
+        kept = _pieces_in_both(manifest, None if here is None else Manifest.parse(self.stage, here))
+        (self.stage / MANIFEST_FILE).unlink(missing_ok=True)  # it goes first, and comes last
+        found = (f"{folder}/{path.name}" for folder in LIST_FOLDERS for path in disk.list_names(self.stage / folder))
+        for name in {*SET_LISTS, *found} - kept:
             (self.stage / name).unlink(missing_ok=True)
-        if there is None:
-            return
-        for name in SET_LISTS:
+        for name in () if manifest is None else manifest.list_names:
+            if name in kept:
+                continue
             with self._reaching():
                 if (self.url / name).is_file():
+                    make_folder((self.stage / name).parent)
                     publish(self.stage / name, _chunks(self.url / name))
 
     def _manifest(self) -> bytes | None:
@@ -180,8 +192,32 @@ class FarSet:
                 place=self.url,
             )
 
-    def push(self, folder: Path, names: Iterable[str] = SET_LISTS) -> None:
-        """Send the lists in `folder`, those that are there, in their order."""
+    def push(self, folder: Path, manifest: Manifest) -> None:
+        """Send the lists in `folder`, of which `manifest` is the last.
+
+        Pieces of the index that the set has there already stay; lists that are none of its any more go at last.
+        """
+        data = self._manifest()
+        kept = _pieces_in_both(manifest, None if data is None else Manifest.parse(self.url, data))
+        self.push_names(folder, (name for name in manifest.list_names if name not in kept))
+        self._sweep_lists(manifest)
+
+    def sweep_lists(self) -> None:
+        """Remove lists from the store that are none of the set's there, as of a run that was stopped at its end."""
+        if (data := self._manifest()) is not None:
+            self._sweep_lists(Manifest.parse(self.url, data))
+
+    def _sweep_lists(self, manifest: Manifest) -> None:
+        with self._reaching():
+            folders = [self.url / folder for folder in sorted(LIST_FOLDERS)]
+            found = [path.removeprefix(f"{self.url.path}/") for folder in folders for path, *_ in folder.files()]
+            found += [name for name in (INDEX_FILE, SEEN_FILE) if manifest.pieces and (self.url / name).is_file()]
+            for name in set(found).difference(manifest.list_names):
+                with suppress(FileNotFoundError):
+                    (self.url / name).unlink()
+
+    def push_names(self, folder: Path, names: Iterable[str]) -> None:
+        """Send these lists in `folder`, those that are there, in their order."""
         self.check_claim()
         for name in names:
             if (folder / name).exists():
@@ -241,8 +277,23 @@ def _is_own(name: str) -> bool:
     folder, _, last = name.rpartition("/")
     if folder == SHARD_FOLDER:
         return is_shard_name(last)
+    if folder in LIST_FOLDERS:
+        return _is_list(name)
     is_beside = last.startswith(".") or may_lie_beside(last)
     return name in SET_FILES or name == _CLAIM_FILE or (not folder and is_beside)
+
+
+def _pieces_in_both(one: Manifest | None, other: Manifest | None) -> set[str]:
+    """Return the names of the pieces of the index that two states of a set have in common."""
+    if one is None or other is None:
+        return set()
+    there = {(piece.name, piece.file) for piece in other.pieces}
+    return {piece.name for piece in one.pieces if (piece.name, piece.file) in there}
+
+
+def _is_list(name: str) -> bool:
+    folder, _, last = name.rpartition("/")
+    return is_piece_name(f"{INDEX_FOLDER}/{last}") if folder in LIST_FOLDERS else name in SET_LISTS
 
 
 def _plan_of(manifest: bytes) -> object:

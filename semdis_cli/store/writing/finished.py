@@ -1,49 +1,45 @@
 """A folder of latents before a run: may it be written, and what does it hold; a finished set may grow.
 
-`Base` is what a run starts from. `HeldRows` are read without a lock, and nothing in them is proved: what cannot be read
-counts as not there, and whoever writes the set says what is wrong with it.
+`Base` is what a run starts from.
 """
 
-import mmap
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
 
 from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.files import disk
-from semdis_cli.files.atomic import make_folder, publish, sync_folder
+from semdis_cli.files.atomic import keep_file, make_folder
 from semdis_cli.files.claim import check_outside_sets, list_folder
 from semdis_cli.files.links import describe_absent, describe_pointer
 from semdis_cli.files.set_names import (
+    CHECKSUM_FILE,
     COLUMN_FOLDER,
     INDEX_FILE,
-    ITEMS_FILE,
+    INDEX_FOLDER,
     JOURNAL_FOLDER,
+    LIST_FOLDERS,
     MANIFEST_FILE,
-    SEEN_FILE,
     SET_FILES,
     SET_FOLDERS,
     SHARD_FOLDER,
 )
 from semdis_cli.files.url import Location, Url
 from semdis_cli.provenance import Provenance
-from semdis_cli.records import WHOLE, HeldImage
 from semdis_cli.store.checks import is_shard_name
-from semdis_cli.store.index import IndexLine, IndexRow, parse_line, parse_row
-from semdis_cli.store.item_table import read_items
+from semdis_cli.store.index import IndexLine, parse_line, parse_row
+from semdis_cli.store.item_table import ItemTable, read_items
 from semdis_cli.store.items import find_items
 from semdis_cli.store.latent_set import LatentSet
 from semdis_cli.store.manifest import Manifest, verify_hint
+from semdis_cli.store.set_index import SetIndex, is_piece_name
 from semdis_cli.store.tensors.listed import column_of
 from semdis_cli.store.versions import choose_record
-from semdis_cli.store.views import first_view
 from semdis_cli.store.writing.journal import Journal, is_base_name, is_journal_name
-from semdis_cli.store.writing.journal_file import JournalFile, parse_journal_line, records_of
+from semdis_cli.store.writing.journal_file import records_of
 from semdis_cli.store.writing.seen import SeenFile, read_seen
-
-_COPIED_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -82,41 +78,56 @@ class Base:
         """The file names of its shards."""
         return frozenset(shard.name for shard in self.manifest.shards) if self.manifest else frozenset()
 
+    @property
+    def index(self) -> SetIndex:
+        """The files of the index."""
+        return SetIndex(()) if self.manifest is None else self.manifest.index_files
+
     def lines(self) -> Iterator[IndexLine]:
         """The lines of the index, sorted by key. Raises `StoreError` for one that is no row."""
-        if self.manifest is None:
-            return
+        return chain.from_iterable(map(self.lines_of, range(len(self.index.pieces))))
+
+    def lines_of(self, number: int) -> Iterator[IndexLine]:
+        """The lines of one piece of the index. Raises `StoreError` for one that is no row."""
+        path = self.folder / self.index.pieces[number].name
         try:
-            with (self.folder / INDEX_FILE).open("rb") as file:
+            with path.open("rb") as file:
                 yield from map(partial(parse_row, parse_line), file)
         except StoreError as error:
-            raise StoreError(f"{error.reason}; damaged or edited", place=self.folder / INDEX_FILE) from error
+            raise StoreError(f"{error.reason}; damaged or edited", place=path) from error
 
     def lines_at(self, offsets: Iterable[int]) -> Iterator[IndexLine]:
-        """The lines of the index that begin at these bytes. Raises `StoreError` for one that is no row."""
+        """The lines of the index that begin at these bytes, counted over all pieces; `offsets` rise.
+
+        Raises `StoreError` for one that is no row.
+        """
+        for number, some in groupby(offsets, self.index.number_at):
+            yield from self._lines_at(number, (offset - self.index.starts[number] for offset in some))
+
+    def _lines_at(self, number: int, offsets: Iterable[int]) -> Iterator[IndexLine]:
+        path = self.folder / self.index.pieces[number].name
         try:
-            with (self.folder / INDEX_FILE).open("rb") as file:
+            with path.open("rb") as file:
                 for offset in offsets:
                     file.seek(offset)
                     yield parse_row(parse_line, file.readline())
         except StoreError as error:
-            raise StoreError(f"{error.reason}; damaged or edited", place=self.folder / INDEX_FILE) from error
+            raise StoreError(f"{error.reason}; damaged or edited", place=path) from error
 
-    def seen(self) -> Iterator[SeenFile]:
-        """Give the sizes and times of source files that are on record, sorted by key."""
-        if self.manifest is not None:
-            yield from read_seen(self.folder, self.manifest.index.sha256)
+    def seen_of(self, number: int) -> Iterator[SeenFile]:
+        """Give the sizes and times of source files that are on record for a piece of the index, sorted by key."""
+        piece = self.index.pieces[number]
+        return read_seen(self.folder / piece.seen_name, piece.file.sha256)
 
-    def headers(self) -> dict[str, bytes]:
-        """The sha256 of each shard's header, by its file name, of the time when it was held against the index.
+    def table(self) -> ItemTable | None:
+        """The table of the items, found anew for a set without one; None of an empty set.
 
-        That is in the set's table; a set without one is looked at now. Raises `StoreError` if it is damaged.
+        Raises `StoreError` if the set is damaged.
         """
         if self.latents is None:
-            return {}
-        manifest = self.latents.manifest
-        table = read_items(self.folder, manifest, self.latents.sha256) or find_items(self.latents).table
-        return dict(zip((shard.name for shard in manifest.shards), table.headers, strict=True))
+            return None
+        found = read_items(self.folder, self.latents.manifest, self.latents.sha256)
+        return found or find_items(self.latents).table
 
     def check_shards(self) -> None:
         """Refuse a set whose shards are not all there; what is in them is for reading to check."""
@@ -132,25 +143,20 @@ class Base:
                     place=path,
                 )
 
-    def copy_to(self, folder: Path) -> "Base":
-        """The same in another folder, which is made; the manifest comes last."""
-        make_folder(folder)
-        for name in (INDEX_FILE, ITEMS_FILE, SEEN_FILE, MANIFEST_FILE):
-            if (self.folder / name).exists():
-                publish(folder / name, _chunks(self.folder / name))
-        return Base(self.root, folder, self.latents and replace(self.latents, folder=folder))
-
     def linked_in(self, folder: Path) -> "Base":
         """The same in another folder, which is made: its files under further names, or copies where the disk has none.
 
-        They are replaced in their places, never written to.
+        They are replaced in their places, never written to. The manifest comes last.
         """
         make_folder(folder)
-        names = [name for name in (INDEX_FILE, ITEMS_FILE, SEEN_FILE, MANIFEST_FILE) if (self.folder / name).exists()]
-        if not all(disk.try_link(self.folder / name, folder / name) for name in names):
-            return self.copy_to(folder)
-        sync_folder(folder)
+        for name in self._names():
+            keep_file(self.folder / name, folder / name)
         return Base(self.root, folder, self.latents and replace(self.latents, folder=folder))
+
+    def _names(self) -> list[str]:
+        """Return the lists that a run starts from, as far as they are there."""
+        names = self.manifest.list_names if self.manifest is not None else ()
+        return [name for name in names if name != CHECKSUM_FILE and (self.folder / name).exists()]
 
     def remove(self) -> None:
         """Delete the folder and all in it."""
@@ -202,98 +208,6 @@ def shard_sizes(root: Location) -> Callable[[str], int | None]:
         raise UsageError(f"cannot be listed ({error.strerror})", place=root) from error
 
 
-class HeldRows:
-    """The files of the set in a folder, and of what an unfinished run has published there.
-
-    A file of which there are several views is found by one of them.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        recorded = recorded_settings(root)
-        self._view = WHOLE if recorded is None else first_view(recorded)
-        self._journal = Journal(root)
-        self._is_unfinished = bool(self._journal.files())
-
-    @property
-    def is_set(self) -> bool:
-        """Tell whether there is anything."""
-        return self._is_unfinished or (self._root / MANIFEST_FILE).is_file()
-
-    def find(self, key: str) -> HeldImage | None:
-        """The row of an image, by the key of its file, in a finished set."""
-        if self._is_unfinished:
-            return None
-        key = self._view.key_of(key)
-        try:
-            with (
-                (self._root / INDEX_FILE).open("rb") as file,
-                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-            ):
-                return _search(data, key)
-        except (OSError, ValueError, StoreError):  # ValueError: an empty file
-            return None
-
-    def images(self) -> Iterator[HeldImage]:
-        """All files, those of the journal first."""
-        for row in self._rows():
-            file_key = self._view.file_of(row.key)
-            if file_key is not None:
-                yield row._replace(key=file_key)
-
-    def _rows(self) -> Iterator[HeldImage]:
-        base = (yield from self._published()) if self._is_unfinished else None
-        folder = self._journal.folder / str(base) if is_base_name(base) else self._root
-        try:
-            with (folder / INDEX_FILE).open("rb") as file:
-                yield from map(_row, file)
-        except (OSError, StoreError):
-            return
-
-    def _published(self) -> Generator[HeldImage, None, object]:
-        """Rows of shards that are on disk; returns what the plan says of the set that the run started from."""
-        base: object = None
-        for file in self._journal.files():
-            base = (yield from _published_in(file)) or base
-        return base
-
-
-def _published_in(journal: JournalFile) -> Generator[HeldImage, None, object]:
-    base: object = None
-    try:
-        with journal.path.open("rb") as file:
-            base = parse_journal_line(file.readline(), dict, is_proved=False).get("base")
-            for line in file:
-                yield from parse_journal_line(line, _published_rows, is_proved=False)
-    except (OSError, StoreError):  # a torn line is the last one
-        return base
-    return base
-
-
-def _published_rows(content: dict[str, Any]) -> list[HeldImage]:
-    rows = map(IndexRow.from_json, content["rows"])
-    return [HeldImage(row.key, row.source) for row in rows]
-
-
-def _search(data: mmap.mmap, key: str) -> HeldImage | None:
-    """The row with that key in lines that are sorted by key."""
-    first, end = 0, len(data)  # the line looked for, if there is one, begins in here
-    while first < end:
-        middle = (first + end) // 2
-        start = data.rfind(b"\n", first, middle) + 1 or first
-        stop = data.find(b"\n", start) + 1 or len(data)
-        row = _row(data[start:stop])
-        if row.key == key:
-            return row
-        first, end = (stop, end) if row.key < key else (first, start)
-    return None
-
-
-def _row(data: bytes) -> HeldImage:
-    line = parse_row(parse_line, data)
-    return HeldImage(line.key, line.source)
-
-
 def check_latents_folder(root: Path) -> None:
     """Refuse a folder that holds something else than latents of ours, before any work. Raises `UsageError`.
 
@@ -315,6 +229,8 @@ def check_latents_folder(root: Path) -> None:
         shards, columns = list_folder(root / SHARD_FOLDER), list_folder(root / COLUMN_FOLDER)
         strangers += [path for path in shards if not (is_shard_name(path.name) and path.is_file())]
         strangers += [path for path in columns if not (column_of(path.name) and path.is_file())]
+        for path in (path for name in sorted(LIST_FOLDERS) for path in list_folder(root / name)):
+            strangers += [] if is_piece_name(f"{INDEX_FOLDER}/{path.name}") and path.is_file() else [path]
         strangers += [path for path in list_folder(root / JOURNAL_FOLDER) if not _is_of_journal(path)]
     strangers = [path for path in strangers if path.is_symlink() or path.exists()]  # that run removes files, too
     if strangers:
@@ -326,7 +242,8 @@ def _describe_strangers(root: Path, strangers: Sequence[Path], *, is_ours: bool)
     for path in sorted(strangers):
         if absent := describe_absent(path):
             return f"{path}: {absent}"
-    if not is_ours and (root / SHARD_FOLDER).is_dir() and (root / INDEX_FILE).is_file():
+    has_index = (root / INDEX_FILE).is_file() or (root / INDEX_FOLDER).is_dir()
+    if not is_ours and (root / SHARD_FOLDER).is_dir() and has_index:
         return (
             f"{root}: parts of a set without its {MANIFEST_FILE}, as of a download that was cut short: semdis verify "
             f"{root} says what is there; complete it, or give another -o"
@@ -344,9 +261,3 @@ def _is_of_journal(path: Path) -> bool:
     if is_base_name(path.name):
         return path.is_dir() and not path.is_symlink()
     return is_journal_name(path.name) and path.is_file() and not path.is_symlink()  # it is added to in place
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(_COPIED_AT_ONCE):
-            yield chunk

@@ -7,6 +7,7 @@ changed ones, and marks those whose inputs are gone; until its manifest is writt
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Self
 
@@ -107,7 +108,7 @@ class LatentSetWriter(SetWriter):
         if is_done:
             renewed = renew_lists(self.base, plan.changes)
             if self._far is not None:
-                self._far.push(self.root, renewed)
+                self._far.push_names(self.root, renewed)
             self.finished = self.base.manifest
             if self._journal.folder.is_dir():
                 self._journal.remove()
@@ -125,6 +126,7 @@ class LatentSetWriter(SetWriter):
         sweep_tensors(self.root, self.base.manifest)
         if self._far is not None:
             self._far.sweep_shards(names)
+            self._far.sweep_lists()
         return True
 
     def resume(self, outline: Outline) -> list[str]:
@@ -159,10 +161,19 @@ class LatentSetWriter(SetWriter):
 
     def check_space(self) -> None:
         """Raise `NoSpaceError` unless the disk can hold what remains to be written."""
-        copies = 3 * self.base.manifest.index.num_bytes if self.base.manifest else 0  # base, next index, times
+        copies = 3 * self._changing_bytes()  # base, next index, times
         shards = self._remaining_bytes()
         needed = sum(shards) if self._far is None else _MOST_IN_STAGE * max(shards, default=0)
         check_free_space(self.root, copies + needed)
+
+    def _changing_bytes(self) -> int:
+        """Return the bytes of those pieces of the index that are going to give way to others."""
+        plan, index = self._begun_plan, self.base.index
+        changed = plan.changes.changed_pieces(index)
+        keys = chain((one.key for one in plan.failures), (one.key for one in plan.left_out))
+        changed |= set(map(index.number_of, keys))
+        added = (number for number in range(len(index.pieces)) if plan.changes.encodes_in(index, number))
+        return sum(piece.file.num_bytes for number, piece in enumerate(index.pieces) if number in changed.union(added))
 
     def record(self, shard: WrittenShard) -> None:
         """Note a shard that is on disk, as `SetWriter.record`; one of a set in a store is sent there."""
@@ -196,8 +207,8 @@ class LatentSetWriter(SetWriter):
         assert num_rows == outline.num_inputs, f"{num_rows} rows for {outline.num_inputs} inputs"
         self._lock.check()  # all that took a while, and what another run has finished since must stay
         if self._far is not None:
-            self._far.push(written)
-        move_lists(written, self.root)
+            self._far.push(written, manifest)
+        move_lists(written, self.root, manifest)
         self._journal.remove()
         self.finished = manifest
         return manifest
@@ -222,6 +233,6 @@ class LatentSetWriter(SetWriter):
     def _begin(self, plan_sha256: str, classes: tuple[str, ...]) -> None:
         make_folder(self._journal.folder)
         if self.base.manifest is not None and self.base.folder == self.root:
-            self._state = replace(self._state, base=self.base.copy_to(self._journal.new_base_folder()))
+            self._state = replace(self._state, base=self.base.linked_in(self._journal.new_base_folder()))
         self._begin_journal(plan_sha256, classes)
         self._journal.sweep(self.base.folder.name if self.base.manifest is not None else None)

@@ -1,7 +1,7 @@
 """Rows on their way into a list of a set: merged by key, and written many at a time."""
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Protocol, TypeVar
 
@@ -53,3 +53,16 @@ def merge_rows(sorted_groups: Iterable[tuple[str, Iterable[_Row]]]) -> Iterator[
         if (row := next(rows, None)) is not None:
             heapq.heappush(heap, (row.key, number, row, rows))
     yield from rows_before(None)
+
+
+def last_of_each(rows: Iterable[_Row], replaced: Callable[[_Row, _Row], None] | None = None) -> Iterator[_Row]:
+    """Yield of the rows of each key, which follow one another, the last one; `replaced` hears of the others."""
+    last: _Row | None = None
+    for row in rows:
+        if last is not None and last.key != row.key:
+            yield last
+        elif last is not None and replaced is not None:
+            replaced(last, row)
+        last = row
+    if last is not None:
+        yield last

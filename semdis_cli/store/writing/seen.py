@@ -1,5 +1,7 @@
 """`seen.jsonl`: when the files of a finished set were last changed, so that the next run need not read them again.
 
+A set whose index lies in pieces has one in `seen/` for each of them.
+
 It proves nothing and is no part of the set's promise: where it is missing or out of date, contents are compared. The
 first line names the index that it belongs to, the others are `[key, bytes, mtime, ctime]`, times in nanoseconds since
 1970, sorted by key. Lines without a ctime were written by earlier versions.
@@ -13,10 +15,9 @@ from typing import NamedTuple
 
 from semdis_cli.errors import StoreError
 from semdis_cli.events import Failure, LeftOut
-from semdis_cli.files.atomic import publish
+from semdis_cli.files.atomic import make_folder, publish
 from semdis_cli.files.images import FactColumns, Facts, Images
 from semdis_cli.files.json_text import escape_name, parse_json, unescape_name
-from semdis_cli.files.set_names import SEEN_FILE
 from semdis_cli.files.url import Location
 from semdis_cli.records import SourceImage
 from semdis_cli.store.checks import MALFORMED, check_count, check_integer, check_text
@@ -114,26 +115,28 @@ def first_line(index_sha256: str) -> bytes:
     return json.dumps({"index": index_sha256}).encode() + b"\n"
 
 
-def write_seen(folder: Path, index_sha256: str, lines: Iterable[bytes]) -> None:
-    """Publish the file in `folder`; `lines`: of its files, sorted by key."""
-    publish(folder / SEEN_FILE, chain([first_line(index_sha256)], joined(lines)))
+def write_seen(path: Path, index_sha256: str, lines: Iterable[bytes]) -> None:
+    """Publish the file at `path`; `lines`: of its files, sorted by key."""
+    make_folder(path.parent)
+    publish(path, chain([first_line(index_sha256)], joined(lines)))
 
 
-def copy_seen(folder: Path, index_sha256: str, target: Path, new_sha256: str) -> None:
-    """Publish the file of `folder` in `target`, for another index with the same images; nothing if there is none."""
+def copy_seen(path: Path, index_sha256: str, target: Path, new_sha256: str) -> None:
+    """Publish the file at `path` at `target`, for another index with the same images; nothing if there is none."""
     try:
-        with (folder / SEEN_FILE).open("rb") as file:
+        with path.open("rb") as file:
             if file.readline() == first_line(index_sha256):
+                make_folder(target.parent)
                 rest = iter(lambda: file.read(_COPIED_AT_ONCE), b"")
-                publish(target / SEEN_FILE, chain([first_line(new_sha256)], rest))
+                publish(target, chain([first_line(new_sha256)], rest))
     except FileNotFoundError:
         return
 
 
-def read_seen(folder: Location, index_sha256: str) -> Iterator[SeenFile]:
-    """The rows of the file in `folder`; none where it is missing or belongs to another index, fewer where damaged."""
+def read_seen(path: Location, index_sha256: str) -> Iterator[SeenFile]:
+    """The rows of the file at `path`; none where it is missing or belongs to another index, fewer where damaged."""
     try:
-        with (folder / SEEN_FILE).open("rb") as file:
+        with path.open("rb") as file:
             if file.readline() != first_line(index_sha256):
                 return
             for line in file:
@@ -142,27 +145,27 @@ def read_seen(folder: Location, index_sha256: str) -> Iterator[SeenFile]:
         return
 
 
-def has_seen(folder: Path, index_sha256: str) -> bool:
-    """Tell whether there is such a file in `folder`, and it belongs to that index."""
+def has_seen(path: Path, index_sha256: str) -> bool:
+    """Tell whether there is such a file at `path`, and it belongs to that index."""
     try:
-        with (folder / SEEN_FILE).open("rb") as file:
+        with path.open("rb") as file:
             return file.readline() == first_line(index_sha256)
     except OSError:
         return False
 
 
-def seen_time_ns(folder: Location) -> int | None:
-    """Return when the file in `folder` was written, nanoseconds since 1970; None if there is none."""
+def seen_time_ns(paths: Iterable[Location]) -> int | None:
+    """Return when the oldest of these files was written, nanoseconds since 1970; None if one is missing."""
     try:
-        return (folder / SEEN_FILE).stat().st_mtime_ns
+        return min(path.stat().st_mtime_ns for path in paths)
     except OSError:
         return None
 
 
-def is_just_this(folder: Path, index_sha256: str, images: Images) -> bool:
-    """Tell whether the file in `folder` is what `write_seen` would make of `images`."""
+def is_just_this(path: Path, index_sha256: str, images: Images) -> bool:
+    """Tell whether the file at `path` is what `write_seen` would make of `images`."""
     try:
-        with (folder / SEEN_FILE).open("rb") as file:
+        with path.open("rb") as file:
             if file.readline() != first_line(index_sha256):
                 return False
             pieces = map(_lines, images.fact_columns())

@@ -3,6 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,13 +15,22 @@ from semdis_cli.files.claim import list_folder
 from semdis_cli.files.growing import GrowingArray
 from semdis_cli.files.identity import Witness
 from semdis_cli.files.image_list import ImageList
-from semdis_cli.files.set_names import COLUMN_FOLDER, ITEMS_FILE, MANIFEST_FILE, SEEN_FILE, SET_LISTS, SHARD_FOLDER
+from semdis_cli.files.set_names import (
+    CHECKSUM_FILE,
+    COLUMN_FOLDER,
+    INDEX_FILE,
+    LIST_FOLDERS,
+    MANIFEST_FILE,
+    SEEN_FILE,
+    SHARD_FOLDER,
+)
 from semdis_cli.files.url import Location
 from semdis_cli.provenance import Provenance
 from semdis_cli.records import FileDigest, SourceImage
 from semdis_cli.shares import Share
 from semdis_cli.store.columns import check_classes, grown_classes
 from semdis_cli.store.latent_set import LatentSet
+from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.writing.changes import Changes, Hashes
 from semdis_cli.store.writing.finished import Base, shard_sizes
 from semdis_cli.store.writing.growth import Growth
@@ -57,7 +67,8 @@ def find_state(root: Path, place: Location, journal: Journal) -> SetState:
 
     `place`: where its shards are.
     """
-    for folder in filter(Path.is_dir, (root, root / SHARD_FOLDER, root / COLUMN_FOLDER)):
+    inner = (SHARD_FOLDER, COLUMN_FOLDER, *LIST_FOLDERS)
+    for folder in filter(Path.is_dir, (root, *(root / name for name in inner))):
         sweep_temporaries(folder)
     finished = LatentSet.read(place, root) if (root / MANIFEST_FILE).exists() else None
     sha256 = None if finished is None else finished.manifest.plan_sha256
@@ -67,6 +78,8 @@ def find_state(root: Path, place: Location, journal: Journal) -> SetState:
     journal.drop_shares(journal.over(sha256))
     base, name = _find_base(root, place, journal, begun, finished)
     journal.sweep(name)
+    if finished is not None:
+        sweep_lists(root, finished.manifest)
     return SetState(base, begun, entries)
 
 
@@ -218,12 +231,32 @@ def _presence(root: Location) -> Callable[[JournalEntry], bool]:
     return lambda entry: entry.file is None or size(entry.name) == entry.file.num_bytes
 
 
-def move_lists(folder: Path, root: Path) -> None:
-    """Put lists that are safely on disk in `folder` into their places in the set's folder, the manifest last."""
-    for name in SET_LISTS:
+def move_lists(folder: Path, root: Path, manifest: Manifest) -> None:
+    """Put lists that are safely on disk in `folder` into their places in the set's folder, the manifest last.
+
+    Those of before that are none of the set's any more are removed then.
+    """
+    needed = {CHECKSUM_FILE, MANIFEST_FILE, *(piece.name for piece in manifest.index_files.pieces)}
+    for name in manifest.list_names:
         # A set with a damaged shard gets no table, one that was copied may lack times.
-        if name not in {ITEMS_FILE, SEEN_FILE} or (folder / name).exists():
-            move(folder / name, root)
+        if name in needed or (folder / name).exists():
+            make_folder((root / name).parent)
+            move(folder / name, (root / name).parent)
+    sweep_lists(root, manifest)
+
+
+def sweep_lists(root: Path, manifest: Manifest | None) -> None:
+    """Remove lists that are none of the set's: of one before it, or of a run that was stopped while it finished."""
+    names = () if manifest is None else manifest.list_names
+    folders = [name for name in sorted(LIST_FOLDERS) if (root / name).is_dir()]
+    found = [f"{folder}/{path.name}" for folder in folders for path in list_folder(root / folder)]
+    for name in (*found, *(name for name in (INDEX_FILE, SEEN_FILE) if (root / name).exists())):
+        if name not in names:
+            with explaining(root / name):
+                (root / name).unlink()
+    for folder in folders:
+        with suppress(OSError):  # not empty
+            (root / folder).rmdir()
 
 
 def sweep_shards(root: Path, names: Container[str]) -> None:
