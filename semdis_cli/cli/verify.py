@@ -110,7 +110,7 @@ def verify(
 
     Example: `semdis verify latents/ --data`
     """
-    from semdis_cli.pipeline.fleet.verify_job import check_by
+    from semdis_cli.pipeline.fleet.verify_job import helpers_by
     from semdis_cli.pipeline.verify import verify as run
     from semdis_cli.store.verifying.verify import VerifySettings
 
@@ -120,7 +120,7 @@ def verify(
         raise UsageError("--exclude, --include and --all-files say which images --against means: give it too")
     settings = VerifySettings(_parse_sample(data, sample, seed), workers or count_cores())
     shared = ProcessSettings(num_processes=processes, engine=engine, address=address)
-    check = check_by(shared, settings.num_workers, latents)
+    helpers = helpers_by(shared, settings.num_workers, latents)
     display = context.with_resource(open_display(quiet=quiet))
     find = partial(
         find_inputs,
@@ -131,7 +131,7 @@ def verify(
     )
     sources = find(SourceSettings(against), rules) if against else None
     display.plan(Planning("reading the lists of the set"))
-    events = run(latents, settings, sources, check)
+    events = run(latents, settings, sources, helpers)
     reporting = Reporting(as_json, quiet)
     code = follow(events, reporting, summarise=_summary, display=display, make_view=_VerifyView)
     raise typer.Exit(code)

@@ -18,7 +18,7 @@ from semdis_cli.sources.views import in_views
 from semdis_cli.store.verifying.verify import (
     ALL_DATA,
     NO_DATA,
-    ShardCheck,
+    Helpers,
     Verified,
     VerifySettings,
     verify_latents,
@@ -34,15 +34,15 @@ def verify(
     path: Location,
     settings: VerifySettings,
     sources: FoundImages | None = None,
-    check: ShardCheck | None = None,
+    helpers: Helpers | None = None,
 ) -> Iterator[Event]:
     """Verify the set or shard at `path` and, with `sources`, hold its index against the images themselves.
 
-    Where every byte of the latents is read, so is every byte of the images. `check`: as of `verify_latents`. Raises
-    `StoreError` if there are no latents at `path`, and what `check` raises.
+    Where every byte of the latents is read, so is every byte of the images. `helpers`: as of `verify_latents`.
+    Raises `StoreError` if there are no latents at `path`, and what `helpers` raise.
     """
     started, problems = time.perf_counter(), Counter[str]()
-    for event in _all_events(path, settings, sources, check):
+    for event in _all_events(path, settings, sources, helpers):
         if isinstance(event, Verified):
             seconds = round(time.perf_counter() - started, 3)
             yield VerifyFinished(problems.total(), _report(path, settings, event, problems) | {"elapsed_s": seconds})
@@ -53,11 +53,11 @@ def verify(
 
 
 def _all_events(
-    path: Location, settings: VerifySettings, sources: FoundImages | None, check: ShardCheck | None
+    path: Location, settings: VerifySettings, sources: FoundImages | None, helpers: Helpers | None
 ) -> Iterator[Event | Verified]:
     """Give all events, and at last what was looked at."""
     # The latents
-    verified = yield from verify_latents(path, settings, check)
+    verified = yield from verify_latents(path, settings, helpers)
 
     # The images
     if sources is not None:

@@ -1,11 +1,11 @@
-"""Shards that several processes look at: the problems of one, in the same order, whatever happens to them."""
+"""Shards and lists that several processes look at: the problems of one, in the same order, whatever happens to them."""
 
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ from semdis_cli.events import Event, Planning, Problem, ProcessDied, ShardVerifi
 from semdis_cli.files.atomic import digest_file
 from semdis_cli.files.url import parse_location
 from semdis_cli.pipeline.fleet import fleet
-from semdis_cli.pipeline.fleet.verify_job import check_by
+from semdis_cli.pipeline.fleet.verify_job import helpers_by
 from semdis_cli.pipeline.verify import verify
 from semdis_cli.settings import ProcessSettings
+from semdis_cli.store.set_index import IndexPiece, digest_pieces
 from semdis_cli.store.verifying.verify import ALL_DATA, NO_DATA, Sample, VerifySettings
+from semdis_cli.store.writing import index_writer
 from tests.accelerated import children_of
 from tests.cli.conftest import semdis
 from tests.forks import FRESH, PROJECT
@@ -55,7 +57,7 @@ def damaged(whole: Path, tmp_path: Path) -> Path:
 
 
 def look(root: Path, sample: Sample, processes: ProcessSettings, num_workers: int = 2) -> list[Event]:
-    return list(verify(root, VerifySettings(sample, num_workers), check=check_by(processes, num_workers, root)))
+    return list(verify(root, VerifySettings(sample, num_workers), helpers=helpers_by(processes, num_workers, root)))
 
 
 def kinds(events: list[Event]) -> set[str]:
@@ -80,6 +82,46 @@ def test_processes_find_what_threads_find(whole: Path, damaged: Path, sample: Sa
         assert ("rows" in kinds(alone)) == ("missing" in kinds(alone)) == (root == damaged)
         assert ("data" in kinds(alone)) == (root == damaged and sample != NO_DATA)
         assert sum(isinstance(event, ShardVerified) for event in alone) >= 12
+
+
+def swap_pieces(root: Path) -> None:
+    """Exchange two files of the index, for which the manifest vouches."""
+    first, second = (root / "index" / f"0000000{number}.jsonl" for number in (1, 2))
+    first.rename(root / "other")
+    second.rename(first)
+    (root / "other").rename(second)
+
+    def change(fields: dict[str, Any]) -> None:
+        pieces = fields["index"]["pieces"]
+        for number, path in ((1, first), (2, second)):
+            pieces[number] |= asdict(digest_file(path))
+        fields["index"] |= asdict(digest_pieces(map(IndexPiece.from_json, pieces)))
+
+    edit_manifest(root, change)
+
+
+def drop_a_piece(root: Path) -> None:
+    (root / "index" / "00000002.jsonl").unlink()
+
+
+def break_a_line(root: Path) -> None:
+    path = root / "index" / "00000001.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"key"', b'"kay"', 1))
+
+
+@pytest.mark.parametrize("damage", [None, swap_pieces, drop_a_piece, break_a_line])
+def test_processes_read_the_pieces_of_an_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None] | None
+) -> None:
+    monkeypatch.setattr(index_writer, "PIECE_ROWS", 3)
+    write_set(tmp_path / "set")
+    if damage is not None:
+        damage(tmp_path / "set")
+    alone = told(look(tmp_path / "set", ALL_DATA, ProcessSettings()))
+    assert told(look(tmp_path / "set", ALL_DATA, ProcessSettings(num_processes=2))) == alone
+    assert ("index" in kinds(alone)) == (damage is not None)
+    whats = [event.what for event in alone if isinstance(event, Problem)]
+    assert any("its first row: " in what for what in whats) == (damage == swap_pieces)
 
 
 @pytest.mark.parametrize("num_workers", [1, 8])
@@ -167,4 +209,4 @@ def test_what_a_cluster_cannot_share_is_refused_before_work(
     (tmp_path / "latents").mkdir()
     monkeypatch.setattr("semdis_cli.pipeline.fleet.verify_job.check_address", lambda _: None)
     with pytest.raises(UsageError, match=why):
-        check_by(ProcessSettings(engine="ray"), 2, parse_location(place))
+        helpers_by(ProcessSettings(engine="ray"), 2, parse_location(place))

@@ -1,7 +1,7 @@
-"""Checking shards as the job of other processes, of this machine or of a cluster."""
+"""Verifying as the job of other processes, of this machine or of a cluster: they look at shards, and read the index."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -18,12 +18,13 @@ from semdis_cli.pipeline.on_ray.actor import Token
 from semdis_cli.pipeline.on_ray.cluster import check_address
 from semdis_cli.pipeline.on_ray.engine import fleet_in_cluster
 from semdis_cli.settings import ProcessSettings
+from semdis_cli.store.verifying.index_table import PieceFile, ReadPiece, read_here
 from semdis_cli.store.verifying.shard_check import ShardOutcome, ShardTarget, check_shard
-from semdis_cli.store.verifying.verify import ShardCheck
+from semdis_cli.store.verifying.verify import Helpers
 from semdis_cli.threads import WatchedThreads, unless_stopped
 
 
-class VerifyTask(NamedTuple):
+class ShardTask(NamedTuple):
     """A shard to look at; `reads_data`: at every byte of it."""
 
     target: ShardTarget
@@ -34,21 +35,42 @@ class VerifyTask(NamedTuple):
         """Of the shard, within its set."""
         return self.target.name
 
-    def check(self) -> "CheckedShard":
+    def check(self) -> "Checked":
         """Look at the shard."""
-        return CheckedShard(self.name, check_shard(self.target, read_data=self.reads_data))
+        outcome = check_shard(self.target, read_data=self.reads_data)
+        return Checked(self.name, outcome, outcome.num_bytes)
 
 
-class CheckedShard(NamedTuple):
-    """Outcome of a shard, and its name within the set."""
+class PieceTask(NamedTuple):
+    """A file of the index to read."""
+
+    piece: PieceFile
+
+    @property
+    def name(self) -> str:
+        """Of the file, within its set."""
+        return self.piece.name
+
+    def check(self) -> "Checked":
+        """Read the file."""
+        found = self.piece.read()
+        return Checked(self.name, found, 0 if found.file is None else found.file.num_bytes)
+
+
+VerifyTask = ShardTask | PieceTask
+
+
+class Checked(NamedTuple):
+    """Outcome of a task, its name within the set, and how many bytes were read for it."""
 
     name: str
-    outcome: ShardOutcome
+    outcome: ShardOutcome | ReadPiece
+    num_bytes: int
 
 
 @dataclass(frozen=True)
 class VerifyJob:
-    """Checking shards in a process, with so many threads."""
+    """Looking at files of a set in a process, with so many threads."""
 
     num_workers: int
     device: str = "cpu"
@@ -61,35 +83,39 @@ class VerifyJob:
         """Return nothing: a shard that cannot be read here is what is looked for."""
 
     @contextmanager
-    def begin(self) -> Iterator[Worker[VerifyTask, CheckedShard]]:
+    def begin(self) -> Iterator[Worker[VerifyTask, Checked]]:
         """Begin the threads."""
         with WatchedThreads(self.num_workers, "semdis-verify") as pool:
             yield Worker(partial(self._run, pool), lambda: Outcome({}))
 
     def _run(
-        self, pool: WatchedThreads, tasks: Iterable[VerifyTask], record: Callable[[CheckedShard], object]
+        self, pool: WatchedThreads, tasks: Iterable[VerifyTask], record: Callable[[Checked], object]
     ) -> Generator[Event, None, None]:
-        """Check shards, as many at a time as there are threads."""
-        pending: deque[Future[CheckedShard]] = deque()
+        """Do tasks, as many at a time as there are threads."""
+        pending: deque[Future[Checked]] = deque()
 
         def next_done() -> Event:
             checked = pool.result(pending.popleft())
             record(checked)
-            return ShardVerified(checked.name, checked.outcome.num_bytes)
+            return ShardVerified(checked.name, checked.num_bytes)
 
         for task in tasks:
-            pending.append(pool.submit(unless_stopped, VerifyTask.check, task))
+            pending.append(pool.submit(unless_stopped, _check, task))
             if len(pending) >= self.num_workers:
                 yield next_done()
         while pending:
             yield next_done()
 
 
-_Fleet = AbstractContextManager[Fleet[VerifyTask, VerifyTask, CheckedShard]]
+def _check(task: VerifyTask) -> Checked:
+    return task.check()
 
 
-def check_by(processes: ProcessSettings, num_workers: int, place: Location) -> ShardCheck | None:
-    """Return who checks the shards of the set at `place`: several processes, or a cluster; None: threads of this one.
+_Fleet = AbstractContextManager[Fleet[VerifyTask, VerifyTask, Checked]]
+
+
+def helpers_by(processes: ProcessSettings, num_workers: int, place: Location) -> Helpers | None:
+    """Return who looks at the files of the set at `place`: several processes, or a cluster; None: this one.
 
     `num_workers`: threads of all processes together; in a cluster each has one for each of its cores. Raises
     `UsageError` for what a cluster cannot share or where none answers, `MissingExtraError` without Ray.
@@ -103,7 +129,7 @@ def check_by(processes: ProcessSettings, num_workers: int, place: Location) -> S
         def in_cluster(tasks: Sequence[VerifyTask]) -> _Fleet:
             return fleet_in_cluster(VerifyJob(num_workers), processes, _as_it_is, tasks, token)
 
-        return partial(_check_there, in_cluster)
+        return Helpers(partial(_check_there, in_cluster), partial(_read_there, in_cluster))
     if not processes.places:
         return None
     start_early()
@@ -113,7 +139,7 @@ def check_by(processes: ProcessSettings, num_workers: int, place: Location) -> S
         num_each = max(1, num_workers // num_processes)
         return Fleet([VerifyJob(num_each)] * num_processes, _as_it_is, num_processes * num_each)
 
-    return partial(_check_there, on_this_machine)
+    return Helpers(partial(_check_there, on_this_machine), partial(_read_there, on_this_machine))
 
 
 def _token_of(place: Location) -> Token:
@@ -135,16 +161,36 @@ def _as_it_is(task: VerifyTask, _: set[int]) -> VerifyTask:
 def _check_there(
     begin: Callable[[Sequence[VerifyTask]], _Fleet], targets: Sequence[ShardTarget], chosen: frozenset[str]
 ) -> Iterator[ShardOutcome | Event]:
-    """Have other processes check shards, each once, however often a damaged manifest names it; a `ShardCheck`."""
-    if not targets:
+    """Have other processes check shards; a `ShardCheck`."""
+    tasks = {target.name: ShardTask(target, target.name in chosen) for target in targets}
+    for found in _do_there(begin, tasks, [target.name for target in targets]):
+        yield found.outcome if isinstance(found, Checked) else found  # type: ignore[misc] # of shards alone
+
+
+def _read_there(
+    begin: Callable[[Sequence[VerifyTask]], _Fleet], pieces: Sequence[PieceFile]
+) -> Iterator[ReadPiece | Event]:
+    """Have other processes read the files of an index, where there are several; a `PieceReader`."""
+    if len(pieces) < 2:  # it takes as long there as here
+        yield from read_here(pieces)
         return
-    found: dict[str, ShardOutcome] = {}
-    tasks = {target.name: VerifyTask(target, target.name in chosen) for target in targets}
-    left = deque(target.name for target in targets)
+    for found in _do_there(begin, {piece.name: PieceTask(piece) for piece in pieces}, [each.name for each in pieces]):
+        yield found.outcome if isinstance(found, Checked) else found  # type: ignore[misc] # of pieces alone
+
+
+def _do_there(
+    begin: Callable[[Sequence[VerifyTask]], _Fleet], tasks: Mapping[str, VerifyTask], names: Sequence[str]
+) -> Iterator[Checked | Event]:
+    """Have tasks done, each once, however often a damaged manifest names it; yield what came of them, by `names`."""
+    if not names:
+        return
+    found: dict[str, Checked] = {}
+    left = deque(names)
+    take = found.pop if len(tasks) == len(names) else found.__getitem__  # rows of a piece of an index take much room
     with begin([*tasks.values()]) as fleet:
-        for event in fleet.run(tasks.values(), lambda checked: found.update({checked.name: checked.outcome})):
+        for event in fleet.run(tasks.values(), lambda checked: found.update({checked.name: checked})):
             if not isinstance(event, ShardVerified):  # that of the set is told in the order of its shards
                 yield event
             while left and left[0] in found:
-                yield found[left.popleft()]
-    yield from (found[name] for name in left)
+                yield take(left.popleft())
+    yield from map(take, left)

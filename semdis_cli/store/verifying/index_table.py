@@ -7,13 +7,13 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf, prod
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from semdis_cli.errors import StoreError
-from semdis_cli.events import Problem
+from semdis_cli.events import Event, Problem
 from semdis_cli.files.json_text import parse_json
 from semdis_cli.files.set_names import INDEX_FILE, INDEX_FOLDER
 from semdis_cli.files.url import Location
@@ -52,6 +52,13 @@ class ShardRows:
         self.offsets.append(offset)
         self.served.append(row.is_ok)
 
+    def extend(self, others: "ShardRows", start: int) -> None:
+        """Add rows of a file of the index that begins at byte `start`."""
+        self.numbers.extend(others.numbers)
+        self.digests.extend(others.digests)
+        self.offsets.extend(array("Q", (np.asarray(others.offsets) + np.uint64(start)).tobytes()))
+        self.served += others.served
+
     def served_offsets(self) -> NDArray[np.uint64]:
         """Return where the lines of the rows that are to be used begin, rising."""
         offsets: NDArray[np.uint64] = np.array(self.offsets, dtype=np.uint64)[np.array(self.served, dtype=bool)]
@@ -70,7 +77,7 @@ class IndexTable:
     `served_pixels`: of the model's input, over the rows that are to be used. `is_sorted`: every line could be read,
     keys rise, and no key comes twice. `columns`: of those rows how many have each. `num_classes`: as many as the labels
     of all rows need; infinitely many for one that is no number of a class. `pieces`: its files, as far as they could be
-    read, and what is in each. `first_key`: of the rows of the file that is being read; `last_key`: of all rows.
+    read, and what is in each. `first_key`, `last_key`: of its rows.
     """
 
     shards: dict[str, ShardRows]
@@ -101,10 +108,29 @@ class IndexTable:
         """The rows in a shard, which may be none."""
         return self.shards[shard]
 
-    def begin_file(self) -> tuple[RowCounts, Counter[str]]:
-        """Return rows and columns so far; those of another file of the index follow."""
-        self.first_key = None
-        return self.rows, self.columns.copy()
+    def join(self, piece: "ReadPiece", start: int) -> Iterator[Problem]:
+        """Add the rows of the file that follows, which begins at byte `start`; yield what is wrong with its place."""
+        other = piece.table
+        if other.first_key is not None:
+            reason = _misplacement(other.first_key, self.last_key)
+            if reason is not None:
+                self.is_sorted = False
+                yield Problem(piece.name, "index", f"its first row: {reason}")
+            self.first_key = other.first_key if self.first_key is None else self.first_key
+            self.last_key = other.last_key
+        if piece.file is not None:
+            first_key = other.first_key if self.pieces and other.first_key is not None else ""
+            self.pieces.append(IndexPiece(piece.name, piece.file, other.rows, dict(other.columns), first_key))
+        for shard, rows in other.shards.items():
+            self.shards[shard].extend(rows, start)
+        self.num_ok += other.num_ok
+        self.num_failed += other.num_failed
+        self.num_removed += other.num_removed
+        self.num_left_out += other.num_left_out
+        self.served_pixels += other.served_pixels
+        self.is_sorted = self.is_sorted and other.is_sorted
+        self.columns += other.columns
+        self.num_classes = max(self.num_classes, other.num_classes)
 
     def add(self, row: IndexRow, offset: int) -> None:
         """Count one row."""
@@ -124,7 +150,50 @@ class IndexTable:
             self.num_classes = max(self.num_classes, label + 1 if is_label(label) else inf)
 
 
-def read_index(root: Location, manifest: Manifest | None) -> Generator[Problem, None, IndexTable]:
+class PieceFile(NamedTuple):
+    """A file of an index, to be read: its name within the set, and where it is."""
+
+    name: str
+    path: Location
+
+    def read(self) -> "ReadPiece":
+        """Read it; every line that is wrong is a problem, and the others still count."""
+        table, file = IndexTable(defaultdict(partial(ShardRows, _find_nothing))), None
+        problems: list[Problem] = []
+        try:
+            with open_regular(self.path) as opened:
+                file = _read_lines(opened, self.name, table, problems)
+        except StoreError as error:
+            table.is_sorted = False
+            problems.append(Problem(self.name, "index", error.beside(self.path)))
+        return ReadPiece(self.name, self.path, problems, table, file)
+
+
+class ReadPiece(NamedTuple):
+    """A file of an index that was read: what is wrong with it, its rows, and its digest, None if it has no end.
+
+    Places of lines are counted from its own beginning.
+    """
+
+    name: str
+    path: Location
+    problems: list[Problem]
+    table: IndexTable
+    file: FileDigest | None
+
+
+# Has files of an index read; gives what they are, in their order, and other events.
+PieceReader = Callable[[Sequence[PieceFile]], Iterator[ReadPiece | Event]]
+
+
+def read_here(pieces: Sequence[PieceFile]) -> Iterator[ReadPiece]:
+    """Read files of an index in this process; a `PieceReader`."""
+    return map(PieceFile.read, pieces)
+
+
+def read_index(
+    root: Location, manifest: Manifest | None, read: PieceReader = read_here
+) -> Generator[Event, None, IndexTable]:
     """Read the index of the set in `root`; every line that is wrong is a problem, and the others still count.
 
     Without a manifest nothing says in which order pieces of an index follow one another: their names do.
@@ -132,15 +201,14 @@ def read_index(root: Location, manifest: Manifest | None) -> Generator[Problem, 
     names = _names_in(root) if manifest is None else [piece.name for piece in manifest.index_files.pieces]
     files: list[_IndexFile] = []
     table = IndexTable(defaultdict(partial(ShardRows, partial(_read_row, files))))
-    for name in names:
-        start = files[-1].stop if files else 0
-        files.append(_IndexFile(root / name, start, start))
-        try:
-            with open_regular(files[-1].path) as file:
-                yield from _read_file(file, name, files[-1], table)
-        except StoreError as error:
-            table.is_sorted = False
-            yield Problem(name, "index", error.beside(files[-1].path))
+    for found in read([PieceFile(name, root / name) for name in names]):
+        if isinstance(found, ReadPiece):
+            yield from found.problems
+            start = files[-1].stop if files else 0
+            files.append(_IndexFile(found.path, start, start + (found.file.num_bytes if found.file else 0)))
+            yield from table.join(found, start)
+        else:
+            yield found
     return table
 
 
@@ -152,8 +220,7 @@ def _names_in(root: Location) -> list[str]:
     return [INDEX_FILE]
 
 
-@dataclass
-class _IndexFile:
+class _IndexFile(NamedTuple):
     """A file of an index: of all its bytes, those from `start` up to `stop`."""
 
     path: Location
@@ -161,24 +228,24 @@ class _IndexFile:
     stop: int
 
 
-def _read_file(file: BinaryIO, name: str, place: _IndexFile, table: IndexTable) -> Iterator[Problem]:
-    """Read a file of an index, and note what is in it."""
-    rows, columns = table.begin_file()
-    digest = hashlib.sha256()
+def _read_lines(file: BinaryIO, name: str, table: IndexTable, problems: list[Problem]) -> FileDigest:
+    """Add the rows of a file to `table`, and what is wrong with its lines to `problems`; returns its digest."""
+    digest, offset = hashlib.sha256(), 0
     for number, line in enumerate(_lines(file), start=1):
         row = _parse(line)
-        reason = row if isinstance(row, str) else _misplacement(row, table.last_key)
+        reason = row if isinstance(row, str) else _misplacement(row.key, table.last_key)
         if reason is not None:
             table.is_sorted = False
-            yield Problem(name, "index", f"line {number:,}: {reason}")
+            problems.append(Problem(name, "index", f"line {number:,}: {reason}"))
         if isinstance(row, IndexRow):
-            table.add(row, place.stop)
+            table.add(row, offset)
         digest.update(line)
-        place.stop += len(line)
-    found = FileDigest(place.stop - place.start, digest.hexdigest())
-    rows = RowCounts(*(after - before for before, after in zip(rows, table.rows, strict=True)))
-    first_key = table.first_key if table.pieces and table.first_key is not None else ""
-    table.pieces.append(IndexPiece(name, found, rows, dict(table.columns - columns), first_key))
+        offset += len(line)
+    return FileDigest(offset, digest.hexdigest())
+
+
+def _find_nothing(_offset: int) -> IndexRow:
+    raise AssertionError("rows are looked up in the whole index")
 
 
 def compare_rows(header: ShardHeader, rows: ShardRows) -> Iterator[str]:
@@ -210,11 +277,11 @@ def _parse(line: bytes) -> IndexRow | str:
     return row if line.endswith(b"\n") else "cut off"
 
 
-def _misplacement(row: IndexRow, last_key: str | None) -> str | None:
-    """Return what is wrong with the order of a row after `last_key`; None: nothing."""
-    if last_key is None or row.key > last_key:
+def _misplacement(key: str, last_key: str | None) -> str | None:
+    """Return what is wrong with the order of a key after `last_key`; None: nothing."""
+    if last_key is None or key > last_key:
         return None
-    return f"{row.key!r:.80} comes twice" if row.key == last_key else f"{row.key!r:.80} is not in the order of keys"
+    return f"{key!r:.80} comes twice" if key == last_key else f"{key!r:.80} is not in the order of keys"
 
 
 def _read_row(files: Sequence[_IndexFile], offset: int) -> IndexRow:

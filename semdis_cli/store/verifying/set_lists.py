@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from semdis_cli.errors import StoreError
-from semdis_cli.events import Problem
+from semdis_cli.events import Event, Problem
 from semdis_cli.files.links import describe_absent
 from semdis_cli.files.set_names import INDEX_FILE, INDEX_FOLDER, JOURNAL_FOLDER, MANIFEST_FILE, SHARD_FOLDER
 from semdis_cli.files.url import Location
@@ -17,7 +17,7 @@ from semdis_cli.store.latent_set import LatentSet
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.verifying.checksums import check_checksums, read_checksums
-from semdis_cli.store.verifying.index_table import IndexTable, read_index
+from semdis_cli.store.verifying.index_table import IndexTable, PieceReader, read_here, read_index
 from semdis_cli.store.verifying.items_check import check_items
 from semdis_cli.store.verifying.shard_check import ShardTarget
 from semdis_cli.store.verifying.unfinished import PendingShard, has_journal, read_journals
@@ -77,8 +77,11 @@ class SetLists:
         ]
 
 
-def read_lists(root: Location) -> Generator[Problem, None, SetLists]:
-    """Read what lists a set in the folder `root` has, and compare them. Raises `StoreError` if it holds nothing."""
+def read_lists(root: Location, read: PieceReader = read_here) -> Generator[Event, None, SetLists]:
+    """Read what lists a set in the folder `root` has, and compare them; `read`: who reads the files of its index.
+
+    Raises `StoreError` if it holds nothing.
+    """
     latents = yield from _read_set(root)
     manifest = latents.manifest if latents is not None else None
     pending = yield from read_journals(root)
@@ -90,7 +93,7 @@ def read_lists(root: Location) -> Generator[Problem, None, SetLists]:
         yield Problem(JOURNAL_FOLDER, "unfinished", what)
     table = None
     if manifest is not None or not has_journal(root):  # a run that was stopped has no index yet
-        table = yield from read_index(root, manifest)
+        table = yield from read_index(root, manifest, read)
     items = None
     if latents is not None and table is not None:
         yield from _compare(latents.manifest, table)

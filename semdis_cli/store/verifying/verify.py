@@ -18,7 +18,7 @@ from semdis_cli.store.index import read_rows
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.verifying.images import Match, compare_images
-from semdis_cli.store.verifying.index_table import IndexTable
+from semdis_cli.store.verifying.index_table import IndexTable, PieceReader, read_here
 from semdis_cli.store.verifying.set_files import count_links, find_present, find_surplus
 from semdis_cli.store.verifying.set_lists import compare_sums, read_lists, unlisted_targets
 from semdis_cli.store.verifying.shard_check import ShardOutcome, ShardTarget, check_shard
@@ -28,6 +28,14 @@ from semdis_cli.threads import WatchedThreads
 
 # Has shards looked at, all data of those that are named; gives what came of each, in their order, and other events.
 ShardCheck = Callable[[Sequence[ShardTarget], frozenset[str]], Iterator[ShardOutcome | Event]]
+
+
+@dataclass(frozen=True)
+class Helpers:
+    """Who looks at the files of a set: `check` at shards, `read` at the files of its index."""
+
+    check: ShardCheck
+    read: PieceReader
 
 
 @dataclass(frozen=True)
@@ -87,24 +95,24 @@ class Verified:
 
 
 def verify_latents(
-    path: Location, settings: VerifySettings, check: ShardCheck | None = None
+    path: Location, settings: VerifySettings, helpers: Helpers | None = None
 ) -> Generator[Event, None, Verified]:
     """Verify a set (its folder) or a single shard file. Raises `StoreError` if it is neither.
 
-    `check`: who looks at the shards of a set; None: threads of this process.
+    `helpers`: who looks at the files of a set; None: this process.
     """
     alone = partial(check_in_threads, settings.num_workers)
     if path.is_dir():
-        return (yield from _verify_set(path, settings, check or alone))
+        return (yield from _verify_set(path, settings, helpers or Helpers(alone, read_here)))
     if not path.exists():
         raise StoreError("no such latents; give the folder that semdis encode wrote, or one of its shards", place=path)
     outcomes = yield from _check_shards([ShardTarget(path, path.name)], settings, alone)
     return Verified(path, None, None, len(outcomes), sum(outcome.num_bytes for outcome in outcomes))
 
 
-def _verify_set(root: Location, settings: VerifySettings, check: ShardCheck) -> Generator[Event, None, Verified]:
+def _verify_set(root: Location, settings: VerifySettings, helpers: Helpers) -> Generator[Event, None, Verified]:
     # The lists: manifest, index, checksums, journal
-    lists = yield from read_lists(root)
+    lists = yield from read_lists(root, helpers.read)
     targets = [*lists.listed_targets(), *lists.pending_targets()]
     if lists.manifest is None and not targets:
         targets = yield from unlisted_targets(lists)
@@ -114,7 +122,7 @@ def _verify_set(root: Location, settings: VerifySettings, check: ShardCheck) -> 
     yield from find_surplus(root, targets, lists.manifest)
 
     # The shards: their headers, or every byte
-    outcomes = yield from _check_shards(present, settings, check)
+    outcomes = yield from _check_shards(present, settings, helpers.check)
 
     # The tensors: their places, or every byte
     tensor_bytes = 0
