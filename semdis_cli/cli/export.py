@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from semdis_cli.cli.options import Reporting, StoredLatents, command
+from semdis_cli.cli.options import Address, Engine, Processes, Reporting, StoredLatents, command
 from semdis_cli.cli.report import follow
 from semdis_cli.cli.setup import refuse_others, refuse_pipes
 from semdis_cli.cli.streams import say
 from semdis_cli.option import OUTPUT, Option
 from semdis_cli.parts import QUANTISED
-from semdis_cli.settings import ExportSettings
+from semdis_cli.settings import ExportSettings, ProcessSettings
 from semdis_cli.wording import count
 
 Output = Annotated[Path, Option("Folder for the files.", OUTPUT, flags="--output -o")]
@@ -23,6 +23,9 @@ def export(
     latents: StoredLatents = Path("latents"),
     output: Output = Path("exported"),
     settings: ExportSettings,
+    processes: Processes = None,
+    engine: Engine = "local",
+    address: Address = None,
     reporting: Reporting,
 ) -> None:
     """Write latents as other programs read them: WebDataset tars, tables, a file an image, or what a trainer reads.
@@ -44,7 +47,7 @@ def export(
     source = open_latents(latents)
     _say_what_is_lost(settings, recorded_layout(source.provenance, str(source.path)).dtype, quiet=reporting.quiet)
     code = follow(
-        run(source, settings, output),
+        run(source, settings, output, ProcessSettings(num_processes=processes, engine=engine, address=address)),
         reporting,
         summarise=lambda report: f"{count(report['images']['ok'], 'image')} as {settings.format} in {output}",
     )

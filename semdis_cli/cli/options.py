@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from keyword import iskeyword
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -17,6 +17,29 @@ StoredLatents = Annotated[
     Location,
     Option(
         "Folder that `semdis encode` wrote, or one shard file; may be a URL.", is_argument=True, parse=parse_location
+    ),
+]
+# Of commands that compute nothing, so that no device is asked for.
+Processes = Annotated[
+    int | None,
+    Option(
+        "Processes of this machine that share the work; of a Ray cluster, at most so many.  "
+        "[default: 1; as many as the cluster has room for]",
+        min=1,
+        show_default=False,
+    ),
+]
+Engine = Annotated[
+    Literal["local", "ray"],
+    Option("Who does the work: this machine, or a Ray cluster whose nodes see the same folders."),
+]
+Address = Annotated[
+    str | None,
+    Option(
+        "Head of the Ray cluster.  [default: of the cluster that this machine is part of]",
+        metavar="HOST:PORT",
+        envvar="RAY_ADDRESS",
+        show_default=False,
     ),
 ]
 Json = Annotated[bool, Option("Print the closing report as one JSON object on stdout.", OUTPUT, flags="--json")]

@@ -5,12 +5,12 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from semdis_cli.cli.display import Display, Position, open_display
-from semdis_cli.cli.options import Quiet, Reporting, StoredLatents, command
+from semdis_cli.cli.options import Address, Engine, Processes, Quiet, Reporting, StoredLatents, command
 from semdis_cli.cli.report import MAX_SHOWN, describe_loss, follow, more, one_line
 from semdis_cli.cli.setup import find_inputs, refuse_others, refuse_pipes
 from semdis_cli.errors import ExitCode, UsageError
@@ -56,28 +56,6 @@ Threads = Annotated[
         "Threads that read, of all processes of this machine together.  [default: CPU cores]",
         flags="--workers",
         min=1,
-    ),
-]
-Processes = Annotated[
-    int | None,
-    Option(
-        "Processes of this machine that share the shards; of a Ray cluster, at most so many.  "
-        "[default: 1; as many as the cluster has room for]",
-        min=1,
-        show_default=False,
-    ),
-]
-Engine = Annotated[
-    Literal["local", "ray"],
-    Option("Who looks at the shards: this machine, or a Ray cluster whose nodes see the same folder."),
-]
-Address = Annotated[
-    str | None,
-    Option(
-        "Head of the Ray cluster.  [default: of the cluster that this machine is part of]",
-        metavar="HOST:PORT",
-        envvar="RAY_ADDRESS",
-        show_default=False,
     ),
 ]
 JsonLines = Annotated[

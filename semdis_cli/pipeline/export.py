@@ -1,42 +1,42 @@
 """Shards of latents -> files that other programs read, one or a pair for each image."""
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
-from functools import partial
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from semdis_cli.errors import RefusedNameError, StoreError
-from semdis_cli.events import BatchDone, Event, Failure, RunStarted, ShardFailed, StageTimes, TimeSpent
+from semdis_cli.events import Event, Failure, RunStarted, ShardFailed, StageTimes, TimeSpent
 from semdis_cli.files.atomic import check_free_space
 from semdis_cli.files.claim import claimed_folder
+from semdis_cli.pipeline.export_parts import ExportPart, WrittenPart, export_shard, parts_of
 from semdis_cli.pipeline.export_sinks.registry import SINKS
 from semdis_cli.pipeline.export_sinks.sink import ExportJob, Sink
+from semdis_cli.pipeline.fleet.export_job import export_engine
+from semdis_cli.pipeline.fleet.fleet import Fleet
 from semdis_cli.pipeline.report import RunTotals
-from semdis_cli.settings import ExportSettings
-from semdis_cli.stops import look
-from semdis_cli.store.exchange.export import (
-    EXPORT_MARKER,
-    SampleRecord,
-    UnfitError,
-    check_finite,
-)
-from semdis_cli.store.reader import LatentSource, StoredShard, recorded_layout
-from semdis_cli.store.shards import Shard
+from semdis_cli.settings import ExportSettings, ProcessSettings
+from semdis_cli.store.exchange.export import EXPORT_MARKER
+from semdis_cli.store.reader import LatentSource, recorded_layout
 from semdis_cli.threads import WatchedThreads
 
-_ROWS_AT_ONCE = 256
+ALONE = ProcessSettings()
 
 
-def export(source: LatentSource, settings: ExportSettings, output: Path) -> Iterator[Event]:
+def export(
+    source: LatentSource, settings: ExportSettings, output: Path, processes: ProcessSettings = ALONE
+) -> Iterator[Event]:
     """Write the latents of `source` below `output`; what an earlier run finished is kept.
 
-    A damaged shard is a `ShardFailed` event, and the others are exported all the same. Raises `UsageError` if the
-    folder holds something else or cannot be written, `NoSpaceError`, and `StoreError` for keys that lead out of the
-    folder and settings that say nothing of the latents.
+    `processes`: who writes; the files are the same. A damaged shard is a `ShardFailed` event, and the others are
+    exported all the same. Raises `UsageError` if the folder holds something else or cannot be written, `NoSpaceError`,
+    and `StoreError` for keys that lead out of the folder and settings that say nothing of the latents.
     """
     totals, num_failed = RunTotals("export", None), 0
+    report: dict[str, Any] = {}
     recorded_layout(source.provenance, str(source.path))
     kind, job = SINKS[settings.format], ExportJob(source, settings, output)
     names = kind.name_files(job)
@@ -57,11 +57,13 @@ def export(source: LatentSource, settings: ExportSettings, output: Path) -> Iter
         yield RunStarted(len(source.keys), num_done, 0.0, note="; ".join(filter(None, notes)))
 
         # Shard -> rows -> files
-        pool = stack.enter_context(WatchedThreads(settings.num_workers, "semdis-write"))
-        for event in chain(sink.failures, *(_export_shard(job, sink, stored, pool) for stored in source.shards)):
+        parts = [*parts_of(job, sink, names)] if processes != ALONE and source.latents is not None else []
+        engine = export_engine(processes, settings, output.absolute(), parts)
+        events = _write_here(job, sink, stack) if engine is None else _write_there(engine, sink, parts, report)
+        for event in chain(sink.failures, events):
             num_failed += _num_failed(event)
             yield totals.add(event)
-        yield totals.add(_close(sink))
+        yield totals.add(_conclude(sink))
     yield totals.finish(
         output,
         num_ok=len(source.keys) - num_failed,
@@ -69,7 +71,52 @@ def export(source: LatentSource, settings: ExportSettings, output: Path) -> Iter
         latents=str(source.path),
         lossless=not settings.is_lossy(job.stored_dtype) and not left_out,
         **settings.to_json(job.stored_dtype) | ({"parts_left_out": left_out} if left_out else {}),
+        **report,
     )
+
+
+def _write_here(job: ExportJob, sink: Sink, stack: ExitStack) -> Iterator[Event]:
+    """Write all that is left in this process."""
+    pool = stack.enter_context(WatchedThreads(job.settings.num_workers, "semdis-write"))
+    for stored in job.source.shards:
+        yield from export_shard(job, sink, stored, pool, sink.add_record)
+    sink.close()
+
+
+def _write_there(
+    engine: AbstractContextManager[Fleet[ExportPart, ExportPart, WrittenPart]],
+    sink: Sink,
+    parts: Sequence[ExportPart],
+    report: dict[str, Any],
+) -> Iterator[Event]:
+    """Have all parts written by other processes; `report` gets what there is to say of these."""
+    written: dict[str, WrittenPart] = {}
+    left, damaged = deque(part.name for part in parts), dict[str, ShardFailed]()
+
+    def next_ones() -> Iterator[Failure]:
+        while left and left[0] in written:
+            part = written.pop(left.popleft())
+            deque(map(sink.add_record, part.records), maxlen=0)
+            yield from _troubles(part, damaged)
+
+    with engine as fleet, closing(fleet.run(parts, lambda part: written.update({part.name: part}))) as events:
+        for event in events:
+            yield event
+            yield from next_ones()
+        yield from next_ones()
+        report |= fleet.report()
+    yield from damaged.values()
+
+
+def _troubles(part: WrittenPart, damaged: dict[str, ShardFailed]) -> Iterator[Failure]:
+    """Yield the failures of a part; a shard of which several have images is told once, of all of them."""
+    for trouble in part.troubles:
+        if isinstance(trouble, ShardFailed):
+            before = damaged.get(trouble.name)
+            number = trouble.num_images + (0 if before is None else before.num_images)
+            damaged[trouble.name] = replace(trouble, num_images=number)
+        else:
+            yield trouble
 
 
 def _say_what_stays(source: LatentSource) -> str:
@@ -94,57 +141,9 @@ def _bytes_left(job: ExportJob, sink: Sink) -> int:
     return sum(sink.sample_bytes(job, stored) * sum(map(sink.is_left, stored.rows)) for stored in job.source.shards)
 
 
-def _export_shard(job: ExportJob, sink: Sink, stored: StoredShard, pool: WatchedThreads) -> Iterator[Event]:
+def _conclude(sink: Sink) -> TimeSpent:
     started = time.perf_counter()
-    keys = {key for key in stored.rows if sink.needs(key)}
-    if not keys:
-        return
-    try:
-        shard = _read(job.source, stored)
-    except StoreError as error:
-        yield ShardFailed(stored.path.name, str(error), len(keys))
-        return
-    yield TimeSpent(StageTimes(read_s=time.perf_counter() - started))
-    rows = [row for row, key in enumerate(shard.keys) if key in keys]
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        yield from _write_rows(sink, shard, rows[start : start + _ROWS_AT_ONCE], pool)
-
-
-def _read(source: LatentSource, stored: StoredShard) -> Shard:
-    """Read and check the rows of one shard that are to be used. Raises `StoreError`."""
-    shard = source.read(stored)
-    check_finite(shard, str(stored.path))
-    return shard
-
-
-def _write_rows(sink: Sink, shard: Shard, rows: list[int], pool: WatchedThreads) -> Iterator[Event]:
-    started, num_written = time.perf_counter(), 0
-    write = partial(_write_row, sink, shard)
-    for row, outcome in zip(rows, pool.each(write, rows) if sink.one_file_each else map(write, rows), strict=True):
-        look()
-        if isinstance(outcome, Failure):
-            yield outcome
-            continue
-        num_written += sink.is_left(shard.keys[row])
-        if outcome is not None:
-            sink.add_record(outcome)
-    height, width = shard.records[0].geometry.bucket
-    write_s = time.perf_counter() - started
-    yield BatchDone(num_written, num_written * height * width / 1e6, StageTimes(write_s=write_s))
-
-
-def _write_row(sink: Sink, shard: Shard, row: int) -> SampleRecord | Failure | None:
-    try:
-        return sink.write(shard, row)
-    except UnfitError as error:
-        return Failure(shard.keys[row], str(error))
-    except RefusedNameError as error:
-        return Failure(shard.keys[row], f"{error}, or export it as webdataset")
-
-
-def _close(sink: Sink) -> TimeSpent:
-    started = time.perf_counter()
-    sink.close()
+    sink.conclude()
     return TimeSpent(StageTimes(write_s=time.perf_counter() - started))
 
 

@@ -164,6 +164,12 @@ def test_two_nodes_make_the_set_of_one_process_and_its_images(
         again = semdis("roundtrip", few, "-o", tmp_path / name, "--model", tiny, *more, cwd=tmp_path, env=cluster.env)
         assert again.code == 0, again.stderr
     assert lasting(tmp_path / "trip") == lasting(tmp_path / "trip-here")
+    for form in ("webdataset", "npy"):
+        for name, who in ((f"{form}-ray", ("--engine", "ray", "--address", cluster.address)), (f"{form}-here", ())):
+            command = "export", alone, "-o", tmp_path / name, "--format", form, "--tar-size", "1"
+            again = semdis(*command, *who, cwd=tmp_path, env=cluster.env)
+            assert again.code == 0, again.stderr
+        assert lasting(tmp_path / f"{form}-ray") == lasting(tmp_path / f"{form}-here")
 
 
 @pytest.mark.slow

@@ -76,9 +76,8 @@ class ChunkSink(RowSink):
         numbers = np.frombuffer(data[:num_bytes], _UINT32)
         return bool(numbers[0] == len(keys) and numbers[-1] == size)
 
-    def close(self) -> None:
-        """Publish the last file, and the index."""
-        super().close()
+    def conclude(self) -> None:
+        """Publish the index."""
         path, data = self.root / INDEX_FILE, self.index([*self._chunks()])
         if not path.is_file() or path.read_bytes() != data:
             publish(path, [data])

@@ -1,7 +1,7 @@
 """Exports with many images a file: which of the files are left, and how one after the other is written."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -32,10 +32,8 @@ class CutSink(Sink):
         self._left: dict[str, str] = {}  # the file of each key
         self._name = ""
         self._file: PendingFile | None = None
-        without = {failure.key for failure in failures}
-        for number, keys in enumerate(
-            looking(cut_files(job, self.sample_bytes, without, job.settings.tar_mib * 2**20))
-        ):
+        self._without = {failure.key for failure in failures}
+        for number, keys in enumerate(looking(self.files()), job.first_file):
             name = self.name_format.format(number)
             self.names.append(name)
             if not self.is_whole(self.root / name, keys):
@@ -50,6 +48,10 @@ class CutSink(Sink):
     def columns_bytes(cls, job: ExportJob) -> int:
         """Estimate what the columns of an image take."""
         return job.columns.mean_bytes
+
+    def files(self) -> Iterator[Sequence[str]]:
+        """Give the keys of each file."""
+        return cut_files(self.job, self.sample_bytes, self._without, self.job.settings.tar_mib * 2**20)
 
     @abstractmethod
     def is_whole(self, path: Path, keys: Sequence[str]) -> bool:

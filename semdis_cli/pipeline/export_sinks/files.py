@@ -45,9 +45,6 @@ class FileSink(Sink):
         self._publish(shard.keys[row], sample.data)
         return sample.record
 
-    def close(self) -> None:
-        """Do nothing: each file is published as soon as it is written."""
-
     def _check_names(self, output: Path) -> list[Failure]:
         """List the keys whose file cannot be made."""
         return _impossible(self._names, output)
@@ -73,6 +70,8 @@ class ArraySink(FileSink):
     What lies beside the latents in `a.jpg.npy` is in `a.jpg.<part>.npy`.
     """
 
+    has_table = True
+
     def __init__(self, job: ExportJob, names: Mapping[str, PurePosixPath]) -> None:
         self._parts = self.parts(job)
         self._dtypes = job.array_dtypes(job.settings.array_dtype(job.stored_dtype), self._parts)
@@ -97,7 +96,7 @@ class ArraySink(FileSink):
         """Add a line to the table."""
         self._table.write(record.to_bytes(self._columns.of_image(record.image.key)))
 
-    def close(self) -> None:
+    def conclude(self) -> None:
         """Publish the table."""
         self._table.publish()
 

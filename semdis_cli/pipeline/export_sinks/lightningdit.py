@@ -3,7 +3,7 @@
 Layout: https://github.com/hustvl/LightningDiT, `datasets/img_latent_dataset.py`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Self
@@ -74,8 +74,8 @@ class LightningDiTSink(Sink):
         self._grid, self._dtype = job.facts.one_grid(_READER), STORE_DTYPES[job.settings.array_dtype(job.stored_dtype)]
         self.failures = job.facts.unlabelled(_READER)
         self._files_left: dict[str, tuple[str, int]] = {}  # of each key the file, and how many rows that has
-        without = {failure.key for failure in self.failures}
-        for number, keys in enumerate(cut_files(job, self.sample_bytes, without, _FILE_BYTES, _FILE_IMAGES)):
+        self._without = {failure.key for failure in self.failures}
+        for number, keys in enumerate(self.files(), job.first_file):
             name = f"{number:06d}.safetensors"
             if not holds_tensors(self._root / name, self._shapes(len(keys))):
                 self._files_left |= dict.fromkeys(keys, (name, len(keys)))
@@ -105,6 +105,10 @@ class LightningDiTSink(Sink):
         num_bytes = STORE_DTYPES[job.settings.array_dtype(job.stored_dtype)].itemsize
         return 2 * latent_bytes(job, stored) * num_bytes // torch.float32.itemsize + cls.overhead_bytes
 
+    def files(self) -> Iterator[Sequence[str]]:
+        """Give the keys of each file."""
+        return cut_files(self._job, self.sample_bytes, self._without, _FILE_BYTES, _FILE_IMAGES)
+
     def is_left(self, key: str) -> bool:
         """Tell whether the file of `key` is missing, or lacks rows."""
         return key in self._files_left
@@ -123,8 +127,11 @@ class LightningDiTSink(Sink):
         self._file.add({"labels": torch.tensor(self._job.facts.labels[key]), **values})
 
     def close(self) -> None:
-        """Publish the last file and the statistics."""
+        """Publish the last file."""
         self._publish()
+
+    def conclude(self) -> None:
+        """Publish the statistics."""
         moments = raw_moments(self._job.source.sums(), self._job.whitening)
         mean, std = (torch.from_numpy(values).float().view(1, -1, 1, 1) for values in moments)
         publish(self._root / STATISTICS_FILE, [torch_bytes({"mean": mean, "std": std})])

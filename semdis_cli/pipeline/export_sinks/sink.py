@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path, PurePosixPath
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from semdis_cli.events import Failure
 from semdis_cli.parts import BYTES_PER_VALUE, LATENTS, LATENTS_FLIP, part_dtype
@@ -22,23 +22,43 @@ _RECORD_BYTES = 1024  # about what an image's key, geometry and source take
 _USUAL_GRID = (32, 32)  # of latents, to weigh one tensor of a shard against another
 
 
+class KnownImages(NamedTuple):
+    """Facts and columns of images, as far as an export has looked them up."""
+
+    facts: ImageFacts | None = None
+    columns: ExportColumns | None = None
+
+
+_NOTHING = KnownImages()
+
+
 @dataclass(frozen=True)
 class ExportJob:
-    """An export: its source, settings and folder."""
+    """An export, or a part of one: its source, settings and folder.
+
+    Of a part, `first_file` is the number of its first file of many images, and `known` what is known of its images.
+    """
 
     source: LatentSource
     settings: ExportSettings
     output: Path
+    first_file: int = 0
+    known: KnownImages = _NOTHING
 
     @cached_property
     def facts(self) -> ImageFacts:
         """Facts of all images; all of the index is read for them."""
-        return ImageFacts.of(self.source)
+        return self.known.facts or ImageFacts.of(self.source)
 
     @cached_property
     def columns(self) -> ExportColumns:
         """Columns of all images; all of the index is read for them, where there are any."""
-        return ExportColumns.of(self.source)
+        return self.known.columns or ExportColumns.of(self.source)
+
+    def known_of(self, source: LatentSource) -> KnownImages:
+        """Return what is known of some of the images, those of `source`: as much as was asked for so far."""
+        facts = self.facts.part(source.keys) if "facts" in vars(self) else None
+        return KnownImages(facts, self.columns.part(source) if "columns" in vars(self) else None)
 
     @cached_property
     def whitening(self) -> Statistics | None:
@@ -73,10 +93,11 @@ class Sink(ABC):
 
     `one_file_each`: each image has a file of its own, named by its key, and these may be written by many threads at
     once, in any order. `overhead_bytes`: what the format adds to a sample, about. `failures`: the images that the
-    format cannot name.
+    format cannot name. `has_table`: what `write` returns goes into a table.
     """
 
     one_file_each: ClassVar[bool]
+    has_table: ClassVar[bool] = False
     overhead_bytes: ClassVar[int] = 0
     failures: Sequence[Failure]
 
@@ -133,9 +154,15 @@ class Sink(ABC):
         that the disk does not take, and as `publish`.
         """
 
-    @abstractmethod
-    def close(self) -> None:
-        """Publish what is not published yet, after the last sample."""
+    def files(self) -> Iterator[Sequence[str]]:
+        """Give the keys of each file of many images, one after the other, those that are there included."""
+        return iter(())
+
+    def close(self) -> None:  # noqa: B027 # most have nothing open
+        """Publish the file that is being written, after the last sample of it."""
+
+    def conclude(self) -> None:  # noqa: B027 # most have nothing more
+        """Publish what is about all samples, after `close`; of the whole export alone."""
 
     def add_record(self, record: SampleRecord) -> None:  # noqa: B027 # most have no table
         """Note the record of a sample, in order."""

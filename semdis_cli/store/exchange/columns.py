@@ -5,7 +5,7 @@ from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 from semdis_cli.errors import StoreError
@@ -28,6 +28,7 @@ class ExportColumns:
 
     `kinds`: by name, one for all images; a column of `json` has values of several kinds, or objects. `num_images`: how
     many have each. `classes`: names of the labels, if each label has one. `mean_bytes`: of an image's columns, about.
+    `found`: of a part of the images (`part`) their columns, by key.
     """
 
     source: LatentSource
@@ -36,6 +37,8 @@ class ExportColumns:
     classes: tuple[str, ...] = ()
     mean_bytes: int = 0
     _offsets: "array[int]" = field(default_factory=lambda: array("Q"))  # of the row of each key, in the index
+    found: Mapping[str, Mapping[str, Any]] | None = None
+    complete: frozenset[str] = frozenset()  # names of those that each image has
 
     @classmethod
     def of(cls, source: LatentSource) -> Self:
@@ -57,11 +60,18 @@ class ExportColumns:
         classes = latents.manifest.columns.classes
         known = {name: kinds[name] for name in sorted(kinds)}
         mean_bytes = num_bytes // max(1, len(offsets))
-        return cls(source, known, num_images, classes if num_labels <= len(classes) else (), mean_bytes, offsets)
+        complete = frozenset(name for name in known if num_images[name] == len(source.keys))
+        known_classes = classes if num_labels <= len(classes) else ()
+        return cls(source, known, num_images, known_classes, mean_bytes, offsets, complete=complete)
+
+    def part(self, source: LatentSource) -> "ExportColumns":
+        """Return the same of some of the images, those of `source`: all that is known, and their columns alone."""
+        found = {key: self._look_up(key) for key in source.keys} if self.kinds else {}
+        return replace(self, source=source, found=found, _offsets=array("Q"))
 
     def is_complete(self, name: str) -> bool:
-        """Tell whether each image has a column."""
-        return self.num_images[name] == len(self.source.keys)
+        """Tell whether each image of the set has a column."""
+        return name in self.complete
 
     def of_image(self, key: str) -> dict[str, Any]:
         """Return all columns of one image, None where it has none. Raises `StoreError` if the set has changed."""
@@ -78,6 +88,8 @@ class ExportColumns:
         }
 
     def _look_up(self, key: str) -> Mapping[str, Any]:
+        if self.found is not None:
+            return self.found[key]
         latents = self.source.latents
         assert latents is not None, "only sets have columns"
         number = bisect_left(self.source.keys, key)

@@ -1,7 +1,7 @@
 """Facts of all images that an export needs before it writes the first: labels, sizes."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -46,6 +46,16 @@ class ImageFacts:
             if is_label(label) and label < _MAX_LABEL:
                 labels[image.key] = label
         return cls(source.path, source.classes, labels, sources, grids)
+
+    def part(self, keys: Collection[str]) -> "ImageFacts":
+        """Return the same of some of the images."""
+        return ImageFacts(
+            self.path,
+            self.classes,
+            {key: self.labels[key] for key in keys if key in self.labels},
+            {key: self.sources[key] for key in keys},
+            {key: self.grids[key] for key in keys},
+        )
 
     def one_grid(self, reader: str) -> Size:
         """Return the one latent grid that all images have, (0, 0) of none. Raises `UsageError` if there are several."""
