@@ -29,7 +29,8 @@ power there, and runs the same command again. It writes this table. How it works
   writes and zeros included (`tests/torture/power.py`). The figure says of how many different disks that leaves how many
   the same command completes to the same bytes.
 
-The images are six small ones, one of them cut short, and a file that is no image; a shard holds one. One worker writes
+The images are six small ones, one of them cut short, and a file that is no image; a shard holds one, and a piece of an
+index that lies in pieces two rows in place of a million. One worker writes
 them one after the other. Runs of four, which write several at once, are killed before and amid changes as well
 (`tests/torture/test_kill.py`).
 
