@@ -69,7 +69,7 @@ def make_tokenizer(side: int, device_ms: float) -> Any:
 
     from semdis_cli.defaults import BUNDLED_MODEL
     from semdis_cli.model.tokenizer import Tokenizer
-    from semdis_cli.pipeline.fork_server import start_early
+    from semdis_cli.pipeline.processes.fork_server import start_early
     from semdis_cli.settings import TokenizerSettings
 
     class StandIn(Tokenizer):

@@ -96,4 +96,4 @@ def test_no_executor_of_another_kind_is_made() -> None:
         for node in ast.walk(ast.parse(path.read_bytes()))
         if isinstance(node, ast.ImportFrom) and any("Executor" in alias.name for alias in node.names)
     ]
-    assert sorted(users) == ["pipeline/processes.py", "threads.py"]
+    assert sorted(users) == ["pipeline/processes/shared.py", "threads.py"]

@@ -245,7 +245,7 @@ def _on_this_machine(how: TokenizerSettings, settings: Shared) -> tuple[Tokenize
     processes, flag = settings.processes, settings.processes.flag
     if processes.devices is not None and how.device not in {"auto", "cuda"}:
         raise OptionError(flag, f"does not go with --device {how.device}")
-    from semdis_cli.pipeline.fork_server import start_early
+    from semdis_cli.pipeline.processes.fork_server import start_early
 
     start_early()
     if processes.devices is None and how.device == "cpu":
@@ -324,8 +324,8 @@ def _on_gpus(how: TokenizerSettings, settings: Shared, numbers: tuple[int, ...])
 def start_processes_early(how: TokenizerSettings, num_images: int, num_processes: int = 1) -> None:
     """Begin to load what the processes of a run over so many images need, while the model is loaded."""
     from semdis_cli.model.devices import find_device
-    from semdis_cli.pipeline.fork_server import start_early
-    from semdis_cli.pipeline.processes import pays
+    from semdis_cli.pipeline.processes.fork_server import start_early
+    from semdis_cli.pipeline.processes.shared import pays
 
     if num_processes > 1 or pays(num_images, is_on_cpu=find_device(how.device).type == "cpu"):
         start_early()

@@ -17,8 +17,8 @@ from semdis_cli.model.devices import calls_at_once
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.parts import LATENTS, LOG_SNR, QUANTISED, TWINS, part_dtype
 from semdis_cli.pipeline.fit import COPIES_HELD, CallMemory
+from semdis_cli.pipeline.processes.reading import reading_ahead
 from semdis_cli.pipeline.reading import LoadedCall, Reading
-from semdis_cli.pipeline.reading_processes import reading_ahead
 from semdis_cli.pipeline.workers import Workers, done_already, in_order, timed
 from semdis_cli.records import EncodedImage, LoadedImage, PlannedImage
 from semdis_cli.settings import LatentSettings, PartSettings

@@ -13,9 +13,9 @@ from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.calls import busy_threads, share_of_call, start_workers
 from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import ImageWriter, Writing
+from semdis_cli.pipeline.processes.writing import PictureSink, writing_ahead
 from semdis_cli.pipeline.shard import bucket_of, decode_call, fitting_parts, read_shard, shard_calls
 from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, read_ahead, timed
-from semdis_cli.pipeline.writing_processes import PictureSink, writing_ahead
 from semdis_cli.stops import look
 from semdis_cli.store.mapped_shard import grid_of_name
 from semdis_cli.store.reader import LatentSource, StoredShard

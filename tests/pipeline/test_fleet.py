@@ -34,7 +34,7 @@ from semdis_cli.events import (
 from semdis_cli.images.loader import Loader
 from semdis_cli.images.masks import masks_made
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline import engine, processes
+from semdis_cli.pipeline import engine
 from semdis_cli.pipeline.decode import decode
 from semdis_cli.pipeline.encode import encode
 from semdis_cli.pipeline.encode_plan import plan_encode
@@ -43,6 +43,7 @@ from semdis_cli.pipeline.fleet.encode_job import EncodeJob
 from semdis_cli.pipeline.fleet.fleet import Worker
 from semdis_cli.pipeline.fleet.model_copy import ModelCopy
 from semdis_cli.pipeline.fleet.sending import ShardSender
+from semdis_cli.pipeline.processes import shared
 from semdis_cli.pipeline.roundtrip import roundtrip
 from semdis_cli.provenance import ModelIdentity
 from semdis_cli.records import PlannedImage, SourceImage
@@ -162,8 +163,8 @@ def test_masks_and_moments_are_the_same(photos: Path, tokenizer: Tokenizer, tmp_
         Image.fromarray(pixels).save(tmp_path / "masks" / f"{number:02d}.png")
     latents = PartSettings(posterior="moments", masks=tmp_path / "masks")
     settings = replace(SETTINGS, latents=latents)
-    for name, shared in (("alone", ProcessSettings()), ("both", TWO)):
-        how = replace(settings, processes=shared)
+    for name, who in (("alone", ProcessSettings()), ("both", TWO)):
+        how = replace(settings, processes=who)
         list(run(photos, tokenizer, tmp_path / name, how, masks=tmp_path / "masks"))
     assert lasting(tmp_path / "both") == lasting(tmp_path / "alone")
 
@@ -325,7 +326,7 @@ class AcceleratedJob(EncodeJob):
     @contextmanager
     def begin(self) -> Iterator[Worker[Any, Any]]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(processes, "_LEAST_IMAGES", 1)
+            patch.setattr(shared, "_LEAST_IMAGES", 1)
             patch.setattr(model_copy, "Tokenizer", Accelerated)
             with super().begin() as worker:
                 yield worker
@@ -404,8 +405,8 @@ def test_a_process_that_is_killed_over_a_damaged_shard_costs_nothing_but_that(
 
 def test_two_processes_measure_the_same(photos: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     settings = RoundtripSettings(decode=DECODING)
-    for name, shared in (("alone", ProcessSettings()), ("both", TWO)):
-        how = replace(settings, decode=replace(DECODING, processes=shared))
+    for name, who in (("alone", ProcessSettings()), ("both", TWO)):
+        how = replace(settings, decode=replace(DECODING, processes=who))
         with Loader(PLAIN, tokenizer.patch_size, 2) as loader:
             plan = plan_encode(find_images([photos]), loader, tokenizer, SETTINGS)
             list(roundtrip(plan, loader, tokenizer, how, tmp_path / name))

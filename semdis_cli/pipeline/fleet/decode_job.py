@@ -11,10 +11,10 @@ from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.pipeline.calls import busy_threads
 from semdis_cli.pipeline.fleet.fleet import Fleet, Outcome, Worker
 from semdis_cli.pipeline.fleet.model_copy import ModelCopy
-from semdis_cli.pipeline.fork_server import start_early
 from semdis_cli.pipeline.images_out import ImageWriter
 from semdis_cli.pipeline.on_ray.engine import device_in_cluster, ray_engine
-from semdis_cli.pipeline.processes import pays
+from semdis_cli.pipeline.processes.fork_server import start_early
+from semdis_cli.pipeline.processes.shared import pays
 from semdis_cli.pipeline.shard_decoder import DecodePortion, DecodeWork, shard_decoder
 from semdis_cli.settings import ProcessSettings, WriteSettings
 from semdis_cli.store.reader import LatentSource, StoredShard

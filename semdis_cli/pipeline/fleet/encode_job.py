@@ -14,8 +14,8 @@ from semdis_cli.pipeline.encode_plan import encode_provenance
 from semdis_cli.pipeline.fleet.fleet import Outcome, Worker
 from semdis_cli.pipeline.fleet.model_copy import ModelCopy
 from semdis_cli.pipeline.fleet.sending import SentShard, ShardReceiver, why_unopened
-from semdis_cli.pipeline.fork_server import start_early
-from semdis_cli.pipeline.processes import pays
+from semdis_cli.pipeline.processes.fork_server import start_early
+from semdis_cli.pipeline.processes.shared import pays
 from semdis_cli.pipeline.shard_encoder import Portion, Record, shard_encoder
 from semdis_cli.settings import LoadSettings, PartSettings
 from semdis_cli.sources.masks import NO_NAMES

@@ -8,8 +8,8 @@ from pathlib import Path
 from semdis_cli.events import Event
 from semdis_cli.pipeline.export_parts import ExportPart, WrittenPart, write_part
 from semdis_cli.pipeline.fleet.fleet import Fleet, Outcome, Worker
-from semdis_cli.pipeline.fork_server import start_early
 from semdis_cli.pipeline.on_ray.engine import ray_engine
+from semdis_cli.pipeline.processes.fork_server import start_early
 from semdis_cli.settings import ExportSettings, ProcessSettings
 from semdis_cli.threads import WatchedThreads
 

@@ -22,8 +22,8 @@ from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 from semdis_cli.errors import KilledProcessError, SemdisError, UsageError
 from semdis_cli.events import Event, Failure, ImageMeasured, ProcessDied, ShardFailed
 from semdis_cli.memory import keep_freed_blocks
-from semdis_cli.pipeline.fork_server import fork_server
-from semdis_cli.pipeline.processes import heed_parent
+from semdis_cli.pipeline.processes.fork_server import fork_server
+from semdis_cli.pipeline.processes.shared import heed_parent
 from semdis_cli.pipeline.report import by_size
 from semdis_cli.stops import LOOK_S, StoppedError, ask, look
 

@@ -13,10 +13,10 @@ from semdis_cli.events import Event, ShardVerified
 from semdis_cli.files.set_names import MANIFEST_FILE
 from semdis_cli.files.url import Location, Url
 from semdis_cli.pipeline.fleet.fleet import Fleet, Outcome, Worker
-from semdis_cli.pipeline.fork_server import start_early
 from semdis_cli.pipeline.on_ray.actor import Token
 from semdis_cli.pipeline.on_ray.cluster import check_address
 from semdis_cli.pipeline.on_ray.engine import fleet_in_cluster
+from semdis_cli.pipeline.processes.fork_server import start_early
 from semdis_cli.settings import ProcessSettings
 from semdis_cli.store.verifying.index_table import PieceFile, ReadPiece, read_here
 from semdis_cli.store.verifying.shard_check import ShardOutcome, ShardTarget, check_shard

@@ -19,7 +19,7 @@ from semdis_cli.images.loader import Loader
 from semdis_cli.images.masks import MaskMaker
 from semdis_cli.memory import Room
 from semdis_cli.pipeline.fleet.sending import ReceivedReaders, SentImage, SentReaders
-from semdis_cli.pipeline.processes import Processes, SharedMemory, or_threads, pays
+from semdis_cli.pipeline.processes.shared import Processes, SharedMemory, or_threads, pays
 from semdis_cli.pipeline.reading import LoadedCall, Reading, ThreadReading, by_file
 from semdis_cli.pipeline.workers import Workers
 from semdis_cli.records import (

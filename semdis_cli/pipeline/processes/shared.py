@@ -25,7 +25,7 @@ import torch
 
 from semdis_cli.errors import KilledProcessError
 from semdis_cli.memory import available_memory, keep_freed_blocks
-from semdis_cli.pipeline.fork_server import fork_server
+from semdis_cli.pipeline.processes.fork_server import fork_server
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -19,10 +19,10 @@ from semdis_cli.errors import KilledProcessError
 from semdis_cli.events import BatchDone, Event, RunFinished, RunStarted
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline import processes
 from semdis_cli.pipeline.encode import encode
-from semdis_cli.pipeline.processes import SharedMemory
-from semdis_cli.pipeline.reading_processes import ProcessReading
+from semdis_cli.pipeline.processes import shared
+from semdis_cli.pipeline.processes.reading import ProcessReading
+from semdis_cli.pipeline.processes.shared import SharedMemory
 from semdis_cli.settings import (
     ColumnSettings,
     CropSettings,
@@ -69,7 +69,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def by_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "_LEAST_IMAGES", 1)
+    monkeypatch.setattr(shared, "_LEAST_IMAGES", 1)
 
 
 def run(
@@ -131,7 +131,7 @@ def test_a_set_is_the_same_whoever_reads_its_images(
         needs("pyarrow")
     source = KINDS[kind](photos, tmp_path)
     run(source, tokenizer, tmp_path / "threads")
-    monkeypatch.setattr(processes, "_LEAST_IMAGES", 1)
+    monkeypatch.setattr(shared, "_LEAST_IMAGES", 1)
     calls = counted(monkeypatch)
     finished = run(source, tokenizer, tmp_path / "processes")[-1]
     assert isinstance(finished, RunFinished)
@@ -165,7 +165,7 @@ def test_views_twins_columns_and_resized_images_are_the_same(
     )
     load = LoadSettings(geometry=GeometrySettings(size=(16, 32)), crops=CropSettings(number=2, seed=1))
     run(photos, tokenizer, tmp_path / "processes", settings, load)
-    monkeypatch.setattr(processes, "_LEAST_IMAGES", sys.maxsize)
+    monkeypatch.setattr(shared, "_LEAST_IMAGES", sys.maxsize)
     run(photos, tokenizer, tmp_path / "threads", settings, load)
     assert lasting(tmp_path / "processes") == lasting(tmp_path / "threads")
 
@@ -174,12 +174,12 @@ def test_views_twins_columns_and_resized_images_are_the_same(
 def test_calls_that_no_slot_holds_are_read_by_threads(
     photos: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "_most_bytes", lambda: 6 * CALL_IMAGES * 32 * 48 * 3)  # of six slots
+    monkeypatch.setattr(shared, "_most_bytes", lambda: 6 * CALL_IMAGES * 32 * 48 * 3)  # of six slots
     calls = counted(monkeypatch)
     run(photos, tokenizer, tmp_path / "both")
     planned = NUM_IMAGES
     assert 0 < sum(calls) < planned
-    monkeypatch.setattr(processes, "_LEAST_IMAGES", sys.maxsize)
+    monkeypatch.setattr(shared, "_LEAST_IMAGES", sys.maxsize)
     run(photos, tokenizer, tmp_path / "threads")
     assert lasting(tmp_path / "both") == lasting(tmp_path / "threads")
 
@@ -200,7 +200,7 @@ def test_without_memory_threads_read_and_it_is_said(
 def test_a_disk_for_semaphores_that_is_full_leaves_the_reading_to_threads(
     photos: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "ProcessPoolExecutor", refuse)
+    monkeypatch.setattr(shared, "ProcessPoolExecutor", refuse)
     before = len(list(Path("/proc/self/fd").iterdir()))
     started, *_ = run(photos, tokenizer, tmp_path / "latents")
     assert isinstance(started, RunStarted)
@@ -217,7 +217,7 @@ def test_a_reader_that_is_killed_ends_the_run_in_a_line_and_nothing_is_lost(
     with killing_at_third(ProcessReading, number), pytest.raises(KilledProcessError, match=match):
         run(photos, tokenizer, tmp_path / "latents")
     run(photos, tokenizer, tmp_path / "latents")
-    monkeypatch.setattr(processes, "_LEAST_IMAGES", sys.maxsize)
+    monkeypatch.setattr(shared, "_LEAST_IMAGES", sys.maxsize)
     run(photos, tokenizer, tmp_path / "threads")
     assert lasting(tmp_path / "latents") == lasting(tmp_path / "threads")
 
@@ -227,7 +227,7 @@ import sys, time
 from pathlib import Path
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline import processes
+from semdis_cli.pipeline.processes import shared
 from semdis_cli.pipeline.encode import encode
 from semdis_cli.settings import EncodeSettings, LoadSettings, TokenizerSettings
 from semdis_cli.sources.find import find_images
@@ -239,7 +239,7 @@ class Slow(Tokenizer):
         time.sleep(60)
 
 if __name__ == "__main__":
-    processes._LEAST_IMAGES = 1
+    shared._LEAST_IMAGES = 1
     source, model, output = map(Path, sys.argv[1:])
     tokenizer = Slow.load(str(model), TokenizerSettings(batch_size=4))
     with Loader(LoadSettings(), tokenizer.patch_size, 2) as loader:
@@ -284,7 +284,7 @@ from pathlib import Path
 from semdis_cli.events import RunStarted
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline import processes
+from semdis_cli.pipeline.processes import shared
 from semdis_cli.pipeline.encode import encode
 from semdis_cli.settings import EncodeSettings, LoadSettings, TokenizerSettings
 from semdis_cli.sources.find import find_images
@@ -293,7 +293,7 @@ class Accelerated(Tokenizer):
     is_on_cpu = False
 
 if __name__ == "__main__":
-    processes._LEAST_IMAGES = 1
+    shared._LEAST_IMAGES = 1
     source, model, output = map(Path, sys.argv[1:])
     tokenizer = Accelerated.load(str(model), TokenizerSettings(batch_size=4))
     with Loader(LoadSettings(), tokenizer.patch_size, 2) as loader:

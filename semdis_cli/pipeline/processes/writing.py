@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from semdis_cli.pipeline.images_out import NOTHING_WRITTEN, ImageWriter, Pictures, Writing, Written
-from semdis_cli.pipeline.processes import Processes, SharedMemory, or_threads, pays
+from semdis_cli.pipeline.processes.shared import Processes, SharedMemory, or_threads, pays
 from semdis_cli.pipeline.workers import Workers
 from semdis_cli.settings import WriteSettings
 

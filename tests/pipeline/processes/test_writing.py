@@ -12,12 +12,12 @@ from semdis_cli.events import BatchDone, Event, Failure, RunFinished, RunStarted
 from semdis_cli.files.atomic import is_temporary
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline import processes
 from semdis_cli.pipeline.decode import decode
 from semdis_cli.pipeline.encode import encode
 from semdis_cli.pipeline.images_out import ImageWriter, Pictures
+from semdis_cli.pipeline.processes import shared
+from semdis_cli.pipeline.processes.writing import ProcessWriter
 from semdis_cli.pipeline.workers import Workers
-from semdis_cli.pipeline.writing_processes import ProcessWriter
 from semdis_cli.settings import (
     DecodeSettings,
     EncodeSettings,
@@ -56,7 +56,7 @@ def latents(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> P
 
 @pytest.fixture
 def by_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "_LEAST_IMAGES", 1)
+    monkeypatch.setattr(shared, "_LEAST_IMAGES", 1)
 
 
 def run(latents: Path, tokenizer: Tokenizer, output: Path, form: ImageFormat = "png") -> list[Event]:
@@ -90,7 +90,7 @@ def test_files_are_the_same_whoever_writes_them(
     latents: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: ImageFormat
 ) -> None:
     run(latents, tokenizer, tmp_path / "threads", form)
-    monkeypatch.setattr(processes, "_LEAST_IMAGES", 1)
+    monkeypatch.setattr(shared, "_LEAST_IMAGES", 1)
     calls = counted(monkeypatch)
     *events, finished = run(latents, tokenizer, tmp_path / "processes", form)
     assert calls == [], "processes wrote them"
@@ -105,7 +105,7 @@ def test_files_are_the_same_whoever_writes_them(
 def test_calls_that_no_slot_holds_are_written_by_threads(
     latents: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "_most_bytes", lambda: 6 * CALL_IMAGES * 30 * 48 * 3)  # of six slots
+    monkeypatch.setattr(shared, "_most_bytes", lambda: 6 * CALL_IMAGES * 30 * 48 * 3)  # of six slots
     calls = counted(monkeypatch)
     run(latents, tokenizer, tmp_path / "both")
     assert 0 < sum(calls) < NUM_IMAGES
