@@ -8,7 +8,7 @@ import signal
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
 
-_NAMES = "reading_processes", "writing_processes", "fleet.encode_job"
+_NAMES = "processes.reading", "processes.writing", "fleet.encode_job"
 _NOT_ITS_OWN = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _LOADED_EARLY = [f"semdis_cli.pipeline.{name}" for name in _NAMES]
 
