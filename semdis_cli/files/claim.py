@@ -38,10 +38,15 @@ def claimed_folder(
         if not path.exists():
             publish(path, [strict_json(settings, sort_keys=True, indent=1).encode() + b"\n"])
         _check_settings(path, settings, flag)
-        for inner in {folder, *(folder / parent for parent in {name.parent for name in names})}:
-            if _is_folder_within(inner, folder.resolve()):
-                sweep_temporaries(inner)
+        sweep_folders(folder, names)
         yield
+
+
+def sweep_folders(folder: Path, names: Iterable[PurePosixPath]) -> None:
+    """Remove the temporary files of a killed process from `folder`, which is ours, and beside `names` in it."""
+    for inner in {folder, *(folder / parent for parent in {name.parent for name in names})}:
+        if _is_folder_within(inner, folder.resolve()):
+            sweep_temporaries(inner)
 
 
 def _is_folder_within(path: Path, root: Path) -> bool:

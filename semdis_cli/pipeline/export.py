@@ -11,8 +11,8 @@ from typing import Any
 
 from semdis_cli.events import Event, Failure, RunStarted, ShardFailed, StageTimes, TimeSpent
 from semdis_cli.files.atomic import check_free_space
-from semdis_cli.files.claim import claimed_folder
-from semdis_cli.pipeline.export_parts import ExportPart, WrittenPart, export_shard, parts_of
+from semdis_cli.files.claim import claimed_folder, sweep_folders
+from semdis_cli.pipeline.export_parts import ExportPart, PlannedPart, WrittenPart, export_shard, parts_of
 from semdis_cli.pipeline.export_sinks.registry import SINKS
 from semdis_cli.pipeline.export_sinks.sink import ExportJob, Sink
 from semdis_cli.pipeline.fleet.export_job import export_engine
@@ -57,13 +57,15 @@ def export(
         yield RunStarted(len(source.keys), num_done, 0.0, note="; ".join(filter(None, notes)))
 
         # Shard -> rows -> files
-        parts = [*parts_of(job, sink, names)] if processes != ALONE and source.latents is not None else []
-        engine = export_engine(processes, settings, output.absolute(), parts)
+        parts = [*parts_of(job, sink)] if processes != ALONE and source.latents is not None else []
+        engine = export_engine(processes, job, parts, names)
         events = _write_here(job, sink, stack) if engine is None else _write_there(engine, sink, parts, report)
         for event in chain(sink.failures, events):
             num_failed += _num_failed(event)
             yield totals.add(event)
         yield totals.add(_conclude(sink))
+        if "processes_died" in report:
+            sweep_folders(output, own_files)
     yield totals.finish(
         output,
         num_ok=len(source.keys) - num_failed,
@@ -84,9 +86,9 @@ def _write_here(job: ExportJob, sink: Sink, stack: ExitStack) -> Iterator[Event]
 
 
 def _write_there(
-    engine: AbstractContextManager[Fleet[ExportPart, ExportPart, WrittenPart]],
+    engine: AbstractContextManager[Fleet[PlannedPart, ExportPart, WrittenPart]],
     sink: Sink,
-    parts: Sequence[ExportPart],
+    parts: Sequence[PlannedPart],
     report: dict[str, Any],
 ) -> Iterator[Event]:
     """Have all parts written by other processes; `report` gets what there is to say of these."""

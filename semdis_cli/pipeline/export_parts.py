@@ -26,11 +26,29 @@ _LEAST_PARTS = 64
 _Image = tuple[StoredShard, str]  # its shard, and its key
 
 
-class ExportPart(NamedTuple):
-    """Some files of an export, all of whose images are those of `source`: shards of which a part has some rows.
+class PlannedPart(NamedTuple):
+    """Some files of an export: the keys of their images, by shards, in order.
 
-    `names`: of the files, where each image has one; else `first_file` is the number of the first. `known`: as of the
-    job.
+    `first_file`: the number of the first of files of many images.
+    """
+
+    name: str
+    rows: Sequence[tuple[StoredShard, Sequence[str]]]
+    first_file: int
+
+    def pack(self, job: ExportJob, names: Mapping[str, PurePosixPath]) -> "ExportPart":
+        """Return the part with all that there is to know of it, to be sent."""
+        shards = tuple(replace(stored, rows={key: stored.rows[key] for key in keys}) for stored, keys in self.rows)
+        keys = tuple(sorted(key for _, some in self.rows for key in some))
+        source = replace(job.source, shards=shards, keys=keys, latents=None)
+        own_names = {key: names[key] for key in keys if key in names}
+        return ExportPart(self.name, source, own_names, self.first_file, job.known_of(source))
+
+
+class ExportPart(NamedTuple):
+    """A part as it is sent: the images of `source`, shards of which it has some rows.
+
+    `names`: of the files, where each image has one. `known`: as of the job.
     """
 
     name: str
@@ -48,15 +66,15 @@ class WrittenPart(NamedTuple):
     records: Sequence[SampleRecord]
 
 
-def parts_of(job: ExportJob, sink: Sink, names: Mapping[str, PurePosixPath]) -> Iterator[ExportPart]:
+def parts_of(job: ExportJob, sink: Sink) -> Iterator[PlannedPart]:
     """Yield what is left of an export; what is there already is in no part, unless a table lists it."""
     if not sink.one_file_each:
-        for first_file, group in _groups(job, sink):
-            yield _part(job, f"files from {first_file}", _by_shard(group), {}, first_file)
+        for first_file, images in _groups(job, sink):
+            yield PlannedPart(f"files from {first_file}", _by_shard(images), first_file)
         return
     for stored in job.source.shards:
         if keys := [key for key in stored.rows if sink.needs(key)]:
-            yield _part(job, stored.name, [(stored, keys)], {key: names[key] for key in keys}, 0)
+            yield PlannedPart(stored.name, [(stored, keys)], 0)
 
 
 def _groups(job: ExportJob, sink: Sink) -> Iterator[tuple[int, list[_Image]]]:
@@ -87,19 +105,6 @@ def _by_shard(images: Sequence[_Image]) -> list[tuple[StoredShard, list[str]]]:
             found.append((stored, []))
         found[-1][1].append(key)
     return found
-
-
-def _part(
-    job: ExportJob,
-    name: str,
-    rows: Sequence[tuple[StoredShard, Sequence[str]]],
-    names: Mapping[str, PurePosixPath],
-    first_file: int,
-) -> ExportPart:
-    shards = tuple(replace(stored, rows={key: stored.rows[key] for key in keys}) for stored, keys in rows)
-    keys = tuple(sorted(key for _, some in rows for key in some))
-    source = replace(job.source, shards=shards, keys=keys, latents=None)
-    return ExportPart(name, source, names, first_file, job.known_of(source))
 
 
 def write_part(

@@ -1,12 +1,13 @@
 """Exporting as the job of other processes, of this machine or of a cluster: each writes whole files."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from semdis_cli.events import Event
-from semdis_cli.pipeline.export_parts import ExportPart, WrittenPart, write_part
+from semdis_cli.pipeline.export_parts import ExportPart, PlannedPart, WrittenPart, write_part
+from semdis_cli.pipeline.export_sinks.sink import ExportJob
 from semdis_cli.pipeline.fleet.fleet import Fleet, Outcome, Worker
 from semdis_cli.pipeline.on_ray.engine import ray_engine
 from semdis_cli.pipeline.processes.fork_server import start_early
@@ -51,22 +52,23 @@ class PartJob:
 
 
 def export_engine(
-    processes: ProcessSettings, settings: ExportSettings, output: Path, parts: Sequence[ExportPart]
-) -> AbstractContextManager[Fleet[ExportPart, ExportPart, WrittenPart]] | None:
-    """Return what writes `parts` below `output`: several processes, or a cluster; None: this process had better.
+    processes: ProcessSettings, job: ExportJob, parts: Sequence[PlannedPart], names: Mapping[str, PurePosixPath]
+) -> AbstractContextManager[Fleet[PlannedPart, ExportPart, WrittenPart]] | None:
+    """Return what writes parts of an export: several processes, or a cluster; None: this process had better.
 
-    Raises `UsageError` where no cluster answers, `MissingExtraError` without Ray.
+    `names`: of the files, where each image has one. Raises `UsageError` where no cluster answers, `MissingExtraError`
+    without Ray.
     """
+    settings, output = job.settings, job.output.absolute()
+
+    def pack(part: PlannedPart, _: set[int]) -> ExportPart:
+        return part.pack(job, names)
+
     if processes.is_in_cluster and parts:
-        return ray_engine(PartJob(settings, output, settings.num_workers), processes, _as_it_is, parts, output)
+        return ray_engine(PartJob(settings, output, settings.num_workers), processes, pack, parts, output)
     num_processes = min(len(processes.places), len(parts))
     if num_processes < 2:  # one has no less to do than this one
         return None
     start_early()
     num_each = max(1, settings.num_workers // num_processes)
-    jobs = [PartJob(settings, output, num_each)] * num_processes
-    return Fleet(jobs, _as_it_is, num_processes * num_each)
-
-
-def _as_it_is(part: ExportPart, _: set[int]) -> ExportPart:
-    return part
+    return Fleet([PartJob(settings, output, num_each)] * num_processes, pack, num_processes * num_each)

@@ -6,13 +6,14 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import NamedTuple
 
 from semdis_cli.errors import UsageError
-from semdis_cli.events import Event, ShardVerified
+from semdis_cli.events import Event, Problem, ShardVerified
 from semdis_cli.files.set_names import MANIFEST_FILE
 from semdis_cli.files.url import Location, Url
-from semdis_cli.pipeline.fleet.fleet import Fleet, Outcome, Worker
+from semdis_cli.pipeline.fleet.fleet import Fleet, Outcome, Worker, as_it_is
 from semdis_cli.pipeline.on_ray.actor import Token
 from semdis_cli.pipeline.on_ray.cluster import check_address
 from semdis_cli.pipeline.on_ray.engine import fleet_in_cluster
@@ -22,6 +23,8 @@ from semdis_cli.store.verifying.index_table import PieceFile, ReadPiece, read_he
 from semdis_cli.store.verifying.shard_check import ShardOutcome, ShardTarget, check_shard
 from semdis_cli.store.verifying.verify import Helpers
 from semdis_cli.threads import WatchedThreads, unless_stopped
+
+_MOST_PROBLEMS = 10_000  # that a file of the index is sent with
 
 
 class ShardTask(NamedTuple):
@@ -52,20 +55,33 @@ class PieceTask(NamedTuple):
         return self.piece.name
 
     def check(self) -> "Checked":
-        """Read the file."""
-        found = self.piece.read()
-        return Checked(self.name, found, 0 if found.file is None else found.file.num_bytes)
+        """Read the file. Of very many problems some are told, and the number of the others."""
+        found: list[ReadPiece] = []
+
+        def read() -> Iterator[Problem]:
+            found.append((yield from self.piece.read()))
+
+        problems = read()
+        told, num_more = [*islice(problems, _MOST_PROBLEMS)], sum(1 for _ in problems)
+        if num_more:
+            told.append(Problem(self.name, "index", f"{num_more:,} more lines are wrong"))
+        [piece] = found
+        return Checked(self.name, piece, 0 if piece.file is None else piece.file.num_bytes, told)
 
 
 VerifyTask = ShardTask | PieceTask
 
 
 class Checked(NamedTuple):
-    """Outcome of a task, its name within the set, and how many bytes were read for it."""
+    """Outcome of a task, its name within the set, and how many bytes were read for it.
+
+    `problems`: of a file of the index; a shard's are part of its outcome.
+    """
 
     name: str
     outcome: ShardOutcome | ReadPiece
     num_bytes: int
+    problems: Sequence[Problem] = ()
 
 
 @dataclass(frozen=True)
@@ -127,7 +143,7 @@ def helpers_by(processes: ProcessSettings, num_workers: int, place: Location) ->
         token = _token_of(place)
 
         def in_cluster(tasks: Sequence[VerifyTask]) -> _Fleet:
-            return fleet_in_cluster(VerifyJob(num_workers), processes, _as_it_is, tasks, token)
+            return fleet_in_cluster(VerifyJob(num_workers), processes, as_it_is, tasks, token)
 
         return Helpers(partial(_check_there, in_cluster), partial(_read_there, in_cluster))
     if not processes.places:
@@ -137,7 +153,7 @@ def helpers_by(processes: ProcessSettings, num_workers: int, place: Location) ->
     def on_this_machine(tasks: Sequence[VerifyTask]) -> _Fleet:
         num_processes = min(len(processes.places), len(tasks))
         num_each = max(1, num_workers // num_processes)
-        return Fleet([VerifyJob(num_each)] * num_processes, _as_it_is, num_processes * num_each)
+        return Fleet([VerifyJob(num_each)] * num_processes, as_it_is, num_processes * num_each)
 
     return Helpers(partial(_check_there, on_this_machine), partial(_read_there, on_this_machine))
 
@@ -152,10 +168,6 @@ def _token_of(place: Location) -> Token:
     except OSError as error:
         what = f"a cluster verifies sets that are finished ({error.strerror or error}); leave --engine out"
         raise UsageError(what, place=path) from error
-
-
-def _as_it_is(task: VerifyTask, _: set[int]) -> VerifyTask:
-    return task
 
 
 def _check_there(
@@ -175,6 +187,8 @@ def _read_there(
         yield from read_here(pieces)
         return
     for found in _do_there(begin, {piece.name: PieceTask(piece) for piece in pieces}, [each.name for each in pieces]):
+        if isinstance(found, Checked):
+            yield from found.problems
         yield found.outcome if isinstance(found, Checked) else found  # type: ignore[misc] # of pieces alone
 
 

@@ -108,7 +108,7 @@ class IndexTable:
         """The rows in a shard, which may be none."""
         return self.shards[shard]
 
-    def join(self, piece: "ReadPiece", start: int) -> Iterator[Problem]:
+    def join(self, piece: "ReadPiece", start: int, *, is_first: bool) -> Iterator[Problem]:
         """Add the rows of the file that follows, which begins at byte `start`; yield what is wrong with its place."""
         other = piece.table
         if other.first_key is not None:
@@ -119,7 +119,7 @@ class IndexTable:
             self.first_key = other.first_key if self.first_key is None else self.first_key
             self.last_key = other.last_key
         if piece.file is not None:
-            first_key = other.first_key if self.pieces and other.first_key is not None else ""
+            first_key = "" if is_first or other.first_key is None else other.first_key
             self.pieces.append(IndexPiece(piece.name, piece.file, other.rows, dict(other.columns), first_key))
         for shard, rows in other.shards.items():
             self.shards[shard].extend(rows, start)
@@ -156,39 +156,38 @@ class PieceFile(NamedTuple):
     name: str
     path: Location
 
-    def read(self) -> "ReadPiece":
+    def read(self) -> Generator[Problem, None, "ReadPiece"]:
         """Read it; every line that is wrong is a problem, and the others still count."""
         table, file = IndexTable(defaultdict(partial(ShardRows, _find_nothing))), None
-        problems: list[Problem] = []
         try:
             with open_regular(self.path) as opened:
-                file = _read_lines(opened, self.name, table, problems)
+                file = yield from _read_lines(opened, self.name, table)
         except StoreError as error:
             table.is_sorted = False
-            problems.append(Problem(self.name, "index", error.beside(self.path)))
-        return ReadPiece(self.name, self.path, problems, table, file)
+            yield Problem(self.name, "index", error.beside(self.path))
+        return ReadPiece(self.name, self.path, table, file)
 
 
 class ReadPiece(NamedTuple):
-    """A file of an index that was read: what is wrong with it, its rows, and its digest, None if it has no end.
+    """A file of an index that was read: its rows, and its digest, None if it could not be read to its end.
 
     Places of lines are counted from its own beginning.
     """
 
     name: str
     path: Location
-    problems: list[Problem]
     table: IndexTable
     file: FileDigest | None
 
 
-# Has files of an index read; gives what they are, in their order, and other events.
+# Has files of an index read; gives what they are, in their order, before each its problems, and other events.
 PieceReader = Callable[[Sequence[PieceFile]], Iterator[ReadPiece | Event]]
 
 
-def read_here(pieces: Sequence[PieceFile]) -> Iterator[ReadPiece]:
+def read_here(pieces: Sequence[PieceFile]) -> Iterator[ReadPiece | Event]:
     """Read files of an index in this process; a `PieceReader`."""
-    return map(PieceFile.read, pieces)
+    for piece in pieces:
+        yield (yield from piece.read())
 
 
 def read_index(
@@ -203,10 +202,9 @@ def read_index(
     table = IndexTable(defaultdict(partial(ShardRows, partial(_read_row, files))))
     for found in read([PieceFile(name, root / name) for name in names]):
         if isinstance(found, ReadPiece):
-            yield from found.problems
             start = files[-1].stop if files else 0
             files.append(_IndexFile(found.path, start, start + (found.file.num_bytes if found.file else 0)))
-            yield from table.join(found, start)
+            yield from table.join(found, start, is_first=found.name == names[0])
         else:
             yield found
     return table
@@ -216,7 +214,7 @@ def _names_in(root: Location) -> list[str]:
     """Return the files of an index that are in a folder."""
     if (root / INDEX_FOLDER).is_dir() and not (root / INDEX_FILE).exists():
         found = (f"{INDEX_FOLDER}/{path.name}" for path in (root / INDEX_FOLDER).iterdir())
-        return sorted(filter(is_piece_name, found))
+        return sorted(filter(is_piece_name, found)) or [INDEX_FILE]
     return [INDEX_FILE]
 
 
@@ -228,15 +226,15 @@ class _IndexFile(NamedTuple):
     stop: int
 
 
-def _read_lines(file: BinaryIO, name: str, table: IndexTable, problems: list[Problem]) -> FileDigest:
-    """Add the rows of a file to `table`, and what is wrong with its lines to `problems`; returns its digest."""
+def _read_lines(file: BinaryIO, name: str, table: IndexTable) -> Generator[Problem, None, FileDigest]:
+    """Add the rows of a file to `table`; yields what is wrong with its lines, and returns its digest."""
     digest, offset = hashlib.sha256(), 0
     for number, line in enumerate(_lines(file), start=1):
         row = _parse(line)
         reason = row if isinstance(row, str) else _misplacement(row.key, table.last_key)
         if reason is not None:
             table.is_sorted = False
-            problems.append(Problem(name, "index", f"line {number:,}: {reason}"))
+            yield Problem(name, "index", f"line {number:,}: {reason}")
         if isinstance(row, IndexRow):
             table.add(row, offset)
         digest.update(line)
