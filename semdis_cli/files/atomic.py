@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from semdis_cli.errors import NoSpaceError, RefusedNameError, StoreError, UsageError
 from semdis_cli.files import disk
@@ -28,6 +29,30 @@ def digest_file(path: Location) -> FileDigest:
             return FileDigest(file.tell(), digest)
     except OSError as error:
         raise StoreError(f"cannot be read ({why_unreadable(path, error)})", place=path) from error
+
+
+class Lines(NamedTuple):
+    """Lines of a text: how many end in it, the first, and the last, as far as they are no longer than a mebibyte."""
+
+    number: int
+    first: bytes
+    last: bytes
+
+
+def digest_lines(path: Location) -> tuple[FileDigest, Lines]:
+    """Read size and sha256 of the text at `path`, and look at its lines. Raises `StoreError` if it cannot be read."""
+    digest, num_bytes, number, first, before, chunk = hashlib.sha256(), 0, 0, b"", b"", b""
+    try:
+        with path.open("rb") as file:
+            while more := file.read(_COPIED_AT_ONCE):
+                first, before, chunk = first or more, chunk, more
+                digest.update(chunk)
+                number += chunk.count(b"\n")
+                num_bytes += len(chunk)
+    except OSError as error:
+        raise StoreError(f"cannot be read ({why_unreadable(path, error)})", place=path) from error
+    last = (before + chunk).removesuffix(b"\n").rpartition(b"\n")[2]
+    return FileDigest(num_bytes, digest.hexdigest()), Lines(number, first.partition(b"\n")[0], last)
 
 
 def publish(path: Path, chunks: Iterable[bytes | memoryview]) -> FileDigest:

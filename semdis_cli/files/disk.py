@@ -222,6 +222,14 @@ def try_link(path: Path, other: Path) -> bool:
     return True
 
 
+def has_other_names(path: Path) -> bool:
+    """Tell whether a file has more names than this one, as where `try_link` gave it one."""
+    try:
+        return path.stat().st_nlink > 1
+    except OSError:
+        return False
+
+
 # --- Files without a name ---
 
 

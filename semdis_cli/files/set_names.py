@@ -24,7 +24,7 @@ SET_FOLDERS = frozenset({SHARD_FOLDER, COLUMN_FOLDER, JOURNAL_FOLDER, *LIST_FOLD
 def is_set(folder: Path) -> bool:
     """Tell whether `folder` holds a set of ours, finished or begun. Names alone tell: a damaged one is one too."""
     try:
-        has_index = (folder / INDEX_FILE).is_file() or (folder / INDEX_FOLDER).is_dir()
+        has_index = (folder / INDEX_FILE).is_file() or any(folder.glob(f"{INDEX_FOLDER}/[0-9]*.jsonl"))
         is_finished = has_index and (folder / MANIFEST_FILE).is_file()
         return is_finished or ((folder / JOURNAL_FOLDER).is_dir() and (folder / SHARD_FOLDER).is_dir())
     except OSError:  # what we may not look into

@@ -54,6 +54,11 @@ class ItemTable:
     def __len__(self) -> int:
         return len(self.offsets)
 
+    def between(self, start: int, stop: int) -> tuple[int, int]:
+        """Return the places of the items whose lines begin at bytes from `start` up to `stop`."""
+        first, last = np.searchsorted(self.offsets, np.array([start, stop], np.uint64))
+        return int(first), int(last)
+
     def __getstate__(self) -> tuple[object, ...]:
         columns = (self.offsets, self.shards) if self.file is None else (len(self), None)
         return (*columns, self.headers, self.file)
@@ -176,15 +181,15 @@ class ItemColumns:
             if shard is not None:
                 self.add(offset, shard)
 
-    def take(self, table: ItemTable, first: int, num_items: int, shift: int, shards: Sequence[ShardEntry]) -> None:
-        """Append items of another table from `first` on; their lines now begin `shift` bytes further on.
+    def take(self, table: ItemTable, first: int, stop: int, shift: int, shards: Sequence[ShardEntry]) -> None:
+        """Append items of another table from `first` up to `stop`; their lines now begin `shift` bytes further on.
 
         `shards`: those of the manifest of that table.
         """
-        for start in range(first, first + num_items, _CHUNK_VALUES):
-            stop = min(start + _CHUNK_VALUES, first + num_items)
-            offsets = table.offsets[start:stop].astype(np.int64) + shift
-            found, places = np.unique(table.shards[start:stop], return_inverse=True)
+        for start in range(first, stop, _CHUNK_VALUES):
+            some = slice(start, min(start + _CHUNK_VALUES, stop))
+            offsets = table.offsets[some].astype(np.int64) + shift
+            found, places = np.unique(table.shards[some], return_inverse=True)
             names = [shards[number].name for number in found.tolist()]
             numbers = np.array([self._numbers.setdefault(name, len(self._numbers)) for name in names], np.uint32)
             self._offsets.add_bytes(offsets.astype(np.uint64).tobytes())

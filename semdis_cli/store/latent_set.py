@@ -7,10 +7,12 @@ from itertools import chain
 from typing import Self
 
 from semdis_cli.errors import StoreError
-from semdis_cli.files.atomic import digest_file
+from semdis_cli.files.atomic import Lines, digest_file, digest_lines
+from semdis_cli.files.json_text import parse_json
 from semdis_cli.files.links import why_unreadable
 from semdis_cli.files.set_names import SHARD_FOLDER
 from semdis_cli.files.url import Location
+from semdis_cli.store.checks import MALFORMED, check_record_key
 from semdis_cli.store.index import IndexRow, Place, read_places, read_rows
 from semdis_cli.store.manifest import Manifest, ShardEntry, read_manifest
 
@@ -39,8 +41,15 @@ class LatentSet:
 
         `is_locked`: no other run can be the reason.
         """
-        for piece, path in zip(self.manifest.index_files.pieces, self.index_paths, strict=True):
-            if digest_file(path) == piece.file:
+        index = self.manifest.index_files
+        for number, (piece, path) in enumerate(zip(index.pieces, self.index_paths, strict=True)):
+            if index.is_split:
+                found, lines = digest_lines(path)
+                if found == piece.file:
+                    _check_lines(path, lines, sum(piece.rows), *index.range_of(number))
+            else:
+                found = digest_file(path)
+            if found == piece.file:
                 continue
             what = "does not match the sha256 in the manifest"
             if is_locked:
@@ -62,7 +71,7 @@ class LatentSet:
     def line_at(self, offset: int) -> bytes:
         """Return the line of the index that begins at a byte, as `places` counts them. Raises `StoreError`."""
         number = self.manifest.index_files.number_at(offset)
-        path = self.index_paths[number]
+        path = self.folder / self.manifest.index_files.pieces[number].name
         try:
             with path.open("rb") as file:
                 file.seek(offset - self.manifest.index_files.starts[number])
@@ -91,6 +100,16 @@ class LatentSet:
                     what = f"{place.key!r:.80} is in {place.shard!r:.60}, which is not in the manifest"
                     raise StoreError(what, place=path)
                 yield start + offset, place
+
+
+def _check_lines(path: Location, lines: Lines, num_rows: int, first_key: str, end: str | None) -> None:
+    """Raise `StoreError` unless a piece has as many rows, and keys of the range, as the manifest says."""
+    try:
+        first, last = (check_record_key(parse_json(line)) for line in (lines.first, lines.last))
+    except MALFORMED as error:
+        raise StoreError(f"begins or ends with no row ({error}); damaged or edited", place=path) from error
+    if lines.number != num_rows or first_key not in {"", first} or (end is not None and last >= end):
+        raise StoreError("has other rows than the manifest says; damaged or edited", place=path)
 
 
 def open_set(root: Location) -> LatentSet:

@@ -167,7 +167,7 @@ class Manifest:
         try:
             return cls._parse(fields)
         except MALFORMED as error:
-            raise StoreError(f"not a manifest of format {FORMAT_VERSION} ({error!r})", place=path) from error
+            raise StoreError(f"not a manifest of format {_said_format(fields)} ({error!r})", place=path) from error
 
     @classmethod
     def _parse(cls, fields: dict[str, Any]) -> Self:
@@ -239,6 +239,12 @@ def checksum_lines(manifest: Manifest) -> Iterator[bytes]:
         yield f"{shard.file.sha256}  {SHARD_FOLDER}/{shard.name}\n".encode()
     for _, _, file in tensor_files(manifest.tensors):
         yield f"{file.file.sha256}  {COLUMN_FOLDER}/{file.name}\n".encode()
+
+
+def _said_format(fields: Any) -> int:
+    """Return the format that a manifest says it has, if there is such a one."""
+    is_split = isinstance(fields, dict) and fields.get("format") == _IN_PIECES
+    return _IN_PIECES if is_split else FORMAT_VERSION
 
 
 def _why_missing(root: Location) -> str:

@@ -105,7 +105,7 @@ class MappedIndex:
 class SetItems:
     """Items of a set. Each is looked up in the index when it is asked for, and held against that."""
 
-    index: "MappedIndex"
+    index: MappedIndex
     table: ItemTable
     shards: tuple[MappedShard, ...]
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import accumulate, count, pairwise
 from typing import Any, NamedTuple, Self
 
 from semdis_cli.files.json_text import key_fields
@@ -22,6 +22,7 @@ from semdis_cli.store.checks import check_count, check_object, check_record_key,
 from semdis_cli.store.columns import check_column_name
 from semdis_cli.store.record import parse_digest
 
+_MOST_PIECES = 10**8
 _NAME = re.compile(rf"{INDEX_FOLDER}/([0-9]{{8}})\.jsonl")
 
 
@@ -166,10 +167,11 @@ def check_piece_name(name: object) -> str:
     return text
 
 
-def next_number(pieces: Iterable[IndexPiece]) -> int:
-    """Return the number of the piece that is written next."""
-    found = (_NAME.fullmatch(piece.name) for piece in pieces)
-    return max((int(name[1]) + 1 for name in found if name is not None), default=0)
+def new_name(pieces: Iterable[IndexPiece]) -> str:
+    """Return the name of the piece that is written next: after the highest number or, beyond the last, a free one."""
+    numbers = {int(name[1]) for piece in pieces if (name := _NAME.fullmatch(piece.name)) is not None}
+    number = max(numbers, default=-1) + 1
+    return piece_name(number if number < _MOST_PIECES else next(free for free in count() if free not in numbers))
 
 
 def seen_name(index_name: str) -> str:

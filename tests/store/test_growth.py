@@ -26,6 +26,7 @@ from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.statistics import ChannelSums
 from semdis_cli.store.writing import index_writer, state
+from semdis_cli.store.writing.changes import ALL, Choice
 from semdis_cli.store.writing.comparison import find_changes
 from semdis_cli.store.writing.finished import Base
 from semdis_cli.store.writing.journal import Journal
@@ -62,6 +63,7 @@ class Folder:
     root: Path
     files: dict[str, File] = field(default_factory=dict)
     failures: tuple[Failure, ...] = ()
+    choice: Choice = ALL
     encoded: list[str] = field(default_factory=list)
     hashed: list[str] = field(default_factory=list)
 
@@ -112,7 +114,7 @@ class Folder:
             SourceImage(key, ON_DISK, key, file.num_bytes, file.mtime_ns, file.ctime_ns(key))
             for key, file in sorted(self.files.items())
         ]
-        changes = find_changes(base, sources, self.failures, self._hashes)
+        changes = find_changes(base, sources, self.failures, self._hashes, self.choice)
         images = [PlannedImage(source, bucket_of(source.key)) for source in changes.to_encode]
         shards = plan_shards(images, LAYOUT, shard_bytes=2**20, shard_images=2, first_number=base.next_number)
         sha256 = plan_sha256(RECORD, shards, self.failures, base, changes)
@@ -563,6 +565,21 @@ def test_a_damaged_journal_of_a_growing_set_costs_the_growth_and_not_the_set(fol
         folder.run()
     shutil.rmtree(folder.root / "journal")
     folder.run()
+    folder.check()
+
+
+@pytest.mark.parametrize("is_left", [True, False])
+def test_an_image_comes_back_once_its_filter_is_lifted_whatever_else_is_gone(folder: Folder, *, is_left: bool) -> None:
+    """An input that failed and is gone is no image that was set aside, though there are as many inputs as before."""
+    folder.failures = (Failure("bb.png", "cannot be read (Permission denied)"),)
+    folder.run()
+    folder.choice = Choice(lambda image, _: "min-size" if image.key == "b.png" else None)
+    folder.run()
+    assert (statuses(folder)["b.png"], statuses(folder)["bb.png"]) == ("removed", "failed")
+    folder.choice = ALL
+    folder.failures = folder.failures if is_left else ()
+    folder.run()
+    assert (statuses(folder)["b.png"], "bb.png" in statuses(folder)) == ("ok", is_left)
     folder.check()
 
 

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from semdis_cli.dataset.latent_dataset import LatentDataset
 from semdis_cli.errors import StoreError
+from semdis_cli.events import Problem
 from semdis_cli.files import atomic, disk
 from semdis_cli.files.json_text import to_line
 from semdis_cli.records import FileDigest
@@ -27,10 +29,11 @@ from semdis_cli.store.latent_set import LatentSet, open_set
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.reader import open_latents
 from semdis_cli.store.set_index import IndexPiece, RowCounts, SetIndex, digest_pieces, piece_name
-from semdis_cli.store.writing import index_writer, state
+from semdis_cli.store.verifying.verify import NO_DATA, VerifySettings, verify_latents
+from semdis_cli.store.writing import index_writer, latent_set, state
 from semdis_cli.store.writing.attach import SetEditor
 from semdis_cli.store.writing.held_rows import HeldRows
-from tests.store import KEYS, contents, edit_manifest, make_plan, problems, write_set, write_some
+from tests.store import KEYS, contents, edit_manifest, make_plan, peak_bytes, problems, write_set, write_some
 from tests.store.test_attach import TEXTS, attach
 
 ROWS = sorted([*KEYS, "b/b.png", "z.png"])  # images, and what was known to be unusable
@@ -416,6 +419,108 @@ def test_a_manifest_with_pieces_that_cannot_be_is_refused(
         except (StoreError, ValueError, TypeError, LookupError):
             continue  # nobody can make it agree
         assert told(root) != []
+
+
+def test_a_piece_that_is_missing_is_not_blamed_on_the_manifest(root: Path) -> None:
+    (root / piece_name(0)).unlink()
+    assert {kind for _, kind in told(root)} == {"index"}
+
+
+def test_what_is_needed_of_the_disk_is_three_times_what_changes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(latent_set, "check_free_space", lambda _, needed: asked.append(needed))
+    sizes = [piece.file.num_bytes for piece in pieces_of(root)]
+    failed = 3 * (sizes[0] + sizes[3])  # in which there are inputs that failed
+    for number, key in enumerate(("b/bb.png", "d.jpg2")):
+        with replace(make_plan((*KEYS, key))).open(root) as writer:
+            shards = sum(writer._remaining_bytes())
+            writer.check_space()
+        assert asked[-1] - shards == failed + 3 * sizes[number + 1]
+        shutil.rmtree(root / "journal")
+    monkeypatch.setattr(disk, "try_link", lambda *_: False)
+    with make_plan((*KEYS, "b/bb.png")).open(root) as writer:
+        writer.check_space()
+        assert asked[-1] == 3 * sum(sizes) + sum(writer._remaining_bytes())
+
+
+def wrong_key(pieces: list[dict[str, Any]], key: str) -> None:
+    pieces[2]["key"] = key
+
+
+@pytest.mark.parametrize("key", ["c.png", "d.jpg", "d.jpg0", "dz"])
+@pytest.mark.parametrize("change", [write_set, attach])
+def test_a_set_whose_manifest_says_another_first_key_of_a_piece_is_refused_before_it_is_changed(
+    root: Path, key: str, change: Callable[..., Any]
+) -> None:
+    arguments = {write_set: (make_plan((*KEYS[1:], "d.jpg1")),), attach: ({"a.png": "a cat"},)}[change]
+    if key == json.loads((root / "manifest.json").read_bytes())["index"]["pieces"][2]["key"]:
+        change(root, *arguments)
+        return
+    edit_pieces(root, partial(wrong_key, key=key))
+    before = contents(root)
+    with pytest.raises(StoreError, match=r"has other rows than the manifest says; damaged or edited"):
+        change(root, *arguments)
+    assert contents(root) == before
+
+
+def test_a_set_whose_manifest_counts_rows_wrongly_is_refused_before_it_is_changed(root: Path) -> None:
+    edit_pieces(root, move_a_row)
+    with pytest.raises(StoreError, match=r"has other rows than the manifest says; damaged or edited"):
+        write_set(root, make_plan((*KEYS, "zz.png")))
+
+
+def fail_another(fields: dict[str, Any]) -> None:
+    """Say of two pieces that an image of one failed and a failure of the other is served."""
+    first, second = fields["index"]["pieces"][:2]
+    first["rows"] = {"ok": first["rows"]["ok"] + 1}
+    second["rows"] = {"ok": second["rows"]["ok"] - 1, "failed": second["rows"].get("failed", 0) + 1}
+
+
+@pytest.mark.parametrize("has_table", [True, False])
+def test_a_manifest_that_takes_failures_for_images_ends_a_run_in_a_line(root: Path, has_table: bool) -> None:
+    edit_manifest(root, fail_another)
+    if not has_table:
+        (root / "items.table").unlink()
+    try:
+        write_set(root, make_plan((*KEYS, "zz.png")))
+    except StoreError as error:
+        text = str(error)
+        assert "damaged or edited" in text
+    else:
+        assert problems(root) == []
+
+
+@pytest.mark.parametrize("failed", [0, 2, 3])
+def test_no_row_is_lost_where_the_totals_of_a_set_are_wrong(whole: Path, failed: int) -> None:
+    edit_manifest(whole, lambda fields: fields["totals"].update(failed=failed))
+    rows = rows_of(whole)
+    attach(whole, {"a.png": "a cat"})
+    assert [row.key for row in rows_of(whole)] == [row.key for row in rows]
+
+
+def test_pieces_of_the_last_number_are_followed_by_free_ones(root: Path) -> None:
+    for folder in ("index", "seen"):
+        (root / folder / "00000003.jsonl").rename(root / folder / "99999999.jsonl")
+    edit_pieces(root, lambda pieces: pieces[3].update(name="index/99999999.jsonl"))
+    write_set(root)  # the checksums
+    write_set(root, make_plan((*KEYS, "b/bb.png")))
+    names = [Path(piece.name).stem for piece in pieces_of(root)]
+    assert names == ["00000000", "00000003", "00000004", "00000002", "99999999"]
+    assert problems(root) == []
+
+
+def test_a_manifest_beside_an_empty_folder_of_pieces_has_no_index(root: Path) -> None:
+    (root / "manifest.json").unlink()
+    shutil.rmtree(root / "index")
+    (root / "index").mkdir()
+    assert ("index.jsonl", "index") in told(root)
+
+
+def test_bad_lines_are_told_as_they_come_and_not_kept(tmp_path: Path) -> None:
+    write_set(tmp_path / "set", replace(make_plan(("a.png",)), failures=()))
+    (tmp_path / "set" / "index.jsonl").write_bytes(b"\n" * 100_000)
+    events = verify_latents(tmp_path / "set", VerifySettings(NO_DATA))
+    assert peak_bytes(lambda: sum(isinstance(event, Problem) for event in events)) < 10 * 2**20
 
 
 # --- Places ---------------------------------------------------------------------------------------------------------

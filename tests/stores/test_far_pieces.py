@@ -1,6 +1,6 @@
 """A set in a store whose index lies in pieces: only what is new is sent, what is no part of it goes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +102,27 @@ def test_pieces_of_a_run_that_was_stopped_at_its_end_are_swept(s3: S3Server, url
     assert sorted(s3.names(str(url).removeprefix("s3://"))) == sorted(
         name for name, data in contents(tmp_path / "stage").items() if data is not None and not name.startswith(".")
     ) + [f"shards/{shard.name}" for shard in Manifest.read(url).shards]
+
+
+def break_manifest(stage: Path) -> None:
+    (stage / "manifest.json").write_bytes(b"{")
+
+
+def break_piece(stage: Path) -> None:
+    path = stage / "index" / "00000002.jsonl"
+    path.write_bytes(path.read_bytes()[:-2] + b"}\n")
+
+
+def lose_piece(stage: Path) -> None:
+    (stage / "index" / "00000002.jsonl").unlink()
+
+
+@pytest.mark.parametrize("damage", [break_manifest, break_piece, lose_piece])
+def test_a_damaged_stage_is_made_good_by_what_the_store_has(
+    url: Url, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    write(url, tmp_path / "one", make_plan())
+    write(url, tmp_path / "two", make_plan((*KEYS, "b/bb.png")))
+    damage(tmp_path / "one")
+    write(url, tmp_path / "one", make_plan((*KEYS, "b/bb.png", "z2.png")))
+    assert problems(url) == []

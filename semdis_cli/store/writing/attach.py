@@ -28,7 +28,7 @@ from semdis_cli.store.index import IndexLine
 from semdis_cli.store.item_table import ItemColumns
 from semdis_cli.store.latent_set import LatentSet
 from semdis_cli.store.manifest import Manifest, checksum_lines
-from semdis_cli.store.set_index import IndexPiece, digest_pieces, next_number, piece_name
+from semdis_cli.store.set_index import IndexPiece, digest_pieces, new_name
 from semdis_cli.store.tensors.listed import TensorColumns, tensors_to_json
 from semdis_cli.store.writing.finished import Base, check_latents_folder
 from semdis_cli.store.writing.index_writer import publish_piece
@@ -193,20 +193,24 @@ class _EditedIndex:
     _start: int = 0  # of the next line
     _ahead: Sequence[NewLine] = ()
 
+    def __post_init__(self) -> None:
+        self._lines = iter(self.lines)
+
     def write(self) -> tuple[FileDigest, tuple[IndexPiece, ...]]:
         """Write all pieces; returns what the manifest says of them. A piece that is as it was keeps its name."""
         pieces: list[IndexPiece] = []
-        index, self._lines = self.base.index, iter(self.lines)
+        index = self.base.index
         for before in index.pieces:
-            name = piece_name(next_number([*index.pieces, *pieces])) if index.is_split else INDEX_FILE
+            name = new_name([*index.pieces, *pieces]) if index.is_split else INDEX_FILE
             counts = self.counts.copy()
-            file, name = self._write_piece(name, sum(before.rows))
+            file, name = self._write_piece(name, sum(before.rows) if index.is_split else None)
             pieces.append(replace(before, name=name, file=file, columns=_num_images(self.counts - counts)))
         if not index.is_split:
             return pieces[0].file, ()
         return digest_pieces(pieces), tuple(pieces)
 
-    def _write_piece(self, name: str, num_rows: int) -> tuple[FileDigest, str]:
+    def _write_piece(self, name: str, num_rows: int | None) -> tuple[FileDigest, str]:
+        """Write a piece of so many rows; None: of all."""
         pending = PendingFile(self.folder / INDEX_FILE)
         try:
             for chunk in self._chunks(num_rows):
@@ -219,10 +223,14 @@ class _EditedIndex:
         """Of the images that are to be used, how many have each column."""
         return _num_images(self.counts)
 
-    def _chunks(self, num_rows: int) -> Iterator[bytes]:
-        """Give the bytes of the next rows."""
+    def _chunks(self, num_rows: int | None) -> Iterator[bytes]:
+        """Give the bytes of the next rows; None: of all. Raises `StoreError` if there are fewer."""
+        if num_rows is None:
+            yield from map(self._take, self._lines)
+            return
         while num_rows > 0:
-            lines = self._ahead or next(self._lines)
+            if not (lines := self._ahead or next(self._lines, ())):
+                raise StoreError("has fewer rows than the manifest says; damaged or edited", place=self.base.folder)
             lines, self._ahead = lines[:num_rows], lines[num_rows:]
             num_rows -= len(lines)
             yield self._take(lines)

@@ -125,9 +125,9 @@ class _Comparison:
     def _is_same(self, number: int, start: int, stop: int) -> bool:
         """Tell whether the inputs from one place up to another are just those of a piece, all of them unchanged."""
         piece = self.base.index.pieces[number]
-        if stop - start != piece.rows.ok + piece.rows.failed or piece.rows.left_out or not self.choice.is_all:
-            return False
-        if number in self._pieces_with_failures:
+        is_plain = self.choice.is_all and not piece.rows.left_out and number not in self._pieces_with_failures
+        is_clear = not (piece.rows.removed and piece.rows.failed)  # one that is gone may count for one set aside
+        if not (is_plain and is_clear and stop - start == piece.rows.ok + piece.rows.failed):
             return False
         images = within(self.images, start, stop)
         if any(NO_TIME in mtimes for mtimes, _ in images.times()):

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from semdis_cli.errors import UsageError
+from semdis_cli.errors import StoreError, UsageError
 from semdis_cli.files import disk
-from semdis_cli.files.atomic import make_folder, publish
+from semdis_cli.files.atomic import digest_file, make_folder, publish
 from semdis_cli.files.json_text import parse_json
 from semdis_cli.files.lock import FolderLock
 from semdis_cli.files.set_names import (
@@ -157,7 +157,7 @@ class FarSet:
             return
         self._check_journal(there)
         manifest = None if there is None else Manifest.parse(self.url, there)
-        kept = _pieces_in_both(manifest, None if here is None else Manifest.parse(self.stage, here))
+        kept = self._sound_pieces(manifest, here)
         (self.stage / MANIFEST_FILE).unlink(missing_ok=True)  # it goes first, and comes last
         found = (f"{folder}/{path.name}" for folder in LIST_FOLDERS for path in disk.list_names(self.stage / folder))
         for name in {*SET_LISTS, *found} - kept:
@@ -169,6 +169,20 @@ class FarSet:
                 if (self.url / name).is_file():
                     make_folder((self.stage / name).parent)
                     publish(self.stage / name, _chunks(self.url / name))
+
+    def _sound_pieces(self, manifest: Manifest | None, here: bytes | None) -> set[str]:
+        """Return the pieces of the index of a manifest that the stage, which has another one, has already."""
+        with suppress(StoreError):  # of a damaged stage nothing is kept
+            both = _pieces_in_both(manifest, None if here is None else Manifest.parse(self.stage, here))
+            pieces = () if manifest is None else manifest.pieces
+            return {
+                piece.name
+                for piece in pieces
+                if piece.name in both
+                and (self.stage / piece.name).is_file()
+                and digest_file(self.stage / piece.name) == piece.file
+            }
+        return set()
 
     def _manifest(self) -> bytes | None:
         with self._reaching():

@@ -24,8 +24,7 @@ from semdis_cli.store.set_index import (
     SetIndex,
     digest_pieces,
     is_piece_name,
-    next_number,
-    piece_name,
+    new_name,
     seen_name,
 )
 from semdis_cli.store.tensors.file import place_of
@@ -143,9 +142,12 @@ class IndexWriter:
         elif (self._base.folder / piece.seen_name).exists():
             keep_file(self._base.folder / piece.seen_name, self._folder / piece.seen_name)
         if self._table is not None and self._base.manifest is not None:
-            first = sum(before.rows.ok for before in index.pieces[:number])
+            first, stop = self._table.between(index.starts[number], index.starts[number + 1])
+            if stop - first != piece.rows.ok:
+                what = "has another number of images than the manifest says; damaged or edited"
+                raise StoreError(what, place=self._base.folder / piece.name)
             shift = self._start - index.starts[number]
-            self._items.take(self._table, first, piece.rows.ok, shift, self._base.manifest.shards)
+            self._items.take(self._table, first, stop, shift, self._base.manifest.shards)
         if self._has_tensors:
             places = read_places(self._base.folder / piece.name)
             self._served.extend(place_of(place.shard, place.row) for _, place in places)
@@ -176,7 +178,7 @@ class IndexWriter:
             return
         piece.flush()
         is_alone = next_key is None and not self._pieces and not self._base.index.is_split
-        name = INDEX_FILE if is_alone else piece_name(next_number([*self._base.index.pieces, *self._pieces]))
+        name = INDEX_FILE if is_alone else new_name([*self._base.index.pieces, *self._pieces])
         file, name = publish_piece(piece.file, self._folder, name, self._base)
         self._open = None
         lines = self._lines_of(piece.first_key if self._pieces else "", next_key, piece.new_seen.lines())

@@ -11,8 +11,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Self
 
+from semdis_cli.errors import StoreError
 from semdis_cli.files.atomic import check_free_space, explaining, make_folder
+from semdis_cli.files.disk import has_other_names
 from semdis_cli.files.lock import FolderLock
+from semdis_cli.files.set_names import MANIFEST_FILE
 from semdis_cli.provenance import Provenance
 from semdis_cli.store.manifest import Manifest
 from semdis_cli.store.writing.changes import Hashes
@@ -167,13 +170,15 @@ class LatentSetWriter(SetWriter):
         check_free_space(self.root, copies + needed)
 
     def _changing_bytes(self) -> int:
-        """Return the bytes of those pieces of the index that are going to give way to others."""
+        """Return the bytes of those pieces of the index that are going to give way to others, or to be copied."""
         plan, index = self._begun_plan, self.base.index
+        if not all(has_other_names(self.base.folder / piece.name) for piece in index.pieces):
+            return sum(piece.file.num_bytes for piece in index.pieces)  # the disk has no links
         changed = plan.changes.changed_pieces(index)
         keys = chain((one.key for one in plan.failures), (one.key for one in plan.left_out))
         changed |= set(map(index.number_of, keys))
-        added = (number for number in range(len(index.pieces)) if plan.changes.encodes_in(index, number))
-        return sum(piece.file.num_bytes for number, piece in enumerate(index.pieces) if number in changed.union(added))
+        changed |= {number for number in range(len(index.pieces)) if plan.changes.encodes_in(index, number)}
+        return sum(piece.file.num_bytes for number, piece in enumerate(index.pieces) if number in changed)
 
     def record(self, shard: WrittenShard) -> None:
         """Note a shard that is on disk, as `SetWriter.record`; one of a set in a store is sent there."""
@@ -204,6 +209,9 @@ class LatentSetWriter(SetWriter):
         num_rows = manifest.num_ok + manifest.num_failed
         if self._outline is not None:  # a file that may say anything
             outline.check_inputs(num_rows, self.root)
+        if num_rows != outline.num_inputs and self.base.index.is_split:  # whose manifest was believed
+            what = "its manifest and index disagree; damaged or edited"
+            raise StoreError(what, place=self.base.folder / MANIFEST_FILE)
         assert num_rows == outline.num_inputs, f"{num_rows} rows for {outline.num_inputs} inputs"
         self._lock.check()  # all that took a while, and what another run has finished since must stay
         if self._far is not None:

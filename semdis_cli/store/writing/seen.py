@@ -157,7 +157,7 @@ def has_seen(path: Path, index_sha256: str) -> bool:
 def seen_time_ns(paths: Iterable[Location]) -> int | None:
     """Return when the oldest of these files was written, nanoseconds since 1970; None if one is missing."""
     try:
-        return min(path.stat().st_mtime_ns for path in paths)
+        return min((path.stat().st_mtime_ns for path in paths), default=None)
     except OSError:
         return None
 

@@ -245,9 +245,9 @@ def move_lists(folder: Path, root: Path, manifest: Manifest) -> None:
     sweep_lists(root, manifest)
 
 
-def sweep_lists(root: Path, manifest: Manifest | None) -> None:
+def sweep_lists(root: Path, manifest: Manifest) -> None:
     """Remove lists that are none of the set's: of one before it, or of a run that was stopped while it finished."""
-    names = () if manifest is None else manifest.list_names
+    names = manifest.list_names
     folders = [name for name in sorted(LIST_FOLDERS) if (root / name).is_dir()]
     found = [f"{folder}/{path.name}" for folder in folders for path in list_folder(root / folder)]
     for name in (*found, *(name for name in (INDEX_FILE, SEEN_FILE) if (root / name).exists())):
