@@ -116,18 +116,19 @@ class IndexWriter:
             self._add(piece, line)
 
     def _add(self, piece: _OpenPiece, line: NewLine) -> None:
+        _, status, shard, row, columns, data, seen = line
         piece.num_rows += 1
-        piece.counts[line.status] += 1
-        if line.status == "ok" and line.shard is not None:
-            self._items.add(self._start, line.shard)
-            if line.columns:
-                piece.columns.update(line.columns)
-            if self._has_tensors and line.row is not None:
-                self._served.append(place_of(line.shard, line.row))
-        self._start += len(line.data)
-        if line.seen is not None:
-            piece.new_seen.add_bytes(line.seen.to_line())
-        piece.lines.append(line.data)
+        piece.counts[status] += 1
+        if status == "ok" and shard is not None:
+            self._items.add(self._start, shard)
+            if columns:
+                piece.columns.update(columns)
+            if self._has_tensors and row is not None:
+                self._served.append(place_of(shard, row))
+        self._start += len(data)
+        if seen is not None:
+            piece.new_seen.add_bytes(seen.to_line())
+        piece.lines.append(data)
         if len(piece.lines) >= _LINES_AT_ONCE:
             piece.flush()
 

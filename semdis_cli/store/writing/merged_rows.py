@@ -34,9 +34,13 @@ class _NewRows:
 
     def before(self, end: str | None) -> Iterator[NewLine]:
         """Yield the rows that are left whose keys are below `end`; None: all."""
-        while self._next is not None and (end is None or self._next.key < end):
+        while self._next is not None and end is not None and self._next.key < end:
             row, self._next = self._next, next(self._rows, None)
             yield row
+        if self._next is not None and end is None:
+            row, self._next = self._next, None
+            yield row
+            yield from self._rows
 
 
 @dataclass
