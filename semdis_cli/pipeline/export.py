@@ -24,6 +24,7 @@ from semdis_cli.store.reader import LatentSource, recorded_layout
 from semdis_cli.threads import WatchedThreads
 
 ALONE = ProcessSettings()
+_IN_CLUSTER = 16  # processes, about: how many there will be nobody knows
 
 
 def export(
@@ -57,7 +58,8 @@ def export(
         yield RunStarted(len(source.keys), num_done, 0.0, note="; ".join(filter(None, notes)))
 
         # Shard -> rows -> files
-        parts = [*parts_of(job, sink)] if processes != ALONE and source.latents is not None else []
+        num_processes = max(len(processes.places), _IN_CLUSTER if processes.is_in_cluster else 1)
+        parts = [*parts_of(job, sink, num_processes)] if processes != ALONE and source.latents is not None else []
         engine = export_engine(processes, job, parts, names)
         events = _write_here(job, sink, stack) if engine is None else _write_there(engine, sink, parts, report)
         for event in chain(sink.failures, events):

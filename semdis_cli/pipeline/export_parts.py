@@ -21,7 +21,7 @@ from semdis_cli.threads import WatchedThreads
 
 _ROWS_AT_ONCE = 256
 _MOST_SHARDS = 4  # that a part has the images of, about: those at its ends are read for its neighbours too
-_LEAST_PARTS = 64
+_PARTS_OF_EACH = 4  # at least, so that none waits long for the last one
 
 _Image = tuple[StoredShard, str]  # its shard, and its key
 
@@ -66,10 +66,13 @@ class WrittenPart(NamedTuple):
     records: Sequence[SampleRecord]
 
 
-def parts_of(job: ExportJob, sink: Sink) -> Iterator[PlannedPart]:
-    """Yield what is left of an export; what is there already is in no part, unless a table lists it."""
+def parts_of(job: ExportJob, sink: Sink, num_processes: int) -> Iterator[PlannedPart]:
+    """Yield what is left of an export; what is there already is in no part, unless a table lists it.
+
+    `num_processes`: how many share them, about.
+    """
     if not sink.one_file_each:
-        for first_file, images in _groups(job, sink):
+        for first_file, images in _groups(job, sink, len(job.source.keys) // (_PARTS_OF_EACH * num_processes)):
             yield PlannedPart(f"files from {first_file}", _by_shard(images), first_file)
         return
     for stored in job.source.shards:
@@ -77,12 +80,15 @@ def parts_of(job: ExportJob, sink: Sink) -> Iterator[PlannedPart]:
             yield PlannedPart(stored.name, [(stored, keys)], 0)
 
 
-def _groups(job: ExportJob, sink: Sink) -> Iterator[tuple[int, list[_Image]]]:
-    """Yield the images of files that are left and follow one another, with the number of the first of these files."""
+def _groups(job: ExportJob, sink: Sink, num_images: int) -> Iterator[tuple[int, list[_Image]]]:
+    """Yield the images of files that are left and follow one another, with the number of the first of these files.
+
+    There are at most as many as `num_images`, or those of one file.
+    """
     without = {failure.key for failure in sink.failures}
     images = ((stored, key) for stored in job.source.shards for key in stored.rows if key not in without)
     largest = max((len(stored.rows) for stored in job.source.shards), default=0)
-    most = min(_MOST_SHARDS * largest, len(job.source.keys) // _LEAST_PARTS)
+    most = min(_MOST_SHARDS * largest, num_images)
     first_file, group = 0, list[_Image]()
     for number, keys in enumerate(sink.files()):
         of_file = list(islice(images, len(keys)))

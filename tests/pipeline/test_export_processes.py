@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from semdis_cli.events import Event, Failure, ProcessDied, RunFinished, ShardFailed
-from semdis_cli.pipeline import export_parts
 from semdis_cli.pipeline.export import export
 from semdis_cli.pipeline.export_parts import ExportPart, WrittenPart, parts_of, write_part
 from semdis_cli.pipeline.export_sinks import lightningdit
@@ -93,7 +92,7 @@ def test_what_is_missing_is_made_by_processes_again(root: Path, tmp_path: Path, 
     assert files_in(tmp_path / "out") == whole
 
 
-def written_here(root: Path, output: Path, form: str) -> Iterator[ExportPart]:
+def written_here(root: Path, output: Path, form: str, num_processes: int = 16) -> Iterator[ExportPart]:
     """Write all parts in this process, one after the other, and yield them; only they write files of images."""
     job, kind = ExportJob(open_latents(root), settings_of(form), output), SINKS[settings_of(form).format]
     names = kind.name_files(job)
@@ -105,7 +104,7 @@ def written_here(root: Path, output: Path, form: str) -> Iterator[ExportPart]:
         with WatchedThreads(1, "test") as pool:
             written.append((yield from write_part(part, job.settings, output, pool)))
 
-    for part in (planned.pack(job, names) for planned in parts_of(job, sink)):
+    for part in (planned.pack(job, names) for planned in parts_of(job, sink, num_processes)):
         assert [event for event in write(part) if isinstance(event, Failure | ShardFailed)] == []
         assert (written[-1].name, written[-1].troubles) == (part.name, [])
         for record in written[-1].records:
@@ -116,15 +115,14 @@ def written_here(root: Path, output: Path, form: str) -> Iterator[ExportPart]:
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize(
-    "least", [12, pytest.param(1, marks=pytest.mark.slow), pytest.param(99, marks=pytest.mark.slow)]
+    "num_processes", [12, pytest.param(1, marks=pytest.mark.slow), pytest.param(99, marks=pytest.mark.slow)]
 )
 def test_parts_have_whole_files_and_all_images_once(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, least: int
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, num_processes: int
 ) -> None:
     monkeypatch.setattr(lightningdit, "_FILE_IMAGES", 70)
-    monkeypatch.setattr(export_parts, "_LEAST_PARTS", least)
     run(root, tmp_path / "alone", form, ProcessSettings())
-    parts = [*written_here(root, tmp_path / "parts", form)]
+    parts = [*written_here(root, tmp_path / "parts", form, num_processes)]
     assert sorted(key for part in parts for key in part.source.keys) == sorted(LABELS)
     assert len({part.name for part in parts}) == len(parts) > 1
     expected = {name: data for name, data in files_in(tmp_path / "alone").items() if name != "export.json"}
