@@ -39,7 +39,8 @@ FORMATS: dict[str, dict[str, Any]] = {
     "mar": {"twins": "same", "std": "zero"},
     "kohya": {},
 }
-QUICK = {"webdataset", "npy", "mds"}
+SOME = 12
+QUICK = {"webdataset", "npy"}
 OF_THE_RUN = {"report.json"}
 
 
@@ -113,9 +114,13 @@ def written_here(root: Path, output: Path, form: str, num_processes: int = 16) -
     sink.conclude()
 
 
-@pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize(
-    "num_processes", [12, pytest.param(1, marks=pytest.mark.slow), pytest.param(99, marks=pytest.mark.slow)]
+    ("form", "num_processes"),
+    [
+        pytest.param(form, number, marks=[] if form in {"npy", "lightningdit"} and number == SOME else pytest.mark.slow)
+        for form in FORMATS
+        for number in (1, SOME, 99)
+    ],
 )
 def test_parts_have_whole_files_and_all_images_once(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, num_processes: int
@@ -164,7 +169,8 @@ def test_images_that_a_format_does_not_hold_are_told(tmp_path: Path) -> None:
     assert files_in(tmp_path / "shared") == files_in(tmp_path / "alone")
 
 
-@pytest.mark.parametrize("form", ["webdataset", pytest.param("npy", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["webdataset", "npy"])
 def test_a_process_that_is_killed_costs_nothing(root: Path, tmp_path: Path, form: str) -> None:
     run(root, tmp_path / "alone", form, ProcessSettings())
     before = children_of(os.getpid())

@@ -117,7 +117,9 @@ def lose_piece(stage: Path) -> None:
     (stage / "index" / "00000002.jsonl").unlink()
 
 
-@pytest.mark.parametrize("damage", [break_manifest, break_piece, lose_piece])
+@pytest.mark.parametrize(
+    "damage", [lose_piece, *(pytest.param(each, marks=pytest.mark.slow) for each in (break_manifest, break_piece))]
+)
 def test_a_damaged_stage_is_made_good_by_what_the_store_has(
     url: Url, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
