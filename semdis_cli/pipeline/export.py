@@ -50,16 +50,11 @@ def export(
         num_left = sum(map(sink.is_left, source.keys))
         num_done = len(source.keys) - len(sink.failures) - num_left
         left_out = [name for name in job.parts if name not in kind.parts(job)]
-        notes = (
-            kind.note(job),
-            f"{settings.format} has no place for {', '.join(left_out)}: left out" if left_out else "",
-            _say_what_stays(source),
-        )
-        yield RunStarted(len(source.keys), num_done, 0.0, note="; ".join(filter(None, notes)))
+        yield RunStarted(len(source.keys), num_done, 0.0, note=_note(job, kind, left_out))
 
         # Shard -> rows -> files
-        num_processes = max(len(processes.places), _IN_CLUSTER if processes.is_in_cluster else 1)
-        parts = [*parts_of(job, sink, num_processes)] if processes != ALONE and source.latents is not None else []
+        num_processes = _IN_CLUSTER if processes.is_in_cluster else len(processes.places)
+        parts = [*parts_of(job, sink, num_processes)] if num_processes > 1 and source.latents is not None else []
         engine = export_engine(processes, job, parts, names)
         events = _write_here(job, sink, stack) if engine is None else _write_there(engine, sink, parts, report)
         for event in chain(sink.failures, events):
@@ -121,6 +116,12 @@ def _troubles(part: WrittenPart, damaged: dict[str, ShardFailed]) -> Iterator[Fa
             damaged[trouble.name] = replace(trouble, num_images=number)
         else:
             yield trouble
+
+
+def _note(job: ExportJob, kind: type[Sink], left_out: Sequence[str]) -> str:
+    """Return what a person should know before it goes on: a line, or nothing."""
+    nowhere = f"{job.settings.format} has no place for {', '.join(left_out)}: left out" if left_out else ""
+    return "; ".join(filter(None, (kind.note(job), nowhere, _say_what_stays(job.source))))
 
 
 def _say_what_stays(source: LatentSource) -> str:

@@ -65,8 +65,8 @@ class _OpenPiece:
 class WrittenIndex(NamedTuple):
     """An index that is written: its digest, and its pieces, none if it is one file, as in `Manifest`.
 
-    `columns`: of the images that are to be used, how many have each. `items`: where these
-    are. `served`: their places, if they may have tensors.
+    `columns`: of the images that are to be used, how many have each. `items`: where these are. `served`: their places,
+    if they may have tensors.
     """
 
     file: FileDigest
