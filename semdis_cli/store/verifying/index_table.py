@@ -283,7 +283,7 @@ def _misplacement(key: str, last_key: str | None) -> str | None:
 
 
 def _read_row(files: Sequence[_IndexFile], offset: int) -> IndexRow:
-    place = next(one for one in files if offset < one.stop)
+    place = next((one for one in files if offset < one.stop), files[-1])  # one that was not read to its end
     with open_regular(place.path) as file:
         file.seek(offset - place.start)
         return IndexRow.from_json(parse_json(file.readline(_MAX_LINE_BYTES)))
