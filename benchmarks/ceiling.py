@@ -1,5 +1,5 @@
 # ruff: noqa: INP001, PLC0415, S603 (a script of its own; what one kind needs is no memory of another)
-"""What the host alone can do: `encode` and `decode` on real files, with a device that is as fast as one likes.
+"""What the host alone can do: the verbs of the pipeline on real files, with a device that is as fast as one likes.
 
     python benchmarks/ceiling.py [--num-images 2931] [--side 256] [--shards 8] [--device-ms 0] [--workers 2]
                                  [--rounds 3] [--gil] [--json] [--folder FOLDER] [KIND ...]
@@ -12,6 +12,7 @@ counts. Kinds:
     encode         files -> a finished set in --shards shards
     decode-jpeg    a set -> JPEG files, with --device-ms as above
     decode-png     a set -> PNG files
+    roundtrip      files -> JPEG files and their figures, with --device-ms for each half of a call
     bare           threads that do nothing but read these files and decode them
     dataloader     a plain DataLoader of torch with Pillow, that hands over batches of 64
 
@@ -39,7 +40,7 @@ from typing import Any
 
 PROJECT = Path(__file__).parents[1]
 sys.path.insert(0, os.fspath(PROJECT))
-KINDS = ("encode", "decode-jpeg", "decode-png", "bare", "dataloader")
+KINDS = ("encode", "decode-jpeg", "decode-png", "roundtrip", "bare", "dataloader")
 RIVALS = {"bare": "bare_decode", "dataloader": "dataloader"}
 PASSED = ("num-images", "side", "shards", "device-ms", "workers")
 CALL_PIXELS, BATCH_SIZE, SAMPLES_A_SECOND = 64 * 256**2, 64, 250
@@ -151,6 +152,22 @@ def run_decode(latents: Path, options: argparse.Namespace, output: Path) -> None
     settings = replace(DecodeSettings(), num_workers=options.workers, write=WriteSettings(format=suffix))
     with measured():
         for _ in decode(open_latents(latents), tokenizer, settings, output):
+            pass
+
+
+def run_roundtrip(folder: Path, options: argparse.Namespace, output: Path) -> None:
+    """List the images of a folder, and encode and decode them as the command does."""
+    from semdis_cli.images.loader import Loader
+    from semdis_cli.pipeline.encode_plan import plan_encode
+    from semdis_cli.pipeline.roundtrip import roundtrip
+    from semdis_cli.settings import DecodeSettings, EncodeSettings, LoadSettings, RoundtripSettings, WriteSettings
+    from semdis_cli.sources.find import find_images
+
+    tokenizer = make_tokenizer(options.side, options.device_ms)
+    decoding = DecodeSettings(num_workers=options.workers, write=WriteSettings(format="jpg"))
+    with measured(), Loader(LoadSettings(), tokenizer.patch_size, options.workers) as loader:
+        plan = plan_encode(find_images([folder]), loader, tokenizer, EncodeSettings())
+        for _ in roundtrip(plan, loader, tokenizer, RoundtripSettings(decode=decoding), output):
             pass
 
 
@@ -272,6 +289,8 @@ def measure(kind: str, folder: Path, options: argparse.Namespace) -> None:
             run_encode(folder / "images", options, output)
         elif kind.startswith("decode"):
             run_decode(folder / "latents", options, output)
+        elif kind == "roundtrip":
+            run_roundtrip(folder / "images", options, output)
         elif kind == "bare":
             run_bare(folder / "images", options)
         else:
@@ -296,7 +315,7 @@ def figures(options: argparse.Namespace, results: dict[str, list[Run]]) -> Itera
     bare = min((run.cpu_s for run in results.get("bare", [])), default=None)
     for kind, runs in results.items():
         best = min(runs, key=lambda run: run.wall_s)
-        is_reading = kind in {"encode", "dataloader"}
+        is_reading = kind in {"encode", "roundtrip", "dataloader"}
         other = None if is_reading and bare is None else best.cpu_s - (bare if is_reading and bare else 0)
         lock = None if best.lock_share is None else best.lock_share * best.wall_s / number * 1000
         yield (

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, groupby
 from typing import Protocol, TypeVar
@@ -49,6 +49,15 @@ class LoadedCall:
     def troubles(self) -> tuple[ColumnTrouble, ...]:
         """Those of the images' columns."""
         return tuple(trouble for image in self.images for trouble in image.troubles)
+
+    def lasting(self) -> "LoadedCall":
+        """Return the same, with pixels that last longer than the model call for which they were read."""
+        if self.pixels is None:
+            return self
+        pixels = self.pixels.clone()
+        rows = pixels.permute(0, 3, 1, 2).unbind()
+        images = [replace(image, pixels=row) for image, row in zip(self.images, rows, strict=True)]
+        return replace(self, images=images, pixels=pixels)
 
     def batch(self, *, are_mirrored: bool = False) -> Tensor:
         """uint8 [B,3,H,W], which lie as [B,H,W,3] in memory, as those of each image do: the other order takes long."""

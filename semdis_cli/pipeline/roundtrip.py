@@ -121,15 +121,15 @@ def _run(trip: _Trip) -> Iterator[Event]:
         spool = FigureSpool.open(trip.output, _record(trip, measurer, choice), measurer.num_features)
         work = _work(trip, names, measurer, spool, choice)
         remaining = [shard for shard in shards if shard.name not in spool.done]
-        yield _started(trip, spool, work.measuring.keeper, remaining)
-        yield from failures
-        spool.add_others(failures)
 
         # Read -> encode -> decode -> measure -> file
         with (
             roundtrip_engine(work, trip.settings, remaining) as engine,
             closing(engine.run(remaining, partial(_note, spool, {shard.name: shard for shard in remaining}))) as events,
         ):
+            yield _started(trip, spool, work.measuring.keeper, remaining, engine.note)
+            yield from failures
+            spool.add_others(failures)
             for event in events:
                 spool.take(event)
                 yield totals.add(event)
@@ -185,9 +185,12 @@ def _work(
 
 
 def _started(
-    trip: _Trip, spool: FigureSpool, keeper: PictureKeeper | None, remaining: Sequence[PlannedShard]
+    trip: _Trip, spool: FigureSpool, keeper: PictureKeeper | None, remaining: Sequence[PlannedShard], note: str
 ) -> RunStarted:
-    """Return the event that says what there is to do; `keeper` hears of what an earlier run has measured."""
+    """Return the event that says what there is to do; `keeper` hears of what an earlier run has measured.
+
+    `note`: of what does it.
+    """
     num_done = num_failed = 0
     for row in spool.rows():
         num_done += 1
@@ -195,13 +198,13 @@ def _started(
         if keeper is not None and row.error is None:
             keeper.know(row.key, row.figures[0][PSNR_DB])
     megapixels = sum(len(shard.images) * shard.bucket[0] * shard.bucket[1] for shard in remaining) / 1e6
-    return RunStarted(trip.plan.num_inputs, num_done, megapixels, num_failed, _note_of(spool, trip.plan.num_inputs))
+    notes = *_notes_of(spool, trip.plan.num_inputs), note
+    return RunStarted(trip.plan.num_inputs, num_done, megapixels, num_failed, "; ".join(filter(None, notes)))
 
 
-def _note_of(spool: FigureSpool, num_images: int) -> str:
-    """Return what a person should know who may want to stop the run; empty for nothing."""
-    too_few = why_none(num_images) if spool.num_features else None
-    return "; ".join(filter(None, (_MEASURED_ANEW if spool.replaced else None, too_few)))
+def _notes_of(spool: FigureSpool, num_images: int) -> tuple[str | None, str | None]:
+    """Return what a person should know who may want to stop the run; None for nothing."""
+    return _MEASURED_ANEW if spool.replaced else None, why_none(num_images) if spool.num_features else None
 
 
 def _note(spool: FigureSpool, shards: dict[str, PlannedShard], done: ShardDecoded) -> None:

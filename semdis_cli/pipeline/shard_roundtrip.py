@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,7 +12,16 @@ from semdis_cli.events import BatchDone, Event, Failure, ImageMeasured, ShardDec
 from semdis_cli.images.geometry import undo_padding
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
-from semdis_cli.pipeline.calls import ImageCall, busy_threads, fitting, image_calls, share_of_call, start_workers
+from semdis_cli.pipeline.calls import (
+    ImageCall,
+    Volume,
+    busy_threads,
+    fitting,
+    image_calls,
+    reading_of,
+    share_of_call,
+    start_workers,
+)
 from semdis_cli.pipeline.contenders.contender import Contender, Version
 from semdis_cli.pipeline.contenders.given import Given
 from semdis_cli.pipeline.contenders.tokenized import Kept, TokenizedContender
@@ -20,10 +29,10 @@ from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import NOTHING_WRITTEN, ImageWriter, Writing, parts
 from semdis_cli.pipeline.measuring.comparing import Measuring
 from semdis_cli.pipeline.measuring.kept_pictures import Trial
-from semdis_cli.pipeline.reading import LoadedCall
+from semdis_cli.pipeline.processes.writing import PictureSink, writing_ahead
+from semdis_cli.pipeline.reading import LoadedCall, Reading
 from semdis_cli.pipeline.shard_decoder import SHARE_OF_EVENT
 from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, timed
-from semdis_cli.records import LoadedImage
 from semdis_cli.store.writing.plan import PlannedShard
 
 
@@ -71,9 +80,11 @@ class _RoundtripCall:
 
 @dataclass(frozen=True)
 class ShardRoundtrip:
-    """Encodes and decodes planned shards in threads. `note`: what a person should know, a line."""
+    """Encodes and decodes planned shards; `sink` takes what is to be written. `note`: what a person should know."""
 
     work: RoundtripWork
+    reading: Reading
+    sink: PictureSink | None
     workers: Workers
     note: str = ""
 
@@ -105,24 +116,24 @@ class ShardRoundtrip:
     @property
     def _memory(self) -> CallMemory:
         work = self.work
-        return CallMemory(work.tokenizer, work.loader.room, "decode", work.first.sampling.pdg, work.others)
+        return CallMemory(work.tokenizer, self.reading.room, "decode", work.first.sampling.pdg, work.others)
 
     def _start(self, call: ImageCall | ShardDecoded) -> "Future[_RoundtripCall | ShardDecoded]":
         if isinstance(call, ShardDecoded):
             return done_already(call)
         if failures := self._memory.refused(call.bucket, call.keys):
             return done_already(_RoundtripCall(failures, StageTimes()))
-        self.work.loader.expect(call.images)
-        return self.workers.submit_call(partial(timed, self.work.loader.load), call.images, self._finish)
+        return self.reading.submit(call.images, self._finish)
 
     def _share(self, call: ImageCall | ShardDecoded) -> float:
         if isinstance(call, ShardDecoded):
             return SHARE_OF_EVENT
-        return share_of_call(call.bucket, len(call.images), "decode", self.work.tokenizer, self.workers)
+        share = share_of_call(call.bucket, len(call.images), "decode", self.work.tokenizer, self.workers)
+        return self.reading.share(share)
 
-    def _finish(self, loaded: Sequence[Timed[LoadedImage | Failure]]) -> _RoundtripCall:
-        """Encode and decode what could be read, measure it, and hand it to the threads that write."""
-        call = LoadedCall.of(loaded)
+    def _finish(self, loaded: LoadedCall) -> _RoundtripCall:
+        """Encode and decode what could be read, and hand it to what measures and writes."""
+        call = loaded.lasting()
         failures, times = list(call.failures), StageTimes(read_s=call.read_s)
         if not call.images:
             return _RoundtripCall(failures, times)
@@ -162,10 +173,10 @@ class ShardRoundtrip:
         """Have what came back measured, and that of the first contender written."""
         portions = parts(trials, trials[0].given[0].size, self.workers.num_threads)
         measuring = self.workers.after_call(partial(timed, self.work.measuring.measure), portions)
-        if self.work.writer is None:
+        if self.sink is None:
             return measuring, NOTHING_WRITTEN
         pictures = [(trial.key, trial.versions[0].pixels) for trial in trials]
-        return measuring, self.work.writer.submit(pictures, self.workers)
+        return measuring, self.sink.submit(pictures, self.workers)
 
 
 def _versions(contender: Contender, given: Given) -> list[Version | Failure]:
@@ -180,7 +191,25 @@ def _versions(contender: Contender, given: Given) -> list[Version | Failure]:
 
 
 @contextmanager
-def shard_roundtrip(work: RoundtripWork, num_workers: int, num_processes: int = 1) -> Iterator[ShardRoundtrip]:
-    """Begin the threads that encode and decode shards; `num_processes` share the memory of the machine."""
-    with start_workers(work.tokenizer, num_workers, num_processes) as workers:
-        yield ShardRoundtrip(work, workers)
+def shard_roundtrip(
+    work: RoundtripWork, volume: Volume, num_workers: int, num_processes: int = 1
+) -> Iterator[ShardRoundtrip]:
+    """Begin the threads, and beside an accelerator processes, that encode and decode shards.
+
+    `volume`: of all images that there are going to be; `num_processes`: that share the memory of the machine.
+    """
+    with (
+        start_workers(work.tokenizer, num_workers, num_processes) as workers,
+        reading_of(volume, work.loader, work.tokenizer, workers) as (reading, of_reading),
+        _writing(work, volume, workers) as (sink, of_writing),
+    ):
+        yield ShardRoundtrip(work, reading, sink, workers, "; ".join(filter(None, (of_reading, of_writing))))
+
+
+def _writing(
+    work: RoundtripWork, volume: Volume, workers: Workers
+) -> AbstractContextManager[tuple[PictureSink | None, str]]:
+    """Return what writes so many images, None if they are not written, and what is to be said of it."""
+    if work.writer is None:
+        return nullcontext((None, ""))
+    return writing_ahead(work.writer, workers, *volume, is_on_cpu=work.tokenizer.is_on_cpu)

@@ -11,7 +11,7 @@ from semdis_cli.images.loader import Loader
 from semdis_cli.memory import room_for_images
 from semdis_cli.metrics.measure import Measurer
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
-from semdis_cli.pipeline.calls import busy_threads
+from semdis_cli.pipeline.calls import Volume, busy_threads
 from semdis_cli.pipeline.contenders.tokenized import TokenizedContender
 from semdis_cli.pipeline.fleet.fleet import Fleet, Outcome, Worker
 from semdis_cli.pipeline.fleet.model_copy import ModelCopy
@@ -20,6 +20,8 @@ from semdis_cli.pipeline.images_out import ImageWriter
 from semdis_cli.pipeline.measuring.comparing import Measuring
 from semdis_cli.pipeline.measuring.kept_pictures import PictureChoice, PictureKeeper
 from semdis_cli.pipeline.on_ray.engine import device_in_cluster, ray_engine
+from semdis_cli.pipeline.processes.fork_server import start_early
+from semdis_cli.pipeline.processes.shared import pays
 from semdis_cli.pipeline.shard_roundtrip import RoundtripWork, shard_roundtrip
 from semdis_cli.settings import LatentSettings, LoadSettings, RoundtripSettings, WriteSettings
 from semdis_cli.settings.measures import MeasureSettings
@@ -29,7 +31,11 @@ _Record = Callable[[ShardDecoded], object]
 
 
 class RoundtripEngine(Protocol):
-    """Has shards encoded and decoded; as an `Engine` for encoding."""
+    """Has shards encoded and decoded; as an `Engine` for encoding. `note`: what a person should know of it, a line."""
+
+    @property
+    def note(self) -> str:
+        """Empty if there is nothing to say."""
 
     @property
     def num_threads(self) -> int:
@@ -56,7 +62,7 @@ class _Sent(NamedTuple):
 
 @dataclass(frozen=True)
 class RoundtripJob:
-    """Encoding and decoding shards, with image files below `root`, in one of `num_processes`."""
+    """Encoding and decoding shards, `volume` in all, with image files below `root`, in one of `num_processes`."""
 
     model: ModelCopy
     load: LoadSettings
@@ -66,6 +72,7 @@ class RoundtripJob:
     pictures: tuple[Path, PictureChoice] | None
     root: Path
     write: WriteSettings
+    volume: Volume
     num_workers: int
     num_processes: int
 
@@ -85,6 +92,8 @@ class RoundtripJob:
     @contextmanager
     def begin(self) -> Iterator[Worker[_Sent, ShardDecoded]]:
         """Load the model and begin the threads. Raises what `ModelCopy.load` raises."""
+        if pays(self.volume.num_images, is_on_cpu=self.device == "cpu"):
+            start_early()
         tokenizer, received = self.model.load(), _Received()
         writer = ImageWriter(self.root, received.names, self.write)
         room = room_for_images().shared_by(self.num_processes)
@@ -93,12 +102,12 @@ class RoundtripJob:
             keeper = None if self.pictures is None else PictureKeeper(*self.pictures)
             measuring = Measuring(Measurer.of(self.measures, tokenizer.model.device), keeper=keeper)
             work = RoundtripWork(loader, first, measuring, writer)
-            with shard_roundtrip(work, self.num_workers, self.num_processes) as trip:
+            with shard_roundtrip(work, self.volume, self.num_workers, self.num_processes) as trip:
 
                 def run(shards: Iterable[_Sent], record: _Record) -> Generator[Event, None, None]:
                     return trip.run(map(received.unpack, shards), lambda done: record(received.forget(done)))
 
-                yield Worker(run, lambda: Outcome(tokenizer.halved_to))
+                yield Worker(run, lambda: Outcome(tokenizer.halved_to), trip.note)
 
 
 class _Received:
@@ -130,13 +139,15 @@ def roundtrip_engine(
     num_workers, processes, writer = settings.decode.num_workers, settings.decode.processes, work.writer
     devices = processes.places[: len(shards)]
     is_in_cluster = processes.is_in_cluster and bool(shards)
+    volume = Volume.of(shards, work.tokenizer)
     if (len(devices) < 2 and not is_in_cluster) or writer is None:
-        return shard_roundtrip(work, num_workers)
+        return shard_roundtrip(work, volume, num_workers)
     places = [device_in_cluster(work.tokenizer)] if is_in_cluster else devices
     num_each, sender, keeper = max(1, num_workers // len(places)), ShardSender(work.loader), work.measuring.keeper
     pictures = None if keeper is None else (keeper.folder, keeper.choice)
     first, load = work.first, work.loader.settings
-    how = load, first.latents, first.sampling, settings.measures, pictures, writer.root, writer.settings
+    of_each = volume._replace(num_images=-(-volume.num_images // len(places)))
+    how = load, first.latents, first.sampling, settings.measures, pictures, writer.root, writer.settings, of_each
     jobs = [RoundtripJob(ModelCopy.of(work.tokenizer, device), *how, num_each, len(places)) for device in places]
 
     def pack(shard: PlannedShard, known: set[int]) -> _Sent:
