@@ -30,7 +30,7 @@ from semdis_cli.model.checkpoint import (
     write_checkpoint,
 )
 from semdis_cli.model.config import CONFIG_FILE, FCDMDiffAEConfig, FCDMDiffAEInferenceConfig
-from semdis_cli.model.decoder import Decoder, DecoderSteps
+from semdis_cli.model.decoder import Decoder, DecoderGrid, DecoderSteps
 from semdis_cli.model.devices import check_dtype, find_device, move_model
 from semdis_cli.model.encoder import Encoder
 from semdis_cli.model.layers import time_frequencies
@@ -217,13 +217,22 @@ class FCDMDiffAE(nn.Module):
         return self.sample_images(latents, noise, config)
 
     @torch.no_grad()
-    def sample_images(self, latents: Tensor, noise: Tensor, config: FCDMDiffAEInferenceConfig) -> Tensor:
-        """Decode latents and noise that are checked already: `decode` without its checks."""
+    def decoder_grid(self, config: FCDMDiffAEInferenceConfig) -> DecoderGrid:
+        """Compute what does not depend on latents, for as long as the weights are what they are now."""
+        times = diffusion.time_grid(config.num_steps, config.schedule)[:-1]
+        return DecoderGrid(self.decoder, times.to(self.device))
+
+    @torch.no_grad()
+    def sample_images(
+        self, latents: Tensor, noise: Tensor, config: FCDMDiffAEInferenceConfig, grid: DecoderGrid | None = None
+    ) -> Tensor:
+        """Decode latents and noise that are checked already: `decode` without its checks.
+
+        `grid`: that of `config`, where it is computed already.
+        """
         raw = self.dewhiten(latents.to(self.device))
         z = functional.pixel_shuffle(raw, self.config.bottleneck_patch).to(self.dtype)
-
-        times = diffusion.time_grid(config.num_steps, config.schedule)[:-1].to(self.device)
-        steps = DecoderSteps(self.decoder, z, times)
+        steps = DecoderSteps(grid or self.decoder_grid(config), z)
 
         def predict(x_t: Tensor, step: int) -> Tensor:
             if not config.pdg:

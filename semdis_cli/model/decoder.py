@@ -84,35 +84,47 @@ class Decoder(nn.Module):
         return cast(Tensor, self.unpatchify(self.out_proj(e)))
 
 
+class DecoderGrid:
+    """What the steps of a decoder over one time grid have in common, whatever the latents; for unchanging weights.
+
+    By all images of a step: the modulations. By all steps: the two halves of `fuse_in`, of the image and of latents.
+    """
+
+    def __init__(self, decoder: Decoder, times: Tensor) -> None:
+        """`times` [steps] float32, on the device of the weights."""
+        self.decoder = decoder
+        fuse = decoder.fuse_in
+        of_x, of_z = fuse.weight.split(fuse.out_channels, dim=1)
+        self.weight_of_x, self.weight_of_z = of_x.contiguous(), of_z.contiguous()
+        of_blocks = decoder.modulations(times)  # each [steps,2C]
+        self.modulations = [[rows[i : i + 1] for rows in of_blocks] for i in range(len(times))]
+
+
 class DecoderSteps:
     """A decoder's steps over one time grid for given latents; what the steps share is computed once.
 
-    Shared by all: `latent_up` and its half of `fuse_in`. By all images of a step: the modulations. By the two passes of
-    path-drop guidance: everything up to the middle blocks.
+    Shared by all: `latent_up` and its half of `fuse_in`. By the two passes of path-drop guidance: everything up to the
+    middle blocks.
     """
 
-    def __init__(self, decoder: Decoder, latents: Tensor, times: Tensor) -> None:
-        """Raw `latents` [B,Z,h,w]; `times` [steps] float32."""
-        self._decoder = decoder
-        fuse = decoder.fuse_in
-        of_x, of_z = fuse.weight.split(fuse.out_channels, dim=1)
-        self._weight_of_x = of_x.contiguous()
-        self._condition = functional.conv2d(decoder.latent_up(latents), of_z, fuse.bias)
-        of_blocks = decoder.modulations(times)  # each [steps,2C]
-        self._modulations = [[rows[i : i + 1] for rows in of_blocks] for i in range(len(times))]
+    def __init__(self, grid: DecoderGrid, latents: Tensor) -> None:
+        """Raw `latents` [B,Z,h,w]."""
+        self._grid, self._decoder = grid, grid.decoder
+        up = self._decoder.latent_up(latents)
+        self._condition = functional.conv2d(up, grid.weight_of_z, self._decoder.fuse_in.bias)
 
     def predict(self, x_t: Tensor, step: int) -> Tensor:
         """x_t [B,3,H,W] in the weights' dtype -> x0_hat [B,3,H,W]."""
-        return self._decoder.finish(self._start(x_t, step), self._modulations[step])
+        return self._decoder.finish(self._start(x_t, step), self._grid.modulations[step])
 
     def predict_both(self, x_t: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """x_t [B,3,H,W] -> x0_hat with and without the middle blocks, each [B,3,H,W]."""
-        s, modulations = self._start(x_t, step), self._modulations[step]
+        s, modulations = self._start(x_t, step), self._grid.modulations[step]
         return self._decoder.finish(s, modulations), self._decoder.finish(s, modulations, drop_middle_blocks=True)
 
     def _start(self, x_t: Tensor, step: int) -> Tensor:
-        f = functional.conv2d(self._decoder.patchify(x_t), self._weight_of_x).add_(self._condition)
-        return self._decoder.start(f, self._modulations[step])
+        f = functional.conv2d(self._decoder.patchify(x_t), self._grid.weight_of_x).add_(self._condition)
+        return self._decoder.start(f, self._grid.modulations[step])
 
 
 def _run(blocks: nn.ModuleList, x: Tensor, modulations: list[Tensor]) -> Tensor:

@@ -38,11 +38,15 @@ class ChannelWiseRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,C,h,w] -> the same. The mean square is float32 whatever the dtype of x: bf16 sums over C drift."""
-        mean_square = x.float().square().mean(dim=1, keepdim=True)
+        mean_square = self._by_norm(x) if x.device.type == "cuda" else x.float().square().mean(dim=1, keepdim=True)
         y = x * torch.rsqrt(mean_square + self.eps).to(x.dtype)
         if self.weight is not None and self.bias is not None:
             y = y * self.weight[:, None, None].to(x.dtype) + self.bias[:, None, None].to(x.dtype)
         return y
+
+    def _by_norm(self, x: Tensor) -> Tensor:
+        """Compute the mean square in one pass over the map, where a float32 copy and its squares take three."""
+        return _norm(x, (1,)).square() / x.shape[1]
 
 
 class GRN(nn.Module):
@@ -64,10 +68,15 @@ class GRN(nn.Module):
 
     def _scaled(self, x: Tensor) -> Tensor:
         """Compute the same as beta + x (1 + gamma n): two passes over the map instead of five, and fewer roundings."""
-        with torch.autocast(x.device.type, enabled=False):  # which would take the norm of a float32 copy
-            g = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True, dtype=torch.float32)
+        g = _norm(x, (2, 3))
         n = g / (g.mean(dim=1, keepdim=True) + self.eps)
         return torch.addcmul(self.beta.to(x.dtype), x, (1 + self.gamma.float() * n).to(x.dtype))
+
+
+def _norm(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Return the L2 norm along `dims`, which stay with length 1: summed up in float32, without a copy of `x`."""
+    with torch.autocast(x.device.type, enabled=False):  # which would take that of a float32 copy
+        return torch.linalg.vector_norm(x, dim=dims, keepdim=True, dtype=torch.float32)
 
 
 class FCDMBlock(nn.Module):

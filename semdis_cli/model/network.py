@@ -21,11 +21,13 @@ from semdis_cli.model.compiling import (
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.cpu.inference import PackedNetwork
 from semdis_cli.model.cpu.kernels import onednn_works
+from semdis_cli.model.decoder import DecoderGrid
 from semdis_cli.model.device_time import computing
 from semdis_cli.model.devices import calls_at_once
 from semdis_cli.model.layers import FCDMBlock
 from semdis_cli.model.pixels import float_to_images, images_to_float
 from semdis_cli.model.posterior import EncoderPosterior
+from semdis_cli.settings import Schedule
 from semdis_cli.tensors import is_out_of_memory
 
 T = TypeVar("T")
@@ -59,6 +61,7 @@ class PlainNetwork:
 
     def __init__(self, model: FCDMDiffAE) -> None:
         self._model = model
+        self._kept_grid: tuple[tuple[int, Schedule], DecoderGrid] | None = None
 
     @property
     def kernels(self) -> str:
@@ -80,7 +83,16 @@ class PlainNetwork:
         self._model.check_latents(latents, *noise.shape[2:])
         latents, noise = (to_device(batch, self._model.device) for batch in (latents, noise))
         with computing(self._model.device):
-            return float_to_images(self._model.sample_images(latents, noise, config))
+            return float_to_images(self._model.sample_images(latents, noise, config, self._grid(config)))
+
+    def _grid(self, config: FCDMDiffAEInferenceConfig) -> DecoderGrid:
+        """Return what calls with these steps share; that of the last steps is kept."""
+        of_steps, kept = (config.num_steps, config.schedule), self._kept_grid
+        if kept is None or kept[0] != of_steps:
+            kept = of_steps, self._model.decoder_grid(config)
+            wait_for_device(self._model.device)  # calls on other streams are going to use it
+            self._kept_grid = kept  # another thread may do the same: both write equal values
+        return kept[1]
 
 
 class CompiledNetwork(PlainNetwork):
@@ -176,10 +188,17 @@ def to_host(batch: Tensor) -> Tensor:
         return batch.cpu()
     host = torch.empty(batch.shape, dtype=batch.dtype, pin_memory=True)
     host.copy_(batch, non_blocking=True)
-    done = torch.cuda.Event(blocking=True)  # waiting for a stream would keep a core busy that reads images
-    done.record(torch.cuda.current_stream(batch.device))
-    done.synchronize()
+    wait_for_device(batch.device)
     return host
+
+
+def wait_for_device(device: torch.device) -> None:
+    """Wait for what this thread has given a GPU to do, and for nothing else; on a CPU it is done."""
+    if device.type != "cuda":
+        return
+    done = torch.cuda.Event(blocking=True)  # waiting for a stream would keep a core busy that reads images
+    done.record(torch.cuda.current_stream(device))
+    done.synchronize()
 
 
 class CallStreams:

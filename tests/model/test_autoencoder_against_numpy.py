@@ -15,7 +15,7 @@ from torch import Tensor
 from semdis_cli.model import diffusion
 from semdis_cli.model.autoencoder import FCDMDiffAE
 from semdis_cli.model.config import FCDMDiffAEConfig, FCDMDiffAEInferenceConfig
-from semdis_cli.model.decoder import DecoderSteps
+from semdis_cli.model.decoder import DecoderGrid, DecoderSteps
 from semdis_cli.settings import Sampler, Schedule
 from tests.reference import fcdm
 from tests.reference.fcdm import Array, Weights
@@ -357,7 +357,7 @@ def test_a_bfloat16_decoder_is_guided_and_sampled_in_float32(sampler: Sampler, p
     # One step only: in a second one the last bit of x_t could fall on the other side of a rounding to bfloat16.
     x_1 = diffusion.initial_state(tensor(noise)).bfloat16()
     raw = model.dewhiten(latents).bfloat16()
-    full, drop = map(array, DecoderSteps(model.decoder, raw, torch.ones(1)).predict_both(x_1, 0))
+    full, drop = map(array, DecoderSteps(DecoderGrid(model.decoder, torch.ones(1)), raw).predict_both(x_1, 0))
     x0_hat = fcdm.path_drop_guidance(full, drop, 1.7) if pdg else full
     ends = fcdm.vp_logsnr(np.array([1.0, 0.0]))
     expected = fcdm.ddim_step(fcdm.initial_state(noise), x0_hat, ends[0], ends[1])

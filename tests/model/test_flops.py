@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from semdis_cli.model.config import FCDMDiffAEConfig
-from semdis_cli.model.decoder import DecoderSteps
+from semdis_cli.model.decoder import DecoderGrid, DecoderSteps
 from semdis_cli.model.flops import decode_flops, decode_flops_with_reuse, encode_flops
 from tests.worlds import tiny_config, tiny_model
 
@@ -54,7 +54,7 @@ def test_decoding_with_reuse_counts_what_torch_counts(num_steps: int, pdg: bool)
     model = tiny_model(**TINY_CHANGES)
     x_t, z = torch.zeros(1, 3, HEIGHT, WIDTH), torch.zeros(1, 8, HEIGHT // 16, WIDTH // 16)
     with FlopCounterMode(display=False) as counter:
-        steps = DecoderSteps(model.decoder, z, torch.linspace(1, 0.1, num_steps))
+        steps = DecoderSteps(DecoderGrid(model.decoder, torch.linspace(1, 0.1, num_steps)), z)
         for step in range(num_steps):
             _ = steps.predict_both(x_t, step) if pdg else steps.predict(x_t, step)
     counted = counter.get_total_flops() - num_steps * conditioning_flops(model.config)

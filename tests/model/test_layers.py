@@ -102,6 +102,25 @@ def test_rms_norm_is_the_reference_norm(seed: int, channels: int, height: int, w
     assert_close(layer(tensor(x)), fcdm.channel_wise_rms_norm(x, weights))
 
 
+@given(seed=seeds, channels=st.integers(1, 40), height=sides, width=sides, scale=st.sampled_from([1e-3, 1.0, 50.0]))
+@quick
+def test_the_mean_square_that_cuda_computes_is_the_same(
+    seed: int, channels: int, height: int, width: int, scale: float
+) -> None:
+    x = tensor(random_array(2, channels, height, width, seed=seed, scale=scale))
+    found = ChannelWiseRMSNorm(channels, affine=False)._by_norm(x)
+    assert found.dtype == torch.float32
+    assert_close(found, x.double().square().mean(dim=1, keepdim=True).numpy())
+
+
+def test_where_all_is_zero_the_mean_square_that_cuda_computes_has_a_gradient() -> None:
+    x = torch.zeros(1, 4, 2, 2, requires_grad=True)
+    layer = ChannelWiseRMSNorm(4, affine=False)
+    (x * torch.rsqrt(layer._by_norm(x) + layer.eps)).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, torch.full_like(x, 1e3))  # 1 / sqrt(eps), and not NaN
+
+
 def test_a_new_rms_norm_has_weight_one_and_bias_zero_or_no_tensors() -> None:
     layer = ChannelWiseRMSNorm(5)
     assert layer.weight is not None

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.cpu.kernels import onednn_works
+from semdis_cli.model.decoder import DecoderGrid
 from semdis_cli.model.network import CompiledNetwork, PlainNetwork, choose_network
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.provenance import ModelIdentity
@@ -35,6 +36,25 @@ def tiny_tokenizer(*, compile_: bool, dtype: DtypeName = "float32") -> Tokenizer
 def random_images(count: int, height: int, width: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator)
+
+
+@torch.inference_mode()
+def test_what_the_calls_of_a_time_grid_share_is_computed_once_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model().requires_grad_(False)
+    network, latents, noise = PlainNetwork(model), torch.randn(2, 8, 2, 3), torch.randn(2, 3, 32, 48)
+    configs = [FCDMDiffAEInferenceConfig(2), GUIDED, FCDMDiffAEInferenceConfig(3), FCDMDiffAEInferenceConfig(2)]
+    expected = [PlainNetwork(model).images(latents, noise, config) for config in configs]
+    grids: list[int] = []
+    make = model.decoder_grid
+
+    def counted(config: FCDMDiffAEInferenceConfig) -> DecoderGrid:
+        grids.append(config.num_steps)
+        return make(config)
+
+    monkeypatch.setattr(model, "decoder_grid", counted)
+    for config, images in zip(configs, expected, strict=True):
+        assert torch.equal(network.images(latents, noise, config), images)
+    assert grids == [2, 3, 2], "guidance takes the same steps; the last grid is kept"
 
 
 COMPILED = """
