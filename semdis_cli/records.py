@@ -306,6 +306,23 @@ class LoadedImage:
 
 
 @dataclass(frozen=True, slots=True)
+class UndecodedImage:
+    """An image whose JPEG is yet to be decoded: `image` without its pixels, of `planned`.
+
+    `data`: the file, which several images may share; `orientation`: 1..8, in which its pixels are stored.
+    """
+
+    image: LoadedImage
+    planned: PlannedImage
+    data: bytes
+    orientation: int
+
+    def decoded(self, pixels: "Tensor") -> LoadedImage:
+        """Return the image with its pixels, [3,H,W] uint8 on whatever device."""
+        return replace(self.image, pixels=pixels)
+
+
+@dataclass(frozen=True, slots=True)
 class EncodedImage:
     """One image as it is stored: `latents` [Z,h,w] in the stored dtype, all finite, and its `parts` by name.
 

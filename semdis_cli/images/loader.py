@@ -2,7 +2,7 @@
 
 import time
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from copy import copy
 from functools import partial
@@ -11,6 +11,7 @@ from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from semdis_cli.errors import PassingReadError, UnreadableImageError
@@ -22,7 +23,7 @@ from semdis_cli.files.planned_images import PlannedImages
 from semdis_cli.images.geometry import fixed_bucket, move_crop, plan_geometry, why_left_out
 from semdis_cli.images.images import read_image_size
 from semdis_cli.images.masks import MaskMaker, Weights
-from semdis_cli.images.pixels import LoadedPixels, load_views
+from semdis_cli.images.pixels import LoadedPixels, WaitingJpeg, load_views, waiting_jpeg
 from semdis_cli.memory import Room, room_for_images
 from semdis_cli.records import (
     WHOLE,
@@ -35,6 +36,7 @@ from semdis_cli.records import (
     PlannedImage,
     SourceImage,
     Stamp,
+    UndecodedImage,
     View,
     content_of,
 )
@@ -50,6 +52,7 @@ _TAKE_ALL = FilterSettings()
 _NO_COLUMNS = MadeColumns()
 _MOST_PLANS = 4096  # kept, of sizes of files
 _FAR_THREADS = 32  # that wait for a network: at 50 ms for an image, 600 images a second
+_NOT_THERE = torch.empty(3, 0, 0, dtype=torch.uint8)
 _MOST_EXPECTED_BYTES = 256 << 20  # of files that were fetched and not asked for yet
 
 
@@ -190,19 +193,51 @@ class Loader:
 
         `memory`: uint8 [H,W,3], contiguous, in which the pixels of the first one may come to lie.
         """
+        return self._views(planned, lambda data: self._decoded(data, planned, memory))
+
+    def read_views(self, planned: Sequence[PlannedImage]) -> list[LoadedImage | UndecodedImage | Failure]:
+        """Read views as `load_views` does, but leave it to a device to decode the JPEGs that it can."""
+        waiting: list[WaitingJpeg] = []
+
+        def decoded_or_not(data: bytes) -> list[LoadedPixels]:
+            one = waiting_jpeg(data, self.settings.read)
+            if one is None:
+                return self._decoded(data, planned)
+            waiting.append(one)
+            plans = (self._plan(one.size, image.source) for image in planned)
+            return [LoadedPixels(_NOT_THERE, plan, one.notes) for plan in plans]
+
+        images = self._views(planned, decoded_or_not)
+        if not waiting:
+            return [*images]
+        data, orientation = waiting[0].data, waiting[0].orientation
+        return [
+            image if isinstance(image, Failure) else UndecodedImage(image, one, data, orientation)
+            for image, one in zip(images, planned, strict=True)
+        ]
+
+    def _decoded(
+        self, data: bytes, planned: Sequence[PlannedImage], memory: np.ndarray | None = None
+    ) -> list[LoadedPixels]:
+        return load_views(
+            data,
+            self.settings.read,
+            lambda size: [self._plan(size, image.source) for image in planned],
+            self.room.reading,
+            is_adm=self.settings.geometry.resize == "adm",
+            memory=memory,
+        )
+
+    def _views(
+        self, planned: Sequence[PlannedImage], pixels_of: Callable[[bytes], list[LoadedPixels]]
+    ) -> list[LoadedImage | Failure]:
+        """Read views of one file, of whose bytes `pixels_of` makes them."""
         source = planned[0].source
         try:
             stamp = self._stamp(source)  # before its bytes: a change between the two shows the next time
             data = self._read(source)
             weights = None if self.masks is None else self.masks.read(source, self.settings.read, self.room.reading)
-            images = load_views(
-                data,
-                self.settings.read,
-                lambda size: [self._plan(size, image.source) for image in planned],
-                self.room.reading,
-                is_adm=self.settings.geometry.resize == "adm",
-                memory=memory,
-            )
+            images = pixels_of(data)
             if any(image.geometry.bucket != one.bucket for image, one in zip(images, planned, strict=True)):
                 raise PassingReadError("changed its size while the run was going on; run again")
             parts = [self._parts(image, weights) for image in images]

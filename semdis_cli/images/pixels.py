@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -15,6 +15,7 @@ from semdis_cli.images.colour.convert import samples_to_srgb
 from semdis_cli.images.formats.exif import turned
 from semdis_cli.images.formats.jpeg.decoder import decode_plain_jpeg, is_fast_jpeg
 from semdis_cli.images.formats.jpeg.header import read_plain_jpeg
+from semdis_cli.images.formats.jpeg.on_device import can_wait
 from semdis_cli.images.formats.pillow import pillow_guard
 from semdis_cli.images.geometry import plan_geometry
 from semdis_cli.images.headers import Header, open_pixels, read_header
@@ -97,6 +98,27 @@ def load_views(
             alpha = None if stored.alpha is None else turned(np.asarray(stored.alpha), header.orientation)
             # A copy: torch asks for memory that may be written
             return views.fit(np.array(stored.pixels), stored.notes, alpha)
+
+
+class WaitingJpeg(NamedTuple):
+    """A JPEG that waits for a device to decode it: its bytes, and what its header says, as in a `PlainJpeg`."""
+
+    data: bytes
+    size: tuple[int, int]
+    orientation: int
+    notes: tuple[str, ...]
+
+
+def waiting_jpeg(data: bytes, settings: ReadSettings) -> WaitingJpeg | None:
+    """Return a file's bytes as a JPEG that a device decodes; None: a CPU is to do it.
+
+    Raises `UnreadableImageError` for one that is too large.
+    """
+    plain = read_plain_jpeg(io.BytesIO(data))
+    if plain is None or not can_wait(plain, data):
+        return None
+    check_size(plain.size, settings)
+    return WaitingJpeg(data, plain.size, plain.orientation, plain.notes)
 
 
 @dataclass(frozen=True, slots=True)

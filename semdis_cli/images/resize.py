@@ -14,13 +14,13 @@ from semdis_cli.images.formats.exif import turned, unturned_box, upright_size
 from semdis_cli.records import Geometry
 from semdis_cli.tensors import is_out_of_memory
 
-_LOBES = 3  # of the Lanczos kernel: how far it reaches, in px of the coarser of the two grids
+LOBES = 3  # of the Lanczos kernel: how far it reaches, in px of the coarser of the two grids
 _MOST_CUT = 8  # torch computes the whole axis first: a row of pixels enlarged to a square's side would take gigabytes
 _PROBE_SIZES = ((7, 30), (30, 7), (64, 64))
 
 
 @dataclass(frozen=True, slots=True)
-class _Axis:
+class Axis:
     """One axis of a resize: the stretch of `length` px from `start` on, of an axis of `resized` px.
 
     `extent`: px of the decoded pixels that are the picture. Those decoded at a fraction may have a part of one more.
@@ -39,7 +39,7 @@ class _Axis:
     def reach(self, num_px: int) -> slice:
         """Return the decoded pixels, of `num_px`, on which the stretch depends; a few more do no harm."""
         step = self.extent / self.resized
-        reach = 1 + _LOBES * max(step, 1.0)
+        reach = 1 + LOBES * max(step, 1.0)
         first, last = (self.start + 0.5) * step - reach, (self.start + self.length - 0.5) * step + reach
         return slice(max(0, floor(first)), min(num_px, ceil(last)))
 
@@ -66,7 +66,7 @@ def fit_pixels(pixels: np.ndarray, geometry: Geometry, orientation: int = 1, fra
     stored = upright_size(geometry.source, orientation)
     if pixels.shape != (*(-(-side // fraction) for side in stored), 3):
         raise ValueError(f"{pixels.shape} pixels, orientation {orientation}, at 1/{fraction} do not fit {geometry}")
-    rows, columns = _axes(geometry, orientation, fraction)
+    rows, columns = axes_of(geometry, orientation, fraction)
     return _padded(turned(_resized(pixels, rows, columns), orientation), geometry.bucket)
 
 
@@ -83,21 +83,21 @@ def resize_name() -> str:
 def _agrees(size: tuple[int, int], dim: int) -> bool:
     y, x = np.mgrid[0 : size[0], 0 : size[1]]
     probe = np.stack([x * 37, y * 53, 255 * ((x + y) % 2)], axis=2).astype(np.uint8)
-    axis = _Axis(size[dim], 16, 0, 16)
+    axis = Axis(size[dim], 16, 0, 16)
     return bool(np.abs(_torch_pass(probe, axis, dim).astype(int) - _pillow_pass(probe, axis, dim)).max() <= 1)
 
 
-def _axes(geometry: Geometry, orientation: int, fraction: int) -> tuple[_Axis, _Axis]:
+def axes_of(geometry: Geometry, orientation: int, fraction: int = 1) -> tuple[Axis, Axis]:
     """Find what becomes of rows and columns of the stored picture."""
     source, resized, image = (
         upright_size(size, orientation) for size in (geometry.source, geometry.resized, geometry.image)
     )
     corner = unturned_box(geometry.crop, geometry.image, geometry.resized, orientation)
-    rows, columns = (_Axis(source[i] / fraction, resized[i], corner[i], image[i]) for i in (0, 1))
+    rows, columns = (Axis(source[i] / fraction, resized[i], corner[i], image[i]) for i in (0, 1))
     return rows, columns
 
 
-def _resized(pixels: np.ndarray, rows: _Axis, columns: _Axis) -> np.ndarray:
+def _resized(pixels: np.ndarray, rows: Axis, columns: Axis) -> np.ndarray:
     """Resize along both axes. What is cut off above and below is not resized along the rows either."""
     if rows.is_kept:
         return _one_axis(_cut(pixels, rows.stretch, 0), columns, 1)
@@ -109,7 +109,7 @@ def _resized(pixels: np.ndarray, rows: _Axis, columns: _Axis) -> np.ndarray:
     return _one_axis(whole, rows, 0)
 
 
-def _one_axis(pixels: np.ndarray, axis: _Axis, dim: int) -> np.ndarray:
+def _one_axis(pixels: np.ndarray, axis: Axis, dim: int) -> np.ndarray:
     if axis.is_kept:
         return _cut(pixels, axis.stretch, dim)
     if resize_name() == "torch lanczos" and axis.resized <= _MOST_CUT * axis.length:
@@ -124,7 +124,7 @@ def _cut(pixels: np.ndarray, stretch: slice, dim: int) -> np.ndarray:
     return pixels[(slice(None),) * dim + (stretch,)].copy()
 
 
-def _torch_pass(pixels: np.ndarray, axis: _Axis, dim: int) -> np.ndarray:
+def _torch_pass(pixels: np.ndarray, axis: Axis, dim: int) -> np.ndarray:
     """Resize [H,W,3] along `dim`, by torch's integer kernels, and cut it."""
     height, width, channels = pixels.shape
     # These strides, also for sides of 1 px, where others would mean the same and end in kernels that fail.
@@ -146,7 +146,7 @@ def _torch_pass(pixels: np.ndarray, axis: _Axis, dim: int) -> np.ndarray:
     return _cut(resized[0].permute(1, 2, 0).numpy(), axis.stretch, dim)
 
 
-def _pillow_pass(pixels: np.ndarray, axis: _Axis, dim: int) -> np.ndarray:
+def _pillow_pass(pixels: np.ndarray, axis: Axis, dim: int) -> np.ndarray:
     """Resize [H,W,3] along `dim`, by Pillow; what is cut off is not computed."""
     height, width, _ = pixels.shape
     # Multiplied before divided: where the stretch ends with the image, the quotient is exact.

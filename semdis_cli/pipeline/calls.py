@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -11,14 +11,16 @@ from torch import Tensor
 
 from semdis_cli.errors import UnreadableImageError
 from semdis_cli.events import BatchDone, ColumnTrouble, Failure, StageTimes
+from semdis_cli.images.formats.jpeg.on_device import device_jpegs
 from semdis_cli.images.loader import Loader
 from semdis_cli.model.call_sizes import Half
 from semdis_cli.model.devices import calls_at_once
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.parts import LATENTS, LOG_SNR, QUANTISED, TWINS, part_dtype
+from semdis_cli.pipeline.device_reading import DeviceReading
 from semdis_cli.pipeline.fit import COPIES_HELD, CallMemory
 from semdis_cli.pipeline.processes.reading import reading_ahead
-from semdis_cli.pipeline.reading import LoadedCall, Reading
+from semdis_cli.pipeline.reading import LoadedCall, Reading, ThreadReading
 from semdis_cli.pipeline.workers import Workers, done_already, in_order, timed
 from semdis_cli.records import EncodedImage, LoadedImage, PlannedImage
 from semdis_cli.settings import LatentSettings, PartSettings
@@ -111,7 +113,13 @@ class Volume(NamedTuple):
 def reading_of(
     volume: Volume, loader: Loader, tokenizer: Tokenizer, workers: Workers
 ) -> AbstractContextManager[tuple[Reading, str]]:
-    """Return what reads so many images, and what is to be said of it, as `reading_ahead` has them."""
+    """Return what reads so many images, and what is to be said of it, as `reading_ahead` has them.
+
+    Raises `UsageError` where a device is to decode that cannot.
+    """
+    if loader.settings.read.decode_on == "cuda":
+        reading: Reading = DeviceReading(ThreadReading(loader, workers), device_jpegs(tokenizer.model.device))
+        return nullcontext((reading, ""))
     return reading_ahead(loader, workers, *volume, is_on_cpu=tokenizer.is_on_cpu)
 
 

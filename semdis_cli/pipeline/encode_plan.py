@@ -15,8 +15,10 @@ from semdis_cli.errors import UsageError
 from semdis_cli.events import Failure, Planning, Tell, untold
 from semdis_cli.files.planned_images import PlannedImages
 from semdis_cli.images.adm import ADM_NAME
+from semdis_cli.images.formats.jpeg.on_device import device_decoder, device_jpegs
 from semdis_cli.images.loader import Loader
 from semdis_cli.images.resize import resize_name
+from semdis_cli.images.resize_on_device import NAME as NAME_ON_DEVICE
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.parts import MASK
 from semdis_cli.pipeline.report import compute_record, model_record
@@ -216,8 +218,7 @@ def encode_provenance(tokenizer: Tokenizer, load: LoadSettings, latents: PartSet
             "geometry": load.geometry_record(),
             "background": list(load.read.background),
             "max_image_pixels": load.read.max_image_pixels,
-            "reader": f"pillow {version('pillow')}",
-            "resize": ADM_NAME if load.geometry.resize == "adm" else resize_name(),
+            **_reading_record(tokenizer, load),
             "jpeg_scaling": load.read.jpeg_scaling,
         },
         "compute": compute_record(tokenizer),
@@ -227,6 +228,19 @@ def encode_provenance(tokenizer: Tokenizer, load: LoadSettings, latents: PartSet
     if latents.mask_source is not None:
         fields["mask"] = latents.mask_source
     return Provenance.from_json(fields)
+
+
+def _reading_record(tokenizer: Tokenizer, load: LoadSettings) -> dict[str, str]:
+    """Return what decodes and resizes images. Raises `UsageError` for a device that cannot."""
+    reader, resize = f"pillow {version('pillow')}", ADM_NAME if load.geometry.resize == "adm" else resize_name()
+    if load.read.decode_on == "cpu":
+        return {"reader": reader, "resize": resize}
+    if tokenizer.is_on_cpu:
+        raise UsageError("--decode-on cuda: the model is on a CPU; give --device cuda, or leave the option out")
+    if tokenizer.model.device.type == "cuda":  # else it is that of a cluster
+        device_jpegs(tokenizer.model.device)
+    on_device = {"reader": f"{device_decoder()}, {reader}", "resize": f"{NAME_ON_DEVICE}, {resize}"}
+    return on_device | {"decode_on": load.read.decode_on}
 
 
 def _whitening_record(tokenizer: Tokenizer) -> dict[str, list[float]] | None:

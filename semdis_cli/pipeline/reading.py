@@ -5,7 +5,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, groupby
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -51,10 +51,11 @@ class LoadedCall:
         return tuple(trouble for image in self.images for trouble in image.troubles)
 
     def lasting(self) -> "LoadedCall":
-        """Return the same, with pixels that last longer than the model call for which they were read."""
-        if self.pixels is None:
-            return self
-        pixels = self.pixels.clone()
+        """Return the same, with pixels in memory of this process that last longer than the model call."""
+        return self if self.pixels is None else self.lying_in(self.pixels.to("cpu", copy=True))
+
+    def lying_in(self, pixels: Tensor) -> "LoadedCall":
+        """Return the same, but that the images lie in `pixels`, in one piece."""
         rows = pixels.permute(0, 3, 1, 2).unbind()
         images = [replace(image, pixels=row) for image, row in zip(self.images, rows, strict=True)]
         return replace(self, images=images, pixels=pixels)
@@ -85,6 +86,9 @@ class Reading(Protocol):
     def share(self, share_of_room: float) -> float:
         """Return the share that a call takes of what may be under way, of which it takes `share_of_room` in threads."""
 
+    def report(self) -> dict[str, Any]:
+        """Return what the closing report says of it."""
+
 
 @dataclass(frozen=True)
 class ThreadReading:
@@ -110,6 +114,10 @@ class ThreadReading:
     def share(self, share_of_room: float) -> float:
         """Return it as it is."""
         return share_of_room
+
+    def report(self) -> dict[str, Any]:
+        """Return nothing that the closing report would not say of a run anyway."""
+        return {}
 
 
 def by_file(images: Iterable[PlannedImage]) -> list[list[PlannedImage]]:

@@ -100,6 +100,7 @@ def _encode_stream(
         jpeg_decoder=jpeg_decoder(),
         latent_bytes=stream.num_bytes,
         whitened=tokenizer.is_whitened,
+        **reading.report(),
         **far_off_report(stream.sums.far_off(), tokenizer),
     )
 

@@ -72,6 +72,7 @@ class SourceSettings:
 
 
 Resize = Literal["lanczos", "adm"]
+DecodeOn = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,7 @@ class ReadSettings(Group):
     is 0.5 GiB as RGB, which Pillow refuses by itself too.
     `jpeg_scaling`: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still at least twice the size that
     it is going to get: faster, and not quite the same pixels (photographs: 45 dB and more to the exact ones).
+    `decode_on`: "cuda", what decodes JPEGs that are built as nearly all are, and resizes them; a CPU has the others.
     """
 
     background: Annotated[
@@ -185,8 +187,18 @@ class ReadSettings(Group):
         int, Option("Refuse images with more pixels than this: a guard against bombs.", INPUT, min=1)
     ] = 178_956_970
     jpeg_scaling: JpegScaling = False
+    decode_on: Annotated[
+        DecodeOn,
+        Option(
+            "cuda: decode JPEGs on the GPU of the model (nvJPEG) and resize them there: slightly other pixels; part of "
+            "the record.",
+            INPUT,
+        ),
+    ] = "cpu"
 
     def __post_init__(self) -> None:
+        if self.decode_on == "cuda" and self.jpeg_scaling:
+            raise OptionError("--jpeg-scaling", "does not go with --decode-on cuda, which decodes at full size")
         if not all(0 <= value <= 255 for value in self.background):
             raise UsageError(f"the background is three values in 0..255, not {self.background}")
         check_limits(self)
@@ -283,3 +295,5 @@ class LoadSettings:
             raise OptionError("--crops", "goes with --size, --bucket-size or --bucket: nothing else is cut")
         if self.geometry.resize == "adm" and self.read.jpeg_scaling:
             raise OptionError("--jpeg-scaling", "does not go with --resize adm, which is about exact pixels")
+        if self.geometry.resize == "adm" and self.read.decode_on == "cuda":
+            raise OptionError("--decode-on", "cuda does not go with --resize adm, which is about exact pixels")

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from semdis_cli.images.formats.exif import turn_upright, turned, unturned_box, upright_size
 from semdis_cli.images.geometry import mirror, plan_geometry, undo_padding
-from semdis_cli.images.resize import _Axis, _pillow_pass, _torch_pass, fit_pixels, resize_name
+from semdis_cli.images.resize import Axis, _pillow_pass, _torch_pass, fit_pixels, resize_name
 from semdis_cli.records import Geometry
 from semdis_cli.settings import GeometrySettings
 
@@ -99,7 +99,7 @@ def test_without_scaling_undoing_gives_the_image_back(size: tuple[int, int], mul
 def test_along_one_axis_torch_is_within_one_level_of_pillow(
     size: tuple[int, int], resized: int, kind: str, dim: int
 ) -> None:
-    axis = _Axis(size[dim], resized, resized // 3, resized - resized // 3 - resized // 5)
+    axis = Axis(size[dim], resized, resized // 3, resized - resized // 3 - resized // 5)
     image = picture(size, kind)
     assert furthest(_torch_pass(image, axis, dim), _pillow_pass(image, axis, dim)) <= 1
 

@@ -2,9 +2,13 @@
 
 import re
 import struct
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ORIENTATION_TAG = 0x0112
 
@@ -84,6 +88,14 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     is_swapped, is_upside_down, is_mirrored = _STEPS.get(orientation, (False, False, False))
     pixels = pixels.swapaxes(0, 1) if is_swapped else pixels
     return pixels[:: -1 if is_upside_down else 1, :: -1 if is_mirrored else 1]
+
+
+def turned_planes(pixels: "Tensor", orientation: int) -> "Tensor":
+    """Turn [...,H,W] as `turn_upright` does."""
+    is_swapped, is_upside_down, is_mirrored = _STEPS.get(orientation, (False, False, False))
+    pixels = pixels.mT if is_swapped else pixels
+    flipped = [axis for axis, is_flipped in ((-2, is_upside_down), (-1, is_mirrored)) if is_flipped]
+    return pixels.flip(flipped) if flipped else pixels
 
 
 def unturned_box(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -158,6 +158,10 @@ class ProcessReading:
         """Return the share of a slot: a call that waits for its turn holds one."""
         del share_of_room
         return 1 / self._processes.num_slots
+
+    def report(self) -> dict[str, Any]:
+        """Return nothing that the closing report would not say of a run anyway."""
+        return {}
 
     def submit(self, images: Sequence[PlannedImage], compute: Callable[[LoadedCall], R]) -> "Future[R]":
         """Have a model call made, as `Reading` says. Its result is `KilledProcessError` where a process has died."""

@@ -26,7 +26,7 @@ from semdis_cli.images.formats.pillow import open_image
 
 _PROBE_SIZES = ((16, 16), (37, 50))
 _FRACTIONS = (1, 2, 4, 8)
-_RGB = 3  # torchvision's ImageReadMode.RGB
+RGB = 3  # torchvision's ImageReadMode.RGB
 _MOST_KEPT_BYTES = 1 << 26  # 22 megapixels
 
 
@@ -138,7 +138,7 @@ def _torchvision() -> _Decoder | None:
     """
     try:
         name = f"torchvision {importlib.metadata.version('torchvision')}"
-        torch.ops.load_library(_torchvision_library())
+        load_operators()
         operator = torch.ops.image.decode_jpeg.default
     except (ImportError, AttributeError, OSError):
         return None
@@ -146,10 +146,15 @@ def _torchvision() -> _Decoder | None:
     def decode(data: bytes, size: tuple[int, int], memory: np.ndarray | None) -> np.ndarray:
         del size, memory
         file = torch.frombuffer(bytearray(data), dtype=torch.uint8)  # a copy: torch warns of memory it may not write
-        pixels: np.ndarray = operator(file, _RGB).permute(1, 2, 0).numpy()
+        pixels: np.ndarray = operator(file, RGB).permute(1, 2, 0).numpy()
         return pixels
 
     return _Decoder(name, decode, fractions=(1,), is_strict=False)
+
+
+def load_operators() -> None:
+    """Load torchvision's image operators into `torch.ops.image`. Raises `ImportError` or `OSError` without them."""
+    torch.ops.load_library(_torchvision_library())
 
 
 def _torchvision_library() -> Path:

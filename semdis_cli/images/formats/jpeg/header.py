@@ -21,6 +21,7 @@ class PlainJpeg(NamedTuple):
     `is_simple`: it is in YCbCr or grey, and its colours have at least half of the resolution: libjpeg decodes those of
     4:1:1 at a fraction as coarse as they are, which leaves less than the size that they are wanted for. `orientation`:
     1..8, and `notes` on what is wrong with it. `may_have_profile`: it has a segment of the kind that profiles lie in.
+    `is_coloured`: it has more components than one.
     """
 
     size: tuple[int, int]
@@ -28,6 +29,7 @@ class PlainJpeg(NamedTuple):
     orientation: int
     notes: tuple[str, ...]
     may_have_profile: bool
+    is_coloured: bool
 
 
 def read_plain_jpeg(file: BinaryIO) -> PlainJpeg | None:
@@ -45,7 +47,9 @@ def read_plain_jpeg(file: BinaryIO) -> PlainJpeg | None:
                 return None
             is_simple = has_ycbcr and _is_ycbcr_or_grey(frames[0])
             orientation, notes = exif_orientation(exif)
-            return PlainJpeg(upright_size(size, orientation), is_simple, orientation, notes, may_have_profile)
+            is_coloured = frames[0][5] > 1
+            upright = upright_size(size, orientation)
+            return PlainJpeg(upright, is_simple, orientation, notes, may_have_profile, is_coloured)
         if marker in _FRAMES:
             frames.append(file.read(num_bytes))
         elif marker == _EXIF:

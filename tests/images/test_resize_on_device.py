@@ -1,0 +1,74 @@
+"""Plans carried out on a device, here the CPU: the pictures of `fit_pixels`, but for roundings."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from semdis_cli.images.formats.exif import turned, turned_planes, upright_size
+from semdis_cli.images.geometry import move_crop, plan_geometry
+from semdis_cli.images.resize import fit_pixels
+from semdis_cli.images.resize_on_device import fit_on_device
+from semdis_cli.settings import GeometrySettings
+from tests.images.test_resize import (
+    KINDS,
+    MODES,
+    ORIENTATIONS,
+    SIZES,
+    furthest,
+    knows_no_lanczos,
+    picture,
+    quick,
+    torch_whose_resizing,
+)
+
+PHOTO = min((Path(__file__).parents[1] / "photos").rglob("*.jpg"))
+
+
+def planes(pixels: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+@quick
+@given(SIZES, MODES, KINDS, ORIENTATIONS, st.booleans())
+def test_it_is_the_picture_that_a_cpu_makes(
+    stored: tuple[int, int], mode: GeometrySettings, kind: str, orientation: int, is_moved: bool
+) -> None:
+    plan = plan_geometry(upright_size(stored, orientation), mode, 16)
+    if is_moved:
+        plan = move_crop(plan, 3, "a.jpg", 1)
+    pixels = picture(stored, kind)
+    found = fit_on_device(planes(pixels), plan, orientation)
+    assert found.dtype == torch.uint8
+    assert found.shape == (3, *plan.bucket)
+    assert furthest(found, fit_pixels(pixels, plan, orientation)) <= 2
+
+
+@pytest.mark.parametrize("size", [64, 256, 512])
+def test_of_a_photograph_hardly_a_sample_is_another_than_by_pillow(size: int) -> None:
+    pixels = np.asarray(Image.open(PHOTO).convert("RGB"))
+    plan = plan_geometry(pixels.shape[:2], GeometrySettings(size=size), 16)
+    with torch_whose_resizing(knows_no_lanczos):
+        by_pillow = fit_pixels(pixels, plan)
+    differences = np.abs(fit_on_device(planes(pixels), plan).numpy().astype(int) - by_pillow.numpy())
+    assert differences.max() <= 2
+    assert differences.mean() < 0.02, "only values in the middle of two levels, of which halving makes many"
+
+
+@given(ORIENTATIONS)
+def test_planes_are_turned_as_pictures_are(orientation: int) -> None:
+    pixels = picture((5, 7), "noise")
+    expected = turned(pixels, orientation).transpose(2, 0, 1)
+    assert np.array_equal(turned_planes(planes(pixels), orientation).numpy(), expected)
+
+
+def test_pixels_of_another_size_than_planned_are_refused() -> None:
+    plan = plan_geometry((64, 48), GeometrySettings(size=32), 16)
+    with pytest.raises(ValueError, match="do not fit"):
+        fit_on_device(torch.zeros(3, 64, 47, dtype=torch.uint8), plan)
+    with pytest.raises(ValueError, match="do not fit"):
+        fit_on_device(torch.zeros(3, 64, 48, dtype=torch.uint8), plan, orientation=6)
