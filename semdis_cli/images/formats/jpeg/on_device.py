@@ -136,7 +136,7 @@ def _find_operator() -> Operator:
 
 def _cannot(reason: str) -> UsageError:
     line = reason.partition("\n")[0]
-    return UsageError(f"{_OPTION}: torchvision cannot decode on this device ({line:.200}); leave the option out")
+    return UsageError(f"torchvision cannot decode on this device ({line:.200}); leave {_OPTION} out")
 
 
 def _probe(side: tuple[int, int], subsampling: int) -> tuple[bytes, np.ndarray]:
