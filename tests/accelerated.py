@@ -3,15 +3,18 @@
 import errno
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from semdis_cli.model.tokenizer import Tokenizer
+
+T = TypeVar("T")
 
 
 class Accelerated(Tokenizer):
@@ -51,8 +54,19 @@ def children_of(pid: int) -> list[int]:
 
 
 def kill_processes(number: int) -> None:
+    """Kill so many processes that read or write for this one, as soon as there are as many."""
+    wait_for(lambda: len(processes_of(os.getpid())) >= number)
     for pid in processes_of(os.getpid())[:number]:
         os.kill(pid, signal.SIGKILL)
+
+
+def wait_for(found: Callable[[], T]) -> T:
+    """Return what `found` gives as soon as it is something."""
+    deadline = time.monotonic() + 30
+    while not (value := found()):
+        assert time.monotonic() < deadline, "it takes too long"
+        time.sleep(0.05)
+    return value
 
 
 def parent_of(pid: int) -> int | None:

@@ -12,7 +12,13 @@ from semdis_cli.cli.half_blocks import can_show, show_pair, side_px
 from semdis_cli.cli.options import Reporting
 from semdis_cli.cli.pages import WorstPair, check_page, describe_page, finish_with
 from semdis_cli.cli.report import ImageView, follow, printable
-from semdis_cli.cli.setup import find_inputs, load_model, refuse_absent_device, refuse_pipes
+from semdis_cli.cli.setup import (
+    find_inputs,
+    load_model,
+    refuse_absent_device,
+    refuse_pipes,
+    start_processes_early,
+)
 from semdis_cli.cli.streams import put
 from semdis_cli.cli.tables import show
 from semdis_cli.defaults import EVAL_MARKER
@@ -75,6 +81,7 @@ def eval_images(
     worst = WorstPair(side_px()) if can_show() and not reporting.as_json else None
     settings = replace(settings, page=replace(settings.page, keeps_worst=worst is not None))
     trip = as_begun(settings.as_roundtrip(), output, EVAL_MARKER)
+    start_processes_early(what.how, len(found.images))
     tokenizer = load_model(what.model, what.how, len(found.images), what.load.geometry, display, quiet=reporting.quiet)
     contenders = make_contenders(specs, tokenizer, trip)
     view = _EvalView(display, reporting)

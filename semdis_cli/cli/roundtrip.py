@@ -18,6 +18,7 @@ from semdis_cli.cli.setup import (
     refuse_pipes,
     spread,
     spread_if_it_pays,
+    start_processes_early,
 )
 from semdis_cli.defaults import ROUNDTRIP_MARKER
 from semdis_cli.option import OUTPUT, Option, OptionError
@@ -75,6 +76,7 @@ def roundtrip(
     check_image_folder(output, ROUNDTRIP_MARKER)
     check_weights(settings.measures)
     how, decoding = spread_if_it_pays(how, decoding, len(found.images))
+    start_processes_early(how, len(found.images), len(decoding.processes.places))
     settings = as_begun(replace(settings, decode=decoding), output)
     tokenizer = load_model(model, how, len(found.images), load.geometry, display, quiet=reporting.quiet)
     tokenizer = computing_there(tokenizer, decoding.processes, display, quiet=reporting.quiet)

@@ -1,7 +1,7 @@
 """Sizes of model calls: images of a call, the memory that they take, and smaller calls where memory runs out."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from threading import Condition, Lock
 from typing import Literal
 
@@ -95,6 +95,10 @@ class CallSizes:
             else:
                 self._halve((half, height, width), size)
         return results[0] if len(results) == 1 else torch.cat(results)
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Wait until no call runs, and let none begin within."""
+        return self._turns.alone()
 
     def _halve(self, calls: tuple[Half, int, int], size: int) -> None:
         with self._lock:

@@ -31,6 +31,7 @@ from semdis_cli.settings import Schedule
 from semdis_cli.tensors import is_out_of_memory
 
 T = TypeVar("T")
+_MOST_GRIDS = 64  # that are kept; a run has one or two
 
 
 class Network(Protocol):
@@ -61,7 +62,7 @@ class PlainNetwork:
 
     def __init__(self, model: FCDMDiffAE) -> None:
         self._model = model
-        self._kept_grid: tuple[tuple[int, Schedule], DecoderGrid] | None = None
+        self._grids: dict[tuple[int, Schedule], DecoderGrid] = {}
 
     @property
     def kernels(self) -> str:
@@ -86,13 +87,18 @@ class PlainNetwork:
             return float_to_images(self._model.sample_images(latents, noise, config, self._grid(config)))
 
     def _grid(self, config: FCDMDiffAEInferenceConfig) -> DecoderGrid:
-        """Return what calls with these steps share; that of the last steps is kept."""
-        of_steps, kept = (config.num_steps, config.schedule), self._kept_grid
-        if kept is None or kept[0] != of_steps:
-            kept = of_steps, self._model.decoder_grid(config)
+        """Return what calls with these steps share.
+
+        What is kept is kept for good: a call on another stream may still read it when it has returned here.
+        """
+        of_steps = config.num_steps, config.schedule
+        if of_steps not in self._grids:
+            grid = self._model.decoder_grid(config)
+            if len(self._grids) >= _MOST_GRIDS:
+                return grid
             wait_for_device(self._model.device)  # calls on other streams are going to use it
-            self._kept_grid = kept  # another thread may do the same: both write equal values
-        return kept[1]
+            self._grids.setdefault(of_steps, grid)
+        return self._grids[of_steps]
 
 
 class CompiledNetwork(PlainNetwork):

@@ -6,6 +6,7 @@ that an image's bytes do not depend on its neighbours), and one noise generator 
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import torch
@@ -254,6 +255,10 @@ class Tokenizer:
                 return to_host(self._network.images(*batch, config)[: len(noise)])
 
         return self._calls.run("decode", len(latents), height, width, call)
+
+    def without_calls(self) -> AbstractContextManager[None]:
+        """Wait until no call of this model runs, and let none begin within: others need the device's memory."""
+        return self._calls.alone()
 
     def warm_up(self, height: int, width: int) -> None:
         """Encode and decode black images of this size, so that no later call pays for packing or compiling."""

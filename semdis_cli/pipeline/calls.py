@@ -118,8 +118,8 @@ def reading_of(
     Raises `UsageError` where a device is to decode that cannot.
     """
     if loader.settings.read.decode_on == "cuda":
-        reading: Reading = DeviceReading(ThreadReading(loader, workers), device_jpegs(tokenizer.model.device))
-        return nullcontext((reading, ""))
+        jpegs = device_jpegs(tokenizer.model.device)
+        return nullcontext((DeviceReading(ThreadReading(loader, workers), jpegs, tokenizer.without_calls), ""))
     return reading_ahead(loader, workers, *volume, is_on_cpu=tokenizer.is_on_cpu)
 
 
@@ -143,10 +143,11 @@ def encoded_calls(
             return done_already(refused)
         return reading.submit(call.images, lambda loaded: encode_call(call, loaded, tokenizer, settings, memory))
 
-    def share(call: ImageCall) -> float:
-        return reading.share(share_of_call(call.bucket, len(call.images), "encode", tokenizer, workers))
+    def portion(call: ImageCall) -> float:
+        share = share_of_call(call.bucket, len(call.images), "encode", tokenizer, workers)
+        return reading.share(call.images, share)
 
-    yield from in_order(fitting(calls, memory), start, share, workers.result)
+    yield from in_order(fitting(calls, memory), start, portion, workers.result)
 
 
 def fitting(calls: Iterable[ImageCall], memory: CallMemory) -> Iterator[ImageCall]:

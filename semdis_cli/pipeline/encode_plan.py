@@ -218,7 +218,7 @@ def encode_provenance(tokenizer: Tokenizer, load: LoadSettings, latents: PartSet
             "geometry": load.geometry_record(),
             "background": list(load.read.background),
             "max_image_pixels": load.read.max_image_pixels,
-            **_reading_record(tokenizer, load),
+            **reading_record(tokenizer, load),
             "jpeg_scaling": load.read.jpeg_scaling,
         },
         "compute": compute_record(tokenizer),
@@ -230,15 +230,17 @@ def encode_provenance(tokenizer: Tokenizer, load: LoadSettings, latents: PartSet
     return Provenance.from_json(fields)
 
 
-def _reading_record(tokenizer: Tokenizer, load: LoadSettings) -> dict[str, str]:
-    """Return what decodes and resizes images. Raises `UsageError` for a device that cannot."""
+def reading_record(tokenizer: Tokenizer, load: LoadSettings) -> dict[str, str]:
+    """Return what decodes and resizes images here. Raises `UsageError` for a device that cannot."""
     reader, resize = f"pillow {version('pillow')}", ADM_NAME if load.geometry.resize == "adm" else resize_name()
     if load.read.decode_on == "cpu":
         return {"reader": reader, "resize": resize}
-    if tokenizer.is_on_cpu:
-        raise UsageError("--decode-on cuda: the model is on a CPU; give --device cuda, or leave the option out")
-    if tokenizer.model.device.type == "cuda":  # else it is that of a cluster
-        device_jpegs(tokenizer.model.device)
+    device = tokenizer.model.device
+    if tokenizer.is_on_cpu or device.type not in {"cuda", "cpu"}:
+        where = "a CPU" if tokenizer.is_on_cpu else device.type
+        raise UsageError(f"--decode-on cuda: the model is on {where}; give --device cuda, or leave the option out")
+    if device.type == "cuda":  # else it is that of a cluster
+        device_jpegs(device)
     on_device = {"reader": f"{device_decoder()}, {reader}", "resize": f"{NAME_ON_DEVICE}, {resize}"}
     return on_device | {"decode_on": load.read.decode_on}
 

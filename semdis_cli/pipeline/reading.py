@@ -70,6 +70,40 @@ class LoadedCall:
         return torch.stack([one.permute(1, 2, 0) for one in pixels]).permute(0, 3, 1, 2)
 
 
+@dataclass(frozen=True, slots=True)
+class DecodedOn:
+    """Images that were decoded beside a device that decodes: by it, by a CPU, and how close some are to a CPU's."""
+
+    devices: tuple[str, ...]
+    decoder: str
+    by_device: int = 0
+    by_cpu: int = 0
+    closeness_db: tuple[float, ...] = ()
+
+    def plus(self, by_device: int = 0, by_cpu: int = 0, closeness_db: tuple[float, ...] = ()) -> "DecodedOn":
+        """Return the same with more images."""
+        closeness = self.closeness_db + closeness_db
+        return replace(self, by_device=self.by_device + by_device, by_cpu=self.by_cpu + by_cpu, closeness_db=closeness)
+
+
+def beside(one: DecodedOn | None, other: DecodedOn | None) -> DecodedOn | None:
+    """Return what two processes have decoded together."""
+    if one is None or other is None:
+        return one or other
+    both = one.plus(other.by_device, other.by_cpu, other.closeness_db)
+    return replace(both, devices=tuple(sorted({*one.devices, *other.devices})))
+
+
+def decoding_report(decoded: DecodedOn | None) -> dict[str, Any]:
+    """Return what the closing report says of who decoded; nothing where CPUs did."""
+    if decoded is None:
+        return {}
+    found = decoded.closeness_db
+    closeness = {"mean": sum(found) / len(found), "min": min(found), "num_images": len(found)} if found else None
+    record = {"devices": [*decoded.devices], "decoder": decoded.decoder, "psnr_db_to_cpu": closeness}
+    return {"decode_on": record | {"images_by_device": decoded.by_device, "images_by_cpu": decoded.by_cpu}}
+
+
 class Reading(Protocol):
     """Reads the images of model calls, several calls at once."""
 
@@ -83,11 +117,12 @@ class Reading(Protocol):
         Their pixels last until it returns.
         """
 
-    def share(self, share_of_room: float) -> float:
+    def share(self, images: Sequence[PlannedImage], share_of_room: float) -> float:
         """Return the share that a call takes of what may be under way, of which it takes `share_of_room` in threads."""
 
-    def report(self) -> dict[str, Any]:
-        """Return what the closing report says of it."""
+    @property
+    def decoded_on(self) -> "DecodedOn | None":
+        """What a device has decoded; None where none is to decode."""
 
 
 @dataclass(frozen=True)
@@ -111,13 +146,14 @@ class ThreadReading:
         self.loader.expect(images)
         return self.workers.submit_call(partial(read_views, self.loader), by_file(images), call)
 
-    def share(self, share_of_room: float) -> float:
-        """Return it as it is."""
-        return share_of_room
+    @property
+    def decoded_on(self) -> None:
+        """None: CPUs decode."""
 
-    def report(self) -> dict[str, Any]:
-        """Return nothing that the closing report would not say of a run anyway."""
-        return {}
+    def share(self, images: Sequence[PlannedImage], share_of_room: float) -> float:
+        """Return it as it is."""
+        del images
+        return share_of_room
 
 
 def by_file(images: Iterable[PlannedImage]) -> list[list[PlannedImage]]:

@@ -22,7 +22,7 @@ from semdis_cli.pipeline.calls import (
     start_workers,
     take_call,
 )
-from semdis_cli.pipeline.reading import Reading
+from semdis_cli.pipeline.reading import Reading, decoding_report
 from semdis_cli.pipeline.workers import Timed, Workers, compute_alone, timed
 from semdis_cli.settings import PartSettings
 from semdis_cli.store.writing.plan import PlannedShard
@@ -66,7 +66,7 @@ class ShardEncoder:
 
     def report(self) -> dict[str, Any]:
         """Return what the closing report says of it."""
-        return self.reading.report()
+        return decoding_report(self.reading.decoded_on)
 
     def run(self, shards: Iterable[PlannedShard], record: Record) -> Generator[Event, None, None]:
         """Encode and write `shards`, which are asked for as they are needed; yield what becomes of images and shards.

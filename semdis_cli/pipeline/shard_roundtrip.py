@@ -30,7 +30,7 @@ from semdis_cli.pipeline.images_out import NOTHING_WRITTEN, ImageWriter, Writing
 from semdis_cli.pipeline.measuring.comparing import Measuring
 from semdis_cli.pipeline.measuring.kept_pictures import Trial
 from semdis_cli.pipeline.processes.writing import PictureSink, writing_ahead
-from semdis_cli.pipeline.reading import LoadedCall, Reading
+from semdis_cli.pipeline.reading import LoadedCall, Reading, decoding_report
 from semdis_cli.pipeline.shard_decoder import SHARE_OF_EVENT
 from semdis_cli.pipeline.workers import Timed, Workers, done_already, in_order, timed
 from semdis_cli.store.writing.plan import PlannedShard
@@ -95,7 +95,7 @@ class ShardRoundtrip:
 
     def report(self) -> dict[str, Any]:
         """Return what the closing report says of it."""
-        return self.reading.report()
+        return decoding_report(self.reading.decoded_on)
 
     def run(
         self, shards: Iterable[PlannedShard], record: Callable[[ShardDecoded], object]
@@ -129,7 +129,7 @@ class ShardRoundtrip:
         if isinstance(call, ShardDecoded):
             return SHARE_OF_EVENT
         share = share_of_call(call.bucket, len(call.images), "decode", self.work.tokenizer, self.workers)
-        return self.reading.share(share)
+        return self.reading.share(call.images, share)
 
     def _finish(self, loaded: LoadedCall) -> _RoundtripCall:
         """Encode and decode what could be read, and hand it to what measures and writes."""

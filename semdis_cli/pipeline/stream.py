@@ -32,6 +32,7 @@ from semdis_cli.pipeline.encode_plan import plan_encode
 from semdis_cli.pipeline.fit import CallMemory
 from semdis_cli.pipeline.images_out import ImageWriter, StreamNames, image_file, renamed_record, too_long
 from semdis_cli.pipeline.limits import within_limit
+from semdis_cli.pipeline.reading import decoding_report
 from semdis_cli.pipeline.report import RunTotals
 from semdis_cli.pipeline.shard import check_fit
 from semdis_cli.pipeline.shard_decoder import decode_calls
@@ -100,7 +101,7 @@ def _encode_stream(
         jpeg_decoder=jpeg_decoder(),
         latent_bytes=stream.num_bytes,
         whitened=tokenizer.is_whitened,
-        **reading.report(),
+        **decoding_report(reading.decoded_on),
         **far_off_report(stream.sums.far_off(), tokenizer),
     )
 

@@ -64,6 +64,7 @@ class Workers:
         num_processes: int = 1,
     ) -> None:
         self.num_threads = num_threads
+        self.num_processes = num_processes
         self.num_model_threads = num_threads if num_model_threads is None else num_model_threads
         self.num_disk_threads = _DISK_THREADS
         self._shares_cores = shares_cores
@@ -106,10 +107,14 @@ class Workers:
         that run the model can have theirs, these do not count. No more images are under way than keep all threads busy.
         """
         num_calls = 3 * self.num_model_threads + -(-4 * self.num_threads // num_images)
-        shares = [1 / num_calls, held_bytes / (self._memory / 4)]
+        shares = [1 / num_calls, self.share_of_bytes(held_bytes)]
         if self.num_model_threads * running_bytes > self._memory / 2:
             shares.append(running_bytes / (self._memory / 2))
         return max(shares)
+
+    def share_of_bytes(self, held_bytes: int) -> float:
+        """Return the share of that room that so many bytes take, which a call holds."""
+        return held_bytes / (self._memory / 4)
 
     def submit(self, function: Callable[..., T], *args: Any) -> "Future[T]":
         """Have `function(*args)`, which computes, called soon."""

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from semdis_cli.model import network as network_module
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.model.cpu.kernels import onednn_works
 from semdis_cli.model.decoder import DecoderGrid
@@ -44,6 +45,8 @@ def test_what_the_calls_of_a_time_grid_share_is_computed_once_for_them(monkeypat
     network, latents, noise = PlainNetwork(model), torch.randn(2, 8, 2, 3), torch.randn(2, 3, 32, 48)
     configs = [FCDMDiffAEInferenceConfig(2), GUIDED, FCDMDiffAEInferenceConfig(3), FCDMDiffAEInferenceConfig(2)]
     expected = [PlainNetwork(model).images(latents, noise, config) for config in configs]
+    last = FCDMDiffAEInferenceConfig(4)
+    of_last = PlainNetwork(model).images(latents, noise, last)
     grids: list[int] = []
     make = model.decoder_grid
 
@@ -54,7 +57,11 @@ def test_what_the_calls_of_a_time_grid_share_is_computed_once_for_them(monkeypat
     monkeypatch.setattr(model, "decoder_grid", counted)
     for config, images in zip(configs, expected, strict=True):
         assert torch.equal(network.images(latents, noise, config), images)
-    assert grids == [2, 3, 2], "guidance takes the same steps; the last grid is kept"
+    assert grids == [2, 3], "guidance takes the same steps"
+    monkeypatch.setattr(network_module, "_MOST_GRIDS", 2)
+    for _ in range(2):
+        assert torch.equal(network.images(latents, noise, last), of_last)
+    assert grids == [2, 3, 4, 4], "with many kept, no more are"
 
 
 COMPILED = """

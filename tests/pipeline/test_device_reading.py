@@ -6,6 +6,7 @@ Nothing here says what nvJPEG's own pixels are.
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from semdis_cli.pipeline import device_reading
 from semdis_cli.pipeline.device_reading import DeviceReading
 from semdis_cli.pipeline.encode import encode
 from semdis_cli.pipeline.encode_plan import plan_encode
-from semdis_cli.pipeline.reading import LoadedCall, ThreadReading
+from semdis_cli.pipeline.reading import DecodedOn, LoadedCall, ThreadReading, beside, decoding_report
 from semdis_cli.pipeline.roundtrip import roundtrip
 from semdis_cli.pipeline.workers import Workers
 from semdis_cli.records import LoadedImage, PlannedImage
@@ -57,6 +58,7 @@ FIND_OPERATOR = on_device._find_operator
 ON_DEVICE = LoadSettings(GeometrySettings(size=64), ReadSettings(decode_on="cuda"))
 ON_CPU = LoadSettings(GeometrySettings(size=64))
 NAME = "nvjpeg of cuda"
+REFUSED, NO_MEMORY = 4, 5  # nvJPEG's words, at the end of those of its operator
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB"
 
 
@@ -269,7 +271,7 @@ def test_what_the_device_refuses_a_cpu_decodes(
 
     def refuse_some(data: bytes) -> Tensor:
         if data == (photos / "plain3.jpg").read_bytes():
-            raise RuntimeError("Error while decoding JPEG images: 8")
+            raise RuntimeError(f"Error while decoding JPEG images: Failed to decode: {REFUSED}\nand a page of stack")
         if data == (photos / "plain4.jpg").read_bytes():
             return torch.zeros(3, 8, 8, dtype=torch.uint8)
         return a_level_off(data)
@@ -287,25 +289,77 @@ def test_what_the_device_refuses_a_cpu_decodes(
     assert noted == {"plain3.jpg", "plain4.jpg"}
 
 
+@pytest.mark.parametrize("trouble", [OUT_OF_MEMORY, f"Error while decoding JPEG images: Failed to decode: {NO_MEMORY}"])
 def test_without_memory_for_a_call_it_is_decoded_one_by_one_and_one_alone_is_a_failure(
-    photos: Path, tokenizer: Tokenizer, decoder: Decoder, tmp_path: Path
+    photos: Path, tokenizer: Tokenizer, decoder: Decoder, tmp_path: Path, trouble: str
 ) -> None:
-    device_jpegs(CPU)
     too_large = (photos / "plain5.jpg").read_bytes()
+    jpegs, by_themselves = device_jpegs(CPU), list[bytes]()
 
     def decode(files: Sequence[Tensor], *_: object) -> list[Tensor]:
-        if len(files) > 1 or files[0].numpy().tobytes() == too_large:
-            raise RuntimeError(OUT_OF_MEMORY)
-        return [a_level_off(files[0].numpy().tobytes())]
+        data = files[0].numpy().tobytes()
+        if len(files) > 1 or data == too_large:
+            raise RuntimeError(trouble)
+        by_themselves.append(data)
+        return [a_level_off(data)]
 
-    device_jpegs(CPU)._operator = decode
+    jpegs._operator = decode
     events = run(photos, ON_DEVICE, tokenizer, tmp_path / "set")
     failures = {event.key: event.reason for event in events if isinstance(event, Failure)}
     assert sorted(failures) == sorted([*FAILED, "plain5.jpg"])
-    assert failures["plain5.jpg"] == "not enough memory on the device to decode it; leave --decode-on out"
-    device_jpegs(CPU)._operator = decoder
+    assert failures["plain5.jpg"].startswith("the GPU could not decode it now (")
+    assert len({*by_themselves}) == BY_DEVICE - 1
+    jpegs._operator = decoder
     events = run(photos, ON_DEVICE, tokenizer, tmp_path / "set")  # with memory it is tried again
     assert report_of(events)["images"]["ok"] == BY_DEVICE + BY_CPU
+    run(photos, ON_DEVICE, tokenizer, tmp_path / "other")
+    found, expected = latents_of(tmp_path / "set"), latents_of(tmp_path / "other")
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_memory_that_a_model_call_has_is_waited_for(photos: Path, decoder: Decoder) -> None:
+    jpegs, waited = device_jpegs(CPU), list[str]()
+    plain5 = (photos / "plain5.jpg").read_bytes()
+
+    @contextmanager
+    def without_calls() -> Iterator[None]:
+        waited.append("begun")
+        yield
+        waited.append("ended")
+
+    def decode(data: bytes) -> Tensor:
+        if data == plain5 and waited[-1:] != ["begun"]:
+            raise RuntimeError(OUT_OF_MEMORY)
+        return a_level_off(data)
+
+    decoder.decode = decode
+    found = read(photos, ON_DEVICE, lambda threads: DeviceReading(threads, jpegs, without_calls))
+    assert len(found) == BY_DEVICE + BY_CPU
+    assert waited == ["begun", "ended"]
+
+
+def test_files_count_among_what_is_held(photos: Path) -> None:
+    with Loader(ON_DEVICE, 16, 2) as loader, Workers(2) as workers:
+        planned, _ = loader.plan(find_images([photos]).images)
+        reading = DeviceReading(ThreadReading(loader, workers), device_jpegs(CPU))
+        num_bytes = sum(path.stat().st_size for path in photos.iterdir())
+        assert reading.share(planned, 0.25) == pytest.approx(0.25 + workers.share_of_bytes(2 * num_bytes))
+
+
+def test_of_several_processes_the_report_has_all() -> None:
+    one = DecodedOn(("cuda:1",), "nvjpeg").plus(by_device=3, by_cpu=1, closeness_db=(40.0, 50.0))
+    other = DecodedOn(("cuda:0",), "nvjpeg").plus(by_device=4)
+    assert beside(None, None) is None
+    assert decoding_report(beside(beside(None, one), other)) == {
+        "decode_on": {
+            "devices": ["cuda:0", "cuda:1"],
+            "decoder": "nvjpeg",
+            "images_by_device": 7,
+            "images_by_cpu": 1,
+            "psnr_db_to_cpu": {"mean": 45.0, "min": 40.0, "num_images": 2},
+        }
+    }
+    assert decoding_report(None) == {}
 
 
 def test_a_run_ends_where_a_picture_comes_back_as_another_one(
@@ -343,7 +397,7 @@ def test_one_that_decodes_nothing_is_found_out_too(decoder: Decoder) -> None:
         raise RuntimeError("no NVJPG engine\nand a page of stack")
 
     decoder.decode = refuse
-    with pytest.raises(UsageError, match="it refuses plain JPEGs"):
+    with pytest.raises(UsageError, match=r"torchvision cannot decode on this device \(no NVJPG engine\)"):
         DeviceJpegs(CPU, decoder).check()
 
 

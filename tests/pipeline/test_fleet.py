@@ -38,7 +38,7 @@ from semdis_cli.pipeline import engine
 from semdis_cli.pipeline.decode import decode
 from semdis_cli.pipeline.encode import encode
 from semdis_cli.pipeline.encode_plan import plan_encode
-from semdis_cli.pipeline.fleet import fleet, model_copy
+from semdis_cli.pipeline.fleet import fleet, model_copy, roundtrip_job
 from semdis_cli.pipeline.fleet.encode_job import EncodeJob
 from semdis_cli.pipeline.fleet.fleet import Worker
 from semdis_cli.pipeline.fleet.model_copy import ModelCopy
@@ -413,6 +413,18 @@ def test_two_processes_measure_the_same(photos: Path, tokenizer: Tokenizer, tmp_
     assert lasting(tmp_path / "both") == lasting(tmp_path / "alone")
     assert (tmp_path / "both/figures.jsonl").read_bytes().count(b"psnr_db") == NUM_IMAGES - 2
     assert json.loads((tmp_path / "both/report.json").read_bytes())["processes"] == 2
+
+
+def test_a_process_that_reads_in_another_way_measures_nothing(
+    photos: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = {"reader": "pillow 0", "resize": "by hand"}
+    monkeypatch.setattr(roundtrip_job, "reading_record", lambda *_: record)  # in this process
+    how = RoundtripSettings(decode=replace(DECODING, processes=TWO))
+    with Loader(PLAIN, tokenizer.patch_size, 2) as loader:
+        plan = plan_encode(find_images([photos]), loader, tokenizer, SETTINGS)
+        with pytest.raises(UsageError, match=r"reads images in another way .*\(pillow 0, by hand -> pillow \d"):
+            list(roundtrip(plan, loader, tokenizer, how, tmp_path / "trip"))
 
 
 # --- real commands ---

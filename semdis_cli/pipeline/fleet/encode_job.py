@@ -80,7 +80,7 @@ class EncodeJob:
             def run(shards: Iterable[SentShard], record: Record) -> Generator[Event, None, None]:
                 return encoder.run(map(received.unpack, shards), _then(record, received))
 
-            yield Worker(run, lambda: Outcome(tokenizer.halved_to), encoder.note)
+            yield Worker(run, lambda: Outcome(tokenizer.halved_to, decoded=encoder.reading.decoded_on), encoder.note)
 
 
 def _then(record: Record, received: ShardReceiver) -> Callable[[WrittenShard], None]:

@@ -24,6 +24,7 @@ from semdis_cli.events import Event, Failure, ImageMeasured, ProcessDied, ShardF
 from semdis_cli.memory import keep_freed_blocks
 from semdis_cli.pipeline.processes.fork_server import fork_server
 from semdis_cli.pipeline.processes.shared import heed_parent
+from semdis_cli.pipeline.reading import DecodedOn, beside, decoding_report
 from semdis_cli.pipeline.report import by_size
 from semdis_cli.stops import LOOK_S, StoppedError, ask, look
 
@@ -45,7 +46,7 @@ _REMEDY = "what is done is kept: run the same command again, with fewer processe
 
 
 class Outcome(NamedTuple):
-    """Last word of a process. `halved`: see `Tokenizer.halved_to`.
+    """Last word of a process. `halved`: see `Tokenizer.halved_to`; `decoded`: see `Reading.decoded_on`.
 
     Of one that has others do the work: how many there were at once, how many died, and the threads of all (0: as many
     as was known before).
@@ -55,6 +56,7 @@ class Outcome(NamedTuple):
     num_processes: int = 1
     num_died: int = 0
     num_threads: int = 0
+    decoded: DecodedOn | None = None
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,7 @@ class Fleet(Generic[T, S, R]):
         self._has_more = True
         self._notes: dict[str, None] = {}  # as a set that keeps its order
         self._halved: dict[tuple[int, int], int] = {}
+        self._decoded: DecodedOn | None = None
         self._num_processes, self._num_died = len(jobs), 0
         self._told: set[str] = set()  # images and shards that something was said of that is said once
 
@@ -234,7 +237,7 @@ class Fleet(Generic[T, S, R]):
             report["processes_died"] = self._num_died
         if self._halved:
             report["halved"] = by_size(self._halved)
-        return report
+        return report | decoding_report(self._decoded)
 
     def run(self, tasks: Iterable[T], record: Callable[[R], object]) -> Generator[Event, None, None]:
         """Have `tasks` done; yield what the processes tell. `record` is called with what came of each, here.
@@ -272,6 +275,7 @@ class Fleet(Generic[T, S, R]):
 
     def _sum_up(self, outcome: Outcome) -> None:
         self._halved |= {size: min(number, self._halved.get(size, number)) for size, number in outcome.halved.items()}
+        self._decoded = beside(self._decoded, outcome.decoded)
         self._num_processes += outcome.num_processes - 1
         self._num_died += outcome.num_died
         self.num_threads += outcome.num_threads

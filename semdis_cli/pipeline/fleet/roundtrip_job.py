@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
+from semdis_cli.errors import UsageError
 from semdis_cli.events import Event, ShardDecoded
 from semdis_cli.images.loader import Loader
 from semdis_cli.memory import room_for_images
@@ -13,6 +14,7 @@ from semdis_cli.metrics.measure import Measurer
 from semdis_cli.model.config import FCDMDiffAEInferenceConfig
 from semdis_cli.pipeline.calls import Volume, busy_threads
 from semdis_cli.pipeline.contenders.tokenized import TokenizedContender
+from semdis_cli.pipeline.encode_plan import reading_record
 from semdis_cli.pipeline.fleet.fleet import Fleet, Outcome, Worker
 from semdis_cli.pipeline.fleet.model_copy import ModelCopy
 from semdis_cli.pipeline.fleet.sending import SentShard, ShardReceiver, ShardSender, why_unopened
@@ -62,10 +64,14 @@ class _Sent(NamedTuple):
 
 @dataclass(frozen=True)
 class RoundtripJob:
-    """Encoding and decoding shards, `volume` in all, with image files below `root`, in one of `num_processes`."""
+    """Encoding and decoding shards, `volume` in all, with image files below `root`, in one of `num_processes`.
+
+    `reading`: what decodes and resizes images where the plan is.
+    """
 
     model: ModelCopy
     load: LoadSettings
+    reading: Mapping[str, str]
     latents: LatentSettings
     sampling: FCDMDiffAEInferenceConfig
     measures: MeasureSettings
@@ -91,10 +97,13 @@ class RoundtripJob:
 
     @contextmanager
     def begin(self) -> Iterator[Worker[_Sent, ShardDecoded]]:
-        """Load the model and begin the threads. Raises what `ModelCopy.load` raises."""
+        """Load the model and begin the threads. Raises what `ModelCopy.load` raises, and `UsageError`."""
         if pays(self.volume.num_images, is_on_cpu=self.device == "cpu"):
             start_early()
         tokenizer, received = self.model.load(), _Received()
+        if (here := reading_record(tokenizer, self.load)) != self.reading:
+            before, now = (", ".join(map(str, record.values())) for record in (self.reading, here))
+            raise UsageError(f"reads images in another way than the process that has the plan ({before} -> {now})")
         writer = ImageWriter(self.root, received.names, self.write)
         room = room_for_images().shared_by(self.num_processes)
         with Loader(self.load, tokenizer.patch_size, self.num_workers, room) as loader:
@@ -107,7 +116,7 @@ class RoundtripJob:
                 def run(shards: Iterable[_Sent], record: _Record) -> Generator[Event, None, None]:
                     return trip.run(map(received.unpack, shards), lambda done: record(received.forget(done)))
 
-                yield Worker(run, lambda: Outcome(tokenizer.halved_to), trip.note)
+                yield Worker(run, lambda: Outcome(tokenizer.halved_to, decoded=trip.reading.decoded_on), trip.note)
 
 
 class _Received:
@@ -147,7 +156,8 @@ def roundtrip_engine(
     pictures = None if keeper is None else (keeper.folder, keeper.choice)
     first, load = work.first, work.loader.settings
     of_each = volume._replace(num_images=-(-volume.num_images // len(places)))
-    how = load, first.latents, first.sampling, settings.measures, pictures, writer.root, writer.settings, of_each
+    what = load, reading_record(work.tokenizer, load), first.latents, first.sampling, settings.measures
+    how = *what, pictures, writer.root, writer.settings, of_each
     jobs = [RoundtripJob(ModelCopy.of(work.tokenizer, device), *how, num_each, len(places)) for device in places]
 
     def pack(shard: PlannedShard, known: set[int]) -> _Sent:

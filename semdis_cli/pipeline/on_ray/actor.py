@@ -16,7 +16,7 @@ import semdis_cli
 from semdis_cli.errors import SemdisError, UsageError
 from semdis_cli.events import Event
 from semdis_cli.memory import keep_freed_blocks
-from semdis_cli.pipeline.fleet.fleet import Job, Named, Worker
+from semdis_cli.pipeline.fleet.fleet import Job, Named, Outcome, Worker
 from semdis_cli.pipeline.fleet.model_copy import ModelCopy
 from semdis_cli.pipeline.on_ray.resources import actors_on, nodes
 from semdis_cli.pipeline.report import compute_record
@@ -147,9 +147,9 @@ class RayActor:
         if results:
             yield Told([], results[0])
 
-    def halved(self) -> dict[tuple[int, int], int]:
-        """Return where memory ran out, as the tokenizer has it."""
-        return {} if self._worker is None else self._worker.outcome().halved
+    def outcome(self) -> Outcome | None:
+        """Return what there is to say of it; None before it has begun."""
+        return None if self._worker is None else self._worker.outcome()
 
     def stop(self) -> None:
         """Let tasks end as soon as what is nearly done is on disk."""

@@ -29,6 +29,7 @@ from semdis_cli.pipeline.on_ray.actor import (
 )
 from semdis_cli.pipeline.on_ray.cluster import Cluster, join_cluster
 from semdis_cli.pipeline.on_ray.resources import resources_of_actor, room_for
+from semdis_cli.pipeline.reading import DecodedOn, beside
 from semdis_cli.settings import ProcessSettings
 from semdis_cli.stops import LOOK_S, look
 
@@ -101,6 +102,7 @@ class _Pool(Generic[S, R]):
         self._most = how.num_tasks  # less once a node cannot take part: Ray would bring the next one there too
         self._left_out: SemdisError | None = None
         self._halved: dict[tuple[int, int], int] = {}
+        self._decoded: DecodedOn | None = None
         self._record: Callable[[R], object] = _nothing
         self.note = ""
 
@@ -204,7 +206,7 @@ class _Pool(Generic[S, R]):
                 self._grow()
                 if self._left_out is not None and not self._members:
                     raise self._left_out
-            self._ask_where_memory_ran_out()
+            self._ask_for_outcomes()
         finally:
             self._wind_up()
 
@@ -279,15 +281,18 @@ class _Pool(Generic[S, R]):
             yield from self._lose(member, _why(error))
 
     def outcome(self) -> Outcome:
-        """Return how many actors there were at most, how many died, and where memory ran out."""
-        return Outcome(self._halved, self._most_ready, self._num_died, self._most_ready * self._setting.num_threads)
+        """Return how many actors there were at most, how many died, and what those that are left have to say."""
+        num_threads = self._most_ready * self._setting.num_threads
+        return Outcome(self._halved, self._most_ready, self._num_died, num_threads, self._decoded)
 
-    def _ask_where_memory_ran_out(self) -> None:
-        asked = [member.handle.halved.remote() for member in self._members if member.is_ready]
+    def _ask_for_outcomes(self) -> None:
+        asked = [member.handle.outcome.remote() for member in self._members if member.is_ready]
         done, _ = self._ray.wait(asked, num_returns=len(asked), timeout=_WIND_UP_S) if asked else ([], [])
         with suppress(self._ray.exceptions.RayError):
-            for halved in self._ray.get(done):
-                self._halved |= {size: min(number, self._halved.get(size, number)) for size, number in halved.items()}
+            for outcome in filter(None, self._ray.get(done)):
+                halved = outcome.halved.items()
+                self._halved |= {size: min(number, self._halved.get(size, number)) for size, number in halved}
+                self._decoded = beside(self._decoded, outcome.decoded)
 
     def _wind_up(self) -> None:
         """Have all actors end, and record what they have done by then."""

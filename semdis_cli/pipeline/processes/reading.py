@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -140,7 +140,8 @@ class ProcessReading:
         self._readers = SentReaders()
         loader = self._loader
         setup = _Setup(loader.settings, loader.multiple_px, loader.room.total_bytes // num_processes, loader.masks)
-        self._processes: Processes[_Task, _Read] = Processes(num_processes, call_bytes, setup)
+        sharing = self._workers.num_processes
+        self._processes: Processes[_Task, _Read] = Processes(num_processes, call_bytes, setup, sharing)
 
     def __enter__(self) -> "ProcessReading":
         self._processes.__enter__()
@@ -154,14 +155,14 @@ class ProcessReading:
         """Memory for images that are read by threads."""
         return self._threads.room
 
-    def share(self, share_of_room: float) -> float:
-        """Return the share of a slot: a call that waits for its turn holds one."""
-        del share_of_room
-        return 1 / self._processes.num_slots
+    @property
+    def decoded_on(self) -> None:
+        """None: CPUs decode."""
 
-    def report(self) -> dict[str, Any]:
-        """Return nothing that the closing report would not say of a run anyway."""
-        return {}
+    def share(self, images: Sequence[PlannedImage], share_of_room: float) -> float:
+        """Return the share of a slot: a call that waits for its turn holds one."""
+        del images, share_of_room
+        return 1 / self._processes.num_slots
 
     def submit(self, images: Sequence[PlannedImage], compute: Callable[[LoadedCall], R]) -> "Future[R]":
         """Have a model call made, as `Reading` says. Its result is `KilledProcessError` where a process has died."""

@@ -128,15 +128,19 @@ class SharedMemory:
 class Processes(Generic[T, R]):
     """Processes that each do what `prepare`, which is sent to them, makes of their memory; use as a context manager.
 
-    `call_bytes`: of the pixels of a model call, the room of a slot if all of them leave so much. Raises `OSError` where
-    there is no memory or no process to be had.
+    `call_bytes`: of the pixels of a model call, the room of a slot if all of them leave so much; `num_sharing`: as many
+    as feed a device on this machine. Raises `OSError` where there is no memory or no process to be had.
     """
 
     def __init__(
-        self, num_processes: int, call_bytes: int, prepare: Callable[[SharedMemory], Callable[[T], R]]
+        self,
+        num_processes: int,
+        call_bytes: int,
+        prepare: Callable[[SharedMemory], Callable[[T], R]],
+        num_sharing: int = 1,
     ) -> None:
         self.num_slots = 2 * num_processes + _SPARE_SLOTS
-        self.memory = SharedMemory(self.num_slots, min(call_bytes, _most_bytes() // self.num_slots))
+        self.memory = SharedMemory(self.num_slots, min(call_bytes, _most_bytes() // num_sharing // self.num_slots))
         self._free: SimpleQueue[int] = SimpleQueue()
         for slot in range(self.num_slots):
             self._free.put(slot)

@@ -77,10 +77,10 @@ class ProcessWriter:
     Calls that no slot holds are left to `writer`. Raises `OSError` where there is no memory or no process to be had.
     """
 
-    def __init__(self, writer: ImageWriter, num_processes: int, call_bytes: int) -> None:
+    def __init__(self, writer: ImageWriter, workers: Workers, call_bytes: int) -> None:
         self._writer = writer
-        setup = _Setup(writer.root, writer.settings)
-        self._processes: Processes[_Task, Written] = Processes(num_processes, call_bytes, setup)
+        setup, sharing = _Setup(writer.root, writer.settings), workers.num_processes
+        self._processes: Processes[_Task, Written] = Processes(workers.num_threads, call_bytes, setup, sharing)
 
     def __enter__(self) -> "ProcessWriter":
         self._processes.__enter__()
@@ -118,4 +118,4 @@ def writing_ahead(
     """
     if not pays(num_images, is_on_cpu=is_on_cpu):
         return nullcontext((writer, ""))
-    return or_threads(writer, lambda: ProcessWriter(writer, workers.num_threads, call_bytes), "written")
+    return or_threads(writer, lambda: ProcessWriter(writer, workers, call_bytes), "written")

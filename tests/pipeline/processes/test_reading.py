@@ -34,7 +34,7 @@ from semdis_cli.settings import (
     TokenizerSettings,
 )
 from semdis_cli.sources.find import find_images
-from tests.accelerated import Accelerated, killing_at_third, processes_of, refuse
+from tests.accelerated import Accelerated, killing_at_third, processes_of, refuse, wait_for
 from tests.extras import needs
 from tests.store import lasting
 from tests.worlds import save_noise, save_tiny_model
@@ -327,15 +327,6 @@ def test_a_container_with_hardly_any_shared_memory_will_do(
     says = "images are read by threads, not by processes (No space left on device)"
     assert (says in note) is are_threads
     assert num_ok == str(NUM_IMAGES - 2)
-
-
-def wait_for(found: Callable[[], Any]) -> Any:
-    """Return what `found` gives as soon as it is something."""
-    deadline = time.monotonic() + 30
-    while not (value := found()):
-        assert time.monotonic() < deadline, "it takes too long"
-        time.sleep(0.05)
-    return value
 
 
 def is_alive(pid: int) -> bool:

@@ -64,8 +64,10 @@ def run(photos: Path, tokenizer: Tokenizer, output: Path, *, writes: bool = True
         return list(evaluate(plan, loader, contenders, SETTINGS, output))
 
 
-def outcomes(events: Sequence[Event]) -> list[Event]:
-    return [event for event in events if isinstance(event, Failure | ImageMeasured)]
+def outcomes(events: Sequence[Event]) -> list[ImageMeasured | tuple[str, str]]:
+    """Return figures and failures; times of files tell nothing while these are new."""
+    of_images = (event for event in events if isinstance(event, Failure | ImageMeasured))
+    return [one if isinstance(one, ImageMeasured) else (one.key, one.reason) for one in of_images]
 
 
 def unless_timed(folder: Path) -> dict[str, bytes | None]:

@@ -149,7 +149,7 @@ def writer_of(folder: Path, names: list[str]) -> ImageWriter:
 
 def test_a_name_that_the_disk_does_not_take_costs_itself(tmp_path: Path) -> None:
     names = ["a.png", f"{'x' * 300}.png", "b.png"]
-    with Workers(1) as workers, ProcessWriter(writer_of(tmp_path / "out", names), 1, 1000) as writer:
+    with Workers(1) as workers, ProcessWriter(writer_of(tmp_path / "out", names), workers, 1000) as writer:
         written = workers.result(writer.submit(pictures(names), workers))
     assert [failure.key for failure in written.failures] == [names[1]]
     assert all(isinstance(failure, Failure) for failure in written.failures)
@@ -159,7 +159,7 @@ def test_a_name_that_the_disk_does_not_take_costs_itself(tmp_path: Path) -> None
 def test_what_ends_a_run_is_the_same_error_with_its_place(tmp_path: Path) -> None:
     folder, images = tmp_path / "out", pictures(["sub/a.png"])
     threads = writer_of(folder, ["sub/a.png"])
-    with Workers(1) as workers, ProcessWriter(threads, 1, 1000) as writer:
+    with Workers(1) as workers, ProcessWriter(threads, workers, 1000) as writer:
         folder.rmdir()
         folder.write_bytes(b"in the way")
         with pytest.raises(UsageError) as by_process:
@@ -172,7 +172,7 @@ def test_what_ends_a_run_is_the_same_error_with_its_place(tmp_path: Path) -> Non
 
 def test_a_process_that_died_between_calls_is_said(tmp_path: Path) -> None:
     images = pictures(["a.png"])
-    with Workers(1) as workers, ProcessWriter(writer_of(tmp_path / "out", ["a.png"]), 1, 1000) as writer:
+    with Workers(1) as workers, ProcessWriter(writer_of(tmp_path / "out", ["a.png"]), workers, 1000) as writer:
         workers.result(writer.submit(images, workers))
         kill_processes(1)
         with pytest.raises(KilledProcessError):

@@ -7,6 +7,7 @@ own, of which nothing is under way while it decodes, and one call of it is at an
 
 import importlib.metadata
 import io
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -22,7 +23,10 @@ from semdis_cli.images.formats.jpeg.decoder import RGB, load_operators
 from semdis_cli.images.formats.jpeg.header import PlainJpeg
 from semdis_cli.tensors import is_out_of_memory
 
-LEAST_DB = 15.0  # to the pixels of a CPU; what is another picture has less, what is the same one has 30 and more
+_LEAST_DB = 30.0  # to the pixels of a CPU, of smooth pictures
+# nvJPEG's BAD_JPEG, JPEG_NOT_SUPPORTED, IMPLEMENTATION_NOT_SUPPORTED and INCOMPLETE_BITSTREAM; the others are for want
+# of memory, or of the device.
+_REFUSALS = frozenset({3, 4, 9, 10})
 _OPTION = "--decode-on cuda"
 _END_OF_IMAGE = b"\xff\xd9"
 _PROBE_SIDES = (48, 64), (75, 50)
@@ -75,25 +79,37 @@ class DeviceJpegs:
     def decode(self, files: Sequence[bytes]) -> list[Tensor | None]:
         """Decode JPEGs that `can_wait` lets through: uint8 [3,H,W] as stored, on the device; None for what it refuses.
 
-        To be called within `alone`. Raises `RuntimeError` where memory runs out.
+        To be called within `alone`. Raises `DeviceTroubleError` for what is no fault of a file, and torch's error where
+        memory runs out.
         """
         tensors = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
-        decoded = self._unless_refused(tensors)
-        if decoded is not None:
-            return [*decoded]
-        each = (self._unless_refused([tensor]) for tensor in tensors)  # one of them has cost the others theirs
-        return [None if one is None else one[0] for one in each]
-
-    def _unless_refused(self, tensors: Sequence[Tensor]) -> Sequence[Tensor] | None:
-        self._drain()
         try:
-            return self._operator(tensors, RGB, self.device)
+            return [*self._decoded(tensors)]
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
-            return None
-        finally:
-            self._drain()
+        return [self._unless_refused(tensor) for tensor in tensors]  # one of them has cost the others theirs
+
+    def _unless_refused(self, tensor: Tensor) -> Tensor | None:
+        try:
+            return self._decoded([tensor])[0]
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            if _is_refusal(error):
+                return None
+            raise DeviceTroubleError(_first_line(error)) from error
+
+    def _decoded(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        self._drain()
+        try:
+            pixels = self._operator(tensors, RGB, self.device)
+        except RuntimeError:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)  # it may have begun to write, in a stream that it does not wait for
+            raise
+        self._drain()
+        return pixels
 
     def _drain(self) -> None:
         """Wait until nothing is under way in the stream; without keeping a core busy."""
@@ -109,17 +125,22 @@ class DeviceJpegs:
             with self.alone():
                 decoded = self.decode([data for data, _ in probes])
         except RuntimeError as error:
-            raise _cannot(str(error)) from error
+            raise _cannot(_first_line(error)) from error
         for found, (_, expected) in zip(decoded, probes, strict=True):
             if found is None or found.shape != expected.shape:
                 raise _cannot("it refuses plain JPEGs")
-            if (closeness := _psnr_db(found.cpu().numpy(), expected)) < 2 * LEAST_DB:
+            if (closeness := _psnr_db(found.cpu().numpy(), expected)) < _LEAST_DB:
                 raise _cannot(f"a picture comes back as another one, {closeness:.1f} dB to that of the CPU")
+
+
+class DeviceTroubleError(RuntimeError):
+    """The device could not decode a JPEG now, and perhaps can later: it is no fault of the file."""
 
 
 @lru_cache
 def device_jpegs(device: torch.device) -> DeviceJpegs:
     """Return what decodes on `device`, tried out. Raises `UsageError` where nothing does."""
+    torch.backends.cuda.matmul.allow_tf32 = False  # some containers allow it: 10 bits for the weights of resizing
     jpegs = DeviceJpegs(device, _find_operator())
     jpegs.check()
     return jpegs
@@ -130,13 +151,22 @@ def _find_operator() -> Operator:
         load_operators()
         operator: Operator = torch.ops.image.decode_jpegs_cuda.default
     except (ImportError, AttributeError, OSError) as error:
-        raise _cannot(str(error)) from error
+        raise _cannot(_first_line(error)) from error
     return operator
 
 
+def _is_refusal(error: RuntimeError) -> bool:
+    """Tell whether nvJPEG cannot decode a file at all; the operator says so by its status, at the end of a line."""
+    status = re.search(r": (\d+)$", _first_line(error))
+    return "chroma subsampling" in str(error) or (status is not None and int(status[1]) in _REFUSALS)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
 def _cannot(reason: str) -> UsageError:
-    line = reason.partition("\n")[0]
-    return UsageError(f"torchvision cannot decode on this device ({line:.200}); leave {_OPTION} out")
+    return UsageError(f"torchvision cannot decode on this device ({reason:.200}); leave {_OPTION} out")
 
 
 def _probe(side: tuple[int, int], subsampling: int) -> tuple[bytes, np.ndarray]:
