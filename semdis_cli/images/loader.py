@@ -4,11 +4,12 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from functools import partial
 from itertools import count, islice
 from threading import Lock
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ from semdis_cli.settings import FilterSettings, LoadSettings
 from semdis_cli.sources.files import read_bytes, try_hash
 from semdis_cli.sources.masks import MaskFiles
 from semdis_cli.stops import looking
-from semdis_cli.threads import WatchedThreads
+from semdis_cli.threads import WatchedThreads, unless_stopped
 
 _PLANNED_AT_ONCE = 4096
 _CHUNK = 64  # headers read by one call of a thread: less is all overhead
@@ -62,6 +63,16 @@ class Chosen(NamedTuple):
     images: PlannedImages
     failures: list[Failure]
     left_out: list[LeftOut]
+
+
+Planned = PlannedImage | Failure | LeftOut
+
+
+class HeaderReader(Protocol):
+    """Plans images by what their headers say."""
+
+    def plan_each(self, filters: FilterSettings, some: Sequence[Sequence[SourceImage]]) -> Iterator[Sequence[Planned]]:
+        """Plan images, some at a time, which are read beside one another; in order."""
 
 
 class Loader:
@@ -90,7 +101,8 @@ class Loader:
         self._geometries = {view: settings.geometry_of(view) for view in (WHOLE, *settings.views)}
         self._first_size = settings.views[0].size
         self._plans: dict[tuple[tuple[int, int], View], Geometry] = {}
-        self._num_workers = num_workers
+        self.num_workers = num_workers
+        self.header_reading: HeaderReading = _by_threads
         self._pool = WatchedThreads(num_workers, "semdis-read")
         self._far_pool = WatchedThreads(_FAR_THREADS, "semdis-far")  # begun when they are needed
         self._expected: dict[object, Future[bytes]] = {}  # by files: views of one share its bytes
@@ -104,6 +116,12 @@ class Loader:
     def __exit__(self, *_: object) -> None:
         self._far_pool.__exit__(None, None, None)
         self._pool.__exit__(None, None, None)
+
+    def reading_headers_by(self, reading: "HeaderReading") -> "Loader":
+        """Return the same loader, with the same threads, of which `reading` has so many headers read while it plans."""
+        loader = copy(self)
+        loader.header_reading = reading
+        return loader
 
     def with_columns(self, columns: ColumnMaker) -> "Loader":
         """Return the same loader, with the same threads, whose images get these columns."""
@@ -128,29 +146,27 @@ class Loader:
             return Chosen(_of_fixed_size(sources, buckets), [], [])
         failures, left_out = list[Failure](), list[LeftOut]()
         places, codes, numbers = array("I"), array("I"), dict[tuple[int, int], int]()
-        for place, found in enumerate(self._headers(sources, tell, filters)):
-            match found:
-                case PlannedImage():
-                    places.append(place)
-                    codes.append(numbers.setdefault(found.bucket, len(numbers)))
-                case Failure():
-                    failures.append(found)
-                case LeftOut():
-                    left_out.append(found)
+        with self.header_reading(self, len(sources)) as reader:
+            for place, found in enumerate(_planned(reader, sources, tell, filters)):
+                match found:
+                    case PlannedImage():
+                        places.append(place)
+                        codes.append(numbers.setdefault(found.bucket, len(numbers)))
+                    case Failure():
+                        failures.append(found)
+                    case LeftOut():
+                        left_out.append(found)
         images = sources if len(places) == len(sources) else sources.pick(places)
         return Chosen(PlannedImages(images, list(numbers), codes), failures, left_out)
 
-    def _headers(
-        self, sources: Sequence[SourceImage], tell: Tell, filters: FilterSettings
-    ) -> Iterator[PlannedImage | Failure | LeftOut]:
-        num_read = 0
-        for start in range(0, len(sources), _PLANNED_AT_ONCE):  # futures for a million files would not be small
-            group = sources[start : start + _PLANNED_AT_ONCE]
-            chunks = [group[first : first + _CHUNK] for first in range(0, len(group), _CHUNK)]
-            for some in self._pool_for(group).each(partial(self._plan_some, filters), chunks):
-                num_read += len(some)
-                tell(Planning("reading headers", num_read, len(sources)))
-                yield from some
+    def plan_each(self, filters: FilterSettings, some: Sequence[Sequence[SourceImage]]) -> Iterator[Sequence[Planned]]:
+        """Plan images in threads, as a `HeaderReader`."""
+        pool = self._pool_for([image for images in some for image in images])
+        return pool.each(partial(self.plan_some, filters), some)
+
+    def begin_to_plan(self, filters: FilterSettings, images: Sequence[SourceImage]) -> Future[Sequence[Planned]]:
+        """Have images planned by one of the threads."""
+        return self._pool_for(images).submit(unless_stopped, partial(self.plan_some, filters), images)
 
     def load_all(self, images: Sequence[PlannedImage]) -> list[LoadedImage | Failure]:
         """Read images, in order, while the caller waits; all of them are held at a time."""
@@ -327,15 +343,14 @@ class Loader:
         """Return the filter that leaves out a view of an image of `size` (H, W) px; None: it is taken."""
         return why_left_out(size, filters, self._geometries[view], self.multiple_px)
 
-    def _plan_some(
-        self, filters: FilterSettings, sources: Sequence[SourceImage]
-    ) -> list[PlannedImage | Failure | LeftOut]:
+    def plan_some(self, filters: FilterSettings, sources: Sequence[SourceImage]) -> Sequence[Planned]:
+        """Plan images in the calling thread, by what their headers say."""
         sizes: dict[tuple[int, object], tuple[int, int]] = {}  # views of a file lie near each other
         return [self._plan_one(source, filters, sizes) for source in looking(sources)]
 
     def _plan_one(
         self, source: SourceImage, filters: FilterSettings, sizes: dict[tuple[int, object], tuple[int, int]]
-    ) -> PlannedImage | Failure | LeftOut:
+    ) -> Planned:
         try:
             if source.file not in sizes:
                 with source.reader.open(source) as file:
@@ -348,6 +363,27 @@ class Loader:
         except (UnreadableImageError, MemoryError, OSError) as error:
             return _failure_of(source, error)
         return PlannedImage(source, geometry.bucket)
+
+
+HeaderReading = Callable[[Loader, int], AbstractContextManager[HeaderReader]]  # of so many headers
+
+
+def _by_threads(loader: Loader, num_images: int) -> AbstractContextManager[HeaderReader]:
+    del num_images
+    return nullcontext(loader)
+
+
+def _planned(
+    reader: HeaderReader, sources: Sequence[SourceImage], tell: Tell, filters: FilterSettings
+) -> Iterator[Planned]:
+    num_read = 0
+    for start in range(0, len(sources), _PLANNED_AT_ONCE):  # futures for a million files would not be small
+        group = sources[start : start + _PLANNED_AT_ONCE]
+        chunks = [group[first : first + _CHUNK] for first in range(0, len(group), _CHUNK)]
+        for some in reader.plan_each(filters, chunks):
+            num_read += len(some)
+            tell(Planning("reading headers", num_read, len(sources)))
+            yield from some
 
 
 def _of_fixed_size(images: Images, buckets: Mapping[View, tuple[int, int]]) -> PlannedImages:

@@ -21,6 +21,7 @@ from semdis_cli.images.resize import resize_name
 from semdis_cli.images.resize_on_device import NAME as NAME_ON_DEVICE
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.parts import MASK
+from semdis_cli.pipeline.processes.headers import header_reading
 from semdis_cli.pipeline.report import compute_record, model_record
 from semdis_cli.provenance import LatentLayout, Provenance
 from semdis_cli.settings import EncodeSettings, FilterSettings, LatentSettings, LoadSettings, PartSettings
@@ -123,6 +124,7 @@ def plan_encode(
         kinds = f": {found.ignored_kinds}" if found.num_ignored else ""
         raise UsageError(f"no images found ({found.num_ignored} other files were passed over{kinds})")
     base, filters = base or NO_BASE, settings.filters
+    loader = loader.reading_headers_by(partial(header_reading, is_on_cpu=tokenizer.is_on_cpu))
     filters.check(loader.settings.geometry)
     if base.manifest is not None:
         tell(Planning("comparing with the set"))

@@ -21,6 +21,7 @@ from semdis_cli.images.loader import Loader
 from semdis_cli.model.tokenizer import Tokenizer
 from semdis_cli.pipeline.encode import encode
 from semdis_cli.pipeline.processes import shared
+from semdis_cli.pipeline.processes.fork_server import start_early
 from semdis_cli.pipeline.processes.reading import ProcessReading
 from semdis_cli.pipeline.processes.shared import SharedMemory
 from semdis_cli.settings import (
@@ -201,6 +202,7 @@ def test_a_disk_for_semaphores_that_is_full_leaves_the_reading_to_threads(
     photos: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared, "ProcessPoolExecutor", refuse)
+    start_early()  # which keeps what it opens
     before = len(list(Path("/proc/self/fd").iterdir()))
     started, *_ = run(photos, tokenizer, tmp_path / "latents")
     assert isinstance(started, RunStarted)
