@@ -22,9 +22,11 @@ from semdis_cli.store.writing import set_share
 from semdis_cli.store.writing.attach import SetEditor
 from semdis_cli.store.writing.finish_set import finish_by_journal, finish_set
 from semdis_cli.store.writing.growth import Growth
+from semdis_cli.store.writing.journal import Journal
 from semdis_cli.store.writing.journal_file import JournalFile
 from semdis_cli.store.writing.outline import proved
 from semdis_cli.store.writing.shard_writer import WrittenShard
+from tests.accelerated import refuse
 from tests.store import KEYS, PROVENANCE, contents, make_plan, write_next, write_set
 from tests.store.shares import leave_unfinished, opened, write_share
 
@@ -391,6 +393,16 @@ def test_an_outline_of_something_else_is_refused(root: Path, finished_set: Path,
 def write_outline(path: Path, lines: list[Any]) -> None:
     """Write an outline that holds what it should not, with the right sha256."""
     path.write_bytes(b"".join(proved(map(to_line, lines))))
+
+
+def test_a_share_that_could_not_begin_leaves_nothing_in_the_way(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "begin", refuse)
+        with pytest.raises(OSError, match="No space left"):
+            write_share(root, "0/2")
+    write_share(root, "0/2")
+    write_share(root, "1/2")
+    assert (root / "manifest.json").is_file()
 
 
 def test_pipes_in_the_place_of_files_are_not_waited_for(root: Path) -> None:

@@ -212,7 +212,8 @@ def check_latents_folder(root: Path) -> None:
     """Refuse a folder that holds something else than latents of ours, before any work. Raises `UsageError`.
 
     Ours is a folder with a manifest or a journal, and in it only what has our names, and what `lies_beside`. Files may
-    be links: they are replaced, never written through. Folders may not.
+    be links: they are replaced, never written through. Folders may not. One that a run has made, which then could not
+    begin, is none of others.
     """
     check_outside_sets(root)
     if root.exists() and not root.is_dir():
@@ -224,7 +225,7 @@ def check_latents_folder(root: Path) -> None:
             )
     found = list_folder(root)  # first: a run that begins or ends there meanwhile makes a set of what is listed
     is_ours = (root / JOURNAL_FOLDER).is_dir() or (root / MANIFEST_FILE).is_file()  # the first goes once the second is
-    strangers = [path for path in found if not (is_ours and _is_own(path))]
+    strangers = [path for path in found if not (is_ours and _is_own(path)) and not _is_left_empty(path)]
     if not strangers:
         shards, columns = list_folder(root / SHARD_FOLDER), list_folder(root / COLUMN_FOLDER)
         strangers += [path for path in shards if not (is_shard_name(path.name) and path.is_file())]
@@ -255,6 +256,10 @@ def _is_own(path: Path) -> bool:
     if path.name in SET_FOLDERS:
         return path.is_dir()
     return path.name in SET_FILES and path.is_file()
+
+
+def _is_left_empty(path: Path) -> bool:
+    return path.name in SET_FOLDERS and path.is_dir() and not list_folder(path)
 
 
 def _is_of_journal(path: Path) -> bool:
