@@ -26,8 +26,8 @@ GROWING = {
     PARTS[1],
 }
 ATTACHING = {"columns for a finished set", "tensors for a finished set", IN_PIECES[1]}
-# The default run takes every 24th point; each situation has one among them.
-QUICK = {*POINTS[::24], *({point.situation: point for point in POINTS}.values())}
+# The default run takes every 48th point; each situation has one among them.
+QUICK = {*POINTS[::48], *({point.situation: point for point in POINTS}.values())}
 EVERY_POINT = [pytest.param(point, id=point.name, marks=[] if point in QUICK else pytest.mark.slow) for point in POINTS]
 
 

@@ -95,7 +95,7 @@ def left_by_cuts(situation: Situation) -> dict[frozenset[tuple[str, bytes | None
 
 
 @pytest.mark.parametrize("name", SITUATIONS)
-@pytest.mark.parametrize("step", [pytest.param(301, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [pytest.param(601, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
 def test_a_run_whose_power_is_cut_is_completed_to_the_same_bytes(
     tmp_path: Path, world: World, name: str, step: int
 ) -> None:
