@@ -19,6 +19,7 @@ from semdis_cli.cli.setup import (
     load_model,
     refuse_absent_device,
     spread,
+    start_processes_early,
 )
 from semdis_cli.cli.streams import put, say
 from semdis_cli.errors import ExitCode
@@ -74,6 +75,7 @@ def plan(
 
     masks = find_mask_maker(settings.latents, found, display)
     how = as_recorded(how, output)
+    start_processes_early(how, found.num_images)
     here = load_model(model, how, found.num_images, load.geometry, display, quiet=reporting.quiet)
     tokenizer = computing_there(here, settings.processes, display, quiet=reporting.quiet)
     with Loader(load, tokenizer.patch_size, settings.num_workers, masks=masks) as loader:

@@ -2,7 +2,7 @@
 
 import time
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
@@ -343,7 +343,7 @@ class Loader:
         """Return the filter that leaves out a view of an image of `size` (H, W) px; None: it is taken."""
         return why_left_out(size, filters, self._geometries[view], self.multiple_px)
 
-    def plan_some(self, filters: FilterSettings, sources: Sequence[SourceImage]) -> Sequence[Planned]:
+    def plan_some(self, filters: FilterSettings, sources: Iterable[SourceImage]) -> Sequence[Planned]:
         """Plan images in the calling thread, by what their headers say."""
         sizes: dict[tuple[int, object], tuple[int, int]] = {}  # views of a file lie near each other
         return [self._plan_one(source, filters, sizes) for source in looking(sources)]

@@ -27,6 +27,7 @@ from semdis_cli.settings import LatentSettings, PartSettings
 from semdis_cli.store.quantised import are_sound, store_as
 from semdis_cli.store.shards import STORE_DTYPES
 from semdis_cli.store.writing.plan import PlannedShard
+from semdis_cli.tensors import is_out_of_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +254,7 @@ def _encode_once(
 ) -> dict[str, Tensor]:
     if settings.posterior != "moments":
         return {LATENTS: encode_images(loaded, tokenizer, settings, are_mirrored=are_mirrored, dtype=dtype)}
-    moments = tokenizer.moments(loaded.batch(are_mirrored=are_mirrored), loaded.keys)
+    moments = tokenizer.moments(_batch(loaded, are_mirrored=are_mirrored), loaded.keys)
     return dict(zip((LATENTS, LOG_SNR), moments.unbind(1), strict=True))
 
 
@@ -269,10 +270,20 @@ def encode_images(
 
     Raises `UnreadableImageError` for an image too large for the memory.
     """
-    pixels, seed = loaded.batch(are_mirrored=are_mirrored), settings.sample_seed
+    pixels, seed = _batch(loaded, are_mirrored=are_mirrored), settings.sample_seed
     return tokenizer.encode(
         pixels, loaded.keys, sample_seed=seed, noise=settings.noise, are_mirrored=are_mirrored, dtype=dtype
     )
+
+
+def _batch(loaded: LoadedCall, *, are_mirrored: bool) -> Tensor:
+    """Return the pixels of a call. Raises `UnreadableImageError` where there is no memory to have them mirrored."""
+    try:
+        return loaded.batch(are_mirrored=are_mirrored)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UnreadableImageError("not enough memory for the pixels of a call") from error
 
 
 def _store(image: LoadedImage, tensors: Mapping[str, Tensor], store_dtype: str) -> EncodedImage | Failure:

@@ -157,8 +157,9 @@ class _Decoding:
 
     def _by_cpu(self, refused: Mapping[int, PlannedImage]) -> dict[int, LoadedImage | Failure]:
         """Decode by the threads of the run; what comes of it has a note, for its pixels are others."""
-        loading = [self._workers.submit(self._loader.load, planned) for planned in refused.values()]
-        return {place: _noted(self._workers.result(one)) for place, one in zip(refused, loading, strict=True)}
+        loading = [self._workers.submit(self._loader.load_views, views) for views in by_file(refused.values())]
+        loaded = chain.from_iterable(map(self._workers.result, loading))
+        return {place: _noted(one) for place, one in zip(refused, loaded, strict=True)}
 
     def _note(self, decoded: Sequence[int], others: Mapping[int, LoadedImage | Failure]) -> None:
         """Count images by who has decoded them."""
@@ -197,8 +198,10 @@ class _Decoding:
         call = LoadedCall([*images.values()], [one for one in found.values() if isinstance(one, Failure)])
         for place in images.keys() & others.keys():
             rows[place].copy_(images[place].pixels)
-        if len(images) < len(rows):
-            rows = rows[[*images]]
+        for number, place in enumerate(images):
+            if number != place:  # some that come before it have failed
+                rows[number].copy_(rows[place])
+        rows = rows[: len(images)]
         wait_for_device(self._jpegs.device)  # the memory that was made for another stream is free for others then
         return call.lying_in(rows.permute(0, 2, 3, 1)) if images else call
 

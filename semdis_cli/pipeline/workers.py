@@ -133,7 +133,8 @@ class Workers:
         reading = [self.submit(unless_stopped, read, item) for item in items] if self._has_model_threads else None
 
         def call() -> S:
-            results = self._spread(read, items) if reading is None else [self.result(one) for one in reading]
+            # Of what was read `compute` may let go: nobody else holds it
+            results = self._spread(read, items) if reading is None else [self.result(reading.pop(0)) for _ in items]
             self._go_on()
             return compute(results)
 

@@ -3,6 +3,7 @@
 Nothing here says what nvJPEG's own pixels are.
 """
 
+import gc
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +33,7 @@ from semdis_cli.pipeline.encode_plan import plan_encode
 from semdis_cli.pipeline.reading import DecodedOn, LoadedCall, ThreadReading, beside, decoding_report
 from semdis_cli.pipeline.roundtrip import roundtrip
 from semdis_cli.pipeline.workers import Workers
-from semdis_cli.records import LoadedImage, PlannedImage
+from semdis_cli.records import LoadedImage, PlannedImage, UndecodedImage
 from semdis_cli.settings import (
     CropSettings,
     EncodeSettings,
@@ -338,12 +339,78 @@ def test_memory_that_a_model_call_has_is_waited_for(photos: Path, decoder: Decod
     assert waited == ["begun", "ended"]
 
 
+def test_without_memory_for_the_pixels_of_a_call_its_images_are_failures(
+    photos: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> Tensor:
+        raise RuntimeError(OUT_OF_MEMORY)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(device_reading, "_rows_for", none)
+        report = report_of(run(photos, ON_DEVICE, tokenizer, tmp_path / "set"))
+    assert report["images"]["ok"] == 0
+    report = report_of(run(photos, ON_DEVICE, tokenizer, tmp_path / "set"))
+    assert report["images"]["ok"] == BY_DEVICE + BY_CPU
+
+
+def test_without_memory_to_mirror_images_they_are_failures(
+    photos: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = LoadedCall.batch
+
+    def no_twins(self: LoadedCall, *, are_mirrored: bool = False) -> Tensor:
+        if are_mirrored:
+            raise RuntimeError(OUT_OF_MEMORY)
+        return batch(self)
+
+    monkeypatch.setattr(LoadedCall, "batch", no_twins)
+    events = run(photos, ON_DEVICE, tokenizer, tmp_path / "set", flip="both")
+    reasons = {event.reason for event in events if isinstance(event, Failure) and event.key not in FAILED}
+    assert reasons == {"not enough memory for the pixels of a call"}
+
+
+def test_some_pictures_are_compared_and_no_more(
+    photos: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_reading, "_COMPARED", 5)
+    report = report_of(run(photos, ON_DEVICE, tokenizer, tmp_path / "set"))
+    assert report["decode_on"]["psnr_db_to_cpu"]["num_images"] == 5
+
+
+def test_fine_lines_in_other_colours_are_no_other_picture(
+    tokenizer: Tokenizer, decoder: Decoder, tmp_path: Path
+) -> None:
+    lines = np.zeros((64, 64, 3), np.uint8)
+    lines[:, ::2] = 255
+    (tmp_path / "chart").mkdir()
+    Image.fromarray(lines).save(tmp_path / "chart" / "lines.jpg", quality=95)
+    device_jpegs(CPU)
+    decoder.decode = lambda data: a_level_off(data).roll(1, -1)  # every pixel is another one
+    report = report_of(run(tmp_path / "chart", ON_DEVICE, tokenizer, tmp_path / "set"))
+    assert report["decode_on"]["psnr_db_to_cpu"]["min"] < 10
+    assert report["images"]["ok"] == 1
+
+
+def test_files_are_gone_while_the_model_computes(photos: Path) -> None:
+    counts: list[int] = []
+
+    def compute(_: LoadedCall) -> None:
+        counts.append(sum(type(one) is UndecodedImage for one in gc.get_objects()))
+
+    with Loader(ON_DEVICE, 16, 2) as loader, Workers(2, 1, shares_cores=False) as workers:
+        planned, _ = loader.plan(find_images([photos]).images)
+        DeviceReading(ThreadReading(loader, workers), device_jpegs(CPU)).submit(planned, compute).result()
+    assert counts == [0]
+
+
 def test_files_count_among_what_is_held(photos: Path) -> None:
     with Loader(ON_DEVICE, 16, 2) as loader, Workers(2) as workers:
         planned, _ = loader.plan(find_images([photos]).images)
         reading = DeviceReading(ThreadReading(loader, workers), device_jpegs(CPU))
         num_bytes = sum(path.stat().st_size for path in photos.iterdir())
         assert reading.share(planned, 0.25) == pytest.approx(0.25 + workers.share_of_bytes(2 * num_bytes))
+        views = [view for one in planned for view in (one, one)]  # of a file, which is held once
+        assert reading.share(views, 0.25) == reading.share(planned, 0.25)
 
 
 def test_of_several_processes_the_report_has_all() -> None:

@@ -288,11 +288,15 @@ class _Pool(Generic[S, R]):
     def _ask_for_outcomes(self) -> None:
         asked = [member.handle.outcome.remote() for member in self._members if member.is_ready]
         done, _ = self._ray.wait(asked, num_returns=len(asked), timeout=_WIND_UP_S) if asked else ([], [])
-        with suppress(self._ray.exceptions.RayError):
-            for outcome in filter(None, self._ray.get(done)):
-                halved = outcome.halved.items()
-                self._halved |= {size: min(number, self._halved.get(size, number)) for size, number in halved}
-                self._decoded = beside(self._decoded, outcome.decoded)
+        for told in done:
+            with suppress(self._ray.exceptions.RayError):  # it has died by now
+                self._hear_outcome(self._ray.get(told))
+
+    def _hear_outcome(self, outcome: Outcome | None) -> None:
+        if outcome is not None:
+            halved = outcome.halved.items()
+            self._halved |= {size: min(number, self._halved.get(size, number)) for size, number in halved}
+            self._decoded = beside(self._decoded, outcome.decoded)
 
     def _wind_up(self) -> None:
         """Have all actors end, and record what they have done by then."""

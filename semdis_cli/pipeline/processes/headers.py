@@ -5,21 +5,24 @@ A process is given some images by name, and sends back the size that each is to 
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager
+from concurrent.futures import CancelledError, Future
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
+
 from semdis_cli.events import Failure, LeftOut
 from semdis_cli.images.loader import HeaderReader, Loader, Planned
 from semdis_cli.pipeline.fleet.sending import ReceivedReaders, SentImage, SentReaders
-from semdis_cli.pipeline.processes.shared import Processes, SharedMemory, or_threads, pays
+from semdis_cli.pipeline.processes.shared import Processes, SharedMemory, pays
 from semdis_cli.records import ImageReader, PlannedImage, SourceImage
 from semdis_cli.settings import FilterSettings, LoadSettings
 from semdis_cli.stops import wait_for
 
 _LEAST_IMAGES = 2048  # below, the processes take longer to start than threads to read
+_FLAG = 0  # slot of the memory, whose only byte says whether to stop
 _Found = tuple[int, int] | Failure | LeftOut
 
 
@@ -39,9 +42,8 @@ class _Setup:
     multiple_px: int
 
     def __call__(self, memory: SharedMemory) -> Callable[[_Task], list[_Found]]:
-        """Return what reads headers; `memory` is not needed."""
-        del memory
-        return _Planner(Loader(self.settings, self.multiple_px, 1)).plan
+        """Return what reads headers, unless `memory` says that nobody wants them any more."""
+        return _Planner(Loader(self.settings, self.multiple_px, 1), memory.flat(_FLAG)).plan
 
 
 # --- In a process that reads headers ---
@@ -50,39 +52,46 @@ class _Setup:
 class _Planner:
     """Plans images in a process of its own."""
 
-    def __init__(self, loader: Loader) -> None:
-        self._loader = loader
+    def __init__(self, loader: Loader, flag: np.ndarray) -> None:
+        self._loader, self._flag = loader, flag
         self._readers = ReceivedReaders()
 
     def plan(self, task: _Task) -> list[_Found]:
         """Return the size that each image is to have, or why there is none."""
         self._readers.take(task.readers)
-        found = self._loader.plan_some(task.filters, [self._readers.image(image) for image in task.images])
+        found = self._loader.plan_some(task.filters, self._images(task))
         return [one.bucket if isinstance(one, PlannedImage) else one for one in found]
+
+    def _images(self, task: _Task) -> Iterator[SourceImage]:
+        for image in task.images:
+            if self._flag[0]:
+                raise CancelledError
+            yield self._readers.image(image)
 
 
 # --- In the process that plans ---
 
 
 class ProcessHeaders:
-    """Reads headers in processes of their own; use as a context manager.
+    """Reads headers in processes of their own, which begin with the first that they can read; use as a context manager.
 
-    Images that no other process can read are left to the threads of `loader`. Raises `OSError` where there is no
-    process to be had.
+    The others are left to the threads of `loader`; all of them where there is no process to be had.
     """
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
         self._readers = SentReaders()
-        setup = _Setup(loader.settings, loader.multiple_px)
-        self._processes: Processes[_Task, list[_Found]] = Processes(loader.num_workers, 1, setup)
+        self._leaving = ExitStack()
+        self._begun: Processes[_Task, list[_Found]] | None = None
+        self._has_none = False
 
     def __enter__(self) -> "ProcessHeaders":
-        self._processes.__enter__()
         return self
 
     def __exit__(self, *reasons: object) -> None:
-        self._processes.__exit__(*reasons)
+        if self._begun is not None:
+            self._begun.memory.flat(_FLAG)[0] = 1
+        self._leaving.close()
 
     def plan_each(self, filters: FilterSettings, some: Sequence[Sequence[SourceImage]]) -> Iterator[Sequence[Planned]]:
         """Plan images, some at a time, in order. Raises `KilledProcessError` where a process has died."""
@@ -92,11 +101,23 @@ class ProcessHeaders:
 
     def _begin(self, filters: FilterSettings, images: Sequence[SourceImage]) -> Callable[[], Sequence[Planned]]:
         """Have images planned; return what waits for that."""
-        if not all(map(self._can_send, images)):
+        processes = self._processes if all(map(self._can_send, images)) else None
+        if processes is None:
             return partial(wait_for, self._loader.begin_to_plan(filters, images))
         named = [self._readers.image(image) for image in images]
         readers = self._readers.named({image.reader for image in named})
-        return partial(_planned, images, self._processes.submit(_Task(named, readers, filters)))
+        return partial(_planned, images, processes.submit(_Task(named, readers, filters)))
+
+    @property
+    def _processes(self) -> Processes[_Task, list[_Found]] | None:
+        """The processes, begun when they are asked for; None where there are none to be had."""
+        if self._begun is None and not self._has_none:
+            setup = _Setup(self._loader.settings, self._loader.multiple_px)
+            try:
+                self._begun = self._leaving.enter_context(Processes(self._loader.num_workers, 1, setup))
+            except (EOFError, OSError):  # it is said once images are read
+                self._has_none = True
+        return self._begun
 
     def _can_send(self, image: SourceImage) -> bool:
         """Tell whether a process reads an image; threads wait for a network as well."""
@@ -110,12 +131,7 @@ def _planned(images: Sequence[SourceImage], reading: "Future[list[_Found]]") -> 
     ]
 
 
-@contextmanager
-def header_reading(loader: Loader, num_images: int, *, is_on_cpu: bool) -> Iterator[HeaderReader]:
+def header_reading(loader: Loader, num_images: int, *, is_on_cpu: bool) -> AbstractContextManager[HeaderReader]:
     """Read so many headers by processes where that pays, beside an accelerator, else by threads."""
-    if num_images < _LEAST_IMAGES or not pays(num_images, is_on_cpu=is_on_cpu):
-        yield loader
-        return
-    threads: HeaderReader = loader
-    with or_threads(threads, partial(ProcessHeaders, loader), "read") as (reader, _):  # it is said once images are read
-        yield reader
+    is_worth_it = num_images >= _LEAST_IMAGES and pays(num_images, is_on_cpu=is_on_cpu)
+    return ProcessHeaders(loader) if is_worth_it else nullcontext(loader)

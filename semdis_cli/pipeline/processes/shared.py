@@ -11,9 +11,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from math import prod
 from multiprocessing import reduction
@@ -50,13 +50,16 @@ def or_threads(threads: S, begin: Callable[[], AbstractContextManager[S]], done:
 
     `done`: to images, "read" or "written".
     """
-    try:
-        processes = begin()
-    except OSError as error:
-        yield threads, f"images are {done} by threads, not by processes ({error.strerror or error})"
-        return
-    with processes as begun:
-        yield begun, ""
+    with ExitStack() as stack:
+        try:
+            given, note = stack.enter_context(begin()), ""
+        except (
+            EOFError,
+            OSError,
+        ) as error:  # the former: where the process from which they are forked has none to give
+            reason = getattr(error, "strerror", None) or str(error) or "no process could be begun"
+            given, note = threads, f"images are {done} by threads, not by processes ({reason})"
+        yield given, note
 
 
 def _most_bytes() -> int:
@@ -65,13 +68,14 @@ def _most_bytes() -> int:
 
 
 def _settle(outcome: "Future[R]", done: "Future[R]") -> None:
-    """Give a task's future what came of it."""
-    if done.cancelled():
-        outcome.cancel()
-    elif (error := done.exception()) is not None:
-        outcome.set_exception(_explained(error))
-    else:
-        outcome.set_result(done.result())
+    """Give a task's future what came of it, unless it is known already that its process has died."""
+    with suppress(InvalidStateError):
+        if done.cancelled():
+            outcome.cancel()
+        elif (error := done.exception()) is not None:
+            outcome.set_exception(_explained(error))
+        else:
+            outcome.set_result(done.result())
 
 
 def _explained(error: BaseException) -> BaseException:
@@ -141,6 +145,7 @@ class Processes(Generic[T, R]):
     ) -> None:
         self.num_slots = 2 * num_processes + _SPARE_SLOTS
         self.memory = SharedMemory(self.num_slots, min(call_bytes, _most_bytes() // num_sharing // self.num_slots))
+        self._under_way: set[Future[R]] = set()
         self._free: SimpleQueue[int] = SimpleQueue()
         for slot in range(self.num_slots):
             self._free.put(slot)
@@ -151,8 +156,12 @@ class Processes(Generic[T, R]):
             raise
 
     def __enter__(self) -> Self:
-        for _ in range(self.num_slots):
-            self._pool.submit(_nothing)  # so that all of them start now
+        try:
+            for _ in range(self.num_slots):
+                self._pool.submit(_nothing)  # so that all of them start now
+        except (EOFError, OSError):
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -170,11 +179,20 @@ class Processes(Generic[T, R]):
     def submit(self, task: T) -> "Future[R]":
         """Have a process carry out a task. Its outcome is `KilledProcessError` where one has died."""
         outcome: Future[R] = Future()
+        self._under_way.add(outcome)
+        outcome.add_done_callback(self._under_way.discard)
         try:
             self._pool.submit(_work, task).add_done_callback(partial(_settle, outcome))
         except BrokenProcessPool as error:
             outcome.set_exception(_explained(error))
+        if self._pool._broken:  # noqa: SLF001 (Python 3.11 forgets a task that is handed over while it finds out)
+            self._give_up()
         return outcome
+
+    def _give_up(self) -> None:
+        for outcome in tuple(self._under_way):
+            with suppress(InvalidStateError):
+                outcome.set_exception(KilledProcessError(_KILLED))
 
 
 # --- In such a process ---
