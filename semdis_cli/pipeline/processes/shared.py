@@ -53,10 +53,7 @@ def or_threads(threads: S, begin: Callable[[], AbstractContextManager[S]], done:
     with ExitStack() as stack:
         try:
             given, note = stack.enter_context(begin()), ""
-        except (
-            EOFError,
-            OSError,
-        ) as error:  # the former: where the process from which they are forked has none to give
+        except (EOFError, OSError) as error:  # the former comes from the fork server
             reason = getattr(error, "strerror", None) or str(error) or "no process could be begun"
             given, note = threads, f"images are {done} by threads, not by processes ({reason})"
         yield given, note
