@@ -8,6 +8,7 @@ import tarfile
 import time
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -198,10 +199,13 @@ def test_without_memory_threads_read_and_it_is_said(
 
 
 @pytest.mark.usefixtures("by_processes")
-def test_a_disk_for_semaphores_that_is_full_leaves_the_reading_to_threads(
-    photos: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "where", [(shared, "ProcessPoolExecutor"), (ProcessPoolExecutor, "submit")], ids=["semaphores", "processes"]
+)
+def test_without_a_process_to_be_had_the_reading_is_left_to_threads(
+    photos: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: tuple[Any, str]
 ) -> None:
-    monkeypatch.setattr(shared, "ProcessPoolExecutor", refuse)
+    monkeypatch.setattr(*where, refuse)
     start_early()  # which keeps what it opens
     before = len(list(Path("/proc/self/fd").iterdir()))
     started, *_ = run(photos, tokenizer, tmp_path / "latents")
