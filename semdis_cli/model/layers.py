@@ -38,7 +38,8 @@ class ChannelWiseRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,C,h,w] -> the same. The mean square is float32 whatever the dtype of x: bf16 sums over C drift."""
-        mean_square = self._by_norm(x) if x.device.type == "cuda" else x.float().square().mean(dim=1, keepdim=True)
+        is_eager_on_cuda = x.device.type == "cuda" and not torch.compiler.is_compiling()
+        mean_square = self._by_norm(x) if is_eager_on_cuda else x.float().square().mean(dim=1, keepdim=True)
         y = x * torch.rsqrt(mean_square + self.eps).to(x.dtype)
         if self.weight is not None and self.bias is not None:
             y = y * self.weight[:, None, None].to(x.dtype) + self.bias[:, None, None].to(x.dtype)
