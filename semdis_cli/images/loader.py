@@ -9,7 +9,7 @@ from copy import copy
 from functools import partial
 from itertools import count, islice
 from threading import Lock
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,12 +19,12 @@ from semdis_cli.errors import PassingReadError, UnreadableImageError
 from semdis_cli.events import Failure, LeftOut, Planning, Tell, untold
 from semdis_cli.files.identity import settled
 from semdis_cli.files.image_list import ImageList
-from semdis_cli.files.images import Images
 from semdis_cli.files.planned_images import PlannedImages
 from semdis_cli.images.geometry import fixed_bucket, move_crop, plan_geometry, why_left_out
 from semdis_cli.images.images import read_image_size
 from semdis_cli.images.masks import MaskMaker, Weights
 from semdis_cli.images.pixels import LoadedPixels, WaitingJpeg, load_views, waiting_jpeg
+from semdis_cli.images.planning import HeaderReader, Planned, of_fixed_size, planned_by
 from semdis_cli.memory import Room, room_for_images
 from semdis_cli.records import (
     WHOLE,
@@ -47,8 +47,7 @@ from semdis_cli.sources.masks import MaskFiles
 from semdis_cli.stops import looking
 from semdis_cli.threads import WatchedThreads, unless_stopped
 
-_PLANNED_AT_ONCE = 4096
-_CHUNK = 64  # headers read by one call of a thread: less is all overhead
+_HASHED_AT_ONCE = 4096
 _TAKE_ALL = FilterSettings()
 _NO_COLUMNS = MadeColumns()
 _MOST_PLANS = 4096  # kept, of sizes of files
@@ -63,16 +62,6 @@ class Chosen(NamedTuple):
     images: PlannedImages
     failures: list[Failure]
     left_out: list[LeftOut]
-
-
-Planned = PlannedImage | Failure | LeftOut
-
-
-class HeaderReader(Protocol):
-    """Plans images by what their headers say."""
-
-    def plan_each(self, filters: FilterSettings, some: Sequence[Sequence[SourceImage]]) -> Iterator[Sequence[Planned]]:
-        """Plan images, some at a time, which are read beside one another; in order."""
 
 
 class Loader:
@@ -143,11 +132,11 @@ class Loader:
         fixed = {view: fixed_bucket(self._geometries[view], self.multiple_px) for view in self.settings.views}
         buckets = {view: bucket for view, bucket in fixed.items() if bucket is not None}
         if len(buckets) == len(fixed) and not filters.need_sizes:
-            return Chosen(_of_fixed_size(sources, buckets), [], [])
+            return Chosen(of_fixed_size(sources, buckets), [], [])
         failures, left_out = list[Failure](), list[LeftOut]()
         places, codes, numbers = array("I"), array("I"), dict[tuple[int, int], int]()
         with self.header_reading(self, len(sources)) as reader:
-            for place, found in enumerate(_planned(reader, sources, tell, filters)):
+            for place, found in enumerate(planned_by(reader, sources, tell, filters)):
                 match found:
                     case PlannedImage():
                         places.append(place)
@@ -328,7 +317,7 @@ class Loader:
         `tell` hears how many were read.
         """
         remaining, num_done = iter(sources), count(1)
-        while group := list(islice(remaining, _PLANNED_AT_ONCE)):
+        while group := list(islice(remaining, _HASHED_AT_ONCE)):
             files = {source.file: source for source in group}  # views of one lie near each other
             hashed = zip(files, self._pool_for(group).each(self._try_hash, files.values()), strict=True)
             digests: dict[object, str | None] = {}
@@ -371,28 +360,6 @@ HeaderReading = Callable[[Loader, int], AbstractContextManager[HeaderReader]]  #
 def _by_threads(loader: Loader, num_images: int) -> AbstractContextManager[HeaderReader]:
     del num_images
     return nullcontext(loader)
-
-
-def _planned(
-    reader: HeaderReader, sources: Sequence[SourceImage], tell: Tell, filters: FilterSettings
-) -> Iterator[Planned]:
-    num_read = 0
-    for start in range(0, len(sources), _PLANNED_AT_ONCE):  # futures for a million files would not be small
-        group = sources[start : start + _PLANNED_AT_ONCE]
-        chunks = [group[first : first + _CHUNK] for first in range(0, len(group), _CHUNK)]
-        for some in reader.plan_each(filters, chunks):
-            num_read += len(some)
-            tell(Planning("reading headers", num_read, len(sources)))
-            yield from some
-
-
-def _of_fixed_size(images: Images, buckets: Mapping[View, tuple[int, int]]) -> PlannedImages:
-    """Plan images of which each view has a bucket of its own, whatever size they are."""
-    sizes = sorted({*buckets.values()})
-    if len(sizes) == 1:
-        return PlannedImages(images, sizes)
-    codes = {view: sizes.index(bucket) for view, bucket in buckets.items()}
-    return PlannedImages(images, sizes, array("I", (codes[image.view] for image in images)))
 
 
 def _failure_of(source: SourceImage, error: UnreadableImageError | MemoryError | OSError) -> Failure:

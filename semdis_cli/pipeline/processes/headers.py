@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from semdis_cli.events import Failure, LeftOut
-from semdis_cli.images.loader import HeaderReader, Loader, Planned
+from semdis_cli.images.loader import Loader
+from semdis_cli.images.planning import HeaderReader, Planned
 from semdis_cli.pipeline.fleet.sending import ReceivedReaders, SentImage, SentReaders
 from semdis_cli.pipeline.processes.shared import Processes, SharedMemory, pays
 from semdis_cli.records import ImageReader, PlannedImage, SourceImage
