@@ -85,7 +85,7 @@ class Decoder(nn.Module):
 
 
 class DecoderGrid:
-    """What the steps of a decoder over one time grid have in common, whatever the latents; for unchanging weights.
+    """Tensors that the steps of a decoder over one time grid share, whatever the latents; for unchanging weights.
 
     By all images of a step: the modulations. By all steps: the two halves of `fuse_in`, of the image and of latents.
     """

@@ -28,7 +28,7 @@ from semdis_cli.model.layers import FCDMBlock
 from semdis_cli.model.pixels import float_to_images, images_to_float
 from semdis_cli.model.posterior import EncoderPosterior
 from semdis_cli.settings import Schedule
-from semdis_cli.tensors import is_out_of_memory
+from semdis_cli.tensors import is_out_of_memory, wait_for_device
 
 T = TypeVar("T")
 _MOST_GRIDS = 64  # that are kept; a run has one or two
@@ -196,15 +196,6 @@ def to_host(batch: Tensor) -> Tensor:
     host.copy_(batch, non_blocking=True)
     wait_for_device(batch.device)
     return host
-
-
-def wait_for_device(device: torch.device) -> None:
-    """Wait for what this thread has given a GPU to do, and for nothing else; on a CPU it is done."""
-    if device.type != "cuda":
-        return
-    done = torch.cuda.Event(blocking=True)  # waiting for a stream would keep a core busy that reads images
-    done.record(torch.cuda.current_stream(device))
-    done.synchronize()
 
 
 class CallStreams:

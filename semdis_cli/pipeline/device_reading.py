@@ -26,11 +26,10 @@ from semdis_cli.images.resize_on_device import fit_on_device
 from semdis_cli.memory import Room
 from semdis_cli.metrics.measure import MAX_PSNR_DB
 from semdis_cli.metrics.psnr import psnr_db
-from semdis_cli.model.network import wait_for_device
 from semdis_cli.pipeline.reading import DecodedOn, LoadedCall, ThreadReading, by_file
 from semdis_cli.pipeline.workers import Timed, Workers, timed
 from semdis_cli.records import LoadedImage, PlannedImage, UndecodedImage
-from semdis_cli.tensors import is_out_of_memory
+from semdis_cli.tensors import is_out_of_memory, wait_for_device
 
 R = TypeVar("R")
 Read = LoadedImage | UndecodedImage | Failure
@@ -58,7 +57,7 @@ class DeviceReading:
 
     @property
     def decoded_on(self) -> DecodedOn:
-        """What decoded, how many pictures, and how close they came to those of a CPU."""
+        """Pictures by who has decoded them, and how close they came to those of a CPU."""
         return self._decoding.decoded_on
 
     def share(self, images: Sequence[PlannedImage], share_of_room: float) -> float:

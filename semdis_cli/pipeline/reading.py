@@ -122,7 +122,7 @@ class Reading(Protocol):
 
     @property
     def decoded_on(self) -> "DecodedOn | None":
-        """What a device has decoded; None where none is to decode."""
+        """Images by who has decoded them; None where no device is to decode."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import Tensor
 from semdis_cli.errors import UsageError
 from semdis_cli.images.formats.jpeg.decoder import RGB, load_operators
 from semdis_cli.images.formats.jpeg.header import PlainJpeg
-from semdis_cli.tensors import is_out_of_memory
+from semdis_cli.tensors import is_out_of_memory, wait_for_device
 
 _LEAST_DB = 30.0  # to the pixels of a CPU, of smooth pictures
 # nvJPEG's BAD_JPEG, JPEG_NOT_SUPPORTED, IMPLEMENTATION_NOT_SUPPORTED and INCOMPLETE_BITSTREAM; the others are for want
@@ -74,7 +74,7 @@ class DeviceJpegs:
                 try:
                     yield
                 finally:
-                    self._drain()
+                    wait_for_device(self.device)
 
     def decode(self, files: Sequence[bytes]) -> list[Tensor | None]:
         """Decode JPEGs that `can_wait` lets through: uint8 [3,H,W] as stored, on the device; None for what it refuses.
@@ -101,22 +101,15 @@ class DeviceJpegs:
             raise DeviceTroubleError(_first_line(error)) from error
 
     def _decoded(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        self._drain()
+        wait_for_device(self.device)
         try:
             pixels = self._operator(tensors, RGB, self.device)
         except RuntimeError:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)  # it may have begun to write, in a stream that it does not wait for
             raise
-        self._drain()
+        wait_for_device(self.device)
         return pixels
-
-    def _drain(self) -> None:
-        """Wait until nothing is under way in the stream; without keeping a core busy."""
-        if self._stream is not None:
-            done = torch.cuda.Event(blocking=True)
-            done.record(self._stream)
-            done.synchronize()
 
     def check(self) -> None:
         """Raise `UsageError` unless small pictures, of all kinds that are decoded here, come back as from a CPU."""
